@@ -1,0 +1,1 @@
+//! Image quality measures for Diffusion Autoencoders

@@ -1,0 +1,1 @@
+//! Encode, decode, edit, interpolate and sample pictures with a trained Diffusion Autoencoder

@@ -1,0 +1,1 @@
+//! Networks of Diffusion Autoencoders on Candle, and readers for released PyTorch checkpoints
