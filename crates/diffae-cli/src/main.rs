@@ -1,2 +1,71 @@
-//! Command line.
-fn main() {}
+//! The `diffae` program.
+
+mod args;
+mod commands;
+mod device;
+mod logging;
+mod output;
+mod progress;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Exit code of everything that is wrong, as of a wrong command line.
+const FAILURE: u8 = 2;
+/// Exit code after Ctrl-C, as shells report it.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    logging::install(&cli.global);
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_interrupt(&error) => {
+            eprintln!("interrupted; nothing was written");
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(error) => {
+            eprintln!("error: {}", one_sentence(&error));
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+/// The error and its causes as one line; a cause that its effect quotes already is left out.
+fn one_sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let text = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+        if sentence.is_empty() {
+            sentence = text;
+        } else if !sentence.contains(&text) {
+            sentence = format!("{sentence}: {text}");
+        }
+    }
+    sentence
+}
+
+fn is_interrupt(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(diffae_infer::Error::Interrupted))
+}
+
+/// Whoever read our output has seen enough, as `diffae info .. | head` does.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn causes_follow_their_effect_once() {
+        let error = anyhow!("file is damaged").context("cannot load m: file is damaged").context("no model");
+        assert_eq!(one_sentence(&error), "no model: cannot load m: file is damaged");
+    }
+}

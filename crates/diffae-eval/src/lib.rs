@@ -1,1 +1,36 @@
-//! Image quality measures for Diffusion Autoencoders
+//! Image quality measures for Diffusion Autoencoders.
+//!
+//! Each measure compares a batch `x` with a batch `y` of the same shape, `[N, C, H, W]`, f32, in `[0, 1]`
+//! (the networks speak `[-1, 1]`: convert with `(x + 1) / 2` first), and returns one f64 for each of the `N`
+//! pairs, in order. Averages are left to the caller, who knows how many images the batch stands for.
+//!
+//! | measure | same pair | better | answers |
+//! |---|---|---|---|
+//! | [`mse`] | 0 | lower | how far are the values apart? |
+//! | [`psnr`] | infinite | higher | the same, in decibels |
+//! | [`ssim`] | 1 | higher | do luminance, contrast and structure agree, window by window? |
+//!
+//! The three are symmetric in `x` and `y` and agree with what the authors of Diffusion Autoencoders
+//! (Preechakul et al., arXiv:2111.15640) report for reconstructions. Values outside `[0, 1]` are refused, not
+//! clamped: a batch left in `[-1, 1]` would otherwise give plausible, wrong numbers.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use diffae_eval::{mse, psnr, ssim};
+//!
+//! let x = Tensor::full(0.5f32, (2, 3, 16, 16), &Device::Cpu)?;
+//! let y = Tensor::full(0.6f32, (2, 3, 16, 16), &Device::Cpu)?;
+//! assert!((mse(&x, &y)?[0] - 0.01).abs() < 1e-6);
+//! assert!((psnr(&x, &y)?[1] - 20.).abs() < 1e-4); // -10 * log10(0.01)
+//! assert_eq!(ssim(&x, &x)?, [1., 1.]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod error;
+mod image_pairs;
+mod pixel_error;
+mod ssim;
+
+pub use error::{Error, Result};
+pub use pixel_error::{mse, psnr};
+pub use ssim::ssim;

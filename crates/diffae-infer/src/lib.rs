@@ -1,1 +1,70 @@
-//! Encode, decode, edit, interpolate and sample pictures with a trained Diffusion Autoencoder
+//! Encode, decode, edit, interpolate and sample pictures with a trained Diffusion Autoencoder.
+//!
+//! A [`Model`] is loaded from a model directory or from a checkpoint released with the paper (Preechakul et al. 2022,
+//! arXiv:2111.15640). It turns pictures into two codes and back:
+//!
+//! | method | computes |
+//! |---|---|
+//! | [`Model::encode_semantic`] | `x_0 -> z_sem`, what the picture means |
+//! | [`Model::invert`] | `(x_0, z_sem) -> x_T`, the rest |
+//! | [`Model::decode`] | `(z_sem, x_T) -> x_0` |
+//! | [`Model::edit`] | `z_sem` moved along an attribute |
+//! | [`Model::sample_z_sem`] | noise -> `z_sem` of a picture that does not exist |
+//! | [`lerp`], [`slerp`] | codes between two pictures |
+//!
+//! Tensors are f32: pictures `[N, C, H, W]` in `[-1, 1]`, semantic codes `[N, D]`. Noise comes from a seeded
+//! [`NoiseSource`] and is the same on every device.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use diffae_infer::{DecodeOptions, LoadOptions, Model, read_image, rgb_from_tensor};
+//! use diffae_schedule::{no_callback, no_noise};
+//!
+//! let model = Model::load(Path::new("ffhq128"), &LoadOptions::cpu())?;
+//! let [channels, size, _] = model.image_shape();
+//! let x_0 = read_image(Path::new("me.jpg"), channels, size)?.unsqueeze(0)?;
+//! let z_sem = model.encode_semantic(&x_0)?;
+//! let x_terminal = model.invert(&x_0, Some(&z_sem), 250, &mut no_callback)?;
+//!
+//! let smiling = model.edit(&z_sem, model.attribute_idx("Smiling")?, 0.3)?;
+//! let edited =
+//!     model.decode(&x_terminal, Some(&smiling), &DecodeOptions::ddim(100), &mut no_noise, &mut no_callback)?;
+//! rgb_from_tensor(&edited.get(0)?)?.save("me-smiling.png")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
+
+mod attributes;
+mod chain;
+mod codes;
+mod decode;
+mod encode;
+mod error;
+mod files;
+mod image_io;
+mod inputs;
+mod interpolate;
+mod latent_stats;
+mod manipulate;
+mod model;
+mod model_config;
+mod model_dir;
+mod noise;
+mod sample;
+mod sheet;
+
+pub use attributes::{CELEBA_ATTRIBUTES, names_from_text};
+pub use codes::Codes;
+pub use decode::DecodeOptions;
+pub use error::{Error, Result};
+pub use files::{Overwrite, write_atomically};
+pub use image_io::{gif_bytes, png_bytes, read_image, rgb_from_tensor};
+pub use inputs::{Input, list_inputs, read_batch, read_tensor};
+pub use interpolate::{lerp, slerp};
+pub use model::{LoadOptions, Model};
+pub use model_config::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig, ModelKind};
+pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
+pub use noise::{NoisePurpose, NoiseSource};
+pub use sheet::{sheet, square_rows};

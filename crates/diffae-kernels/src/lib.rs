@@ -1,1 +1,28 @@
-//! Tensor operations for Diffusion Autoencoders whose Candle CPU version is slow or wrong
+//! Tensor operations of Diffusion Autoencoders whose [Candle](candle_core) CPU version is wrong or slow.
+//!
+//! Each function takes and returns Candle tensors, is differentiable, and picks its implementation by
+//! device: a kernel of this crate on the CPU, Candle's own operations on CUDA and Metal. The crate knows
+//! neither networks nor noise schedules.
+//!
+//! | operation | why it is here |
+//! |---|---|
+//! | [`upsample_nearest_2x`] | Candle's `upsample_nearest2d` loses gradients when its input has a second consumer |
+//! | [`average_pool_2x`] | the adjoint of the former; Candle's runs on one thread |
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use diffae_kernels::{average_pool_2x, upsample_nearest_2x};
+//!
+//! let x = Tensor::arange(0f32, 4., &Device::Cpu)?.reshape((1, 1, 2, 2))?;
+//! let up = upsample_nearest_2x(&x)?; // [1, 1, 4, 4]
+//! assert_eq!(up.dims(), [1, 1, 4, 4]);
+//! assert_eq!(average_pool_2x(&up)?.flatten_all()?.to_vec1::<f32>()?, [0., 1., 2., 3.]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+//!
+//! # Features
+//! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
+
+mod resample;
+
+pub use resample::{average_pool_2x, upsample_nearest_2x};

@@ -1,0 +1,84 @@
+//! `diffae edit --model MODEL INPUT.. --attribute NAME --strength 0.3 --out DIR`
+
+use anyhow::{Context, Result, bail};
+use diffae_infer::{Input, LoadOptions, ModelSource, list_inputs, rgb_from_tensor, sheet};
+use image::RgbImage;
+
+use crate::args::{EditArgs, GlobalArgs};
+use crate::output::{PictureOutput, Provenance, say, say_json};
+use crate::progress::Progress;
+use crate::session::{Session, architecture_hints};
+
+/// Edits pictures, or lists what can be edited.
+pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
+    if args.list {
+        return list(args);
+    }
+    let attribute = args.attribute.as_deref().context("--attribute is missing")?;
+    let out = args.out.as_deref().context("--out is missing")?;
+    let strengths = if args.strengths.is_empty() { vec![args.strength] } else { args.strengths.clone() };
+    if let Some(strength) = strengths.iter().find(|strength| !strength.is_finite()) {
+        bail!("a strength of {strength} is no strength")
+    }
+    let inputs = list_inputs(&args.input)?;
+    let has_strip = !args.strengths.is_empty();
+    let planned = inputs.iter().flat_map(|input| {
+        let edited = strengths.iter().map(|&strength| edited_name(input, attribute, strength));
+        edited.chain(has_strip.then(|| strip_name(input, attribute)))
+    });
+    let mut output = PictureOutput::new(out, &planned.collect::<Vec<_>>(), args.force.overwrite())?;
+    let session = Session::open(global, &args.model, &args.batch)?;
+    let attribute_idx = session.model.attribute_idx(attribute)?;
+    let provenance = Provenance::new(session.model.fingerprint())
+        .with("steps", &args.steps)
+        .with("invert_steps", &args.invert_steps)
+        .with("attribute", attribute);
+
+    let progress = Progress::start("edit", inputs.len(), args.invert_steps + strengths.len() * args.steps);
+    for batch in inputs.chunks(session.batch_size()) {
+        let x_0 = session.read(batch)?;
+        let z_sem = session.model.encode_semantic(&x_0)?;
+        let x_terminal = session.invert(&x_0, Some(&z_sem), args.invert_steps, &progress)?;
+        let mut strips: Vec<Vec<RgbImage>> = vec![Vec::new(); batch.len()];
+        for &strength in &strengths {
+            let edited = session.model.edit(&z_sem, attribute_idx, strength)?;
+            let decoded = session.decode(&x_terminal, Some(&edited), args.steps, &progress)?;
+            let names: Vec<_> = batch.iter().map(|input| edited_name(input, attribute, strength)).collect();
+            output.write(&decoded, &names, &provenance.clone().with("strength", &strength))?;
+            for (idx, strip) in strips.iter_mut().enumerate() {
+                strip.push(rgb_from_tensor(&decoded.get(idx)?)?);
+            }
+        }
+        for (input, row) in batch.iter().zip(strips).filter(|_| has_strip) {
+            let name = format!("{}.png", strip_name(input, attribute));
+            output.write_sheet(&name, &sheet(&[row]), &provenance)?;
+        }
+    }
+    progress.finish();
+    output.commit(&provenance)?;
+    say(&format!("wrote {} pictures to {}", inputs.len() * strengths.len(), out.display()))
+}
+
+fn list(args: &EditArgs) -> Result<()> {
+    let source = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
+    let model = source.build(&LoadOptions::cpu())?;
+    let attributes = &model.classifier()?.config().attributes;
+    if args.json {
+        return say_json(attributes);
+    }
+    attributes.iter().try_for_each(|name| say(name))
+}
+
+/// `me_Smiling_+0.3`
+fn edited_name(input: &Input, attribute: &str, strength: f64) -> String {
+    format!("{}_{}_{strength:+}", input.name, file_part(attribute))
+}
+
+fn strip_name(input: &Input, attribute: &str) -> String {
+    format!("{}_{}_strip", input.name, file_part(attribute))
+}
+
+/// The attribute as part of a file name.
+fn file_part(attribute: &str) -> String {
+    attribute.chars().map(|c| if c.is_alphanumeric() || c == '_' || c == '-' { c } else { '_' }).collect()
+}

@@ -1,0 +1,34 @@
+//! `diffae import CKPT --out DIR`
+
+use anyhow::{Context, Result};
+use diffae_infer::{Error, LoadOptions, ModelSource, names_from_text};
+use diffae_nets::weights::{ClassifierCheckpoint, read_latent_moments};
+
+use crate::args::{GlobalArgs, ImportArgs};
+use crate::device::dtype;
+use crate::output::say;
+use crate::session::architecture_hints;
+
+/// Joins released files, proves that they fit together, and writes a model directory.
+pub(crate) fn run(global: &GlobalArgs, args: &ImportArgs) -> Result<()> {
+    let mut source = ModelSource::open(&args.checkpoint, &architecture_hints(&args.hints))?;
+    let unusable = |path: &std::path::Path| {
+        let path = path.to_owned();
+        move |source| Error::Weights { path, source }
+    };
+    if let Some(path) = &args.latent {
+        source.set_latent_moments(read_latent_moments(path).map_err(unusable(path))?)?;
+    }
+    if let Some(path) = &args.classifier {
+        let names = args.attributes.as_deref().map(read_names).transpose()?;
+        source.set_classifier(ClassifierCheckpoint::open(path).map_err(unusable(path))?, names)?;
+    }
+    source.build(&LoadOptions::cpu())?;
+    source.write(&args.out.out, dtype(global.dtype), args.out.force.overwrite())?;
+    say(&format!("wrote {}", args.out.out.display()))
+}
+
+fn read_names(path: &std::path::Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(names_from_text(&text))
+}

@@ -1,0 +1,124 @@
+//! `diffae info MODEL`
+
+use anyhow::Result;
+use diffae_infer::{LoadOptions, ModelKind, ModelSource};
+use serde::Serialize;
+
+use crate::args::{GlobalArgs, InfoArgs};
+use crate::output::{say, say_json};
+use crate::session::architecture_hints;
+
+/// What is printed.
+#[derive(Debug, Serialize)]
+struct Info {
+    kind: ModelKind,
+    image_size: usize,
+    channels: usize,
+    z_sem_width: Option<usize>,
+    parameters: Parameters,
+    num_train_timesteps: usize,
+    beta_schedule: String,
+    latent_beta_schedule: Option<String>,
+    attributes: Vec<String>,
+    can_encode: bool,
+    can_edit: bool,
+    can_sample: bool,
+    fingerprint: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Parameters {
+    total: usize,
+    unet: usize,
+    encoder: usize,
+    latent_net: usize,
+}
+
+/// Opens the model, proves that its tensors fit, and prints what it is.
+pub(crate) fn run(_: &GlobalArgs, args: &InfoArgs) -> Result<()> {
+    let source = ModelSource::open(&args.model, &architecture_hints(&args.hints))?;
+    source.build(&LoadOptions::cpu())?;
+    let info = Info::new(&source)?;
+    if args.json { say_json(&info) } else { info.say() }
+}
+
+impl Info {
+    fn new(source: &ModelSource) -> Result<Self> {
+        let config = source.config();
+        let [unet, encoder, latent_net] =
+            ["unet.", "encoder.", "latent_net."].map(|prefix| source.num_parameters(prefix));
+        let classifier = config.classifier.as_ref();
+        let has_moments = source.latent_moments().is_some();
+        Ok(Self {
+            kind: config.kind(),
+            image_size: config.unet.image_size,
+            channels: config.unet.in_channels,
+            z_sem_width: config.encoder.as_ref().map(|encoder| encoder.out_channels),
+            parameters: Parameters { total: unet + encoder + latent_net, unet, encoder, latent_net },
+            num_train_timesteps: config.diffusion.num_train_timesteps,
+            beta_schedule: config.diffusion.beta_schedule.to_string(),
+            latent_beta_schedule: config.latent.as_ref().map(|latent| latent.diffusion.beta_schedule.to_string()),
+            attributes: classifier.map(|classifier| classifier.attributes.clone()).unwrap_or_default(),
+            can_encode: config.encoder.is_some(),
+            can_edit: classifier.is_some() && has_moments,
+            can_sample: config.encoder.is_none() || (config.latent.is_some() && has_moments),
+            fingerprint: source.fingerprint()?,
+        })
+    }
+
+    fn say(&self) -> Result<()> {
+        let kind = match self.kind {
+            ModelKind::Autoencoder => "diffusion autoencoder",
+            ModelKind::AutoencoderWithLatentNet => "diffusion autoencoder with latent net",
+            ModelKind::Ddpm => "plain DDPM (no semantic code)",
+        };
+        let Self { image_size, channels, parameters, .. } = self;
+        let can = |able: bool, otherwise: &'static str| if able { "yes" } else { otherwise };
+        say(&format!("kind         {kind}"))?;
+        say(&format!("pictures     {image_size}x{image_size}, {channels} channels"))?;
+        if let Some(width) = self.z_sem_width {
+            say(&format!("z_sem        {width} numbers"))?;
+        }
+        say(&format!("parameters   {} ({})", grouped(parameters.total), parts(parameters)))?;
+        say(&format!("schedule     {}, {} timesteps", self.beta_schedule, self.num_train_timesteps))?;
+        if let Some(schedule) = &self.latent_beta_schedule {
+            say(&format!("latent       {schedule}"))?;
+        }
+        say(&format!("can encode   {}", can(self.can_encode, "x_T only: no semantic code")))?;
+        say(&format!("can edit     {}", can(self.can_edit, "no: it needs a classifier and latent statistics")))?;
+        say(&format!("can sample   {}", can(self.can_sample, "no: it needs a latent net and latent statistics")))?;
+        if !self.attributes.is_empty() {
+            say(&format!("attributes   {}", self.attributes.join(", ")))?;
+        }
+        say(&format!("fingerprint  {}", self.fingerprint))
+    }
+}
+
+fn parts(parameters: &Parameters) -> String {
+    let parts = [("unet", parameters.unet), ("encoder", parameters.encoder), ("latent net", parameters.latent_net)];
+    let present = parts.iter().filter(|(_, count)| *count > 0);
+    present.map(|(name, count)| format!("{name} {}", grouped(*count))).collect::<Vec<_>>().join(", ")
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (idx, digit) in digits.chars().enumerate() {
+        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_grouped_by_three() {
+        assert_eq!([7, 1234, 123_456, 1_234_567].map(grouped), ["7", "1,234", "123,456", "1,234,567"]);
+    }
+}

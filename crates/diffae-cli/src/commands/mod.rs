@@ -1,0 +1,38 @@
+//! The commands, one a file.
+
+mod completions;
+mod decode;
+mod edit;
+mod encode;
+mod import;
+mod info;
+mod interpolate;
+mod man;
+mod reconstruct;
+mod sample;
+mod variations;
+
+use anyhow::Result;
+
+use crate::args::{Cli, Command};
+
+/// Runs the command that was asked for.
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Info(args) => info::run(global, &args),
+        Command::Import(args) => import::run(global, &args),
+        Command::Encode(args) => encode::run(global, &args),
+        Command::Decode(args) => decode::run(global, &args),
+        Command::Reconstruct(args) => reconstruct::run(global, &args),
+        Command::Interpolate(args) => interpolate::run(global, &args),
+        Command::Edit(args) => edit::run(global, &args),
+        Command::Sample(args) => sample::run(global, &args),
+        Command::Variations(args) => variations::run(global, &args),
+        Command::Completions(args) => {
+            completions::run(&args);
+            Ok(())
+        }
+        Command::Man(args) => man::run(&args),
+    }
+}

@@ -1,0 +1,131 @@
+//! A loaded model, and what every command does with it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use candle_core::Tensor;
+use diffae_infer::{DecodeOptions, Input, LoadOptions, Model, ModelConfig, NoisePurpose, NoiseSource, read_batch};
+use diffae_nets::weights::ArchitectureHints;
+
+use crate::args::{BatchArgs, GlobalArgs, HintArgs, ModelArgs};
+use crate::device::{device_from_name, dtype};
+use crate::progress::Progress;
+
+/// Set by Ctrl-C; chains look at it after every step.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// A model in memory, and how it is used.
+pub(crate) struct Session {
+    pub(crate) model: Model,
+    batch_size: Option<usize>,
+}
+
+impl Session {
+    /// Loads the model.
+    pub(crate) fn open(global: &GlobalArgs, args: &ModelArgs, batch: &BatchArgs) -> Result<Self> {
+        catch_interrupts();
+        let options = load_options(global, &args.hints)?;
+        let model = Model::load(&args.model, &options)?;
+        tracing::info!("loaded {} on {:?}", args.model.display(), options.device.location());
+        Ok(Self { model, batch_size: batch.batch_size })
+    }
+
+    /// Pictures at once: what was asked for, or what keeps activations of a step below about a gigabyte.
+    pub(crate) fn batch_size(&self) -> usize {
+        self.batch_size.unwrap_or_else(|| default_batch_size(self.model.config()))
+    }
+
+    /// Reads pictures.
+    pub(crate) fn read(&self, inputs: &[Input]) -> Result<Tensor> {
+        Ok(read_batch(inputs, self.model.image_shape(), self.model.device())?)
+    }
+
+    /// Whether the model has a semantic code.
+    pub(crate) fn has_z_sem(&self) -> bool {
+        self.model.config().encoder.is_some()
+    }
+
+    /// The semantic codes of pictures; none in a plain DDPM.
+    pub(crate) fn encode_semantic(&self, x_0: &Tensor) -> Result<Option<Tensor>> {
+        let z_sem = self.has_z_sem().then(|| self.model.encode_semantic(x_0)).transpose()?;
+        Ok(z_sem)
+    }
+
+    /// The noise maps of pictures.
+    pub(crate) fn invert(
+        &self,
+        x_0: &Tensor,
+        z_sem: Option<&Tensor>,
+        num_steps: usize,
+        progress: &Progress,
+    ) -> Result<Tensor> {
+        let count = x_0.dim(0)?;
+        Ok(self.model.invert(x_0, z_sem, num_steps, &mut |_| progress.step(count))?)
+    }
+
+    /// Fresh noise maps for the pictures with the given numbers.
+    pub(crate) fn random_x_terminal(&self, noise: NoiseSource, indices: std::ops::Range<u64>) -> Result<Tensor> {
+        Ok(noise.batch(NoisePurpose::XTerminal, indices, &self.model.image_shape(), self.model.device())?)
+    }
+
+    /// Decodes pictures deterministically.
+    pub(crate) fn decode(
+        &self,
+        x_terminal: &Tensor,
+        z_sem: Option<&Tensor>,
+        num_steps: usize,
+        progress: &Progress,
+    ) -> Result<Tensor> {
+        let count = x_terminal.dim(0)?;
+        let options = DecodeOptions::ddim(num_steps);
+        let on_step = &mut |_: &diffae_schedule::Step<'_>| progress.step(count);
+        Ok(self.model.decode(x_terminal, z_sem, &options, &mut diffae_schedule::no_noise, on_step)?)
+    }
+}
+
+/// Device, number type and hints of the command line.
+pub(crate) fn load_options(global: &GlobalArgs, hints: &HintArgs) -> Result<LoadOptions> {
+    if let Some(threads) = global.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
+        pool.build_global().context("cannot start threads")?;
+    }
+    let device = device_from_name(&global.device)?;
+    Ok(LoadOptions { device, dtype: dtype(global.dtype), hints: architecture_hints(hints) })
+}
+
+/// What the command line says about a checkpoint without hyper-parameters.
+pub(crate) fn architecture_hints(args: &HintArgs) -> ArchitectureHints {
+    ArchitectureHints {
+        image_size: args.image_size,
+        num_heads: args.num_heads,
+        encoder_res_blocks: args.encoder_res_blocks,
+        num_train_timesteps: args.train_timesteps,
+        beta_schedule: args.beta_schedule.clone(),
+        latent_beta_schedule: args.latent_beta_schedule.clone(),
+    }
+}
+
+/// Whether Ctrl-C was pressed.
+pub(crate) fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Lets the first Ctrl-C end the work in good order, and the second at once.
+fn catch_interrupts() {
+    let installed = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    });
+    if let Err(error) = installed {
+        tracing::warn!("Ctrl-C will end this program without cleaning up: {error}");
+    }
+}
+
+/// About twelve activations of the widest level live at once; together they may take a gigabyte.
+fn default_batch_size(config: &ModelConfig) -> usize {
+    let unet = &config.unet;
+    let widest = unet.channel_mult.first().copied().unwrap_or(1) * unet.model_channels;
+    let bytes_per_picture = 12 * 4 * widest * unet.image_size * unet.image_size;
+    (1_usize << 30).checked_div(bytes_per_picture).unwrap_or(1).clamp(1, 32)
+}

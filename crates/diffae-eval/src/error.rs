@@ -1,0 +1,79 @@
+//! What can be wrong with a pair of image batches.
+
+use candle_core::DType;
+
+/// The result of measuring image quality.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why two image batches could not be compared.
+///
+/// `batch` is the name of the parameter at fault, `x` or `y`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A batch does not have the four axes N, C, H and W.
+    #[error("image batch {batch} has shape {got:?}, expected four axes [N, C, H, W]")]
+    Rank {
+        /// The parameter at fault.
+        batch: &'static str,
+        /// Its shape.
+        got: Vec<usize>,
+    },
+
+    /// There is no pixel to measure: an axis has length zero.
+    #[error("image batches are empty: their shape is {shape:?}")]
+    Empty {
+        /// The shape of both batches.
+        shape: Vec<usize>,
+    },
+
+    /// The batches cannot be compared pixel by pixel.
+    #[error("image batches differ in shape: x has {x:?}, y has {y:?}")]
+    ShapeMismatch {
+        /// The shape of `x`.
+        x: Vec<usize>,
+        /// The shape of `y`.
+        y: Vec<usize>,
+    },
+
+    /// A batch is not f32.
+    #[error("image batch {batch} has dtype {got:?}, expected F32")]
+    DType {
+        /// The parameter at fault.
+        batch: &'static str,
+        /// Its dtype.
+        got: DType,
+    },
+
+    /// A batch holds a NaN or an infinity.
+    #[error("image {image_idx} of batch {batch} holds {value}, expected finite values")]
+    NonFinite {
+        /// The parameter at fault.
+        batch: &'static str,
+        /// Which image of the batch, from 0.
+        image_idx: usize,
+        /// The first such value of that image.
+        value: f32,
+    },
+
+    /// A batch leaves the value range the measures are defined on.
+    #[error("image {image_idx} of batch {batch} holds {value}, expected values in [0, 1]")]
+    ValueOutOfRange {
+        /// The parameter at fault.
+        batch: &'static str,
+        /// Which image of the batch, from 0.
+        image_idx: usize,
+        /// The first such value of that image.
+        value: f32,
+    },
+
+    /// The values of a batch could not be read from its device.
+    #[error("image batch {batch} could not be read from its device")]
+    Tensor {
+        /// The parameter at fault.
+        batch: &'static str,
+        /// What Candle reported.
+        #[source]
+        source: candle_core::Error,
+    },
+}

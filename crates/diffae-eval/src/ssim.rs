@@ -1,0 +1,235 @@
+//! Structural similarity with a Gaussian window.
+
+use std::iter;
+
+use candle_core::Tensor;
+
+use crate::error::Result;
+use crate::image_pairs::ImagePairs;
+
+/// Pixels from the center of the window to its border: what is cut off beyond weighs less than 0.1%.
+const WINDOW_RADIUS: usize = 5;
+/// Pixels a side of the window.
+const WINDOW_SIZE: usize = 2 * WINDOW_RADIUS + 1;
+/// Standard deviation of the window, in pixels.
+const WINDOW_SIGMA: f64 = 1.5;
+/// Largest value minus smallest value of an image, `L`.
+const VALUE_RANGE: f64 = 1.;
+/// `(0.01 * L)^2`: keeps the comparison of luminance defined where both means vanish.
+const C1: f64 = (0.01 * VALUE_RANGE) * (0.01 * VALUE_RANGE);
+/// `(0.03 * L)^2`: keeps the comparison of contrast defined where both variances vanish.
+const C2: f64 = (0.03 * VALUE_RANGE) * (0.03 * VALUE_RANGE);
+
+/// Structural similarity (SSIM) of each image.
+///
+/// In a window around every pixel, for each channel on its own,
+/// `ssim = (2 * mu_x * mu_y + C1) * (2 * sigma_xy + C2) / ((mu_x^2 + mu_y^2 + C1) * (sigma_x^2 + sigma_y^2 + C2))`
+/// with the window's weighted means `mu`, variances `sigma^2 = E[x^2] - mu_x^2` and covariance
+/// `sigma_xy = E[x * y] - mu_x * mu_y`, `C1 = 0.01^2`, `C2 = 0.03^2`; then the mean over channels and pixels.
+///
+/// The window is an 11x11 Gaussian of standard deviation 1.5 whose weights sum to one. Beyond the border an image
+/// counts as zero ("same" convolution), and the weights are not renormalized there: this choice, that of the
+/// reference implementation, is part of the number. It makes every image size from 1x1 measurable.
+///
+/// All arithmetic is f64: `E[x^2] - mu_x^2` cancels badly in f32 where images are smooth.
+///
+/// # Shapes
+/// - `x`, `y`: `[N, C, H, W]`, f32, in `[0, 1]`.
+/// - Result: `N` values in `[-1, 1]`, 1 for identical images.
+///
+/// # Errors
+/// Every variant of [`Error`](crate::Error).
+///
+/// # Source
+/// Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity"
+/// (doi:10.1109/TIP.2003.819861), Eq. 13 and, for the mean, Eq. 17. They leave the border open.
+pub fn ssim(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
+    let pairs = ImagePairs::new(x, y)?;
+    let (window, width) = (gaussian_window(), pairs.width());
+    Ok(pairs.map_planes(|x, y| plane_ssim(x, y, width, &window)))
+}
+
+/// Mean similarity of two planes of rows of `width` pixels.
+fn plane_ssim(x: &[f32], y: &[f32], width: usize, window: &[f64; WINDOW_SIZE]) -> f64 {
+    let x: Vec<f64> = x.iter().copied().map(f64::from).collect();
+    let y: Vec<f64> = y.iter().copied().map(f64::from).collect();
+    let mean = |values: &[f64]| smooth(values, width, window);
+    let mean_of_product = |a: &[f64], b: &[f64]| {
+        let product: Vec<f64> = iter::zip(a, b).map(|(a, b)| a * b).collect();
+        mean(&product)
+    };
+
+    let (mu_x, mu_y) = (mean(&x), mean(&y));
+    let (mean_xx, mean_yy, mean_xy) = (mean_of_product(&x, &x), mean_of_product(&y, &y), mean_of_product(&x, &y));
+
+    let sum: f64 = (0..x.len())
+        .map(|i| {
+            let sigma_sq_x = mean_xx[i] - mu_x[i] * mu_x[i];
+            let sigma_sq_y = mean_yy[i] - mu_y[i] * mu_y[i];
+            let sigma_xy = mean_xy[i] - mu_x[i] * mu_y[i];
+            let luminance = (2. * mu_x[i] * mu_y[i] + C1) / (mu_x[i] * mu_x[i] + mu_y[i] * mu_y[i] + C1);
+            let structure = (2. * sigma_xy + C2) / (sigma_sq_x + sigma_sq_y + C2);
+            luminance * structure
+        })
+        .sum();
+    sum / x.len() as f64
+}
+
+/// Convolves a plane with the window along both axes; pixels beyond the border are zero.
+fn smooth(plane: &[f64], width: usize, window: &[f64; WINDOW_SIZE]) -> Vec<f64> {
+    let mut along_x = vec![0.; plane.len()];
+    for (row_out, row) in iter::zip(along_x.chunks_exact_mut(width), plane.chunks_exact(width)) {
+        for (tap, &weight) in window.iter().enumerate() {
+            add_shifted(row_out, row, tap, 1, weight);
+        }
+    }
+    let mut along_y = vec![0.; plane.len()];
+    for (tap, &weight) in window.iter().enumerate() {
+        add_shifted(&mut along_y, &along_x, tap, width, weight);
+    }
+    along_y
+}
+
+/// Adds `weight * values[i + (tap - WINDOW_RADIUS) * stride]` to each `sums[i]` for which that value exists.
+fn add_shifted(sums: &mut [f64], values: &[f64], tap: usize, stride: usize, weight: f64) {
+    let num_skipped = tap.abs_diff(WINDOW_RADIUS) * stride;
+    if num_skipped >= values.len() {
+        return;
+    }
+    let num_kept = values.len() - num_skipped;
+    let (sums, values) = if tap < WINDOW_RADIUS {
+        (&mut sums[num_skipped..], &values[..num_kept])
+    } else {
+        (&mut sums[..num_kept], &values[num_skipped..])
+    };
+    for (sum, value) in iter::zip(sums, values) {
+        *sum += weight * value;
+    }
+}
+
+/// The weights of one axis; the window is their outer product. They sum to one.
+fn gaussian_window() -> [f64; WINDOW_SIZE] {
+    let weights: [f64; WINDOW_SIZE] = std::array::from_fn(|tap| {
+        let distance = tap.abs_diff(WINDOW_RADIUS) as f64;
+        (-distance * distance / (2. * WINDOW_SIGMA * WINDOW_SIGMA)).exp()
+    });
+    let sum: f64 = weights.iter().sum();
+    weights.map(|weight| weight / sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Error;
+
+    /// Rounding of sums of at most 121 products of values up to 1, divided by at least `C1` and `C2`.
+    const TOLERANCE: f64 = 1e-9;
+
+    fn image(values: &[f32], height: usize, width: usize) -> Tensor {
+        Tensor::from_slice(values, (1, 1, height, width), &Device::Cpu).unwrap()
+    }
+
+    /// The mean of `values` in the window around `(row, col)`, straight from the definition in two dimensions.
+    fn window_mean(values: &[f64], width: usize, row: usize, col: usize) -> f64 {
+        let (window, mut mean) = (gaussian_window(), 0.);
+        for (i, row_values) in values.chunks_exact(width).enumerate() {
+            for (j, value) in row_values.iter().enumerate() {
+                let (Some(tap_row), Some(tap_col)) = ((i + 5).checked_sub(row), (j + 5).checked_sub(col)) else {
+                    continue;
+                };
+                if tap_row < WINDOW_SIZE && tap_col < WINDOW_SIZE {
+                    mean += window[tap_row] * window[tap_col] * value;
+                }
+            }
+        }
+        mean
+    }
+
+    #[test]
+    fn the_window_is_a_symmetric_distribution() {
+        let window = gaussian_window();
+        assert!((window.iter().sum::<f64>() - 1.).abs() < 1e-15);
+        for i in 0..WINDOW_SIZE {
+            assert_eq!(window[i].to_bits(), window[WINDOW_SIZE - 1 - i].to_bits());
+        }
+        let ratio = window[5] / window[4];
+        assert!((ratio - (1. / 4.5f64).exp()).abs() < 1e-15, "neighbors differ by exp(1 / (2 * 1.5^2)), got {ratio}");
+    }
+
+    #[test]
+    fn one_pixel_follows_the_formula() {
+        let (x, y) = (0.25, 0.75);
+        let weight = gaussian_window()[5].powi(2); // the rest of the window lies beyond the border
+        let (mu_x, mu_y) = (weight * x, weight * y);
+        let luminance = (2. * mu_x * mu_y + C1) / (mu_x * mu_x + mu_y * mu_y + C1);
+        let sigma_xy = weight * x * y - mu_x * mu_y;
+        let sigma_sq_sum = weight * (x * x + y * y) - mu_x * mu_x - mu_y * mu_y;
+        let expected = luminance * (2. * sigma_xy + C2) / (sigma_sq_sum + C2);
+        let got = ssim(&image(&[0.25], 1, 1), &image(&[0.75], 1, 1)).unwrap();
+        assert!((got[0] - expected).abs() < TOLERANCE, "got {got:?}, expected {expected}");
+    }
+
+    #[test]
+    fn black_and_white_are_as_different_as_constants_can_be() {
+        let similarity = ssim(&image(&[0.; 256], 16, 16), &image(&[1.; 256], 16, 16)).unwrap();
+        assert!((0. ..0.01).contains(&similarity[0]), "{similarity:?}");
+    }
+
+    #[test]
+    fn an_inverted_checkerboard_is_anticorrelated() {
+        let board: Vec<f32> = (0..1024).map(|i| if (i ^ (i >> 5)) & 1 == 0 { 0. } else { 1. }).collect();
+        let inverted: Vec<f32> = board.iter().map(|value| 1. - value).collect();
+        let similarity = ssim(&image(&board, 32, 32), &image(&inverted, 32, 32)).unwrap();
+        assert!((-1. ..-0.5).contains(&similarity[0]), "{similarity:?}");
+    }
+
+    #[test]
+    fn invalid_batches_are_refused() {
+        let error = ssim(&image(&[0.], 1, 1), &image(&[f32::NAN], 1, 1)).unwrap_err();
+        assert!(matches!(error, Error::NonFinite { batch: "y", image_idx: 0, .. }), "{error:?}");
+    }
+
+    /// Height, width and the pixels of two images, from 1x1 to beyond the window.
+    fn image_pair() -> impl Strategy<Value = (usize, usize, Vec<(f32, f32)>)> {
+        (1usize..16, 1usize..16).prop_flat_map(|(height, width)| {
+            let pixels = prop::collection::vec((0f32..=1., 0f32..=1.), height * width);
+            (Just(height), Just(width), pixels)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn smoothing_in_two_passes_is_the_window_in_two_dimensions((height, width, pixels) in image_pair()) {
+            let plane: Vec<f64> = pixels.iter().map(|&(x, _)| f64::from(x)).collect();
+            let smoothed = smooth(&plane, width, &gaussian_window());
+            for row in 0..height {
+                for col in 0..width {
+                    let expected = window_mean(&plane, width, row, col);
+                    prop_assert!((smoothed[row * width + col] - expected).abs() < 1e-14);
+                }
+            }
+        }
+
+        #[test]
+        fn similarity_is_symmetric_bounded_and_one_for_identical_images((height, width, pixels) in image_pair()) {
+            let (x, y): (Vec<f32>, Vec<f32>) = pixels.into_iter().unzip();
+            let (x, y) = (image(&x, height, width), image(&y, height, width));
+            let similarity = ssim(&x, &y).unwrap()[0];
+            prop_assert!(similarity.abs() <= 1. + TOLERANCE);
+            prop_assert!((similarity - ssim(&y, &x).unwrap()[0]).abs() < TOLERANCE);
+            prop_assert!((ssim(&x, &x).unwrap()[0] - 1.).abs() < TOLERANCE);
+        }
+
+        #[test]
+        fn each_image_is_measured_alone((height, width, pixels) in image_pair()) {
+            let (x, y): (Vec<f32>, Vec<f32>) = pixels.into_iter().unzip();
+            let (x, y) = (image(&x, height, width), image(&y, height, width));
+            let batch = ssim(&Tensor::cat(&[&x, &y, &x], 0).unwrap(), &Tensor::cat(&[&y, &y, &x], 0).unwrap()).unwrap();
+            let alone = [ssim(&x, &y).unwrap()[0], ssim(&y, &y).unwrap()[0], ssim(&x, &x).unwrap()[0]];
+            prop_assert_eq!(batch, alone);
+        }
+    }
+}

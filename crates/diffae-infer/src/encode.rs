@@ -1,0 +1,50 @@
+//! `x_0 -> (z_sem, x_T)`.
+
+use candle_core::Tensor;
+use diffae_schedule::{Clip, OnStep};
+
+use crate::chain::{UnetDenoiser, ddim};
+use crate::error::{Result, computing};
+use crate::model::Model;
+
+impl Model {
+    /// Encodes what pictures mean.
+    ///
+    /// # Shapes
+    /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; result: `z_sem` `[N, D]`, f32.
+    /// # Errors
+    /// [`MissingPart`](crate::Error::MissingPart) in a plain DDPM; [`Tensor`](crate::Error::Tensor) if the shape does not
+    /// fit.
+    pub fn encode_semantic(&self, x_0: &Tensor) -> Result<Tensor> {
+        computing("encoding", self.encoder()?.forward(x_0))
+    }
+
+    /// Encodes the rest: runs DDIM backwards from the pictures to their noise maps.
+    ///
+    /// The paper uses 250 steps. Fewer give an `x_T` that decodes less exactly.
+    ///
+    /// # Shapes
+    /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_T`, as `x_0`.
+    /// # Errors
+    /// [`Schedule`](crate::Error::Schedule) if there is no sequence of so many steps;
+    /// [`Interrupted`](crate::Error::Interrupted) if `on_step` breaks; [`Tensor`](crate::Error::Tensor) if shapes do not
+    /// fit.
+    /// # Source
+    /// Preechakul et al. 2022 (arXiv:2111.15640), Eq. 8.
+    pub fn invert(
+        &self,
+        x_0: &Tensor,
+        z_sem: Option<&Tensor>,
+        num_steps: usize,
+        on_step: &mut OnStep<'_>,
+    ) -> Result<Tensor> {
+        let sampler = ddim(self.schedule(), num_steps, Clip::UnitRange, 0.)?;
+        Ok(sampler.invert(&self.denoiser(z_sem)?, x_0, on_step)?)
+    }
+
+    /// The `UNet` conditioned on `z_sem`.
+    pub(crate) fn denoiser(&self, z_sem: Option<&Tensor>) -> Result<UnetDenoiser<'_>> {
+        let project = |z_sem: &Tensor| computing("projecting z_sem", self.unet().project_z_sem(z_sem));
+        Ok(UnetDenoiser { unet: self.unet(), z_sem: z_sem.map(project).transpose()? })
+    }
+}

@@ -1,0 +1,192 @@
+//! What can go wrong when a model is loaded or used.
+
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("cannot access {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file exists already.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No model where one was expected.
+    #[error("{} is not a model: expected a model directory, its .safetensors file, or a .ckpt", path.display())]
+    NotAModel {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A `config.json` is damaged.
+    #[error("{} is not a valid model config", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A `config.json` of another version.
+    #[error("{} has format version {got}, this program reads {supported}", path.display())]
+    FormatVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        got: u32,
+        /// What is read.
+        supported: u32,
+    },
+    /// Weights or networks do not fit.
+    #[error("cannot load {}", path.display())]
+    Weights {
+        /// The model.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: diffae_nets::Error,
+    },
+    /// A network could not be built from weights.
+    #[error("cannot build the {part} of {}", path.display())]
+    Build {
+        /// Which network.
+        part: &'static str,
+        /// The model.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: candle_core::Error,
+    },
+    /// The model lacks a part.
+    #[error("the model has no {part}: {hint}")]
+    MissingPart {
+        /// What is missing.
+        part: &'static str,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// Something that was given does not fit the model.
+    #[error("{what} is {got}, the model expects {expected}")]
+    Mismatch {
+        /// What was given.
+        what: String,
+        /// Its size.
+        got: String,
+        /// What the model expects.
+        expected: String,
+    },
+    /// An attribute that the model does not know.
+    #[error("the model has no attribute {name:?}; it has {known}")]
+    UnknownAttribute {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// A picture could not be decoded.
+    #[error("cannot read {} as a picture", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: image::ImageError,
+    },
+    /// A picture could not be encoded.
+    #[error("cannot write the picture {}", path.display())]
+    Encode {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A picture could not be resized.
+    #[error("cannot resize {}", path.display())]
+    Resize {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Pictures of a channel count that files cannot hold.
+    #[error("pictures of {channels} channels cannot be {action}; use .safetensors files")]
+    Channels {
+        /// The channel count.
+        channels: usize,
+        /// `"read from image files"` or `"written as image files"`.
+        action: &'static str,
+    },
+    /// No pictures in the given paths.
+    #[error("there are no pictures in {}", path.display())]
+    NoPictures {
+        /// The folder or file.
+        path: PathBuf,
+    },
+    /// A safetensors file lacks a tensor or holds one of another kind.
+    #[error("{}: {problem}", path.display())]
+    Tensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A value that must be finite is not.
+    #[error("{what} holds a value that is not finite")]
+    NotFinite {
+        /// What holds it.
+        what: String,
+    },
+    /// A number outside its range.
+    #[error("{what} is {got}, expected {expected}")]
+    OutOfRange {
+        /// What it is.
+        what: &'static str,
+        /// Its value.
+        got: String,
+        /// The range.
+        expected: &'static str,
+    },
+    /// A noise schedule or a chain.
+    #[error("the diffusion chain failed")]
+    Schedule(#[source] diffae_schedule::Error),
+    /// The caller's callback asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// A tensor operation failed.
+    #[error("{part} failed")]
+    Tensor {
+        /// What was computed.
+        part: &'static str,
+        /// Why.
+        #[source]
+        source: candle_core::Error,
+    },
+}
+
+impl From<diffae_schedule::Error> for Error {
+    fn from(source: diffae_schedule::Error) -> Self {
+        match source {
+            diffae_schedule::Error::Cancelled { .. } => Self::Interrupted,
+            other => Self::Schedule(other),
+        }
+    }
+}
+
+/// Adds what was computed to a tensor error.
+pub(crate) fn computing<T>(part: &'static str, result: candle_core::Result<T>) -> Result<T> {
+    result.map_err(|source| Error::Tensor { part, source })
+}

@@ -1,0 +1,322 @@
+//! Picture files <-> f32 tensors in `[-1, 1]`.
+
+use std::fs;
+use std::io::{BufReader, Cursor};
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use fast_image_resize as fir;
+use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+
+use crate::error::{Error, Result, computing};
+
+/// Largest width or height of a picture that is read.
+const MOST_PIXELS_PER_SIDE: u32 = 1 << 15;
+/// Most memory that decoding one picture may take, in bytes.
+const MOST_DECODED_BYTES: u64 = 1 << 30;
+
+/// Reads a picture file as the reference model sees it: upright, on white where it is transparent, its shorter side
+/// resized to `image_size` with an antialiased bilinear filter, then cropped to the center.
+///
+/// Of an animation the first frame is read. 16-bit pictures keep their precision.
+///
+/// # Shapes
+/// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU; C is 1 (gray) or 3 (RGB).
+/// # Errors
+/// [`Error::Io`], [`Error::Image`] if the file is no picture; [`Error::Channels`] if C is neither 1 nor 3.
+pub fn read_image(path: &Path, channels: usize, image_size: usize) -> Result<Tensor> {
+    let picture = decode(path)?;
+    let picture = on_white(picture);
+    let resized = Pixels::new(picture, channels)?
+        .resized_and_cropped(image_size)
+        .map_err(|source| Error::Resize { path: path.to_owned(), source })?;
+    let values = resized.values();
+    let tensor = Tensor::from_vec(values, (image_size, image_size, channels), &Device::Cpu)
+        .and_then(|pixels| pixels.permute((2, 0, 1))?.contiguous()); // [C, H, W]
+    computing("making a tensor of a picture", tensor)
+}
+
+/// `round((x + 1) * 127.5)`, clamped to bytes: the picture that a tensor shows. Gray tensors are shown in gray.
+///
+/// # Shapes
+/// - `x`: `[C, H, W]`, f32 in `[-1, 1]`, C 1 or 3.
+/// # Errors
+/// [`Error::NotFinite`] if it holds NaN; [`Error::Channels`] if C is neither 1 nor 3.
+pub fn rgb_from_tensor(x: &Tensor) -> Result<RgbImage> {
+    let failed = |source| Error::Tensor { part: "reading a picture from a tensor", source };
+    let (channels, height, width) = x.dims3().map_err(failed)?;
+    if !matches!(channels, 1 | 3) {
+        return Err(Error::Channels { channels, action: "written as image files" });
+    }
+    let planes = x.to_dtype(DType::F32).and_then(|x| x.flatten_all()?.to_vec1::<f32>()).map_err(failed)?;
+    if planes.iter().any(|value| value.is_nan()) {
+        return Err(Error::NotFinite { what: "a decoded picture".to_owned() });
+    }
+    let plane = height * width;
+    let pixel = |i: usize| [0, 1, 2].map(|c| byte(planes[(c % channels) * plane + i]));
+    let bytes: Vec<u8> = (0..plane).flat_map(pixel).collect();
+    let side = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    RgbImage::from_raw(side(width), side(height), bytes).ok_or_else(|| Error::OutOfRange {
+        what: "the size of a picture",
+        got: format!("{width}x{height}"),
+        expected: "sides below 2^32",
+    })
+}
+
+fn byte(value: f32) -> u8 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=255")]
+    let byte = ((value + 1.) * 127.5).round().clamp(0., 255.) as u8;
+    byte
+}
+
+/// Encodes a PNG with text entries, such as the command that made it.
+///
+/// # Errors
+/// [`Error::Encode`] with `path` if it cannot be encoded.
+pub fn png_bytes(picture: &RgbImage, text: &[(String, String)], path: &Path) -> Result<Vec<u8>> {
+    let encode = || -> std::result::Result<Vec<u8>, png::EncodingError> {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, picture.width(), picture.height());
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        for (key, value) in text {
+            encoder.add_itxt_chunk(key.clone(), value.clone())?;
+        }
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(picture.as_raw())?;
+        writer.finish()?;
+        Ok(bytes)
+    };
+    encode().map_err(|source| Error::Encode { path: path.to_owned(), source: source.into() })
+}
+
+/// Encodes an endless GIF animation of the given frames.
+///
+/// # Errors
+/// [`Error::Encode`] with `path` if it cannot be encoded.
+pub fn gif_bytes(frames: &[RgbImage], milliseconds_per_frame: u32, path: &Path) -> Result<Vec<u8>> {
+    let encode = || -> image::ImageResult<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut encoder = image::codecs::gif::GifEncoder::new_with_speed(&mut bytes, 10);
+        encoder.set_repeat(image::codecs::gif::Repeat::Infinite)?;
+        let delay = image::Delay::from_numer_denom_ms(milliseconds_per_frame, 1);
+        for frame in frames {
+            let rgba = DynamicImage::ImageRgb8(frame.clone()).into_rgba8();
+            encoder.encode_frame(image::Frame::from_parts(rgba, 0, 0, delay))?;
+        }
+        drop(encoder);
+        Ok(bytes)
+    };
+    encode().map_err(|source| Error::Encode { path: path.to_owned(), source: source.into() })
+}
+
+/// Decodes a file by its content, not its name, and turns it upright.
+fn decode(path: &Path) -> Result<DynamicImage> {
+    let failed = |source| Error::Image { path: path.to_owned(), source };
+    let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let unreadable = |source| Error::Io { path: path.to_owned(), source };
+    let mut reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(unreadable)?;
+    if reader.format().is_none()
+        && let Ok(format) = ImageFormat::from_path(path)
+    {
+        reader.set_format(format);
+    }
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MOST_PIXELS_PER_SIDE);
+    limits.max_image_height = Some(MOST_PIXELS_PER_SIDE);
+    limits.max_alloc = Some(MOST_DECODED_BYTES);
+    reader.limits(limits);
+    warn_of_animation(path, &bytes, reader.format());
+    let mut decoder = reader.into_decoder().map_err(failed)?;
+    let orientation = decoder.orientation().map_err(failed)?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    picture.apply_orientation(orientation);
+    Ok(picture)
+}
+
+/// Says that only the first frame of an animation is used.
+fn warn_of_animation(path: &Path, bytes: &[u8], format: Option<ImageFormat>) {
+    let source = || BufReader::new(Cursor::new(bytes));
+    let has_more_frames = match format {
+        Some(ImageFormat::Gif) => image::codecs::gif::GifDecoder::new(source())
+            .is_ok_and(|decoder| decoder.into_frames().take(2).filter_map(std::result::Result::ok).count() > 1),
+        Some(ImageFormat::WebP) => {
+            image::codecs::webp::WebPDecoder::new(source()).is_ok_and(|decoder| decoder.has_animation())
+        }
+        Some(ImageFormat::Png) => {
+            image::codecs::png::PngDecoder::new(source()).is_ok_and(|decoder| decoder.is_apng().unwrap_or(false))
+        }
+        _ => false,
+    };
+    if has_more_frames {
+        tracing::warn!("{} is an animation; only its first frame is used", path.display());
+    }
+}
+
+/// Puts a picture that has transparency on a white ground.
+fn on_white(picture: DynamicImage) -> DynamicImage {
+    if !picture.color().has_alpha() {
+        return picture;
+    }
+    let mut pixels = picture.into_rgba16();
+    for pixel in pixels.pixels_mut() {
+        let alpha = u32::from(pixel[3]);
+        for channel in &mut pixel.0[..3] {
+            let blended = u32::from(*channel) * alpha + 0xFFFF * (0xFFFF - alpha);
+            *channel = u16::try_from(blended.div_ceil(0xFFFF)).unwrap_or(u16::MAX);
+        }
+        pixel[3] = u16::MAX;
+    }
+    DynamicImage::ImageRgba16(pixels)
+}
+
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Interleaved pixels of one channel count and depth.
+struct Pixels {
+    image: fir::images::Image<'static>,
+    channels: usize,
+}
+
+impl Pixels {
+    fn new(picture: DynamicImage, channels: usize) -> Result<Self> {
+        let (width, height) = (picture.width(), picture.height());
+        let color = picture.color();
+        let deep = color.bytes_per_pixel() > color.channel_count();
+        let wide = |samples: Vec<u16>| samples.iter().flat_map(|sample| sample.to_ne_bytes()).collect();
+        let (bytes, pixel_type): (Vec<u8>, _) = match (channels, deep) {
+            (1, false) => (picture.into_luma8().into_raw(), fir::PixelType::U8),
+            (1, true) => (wide(picture.into_luma16().into_raw()), fir::PixelType::U16),
+            (3, false) => (picture.into_rgb8().into_raw(), fir::PixelType::U8x3),
+            (3, true) => (wide(picture.into_rgb16().into_raw()), fir::PixelType::U16x3),
+            _ => return Err(Error::Channels { channels, action: "read from image files" }),
+        };
+        match fir::images::Image::from_vec_u8(width, height, bytes, pixel_type) {
+            Ok(image) => Ok(Self { image, channels }),
+            Err(source) => Err(Error::Resize { path: "a picture".into(), source: source.into() }),
+        }
+    }
+
+    fn resized_and_cropped(self, side: usize) -> std::result::Result<Self, BoxedError> {
+        let side = u32::try_from(side)?;
+        let (width, height) = (self.image.width(), self.image.height());
+        let shorter = width.min(height);
+        // As in the reference: the longer side is rounded down.
+        let scaled = |length: u32| -> std::result::Result<u32, BoxedError> {
+            let scaled = u64::from(length) * u64::from(side);
+            Ok(u32::try_from(scaled.checked_div(u64::from(shorter)).ok_or("the picture is empty")?)?)
+        };
+        let (new_width, new_height) = (scaled(width)?, scaled(height)?);
+        let mut resized = fir::images::Image::new(new_width, new_height, self.image.pixel_type());
+        let filter = fir::ResizeAlg::Convolution(fir::FilterType::Bilinear);
+        let options = fir::ResizeOptions::new().resize_alg(filter).use_alpha(false);
+        fir::Resizer::new().resize(&self.image, &mut resized, &options)?;
+
+        let (left, top) = (half_to_even(new_width - side), half_to_even(new_height - side));
+        let pixel_bytes = resized.pixel_type().size();
+        let row_bytes = new_width as usize * pixel_bytes;
+        let kept = left as usize * pixel_bytes..(left + side) as usize * pixel_bytes;
+        let rows = resized.buffer().chunks(row_bytes).skip(top as usize).take(side as usize);
+        let cropped = rows.flat_map(|row| row[kept.clone()].to_vec()).collect();
+        let image = fir::images::Image::from_vec_u8(side, side, cropped, resized.pixel_type())?;
+        Ok(Self { image, channels: self.channels })
+    }
+
+    /// Samples in `[-1, 1]`, interleaved: `p / 127.5 - 1` for bytes.
+    fn values(&self) -> Vec<f32> {
+        let buffer = self.image.buffer();
+        let is_deep = self.image.pixel_type().size() > self.channels;
+        if is_deep {
+            let samples = buffer.chunks_exact(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]]));
+            samples.map(|sample| f32::from(sample) / 32767.5 - 1.).collect()
+        } else {
+            buffer.iter().map(|&sample| f32::from(sample) / 127.5 - 1.).collect()
+        }
+    }
+}
+
+/// `round(n / 2)`, ties to even: where the reference's center crop begins.
+fn half_to_even(n: u32) -> u32 {
+    let half = n >> 1;
+    if n % 2 == 1 && half % 2 == 1 { half + 1 } else { half }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{ImageBuffer, Luma, Rgb, Rgba};
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn bytes_survive_the_round_trip() {
+        let folder = folder();
+        let picture = RgbImage::from_fn(16, 16, |x, y| Rgb([u8::try_from(x * 16 + y).unwrap(), 255, 0]));
+        let path = folder.path().join("a.png");
+        picture.save(&path).unwrap();
+        let tensor = read_image(&path, 3, 16).unwrap();
+        assert_eq!(rgb_from_tensor(&tensor).unwrap(), picture);
+    }
+
+    #[test]
+    fn sixteen_bits_are_kept() {
+        let folder = folder();
+        let picture: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_pixel(4, 4, Luma([1000]));
+        let path = folder.path().join("a.png");
+        picture.save(&path).unwrap();
+        let expected = 1000. / 32767.5 - 1.;
+        assert!(values(&read_image(&path, 1, 4).unwrap()).iter().all(|v| (v - expected).abs() < 1e-6));
+        assert!(values(&read_image(&path, 3, 4).unwrap()).iter().all(|v| (v - expected).abs() < 1e-6));
+    }
+
+    #[test]
+    fn transparency_shows_white() {
+        let folder = folder();
+        let picture: ImageBuffer<Rgba<u8>, _> = ImageBuffer::from_pixel(4, 4, Rgba([10, 20, 30, 0]));
+        let path = folder.path().join("a.png");
+        picture.save(&path).unwrap();
+        assert!(values(&read_image(&path, 3, 4).unwrap()).iter().all(|&v| (v - 1.).abs() < 1e-6));
+    }
+
+    #[test]
+    fn the_center_of_the_longer_side_is_kept() {
+        let folder = folder();
+        let picture = RgbImage::from_fn(32, 8, |x, _| Rgb([if (12..20).contains(&x) { 255 } else { 0 }; 3]));
+        let path = folder.path().join("a.bmp");
+        picture.save(&path).unwrap();
+        assert!(values(&read_image(&path, 3, 8).unwrap()).iter().all(|&v| (v - 1.).abs() < 1e-6));
+    }
+
+    #[test]
+    fn one_pixel_is_a_picture() {
+        let folder = folder();
+        let path = folder.path().join("a.png");
+        RgbImage::from_pixel(1, 1, Rgb([255, 0, 0])).save(&path).unwrap();
+        assert_eq!(read_image(&path, 3, 8).unwrap().dims(), [3, 8, 8]);
+    }
+
+    #[test]
+    fn text_that_calls_itself_a_picture_is_rejected() {
+        let folder = folder();
+        let path = folder.path().join("a.png");
+        fs::write(&path, "hello").unwrap();
+        assert!(matches!(read_image(&path, 3, 8), Err(Error::Image { .. })));
+    }
+
+    #[test]
+    fn nan_is_no_picture() {
+        let tensor = Tensor::full(f32::NAN, (3, 2, 2), &Device::Cpu).unwrap();
+        assert!(matches!(rgb_from_tensor(&tensor), Err(Error::NotFinite { .. })));
+    }
+
+    #[test]
+    fn center_crops_round_half_to_even() {
+        assert_eq!([0, 1, 2, 3, 5, 7].map(half_to_even), [0, 0, 1, 2, 2, 4]);
+    }
+}

@@ -1,0 +1,183 @@
+//! The pictures that a user names: files, folders, tensors.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use diffae_nets::weights::{SafetensorsFile, TensorSource};
+
+use crate::error::{Error, Result, computing};
+use crate::image_io::read_image;
+
+/// Endings of files that are taken for pictures when a folder is searched.
+const PICTURE_EXTENSIONS: [&str; 14] =
+    ["png", "apng", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "tga", "qoi", "ppm", "pgm"];
+
+/// A picture that was named but not read yet.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// A name without folder and ending, different from those of all other inputs; fit for a file name.
+    pub name: String,
+    source: InputSource,
+}
+
+#[derive(Debug, Clone)]
+enum InputSource {
+    File(PathBuf),
+    Tensor(Tensor), // [C, H, W], f32
+}
+
+impl Input {
+    /// Reads the picture.
+    ///
+    /// # Shapes
+    /// - result: `[C, H, W]`, f32 in `[-1, 1]`, on the CPU; `image_shape` is `[C, H, W]` with H = W.
+    /// # Errors
+    /// As [`read_image`]; [`Error::Mismatch`] if a tensor has another shape.
+    pub fn read(&self, image_shape: [usize; 3]) -> Result<Tensor> {
+        match &self.source {
+            InputSource::File(path) => read_image(path, image_shape[0], image_shape[1]),
+            InputSource::Tensor(tensor) if tensor.dims() == image_shape => Ok(tensor.clone()),
+            InputSource::Tensor(tensor) => Err(Error::Mismatch {
+                what: format!("the shape of {}", self.name),
+                got: format!("{:?}", tensor.dims()),
+                expected: format!("{image_shape:?}"),
+            }),
+        }
+    }
+}
+
+/// Lists the pictures in a mix of picture files, folders (searched to the bottom, in order of their names) and
+/// `.safetensors` files that hold `x` `[N, C, H, W]` in `[-1, 1]`.
+///
+/// # Errors
+/// [`Error::Io`] if a path does not exist; [`Error::NoPictures`] for an empty folder; [`Error::Tensors`] or
+/// [`Error::NotFinite`] for a `.safetensors` file without usable `x`.
+pub fn list_inputs(paths: &[PathBuf]) -> Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for path in paths {
+        let metadata = fs::metadata(path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        if metadata.is_dir() {
+            let mut files = Vec::new();
+            search(path, &mut files)?;
+            if files.is_empty() {
+                return Err(Error::NoPictures { path: path.clone() });
+            }
+            inputs.extend(files.into_iter().map(|file| (stem(&file), InputSource::File(file))));
+        } else if has_extension(path, &["safetensors"]) {
+            inputs.extend(tensors_in(path)?);
+        } else {
+            inputs.push((stem(path), InputSource::File(path.clone())));
+        }
+    }
+    Ok(with_distinct_names(inputs))
+}
+
+/// Reads and stacks inputs into one batch.
+///
+/// # Shapes
+/// - result: `[N, C, H, W]`, f32, on `device`.
+/// # Errors
+/// As [`Input::read`].
+pub fn read_batch(inputs: &[Input], image_shape: [usize; 3], device: &Device) -> Result<Tensor> {
+    let pictures: Vec<Tensor> = inputs.iter().map(|input| input.read(image_shape)).collect::<Result<_>>()?;
+    computing("stacking pictures", Tensor::stack(&pictures, 0).and_then(|batch| batch.to_device(device)))
+}
+
+/// Reads one float tensor of a safetensors file as f32 on the CPU.
+///
+/// # Errors
+/// [`Error::Tensors`] if it is missing or has another number of axes; [`Error::Weights`] if the file is damaged or holds
+/// NaN.
+pub fn read_tensor(file: &SafetensorsFile, name: &str, num_axes: usize) -> Result<Tensor> {
+    let failed = |source| Error::Weights { path: file.path().to_owned(), source };
+    let Some(shape) = file.shape(name) else {
+        let problem = format!("there is no tensor {name} in it; it has {}", file.names().join(", "));
+        return Err(Error::Tensors { path: file.path().to_owned(), problem });
+    };
+    if shape.len() != num_axes || shape.contains(&0) {
+        let problem = format!("tensor {name} has shape {shape:?}, expected {num_axes} axes, none empty");
+        return Err(Error::Tensors { path: file.path().to_owned(), problem });
+    }
+    file.read(name).and_then(|stored| stored.to_tensor(DType::F32, &Device::Cpu)).map_err(failed)
+}
+
+fn search(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let failed = |source| Error::Io { path: folder.to_owned(), source };
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        entries.push((entry.path(), entry.file_type().map_err(failed)?));
+    }
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (path, file_type) in entries {
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if file_type.is_dir() && !hidden {
+            search(&path, files)?;
+        } else if !hidden && has_extension(&path, &PICTURE_EXTENSIONS) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn tensors_in(path: &Path) -> Result<Vec<(String, InputSource)>> {
+    let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
+    let x = read_tensor(&file, "x", 4)?; // [N, C, H, W]
+    let count = computing("reading x", x.dim(0))?;
+    let each = |idx| Ok((format!("{}_{idx:04}", stem(path)), InputSource::Tensor(x.get(idx)?)));
+    computing("reading x", (0..count).map(each).collect())
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().map_or_else(|| "picture".to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+    extension.is_some_and(|extension| extensions.contains(&extension.as_str()))
+}
+
+/// Numbers names that occur before: `a`, `a_2`, `a_3`.
+fn with_distinct_names(inputs: Vec<(String, InputSource)>) -> Vec<Input> {
+    let mut taken: BTreeMap<String, usize> = BTreeMap::new();
+    let mut distinct = Vec::with_capacity(inputs.len());
+    for (stem, source) in inputs {
+        let mut name = stem.clone();
+        while taken.contains_key(&name) {
+            let count = taken.entry(stem.clone()).or_insert(1);
+            *count += 1;
+            name = format!("{stem}_{count}");
+        }
+        taken.insert(name.clone(), 1);
+        distinct.push(Input { name, source });
+    }
+    distinct
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::RgbImage;
+
+    #[test]
+    fn names_are_made_distinct() {
+        let folder = tempfile::tempdir().unwrap();
+        for sub in ["b", "a", "a_2"] {
+            fs::create_dir(folder.path().join(sub)).unwrap();
+            RgbImage::new(2, 2).save(folder.path().join(sub).join("x.png")).unwrap();
+        }
+        RgbImage::new(2, 2).save(folder.path().join("x_2.png")).unwrap();
+        fs::write(folder.path().join("notes.txt"), "").unwrap();
+        let names: Vec<_> = list_inputs(&[folder.path().to_owned()]).unwrap().into_iter().map(|i| i.name).collect();
+        assert_eq!(names, ["x", "x_2", "x_3", "x_2_2"]);
+    }
+
+    #[test]
+    fn an_empty_folder_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = list_inputs(&[folder.path().to_owned()]).unwrap_err();
+        assert!(matches!(error, Error::NoPictures { .. }), "{error}");
+    }
+}

@@ -1,0 +1,44 @@
+//! Moves `z_sem` along the direction of an attribute.
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result, computing};
+use crate::model::Model;
+
+impl Model {
+    /// The position of an attribute among the model's, by name (in any case) or by number.
+    ///
+    /// # Errors
+    /// [`Error::UnknownAttribute`] with the known names; [`Error::MissingPart`] if the model has no classifier.
+    pub fn attribute_idx(&self, name: &str) -> Result<usize> {
+        let known = &self.classifier()?.config().attributes;
+        let by_name = known.iter().position(|attribute| attribute.eq_ignore_ascii_case(name));
+        let by_number = || name.parse().ok().filter(|&idx: &usize| idx < known.len());
+        let unknown = || Error::UnknownAttribute { name: name.to_owned(), known: known.join(", ") };
+        by_name.or_else(by_number).ok_or_else(unknown)
+    }
+
+    /// `denormalize(normalize(z_sem) + strength * sqrt(D) * w_k / |w_k|)`, k being the attribute.
+    ///
+    /// Strengths of -0.5 to 0.5 are useful, 0.3 is typical; negative ones take the attribute away.
+    ///
+    /// # Shapes
+    /// - `z_sem`, result: `[N, D]`, f32.
+    /// # Errors
+    /// [`Error::MissingPart`] if the model has no classifier or no latent statistics; [`Error::OutOfRange`] if the
+    /// strength is not finite.
+    /// # Source
+    /// Preechakul et al. 2022 (arXiv:2111.15640), section 5.3.
+    pub fn edit(&self, z_sem: &Tensor, attribute_idx: usize, strength: f64) -> Result<Tensor> {
+        if !strength.is_finite() {
+            let got = strength.to_string();
+            return Err(Error::OutOfRange { what: "the strength of an edit", got, expected: "a finite number" });
+        }
+        let direction = computing("reading the attribute", self.classifier()?.direction(attribute_idx))?; // [D]
+        let width = direction.elem_count() as f64;
+        let z_sem_normalized = self.normalize(z_sem)?;
+        let offset = direction.to_device(self.device()).and_then(|direction| direction * (strength * width.sqrt()));
+        let moved = offset.and_then(|offset| z_sem_normalized.broadcast_add(&offset));
+        self.denormalize(&computing("editing", moved)?)
+    }
+}

@@ -1,0 +1,202 @@
+//! A model that is ready to use.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use diffae_nets::weights::{ArchitectureHints, LatentMoments, Weights};
+use diffae_nets::{AttributeClassifier, LatentNet, SemanticEncoder, Unet};
+use diffae_schedule::NoiseSchedule;
+
+use crate::error::{Error, Result, computing};
+use crate::model_config::ModelConfig;
+use crate::model_dir::{ClassifierTensors, ModelSource};
+
+/// Where and in which precision a model runs.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// The device.
+    pub device: Device,
+    /// Number type of the weights: f32, f16 or bf16.
+    ///
+    /// On CUDA and Metal also that of activations; on a CPU those are f32. Norm statistics and softmax are f32 everywhere.
+    pub dtype: DType,
+    /// What a checkpoint without hyper-parameters does not tell.
+    pub hints: ArchitectureHints,
+}
+
+impl LoadOptions {
+    /// f32 on the CPU.
+    #[must_use]
+    pub fn cpu() -> Self {
+        Self { device: Device::Cpu, dtype: DType::F32, hints: ArchitectureHints::default() }
+    }
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    fingerprint: String,
+    device: Device,
+    schedule: NoiseSchedule,
+    encoder: Option<SemanticEncoder>,
+    unet: Unet,
+    latent: Option<Latent>,
+    moments: Option<LatentMoments>,
+    classifier: Option<AttributeClassifier>,
+}
+
+/// The latent net and its schedule.
+#[derive(Debug)]
+pub(crate) struct Latent {
+    pub(crate) net: LatentNet,
+    pub(crate) schedule: NoiseSchedule,
+}
+
+impl Model {
+    /// Loads a model directory, a `.safetensors` file inside one, or a released checkpoint.
+    ///
+    /// # Errors
+    /// As [`ModelSource::open`] and [`ModelSource::build`].
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Self> {
+        ModelSource::open(path, &options.hints)?.build(options)
+    }
+
+    /// What the model is.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// See [`ModelSource::fingerprint`].
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Where it runs.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The noise schedule of pictures.
+    #[must_use]
+    pub fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    /// The noise predictor.
+    #[must_use]
+    pub fn unet(&self) -> &Unet {
+        &self.unet
+    }
+
+    /// `[C, H, W]` of the pictures it works on.
+    #[must_use]
+    pub fn image_shape(&self) -> [usize; 3] {
+        let unet = &self.config.unet;
+        [unet.in_channels, unet.image_size, unet.image_size]
+    }
+
+    /// The semantic encoder.
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`] in a plain DDPM.
+    pub fn encoder(&self) -> Result<&SemanticEncoder> {
+        let hint = "it is a plain DDPM, which has no z_sem";
+        self.encoder.as_ref().ok_or(Error::MissingPart { part: "semantic encoder", hint })
+    }
+
+    /// The latent net.
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`] if there is none.
+    pub fn latent_net(&self) -> Result<&LatentNet> {
+        self.latent().map(|latent| &latent.net)
+    }
+
+    /// Mean and standard deviation of `z_sem`, each `[1, D]` on the model's device.
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`] if they are not known.
+    pub fn latent_moments(&self) -> Result<&LatentMoments> {
+        let hint = "import it with --latent latent.pkl";
+        self.moments.as_ref().ok_or(Error::MissingPart { part: "latent statistics", hint })
+    }
+
+    /// The attribute classifier.
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`] if there is none.
+    pub fn classifier(&self) -> Result<&AttributeClassifier> {
+        let hint = "import it with --classifier CLS.ckpt";
+        self.classifier.as_ref().ok_or(Error::MissingPart { part: "attribute classifier", hint })
+    }
+
+    pub(crate) fn latent(&self) -> Result<&Latent> {
+        let hint = "codes cannot be invented; it can still encode, decode and edit pictures";
+        self.latent.as_ref().ok_or(Error::MissingPart { part: "latent net", hint })
+    }
+}
+
+impl ModelSource {
+    /// Builds the networks on a device and proves that every tensor of the model is used exactly once.
+    ///
+    /// # Errors
+    /// [`Error::Build`] if a tensor is missing or does not fit the config; [`Error::Weights`] if one is left over.
+    pub fn build(&self, options: &LoadOptions) -> Result<Model> {
+        let weights = self.weights.unread();
+        let vb = weights.var_builder(options.dtype, &options.device);
+        let building = |part| move |source| Error::Build { part, path: self.path.clone(), source };
+        let config = &self.config;
+        let encoder = config.encoder.as_ref();
+        let encoder = encoder.map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder"))).transpose();
+        let latent = match &config.latent {
+            Some(latent) => Some(Latent {
+                net: LatentNet::new(&latent.net, &vb.pp("latent_net")).map_err(building("latent net"))?,
+                schedule: latent.diffusion.noise_schedule()?,
+            }),
+            None => None,
+        };
+        let unet = Unet::new(&config.unet, &vb.pp("unet")).map_err(building("unet"))?;
+        let encoder = encoder.map_err(building("encoder"))?;
+        self.check_weights(&weights)?;
+        Ok(Model {
+            fingerprint: self.fingerprint()?,
+            schedule: config.diffusion.noise_schedule()?,
+            encoder,
+            unet,
+            latent,
+            moments: self.moments.as_ref().map(|moments| moved(moments, &options.device)).transpose()?,
+            classifier: self.build_classifier(&options.device).map_err(building("classifier"))?,
+            device: options.device.clone(),
+            config: config.clone(),
+        })
+    }
+
+    /// Fails if the networks left a tensor unread or read one twice.
+    fn check_weights(&self, weights: &Weights) -> Result<()> {
+        for name in ModelSource::SIDE_TENSORS.iter().filter(|name| weights.source().shape(name).is_some()) {
+            weights.note_use(name);
+        }
+        weights.check_each_used_once().map_err(|source| Error::Weights { path: self.path.clone(), source })
+    }
+
+    fn build_classifier(&self, device: &Device) -> candle_core::Result<Option<AttributeClassifier>> {
+        let (Some(config), Some(tensors)) = (&self.config.classifier, &self.classifier) else { return Ok(None) };
+        let ClassifierTensors { weight, bias, directions } = tensors.clone();
+        let named = [("weight", weight), ("bias", bias), ("directions", directions)];
+        let named: HashMap<String, Tensor> = named.map(|(name, tensor)| (name.to_owned(), tensor)).into();
+        AttributeClassifier::new(config, &VarBuilder::from_tensors(named, DType::F32, device)).map(Some)
+    }
+}
+
+/// The statistics as rows on `device`.
+fn moved(moments: &LatentMoments, device: &Device) -> Result<LatentMoments> {
+    let row = |tensor: &Tensor| tensor.reshape((1, ()))?.to_device(device);
+    let moved = row(&moments.mean).and_then(|mean| Ok(LatentMoments { mean, std: row(&moments.std)? }));
+    computing("moving latent statistics", moved)
+}

@@ -1,0 +1,142 @@
+//! `config.json`: everything about a model but its numbers.
+
+use diffae_nets::weights::{Architecture, DiffusionFacts};
+use diffae_nets::{AutoencoderConfig, ClassifierConfig, EncoderConfig, LatentNetConfig, UnetConfig};
+use diffae_schedule::{BetaSchedule, NoiseSchedule};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::error::Result;
+
+/// The version of the format that this crate writes and reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// What a model is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    /// Encoder and conditioned `UNet`.
+    Autoencoder,
+    /// The same, with a diffusion over `z_sem` that invents codes.
+    AutoencoderWithLatentNet,
+    /// A `UNet` without semantic code.
+    Ddpm,
+}
+
+/// A noise schedule and its length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiffusionConfig {
+    /// T
+    pub num_train_timesteps: usize,
+    /// `"linear"`, `"cosine"` or `"const0.008"` and the like.
+    #[serde(serialize_with = "write_schedule", deserialize_with = "read_schedule")]
+    pub beta_schedule: BetaSchedule,
+}
+
+impl DiffusionConfig {
+    /// Builds the schedule.
+    ///
+    /// # Errors
+    /// [`Schedule`](crate::Error::Schedule) if the schedule has no such length.
+    pub fn noise_schedule(&self) -> Result<NoiseSchedule> {
+        Ok(NoiseSchedule::new(&self.beta_schedule, self.num_train_timesteps)?)
+    }
+
+    fn from_facts(facts: &DiffusionFacts) -> Result<Self> {
+        let beta_schedule = facts.beta_schedule.parse()?;
+        Ok(Self { num_train_timesteps: facts.num_train_timesteps, beta_schedule })
+    }
+}
+
+/// The latent net and its diffusion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentConfig {
+    /// Sizes of the network.
+    pub net: LatentNetConfig,
+    /// Its noise schedule.
+    pub diffusion: DiffusionConfig,
+}
+
+/// The contents of a `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// [`FORMAT_VERSION`] of the program that wrote it.
+    pub format_version: u32,
+    /// Sizes of the `UNet`.
+    pub unet: UnetConfig,
+    /// Sizes of the semantic encoder; absent in a plain DDPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<EncoderConfig>,
+    /// The diffusion over pictures.
+    pub diffusion: DiffusionConfig,
+    /// The diffusion over `z_sem`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latent: Option<LatentConfig>,
+    /// The attribute classifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classifier: Option<ClassifierConfig>,
+}
+
+impl ModelConfig {
+    /// What the model is.
+    #[must_use]
+    pub fn kind(&self) -> ModelKind {
+        match (&self.encoder, &self.latent) {
+            (None, _) => ModelKind::Ddpm,
+            (Some(_), None) => ModelKind::Autoencoder,
+            (Some(_), Some(_)) => ModelKind::AutoencoderWithLatentNet,
+        }
+    }
+
+    /// The config of a released checkpoint.
+    ///
+    /// # Errors
+    /// [`Schedule`](crate::Error::Schedule) if it names an unknown noise schedule.
+    pub fn from_architecture(architecture: &Architecture) -> Result<Self> {
+        let latent = match &architecture.latent_net {
+            Some(net) => {
+                let diffusion = DiffusionConfig::from_facts(&architecture.latent_diffusion)?;
+                Some(LatentConfig { net: net.clone(), diffusion })
+            }
+            None => None,
+        };
+        Ok(Self {
+            format_version: FORMAT_VERSION,
+            unet: architecture.unet.clone(),
+            encoder: architecture.encoder.clone(),
+            diffusion: DiffusionConfig::from_facts(&architecture.diffusion)?,
+            latent,
+            classifier: None,
+        })
+    }
+
+    /// Checks that the parts fit together.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(&self) -> std::result::Result<(), diffae_nets::Error> {
+        let Some(encoder) = &self.encoder else {
+            return if self.unet.has_z_sem() { Err(diffae_nets::Error::NoEncoder) } else { Ok(()) };
+        };
+        AutoencoderConfig::new(encoder.clone(), self.unet.clone())?;
+        let width = encoder.out_channels;
+        let fits = |what, got: Option<usize>| match got {
+            Some(got) if got != width => {
+                Err(diffae_nets::Error::WidthMismatch { what, got, of: "the width of z_sem", expected: width })
+            }
+            _ => Ok(()),
+        };
+        fits("z_channels of the latent net", self.latent.as_ref().map(|latent| latent.net.z_channels))?;
+        fits("z_channels of the classifier", self.classifier.as_ref().map(|classifier| classifier.z_channels))
+    }
+}
+
+fn write_schedule<S: Serializer>(schedule: &BetaSchedule, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(schedule)
+}
+
+fn read_schedule<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<BetaSchedule, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}

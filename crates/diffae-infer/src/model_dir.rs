@@ -1,0 +1,289 @@
+//! Models on disk: `config.json` beside `model.safetensors`, or a released checkpoint as it is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use diffae_nets::weights::{
+    ArchitectureHints, Checkpoint, ClassifierCheckpoint, LatentMoments, ParameterSet, SafetensorsFile, Weights,
+    safetensors_bytes,
+};
+use diffae_nets::{ClassifierConfig, RawClassifierConfig};
+
+use crate::error::{Error, Result};
+use crate::files::{Overwrite, write_atomically};
+use crate::model_config::{FORMAT_VERSION, ModelConfig};
+
+/// Name of the config inside a model directory.
+pub const CONFIG_FILE: &str = "config.json";
+/// Name of the weights inside a model directory.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+
+const MEAN: &str = "latent_stats.mean";
+const STD: &str = "latent_stats.std";
+
+/// An opened model whose networks have not been built yet.
+#[derive(Debug)]
+pub struct ModelSource {
+    pub(crate) path: PathBuf,
+    pub(crate) config: ModelConfig,
+    pub(crate) weights: Weights,
+    pub(crate) moments: Option<LatentMoments>,
+    pub(crate) classifier: Option<ClassifierTensors>,
+}
+
+/// The tensors of an attribute classifier, f32 on the CPU.
+#[derive(Debug, Clone)]
+pub(crate) struct ClassifierTensors {
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Tensor,
+    pub(crate) directions: Tensor,
+}
+
+impl ModelSource {
+    /// Tensors of a model directory that belong to no network.
+    pub(crate) const SIDE_TENSORS: [&str; 5] =
+        [MEAN, STD, "classifier.weight", "classifier.bias", "classifier.directions"];
+
+    /// Opens a model directory, a `.safetensors` file inside one, or a released checkpoint.
+    ///
+    /// `hints` say what a checkpoint without hyper-parameters cannot; other models ignore them.
+    ///
+    /// # Errors
+    /// [`Error::NotAModel`] if it is none of these; [`Error::Config`], [`Error::FormatVersion`] or [`Error::Weights`] if
+    /// it is damaged.
+    pub fn open(path: &Path, hints: &ArchitectureHints) -> Result<Self> {
+        let metadata = fs::metadata(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        if metadata.is_dir() {
+            return Self::open_dir(path, &path.join(WEIGHTS_FILE));
+        }
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
+            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            return Self::open_dir(folder, path);
+        }
+        Self::open_checkpoint(path, ParameterSet::Ema, hints)
+    }
+
+    /// Opens one parameter set of a released checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the file is damaged or holds another kind of model.
+    pub fn open_checkpoint(path: &Path, set: ParameterSet, hints: &ArchitectureHints) -> Result<Self> {
+        let failed = |source| Error::Weights { path: path.to_owned(), source };
+        let checkpoint = Checkpoint::open(path, set, hints).map_err(failed)?;
+        let mut source = Self {
+            path: path.to_owned(),
+            config: ModelConfig::from_architecture(&checkpoint.architecture)?,
+            weights: checkpoint.weights,
+            moments: None,
+            classifier: None,
+        };
+        source.config.check().map_err(failed)?;
+        if let Some(moments) = checkpoint.latent_moments {
+            source.set_latent_moments(moments)?;
+        }
+        Ok(source)
+    }
+
+    fn open_dir(folder: &Path, weights: &Path) -> Result<Self> {
+        let config_path = folder.join(CONFIG_FILE);
+        if !config_path.is_file() || !weights.is_file() {
+            return Err(Error::NotAModel { path: folder.to_owned() });
+        }
+        let failed = |source| Error::Weights { path: folder.to_owned(), source };
+        let config = read_config(&config_path)?;
+        config.check().map_err(failed)?;
+        let file = SafetensorsFile::open(weights).map_err(failed)?;
+        let weights = Weights::new(Arc::new(file));
+        let read = |name: &str| weights.tensor(name, DType::F32, &Device::Cpu).map_err(failed);
+        let classifier = match &config.classifier {
+            Some(_) => Some(ClassifierTensors {
+                weight: read("classifier.weight")?,
+                bias: read("classifier.bias")?,
+                directions: read("classifier.directions")?,
+            }),
+            None => None,
+        };
+        let moments = match weights.source().shape(MEAN) {
+            Some(_) => Some(LatentMoments::new(read(MEAN)?, read(STD)?).map_err(failed)?),
+            None => None,
+        };
+        let mut source = Self { path: folder.to_owned(), config, weights, moments: None, classifier };
+        if let Some(moments) = moments {
+            source.set_latent_moments(moments)?;
+        }
+        Ok(source)
+    }
+
+    /// What the model is.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Mean and standard deviation of `z_sem`, where they are known.
+    #[must_use]
+    pub fn latent_moments(&self) -> Option<&LatentMoments> {
+        self.moments.as_ref()
+    }
+
+    /// Adds or replaces the statistics of `z_sem`.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if their width is not that of the model's `z_sem`.
+    pub fn set_latent_moments(&mut self, moments: LatentMoments) -> Result<()> {
+        self.check_width("the width of the latent statistics", moments.mean.elem_count())?;
+        self.moments = Some(moments);
+        Ok(())
+    }
+
+    /// Adds or replaces the attribute classifier. Its statistics are taken over if the model has none.
+    ///
+    /// `names` are those of its attributes; without them a classifier of 40 is taken for one of `CelebA`'s attributes,
+    /// others are numbered.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the width or the number of names does not fit; [`Error::Weights`] if a name occurs twice.
+    pub fn set_classifier(&mut self, checkpoint: ClassifierCheckpoint, names: Option<Vec<String>>) -> Result<()> {
+        let (num_attributes, width) = match *checkpoint.directions.dims() {
+            [num_attributes, width] => (num_attributes, width),
+            _ => (0, 0),
+        };
+        self.check_width("the width of the classifier", width)?;
+        let names = names.unwrap_or_else(|| crate::attributes::default_names(num_attributes));
+        if names.len() != num_attributes {
+            let expected = format!("{num_attributes}, as many as the classifier has rows");
+            return Err(mismatch("the number of attribute names", names.len(), expected));
+        }
+        let config = ClassifierConfig::new(RawClassifierConfig { z_channels: width, attributes: names })
+            .map_err(|source| Error::Weights { path: self.path.clone(), source })?;
+        self.config.classifier = Some(config);
+        let ClassifierCheckpoint { directions, weight, bias, latent_moments } = checkpoint;
+        self.classifier = Some(ClassifierTensors { weight, bias, directions });
+        match latent_moments {
+            Some(moments) if self.moments.is_none() => self.set_latent_moments(moments),
+            _ => Ok(()),
+        }
+    }
+
+    /// Number of parameters of the networks.
+    #[must_use]
+    pub fn num_parameters(&self, prefix: &str) -> usize {
+        let source = self.weights.source();
+        let names = source.names().into_iter().filter(|name| name.starts_with(prefix));
+        names.filter_map(|name| source.shape(&name).map(|shape| shape.iter().product::<usize>())).sum()
+    }
+
+    /// A short name for what decides how pictures are encoded and decoded: encoder, `UNet` and their numbers.
+    ///
+    /// Codes carry it, so that they are not decoded with another model by mistake. It does not depend on whether the
+    /// model is a checkpoint or was imported from it, as long as the number type is the same.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if a tensor cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        let config = (&self.config.unet, &self.config.encoder, &self.config.diffusion);
+        let config =
+            serde_json::to_string(&config).map_err(|source| Error::Config { path: self.path.clone(), source })?;
+        hasher.update(config.as_bytes());
+        let source = self.weights.source();
+        let decides = |name: &String| name.starts_with("unet.") || name.starts_with("encoder.");
+        for name in source.names().iter().filter(|name| decides(name)) {
+            let tensor = source.read(name).map_err(|source| Error::Weights { path: self.path.clone(), source })?;
+            hasher.update(name.as_bytes());
+            hasher.update(format!("{:?}{:?}", tensor.dtype, tensor.shape).as_bytes());
+            hasher.update_rayon(&tensor.bytes);
+        }
+        Ok(hasher.finalize().to_hex()[..16].to_owned())
+    }
+
+    /// Writes a model directory.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if it holds a model that must not be replaced; [`Error::Io`] if it cannot be written, in which
+    /// case no file is left half written; [`Error::Weights`] if a number does not fit `dtype`.
+    pub fn write(&self, folder: &Path, dtype: DType, overwrite: Overwrite) -> Result<()> {
+        let paths = [folder.join(WEIGHTS_FILE), folder.join(CONFIG_FILE)];
+        if let Some(path) = paths.iter().find(|path| overwrite == Overwrite::Refuse && path.exists()) {
+            return Err(Error::Exists { path: path.clone() });
+        }
+        let mut json = serde_json::to_string_pretty(&self.config)
+            .map_err(|source| Error::Config { path: folder.join(CONFIG_FILE), source })?;
+        json.push('\n');
+        let text = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        let bytes = safetensors_bytes(&self.tensors(dtype)?, &text)
+            .map_err(|source| Error::Weights { path: folder.to_owned(), source })?;
+        let is_new = !folder.exists();
+        fs::create_dir_all(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
+        let [weights_path, config_path] = &paths;
+        let written = write_atomically(weights_path, &bytes, overwrite)
+            .and_then(|()| write_atomically(config_path, json.as_bytes(), overwrite));
+        if written.is_err() && is_new {
+            // Best effort: the error that matters is the first one.
+            let _ = fs::remove_dir_all(folder);
+        }
+        written
+    }
+
+    /// The parameters of the networks, by name, on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if one cannot be read or does not fit `dtype`.
+    pub fn networks(&self, dtype: DType) -> Result<BTreeMap<String, Tensor>> {
+        let source = self.weights.source();
+        let names = source.names().into_iter().filter(|name| !Self::SIDE_TENSORS.contains(&name.as_str()));
+        let read = |name: String| {
+            let tensor = source.read(&name)?.to_tensor(dtype, &Device::Cpu)?;
+            Ok((name, tensor))
+        };
+        names
+            .map(read)
+            .collect::<diffae_nets::Result<_>>()
+            .map_err(|source| Error::Weights { path: self.path.clone(), source })
+    }
+
+    /// All tensors of the model; those of the networks in `dtype`, statistics and classifier in f32.
+    fn tensors(&self, dtype: DType) -> Result<BTreeMap<String, Tensor>> {
+        let mut tensors = self.networks(dtype)?;
+        if let Some(moments) = &self.moments {
+            tensors.insert(MEAN.to_owned(), moments.mean.clone());
+            tensors.insert(STD.to_owned(), moments.std.clone());
+        }
+        if let Some(classifier) = &self.classifier {
+            tensors.insert("classifier.weight".to_owned(), classifier.weight.clone());
+            tensors.insert("classifier.bias".to_owned(), classifier.bias.clone());
+            tensors.insert("classifier.directions".to_owned(), classifier.directions.clone());
+        }
+        Ok(tensors)
+    }
+
+    fn check_width(&self, what: &str, got: usize) -> Result<()> {
+        match &self.config.encoder {
+            Some(encoder) if encoder.out_channels == got => Ok(()),
+            Some(encoder) => Err(mismatch(what, got, encoder.out_channels.to_string())),
+            None => Err(Error::MissingPart { part: "semantic code", hint: "a plain DDPM cannot be given one" }),
+        }
+    }
+}
+
+fn mismatch(what: &str, got: usize, expected: String) -> Error {
+    Error::Mismatch { what: what.to_owned(), got: got.to_string(), expected }
+}
+
+fn read_config(path: &Path) -> Result<ModelConfig> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        format_version: u32,
+    }
+    let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let damaged = |source| Error::Config { path: path.to_owned(), source };
+    let version: Version = serde_json::from_str(&text).map_err(damaged)?;
+    if version.format_version != FORMAT_VERSION {
+        let (path, got) = (path.to_owned(), version.format_version);
+        return Err(Error::FormatVersion { path, got, supported: FORMAT_VERSION });
+    }
+    serde_json::from_str(&text).map_err(damaged)
+}

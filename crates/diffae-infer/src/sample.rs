@@ -1,0 +1,39 @@
+//! Noise -> `z_sem`: codes of pictures that do not exist.
+
+use candle_core::Tensor;
+use diffae_schedule::{Clip, OnStep, no_noise};
+
+use crate::chain::{LatentDenoiser, ddim};
+use crate::error::Result;
+use crate::model::Model;
+
+impl Model {
+    /// Invents normalized semantic codes with the latent diffusion: deterministic DDIM without clipping.
+    ///
+    /// # Shapes
+    /// - `z_terminal`: standard normal noise, `[N, D]`, f32; result: normalized `z_sem`, `[N, D]`, f32.
+    /// # Errors
+    /// [`MissingPart`](crate::Error::MissingPart) if the model has no latent net; others as for [`Model::decode`].
+    /// # Source
+    /// Preechakul et al. 2022 (arXiv:2111.15640), section 4.
+    pub fn sample_z_sem_normalized(
+        &self,
+        z_terminal: &Tensor,
+        num_steps: usize,
+        on_step: &mut OnStep<'_>,
+    ) -> Result<Tensor> {
+        let latent = self.latent()?;
+        let sampler = ddim(&latent.schedule, num_steps, Clip::None, 0.)?;
+        Ok(sampler.decode(&LatentDenoiser(&latent.net), z_terminal, &mut no_noise, on_step)?)
+    }
+
+    /// Invents semantic codes, ready for [`Model::decode`].
+    ///
+    /// # Shapes
+    /// - `z_terminal`: standard normal noise, `[N, D]`, f32; result: `z_sem`, `[N, D]`, f32.
+    /// # Errors
+    /// As [`Model::sample_z_sem_normalized`], and if the model has no latent statistics.
+    pub fn sample_z_sem(&self, z_terminal: &Tensor, num_steps: usize, on_step: &mut OnStep<'_>) -> Result<Tensor> {
+        self.denormalize(&self.sample_z_sem_normalized(z_terminal, num_steps, on_step)?)
+    }
+}

@@ -1,0 +1,219 @@
+//! Resampling of the last two axes by a factor of two: nearest-neighbor up, 2x2 mean down.
+//!
+//! The two are adjoint up to a factor of four, `<up(x), y> = 4 <x, down(y)>`, so each is the other's
+//! backward pass.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
+use rayon::prelude::*;
+
+/// Repeats every pixel of the last two axes twice along both: `y[.., 2i + a, 2j + b] = x[.., i, j]`, `a, b` in `{0, 1}`.
+///
+/// Gradient: each input pixel receives the sum over its four copies, added to what other consumers of `x`
+/// contribute. (Candle 0.11's `upsample_nearest2d` overwrites those instead.)
+///
+/// # Shapes
+/// - `x`: `[N, C, H, W]`, any float dtype; result: `[N, C, 2H, 2W]`, same dtype.
+/// # Errors
+/// If `x` does not have four axes or is not a float tensor.
+pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
+    let (n, c, h, w) = x.dims4()?;
+    if x.device().is_cpu() {
+        return x.apply_op1(Upsample);
+    }
+    x.reshape((n, c, h, 1, w, 1))?.broadcast_as((n, c, h, 2, w, 2))?.contiguous()?.reshape((n, c, 2 * h, 2 * w))
+}
+
+/// Means over disjoint 2x2 windows of the last two axes: `y[.., i, j] = mean of x[.., 2i..2i+2, 2j..2j+2]`.
+///
+/// # Shapes
+/// - `x`: `[N, C, H, W]`, any float dtype, H and W even; result: `[N, C, H/2, W/2]`, same dtype.
+/// # Errors
+/// If `x` does not have four axes, is not a float tensor, or H or W is odd.
+pub fn average_pool_2x(x: &Tensor) -> Result<Tensor> {
+    let (_, _, h, w) = x.dims4()?;
+    if h % 2 != 0 || w % 2 != 0 {
+        bail!("2x2 mean needs an even height and width, got {h}x{w}")
+    }
+    if x.device().is_cpu() { x.apply_op1(AveragePool) } else { x.avg_pool2d(2) }
+}
+
+struct Upsample;
+struct AveragePool;
+
+impl CustomOp1 for Upsample {
+    fn name(&self) -> &'static str {
+        "upsample-nearest-2x"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (n, c, h, w) = layout.shape().dims4()?;
+        let storage = match storage {
+            CpuStorage::F32(x) => CpuStorage::F32(upsample_planes(contiguous(x, layout)?, h, w)),
+            CpuStorage::F64(x) => CpuStorage::F64(upsample_planes(contiguous(x, layout)?, h, w)),
+            CpuStorage::F16(x) => CpuStorage::F16(upsample_planes(contiguous(x, layout)?, h, w)),
+            CpuStorage::BF16(x) => CpuStorage::BF16(upsample_planes(contiguous(x, layout)?, h, w)),
+            other => bail!("{} of {:?}", self.name(), candle_core::backend::BackendStorage::dtype(other)),
+        };
+        Ok((storage, Shape::from((n, c, 2 * h, 2 * w))))
+    }
+
+    fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some((average_pool_2x(&grad.contiguous()?)? * 4.)?))
+    }
+}
+
+impl CustomOp1 for AveragePool {
+    fn name(&self) -> &'static str {
+        "average-pool-2x"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (n, c, h, w) = layout.shape().dims4()?;
+        let storage = match storage {
+            CpuStorage::F32(x) => CpuStorage::F32(average_planes(contiguous(x, layout)?, h, w)),
+            CpuStorage::F64(x) => CpuStorage::F64(average_planes(contiguous(x, layout)?, h, w)),
+            CpuStorage::F16(x) => CpuStorage::F16(average_planes(contiguous(x, layout)?, h, w)),
+            CpuStorage::BF16(x) => CpuStorage::BF16(average_planes(contiguous(x, layout)?, h, w)),
+            other => bail!("{} of {:?}", self.name(), candle_core::backend::BackendStorage::dtype(other)),
+        };
+        Ok((storage, Shape::from((n, c, h >> 1, w >> 1))))
+    }
+
+    fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some((upsample_nearest_2x(&grad.contiguous()?)? * 0.25)?))
+    }
+}
+
+/// The elements of a contiguous layout, as one slice.
+fn contiguous<'a, T>(storage: &'a [T], layout: &Layout) -> Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage[start..end]),
+        None => bail!("resampling by two needs a contiguous tensor, got strides {:?}", layout.stride()),
+    }
+}
+
+/// `x` is a row of `[h, w]` planes; so is the result, of `[2h, 2w]` planes.
+fn upsample_planes<T: Copy + Default + Send + Sync>(x: &[T], h: usize, w: usize) -> Vec<T> {
+    let mut y = vec![T::default(); 4 * x.len()];
+    if x.is_empty() {
+        return y;
+    }
+    y.par_chunks_mut(4 * h * w).zip(x.par_chunks(h * w)).for_each(|(y, x)| {
+        for (y, x) in y.chunks_mut(4 * w).zip(x.chunks(w)) {
+            let (first, second) = y.split_at_mut(2 * w);
+            for (pair, &value) in first.chunks_mut(2).zip(x) {
+                pair.fill(value);
+            }
+            second.copy_from_slice(first);
+        }
+    });
+    y
+}
+
+/// `x` is a row of `[h, w]` planes with even sides; so is the result, of `[h/2, w/2]` planes.
+fn average_planes<T: WithDType + Default>(x: &[T], h: usize, w: usize) -> Vec<T> {
+    let mut y = vec![T::default(); x.len() >> 2];
+    if y.is_empty() {
+        return y;
+    }
+    let quarter = T::from_f64(0.25);
+    let plane = h * w;
+    y.par_chunks_mut(plane >> 2).zip(x.par_chunks(plane)).for_each(|(y, x)| {
+        for (y, x) in y.chunks_mut(w >> 1).zip(x.chunks(2 * w)) {
+            let (first, second) = x.split_at(w);
+            for ((mean, a), b) in y.iter_mut().zip(first.chunks(2)).zip(second.chunks(2)) {
+                *mean = ((a[0] + a[1]) + (b[0] + b[1])) * quarter;
+            }
+        }
+    });
+    y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device, Var};
+    use proptest::prelude::*;
+
+    fn ramp(shape: (usize, usize, usize, usize)) -> Tensor {
+        let count = shape.0 * shape.1 * shape.2 * shape.3;
+        let values = (0..count).map(|i| (i as f32 * 0.37).sin()).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn values(x: &Tensor) -> Vec<f32> {
+        x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// The gradient of `sum(up(x) * a) + sum(x * b)` with respect to x: x has two consumers, as in an up block.
+    fn gradient_with_two_consumers(up: impl Fn(&Tensor) -> Tensor) -> Vec<f32> {
+        let x = Var::from_tensor(&ramp((1, 2, 2, 2))).unwrap();
+        let (a, b) = (ramp((1, 2, 4, 4)), ramp((1, 2, 2, 2)));
+        let direct = (x.as_tensor() * &b).unwrap().sum_all().unwrap();
+        let resampled = (up(x.as_tensor()) * &a).unwrap().sum_all().unwrap();
+        // In this order the backward pass reaches the direct consumer first.
+        let gradients = (resampled + direct).unwrap().backward().unwrap();
+        values(gradients.get(&x).unwrap())
+    }
+
+    fn expected_gradient() -> Vec<f32> {
+        let (a, b) = (ramp((1, 2, 4, 4)), ramp((1, 2, 2, 2)));
+        values(&((average_pool_2x(&a).unwrap() * 4.).unwrap() + b).unwrap())
+    }
+
+    #[test]
+    fn upsampling_adds_to_the_gradient_of_another_consumer() {
+        let got = gradient_with_two_consumers(|x| upsample_nearest_2x(x).unwrap());
+        for (got, expected) in got.iter().zip(expected_gradient()) {
+            assert!((got - expected).abs() < 1e-6, "{got} != {expected}");
+        }
+    }
+
+    /// The fault that this module works round. When this test fails, Candle has mended it.
+    #[test]
+    fn candle_upsampling_loses_the_gradient_of_another_consumer() {
+        let got = gradient_with_two_consumers(|x| x.upsample_nearest2d(4, 4).unwrap());
+        let expected = expected_gradient();
+        let worst = got.iter().zip(&expected).map(|(g, e)| (g - e).abs()).fold(0f32, f32::max);
+        assert!(worst > 0.1, "candle's gradient is right: worst difference {worst}");
+    }
+
+    #[test]
+    fn odd_sides_cannot_be_halved() {
+        let error = average_pool_2x(&ramp((1, 1, 3, 4))).unwrap_err().to_string();
+        assert!(error.contains("got 3x4"), "{error}");
+    }
+
+    #[test]
+    fn half_precision_keeps_its_dtype() {
+        for dtype in [DType::F16, DType::BF16, DType::F64] {
+            let x = ramp((1, 2, 2, 4)).to_dtype(dtype).unwrap();
+            assert_eq!(upsample_nearest_2x(&x).unwrap().dtype(), dtype);
+            let back = average_pool_2x(&upsample_nearest_2x(&x).unwrap()).unwrap();
+            assert_eq!(values(&back), values(&x));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn forward_equals_candle(n in 1usize..4, c in 1usize..5, h in 1usize..7, w in 1usize..7) {
+            let x = ramp((n, c, h, w));
+            let up = upsample_nearest_2x(&x).unwrap();
+            prop_assert_eq!(values(&up), values(&x.upsample_nearest2d(2 * h, 2 * w).unwrap()));
+            let x = ramp((n, c, 2 * h, 2 * w));
+            let down = values(&average_pool_2x(&x).unwrap());
+            for (ours, candle) in down.iter().zip(values(&x.avg_pool2d(2).unwrap())) {
+                prop_assert!((ours - candle).abs() < 1e-6);
+            }
+        }
+
+        #[test]
+        fn the_two_are_adjoint(n in 1usize..3, c in 1usize..4, h in 1usize..5, w in 1usize..5) {
+            let (x, y) = (ramp((n, c, h, w)), ramp((n, c, 2 * h, 2 * w)));
+            let dot = |a: &Tensor, b: &Tensor| values(&(a * b).unwrap().sum_all().unwrap().reshape(1).unwrap())[0];
+            let left = dot(&upsample_nearest_2x(&x).unwrap(), &y);
+            let right = 4. * dot(&x, &average_pool_2x(&y).unwrap());
+            prop_assert!((left - right).abs() < 1e-4 * (1. + left.abs()));
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Encoder and noise predictor as one model.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use crate::config::AutoencoderConfig;
+use crate::encoder::SemanticEncoder;
+use crate::unet::Unet;
+
+/// The Diffusion Autoencoder: a semantic encoder and the `UNet` that it conditions.
+#[derive(Debug, Clone)]
+pub struct DiffusionAutoencoder {
+    encoder: SemanticEncoder,
+    unet: Unet,
+}
+
+impl DiffusionAutoencoder {
+    /// Reads `encoder.*` and `unet.*` below `vb`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub fn new(config: &AutoencoderConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            encoder: SemanticEncoder::new(config.encoder(), &vb.pp("encoder"))?,
+            unet: Unet::new(config.unet(), &vb.pp("unet"))?,
+        })
+    }
+
+    /// `x_0 -> z_sem`.
+    #[must_use]
+    pub fn encoder(&self) -> &SemanticEncoder {
+        &self.encoder
+    }
+
+    /// `(x_t, t, z_sem) -> eps`.
+    #[must_use]
+    pub fn unet(&self) -> &Unet {
+        &self.unet
+    }
+
+    /// The noise prediction that training compares with the noise: `unet(x_t, t, encoder(x_0))`.
+    ///
+    /// # Shapes
+    /// - `x_0`, `x_t`: `[N, C, H, W]`; `timesteps`: N numbers in `0..T`; result: as `x_t`.
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn forward(&self, x_0: &Tensor, x_t: &Tensor, timesteps: &[f32]) -> Result<Tensor> {
+        let z_sem = self.encoder.forward(x_0)?;
+        self.unet.forward(x_t, timesteps, Some(&z_sem))
+    }
+}

@@ -1,0 +1,432 @@
+//! Sizes of the networks: what was written (`Raw...`) and what is known to be valid.
+//!
+//! A `Raw...` config is plain data, read from JSON or TOML with unknown keys rejected. [`Valid`] holds one that was
+//! checked for everything that construction relies on.
+
+use std::ops::Deref;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::error::{Error, Result};
+use crate::plan::{OutputStage, Trunk, output_blocks, positive};
+
+/// A config that was checked; its fields are read through [`Deref`] and cannot be changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Valid<Raw>(Raw);
+
+/// What makes a config valid.
+pub trait Check {
+    /// Finds what is wrong with the config.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    fn check(&self) -> Result<()>;
+}
+
+impl<Raw: Check> Valid<Raw> {
+    /// Checks `raw`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn new(raw: Raw) -> Result<Self> {
+        raw.check()?;
+        Ok(Self(raw))
+    }
+}
+
+impl<Raw> Deref for Valid<Raw> {
+    type Target = Raw;
+
+    fn deref(&self) -> &Raw {
+        &self.0
+    }
+}
+
+impl<Raw: Serialize> Serialize for Valid<Raw> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de, Raw: Check + Deserialize<'de>> Deserialize<'de> for Valid<Raw> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        Self::new(Raw::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// What a `UNet` is conditioned on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Conditioning {
+    /// The timestep alone: a plain DDPM.
+    Time,
+    /// The timestep and a semantic code whose width is `embed_channels`.
+    TimeAndZSem,
+}
+
+/// Sizes of a [`Unet`](crate::Unet) as written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawUnetConfig {
+    /// Height and width of pictures.
+    pub image_size: usize,
+    /// Channels of `x_t`.
+    pub in_channels: usize,
+    /// Channels of `eps`.
+    pub out_channels: usize,
+    /// M: channels are multiples of it.
+    pub model_channels: usize,
+    /// Channels of each level in units of M; the resolution halves from level to level.
+    pub channel_mult: Vec<usize>,
+    /// R: blocks a level; the ascending half has one more.
+    pub num_res_blocks: usize,
+    /// Blocks a level in the descending half, where it differs from R.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_input_res_blocks: Option<usize>,
+    /// E: width of the time embedding and of `z_sem`.
+    pub embed_channels: usize,
+    /// Resolutions at which blocks are followed by attention.
+    pub attention_resolutions: Vec<usize>,
+    /// Heads of every attention block.
+    pub num_heads: usize,
+    /// Dropout probability in training, in `[0, 1)`.
+    pub dropout: f64,
+    /// Whether there is a semantic code.
+    pub conditioning: Conditioning,
+}
+
+/// Valid sizes of a [`Unet`](crate::Unet).
+pub type UnetConfig = Valid<RawUnetConfig>;
+
+impl RawUnetConfig {
+    /// Whether the model has a semantic code.
+    #[must_use]
+    pub fn has_z_sem(&self) -> bool {
+        self.conditioning == Conditioning::TimeAndZSem
+    }
+
+    pub(crate) fn trunk(&self) -> Trunk<'_> {
+        Trunk {
+            network: "unet",
+            image_size: self.image_size,
+            model_channels: self.model_channels,
+            channel_mult: &self.channel_mult,
+            num_res_blocks: self.num_input_res_blocks.unwrap_or(self.num_res_blocks),
+            attention_resolutions: &self.attention_resolutions,
+            num_heads: self.num_heads,
+        }
+    }
+
+    pub(crate) fn output_plan(&self) -> Vec<OutputStage> {
+        let trunk = self.trunk();
+        trunk.output_plan(&trunk.input_plan(), self.num_res_blocks)
+    }
+}
+
+impl Check for RawUnetConfig {
+    fn check(&self) -> Result<()> {
+        let trunk = self.trunk();
+        trunk.check()?;
+        for (field, value) in [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("embed_channels", self.embed_channels),
+            ("num_res_blocks", self.num_res_blocks),
+        ] {
+            positive("unet", field, value)?;
+        }
+        check_dropout("unet", self.dropout)?;
+        let input = trunk.input_plan();
+        let output = trunk.output_plan(&input, self.num_res_blocks);
+        trunk.check_blocks(input.blocks().chain(output_blocks(&output)))
+    }
+}
+
+/// Sizes of a [`SemanticEncoder`](crate::SemanticEncoder) as written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawEncoderConfig {
+    /// Height and width of pictures.
+    pub image_size: usize,
+    /// Channels of `x_0`.
+    pub in_channels: usize,
+    /// D: width of `z_sem`.
+    pub out_channels: usize,
+    /// M: channels are multiples of it.
+    pub model_channels: usize,
+    /// Channels of each level in units of M; the resolution halves from level to level.
+    pub channel_mult: Vec<usize>,
+    /// Blocks a level.
+    pub num_res_blocks: usize,
+    /// Resolutions at which blocks are followed by attention.
+    pub attention_resolutions: Vec<usize>,
+    /// Heads of every attention block.
+    pub num_heads: usize,
+}
+
+/// Valid sizes of a [`SemanticEncoder`](crate::SemanticEncoder).
+pub type EncoderConfig = Valid<RawEncoderConfig>;
+
+impl RawEncoderConfig {
+    pub(crate) fn trunk(&self) -> Trunk<'_> {
+        Trunk {
+            network: "encoder",
+            image_size: self.image_size,
+            model_channels: self.model_channels,
+            channel_mult: &self.channel_mult,
+            num_res_blocks: self.num_res_blocks,
+            attention_resolutions: &self.attention_resolutions,
+            num_heads: self.num_heads,
+        }
+    }
+}
+
+impl Check for RawEncoderConfig {
+    fn check(&self) -> Result<()> {
+        let trunk = self.trunk();
+        trunk.check()?;
+        positive("encoder", "in_channels", self.in_channels)?;
+        positive("encoder", "out_channels", self.out_channels)?;
+        trunk.check_blocks(trunk.input_plan().blocks())
+    }
+}
+
+/// Sizes of a [`DiffusionAutoencoder`](crate::DiffusionAutoencoder): two configs that fit together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AutoencoderConfig {
+    encoder: EncoderConfig,
+    unet: UnetConfig,
+}
+
+impl AutoencoderConfig {
+    /// Joins an encoder and a `UNet`.
+    ///
+    /// # Errors
+    /// [`Error::WidthMismatch`] if the width of `z_sem`, the image size or the channels of pictures differ;
+    /// [`Error::NoZSem`] if the `UNet` has no semantic code.
+    pub fn new(encoder: EncoderConfig, unet: UnetConfig) -> Result<Self> {
+        if !unet.has_z_sem() {
+            return Err(Error::NoZSem);
+        }
+        check_width("width of z_sem", encoder.out_channels, "embed_channels of the unet", unet.embed_channels)?;
+        check_width("image size of the encoder", encoder.image_size, "that of the unet", unet.image_size)?;
+        check_width("in_channels of the encoder", encoder.in_channels, "that of the unet", unet.in_channels)?;
+        check_width("out_channels of the unet", unet.out_channels, "its in_channels", unet.in_channels)?;
+        Ok(Self { encoder, unet })
+    }
+
+    /// Sizes of the encoder.
+    #[must_use]
+    pub fn encoder(&self) -> &EncoderConfig {
+        &self.encoder
+    }
+
+    /// Sizes of the `UNet`.
+    #[must_use]
+    pub fn unet(&self) -> &UnetConfig {
+        &self.unet
+    }
+}
+
+/// Sizes of a [`LatentNet`](crate::LatentNet) as written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawLatentNetConfig {
+    /// D: width of `z_sem`.
+    pub z_channels: usize,
+    /// H: width of the hidden layers.
+    pub hidden_channels: usize,
+    /// K: number of layers, the last included.
+    pub num_layers: usize,
+    /// Layers, counted from 0, that see `z_t` beside the hidden state; each in `1..K`.
+    pub skip_layers: Vec<usize>,
+    /// Number of sinusoids of the time embedding.
+    pub time_embed_channels: usize,
+}
+
+/// Valid sizes of a [`LatentNet`](crate::LatentNet).
+pub type LatentNetConfig = Valid<RawLatentNetConfig>;
+
+impl RawLatentNetConfig {
+    /// Width of what layer `layer` reads.
+    pub(crate) fn layer_width(&self, layer: usize) -> usize {
+        match (layer, self.skip_layers.contains(&layer)) {
+            (0, _) => self.z_channels,
+            (_, true) => self.hidden_channels + self.z_channels,
+            (_, false) => self.hidden_channels,
+        }
+    }
+}
+
+impl Check for RawLatentNetConfig {
+    fn check(&self) -> Result<()> {
+        for (field, value) in [
+            ("z_channels", self.z_channels),
+            ("hidden_channels", self.hidden_channels),
+            ("num_layers", self.num_layers.saturating_sub(1)),
+            ("time_embed_channels", self.time_embed_channels),
+        ] {
+            positive("latent_net", field, value)?;
+        }
+        match self.skip_layers.iter().find(|&&k| k == 0 || k >= self.num_layers) {
+            Some(&layer) => Err(Error::SkipLayerOutOfRange { layer, num_layers: self.num_layers }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Sizes of an [`AttributeClassifier`](crate::AttributeClassifier) as written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawClassifierConfig {
+    /// D: width of `z_sem`.
+    pub z_channels: usize,
+    /// Name of each attribute.
+    pub attributes: Vec<String>,
+}
+
+/// Valid sizes of an [`AttributeClassifier`](crate::AttributeClassifier).
+pub type ClassifierConfig = Valid<RawClassifierConfig>;
+
+impl Check for RawClassifierConfig {
+    fn check(&self) -> Result<()> {
+        positive("classifier", "z_channels", self.z_channels)?;
+        positive("classifier", "number of attributes", self.attributes.len())?;
+        let duplicate = self.attributes.iter().enumerate().find(|(i, name)| self.attributes[..*i].contains(name));
+        match duplicate {
+            Some((_, name)) => Err(Error::DuplicateAttribute { name: name.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_dropout(network: &'static str, dropout: f64) -> Result<()> {
+    if (0. ..1.).contains(&dropout) { Ok(()) } else { Err(Error::DropoutOutOfRange { network, got: dropout }) }
+}
+
+/// Checks that two sizes that must agree do.
+pub(crate) fn check_width(what: &'static str, got: usize, of: &'static str, expected: usize) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::WidthMismatch { what, got, of, expected }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unet() -> RawUnetConfig {
+        RawUnetConfig {
+            image_size: 32,
+            in_channels: 3,
+            out_channels: 3,
+            model_channels: 32,
+            channel_mult: vec![1, 2],
+            num_res_blocks: 1,
+            num_input_res_blocks: None,
+            embed_channels: 48,
+            attention_resolutions: vec![16],
+            num_heads: 2,
+            dropout: 0.1,
+            conditioning: Conditioning::TimeAndZSem,
+        }
+    }
+
+    fn encoder() -> RawEncoderConfig {
+        RawEncoderConfig {
+            image_size: 32,
+            in_channels: 3,
+            out_channels: 48,
+            model_channels: 32,
+            channel_mult: vec![1, 2, 2],
+            num_res_blocks: 1,
+            attention_resolutions: vec![8],
+            num_heads: 1,
+        }
+    }
+
+    fn message<T: std::fmt::Debug>(result: Result<T>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_channel_count_that_the_groups_do_not_divide_is_rejected() {
+        let text = message(UnetConfig::new(RawUnetConfig { model_channels: 36, ..unet() }));
+        assert!(text.contains("36 channels") && text.contains("32 groups"), "{text}");
+    }
+
+    #[test]
+    fn a_concatenation_that_the_groups_do_not_divide_is_rejected() {
+        // 24 and 48 channels are divided by min(32, C) groups only in part: 48 % 32 != 0.
+        let text = message(UnetConfig::new(RawUnetConfig { model_channels: 24, ..unet() }));
+        assert!(text.contains("48 channels"), "{text}");
+    }
+
+    #[test]
+    fn heads_must_divide_the_channels() {
+        let text = message(UnetConfig::new(RawUnetConfig { num_heads: 5, ..unet() }));
+        assert!(text.contains("5 heads"), "{text}");
+    }
+
+    #[test]
+    fn an_attention_resolution_that_never_occurs_is_rejected() {
+        let text = message(UnetConfig::new(RawUnetConfig { attention_resolutions: vec![16, 10], ..unet() }));
+        assert!(text.contains("resolution 10") && text.contains("[32, 16]"), "{text}");
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_halved_often_enough_is_rejected() {
+        let text = message(UnetConfig::new(RawUnetConfig { image_size: 33, ..unet() }));
+        assert!(text.contains("33"), "{text}");
+    }
+
+    #[test]
+    fn zero_and_enormous_fields_are_rejected() {
+        assert!(message(UnetConfig::new(RawUnetConfig { embed_channels: 0, ..unet() })).contains("embed_channels"));
+        let huge = RawUnetConfig { num_res_blocks: 1 << 20, ..unet() };
+        assert!(message(UnetConfig::new(huge)).contains("num_res_blocks"));
+        assert!(message(UnetConfig::new(RawUnetConfig { channel_mult: vec![], ..unet() })).contains("channel_mult"));
+        assert!(message(UnetConfig::new(RawUnetConfig { dropout: f64::NAN, ..unet() })).contains("dropout"));
+    }
+
+    #[test]
+    fn widths_of_encoder_and_unet_must_agree() {
+        let unet = UnetConfig::new(unet()).unwrap();
+        let encoder = EncoderConfig::new(RawEncoderConfig { out_channels: 40, ..encoder() }).unwrap();
+        let text = message(AutoencoderConfig::new(encoder, unet));
+        assert!(text.contains("40") && text.contains("48"), "{text}");
+    }
+
+    #[test]
+    fn an_unconditioned_unet_has_no_encoder() {
+        let unet = UnetConfig::new(RawUnetConfig { conditioning: Conditioning::Time, ..unet() }).unwrap();
+        let encoder = EncoderConfig::new(encoder()).unwrap();
+        assert!(matches!(AutoencoderConfig::new(encoder, unet), Err(Error::NoZSem)));
+    }
+
+    #[test]
+    fn skip_layers_lie_inside_the_latent_net() {
+        let raw = RawLatentNetConfig {
+            z_channels: 8,
+            hidden_channels: 16,
+            num_layers: 3,
+            skip_layers: vec![1, 3],
+            time_embed_channels: 64,
+        };
+        assert!(message(LatentNetConfig::new(raw)).contains("skip layer 3"));
+    }
+
+    #[test]
+    fn attribute_names_are_unique() {
+        let raw = RawClassifierConfig { z_channels: 4, attributes: vec!["Smiling".into(), "Smiling".into()] };
+        assert!(message(ClassifierConfig::new(raw)).contains("Smiling"));
+    }
+
+    #[test]
+    fn json_round_trips_and_unknown_keys_are_rejected() {
+        let config = UnetConfig::new(unet()).unwrap();
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<UnetConfig>(&json).unwrap(), config);
+        let json = json.replacen('{', "{\"dropuot\":0.1,", 1);
+        assert!(serde_json::from_str::<UnetConfig>(&json).unwrap_err().to_string().contains("dropuot"));
+    }
+}

@@ -1,0 +1,95 @@
+//! The semantic encoder: `x_0 -> z_sem`.
+
+use candle_core::{DType, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use crate::attention::{AttentionBlock, AttentionConfig};
+use crate::config::EncoderConfig;
+use crate::conv::{Conv2d, Conv2dConfig};
+use crate::norm::{Activation, GroupNorm};
+use crate::plan::{ResPlan, Resample};
+use crate::precision::compute_dtype;
+use crate::res_block::PlainResBlock;
+
+/// Turns a clean picture into its semantic code: the descending half of a `UNet`, a global mean and a 1x1 convolution.
+///
+/// # Source
+/// Preechakul et al. 2022 (arXiv:2111.15640), section 3 and appendix A; block layout as in the released weights.
+#[derive(Debug, Clone)]
+pub struct SemanticEncoder {
+    config: EncoderConfig,
+    first: Conv2d,
+    stages: Vec<(PlainResBlock, Option<AttentionBlock>)>,
+    middle: (PlainResBlock, AttentionBlock, PlainResBlock),
+    out_norm: GroupNorm,
+    out_conv: Conv2d,
+    dtype: DType,
+}
+
+impl SemanticEncoder {
+    /// Reads the parameters below `vb`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub fn new(config: &EncoderConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let plan = config.trunk().input_plan();
+        let attention = |channels, vb: &VarBuilder<'_>| {
+            AttentionBlock::new(AttentionConfig { channels, num_heads: config.num_heads }, vb)
+        };
+        let mut stages = Vec::with_capacity(plan.stages.len());
+        for (i, stage) in plan.stages.iter().enumerate() {
+            let vb = vb.pp("input_blocks").pp(i + 1);
+            let block = PlainResBlock::new(stage.res, &vb.pp("0"))?;
+            let attention = stage.attention.then(|| attention(stage.res.out_channels, &vb.pp("1"))).transpose()?;
+            stages.push((block, attention));
+        }
+        let channels = config.trunk().width(config.trunk().last_level());
+        let keep = ResPlan { in_channels: channels, out_channels: channels, resample: Resample::Keep };
+        let middle = vb.pp("middle_block");
+        Ok(Self {
+            first: Conv2d::new(
+                Conv2dConfig::three(config.in_channels, plan.first_channels),
+                &vb.pp("input_blocks.0.0"),
+            )?,
+            stages,
+            middle: (
+                PlainResBlock::new(keep, &middle.pp("0"))?,
+                attention(channels, &middle.pp("1"))?,
+                PlainResBlock::new(keep, &middle.pp("2"))?,
+            ),
+            out_norm: GroupNorm::new(channels, &vb.pp("out.0"))?,
+            out_conv: Conv2d::new(Conv2dConfig::one(channels, config.out_channels), &vb.pp("out.3"))?,
+            dtype: compute_dtype(vb.dtype(), vb.device()),
+            config: config.clone(),
+        })
+    }
+
+    /// The sizes it was built with.
+    #[must_use]
+    pub fn config(&self) -> &EncoderConfig {
+        &self.config
+    }
+
+    /// Encodes pictures.
+    ///
+    /// # Shapes
+    /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`, H and W the configured image size; result: `z_sem` `[N, D]`, dtype
+    ///   of `x_0`.
+    /// # Errors
+    /// If the shape does not fit.
+    pub fn forward(&self, x_0: &Tensor) -> Result<Tensor> {
+        crate::unet::check_images(x_0, self.config.in_channels, self.config.image_size)?;
+        let mut h = self.first.forward(&x_0.to_dtype(self.dtype)?)?;
+        for (block, attention) in &self.stages {
+            h = block.forward(&h)?;
+            if let Some(attention) = attention {
+                h = attention.forward(&h)?;
+            }
+        }
+        let (first, attention, second) = &self.middle;
+        h = second.forward(&attention.forward(&first.forward(&h)?)?)?;
+        h = self.out_norm.forward(&h, Activation::Silu)?;
+        h = h.mean_keepdim((2, 3))?; // [N, C, 1, 1]
+        self.out_conv.forward(&h)?.flatten_from(1)?.to_dtype(x_0.dtype()) // [N, D]
+    }
+}

@@ -1,0 +1,48 @@
+//! Fully connected layer.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+use crate::init;
+use crate::precision::like;
+
+/// `y = x W^T + b`.
+#[derive(Debug, Clone)]
+pub(crate) struct Linear {
+    weight: Tensor, // [out, in]
+    bias: Tensor,   // [out]
+}
+
+impl Linear {
+    /// Reads `weight` `[out, in]` and `bias` `[out]` below `vb`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub(crate) fn new(in_features: usize, out_features: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+        Self::with_init(in_features, out_features, vb, init::uniform_by_fan_in(in_features))
+    }
+
+    /// The same with Kaiming-normal weights (gain of `ReLU`) where there are none to read yet.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub(crate) fn kaiming(in_features: usize, out_features: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+        Self::with_init(in_features, out_features, vb, init::KAIMING_NORMAL)
+    }
+
+    fn with_init(in_features: usize, out_features: usize, vb: &VarBuilder<'_>, weight_init: Init) -> Result<Self> {
+        let weight = vb.get_with_hints((out_features, in_features), "weight", weight_init)?;
+        let bias = vb.get_with_hints(out_features, "bias", init::uniform_by_fan_in(in_features))?;
+        Ok(Self { weight, bias })
+    }
+
+    /// Applies the layer to each row.
+    ///
+    /// # Shapes
+    /// - `x`: `[N, in]`; result: `[N, out]`, dtype of `x`.
+    /// # Errors
+    /// If the width differs.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.matmul(&like(&self.weight, x)?.t()?)?.broadcast_add(&like(&self.bias, x)?)
+    }
+}

@@ -1,0 +1,199 @@
+//! Group and layer normalization with statistics in f32.
+
+use candle_core::{D, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use crate::init;
+use crate::precision::{like, statistics_dtype};
+
+/// Stabilizer of all norms, added to the variance.
+const NORM_EPS: f64 = 1e-5;
+
+/// The number of groups that a norm over `channels` channels has: 32, or `channels` if there are fewer.
+pub(crate) fn num_groups(channels: usize) -> usize {
+    channels.min(32)
+}
+
+/// What follows a norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// Nothing.
+    Identity,
+    /// `y * sigmoid(y)`.
+    Silu,
+}
+
+/// Group normalization with a learned scale and shift for each channel.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupNorm {
+    weight: Tensor, // [C]
+    bias: Tensor,   // [C]
+    num_groups: usize,
+}
+
+impl GroupNorm {
+    /// Reads `weight` and `bias`, both `[C]`, below `vb`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub(crate) fn new(channels: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+        let weight = vb.get_with_hints(channels, "weight", init::ONE)?;
+        let bias = vb.get_with_hints(channels, "bias", init::ZERO)?;
+        Ok(Self { weight, bias, num_groups: num_groups(channels) })
+    }
+
+    /// `activation(x_hat * weight + bias)`, `x_hat` being `x` with zero mean and unit variance in each group.
+    ///
+    /// # Shapes
+    /// - `x`: `[N, C, H, W]`; result: the same, dtype of `x`.
+    /// # Errors
+    /// If the channel count differs.
+    pub(crate) fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let scale = self.weight.unsqueeze(0)?; // [1, C]
+        let shift = self.bias.unsqueeze(0)?; // [1, C]
+        normalize_modulate(x, self.num_groups, (&scale, &shift), activation)
+    }
+
+    /// `silu(((x_hat * weight + bias) * (1 + scale_t) + shift_t) * (1 + scale_z))`: adaptive group norm.
+    ///
+    /// The three affine maps are folded into one per image and channel before they meet the picture.
+    ///
+    /// # Shapes
+    /// - `x`: `[N, C, H, W]`; `modulation`: `[N, C]` or `[1, C]` each; result: as `x`.
+    /// # Errors
+    /// If shapes do not fit.
+    /// # Source
+    /// Preechakul et al. 2022 (arXiv:2111.15640), Eq. 7, with the `1 +` of the released weights.
+    pub(crate) fn forward_modulated(&self, x: &Tensor, modulation: &Modulation<'_>) -> Result<Tensor> {
+        let Modulation { scale_t, shift_t, scale_z } = modulation;
+        let gain_t = (*scale_t + 1.)?;
+        let mut scale = gain_t.broadcast_mul(&like(&self.weight, &gain_t)?)?; // [N, C]
+        let mut shift = (gain_t.broadcast_mul(&like(&self.bias, &gain_t)?)? + *shift_t)?; // [N, C]
+        if let Some(scale_z) = scale_z {
+            let gain_z = (*scale_z + 1.)?;
+            scale = gain_z.broadcast_mul(&scale)?;
+            shift = gain_z.broadcast_mul(&shift)?;
+        }
+        normalize_modulate(x, self.num_groups, (&scale, &shift), Activation::Silu)
+    }
+}
+
+/// What conditions a norm: scale and shift from the timestep, scale from `z_sem`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Modulation<'a> {
+    /// `[N, C]` or `[1, C]`.
+    pub(crate) scale_t: &'a Tensor,
+    /// `[N, C]` or `[1, C]`.
+    pub(crate) shift_t: &'a Tensor,
+    /// `[N, C]` or `[1, C]`; absent in a model without `z_sem`.
+    pub(crate) scale_z: Option<&'a Tensor>,
+}
+
+/// `activation(x_hat * scale + shift)`.
+///
+/// # Shapes
+/// - `x`: `[N, C, H, W]`; `scale`, `shift`: `[N, C]` or `[1, C]`; result: as `x`.
+fn normalize_modulate(
+    x: &Tensor,
+    num_groups: usize,
+    (scale, shift): (&Tensor, &Tensor),
+    activation: Activation,
+) -> Result<Tensor> {
+    let (n, c, h, w) = x.dims4()?;
+    let wide = x.to_dtype(statistics_dtype(x.dtype()))?;
+    let x_hat = standardize(&wide.reshape((n, num_groups, ()))?)?.reshape((n, c, h, w))?;
+    let per_channel = |t: &Tensor| like(t, &x_hat)?.reshape(((), c, 1, 1)); // [N or 1, C, 1, 1]
+    let y = x_hat.broadcast_mul(&per_channel(scale)?)?.broadcast_add(&per_channel(shift)?)?;
+    let y = match activation {
+        Activation::Identity => y,
+        Activation::Silu => y.silu()?,
+    };
+    y.to_dtype(x.dtype())
+}
+
+/// Layer normalization over the last axis with a learned scale and shift.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerNorm {
+    weight: Tensor, // [H]
+    bias: Tensor,   // [H]
+}
+
+impl LayerNorm {
+    /// Reads `weight` and `bias`, both `[width]`, below `vb`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub(crate) fn new(width: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+        let weight = vb.get_with_hints(width, "weight", init::ONE)?;
+        let bias = vb.get_with_hints(width, "bias", init::ZERO)?;
+        Ok(Self { weight, bias })
+    }
+
+    /// `x_hat * weight + bias`, `x_hat` being `x` with zero mean and unit variance in each row.
+    ///
+    /// # Shapes
+    /// - `x`: `[N, width]`; result: the same.
+    /// # Errors
+    /// If the width differs.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x_hat = standardize(&x.to_dtype(statistics_dtype(x.dtype()))?)?;
+        let y = x_hat.broadcast_mul(&like(&self.weight, &x_hat)?)?;
+        y.broadcast_add(&like(&self.bias, &x_hat)?)?.to_dtype(x.dtype())
+    }
+}
+
+/// `(x - mean) / sqrt(variance + 1e-5)` over the last axis, with the biased variance.
+fn standardize(x: &Tensor) -> Result<Tensor> {
+    let centered = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
+    centered.broadcast_div(&(variance + NORM_EPS)?.sqrt()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+    use std::collections::HashMap;
+
+    fn norm(channels: usize) -> GroupNorm {
+        let weight = Tensor::arange(1f32, 1. + channels as f32, &Device::Cpu).unwrap();
+        let tensors =
+            HashMap::from([("weight".to_owned(), weight.clone()), ("bias".to_owned(), (weight * 0.5).unwrap())]);
+        GroupNorm::new(channels, &VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)).unwrap()
+    }
+
+    fn ramp(dims: (usize, usize, usize, usize)) -> Tensor {
+        let values = (0..dims.0 * dims.1 * dims.2 * dims.3).map(|i| (i as f32 * 1.7).cos()).collect::<Vec<_>>();
+        Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+    }
+
+    fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn folding_equals_the_steps_one_after_the_other() {
+        let (norm, x) = (norm(6), ramp((2, 6, 3, 2)));
+        let modulation = ramp((3, 2, 6, 1)).reshape((3, 2, 6)).unwrap();
+        let part = |i: usize| modulation.get(i).unwrap();
+        let (scale_t, shift_t, scale_z) = (part(0), part(1), part(2));
+        let pixel = |t: &Tensor| t.reshape((2, 6, 1, 1)).unwrap();
+        let got = norm
+            .forward_modulated(&x, &Modulation { scale_t: &scale_t, shift_t: &shift_t, scale_z: Some(&scale_z) })
+            .unwrap();
+        let h = norm.forward(&x, Activation::Identity).unwrap();
+        let h = h.broadcast_mul(&(pixel(&scale_t) + 1.).unwrap()).unwrap().broadcast_add(&pixel(&shift_t)).unwrap();
+        let expected = h.broadcast_mul(&(pixel(&scale_z) + 1.).unwrap()).unwrap().silu().unwrap();
+        assert!(largest_difference(&got, &expected) < 1e-5);
+    }
+
+    #[test]
+    fn a_group_has_zero_mean_and_unit_variance() {
+        let x = (ramp((1, 64, 4, 4)) * 3.).unwrap();
+        let x_hat = standardize(&x.reshape((1, num_groups(64), ())).unwrap()).unwrap();
+        let mean = x_hat.mean_keepdim(D::Minus1).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+        let variance = x_hat.sqr().unwrap().mean_keepdim(D::Minus1).unwrap().flatten_all().unwrap();
+        assert!(mean.to_scalar::<f32>().unwrap() < 1e-6);
+        assert!(variance.to_vec1::<f32>().unwrap().iter().all(|v| (v - 1.).abs() < 1e-3));
+    }
+}

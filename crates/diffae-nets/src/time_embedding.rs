@@ -1,0 +1,94 @@
+//! Timestep embedding: sinusoids and a two-layer perceptron.
+
+use candle_core::{Device, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use crate::linear::Linear;
+
+/// Longest period of the sinusoids, in timesteps (over 2 pi).
+const MAX_PERIOD: f64 = 10_000.;
+
+/// Sinusoids of `timesteps`: `[cos(t f_0), .., cos(t f_{h-1}), sin(t f_0), .., sin(t f_{h-1})]`, `h = dim / 2`,
+/// `f_i = 10000^(-i / h)`, with one zero appended where `dim` is odd.
+///
+/// Angles are rounded to f32 before the cosine, as in the released model: at t = 999 that is the larger part of
+/// the difference between implementations.
+///
+/// # Shapes
+/// - `timesteps`: M numbers in `0..T`; result: `[M, dim]`, f32.
+/// # Errors
+/// If the tensor cannot be made on `device`.
+/// # Source
+/// Vaswani et al. 2017 (arXiv:1706.03762), section 3.5, with all cosines first.
+pub fn timestep_embedding(timesteps: &[f32], dim: usize, device: &Device) -> Result<Tensor> {
+    let half = dim >> 1;
+    #[expect(clippy::cast_possible_truncation, reason = "the embedding is defined in f32")]
+    let frequency = |i: usize| {
+        let exponent = -MAX_PERIOD.ln() as f32 * i as f32 / half as f32;
+        f64::from(exponent).exp() as f32
+    };
+    let frequencies: Vec<f32> = (0..half).map(frequency).collect();
+    let mut values = Vec::with_capacity(timesteps.len() * dim);
+    for &t in timesteps {
+        values.extend(frequencies.iter().map(|f| (t * f).cos()));
+        values.extend(frequencies.iter().map(|f| (t * f).sin()));
+        values.extend((2 * half < dim).then_some(0.));
+    }
+    Tensor::from_vec(values, (timesteps.len(), dim), device)
+}
+
+/// `t -> Linear(SiLU(Linear(sinusoids(t))))`.
+#[derive(Debug, Clone)]
+pub(crate) struct TimeEmbedding {
+    sinusoid_channels: usize,
+    first: Linear,
+    second: Linear,
+}
+
+/// Sizes of a [`TimeEmbedding`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TimeEmbeddingConfig {
+    /// Number of sinusoids.
+    pub(crate) sinusoid_channels: usize,
+    /// E, the width of the result.
+    pub(crate) embed_channels: usize,
+}
+
+impl TimeEmbedding {
+    /// Reads the two layers `0` and `2` below `vb`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub(crate) fn new(config: TimeEmbeddingConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let TimeEmbeddingConfig { sinusoid_channels, embed_channels } = config;
+        let first = Linear::new(sinusoid_channels, embed_channels, &vb.pp("0"))?;
+        let second = Linear::new(embed_channels, embed_channels, &vb.pp("2"))?;
+        Ok(Self { sinusoid_channels, first, second })
+    }
+
+    /// Embeds timesteps.
+    ///
+    /// # Shapes
+    /// - `timesteps`: M numbers; `like`: any tensor, gives dtype and device; result: `[M, E]`.
+    /// # Errors
+    /// If the tensor cannot be made on the device.
+    pub(crate) fn forward(&self, timesteps: &[f32], like: &Tensor) -> Result<Tensor> {
+        let sinusoids = timestep_embedding(timesteps, self.sinusoid_channels, like.device())?.to_dtype(like.dtype())?;
+        self.second.forward(&self.first.forward(&sinusoids)?.silu()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cosines_come_first_and_odd_widths_end_in_zero() {
+        let embedding = timestep_embedding(&[0., 2.], 5, &Device::Cpu).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(embedding[0], [1., 1., 0., 0., 0.]);
+        let expected = [2f32.cos(), 0.02f32.cos(), 2f32.sin(), 0.02f32.sin(), 0.];
+        for (got, expected) in embedding[1].iter().zip(expected) {
+            assert!((got - expected).abs() < 1e-6);
+        }
+    }
+}

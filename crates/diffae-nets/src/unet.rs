@@ -1,0 +1,276 @@
+//! The noise predictor: `(x_t, t, z_sem) -> eps`.
+
+use candle_core::{DType, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+
+use crate::attention::{AttentionBlock, AttentionConfig};
+use crate::config::UnetConfig;
+use crate::conv::{Conv2d, Conv2dConfig};
+use crate::norm::{Activation, GroupNorm};
+use crate::plan::{ResPlan, Resample};
+use crate::precision::compute_dtype;
+use crate::res_block::{BlockCondition, ConditionWidths, ResBlock, ScaleShift};
+use crate::time_embedding::{TimeEmbedding, TimeEmbeddingConfig};
+
+/// Predicts the noise in `x_t`, conditioned on the timestep and, in an autoencoder, on `z_sem`.
+///
+/// A chain calls it many times with the same `z_sem`, and for all pictures of a batch with the same timestep. What
+/// depends on those alone is computed once, by [`Unet::project_z_sem`] and [`Unet::project_time`], and handed to
+/// [`Unet::forward_projected`]. [`Unet::forward`] does all three.
+///
+/// Dropout is not applied.
+///
+/// # Source
+/// Ho et al. 2020 (arXiv:2006.11239), Dhariwal and Nichol 2021 (arXiv:2105.05233) for the blocks, Preechakul et al.
+/// 2022 (arXiv:2111.15640) for the conditioning on `z_sem`.
+#[derive(Debug, Clone)]
+pub struct Unet {
+    config: UnetConfig,
+    time_embedding: TimeEmbedding,
+    first: Conv2d,
+    input: Vec<Stage>,
+    middle: (ResBlock, AttentionBlock, ResBlock),
+    output: Vec<Stage>,
+    out_norm: GroupNorm,
+    out_conv: Conv2d,
+    dtype: DType,
+}
+
+/// One `input_blocks.k` or `output_blocks.k`.
+#[derive(Debug, Clone)]
+struct Stage {
+    /// Where the result is kept as a lateral, or where the lateral is taken from.
+    level: Option<usize>,
+    res: ResBlock,
+    attention: Option<AttentionBlock>,
+    up: Option<ResBlock>,
+}
+
+/// What the residual blocks make of a timestep; one entry a block.
+#[derive(Debug, Clone)]
+pub struct TimeProjections(Vec<ScaleShift>);
+
+/// What the residual blocks make of `z_sem`; one `[N, C]` entry a block.
+#[derive(Debug, Clone)]
+pub struct ZSemProjections(Vec<Tensor>);
+
+impl Unet {
+    /// Reads the parameters below `vb`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub fn new(config: &UnetConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let builder = StageBuilder { config, vb };
+        let channels = config.trunk().width(config.trunk().last_level());
+        let keep = ResPlan { in_channels: channels, out_channels: channels, resample: Resample::Keep };
+        let (first_channels, input) = builder.input()?;
+        let time =
+            TimeEmbeddingConfig { sinusoid_channels: config.model_channels, embed_channels: config.embed_channels };
+        Ok(Self {
+            time_embedding: TimeEmbedding::new(time, &vb.pp("time_embed"))?,
+            first: Conv2d::new(Conv2dConfig::three(config.in_channels, first_channels), &vb.pp("input_blocks.0.0"))?,
+            input,
+            middle: (
+                builder.res_block(keep, "middle_block.0")?,
+                builder.attention(channels, "middle_block.1")?,
+                builder.res_block(keep, "middle_block.2")?,
+            ),
+            output: builder.output()?,
+            out_norm: GroupNorm::new(first_channels, &vb.pp("out.0"))?,
+            out_conv: Conv2d::zero_initialized(
+                Conv2dConfig::three(first_channels, config.out_channels),
+                &vb.pp("out.2"),
+            )?,
+            dtype: compute_dtype(vb.dtype(), vb.device()),
+            config: config.clone(),
+        })
+    }
+
+    /// The sizes it was built with.
+    #[must_use]
+    pub fn config(&self) -> &UnetConfig {
+        &self.config
+    }
+
+    /// Predicts the noise in `x_t`.
+    ///
+    /// # Shapes
+    /// - `x_t`: `[N, C, H, W]`; `timesteps`: one number in `0..T` for the whole batch, or N; `z_sem`: `[N, D]`, given
+    ///   exactly if the model has one; result: `[N, C_out, H, W]`, dtype of `x_t`.
+    /// # Errors
+    /// If shapes do not fit, or `z_sem` is missing or not expected.
+    pub fn forward(&self, x_t: &Tensor, timesteps: &[f32], z_sem: Option<&Tensor>) -> Result<Tensor> {
+        let z_sem = z_sem.map(|z| self.project_z_sem(z)).transpose()?;
+        self.forward_projected(x_t, &self.project_time(timesteps, x_t)?, z_sem.as_ref())
+    }
+
+    /// Computes what the blocks need of the timesteps.
+    ///
+    /// # Shapes
+    /// - `timesteps`: M numbers in `0..T`, M = 1 or the batch size; `like`: gives the device.
+    /// # Errors
+    /// If the device fails.
+    pub fn project_time(&self, timesteps: &[f32], like: &Tensor) -> Result<TimeProjections> {
+        let t_emb = self.time_embedding.forward(timesteps, &like.to_dtype(self.dtype)?)?; // [M, E]
+        let silu_t_emb = t_emb.silu()?;
+        self.blocks().map(|block| block.project_time(&silu_t_emb)).collect::<Result<_>>().map(TimeProjections)
+    }
+
+    /// Computes what the blocks need of the semantic code.
+    ///
+    /// # Shapes
+    /// - `z_sem`: `[N, D]`.
+    /// # Errors
+    /// If the width differs, or the model has no semantic code.
+    pub fn project_z_sem(&self, z_sem: &Tensor) -> Result<ZSemProjections> {
+        if !self.config.has_z_sem() {
+            bail!("this model has no semantic code")
+        }
+        let (_, width) = z_sem.dims2()?;
+        if width != self.config.embed_channels {
+            bail!("z_sem has width {width}, the model expects {}", self.config.embed_channels)
+        }
+        let silu_z_sem = z_sem.to_dtype(self.dtype)?.silu()?;
+        self.blocks().filter_map(|b| b.project_z_sem(&silu_z_sem)).collect::<Result<_>>().map(ZSemProjections)
+    }
+
+    /// Predicts the noise in `x_t` from projections computed before.
+    ///
+    /// # Shapes
+    /// As for [`Unet::forward`].
+    /// # Errors
+    /// If shapes do not fit, or the projections of `z_sem` are missing or not expected.
+    pub fn forward_projected(
+        &self,
+        x_t: &Tensor,
+        time: &TimeProjections,
+        z_sem: Option<&ZSemProjections>,
+    ) -> Result<Tensor> {
+        check_images(x_t, self.config.in_channels, self.config.image_size)?;
+        if self.config.has_z_sem() != z_sem.is_some() {
+            bail!("the semantic code must be given exactly if the model has one")
+        }
+        let mut conditions =
+            (0..time.0.len()).map(|i| BlockCondition { time: &time.0[i], scale_z: z_sem.and_then(|z| z.0.get(i)) });
+        let mut next =
+            || conditions.next().ok_or_else(|| candle_core::Error::Msg("projections of another network".into()));
+
+        let mut h = self.first.forward(&x_t.to_dtype(self.dtype)?)?;
+        let mut laterals = vec![vec![]; self.config.channel_mult.len()];
+        laterals[0].push(h.clone());
+        for stage in &self.input {
+            h = stage.forward(&h, &mut next)?;
+            if let Some(level) = stage.level {
+                laterals[level].push(h.clone());
+            }
+        }
+        let (first, attention, second) = &self.middle;
+        h = first.forward(&h, next()?)?;
+        h = second.forward(&attention.forward(&h)?, next()?)?;
+        for stage in &self.output {
+            if let Some(lateral) = stage.level.and_then(|level| laterals[level].pop()) {
+                h = Tensor::cat(&[&h, &lateral], 1)?;
+            }
+            h = stage.forward(&h, &mut next)?;
+        }
+        let h = self.out_norm.forward(&h, Activation::Silu)?;
+        self.out_conv.forward(&h)?.to_dtype(x_t.dtype())
+    }
+
+    /// All residual blocks: input, middle, output.
+    fn blocks(&self) -> impl Iterator<Item = &ResBlock> {
+        let middle = [&self.middle.0, &self.middle.2];
+        let input = self.input.iter().flat_map(Stage::blocks);
+        input.chain(middle).chain(self.output.iter().flat_map(Stage::blocks))
+    }
+}
+
+impl ZSemProjections {
+    /// The style space: the projections of all blocks side by side, in order input, middle, output.
+    ///
+    /// # Shapes
+    /// - result: `[N, sum of the blocks' channels]`.
+    /// # Errors
+    /// If the device fails.
+    /// # Source
+    /// Preechakul et al. 2022 (arXiv:2111.15640), after the S space of Wu et al. 2021 (arXiv:2011.12799).
+    pub fn style_space(&self) -> Result<Tensor> {
+        Tensor::cat(&self.0, 1)
+    }
+}
+
+impl Stage {
+    fn blocks(&self) -> impl Iterator<Item = &ResBlock> {
+        std::iter::once(&self.res).chain(&self.up)
+    }
+
+    fn forward<'a>(&self, x: &Tensor, next: &mut impl FnMut() -> Result<BlockCondition<'a>>) -> Result<Tensor> {
+        let mut h = self.res.forward(x, next()?)?;
+        if let Some(attention) = &self.attention {
+            h = attention.forward(&h)?;
+        }
+        match &self.up {
+            Some(up) => up.forward(&h, next()?),
+            None => Ok(h),
+        }
+    }
+}
+
+/// Builds stages from the plan.
+struct StageBuilder<'a> {
+    config: &'a UnetConfig,
+    vb: &'a VarBuilder<'a>,
+}
+
+impl StageBuilder<'_> {
+    /// Channels after the first convolution, and the descending half.
+    fn input(&self) -> Result<(usize, Vec<Stage>)> {
+        let plan = self.config.trunk().input_plan();
+        let stage = |(i, stage): (usize, &crate::plan::InputStage)| {
+            let path = format!("input_blocks.{}", i + 1);
+            let attention = stage.attention.then(|| self.attention(stage.res.out_channels, &format!("{path}.1")));
+            Ok(Stage {
+                level: Some(stage.level),
+                res: self.res_block(stage.res, &format!("{path}.0"))?,
+                attention: attention.transpose()?,
+                up: None,
+            })
+        };
+        Ok((plan.first_channels, plan.stages.iter().enumerate().map(stage).collect::<Result<_>>()?))
+    }
+
+    fn output(&self) -> Result<Vec<Stage>> {
+        let stage = |(i, stage): (usize, crate::plan::OutputStage)| {
+            let path = format!("output_blocks.{i}");
+            let attention = stage.attention.then(|| self.attention(stage.res.out_channels, &format!("{path}.1")));
+            let up_path = if stage.attention { format!("{path}.2") } else { format!("{path}.1") };
+            Ok(Stage {
+                level: stage.lateral,
+                res: self.res_block(stage.res, &format!("{path}.0"))?,
+                attention: attention.transpose()?,
+                up: stage.up.map(|plan| self.res_block(plan, &up_path)).transpose()?,
+            })
+        };
+        self.config.output_plan().into_iter().enumerate().map(stage).collect()
+    }
+
+    fn res_block(&self, plan: ResPlan, path: &str) -> Result<ResBlock> {
+        let widths = ConditionWidths {
+            time: self.config.embed_channels,
+            z_sem: self.config.has_z_sem().then_some(self.config.embed_channels),
+        };
+        ResBlock::new(plan, widths, &self.vb.pp(path))
+    }
+
+    fn attention(&self, channels: usize, path: &str) -> Result<AttentionBlock> {
+        AttentionBlock::new(AttentionConfig { channels, num_heads: self.config.num_heads }, &self.vb.pp(path))
+    }
+}
+
+/// Checks that `x` is `[N, channels, size, size]`.
+pub(crate) fn check_images(x: &Tensor, channels: usize, size: usize) -> Result<()> {
+    match x.dims() {
+        [_, c, h, w] if (*c, *h, *w) == (channels, size, size) => Ok(()),
+        dims => bail!("pictures have shape {dims:?}, the model expects [N, {channels}, {size}, {size}]"),
+    }
+}

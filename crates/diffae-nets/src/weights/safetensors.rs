@@ -1,0 +1,141 @@
+//! Reading and writing safetensors files.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Tensor};
+use safetensors::tensor::{Dtype, Metadata, View};
+
+use crate::error::{Error, Result};
+use crate::weights::source::{StoredTensor, TensorSource};
+use crate::weights::torch::MappedFile;
+
+/// A memory-mapped safetensors file whose header was checked.
+#[derive(Debug)]
+pub struct SafetensorsFile {
+    path: PathBuf,
+    map: MappedFile,
+    metadata: Metadata,
+    data_start: usize,
+}
+
+impl SafetensorsFile {
+    /// Maps the file and reads its header.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Safetensors`] if the header is damaged or does not fit the file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let damaged = |source| Error::Safetensors { path: path.to_owned(), source };
+        let map = MappedFile::open(path)?;
+        let (header_len, metadata) = safetensors::SafeTensors::read_metadata(&map).map_err(damaged)?;
+        // `deserialize` also checks that the tensors cover the file exactly.
+        safetensors::SafeTensors::deserialize(&map).map_err(damaged)?;
+        Ok(Self { path: path.to_owned(), map, metadata, data_start: header_len + 8 })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The text entries of the header.
+    #[must_use]
+    pub fn text(&self) -> BTreeMap<String, String> {
+        self.metadata.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+}
+
+impl TensorSource for SafetensorsFile {
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.metadata.offset_keys();
+        names.sort_unstable();
+        names
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.metadata.info(name).map(|info| info.shape.as_slice())
+    }
+
+    fn read(&self, name: &str) -> Result<StoredTensor<'_>> {
+        let Some(info) = self.metadata.info(name) else {
+            return Err(Error::TensorMissing { name: name.to_owned() });
+        };
+        let dtype = match info.dtype {
+            Dtype::F64 => DType::F64,
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            Dtype::I64 => DType::I64,
+            Dtype::U32 => DType::U32,
+            Dtype::U8 => DType::U8,
+            other => return Err(Error::UnsupportedDtype { name: name.to_owned(), dtype: format!("{other:?}") }),
+        };
+        let (start, end) = info.data_offsets;
+        let bytes = Cow::Borrowed(&self.map[self.data_start + start..self.data_start + end]);
+        Ok(StoredTensor { name: name.to_owned(), dtype, shape: info.shape.clone(), bytes })
+    }
+}
+
+/// Encodes tensors as the bytes of a safetensors file.
+///
+/// # Errors
+/// [`Error::Tensor`] if a tensor cannot be brought to the CPU, [`Error::Safetensors`] if it cannot be encoded.
+pub fn safetensors_bytes(tensors: &BTreeMap<String, Tensor>, text: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let mut views = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let view = OwnedView::new(tensor).map_err(|source| Error::Tensor { part: "reading a tensor", source })?;
+        views.push((name.as_str(), view));
+    }
+    let text = (!text.is_empty()).then(|| text.iter().map(|(k, v)| (k.clone(), v.clone())).collect::<HashMap<_, _>>());
+    safetensors::serialize(views, text)
+        .map_err(|source| Error::Safetensors { path: PathBuf::from("the tensors"), source })
+}
+
+/// The little-endian bytes of one tensor.
+struct OwnedView {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl OwnedView {
+    fn new(tensor: &Tensor) -> candle_core::Result<Self> {
+        let flat = tensor.flatten_all()?;
+        let (dtype, bytes) = match tensor.dtype() {
+            DType::F64 => (Dtype::F64, bytes_of(&flat.to_vec1::<f64>()?, f64::to_le_bytes)),
+            DType::F32 => (Dtype::F32, bytes_of(&flat.to_vec1::<f32>()?, f32::to_le_bytes)),
+            DType::F16 => (Dtype::F16, bytes_of(&flat.to_vec1::<half::f16>()?, half::f16::to_le_bytes)),
+            DType::BF16 => (Dtype::BF16, bytes_of(&flat.to_vec1::<half::bf16>()?, half::bf16::to_le_bytes)),
+            DType::I64 => (Dtype::I64, bytes_of(&flat.to_vec1::<i64>()?, i64::to_le_bytes)),
+            DType::U32 => (Dtype::U32, bytes_of(&flat.to_vec1::<u32>()?, u32::to_le_bytes)),
+            DType::U8 => (Dtype::U8, flat.to_vec1::<u8>()?),
+            other => candle_core::bail!("tensors of {other:?} are not written"),
+        };
+        Ok(Self { dtype, shape: tensor.dims().to_vec(), bytes })
+    }
+}
+
+fn bytes_of<T: Copy, const WIDTH: usize>(values: &[T], to_bytes: impl Fn(T) -> [u8; WIDTH]) -> Vec<u8> {
+    values.iter().flat_map(|&value| to_bytes(value)).collect()
+}
+
+impl View for OwnedView {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}

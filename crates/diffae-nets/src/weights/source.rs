@@ -1,0 +1,158 @@
+//! Where tensors come from, and the book-keeping that each of them is used.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+
+use crate::error::{Error, Result};
+
+/// A file, or part of one, that holds named tensors.
+pub trait TensorSource: Send + Sync + std::fmt::Debug {
+    /// All names, sorted.
+    fn names(&self) -> Vec<String>;
+
+    /// The shape of a tensor, if it is there.
+    fn shape(&self, name: &str) -> Option<&[usize]>;
+
+    /// The bytes of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::TensorMissing`] if it is not there; others if the file is damaged.
+    fn read(&self, name: &str) -> Result<StoredTensor<'_>>;
+}
+
+/// A tensor as it is stored: contiguous, little-endian.
+#[derive(Debug, Clone)]
+pub struct StoredTensor<'a> {
+    /// Its name.
+    pub name: String,
+    /// Its number type.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its values.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl StoredTensor<'_> {
+    /// Makes a tensor of it.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedDtype`] if it holds no floats, [`Error::NotFinite`] if one of them is NaN or infinite (also
+    /// after rounding to `dtype`), [`Error::Tensor`] if the device fails.
+    pub fn to_tensor(&self, dtype: DType, device: &Device) -> Result<Tensor> {
+        let failed = |source| Error::Tensor { part: "reading a tensor", source };
+        if !self.dtype.is_float() {
+            return Err(Error::UnsupportedDtype { name: self.name.clone(), dtype: format!("{:?}", self.dtype) });
+        }
+        let tensor = Tensor::from_raw_buffer(&self.bytes, self.dtype, &self.shape, &Device::Cpu).map_err(failed)?;
+        let tensor = tensor.to_dtype(dtype).map_err(failed)?;
+        if !is_finite(&tensor).map_err(failed)? {
+            return Err(Error::NotFinite { name: self.name.clone() });
+        }
+        tensor.to_device(device).map_err(failed)
+    }
+}
+
+/// Whether a float tensor holds neither NaN nor infinities.
+///
+/// # Errors
+/// If the tensor cannot be read.
+pub fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
+    if tensor.elem_count() == 0 {
+        return Ok(true);
+    }
+    // 0 x is zero for finite x and NaN otherwise; a sum of zeros and NaNs is zero only without NaNs.
+    let sum = tensor.affine(0., 0.)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+    Ok(sum == 0.)
+}
+
+/// A [`TensorSource`] that notes which tensors were read, so that loading a model can prove that it used them all.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    source: Arc<dyn TensorSource>,
+    uses: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+impl Weights {
+    /// Starts with nothing read.
+    #[must_use]
+    pub fn new(source: Arc<dyn TensorSource>) -> Self {
+        Self { source, uses: Arc::default() }
+    }
+
+    /// The same tensors with nothing read.
+    #[must_use]
+    pub fn unread(&self) -> Self {
+        Self::new(Arc::clone(&self.source))
+    }
+
+    /// The tensors.
+    #[must_use]
+    pub fn source(&self) -> &dyn TensorSource {
+        self.source.as_ref()
+    }
+
+    /// A builder whose layers read these tensors, in `dtype`, on `device`.
+    #[must_use]
+    pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
+    }
+
+    /// Reads one tensor and notes it.
+    ///
+    /// # Errors
+    /// As [`TensorSource::read`] and [`StoredTensor::to_tensor`].
+    pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let tensor = self.source.read(name)?.to_tensor(dtype, device)?;
+        self.note_use(name);
+        Ok(tensor)
+    }
+
+    /// Notes that a tensor was used, for one that is read by other means.
+    pub fn note_use(&self, name: &str) {
+        *self.uses.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// Checks that every tensor was read exactly once.
+    ///
+    /// # Errors
+    /// [`Error::UnusedTensors`] or [`Error::TensorUsedTwice`], with the name.
+    pub fn check_each_used_once(&self) -> Result<()> {
+        let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((name, _)) = uses.iter().find(|&(_, &count)| count > 1) {
+            return Err(Error::TensorUsedTwice { name: name.clone() });
+        }
+        let names: BTreeSet<String> = self.source.names().into_iter().collect();
+        let mut unused = names.into_iter().filter(|name| !uses.contains_key(name));
+        match unused.next() {
+            Some(name) => Err(Error::UnusedTensors { count: 1 + unused.count(), name }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl SimpleBackend for Weights {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        match self.source.shape(name) {
+            Some(got) if got != shape.dims() => Err(candle_core::Error::wrap(Error::ShapeMismatch {
+                name: name.to_owned(),
+                got: got.to_vec(),
+                expected: shape.dims().to_vec(),
+            })),
+            _ => self.get_unchecked(name, dtype, device),
+        }
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        self.tensor(name, dtype, device).map_err(candle_core::Error::wrap)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.source.shape(name).is_some()
+    }
+}

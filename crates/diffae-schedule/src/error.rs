@@ -1,0 +1,244 @@
+//! What can go wrong in this crate.
+
+use candle_core::DType;
+
+use crate::{StepIdx, Timestep};
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Every failure of this crate, with the facts that explain it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A text names no beta schedule.
+    #[error("unknown beta schedule {got:?}, expected {expected}", expected = crate::beta::NAMES)]
+    UnknownBetaSchedule {
+        /// The text.
+        got: String,
+    },
+    /// A text names no step sequence.
+    #[error(
+        "unknown step sequence {got:?}, expected `all`, `ddimN` as in `ddim20`, or section counts as in `10,15,20`"
+    )]
+    UnknownStepSequence {
+        /// The text.
+        got: String,
+    },
+    /// A schedule without timesteps.
+    #[error("num_train_timesteps is 0, expected at least 1")]
+    NoTrainTimesteps,
+    /// A beta that is not a variance between 0 and 1, or not a number.
+    #[error("beta at timestep {timestep} is {got}, expected 0 < beta < 1")]
+    BetaOutOfRange {
+        /// Where it stands.
+        timestep: Timestep,
+        /// The beta.
+        got: f64,
+    },
+    /// The betas are so small, or so many, that `alpha_bar` stands still or reaches 0 in f64.
+    #[error("alpha_bar at timestep {timestep} is {got}, expected 0 < alpha_bar < {previous}, its predecessor")]
+    AlphaBarNotDecreasing {
+        /// Where it stands.
+        timestep: Timestep,
+        /// The `alpha_bar`.
+        got: f64,
+        /// The one before, or 1 for the first.
+        previous: f64,
+    },
+    /// An `alpha_bar` from which `x_0` or `eps` cannot be computed, or not a number.
+    #[error("alpha_bar is {got}, expected 0 < alpha_bar < 1")]
+    AlphaBarOutOfRange {
+        /// The `alpha_bar`.
+        got: f64,
+    },
+    /// No constant stride has this number of steps.
+    #[error(
+        "no stride over {num_train_timesteps} timesteps has exactly {got} steps, the nearest numbers of steps are {nearest}",
+        nearest = nearest(*below, *above)
+    )]
+    StepCountUnavailable {
+        /// The number of steps asked for.
+        got: usize,
+        /// The length of the training grid.
+        num_train_timesteps: usize,
+        /// The largest number of steps below that a stride has.
+        below: Option<usize>,
+        /// The smallest number of steps above that a stride has.
+        above: Option<usize>,
+    },
+    /// A step sequence of no sections.
+    #[error("step sequence has 0 sections, expected at least 1")]
+    NoSections,
+    /// A section is asked for no steps, or for more than it has timesteps.
+    #[error(
+        "section {section_idx} has {num_timesteps} timesteps and is to have {got} steps, expected 1 to {num_timesteps}"
+    )]
+    SectionCountOutOfRange {
+        /// Which section, from 0.
+        section_idx: usize,
+        /// The number of steps asked for.
+        got: usize,
+        /// The number of timesteps in this section.
+        num_timesteps: usize,
+    },
+    /// A timestep beyond the training grid.
+    #[error("timestep is {got}, expected less than {num_train_timesteps}")]
+    TimestepOutOfRange {
+        /// The timestep.
+        got: Timestep,
+        /// The length of the training grid.
+        num_train_timesteps: usize,
+    },
+    /// A step beyond the short chain.
+    #[error("step index is {got}, expected less than {num_sampling_steps}")]
+    StepIdxOutOfRange {
+        /// The step.
+        got: StepIdx,
+        /// The length of the chain.
+        num_sampling_steps: usize,
+    },
+    /// There is not one timestep for each batch item.
+    #[error("got {got} timesteps, expected one for each of {expected} batch items")]
+    NumTimestepsMismatch {
+        /// The number of timesteps.
+        got: usize,
+        /// The length of the batch axis.
+        expected: usize,
+    },
+    /// A scalar where a batch was expected.
+    #[error("tensor {name} has no axes, expected a batch axis")]
+    NoBatchAxis {
+        /// Which tensor.
+        name: &'static str,
+    },
+    /// A tensor whose dtype is too coarse for the arithmetic of a chain.
+    #[error("tensor {name} has dtype {got:?}, expected F32 or F64")]
+    UnsupportedDtype {
+        /// Which tensor.
+        name: &'static str,
+        /// Its dtype.
+        got: DType,
+    },
+    /// Two tensors of one formula have different dtypes.
+    #[error("tensor {name} has dtype {got:?}, expected {expected:?}")]
+    DtypeMismatch {
+        /// Which tensor.
+        name: &'static str,
+        /// Its dtype.
+        got: DType,
+        /// The dtype of the tensor it is combined with.
+        expected: DType,
+    },
+    /// Two tensors of one formula have different shapes.
+    #[error("tensor {name} has shape {got:?}, expected {expected:?}")]
+    ShapeMismatch {
+        /// Which tensor.
+        name: &'static str,
+        /// Its shape.
+        got: Vec<usize>,
+        /// The shape of the tensor it is combined with.
+        expected: Vec<usize>,
+    },
+    /// A stochasticity outside its range, or not a number.
+    #[error("eta is {got}, expected 0 <= eta <= 1")]
+    EtaOutOfRange {
+        /// The eta.
+        got: f64,
+    },
+    /// Inversion with a sampler that adds noise: only the deterministic path runs backwards.
+    #[error("eta is {eta}, expected 0 for inversion")]
+    StochasticInversion {
+        /// The eta of the sampler.
+        eta: f64,
+    },
+    /// A step that adds noise was given none.
+    #[error("step index {idx} adds noise, got none")]
+    NoiseMissing {
+        /// The step.
+        idx: StepIdx,
+    },
+    /// A step that adds no noise was given some.
+    #[error("step index {idx} adds no noise, got some")]
+    NoiseUnused {
+        /// The step.
+        idx: StepIdx,
+    },
+    /// The denoiser failed.
+    #[error("denoiser failed at timestep {timestep}")]
+    Denoiser {
+        /// Where.
+        timestep: Timestep,
+        /// Why.
+        #[source]
+        source: candle_core::Error,
+    },
+    /// The source of noise failed.
+    #[error("noise source failed at timestep {timestep}")]
+    NoiseSource {
+        /// Where.
+        timestep: Timestep,
+        /// Why.
+        #[source]
+        source: candle_core::Error,
+    },
+    /// The callback asked to stop.
+    #[error("cancelled after {after_steps} steps")]
+    Cancelled {
+        /// The number of steps that were completed.
+        after_steps: usize,
+    },
+    /// A tensor operation failed, for example because two tensors are on different devices.
+    #[error("tensor operation failed")]
+    Tensor {
+        /// Why.
+        #[from]
+        source: candle_core::Error,
+    },
+}
+
+fn nearest(below: Option<usize>, above: Option<usize>) -> String {
+    match (below, above) {
+        (Some(below), Some(above)) => format!("{below} and {above}"),
+        (Some(only), None) | (None, Some(only)) => only.to_string(),
+        (None, None) => "none".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_message_holds_the_facts() {
+        let error =
+            Error::StepCountUnavailable { got: 60, num_train_timesteps: 1000, below: Some(59), above: Some(63) };
+        let expected = "no stride over 1000 timesteps has exactly 60 steps, the nearest numbers of steps are 59 and 63";
+        assert_eq!(error.to_string(), expected);
+        let error = Error::UnknownBetaSchedule { got: "sigmoid".to_owned() };
+        assert!(error.to_string().contains("\"sigmoid\""), "{error}");
+        assert!(error.to_string().contains("cosine"), "{error}");
+    }
+
+    #[test]
+    fn a_cause_is_the_source_and_not_in_the_message() {
+        let source = candle_core::Error::Msg("device lost".to_owned());
+        let error = Error::Denoiser { timestep: Timestep::new(7), source };
+        assert_eq!(error.to_string(), "denoiser failed at timestep 7");
+        assert_eq!(error.source().map(ToString::to_string), Some("device lost".to_owned()));
+    }
+
+    #[test]
+    fn a_tensor_error_converts() {
+        let error = Error::from(candle_core::Error::Msg("device lost".to_owned()));
+        assert!(matches!(error, Error::Tensor { .. }));
+    }
+
+    #[test]
+    fn an_error_can_cross_threads() {
+        fn assert_send_and_sync<E: std::error::Error + Send + Sync + 'static>() {}
+        assert_send_and_sync::<Error>();
+    }
+}

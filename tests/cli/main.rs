@@ -1,0 +1,1 @@
+//! The `diffae` program from outside: what it prints, writes and returns.

@@ -1,0 +1,92 @@
+//! `cargo xtask ci`: every check that a change must pass, quickest first, up to the first failure.
+//!
+//! This is the one definition of the gate: `.ci/run`, which the server starts, only calls it. The tests are run by
+//! the very command that the README tells its readers to run.
+
+mod gate;
+mod readme;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use self::gate::{Outcome, Step};
+use crate::{repository, tidy};
+
+/// What a step does.
+#[derive(Debug)]
+enum Action {
+    /// Cargo with these arguments; a warning of rustdoc is an error.
+    Cargo(&'static str),
+    /// The rules of `cargo xtask tidy`.
+    Tidy,
+    /// A piece of shell script.
+    Shell(String),
+    /// `cargo deny`, as far as it is available.
+    Deny,
+}
+
+/// Runs the gate on this repository.
+pub(crate) fn run() -> Result<()> {
+    let root = repository::root()?;
+    let path = root.join("README.md");
+    let readme = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let test_command = readme::test_command(&readme)?;
+    gate::pass(&steps(test_command), |action| perform(&root, action))
+}
+
+fn steps(test_command: String) -> [Step<Action>; 6] {
+    [
+        Step { name: "fmt", action: Action::Cargo("fmt --all --check") },
+        Step { name: "tidy", action: Action::Tidy },
+        Step { name: "clippy", action: Action::Cargo("clippy --workspace --all-targets --locked -- -D warnings") },
+        Step { name: "test", action: Action::Shell(test_command) },
+        Step { name: "doc", action: Action::Cargo("doc --workspace --no-deps --locked") },
+        Step { name: "deny", action: Action::Deny },
+    ]
+}
+
+fn perform(root: &Path, action: &Action) -> Result<Outcome> {
+    match action {
+        Action::Cargo(arguments) => {
+            println!("cargo {arguments}");
+            let mut command = repository::cargo(root);
+            command.args(arguments.split(' ')).env("RUSTDOCFLAGS", "-D warnings");
+            succeed(&mut command)
+        }
+        Action::Tidy => tidy::check(root).map(|()| Outcome::Passed),
+        Action::Shell(script) => {
+            println!("{script}");
+            succeed(Command::new("sh").args(["-e", "-u", "-c", script]).current_dir(root))
+        }
+        Action::Deny => deny(root),
+    }
+}
+
+/// Licenses, sources and bans of the dependencies, and known vulnerabilities if their database can be had.
+fn deny(root: &Path) -> Result<Outcome> {
+    let cargo_deny = || {
+        let mut command = repository::cargo(root);
+        command.args(["deny", "--config", ".deny.toml"]);
+        command
+    };
+    let is_quietly_successful = |command: &mut Command| {
+        command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    if !is_quietly_successful(cargo_deny().arg("--version")) {
+        return Ok(Outcome::Skipped("cargo-deny is not installed"));
+    }
+    if is_quietly_successful(cargo_deny().args(["fetch", "db"])) {
+        return succeed(cargo_deny().args(["check", "--disable-fetch"]));
+    }
+    println!("the advisory database cannot be fetched: checking licenses, bans and sources only");
+    succeed(cargo_deny().args(["check", "licenses", "bans", "sources"]))
+}
+
+fn succeed(command: &mut Command) -> Result<Outcome> {
+    let status = command.status().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    ensure!(status.success(), "{} ended with {status}", command.get_program().display());
+    Ok(Outcome::Passed)
+}

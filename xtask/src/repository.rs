@@ -1,0 +1,28 @@
+//! Where the repository is, and the cargo to use in it.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+/// The folder of the workspace's `Cargo.toml`: of the checkout in which cargo started this program, or else of the
+/// one it was built from.
+pub(crate) fn root() -> Result<PathBuf> {
+    let started_in = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let package = started_in.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    let root = package.parent().with_context(|| format!("{} has no parent folder", package.display()))?;
+    Ok(root.to_path_buf())
+}
+
+/// The name of the cargo that runs this program, or the one in the path.
+pub(crate) fn cargo_program() -> String {
+    env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
+}
+
+/// A cargo command that runs in `root`.
+pub(crate) fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(cargo_program());
+    command.current_dir(root);
+    command
+}
