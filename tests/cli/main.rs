@@ -1,1 +1,10 @@
 //! The `diffae` program from outside: what it prints, writes and returns.
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
+
+mod bad_input;
+mod codes;
+mod edits;
+mod models;
+mod pictures;
+mod samples;
+mod support;

@@ -23,18 +23,27 @@ pub(crate) struct Progress {
 
 struct State {
     calls_done: usize,
-    last_line: Instant,
-    bar: Option<ProgressBar>,
+    display: Display,
+}
+
+enum Display {
+    Bar(ProgressBar),
+    Lines { last: Instant },
+    Nothing,
 }
 
 impl Progress {
-    /// Starts. Nothing is shown with `--quiet` (when warnings are not logged).
+    /// Starts. Nothing is shown with `--quiet`.
     pub(crate) fn start(label: &'static str, num_pictures: usize, calls_per_picture: usize) -> Self {
         let start = Instant::now();
-        let shown = tracing::enabled!(tracing::Level::WARN);
-        let bar = (shown && std::io::stderr().is_terminal()).then(|| bar(label, num_pictures, calls_per_picture));
-        // A line is due at once only where there is no bar and work is long enough to wait for.
-        let state = RefCell::new(State { calls_done: 0, last_line: start, bar });
+        let display = if !tracing::enabled!(tracing::Level::WARN) {
+            Display::Nothing
+        } else if std::io::stderr().is_terminal() {
+            Display::Bar(bar(label, num_pictures, calls_per_picture))
+        } else {
+            Display::Lines { last: start }
+        };
+        let state = RefCell::new(State { calls_done: 0, display });
         Self { label, num_pictures, calls_per_picture: calls_per_picture.max(1), start, state }
     }
 
@@ -42,19 +51,21 @@ impl Progress {
     pub(crate) fn step(&self, count: usize) -> ControlFlow<()> {
         let mut state = self.state.borrow_mut();
         state.calls_done += count;
-        if let Some(bar) = &state.bar {
-            bar.set_position(state.calls_done as u64);
-        } else if state.last_line.elapsed() >= LINE_INTERVAL {
-            state.last_line = Instant::now();
-            tracing::warn!(target: "progress", "{}", self.line(state.calls_done));
+        let calls_done = state.calls_done;
+        match &mut state.display {
+            Display::Bar(bar) => bar.set_position(calls_done as u64),
+            Display::Lines { last } if last.elapsed() >= LINE_INTERVAL => {
+                *last = Instant::now();
+                eprintln!("{}", self.line(calls_done));
+            }
+            Display::Lines { .. } | Display::Nothing => {}
         }
         if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Ends, and says how long it took.
     pub(crate) fn finish(self) {
-        let state = self.state.into_inner();
-        if let Some(bar) = state.bar {
+        if let Display::Bar(bar) = self.state.into_inner().display {
             bar.finish_and_clear();
         }
         let elapsed_secs = self.start.elapsed().as_secs_f64();

@@ -95,10 +95,10 @@ impl ModelConfig {
     /// # Errors
     /// [`Schedule`](crate::Error::Schedule) if it names an unknown noise schedule.
     pub fn from_architecture(architecture: &Architecture) -> Result<Self> {
-        let latent = match &architecture.latent_net {
-            Some(net) => {
-                let diffusion = DiffusionConfig::from_facts(&architecture.latent_diffusion)?;
-                Some(LatentConfig { net: net.clone(), diffusion })
+        let latent = match &architecture.latent {
+            Some(latent) => {
+                let diffusion = DiffusionConfig::from_facts(&latent.diffusion)?;
+                Some(LatentConfig { net: latent.net.clone(), diffusion })
             }
             None => None,
         };

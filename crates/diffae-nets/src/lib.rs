@@ -25,7 +25,7 @@
 //!     image_size: 8,
 //!     in_channels: 3,
 //!     out_channels: 3,
-//!     model_channels: 16,
+//!     model_channels: 32,
 //!     channel_mult: vec![1, 2],
 //!     num_res_blocks: 1,
 //!     num_input_res_blocks: None,

@@ -53,7 +53,8 @@ impl BetaSchedule {
     /// Computes beta for each training timestep, in f64.
     ///
     /// The formulas stand at the variants. For few timesteps the scaled betas of [`Linear`](Self::Linear) and
-    /// [`Constant`](Self::Constant) exceed 1: the linear schedule needs more than 20 timesteps, except for a single one.
+    /// [`Constant`](Self::Constant) exceed 1: the linear schedule needs more than 20 timesteps, except for a single
+    /// one.
     /// # Errors
     /// [`Error::NoTrainTimesteps`] if there are none; [`Error::BetaOutOfRange`] unless each beta is in `(0, 1)`.
     pub fn betas(&self, num_train_timesteps: usize) -> Result<Vec<f64>> {

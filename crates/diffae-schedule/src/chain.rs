@@ -4,8 +4,9 @@ use crate::{Error, NoiseSchedule, Posterior, Result, StepIdx, StepSequence, Time
 
 /// A noise schedule over some of the training timesteps, for the samplers.
 ///
-/// With `t_i` the timestep of step `i`, `alpha_bar_i = alpha_bar(t_i)`: the noise levels are those of the training grid,
-/// and `beta_i = 1 - alpha_bar_i / alpha_bar_prev_i` follows from them. The network is always told `t_i`, never `i`.
+/// With `t_i` the timestep of step `i`, `alpha_bar_i = alpha_bar(t_i)`: the noise levels are those of the training
+/// grid, and `beta_i = 1 - alpha_bar_i / alpha_bar_prev_i` follows from them. The network is always told `t_i`, never
+/// `i`.
 /// # Source
 /// Nichol and Dhariwal 2021 (arXiv:2102.09672), Section 4.
 #[derive(Debug, Clone, PartialEq)]

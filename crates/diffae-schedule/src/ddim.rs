@@ -50,8 +50,8 @@ impl DdimSampler {
 
     /// The standard deviation of the noise that a step towards the data adds.
     ///
-    /// `sigma = eta * sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * sqrt(1 - alpha_bar / alpha_bar_prev)`, which is 0 at
-    /// the step that ends in the data.
+    /// `sigma = eta * sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * sqrt(1 - alpha_bar / alpha_bar_prev)`, which is 0
+    /// at the step that ends in the data.
     /// # Errors
     /// [`Error::StepIdxOutOfRange`].
     /// # Source
@@ -96,15 +96,15 @@ impl DdimSampler {
 
     /// Goes all the way from data to `x_terminal`, the noise from which [`decode`](Self::decode) finds the data again.
     ///
-    /// Starts at the first step of the chain and applies [`invert_step`](Self::invert_step) to each. The last one goes to
-    /// `alpha_bar = 0`, so that the result is the last prediction of `eps`, and nothing else.
+    /// Starts at the first step of the chain and applies [`invert_step`](Self::invert_step) to each. The last one goes
+    /// to `alpha_bar = 0`, so that the result is the last prediction of `eps`, and nothing else.
     /// # Shapes
     /// - `x_0`, result: `[N, ..]`, the same; f32 or f64, which is also the precision of the arithmetic.
     /// # Errors
     /// [`Error::StochasticInversion`] unless `eta` is 0; [`Error::Cancelled`] if the callback breaks;
-    /// [`Error::Denoiser`] if it fails; [`Error::NoBatchAxis`], [`Error::UnsupportedDtype`], [`Error::DtypeMismatch`] and
-    /// [`Error::ShapeMismatch`] for tensors that do not fit, the denoiser's included; [`Error::Tensor`] if the arithmetic
-    /// fails.
+    /// [`Error::Denoiser`] if it fails; [`Error::NoBatchAxis`], [`Error::UnsupportedDtype`], [`Error::DtypeMismatch`]
+    /// and [`Error::ShapeMismatch`] for tensors that do not fit, the denoiser's included; [`Error::Tensor`] if the
+    /// arithmetic fails.
     /// # Source
     /// Preechakul et al. 2022 (arXiv:2111.15640), the stochastic encoder. Their alpha is our `alpha_bar`.
     pub fn invert(
@@ -129,8 +129,8 @@ impl DdimSampler {
 
     /// Moves `x_t` one step towards the data.
     ///
-    /// `x_prev = sqrt(alpha_bar_prev) * x_0 + sqrt(1 - alpha_bar_prev - sigma^2) * eps + sigma * noise`, where `x_0` and
-    /// `eps` are those of [`Prediction::from_eps`].
+    /// `x_prev = sqrt(alpha_bar_prev) * x_0 + sqrt(1 - alpha_bar_prev - sigma^2) * eps + sigma * noise`, where `x_0`
+    /// and `eps` are those of [`Prediction::from_eps`].
     /// # Shapes
     /// - `x_t`, `eps`, `noise`, both results: the same, any; f32 or f64.
     ///
@@ -145,7 +145,7 @@ impl DdimSampler {
         let alpha_bar_prev = self.chain.alpha_bar_prev(idx)?;
         let sigma = self.sigma(idx)?;
         let Prediction { x_0, eps } = Prediction::from_eps(x_t, eps, self.chain.alpha_bar(idx)?, self.clip)?;
-        // Never negative but for rounding: sigma^2 <= (1 - alpha_bar_prev) because alpha_bar / alpha_bar_prev >= alpha_bar.
+        // Negative by rounding only: alpha_bar / alpha_bar_prev > alpha_bar, hence sigma^2 < 1 - alpha_bar_prev.
         let direction = (1.0 - alpha_bar_prev - sigma * sigma).max(0.0).sqrt();
         let mean = weighted_sum(alpha_bar_prev.sqrt(), &x_0, direction, &eps)?;
         Ok(Denoised { x_prev: add_noise(mean, sigma, noise, idx)?, x_0 })

@@ -56,8 +56,8 @@ impl DdpmSampler {
         &self.chain
     }
 
-    /// The standard deviation of the noise that a step adds: `exp(log_variance / 2)`, but 0 at the step that ends in the
-    /// data.
+    /// The standard deviation of the noise that a step adds: `exp(log_variance / 2)`, but 0 at the step that ends in
+    /// the data.
     ///
     /// # Errors
     /// [`Error::StepIdxOutOfRange`](crate::Error::StepIdxOutOfRange).

@@ -54,7 +54,8 @@ pub enum Error {
     },
     /// No constant stride has this number of steps.
     #[error(
-        "no stride over {num_train_timesteps} timesteps has exactly {got} steps, the nearest numbers of steps are {nearest}",
+        "no stride over {num_train_timesteps} timesteps has exactly {got} steps, \
+        the nearest numbers of steps are {nearest}",
         nearest = nearest(*below, *above)
     )]
     StepCountUnavailable {

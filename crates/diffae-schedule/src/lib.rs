@@ -3,8 +3,8 @@
 //! The crate knows no network: whatever predicts noise is a [`Denoiser`]. It draws no random numbers: noise is an
 //! argument. It computes its tables in f64, and goes along a chain in the dtype of the state, f32 or f64.
 //!
-//! A [`BetaSchedule`] makes a [`NoiseSchedule`] over the training grid. A [`StepSequence`] picks some of its timesteps for
-//! a [`StepChain`], along which a [`DdimSampler`] or [`DdpmSampler`] goes.
+//! A [`BetaSchedule`] makes a [`NoiseSchedule`] over the training grid. A [`StepSequence`] picks some of its timesteps
+//! for a [`StepChain`], along which a [`DdimSampler`] or [`DdpmSampler`] goes.
 //!
 //! # Notation
 //!
@@ -16,7 +16,7 @@
 //! | `eps` | epsilon | the noise in `x_t`, or its prediction |
 //! | `beta` | `beta_t` | the variance that a timestep adds |
 //! | `alpha_bar` | `alpha_bar_t`; `alpha_t` in the DDIM and Diff-AE papers | product of `1 - beta` up to and including t |
-//! | `alpha_bar_prev`, `alpha_bar_next` | `alpha_{t-1}`, `alpha_{t+1}` | those of the neighbors in the chain; 1 and 0 beyond its ends |
+//! | `alpha_bar_prev`, `alpha_bar_next` | `alpha_{t-1}`, `alpha_{t+1}` | the neighbors' in the chain; 1 and 0 beyond |
 //! | `eta`, `sigma` | same | stochasticity in `[0, 1]`, and standard deviation of the noise that a step adds |
 //! | [`Timestep`], `num_train_timesteps` | t, T | position on the training grid, and its length |
 //! | [`StepIdx`], `num_sampling_steps` | i and S of `tau_i` | position in the short chain, and its length |

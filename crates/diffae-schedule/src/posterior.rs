@@ -34,8 +34,9 @@ impl Posterior {
     /// # Shapes
     /// - `x_0`, `x_t`, result: the same, any; f32 or f64.
     /// # Errors
-    /// [`Error::UnsupportedDtype`](crate::Error::UnsupportedDtype), [`Error::DtypeMismatch`](crate::Error::DtypeMismatch)
-    /// and [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for tensors that do not fit;
+    /// [`Error::UnsupportedDtype`](crate::Error::UnsupportedDtype),
+    /// [`Error::DtypeMismatch`](crate::Error::DtypeMismatch) and [`Error::ShapeMismatch`](crate::Error::ShapeMismatch)
+    /// for tensors that do not fit;
     /// [`Error::Tensor`](crate::Error::Tensor) if the arithmetic fails.
     /// # Source
     /// Ho et al. 2020 (arXiv:2006.11239), Eq. 7.

@@ -62,7 +62,8 @@ pub enum StepSequence {
     ///
     /// The last training timestep is visited only where the stride happens to meet it.
     /// # Source
-    /// Song et al. 2020 (arXiv:2010.02502), Section 4.2, for sub-sequences of the timesteps; the choice of the stride is the released code's.
+    /// Song et al. 2020 (arXiv:2010.02502), Section 4.2, for sub-sequences of the timesteps; the choice of the stride
+    /// is the released code's.
     Ddim(usize),
     /// The grid is cut in as many sections as there are numbers, and each section gets so many timesteps.
     ///
@@ -282,7 +283,8 @@ mod tests {
         fn strides_agree_with_trying_each(num_train_timesteps in 1..300_usize, num_steps in 0..310_usize) {
             let counts: Vec<usize> =
                 (1..=num_train_timesteps).map(|stride| (0..num_train_timesteps).step_by(stride).count()).collect();
-            match (StepSequence::Ddim(num_steps).timesteps(num_train_timesteps), counts.iter().position(|&n| n == num_steps)) {
+            let smallest = counts.iter().position(|&n| n == num_steps);
+            match (StepSequence::Ddim(num_steps).timesteps(num_train_timesteps), smallest) {
                 (Ok(timesteps), Some(i)) => {
                     let expected: Vec<Timestep> = (0..num_train_timesteps).step_by(i + 1).map(Timestep).collect();
                     prop_assert_eq!(timesteps, expected);

@@ -7,7 +7,7 @@ use super::tree::Tree;
 /// Kernels, which index memory that the compiler cannot see the bounds of.
 const KERNELS: &str = "crates/diffae-kernels/src/cpu/";
 /// Reading weights through a memory map, which another process could change.
-const MAPPED_FILE: &str = "crates/diffae-nets/src/weights/mapped_file.rs";
+const MAPPED_FILE: &str = "crates/diffae-nets/src/weights/torch/mapped_file.rs";
 /// How a reason starts.
 const REASON: &str = "SAFETY:";
 

@@ -16,12 +16,19 @@ pub struct Architecture {
     pub unet: UnetConfig,
     /// The semantic encoder; absent in a plain DDPM.
     pub encoder: Option<EncoderConfig>,
-    /// The network of the latent diffusion, where there is one.
-    pub latent_net: Option<LatentNetConfig>,
     /// The diffusion over pictures.
     pub diffusion: DiffusionFacts,
-    /// The diffusion over `z_sem`; used where there is a latent net.
-    pub latent_diffusion: DiffusionFacts,
+    /// The diffusion over `z_sem`, where there is one.
+    pub latent: Option<LatentArchitecture>,
+}
+
+/// The diffusion over `z_sem` of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LatentArchitecture {
+    /// Its network.
+    pub net: LatentNetConfig,
+    /// Its noise schedule.
+    pub diffusion: DiffusionFacts,
 }
 
 /// A noise schedule by name; this crate does not interpret it.
@@ -79,13 +86,16 @@ impl Architecture {
         }
         let num_train_timesteps = hp.count("T", "T")?;
         let schedule = |key: &str, default: &str| hp.text(key).unwrap_or(default).to_owned();
+        let net = parts.latent_net.then(|| hp.latent_net()).transpose()?;
         let facts = |beta_schedule| DiffusionFacts { num_train_timesteps, beta_schedule };
         Ok(Self {
             unet,
             encoder,
-            latent_net: parts.latent_net.then(|| hp.latent_net()).transpose()?,
             diffusion: facts(schedule("beta_scheduler", "linear")),
-            latent_diffusion: facts(schedule("latent_beta_scheduler", "const0.008")),
+            latent: net.map(|net| LatentArchitecture {
+                net,
+                diffusion: facts(schedule("latent_beta_scheduler", "const0.008")),
+            }),
         })
     }
 }

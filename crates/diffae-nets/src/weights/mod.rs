@@ -19,7 +19,7 @@ mod safetensors;
 mod shapes;
 mod source;
 
-pub use architecture::{Architecture, ArchitectureHints, DiffusionFacts};
+pub use architecture::{Architecture, ArchitectureHints, DiffusionFacts, LatentArchitecture};
 pub use checkpoint::{Checkpoint, ClassifierCheckpoint, LatentMoments, ParameterSet, read_latent_moments};
 pub use pytorch_names::name_from_pytorch;
 pub use safetensors::{SafetensorsFile, safetensors_bytes};

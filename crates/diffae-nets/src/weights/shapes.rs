@@ -5,7 +5,7 @@ use crate::config::{
     RawUnetConfig, UnetConfig,
 };
 use crate::error::{Error, Result};
-use crate::weights::architecture::{Architecture, ArchitectureHints, DiffusionFacts, Parts};
+use crate::weights::architecture::{Architecture, ArchitectureHints, DiffusionFacts, LatentArchitecture, Parts};
 use crate::weights::source::TensorSource;
 
 /// Numbers that a network of some kind may have: far more than any has, so that a hostile file cannot loop long.
@@ -36,12 +36,12 @@ pub(crate) fn architecture_from_shapes(
         num_train_timesteps,
         beta_schedule: given.clone().unwrap_or_else(|| default.to_owned()),
     };
+    let net = parts.latent_net.then(|| shapes.latent_net()).transpose()?;
     Ok(Architecture {
         unet,
         encoder,
-        latent_net: parts.latent_net.then(|| shapes.latent_net()).transpose()?,
         diffusion: facts(&hints.beta_schedule, "linear"),
-        latent_diffusion: facts(&hints.latent_beta_schedule, "const0.008"),
+        latent: net.map(|net| LatentArchitecture { net, diffusion: facts(&hints.latent_beta_schedule, "const0.008") }),
     })
 }
 

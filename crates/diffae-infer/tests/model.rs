@@ -1,0 +1,195 @@
+//! What a loaded model promises: batches are their members, directories are what was written, seeds are seeds.
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use diffae_infer::{
+    Codes, DecodeOptions, Error, LoadOptions, Model, ModelSource, NoisePurpose, NoiseSource, Overwrite,
+};
+use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, read_latent_moments};
+use diffae_schedule::{no_callback, no_noise};
+use proptest::prelude::*;
+
+fn golden(model: &str, file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden").join(model).join(file)
+}
+
+fn source(model: &str) -> ModelSource {
+    ModelSource::open(&golden(model, "last.ckpt"), &ArchitectureHints::default()).unwrap()
+}
+
+/// Checkpoint, statistics and classifier.
+fn complete(model: &str) -> ModelSource {
+    let mut source = source(model);
+    source.set_latent_moments(read_latent_moments(&golden(model, "latent.pkl")).unwrap()).unwrap();
+    source.set_classifier(ClassifierCheckpoint::open(&golden(model, "classifier.ckpt")).unwrap(), None).unwrap();
+    source
+}
+
+fn noise(seed: u64, indices: std::ops::Range<u64>, model: &Model) -> Tensor {
+    NoiseSource::new(seed).batch(NoisePurpose::XTerminal, indices, &model.image_shape(), &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    values(a).iter().zip(values(b)).map(|(a, b)| (a - b).abs()).fold(0., f32::max)
+}
+
+fn decode(model: &Model, x_terminal: &Tensor, z_sem: Option<&Tensor>) -> Tensor {
+    model.decode(x_terminal, z_sem, &DecodeOptions::ddim(2), &mut no_noise, &mut no_callback).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4))]
+
+    #[test]
+    fn a_batch_gives_what_its_members_give(count in 1u64..4, seed in 0u64..1000) {
+        let model = source("autoenc16_latent").build(&LoadOptions::cpu()).unwrap();
+        let pictures = noise(seed, 0..count, &model).clamp(-1f32, 1f32).unwrap();
+        let z_sem = model.encode_semantic(&pictures).unwrap();
+        let together = decode(&model, &noise(seed, 10..10 + count, &model), Some(&z_sem));
+        for idx in 0..count {
+            let item = usize::try_from(idx).unwrap();
+            let z_sem = model.encode_semantic(&pictures.narrow(0, item, 1).unwrap()).unwrap();
+            let alone = decode(&model, &noise(seed, 10 + idx..11 + idx, &model), Some(&z_sem));
+            prop_assert!(largest_difference(&alone, &together.narrow(0, item, 1).unwrap()) < 1e-4);
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_bits(seed: u64) {
+        let model = source("ddpm16").build(&LoadOptions::cpu()).unwrap();
+        let options = DecodeOptions { eta: 1., ..DecodeOptions::ddim(2) };
+        let run = || {
+            let mut steps = NoiseSource::new(seed).steps(0..2);
+            values(&model.decode(&noise(seed, 0..2, &model), None, &options, &mut steps, &mut no_callback).unwrap())
+        };
+        prop_assert_eq!(run(), run());
+    }
+}
+
+#[test]
+fn a_model_directory_holds_the_bits_of_the_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model");
+    let original = complete("autoenc16_latent");
+    original.write(&out, DType::F32, Overwrite::Refuse).unwrap();
+    let read = ModelSource::open(&out, &ArchitectureHints::default()).unwrap();
+    assert_eq!(read.config(), original.config());
+    assert_eq!(read.fingerprint().unwrap(), original.fingerprint().unwrap());
+    let (read_tensors, original_tensors) = (read.networks(DType::F32).unwrap(), original.networks(DType::F32).unwrap());
+    assert_eq!(read_tensors.keys().collect::<Vec<_>>(), original_tensors.keys().collect::<Vec<_>>());
+    for (name, tensor) in &original_tensors {
+        assert_eq!(values(tensor), values(&read_tensors[name]), "{name}");
+    }
+    let again = folder.path().join("again");
+    read.write(&again, DType::F32, Overwrite::Refuse).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        assert_eq!(std::fs::read(out.join(file)).unwrap(), std::fs::read(again.join(file)).unwrap(), "{file}");
+    }
+    read.build(&LoadOptions::cpu()).unwrap();
+}
+
+#[test]
+fn half_precision_directories_decode_nearly_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = complete("autoenc16_latent").build(&LoadOptions::cpu()).unwrap();
+    let x_terminal = noise(0, 0..1, &full);
+    let z_sem = Tensor::zeros((1, 32), DType::F32, &Device::Cpu).unwrap();
+    let expected = decode(&full, &x_terminal, Some(&z_sem));
+    for (dtype, tolerance) in [(DType::F16, 0.01), (DType::BF16, 0.1)] {
+        let out = folder.path().join(format!("{dtype:?}"));
+        complete("autoenc16_latent").write(&out, dtype, Overwrite::Refuse).unwrap();
+        let options = LoadOptions { dtype, ..LoadOptions::cpu() };
+        let half = Model::load(&out, &options).unwrap();
+        let difference = largest_difference(&decode(&half, &x_terminal, Some(&z_sem)), &expected);
+        assert!(difference < tolerance && difference > 0., "{dtype:?}: {difference}");
+    }
+}
+
+#[test]
+fn an_existing_model_is_not_replaced_unasked() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = source("ddpm16");
+    source.write(folder.path(), DType::F32, Overwrite::Refuse).unwrap();
+    assert!(matches!(source.write(folder.path(), DType::F32, Overwrite::Refuse), Err(Error::Exists { .. })));
+    source.write(folder.path(), DType::F32, Overwrite::Replace).unwrap();
+}
+
+#[test]
+fn statistics_and_classifiers_of_another_width_are_rejected() {
+    let mut source = source("autoenc16_latent");
+    let moments = read_latent_moments(&golden("autoenc32", "latent.pkl")).unwrap();
+    assert!(matches!(source.set_latent_moments(moments), Err(Error::Mismatch { .. })));
+    let classifier = ClassifierCheckpoint::open(&golden("autoenc32", "classifier.ckpt")).unwrap();
+    assert!(matches!(source.set_classifier(classifier, None), Err(Error::Mismatch { .. })));
+}
+
+#[test]
+fn a_plain_ddpm_says_what_it_lacks() {
+    let model = source("ddpm16").build(&LoadOptions::cpu()).unwrap();
+    let picture = noise(0, 0..1, &model);
+    assert!(matches!(model.encode_semantic(&picture), Err(Error::MissingPart { .. })));
+    assert!(matches!(model.attribute_idx("Smiling"), Err(Error::MissingPart { .. })));
+}
+
+#[test]
+fn attributes_are_found_by_name_or_number() {
+    let model = complete("autoenc32").build(&LoadOptions::cpu()).unwrap();
+    assert_eq!(model.attribute_idx("ATTRIBUTE_2").unwrap(), 2);
+    assert_eq!(model.attribute_idx("2").unwrap(), 2);
+    let error = model.attribute_idx("Smiling").unwrap_err().to_string();
+    assert!(error.contains("attribute_0, attribute_1"), "{error}");
+}
+
+#[test]
+fn a_weight_that_is_not_a_number_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    source("ddpm16").write(folder.path(), DType::F32, Overwrite::Refuse).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let error = Model::load(folder.path(), &LoadOptions::cpu()).unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(format!("{error}: {cause}").contains("not finite"), "{error}: {cause}");
+}
+
+#[test]
+fn a_tensor_that_no_network_uses_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = source("ddpm16");
+    let mut tensors = source.networks(DType::F32).unwrap();
+    tensors.insert("unet.leftover".to_owned(), Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
+    source.write(folder.path(), DType::F32, Overwrite::Refuse).unwrap();
+    let bytes = diffae_nets::weights::safetensors_bytes(&tensors, &std::collections::BTreeMap::new()).unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+    let error = Model::load(folder.path(), &LoadOptions::cpu()).unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("unet.leftover"), "{cause}");
+}
+
+#[test]
+fn codes_survive_the_round_trip_and_mismatched_counts_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("codes.safetensors");
+    let tensor = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+    let codes = Codes {
+        z_sem: Some(tensor(&[2, 4])),
+        x_terminal: Some(tensor(&[2, 3, 8, 8])),
+        names: vec!["a".to_owned(), "b c".to_owned()],
+        fingerprint: "0123".to_owned(),
+    };
+    codes.write(&path, &[("diffae:steps".to_owned(), "5".to_owned())], Overwrite::Refuse).unwrap();
+    let read = Codes::read(&path).unwrap();
+    assert_eq!((read.names, read.fingerprint), (codes.names.clone(), codes.fingerprint.clone()));
+    assert_eq!(values(&read.z_sem.unwrap()), values(codes.z_sem.as_ref().unwrap()));
+    let broken = Codes { x_terminal: Some(tensor(&[3, 3, 8, 8])), ..codes };
+    broken.write(&path, &[], Overwrite::Replace).unwrap();
+    assert!(matches!(Codes::read(&path), Err(Error::Tensors { .. })));
+}

@@ -1,0 +1,104 @@
+//! `encode`, `decode` and `reconstruct`.
+
+use safetensors::SafeTensors;
+
+use crate::support::{FEW_INVERSION_STEPS, FEW_STEPS, Workspace, checkpoint, fixture, photograph};
+
+/// The f32 values of a tensor in a safetensors file.
+fn tensor(workspace: &Workspace, file: &str, name: &str) -> (Vec<usize>, Vec<f32>) {
+    let bytes = std::fs::read(workspace.path(file)).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let view = file.tensor(name).unwrap();
+    let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    (view.shape().to_vec(), values)
+}
+
+#[test]
+fn codes_of_golden_pictures_decode_to_the_golden_reconstruction() {
+    let workspace = Workspace::new();
+    let (model, golden) = (checkpoint("autoenc32"), fixture("golden/autoenc32/golden.safetensors"));
+    workspace.run(&["encode", "--model", &model, &golden, "--out", "codes.safetensors", "--steps", "10"]).succeeds();
+    let args = ["decode", "--model", &model, "codes.safetensors", "--out", "x.safetensors", "--steps", "10"];
+    workspace.run(&args).succeeds();
+    std::fs::copy(&golden, workspace.path("golden.safetensors")).unwrap();
+    for (file, name, expected) in [
+        ("codes.safetensors", "z_sem", "z_sem"),
+        ("codes.safetensors", "x_T", "x_T_inverted"),
+        ("x.safetensors", "x", "recon_inverted"),
+    ] {
+        let (shape, got) = tensor(&workspace, file, name);
+        let (expected_shape, expected) = tensor(&workspace, "golden.safetensors", expected);
+        assert_eq!(shape, expected_shape, "{name}");
+        let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        let difference = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(difference <= 1e-3 * largest, "{name}: {difference}");
+    }
+}
+
+#[test]
+fn a_photograph_is_reconstructed_and_measured() {
+    let workspace = Workspace::new();
+    let model = checkpoint("autoenc32");
+    let photograph = photograph();
+    let args = ["reconstruct", "--model", &model, &photograph, "--out", "out", "--json", "--steps", "10"];
+    let measured = workspace.run(&[&args[..], &["--invert-steps", "20"]].concat()).succeeds().json();
+    assert_eq!(workspace.files("out"), ["astronaut.png", "sheet.png"]);
+    assert_eq!(measured[0]["name"], "astronaut");
+    assert!(measured[0]["psnr"].as_f64().unwrap() > 20., "{measured}");
+    assert!(measured[0]["ssim"].as_f64().unwrap() > 0.9, "{measured}");
+    assert_eq!(workspace.files("."), ["out"]);
+}
+
+#[test]
+fn results_say_how_they_were_made() {
+    let workspace = Workspace::new();
+    let (model, photograph) = (checkpoint("autoenc16_latent"), photograph());
+    let args = ["reconstruct", "--model", &model, &photograph, "--out", "out", "--x-t", "random", "--seed", "7"];
+    workspace.run(&[&args[..], &FEW_STEPS].concat()).succeeds();
+    let text = workspace.png_text("out/astronaut.png");
+    let entry = |key: &str| text.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str());
+    assert_eq!(entry("diffae:seed"), Some("7"));
+    assert_eq!(entry("diffae:steps"), Some("2"));
+    assert!(entry("diffae:command").unwrap().contains("reconstruct"));
+    let info = workspace.run(&["info", &model, "--json"]).succeeds().json();
+    assert_eq!(entry("diffae:model"), info["fingerprint"].as_str());
+}
+
+#[test]
+fn a_plain_ddpm_encodes_x_t_alone() {
+    let workspace = Workspace::new();
+    let (model, photograph) = (checkpoint("ddpm16"), photograph());
+    let args = ["encode", "--model", &model, &photograph, "--out", "codes.safetensors"];
+    workspace.run(&[&args[..], &FEW_STEPS].concat()).succeeds();
+    assert_eq!(tensor(&workspace, "codes.safetensors", "x_T").0, [1, 3, 16, 16]);
+    let args = ["decode", "--model", &model, "codes.safetensors", "--out", "out"];
+    workspace.run(&[&args[..], &FEW_STEPS].concat()).succeeds();
+    assert_eq!(workspace.files("out"), ["astronaut.png"]);
+    workspace.run(&[&args[..3], &["codes.safetensors", "--out", "z", "--x-t", "zero"], &FEW_STEPS].concat()).succeeds();
+}
+
+#[test]
+fn codes_of_another_model_are_refused() {
+    let workspace = Workspace::new();
+    let (model, photograph) = (checkpoint("autoenc16_latent"), photograph());
+    let args = ["encode", "--model", &model, &photograph, "--out", "codes.safetensors", "--semantic-only"];
+    workspace.run(&args).succeeds();
+    let other = checkpoint("autoenc32");
+    let decode = ["decode", "--model", &other, "codes.safetensors", "--out", "out"];
+    workspace.run(&decode).fails_with("was made by model");
+    workspace.run(&[&decode[..], &["--any-model"]].concat()).fails_with("of width 32");
+    workspace.run(&["decode", "--model", &model, "codes.safetensors", "--out", "out"]).fails_with("no x_T");
+    let random = ["decode", "--model", &model, "codes.safetensors", "--out", "out", "--x-t", "random"];
+    workspace.run(&[&random[..], &FEW_STEPS].concat()).succeeds();
+}
+
+#[test]
+fn results_are_not_replaced_unasked() {
+    let workspace = Workspace::new();
+    let (model, photograph) = (checkpoint("autoenc16_latent"), photograph());
+    let args = ["reconstruct", "--model", &model, &photograph, "--out", "out"];
+    let args = [&args[..], &FEW_STEPS, &FEW_INVERSION_STEPS].concat();
+    workspace.run(&args).succeeds();
+    workspace.run(&args).fails_with("exists already");
+    workspace.run(&[&args[..], &["--force"]].concat()).succeeds();
+}

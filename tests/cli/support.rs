@@ -1,0 +1,113 @@
+//! One harness: a fresh folder a test, and the program run in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Few steps: tests look at behavior, golden checks at numbers.
+pub(crate) const FEW_STEPS: [&str; 2] = ["--steps", "2"];
+/// The same for the inversion.
+pub(crate) const FEW_INVERSION_STEPS: [&str; 2] = ["--invert-steps", "2"];
+
+/// A fixture.
+pub(crate) fn fixture(path: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(path).to_str().unwrap().to_owned()
+}
+
+/// The checkpoint of a golden model.
+pub(crate) fn checkpoint(model: &str) -> String {
+    fixture(&format!("golden/{model}/last.ckpt"))
+}
+
+/// A real photograph.
+pub(crate) fn photograph() -> String {
+    fixture("photographs/astronaut.jpg")
+}
+
+/// A folder that vanishes with the test, and the program in it.
+pub(crate) struct Workspace(tempfile::TempDir);
+
+impl Workspace {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs the program on the CPU.
+    pub(crate) fn run(&self, args: &[&str]) -> Finished {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_diffae"));
+        command.args(args).args(["--device", "cpu"]).current_dir(self.0.path());
+        Finished(command.output().unwrap())
+    }
+
+    /// Imports a golden model with everything that belongs to it, as `model`.
+    pub(crate) fn import(&self, model: &str) {
+        let file = |name: &str| fixture(&format!("golden/{model}/{name}"));
+        self.run(&[
+            "import",
+            &checkpoint(model),
+            "--out",
+            "model",
+            "--latent",
+            &file("latent.pkl"),
+            "--classifier",
+            &file("classifier.ckpt"),
+        ])
+        .succeeds();
+    }
+
+    /// Names of what is in a folder, sorted, hidden files too.
+    pub(crate) fn files(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(folder)).unwrap();
+        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// The text entries of a PNG.
+    pub(crate) fn png_text(&self, name: &str) -> Vec<(String, String)> {
+        let file = std::io::BufReader::new(fs::File::open(self.path(name)).unwrap());
+        let mut reader = png::Decoder::new(file).read_info().unwrap();
+        reader.finish().unwrap();
+        let text = &reader.info().utf8_text;
+        text.iter().map(|entry| (entry.keyword.clone(), entry.get_text().unwrap())).collect()
+    }
+}
+
+/// How the program ended.
+pub(crate) struct Finished(Output);
+
+impl Finished {
+    pub(crate) fn stdout(&self) -> String {
+        String::from_utf8(self.0.stdout.clone()).unwrap()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        String::from_utf8(self.0.stderr.clone()).unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn succeeds(self) -> Self {
+        assert!(self.0.status.success(), "{:?}: {}", self.0.status, self.stderr());
+        self
+    }
+
+    /// The program ended with exit code 2 and one line of error that contains `text`.
+    #[track_caller]
+    pub(crate) fn fails_with(self, text: &str) -> Self {
+        let stderr = self.stderr();
+        assert_eq!(self.0.status.code(), Some(2), "{stderr}");
+        let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(errors.len(), 1, "{stderr}");
+        assert!(errors[0].contains(text), "{stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        self
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout()).unwrap()
+    }
+}
