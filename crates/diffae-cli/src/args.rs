@@ -7,9 +7,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use diffae_infer::Overwrite;
 
+/// Heading of the options that only some checkpoints need.
+const HINT_HEADING: &str = "For checkpoints without hyper-parameters";
+
 /// Encode, edit, blend and invent pictures with Diffusion Autoencoders.
 #[derive(Debug, Parser)]
-#[command(name = "diffae", version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "diffae", version, max_term_width = 100, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,
@@ -26,9 +29,6 @@ pub(crate) struct GlobalArgs {
     /// Number type of the weights, and on a GPU of the network's arithmetic
     #[arg(long, global = true, value_enum, default_value_t = NumberType::F32)]
     pub(crate) dtype: NumberType,
-    /// Number of CPU threads [default: all cores]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) threads: Option<u16>,
     /// Say less: errors only
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
@@ -83,25 +83,24 @@ pub(crate) struct ModelArgs {
 
 /// What a checkpoint without hyper-parameters does not tell.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "For checkpoints without hyper-parameters")]
 pub(crate) struct HintArgs {
     /// Height and width of the pictures, if the checkpoint holds no x_T
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, help_heading = HINT_HEADING, value_name = "PIXELS")]
     pub(crate) image_size: Option<usize>,
     /// Attention heads [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = HINT_HEADING, value_name = "N")]
     pub(crate) num_heads: Option<usize>,
     /// Residual blocks a level of the encoder, if several numbers fit
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = HINT_HEADING, value_name = "N")]
     pub(crate) encoder_res_blocks: Option<usize>,
     /// Length of the noise schedule [default: 1000]
-    #[arg(long, value_name = "T")]
+    #[arg(long, help_heading = HINT_HEADING, value_name = "T")]
     pub(crate) train_timesteps: Option<usize>,
     /// Noise schedule of pictures [default: linear]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = HINT_HEADING, value_name = "NAME")]
     pub(crate) beta_schedule: Option<String>,
     /// Noise schedule of the latent diffusion [default: const0.008]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = HINT_HEADING, value_name = "NAME")]
     pub(crate) latent_beta_schedule: Option<String>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::Tensor;
 use diffae_infer::{DecodeOptions, Input, LoadOptions, Model, ModelConfig, NoisePurpose, NoiseSource, read_batch};
 use diffae_nets::weights::ArchitectureHints;
@@ -85,10 +85,6 @@ impl Session {
 
 /// Device, number type and hints of the command line.
 pub(crate) fn load_options(global: &GlobalArgs, hints: &HintArgs) -> Result<LoadOptions> {
-    if let Some(threads) = global.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
-        pool.build_global().context("cannot start threads")?;
-    }
     let device = device_from_name(&global.device)?;
     Ok(LoadOptions { device, dtype: dtype(global.dtype), hints: architecture_hints(hints) })
 }

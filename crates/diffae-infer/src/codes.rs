@@ -8,7 +8,7 @@ use diffae_nets::weights::{SafetensorsFile, TensorSource, safetensors_bytes};
 
 use crate::error::{Error, Result};
 use crate::files::{Overwrite, write_atomically};
-use crate::inputs::read_tensor;
+use crate::inputs::{file_names, read_tensor};
 
 /// The codes of N pictures.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub struct Codes {
     pub z_sem: Option<Tensor>,
     /// `x_T`, `[N, C, H, W]`, f32; absent where only the semantic code was wanted.
     pub x_terminal: Option<Tensor>,
-    /// One name a picture.
+    /// One name a picture; as read, fit for file names and all different.
     pub names: Vec<String>,
     /// Fingerprint of the model.
     pub fingerprint: String,
@@ -66,6 +66,7 @@ impl Codes {
             Some(names) if names.len() == count => names,
             _ => (0..count).map(|idx| format!("{idx:04}")).collect(),
         };
+        let names = file_names(names);
         Ok(Self { z_sem, x_terminal, names, fingerprint: text.get("fingerprint").cloned().unwrap_or_default() })
     }
 }

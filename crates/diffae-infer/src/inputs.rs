@@ -1,6 +1,6 @@
 //! The pictures that a user names: files, folders, tensors.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,9 @@ use crate::image_io::read_image;
 /// Endings of files that are taken for pictures when a folder is searched.
 const PICTURE_EXTENSIONS: [&str; 14] =
     ["png", "apng", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "tga", "qoi", "ppm", "pgm"];
+
+/// Longer names are cut, so that endings can be added.
+const MOST_NAME_CHARS: usize = 100;
 
 /// A picture that was named but not read yet.
 #[derive(Debug, Clone)]
@@ -71,7 +74,8 @@ pub fn list_inputs(paths: &[PathBuf]) -> Result<Vec<Input>> {
             inputs.push((stem(path), InputSource::File(path.clone())));
         }
     }
-    Ok(with_distinct_names(inputs))
+    let (stems, sources): (Vec<_>, Vec<_>) = inputs.into_iter().unzip();
+    Ok(file_names(stems).into_iter().zip(sources).map(|(name, source)| Input { name, source }).collect())
 }
 
 /// Reads and stacks inputs into one batch.
@@ -139,21 +143,30 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     extension.is_some_and(|extension| extensions.contains(&extension.as_str()))
 }
 
-/// Numbers names that occur before: `a`, `a_2`, `a_3`.
-fn with_distinct_names(inputs: Vec<(String, InputSource)>) -> Vec<Input> {
-    let mut taken: BTreeMap<String, usize> = BTreeMap::new();
-    let mut distinct = Vec::with_capacity(inputs.len());
-    for (stem, source) in inputs {
-        let mut name = stem.clone();
-        while taken.contains_key(&name) {
-            let count = taken.entry(stem.clone()).or_insert(1);
-            *count += 1;
-            name = format!("{stem}_{count}");
-        }
-        taken.insert(name.clone(), 1);
-        distinct.push(Input { name, source });
+/// Names of sheets, which no picture of the same folder may have.
+const RESERVED_NAMES: [&str; 1] = ["sheet"];
+
+/// Makes names fit for files of one folder: without separators, none hidden, each different, `a`, `a_2`, `a_3`.
+pub(crate) fn file_names(names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut taken: BTreeSet<String> = RESERVED_NAMES.iter().map(|&name| name.to_owned()).collect();
+    let mut distinct = Vec::new();
+    for name in names {
+        let stem = file_name(&name);
+        let numbered = (2_u64..).map(|number| format!("{stem}_{number}"));
+        let free = std::iter::once(stem.clone()).chain(numbered).find(|name| !taken.contains(name));
+        let free = free.unwrap_or(stem);
+        taken.insert(free.clone());
+        distinct.push(free);
     }
     distinct
+}
+
+/// The name with everything replaced that a file system could take for more than a name.
+fn file_name(name: &str) -> String {
+    let forbidden = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
+    let plain: String = name.chars().map(|c| if forbidden(c) { '_' } else { c }).take(MOST_NAME_CHARS).collect();
+    let plain = plain.trim_start_matches('.').trim();
+    if plain.is_empty() { "picture".to_owned() } else { plain.to_owned() }
 }
 
 #[cfg(test)]
@@ -172,6 +185,12 @@ mod tests {
         fs::write(folder.path().join("notes.txt"), "").unwrap();
         let names: Vec<_> = list_inputs(&[folder.path().to_owned()]).unwrap().into_iter().map(|i| i.name).collect();
         assert_eq!(names, ["x", "x_2", "x_3", "x_2_2"]);
+    }
+
+    #[test]
+    fn names_cannot_leave_their_folder_or_hide() {
+        let names = ["../../a", "/etc/b", "..", ".c", "", "sheet", "a\nb"].map(str::to_owned);
+        assert_eq!(file_names(names), ["_.._a", "_etc_b", "picture", "c", "picture_2", "sheet_2", "a_b"]);
     }
 
     #[test]

@@ -68,3 +68,8 @@ pub use model_config::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfi
 pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
 pub use noise::{NoisePurpose, NoiseSource};
 pub use sheet::{sheet, square_rows};
+
+/// The examples of the repository's README are compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

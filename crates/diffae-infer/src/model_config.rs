@@ -5,10 +5,13 @@ use diffae_nets::{AutoencoderConfig, ClassifierConfig, EncoderConfig, LatentNetC
 use diffae_schedule::{BetaSchedule, NoiseSchedule};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The version of the format that this crate writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
+
+/// A file that claims more timesteps is damaged; tables of that length need not be tried.
+const MOST_TRAIN_TIMESTEPS: usize = 1_000_000;
 
 /// What a model is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -37,8 +40,12 @@ impl DiffusionConfig {
     /// Builds the schedule.
     ///
     /// # Errors
-    /// [`Schedule`](crate::Error::Schedule) if the schedule has no such length.
+    /// [`Error::Schedule`] if the schedule has no such length, [`Error::OutOfRange`] if it is beyond a million.
     pub fn noise_schedule(&self) -> Result<NoiseSchedule> {
+        if self.num_train_timesteps > MOST_TRAIN_TIMESTEPS {
+            let got = self.num_train_timesteps.to_string();
+            return Err(Error::OutOfRange { what: "the number of timesteps", got, expected: "at most a million" });
+        }
         Ok(NoiseSchedule::new(&self.beta_schedule, self.num_train_timesteps)?)
     }
 
@@ -93,7 +100,7 @@ impl ModelConfig {
     /// The config of a released checkpoint.
     ///
     /// # Errors
-    /// [`Schedule`](crate::Error::Schedule) if it names an unknown noise schedule.
+    /// [`Error::Schedule`] if it names an unknown noise schedule.
     pub fn from_architecture(architecture: &Architecture) -> Result<Self> {
         let latent = match &architecture.latent {
             Some(latent) => {

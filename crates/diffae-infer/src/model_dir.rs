@@ -10,7 +10,7 @@ use diffae_nets::weights::{
     ArchitectureHints, Checkpoint, ClassifierCheckpoint, LatentMoments, ParameterSet, SafetensorsFile, Weights,
     safetensors_bytes,
 };
-use diffae_nets::{ClassifierConfig, RawClassifierConfig};
+use diffae_nets::{ClassifierConfig, RawClassifierConfig, RawUnetConfig};
 
 use crate::error::{Error, Result};
 use crate::files::{Overwrite, write_atomically};
@@ -185,7 +185,9 @@ impl ModelSource {
     /// [`Error::Weights`] if a tensor cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
-        let config = (&self.config.unet, &self.config.encoder, &self.config.diffusion);
+        // Dropout acts in training alone.
+        let unet = RawUnetConfig { dropout: 0., ..(*self.config.unet).clone() };
+        let config = (unet, &self.config.encoder, &self.config.diffusion);
         let config =
             serde_json::to_string(&config).map_err(|source| Error::Config { path: self.path.clone(), source })?;
         hasher.update(config.as_bytes());

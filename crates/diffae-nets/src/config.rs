@@ -9,7 +9,12 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
-use crate::plan::{OutputStage, Trunk, output_blocks, positive};
+use crate::plan::{OutputStage, Trunk, at_most, output_blocks, positive};
+
+/// Most channels and widths that are not multiples of `model_channels`.
+const MOST_CHANNELS: usize = 1 << 16;
+/// Most blocks or layers in a row.
+const MOST_LAYERS: usize = 1 << 8;
 
 /// A config that was checked; its fields are read through [`Deref`] and cannot be changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +140,9 @@ impl Check for RawUnetConfig {
             ("num_res_blocks", self.num_res_blocks),
         ] {
             positive("unet", field, value)?;
+            at_most("unet", field, value, MOST_CHANNELS)?;
         }
+        at_most("unet", "num_res_blocks", self.num_res_blocks, MOST_LAYERS)?;
         check_dropout("unet", self.dropout)?;
         let input = trunk.input_plan();
         let output = trunk.output_plan(&input, self.num_res_blocks);
@@ -186,8 +193,10 @@ impl Check for RawEncoderConfig {
     fn check(&self) -> Result<()> {
         let trunk = self.trunk();
         trunk.check()?;
-        positive("encoder", "in_channels", self.in_channels)?;
-        positive("encoder", "out_channels", self.out_channels)?;
+        for (field, value) in [("in_channels", self.in_channels), ("out_channels", self.out_channels)] {
+            positive("encoder", field, value)?;
+            at_most("encoder", field, value, MOST_CHANNELS)?;
+        }
         trunk.check_blocks(trunk.input_plan().blocks())
     }
 }
@@ -268,7 +277,9 @@ impl Check for RawLatentNetConfig {
             ("time_embed_channels", self.time_embed_channels),
         ] {
             positive("latent_net", field, value)?;
+            at_most("latent_net", field, value, MOST_CHANNELS)?;
         }
+        at_most("latent_net", "num_layers", self.num_layers, MOST_LAYERS)?;
         match self.skip_layers.iter().find(|&&k| k == 0 || k >= self.num_layers) {
             Some(&layer) => Err(Error::SkipLayerOutOfRange { layer, num_layers: self.num_layers }),
             None => Ok(()),

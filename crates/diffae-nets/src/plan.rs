@@ -151,9 +151,7 @@ impl Trunk<'_> {
             ("number of channel_mult entries", self.channel_mult.len(), 16),
             ("largest channel_mult entry", self.channel_mult.iter().copied().max().unwrap_or(0), 1 << 10),
         ] {
-            if value > most {
-                return Err(Error::FieldTooLarge { network, field, got: value, most });
-            }
+            at_most(network, field, value, most)?;
         }
         let factor = 1 << self.last_level();
         if !self.image_size.is_multiple_of(factor) {
@@ -209,6 +207,11 @@ fn numbered(list: &str, idx: usize) -> String {
 /// `value`, unless it is zero.
 pub(crate) fn positive(network: &'static str, field: &'static str, value: usize) -> Result<()> {
     if value == 0 { Err(Error::ZeroField { network, field }) } else { Ok(()) }
+}
+
+/// Checks that `value` is not beyond what any model has, so that sizes can be added and multiplied.
+pub(crate) fn at_most(network: &'static str, field: &'static str, value: usize, most: usize) -> Result<()> {
+    if value > most { Err(Error::FieldTooLarge { network, field, got: value, most }) } else { Ok(()) }
 }
 
 fn check_groups(network: &'static str, block: &str, channels: usize) -> Result<()> {

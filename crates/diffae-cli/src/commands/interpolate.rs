@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::Tensor;
 use diffae_infer::{gif_bytes, lerp, list_inputs, png_bytes, rgb_from_tensor, sheet, slerp, write_atomically};
 use image::RgbImage;
@@ -29,7 +29,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
     let output = frame_output(&args.out.out, &names, overwrite)?;
     let inputs = list_inputs(&[args.from.clone(), args.to.clone()])?;
     if inputs.len() != 2 {
-        anyhow::bail!("expected two pictures, got {}", inputs.len())
+        bail!("expected two pictures, got {}", inputs.len())
     }
     let session = Session::open(global, &args.model, &args.batch)?;
     let progress = Progress::start("interpolate", args.frames, args.steps);
@@ -61,6 +61,9 @@ fn frame_output(path: &Path, names: &[String], overwrite: diffae_infer::Overwrit
     let extension = path.extension().map(std::ffi::OsStr::to_ascii_lowercase);
     match extension.as_ref().and_then(|extension| extension.to_str()) {
         Some("png") => refuse_existing(path, overwrite).map(|()| FrameOutput::Strip),
+        Some(other @ ("safetensors" | "jpg" | "jpeg" | "webp" | "bmp" | "mp4")) => {
+            bail!("--out ends in .{other}, expected .png for a strip, .gif for an animation, or a folder")
+        }
         Some("gif") => refuse_existing(path, overwrite).map(|()| FrameOutput::Animation),
         _ => OutputDir::new(path, names, overwrite).map(FrameOutput::Folder),
     }
