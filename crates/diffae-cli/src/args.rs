@@ -129,6 +129,38 @@ impl ForceArgs {
     }
 }
 
+/// Pictures on the command line.
+#[derive(Debug, Args)]
+pub(crate) struct PictureArgs {
+    /// Picture files, folders, or .safetensors files that hold x [N, C, H, W] in [-1, 1]
+    #[arg(required = true)]
+    pub(crate) input: Vec<PathBuf>,
+}
+
+/// How pictures are decoded.
+#[derive(Debug, Args)]
+pub(crate) struct DecodingArgs {
+    /// Decoding steps
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    pub(crate) steps: usize,
+}
+
+/// How pictures are turned into noise maps.
+#[derive(Debug, Args)]
+pub(crate) struct InversionArgs {
+    /// Steps of the inversion
+    #[arg(long, default_value_t = 250, value_name = "N", value_parser = positive)]
+    pub(crate) invert_steps: usize,
+}
+
+/// Where random numbers come from.
+#[derive(Debug, Args)]
+pub(crate) struct RandomArgs {
+    /// Seed of the noise
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
 /// How many pictures are worked on at once.
 #[derive(Debug, Args)]
 pub(crate) struct BatchArgs {
@@ -172,9 +204,8 @@ pub(crate) struct ImportArgs {
 pub(crate) struct EncodeArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Picture files, folders, or .safetensors files that hold x [N, C, H, W] in [-1, 1]
-    #[arg(required = true)]
-    pub(crate) input: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) pictures: PictureArgs,
     #[command(flatten)]
     pub(crate) out: OutArgs,
     /// Steps of the inversion
@@ -206,15 +237,13 @@ pub(crate) struct DecodeArgs {
     pub(crate) codes: PathBuf,
     #[command(flatten)]
     pub(crate) out: OutArgs,
-    /// Decoding steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) decoding: DecodingArgs,
     /// Where x_T comes from
     #[arg(long = "x-t", value_enum, default_value_t = XTerminalChoice::Stored)]
     pub(crate) x_t: XTerminalChoice,
-    /// Seed of the noise
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) random: RandomArgs,
     /// Noise added at each step: 0 none, 1 as much as DDPM
     #[arg(long, default_value_t = 0.)]
     pub(crate) eta: f64,
@@ -238,23 +267,19 @@ pub(crate) enum ReconstructionNoise {
 pub(crate) struct ReconstructArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Picture files, folders, or .safetensors files that hold x [N, C, H, W] in [-1, 1]
-    #[arg(required = true)]
-    pub(crate) input: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) pictures: PictureArgs,
     #[command(flatten)]
     pub(crate) out: OutArgs,
-    /// Decoding steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
-    /// Steps of the inversion
-    #[arg(long, default_value_t = 250, value_name = "N", value_parser = positive)]
-    pub(crate) invert_steps: usize,
+    #[command(flatten)]
+    pub(crate) decoding: DecodingArgs,
+    #[command(flatten)]
+    pub(crate) inversion: InversionArgs,
     /// Where x_T comes from
     #[arg(long = "x-t", value_enum, default_value_t = ReconstructionNoise::Inverted)]
     pub(crate) x_t: ReconstructionNoise,
-    /// Seed of the noise
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) random: RandomArgs,
     /// Print the measures as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -276,12 +301,10 @@ pub(crate) struct InterpolateArgs {
     /// Number of frames, both ends included
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = positive)]
     pub(crate) frames: usize,
-    /// Decoding steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
-    /// Steps of the inversion
-    #[arg(long, default_value_t = 250, value_name = "N", value_parser = positive)]
-    pub(crate) invert_steps: usize,
+    #[command(flatten)]
+    pub(crate) decoding: DecodingArgs,
+    #[command(flatten)]
+    pub(crate) inversion: InversionArgs,
     #[command(flatten)]
     pub(crate) batch: BatchArgs,
 }
@@ -316,9 +339,8 @@ pub(crate) struct EditArgs {
     /// Decoding steps
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
-    /// Steps of the inversion
-    #[arg(long, default_value_t = 250, value_name = "N", value_parser = positive)]
-    pub(crate) invert_steps: usize,
+    #[command(flatten)]
+    pub(crate) inversion: InversionArgs,
     #[command(flatten)]
     pub(crate) batch: BatchArgs,
 }
@@ -332,15 +354,13 @@ pub(crate) struct SampleArgs {
     /// Number of pictures
     #[arg(short = 'n', long = "count", default_value_t = 16, value_name = "N", value_parser = positive)]
     pub(crate) count: usize,
-    /// Decoding steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) decoding: DecodingArgs,
     /// Steps of the latent diffusion
     #[arg(long, default_value_t = 200, value_name = "N", value_parser = positive)]
     pub(crate) latent_steps: usize,
-    /// Seed of the noise
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) random: RandomArgs,
     /// Noise added at each decoding step: 0 none, 1 as much as DDPM
     #[arg(long, default_value_t = 0.)]
     pub(crate) eta: f64,
@@ -355,20 +375,17 @@ pub(crate) struct SampleArgs {
 pub(crate) struct VariationsArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Picture files, folders, or .safetensors files that hold x [N, C, H, W] in [-1, 1]
-    #[arg(required = true)]
-    pub(crate) input: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) pictures: PictureArgs,
     #[command(flatten)]
     pub(crate) out: OutArgs,
     /// Variations of each picture
     #[arg(short = 'n', long = "count", default_value_t = 8, value_name = "N", value_parser = positive)]
     pub(crate) count: usize,
-    /// Decoding steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
-    /// Seed of the noise
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) decoding: DecodingArgs,
+    #[command(flatten)]
+    pub(crate) random: RandomArgs,
     #[command(flatten)]
     pub(crate) batch: BatchArgs,
 }

@@ -16,10 +16,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
     let mut output = PictureOutput::new(&args.out.out, &codes.names, args.out.force.overwrite())?;
     let session = Session::open(global, &args.model, &args.batch)?;
     check(&codes, &session, args)?;
-    let noise = NoiseSource::new(args.seed);
-    let options = DecodeOptions { num_steps: args.steps, eta: args.eta, clip: Clip::UnitRange };
-    let provenance = Provenance::new(session.model.fingerprint()).with("steps", &args.steps).with("seed", &args.seed);
-    let progress = Progress::start("decode", codes.names.len(), args.steps);
+    let noise = NoiseSource::new(args.random.seed);
+    let options = DecodeOptions { num_steps: args.decoding.steps, eta: args.eta, clip: Clip::UnitRange };
+    let provenance = Provenance::new(session.model.fingerprint())
+        .with("steps", &args.decoding.steps)
+        .with("seed", &args.random.seed);
+    let progress = Progress::start("decode", codes.names.len(), args.decoding.steps);
     let mut start = 0;
     for names in codes.names.chunks(session.batch_size()) {
         let part = |tensor: &Tensor| tensor.narrow(0, start, names.len())?.to_device(session.model.device());
@@ -70,7 +72,7 @@ fn check(codes: &Codes, session: &Session, args: &DecodeArgs) -> Result<()> {
     {
         bail!("the codes' x_T is {:?} a picture, the model expects {:?}", &x_terminal.dims()[1..], model.image_shape())
     }
-    diffae_schedule::StepChain::new(model.schedule(), &diffae_schedule::StepSequence::Ddim(args.steps))
+    diffae_schedule::StepChain::new(model.schedule(), &diffae_schedule::StepSequence::Ddim(args.decoding.steps))
         .map(|_| ())
         .context("--steps")
 }

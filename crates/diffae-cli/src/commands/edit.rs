@@ -31,14 +31,14 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
     let attribute_idx = session.model.attribute_idx(attribute)?;
     let provenance = Provenance::new(session.model.fingerprint())
         .with("steps", &args.steps)
-        .with("invert_steps", &args.invert_steps)
+        .with("invert_steps", &args.inversion.invert_steps)
         .with("attribute", attribute);
 
-    let progress = Progress::start("edit", inputs.len(), args.invert_steps + strengths.len() * args.steps);
+    let progress = Progress::start("edit", inputs.len(), args.inversion.invert_steps + strengths.len() * args.steps);
     for batch in inputs.chunks(session.batch_size()) {
         let x_0 = session.read(batch)?;
         let z_sem = session.model.encode_semantic(&x_0)?;
-        let x_terminal = session.invert(&x_0, Some(&z_sem), args.invert_steps, &progress)?;
+        let x_terminal = session.invert(&x_0, Some(&z_sem), args.inversion.invert_steps, &progress)?;
         let mut strips: Vec<Vec<RgbImage>> = vec![Vec::new(); batch.len()];
         for &strength in &strengths {
             let edited = session.model.edit(&z_sem, attribute_idx, strength)?;

@@ -16,7 +16,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     }
     let overwrite = args.out.force.overwrite();
     refuse_existing(&args.out.out, overwrite)?;
-    let inputs = list_inputs(&args.input)?;
+    let inputs = list_inputs(&args.pictures.input)?;
     let session = Session::open(global, &args.model, &args.batch)?;
     if args.semantic_only && !session.has_z_sem() {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())

@@ -32,12 +32,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
         bail!("expected two pictures, got {}", inputs.len())
     }
     let session = Session::open(global, &args.model, &args.batch)?;
-    let progress = Progress::start("interpolate", args.frames, args.steps);
+    let progress = Progress::start("interpolate", args.frames, args.decoding.steps);
     let frames = frames(&session, &session.read(&inputs)?, args, &progress)?;
     progress.finish();
     let provenance = Provenance::new(session.model.fingerprint())
-        .with("steps", &args.steps)
-        .with("invert_steps", &args.invert_steps);
+        .with("steps", &args.decoding.steps)
+        .with("invert_steps", &args.inversion.invert_steps);
     let path = &args.out.out;
     match output {
         FrameOutput::Strip => {
@@ -72,8 +72,8 @@ fn frame_output(path: &Path, names: &[String], overwrite: diffae_infer::Overwrit
 /// Decodes codes between those of the two pictures `x_0` `[2, C, H, W]`.
 fn frames(session: &Session, x_0: &Tensor, args: &InterpolateArgs, progress: &Progress) -> Result<Vec<RgbImage>> {
     let z_sem = session.encode_semantic(x_0)?;
-    let inversion = Progress::start("invert", 2, args.invert_steps);
-    let x_terminal = session.invert(x_0, z_sem.as_ref(), args.invert_steps, &inversion)?;
+    let inversion = Progress::start("invert", 2, args.inversion.invert_steps);
+    let x_terminal = session.invert(x_0, z_sem.as_ref(), args.inversion.invert_steps, &inversion)?;
     inversion.finish();
     let (from, to) = (x_terminal.get(0)?, x_terminal.get(1)?);
     let last = args.frames.saturating_sub(1).max(1) as f64;
@@ -86,7 +86,7 @@ fn frames(session: &Session, x_0: &Tensor, args: &InterpolateArgs, progress: &Pr
         let x_terminals = each(&|alpha| slerp(&from, &to, alpha))?;
         let z_sems =
             z_sem.as_ref().map(|z_sem| each(&|alpha| lerp(&z_sem.get(0)?, &z_sem.get(1)?, alpha))).transpose()?;
-        let decoded = session.decode(&x_terminals, z_sems.as_ref(), args.steps, progress)?;
+        let decoded = session.decode(&x_terminals, z_sems.as_ref(), args.decoding.steps, progress)?;
         for idx in 0..alphas.len() {
             frames.push(rgb_from_tensor(&decoded.get(idx)?)?);
         }

@@ -24,18 +24,21 @@ struct Measured {
 
 /// Encodes and decodes pictures, shows both side by side, and measures the difference.
 pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
-    let inputs = list_inputs(&args.input)?;
+    let inputs = list_inputs(&args.pictures.input)?;
     let names: Vec<String> = inputs.iter().map(|input| input.name.clone()).collect();
     let planned: Vec<String> = names.iter().cloned().chain([SHEET.to_owned()]).collect();
     let mut output = PictureOutput::new(&args.out.out, &planned, args.out.force.overwrite())?;
     let session = Session::open(global, &args.model, &args.batch)?;
     let inverted = args.x_t == ReconstructionNoise::Inverted;
-    let invert_steps = if inverted { args.invert_steps } else { 0 };
-    let mut provenance = Provenance::new(session.model.fingerprint()).with("steps", &args.steps);
-    provenance =
-        if inverted { provenance.with("invert_steps", &invert_steps) } else { provenance.with("seed", &args.seed) };
+    let invert_steps = if inverted { args.inversion.invert_steps } else { 0 };
+    let mut provenance = Provenance::new(session.model.fingerprint()).with("steps", &args.decoding.steps);
+    provenance = if inverted {
+        provenance.with("invert_steps", &invert_steps)
+    } else {
+        provenance.with("seed", &args.random.seed)
+    };
 
-    let progress = Progress::start("reconstruct", inputs.len(), args.steps + invert_steps);
+    let progress = Progress::start("reconstruct", inputs.len(), args.decoding.steps + invert_steps);
     let (mut measured, mut rows, mut start) = (Vec::new(), Vec::new(), 0);
     for batch in inputs.chunks(session.batch_size()) {
         let batch_names = &names[start..start + batch.len()];
@@ -44,9 +47,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
         let x_terminal = if inverted {
             session.invert(&x_0, z_sem.as_ref(), invert_steps, &progress)?
         } else {
-            session.random_x_terminal(NoiseSource::new(args.seed), start as u64..(start + batch.len()) as u64)?
+            session.random_x_terminal(NoiseSource::new(args.random.seed), start as u64..(start + batch.len()) as u64)?
         };
-        let decoded = session.decode(&x_terminal, z_sem.as_ref(), args.steps, &progress)?;
+        let decoded = session.decode(&x_terminal, z_sem.as_ref(), args.decoding.steps, &progress)?;
         measured.extend(measure(&x_0, &decoded, batch_names)?);
         output.write(&decoded, batch_names, &provenance)?;
         rows.extend(side_by_side(&x_0, &decoded)?);

@@ -39,12 +39,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
         session.model.latent_moments()?;
     }
     let provenance = Provenance::new(session.model.fingerprint())
-        .with("steps", &args.steps)
+        .with("steps", &args.decoding.steps)
         .with("latent_steps", &latent_steps)
-        .with("seed", &args.seed);
-    let options = DecodeOptions { num_steps: args.steps, eta: args.eta, clip: Clip::UnitRange };
-    let noise = NoiseSource::new(args.seed);
-    let progress = Progress::start("sample", given.count, args.steps + latent_steps);
+        .with("seed", &args.random.seed);
+    let options = DecodeOptions { num_steps: args.decoding.steps, eta: args.eta, clip: Clip::UnitRange };
+    let noise = NoiseSource::new(args.random.seed);
+    let progress = Progress::start("sample", given.count, args.decoding.steps + latent_steps);
     let mut shown: Vec<RgbImage> = Vec::new();
     let mut start = 0;
     for names in names.chunks(session.batch_size()) {

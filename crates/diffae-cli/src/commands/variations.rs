@@ -10,15 +10,17 @@ use crate::session::Session;
 
 /// Decodes the `z_sem` of each picture with several random `x_T`.
 pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
-    let inputs = list_inputs(&args.input)?;
+    let inputs = list_inputs(&args.pictures.input)?;
     let names = |name: &str| (0..args.count).map(|idx| format!("{name}_variation_{idx:03}")).collect::<Vec<_>>();
     let planned = inputs.iter().flat_map(|input| names(&input.name)).chain(["sheet".to_owned()]);
     let mut output = PictureOutput::new(&args.out.out, &planned.collect::<Vec<_>>(), args.out.force.overwrite())?;
     let session = Session::open(global, &args.model, &args.batch)?;
     session.model.encoder()?;
-    let noise = NoiseSource::new(args.seed);
-    let provenance = Provenance::new(session.model.fingerprint()).with("steps", &args.steps).with("seed", &args.seed);
-    let progress = Progress::start("variations", inputs.len() * args.count, args.steps);
+    let noise = NoiseSource::new(args.random.seed);
+    let provenance = Provenance::new(session.model.fingerprint())
+        .with("steps", &args.decoding.steps)
+        .with("seed", &args.random.seed);
+    let progress = Progress::start("variations", inputs.len() * args.count, args.decoding.steps);
     let mut rows = Vec::with_capacity(inputs.len());
     for (position, input) in inputs.iter().enumerate() {
         let x_0 = session.read(std::slice::from_ref(input))?;
@@ -29,7 +31,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
             let first = (position * args.count + done) as u64;
             let x_terminal = session.random_x_terminal(noise, first..first + names.len() as u64)?;
             let z_sems = z_sem.repeat((names.len(), 1))?;
-            let decoded = session.decode(&x_terminal, Some(&z_sems), args.steps, &progress)?;
+            let decoded = session.decode(&x_terminal, Some(&z_sems), args.decoding.steps, &progress)?;
             output.write(&decoded, names, &provenance)?;
             for idx in 0..names.len() {
                 row.push(rgb_from_tensor(&decoded.get(idx)?)?);
