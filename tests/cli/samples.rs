@@ -42,6 +42,16 @@ fn a_plain_ddpm_samples_without_a_latent_net() {
 }
 
 #[test]
+fn a_gray_model_samples_gray_pictures() {
+    let workspace = Workspace::new();
+    let model = checkpoint("gray16_heads2");
+    let args = ["sample", "--model", &model, "-n", "1", "--latent-steps", "2", "--out", "out"];
+    workspace.run(&[&args[..], &FEW_STEPS].concat()).succeeds();
+    let picture = image::open(workspace.path("out/sample_00000.png")).unwrap().into_rgb8();
+    assert!(picture.pixels().all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]));
+}
+
+#[test]
 fn a_model_without_latent_net_cannot_sample_or_a_ddpm_vary() {
     let model = checkpoint("autoenc32");
     Workspace::new().run(&["sample", "--model", &model, "--out", "out"]).fails_with("no latent net");

@@ -101,6 +101,12 @@ mod tests {
         passes("ddpm16");
     }
 
+    /// What the reference's own models leave open: heads, one channel, halves of different length, own attention list.
+    #[test]
+    fn gray_autoencoder_with_two_heads_is_the_twin() {
+        passes("gray16_heads2");
+    }
+
     #[test]
     fn schedules_embeddings_and_measures_are_the_reference() {
         let mut report = Report::silent();

@@ -50,8 +50,8 @@ fn mend_checksum(bytes: &mut [u8]) {
 #[test]
 fn shapes_alone_tell_what_hyper_parameters_tell() {
     let folder = tempfile::tempdir().unwrap();
-    for model in ["autoenc32", "autoenc16_latent", "ddpm16"] {
-        let hints = ArchitectureHints::default();
+    for (model, num_heads) in [("autoenc32", 1), ("autoenc16_latent", 1), ("ddpm16", 1), ("gray16_heads2", 2)] {
+        let hints = ArchitectureHints { num_heads: Some(num_heads), ..ArchitectureHints::default() };
         let told = Checkpoint::open(&golden(model), ParameterSet::Ema, &hints).unwrap().architecture;
         let path = without_hyper_parameters(model, folder.path());
         let guessed = Checkpoint::open(&path, ParameterSet::Ema, &hints).unwrap().architecture;
