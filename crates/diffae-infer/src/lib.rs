@@ -15,21 +15,20 @@
 //! Tensors are f32: pictures `[N, C, H, W]` in `[-1, 1]`, semantic codes `[N, D]`. Noise comes from a seeded
 //! [`NoiseSource`] and is the same on every device.
 //!
-//! ```no_run
+//! ```
 //! use std::path::Path;
 //! use diffae_infer::{DecodeOptions, LoadOptions, Model, read_image, rgb_from_tensor};
 //! use diffae_schedule::{no_callback, no_noise};
 //!
-//! let model = Model::load(Path::new("ffhq128"), &LoadOptions::cpu())?;
+//! let fixtures = Path::new("../../tests/fixtures");
+//! let model = Model::load(&fixtures.join("golden/autoenc16_latent/last.ckpt"), &LoadOptions::cpu())?;
 //! let [channels, size, _] = model.image_shape();
-//! let x_0 = read_image(Path::new("me.jpg"), channels, size)?.unsqueeze(0)?;
+//! let x_0 = read_image(&fixtures.join("photographs/cat.jpg"), channels, size)?.unsqueeze(0)?;
 //! let z_sem = model.encode_semantic(&x_0)?;
-//! let x_terminal = model.invert(&x_0, Some(&z_sem), 250, &mut no_callback)?;
-//!
-//! let smiling = model.edit(&z_sem, model.attribute_idx("Smiling")?, 0.3)?;
-//! let edited =
-//!     model.decode(&x_terminal, Some(&smiling), &DecodeOptions::ddim(100), &mut no_noise, &mut no_callback)?;
-//! rgb_from_tensor(&edited.get(0)?)?.save("me-smiling.png")?;
+//! let x_terminal = model.invert(&x_0, Some(&z_sem), 5, &mut no_callback)?; // 250 steps for good results
+//! let decoded =
+//!     model.decode(&x_terminal, Some(&z_sem), &DecodeOptions::ddim(5), &mut no_noise, &mut no_callback)?;
+//! assert_eq!(rgb_from_tensor(&decoded.get(0)?)?.dimensions(), (16, 16));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
