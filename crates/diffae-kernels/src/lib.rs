@@ -23,6 +23,26 @@
 //! # Features
 //! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
 
+mod attention;
+mod conv2d;
+mod cpu;
+mod dispatch;
+mod group_norm;
+mod join;
+mod linear;
+mod optimizer;
 mod resample;
+mod storage;
+mod threads;
 
+pub use attention::attention;
+pub use conv2d::{ConvInput, ConvWeight, conv2d};
+pub use dispatch::{
+    KERNELS_VARIABLE, KernelSet, force_kernel_set, is_exact, kernel_set, kernels_from_environment, set_exact,
+};
+pub use group_norm::{Activation, GroupNorm, NORM_EPS, group_norm};
+pub use join::{add, concat_channels};
+pub use linear::linear;
+pub use optimizer::{AdamConfig, ParameterState, adam_step, sum_of_squares};
 pub use resample::{average_pool_2x, upsample_nearest_2x};
+pub use threads::set_num_threads;

@@ -1,0 +1,133 @@
+//! Self-attention over pixels.
+
+use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, bail};
+
+use crate::cpu::matrix::{Matrix, multiply};
+use crate::cpu::softmax;
+use crate::storage::{floats, runs_here, with_floats};
+
+/// `y = v softmax(q^T k / sqrt(C / heads))^T` for each image and head; the softmax runs in f32 at least.
+///
+/// One `[L, L]` matrix is in memory at a time, L = H * W; the backward pass computes it again.
+///
+/// # Shapes
+/// - `qkv`: `[N, 3C, H, W]`, the channels in order head, then q, k, v, then C / heads; result: `[N, C, H, W]`, dtype of
+///   `qkv`, heads side by side.
+/// # Errors
+/// If the channels cannot be cut so.
+/// # Source
+/// Vaswani et al. 2017 (arXiv:1706.03762), Eq. 1.
+pub fn attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
+    let (n, channels, h, w) = qkv.dims4()?;
+    if num_heads == 0 || channels % (3 * num_heads) != 0 {
+        bail!("{channels} channels cannot be cut into q, k and v of {num_heads} heads")
+    }
+    if runs_here([qkv]) {
+        return qkv.contiguous()?.apply_op1(Attention { num_heads });
+    }
+    let (heads, length) = (n * num_heads, h * w);
+    let head_width = channels.checked_div(3 * num_heads).unwrap_or(0);
+    let qkv = qkv.reshape((heads, 3 * head_width, length))?; // [N*heads, 3*C/heads, L]
+    // Scaling q and k by the fourth root each keeps the products small in half precision.
+    let scale = (head_width as f64).powf(-0.25);
+    let q = (qkv.narrow(1, 0, head_width)? * scale)?;
+    let k = (qkv.narrow(1, head_width, head_width)? * scale)?;
+    let v = qkv.narrow(1, 2 * head_width, head_width)?.contiguous()?;
+    let scores = q.transpose(1, 2)?.contiguous()?.matmul(&k)?; // [N*heads, L, L]
+    let dtype = if scores.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let weights = softmax_of(&scores.to_dtype(dtype)?)?.to_dtype(v.dtype())?;
+    v.matmul(&weights.transpose(1, 2)?.contiguous()?)?.reshape((n, num_heads * head_width, h, w))
+}
+
+/// `exp(x - max) / sum(exp(x - max))` over the last axis.
+fn softmax_of(x: &Tensor) -> Result<Tensor> {
+    // The maximum only keeps exp from overflowing; no gradient flows through it.
+    let exp = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?.exp()?;
+    exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
+}
+
+struct Attention {
+    num_heads: usize,
+}
+
+/// q, k and v of one image and head, each `[width, length]`.
+struct Head<'a> {
+    q: Matrix<'a>,
+    k: Matrix<'a>,
+    v: Matrix<'a>,
+    width: usize,
+    length: usize,
+}
+
+impl<'a> Head<'a> {
+    fn new(qkv: &'a [f32], length: usize) -> Self {
+        let part = qkv.len().checked_div(3).unwrap_or(0);
+        let width = part.checked_div(length).unwrap_or(0);
+        let matrix = |i: usize| Matrix::rows(&qkv[i * part..(i + 1) * part], width, length);
+        Self { q: matrix(0), k: matrix(1), v: matrix(2), width, length }
+    }
+
+    fn scale(&self) -> f32 {
+        (self.width as f32).sqrt().recip()
+    }
+
+    /// The softmax, `[query, key]`.
+    fn weights(&self, to: &mut [f32]) {
+        multiply(self.q.transposed(), self.k, to);
+        softmax::forward(to, self.length, self.scale());
+    }
+}
+
+impl Attention {
+    /// The heads of all images, one after the other in memory.
+    fn heads<'a>(&self, qkv: &'a [f32], images: usize, length: usize) -> impl Iterator<Item = Head<'a>> {
+        let len = qkv.len().checked_div(images * self.num_heads).unwrap_or(0).max(1);
+        qkv.chunks(len).map(move |qkv| Head::new(qkv, length))
+    }
+}
+
+impl CustomOp1 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (n, channels, h, w) = layout.shape().dims4()?;
+        let (qkv, length) = (floats(qkv, layout)?, h * w);
+        let mut y = vec![0f32; qkv.len().checked_div(3).unwrap_or(0)];
+        let mut weights = vec![0f32; length * length];
+        let len = y.len().checked_div(n * self.num_heads).unwrap_or(0).max(1);
+        for (head, y) in self.heads(qkv, n, length).zip(y.chunks_mut(len)) {
+            head.weights(&mut weights);
+            multiply(head.v, Matrix::rows(&weights, length, length).transposed(), y);
+        }
+        Ok((CpuStorage::F32(y), Shape::from((n, channels.checked_div(3).unwrap_or(0), h, w))))
+    }
+
+    fn bwd(&self, qkv: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (n, _, h, w) = qkv.dims4()?;
+        let length = h * w;
+        let gradient = with_floats(qkv, |values| {
+            with_floats(grad, |dy| {
+                let mut gradient = vec![0f32; values.len()];
+                let (mut weights, mut slopes) = (vec![0f32; length * length], vec![0f32; length * length]);
+                let len = dy.len().checked_div(n * self.num_heads).unwrap_or(0).max(1);
+                let parts = gradient.chunks_mut(3 * len).zip(dy.chunks(len));
+                for (head, (gradient, dy)) in self.heads(values, n, length).zip(parts) {
+                    head.weights(&mut weights);
+                    let dy = Matrix::rows(dy, head.width, length);
+                    let (d_q, rest) = gradient.split_at_mut(len);
+                    let (d_k, d_v) = rest.split_at_mut(len);
+                    multiply(dy, Matrix::rows(&weights, length, length), d_v);
+                    multiply(dy.transposed(), head.v, &mut slopes);
+                    softmax::backward(&weights, &mut slopes, length, head.scale());
+                    let slopes = Matrix::rows(&slopes, length, length); // [query, key]
+                    multiply(head.k, slopes.transposed(), d_q);
+                    multiply(head.q, slopes, d_k);
+                }
+                Ok(gradient)
+            })
+        })?;
+        Tensor::from_vec(gradient, qkv.shape(), &Device::Cpu).map(Some)
+    }
+}

@@ -1,0 +1,208 @@
+//! The weights of a convolution layer, and all that can be computed together with it.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use candle_core::{Device, Result, Tensor, bail};
+
+use super::{Algorithm, Sizes, conv2d, convolve};
+use crate::cpu::group_norm;
+use crate::cpu::pack::{Direction, Packed};
+use crate::cpu::planes::{Affine, Planes};
+use crate::dispatch::{KernelSet, kernel_set};
+use crate::group_norm::{GroupNorm, group_norm};
+use crate::storage::{runs_here, wants_gradient, with_floats};
+use crate::{add, concat_channels};
+
+/// Weight and bias of a convolution.
+///
+/// As made, it computes with gradients. After [`freeze`](Self::freeze) it packs its weights at the first use, keeps them
+/// packed, and lets go of the originals.
+#[derive(Debug, Clone)]
+pub struct ConvWeight {
+    /// `None` once packed.
+    weight: Arc<Mutex<Option<Tensor>>>,
+    bias: Tensor,
+    dims: (usize, usize, usize),
+    packed: Option<Arc<OnceLock<Packed>>>,
+}
+
+/// What a convolution is applied to: `conv(act(norm([x, lateral]))) + residual`.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvInput<'a> {
+    /// `[N, C_x, H, W]`.
+    pub x: &'a Tensor,
+    /// `[N, C - C_x, H, W]`: channels that follow those of x.
+    pub lateral: Option<&'a Tensor>,
+    /// What happens to them before the convolution.
+    pub norm: Option<&'a GroupNorm<'a>>,
+    /// `[N, O, H, W]`: is added to the result.
+    pub residual: Option<&'a Tensor>,
+}
+
+impl<'a> ConvInput<'a> {
+    /// A tensor as it is.
+    #[must_use]
+    pub fn plain(x: &'a Tensor) -> Self {
+        Self { x, lateral: None, norm: None, residual: None }
+    }
+}
+
+impl ConvWeight {
+    /// Holds `weight` `[O, C, K, K]`, K odd, and `bias` `[O]`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit each other.
+    pub fn new(weight: Tensor, bias: Tensor) -> Result<Self> {
+        let (outputs, inputs, kernel, width) = weight.dims4()?;
+        if kernel != width || kernel % 2 == 0 || bias.dims() != [outputs] {
+            bail!("weight {:?} and bias {:?} are not those of a convolution", weight.dims(), bias.dims())
+        }
+        let weight = Arc::new(Mutex::new(Some(weight)));
+        Ok(Self { weight, bias, dims: (outputs, inputs, kernel), packed: None })
+    }
+
+    /// Promises that no gradients will be asked for.
+    ///
+    /// Where this crate's kernels run on the weights, they are packed at the first use and the originals dropped; later
+    /// uses on pictures of another size are right, but may not be the fastest.
+    pub fn freeze(&mut self) {
+        let fits = self.lock().as_ref().is_some_and(|weight| runs_here([weight]));
+        if fits && Algorithm::for_kernel(self.dims.2).is_some() && self.packed.is_none() {
+            self.packed = Some(Arc::new(OnceLock::new()));
+        }
+    }
+
+    /// Bytes of the weights as they are held now, bias not counted.
+    #[must_use]
+    pub fn num_bytes(&self) -> usize {
+        match self.packed.as_ref().and_then(|packed| packed.get()) {
+            Some(packed) => packed.data.num_bytes(),
+            None => self.lock().as_ref().map_or(0, |weight| weight.elem_count() * weight.dtype().size_in_bytes()),
+        }
+    }
+
+    /// Convolves.
+    ///
+    /// # Shapes
+    /// - result: `[N, O, H, W]`, dtype of x.
+    /// # Errors
+    /// If shapes do not fit, or gradients are asked of frozen weights.
+    pub fn apply(&self, input: &ConvInput<'_>) -> Result<Tensor> {
+        if let Some(packed) = &self.packed {
+            if kernel_set() != KernelSet::Candle || packed.get().is_some() {
+                return self.apply_packed(packed, input);
+            }
+        }
+        let mut x = match input.lateral {
+            Some(lateral) => concat_channels(input.x, lateral)?,
+            None => input.x.clone(),
+        };
+        if let Some(norm) = input.norm {
+            x = group_norm(&x, norm)?;
+        }
+        let Some(weight) = self.lock().clone() else { bail!("the weights of this layer have been packed") };
+        let y = conv2d(&x, &weight.to_dtype(x.dtype())?, &self.bias.to_dtype(x.dtype())?)?;
+        match input.residual {
+            Some(residual) => add(&y, residual),
+            None => Ok(y),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Tensor>> {
+        // Nothing in it can be half done.
+        self.weight.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn apply_packed(&self, packed: &OnceLock<Packed>, input: &ConvInput<'_>) -> Result<Tensor> {
+        let sizes = self.check(input)?;
+        let packed = match packed.get() {
+            Some(packed) => packed,
+            None => self.pack(packed, &sizes)?,
+        };
+        let ConvInput { x, lateral, norm, residual } = input;
+        let shape = (sizes.images, sizes.outputs, sizes.height, sizes.width);
+        let y = with_floats(x, |x_values| {
+            with_optional(*lateral, |lateral_values| {
+                let mut planes = Planes {
+                    first_channels: x.dim(1)?,
+                    second: lateral_values.map_or(std::ptr::null(), <[f32]>::as_ptr),
+                    ..sizes.planes(x_values, sizes.inputs)
+                };
+                let folded = norm.map(|norm| norm.fold(sizes.images, &planes)).transpose()?;
+                planes.affine = folded.as_ref().zip(*norm).map(|(folded, norm)| Affine {
+                    scale: folded[0].as_ptr(),
+                    shift: folded[1].as_ptr(),
+                    activation: norm.activation.into(),
+                });
+                with_floats(&self.bias, |bias| {
+                    with_optional(*residual, |residual| {
+                        Ok(convolve(sizes.images, planes, packed, Some(bias), residual))
+                    })
+                })
+            })
+        })?;
+        Tensor::from_vec(y, shape, &Device::Cpu)
+    }
+
+    /// Packs the weights and lets go of them.
+    fn pack<'p>(&self, packed: &'p OnceLock<Packed>, sizes: &Sizes) -> Result<&'p Packed> {
+        let mut weight = self.lock();
+        if let Some(original) = weight.take() {
+            let made = with_floats(&original, |values| {
+                Ok(Packed::of(sizes.algorithm()?, Direction::Forward, values, (sizes.outputs, sizes.inputs)))
+            })?;
+            return Ok(packed.get_or_init(|| made));
+        }
+        match packed.get() {
+            Some(packed) => Ok(packed),
+            None => bail!("the weights of this layer are lost"),
+        }
+    }
+
+    /// The sizes, if everything fits.
+    fn check(&self, input: &ConvInput<'_>) -> Result<Sizes> {
+        let ConvInput { x, lateral, norm, residual } = *input;
+        let norm_tensors = norm.into_iter().flat_map(|norm| [norm.scale, norm.shift]);
+        let tensors: Vec<&Tensor> = [x].into_iter().chain(lateral).chain(residual).chain(norm_tensors).collect();
+        if tensors.iter().any(|tensor| wants_gradient(tensor)) {
+            bail!("gradients were asked of a layer whose weights are frozen")
+        }
+        if !tensors.iter().all(|tensor| tensor.device().is_cpu() && tensor.dtype() == candle_core::DType::F32) {
+            bail!("a frozen layer works on f32 tensors on the CPU")
+        }
+        let (outputs, inputs, kernel) = self.dims;
+        let (images, x_channels, height, width) = x.dims4()?;
+        let lateral_channels = lateral.map_or(Ok(0), |lateral| lateral.dim(1))?;
+        let lateral_fits = lateral.is_none_or(|lateral| lateral.dims() == [images, lateral_channels, height, width]);
+        let residual_fits = residual.is_none_or(|residual| residual.dims() == [images, outputs, height, width]);
+        if x_channels + lateral_channels != inputs || !lateral_fits || !residual_fits {
+            let (lateral, residual) = (lateral.map(Tensor::dims), residual.map(Tensor::dims));
+            bail!(
+                "an input of shape {:?}, lateral {lateral:?} and residual {residual:?} do not fit a convolution from {inputs} to {outputs} channels",
+                x.dims()
+            )
+        }
+        Ok(Sizes { images, inputs, outputs, height, width, kernel })
+    }
+}
+
+/// [`with_floats`] of a tensor that may be absent.
+fn with_optional<R>(tensor: Option<&Tensor>, f: impl FnOnce(Option<&[f32]>) -> Result<R>) -> Result<R> {
+    match tensor {
+        Some(tensor) => with_floats(tensor, |values| f(Some(values))),
+        None => f(None),
+    }
+}
+
+impl GroupNorm<'_> {
+    /// The affine map that the norm is on these planes, `[N, C]` each.
+    fn fold(&self, images: usize, planes: &Planes) -> Result<[Vec<f32>; 2]> {
+        self.check(images, planes.channels)?;
+        with_floats(self.scale, |scale| {
+            with_floats(self.shift, |shift| {
+                let moments = group_norm::moments_of(images, planes, self.num_groups);
+                Ok(group_norm::fold_affine(&moments, (scale, shift), images, planes.channels))
+            })
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! Functions of vectors.
+
+use super::simd::Simd;
+
+/// `e^x`, within 2 units in the last place for `x` in `[-87, 88]`; outside, of the nearer end.
+///
+/// `x = n ln 2 + r` with n whole and `|r| <= ln(2) / 2`; `e^r` by a polynomial of degree 6.
+///
+/// # Safety
+/// As the methods of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
+    /// ln 2 in two parts, the first with trailing zeros, so that `n` times it is exact.
+    const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+    /// Highest power first; the last two coefficients, 1 and 1, are those of the Taylor series.
+    const POLYNOMIAL: [f32; 5] = [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5];
+    // SAFETY: the caller's promise is that of every method called.
+    unsafe {
+        let x = S::min(S::max(x, S::splat(-87.)), S::splat(88.));
+        let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
+        let r = S::fnma(n, S::splat(LN_2[1]), S::fnma(n, S::splat(LN_2[0]), x));
+        let mut p = S::splat(POLYNOMIAL[0]);
+        p = S::fma(p, r, S::splat(POLYNOMIAL[1]));
+        p = S::fma(p, r, S::splat(POLYNOMIAL[2]));
+        p = S::fma(p, r, S::splat(POLYNOMIAL[3]));
+        p = S::fma(p, r, S::splat(POLYNOMIAL[4]));
+        let p = S::fma(S::mul(p, r), r, S::add(r, S::splat(1.)));
+        S::mul(p, S::exp2_of_integer(n))
+    }
+}
+
+/// `1 / (1 + e^-x)`.
+///
+/// # Safety
+/// As the methods of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller's promise is that of every method called.
+    unsafe {
+        let one = S::splat(1.);
+        S::div(one, S::add(one, exp::<S>(S::sub(S::splat(0.), x))))
+    }
+}
+
+/// `x * sigmoid(x)`.
+///
+/// # Safety
+/// As the methods of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn silu<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller's promise is that of every method called.
+    unsafe {
+        let one = S::splat(1.);
+        S::div(x, S::add(one, exp::<S>(S::sub(S::splat(0.), x))))
+    }
+}
+
+/// The derivative of [`silu`]: `s (1 + x (1 - s))`, `s = sigmoid(x)`.
+///
+/// # Safety
+/// As the methods of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn silu_slope<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller's promise is that of every method called.
+    unsafe {
+        let s = sigmoid::<S>(x);
+        let one = S::splat(1.);
+        S::mul(s, S::fma(x, S::sub(one, s), one))
+    }
+}

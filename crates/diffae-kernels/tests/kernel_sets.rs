@@ -1,0 +1,186 @@
+//! Every kernel set that this machine has, against Candle's own operations: results and gradients on many shapes.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use candle_core::{Device, Result, Tensor, Var};
+use diffae_kernels::{
+    Activation, ConvInput, ConvWeight, GroupNorm, KernelSet, add, attention, average_pool_2x, concat_channels, conv2d,
+    force_kernel_set, group_norm, linear, set_exact, upsample_nearest_2x,
+};
+
+/// Largest difference allowed, relative to the largest value: sums of up to a few thousand products in f32, and what
+/// Winograd's transforms add.
+const TOLERANCE: f32 = 1e-5;
+
+/// The set in force is of the whole process, so tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Numbers that look random and have both signs.
+fn values(dims: &[usize], seed: f32) -> Tensor {
+    let count = dims.iter().product::<usize>();
+    let value = |i: usize| ((i as f32 * 12.9898 + seed * 78.233).sin() * 437.585_45).fract();
+    Tensor::from_vec((0..count).map(value).collect::<Vec<_>>(), dims, &Device::Cpu).unwrap()
+}
+
+fn numbers(x: &Tensor) -> Vec<f32> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Largest difference over largest value.
+fn difference(got: &Tensor, expected: &Tensor) -> f32 {
+    assert_eq!(got.dims(), expected.dims());
+    let (got, expected) = (numbers(got), numbers(expected));
+    let largest = expected.iter().fold(1e-3f32, |most, x| most.max(x.abs()));
+    got.iter()
+        .zip(&expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0f32, |a, b| if b.is_nan() { f32::NAN } else { a.max(b) })
+        / largest
+}
+
+/// The result of `f` and the gradients of `sum(result * weights)` with respect to its arguments.
+fn with_gradients(args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
+    let vars: Vec<Var> = args.iter().map(|arg| Var::from_tensor(arg).unwrap()).collect();
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let y = f(&tensors).unwrap();
+    let loss = (&y * values(y.dims(), 5.)).unwrap().sum_all().unwrap();
+    let gradients = loss.backward().unwrap();
+    let of_args = vars.iter().map(|var| gradients.get(var).unwrap().clone());
+    std::iter::once(y.detach()).chain(of_args).collect()
+}
+
+/// Compares `f` under every set with `f` under Candle's own operations.
+fn compare(what: &str, args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) {
+    let _turn = turn();
+    force_kernel_set(KernelSet::Candle).unwrap();
+    let expected = with_gradients(args, f);
+    for set in KernelSet::available() {
+        for exact in [false, true] {
+            force_kernel_set(set).unwrap();
+            set_exact(exact);
+            for (i, (got, expected)) in with_gradients(args, f).iter().zip(&expected).enumerate() {
+                let difference = difference(got, expected);
+                assert!(difference < TOLERANCE, "{what}, {}, exact {exact}, output {i}: {difference}", set.name());
+            }
+        }
+    }
+    set_exact(false);
+}
+
+#[test]
+fn convolutions_of_many_shapes() {
+    // [N, C, H, W] -> O, kernel: direct, F(2x2) and F(4x4), sizes that no tile divides, few and odd channels.
+    let shapes = [
+        ([1, 3, 8, 8], 20, 3),
+        ([2, 16, 8, 8], 16, 3),
+        ([2, 20, 9, 11], 17, 3),
+        ([1, 17, 33, 35], 70, 3),
+        ([2, 32, 32, 32], 32, 3),
+        ([1, 64, 64, 64], 64, 3),
+        ([3, 16, 4, 4], 33, 3),
+        ([2, 5, 1, 7], 3, 3),
+        ([2, 48, 8, 8], 80, 1),
+        ([1, 3, 5, 5], 7, 1),
+        ([1, 150, 16, 16], 130, 3),
+        ([2, 6, 8, 8], 4, 5),
+    ];
+    for ([n, c, h, w], o, k) in shapes {
+        let args = [values(&[n, c, h, w], 1.), values(&[o, c, k, k], 2.), values(&[o], 3.)];
+        compare(&format!("conv {n}x{c}x{h}x{w} -> {o}, {k}x{k}"), &args, &|args| conv2d(&args[0], &args[1], &args[2]));
+    }
+}
+
+#[test]
+fn norms_of_many_shapes() {
+    for (dims, num_groups, rows, activation) in [
+        ([2, 8, 4, 4], 4, 1, Activation::Silu),
+        ([2, 32, 5, 3], 32, 2, Activation::Identity),
+        ([1, 64, 16, 16], 32, 1, Activation::Silu),
+        ([3, 6, 9, 9], 3, 3, Activation::Silu),
+    ] {
+        let x = (values(&dims, 1.) + 3.).unwrap();
+        let args = [x, values(&[rows, dims[1]], 2.), values(&[rows, dims[1]], 3.)];
+        compare(&format!("norm of {dims:?}"), &args, &|args| {
+            group_norm(&args[0], &GroupNorm { num_groups, scale: &args[1], shift: &args[2], activation })
+        });
+    }
+}
+
+#[test]
+fn attention_of_many_shapes() {
+    for ([n, c, h, w], heads) in [([2, 24, 4, 4], 2), ([1, 48, 8, 8], 1), ([2, 9, 3, 5], 3)] {
+        compare("attention", &[values(&[n, c, h, w], 1.)], &|args| attention(&args[0], heads));
+    }
+}
+
+#[test]
+fn linear_layers_of_many_shapes() {
+    for (rows, inputs, outputs) in [(1, 64, 100), (3, 37, 5), (20, 70, 33), (1, 1, 1)] {
+        let args = [values(&[rows, inputs], 1.), values(&[outputs, inputs], 2.), values(&[outputs], 3.)];
+        compare("linear", &args, &|args| linear(&args[0], &args[1], &args[2]));
+    }
+}
+
+#[test]
+fn sums_concatenation_and_resampling() {
+    let (a, b) = (values(&[2, 5, 6, 4], 1.), values(&[2, 5, 6, 4], 2.));
+    compare("add", &[a.clone(), b.clone()], &|args| add(&args[0], &args[1]));
+    compare("concat", &[a.clone(), b], &|args| concat_channels(&args[0], &args[1]));
+    compare("up", std::slice::from_ref(&a), &|args| upsample_nearest_2x(&args[0]));
+    compare("down", &[a], &|args| average_pool_2x(&args[0]));
+}
+
+/// A frozen layer computes norm, concatenation, convolution and sum in one pass.
+#[test]
+fn frozen_weights_compute_the_same() {
+    let _turn = turn();
+    for ([n, c_x, h, w], c_lateral, o, k) in [
+        ([2, 32, 8, 8], 32, 32, 3),
+        ([1, 40, 32, 32], 24, 48, 3),
+        ([2, 24, 5, 6], 8, 20, 3),
+        ([1, 32, 16, 16], 32, 64, 1),
+    ] {
+        let c = c_x + c_lateral;
+        let (x, lateral) = (values(&[n, c_x, h, w], 1.), values(&[n, c_lateral, h, w], 2.));
+        let (scale, shift) = (values(&[n, c], 3.), values(&[1, c], 4.));
+        let (weight, bias, residual) = (values(&[o, c, k, k], 5.), values(&[o], 6.), values(&[n, o, h, w], 7.));
+        let norm = GroupNorm { num_groups: 32, scale: &scale, shift: &shift, activation: Activation::Silu };
+        let input = ConvInput { x: &x, lateral: Some(&lateral), norm: Some(&norm), residual: Some(&residual) };
+        let free = || ConvWeight::new(weight.clone(), bias.clone()).unwrap();
+        force_kernel_set(KernelSet::Candle).unwrap();
+        let expected = free().apply(&input).unwrap();
+        for set in KernelSet::available() {
+            force_kernel_set(set).unwrap();
+            let mut frozen = free();
+            frozen.freeze();
+            for got in [free().apply(&input), frozen.apply(&input), frozen.apply(&input)] {
+                let difference = difference(&got.unwrap(), &expected);
+                assert!(difference < TOLERANCE, "{} {n}x{c}x{h}x{w} -> {o}: {difference}", set.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn frozen_weights_refuse_gradients() {
+    let _turn = turn();
+    force_kernel_set(KernelSet::Portable).unwrap();
+    let mut layer = ConvWeight::new(values(&[16, 16, 3, 3], 1.), values(&[16], 2.)).unwrap();
+    layer.freeze();
+    let x = Var::from_tensor(&values(&[1, 16, 8, 8], 3.)).unwrap();
+    let error = layer.apply(&ConvInput::plain(x.as_tensor())).unwrap_err().to_string();
+    assert!(error.contains("frozen"), "{error}");
+}
+
+#[test]
+fn a_set_that_the_machine_lacks_is_refused() {
+    let lacking = KernelSet::ALL.into_iter().filter(|set| !set.is_available());
+    for set in lacking {
+        assert!(force_kernel_set(set).is_err());
+    }
+    assert!(KernelSet::from_name("sse9").unwrap_err().to_string().contains("portable"));
+}
