@@ -161,9 +161,11 @@ impl ModelSource {
             }),
             None => None,
         };
-        let unet = Unet::new(&config.unet, &vb.pp("unet")).map_err(building("unet"))?;
-        let encoder = encoder.map_err(building("encoder"))?;
+        let mut unet = Unet::new(&config.unet, &vb.pp("unet")).map_err(building("unet"))?;
+        let mut encoder = encoder.map_err(building("encoder"))?;
         self.check_weights(&weights)?;
+        unet.freeze();
+        encoder.iter_mut().for_each(SemanticEncoder::freeze);
         Ok(Model {
             fingerprint: self.fingerprint()?,
             schedule: config.diffusion.noise_schedule()?,

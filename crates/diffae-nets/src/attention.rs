@@ -1,12 +1,12 @@
 //! Spatial self-attention.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
+use diffae_kernels::{Activation, ConvInput, attention};
 
 use crate::conv::Conv2d;
 use crate::init;
-use crate::norm::{Activation, GroupNorm};
-use crate::precision::statistics_dtype;
+use crate::norm::GroupNorm;
 
 /// Every pixel looks at every other pixel of the same picture: `y = x + proj(softmax(q^T k / sqrt(C / heads)) v)`.
 #[derive(Debug, Clone)]
@@ -49,26 +49,13 @@ impl AttentionBlock {
     /// # Errors
     /// If the channel count differs.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (n, c, h, w) = x.dims4()?;
-        let (heads, length) = (self.num_heads, h * w);
-        let head_width = c.checked_div(heads).unwrap_or(0);
-        let qkv = self.qkv.forward(&self.norm.forward(x, Activation::Identity)?)?;
-        let qkv = qkv.reshape((n * heads, 3 * head_width, length))?; // [N*heads, 3*C/heads, L]
-        // Scaling q and k by the fourth root each keeps the products small in half precision.
-        let scale = (head_width as f64).powf(-0.25);
-        let q = (qkv.narrow(1, 0, head_width)? * scale)?;
-        let k = (qkv.narrow(1, head_width, head_width)? * scale)?;
-        let v = qkv.narrow(1, 2 * head_width, head_width)?.contiguous()?;
-        let scores = q.transpose(1, 2)?.contiguous()?.matmul(&k)?; // [N*heads, L, L]
-        let weights = softmax(&scores.to_dtype(statistics_dtype(scores.dtype()))?)?.to_dtype(v.dtype())?;
-        let y = v.matmul(&weights.transpose(1, 2)?.contiguous()?)?; // [N*heads, C/heads, L]
-        x + self.proj_out.forward(&y.reshape((n, c, h, w))?)?
+        let plain = ConvInput::plain(x);
+        let qkv = self.norm.plain()?.then(&self.qkv, &plain, Activation::Identity)?;
+        let y = attention(&qkv, self.num_heads)?;
+        self.proj_out.apply(&ConvInput { residual: Some(x), ..ConvInput::plain(&y) })
     }
-}
 
-/// `exp(x - max) / sum(exp(x - max))` over the last axis.
-fn softmax(x: &Tensor) -> Result<Tensor> {
-    // The maximum only keeps exp from overflowing; no gradient flows through it.
-    let exp = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?.exp()?;
-    exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
+    pub(crate) fn convs_mut(&mut self) -> [&mut Conv2d; 2] {
+        [&mut self.qkv, &mut self.proj_out]
+    }
 }

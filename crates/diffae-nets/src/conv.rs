@@ -2,17 +2,13 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
+use diffae_kernels::{ConvInput, ConvWeight};
 
 use crate::init;
-use crate::precision::like;
 
 /// `y = conv(x, weight) + bias`, with an odd square kernel and padding that keeps H and W.
 #[derive(Debug, Clone)]
-pub(crate) struct Conv2d {
-    weight: Tensor, // [C_out, C_in, K, K]
-    bias: Tensor,   // [C_out]
-    padding: usize,
-}
+pub(crate) struct Conv2d(ConvWeight);
 
 /// Sizes of a [`Conv2d`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +64,7 @@ impl Conv2d {
         let weight = vb.get_with_hints((out_channels, in_channels, 1), "weight", init)?;
         let weight = weight.reshape((out_channels, in_channels, 1, 1))?; // [C_out, C_in, 1, 1]
         let bias = vb.get_with_hints(out_channels, "bias", init)?;
-        Ok(Self { weight, bias, padding: 0 })
+        ConvWeight::new(weight, bias).map(Self)
     }
 
     /// Convolves.
@@ -78,14 +74,31 @@ impl Conv2d {
     /// # Errors
     /// If the channel count differs.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.conv2d(&like(&self.weight, x)?, self.padding, 1, 1, 1)?;
-        y.broadcast_add(&like(&self.bias, x)?.reshape((1, (), 1, 1))?)
+        self.0.apply(&ConvInput::plain(x))
+    }
+
+    /// Convolves what a norm, a concatenation and a sum make of tensors.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub(crate) fn apply(&self, input: &ConvInput<'_>) -> Result<Tensor> {
+        self.0.apply(input)
+    }
+
+    /// See [`ConvWeight::freeze`].
+    pub(crate) fn freeze(&mut self) {
+        self.0.freeze();
+    }
+
+    /// See [`ConvWeight::num_bytes`].
+    pub(crate) fn num_bytes(&self) -> usize {
+        self.0.num_bytes()
     }
 
     fn with_init(config: Conv2dConfig, vb: &VarBuilder<'_>, weight_init: Init, bias_init: Init) -> Result<Self> {
         let Conv2dConfig { in_channels, out_channels, kernel_size } = config;
         let weight = vb.get_with_hints((out_channels, in_channels, kernel_size, kernel_size), "weight", weight_init)?;
         let bias = vb.get_with_hints(out_channels, "bias", bias_init)?;
-        Ok(Self { weight, bias, padding: kernel_size >> 1 })
+        ConvWeight::new(weight, bias).map(Self)
     }
 }

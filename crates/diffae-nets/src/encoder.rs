@@ -2,11 +2,12 @@
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
+use diffae_kernels::Activation;
 
 use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::EncoderConfig;
 use crate::conv::{Conv2d, Conv2dConfig};
-use crate::norm::{Activation, GroupNorm};
+use crate::norm::GroupNorm;
 use crate::plan::{ResPlan, Resample};
 use crate::precision::compute_dtype;
 use crate::res_block::PlainResBlock;
@@ -91,5 +92,15 @@ impl SemanticEncoder {
         h = self.out_norm.forward(&h, Activation::Silu)?;
         h = h.mean_keepdim((2, 3))?; // [N, C, 1, 1]
         self.out_conv.forward(&h)?.flatten_from(1)?.to_dtype(x_0.dtype()) // [N, D]
+    }
+    /// Promises that no gradients will be asked for; see [`Unet::freeze`](crate::Unet::freeze).
+    pub fn freeze(&mut self) {
+        let (first, attention, second) = &mut self.middle;
+        let middle = first.convs_mut().chain(attention.convs_mut()).chain(second.convs_mut());
+        let stages = self.stages.iter_mut();
+        let stages = stages.flat_map(|(block, attention)| {
+            block.convs_mut().chain(attention.iter_mut().flat_map(AttentionBlock::convs_mut))
+        });
+        [&mut self.first, &mut self.out_conv].into_iter().chain(middle).chain(stages).for_each(Conv2d::freeze);
     }
 }

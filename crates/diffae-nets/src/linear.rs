@@ -43,6 +43,6 @@ impl Linear {
     /// # Errors
     /// If the width differs.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.matmul(&like(&self.weight, x)?.t()?)?.broadcast_add(&like(&self.bias, x)?)
+        diffae_kernels::linear(x, &like(&self.weight, x)?, &like(&self.bias, x)?)
     }
 }

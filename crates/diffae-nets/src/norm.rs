@@ -2,25 +2,15 @@
 
 use candle_core::{D, Result, Tensor};
 use candle_nn::VarBuilder;
+use diffae_kernels::{Activation, ConvInput, NORM_EPS, group_norm};
 
+use crate::conv::Conv2d;
 use crate::init;
 use crate::precision::{like, statistics_dtype};
-
-/// Stabilizer of all norms, added to the variance.
-const NORM_EPS: f64 = 1e-5;
 
 /// The number of groups that a norm over `channels` channels has: 32, or `channels` if there are fewer.
 pub(crate) fn num_groups(channels: usize) -> usize {
     channels.min(32)
-}
-
-/// What follows a norm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activation {
-    /// Nothing.
-    Identity,
-    /// `y * sigmoid(y)`.
-    Silu,
 }
 
 /// Group normalization with a learned scale and shift for each channel.
@@ -49,22 +39,32 @@ impl GroupNorm {
     /// # Errors
     /// If the channel count differs.
     pub(crate) fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        let scale = self.weight.unsqueeze(0)?; // [1, C]
-        let shift = self.bias.unsqueeze(0)?; // [1, C]
-        normalize_modulate(x, self.num_groups, (&scale, &shift), activation)
+        self.plain()?.forward(x, activation)
     }
 
-    /// `silu(((x_hat * weight + bias) * (1 + scale_t) + shift_t) * (1 + scale_z))`: adaptive group norm.
+    /// The norm with its own scale and shift.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(crate) fn plain(&self) -> Result<AffineNorm> {
+        Ok(AffineNorm {
+            scale: self.weight.unsqueeze(0)?, // [1, C]
+            shift: self.bias.unsqueeze(0)?,   // [1, C]
+            num_groups: self.num_groups,
+        })
+    }
+
+    /// `((x_hat * weight + bias) * (1 + scale_t) + shift_t) * (1 + scale_z)`: adaptive group norm.
     ///
     /// The three affine maps are folded into one per image and channel before they meet the picture.
     ///
     /// # Shapes
-    /// - `x`: `[N, C, H, W]`; `modulation`: `[N, C]` or `[1, C]` each; result: as `x`.
+    /// - `modulation`: `[N, C]` or `[1, C]` each.
     /// # Errors
     /// If shapes do not fit.
     /// # Source
     /// Preechakul et al. 2022 (arXiv:2111.15640), Eq. 7, with the `1 +` of the released weights.
-    pub(crate) fn forward_modulated(&self, x: &Tensor, modulation: &Modulation<'_>) -> Result<Tensor> {
+    pub(crate) fn modulated(&self, modulation: &Modulation<'_>) -> Result<AffineNorm> {
         let Modulation { scale_t, shift_t, scale_z } = modulation;
         let gain_t = (*scale_t + 1.)?;
         let mut scale = gain_t.broadcast_mul(&like(&self.weight, &gain_t)?)?; // [N, C]
@@ -74,7 +74,45 @@ impl GroupNorm {
             scale = gain_z.broadcast_mul(&scale)?;
             shift = gain_z.broadcast_mul(&shift)?;
         }
-        normalize_modulate(x, self.num_groups, (&scale, &shift), Activation::Silu)
+        Ok(AffineNorm { scale, shift, num_groups: self.num_groups })
+    }
+}
+
+/// A group norm whose affine map has been settled.
+#[derive(Debug, Clone)]
+pub(crate) struct AffineNorm {
+    scale: Tensor, // [N or 1, C]
+    shift: Tensor, // [N or 1, C]
+    num_groups: usize,
+}
+
+impl AffineNorm {
+    /// What the kernels need of it, in the number type of `x`'s statistics.
+    fn with<R>(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        f: impl FnOnce(&diffae_kernels::GroupNorm<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let dtype = statistics_dtype(x.dtype());
+        let (scale, shift) = (self.scale.to_dtype(dtype)?, self.shift.to_dtype(dtype)?);
+        f(&diffae_kernels::GroupNorm { num_groups: self.num_groups, scale: &scale, shift: &shift, activation })
+    }
+
+    /// `activation(x_hat * scale + shift)`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub(crate) fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.with(x, activation, |norm| group_norm(x, norm))
+    }
+
+    /// `conv(activation(x_hat * scale + shift)) + residual` of `[x, lateral]`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub(crate) fn then(&self, conv: &Conv2d, input: &ConvInput<'_>, activation: Activation) -> Result<Tensor> {
+        self.with(input.x, activation, |norm| conv.apply(&ConvInput { norm: Some(norm), ..*input }))
     }
 }
 
@@ -87,28 +125,6 @@ pub(crate) struct Modulation<'a> {
     pub(crate) shift_t: &'a Tensor,
     /// `[N, C]` or `[1, C]`; absent in a model without `z_sem`.
     pub(crate) scale_z: Option<&'a Tensor>,
-}
-
-/// `activation(x_hat * scale + shift)`.
-///
-/// # Shapes
-/// - `x`: `[N, C, H, W]`; `scale`, `shift`: `[N, C]` or `[1, C]`; result: as `x`.
-fn normalize_modulate(
-    x: &Tensor,
-    num_groups: usize,
-    (scale, shift): (&Tensor, &Tensor),
-    activation: Activation,
-) -> Result<Tensor> {
-    let (n, c, h, w) = x.dims4()?;
-    let wide = x.to_dtype(statistics_dtype(x.dtype()))?;
-    let x_hat = standardize(&wide.reshape((n, num_groups, ()))?)?.reshape((n, c, h, w))?;
-    let per_channel = |t: &Tensor| like(t, &x_hat)?.reshape(((), c, 1, 1)); // [N or 1, C, 1, 1]
-    let y = x_hat.broadcast_mul(&per_channel(scale)?)?.broadcast_add(&per_channel(shift)?)?;
-    let y = match activation {
-        Activation::Identity => y,
-        Activation::Silu => y.silu()?,
-    };
-    y.to_dtype(x.dtype())
 }
 
 /// Layer normalization over the last axis with a learned scale and shift.
@@ -178,9 +194,8 @@ mod tests {
         let part = |i: usize| modulation.get(i).unwrap();
         let (scale_t, shift_t, scale_z) = (part(0), part(1), part(2));
         let pixel = |t: &Tensor| t.reshape((2, 6, 1, 1)).unwrap();
-        let got = norm
-            .forward_modulated(&x, &Modulation { scale_t: &scale_t, shift_t: &shift_t, scale_z: Some(&scale_z) })
-            .unwrap();
+        let modulation = Modulation { scale_t: &scale_t, shift_t: &shift_t, scale_z: Some(&scale_z) };
+        let got = norm.modulated(&modulation).unwrap().forward(&x, Activation::Silu).unwrap();
         let h = norm.forward(&x, Activation::Identity).unwrap();
         let h = h.broadcast_mul(&(pixel(&scale_t) + 1.).unwrap()).unwrap().broadcast_add(&pixel(&shift_t)).unwrap();
         let expected = h.broadcast_mul(&(pixel(&scale_z) + 1.).unwrap()).unwrap().silu().unwrap();

@@ -2,11 +2,11 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use diffae_kernels::{average_pool_2x, upsample_nearest_2x};
+use diffae_kernels::{Activation, ConvInput, average_pool_2x, concat_channels, upsample_nearest_2x};
 
 use crate::conv::{Conv2d, Conv2dConfig};
 use crate::linear::Linear;
-use crate::norm::{Activation, GroupNorm, Modulation};
+use crate::norm::{GroupNorm, Modulation};
 use crate::plan::{ResPlan, Resample};
 
 impl Resample {
@@ -42,15 +42,46 @@ impl Stem {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.conv.forward(&self.resample.apply(&self.norm.forward(x, Activation::Silu)?)?)
+    /// `residual` is added to the result.
+    fn forward(&self, input: BlockInput<'_>, residual: Option<&Tensor>) -> Result<Tensor> {
+        let BlockInput { x, lateral } = input;
+        if self.resample == Resample::Keep {
+            let input = ConvInput { x, lateral, norm: None, residual };
+            return self.norm.plain()?.then(&self.conv, &input, Activation::Silu);
+        }
+        let h = self.resample.apply(&self.norm.forward(&input.joined()?, Activation::Silu)?)?;
+        self.conv.apply(&ConvInput { residual, ..ConvInput::plain(&h) })
     }
 
-    fn shortcut(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.resample.apply(x)?;
-        match &self.skip {
-            Some(conv) => conv.forward(&x),
-            None => Ok(x),
+    fn shortcut(&self, input: BlockInput<'_>) -> Result<Tensor> {
+        match (&self.skip, self.resample) {
+            (Some(conv), Resample::Keep) => {
+                conv.apply(&ConvInput { lateral: input.lateral, ..ConvInput::plain(input.x) })
+            }
+            (Some(conv), _) => conv.forward(&self.resample.apply(&input.joined()?)?),
+            (None, _) => self.resample.apply(&input.joined()?),
+        }
+    }
+
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+        std::iter::once(&mut self.conv).chain(&mut self.skip)
+    }
+}
+
+/// What a block works on: `x`, and the channels that follow it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockInput<'a> {
+    pub(crate) x: &'a Tensor,
+    /// `[N, C', H, W]`.
+    pub(crate) lateral: Option<&'a Tensor>,
+}
+
+impl BlockInput<'_> {
+    /// As one tensor.
+    fn joined(self) -> Result<Tensor> {
+        match self.lateral {
+            Some(lateral) => concat_channels(self.x, lateral),
+            None => Ok(self.x.clone()),
         }
     }
 }
@@ -68,7 +99,12 @@ impl PlainResBlock {
 
     /// `x`: `[N, C_in, H, W]`; result: `[N, C_out, H', W']`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.0.shortcut(x)? + self.0.forward(x)?
+        let input = BlockInput { x, lateral: None };
+        self.0.forward(input, Some(&self.0.shortcut(input)?))
+    }
+
+    pub(crate) fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+        self.0.convs_mut()
     }
 }
 
@@ -137,12 +173,20 @@ impl ResBlock {
         self.project_z.as_ref().map(|linear| linear.forward(silu_z_sem))
     }
 
-    /// `x`: `[N, C_in, H, W]`; result: `[N, C_out, H', W']`.
-    pub(crate) fn forward(&self, x: &Tensor, condition: BlockCondition<'_>) -> Result<Tensor> {
-        let h = self.stem.forward(x)?;
+    /// `input`: `[N, C_in, H, W]` together; result: `[N, C_out, H', W']`.
+    pub(crate) fn forward(&self, input: BlockInput<'_>, condition: BlockCondition<'_>) -> Result<Tensor> {
         let BlockCondition { time, scale_z } = condition;
-        let h =
-            self.out_norm.forward_modulated(&h, &Modulation { scale_t: &time.scale, shift_t: &time.shift, scale_z })?;
-        self.stem.shortcut(x)? + self.out_conv.forward(&h)?
+        // Training keeps the joined input for several gradients; join it once then.
+        let joined = input.lateral.filter(|_| input.x.track_op()).map(|_| input.joined()).transpose()?;
+        let input = joined.as_ref().map_or(input, |x| BlockInput { x, lateral: None });
+        let h = self.stem.forward(input, None)?;
+        let norm = self.out_norm.modulated(&Modulation { scale_t: &time.scale, shift_t: &time.shift, scale_z })?;
+        let shortcut = self.stem.shortcut(input)?;
+        let h = ConvInput { residual: Some(&shortcut), ..ConvInput::plain(&h) };
+        norm.then(&self.out_conv, &h, Activation::Silu)
+    }
+
+    pub(crate) fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+        self.stem.convs_mut().chain(std::iter::once(&mut self.out_conv))
     }
 }

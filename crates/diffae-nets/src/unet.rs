@@ -2,14 +2,15 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use diffae_kernels::{Activation, ConvInput};
 
 use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::UnetConfig;
 use crate::conv::{Conv2d, Conv2dConfig};
-use crate::norm::{Activation, GroupNorm};
+use crate::norm::GroupNorm;
 use crate::plan::{ResPlan, Resample};
 use crate::precision::compute_dtype;
-use crate::res_block::{BlockCondition, ConditionWidths, ResBlock, ScaleShift};
+use crate::res_block::{BlockCondition, BlockInput, ConditionWidths, ResBlock, ScaleShift};
 use crate::time_embedding::{TimeEmbedding, TimeEmbeddingConfig};
 
 /// Predicts the noise in `x_t`, conditioned on the timestep and, in an autoencoder, on `z_sem`.
@@ -159,22 +160,39 @@ impl Unet {
         let mut laterals = vec![vec![]; self.config.channel_mult.len()];
         laterals[0].push(h.clone());
         for stage in &self.input {
-            h = stage.forward(&h, &mut next)?;
+            h = stage.forward(BlockInput { x: &h, lateral: None }, &mut next)?;
             if let Some(level) = stage.level {
                 laterals[level].push(h.clone());
             }
         }
         let (first, attention, second) = &self.middle;
-        h = first.forward(&h, next()?)?;
-        h = second.forward(&attention.forward(&h)?, next()?)?;
+        h = first.forward(BlockInput { x: &h, lateral: None }, next()?)?;
+        h = attention.forward(&h)?;
+        h = second.forward(BlockInput { x: &h, lateral: None }, next()?)?;
         for stage in &self.output {
-            if let Some(lateral) = stage.level.and_then(|level| laterals[level].pop()) {
-                h = Tensor::cat(&[&h, &lateral], 1)?;
-            }
-            h = stage.forward(&h, &mut next)?;
+            let lateral = stage.level.and_then(|level| laterals[level].pop());
+            h = stage.forward(BlockInput { x: &h, lateral: lateral.as_ref() }, &mut next)?;
         }
-        let h = self.out_norm.forward(&h, Activation::Silu)?;
-        self.out_conv.forward(&h)?.to_dtype(x_t.dtype())
+        self.out_norm.plain()?.then(&self.out_conv, &ConvInput::plain(&h), Activation::Silu)?.to_dtype(x_t.dtype())
+    }
+
+    /// Promises that no gradients will be asked for, so that weights can be packed and the originals dropped.
+    ///
+    /// On the CPU with f32 weights each convolution packs its weights at the first use; elsewhere nothing changes.
+    pub fn freeze(&mut self) {
+        self.convs_mut().for_each(Conv2d::freeze);
+    }
+
+    /// Bytes of the convolutions' weights, as they are held now.
+    pub fn num_conv_bytes(&mut self) -> usize {
+        self.convs_mut().map(|conv| conv.num_bytes()).sum()
+    }
+
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+        let (first, attention, second) = &mut self.middle;
+        let middle = first.convs_mut().chain(attention.convs_mut()).chain(second.convs_mut());
+        let stages = self.input.iter_mut().chain(&mut self.output).flat_map(Stage::convs_mut);
+        [&mut self.first, &mut self.out_conv].into_iter().chain(middle).chain(stages)
     }
 
     /// All residual blocks: input, middle, output.
@@ -204,13 +222,22 @@ impl Stage {
         std::iter::once(&self.res).chain(&self.up)
     }
 
-    fn forward<'a>(&self, x: &Tensor, next: &mut impl FnMut() -> Result<BlockCondition<'a>>) -> Result<Tensor> {
-        let mut h = self.res.forward(x, next()?)?;
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+        let attention = self.attention.iter_mut().flat_map(AttentionBlock::convs_mut);
+        self.res.convs_mut().chain(attention).chain(self.up.iter_mut().flat_map(ResBlock::convs_mut))
+    }
+
+    fn forward<'a>(
+        &self,
+        input: BlockInput<'_>,
+        next: &mut impl FnMut() -> Result<BlockCondition<'a>>,
+    ) -> Result<Tensor> {
+        let mut h = self.res.forward(input, next()?)?;
         if let Some(attention) = &self.attention {
             h = attention.forward(&h)?;
         }
         match &self.up {
-            Some(up) => up.forward(&h, next()?),
+            Some(up) => up.forward(BlockInput { x: &h, lateral: None }, next()?),
             None => Ok(h),
         }
     }
