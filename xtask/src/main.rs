@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "a command line tool reports on standard output")]
 
+mod bench;
 mod check_cuda;
 mod ci;
 mod golden;
@@ -15,6 +16,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+/// Large tensors come and go at every step; glibc would give their memory back to the system each time.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Repository chores.
 #[derive(Debug, Parser)]
@@ -32,6 +38,8 @@ enum Command {
     Tidy,
     /// Compare with the numbers of the reference implementation.
     Golden(golden::Args),
+    /// Measure speed and memory, beside PyTorch if wanted.
+    Bench(bench::Args),
     /// Type-check the CUDA build with NVIDIA's compiler from the Python package index; needs no GPU.
     CheckCuda(check_cuda::Args),
 }
@@ -51,6 +59,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Golden(args) => golden::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::CheckCuda(args) => check_cuda::run(args),
     }
 }

@@ -1,0 +1,97 @@
+"""The PyTorch side of `cargo xtask bench --peer`.
+
+Started with the number of threads.  Each line on standard input is answered by one on standard output: a piece of work
+as JSON builds its model, `run` does it once and answers the milliseconds, `memory` answers the most bytes that the
+process has held above what it held before the first model.
+"""
+import json
+import sys
+import time
+
+import torch
+
+from chain import Chain
+from twin import Model, ModelConf
+
+CHAIN_STEPS = "ddim10"
+
+
+def status(field):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def model_of(preset):
+    conf = ModelConf(
+        image_size=preset["image_size"], in_channels=3, out_channels=3, width=preset["model_channels"],
+        mult=tuple(preset["channel_mult"]), blocks=preset["num_res_blocks"], in_blocks=preset["num_res_blocks"],
+        embed=preset["embed_channels"], attention=(16,), enc_mult=tuple(preset["encoder_channel_mult"]),
+        enc_blocks=preset["num_res_blocks"], enc_attention=(16,), enc_out=preset["embed_channels"])
+    return Model(conf)
+
+
+class Training:
+    """Forward, backward, clip, Adam, EMA."""
+
+    def __init__(self, model, x):
+        self.model = model.train()
+        self.parameters = list(model.parameters())
+        self.ema = [p.detach().clone() for p in self.parameters]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=1e-4, fused=True)
+        self.x, self.noise = x, torch.randn_like(x)
+        self.x_t = 0.8 * x + 0.6 * self.noise
+        self.t = torch.arange(len(x), dtype=torch.float32) * 31
+
+    def __call__(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = (self.model(self.x_t, self.t, self.model.encoder(self.x)) - self.noise).square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.ema, self.parameters, 1e-4)
+
+
+def prepare(work):
+    torch.manual_seed(0)
+    preset, batch = work["preset"], work["batch"]
+    model = model_of(preset)
+    x = torch.randn(batch, 3, preset["image_size"], preset["image_size"])
+    if work["kind"] == "train":
+        return Training(model, x)
+    model.eval().requires_grad_(False)
+    z, t = torch.randn(batch, preset["embed_channels"]), torch.full((batch,), 500.0)
+    if work["kind"] == "unet":
+        return torch.inference_mode()(lambda: model(x, t, z))
+    if work["kind"] == "encoder":
+        return torch.inference_mode()(lambda: model.encoder(x))
+    chain = Chain.of("linear", CHAIN_STEPS)
+
+    def both_ways():
+        z = model.encoder(x)
+        noise_of = lambda x, t: model(x, t, z)
+        return chain.decode(noise_of, chain.invert(noise_of, x))
+    return torch.inference_mode()(both_ways)
+
+
+def main():
+    torch.set_num_threads(int(sys.argv[1]))
+    idle = status("VmRSS")
+    work = None
+    print("ready", flush=True)
+    for line in sys.stdin:
+        line = line.strip()
+        if line == "run":
+            start = time.perf_counter()
+            work()
+            print((time.perf_counter() - start) * 1e3, flush=True)
+        elif line == "memory":
+            print(status("VmHWM") - idle, flush=True)
+        else:
+            work = None
+            work = prepare(json.loads(line))
+            print("prepared", flush=True)
+
+
+if __name__ == "__main__":
+    main()

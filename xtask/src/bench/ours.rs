@@ -1,0 +1,164 @@
+//! Our side of the measurement.
+
+use std::collections::HashMap;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::{VarBuilder, VarMap};
+use diffae_kernels::{AdamConfig, ParameterState, adam_step, sum_of_squares};
+use diffae_nets::{DiffusionAutoencoder, SemanticEncoder, Unet};
+use diffae_schedule::{
+    BetaSchedule, Clip, DdimSampler, Denoiser, NoiseSchedule, StepChain, StepSequence, Timestep, no_callback, no_noise,
+};
+
+use super::machine;
+use super::work::{Kind, Work};
+
+/// Steps each way of a chain.
+const CHAIN_STEPS: usize = 10;
+/// Timestep of single calls.
+const TIMESTEP: f32 = 500.;
+
+/// Work that is ready to run.
+pub(crate) struct Prepared {
+    runner: Runner,
+}
+
+enum Runner {
+    Unet { unet: Unet, x_t: Tensor, z_sem: Tensor },
+    Encoder { encoder: SemanticEncoder, x_0: Tensor },
+    Chain { unet: Unet, encoder: SemanticEncoder, x_0: Tensor },
+    Train(Box<Training>),
+}
+
+impl Prepared {
+    /// Random weights and inputs.
+    pub(crate) fn new(work: &Work) -> Result<Self> {
+        let config = work.preset.config()?;
+        let size = work.preset.image_size;
+        let x = Tensor::randn(0f32, 1., (work.batch, 3, size, size), &Device::Cpu)?;
+        let vars = VarMap::new();
+        let model = DiffusionAutoencoder::new(&config, &VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
+        if work.kind == Kind::Train {
+            return Ok(Self { runner: Runner::Train(Box::new(Training::new(model, &vars, x)?)) });
+        }
+        // The same weights, as tensors that no gradient is asked of.
+        let tensors: HashMap<String, Tensor> = match vars.data().lock() {
+            Ok(data) => data.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect(),
+            Err(_) => bail!("the variables are locked"),
+        };
+        drop((model, vars));
+        let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+        let mut unet = Unet::new(config.unet(), &vb.pp("unet"))?;
+        let mut encoder = SemanticEncoder::new(config.encoder(), &vb.pp("encoder"))?;
+        unet.freeze();
+        encoder.freeze();
+        let runner = match work.kind {
+            Kind::Encoder => Runner::Encoder { encoder, x_0: x },
+            Kind::Chain => Runner::Chain { unet, encoder, x_0: x },
+            _ => {
+                let z_sem = Tensor::randn(0f32, 1., (work.batch, work.preset.embed_channels), &Device::Cpu)?;
+                Runner::Unet { unet, x_t: x, z_sem }
+            }
+        };
+        Ok(Self { runner })
+    }
+
+    /// Does it once; milliseconds.
+    pub(crate) fn run_ms(&mut self) -> Result<f64> {
+        let start = Instant::now();
+        match &mut self.runner {
+            Runner::Unet { unet, x_t, z_sem } => drop(unet.forward(x_t, &[TIMESTEP], Some(z_sem))?),
+            Runner::Encoder { encoder, x_0 } => drop(encoder.forward(x_0)?),
+            Runner::Chain { unet, encoder, x_0 } => chain(unet, encoder, x_0)?,
+            Runner::Train(training) => training.step()?,
+        }
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
+}
+
+/// Encode, invert, decode.
+fn chain(unet: &Unet, encoder: &SemanticEncoder, x_0: &Tensor) -> Result<()> {
+    struct Conditioned<'a>(&'a Unet, diffae_nets::ZSemProjections);
+    impl Denoiser for Conditioned<'_> {
+        fn eps(&self, x_t: &Tensor, timesteps: &[Timestep]) -> candle_core::Result<Tensor> {
+            let t = timesteps.first().map_or(0, |t| t.get()) as f32;
+            self.0.forward_projected(x_t, &self.0.project_time(&[t], x_t)?, Some(&self.1))
+        }
+    }
+    let z_sem = encoder.forward(x_0)?;
+    let denoiser = Conditioned(unet, unet.project_z_sem(&z_sem)?);
+    let schedule = NoiseSchedule::new(&BetaSchedule::Linear, 1000)?;
+    let steps = StepChain::new(&schedule, &StepSequence::Ddim(CHAIN_STEPS))?;
+    let sampler = DdimSampler::new(steps, Clip::UnitRange);
+    let x_terminal = sampler.invert(&denoiser, x_0, &mut no_callback)?;
+    sampler.decode(&denoiser, &x_terminal, &mut no_noise, &mut no_callback)?;
+    Ok(())
+}
+
+/// A model in training.
+struct Training {
+    model: DiffusionAutoencoder,
+    parameters: Vec<(Var, ParameterState)>,
+    x_0: Tensor,
+    x_t: Tensor,
+    noise: Tensor,
+    timesteps: Vec<f32>,
+    step_idx: usize,
+}
+
+impl Training {
+    fn new(model: DiffusionAutoencoder, vars: &VarMap, x_0: Tensor) -> Result<Self> {
+        let state = |var: Var| -> Result<(Var, ParameterState)> {
+            let values = var.flatten_all()?.to_vec1::<f32>()?;
+            let zeros = vec![0.; values.len()];
+            Ok((var, ParameterState { m: zeros.clone(), v: zeros, ema: values }))
+        };
+        let noise = x_0.randn_like(0., 1.)?;
+        let x_t = ((&x_0 * 0.8)? + (&noise * 0.6)?)?;
+        let timesteps = (0..x_0.dim(0)?).map(|i| 31. * i as f32).collect();
+        let parameters = vars.all_vars().into_iter().map(state).collect::<Result<_>>()?;
+        Ok(Self { model, parameters, x_0, x_t, noise, timesteps, step_idx: 0 })
+    }
+
+    fn step(&mut self) -> Result<()> {
+        let eps_pred = self.model.forward(&self.x_0, &self.x_t, &self.timesteps)?;
+        let loss = (&self.noise - eps_pred)?.sqr()?.mean_all()?;
+        let gradients = loss.backward()?;
+        drop(loss);
+        let mut squares = 0.;
+        for (var, _) in &self.parameters {
+            squares += sum_of_squares(gradients.get(var).context("a parameter without gradient")?)?;
+        }
+        let scale = (1. / squares.sqrt()).min(1.);
+        let config =
+            AdamConfig { lr: 1e-4, beta_1: 0.9, beta_2: 0.999, eps: 1e-8, weight_decay: 0., ema_decay: 0.9999 };
+        for (var, state) in &mut self.parameters {
+            let gradient = gradients.get(var).context("a parameter without gradient")?;
+            adam_step(var, gradient, state, (&config, self.step_idx, scale))?;
+        }
+        self.step_idx += 1;
+        Ok(())
+    }
+}
+
+/// The most memory that three steps take above the idle process.
+pub(crate) fn peak_bytes(work: &Work) -> Result<u64> {
+    let idle = machine::resident_bytes()?;
+    let mut prepared = Prepared::new(work)?;
+    for _ in 0..3 {
+        prepared.run_ms()?;
+    }
+    Ok(machine::peak_resident_bytes()?.saturating_sub(idle))
+}
+
+/// [`peak_bytes`] in a fresh process.
+pub(crate) fn peak_bytes_in_child(work: &Work, threads: usize) -> Result<u64> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let arguments = ["bench", "--threads", &threads.to_string(), "--memory-of", &work.name];
+    let output = Command::new(program).args(arguments).output().context("cannot start this program again")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().with_context(|| format!("the process of {} failed", work.name))
+}

@@ -1,0 +1,157 @@
+//! What is measured.
+
+use anyhow::Result;
+use diffae_nets::{
+    AutoencoderConfig, Conditioning, EncoderConfig, RawEncoderConfig, RawUnetConfig, UnetConfig,
+};
+use serde::Serialize;
+
+/// One thing to do, the same for us and the peer.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Work {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) preset: Preset,
+    pub(crate) batch: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// One noise prediction, with the projections of t and `z_sem`.
+    Unet,
+    /// One semantic encoding.
+    Encoder,
+    /// Encode, invert and decode, ten steps each way.
+    Chain,
+    /// Forward, backward, clip, Adam, EMA.
+    Train,
+}
+
+/// Sizes of an autoencoder.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Preset {
+    pub(crate) image_size: usize,
+    pub(crate) model_channels: usize,
+    pub(crate) channel_mult: Vec<usize>,
+    pub(crate) encoder_channel_mult: Vec<usize>,
+    pub(crate) num_res_blocks: usize,
+    pub(crate) embed_channels: usize,
+}
+
+impl Work {
+    /// All work, quick things first.
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = vec![];
+        let mut add = |kind: Kind, (label, preset): (&str, &Preset), batches: &[usize]| {
+            for &batch in batches {
+                let kind_name = match kind {
+                    Kind::Unet => "unet",
+                    Kind::Encoder => "encoder",
+                    Kind::Chain => "chain",
+                    Kind::Train => "train",
+                };
+                let name = format!("{kind_name}-{label}-b{batch}");
+                all.push(Self { name, kind, preset: preset.clone(), batch });
+            }
+        };
+        let (small, p_64, p_128, p_256) = (Preset::small(), Preset::of_64(), Preset::of_128(), Preset::of_256());
+        add(Kind::Unet, ("small", &small), &[1, 32]);
+        add(Kind::Unet, ("64", &p_64), &[1, 2, 4, 8, 16]);
+        add(Kind::Unet, ("128", &p_128), &[1]);
+        add(Kind::Unet, ("256", &p_256), &[1]);
+        add(Kind::Encoder, ("64", &p_64), &[1, 4]);
+        add(Kind::Encoder, ("128", &p_128), &[1]);
+        add(Kind::Train, ("small", &small), &[32]);
+        add(Kind::Train, ("64", &p_64), &[4]);
+        add(Kind::Chain, ("small", &small), &[1]);
+        add(Kind::Chain, ("64", &p_64), &[1]);
+        all
+    }
+
+    /// Whether `--quick` leaves it out.
+    pub(crate) fn is_long(&self) -> bool {
+        self.preset.image_size > 128 || (self.kind == Kind::Unet && self.batch > 4 && self.preset.image_size > 32)
+    }
+
+    pub(crate) fn is_training(&self) -> bool {
+        self.kind == Kind::Train
+    }
+}
+
+impl Preset {
+    /// What a CPU trains in an hour.
+    fn small() -> Self {
+        Self {
+            image_size: 32,
+            model_channels: 32,
+            channel_mult: vec![1, 2, 2, 4],
+            encoder_channel_mult: vec![1, 2, 2, 4],
+            num_res_blocks: 1,
+            embed_channels: 128,
+        }
+    }
+
+    /// ffhq64, celeba64.
+    fn of_64() -> Self {
+        Self {
+            image_size: 64,
+            model_channels: 64,
+            channel_mult: vec![1, 2, 4, 8],
+            encoder_channel_mult: vec![1, 2, 4, 8, 8],
+            num_res_blocks: 2,
+            embed_channels: 512,
+        }
+    }
+
+    /// ffhq128, horse128, bedroom128.
+    fn of_128() -> Self {
+        Self {
+            image_size: 128,
+            model_channels: 128,
+            channel_mult: vec![1, 1, 2, 3, 4],
+            encoder_channel_mult: vec![1, 1, 2, 3, 4, 4],
+            ..Self::of_64()
+        }
+    }
+
+    /// ffhq256.
+    fn of_256() -> Self {
+        Self {
+            image_size: 256,
+            model_channels: 128,
+            channel_mult: vec![1, 1, 2, 2, 4, 4],
+            encoder_channel_mult: vec![1, 1, 2, 2, 4, 4, 4],
+            ..Self::of_64()
+        }
+    }
+
+    /// The networks' configs.
+    pub(crate) fn config(&self) -> Result<AutoencoderConfig> {
+        let unet = UnetConfig::new(RawUnetConfig {
+            image_size: self.image_size,
+            in_channels: 3,
+            out_channels: 3,
+            model_channels: self.model_channels,
+            channel_mult: self.channel_mult.clone(),
+            num_res_blocks: self.num_res_blocks,
+            num_input_res_blocks: None,
+            embed_channels: self.embed_channels,
+            attention_resolutions: vec![16],
+            num_heads: 1,
+            dropout: 0.,
+            conditioning: Conditioning::TimeAndZSem,
+        })?;
+        let encoder = EncoderConfig::new(RawEncoderConfig {
+            image_size: self.image_size,
+            in_channels: 3,
+            out_channels: self.embed_channels,
+            model_channels: self.model_channels,
+            channel_mult: self.encoder_channel_mult.clone(),
+            num_res_blocks: self.num_res_blocks,
+            attention_resolutions: vec![16],
+            num_heads: 1,
+        })?;
+        Ok(AutoencoderConfig::new(encoder, unet)?)
+    }
+}
