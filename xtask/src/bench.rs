@@ -77,9 +77,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("{}", ours::peak_bytes(&work.with_context(|| format!("there is no work named {name:?}"))?)?);
         return Ok(());
     }
-    let chosen = |work: &Work| {
-        args.only.as_ref().is_none_or(|only| work.name.contains(only)) && !(args.quick && work.is_long())
-    };
+    let chosen =
+        |work: &Work| args.only.as_ref().is_none_or(|only| work.name.contains(only)) && !(args.quick && work.is_long());
     let works: Vec<Work> = Work::all().into_iter().filter(chosen).collect();
     if works.is_empty() {
         bail!("no work has such a name; --list shows the names")

@@ -29,6 +29,12 @@ pub(crate) struct GlobalArgs {
     /// Number type of the weights, and on a GPU of the network's arithmetic
     #[arg(long, global = true, value_enum, default_value_t = NumberType::F32)]
     pub(crate) dtype: NumberType,
+    /// Threads of the work on the CPU [default: one a core]
+    #[arg(long, global = true, value_name = "N", value_parser = positive)]
+    pub(crate) threads: Option<usize>,
+    /// On the CPU, switch off what rounds differently from plain sums of products (Winograd's convolution); slower
+    #[arg(long, global = true)]
+    pub(crate) exact: bool,
     /// Say less: errors only
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,

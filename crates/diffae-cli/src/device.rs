@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
+use diffae_kernels::{KERNELS_VARIABLE, kernels_from_environment, set_exact, set_num_threads};
 
-use crate::args::NumberType;
+use crate::args::{GlobalArgs, NumberType};
 
 /// The device that `--device` names.
 ///
@@ -24,6 +25,17 @@ pub(crate) fn device_from_name(name: &str) -> Result<Device> {
         ("metal", ordinal) => metal(ordinal.unwrap_or(0)),
         _ => bail!("{name:?} is not a device; there are auto, cpu, cuda, cuda:N and metal"),
     }
+}
+
+/// Settles which CPU kernels run, and on how many threads. Once, before anything is computed.
+///
+/// # Errors
+/// If `DIFFAE_KERNELS` names kernels that there are not.
+pub(crate) fn set_up_kernels(global: &GlobalArgs) -> Result<()> {
+    kernels_from_environment().with_context(|| format!("{KERNELS_VARIABLE} cannot be followed"))?;
+    set_exact(global.exact);
+    // Everything else that counts threads asks rayon, whose pool is set here.
+    global.threads.map_or(Ok(()), set_num_threads).context("--threads cannot be followed")
 }
 
 /// The Candle number type.

@@ -12,6 +12,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Large tensors come and go at every step; the system's allocator gives their memory back and faults it in again.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code of everything that is wrong, as of a wrong command line.
 const FAILURE: u8 = 2;
 /// Exit code after Ctrl-C, as shells report it.
@@ -20,7 +25,7 @@ const INTERRUPTED: u8 = 130;
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
     logging::install(&cli.global);
-    match commands::run(cli) {
+    match device::set_up_kernels(&cli.global).and_then(|()| commands::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if is_interrupt(&error) => {

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use diffae_schedule::{Clip, NoiseFn, OnStep};
 
-use crate::chain::ddim;
+use crate::chain::{UnetDenoiser, ddim};
 use crate::error::Result;
 use crate::model::Model;
 
@@ -46,6 +46,7 @@ impl Model {
         on_step: &mut OnStep<'_>,
     ) -> Result<Tensor> {
         let sampler = ddim(self.schedule(), options.num_steps, options.clip, options.eta)?;
-        Ok(sampler.decode(&self.denoiser(z_sem)?, x_terminal, noise, on_step)?)
+        let denoiser = UnetDenoiser::new(self.unet(), z_sem, sampler.chain(), x_terminal)?;
+        Ok(sampler.decode(&denoiser, x_terminal, noise, on_step)?)
     }
 }

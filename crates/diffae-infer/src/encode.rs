@@ -39,12 +39,7 @@ impl Model {
         on_step: &mut OnStep<'_>,
     ) -> Result<Tensor> {
         let sampler = ddim(self.schedule(), num_steps, Clip::UnitRange, 0.)?;
-        Ok(sampler.invert(&self.denoiser(z_sem)?, x_0, on_step)?)
-    }
-
-    /// The `UNet` conditioned on `z_sem`.
-    pub(crate) fn denoiser(&self, z_sem: Option<&Tensor>) -> Result<UnetDenoiser<'_>> {
-        let project = |z_sem: &Tensor| computing("projecting z_sem", self.unet().project_z_sem(z_sem));
-        Ok(UnetDenoiser { unet: self.unet(), z_sem: z_sem.map(project).transpose()? })
+        let denoiser = UnetDenoiser::new(self.unet(), z_sem, sampler.chain(), x_0)?;
+        Ok(sampler.invert(&denoiser, x_0, on_step)?)
     }
 }

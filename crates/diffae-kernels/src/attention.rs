@@ -1,10 +1,12 @@
 //! Self-attention over pixels.
 
-use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Shape, Tensor, bail};
 
 use crate::cpu::matrix::{Matrix, multiply};
 use crate::cpu::softmax;
-use crate::storage::{floats, runs_here, with_floats};
+use crate::operation::{Operation, View, apply_1};
+use crate::storage::{runs_here, with_all_floats};
+use crate::tape::differentiable;
 
 /// `y = v softmax(q^T k / sqrt(C / heads))^T` for each image and head; the softmax runs in f32 at least.
 ///
@@ -18,13 +20,19 @@ use crate::storage::{floats, runs_here, with_floats};
 /// # Source
 /// Vaswani et al. 2017 (arXiv:1706.03762), Eq. 1.
 pub fn attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
-    let (n, channels, h, w) = qkv.dims4()?;
+    let (_, channels, _, _) = qkv.dims4()?;
     if num_heads == 0 || channels % (3 * num_heads) != 0 {
         bail!("{channels} channels cannot be cut into q, k and v of {num_heads} heads")
     }
     if runs_here([qkv]) {
-        return qkv.contiguous()?.apply_op1(Attention { num_heads });
+        return apply_1(qkv, Attention { num_heads });
     }
+    differentiable([qkv], |[qkv]| through_candle(qkv, num_heads))
+}
+
+/// The same as operations of Candle's.
+fn through_candle(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
+    let (n, channels, h, w) = qkv.dims4()?;
     let (heads, length) = (n * num_heads, h * w);
     let head_width = channels.checked_div(3 * num_heads).unwrap_or(0);
     let qkv = qkv.reshape((heads, 3 * head_width, length))?; // [N*heads, 3*C/heads, L]
@@ -86,14 +94,12 @@ impl Attention {
     }
 }
 
-impl CustomOp1 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
+impl Operation<1> for Attention {
+    const NAME: &'static str = "attention";
 
-    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (n, channels, h, w) = layout.shape().dims4()?;
-        let (qkv, length) = (floats(qkv, layout)?, h * w);
+    fn forward(&self, [(qkv, dims)]: [View<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
+        let (n, channels, h, w) = Shape::from(dims).dims4()?;
+        let length = h * w;
         let mut y = vec![0f32; qkv.len().checked_div(3).unwrap_or(0)];
         let mut weights = vec![0f32; length * length];
         let len = y.len().checked_div(n * self.num_heads).unwrap_or(0).max(1);
@@ -101,33 +107,34 @@ impl CustomOp1 for Attention {
             head.weights(&mut weights);
             multiply(head.v, Matrix::rows(&weights, length, length).transposed(), y);
         }
-        Ok((CpuStorage::F32(y), Shape::from((n, channels.checked_div(3).unwrap_or(0), h, w))))
+        Ok((y, Shape::from((n, channels.checked_div(3).unwrap_or(0), h, w))))
     }
 
-    fn bwd(&self, qkv: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    fn gradients(&self, [qkv]: [&Tensor; 1], [wanted]: [bool; 1], dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        if !wanted {
+            return Ok([None]);
+        }
         let (n, _, h, w) = qkv.dims4()?;
         let length = h * w;
-        let gradient = with_floats(qkv, |values| {
-            with_floats(grad, |dy| {
-                let mut gradient = vec![0f32; values.len()];
-                let (mut weights, mut slopes) = (vec![0f32; length * length], vec![0f32; length * length]);
-                let len = dy.len().checked_div(n * self.num_heads).unwrap_or(0).max(1);
-                let parts = gradient.chunks_mut(3 * len).zip(dy.chunks(len));
-                for (head, (gradient, dy)) in self.heads(values, n, length).zip(parts) {
-                    head.weights(&mut weights);
-                    let dy = Matrix::rows(dy, head.width, length);
-                    let (d_q, rest) = gradient.split_at_mut(len);
-                    let (d_k, d_v) = rest.split_at_mut(len);
-                    multiply(dy, Matrix::rows(&weights, length, length), d_v);
-                    multiply(dy.transposed(), head.v, &mut slopes);
-                    softmax::backward(&weights, &mut slopes, length, head.scale());
-                    let slopes = Matrix::rows(&slopes, length, length); // [query, key]
-                    multiply(head.k, slopes.transposed(), d_q);
-                    multiply(head.q, slopes, d_k);
-                }
-                Ok(gradient)
-            })
+        let gradient = with_all_floats([qkv, dy], |[values, dy]| {
+            let mut gradient = vec![0f32; values.len()];
+            let (mut weights, mut slopes) = (vec![0f32; length * length], vec![0f32; length * length]);
+            let len = dy.len().checked_div(n * self.num_heads).unwrap_or(0).max(1);
+            let parts = gradient.chunks_mut(3 * len).zip(dy.chunks(len));
+            for (head, (gradient, dy)) in self.heads(values, n, length).zip(parts) {
+                head.weights(&mut weights);
+                let dy = Matrix::rows(dy, head.width, length);
+                let (d_q, rest) = gradient.split_at_mut(len);
+                let (d_k, d_v) = rest.split_at_mut(len);
+                multiply(dy, Matrix::rows(&weights, length, length), d_v);
+                multiply(dy.transposed(), head.v, &mut slopes);
+                softmax::backward(&weights, &mut slopes, length, head.scale());
+                let slopes = Matrix::rows(&slopes, length, length); // [query, key]
+                multiply(head.k, slopes.transposed(), d_q);
+                multiply(head.q, slopes, d_k);
+            }
+            Ok(gradient)
         })?;
-        Tensor::from_vec(gradient, qkv.shape(), &Device::Cpu).map(Some)
+        Ok([Some(Tensor::from_vec(gradient, qkv.shape(), &Device::Cpu)?)])
     }
 }

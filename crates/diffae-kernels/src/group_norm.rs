@@ -1,10 +1,12 @@
 //! Group normalization with an affine map for each image and channel, and SiLU, in one operation.
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Shape, Tensor, bail};
 
 use crate::cpu::group_norm::{self as cpu, Backward};
 use crate::cpu::planes::{self, Affine, Planes};
-use crate::storage::{floats, runs_here, with_floats};
+use crate::operation::{Operation, View, apply_3};
+use crate::storage::{runs_here, with_all_floats};
+use crate::tape::differentiable;
 
 /// Added to the variance.
 pub const NORM_EPS: f64 = 1e-5;
@@ -32,7 +34,7 @@ impl From<Activation> for planes::Activation {
 pub struct GroupNorm<'a> {
     /// Number of groups; divides C.
     pub num_groups: usize,
-    /// `[N, C]`, or `[1, C]` for all images.
+    /// `[N, C]`, or `[1, C]` or `[C]` for all images.
     pub scale: &'a Tensor,
     /// As `scale`.
     pub shift: &'a Tensor,
@@ -47,9 +49,13 @@ impl GroupNorm<'_> {
             bail!("{channels} channels cannot be cut into {} groups", self.num_groups)
         }
         for tensor in [self.scale, self.shift] {
-            let (rows, width) = tensor.dims2()?;
-            if width != channels || (rows != 1 && rows != images) {
-                bail!("scale or shift of shape [{rows}, {width}] for {images} images of {channels} channels")
+            let fits = match *tensor.dims() {
+                [width] => width == channels,
+                [rows, width] => width == channels && (rows == 1 || rows == images),
+                _ => false,
+            };
+            if !fits {
+                bail!("scale or shift of shape {:?} for {images} images of {channels} channels", tensor.dims())
             }
         }
         Ok(())
@@ -71,24 +77,23 @@ pub fn group_norm(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor> {
     norm.check(images, channels)?;
     let GroupNorm { num_groups, scale, shift, activation } = *norm;
     if runs_here([x, scale, shift]) {
-        // Both with as many rows, so that their gradients are of one shape.
-        let rows = scale.dim(0)?.max(shift.dim(0)?);
-        let (scale, shift) = (scale.broadcast_as((rows, channels))?, shift.broadcast_as((rows, channels))?);
-        let op = Op { num_groups, activation };
-        return x.contiguous()?.apply_op3(&scale.contiguous()?, &shift.contiguous()?, op);
+        return apply_3([x, scale, shift], Op { num_groups, activation });
     }
     let statistics = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-    let groups = x.to_dtype(statistics)?.reshape((images, num_groups, ()))?;
-    let centered = groups.broadcast_sub(&groups.mean_keepdim(D::Minus1)?)?;
-    let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
-    let x_hat = centered.broadcast_div(&(variance + NORM_EPS)?.sqrt()?)?.reshape((images, channels, height, width))?;
-    let by_channel = |t: &Tensor| t.to_dtype(statistics)?.reshape(((), channels, 1, 1));
-    let u = x_hat.broadcast_mul(&by_channel(scale)?)?.broadcast_add(&by_channel(shift)?)?;
-    let y = match activation {
-        Activation::Identity => u,
-        Activation::Silu => u.silu()?,
-    };
-    y.to_dtype(x.dtype())
+    differentiable([x, scale, shift], |[x, scale, shift]| {
+        let groups = x.to_dtype(statistics)?.reshape((images, num_groups, ()))?;
+        let centered = groups.broadcast_sub(&groups.mean_keepdim(D::Minus1)?)?;
+        let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
+        let x_hat = centered.broadcast_div(&(variance + NORM_EPS)?.sqrt()?)?;
+        let x_hat = x_hat.reshape((images, channels, height, width))?;
+        let by_channel = |t: &Tensor| t.to_dtype(statistics)?.reshape(((), channels, 1, 1));
+        let u = x_hat.broadcast_mul(&by_channel(scale)?)?.broadcast_add(&by_channel(shift)?)?;
+        let y = match activation {
+            Activation::Identity => u,
+            Activation::Silu => u.silu()?,
+        };
+        y.to_dtype(x.dtype())
+    })
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,65 +102,59 @@ struct Op {
     activation: Activation,
 }
 
-impl CustomOp3 for Op {
-    fn name(&self) -> &'static str {
-        "group-norm"
-    }
+impl Operation<3> for Op {
+    const NAME: &'static str = "group-norm";
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        scale: &CpuStorage,
-        scale_layout: &Layout,
-        shift: &CpuStorage,
-        shift_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (images, channels, height, width) = x_layout.shape().dims4()?;
-        let (x, scale, shift) = (floats(x, x_layout)?, floats(scale, scale_layout)?, floats(shift, shift_layout)?);
+    fn forward(&self, [(x, dims), (scale, _), (shift, _)]: [View<'_>; 3]) -> Result<(Vec<f32>, Shape)> {
+        let shape = Shape::from(dims);
+        let (images, channels, height, width) = shape.dims4()?;
         let mut planes = Planes::plain(x.as_ptr(), channels, height, width);
         let moments = cpu::moments_of(images, &planes, self.num_groups);
         let folded = cpu::fold_affine(&moments, (scale, shift), images, channels);
-        planes.affine =
-            Some(Affine { scale: folded[0].as_ptr(), shift: folded[1].as_ptr(), activation: self.activation.into() });
-        Ok((CpuStorage::F32(cpu::apply_to_vec(images, &planes)), x_layout.shape().clone()))
+        planes.affine = Some(folded_affine(&folded, self.activation));
+        Ok((cpu::apply_to_vec(images, &planes), shape))
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        scale: &Tensor,
-        shift: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        [x, scale, shift]: [&Tensor; 3],
+        wanted: [bool; 3],
+        dy: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
         let (images, channels, height, width) = x.dims4()?;
-        let rows = scale.dim(0)?;
-        let (d_x, sums) = with_floats(x, |x_values| {
-            with_floats(grad, |dy| {
-                with_floats(scale, |scale| {
-                    with_floats(shift, |shift| {
-                        let planes = Planes::plain(x_values.as_ptr(), channels, height, width);
-                        let moments = cpu::moments_of(images, &planes, self.num_groups);
-                        let backward = Backward {
-                            images,
-                            channels,
-                            area: height * width,
-                            moments: &moments,
-                            scale,
-                            shift,
-                            activation: self.activation.into(),
-                        };
-                        Ok(backward.to_vec(x_values, dy))
-                    })
-                })
-            })
+        let (d_x, sums) = with_all_floats([x, dy, scale, shift], |[x, dy, scale, shift]| {
+            let planes = Planes::plain(x.as_ptr(), channels, height, width);
+            let moments = cpu::moments_of(images, &planes, self.num_groups);
+            let activation = self.activation.into();
+            let backward = Backward { images, x: planes, moments: &moments, scale, shift, activation };
+            Ok(backward.to_vec(dy))
         })?;
-        let sums = Tensor::from_vec(sums, (2, images, channels), &Device::Cpu)?;
-        let by_row = |part: usize| {
-            let sums = sums.get(part)?; // [N, C]
-            if rows == images { Ok(sums) } else { sums.sum_keepdim(0) }
-        };
-        Ok((Some(Tensor::from_vec(d_x, x.shape(), &Device::Cpu)?), Some(by_row(0)?), Some(by_row(1)?)))
+        let d_x = wanted[0].then(|| Tensor::from_vec(d_x, x.shape(), &Device::Cpu)).transpose()?;
+        let [d_scale, d_shift] = affine_gradients(sums, images, [scale, shift], [wanted[1], wanted[2]])?;
+        Ok([d_x, d_scale, d_shift])
     }
+}
+
+/// The affine map that [`cpu::fold_affine`] has made.
+pub(crate) fn folded_affine(folded: &[Vec<f32>; 2], activation: Activation) -> Affine {
+    Affine { scale: folded[0].as_ptr(), shift: folded[1].as_ptr(), activation: activation.into() }
+}
+
+/// Gradients by image and channel, `[2, N, C]`, in the shapes of scale and shift.
+pub(crate) fn affine_gradients(
+    sums: Vec<f32>,
+    images: usize,
+    of: [&Tensor; 2],
+    wanted: [bool; 2],
+) -> Result<[Option<Tensor>; 2]> {
+    let sums = Tensor::from_vec(sums, (2, images, ()), &Device::Cpu)?;
+    let part = |part: usize| {
+        if !wanted[part] {
+            return Ok(None);
+        }
+        let (sums, of) = (sums.get(part)?, of[part]); // [N, C]
+        let sums = if sums.elem_count() == of.elem_count() { sums } else { sums.sum(0)? };
+        sums.reshape(of.shape()).map(Some)
+    };
+    Ok([part(0)?, part(1)?])
 }

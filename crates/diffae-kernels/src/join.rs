@@ -1,9 +1,11 @@
 //! Where two tensors become one: sum and concatenation.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Device, Result, Shape, Tensor, bail};
 
 use crate::cpu::elementwise;
-use crate::storage::{floats, runs_here, wants_gradient};
+use crate::operation::{Operation, View, apply_2};
+use crate::storage::{runs_here, with_all_floats};
+use crate::tape::{self, differentiable};
 
 /// `a + b`, on all threads.
 ///
@@ -15,7 +17,22 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dims() != b.dims() {
         bail!("tensors of shape {:?} and {:?} cannot be added", a.dims(), b.dims())
     }
-    if runs_here([a, b]) { a.contiguous()?.apply_op2(&b.contiguous()?, Add) } else { a + b }
+    if tape::in_graph() {
+        return if runs_here([a, b]) { apply_2(a, b, Add) } else { a + b };
+    }
+    let y = sum(a, b)?;
+    tape::push(&[a, b], &y, |dy, wanted| Ok(wanted.iter().map(|wanted| wanted.then(|| dy.clone())).collect()))?;
+    Ok(y)
+}
+
+/// `a + b` of tensors that have no part in any differentiation.
+pub(crate) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if runs_here([a, b]) {
+        let sum = with_all_floats([a, b], |[a, b]| Ok(elementwise::add(a, b)))?;
+        Tensor::from_vec(sum, a.shape(), &Device::Cpu)
+    } else {
+        a.detach() + b.detach()
+    }
 }
 
 /// `[a, b]` along the channels, on all threads.
@@ -29,61 +46,42 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if (n, h, w) != (n_b, h_b, w_b) {
         bail!("tensors of shape {:?} and {:?} cannot be put side by side", a.dims(), b.dims())
     }
-    if runs_here([a, b]) {
-        a.contiguous()?.apply_op2(&b.contiguous()?, ConcatChannels)
-    } else {
-        Tensor::cat(&[a, b], 1)
-    }
+    if runs_here([a, b]) { apply_2(a, b, ConcatChannels) } else { differentiable([a, b], |both| Tensor::cat(&both, 1)) }
 }
 
 struct Add;
 
-impl CustomOp2 for Add {
-    fn name(&self) -> &'static str {
-        "add"
+impl Operation<2> for Add {
+    const NAME: &'static str = "add";
+
+    fn forward(&self, [(a, dims), (b, _)]: [View<'_>; 2]) -> Result<(Vec<f32>, Shape)> {
+        Ok((elementwise::add(a, b), Shape::from(dims)))
     }
 
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        a_layout: &Layout,
-        b: &CpuStorage,
-        b_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let sum = elementwise::add(floats(a, a_layout)?, floats(b, b_layout)?);
-        Ok((CpuStorage::F32(sum), a_layout.shape().clone()))
-    }
-
-    fn bwd(&self, a: &Tensor, b: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let needed = |t: &Tensor| wants_gradient(t).then(|| grad.clone());
-        Ok((needed(a), needed(b)))
+    fn gradients(&self, _: [&Tensor; 2], wanted: [bool; 2], dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        Ok(wanted.map(|wanted| wanted.then(|| dy.clone())))
     }
 }
 
 struct ConcatChannels;
 
-impl CustomOp2 for ConcatChannels {
-    fn name(&self) -> &'static str {
-        "concat-channels"
-    }
+impl Operation<2> for ConcatChannels {
+    const NAME: &'static str = "concat-channels";
 
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        a_layout: &Layout,
-        b: &CpuStorage,
-        b_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let ((n, c_a, h, w), (_, c_b, _, _)) = (a_layout.shape().dims4()?, b_layout.shape().dims4()?);
+    fn forward(&self, [(a, a_dims), (b, b_dims)]: [View<'_>; 2]) -> Result<(Vec<f32>, Shape)> {
+        let ((n, c_a, h, w), c_b) = (Shape::from(a_dims).dims4()?, b_dims.get(1).copied().unwrap_or(0));
         let area = h * w;
-        let both = elementwise::interleave((floats(a, a_layout)?, c_a * area), (floats(b, b_layout)?, c_b * area));
-        Ok((CpuStorage::F32(both), Shape::from((n, c_a + c_b, h, w))))
+        let both = elementwise::interleave((a, c_a * area), (b, c_b * area));
+        Ok((both, Shape::from((n, c_a + c_b, h, w))))
     }
 
-    fn bwd(&self, a: &Tensor, b: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (c_a, c_b) = (a.dim(1)?, b.dim(1)?);
-        let part =
-            |t: &Tensor, start: usize, len: usize| wants_gradient(t).then(|| grad.narrow(1, start, len)?.contiguous());
-        Ok((part(a, 0, c_a).transpose()?, part(b, c_a, c_b).transpose()?))
+    fn gradients(&self, [a, b]: [&Tensor; 2], wanted: [bool; 2], dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        split_channels(dy, [a.dim(1)?, b.dim(1)?], wanted)
     }
+}
+
+/// The two parts of `dy`, `[N, A + B, H, W]`, that are wanted.
+pub(crate) fn split_channels(dy: &Tensor, [a, b]: [usize; 2], wanted: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
+    let part = |wanted: bool, start, len| wanted.then(|| dy.narrow(1, start, len)?.contiguous()).transpose();
+    Ok([part(wanted[0], 0, a)?, part(wanted[1], a, b)?])
 }

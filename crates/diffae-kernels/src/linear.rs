@@ -1,11 +1,13 @@
 //! Fully connected layer.
 
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Device, Result, Shape, Tensor, bail};
 
 use crate::cpu::elementwise::channel_sums;
 use crate::cpu::linear::{FEW_ROWS, few_rows};
 use crate::cpu::matrix::{Matrix, multiply};
-use crate::storage::{floats, runs_here, wants_gradient, with_floats};
+use crate::operation::{Operation, View, apply_3};
+use crate::storage::{runs_here, with_all_floats};
+use crate::tape::differentiable;
 
 /// `y = x weight^T + bias`.
 ///
@@ -20,30 +22,19 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
         bail!("weight {:?} and bias {:?} do not fit an input of shape {:?}", weight.dims(), bias.dims(), x.dims())
     }
     if runs_here([x, weight, bias]) {
-        return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear);
+        return apply_3([x, weight, bias], Linear);
     }
-    x.matmul(&weight.t()?)?.broadcast_add(bias)
+    differentiable([x, weight, bias], |[x, weight, bias]| x.matmul(&weight.t()?)?.broadcast_add(bias))
 }
 
 struct Linear;
 
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
+impl Operation<3> for Linear {
+    const NAME: &'static str = "linear";
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (rows, inputs) = x_layout.shape().dims2()?;
-        let outputs = weight_layout.shape().dims2()?.0;
-        let (x, weight, bias) = (floats(x, x_layout)?, floats(weight, weight_layout)?, floats(bias, bias_layout)?);
+    fn forward(&self, [(x, x_dims), (weight, _), (bias, bias_dims)]: [View<'_>; 3]) -> Result<(Vec<f32>, Shape)> {
+        let (rows, inputs) = Shape::from(x_dims).dims2()?;
+        let outputs = Shape::from(bias_dims).dims1()?;
         let y = if rows <= FEW_ROWS {
             few_rows(x, weight, bias, inputs)
         } else {
@@ -56,34 +47,29 @@ impl CustomOp3 for Linear {
             }
             y
         };
-        Ok((CpuStorage::F32(y), Shape::from((rows, outputs))))
+        Ok((y, Shape::from((rows, outputs))))
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let ((rows, inputs), (outputs, _)) = (x.dims2()?, weight.dims2()?);
-        let product = |a: Matrix<'_>, b: Matrix<'_>, shape: (usize, usize)| {
-            let mut to = vec![0f32; shape.0 * shape.1];
+        [x, weight, bias]: [&Tensor; 3],
+        [x_wanted, weight_wanted, bias_wanted]: [bool; 3],
+        dy: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let ((rows, inputs), outputs) = (x.dims2()?, bias.dims1()?);
+        let product = |a: Matrix<'_>, b: Matrix<'_>, like: &Tensor| {
+            let mut to = vec![0f32; like.elem_count()];
             multiply(a, b, &mut to);
-            Tensor::from_vec(to, shape, &Device::Cpu)
+            Tensor::from_vec(to, like.shape(), &Device::Cpu)
         };
-        with_floats(grad, |dy_values| {
+        with_all_floats([x, weight, dy], |[x_values, weight_values, dy_values]| {
             let dy = Matrix::rows(dy_values, rows, outputs);
-            let d_x = wants_gradient(x).then(|| {
-                with_floats(weight, |weight| product(dy, Matrix::rows(weight, outputs, inputs), (rows, inputs)))
-            });
-            let d_weight = wants_gradient(weight).then(|| {
-                with_floats(x, |x| product(dy.transposed(), Matrix::rows(x, rows, inputs), (outputs, inputs)))
-            });
-            let d_bias = wants_gradient(bias)
-                .then(|| Tensor::from_vec(channel_sums(dy_values, outputs, 1), outputs, &Device::Cpu));
-            Ok((d_x.transpose()?, d_weight.transpose()?, d_bias.transpose()?))
+            let d_x = x_wanted.then(|| product(dy, Matrix::rows(weight_values, outputs, inputs), x));
+            let d_weight =
+                weight_wanted.then(|| product(dy.transposed(), Matrix::rows(x_values, rows, inputs), weight));
+            let d_bias =
+                bias_wanted.then(|| Tensor::from_vec(channel_sums(dy_values, outputs, 1), outputs, &Device::Cpu));
+            Ok([d_x.transpose()?, d_weight.transpose()?, d_bias.transpose()?])
         })
     }
 }

@@ -6,6 +6,8 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
+use crate::tape::{self, differentiable};
+
 /// Repeats every pixel of the last two axes twice along both: `y[.., 2i + a, 2j + b] = x[.., i, j]`, `a, b` in `{0, 1}`.
 ///
 /// Gradient: each input pixel receives the sum over its four copies, added to what other consumers of `x`
@@ -18,9 +20,11 @@ use rayon::prelude::*;
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     let (n, c, h, w) = x.dims4()?;
     if x.device().is_cpu() {
-        return x.apply_op1(Upsample);
+        return apply(x, Upsample);
     }
-    x.reshape((n, c, h, 1, w, 1))?.broadcast_as((n, c, h, 2, w, 2))?.contiguous()?.reshape((n, c, 2 * h, 2 * w))
+    differentiable([x], |[x]| {
+        x.reshape((n, c, h, 1, w, 1))?.broadcast_as((n, c, h, 2, w, 2))?.contiguous()?.reshape((n, c, 2 * h, 2 * w))
+    })
 }
 
 /// Means over disjoint 2x2 windows of the last two axes: `y[.., i, j] = mean of x[.., 2i..2i+2, 2j..2j+2]`.
@@ -34,7 +38,17 @@ pub fn average_pool_2x(x: &Tensor) -> Result<Tensor> {
     if h % 2 != 0 || w % 2 != 0 {
         bail!("2x2 mean needs an even height and width, got {h}x{w}")
     }
-    if x.device().is_cpu() { x.apply_op1(AveragePool) } else { x.avg_pool2d(2) }
+    if x.device().is_cpu() { apply(x, AveragePool) } else { differentiable([x], |[x]| x.avg_pool2d(2)) }
+}
+
+/// Applies an operation whose gradient needs nothing but that of its result.
+fn apply(x: &Tensor, op: impl CustomOp1 + Send + Sync + 'static) -> Result<Tensor> {
+    if tape::in_graph() {
+        return x.apply_op1(op);
+    }
+    let y = x.apply_op1_no_bwd(&op)?;
+    tape::push(&[x], &y, move |dy, _| Ok(vec![op.bwd(dy, dy, dy)?]))?;
+    Ok(y)
 }
 
 struct Upsample;

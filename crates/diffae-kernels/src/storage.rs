@@ -21,15 +21,22 @@ pub(crate) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
 
 /// Hands the elements of a tensor on the CPU to `f`, without a copy where it is contiguous.
 pub(crate) fn with_floats<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => f(floats(storage, layout)?),
-        _ => bail!("expected a tensor on the CPU"),
-    }
+    with_all_floats([tensor], |[values]| f(values))
 }
 
-/// Whether a gradient for `tensor` would be used.
-pub(crate) fn wants_gradient(tensor: &Tensor) -> bool {
-    tensor.track_op()
+/// [`with_floats`] of several tensors.
+pub(crate) fn with_all_floats<const N: usize, R>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> Result<R>,
+) -> Result<R> {
+    let contiguous = tensors.into_iter().map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
+    let storages: Vec<_> = contiguous.iter().map(Tensor::storage_and_layout).collect();
+    let mut values: [&[f32]; N] = [&[]; N];
+    for (values, (storage, layout)) in values.iter_mut().zip(&storages) {
+        *values = match &**storage {
+            Storage::Cpu(storage) => floats(storage, layout)?,
+            _ => bail!("expected a tensor on the CPU"),
+        };
+    }
+    f(values)
 }

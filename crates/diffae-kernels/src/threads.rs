@@ -2,6 +2,8 @@
 
 use candle_core::{Error, Result};
 
+use crate::tape::in_graph;
+
 /// Sets the number of threads of all CPU work in this process. Call it once, before any.
 ///
 /// # Errors
@@ -9,4 +11,13 @@ use candle_core::{Error, Result};
 pub fn set_num_threads(num_threads: usize) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads);
     pool.build_global().map_err(|error| Error::Msg(format!("the number of threads cannot be set: {error}")))
+}
+
+/// Runs `f` on a thread of the pool.
+///
+/// Work that calls the kernels often, such as a training step or a chain, is faster there: from outside, each kernel
+/// hands its work to the pool and sleeps until it is woken. While a tape is being recorded on this thread, or
+/// gradients are off, `f` runs right here; begin such work in the pool instead.
+pub fn run_in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    if in_graph() { rayon::scope(|_| f()) } else { f() }
 }

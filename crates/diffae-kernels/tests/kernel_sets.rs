@@ -4,8 +4,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Result, Tensor, Var};
 use diffae_kernels::{
-    Activation, ConvInput, ConvWeight, GroupNorm, KernelSet, add, attention, average_pool_2x, concat_channels, conv2d,
-    force_kernel_set, group_norm, linear, set_exact, upsample_nearest_2x,
+    Activation, ConvInput, ConvWeight, Gradients, GroupNorm, KernelSet, add, attention, average_pool_2x,
+    concat_channels, conv2d, differentiable, force_kernel_set, group_norm, linear, record, set_exact,
+    upsample_nearest_2x,
 };
 
 /// Largest difference allowed, relative to the largest value: sums of up to a few thousand products in f32, and what
@@ -53,7 +54,23 @@ fn with_gradients(args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> V
     std::iter::once(y.detach()).chain(of_args).collect()
 }
 
-/// Compares `f` under every set with `f` under Candle's own operations.
+/// The same from a tape.
+fn with_gradients_of_a_tape(args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
+    let vars: Vec<Var> = args.iter().map(|arg| Var::from_tensor(arg).unwrap()).collect();
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let mut result = None;
+    let forward = || -> Result<Tensor> {
+        let y = f(&tensors)?;
+        result = Some(y.clone());
+        differentiable([&y], |[y]| (y * values(y.dims(), 5.))?.sum_all())
+    };
+    let (loss, tape) = record(forward).unwrap();
+    let mut gradients = Gradients::default();
+    tape.backward(&loss, &mut gradients).unwrap();
+    result.into_iter().chain(vars.iter().map(|var| gradients.get(var).unwrap().clone())).collect()
+}
+
+/// Compares `f` under every set, differentiated both ways, with `f` under Candle's own operations.
 fn compare(what: &str, args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) {
     let _turn = turn();
     force_kernel_set(KernelSet::Candle).unwrap();
@@ -62,9 +79,12 @@ fn compare(what: &str, args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>)
         for exact in [false, true] {
             force_kernel_set(set).unwrap();
             set_exact(exact);
-            for (i, (got, expected)) in with_gradients(args, f).iter().zip(&expected).enumerate() {
-                let difference = difference(got, expected);
-                assert!(difference < TOLERANCE, "{what}, {}, exact {exact}, output {i}: {difference}", set.name());
+            for (way, got) in [("graph", with_gradients(args, f)), ("tape", with_gradients_of_a_tape(args, f))] {
+                for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                    let difference = difference(got, expected);
+                    let name = set.name();
+                    assert!(difference < TOLERANCE, "{what}, {name}, exact {exact}, {way}, output {i}: {difference}");
+                }
             }
         }
     }
@@ -132,6 +152,33 @@ fn sums_concatenation_and_resampling() {
     compare("concat", &[a.clone(), b], &|args| concat_channels(&args[0], &args[1]));
     compare("up", std::slice::from_ref(&a), &|args| upsample_nearest_2x(&args[0]));
     compare("down", &[a], &|args| average_pool_2x(&args[0]));
+}
+
+/// A layer on a tape is one operation from norm to sum; in Candle's graph it is several.
+#[test]
+fn layers_on_a_tape_have_the_gradients_of_their_parts() {
+    for ([n, c_x, h, w], c_lateral, o, k, rows) in [
+        ([2, 32, 8, 8], 32, 32, 3, 2),
+        ([1, 40, 32, 32], 24, 48, 3, 1),
+        ([2, 24, 5, 6], 8, 20, 3, 2),
+        ([2, 32, 16, 16], 32, 64, 1, 1),
+    ] {
+        let c = c_x + c_lateral;
+        let args = [
+            values(&[n, c_x, h, w], 1.),
+            values(&[n, c_lateral, h, w], 2.),
+            values(&[rows, c], 3.),
+            values(&[c], 4.),
+            values(&[o, c, k, k], 5.),
+            values(&[o], 6.),
+            values(&[n, o, h, w], 7.),
+        ];
+        compare(&format!("layer {n}x{c}x{h}x{w} -> {o}"), &args, &|args| {
+            let norm = GroupNorm { num_groups: 32, scale: &args[2], shift: &args[3], activation: Activation::Silu };
+            let input = ConvInput { x: &args[0], lateral: Some(&args[1]), norm: Some(&norm), residual: Some(&args[6]) };
+            ConvWeight::new(args[4].clone(), args[5].clone())?.apply(&input)
+        });
+    }
 }
 
 /// A frozen layer computes norm, concatenation, convolution and sum in one pass.

@@ -50,7 +50,7 @@ impl AttentionBlock {
     /// If the channel count differs.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let plain = ConvInput::plain(x);
-        let qkv = self.norm.plain()?.then(&self.qkv, &plain, Activation::Identity)?;
+        let qkv = self.norm.plain().then(&self.qkv, &plain, Activation::Identity)?;
         let y = attention(&qkv, self.num_heads)?;
         self.proj_out.apply(&ConvInput { residual: Some(x), ..ConvInput::plain(&y) })
     }

@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 
 use crate::config::AutoencoderConfig;
 use crate::encoder::SemanticEncoder;
-use crate::unet::Unet;
+use crate::unet::{TrainingMode, Unet};
 
 /// The Diffusion Autoencoder: a semantic encoder and the `UNet` that it conditions.
 #[derive(Debug, Clone)]
@@ -45,7 +45,23 @@ impl DiffusionAutoencoder {
     /// # Errors
     /// If shapes do not fit.
     pub fn forward(&self, x_0: &Tensor, x_t: &Tensor, timesteps: &[f32]) -> Result<Tensor> {
+        self.forward_training(x_0, x_t, timesteps, TrainingMode::default())
+    }
+
+    /// [`DiffusionAutoencoder::forward`] with what only training does.
+    ///
+    /// # Shapes
+    /// As for [`DiffusionAutoencoder::forward`].
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn forward_training(
+        &self,
+        x_0: &Tensor,
+        x_t: &Tensor,
+        timesteps: &[f32],
+        mode: TrainingMode,
+    ) -> Result<Tensor> {
         let z_sem = self.encoder.forward(x_0)?;
-        self.unet.forward(x_t, timesteps, Some(&z_sem))
+        self.unet.forward_training(x_t, timesteps, Some(&z_sem), mode)
     }
 }

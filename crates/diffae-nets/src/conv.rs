@@ -62,7 +62,6 @@ impl Conv2d {
         init: Init,
     ) -> Result<Self> {
         let weight = vb.get_with_hints((out_channels, in_channels, 1), "weight", init)?;
-        let weight = weight.reshape((out_channels, in_channels, 1, 1))?; // [C_out, C_in, 1, 1]
         let bias = vb.get_with_hints(out_channels, "bias", init)?;
         ConvWeight::new(weight, bias).map(Self)
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
-use diffae_kernels::Activation;
+use diffae_kernels::{Activation, differentiable, run_in_pool};
 
 use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::EncoderConfig;
@@ -80,6 +80,10 @@ impl SemanticEncoder {
     /// If the shape does not fit.
     pub fn forward(&self, x_0: &Tensor) -> Result<Tensor> {
         crate::unet::check_images(x_0, self.config.in_channels, self.config.image_size)?;
+        run_in_pool(|| self.run(x_0))
+    }
+
+    fn run(&self, x_0: &Tensor) -> Result<Tensor> {
         let mut h = self.first.forward(&x_0.to_dtype(self.dtype)?)?;
         for (block, attention) in &self.stages {
             h = block.forward(&h)?;
@@ -90,9 +94,11 @@ impl SemanticEncoder {
         let (first, attention, second) = &self.middle;
         h = second.forward(&attention.forward(&first.forward(&h)?)?)?;
         h = self.out_norm.forward(&h, Activation::Silu)?;
-        h = h.mean_keepdim((2, 3))?; // [N, C, 1, 1]
-        self.out_conv.forward(&h)?.flatten_from(1)?.to_dtype(x_0.dtype()) // [N, D]
+        h = differentiable([&h], |[h]| h.mean_keepdim((2, 3)))?; // [N, C, 1, 1]
+        h = self.out_conv.forward(&h)?;
+        differentiable([&h], |[h]| h.flatten_from(1)?.to_dtype(x_0.dtype())) // [N, D]
     }
+
     /// Promises that no gradients will be asked for; see [`Unet::freeze`](crate::Unet::freeze).
     pub fn freeze(&mut self) {
         let (first, attention, second) = &mut self.middle;

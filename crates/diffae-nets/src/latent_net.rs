@@ -2,12 +2,13 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use diffae_kernels::differentiable;
 
 use crate::config::{LatentNetConfig, RawLatentNetConfig};
 use crate::linear::Linear;
 use crate::norm::LayerNorm;
 use crate::precision::compute_dtype;
-use crate::time_embedding::{TimeEmbedding, TimeEmbeddingConfig};
+use crate::time_embedding::{TimeEmbedding, TimeEmbeddingConfig, silu};
 
 /// Predicts the noise in a normalized semantic code: a perceptron that sees its input again at every skip layer.
 ///
@@ -81,17 +82,23 @@ impl LatentNet {
             bail!("z_t has width {width}, the latent network expects {}", self.config.z_channels)
         }
         let z = z_t.to_dtype(self.dtype)?;
-        let silu_t_emb = self.time_embedding.forward(timesteps, &z)?.silu()?; // [M, D]
+        let silu_t_emb = silu(&self.time_embedding.forward(timesteps, &z)?)?; // [M, D]
         let mut h = z.clone();
         for (k, layer) in self.hidden.iter().enumerate() {
             h = layer.linear.forward(&self.layer_input(k, &h, &z)?)?;
-            h = h.broadcast_mul(&(layer.project_t.forward(&silu_t_emb)? + 1.)?)?;
-            h = layer.norm.forward(&h)?.silu()?;
+            let scale = layer.project_t.forward(&silu_t_emb)?;
+            h = differentiable([&h, &scale], |[h, scale]| h.broadcast_mul(&(scale + 1.)?))?;
+            h = silu(&layer.norm.forward(&h)?)?;
         }
-        self.last.forward(&self.layer_input(self.hidden.len(), &h, &z)?)?.to_dtype(z_t.dtype())
+        let eps = self.last.forward(&self.layer_input(self.hidden.len(), &h, &z)?)?;
+        if eps.dtype() == z_t.dtype() { Ok(eps) } else { differentiable([&eps], |[eps]| eps.to_dtype(z_t.dtype())) }
     }
 
     fn layer_input(&self, layer: usize, h: &Tensor, z: &Tensor) -> Result<Tensor> {
-        if self.config.skip_layers.contains(&layer) { Tensor::cat(&[h, z], 1) } else { Ok(h.clone()) }
+        if self.config.skip_layers.contains(&layer) {
+            differentiable([h, z], |both| Tensor::cat(&both, 1))
+        } else {
+            Ok(h.clone())
+        }
     }
 }

@@ -81,4 +81,4 @@ pub use error::{Error, Result};
 pub use latent_net::LatentNet;
 pub use precision::compute_dtype;
 pub use time_embedding::timestep_embedding;
-pub use unet::{TimeProjections, Unet, ZSemProjections};
+pub use unet::{TimeProjections, TrainingMode, Unet, ZSemProjections};

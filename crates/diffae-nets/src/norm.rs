@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 use candle_nn::VarBuilder;
-use diffae_kernels::{Activation, ConvInput, NORM_EPS, group_norm};
+use diffae_kernels::{Activation, ConvInput, NORM_EPS, differentiable, group_norm};
 
 use crate::conv::Conv2d;
 use crate::init;
@@ -39,19 +39,12 @@ impl GroupNorm {
     /// # Errors
     /// If the channel count differs.
     pub(crate) fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        self.plain()?.forward(x, activation)
+        self.plain().forward(x, activation)
     }
 
     /// The norm with its own scale and shift.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub(crate) fn plain(&self) -> Result<AffineNorm> {
-        Ok(AffineNorm {
-            scale: self.weight.unsqueeze(0)?, // [1, C]
-            shift: self.bias.unsqueeze(0)?,   // [1, C]
-            num_groups: self.num_groups,
-        })
+    pub(crate) fn plain(&self) -> AffineNorm {
+        AffineNorm { scale: self.weight.clone(), shift: self.bias.clone(), num_groups: self.num_groups }
     }
 
     /// `((x_hat * weight + bias) * (1 + scale_t) + shift_t) * (1 + scale_z)`: adaptive group norm.
@@ -59,21 +52,33 @@ impl GroupNorm {
     /// The three affine maps are folded into one per image and channel before they meet the picture.
     ///
     /// # Shapes
-    /// - `modulation`: `[N, C]` or `[1, C]` each.
+    /// - `modulation`: as its fields say.
     /// # Errors
     /// If shapes do not fit.
     /// # Source
     /// Preechakul et al. 2022 (arXiv:2111.15640), Eq. 7, with the `1 +` of the released weights.
     pub(crate) fn modulated(&self, modulation: &Modulation<'_>) -> Result<AffineNorm> {
-        let Modulation { scale_t, shift_t, scale_z } = modulation;
-        let gain_t = (*scale_t + 1.)?;
-        let mut scale = gain_t.broadcast_mul(&like(&self.weight, &gain_t)?)?; // [N, C]
-        let mut shift = (gain_t.broadcast_mul(&like(&self.bias, &gain_t)?)? + *shift_t)?; // [N, C]
-        if let Some(scale_z) = scale_z {
-            let gain_z = (*scale_z + 1.)?;
-            scale = gain_z.broadcast_mul(&scale)?;
-            shift = gain_z.broadcast_mul(&shift)?;
-        }
+        let Modulation { time, scale_z } = *modulation;
+        let channels = self.weight.dim(0)?;
+        let gain_t = |time: &Tensor| time.narrow(1, 0, channels)? + 1.;
+        let fold_scale = |time: &Tensor, weight: &Tensor| gain_t(time)?.broadcast_mul(&like(weight, time)?); // [M, C]
+        let fold_shift = |time: &Tensor, bias: &Tensor| {
+            gain_t(time)?.broadcast_mul(&like(bias, time)?)? + time.narrow(1, channels, channels)? // [M, C]
+        };
+        let (scale, shift) = match scale_z {
+            None => (
+                differentiable([time, &self.weight], |[time, weight]| fold_scale(time, weight))?,
+                differentiable([time, &self.bias], |[time, bias]| fold_shift(time, bias))?,
+            ),
+            Some(z) => (
+                differentiable([time, &self.weight, z], |[time, weight, z]| {
+                    (z + 1.)?.broadcast_mul(&fold_scale(time, weight)?)
+                })?,
+                differentiable([time, &self.bias, z], |[time, bias, z]| {
+                    (z + 1.)?.broadcast_mul(&fold_shift(time, bias)?)
+                })?,
+            ),
+        };
         Ok(AffineNorm { scale, shift, num_groups: self.num_groups })
     }
 }
@@ -81,8 +86,8 @@ impl GroupNorm {
 /// A group norm whose affine map has been settled.
 #[derive(Debug, Clone)]
 pub(crate) struct AffineNorm {
-    scale: Tensor, // [N or 1, C]
-    shift: Tensor, // [N or 1, C]
+    scale: Tensor, // [N or 1, C], or [C]
+    shift: Tensor, // the same
     num_groups: usize,
 }
 
@@ -119,10 +124,8 @@ impl AffineNorm {
 /// What conditions a norm: scale and shift from the timestep, scale from `z_sem`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Modulation<'a> {
-    /// `[N, C]` or `[1, C]`.
-    pub(crate) scale_t: &'a Tensor,
-    /// `[N, C]` or `[1, C]`.
-    pub(crate) shift_t: &'a Tensor,
+    /// `scale_t` and `shift_t` side by side: `[N, 2C]` or `[1, 2C]`.
+    pub(crate) time: &'a Tensor,
     /// `[N, C]` or `[1, C]`; absent in a model without `z_sem`.
     pub(crate) scale_z: Option<&'a Tensor>,
 }
@@ -152,9 +155,11 @@ impl LayerNorm {
     /// # Errors
     /// If the width differs.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x_hat = standardize(&x.to_dtype(statistics_dtype(x.dtype()))?)?;
-        let y = x_hat.broadcast_mul(&like(&self.weight, &x_hat)?)?;
-        y.broadcast_add(&like(&self.bias, &x_hat)?)?.to_dtype(x.dtype())
+        differentiable([x, &self.weight, &self.bias], |[x, weight, bias]| {
+            let x_hat = standardize(&x.to_dtype(statistics_dtype(x.dtype()))?)?;
+            let y = x_hat.broadcast_mul(&like(weight, &x_hat)?)?;
+            y.broadcast_add(&like(bias, &x_hat)?)?.to_dtype(x.dtype())
+        })
     }
 }
 
@@ -194,7 +199,8 @@ mod tests {
         let part = |i: usize| modulation.get(i).unwrap();
         let (scale_t, shift_t, scale_z) = (part(0), part(1), part(2));
         let pixel = |t: &Tensor| t.reshape((2, 6, 1, 1)).unwrap();
-        let modulation = Modulation { scale_t: &scale_t, shift_t: &shift_t, scale_z: Some(&scale_z) };
+        let time = Tensor::cat(&[&scale_t, &shift_t], 1).unwrap();
+        let modulation = Modulation { time: &time, scale_z: Some(&scale_z) };
         let got = norm.modulated(&modulation).unwrap().forward(&x, Activation::Silu).unwrap();
         let h = norm.forward(&x, Activation::Identity).unwrap();
         let h = h.broadcast_mul(&(pixel(&scale_t) + 1.).unwrap()).unwrap().broadcast_add(&pixel(&shift_t)).unwrap();

@@ -2,7 +2,9 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use diffae_kernels::{Activation, ConvInput, average_pool_2x, concat_channels, upsample_nearest_2x};
+use diffae_kernels::{
+    Activation, ConvInput, Dropout, average_pool_2x, checkpoint, concat_channels, upsample_nearest_2x,
+};
 
 use crate::conv::{Conv2d, Conv2dConfig};
 use crate::linear::Linear;
@@ -47,7 +49,7 @@ impl Stem {
         let BlockInput { x, lateral } = input;
         if self.resample == Resample::Keep {
             let input = ConvInput { x, lateral, norm: None, residual };
-            return self.norm.plain()?.then(&self.conv, &input, Activation::Silu);
+            return self.norm.plain().then(&self.conv, &input, Activation::Silu);
         }
         let h = self.resample.apply(&self.norm.forward(&input.joined()?, Activation::Silu)?)?;
         self.conv.apply(&ConvInput { residual, ..ConvInput::plain(&h) })
@@ -110,7 +112,8 @@ impl PlainResBlock {
 
 /// The conditioned residual block of the `UNet`.
 ///
-/// `skip(x) + conv(SiLU(modulate(GN(conv(resample(SiLU(GN(x))))), t, z_sem)))`, without dropout.
+/// `skip(x) + conv(SiLU(modulate(GN(conv(resample(SiLU(GN(x))))), t, z_sem)))`, in training with dropout before the last
+/// convolution.
 #[derive(Debug, Clone)]
 pub(crate) struct ResBlock {
     stem: Stem,
@@ -118,22 +121,19 @@ pub(crate) struct ResBlock {
     project_z: Option<Linear>,
     out_norm: GroupNorm,
     out_conv: Conv2d,
-    out_channels: usize,
-}
-
-/// Scale and shift of one block from the timestep, each `[M, C]`.
-#[derive(Debug, Clone)]
-pub(crate) struct ScaleShift {
-    pub(crate) scale: Tensor,
-    pub(crate) shift: Tensor,
 }
 
 /// What conditions one block.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockCondition<'a> {
-    pub(crate) time: &'a ScaleShift,
+    /// Scale and shift from the timestep side by side, `[M, 2C]`.
+    pub(crate) time: &'a Tensor,
     /// `[N, C]`
     pub(crate) scale_z: Option<&'a Tensor>,
+    /// In training.
+    pub(crate) dropout: Option<Dropout>,
+    /// Whether training keeps only what goes into the block, and computes the rest again on the way back.
+    pub(crate) checkpoint: bool,
 }
 
 /// Widths of what conditions the blocks.
@@ -157,15 +157,12 @@ impl ResBlock {
             project_z,
             out_norm: GroupNorm::new(channels, &vb.pp("out_layers.0"))?,
             out_conv,
-            out_channels: channels,
         })
     }
 
-    /// `silu_t_emb`: SiLU of the time embedding, `[M, E]`.
-    pub(crate) fn project_time(&self, silu_t_emb: &Tensor) -> Result<ScaleShift> {
-        let both = self.project_t.forward(silu_t_emb)?; // [M, 2C]
-        let half = |start| both.narrow(1, start, self.out_channels)?.contiguous();
-        Ok(ScaleShift { scale: half(0)?, shift: half(self.out_channels)? })
+    /// `silu_t_emb`: SiLU of the time embedding, `[M, E]`; result: scale and shift, `[M, 2C]`.
+    pub(crate) fn project_time(&self, silu_t_emb: &Tensor) -> Result<Tensor> {
+        self.project_t.forward(silu_t_emb)
     }
 
     /// `silu_z_sem`: SiLU of the semantic code, `[N, D]`. Result: `[N, C]`; none in a model without `z_sem`.
@@ -175,15 +172,43 @@ impl ResBlock {
 
     /// `input`: `[N, C_in, H, W]` together; result: `[N, C_out, H', W']`.
     pub(crate) fn forward(&self, input: BlockInput<'_>, condition: BlockCondition<'_>) -> Result<Tensor> {
-        let BlockCondition { time, scale_z } = condition;
-        // Training keeps the joined input for several gradients; join it once then.
-        let joined = input.lateral.filter(|_| input.x.track_op()).map(|_| input.joined()).transpose()?;
-        let input = joined.as_ref().map_or(input, |x| BlockInput { x, lateral: None });
+        if !condition.checkpoint {
+            return self.compute(input, condition);
+        }
+        let (block, condition) = (self.clone(), BlockCondition { checkpoint: false, ..condition });
+        let dropout = condition.dropout;
+        let again = move |x: &Tensor, lateral: Option<&Tensor>, time: &Tensor, scale_z: Option<&Tensor>| {
+            block.compute(BlockInput { x, lateral }, BlockCondition { time, scale_z, dropout, checkpoint: false })
+        };
+        match (input.lateral, condition.scale_z) {
+            (None, None) => checkpoint([input.x, condition.time], move |[x, time]| again(x, None, time, None)),
+            (None, Some(z)) => {
+                checkpoint([input.x, condition.time, z], move |[x, time, z]| again(x, None, time, Some(z)))
+            }
+            (Some(lateral), None) => checkpoint([input.x, lateral, condition.time], move |[x, lateral, time]| {
+                again(x, Some(lateral), time, None)
+            }),
+            (Some(lateral), Some(z)) => {
+                checkpoint([input.x, lateral, condition.time, z], move |[x, lateral, time, z]| {
+                    again(x, Some(lateral), time, Some(z))
+                })
+            }
+        }
+    }
+
+    fn compute(&self, input: BlockInput<'_>, condition: BlockCondition<'_>) -> Result<Tensor> {
+        let BlockCondition { time, scale_z, dropout, .. } = condition;
         let h = self.stem.forward(input, None)?;
-        let norm = self.out_norm.modulated(&Modulation { scale_t: &time.scale, shift_t: &time.shift, scale_z })?;
+        let norm = self.out_norm.modulated(&Modulation { time, scale_z })?;
         let shortcut = self.stem.shortcut(input)?;
-        let h = ConvInput { residual: Some(&shortcut), ..ConvInput::plain(&h) };
-        norm.then(&self.out_conv, &h, Activation::Silu)
+        let residual = Some(&shortcut);
+        match dropout {
+            None => norm.then(&self.out_conv, &ConvInput { residual, ..ConvInput::plain(&h) }, Activation::Silu),
+            Some(how) => {
+                let h = diffae_kernels::dropout(&norm.forward(&h, Activation::Silu)?, how)?;
+                self.out_conv.apply(&ConvInput { residual, ..ConvInput::plain(&h) })
+            }
+        }
     }
 
     pub(crate) fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {

@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
+use diffae_kernels::differentiable;
 
 use crate::linear::Linear;
 
@@ -74,8 +75,13 @@ impl TimeEmbedding {
     /// If the tensor cannot be made on the device.
     pub(crate) fn forward(&self, timesteps: &[f32], like: &Tensor) -> Result<Tensor> {
         let sinusoids = timestep_embedding(timesteps, self.sinusoid_channels, like.device())?.to_dtype(like.dtype())?;
-        self.second.forward(&self.first.forward(&sinusoids)?.silu()?)
+        self.second.forward(&silu(&self.first.forward(&sinusoids)?)?)
     }
+}
+
+/// `x * sigmoid(x)` of a few values, such as an embedding.
+pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
+    differentiable([x], |[x]| x.silu())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use diffae_kernels::{Activation, ConvInput};
+use diffae_kernels::{Activation, ConvInput, Dropout, differentiable, run_in_pool};
 
 use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::UnetConfig;
@@ -10,8 +10,8 @@ use crate::conv::{Conv2d, Conv2dConfig};
 use crate::norm::GroupNorm;
 use crate::plan::{ResPlan, Resample};
 use crate::precision::compute_dtype;
-use crate::res_block::{BlockCondition, BlockInput, ConditionWidths, ResBlock, ScaleShift};
-use crate::time_embedding::{TimeEmbedding, TimeEmbeddingConfig};
+use crate::res_block::{BlockCondition, BlockInput, ConditionWidths, ResBlock};
+use crate::time_embedding::{TimeEmbedding, TimeEmbeddingConfig, silu};
 
 /// Predicts the noise in `x_t`, conditioned on the timestep and, in an autoencoder, on `z_sem`.
 ///
@@ -19,7 +19,7 @@ use crate::time_embedding::{TimeEmbedding, TimeEmbeddingConfig};
 /// depends on those alone is computed once, by [`Unet::project_z_sem`] and [`Unet::project_time`], and handed to
 /// [`Unet::forward_projected`]. [`Unet::forward`] does all three.
 ///
-/// Dropout is not applied.
+/// Dropout is applied by [`Unet::forward_training`] only.
 ///
 /// # Source
 /// Ho et al. 2020 (arXiv:2006.11239), Dhariwal and Nichol 2021 (arXiv:2105.05233) for the blocks, Preechakul et al.
@@ -47,9 +47,18 @@ struct Stage {
     up: Option<ResBlock>,
 }
 
-/// What the residual blocks make of a timestep; one entry a block.
+/// What the residual blocks make of timesteps; one `[M, 2C]` entry a block.
 #[derive(Debug, Clone)]
-pub struct TimeProjections(Vec<ScaleShift>);
+pub struct TimeProjections(Vec<Tensor>);
+
+/// What a forward pass does in training only. The default is nothing of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TrainingMode {
+    /// Decides which activations are dropped, where the config has dropout. `None` drops nothing.
+    pub dropout_seed: Option<u64>,
+    /// Whether only what goes into each block is kept for the way back, and the rest computed again.
+    pub checkpoint_blocks: bool,
+}
 
 /// What the residual blocks make of `z_sem`; one `[N, C]` entry a block.
 #[derive(Debug, Clone)]
@@ -105,6 +114,23 @@ impl Unet {
         self.forward_projected(x_t, &self.project_time(timesteps, x_t)?, z_sem.as_ref())
     }
 
+    /// [`Unet::forward`] with what only training does.
+    ///
+    /// # Shapes
+    /// As for [`Unet::forward`].
+    /// # Errors
+    /// As [`Unet::forward`].
+    pub fn forward_training(
+        &self,
+        x_t: &Tensor,
+        timesteps: &[f32],
+        z_sem: Option<&Tensor>,
+        mode: TrainingMode,
+    ) -> Result<Tensor> {
+        let z_sem = z_sem.map(|z| self.project_z_sem(z)).transpose()?;
+        self.run(x_t, &self.project_time(timesteps, x_t)?, z_sem.as_ref(), mode)
+    }
+
     /// Computes what the blocks need of the timesteps.
     ///
     /// # Shapes
@@ -113,7 +139,7 @@ impl Unet {
     /// If the device fails.
     pub fn project_time(&self, timesteps: &[f32], like: &Tensor) -> Result<TimeProjections> {
         let t_emb = self.time_embedding.forward(timesteps, &like.to_dtype(self.dtype)?)?; // [M, E]
-        let silu_t_emb = t_emb.silu()?;
+        let silu_t_emb = silu(&t_emb)?;
         self.blocks().map(|block| block.project_time(&silu_t_emb)).collect::<Result<_>>().map(TimeProjections)
     }
 
@@ -131,7 +157,7 @@ impl Unet {
         if width != self.config.embed_channels {
             bail!("z_sem has width {width}, the model expects {}", self.config.embed_channels)
         }
-        let silu_z_sem = z_sem.to_dtype(self.dtype)?.silu()?;
+        let silu_z_sem = differentiable([z_sem], |[z_sem]| z_sem.to_dtype(self.dtype)?.silu())?;
         self.blocks().filter_map(|b| b.project_z_sem(&silu_z_sem)).collect::<Result<_>>().map(ZSemProjections)
     }
 
@@ -147,12 +173,31 @@ impl Unet {
         time: &TimeProjections,
         z_sem: Option<&ZSemProjections>,
     ) -> Result<Tensor> {
+        run_in_pool(|| self.run(x_t, time, z_sem, TrainingMode::default()))
+    }
+
+    fn run(
+        &self,
+        x_t: &Tensor,
+        time: &TimeProjections,
+        z_sem: Option<&ZSemProjections>,
+        mode: TrainingMode,
+    ) -> Result<Tensor> {
         check_images(x_t, self.config.in_channels, self.config.image_size)?;
         if self.config.has_z_sem() != z_sem.is_some() {
             bail!("the semantic code must be given exactly if the model has one")
         }
-        let mut conditions =
-            (0..time.0.len()).map(|i| BlockCondition { time: &time.0[i], scale_z: z_sem.and_then(|z| z.0.get(i)) });
+        let dropout = |block: usize| {
+            let seed = mode.dropout_seed.filter(|_| self.config.dropout > 0.)?;
+            // Blocks lie far apart in the sequence of seeds, so that those of neighboring steps do not meet.
+            Some(Dropout { probability: self.config.dropout, seed: seed.wrapping_add((block as u64) << 40) })
+        };
+        let mut conditions = (0..time.0.len()).map(|i| BlockCondition {
+            time: &time.0[i],
+            scale_z: z_sem.and_then(|z| z.0.get(i)),
+            dropout: dropout(i),
+            checkpoint: mode.checkpoint_blocks,
+        });
         let mut next =
             || conditions.next().ok_or_else(|| candle_core::Error::Msg("projections of another network".into()));
 
@@ -173,7 +218,9 @@ impl Unet {
             let lateral = stage.level.and_then(|level| laterals[level].pop());
             h = stage.forward(BlockInput { x: &h, lateral: lateral.as_ref() }, &mut next)?;
         }
-        self.out_norm.plain()?.then(&self.out_conv, &ConvInput::plain(&h), Activation::Silu)?.to_dtype(x_t.dtype())
+        drop(laterals);
+        let eps = self.out_norm.plain().then(&self.out_conv, &ConvInput::plain(&h), Activation::Silu)?;
+        if eps.dtype() == x_t.dtype() { Ok(eps) } else { differentiable([&eps], |[eps]| eps.to_dtype(x_t.dtype())) }
     }
 
     /// Promises that no gradients will be asked for, so that weights can be packed and the originals dropped.
@@ -200,6 +247,16 @@ impl Unet {
         let middle = [&self.middle.0, &self.middle.2];
         let input = self.input.iter().flat_map(Stage::blocks);
         input.chain(middle).chain(self.output.iter().flat_map(Stage::blocks))
+    }
+}
+
+impl TimeProjections {
+    /// Those of one of the M timesteps.
+    ///
+    /// # Errors
+    /// If there are not so many.
+    pub fn of(&self, idx: usize) -> Result<Self> {
+        self.0.iter().map(|both| both.narrow(0, idx, 1)).collect::<Result<_>>().map(Self)
     }
 }
 

@@ -7,7 +7,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
-use diffae_kernels::{AdamConfig, ParameterState, adam_step, sum_of_squares};
+use diffae_kernels::{
+    AdamConfig, Gradients, ParameterState, adam_step, differentiable, record, run_in_pool, sum_of_squares,
+};
 use diffae_nets::{DiffusionAutoencoder, SemanticEncoder, Unet};
 use diffae_schedule::{
     BetaSchedule, Clip, DdimSampler, Denoiser, NoiseSchedule, StepChain, StepSequence, Timestep, no_callback, no_noise,
@@ -68,30 +70,40 @@ impl Prepared {
 
     /// Does it once; milliseconds.
     pub(crate) fn run_ms(&mut self) -> Result<f64> {
-        let start = Instant::now();
-        match &mut self.runner {
-            Runner::Unet { unet, x_t, z_sem } => drop(unet.forward(x_t, &[TIMESTEP], Some(z_sem))?),
-            Runner::Encoder { encoder, x_0 } => drop(encoder.forward(x_0)?),
-            Runner::Chain { unet, encoder, x_0 } => chain(unet, encoder, x_0)?,
-            Runner::Train(training) => training.step()?,
-        }
-        Ok(start.elapsed().as_secs_f64() * 1e3)
+        run_in_pool(|| {
+            let start = Instant::now();
+            match &mut self.runner {
+                Runner::Unet { unet, x_t, z_sem } => drop(unet.forward(x_t, &[TIMESTEP], Some(z_sem))?),
+                Runner::Encoder { encoder, x_0 } => drop(encoder.forward(x_0)?),
+                Runner::Chain { unet, encoder, x_0 } => chain(unet, encoder, x_0)?,
+                Runner::Train(training) => training.step()?,
+            }
+            Ok(start.elapsed().as_secs_f64() * 1e3)
+        })
     }
 }
 
 /// Encode, invert, decode.
 fn chain(unet: &Unet, encoder: &SemanticEncoder, x_0: &Tensor) -> Result<()> {
-    struct Conditioned<'a>(&'a Unet, diffae_nets::ZSemProjections);
+    struct Conditioned<'a> {
+        unet: &'a Unet,
+        time: diffae_nets::TimeProjections,
+        timesteps: Vec<Timestep>,
+        z_sem: diffae_nets::ZSemProjections,
+    }
     impl Denoiser for Conditioned<'_> {
         fn eps(&self, x_t: &Tensor, timesteps: &[Timestep]) -> candle_core::Result<Tensor> {
-            let t = timesteps.first().map_or(0, |t| t.get()) as f32;
-            self.0.forward_projected(x_t, &self.0.project_time(&[t], x_t)?, Some(&self.1))
+            let known = self.timesteps.iter().position(|t| timesteps.first() == Some(t)).unwrap_or(0);
+            self.unet.forward_projected(x_t, &self.time.of(known)?, Some(&self.z_sem))
         }
     }
     let z_sem = encoder.forward(x_0)?;
-    let denoiser = Conditioned(unet, unet.project_z_sem(&z_sem)?);
     let schedule = NoiseSchedule::new(&BetaSchedule::Linear, 1000)?;
     let steps = StepChain::new(&schedule, &StepSequence::Ddim(CHAIN_STEPS))?;
+    let timesteps = steps.timesteps().to_vec();
+    let numbers: Vec<f32> = timesteps.iter().map(|t| t.get() as f32).collect();
+    let (time, z_sem) = (unet.project_time(&numbers, x_0)?, unet.project_z_sem(&z_sem)?);
+    let denoiser = Conditioned { unet, time, timesteps, z_sem };
     let sampler = DdimSampler::new(steps, Clip::UnitRange);
     let x_terminal = sampler.invert(&denoiser, x_0, &mut no_callback)?;
     sampler.decode(&denoiser, &x_terminal, &mut no_noise, &mut no_callback)?;
@@ -124,10 +136,12 @@ impl Training {
     }
 
     fn step(&mut self) -> Result<()> {
-        let eps_pred = self.model.forward(&self.x_0, &self.x_t, &self.timesteps)?;
-        let loss = (&self.noise - eps_pred)?.sqr()?.mean_all()?;
-        let gradients = loss.backward()?;
-        drop(loss);
+        let (loss, tape) = record(|| -> candle_core::Result<Tensor> {
+            let eps_pred = self.model.forward(&self.x_0, &self.x_t, &self.timesteps)?;
+            differentiable([&eps_pred], |[eps_pred]| (&self.noise - eps_pred)?.sqr()?.mean_all())
+        })?;
+        let mut gradients = Gradients::default();
+        tape.backward(&loss, &mut gradients)?;
         let mut squares = 0.;
         for (var, _) in &self.parameters {
             squares += sum_of_squares(gradients.get(var).context("a parameter without gradient")?)?;

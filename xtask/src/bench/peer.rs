@@ -37,7 +37,8 @@ impl Peer {
         let requests = child.stdin.take().context("the peer has no input")?;
         let answers = BufReader::new(child.stdout.take().context("the peer has no output")?);
         let mut peer = Self { child, requests, answers };
-        peer.read_line().context("the peer did not start; does its Python have torch (xtask/peer/requirements.txt)?")?;
+        peer.read_line()
+            .context("the peer did not start; does its Python have torch (xtask/peer/requirements.txt)?")?;
         Ok(peer)
     }
 

@@ -71,7 +71,13 @@ impl Report {
         if let Some(ours) = row.ours_bytes {
             let ratio = row.peer_bytes.map(|peer| peer as f64 / ours as f64);
             let mib = |bytes: Option<u64>| number(bytes.map(|bytes| bytes as f64 / f64::from(1 << 20)));
-            println!("{:<20} {:>10} {:>10} {:>7}  MiB", "  peak memory", mib(Some(ours)), mib(row.peer_bytes), number(ratio));
+            println!(
+                "{:<20} {:>10} {:>10} {:>7}  MiB",
+                "  peak memory",
+                mib(Some(ours)),
+                mib(row.peer_bytes),
+                number(ratio)
+            );
         }
         self.file.rows.push(row);
     }
@@ -79,7 +85,9 @@ impl Report {
     /// How the row differs from that of an earlier run.
     fn change(&self, row: &Row) -> String {
         let earlier = self.before.iter().flat_map(|file| &file.rows).find(|earlier| earlier.work == row.work);
-        earlier.map_or_else(String::new, |earlier| format!("  {:.2} times as fast as before", earlier.ours_ms / row.ours_ms))
+        earlier.map_or_else(String::new, |earlier| {
+            format!("  {:.2} times as fast as before", earlier.ours_ms / row.ours_ms)
+        })
     }
 
     /// Writes the rows where they are wanted.
@@ -127,11 +135,8 @@ mod tests {
     #[test]
     fn the_ratio_is_that_of_the_medians_of_the_faster_peer() {
         let work = Work::all().remove(0);
-        let measurement = Measurement {
-            ours_ms: vec![2., 1., 4.],
-            peers_ms: vec![vec![9., 9., 9.], vec![4., 6., 8.]],
-            memory: None,
-        };
+        let measurement =
+            Measurement { ours_ms: vec![2., 1., 4.], peers_ms: vec![vec![9., 9., 9.], vec![4., 6., 8.]], memory: None };
         let row = Row::new(&work, &measurement);
         assert_eq!(row.ratio, Some(3.));
         assert_eq!(row.ratio_range, Some([2., 6.]));

@@ -1,9 +1,7 @@
 //! What is measured.
 
 use anyhow::Result;
-use diffae_nets::{
-    AutoencoderConfig, Conditioning, EncoderConfig, RawEncoderConfig, RawUnetConfig, UnetConfig,
-};
+use diffae_nets::{AutoencoderConfig, Conditioning, EncoderConfig, RawEncoderConfig, RawUnetConfig, UnetConfig};
 use serde::Serialize;
 
 /// One thing to do, the same for us and the peer.

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarBuilder;
 use diffae_infer::ModelSource;
+use diffae_kernels::{differentiable, record};
 use diffae_nets::weights::{ArchitectureHints, ParameterSet, name_from_pytorch};
 use diffae_nets::{SemanticEncoder, Unet};
 use diffae_schedule::Timestep;
@@ -28,14 +28,19 @@ pub(crate) fn check(folder: &Path, report: &mut Report) -> Result<()> {
     let hints = ArchitectureHints::default();
     let source = ModelSource::open_checkpoint(&folder.join("last.ckpt"), ParameterSet::Online, &hints)?;
     let trainable = Trainable::new(&source)?;
-    let loss_per_sample = trainable.loss_per_sample(&source, &golden)?;
+    let ((loss_per_sample, loss), tape) = record(|| -> Result<_> {
+        let loss_per_sample = trainable.loss_per_sample(&source, &golden)?;
+        let loss = differentiable([&loss_per_sample], |[losses]| losses.mean_all())?;
+        Ok((loss_per_sample, loss))
+    })?;
     let expected = golden.tensor("train_loss_per_sample_0")?;
     report.tensors("train_loss_per_sample_0", &loss_per_sample, &expected, Tolerance::Loss)?;
-    let loss = loss_per_sample.mean_all()?;
     let expected = golden.tensor("train_loss")?.get(0)?;
     report.tensors("train_loss_0", &loss, &expected, Tolerance::Loss)?;
 
-    let gradients = Gradients::new(&trainable, &loss.backward()?)?;
+    let mut gradients = diffae_kernels::Gradients::default();
+    tape.backward(&loss, &mut gradients)?;
+    let gradients = Gradients::new(&trainable, &gradients)?;
     let grad_norm = golden.numbers("train_grad_norm")?;
     let grad_norm = *grad_norm.first().context("train_grad_norm is empty")?;
     report.add("train_grad_norm_0", (gradients.norm() - grad_norm).abs() / grad_norm, Tolerance::Gradient);
@@ -74,7 +79,7 @@ impl Trainable {
         let z_sem = self.encoder.as_ref().map(|encoder| encoder.forward(&x_0)).transpose()?;
         let timesteps: Vec<f32> = timesteps.iter().map(|t| t.get() as f32).collect();
         let eps_pred = self.unet.forward(&x_t, &timesteps, z_sem.as_ref())?;
-        Ok((noise - eps_pred)?.sqr()?.mean((1, 2, 3))?)
+        Ok(differentiable([&eps_pred], |[eps_pred]| (noise - eps_pred)?.sqr()?.mean((1, 2, 3)))?)
     }
 }
 
@@ -82,7 +87,7 @@ impl Trainable {
 struct Gradients(BTreeMap<String, Vec<f64>>);
 
 impl Gradients {
-    fn new(trainable: &Trainable, store: &GradStore) -> Result<Self> {
+    fn new(trainable: &Trainable, store: &diffae_kernels::Gradients) -> Result<Self> {
         let present = trainable.vars.iter().filter_map(|(name, var)| Some((name, store.get(var)?)));
         present.map(|(name, gradient)| Ok((name.clone(), numbers(gradient)?))).collect::<Result<_>>().map(Self)
     }

@@ -1,9 +1,10 @@
 //! Two-dimensional convolution.
 
 mod algorithm;
+mod fused;
 mod weight;
 
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Device, Result, Shape, Tensor, bail};
 
 pub(crate) use algorithm::Algorithm;
 pub use weight::{ConvInput, ConvWeight};
@@ -13,7 +14,9 @@ use crate::cpu::elementwise::channel_sums;
 use crate::cpu::pack::{Direction, Packed};
 use crate::cpu::planes::{Planes, PlanesOut};
 use crate::cpu::weight_gradient::WeightGradient;
-use crate::storage::{floats, runs_here, wants_gradient, with_floats};
+use crate::operation::{Operation, View, apply_3};
+use crate::storage::{runs_here, with_all_floats};
+use crate::tape::differentiable;
 
 /// `y[n, o] = bias[o] + sum over c of x[n, c] * weight[o, c]`, stride 1, with zeros around the picture that keep its size.
 ///
@@ -22,7 +25,7 @@ use crate::storage::{floats, runs_here, wants_gradient, with_floats};
 /// types than f32 and other devices go through Candle. Only gradients that are needed are computed.
 ///
 /// # Shapes
-/// - `x`: `[N, C, H, W]`; `weight`: `[O, C, K, K]`, K odd; `bias`: `[O]`; result: `[N, O, H, W]`.
+/// - `x`: `[N, C, H, W]`; `weight`: `[O, C, K, K]`, K odd, or `[O, C, 1]`; `bias`: `[O]`; result: `[N, O, H, W]`.
 /// # Errors
 /// If shapes, number types or devices do not fit.
 /// # Source
@@ -30,10 +33,13 @@ use crate::storage::{floats, runs_here, wants_gradient, with_floats};
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let sizes = Sizes::new(x, weight, bias)?;
     if runs_here([x, weight, bias]) && Algorithm::for_kernel(sizes.kernel).is_some() {
-        return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Conv2d);
+        return apply_3([x, weight, bias], Conv2d);
     }
-    let y = x.conv2d(weight, sizes.kernel >> 1, 1, 1, 1)?;
-    y.broadcast_add(&bias.reshape((1, (), 1, 1))?)
+    differentiable([x, weight, bias], |[x, weight, bias]| {
+        let weight = weight.reshape((sizes.outputs, sizes.inputs, sizes.kernel, sizes.kernel))?;
+        let y = x.conv2d(&weight, sizes.kernel >> 1, 1, 1, 1)?;
+        y.broadcast_add(&bias.reshape((1, (), 1, 1))?)
+    })
 }
 
 /// The sizes of a convolution.
@@ -49,16 +55,25 @@ pub(crate) struct Sizes {
 
 impl Sizes {
     fn new(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Self> {
-        let (images, inputs, height, width) = x.dims4()?;
-        let (outputs, weight_inputs, kernel, kernel_width) = weight.dims4()?;
-        if kernel != kernel_width || kernel % 2 == 0 {
-            bail!("a convolution needs an odd square kernel, got {kernel}x{kernel_width}")
+        let sizes = Self::of_dims(x.dims(), weight.dims())?;
+        if bias.dims() != [sizes.outputs] {
+            bail!("bias {:?} does not fit a weight of shape {:?}", bias.dims(), weight.dims())
         }
-        if weight_inputs != inputs || bias.dims() != [outputs] {
-            let (weight, bias) = (weight.dims(), bias.dims());
-            bail!("weight {weight:?} and bias {bias:?} do not fit an input of shape {:?}", x.dims())
+        Ok(sizes)
+    }
+
+    fn of_dims(x: &[usize], weight: &[usize]) -> Result<Self> {
+        let (outputs, weight_inputs, kernel) = weight_dims(weight)?;
+        match *x {
+            [images, inputs, height, width] if inputs == weight_inputs => {
+                Ok(Self { images, inputs, outputs, height, width, kernel })
+            }
+            _ => bail!("a weight of shape {weight:?} does not fit an input of shape {x:?}"),
         }
-        Ok(Self { images, inputs, outputs, height, width, kernel })
+    }
+
+    fn output_shape(&self) -> Shape {
+        Shape::from((self.images, self.outputs, self.height, self.width))
     }
 
     fn algorithm(&self) -> Result<Algorithm> {
@@ -75,6 +90,15 @@ impl Sizes {
 
     fn planes(&self, x: &[f32], channels: usize) -> Planes {
         Planes::plain(x.as_ptr(), channels, self.height, self.width)
+    }
+}
+
+/// Output channels, input channels and kernel size of a weight.
+fn weight_dims(dims: &[usize]) -> Result<(usize, usize, usize)> {
+    match *dims {
+        [outputs, inputs, kernel, width] if kernel == width && kernel % 2 == 1 => Ok((outputs, inputs, kernel)),
+        [outputs, inputs, 1] => Ok((outputs, inputs, 1)),
+        _ => bail!("a convolution needs a weight [O, C, K, K] with an odd K, got {dims:?}"),
     }
 }
 
@@ -101,59 +125,57 @@ pub(crate) fn convolve(
 
 struct Conv2d;
 
-impl CustomOp3 for Conv2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
+impl Operation<3> for Conv2d {
+    const NAME: &'static str = "conv2d";
+
+    fn forward(&self, [(x, x_dims), (weight, weight_dims), (bias, _)]: [View<'_>; 3]) -> Result<(Vec<f32>, Shape)> {
+        let sizes = Sizes::of_dims(x_dims, weight_dims)?;
+        let packed = Packed::passing(sizes.algorithm()?, Direction::Forward, weight, (sizes.outputs, sizes.inputs));
+        let y = convolve(sizes.images, sizes.planes(x, sizes.inputs), &packed, Some(bias), None);
+        Ok((y, sizes.output_shape()))
     }
 
-    fn cpu_fwd(
+    fn gradients(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (images, inputs, height, width) = x_layout.shape().dims4()?;
-        let (outputs, _, kernel, _) = weight_layout.shape().dims4()?;
-        let sizes = Sizes { images, inputs, outputs, height, width, kernel };
-        let (x, weight, bias) = (floats(x, x_layout)?, floats(weight, weight_layout)?, floats(bias, bias_layout)?);
-        let packed = Packed::of(sizes.algorithm()?, Direction::Forward, weight, (outputs, inputs));
-        let y = convolve(images, sizes.planes(x, inputs), &packed, Some(bias), None);
-        Ok((CpuStorage::F32(y), Shape::from((images, outputs, height, width))))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        [x, weight, bias]: [&Tensor; 3],
+        [x_wanted, weight_wanted, bias_wanted]: [bool; 3],
+        dy: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
         let sizes = Sizes::new(x, weight, bias)?;
-        let algorithm = sizes.algorithm()?;
-        let channels = (sizes.outputs, sizes.inputs);
-        let d_x = wants_gradient(x).then(|| {
-            let d_x = with_floats(weight, |weight| {
-                let packed = Packed::of(algorithm, Direction::InputGradient, weight, channels);
-                with_floats(grad, |dy| Ok(convolve(sizes.images, sizes.planes(dy, sizes.outputs), &packed, None, None)))
-            })?;
-            Tensor::from_vec(d_x, x.shape(), &Device::Cpu)
-        });
-        let d_weight = wants_gradient(weight).then(|| {
-            let d_weight = with_floats(x, |x| {
-                let x = sizes.planes(x, sizes.inputs);
-                with_floats(grad, |dy| Ok(weight_gradient(sizes.images, x, sizes.planes(dy, sizes.outputs), algorithm)))
-            })?;
+        with_all_floats([x, weight, dy], |[x_values, weight_values, dy]| {
+            let d_x =
+                x_wanted.then(|| Tensor::from_vec(sizes.input_gradient(weight_values, dy)?, x.shape(), &Device::Cpu));
+            let planes = sizes.planes(x_values, sizes.inputs);
+            let [d_weight, d_bias] =
+                sizes.parameter_gradients([weight, bias], [weight_wanted, bias_wanted], planes, dy)?;
+            Ok([d_x.transpose()?, d_weight, d_bias])
+        })
+    }
+}
+
+impl Sizes {
+    /// The gradient of the input, `[N, C, H, W]`.
+    pub(crate) fn input_gradient(&self, weight: &[f32], dy: &[f32]) -> Result<Vec<f32>> {
+        let channels = (self.outputs, self.inputs);
+        let packed = Packed::passing(self.algorithm()?, Direction::InputGradient, weight, channels);
+        Ok(convolve(self.images, self.planes(dy, self.outputs), &packed, None, None))
+    }
+
+    /// Those of weight and bias, where they are wanted. `x`: what was convolved.
+    pub(crate) fn parameter_gradients(
+        &self,
+        [weight, bias]: [&Tensor; 2],
+        [weight_wanted, bias_wanted]: [bool; 2],
+        x: Planes,
+        dy: &[f32],
+    ) -> Result<[Option<Tensor>; 2]> {
+        let d_weight = weight_wanted.then(|| {
+            let d_weight = weight_gradient(self.images, x, self.planes(dy, self.outputs), self.algorithm()?);
             Tensor::from_vec(d_weight, weight.shape(), &Device::Cpu)
         });
-        let d_bias = wants_gradient(bias).then(|| {
-            let d_bias = with_floats(grad, |dy| Ok(channel_sums(dy, sizes.outputs, sizes.area())))?;
-            Tensor::from_vec(d_bias, bias.shape(), &Device::Cpu)
-        });
-        Ok((d_x.transpose()?, d_weight.transpose()?, d_bias.transpose()?))
+        let d_bias = bias_wanted
+            .then(|| Tensor::from_vec(channel_sums(dy, self.outputs, self.area()), bias.shape(), &Device::Cpu));
+        Ok([d_weight.transpose()?, d_bias.transpose()?])
     }
 }
 

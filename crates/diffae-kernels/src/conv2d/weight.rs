@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::{Device, Result, Tensor, bail};
 
-use super::{Algorithm, Sizes, conv2d, convolve};
+use super::{Algorithm, Sizes, conv2d, convolve, fused, weight_dims};
 use crate::cpu::group_norm;
 use crate::cpu::pack::{Direction, Packed};
-use crate::cpu::planes::{Affine, Planes};
+use crate::cpu::planes::Planes;
 use crate::dispatch::{KernelSet, kernel_set};
-use crate::group_norm::{GroupNorm, group_norm};
-use crate::storage::{runs_here, wants_gradient, with_floats};
+use crate::group_norm::{GroupNorm, folded_affine, group_norm};
+use crate::storage::{runs_here, with_all_floats, with_floats};
+use crate::tape::{self, in_graph};
 use crate::{add, concat_channels};
 
 /// Weight and bias of a convolution.
@@ -45,20 +46,45 @@ impl<'a> ConvInput<'a> {
     pub fn plain(x: &'a Tensor) -> Self {
         Self { x, lateral: None, norm: None, residual: None }
     }
+
+    /// All tensors of it.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &'a Tensor> {
+        let norm_tensors = self.norm.into_iter().flat_map(|norm| [norm.scale, norm.shift]);
+        [self.x].into_iter().chain(self.lateral).chain(norm_tensors).chain(self.residual)
+    }
+
+    /// The sizes, if everything fits a weight from `inputs` to `outputs` channels.
+    pub(super) fn check(&self, (outputs, inputs, kernel): (usize, usize, usize)) -> Result<Sizes> {
+        let ConvInput { x, lateral, norm, residual } = *self;
+        let (images, x_channels, height, width) = x.dims4()?;
+        let lateral_channels = lateral.map_or(Ok(0), |lateral| lateral.dim(1))?;
+        let lateral_fits = lateral.is_none_or(|lateral| lateral.dims() == [images, lateral_channels, height, width]);
+        let residual_fits = residual.is_none_or(|residual| residual.dims() == [images, outputs, height, width]);
+        if x_channels + lateral_channels != inputs || !lateral_fits || !residual_fits {
+            let (lateral, residual) = (lateral.map(Tensor::dims), residual.map(Tensor::dims));
+            bail!(
+                "an input of shape {:?}, lateral {lateral:?} and residual {residual:?} do not fit a convolution from \
+                 {inputs} to {outputs} channels",
+                x.dims()
+            )
+        }
+        norm.map(|norm| norm.check(images, inputs)).transpose()?;
+        Ok(Sizes { images, inputs, outputs, height, width, kernel })
+    }
 }
 
 impl ConvWeight {
-    /// Holds `weight` `[O, C, K, K]`, K odd, and `bias` `[O]`.
+    /// Holds `weight` `[O, C, K, K]`, K odd, or `[O, C, 1]`, and `bias` `[O]`.
     ///
     /// # Errors
     /// If the shapes do not fit each other.
     pub fn new(weight: Tensor, bias: Tensor) -> Result<Self> {
-        let (outputs, inputs, kernel, width) = weight.dims4()?;
-        if kernel != width || kernel % 2 == 0 || bias.dims() != [outputs] {
+        let dims = weight_dims(weight.dims())?;
+        if bias.dims() != [dims.0] {
             bail!("weight {:?} and bias {:?} are not those of a convolution", weight.dims(), bias.dims())
         }
         let weight = Arc::new(Mutex::new(Some(weight)));
-        Ok(Self { weight, bias, dims: (outputs, inputs, kernel), packed: None })
+        Ok(Self { weight, bias, dims, packed: None })
     }
 
     /// Promises that no gradients will be asked for.
@@ -93,6 +119,11 @@ impl ConvWeight {
                 return self.apply_packed(packed, input);
             }
         }
+        let Some(weight) = self.lock().clone() else { bail!("the weights of this layer have been packed") };
+        let has_kernel = Algorithm::for_kernel(self.dims.2).is_some();
+        if !in_graph() && has_kernel && runs_here(input.tensors().chain([&weight, &self.bias])) {
+            return fused::apply(input, [&weight, &self.bias]);
+        }
         let mut x = match input.lateral {
             Some(lateral) => concat_channels(input.x, lateral)?,
             None => input.x.clone(),
@@ -100,7 +131,6 @@ impl ConvWeight {
         if let Some(norm) = input.norm {
             x = group_norm(&x, norm)?;
         }
-        let Some(weight) = self.lock().clone() else { bail!("the weights of this layer have been packed") };
         let y = conv2d(&x, &weight.to_dtype(x.dtype())?, &self.bias.to_dtype(x.dtype())?)?;
         match input.residual {
             Some(residual) => add(&y, residual),
@@ -114,34 +144,25 @@ impl ConvWeight {
     }
 
     fn apply_packed(&self, packed: &OnceLock<Packed>, input: &ConvInput<'_>) -> Result<Tensor> {
-        let sizes = self.check(input)?;
+        if input.tensors().any(|tensor| tensor.track_op() || tape::is_tracked(tensor)) {
+            bail!("gradients were asked of a layer whose weights are frozen")
+        }
+        if !input.tensors().all(|tensor| tensor.device().is_cpu() && tensor.dtype() == candle_core::DType::F32) {
+            bail!("a frozen layer works on f32 tensors on the CPU")
+        }
+        let sizes = input.check(self.dims)?;
         let packed = match packed.get() {
             Some(packed) => packed,
             None => self.pack(packed, &sizes)?,
         };
-        let ConvInput { x, lateral, norm, residual } = input;
-        let shape = (sizes.images, sizes.outputs, sizes.height, sizes.width);
-        let y = with_floats(x, |x_values| {
-            with_optional(*lateral, |lateral_values| {
-                let mut planes = Planes {
-                    first_channels: x.dim(1)?,
-                    second: lateral_values.map_or(std::ptr::null(), <[f32]>::as_ptr),
-                    ..sizes.planes(x_values, sizes.inputs)
-                };
-                let folded = norm.map(|norm| norm.fold(sizes.images, &planes)).transpose()?;
-                planes.affine = folded.as_ref().zip(*norm).map(|(folded, norm)| Affine {
-                    scale: folded[0].as_ptr(),
-                    shift: folded[1].as_ptr(),
-                    activation: norm.activation.into(),
-                });
-                with_floats(&self.bias, |bias| {
-                    with_optional(*residual, |residual| {
-                        Ok(convolve(sizes.images, planes, packed, Some(bias), residual))
-                    })
+        let y = with_planes(input, &sizes, |planes, _| {
+            with_floats(&self.bias, |bias| {
+                with_optional(input.residual, |residual| {
+                    Ok(convolve(sizes.images, planes, packed, Some(bias), residual))
                 })
             })
         })?;
-        Tensor::from_vec(y, shape, &Device::Cpu)
+        Tensor::from_vec(y, sizes.output_shape(), &Device::Cpu)
     }
 
     /// Packs the weights and lets go of them.
@@ -149,7 +170,7 @@ impl ConvWeight {
         let mut weight = self.lock();
         if let Some(original) = weight.take() {
             let made = with_floats(&original, |values| {
-                Ok(Packed::of(sizes.algorithm()?, Direction::Forward, values, (sizes.outputs, sizes.inputs)))
+                Ok(Packed::lasting(sizes.algorithm()?, Direction::Forward, values, (sizes.outputs, sizes.inputs)))
             })?;
             return Ok(packed.get_or_init(|| made));
         }
@@ -158,51 +179,37 @@ impl ConvWeight {
             None => bail!("the weights of this layer are lost"),
         }
     }
+}
 
-    /// The sizes, if everything fits.
-    fn check(&self, input: &ConvInput<'_>) -> Result<Sizes> {
-        let ConvInput { x, lateral, norm, residual } = *input;
-        let norm_tensors = norm.into_iter().flat_map(|norm| [norm.scale, norm.shift]);
-        let tensors: Vec<&Tensor> = [x].into_iter().chain(lateral).chain(residual).chain(norm_tensors).collect();
-        if tensors.iter().any(|tensor| wants_gradient(tensor)) {
-            bail!("gradients were asked of a layer whose weights are frozen")
-        }
-        if !tensors.iter().all(|tensor| tensor.device().is_cpu() && tensor.dtype() == candle_core::DType::F32) {
-            bail!("a frozen layer works on f32 tensors on the CPU")
-        }
-        let (outputs, inputs, kernel) = self.dims;
-        let (images, x_channels, height, width) = x.dims4()?;
-        let lateral_channels = lateral.map_or(Ok(0), |lateral| lateral.dim(1))?;
-        let lateral_fits = lateral.is_none_or(|lateral| lateral.dims() == [images, lateral_channels, height, width]);
-        let residual_fits = residual.is_none_or(|residual| residual.dims() == [images, outputs, height, width]);
-        if x_channels + lateral_channels != inputs || !lateral_fits || !residual_fits {
-            let (lateral, residual) = (lateral.map(Tensor::dims), residual.map(Tensor::dims));
-            bail!(
-                "an input of shape {:?}, lateral {lateral:?} and residual {residual:?} do not fit a convolution from {inputs} to {outputs} channels",
-                x.dims()
-            )
-        }
-        Ok(Sizes { images, inputs, outputs, height, width, kernel })
-    }
+/// Hands the planes that are convolved to `f`, with the moments of their norm, if there is one.
+pub(super) fn with_planes<R>(
+    input: &ConvInput<'_>,
+    sizes: &Sizes,
+    f: impl FnOnce(Planes, Option<group_norm::Moments>) -> Result<R>,
+) -> Result<R> {
+    let ConvInput { x, lateral, norm, .. } = *input;
+    with_floats(x, |x_values| {
+        with_optional(lateral, |lateral_values| {
+            let mut planes = Planes {
+                first_channels: x.dim(1)?,
+                second: lateral_values.map_or(std::ptr::null(), <[f32]>::as_ptr),
+                ..sizes.planes(x_values, sizes.inputs)
+            };
+            let Some(norm) = norm else { return f(planes, None) };
+            with_all_floats([norm.scale, norm.shift], |[scale, shift]| {
+                let moments = group_norm::moments_of(sizes.images, &planes, norm.num_groups);
+                let folded = group_norm::fold_affine(&moments, (scale, shift), sizes.images, sizes.inputs);
+                planes.affine = Some(folded_affine(&folded, norm.activation));
+                f(planes, Some(moments))
+            })
+        })
+    })
 }
 
 /// [`with_floats`] of a tensor that may be absent.
-fn with_optional<R>(tensor: Option<&Tensor>, f: impl FnOnce(Option<&[f32]>) -> Result<R>) -> Result<R> {
+pub(super) fn with_optional<R>(tensor: Option<&Tensor>, f: impl FnOnce(Option<&[f32]>) -> Result<R>) -> Result<R> {
     match tensor {
         Some(tensor) => with_floats(tensor, |values| f(Some(values))),
         None => f(None),
-    }
-}
-
-impl GroupNorm<'_> {
-    /// The affine map that the norm is on these planes, `[N, C]` each.
-    fn fold(&self, images: usize, planes: &Planes) -> Result<[Vec<f32>; 2]> {
-        self.check(images, planes.channels)?;
-        with_floats(self.scale, |scale| {
-            with_floats(self.shift, |shift| {
-                let moments = group_norm::moments_of(images, planes, self.num_groups);
-                Ok(group_norm::fold_affine(&moments, (scale, shift), images, planes.channels))
-            })
-        })
     }
 }

@@ -209,38 +209,48 @@ impl Task for Apply {
 /// Gradients of one normalization.
 pub(crate) struct Backward<'a> {
     pub(crate) images: usize,
-    pub(crate) channels: usize,
-    pub(crate) area: usize,
+    /// What was normalized; its affine map does not matter.
+    pub(crate) x: Planes,
     pub(crate) moments: &'a Moments,
-    /// `[N or 1, C]` each.
+    /// `[N, C]`, or `[C]` for all images.
     pub(crate) scale: &'a [f32],
+    /// As `scale`.
     pub(crate) shift: &'a [f32],
     pub(crate) activation: Activation,
 }
 
 impl Backward<'_> {
-    /// [`run`](Self::run) into vectors of its own.
-    pub(crate) fn to_vec(&self, x: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    /// From dy: dx in a vector of its own, and the gradients of scale and shift.
+    pub(crate) fn to_vec(&self, dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let mut sums = Vec::new();
-        let len = self.images * self.channels * self.area;
-        debug_assert!(x.len() == len && dy.len() == len);
-        // SAFETY: the slices have as many elements, and every element is written.
-        let dx = unsafe { filled(len, |dx| sums = self.run(x.as_ptr(), dy.as_ptr(), dx)) };
+        let len = self.images * self.x.channels * self.x.area();
+        debug_assert_eq!(dy.len(), len);
+        // SAFETY: planes are made of slices that live as long as they are used; every element is written.
+        let dx = unsafe { filled(len, |dx| sums = self.run(dy.as_ptr(), dx)) };
         (dx, sums)
     }
 
-    /// From x and dy: dx, and the gradients of scale and shift by image and channel, `[2, N, C]`.
+    /// From dy to dx in its place; the gradients of scale and shift.
+    pub(crate) fn in_place(&self, dy: &mut [f32]) -> Vec<f32> {
+        debug_assert_eq!(dy.len(), self.images * self.x.channels * self.x.area());
+        let dy = dy.as_mut_ptr();
+        // SAFETY: planes are made of slices that live as long as they are used; each dy is read before it is overwritten.
+        unsafe { self.run(dy, dy) }
+    }
+
+    /// From dy: dx, and the gradients of scale and shift by image and channel, `[2, N, C]`.
     ///
     /// `du = dy f'(u)`; `dscale = sum du x_hat`; `dshift = sum du`; `dx = rstd (du scale - m_0 - x_hat m_1)` with
     /// `m_0, m_1` the means over the group of `du scale` and `du scale x_hat`.
     ///
     /// # Safety
-    /// `x` and `dy` hold `[N, C, H, W]`, and so does `dx`, which is overwritten.
-    pub(crate) unsafe fn run(&self, x: *const f32, dy: *const f32, dx: *mut f32) -> Vec<f32> {
-        let Self { images, channels, area, .. } = *self;
+    /// `dy` holds `[N, C, H, W]`, and so does `dx`, which is overwritten; they may be the same.
+    unsafe fn run(&self, dy: *const f32, dx: *mut f32) -> Vec<f32> {
+        let Self { images, x, .. } = *self;
+        let (channels, area) = (x.channels, x.area());
         let [a, b] = fold_affine(self.moments, (self.scale, self.shift), images, channels);
         let mut sums = vec![0f32; 2 * images * channels];
-        let (x, dy, dx, to) = (Shared(x.cast_mut()), Shared(dy.cast_mut()), Shared(dx), Shared(sums.as_mut_ptr()));
+        let (dy, dx, to) = (Shared(dy.cast_mut()), Shared(dx), Shared(sums.as_mut_ptr()));
         let least = channels_per_task(area);
         let rows = images * channels;
         let num_groups = self.moments.len().checked_div(images).unwrap_or(1);
@@ -250,7 +260,7 @@ impl Backward<'_> {
             for at in start..end {
                 let task = SlopeTask {
                     area,
-                    x: x.get().wrapping_add(at * area),
+                    x: x.plane(at / channels, at % channels),
                     dy: dy.get().wrapping_add(at * area),
                     du: dx.get().wrapping_add(at * area),
                     affine: (a[at], b[at]),
@@ -273,7 +283,7 @@ impl Backward<'_> {
                 let scale = self.scale[at % self.scale.len()];
                 let task = CombineTask {
                     area,
-                    x: x.get().wrapping_add(at * area),
+                    x: x.plane(at / channels, at % channels),
                     dx: dx.get().wrapping_add(at * area),
                     // dx = rstd scale du - rstd^2 m_1 x + rstd (rstd mean m_1 - m_0)
                     factors: [rstd * scale, -rstd * rstd * m_1, rstd * (rstd * mean * m_1 - m_0)],
@@ -287,8 +297,8 @@ impl Backward<'_> {
 
     /// The means of `du scale` and of `du scale x_hat` in each group.
     fn group_means(&self, sums: &[f32], group_size: usize) -> Vec<[f32; 2]> {
-        let rows = self.images * self.channels;
-        let count = (group_size * self.area) as f64;
+        let rows = self.images * self.x.channels;
+        let count = (group_size * self.x.area()) as f64;
         let mean = |group: usize, part: usize| {
             let members = group * group_size..(group + 1) * group_size;
             let weighted =

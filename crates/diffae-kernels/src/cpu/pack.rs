@@ -6,7 +6,7 @@
 
 use super::parallel::{Shared, for_each};
 use super::product::PANEL;
-use super::scratch::Lines;
+use super::scratch::Scratch;
 use super::simd::{LANES, Simd, Task, run};
 use super::winograd::{F2, F4, Tiles, both_ways};
 use crate::conv2d::Algorithm;
@@ -27,7 +27,7 @@ pub(crate) struct Packed {
     /// Channels that go in and come out.
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    pub(crate) data: Lines,
+    pub(crate) data: Scratch,
 }
 
 /// Channels of a row: whole vectors, but for pictures of a few channels.
@@ -51,22 +51,41 @@ impl Packed {
         outputs.next_multiple_of(LANES) * algorithm.positions() * row_channels(inputs)
     }
 
-    /// Packs `weight`, `[O, C, K, K]`.
-    ///
-    /// # Safety
-    /// `weight` holds `out_channels * in_channels * taps` floats.
-    pub(crate) unsafe fn new(
+    /// Packs `weight`, `[O, C, K, K]`, for as long as a model lives.
+    pub(crate) fn lasting(
         algorithm: Algorithm,
         direction: Direction,
-        weight: *const f32,
-        (out_channels, in_channels): (usize, usize),
+        weight: &[f32],
+        channels: (usize, usize),
     ) -> Self {
+        Self::into(algorithm, direction, weight, channels, Scratch::exact)
+    }
+
+    /// The same for one use, in memory of the pool.
+    pub(crate) fn passing(
+        algorithm: Algorithm,
+        direction: Direction,
+        weight: &[f32],
+        channels: (usize, usize),
+    ) -> Self {
+        Self::into(algorithm, direction, weight, channels, Scratch::take)
+    }
+
+    fn into(
+        algorithm: Algorithm,
+        direction: Direction,
+        weight: &[f32],
+        (out_channels, in_channels): (usize, usize),
+        memory: impl FnOnce(usize) -> Scratch,
+    ) -> Self {
+        let taps = algorithm.taps();
+        debug_assert_eq!(weight.len(), out_channels * in_channels * taps);
         let (inputs, outputs) = match direction {
             Direction::Forward => (in_channels, out_channels),
             Direction::InputGradient => (out_channels, in_channels),
         };
-        let mut data = Lines::zeros(Self::len(algorithm, inputs, outputs));
-        let taps = algorithm.taps();
+        let mut data = memory(Self::len(algorithm, inputs, outputs));
+        let weight = weight.as_ptr();
         let source =
             Source { weight, direction, inputs, outputs, out_stride: in_channels * taps, in_stride: taps, taps };
         let to = Shared(data.as_mut_ptr());
@@ -78,13 +97,6 @@ impl Packed {
             unsafe { run(task) };
         });
         Self { algorithm, inputs, outputs, data }
-    }
-
-    /// Packs `weight`, `[O, C, K, K]`.
-    pub(crate) fn of(algorithm: Algorithm, direction: Direction, weight: &[f32], channels: (usize, usize)) -> Self {
-        debug_assert_eq!(weight.len(), channels.0 * channels.1 * algorithm.taps());
-        // SAFETY: the slice has as many floats.
-        unsafe { Self::new(algorithm, direction, weight.as_ptr(), channels) }
     }
 
     /// Where a panel begins.
@@ -173,7 +185,8 @@ impl Task for PackTask {
         let width = panel_width(source.outputs, panel);
         let channels = row_channels(source.inputs);
         let to = to.wrapping_add(panel * PANEL * algorithm.positions() * channels);
-        let num_inputs = LANES.min(source.inputs - group * LANES);
+        // Whole groups: the channels that fill the last one up have zero weights.
+        let num_inputs = LANES.min(channels - group * LANES);
         let mut block: Block = [[0.; LANES]; LANES * 9];
         for column in (0..width).step_by(LANES) {
             // SAFETY: the block is of this panel and these inputs; positions lie `channels * width` apart.

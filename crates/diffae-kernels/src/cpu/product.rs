@@ -144,6 +144,10 @@ impl Product {
                 let mut columns = [S::splat(0.); NV];
                 for j in 0..NV {
                     columns[j] = S::load(b.add(j * LANES));
+                    if NV == 4 {
+                        // The same row of the next block: weights that nobody has touched yet come from memory.
+                        S::prefetch(b.wrapping_add(K_BLOCK * b_row + j * LANES));
+                    }
                 }
                 for i in 0..MR {
                     let factor = S::splat(*rows[i].add(at));

@@ -63,8 +63,22 @@ impl Scratch {
         }
     }
 
+    /// Exactly `len` zeros of its own, rounded up to whole lines.
+    pub(crate) fn exact(len: usize) -> Self {
+        Self(Lines::zeros(len))
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const f32 {
+        self.0.as_ptr()
+    }
+
     pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
         self.0.as_mut_ptr()
+    }
+
+    /// Bytes held.
+    pub(crate) fn num_bytes(&self) -> usize {
+        self.0.num_bytes()
     }
 }
 

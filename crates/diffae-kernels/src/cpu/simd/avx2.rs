@@ -65,6 +65,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        // SAFETY: a hint, for any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
         // SAFETY: see above the impl.
         unsafe { [_mm256_set1_ps(x); 2] }

@@ -58,6 +58,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `2^a` for whole numbers in `-126..=127`.
     unsafe fn exp2_of_integer(a: Self::V) -> Self::V;
 
+    /// Asks for a cache line that will be read soon. The address need not be valid.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const f32) {}
+
     /// Rows become columns.
     #[inline(always)]
     unsafe fn transpose(rows: &mut [Self::V; LANES]) {

@@ -1,0 +1,142 @@
+//! Concatenation, norm, activation, convolution and sum as one operation of a tape.
+//!
+//! Nothing between them is kept: the way back makes the normalized activations again, inside the transform that the
+//! gradient of the weights begins with.
+
+use candle_core::{Device, Result, Tensor};
+
+use super::weight::{with_optional, with_planes};
+use super::{ConvInput, Sizes, convolve, weight_dims};
+use crate::cpu::group_norm::{self, Moments};
+use crate::cpu::pack::{Direction, Packed};
+use crate::cpu::planes::Planes;
+use crate::group_norm::{Activation, affine_gradients, folded_affine};
+use crate::join::split_channels;
+use crate::storage::with_all_floats;
+use crate::tape;
+
+/// Computes it and records it.
+pub(super) fn apply(input: &ConvInput<'_>, [weight, bias]: [&Tensor; 2]) -> Result<Tensor> {
+    let sizes = input.check(weight_dims(weight.dims())?)?;
+    let (y, moments) = with_planes(input, &sizes, |planes, moments| {
+        with_all_floats([weight, bias], |[weight, bias]| {
+            with_optional(input.residual, |residual| {
+                let channels = (sizes.outputs, sizes.inputs);
+                let packed = Packed::passing(sizes.algorithm()?, Direction::Forward, weight, channels);
+                Ok((convolve(sizes.images, planes, &packed, Some(bias), residual), moments))
+            })
+        })
+    })?;
+    let y = Tensor::from_vec(y, sizes.output_shape(), &Device::Cpu)?;
+    let norm = input.norm.zip(moments).map(|(norm, moments)| KeptNorm {
+        scale: norm.scale.detach(),
+        shift: norm.shift.detach(),
+        activation: norm.activation,
+        moments,
+    });
+    let kept = Kept {
+        sizes,
+        x: input.x.detach(),
+        lateral: input.lateral.map(Tensor::detach),
+        norm,
+        weight: weight.detach(),
+        bias: bias.detach(),
+    };
+    let inputs: Vec<&Tensor> = [weight, bias].into_iter().chain(input.tensors()).collect();
+    tape::push(&inputs, &y, move |dy, wanted| kept.gradients(dy, wanted))?;
+    Ok(y)
+}
+
+/// What the gradients need.
+struct Kept {
+    sizes: Sizes,
+    x: Tensor,
+    lateral: Option<Tensor>,
+    norm: Option<KeptNorm>,
+    weight: Tensor,
+    bias: Tensor,
+}
+
+struct KeptNorm {
+    scale: Tensor,
+    shift: Tensor,
+    activation: Activation,
+    moments: Moments,
+}
+
+impl Kept {
+    /// In the order of inputs: weight, bias, x, lateral, scale, shift, residual, as far as they are there.
+    fn gradients(&self, dy: &Tensor, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let mut flags = wanted.iter().copied();
+        let mut next = || flags.next().unwrap_or(false);
+        let parameters_wanted = [next(), next()];
+        let parts_wanted = [next(), self.lateral.is_some() && next()];
+        let affine_wanted = if self.norm.is_some() { [next(), next()] } else { [false; 2] };
+        let residual_wanted = next();
+        let input_wanted = parts_wanted.contains(&true) || affine_wanted.contains(&true);
+
+        let (parameters, input) = with_all_floats([dy, &self.weight, &self.x], |[dy_values, weight, x]| {
+            with_optional(self.lateral.as_ref(), |lateral| {
+                let sizes = &self.sizes;
+                let planes = Planes {
+                    first_channels: self.x.dim(1)?,
+                    second: lateral.map_or(std::ptr::null(), <[f32]>::as_ptr),
+                    ..sizes.planes(x, sizes.inputs)
+                };
+                let parameters = self.parameter_gradients(parameters_wanted, planes, dy_values)?;
+                let input = if input_wanted { Some(sizes.input_gradient(weight, dy_values)?) } else { None };
+                let input = input.map(|input| self.norm_gradients(planes, input)).transpose()?;
+                Ok((parameters, input))
+            })
+        })?;
+        let mut gradients = Vec::from(parameters);
+        let (input, sums) = input.unzip();
+        let lateral_channels = self.lateral.as_ref().map_or(Ok(0), |lateral| lateral.dim(1))?;
+        let parts = match input {
+            Some(input) if self.lateral.is_some() => {
+                split_channels(&input, [self.x.dim(1)?, lateral_channels], parts_wanted)?
+            }
+            input => [input, None],
+        };
+        let num_parts = 1 + usize::from(self.lateral.is_some());
+        gradients.extend(parts.into_iter().take(num_parts));
+        if let Some(norm) = &self.norm {
+            gradients.extend(match sums.flatten() {
+                Some(sums) => affine_gradients(sums, self.sizes.images, [&norm.scale, &norm.shift], affine_wanted)?,
+                None => [None, None],
+            });
+        }
+        gradients.push(residual_wanted.then(|| dy.clone()));
+        Ok(gradients)
+    }
+
+    fn parameter_gradients(&self, wanted: [bool; 2], mut planes: Planes, dy: &[f32]) -> Result<[Option<Tensor>; 2]> {
+        let parameters = [&self.weight, &self.bias];
+        let Some(norm) = &self.norm else { return self.sizes.parameter_gradients(parameters, wanted, planes, dy) };
+        with_all_floats([&norm.scale, &norm.shift], |affine| {
+            let folded = group_norm::fold_affine(&norm.moments, affine.into(), self.sizes.images, self.sizes.inputs);
+            planes.affine = Some(folded_affine(&folded, norm.activation));
+            self.sizes.parameter_gradients(parameters, wanted, planes, dy)
+        })
+    }
+
+    /// From the gradient of what was convolved to that of `[x, lateral]`, and the gradients of scale and shift.
+    fn norm_gradients(&self, planes: Planes, mut gradient: Vec<f32>) -> Result<(Tensor, Option<Vec<f32>>)> {
+        let Sizes { images, inputs, height, width, .. } = self.sizes;
+        let sums = self.norm.as_ref().map(|norm| {
+            with_all_floats([&norm.scale, &norm.shift], |[scale, shift]| {
+                let backward = group_norm::Backward {
+                    images,
+                    x: planes,
+                    moments: &norm.moments,
+                    scale,
+                    shift,
+                    activation: norm.activation.into(),
+                };
+                Ok(backward.in_place(&mut gradient))
+            })
+        });
+        let sums = sums.transpose()?;
+        Ok((Tensor::from_vec(gradient, (images, inputs, height, width), &Device::Cpu)?, sums))
+    }
+}

@@ -1,0 +1,131 @@
+//! Dropout whose mask is computed, not kept.
+
+use candle_core::{DType, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::operation::{Operation, View, apply_1};
+use crate::storage::{runs_here, with_floats};
+use crate::tape::differentiable;
+
+/// How elements are dropped.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    /// Probability, in `[0, 1)`.
+    pub probability: f64,
+    /// Decides which.
+    pub seed: u64,
+}
+
+/// Elements that a task takes: the mask of each such block depends on its number alone.
+const BLOCK: usize = 1 << 14;
+
+/// Sets elements to zero with a probability p and multiplies the others by `1 / (1 - p)`.
+///
+/// The same seed gives the same mask on every device and with any number of threads. p is rounded to 1/65536.
+///
+/// # Shapes
+/// - `x`: any; result: the same.
+/// # Errors
+/// If the probability is not in `[0, 1)`.
+/// # Source
+/// Srivastava et al. 2014 (JMLR 15), in its inverted form.
+pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
+    if !(0. ..1.).contains(&dropout.probability) {
+        bail!("a dropout probability lies in [0, 1), not {}", dropout.probability)
+    }
+    let mask = Mask::new(dropout);
+    if runs_here([x]) {
+        return apply_1(x, mask);
+    }
+    let mut factors = vec![1f32; x.elem_count()];
+    mask.apply(&mut factors);
+    let factors = Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?;
+    differentiable([x], |[x]| x * factors)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Mask {
+    /// Numbers of sixteen bits below this are dropped.
+    threshold: u16,
+    factor: f32,
+    seed: u64,
+}
+
+impl Mask {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a probability below one, rounded")]
+    fn new(Dropout { probability, seed }: Dropout) -> Self {
+        let threshold = (probability * 65536.).round().min(65535.) as u16;
+        let kept = 1. - f64::from(threshold) / 65536.;
+        Self { threshold, factor: kept.recip() as f32, seed }
+    }
+
+    fn apply(self, values: &mut [f32]) {
+        values.par_chunks_mut(BLOCK).enumerate().for_each(|(block, values)| {
+            let mut state = mix(self.seed ^ mix(block as u64));
+            for four in values.chunks_mut(4) {
+                state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mut bits = mix(state);
+                for value in four {
+                    let dropped = (bits & 0xffff) < u64::from(self.threshold);
+                    *value *= if dropped { 0. } else { self.factor };
+                    bits >>= 16;
+                }
+            }
+        });
+    }
+
+    fn of(self, values: &[f32]) -> Vec<f32> {
+        let mut values = values.to_vec();
+        self.apply(&mut values);
+        values
+    }
+}
+
+/// The finalizer of `SplitMix64` (Steele et al. 2014).
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl Operation<1> for Mask {
+    const NAME: &'static str = "dropout";
+
+    fn forward(&self, [(x, dims)]: [View<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
+        Ok((self.of(x), Shape::from(dims)))
+    }
+
+    fn gradients(&self, [x]: [&Tensor; 1], [wanted]: [bool; 1], dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        let gradient =
+            || with_floats(&dy.to_dtype(DType::F32)?, |dy| Tensor::from_vec(self.of(dy), x.shape(), x.device()));
+        Ok([wanted.then(gradient).transpose()?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn a_tenth_is_dropped_and_the_mean_stays() {
+        let x = Var::ones(100_003, DType::F32, &Device::Cpu).unwrap();
+        let y = dropout(&x, Dropout { probability: 0.1, seed: 3 }).unwrap();
+        let values = y.to_vec1::<f32>().unwrap();
+        let dropped = values.iter().filter(|value| **value == 0.).count();
+        assert!((9_500..10_500).contains(&dropped), "{dropped}");
+        assert!((values.iter().sum::<f32>() / 100_003. - 1.).abs() < 0.01);
+        // The gradient of a sum is the mask itself.
+        let gradient = y.sum_all().unwrap().backward().unwrap().get(&x).unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(gradient, values);
+    }
+
+    #[test]
+    fn seeds_give_other_masks_and_probabilities_are_checked() {
+        let x = Tensor::ones(64, DType::F32, &Device::Cpu).unwrap();
+        let masked = |seed| dropout(&x, Dropout { probability: 0.5, seed }).unwrap().to_vec1::<f32>().unwrap();
+        assert_ne!(masked(1), masked(2));
+        assert_eq!(masked(1), masked(1));
+        assert!(dropout(&x, Dropout { probability: 1., seed: 0 }).is_err());
+    }
+}

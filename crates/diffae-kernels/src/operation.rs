@@ -1,0 +1,141 @@
+//! Operations that both Candle's graph and a tape can differentiate.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+
+use crate::storage::{floats, with_all_floats};
+use crate::tape;
+
+/// The elements of an input, and their shape.
+pub(crate) type View<'a> = (&'a [f32], &'a [usize]);
+
+/// A differentiable operation on f32 tensors on the CPU.
+pub(crate) trait Operation<const N: usize>: Send + Sync + 'static {
+    /// For error messages.
+    const NAME: &'static str;
+
+    /// The elements and the shape of the result.
+    fn forward(&self, inputs: [View<'_>; N]) -> Result<(Vec<f32>, Shape)>;
+
+    /// The gradients of those inputs that need one. `inputs` are contiguous.
+    fn gradients(&self, inputs: [&Tensor; N], wanted: [bool; N], dy: &Tensor) -> Result<[Option<Tensor>; N]>;
+}
+
+/// An operation as Candle knows it.
+struct InGraph<O>(O);
+
+/// Applies an operation of one tensor.
+pub(crate) fn apply_1(x: &Tensor, op: impl Operation<1>) -> Result<Tensor> {
+    if tape::in_graph() { x.contiguous()?.apply_op1(InGraph(op)) } else { apply_on_tape([x], op) }
+}
+
+/// Applies an operation of two tensors.
+pub(crate) fn apply_2(x: &Tensor, y: &Tensor, op: impl Operation<2>) -> Result<Tensor> {
+    if tape::in_graph() { x.contiguous()?.apply_op2(&y.contiguous()?, InGraph(op)) } else { apply_on_tape([x, y], op) }
+}
+
+/// Applies an operation of three tensors.
+pub(crate) fn apply_3(inputs: [&Tensor; 3], op: impl Operation<3>) -> Result<Tensor> {
+    let [x, y, z] = inputs;
+    if tape::in_graph() {
+        x.contiguous()?.apply_op3(&y.contiguous()?, &z.contiguous()?, InGraph(op))
+    } else {
+        apply_on_tape(inputs, op)
+    }
+}
+
+fn apply_on_tape<const N: usize>(inputs: [&Tensor; N], op: impl Operation<N>) -> Result<Tensor> {
+    let (values, shape) = with_all_floats(inputs, |values| {
+        let mut views: [View<'_>; N] = [(&[], &[]); N];
+        for ((view, values), input) in views.iter_mut().zip(values).zip(inputs) {
+            *view = (values, input.dims());
+        }
+        op.forward(views)
+    })?;
+    let y = Tensor::from_vec(values, shape, inputs[0].device())?;
+    let kept = inputs.map(Tensor::detach);
+    tape::push(&inputs, &y, move |dy, wanted| {
+        let mut contiguous = Vec::with_capacity(N);
+        for kept in kept {
+            contiguous.push(kept.contiguous()?);
+        }
+        let mut flags = [false; N];
+        flags.copy_from_slice(wanted);
+        let refs: [&Tensor; N] = std::array::from_fn(|i| &contiguous[i]);
+        Ok(op.gradients(refs, flags, dy)?.into())
+    })?;
+    Ok(y)
+}
+
+fn view<'a>(storage: &'a CpuStorage, layout: &'a Layout) -> Result<View<'a>> {
+    Ok((floats(storage, layout)?, layout.dims()))
+}
+
+fn stored((values, shape): (Vec<f32>, Shape)) -> (CpuStorage, Shape) {
+    (CpuStorage::F32(values), shape)
+}
+
+impl<O: Operation<1>> CustomOp1 for InGraph<O> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.0.forward([view(x, x_layout)?]).map(stored)
+    }
+
+    fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let [x] = self.0.gradients([x], [x.track_op()], grad)?;
+        Ok(x)
+    }
+}
+
+impl<O: Operation<2>> CustomOp2 for InGraph<O> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        y: &CpuStorage,
+        y_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.0.forward([view(x, x_layout)?, view(y, y_layout)?]).map(stored)
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [x, y] = self.0.gradients([x, y], [x, y].map(Tensor::track_op), grad)?;
+        Ok((x, y))
+    }
+}
+
+impl<O: Operation<3>> CustomOp3 for InGraph<O> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        y: &CpuStorage,
+        y_layout: &Layout,
+        z: &CpuStorage,
+        z_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.0.forward([view(x, x_layout)?, view(y, y_layout)?, view(z, z_layout)?]).map(stored)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        z: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [x, y, z] = self.0.gradients([x, y, z], [x, y, z].map(Tensor::track_op), grad)?;
+        Ok((x, y, z))
+    }
+}

@@ -1,0 +1,324 @@
+//! Reverse-mode differentiation that lets go of what it has used.
+//!
+//! Candle's graph keeps every activation until the last gradient is there, and sums each gradient onto zeros. A
+//! [`Tape`] records whole operations of this crate (a norm, its activation and the convolution that follows are one),
+//! keeps only what their gradients need, frees each as it goes back, and moves first gradients instead of adding them.
+//!
+//! A thread is in one of three modes: Candle's graph (the default), recording ([`record`]), and neither ([`no_gradients`]).
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+
+use candle_core::{Error, Result, Tensor, TensorId, Var, bail};
+
+use crate::join::sum;
+
+/// Hands the gradient of a node's result on to what the node was computed from.
+type Backward = Box<dyn FnOnce(Tensor, &mut Gradients) -> Result<()>>;
+
+/// A recorded computation; see [`record`].
+#[derive(Default)]
+pub struct Tape {
+    nodes: Vec<(TensorId, Backward)>,
+    tracked: HashSet<TensorId>,
+}
+
+/// Gradients by tensor.
+#[derive(Debug, Default)]
+pub struct Gradients(HashMap<TensorId, Tensor>);
+
+enum Mode {
+    Graph,
+    Recording(Tape),
+    Neither,
+}
+
+thread_local! {
+    static MODE: RefCell<Mode> = const { RefCell::new(Mode::Graph) };
+}
+
+impl std::fmt::Debug for Tape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tape").field("nodes", &self.nodes.len()).finish_non_exhaustive()
+    }
+}
+
+/// Runs `forward` and records, on this thread, what its result was computed from: variables ([`Var`]) and operations
+/// of this crate. Candle's own operations belong into [`differentiable`].
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor, Var};
+/// use diffae_kernels::{Gradients, differentiable, linear, record};
+///
+/// let weight = Var::ones((1, 2), DType::F32, &Device::Cpu)?;
+/// let bias = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
+/// let x = Tensor::new(&[[3f32, 4.]], &Device::Cpu)?;
+/// let (loss, tape) = record(|| differentiable([&linear(&x, &weight, &bias)?], |[y]| y.sqr()?.sum_all()))?;
+/// let mut gradients = Gradients::default();
+/// tape.backward(&loss, &mut gradients)?;
+/// assert_eq!(gradients.get(&weight).unwrap().to_vec2::<f32>()?, [[42., 56.]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
+/// # Errors
+/// As `forward`.
+pub fn record<R, E: From<Error>>(
+    forward: impl FnOnce() -> std::result::Result<R, E>,
+) -> std::result::Result<(R, Tape), E> {
+    record_onto(Tape::default(), forward)
+}
+
+/// Runs `f` without keeping anything for gradients, neither on a tape nor in Candle's graph.
+pub fn no_gradients<R>(f: impl FnOnce() -> R) -> R {
+    in_mode(Mode::Neither, f).0
+}
+
+/// Runs a few operations of Candle's, on a tape if one is being recorded: their part of the graph is kept with it.
+///
+/// # Shapes
+/// - `inputs`: what gradients may flow to; everything else that `f` uses is a constant.
+/// # Errors
+/// As `f`.
+pub fn differentiable<const N: usize>(
+    inputs: [&Tensor; N],
+    f: impl FnOnce([&Tensor; N]) -> Result<Tensor>,
+) -> Result<Tensor> {
+    if in_graph() {
+        return f(inputs);
+    }
+    let wanted = inputs.map(is_tracked);
+    let mut leaves = Vec::with_capacity(N);
+    for (input, wanted) in inputs.iter().zip(wanted) {
+        let leaf = if wanted { Var::from_tensor(input)?.into_inner() } else { input.detach() };
+        leaves.push(leaf);
+    }
+    let mut refs = inputs;
+    for (to, leaf) in refs.iter_mut().zip(&leaves) {
+        *to = leaf;
+    }
+    let y = in_mode(Mode::Graph, || f(refs)).0?;
+    let output = y.detach();
+    push(&inputs, &output, move |gradient, wanted| {
+        let mut store = (&y * gradient)?.sum_all()?.backward()?;
+        Ok(leaves.iter().zip(wanted).map(|(leaf, wanted)| if *wanted { store.remove(leaf) } else { None }).collect())
+    })?;
+    Ok(output)
+}
+
+/// Runs `f` and keeps nothing of it but its inputs; the way back runs it again. Without a tape it just runs it.
+///
+/// `f` must do the same each time.
+///
+/// # Errors
+/// As `f`.
+/// # Source
+/// Chen et al. 2016 (arXiv:1604.06174).
+pub fn checkpoint<const N: usize>(
+    inputs: [&Tensor; N],
+    f: impl Fn([&Tensor; N]) -> Result<Tensor> + 'static,
+) -> Result<Tensor> {
+    if !is_recording() {
+        return f(inputs);
+    }
+    let output = no_gradients(|| f(inputs))?;
+    let tracked: HashSet<TensorId> = inputs.iter().filter(|t| is_tracked(t)).map(|t| t.id()).collect();
+    let inputs = inputs.map(Tensor::clone);
+    let backward = move |gradient: Tensor, gradients: &mut Gradients| {
+        let (y, tape) = record_onto::<_, Error>(Tape { nodes: vec![], tracked }, || f(inputs.each_ref()))?;
+        tape.run(y.id(), gradient, gradients)
+    };
+    push_node(&output, Box::new(backward));
+    Ok(output)
+}
+
+impl Tape {
+    /// Adds the gradients of `loss`, a scalar, to `gradients`: those of the variables; of anything else none is left.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn backward(self, loss: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        if loss.elem_count() != 1 {
+            bail!("gradients are those of a scalar, not of a tensor of shape {:?}", loss.dims())
+        }
+        self.run(loss.id(), loss.ones_like()?, gradients)
+    }
+
+    fn run(mut self, output: TensorId, gradient: Tensor, gradients: &mut Gradients) -> Result<()> {
+        gradients.add(output, gradient)?;
+        while let Some((output, backward)) = self.nodes.pop() {
+            if let Some(gradient) = gradients.0.remove(&output) {
+                backward(gradient, gradients)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Gradients {
+    /// That of a tensor, if there is one.
+    #[must_use]
+    pub fn get(&self, tensor: &Tensor) -> Option<&Tensor> {
+        self.0.get(&tensor.id())
+    }
+
+    /// Takes that of a tensor out.
+    pub fn remove(&mut self, tensor: &Tensor) -> Option<Tensor> {
+        self.0.remove(&tensor.id())
+    }
+
+    fn add(&mut self, id: TensorId, gradient: Tensor) -> Result<()> {
+        let total = match self.0.remove(&id) {
+            Some(before) => sum(&before, &gradient)?,
+            None => gradient,
+        };
+        self.0.insert(id, total);
+        Ok(())
+    }
+}
+
+/// Whether operations belong into Candle's graph.
+pub(crate) fn in_graph() -> bool {
+    MODE.with_borrow(|mode| matches!(mode, Mode::Graph))
+}
+
+/// Whether a tape is being recorded on this thread.
+pub(crate) fn is_recording() -> bool {
+    MODE.with_borrow(|mode| matches!(mode, Mode::Recording(_)))
+}
+
+/// Whether the tape that is being recorded needs a gradient of the tensor.
+pub(crate) fn is_tracked(tensor: &Tensor) -> bool {
+    MODE.with_borrow(|mode| match mode {
+        Mode::Recording(tape) => tensor.is_variable() || tape.tracked.contains(&tensor.id()),
+        Mode::Graph | Mode::Neither => false,
+    })
+}
+
+/// Records that `output` was computed from `inputs`, unless nothing needs their gradients. `backward` gets the
+/// gradient of the output and which inputs need one.
+pub(crate) fn push(
+    inputs: &[&Tensor],
+    output: &Tensor,
+    backward: impl FnOnce(&Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + 'static,
+) -> Result<()> {
+    if !is_recording() {
+        return Ok(());
+    }
+    if let Some(stray) = inputs.iter().find(|tensor| tensor.track_op() && !tensor.is_variable()) {
+        bail!("a tensor of shape {:?} was computed from variables off the tape", stray.dims())
+    }
+    let wanted: Vec<bool> = inputs.iter().map(|tensor| is_tracked(tensor)).collect();
+    if wanted.contains(&true) {
+        let ids: Vec<TensorId> = inputs.iter().map(|tensor| tensor.id()).collect();
+        let backward = move |gradient: Tensor, gradients: &mut Gradients| {
+            let of_inputs = backward(&gradient, &wanted)?;
+            drop(gradient);
+            for (id, gradient) in ids.into_iter().zip(of_inputs) {
+                gradient.map(|gradient| gradients.add(id, gradient)).transpose()?;
+            }
+            Ok(())
+        };
+        push_node(output, Box::new(backward));
+    }
+    Ok(())
+}
+
+fn push_node(output: &Tensor, backward: Backward) {
+    MODE.with_borrow_mut(|mode| {
+        if let Mode::Recording(tape) = mode {
+            tape.tracked.insert(output.id());
+            tape.nodes.push((output.id(), backward));
+        }
+    });
+}
+
+fn record_onto<R, E: From<Error>>(
+    tape: Tape,
+    forward: impl FnOnce() -> std::result::Result<R, E>,
+) -> std::result::Result<(R, Tape), E> {
+    match in_mode(Mode::Recording(tape), forward) {
+        (result, Mode::Recording(tape)) => Ok((result?, tape)),
+        _ => Err(Error::Msg("the tape is lost".to_owned()).into()),
+    }
+}
+
+/// Runs `f` in a mode, and returns to the one before, even if it panics.
+fn in_mode<R>(mode: Mode, f: impl FnOnce() -> R) -> (R, Mode) {
+    struct Return(Option<Mode>);
+    impl Drop for Return {
+        fn drop(&mut self) {
+            if let Some(mode) = self.0.take() {
+                MODE.set(mode);
+            }
+        }
+    }
+    let mut before = Return(Some(MODE.replace(mode)));
+    let result = f();
+    let mode = before.0.take().map_or(Mode::Graph, |before| MODE.replace(before));
+    (result, mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    fn var(values: &[f32]) -> Var {
+        Var::new(values, &Device::Cpu).unwrap()
+    }
+
+    fn numbers(gradients: &Gradients, var: &Var) -> Vec<f32> {
+        gradients.get(var).unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn what_is_used_twice_gets_the_sum() {
+        let x = var(&[2., 3.]);
+        let forward = || -> Result<Tensor> {
+            let square = differentiable([&x], |[x]| x.sqr())?;
+            let both = crate::add(&square, &square)?;
+            differentiable([&both, &x], |[both, x]| (both + x)?.sum_all())
+        };
+        let (loss, tape) = record(forward).unwrap();
+        let mut gradients = Gradients::default();
+        tape.backward(&loss, &mut gradients).unwrap();
+        assert_eq!(numbers(&gradients, &x), [9., 13.]);
+        assert_eq!(gradients.0.len(), 1);
+    }
+
+    #[test]
+    fn a_checkpoint_has_the_gradients_of_what_it_runs_again() {
+        let (x, w) = (var(&[2., 3.]), var(&[5., 7.]));
+        let inner = w.as_tensor().clone();
+        let forward = || -> Result<Tensor> {
+            let y = checkpoint([&x], move |[x]| differentiable([x, &inner], |[x, w]| x.sqr()? * w))?;
+            differentiable([&y], |[y]| y.sum_all())
+        };
+        let (loss, tape) = record(forward).unwrap();
+        let mut gradients = Gradients::default();
+        tape.backward(&loss, &mut gradients).unwrap();
+        assert_eq!(numbers(&gradients, &x), [20., 42.]);
+        assert_eq!(numbers(&gradients, &w), [4., 9.]);
+    }
+
+    #[test]
+    fn strays_are_reported_instead_of_losing_gradients() {
+        let x = var(&[1.]);
+        let result: Result<_> = record(|| crate::add(&(x.as_tensor() * 2.)?, &x));
+        assert!(result.unwrap_err().to_string().contains("off the tape"));
+    }
+
+    #[test]
+    fn without_gradients_nothing_is_kept() {
+        let x = var(&[1.]);
+        let y = no_gradients(|| crate::add(&x, &x)).unwrap();
+        assert!(!y.track_op());
+        assert!(in_graph());
+    }
+
+    #[test]
+    fn only_scalars_have_gradients() {
+        let (y, tape) = record(|| Tensor::zeros(2, DType::F32, &Device::Cpu)).unwrap();
+        assert!(tape.backward(&y, &mut Gradients::default()).is_err());
+    }
+}
