@@ -11,6 +11,7 @@ mod report;
 mod work;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -22,6 +23,9 @@ use crate::repository;
 
 /// The environment variable that names the peer's Python.
 const PYTHON_VARIABLE: &str = "DIFFAE_PEER_PYTHON";
+
+/// How long all rest between two measurements.
+const PAUSE: Duration = Duration::from_millis(60);
 
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
@@ -118,8 +122,14 @@ fn measure(work: &Work, peers: &mut [Peer], (rounds, args): (usize, &Args)) -> R
         peer.prepare(work)?;
     }
     for round in 0..=rounds {
+        // Idle threads of one side spin for a while before they sleep; the other must not pay for it.
+        std::thread::sleep(PAUSE);
         let ms = ours.run_ms()?;
-        let peers_ms = peers.iter_mut().map(Peer::run_ms).collect::<Result<Vec<_>>>()?;
+        let mut peers_ms = Vec::with_capacity(peers.len());
+        for peer in peers.iter_mut() {
+            std::thread::sleep(PAUSE);
+            peers_ms.push(peer.run_ms()?);
+        }
         if round > 0 {
             measurement.ours_ms.push(ms);
             for (all, ms) in measurement.peers_ms.iter_mut().zip(peers_ms) {

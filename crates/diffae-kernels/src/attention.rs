@@ -1,8 +1,9 @@
 //! Self-attention over pixels.
 
 use candle_core::{D, DType, Device, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
-use crate::cpu::matrix::{Matrix, multiply};
+use crate::cpu::matrix::{Matrix, multiply, multiply_alone};
 use crate::cpu::softmax;
 use crate::operation::{Operation, View, apply_1};
 use crate::storage::{runs_here, with_all_floats};
@@ -10,7 +11,7 @@ use crate::tape::differentiable;
 
 /// `y = v softmax(q^T k / sqrt(C / heads))^T` for each image and head; the softmax runs in f32 at least.
 ///
-/// One `[L, L]` matrix is in memory at a time, L = H * W; the backward pass computes it again.
+/// One `[L, L]` matrix a thread is in memory at a time, L = H * W; the backward pass computes it again.
 ///
 /// # Shapes
 /// - `qkv`: `[N, 3C, H, W]`, the channels in order head, then q, k, v, then C / heads; result: `[N, C, H, W]`, dtype of
@@ -58,6 +59,9 @@ struct Attention {
     num_heads: usize,
 }
 
+/// A matrix product, alone where each thread has a head of its own.
+type Multiply = fn(Matrix<'_>, Matrix<'_>, &mut [f32]);
+
 /// q, k and v of one image and head, each `[width, length]`.
 struct Head<'a> {
     q: Matrix<'a>,
@@ -80,18 +84,28 @@ impl<'a> Head<'a> {
     }
 
     /// The softmax, `[query, key]`.
-    fn weights(&self, to: &mut [f32]) {
+    fn weights(&self, multiply: Multiply, to: &mut [f32]) {
         multiply(self.q.transposed(), self.k, to);
         softmax::forward(to, self.length, self.scale());
     }
 }
 
-impl Attention {
-    /// The heads of all images, one after the other in memory.
-    fn heads<'a>(&self, qkv: &'a [f32], images: usize, length: usize) -> impl Iterator<Item = Head<'a>> {
-        let len = qkv.len().checked_div(images * self.num_heads).unwrap_or(0).max(1);
-        qkv.chunks(len).map(move |qkv| Head::new(qkv, length))
+/// Runs `task` for each head of all images: its number, and its part of `to`.
+///
+/// With a head for every thread each takes its own; otherwise they share the products of one after the other.
+fn for_each_head(to: &mut [f32], heads: usize, task: impl Fn(Multiply, usize, &mut [f32]) + Sync) {
+    let len = to.len().checked_div(heads).unwrap_or(0).max(1);
+    if heads >= rayon::current_num_threads() {
+        to.par_chunks_mut(len).enumerate().for_each(|(i, to)| task(multiply_alone, i, to));
+    } else {
+        to.chunks_mut(len).enumerate().for_each(|(i, to)| task(multiply, i, to));
     }
+}
+
+/// Part i of equal parts.
+fn part(values: &[f32], parts: usize, i: usize) -> &[f32] {
+    let len = values.len().checked_div(parts).unwrap_or(0);
+    &values[i * len..(i + 1) * len]
 }
 
 impl Operation<1> for Attention {
@@ -99,14 +113,14 @@ impl Operation<1> for Attention {
 
     fn forward(&self, [(qkv, dims)]: [View<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
         let (n, channels, h, w) = Shape::from(dims).dims4()?;
-        let length = h * w;
+        let (heads, length) = (n * self.num_heads, h * w);
         let mut y = vec![0f32; qkv.len().checked_div(3).unwrap_or(0)];
-        let mut weights = vec![0f32; length * length];
-        let len = y.len().checked_div(n * self.num_heads).unwrap_or(0).max(1);
-        for (head, y) in self.heads(qkv, n, length).zip(y.chunks_mut(len)) {
-            head.weights(&mut weights);
+        for_each_head(&mut y, heads, |multiply, i, y| {
+            let head = Head::new(part(qkv, heads, i), length);
+            let mut weights = vec![0f32; length * length];
+            head.weights(multiply, &mut weights);
             multiply(head.v, Matrix::rows(&weights, length, length).transposed(), y);
-        }
+        });
         Ok((y, Shape::from((n, channels.checked_div(3).unwrap_or(0), h, w))))
     }
 
@@ -115,15 +129,15 @@ impl Operation<1> for Attention {
             return Ok([None]);
         }
         let (n, _, h, w) = qkv.dims4()?;
-        let length = h * w;
+        let (heads, length) = (n * self.num_heads, h * w);
         let gradient = with_all_floats([qkv, dy], |[values, dy]| {
             let mut gradient = vec![0f32; values.len()];
-            let (mut weights, mut slopes) = (vec![0f32; length * length], vec![0f32; length * length]);
-            let len = dy.len().checked_div(n * self.num_heads).unwrap_or(0).max(1);
-            let parts = gradient.chunks_mut(3 * len).zip(dy.chunks(len));
-            for (head, (gradient, dy)) in self.heads(values, n, length).zip(parts) {
-                head.weights(&mut weights);
-                let dy = Matrix::rows(dy, head.width, length);
+            for_each_head(&mut gradient, heads, |multiply, i, gradient| {
+                let head = Head::new(part(values, heads, i), length);
+                let (mut weights, mut slopes) = (vec![0f32; length * length], vec![0f32; length * length]);
+                head.weights(multiply, &mut weights);
+                let dy = Matrix::rows(part(dy, heads, i), head.width, length);
+                let len = head.width * length;
                 let (d_q, rest) = gradient.split_at_mut(len);
                 let (d_k, d_v) = rest.split_at_mut(len);
                 multiply(dy, Matrix::rows(&weights, length, length), d_v);
@@ -132,7 +146,7 @@ impl Operation<1> for Attention {
                 let slopes = Matrix::rows(&slopes, length, length); // [query, key]
                 multiply(head.k, slopes.transposed(), d_q);
                 multiply(head.q, slopes, d_k);
-            }
+            });
             Ok(gradient)
         })?;
         Ok([Some(Tensor::from_vec(gradient, qkv.shape(), &Device::Cpu)?)])

@@ -25,13 +25,22 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `to = a b`, rows of `to` one after the other.
+/// `to = a b`, rows of `to` one after the other, on all threads.
 pub(crate) fn multiply(a: Matrix<'_>, b: Matrix<'_>, to: &mut [f32]) {
+    let work = a.rows * b.columns * a.columns;
+    multiply_with(a, b, to, if work < 1 << 16 { Parallelism::None } else { Parallelism::Rayon(0) });
+}
+
+/// The same on this thread.
+pub(crate) fn multiply_alone(a: Matrix<'_>, b: Matrix<'_>, to: &mut [f32]) {
+    multiply_with(a, b, to, Parallelism::None);
+}
+
+fn multiply_with(a: Matrix<'_>, b: Matrix<'_>, to: &mut [f32], parallelism: Parallelism) {
     let (m, n, k) = (a.rows, b.columns, a.columns.min(b.rows));
     if to.len() < m * n || m * n == 0 {
         return;
     }
-    let parallelism = if m * n * k < 1 << 16 { Parallelism::None } else { Parallelism::Rayon(0) };
     // SAFETY: `rows` has seen to it that the views lie inside their slices, and `to` has m n elements. Strides come
     // from lengths of slices, which fit isize.
     unsafe {
