@@ -88,7 +88,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("no work has such a name; --list shows the names")
     }
     if args.list {
-        works.iter().for_each(|work| println!("{}", work.name));
+        for work in &works {
+            println!("{}", work.name);
+        }
         return Ok(());
     }
     let rounds = args.rounds.unwrap_or(if args.quick { 5 } else { 9 });
@@ -96,7 +98,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut peers = if args.peer { Peer::start_both(&python(args), args.threads)? } else { vec![] };
     for work in &works {
         let measurement = measure(work, &mut peers, (rounds, args))?;
-        report.add(work, measurement);
+        report.add(work, &measurement);
     }
     report.conclude(args.json.as_deref().or(args.save.as_deref()))
 }

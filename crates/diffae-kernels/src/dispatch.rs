@@ -131,6 +131,7 @@ pub fn kernels_from_environment() -> Result<Option<KernelSet>> {
 /// Switches the algorithms off that round differently from a plain sum of products (Winograd), for the process.
 ///
 /// They stay within 4e-6 of the largest output of a layer; see `docs/parity.md`.
+#[expect(clippy::fn_params_excessive_bools, reason = "a switch; its name says what `true` means")]
 pub fn set_exact(exact: bool) {
     EXACT.store(exact, Ordering::Relaxed);
 }

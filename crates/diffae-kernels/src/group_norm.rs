@@ -45,7 +45,7 @@ pub struct GroupNorm<'a> {
 impl GroupNorm<'_> {
     /// Fails if it does not fit `channels` channels of `images` images.
     pub(crate) fn check(&self, images: usize, channels: usize) -> Result<()> {
-        if self.num_groups == 0 || channels % self.num_groups != 0 {
+        if self.num_groups == 0 || !channels.is_multiple_of(self.num_groups) {
             bail!("{channels} channels cannot be cut into {} groups", self.num_groups)
         }
         for tensor in [self.scale, self.shift] {

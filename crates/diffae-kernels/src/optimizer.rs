@@ -1,4 +1,4 @@
-//! One step of Adam or AdamW, and of the moving average of the parameters.
+//! One step of Adam or `AdamW`, and of the moving average of the parameters.
 
 use std::cell::RefCell;
 

@@ -29,9 +29,9 @@ pub(crate) struct Prepared {
 }
 
 enum Runner {
-    Unet { unet: Unet, x_t: Tensor, z_sem: Tensor },
+    Unet { unet: Box<Unet>, x_t: Tensor, z_sem: Tensor },
     Encoder { encoder: SemanticEncoder, x_0: Tensor },
-    Chain { unet: Unet, encoder: SemanticEncoder, x_0: Tensor },
+    Chain { unet: Box<Unet>, encoder: SemanticEncoder, x_0: Tensor },
     Train(Box<Training>),
 }
 
@@ -53,7 +53,7 @@ impl Prepared {
         };
         drop((model, vars));
         let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        let mut unet = Unet::new(config.unet(), &vb.pp("unet"))?;
+        let mut unet = Box::new(Unet::new(config.unet(), &vb.pp("unet"))?);
         let mut encoder = SemanticEncoder::new(config.encoder(), &vb.pp("encoder"))?;
         unet.freeze();
         encoder.freeze();

@@ -62,8 +62,8 @@ impl Report {
     }
 
     /// Prints and keeps a row.
-    pub(crate) fn add(&mut self, work: &Work, measurement: Measurement) {
-        let row = Row::new(work, &measurement);
+    pub(crate) fn add(&mut self, work: &Work, measurement: &Measurement) {
+        let row = Row::new(work, measurement);
         let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
         let range = row.ratio_range.map_or_else(|| "-".to_owned(), |[low, high]| format!("{low:.2} .. {high:.2}"));
         let (ours, peer, ratio) = (number(Some(row.ours_ms)), number(row.peer_ms), number(row.ratio));

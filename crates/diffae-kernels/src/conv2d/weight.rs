@@ -114,10 +114,10 @@ impl ConvWeight {
     /// # Errors
     /// If shapes do not fit, or gradients are asked of frozen weights.
     pub fn apply(&self, input: &ConvInput<'_>) -> Result<Tensor> {
-        if let Some(packed) = &self.packed {
-            if kernel_set() != KernelSet::Candle || packed.get().is_some() {
-                return self.apply_packed(packed, input);
-            }
+        if let Some(packed) = &self.packed
+            && (kernel_set() != KernelSet::Candle || packed.get().is_some())
+        {
+            return self.apply_packed(packed, input);
         }
         let Some(weight) = self.lock().clone() else { bail!("the weights of this layer have been packed") };
         let has_kernel = Algorithm::for_kernel(self.dims.2).is_some();

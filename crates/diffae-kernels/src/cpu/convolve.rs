@@ -168,7 +168,7 @@ impl Task for DirectTask<'_> {
                             before: halo,
                             after: halo,
                         };
-                        conv.input.to_rows::<S>(image, channel, range.clone(), out);
+                        conv.input.write_rows::<S>(image, channel, range.clone(), out);
                     }
                 }
                 Step::Multiply(panels) => {
@@ -296,7 +296,7 @@ pub(crate) unsafe fn transform_inputs<S: Simd, W: Tiles<T, M>, const T: usize, c
         let to = Rows { to: halo, row_stride: padded, pixel_stride: LANES, stored: LANES, before: 1, after };
         // SAFETY: the scratch has the rows and columns of this run.
         unsafe {
-            planes.to_rows::<S>(image, channel, range, to);
+            planes.write_rows::<S>(image, channel, range, to);
             for row in 0..count {
                 for column in 0..grid.across {
                     let corner = halo.add(row * M * padded + column * M * LANES);
@@ -368,7 +368,8 @@ impl<'a, W: Tiles<T, M>, const T: usize, const M: usize> Winograd<'a, W, T, M> {
         let mut inputs = Scratch::take(Self::POSITIONS * tiles * self.input_stride());
         let mut products = Scratch::take(Self::POSITIONS * tiles * PRODUCT_STRIDE);
         let mut halo = Scratch::take(self.grid.halo_len(rows.len()));
-        let (inputs, products) = (self.inputs(inputs.as_mut_ptr(), tiles), self.products(products.as_mut_ptr(), tiles));
+        let (inputs, products) =
+            (self.inputs(inputs.as_mut_ptr(), tiles), Self::products(products.as_mut_ptr(), tiles));
         let task = |step| WinogradTask { conv: self, rows: rows.clone(), inputs, products, step };
         // SAFETY: the scratch is this band's own, and so are the pixels.
         unsafe {
@@ -394,7 +395,7 @@ impl<'a, W: Tiles<T, M>, const T: usize, const M: usize> Winograd<'a, W, T, M> {
             conv: self,
             rows: rows.clone(),
             inputs: self.inputs(inputs.get(), tiles),
-            products: self.products(products.get().wrapping_add(panel * panel_len), tiles),
+            products: Self::products(products.get().wrapping_add(panel * panel_len), tiles),
             step,
         };
         let halo_len = self.grid.halo_len(rows.len());
@@ -427,7 +428,7 @@ impl<'a, W: Tiles<T, M>, const T: usize, const M: usize> Winograd<'a, W, T, M> {
         Transformed { base, position_stride: tiles * tile_stride, tile_stride }
     }
 
-    fn products(&self, base: *mut f32, tiles: usize) -> Transformed {
+    fn products(base: *mut f32, tiles: usize) -> Transformed {
         Transformed { base, position_stride: tiles * PRODUCT_STRIDE, tile_stride: PRODUCT_STRIDE }
     }
 

@@ -11,7 +11,7 @@ use super::simd::Simd;
 #[inline(always)]
 pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     /// ln 2 in two parts, the first with trailing zeros, so that `n` times it is exact.
-    const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+    const LN_2: [f32; 2] = [355. / 512., -2.121_944_4e-4];
     /// Highest power first; the last two coefficients, 1 and 1, are those of the Taylor series.
     const POLYNOMIAL: [f32; 5] = [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5];
     // SAFETY: the caller's promise is that of every method called.

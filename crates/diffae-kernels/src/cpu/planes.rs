@@ -75,7 +75,7 @@ impl Planes {
     /// # Safety
     /// The planes are valid, and the place they go to.
     #[inline(always)]
-    pub(crate) unsafe fn to_rows<S: Simd>(
+    pub(crate) unsafe fn write_rows<S: Simd>(
         &self,
         image: usize,
         channel: usize,

@@ -54,13 +54,12 @@ impl Scratch {
             Err(poisoned) => poisoned.into_inner(), // nothing in it can be half done
         };
         let fitting = pool.iter().enumerate().filter(|(_, lines)| lines.num_bytes() >= bytes);
-        match fitting.min_by_key(|(_, lines)| lines.num_bytes()).map(|(i, _)| i) {
-            Some(i) => Self(pool.swap_remove(i)),
-            None => {
-                drop(pool);
-                Self(Lines::zeros(len))
-            }
+        let smallest = fitting.min_by_key(|(_, lines)| lines.num_bytes()).map(|(i, _)| i);
+        if let Some(i) = smallest {
+            return Self(pool.swap_remove(i));
         }
+        drop(pool);
+        Self(Lines::zeros(len))
     }
 
     /// Exactly `len` zeros of its own, rounded up to whole lines.

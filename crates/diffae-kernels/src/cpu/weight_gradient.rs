@@ -68,7 +68,7 @@ impl WeightGradient {
         let grid = TileGrid::<M>::new(self.input.height, self.input.width);
         let tile_rows = self.images * grid.down;
         let (blocks, size) = pieces(tile_rows, BLOCK_TILES.div_ceil(grid.across));
-        let stride = |channels: usize| (channels.next_multiple_of(LANES) / LANES | 1) * LANES;
+        let stride = |channels: usize| (channels.div_ceil(LANES) | 1) * LANES;
         let (x_stride, y_stride) = (stride(self.input.channels), stride(self.output.channels));
         let most = size * grid.across;
         let mut x = Scratch::take(T * T * most * x_stride);
@@ -237,7 +237,7 @@ impl Task for GatherTask {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: the caller's promise.
-        unsafe { self.planes.to_rows::<S>(self.place.0, self.place.1, self.rows, self.out) };
+        unsafe { self.planes.write_rows::<S>(self.place.0, self.place.1, self.rows, self.out) };
     }
 }
 
@@ -283,7 +283,7 @@ impl<W: Tiles<T, M>, const T: usize, const M: usize> Task for TransformTask<W, T
                     before: 0,
                     after: grid.across * M - grid.width,
                 };
-                gradient.output.to_rows::<S>(image, channel, start..start + (count * M).cast_signed(), to);
+                gradient.output.write_rows::<S>(image, channel, start..start + (count * M).cast_signed(), to);
                 for row in 0..count {
                     for column in 0..grid.across {
                         let corner = halo.add(row * M * padded + column * M * LANES);

@@ -1,6 +1,10 @@
 //! NEON: a vector is four registers, and there are 32 of them.
 
-use std::arch::aarch64::*;
+use std::arch::aarch64::{
+    float32x4_t, vaddq_f32, vaddq_s32, vcvtq_s32_f32, vdivq_f32, vdupq_n_f32, vdupq_n_s32, vfmaq_f32, vfmsq_f32,
+    vld1q_f32, vmaxq_f32, vminq_f32, vmulq_f32, vreinterpretq_f32_s32, vrndnq_f32, vshlq_n_s32, vsqrtq_f32, vst1q_f32,
+    vsubq_f32,
+};
 
 use super::{LANES, Simd, Task};
 
