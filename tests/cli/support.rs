@@ -38,8 +38,13 @@ impl Workspace {
 
     /// Runs the program on the CPU.
     pub(crate) fn run(&self, args: &[&str]) -> Finished {
+        self.run_with_environment(args, &[])
+    }
+
+    /// The same with some environment variables.
+    pub(crate) fn run_with_environment(&self, args: &[&str], environment: &[(&str, &str)]) -> Finished {
         let mut command = Command::new(env!("CARGO_BIN_EXE_diffae"));
-        command.args(args).args(["--device", "cpu"]).current_dir(self.0.path());
+        command.args(args).args(["--device", "cpu"]).envs(environment.iter().copied()).current_dir(self.0.path());
         Finished(command.output().unwrap())
     }
 

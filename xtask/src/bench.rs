@@ -1,8 +1,7 @@
 //! Measures speed and memory of whole networks, as `cargo xtask bench`.
 //!
 //! With `--peer`, each round runs our work, then the same work in PyTorch (`xtask/peer/bench.py`), once as it is and
-//! once with glibc told to keep its memory; the ratio is against the faster of the two. Operations are measured by
-//! `cargo bench --package diffae-kernels`.
+//! once with glibc told to keep its memory; the ratio is against the faster of the two.
 
 mod machine;
 mod ours;

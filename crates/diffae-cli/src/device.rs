@@ -34,7 +34,8 @@ pub(crate) fn device_from_name(name: &str) -> Result<Device> {
 pub(crate) fn set_up_kernels(global: &GlobalArgs) -> Result<()> {
     kernels_from_environment().with_context(|| format!("{KERNELS_VARIABLE} cannot be followed"))?;
     set_exact(global.exact);
-    // Everything else that counts threads asks rayon, whose pool is set here.
+    // The kernels and all matrix products run in rayon's pool, which is set here; Candle's own, for a few element-wise
+    // operations, reads the environment alone.
     global.threads.map_or(Ok(()), set_num_threads).context("--threads cannot be followed")
 }
 
