@@ -26,5 +26,6 @@ pub(crate) mod product;
 pub(crate) mod scratch;
 pub(crate) mod simd;
 pub(crate) mod softmax;
+pub(crate) mod tiles;
 pub(crate) mod weight_gradient;
 pub(crate) mod winograd;

@@ -5,13 +5,14 @@
 //!
 //! Tasks own output and input channels, never a part of the sum, so the result does not depend on timing.
 
-use super::convolve::{TileGrid, Transformed, pieces, transform_inputs};
+use super::convolve::pieces;
 use super::pack::{num_panels, panel_width, row_channels};
 use super::parallel::{Shared, for_each, num_threads};
 use super::planes::{Planes, Rows};
 use super::product::{Accumulate, PANEL, Product};
 use super::scratch::{Scratch, filled};
 use super::simd::{LANES, Simd, Task, run};
+use super::tiles::{TileGrid, Transformed, transform_inputs};
 use super::winograd::{F2, F4, Tiles, both_ways};
 use crate::conv2d::Algorithm;
 
