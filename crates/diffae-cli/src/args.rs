@@ -71,6 +71,10 @@ pub(crate) enum Command {
     Sample(SampleArgs),
     /// Show pictures that mean the same: one z_sem, new x_T
     Variations(VariationsArgs),
+    /// Train a model on a folder of pictures
+    Train(TrainArgs),
+    /// List the presets of training, or print one
+    Presets(PresetsArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Write man pages
@@ -349,6 +353,60 @@ pub(crate) struct EditArgs {
     pub(crate) inversion: InversionArgs,
     #[command(flatten)]
     pub(crate) batch: BatchArgs,
+}
+
+/// A stage of training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StageChoice {
+    /// Encoder and UNet, or a plain DDPM
+    Autoencoder,
+    /// The diffusion over z_sem, which invents codes
+    Latent,
+    /// The attribute classifier, which edits go along
+    Classifier,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// A preset; `diffae presets` lists them
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["config", "resume"])]
+    pub(crate) preset: Option<String>,
+    /// A config file, in the form that --dry-run prints
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub(crate) config: Option<PathBuf>,
+    /// Change a setting, such as autoencoder.lr=2e-4; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "resume")]
+    pub(crate) set: Vec<String>,
+    /// The folder of pictures, searched to the bottom
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub(crate) data: Option<PathBuf>,
+    /// Attributes: a CelebA attribute file, a CSV file, or `folders` for one class a folder
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub(crate) labels: Option<PathBuf>,
+    /// The folder of the run; it ends as a model directory
+    #[arg(long, short, value_name = "RUN", required_unless_present = "dry_run")]
+    pub(crate) out: Option<PathBuf>,
+    /// Run one stage only
+    #[arg(long, value_enum)]
+    pub(crate) stage: Option<StageChoice>,
+    /// Go on from the newest whole checkpoint of the run
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Begin with the weights of a model directory or a released checkpoint
+    #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
+    pub(crate) init_from: Option<PathBuf>,
+    /// Leave a part as it is: encoder or unet; may be repeated
+    #[arg(long, value_name = "PART", conflicts_with = "resume")]
+    pub(crate) freeze: Vec<String>,
+    /// Print the whole config, sizes, steps and the time it would take, and stop
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PresetsArgs {
+    /// Print this one as TOML
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -107,7 +107,7 @@ pub(crate) fn interrupted() -> bool {
 }
 
 /// Lets the first Ctrl-C end the work in good order, and the second at once.
-fn catch_interrupts() {
+pub(crate) fn catch_interrupts() {
     let installed = ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
             std::process::exit(130);

@@ -25,9 +25,45 @@ const MOST_DECODED_BYTES: u64 = 1 << 30;
 /// # Errors
 /// [`Error::Io`], [`Error::Image`] if the file is no picture; [`Error::Channels`] if C is neither 1 nor 3.
 pub fn read_image(path: &Path, channels: usize, image_size: usize) -> Result<Tensor> {
-    let picture = decode(path)?;
-    let picture = on_white(picture);
-    let resized = Pixels::new(picture, channels)?
+    let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    picture_from_bytes(&bytes, path, (channels, image_size), None)
+}
+
+/// A part of a picture, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CropBox {
+    /// First column.
+    pub left: u32,
+    /// First row.
+    pub top: u32,
+    /// Number of columns.
+    pub width: u32,
+    /// Number of rows.
+    pub height: u32,
+}
+
+/// [`read_image`] of an encoded picture in memory, `path` being its name in messages; of a part of it, if `crop` says so.
+///
+/// # Shapes
+/// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU.
+/// # Errors
+/// As [`read_image`]; [`Error::OutOfRange`] if the part reaches over the edge.
+pub fn picture_from_bytes(
+    bytes: &[u8],
+    path: &Path,
+    (channels, image_size): (usize, usize),
+    crop: Option<CropBox>,
+) -> Result<Tensor> {
+    let mut picture = decode(bytes, path)?;
+    if let Some(CropBox { left, top, width, height }) = crop {
+        let fits = left.saturating_add(width) <= picture.width() && top.saturating_add(height) <= picture.height();
+        if !fits {
+            let got = format!("{}x{} in {}", picture.width(), picture.height(), path.display());
+            return Err(Error::OutOfRange { what: "the size of a picture", got, expected: "room for the crop" });
+        }
+        picture = picture.crop_imm(left, top, width, height);
+    }
+    let resized = Pixels::new(on_white(picture), channels)?
         .resized_and_cropped(image_size)
         .map_err(|source| Error::Resize { path: path.to_owned(), source })?;
     let values = resized.values();
@@ -110,12 +146,11 @@ pub fn gif_bytes(frames: &[RgbImage], milliseconds_per_frame: u32, path: &Path) 
     encode().map_err(|source| Error::Encode { path: path.to_owned(), source: source.into() })
 }
 
-/// Decodes a file by its content, not its name, and turns it upright.
-fn decode(path: &Path) -> Result<DynamicImage> {
+/// Decodes a picture by its content, not its name, and turns it upright.
+fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
     let failed = |source| Error::Image { path: path.to_owned(), source };
-    let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let unreadable = |source| Error::Io { path: path.to_owned(), source };
-    let mut reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(unreadable)?;
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(unreadable)?;
     if reader.format().is_none()
         && let Ok(format) = ImageFormat::from_path(path)
     {
@@ -126,7 +161,7 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     limits.max_image_height = Some(MOST_PIXELS_PER_SIDE);
     limits.max_alloc = Some(MOST_DECODED_BYTES);
     reader.limits(limits);
-    warn_of_animation(path, &bytes, reader.format());
+    warn_of_animation(path, bytes, reader.format());
     let mut decoder = reader.into_decoder().map_err(failed)?;
     let orientation = decoder.orientation().map_err(failed)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(failed)?;

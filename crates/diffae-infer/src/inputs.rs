@@ -107,6 +107,16 @@ pub fn read_tensor(file: &SafetensorsFile, name: &str, num_axes: usize) -> Resul
     file.read(name).and_then(|stored| stored.to_tensor(DType::F32, &Device::Cpu)).map_err(failed)
 }
 
+/// The picture files of a folder, searched to the bottom, in order of their names; by their endings, unopened.
+///
+/// # Errors
+/// [`Error::Io`] if a folder cannot be read.
+pub fn picture_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    search(folder, &mut files)?;
+    Ok(files)
+}
+
 fn search(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let failed = |source| Error::Io { path: folder.to_owned(), source };
     let mut entries = Vec::new();

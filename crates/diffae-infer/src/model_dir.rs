@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use diffae_nets::weights::{
-    ArchitectureHints, Checkpoint, ClassifierCheckpoint, LatentMoments, ParameterSet, SafetensorsFile, Weights,
-    safetensors_bytes,
+    ArchitectureHints, Checkpoint, ClassifierCheckpoint, LatentMoments, ParameterSet, SafetensorsFile, TensorMap,
+    Weights, safetensors_bytes,
 };
 use diffae_nets::{ClassifierConfig, RawClassifierConfig, RawUnetConfig};
 
@@ -115,6 +115,19 @@ impl ModelSource {
             source.set_latent_moments(moments)?;
         }
         Ok(source)
+    }
+
+    /// A model that is in memory: its config, and the parameters of its networks by name.
+    #[must_use]
+    pub fn from_networks(config: ModelConfig, tensors: BTreeMap<String, Tensor>) -> Self {
+        let weights = Weights::new(Arc::new(TensorMap(tensors)));
+        Self { path: PathBuf::from("a model in memory"), config, weights, moments: None, classifier: None }
+    }
+
+    /// The same statistics and classifier with other networks.
+    #[must_use]
+    pub fn with_networks(self, config: ModelConfig, tensors: BTreeMap<String, Tensor>) -> Self {
+        Self { config, weights: Weights::new(Arc::new(TensorMap(tensors))), ..self }
     }
 
     /// What the model is.

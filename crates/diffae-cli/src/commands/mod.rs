@@ -8,8 +8,10 @@ mod import;
 mod info;
 mod interpolate;
 mod man;
+mod presets;
 mod reconstruct;
 mod sample;
+mod train;
 mod variations;
 
 use anyhow::Result;
@@ -29,6 +31,8 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Edit(args) => edit::run(global, &args),
         Command::Sample(args) => sample::run(global, &args),
         Command::Variations(args) => variations::run(global, &args),
+        Command::Train(args) => train::run(&args),
+        Command::Presets(args) => presets::run(&args),
         Command::Completions(args) => {
             completions::run(&args);
             Ok(())

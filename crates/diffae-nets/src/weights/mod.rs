@@ -23,5 +23,5 @@ pub use architecture::{Architecture, ArchitectureHints, DiffusionFacts, LatentAr
 pub use checkpoint::{Checkpoint, ClassifierCheckpoint, LatentMoments, ParameterSet, read_latent_moments};
 pub use pytorch_names::name_from_pytorch;
 pub use safetensors::{SafetensorsFile, safetensors_bytes};
-pub use source::{StoredTensor, TensorSource, Weights, is_finite};
+pub use source::{StoredTensor, TensorMap, TensorSource, Weights, is_finite};
 pub use torch::{ArchiveError, FileKind, JsonError, PickleError, TorchError};

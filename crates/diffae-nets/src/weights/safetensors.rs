@@ -103,19 +103,34 @@ struct OwnedView {
 
 impl OwnedView {
     fn new(tensor: &Tensor) -> candle_core::Result<Self> {
-        let flat = tensor.flatten_all()?;
-        let (dtype, bytes) = match tensor.dtype() {
-            DType::F64 => (Dtype::F64, bytes_of(&flat.to_vec1::<f64>()?, f64::to_le_bytes)),
-            DType::F32 => (Dtype::F32, bytes_of(&flat.to_vec1::<f32>()?, f32::to_le_bytes)),
-            DType::F16 => (Dtype::F16, bytes_of(&flat.to_vec1::<half::f16>()?, half::f16::to_le_bytes)),
-            DType::BF16 => (Dtype::BF16, bytes_of(&flat.to_vec1::<half::bf16>()?, half::bf16::to_le_bytes)),
-            DType::I64 => (Dtype::I64, bytes_of(&flat.to_vec1::<i64>()?, i64::to_le_bytes)),
-            DType::U32 => (Dtype::U32, bytes_of(&flat.to_vec1::<u32>()?, u32::to_le_bytes)),
-            DType::U8 => (Dtype::U8, flat.to_vec1::<u8>()?),
+        let dtype = match tensor.dtype() {
+            DType::F64 => Dtype::F64,
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            DType::I64 => Dtype::I64,
+            DType::U32 => Dtype::U32,
+            DType::U8 => Dtype::U8,
             other => candle_core::bail!("tensors of {other:?} are not written"),
         };
+        let bytes = tensor_bytes(tensor)?;
         Ok(Self { dtype, shape: tensor.dims().to_vec(), bytes })
     }
+}
+
+/// The little-endian bytes of a tensor.
+pub(super) fn tensor_bytes(tensor: &Tensor) -> candle_core::Result<Vec<u8>> {
+    let flat = tensor.flatten_all()?;
+    Ok(match tensor.dtype() {
+        DType::F64 => bytes_of(&flat.to_vec1::<f64>()?, f64::to_le_bytes),
+        DType::F32 => bytes_of(&flat.to_vec1::<f32>()?, f32::to_le_bytes),
+        DType::F16 => bytes_of(&flat.to_vec1::<half::f16>()?, half::f16::to_le_bytes),
+        DType::BF16 => bytes_of(&flat.to_vec1::<half::bf16>()?, half::bf16::to_le_bytes),
+        DType::I64 => bytes_of(&flat.to_vec1::<i64>()?, i64::to_le_bytes),
+        DType::U32 => bytes_of(&flat.to_vec1::<u32>()?, u32::to_le_bytes),
+        DType::U8 => flat.to_vec1::<u8>()?,
+        other => candle_core::bail!("tensors of {other:?} are not stored"),
+    })
 }
 
 fn bytes_of<T: Copy, const WIDTH: usize>(values: &[T], to_bytes: impl Fn(T) -> [u8; WIDTH]) -> Vec<u8> {

@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
+use super::safetensors::tensor_bytes;
 use crate::error::{Error, Result};
 
 /// A file, or part of one, that holds named tensors.
@@ -23,6 +24,27 @@ pub trait TensorSource: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`Error::TensorMissing`] if it is not there; others if the file is damaged.
     fn read(&self, name: &str) -> Result<StoredTensor<'_>>;
+}
+
+/// Tensors in memory.
+#[derive(Debug, Clone, Default)]
+pub struct TensorMap(pub BTreeMap<String, Tensor>);
+
+impl TensorSource for TensorMap {
+    fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.0.get(name).map(Tensor::dims)
+    }
+
+    fn read(&self, name: &str) -> Result<StoredTensor<'_>> {
+        let Some(tensor) = self.0.get(name) else { return Err(Error::TensorMissing { name: name.to_owned() }) };
+        let bytes = tensor_bytes(tensor).map_err(|source| Error::Tensor { part: "reading a tensor", source })?;
+        let (name, dtype, shape) = (name.to_owned(), tensor.dtype(), tensor.dims().to_vec());
+        Ok(StoredTensor { name, dtype, shape, bytes: Cow::Owned(bytes) })
+    }
 }
 
 /// A tensor as it is stored: contiguous, little-endian.

@@ -1,0 +1,408 @@
+//! What a run is to do: read from TOML, every key present, unknown ones refused.
+
+use diffae_infer::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig};
+use diffae_nets::{
+    AutoencoderConfig, Conditioning, EncoderConfig, LatentNetConfig, RawEncoderConfig, RawLatentNetConfig,
+    RawUnetConfig, UnetConfig,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Everything about a run but its folders.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Decides initial weights, order of pictures, flips, timesteps, noise and dropout.
+    pub seed: u64,
+    /// Sizes of the networks.
+    pub model: ModelSettings,
+    /// The diffusion over pictures.
+    pub diffusion: DiffusionConfig,
+    /// Which pictures, and how they are read.
+    pub data: DataSettings,
+    /// What the first stage minimizes, and how.
+    pub objective: ObjectiveSettings,
+    /// The stage that trains encoder and `UNet`.
+    pub autoencoder: StageSettings,
+    /// Sizes and diffusion of the latent net.
+    pub latent_net: LatentNetSettings,
+    /// The stage that trains the diffusion over `z_sem`.
+    pub latent: StageSettings,
+    /// The stage that trains the attribute classifier.
+    pub classifier: StageSettings,
+    /// What a run keeps and shows.
+    pub run: RunSettings,
+}
+
+/// Sizes of encoder and `UNet`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Whether there is a semantic encoder; a plain DDPM has none.
+    pub kind: Kind,
+    /// Height and width of pictures.
+    pub image_size: usize,
+    /// Channels of pictures.
+    pub image_channels: usize,
+    /// M: channels are multiples of it.
+    pub model_channels: usize,
+    /// Channels of the `UNet`'s levels in units of M.
+    pub channel_mult: Vec<usize>,
+    /// R: blocks a level.
+    pub num_res_blocks: usize,
+    /// Channels of the encoder's levels in units of M.
+    pub encoder_channel_mult: Vec<usize>,
+    /// Blocks a level of the encoder.
+    pub encoder_res_blocks: usize,
+    /// D: width of `z_sem` and of the time embedding.
+    pub z_channels: usize,
+    /// Resolutions with attention.
+    pub attention_resolutions: Vec<usize>,
+    /// Heads of every attention block.
+    pub num_heads: usize,
+    /// Dropout probability of the `UNet`'s blocks.
+    pub dropout: f64,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Encoder and conditioned `UNet`.
+    Autoencoder,
+    /// A `UNet` alone.
+    Ddpm,
+}
+
+/// How pictures are chosen and read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSettings {
+    /// What is cut out of a picture before it is resized.
+    pub crop: Crop,
+    /// Probability that a picture is mirrored left to right.
+    pub flip: f64,
+    /// Share of pictures that are kept from training, by a hash of their names.
+    pub validation_share: f64,
+    /// Largest share of unreadable pictures that a run puts up with.
+    pub max_broken_share: f64,
+    /// Threads that read pictures.
+    pub workers: usize,
+    /// Batches that are read ahead.
+    pub prefetch: usize,
+}
+
+/// What is cut out of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Crop {
+    /// Resize the shorter side, then crop to the center.
+    Center,
+    /// First cut rows 57 to 185 and columns 25 to 153 out, as the paper does with aligned `CelebA`.
+    Celeba,
+}
+
+/// How a stage runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageSettings {
+    /// Pictures (or codes) that training sees, repeats counted.
+    pub images: usize,
+    /// Pictures a step.
+    pub batch_size: usize,
+    /// Parts that a batch is cut into, one after the other through the network: less memory, the same step.
+    pub accumulate: usize,
+    /// The optimizer.
+    pub optimizer: OptimizerKind,
+    /// Learning rate.
+    pub lr: f64,
+    /// Decoupled weight decay, of `adamw` only.
+    pub weight_decay: f64,
+    /// Pictures over which the learning rate rises linearly from zero.
+    pub warmup_images: usize,
+    /// Largest norm of the whole gradient; 0 does not clip.
+    pub clip_norm: f64,
+    /// Decay of the moving average of the parameters, each step.
+    pub ema_decay: f64,
+    /// Whether the decay starts small: `min(ema_decay, (1 + t) / (10 + t))` at step t.
+    pub ema_warmup: bool,
+}
+
+/// The optimizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// Kingma and Ba 2015.
+    Adam,
+    /// Loshchilov and Hutter 2019.
+    Adamw,
+}
+
+/// What the first stage minimizes, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectiveSettings {
+    /// How timesteps are weighted in the loss.
+    pub loss_weight: LossWeight,
+    /// Whether the blocks of the `UNet` keep only their inputs for the way back: less memory, more time.
+    pub checkpoint_blocks: bool,
+}
+
+/// How timesteps are weighted in the loss of the predicted noise; `snr = alpha_bar / (1 - alpha_bar)`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossWeight {
+    /// All the same.
+    Uniform,
+    /// `min(snr, 5) / snr` (Hang et al. 2023, arXiv:2303.09556).
+    MinSnr,
+    /// `1 / (1 + snr)` (Choi et al. 2022, arXiv:2204.00227, with k = 1 and gamma = 1).
+    P2,
+}
+
+/// Sizes and diffusion of the latent net.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentNetSettings {
+    /// H: width of the hidden layers.
+    pub hidden_channels: usize,
+    /// K: number of layers.
+    pub num_layers: usize,
+    /// Its noise schedule.
+    pub diffusion: DiffusionConfig,
+}
+
+/// What a run keeps and shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSettings {
+    /// Seconds between checkpoints.
+    pub save_every_secs: f64,
+    /// Checkpoints that are kept.
+    pub keep: usize,
+    /// Steps between lines of `metrics.jsonl`.
+    pub log_every_steps: usize,
+    /// Pictures between preview sheets and validation; 0 makes none.
+    pub preview_every_images: usize,
+    /// Steps of the previews' chains.
+    pub preview_steps: usize,
+}
+
+impl TrainConfig {
+    /// Reads a whole config.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is not TOML, or a key is unknown or missing; [`Error::Setting`] or [`Error::Nets`] if a
+    /// value is out of range.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text).map_err(|source| Error::Config(Box::new(source)))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads a config, and changes settings: `key=value`, such as `autoencoder.lr=2e-4`. A value that is not TOML is
+    /// taken for text.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::from_toml`]; [`Error::UnknownKey`] and [`Error::NotAnAssignment`].
+    pub fn from_toml_with(text: &str, assignments: &[String]) -> Result<Self> {
+        let mut table: toml::Table = toml::from_str(text).map_err(|source| Error::Config(Box::new(source)))?;
+        for assignment in assignments {
+            assign(&mut table, assignment)?;
+        }
+        let config = toml::Value::Table(table).try_into::<Self>().map_err(|source| Error::Config(Box::new(source)))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// As TOML, every key present.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        // Plain data: there is nothing in it that TOML could not hold.
+        toml::to_string(self).unwrap_or_default()
+    }
+
+    /// The model that the run makes, before its latent net and classifier are there.
+    ///
+    /// # Errors
+    /// [`Error::Nets`] if the sizes do not fit.
+    pub fn model_config(&self) -> Result<ModelConfig> {
+        let ModelSettings { kind, image_size, image_channels, model_channels, z_channels, num_heads, .. } = self.model;
+        let model = &self.model;
+        let with_encoder = kind == Kind::Autoencoder;
+        let unet = UnetConfig::new(RawUnetConfig {
+            image_size,
+            in_channels: image_channels,
+            out_channels: image_channels,
+            model_channels,
+            channel_mult: model.channel_mult.clone(),
+            num_res_blocks: model.num_res_blocks,
+            num_input_res_blocks: None,
+            embed_channels: z_channels,
+            attention_resolutions: model.attention_resolutions.clone(),
+            num_heads,
+            dropout: model.dropout,
+            conditioning: if with_encoder { Conditioning::TimeAndZSem } else { Conditioning::Time },
+        })?;
+        let encoder = with_encoder.then(|| {
+            EncoderConfig::new(RawEncoderConfig {
+                image_size,
+                in_channels: image_channels,
+                out_channels: z_channels,
+                model_channels,
+                channel_mult: model.encoder_channel_mult.clone(),
+                num_res_blocks: model.encoder_res_blocks,
+                attention_resolutions: model.attention_resolutions.clone(),
+                num_heads,
+            })
+        });
+        let encoder = encoder.transpose()?;
+        if let Some(encoder) = &encoder {
+            AutoencoderConfig::new(encoder.clone(), unet.clone())?;
+        }
+        let diffusion = self.diffusion.clone();
+        Ok(ModelConfig { format_version: FORMAT_VERSION, unet, encoder, diffusion, latent: None, classifier: None })
+    }
+
+    /// The latent net that the run makes.
+    ///
+    /// # Errors
+    /// [`Error::Nets`] if the sizes do not fit.
+    pub fn latent_config(&self) -> Result<LatentConfig> {
+        let net = LatentNetConfig::new(RawLatentNetConfig {
+            z_channels: self.model.z_channels,
+            hidden_channels: self.latent_net.hidden_channels,
+            num_layers: self.latent_net.num_layers,
+            skip_layers: (1..self.latent_net.num_layers).collect(),
+            time_embed_channels: 64,
+        })?;
+        Ok(LatentConfig { net, diffusion: self.latent_net.diffusion.clone() })
+    }
+
+    fn check(&self) -> Result<()> {
+        self.model_config()?;
+        self.latent_config()?;
+        self.diffusion.noise_schedule()?;
+        self.latent_net.diffusion.noise_schedule()?;
+        let DataSettings { flip, validation_share, max_broken_share, workers, .. } = self.data;
+        for (key, share) in [
+            ("data.flip", flip),
+            ("data.validation_share", validation_share),
+            ("data.max_broken_share", max_broken_share),
+        ] {
+            require((0. ..=1.).contains(&share), key, share, "a share from 0 to 1")?;
+        }
+        require(workers > 0, "data.workers", workers, "at least 1")?;
+        require(self.run.keep > 0, "run.keep", self.run.keep, "at least 1")?;
+        require(self.run.save_every_secs >= 0., "run.save_every_secs", self.run.save_every_secs, "seconds, or 0")?;
+        require(self.run.log_every_steps > 0, "run.log_every_steps", self.run.log_every_steps, "at least 1")?;
+        for stage in [&self.autoencoder, &self.latent, &self.classifier] {
+            stage.check()?;
+        }
+        Ok(())
+    }
+}
+
+impl StageSettings {
+    /// Number of steps.
+    #[must_use]
+    pub fn num_steps(&self) -> usize {
+        self.images.div_ceil(self.batch_size.max(1))
+    }
+
+    /// Learning rate of a step, counted from 0.
+    #[must_use]
+    pub fn lr_at(&self, step: usize) -> f64 {
+        let seen = ((step + 1) * self.batch_size) as f64;
+        if self.warmup_images == 0 { self.lr } else { self.lr * (seen / self.warmup_images as f64).min(1.) }
+    }
+
+    /// Decay of the moving average at a step, counted from 0.
+    #[must_use]
+    pub fn ema_decay_at(&self, step: usize) -> f64 {
+        let t = step as f64;
+        if self.ema_warmup { self.ema_decay.min((1. + t) / (10. + t)) } else { self.ema_decay }
+    }
+
+    fn check(&self) -> Result<()> {
+        require(self.batch_size > 0, "batch_size", self.batch_size, "at least 1")?;
+        let divides = self.accumulate > 0 && self.batch_size % self.accumulate == 0;
+        require(divides, "accumulate", self.accumulate, "a divisor of batch_size")?;
+        require(self.lr > 0. && self.lr.is_finite(), "lr", self.lr, "a positive number")?;
+        require(self.clip_norm >= 0., "clip_norm", self.clip_norm, "a positive number, or 0")?;
+        require((0. ..1.).contains(&self.ema_decay), "ema_decay", self.ema_decay, "a number in [0, 1)")?;
+        require(self.weight_decay >= 0., "weight_decay", self.weight_decay, "a number of at least 0")
+    }
+}
+
+fn require(holds: bool, key: &'static str, got: impl ToString, expected: &'static str) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::Setting { key, got: got.to_string(), expected }) }
+}
+
+/// Applies `key=value`. Only keys that are there already can be set, and all are.
+fn assign(table: &mut toml::Table, assignment: &str) -> Result<()> {
+    let Some((key, value)) = assignment.split_once('=') else {
+        return Err(Error::NotAnAssignment { text: assignment.to_owned() });
+    };
+    let (key, value) = (key.trim(), value.trim());
+    let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|mut table| table.remove("v"));
+    let mut value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut at = table;
+    let mut parts = key.split('.').peekable();
+    while let Some(part) = parts.next() {
+        let hint = format!("there are {}", at.keys().cloned().collect::<Vec<_>>().join(", "));
+        let unknown = || Error::UnknownKey { key: key.to_owned(), hint };
+        let Some(entry) = at.get_mut(part) else { return Err(unknown()) };
+        if parts.peek().is_none() {
+            // 1 for 1.0 is what people write.
+            if let (toml::Value::Float(_), toml::Value::Integer(whole)) = (&*entry, &value) {
+                value = toml::Value::Float(*whole as f64);
+            }
+            *entry = value;
+            return Ok(());
+        }
+        match entry {
+            toml::Value::Table(inner) => at = inner,
+            _ => return Err(unknown()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presets;
+
+    fn smoke(assignments: &[&str]) -> Result<TrainConfig> {
+        let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
+        TrainConfig::from_toml_with(presets::text("smoke").unwrap(), &assignments)
+    }
+
+    #[test]
+    fn settings_can_be_changed_by_name() {
+        let config = smoke(&["autoencoder.lr=1", "model.channel_mult=[1, 2]", "data.crop=celeba"]).unwrap();
+        assert_eq!((config.autoencoder.lr, config.data.crop), (1., Crop::Celeba));
+        assert_eq!(config.model.channel_mult, [1, 2]);
+        assert_eq!(TrainConfig::from_toml(&config.to_toml()).unwrap(), config);
+    }
+
+    #[test]
+    fn what_does_not_exist_or_fit_is_refused() {
+        let message = |assignment| smoke(&[assignment]).unwrap_err().to_string();
+        assert!(message("autoencoder.learning_rate=1").contains("there are"));
+        assert!(message("seed").contains("key=value"));
+        assert!(message("autoencoder.accumulate=3").contains("divisor"));
+        assert!(message("autoencoder.ema_decay=1").contains("ema_decay"));
+        assert!(smoke(&["model.model_channels=31"]).is_err());
+        assert!(TrainConfig::from_toml("seed = 1\nnonsense = 2").is_err());
+    }
+
+    #[test]
+    fn warm_ups_end_where_they_should() {
+        let stage = smoke(&["autoencoder.warmup_images=64", "autoencoder.ema_warmup=true"]).unwrap().autoencoder;
+        assert!(stage.lr_at(0) < stage.lr && stage.lr_at(1000) == stage.lr);
+        assert!((stage.ema_decay_at(0) - 0.1).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,189 @@
+//! Trains Diffusion Autoencoders: encoder and `UNet`, then a diffusion over `z_sem`, then an attribute classifier.
+//!
+//! A run lives in a folder, is described by a [`TrainConfig`], and goes on after any interruption to the same bits as if
+//! it had never stopped (with the same number of threads and the same kernels): all random numbers follow from the seed
+//! and from counters, and a checkpoint holds the rest.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//! use diffae_train::{Notes, RunFolder, TrainOptions, presets, train};
+//!
+//! let config = presets::config("small32", &["autoencoder.images=1000".to_owned()])?;
+//! let notes = Notes { data: "pictures".into(), ..Notes::default() };
+//! let mut run = RunFolder::open_or_create(Path::new("run"), &config, &notes)?;
+//! train(&mut run, TrainOptions::default(), &mut |report| {
+//!     println!("{} of {}: {}", report.step, report.num_steps, report.loss);
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok::<(), diffae_train::Error>(())
+//! ```
+//!
+//! # Features
+//! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default; training
+//!   itself runs on the CPU.
+
+mod autoencoder;
+mod checkpoint;
+mod classifier;
+mod config;
+mod data;
+mod error;
+mod latent;
+mod objective;
+mod parameters;
+pub mod presets;
+mod preview;
+mod random;
+mod rows;
+mod run;
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use diffae_infer::{ModelSource, Overwrite};
+use diffae_nets::weights::ArchitectureHints;
+
+pub use autoencoder::{StepResult, Trainer};
+pub use config::{
+    Crop, DataSettings, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings, OptimizerKind,
+    RunSettings, StageSettings, TrainConfig,
+};
+pub use data::{Labels, Pictures, Split};
+pub use error::{Error, Result};
+pub use latent::latent_loss;
+pub use run::{Notes, RunFolder, Stage};
+
+/// What a caller learns after each step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// The stage.
+    pub stage: Stage,
+    /// Steps that have been made.
+    pub step: usize,
+    /// Steps of the stage.
+    pub num_steps: usize,
+    /// Loss of this step.
+    pub loss: f64,
+    /// Pictures, or codes, of this step.
+    pub batch: usize,
+}
+
+/// Is called after each step; a break saves a checkpoint and stops.
+pub type OnStep<'a> = dyn FnMut(&StepReport) -> ControlFlow<()> + 'a;
+
+/// How training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All stages that were asked for are done.
+    Finished,
+    /// The caller stopped it; it can be resumed.
+    Stopped,
+}
+
+/// What is asked of [`train`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TrainOptions {
+    /// One stage instead of all.
+    pub stage: Option<Stage>,
+    /// Go on from the newest checkpoint of a stage that was begun.
+    pub resume: bool,
+}
+
+/// Runs the stages that are missing; says on the log what it leaves out. The folder then holds the model.
+///
+/// # Errors
+/// [`Error::Run`] if a stage lacks what an earlier one makes, or was begun and is not to be resumed;
+/// [`Error::Diverged`] if a loss is no number; others if data or files fail.
+pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep<'_>) -> Result<Outcome> {
+    let config = folder.config().clone();
+    let data = folder.notes().data.clone();
+    let pictures = Pictures::find(&data, &config.data, Split::Train)?;
+    let validation = Pictures::find(&data, &config.data, Split::Validation)?;
+    let labels = read_labels(folder, &pictures, &validation)?;
+    let stages = Stage::ALL.into_iter().filter(|stage| options.stage.is_none_or(|only| only == *stage));
+    for stage in stages {
+        if folder.is_done(stage) {
+            tracing::warn!("stage {} is done already", stage.name());
+            continue;
+        }
+        if stage != Stage::Autoencoder {
+            if config.model.kind == Kind::Ddpm {
+                tracing::warn!("a plain DDPM has no stage {}", stage.name());
+                continue;
+            }
+            if !folder.is_done(Stage::Autoencoder) {
+                let problem = format!(
+                    "stage {} needs the autoencoder; make it with `diffae train --stage autoencoder`",
+                    stage.name()
+                );
+                return Err(Error::Run { path: folder.path().to_owned(), problem });
+            }
+        }
+        let outcome = match (stage, &labels) {
+            (Stage::Autoencoder, _) => {
+                let data = autoencoder::Data { train: pictures.clone(), validation: validation.clone() };
+                train_autoencoder(folder, &data, options, on_step)?
+            }
+            (Stage::Latent, _) => latent::run(folder, &pictures, on_step)?,
+            (Stage::Classifier, Some(labels)) => classifier::run(folder, &pictures, labels, on_step)?,
+            (Stage::Classifier, None) if options.stage.is_none() => {
+                tracing::warn!("stage classifier is left out: there are no labels (--labels)");
+                continue;
+            }
+            (Stage::Classifier, None) => {
+                let problem = "stage classifier needs labels: give the file, or `folders`, by --labels".to_owned();
+                return Err(Error::Run { path: folder.path().to_owned(), problem });
+            }
+        };
+        if outcome == Outcome::Stopped {
+            return Ok(Outcome::Stopped);
+        }
+        folder.set_done(stage)?;
+    }
+    Ok(Outcome::Finished)
+}
+
+/// What stands for the names of folders where a label file is expected.
+pub const FOLDER_LABELS: &str = "folders";
+
+fn read_labels(folder: &RunFolder, pictures: &Pictures, validation: &Pictures) -> Result<Option<Labels>> {
+    let Some(path) = &folder.notes().labels else { return Ok(None) };
+    let labels =
+        if path == Path::new(FOLDER_LABELS) { Labels::from_folders(pictures)? } else { Labels::from_file(path)? };
+    labels.check(path, &[pictures, validation])?;
+    Ok(Some(labels))
+}
+
+fn train_autoencoder(
+    folder: &RunFolder,
+    data: &autoencoder::Data,
+    options: TrainOptions,
+    on_step: &mut OnStep<'_>,
+) -> Result<Outcome> {
+    let begun = autoencoder::is_begun(folder);
+    if begun && !options.resume {
+        let problem = format!(
+            "the run in it was begun; go on with `diffae train --out {} --resume`, or choose another folder",
+            folder.path().display()
+        );
+        return Err(Error::Run { path: folder.path().to_owned(), problem });
+    }
+    let given = folder.notes().init_from.as_deref().map(parameters_of).transpose()?.unwrap_or_default();
+    let mut trainer = Trainer::new(folder.config(), given)?;
+    folder.notes().freeze.iter().for_each(|part| trainer.freeze(part));
+    let outcome = autoencoder::run(folder, &mut trainer, data, begun, on_step)?;
+    if outcome == Outcome::Finished {
+        let source = ModelSource::from_networks(folder.config().model_config()?, trainer.averages()?);
+        source.write(folder.path(), DType::F32, Overwrite::Replace)?;
+    }
+    Ok(outcome)
+}
+
+/// The parameters of encoder and `UNet` of a model.
+fn parameters_of(model: &Path) -> Result<HashMap<String, Tensor>> {
+    let tensors = ModelSource::open(model, &ArchitectureHints::default())?.networks(DType::F32)?;
+    Ok(tensors.into_iter().filter(|(name, _)| !name.starts_with("latent_net.")).collect())
+}

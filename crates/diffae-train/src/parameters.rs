@@ -1,0 +1,259 @@
+//! Trainable parameters: seeded initial values, optimizer, moving average, and how all of them are stored.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Shape, Tensor, Var};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+use diffae_kernels::{AdamConfig, Gradients, ParameterState, adam_step, sum_of_squares};
+use diffae_nets::weights::{SafetensorsFile, TensorSource};
+use safetensors::Dtype;
+use safetensors::tensor::View;
+
+use crate::config::{OptimizerKind, StageSettings};
+use crate::error::{Error, Result, at};
+use crate::random::{Purpose, below, normal, stream, unit};
+
+/// Betas and epsilon of Adam, as everywhere in this field.
+const BETAS: (f64, f64) = (0.9, 0.999);
+const EPS: f64 = 1e-8;
+
+/// A parameter with what the optimizer keeps of it.
+#[derive(Debug)]
+struct Parameter {
+    var: Var,
+    state: ParameterState,
+    /// A frozen one is read by the network, but never changed.
+    frozen: bool,
+}
+
+/// All parameters of a stage.
+#[derive(Debug)]
+pub(crate) struct Parameters(BTreeMap<String, Parameter>);
+
+/// What one update did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Update {
+    /// Norm of the whole gradient before it was clipped.
+    pub(crate) grad_norm: f64,
+    /// Norms of the parts below `encoder.` and `unet.`.
+    pub(crate) grad_norm_encoder: f64,
+    pub(crate) grad_norm_unet: f64,
+}
+
+/// Makes variables as layers ask for them.
+#[derive(Debug, Clone)]
+struct Maker {
+    seed: u64,
+    /// Values that are there already, from another model.
+    given: Arc<HashMap<String, Tensor>>,
+    made: Arc<Mutex<BTreeMap<String, Var>>>,
+}
+
+impl Parameters {
+    /// Builds something out of variables: those in `given` have its values, the others begin at random by seed and name.
+    pub(crate) fn build<M>(
+        seed: u64,
+        given: HashMap<String, Tensor>,
+        build: impl FnOnce(&VarBuilder<'_>) -> Result<M>,
+    ) -> Result<(M, Self)> {
+        let maker = Maker { seed, given: Arc::new(given), made: Arc::default() };
+        let built = build(&VarBuilder::from_backend(Box::new(maker.clone()), DType::F32, Device::Cpu))?;
+        let made = std::mem::take(&mut *maker.made.lock().unwrap_or_else(PoisonError::into_inner));
+        let parameter = |(name, var): (String, Var)| -> Result<(String, Parameter)> {
+            let values = var.flatten_all()?.to_vec1::<f32>()?;
+            let zeros = vec![0.; values.len()];
+            let state = ParameterState { m: zeros.clone(), v: zeros, ema: values };
+            Ok((name, Parameter { var, state, frozen: false }))
+        };
+        Ok((built, Self(made.into_iter().map(parameter).collect::<Result<_>>()?)))
+    }
+
+    /// Freezes all whose name begins so.
+    pub(crate) fn freeze(&mut self, prefix: &str) {
+        self.0.iter_mut().filter(|(name, _)| name.starts_with(prefix)).for_each(|(_, p)| p.frozen = true);
+    }
+
+    /// Number of values.
+    pub(crate) fn count(&self) -> usize {
+        self.0.values().map(|parameter| parameter.var.elem_count()).sum()
+    }
+
+    /// Clips the gradients and makes a step, counted from 0. Parameters without a gradient stay as they are.
+    pub(crate) fn update(&mut self, gradients: &Gradients, settings: &StageSettings, step: usize) -> Result<Update> {
+        let (mut squares, mut encoder, mut unet) = (0., 0., 0.);
+        for (name, parameter) in self.0.iter().filter(|(_, p)| !p.frozen) {
+            if let Some(gradient) = gradients.get(&parameter.var) {
+                let sum = sum_of_squares(gradient)?;
+                squares += sum;
+                encoder += if name.starts_with("encoder.") { sum } else { 0. };
+                unet += if name.starts_with("unet.") { sum } else { 0. };
+            }
+        }
+        let grad_norm = squares.sqrt();
+        let clipped = settings.clip_norm > 0. && grad_norm > settings.clip_norm;
+        // With the epsilon of the reference's clipping.
+        let scale = if clipped { settings.clip_norm / (grad_norm + 1e-6) } else { 1. };
+        let weight_decay = if settings.optimizer == OptimizerKind::Adamw { settings.weight_decay } else { 0. };
+        let config = AdamConfig {
+            lr: settings.lr_at(step),
+            beta_1: BETAS.0,
+            beta_2: BETAS.1,
+            eps: EPS,
+            weight_decay,
+            ema_decay: settings.ema_decay_at(step),
+        };
+        for parameter in self.0.values_mut().filter(|p| !p.frozen) {
+            if let Some(gradient) = gradients.get(&parameter.var) {
+                adam_step(&parameter.var, gradient, &mut parameter.state, (&config, step, scale))?;
+            }
+        }
+        Ok(Update { grad_norm, grad_norm_encoder: encoder.sqrt(), grad_norm_unet: unet.sqrt() })
+    }
+
+    /// The moving averages.
+    pub(crate) fn averages(&self) -> Result<BTreeMap<String, Tensor>> {
+        let tensor = |(name, parameter): (&String, &Parameter)| {
+            let values = parameter.state.ema.clone();
+            Ok((name.clone(), Tensor::from_vec(values, parameter.var.shape(), &Device::Cpu)?))
+        };
+        self.0.iter().map(tensor).collect()
+    }
+
+    /// Starts the moving averages elsewhere.
+    pub(crate) fn set_averages(&mut self, averages: &BTreeMap<String, Tensor>) -> Result<()> {
+        for (name, parameter) in &mut self.0 {
+            let average = averages.get(name).filter(|average| average.dims() == parameter.var.dims());
+            let missing = || candle_core::Error::Msg(format!("there is no moving average that fits {name}"));
+            let average = average.ok_or_else(missing)?;
+            parameter.state.ema = average.flatten_all()?.to_vec1()?;
+        }
+        Ok(())
+    }
+
+    /// The parameters themselves, as they are now.
+    pub(crate) fn current(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.0.iter().map(|(name, p)| Ok((name.clone(), p.var.as_tensor().copy()?))).collect()
+    }
+
+    /// Writes everything to a safetensors file: `parameter/..`, `m/..`, `v/..`, `ema/..`.
+    pub(crate) fn save(&self, path: &Path) -> Result<()> {
+        let mut views = vec![];
+        for (name, Parameter { var, state, .. }) in &self.0 {
+            let values = var.flatten_all()?.to_vec1::<f32>()?;
+            views.push((format!("parameter/{name}"), Floats { values: Cow::Owned(values), shape: var.dims() }));
+            for (kind, values) in [("m", &state.m), ("v", &state.v), ("ema", &state.ema)] {
+                views.push((format!("{kind}/{name}"), Floats { values: Cow::Borrowed(values), shape: var.dims() }));
+            }
+        }
+        safetensors::serialize_to_file(views, None, path).map_err(|error| match error {
+            safetensors::SafeTensorError::IoError(source) => at(path)(source),
+            other => damaged(path, &other.to_string()),
+        })
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    pub(crate) fn load(&mut self, path: &Path) -> Result<()> {
+        let file = SafetensorsFile::open(path)?;
+        if file.names().len() != 4 * self.0.len() {
+            return Err(damaged(path, "it is of a run with other networks"));
+        }
+        for (name, Parameter { var, state, .. }) in &mut self.0 {
+            let read = |kind: &str| -> Result<Tensor> {
+                let tensor = file.read(&format!("{kind}/{name}"))?.to_tensor(DType::F32, &Device::Cpu)?;
+                if tensor.dims() == var.dims() {
+                    Ok(tensor)
+                } else {
+                    Err(damaged(path, "a parameter has another shape"))
+                }
+            };
+            let floats = |kind: &str| -> Result<Vec<f32>> { Ok(read(kind)?.flatten_all()?.to_vec1()?) };
+            var.set(&read("parameter")?)?;
+            *state = ParameterState { m: floats("m")?, v: floats("v")?, ema: floats("ema")? };
+        }
+        Ok(())
+    }
+}
+
+fn damaged(path: &Path, problem: &str) -> Error {
+    Error::Run { path: PathBuf::from(path), problem: problem.to_owned() }
+}
+
+/// Values as a safetensors file stores them.
+struct Floats<'a> {
+    values: Cow<'a, [f32]>,
+    shape: &'a [usize],
+}
+
+impl View for Floats<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(&*self.values)
+    }
+}
+
+impl SimpleBackend for Maker {
+    fn get(&self, shape: Shape, name: &str, init: Init, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(var) = made.get(name) {
+            return Ok(var.as_tensor().clone());
+        }
+        let var = match self.given.get(name) {
+            Some(tensor) if tensor.shape() == &shape => Var::from_tensor(tensor)?,
+            Some(tensor) => candle_core::bail!("{name} has shape {:?}, expected {:?}", tensor.dims(), shape.dims()),
+            None => Var::from_vec(initial(self.seed, name, &shape, init), shape, &Device::Cpu)?,
+        };
+        Ok(made.entry(name.to_owned()).or_insert(var).as_tensor().clone())
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        candle_core::bail!("{name} is asked for without a shape")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
+/// Initial values of a parameter.
+fn initial(seed: u64, name: &str, shape: &Shape, init: Init) -> Vec<f32> {
+    let hash = blake3::hash(name.as_bytes());
+    let counter = hash.as_bytes().iter().take(8).fold(0u64, |all, &byte| (all << 8) | u64::from(byte));
+    let mut stream = stream(seed, Purpose::Weights, counter);
+    let count = shape.elem_count();
+    #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+    let scaled = |values: Vec<f32>, mean: f64, stdev: f64| -> Vec<f32> {
+        values.into_iter().map(|value| (f64::from(value) * stdev + mean) as f32).collect()
+    };
+    match init {
+        #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+        Init::Const(value) => vec![value as f32; count],
+        Init::Randn { mean, stdev } => scaled(normal(&mut stream, count), mean, stdev),
+        #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+        Init::Uniform { lo, up } => (0..count).map(|_| (lo + (up - lo) * unit(&mut stream)) as f32).collect(),
+        Init::Kaiming { fan, non_linearity, .. } => {
+            let stdev = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
+            scaled(normal(&mut stream, count), 0., stdev)
+        }
+    }
+}
+
+/// A seed for dropout.
+pub(crate) fn dropout_seed(seed: u64, step: usize, part: usize) -> u64 {
+    let counter = (step as u64) << 16 | part as u64;
+    below(&mut stream(seed, Purpose::Dropout, counter), 1 << 62) as u64
+}

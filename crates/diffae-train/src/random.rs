@@ -1,0 +1,83 @@
+//! Random numbers that depend on the seed, on what they are for and on a counter alone, so that there is no state to
+//! save.
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
+
+/// What random numbers are for. Different purposes never share values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The order of an epoch; counter: the epoch.
+    Order,
+    /// Whether a picture is mirrored; counter: its place in the sequence of all pictures.
+    Flip,
+    /// Timestep and noise of a picture; counter: as above.
+    Noise,
+    /// Seeds of dropout; counter: step and part of the batch.
+    Dropout,
+    /// Initial weights; counter: a hash of the parameter's name.
+    Weights,
+    /// Noise of previews and validation; counter: the picture.
+    Preview,
+}
+
+/// The generator of a purpose and a counter.
+pub(crate) fn stream(seed: u64, purpose: Purpose, counter: u64) -> ChaCha20Rng {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&(purpose as u64).to_le_bytes());
+    key[16..22].copy_from_slice(b"train\0");
+    let mut stream = ChaCha20Rng::from_seed(key);
+    stream.set_stream(counter);
+    stream
+}
+
+/// Standard normal numbers.
+pub(crate) fn normal(stream: &mut ChaCha20Rng, count: usize) -> Vec<f32> {
+    (0..count).map(|_| StandardNormal.sample(stream)).collect()
+}
+
+/// A number in `0..bound`, each as likely as any other to one part in 2^32 or better.
+pub(crate) fn below(stream: &mut ChaCha20Rng, bound: usize) -> usize {
+    let wide = u128::from(stream.next_u64()) * bound as u128;
+    usize::try_from(wide >> 64).unwrap_or(0)
+}
+
+/// A number in `[0, 1)`.
+pub(crate) fn unit(stream: &mut ChaCha20Rng) -> f64 {
+    (stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// `0..count` in random order.
+pub(crate) fn permutation(seed: u64, epoch: u64, count: usize) -> Vec<usize> {
+    let mut stream = stream(seed, Purpose::Order, epoch);
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        order.swap(last, below(&mut stream, last + 1));
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_has_every_picture_once_and_another_order_than_the_next() {
+        let (first, second) = (permutation(1, 0, 100), permutation(1, 1, 100));
+        let mut sorted = first.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..100).collect::<Vec<_>>());
+        assert_ne!(first, second);
+        assert_eq!(first, permutation(1, 0, 100));
+    }
+
+    #[test]
+    fn numbers_stay_in_their_range() {
+        let mut stream = stream(0, Purpose::Flip, 3);
+        let drawn: Vec<usize> = (0..1000).map(|_| below(&mut stream, 3)).collect();
+        assert!((0..3).all(|n| drawn.iter().filter(|&&d| d == n).count() > 250));
+        assert!((0..1000).all(|_| (0. ..1.).contains(&unit(&mut stream))));
+    }
+}

@@ -1,0 +1,239 @@
+//! The folder of a run: what it was asked to do, what it has done, its lock and its log.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use diffae_infer::{Overwrite, write_atomically};
+use serde::{Deserialize, Serialize};
+
+use crate::config::TrainConfig;
+use crate::error::{Error, Result, at};
+
+const CONFIG_FILE: &str = "train.toml";
+const NOTES_FILE: &str = "run.json";
+const LOCK_FILE: &str = ".lock";
+const METRICS_FILE: &str = "metrics.jsonl";
+
+/// A stage of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Encoder and `UNet`, or the `UNet` of a plain DDPM.
+    Autoencoder,
+    /// The diffusion over `z_sem`.
+    Latent,
+    /// The attribute classifier.
+    Classifier,
+}
+
+impl Stage {
+    /// All, in order.
+    pub const ALL: [Self; 3] = [Self::Autoencoder, Self::Latent, Self::Classifier];
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Autoencoder => "autoencoder",
+            Self::Latent => "latent",
+            Self::Classifier => "classifier",
+        }
+    }
+}
+
+/// What a run was started on, and how far it is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Notes {
+    /// The pictures.
+    pub data: PathBuf,
+    /// Their attributes: a file, or [`FOLDER_LABELS`](crate::FOLDER_LABELS).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<PathBuf>,
+    /// A model whose parameters the first stage begins with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<PathBuf>,
+    /// Parts that the first stage leaves as they are: `encoder`, `unet`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
+    /// Stages that are finished.
+    #[serde(default)]
+    pub done: Vec<Stage>,
+}
+
+/// A run folder that this process alone works in.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    config: TrainConfig,
+    notes: Notes,
+    /// Held for as long as the process lives; the system lets go of it when the process is killed.
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Opens a run, or begins one.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if another process works there; [`Error::Run`] if it holds a run of another config or data, or
+    /// files that are no run.
+    pub fn open_or_create(path: &Path, config: &TrainConfig, notes: &Notes) -> Result<Self> {
+        if let Some(part) = notes.freeze.iter().find(|part| !["encoder", "unet"].contains(&part.as_str())) {
+            return Err(Error::Setting { key: "freeze", got: part.clone(), expected: "encoder or unet" });
+        }
+        if path.join(CONFIG_FILE).exists() {
+            let run = Self::open(path)?;
+            let same = run.config == *config && Notes { done: vec![], ..run.notes.clone() } == *notes;
+            let problem = "it holds a run with another config, data or labels; choose another folder, or go on with \
+                           the one there by --resume";
+            return if same { Ok(run) } else { Err(Error::Run { path: path.to_owned(), problem: problem.to_owned() }) };
+        }
+        let foreign = fs::read_dir(path).into_iter().flatten().flatten().any(|entry| entry.file_name() != LOCK_FILE);
+        if foreign {
+            let problem = "the folder is not empty and holds no run".to_owned();
+            return Err(Error::Run { path: path.to_owned(), problem });
+        }
+        fs::create_dir_all(path).map_err(at(path))?;
+        let lock = locked(path)?;
+        let run = Self { path: path.to_owned(), config: config.clone(), notes: notes.clone(), _lock: lock };
+        run.write_notes()?;
+        write_atomically(&path.join(CONFIG_FILE), config.to_toml().as_bytes(), Overwrite::Replace)?;
+        Ok(run)
+    }
+
+    /// Opens a run that has been begun.
+    ///
+    /// # Errors
+    /// As [`RunFolder::open_or_create`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let config_path = path.join(CONFIG_FILE);
+        if !config_path.exists() {
+            let problem = "there is no run to resume in it".to_owned();
+            return Err(Error::Run { path: path.to_owned(), problem });
+        }
+        let lock = locked(path)?;
+        let config = TrainConfig::from_toml(&fs::read_to_string(&config_path).map_err(at(&config_path))?)?;
+        let notes_path = path.join(NOTES_FILE);
+        let text = fs::read_to_string(&notes_path).map_err(at(&notes_path))?;
+        let notes = serde_json::from_str(&text)
+            .map_err(|error| Error::Run { path: notes_path, problem: format!("it is damaged: {error}") })?;
+        Ok(Self { path: path.to_owned(), config, notes, _lock: lock })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it is to do.
+    #[must_use]
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// What it was started on, and how far it is.
+    #[must_use]
+    pub fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    /// Whether a stage is finished.
+    #[must_use]
+    pub fn is_done(&self, stage: Stage) -> bool {
+        self.notes.done.contains(&stage)
+    }
+
+    /// Notes that a stage is finished.
+    pub(crate) fn set_done(&mut self, stage: Stage) -> Result<()> {
+        if !self.is_done(stage) {
+            self.notes.done.push(stage);
+        }
+        self.write_notes()
+    }
+
+    fn write_notes(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.notes).unwrap_or_default();
+        Ok(write_atomically(&self.path.join(NOTES_FILE), text.as_bytes(), Overwrite::Replace)?)
+    }
+
+    /// The log of a stage that goes on after `step` steps; later lines of a process that was killed are taken out.
+    pub(crate) fn metrics(&self, stage: Stage, step: usize) -> Result<Metrics> {
+        let path = self.path.join(METRICS_FILE);
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let stays = |line: &&str| {
+            let parsed: Option<Line> = serde_json::from_str(line).ok();
+            parsed.is_some_and(|line| line.stage != stage || line.step <= step)
+        };
+        let kept: String = text.lines().filter(stays).flat_map(|line| [line, "\n"]).collect();
+        write_atomically(&path, kept.as_bytes(), Overwrite::Replace)?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(at(&path))?;
+        Ok(Metrics { path, file })
+    }
+}
+
+/// What every line of the log has.
+#[derive(Debug, Deserialize)]
+struct Line {
+    stage: Stage,
+    step: usize,
+}
+
+/// `metrics.jsonl`.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    path: PathBuf,
+    file: File,
+}
+
+impl Metrics {
+    /// Adds a line.
+    pub(crate) fn write(&mut self, line: &impl Serialize) -> Result<()> {
+        let mut text = serde_json::to_string(line).unwrap_or_default();
+        text.push('\n');
+        self.file.write_all(text.as_bytes()).map_err(at(&self.path))
+    }
+}
+
+fn locked(folder: &Path) -> Result<File> {
+    let path = folder.join(LOCK_FILE);
+    let file = OpenOptions::new().create(true).append(true).open(&path).map_err(at(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: folder.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(at(path)(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_locked_and_keeps_its_config() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("run");
+        let config = crate::presets::config("smoke", &[]).unwrap();
+        let notes = Notes { data: "data".into(), ..Notes::default() };
+        let open = |config: &TrainConfig| RunFolder::open_or_create(&path, config, &notes);
+        let run = open(&config).unwrap();
+        assert!(matches!(open(&config), Err(Error::Locked { .. })));
+        drop(run);
+        let other = TrainConfig { seed: 7, ..config.clone() };
+        assert!(open(&other).unwrap_err().to_string().contains("another config"));
+        let mut run = open(&config).unwrap();
+        run.set_done(Stage::Autoencoder).unwrap();
+        drop(run);
+        assert!(RunFolder::open(&path).unwrap().is_done(Stage::Autoencoder));
+    }
+
+    #[test]
+    fn folders_of_other_things_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("thesis.txt"), "").unwrap();
+        let config = crate::presets::config("smoke", &[]).unwrap();
+        let error = RunFolder::open_or_create(folder.path(), &config, &Notes::default()).unwrap_err();
+        assert!(error.to_string().contains("not empty"), "{error}");
+    }
+}
