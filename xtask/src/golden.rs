@@ -8,6 +8,7 @@ mod fixture;
 mod math;
 mod model;
 mod report;
+mod steps;
 mod training;
 
 use std::fs;
@@ -55,7 +56,8 @@ fn check_model(folder: &Path, report: &mut Report) -> Result<()> {
     let context = || format!("checking {}", folder.display());
     report.begin(&folder.file_name().map_or_else(|| ".".to_owned(), |name| name.to_string_lossy().into_owned()));
     model::check(folder, report).with_context(context)?;
-    training::check(folder, report).with_context(context)
+    training::check(folder, report).with_context(context)?;
+    steps::check(folder, report).with_context(context)
 }
 
 /// `dir` itself if it is a model folder, else those in it, sorted.

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Tensor};
-use diffae_infer::{LoadOptions, ModelSource, Overwrite};
-use diffae_kernels::differentiable;
+use candle_nn::VarBuilder;
+use diffae_infer::{LatentConfig, LoadOptions, ModelSource, Overwrite};
+use diffae_kernels::{Gradients, differentiable, record};
 use diffae_nets::LatentNet;
 use diffae_schedule::{NoiseSchedule, Timestep};
 
+use crate::config::StageSettings;
 use crate::data::Pictures;
 use crate::error::Result;
 use crate::objective::Noised;
@@ -37,6 +39,57 @@ pub fn latent_loss(
     Ok(differentiable([&predicted], |[predicted]| (noise - predicted)?.abs()?.mean_all())?)
 }
 
+/// A latent net and its optimizer.
+#[derive(Debug)]
+pub struct LatentTrainer {
+    net: LatentNet,
+    parameters: Parameters,
+    schedule: NoiseSchedule,
+    settings: StageSettings,
+    step: usize,
+}
+
+impl LatentTrainer {
+    /// A latent net whose parameters begin as `given` says, the others at random by the seed.
+    ///
+    /// # Errors
+    /// If a given parameter does not fit.
+    pub fn new(
+        config: &LatentConfig,
+        settings: &StageSettings,
+        seed: u64,
+        given: HashMap<String, Tensor>,
+    ) -> Result<Self> {
+        let build = |vb: &VarBuilder<'_>| Ok(LatentNet::new(&config.net, &vb.pp("latent_net"))?);
+        let (net, parameters) = Parameters::build(seed, given, build)?;
+        let schedule = config.diffusion.noise_schedule()?;
+        Ok(Self { net, parameters, schedule, settings: settings.clone(), step: 0 })
+    }
+
+    /// One step with given timesteps and noise; the loss before it.
+    ///
+    /// # Shapes
+    /// - `z_0`: normalized codes, `[N, D]`; `noise`: the same; `timesteps`: N.
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn step_with(&mut self, z_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<f64> {
+        let (loss, tape) = record(|| latent_loss(&self.net, &self.schedule, (z_0, noise), timesteps))?;
+        let mut gradients = Gradients::default();
+        tape.backward(&loss, &mut gradients)?;
+        self.parameters.update(&gradients, &self.settings, self.step)?;
+        self.step += 1;
+        Ok(f64::from(loss.to_scalar::<f32>()?))
+    }
+
+    /// The parameters themselves.
+    ///
+    /// # Errors
+    /// If a tensor cannot be copied.
+    pub fn parameters(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.parameters.current()
+    }
+}
+
 /// Trains the stage from where it is to its end, and adds the latent net to the model.
 pub(crate) fn run(folder: &RunFolder, pictures: &Pictures, on_step: &mut OnStep<'_>) -> Result<Outcome> {
     let config = folder.config();
@@ -45,10 +98,9 @@ pub(crate) fn run(folder: &RunFolder, pictures: &Pictures, on_step: &mut OnStep<
     let moments = codes.moments()?;
     let z = codes.normalized(&moments)?;
     let latent = config.latent_config()?;
-    let (net, mut parameters) =
-        Parameters::build(config.seed, HashMap::new(), |vb| Ok(LatentNet::new(&latent.net, &vb.pp("latent_net"))?))?;
-    let schedule = latent.diffusion.noise_schedule()?;
     let settings = &config.latent;
+    let LatentTrainer { net, mut parameters, schedule, .. } =
+        LatentTrainer::new(&latent, settings, config.seed, HashMap::new())?;
     let stage = RowStage { folder, stage: Stage::Latent, settings, num_rows: codes.indices.len() };
     let loss = |step: usize, rows: &[usize]| {
         let rows: Vec<u32> = rows.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();

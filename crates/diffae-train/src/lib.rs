@@ -53,7 +53,7 @@ pub use config::{
 };
 pub use data::{Labels, Pictures, Split};
 pub use error::{Error, Result};
-pub use latent::latent_loss;
+pub use latent::{LatentTrainer, latent_loss};
 pub use run::{Notes, RunFolder, Stage};
 
 /// What a caller learns after each step.
