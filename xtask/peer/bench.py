@@ -11,7 +11,7 @@ import time
 import torch
 
 from chain import Chain
-from twin import Model, ModelConf
+from twin import LatentConf, LatentNet, Model, ModelConf
 
 CHAIN_STEPS = "ddim10"
 
@@ -66,6 +66,17 @@ def prepare(work):
     if work["kind"] == "encoder":
         return torch.inference_mode()(lambda: model.encoder(x))
     chain = Chain.of("linear", CHAIN_STEPS)
+    if work["kind"] == "sample":
+        layers = preset["latent_num_layers"]
+        latent = LatentNet(LatentConf(
+            width=preset["embed_channels"], hidden=preset["latent_hidden_channels"], layers=layers,
+            skip=tuple(range(1, layers)))).eval().requires_grad_(False)
+        z_chain = Chain.of("const0.008", CHAIN_STEPS)
+
+        def invented():
+            z_0 = z_chain.decode(latent, z, clip=False)
+            return chain.decode(lambda x, t: model(x, t, z_0), x)
+        return torch.inference_mode()(invented)
 
     def both_ways():
         z = model.encoder(x)

@@ -3,20 +3,23 @@
 //! With `--peer`, each round runs our work, then the same work in PyTorch (`xtask/peer/bench.py`), once as it is and
 //! once with glibc told to keep its memory; the ratio is against the faster of the two.
 
+mod end_to_end;
 mod machine;
 mod ours;
 mod peer;
 mod report;
+mod scaling;
 mod work;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use diffae_kernels::num_multiply_adds;
 
 use peer::Peer;
 use report::{Measurement, Report};
-use work::Work;
+use work::{Kind, Work};
 
 use crate::repository;
 
@@ -60,10 +63,16 @@ pub(crate) struct Args {
     /// Switch Winograd's algorithm off.
     #[arg(long)]
     exact: bool,
+    /// Measure how time grows with batch and picture size, and two threads against one; draw it to FILE.svg.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["peer", "against", "only"])]
+    scaling: Option<PathBuf>,
     /// List the work and stop.
     #[arg(long)]
     list: bool,
-    /// Take one training step in a process of its own and print the memory it took.
+    /// Load a model in a process of its own and print the memory it holds.
+    #[arg(long, hide = true, value_name = "MODEL")]
+    loaded_memory: Option<PathBuf>,
+    /// Take a few training steps in a process of its own and print the memory it took.
     #[arg(long, hide = true, value_name = "NAME")]
     memory_of: Option<String>,
 }
@@ -79,6 +88,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let work = Work::all().into_iter().find(|work| &work.name == name);
         println!("{}", ours::peak_bytes(&work.with_context(|| format!("there is no work named {name:?}"))?)?);
         return Ok(());
+    }
+    if let Some(model) = &args.loaded_memory {
+        println!("{}", ours::held_bytes(model)?);
+        return Ok(());
+    }
+    if let Some(path) = &args.scaling {
+        return scaling::run(path, args.threads, args.rounds.unwrap_or(7));
     }
     let chosen =
         |work: &Work| args.only.as_ref().is_none_or(|only| work.name.contains(only)) && !(args.quick && work.is_long());
@@ -96,8 +112,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new(args.threads, args.against.as_deref())?;
     let mut peers = if args.peer { Peer::start_both(&python(args), args.threads)? } else { vec![] };
     for work in &works {
-        let measurement = measure(work, &mut peers, (rounds, args))?;
+        let measurement = if work.kind == Kind::Reconstruct {
+            end_to_end::measure(work, args.peer.then(|| python(args)).as_deref(), args.threads, rounds)?
+        } else {
+            measure(work, &mut peers, (rounds, args))?
+        };
         report.add(work, &measurement);
+    }
+    if args.only.is_none() {
+        println!("{}", ours::memory_of_a_loaded_model()?);
     }
     report.conclude(args.json.as_deref().or(args.save.as_deref()))
 }
@@ -117,7 +140,8 @@ fn python(args: &Args) -> PathBuf {
 
 /// Rounds of ours and of each peer in turn; the first of each is warm-up.
 fn measure(work: &Work, peers: &mut [Peer], (rounds, args): (usize, &Args)) -> Result<Measurement> {
-    let mut measurement = Measurement { ours_ms: vec![], peers_ms: vec![vec![]; peers.len()], memory: None };
+    let mut measurement =
+        Measurement { ours_ms: vec![], peers_ms: vec![vec![]; peers.len()], memory: None, gflop: None };
     let mut ours = ours::Prepared::new(work)?;
     for peer in peers.iter_mut() {
         peer.prepare(work)?;
@@ -125,7 +149,9 @@ fn measure(work: &Work, peers: &mut [Peer], (rounds, args): (usize, &Args)) -> R
     for round in 0..=rounds {
         // Idle threads of one side spin for a while before they sleep; the other must not pay for it.
         std::thread::sleep(PAUSE);
+        let before = num_multiply_adds();
         let ms = ours.run_ms()?;
+        measurement.gflop = Some(2e-9 * (num_multiply_adds() - before) as f64);
         let mut peers_ms = Vec::with_capacity(peers.len());
         for peer in peers.iter_mut() {
             std::thread::sleep(PAUSE);

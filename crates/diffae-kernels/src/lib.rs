@@ -45,6 +45,7 @@ mod resample;
 mod storage;
 mod tape;
 mod threads;
+mod work;
 
 pub use attention::attention;
 pub use conv2d::{ConvInput, ConvWeight, conv2d};
@@ -59,3 +60,4 @@ pub use optimizer::{AdamConfig, ParameterState, adam_step, sum_of_squares};
 pub use resample::{average_pool_2x, upsample_nearest_2x};
 pub use tape::{Gradients, Tape, checkpoint, differentiable, no_gradients, record};
 pub use threads::{run_in_pool, set_num_threads};
+pub use work::num_multiply_adds;

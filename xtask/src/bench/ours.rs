@@ -10,7 +10,7 @@ use candle_nn::{VarBuilder, VarMap};
 use diffae_kernels::{
     AdamConfig, Gradients, ParameterState, adam_step, differentiable, record, run_in_pool, sum_of_squares,
 };
-use diffae_nets::{DiffusionAutoencoder, SemanticEncoder, Unet};
+use diffae_nets::{DiffusionAutoencoder, LatentNet, SemanticEncoder, Unet};
 use diffae_schedule::{
     BetaSchedule, Clip, DdimSampler, Denoiser, NoiseSchedule, StepChain, StepSequence, Timestep, no_callback, no_noise,
 };
@@ -32,6 +32,7 @@ enum Runner {
     Unet { unet: Box<Unet>, x_t: Tensor, z_sem: Tensor },
     Encoder { encoder: SemanticEncoder, x_0: Tensor },
     Chain { unet: Box<Unet>, encoder: SemanticEncoder, x_0: Tensor },
+    Sample { unet: Box<Unet>, latent: LatentNet, x_terminal: Tensor, z_terminal: Tensor },
     Train(Box<Training>),
 }
 
@@ -59,6 +60,13 @@ impl Prepared {
         encoder.freeze();
         let runner = match work.kind {
             Kind::Encoder => Runner::Encoder { encoder, x_0: x },
+            Kind::Sample => {
+                let vars = VarMap::new();
+                let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+                let latent = LatentNet::new(&work.preset.latent_config()?, &vb)?;
+                let z_terminal = Tensor::randn(0f32, 1., (work.batch, work.preset.embed_channels), &Device::Cpu)?;
+                Runner::Sample { unet, latent, x_terminal: x, z_terminal }
+            }
             Kind::Chain => Runner::Chain { unet, encoder, x_0: x },
             _ => {
                 let z_sem = Tensor::randn(0f32, 1., (work.batch, work.preset.embed_channels), &Device::Cpu)?;
@@ -76,6 +84,9 @@ impl Prepared {
                 Runner::Unet { unet, x_t, z_sem } => drop(unet.forward(x_t, &[TIMESTEP], Some(z_sem))?),
                 Runner::Encoder { encoder, x_0 } => drop(encoder.forward(x_0)?),
                 Runner::Chain { unet, encoder, x_0 } => chain(unet, encoder, x_0)?,
+                Runner::Sample { unet, latent, x_terminal, z_terminal } => {
+                    sample(unet, latent, x_terminal, z_terminal)?;
+                }
                 Runner::Train(training) => training.step()?,
             }
             Ok(start.elapsed().as_secs_f64() * 1e3)
@@ -83,30 +94,53 @@ impl Prepared {
     }
 }
 
+/// The `UNet` with its projections.
+struct Conditioned<'a> {
+    unet: &'a Unet,
+    time: diffae_nets::TimeProjections,
+    timesteps: Vec<Timestep>,
+    z_sem: diffae_nets::ZSemProjections,
+}
+
+impl<'a> Conditioned<'a> {
+    fn new(unet: &'a Unet, z_sem: &Tensor, chain: &StepChain) -> Result<Self> {
+        let timesteps = chain.timesteps().to_vec();
+        let numbers: Vec<f32> = timesteps.iter().map(|t| t.get() as f32).collect();
+        let (time, z_sem) = (unet.project_time(&numbers, z_sem)?, unet.project_z_sem(z_sem)?);
+        Ok(Self { unet, time, timesteps, z_sem })
+    }
+}
+
+impl Denoiser for Conditioned<'_> {
+    fn eps(&self, x_t: &Tensor, timesteps: &[Timestep]) -> candle_core::Result<Tensor> {
+        let known = self.timesteps.iter().position(|t| timesteps.first() == Some(t)).unwrap_or(0);
+        self.unet.forward_projected(x_t, &self.time.of(known)?, Some(&self.z_sem))
+    }
+}
+
+fn steps(schedule: &BetaSchedule) -> Result<StepChain> {
+    Ok(StepChain::new(&NoiseSchedule::new(schedule, 1000)?, &StepSequence::Ddim(CHAIN_STEPS))?)
+}
+
 /// Encode, invert, decode.
 fn chain(unet: &Unet, encoder: &SemanticEncoder, x_0: &Tensor) -> Result<()> {
-    struct Conditioned<'a> {
-        unet: &'a Unet,
-        time: diffae_nets::TimeProjections,
-        timesteps: Vec<Timestep>,
-        z_sem: diffae_nets::ZSemProjections,
-    }
-    impl Denoiser for Conditioned<'_> {
-        fn eps(&self, x_t: &Tensor, timesteps: &[Timestep]) -> candle_core::Result<Tensor> {
-            let known = self.timesteps.iter().position(|t| timesteps.first() == Some(t)).unwrap_or(0);
-            self.unet.forward_projected(x_t, &self.time.of(known)?, Some(&self.z_sem))
-        }
-    }
-    let z_sem = encoder.forward(x_0)?;
-    let schedule = NoiseSchedule::new(&BetaSchedule::Linear, 1000)?;
-    let steps = StepChain::new(&schedule, &StepSequence::Ddim(CHAIN_STEPS))?;
-    let timesteps = steps.timesteps().to_vec();
-    let numbers: Vec<f32> = timesteps.iter().map(|t| t.get() as f32).collect();
-    let (time, z_sem) = (unet.project_time(&numbers, x_0)?, unet.project_z_sem(&z_sem)?);
-    let denoiser = Conditioned { unet, time, timesteps, z_sem };
+    let steps = steps(&BetaSchedule::Linear)?;
+    let denoiser = Conditioned::new(unet, &encoder.forward(x_0)?, &steps)?;
     let sampler = DdimSampler::new(steps, Clip::UnitRange);
     let x_terminal = sampler.invert(&denoiser, x_0, &mut no_callback)?;
     sampler.decode(&denoiser, &x_terminal, &mut no_noise, &mut no_callback)?;
+    Ok(())
+}
+
+/// Invent a code, decode it.
+fn sample(unet: &Unet, latent: &LatentNet, x_terminal: &Tensor, z_terminal: &Tensor) -> Result<()> {
+    let eps =
+        |z_t: &Tensor, timesteps: &[Timestep]| latent.forward(z_t, &[timesteps.first().map_or(0., |t| t.get() as f32)]);
+    let latent_steps = steps(&BetaSchedule::Constant { value: 0.008 })?;
+    let z_sem = DdimSampler::new(latent_steps, Clip::None).decode(&eps, z_terminal, &mut no_noise, &mut no_callback)?;
+    let steps = steps(&BetaSchedule::Linear)?;
+    let denoiser = Conditioned::new(unet, &z_sem, &steps)?;
+    DdimSampler::new(steps, Clip::UnitRange).decode(&denoiser, x_terminal, &mut no_noise, &mut no_callback)?;
     Ok(())
 }
 
@@ -175,4 +209,39 @@ pub(crate) fn peak_bytes_in_child(work: &Work, threads: usize) -> Result<u64> {
     let output = Command::new(program).args(arguments).output().context("cannot start this program again")?;
     let text = String::from_utf8_lossy(&output.stdout);
     text.trim().parse().with_context(|| format!("the process of {} failed", work.name))
+}
+
+/// Memory of the 128-pixel model once it has run, against the f32 file that it came from.
+pub(crate) fn memory_of_a_loaded_model() -> Result<String> {
+    let folder = std::env::temp_dir().join(format!("diffae-memory-{}", std::process::id()));
+    let measured = (|| {
+        let work = Work::all().into_iter().find(|work| work.name == "unet-128-b1").context("there is no such work")?;
+        super::end_to_end::write_model(&folder, &work)?;
+        let file = std::fs::metadata(folder.join(diffae_infer::WEIGHTS_FILE)).context("cannot find the model")?.len();
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let output = Command::new(program).args(["bench", "--loaded-memory"]).arg(&folder).output();
+        let output = output.context("cannot start this program again")?;
+        let held: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().context("the process has failed")?;
+        let mib = f64::from(1 << 20);
+        let (held, file) = (held / mib, file as f64 / mib);
+        Ok(format!("128-pixel model: {held:.0} MiB in memory, {file:.0} MiB as f32 file: {:.2} times", held / file))
+    })();
+    // Best effort: what matters is the measurement.
+    let _ = std::fs::remove_dir_all(&folder);
+    measured
+}
+
+/// Memory that a model holds in this process after two uses.
+pub(crate) fn held_bytes(model: &std::path::Path) -> Result<u64> {
+    let idle = machine::resident_bytes()?;
+    let model = diffae_infer::Model::load(model, &diffae_infer::LoadOptions::cpu())?;
+    let [channels, size, _] = model.image_shape();
+    let x = Tensor::zeros((1, channels, size, size), DType::F32, &Device::Cpu)?;
+    for _ in 0..2 {
+        let z_sem = model.encode_semantic(&x)?;
+        model.unet().forward(&x, &[TIMESTEP], Some(&z_sem))?;
+        // What the allocator holds back goes after a moment.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    Ok(machine::resident_bytes()?.saturating_sub(idle))
 }

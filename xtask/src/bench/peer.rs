@@ -10,8 +10,16 @@ use super::work::Work;
 use crate::repository;
 
 /// What tells glibc to keep its memory.
-const KEEP_MEMORY: [(&str, &str); 2] =
+pub(crate) const KEEP_MEMORY: [(&str, &str); 2] =
     [("MALLOC_MMAP_THRESHOLD_", "4294967296"), ("MALLOC_TRIM_THRESHOLD_", "8589934592")];
+
+/// A script of the twin.
+pub(crate) fn python_command(python: &Path, script: &Path) -> Command {
+    let mut command = Command::new(python);
+    // What some machines set for old builds of numpy slows a current one.
+    command.env_remove("OPENBLAS_CORETYPE").env_remove("OPENBLAS_L2_SIZE").arg(script);
+    command
+}
 
 /// A running twin.
 pub(crate) struct Peer {
@@ -28,10 +36,8 @@ impl Peer {
 
     fn start(python: &Path, threads: usize, environment: &[(&str, &str)]) -> Result<Self> {
         let script = repository::root()?.join("xtask/peer/bench.py");
-        let mut command = Command::new(python);
-        // What some machines set for old builds of numpy slows a current one.
-        command.env_remove("OPENBLAS_CORETYPE").env_remove("OPENBLAS_L2_SIZE");
-        command.arg(script).arg(threads.to_string()).envs(environment.iter().copied());
+        let mut command = python_command(python, &script);
+        command.arg(threads.to_string()).envs(environment.iter().copied());
         let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = started.with_context(|| format!("cannot start {}", python.display()))?;
         let requests = child.stdin.take().context("the peer has no input")?;

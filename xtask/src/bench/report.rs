@@ -14,6 +14,8 @@ pub(crate) struct Measurement {
     pub(crate) ours_ms: Vec<f64>,
     /// Of each peer.
     pub(crate) peers_ms: Vec<Vec<f64>>,
+    /// Arithmetic of one run, as the plain algorithms count it.
+    pub(crate) gflop: Option<f64>,
     /// Bytes of ours and of the peer.
     pub(crate) memory: Option<(u64, Option<u64>)>,
 }
@@ -29,6 +31,9 @@ pub(crate) struct Row {
     ratio: Option<f64>,
     /// Smallest and largest ratio of a round.
     ratio_range: Option<[f64; 2]>,
+    /// Plain arithmetic over time.
+    #[serde(default)]
+    gflops: Option<f64>,
     ours_bytes: Option<u64>,
     peer_bytes: Option<u64>,
 }
@@ -56,7 +61,10 @@ impl Report {
         };
         let (machine, peak_gflops) = (machine::processor(), machine::peak_gflops()?);
         println!("{machine}, {threads} threads, matrix product {peak_gflops:.0} GFLOP/s");
-        println!("{:<20} {:>10} {:>10} {:>7} {:>15}", "work", "ours ms", "peer ms", "ratio", "range");
+        println!(
+            "{:<20} {:>10} {:>10} {:>7} {:>15} {:>8} {:>6}",
+            "work", "ours ms", "peer ms", "ratio", "range", "GFLOP/s", "peak"
+        );
         let file = File { machine, threads, peak_gflops, rows: vec![] };
         Ok(Self { file, before: before.map(read).transpose()? })
     }
@@ -67,7 +75,14 @@ impl Report {
         let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
         let range = row.ratio_range.map_or_else(|| "-".to_owned(), |[low, high]| format!("{low:.2} .. {high:.2}"));
         let (ours, peer, ratio) = (number(Some(row.ours_ms)), number(row.peer_ms), number(row.ratio));
-        println!("{:<20} {ours:>10} {peer:>10} {ratio:>7} {range:>15}{}", row.work, self.change(&row));
+        println!(
+            "{:<20} {ours:>10} {peer:>10} {ratio:>7} {range:>15} {:>8} {:>6}{}",
+            row.work,
+            row.gflops.map_or_else(|| "-".to_owned(), |gflops| format!("{gflops:.0}")),
+            row.gflops
+                .map_or_else(|| "-".to_owned(), |gflops| format!("{:.0}%", 100. * gflops / self.file.peak_gflops)),
+            self.change(&row)
+        );
         if let Some(ours) = row.ours_bytes {
             let ratio = row.peer_bytes.map(|peer| peer as f64 / ours as f64);
             let mib = |bytes: Option<u64>| number(bytes.map(|bytes| bytes as f64 / f64::from(1 << 20)));
@@ -115,6 +130,7 @@ impl Row {
             peer_ms: fastest.map(|peer| median(peer)),
             ratio: fastest.map(|peer| median(peer) / ours_ms),
             ratio_range: ratios.as_ref().map(range),
+            gflops: measurement.gflop.map(|gflop| gflop / ours_ms * 1e3),
             ours_bytes,
             peer_bytes: peer_bytes.flatten(),
         }
@@ -122,7 +138,7 @@ impl Row {
 }
 
 /// The middle value.
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() >> 1).copied().unwrap_or(f64::NAN)

@@ -1,7 +1,10 @@
 //! What is measured.
 
 use anyhow::Result;
-use diffae_nets::{AutoencoderConfig, Conditioning, EncoderConfig, RawEncoderConfig, RawUnetConfig, UnetConfig};
+use diffae_nets::{
+    AutoencoderConfig, Conditioning, EncoderConfig, LatentNetConfig, RawEncoderConfig, RawLatentNetConfig,
+    RawUnetConfig, UnetConfig,
+};
 use serde::Serialize;
 
 /// One thing to do, the same for us and the peer.
@@ -22,6 +25,10 @@ pub(crate) enum Kind {
     Encoder,
     /// Encode, invert and decode, ten steps each way.
     Chain,
+    /// Invent a code and decode it, ten steps each.
+    Sample,
+    /// Reconstruct a picture file with a model directory, from the start of a process to its end.
+    Reconstruct,
     /// Forward, backward, clip, Adam, EMA.
     Train,
 }
@@ -35,6 +42,8 @@ pub(crate) struct Preset {
     pub(crate) encoder_channel_mult: Vec<usize>,
     pub(crate) num_res_blocks: usize,
     pub(crate) embed_channels: usize,
+    pub(crate) latent_hidden_channels: usize,
+    pub(crate) latent_num_layers: usize,
 }
 
 impl Work {
@@ -48,6 +57,8 @@ impl Work {
                     Kind::Encoder => "encoder",
                     Kind::Chain => "chain",
                     Kind::Train => "train",
+                    Kind::Sample => "sample",
+                    Kind::Reconstruct => "reconstruct",
                 };
                 let name = format!("{kind_name}-{label}-b{batch}");
                 all.push(Self { name, kind, preset: preset.clone(), batch });
@@ -63,7 +74,10 @@ impl Work {
         add(Kind::Train, ("small", &small), &[32]);
         add(Kind::Train, ("64", &p_64), &[4]);
         add(Kind::Chain, ("small", &small), &[1]);
+        add(Kind::Sample, ("small", &small), &[1]);
         add(Kind::Chain, ("64", &p_64), &[1]);
+        add(Kind::Sample, ("64", &p_64), &[1]);
+        add(Kind::Reconstruct, ("64", &p_64), &[1]);
         all
     }
 
@@ -87,6 +101,8 @@ impl Preset {
             encoder_channel_mult: vec![1, 2, 2, 4],
             num_res_blocks: 1,
             embed_channels: 128,
+            latent_hidden_channels: 512,
+            latent_num_layers: 6,
         }
     }
 
@@ -99,6 +115,8 @@ impl Preset {
             encoder_channel_mult: vec![1, 2, 4, 8, 8],
             num_res_blocks: 2,
             embed_channels: 512,
+            latent_hidden_channels: 2048,
+            latent_num_layers: 10,
         }
     }
 
@@ -122,6 +140,17 @@ impl Preset {
             encoder_channel_mult: vec![1, 1, 2, 2, 4, 4, 4],
             ..Self::of_64()
         }
+    }
+
+    /// The config of the latent net.
+    pub(crate) fn latent_config(&self) -> Result<LatentNetConfig> {
+        Ok(LatentNetConfig::new(RawLatentNetConfig {
+            z_channels: self.embed_channels,
+            hidden_channels: self.latent_hidden_channels,
+            num_layers: self.latent_num_layers,
+            skip_layers: (1..self.latent_num_layers).collect(),
+            time_embed_channels: 64,
+        })?)
     }
 
     /// The networks' configs.

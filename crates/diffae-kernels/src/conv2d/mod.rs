@@ -17,6 +17,7 @@ use crate::cpu::weight_gradient::WeightGradient;
 use crate::operation::{Operation, View, apply_3};
 use crate::storage::{runs_here, with_all_floats};
 use crate::tape::differentiable;
+use crate::work::note_multiply_adds;
 
 /// `y[n, o] = bias[o] + sum over c of x[n, c] * weight[o, c]`, stride 1, with zeros around the picture that keep its size.
 ///
@@ -113,6 +114,7 @@ pub(crate) fn convolve(
     bias: Option<&[f32]>,
     residual: Option<&[f32]>,
 ) -> Vec<f32> {
+    note_multiply_adds(images * input.area() * weight.inputs * weight.outputs * weight.algorithm.taps());
     let output = |to| PlanesOut {
         to,
         channels: weight.outputs,
@@ -182,5 +184,6 @@ impl Sizes {
 /// The gradient of the weights, `[O, C, K, K]`.
 fn weight_gradient(images: usize, input: Planes, output: Planes, algorithm: Algorithm) -> Vec<f32> {
     let len = output.channels * input.channels * algorithm.taps();
+    note_multiply_adds(images * input.area() * len);
     crate::cpu::weight_gradient::to_vec(len, |to| WeightGradient { images, input, output, algorithm, to })
 }

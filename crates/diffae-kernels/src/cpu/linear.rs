@@ -3,6 +3,7 @@
 use super::parallel::{Shared, for_each_range};
 use super::scratch::filled;
 use super::simd::{LANES, Simd, Task, run};
+use crate::work::note_multiply_adds;
 
 /// Rows up to which [`few_rows`] beats a matrix product.
 pub(crate) const FEW_ROWS: usize = 8;
@@ -11,6 +12,7 @@ pub(crate) const FEW_ROWS: usize = 8;
 pub(crate) fn few_rows(x: &[f32], w: &[f32], b: &[f32], inputs: usize) -> Vec<f32> {
     let outputs = b.len();
     let rows = x.len().checked_div(inputs).unwrap_or(0);
+    note_multiply_adds(rows * inputs * outputs);
     let least = 65_536_usize.checked_div(inputs).unwrap_or(1).max(1);
     // SAFETY: every output of every row is written.
     unsafe {

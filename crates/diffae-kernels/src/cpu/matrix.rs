@@ -2,6 +2,8 @@
 
 use gemm::Parallelism;
 
+use crate::work::note_multiply_adds;
+
 /// A view of a slice as a matrix.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Matrix<'a> {
@@ -41,6 +43,7 @@ fn multiply_with(a: Matrix<'_>, b: Matrix<'_>, to: &mut [f32], parallelism: Para
     if to.len() < m * n || m * n == 0 {
         return;
     }
+    note_multiply_adds(m * n * k);
     // SAFETY: `rows` has seen to it that the views lie inside their slices, and `to` has m n elements. Strides come
     // from lengths of slices, which fit isize.
     unsafe {
