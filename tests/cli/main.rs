@@ -9,3 +9,4 @@ mod models;
 mod pictures;
 mod samples;
 mod support;
+mod training;

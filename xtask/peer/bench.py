@@ -1,7 +1,7 @@
 """The PyTorch side of `cargo xtask bench --peer`.
 
 Started with the number of threads.  Each line on standard input is answered by one on standard output: a piece of work
-as JSON builds its model, `run` does it once and answers the milliseconds, `memory` answers the most bytes that the
+as JSON builds its model, `run N` does it N times and answers the milliseconds of one, `memory` answers the most bytes that the
 process has held above what it held before the first model.
 """
 import json
@@ -92,10 +92,12 @@ def main():
     print("ready", flush=True)
     for line in sys.stdin:
         line = line.strip()
-        if line == "run":
+        if line.startswith("run"):
+            repeats = int(line.split()[1])
             start = time.perf_counter()
-            work()
-            print((time.perf_counter() - start) * 1e3, flush=True)
+            for _ in range(repeats):
+                work()
+            print((time.perf_counter() - start) * 1e3 / repeats, flush=True)
         elif line == "memory":
             print(status("VmHWM") - idle, flush=True)
         else:

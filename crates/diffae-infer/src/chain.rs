@@ -1,26 +1,30 @@
 //! What encoding, decoding and sampling share: the networks as denoisers, and the sampler of a step count.
 
 use candle_core::Tensor;
-use diffae_nets::{LatentNet, TimeProjections, Unet, ZSemProjections};
-use diffae_schedule::{Clip, DdimSampler, Denoiser, NoiseSchedule, StepChain, StepSequence, Timestep};
+use diffae_nets::{TimeProjections, ZSemProjections};
+use diffae_schedule::{
+    Clip, DdimSampler, Denoiser, NoiseSchedule, PredictionTarget, StepChain, StepSequence, Timestep,
+};
 
 use crate::error::{Result, computing};
+use crate::model::{Latent, Model};
 
 /// The `UNet` with what it makes of `z_sem` and of a chain's timesteps, computed once for the whole chain.
 pub(crate) struct UnetDenoiser<'a> {
-    unet: &'a Unet,
+    model: &'a Model,
     z_sem: Option<ZSemProjections>,
     timesteps: Vec<Timestep>,
     time: TimeProjections,
 }
 
 impl<'a> UnetDenoiser<'a> {
-    pub(crate) fn new(unet: &'a Unet, z_sem: Option<&Tensor>, chain: &StepChain, like: &Tensor) -> Result<Self> {
+    pub(crate) fn new(model: &'a Model, z_sem: Option<&Tensor>, chain: &StepChain, like: &Tensor) -> Result<Self> {
+        let unet = model.unet();
         let timesteps = chain.timesteps().to_vec();
         let numbers: Vec<f32> = timesteps.iter().map(|t| t.get() as f32).collect();
         let time = computing("projecting timesteps", unet.project_time(&numbers, like))?;
         let z_sem = z_sem.map(|z_sem| computing("projecting z_sem", unet.project_z_sem(z_sem))).transpose()?;
-        Ok(Self { unet, z_sem, timesteps, time })
+        Ok(Self { model, z_sem, timesteps, time })
     }
 }
 
@@ -31,17 +35,37 @@ impl Denoiser for UnetDenoiser<'_> {
             [t] => known(t).map(|idx| self.time.of(idx)),
             _ => None,
         };
-        let time = time.unwrap_or_else(|| self.unet.project_time(&numbers(distinct(timesteps)), x_t))?;
-        self.unet.forward_projected(x_t, &time, self.z_sem.as_ref())
+        let unet = self.model.unet();
+        let time = time.unwrap_or_else(|| unet.project_time(&numbers(distinct(timesteps)), x_t))?;
+        let predicted = unet.forward_projected(x_t, &time, self.z_sem.as_ref())?;
+        eps_of(self.model.config().diffusion.prediction, self.model.schedule(), (predicted, x_t), timesteps)
+    }
+}
+
+/// The noise that follows from a prediction.
+fn eps_of(
+    target: PredictionTarget,
+    schedule: &NoiseSchedule,
+    (predicted, x_t): (Tensor, &Tensor),
+    timesteps: &[Timestep],
+) -> candle_core::Result<Tensor> {
+    match (target, distinct(timesteps)) {
+        (PredictionTarget::Eps, _) => Ok(predicted),
+        (_, &[t]) => {
+            let alpha_bar = schedule.alpha_bar(t).map_err(candle_core::Error::wrap)?;
+            target.eps(&predicted, x_t, alpha_bar).map_err(candle_core::Error::wrap)
+        }
+        (_, timesteps) => candle_core::bail!("{target} at {} timesteps at once", timesteps.len()),
     }
 }
 
 /// The latent net.
-pub(crate) struct LatentDenoiser<'a>(pub(crate) &'a LatentNet);
+pub(crate) struct LatentDenoiser<'a>(pub(crate) &'a Latent);
 
 impl Denoiser for LatentDenoiser<'_> {
     fn eps(&self, z_t: &Tensor, timesteps: &[Timestep]) -> candle_core::Result<Tensor> {
-        self.0.forward(z_t, &numbers(distinct(timesteps)))
+        let predicted = self.0.net.forward(z_t, &numbers(distinct(timesteps)))?;
+        eps_of(self.0.prediction, &self.0.schedule, (predicted, z_t), timesteps)
     }
 }
 

@@ -46,7 +46,7 @@ impl Model {
         on_step: &mut OnStep<'_>,
     ) -> Result<Tensor> {
         let sampler = ddim(self.schedule(), options.num_steps, options.clip, options.eta)?;
-        let denoiser = UnetDenoiser::new(self.unet(), z_sem, sampler.chain(), x_terminal)?;
+        let denoiser = UnetDenoiser::new(self, z_sem, sampler.chain(), x_terminal)?;
         Ok(sampler.decode(&denoiser, x_terminal, noise, on_step)?)
     }
 }

@@ -39,7 +39,7 @@ impl Model {
         on_step: &mut OnStep<'_>,
     ) -> Result<Tensor> {
         let sampler = ddim(self.schedule(), num_steps, Clip::UnitRange, 0.)?;
-        let denoiser = UnetDenoiser::new(self.unet(), z_sem, sampler.chain(), x_0)?;
+        let denoiser = UnetDenoiser::new(self, z_sem, sampler.chain(), x_0)?;
         Ok(sampler.invert(&denoiser, x_0, on_step)?)
     }
 }

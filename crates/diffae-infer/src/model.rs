@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_nets::weights::{ArchitectureHints, LatentMoments, Weights};
 use diffae_nets::{AttributeClassifier, LatentNet, SemanticEncoder, Unet};
-use diffae_schedule::NoiseSchedule;
+use diffae_schedule::{NoiseSchedule, PredictionTarget};
 
 use crate::error::{Error, Result, computing};
 use crate::model_config::ModelConfig;
@@ -53,6 +53,7 @@ pub struct Model {
 pub(crate) struct Latent {
     pub(crate) net: LatentNet,
     pub(crate) schedule: NoiseSchedule,
+    pub(crate) prediction: PredictionTarget,
 }
 
 impl Model {
@@ -158,6 +159,7 @@ impl ModelSource {
             Some(latent) => Some(Latent {
                 net: LatentNet::new(&latent.net, &vb.pp("latent_net")).map_err(building("latent net"))?,
                 schedule: latent.diffusion.noise_schedule()?,
+                prediction: latent.diffusion.prediction,
             }),
             None => None,
         };

@@ -2,7 +2,7 @@
 
 use diffae_nets::weights::{Architecture, DiffusionFacts};
 use diffae_nets::{AutoencoderConfig, ClassifierConfig, EncoderConfig, LatentNetConfig, UnetConfig};
-use diffae_schedule::{BetaSchedule, NoiseSchedule};
+use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
@@ -34,6 +34,9 @@ pub struct DiffusionConfig {
     /// `"linear"`, `"cosine"` or `"const0.008"` and the like.
     #[serde(serialize_with = "write_schedule", deserialize_with = "read_schedule")]
     pub beta_schedule: BetaSchedule,
+    /// What the network predicts: `"eps"`, as in released models, `"v"` or `"x_0"`.
+    #[serde(default, serialize_with = "write_target", deserialize_with = "read_target")]
+    pub prediction: PredictionTarget,
 }
 
 impl DiffusionConfig {
@@ -51,7 +54,7 @@ impl DiffusionConfig {
 
     fn from_facts(facts: &DiffusionFacts) -> Result<Self> {
         let beta_schedule = facts.beta_schedule.parse()?;
-        Ok(Self { num_train_timesteps: facts.num_train_timesteps, beta_schedule })
+        Ok(Self { num_train_timesteps: facts.num_train_timesteps, beta_schedule, prediction: PredictionTarget::Eps })
     }
 }
 
@@ -145,5 +148,14 @@ fn write_schedule<S: Serializer>(schedule: &BetaSchedule, serializer: S) -> std:
 }
 
 fn read_schedule<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<BetaSchedule, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn write_target<S: Serializer>(target: &PredictionTarget, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(target)
+}
+
+fn read_target<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<PredictionTarget, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }

@@ -24,7 +24,7 @@ impl Model {
     ) -> Result<Tensor> {
         let latent = self.latent()?;
         let sampler = ddim(&latent.schedule, num_steps, Clip::None, 0.)?;
-        Ok(sampler.decode(&LatentDenoiser(&latent.net), z_terminal, &mut no_noise, on_step)?)
+        Ok(sampler.decode(&LatentDenoiser(latent), z_terminal, &mut no_noise, on_step)?)
     }
 
     /// Invents semantic codes, ready for [`Model::decode`].

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::{Error, Result, Timestep};
 
 /// The names that parse, for messages.
-pub(crate) const NAMES: &str = "`linear`, `cosine` or `const` and one of \
+pub(crate) const NAMES: &str = "`linear`, `cosine`, `cosine-shift` and a scale as in `cosine-shift4`, or `const` and one of \
     0.01, 0.015, 0.008, 0.0065, 0.0055, 0.0045, 0.0035, 0.0025, 0.0015";
 
 /// The values of `Constant` schedules that have a name.
@@ -17,6 +17,8 @@ const NAMED_CONSTANTS: [f64; 9] = [0.01, 0.015, 0.008, 0.0065, 0.0055, 0.0045, 0
 const REFERENCE_TIMESTEPS: f64 = 1000.0;
 const LINEAR_FIRST: f64 = 1e-4;
 const LINEAR_LAST: f64 = 0.02;
+/// What the name of a shifted cosine schedule begins with; its scale follows.
+const SHIFT_PREFIX: &str = "cosine-shift";
 /// Keeps beta from being too small near t = 0.
 const COSINE_OFFSET: f64 = 0.008;
 /// Keeps beta from reaching 1 at the end, where `alpha_bar` would be 0.
@@ -26,7 +28,7 @@ const COSINE_BETA_LIMIT: f64 = 0.999;
 ///
 /// Images use [`Linear`](Self::Linear); the latent diffusion of the released models uses `const0.008`.
 ///
-/// [`Display`](fmt::Display) and [`FromStr`] use the names `linear`, `cosine` and `const0.008`. Only the constants of
+/// [`Display`](fmt::Display) and [`FromStr`] use the names `linear`, `cosine`, `cosine-shift4` and `const0.008`. Only the constants of
 /// the released models have a name that parses, which catches a mistyped one: 0.01, 0.015, 0.008, 0.0065, 0.0055,
 /// 0.0045, 0.0035, 0.0025 and 0.0015.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,6 +44,17 @@ pub enum BetaSchedule {
     /// # Source
     /// Nichol and Dhariwal 2021 (arXiv:2102.09672), Eq. 17.
     Cosine,
+    /// The cosine schedule with its signal-to-noise ratio divided by `scale^2` at each timestep: more noise, which large
+    /// flat areas need before their mean color is lost.
+    ///
+    /// `alpha_bar' = alpha_bar / (alpha_bar + scale^2 (1 - alpha_bar))`; betas are limited to 0.999.
+    ///
+    /// # Source
+    /// Hoogeboom et al. 2023 (arXiv:2301.11093), Eq. 4.
+    ShiftedCosine {
+        /// More than 0; 1 is the cosine schedule.
+        scale: f64,
+    },
     /// `beta_t = value * 1000 / num_train_timesteps`.
     Constant {
         /// Beta at 1000 timesteps: more than 0, and small enough that the betas are less than 1.
@@ -78,9 +91,18 @@ impl BetaSchedule {
             Self::Cosine => {
                 (1.0 - cosine_alpha_bar((t + 1.0) / num) / cosine_alpha_bar(t / num)).min(COSINE_BETA_LIMIT)
             }
+            Self::ShiftedCosine { scale } => {
+                let alpha_bar = |t: f64| shifted(cosine_alpha_bar(t / num) / cosine_alpha_bar(0.), scale);
+                (1.0 - alpha_bar(t + 1.0) / alpha_bar(t)).min(COSINE_BETA_LIMIT)
+            }
             Self::Constant { value } => scale * value,
         }
     }
+}
+
+/// `alpha_bar` with its signal-to-noise ratio divided by `scale^2`.
+fn shifted(alpha_bar: f64, scale: f64) -> f64 {
+    alpha_bar / (alpha_bar + scale.powi(2) * (1.0 - alpha_bar))
 }
 
 /// The `f` of Eq. 17: `alpha_bar` at the fraction `u` of the training grid, up to a factor.
@@ -101,6 +123,7 @@ impl fmt::Display for BetaSchedule {
         match self {
             Self::Linear => f.write_str("linear"),
             Self::Cosine => f.write_str("cosine"),
+            Self::ShiftedCosine { scale } => write!(f, "{SHIFT_PREFIX}{scale}"),
             Self::Constant { value } => write!(f, "const{value}"),
         }
     }
@@ -110,6 +133,10 @@ impl FromStr for BetaSchedule {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
+        let scale = name.strip_prefix(SHIFT_PREFIX).and_then(|scale| scale.parse::<f64>().ok());
+        if let Some(scale) = scale.filter(|scale| scale.is_finite() && *scale > 0.0) {
+            return Ok(Self::ShiftedCosine { scale });
+        }
         let constants = NAMED_CONSTANTS.iter().map(|&value| Self::Constant { value });
         [Self::Linear, Self::Cosine]
             .into_iter()
@@ -162,6 +189,22 @@ mod tests {
         let betas = BetaSchedule::Cosine.betas(50).unwrap();
         let product: f64 = betas[..25].iter().map(|beta| 1.0 - beta).product();
         assert!((product - cosine_alpha_bar(0.5) / cosine_alpha_bar(0.0)).abs() < 1e-14);
+    }
+
+    #[test]
+    fn a_shift_divides_the_signal_to_noise_ratio_by_the_square_of_its_scale() {
+        let alpha_bar =
+            |schedule: BetaSchedule| schedule.betas(100).unwrap()[..60].iter().map(|beta| 1.0 - beta).product::<f64>();
+        let snr = |alpha_bar: f64| alpha_bar / (1.0 - alpha_bar);
+        let plain = snr(alpha_bar(BetaSchedule::Cosine));
+        let moved = snr(alpha_bar(BetaSchedule::ShiftedCosine { scale: 4.0 }));
+        assert!((plain / moved - 16.0).abs() < 1e-9, "{plain} {moved}");
+        for name in ["cosine-shift4", "cosine-shift0.5"] {
+            assert_eq!(name.parse::<BetaSchedule>().unwrap().to_string(), name);
+        }
+        for name in ["cosine-shift", "cosine-shift0", "cosine-shift-1", "cosine-shiftinf"] {
+            assert!(name.parse::<BetaSchedule>().is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -17,6 +17,12 @@ pub enum Error {
         /// The text.
         got: String,
     },
+    /// A text names nothing that a network could predict.
+    #[error("unknown prediction {got:?}, expected `eps`, `v` or `x_0`")]
+    UnknownPredictionTarget {
+        /// The text.
+        got: String,
+    },
     /// A text names no step sequence.
     #[error(
         "unknown step sequence {got:?}, expected `all`, `ddimN` as in `ddim20`, or section counts as in `10,15,20`"

@@ -61,6 +61,7 @@ mod noise_schedule;
 mod posterior;
 mod prediction;
 mod step;
+mod target;
 mod tensor_checks;
 mod timesteps;
 
@@ -74,4 +75,5 @@ pub use noise_schedule::NoiseSchedule;
 pub use posterior::Posterior;
 pub use prediction::{Clip, Prediction, eps_from_x_0, x_0_from_eps};
 pub use step::{Denoised, Inverted, NoiseFn, OnStep, Step, no_callback, no_noise};
+pub use target::PredictionTarget;
 pub use timesteps::{StepIdx, StepSequence, Timestep};

@@ -9,15 +9,15 @@ use candle_nn::VarBuilder;
 use diffae_infer::ModelConfig;
 use diffae_kernels::{Gradients, no_gradients, record, run_in_pool};
 use diffae_nets::{SemanticEncoder, TrainingMode, Unet};
-use diffae_schedule::NoiseSchedule;
+use diffae_schedule::{NoiseSchedule, PredictionTarget};
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoints;
 use crate::config::TrainConfig;
 use crate::data::{Batch, Loader, Pictures};
 use crate::error::{Error, Result};
-use crate::objective::{Noised, noise_loss};
-use crate::parameters::{Parameters, Update, dropout_seed};
+use crate::objective::{Draw, Drawing, Noised, prediction_loss};
+use crate::parameters::{Norms, Parameters, dropout_seed};
 use crate::preview::Preview;
 use crate::random::Purpose;
 use crate::run::{RunFolder, Stage};
@@ -44,6 +44,7 @@ pub struct Trainer {
     networks: Networks,
     parameters: Parameters,
     schedule: NoiseSchedule,
+    prediction: PredictionTarget,
     /// Steps that have been made.
     step: usize,
 }
@@ -80,8 +81,8 @@ impl Trainer {
             Ok(Networks { encoder: encoder.transpose()?, unet: Unet::new(&model.unet, &vb.pp("unet"))? })
         };
         let (networks, parameters) = Parameters::build(config.seed, given, build)?;
-        let schedule = model.diffusion.noise_schedule()?;
-        Ok(Self { config: config.clone(), networks, parameters, schedule, step: 0 })
+        let (schedule, prediction) = (model.diffusion.noise_schedule()?, model.diffusion.prediction);
+        Ok(Self { config: config.clone(), networks, parameters, schedule, prediction, step: 0 })
     }
 
     /// Leaves a part as it is: `encoder` or `unet`.
@@ -101,8 +102,10 @@ impl Trainer {
     /// If the arithmetic fails.
     pub fn step(&mut self, x_0: &Tensor) -> Result<StepResult> {
         let first = self.step * self.config.autoencoder.batch_size;
-        let noised = Noised::draw(&self.schedule, x_0, self.config.seed, Purpose::Noise, first)?;
-        self.step_on(x_0, &noised)
+        let terminal = self.config.objective.terminal_images;
+        let how = Drawing { seed: self.config.seed, purpose: Purpose::Noise, first, terminal };
+        let Draw { noise, timesteps } = Draw::new(&self.schedule, x_0, how)?;
+        self.step_with(x_0, &noise, &timesteps)
     }
 
     /// One step with given timesteps and noise, both as `x_0` or one a picture.
@@ -115,13 +118,12 @@ impl Trainer {
         noise: &Tensor,
         timesteps: &[diffae_schedule::Timestep],
     ) -> Result<StepResult> {
-        let x_t = self.schedule.q_sample(x_0, noise, timesteps)?;
-        self.step_on(x_0, &Noised { x_t, noise: noise.clone(), timesteps: timesteps.to_vec() })
+        self.step_on(x_0, &Noised::new(self.diffusion(), x_0, noise, timesteps)?)
     }
 
     fn step_on(&mut self, x_0: &Tensor, noised: &Noised) -> Result<StepResult> {
         // The tape belongs to the thread that records it, so the whole step runs on one of the pool.
-        let (loss, update) = run_in_pool(|| -> Result<(f64, Update)> {
+        let (loss, norms) = run_in_pool(|| -> Result<(f64, Norms)> {
             let mut gradients = Gradients::default();
             let parts = self.config.autoencoder.accumulate;
             let size = x_0.dim(0)?.checked_div(parts).unwrap_or(0);
@@ -131,7 +133,7 @@ impl Trainer {
                 let x_0 = narrow(x_0)?;
                 let noised = Noised {
                     x_t: narrow(&noised.x_t)?,
-                    noise: narrow(&noised.noise)?,
+                    target: narrow(&noised.target)?,
                     timesteps: noised.timesteps[part * size..(part + 1) * size].to_vec(),
                 };
                 let mode = TrainingMode {
@@ -147,18 +149,22 @@ impl Trainer {
                 total += f64::from(loss.to_scalar::<f32>()?);
             }
             // A step on a loss that is no number would ruin what has been learnt.
-            let update = if total.is_finite() {
+            let norms = if total.is_finite() {
                 self.parameters.update(&gradients, &self.config.autoencoder, self.step)?
             } else {
-                Update { grad_norm: f64::NAN, grad_norm_encoder: f64::NAN, grad_norm_unet: f64::NAN }
+                Norms { whole: f64::NAN, encoder: f64::NAN, unet: f64::NAN }
             };
-            Ok((total, update))
+            Ok((total, norms))
         })?;
         if loss.is_finite() {
             self.step += 1;
         }
-        let Update { grad_norm, grad_norm_encoder, grad_norm_unet } = update;
-        Ok(StepResult { loss, grad_norm, grad_norm_encoder, grad_norm_unet })
+        let Norms { whole, encoder, unet } = norms;
+        Ok(StepResult { loss, grad_norm: whole, grad_norm_encoder: encoder, grad_norm_unet: unet })
+    }
+
+    fn diffusion(&self) -> (&NoiseSchedule, PredictionTarget) {
+        (&self.schedule, self.prediction)
     }
 
     fn loss(&self, x_0: &Tensor, noised: &Noised, mode: TrainingMode) -> Result<Tensor> {
@@ -168,13 +174,15 @@ impl Trainer {
 
     fn loss_given(&self, z_sem: Option<&Tensor>, noised: &Noised, mode: TrainingMode) -> Result<Tensor> {
         let predicted = self.networks.unet.forward_training(&noised.x_t, &noised.numbers(), z_sem, mode)?;
-        noise_loss(&self.schedule, noised, &predicted, self.config.objective.loss_weight)
+        prediction_loss(self.diffusion(), noised, &predicted, self.config.objective.loss_weight)
     }
 
     /// Loss on pictures that are not trained on, always with the same noise, and how much worse it gets when `z_sem` is
     /// handed to the next picture: `loss(shuffled) / loss - 1`.
     pub(crate) fn validate(&self, x_0: &Tensor) -> Result<(f64, Option<f64>)> {
-        let noised = Noised::draw(&self.schedule, x_0, self.config.seed, Purpose::Preview, 0)?;
+        let how = Drawing { seed: self.config.seed, purpose: Purpose::Preview, first: 0, terminal: 0 };
+        let Draw { noise, timesteps } = Draw::new(&self.schedule, x_0, how)?;
+        let noised = Noised::new(self.diffusion(), x_0, &noise, &timesteps)?;
         run_in_pool(|| {
             no_gradients(|| -> Result<_> {
                 let mode = TrainingMode::default();
@@ -254,18 +262,12 @@ pub(crate) struct Data {
     pub(crate) validation: Pictures,
 }
 
-/// Trains the stage from where it is to its end.
-pub(crate) fn run(
-    folder: &RunFolder,
-    trainer: &mut Trainer,
-    data: &Data,
-    resume: bool,
-    on_step: &mut OnStep<'_>,
-) -> Result<Outcome> {
+/// Trains the stage from its newest checkpoint, if there is one, to its end.
+pub(crate) fn run(folder: &RunFolder, trainer: &mut Trainer, data: &Data, on_step: &mut OnStep<'_>) -> Result<Outcome> {
     let config = folder.config().clone();
     let checkpoints = Checkpoints::new(folder.path(), Stage::Autoencoder.name(), config.run.keep);
     checkpoints.clear_partial();
-    if resume {
+    if checkpoints.any() {
         trainer.step = checkpoints.load_newest(&mut trainer.parameters)?;
     }
     let mut metrics = folder.metrics(Stage::Autoencoder, trainer.step)?;

@@ -12,7 +12,7 @@ use diffae_schedule::{NoiseSchedule, Timestep};
 use crate::config::StageSettings;
 use crate::data::Pictures;
 use crate::error::Result;
-use crate::objective::Noised;
+use crate::objective::{Draw, Drawing};
 use crate::parameters::Parameters;
 use crate::random::Purpose;
 use crate::rows::{Codes, RowStage};
@@ -107,8 +107,9 @@ pub(crate) fn run(folder: &RunFolder, pictures: &Pictures, on_step: &mut OnStep<
         let z_0 = z.index_select(&Tensor::new(rows.as_slice(), &Device::Cpu)?, 0)?;
         // Noise of its own: the first stage draws from the same purpose below these numbers.
         let first = (1 << 48) + step * settings.batch_size;
-        let noised = Noised::draw(&schedule, &z_0, config.seed, Purpose::Noise, first)?;
-        latent_loss(&net, &schedule, (&z_0, &noised.noise), &noised.timesteps)
+        let how = Drawing { seed: config.seed, purpose: Purpose::Noise, first, terminal: 0 };
+        let Draw { noise, timesteps } = Draw::new(&schedule, &z_0, how)?;
+        latent_loss(&net, &schedule, (&z_0, &noise), &timesteps)
     };
     if stage.run(&mut parameters, on_step, &loss)? == Outcome::Stopped {
         return Ok(Outcome::Stopped);

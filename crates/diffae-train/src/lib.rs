@@ -174,7 +174,7 @@ fn train_autoencoder(
     let given = folder.notes().init_from.as_deref().map(parameters_of).transpose()?.unwrap_or_default();
     let mut trainer = Trainer::new(folder.config(), given)?;
     folder.notes().freeze.iter().for_each(|part| trainer.freeze(part));
-    let outcome = autoencoder::run(folder, &mut trainer, data, begun, on_step)?;
+    let outcome = autoencoder::run(folder, &mut trainer, data, on_step)?;
     if outcome == Outcome::Finished {
         let source = ModelSource::from_networks(folder.config().model_config()?, trainer.averages()?);
         source.write(folder.path(), DType::F32, Overwrite::Replace)?;

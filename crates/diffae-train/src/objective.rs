@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use diffae_kernels::differentiable;
-use diffae_schedule::{NoiseSchedule, Timestep};
+use diffae_schedule::{NoiseSchedule, PredictionTarget, Timestep};
 
 use crate::config::LossWeight;
 use crate::error::Result;
@@ -16,31 +16,58 @@ const MIN_SNR_GAMMA: f64 = 5.;
 pub(crate) struct Noised {
     /// The noisy pictures, `[N, C, H, W]`.
     pub(crate) x_t: Tensor,
-    /// The noise, `[N, C, H, W]`.
+    /// What the network should say, `[N, C, H, W]`.
+    pub(crate) target: Tensor,
+    pub(crate) timesteps: Vec<Timestep>,
+}
+
+/// A random timestep and noise for each picture of a batch.
+#[derive(Debug)]
+pub(crate) struct Draw {
+    /// `[N, ..]`, as the pictures.
     pub(crate) noise: Tensor,
     pub(crate) timesteps: Vec<Timestep>,
 }
 
-impl Noised {
-    /// Draws timestep and noise for pictures `first..first + N` of the sequence.
-    pub(crate) fn draw(
-        schedule: &NoiseSchedule,
-        x_0: &Tensor,
-        seed: u64,
-        purpose: Purpose,
-        first: usize,
-    ) -> Result<Self> {
+/// How noise is drawn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Drawing {
+    pub(crate) seed: u64,
+    pub(crate) purpose: Purpose,
+    /// Place of the first picture in the sequence.
+    pub(crate) first: usize,
+    /// Pictures before this place get the last timestep.
+    pub(crate) terminal: usize,
+}
+
+impl Draw {
+    /// Draws for `x_0`, `[N, ..]`.
+    pub(crate) fn new(schedule: &NoiseSchedule, x_0: &Tensor, how: Drawing) -> Result<Self> {
         let count = x_0.dim(0)?;
         let len = x_0.elem_count().checked_div(count).unwrap_or(0);
         let (mut noise, mut timesteps) = (Vec::with_capacity(x_0.elem_count()), Vec::with_capacity(count));
-        for idx in first..first + count {
-            let mut stream = stream(seed, purpose, idx as u64);
-            timesteps.push(Timestep::new(below(&mut stream, schedule.num_train_timesteps())));
+        for idx in how.first..how.first + count {
+            let mut stream = stream(how.seed, how.purpose, idx as u64);
+            let drawn = below(&mut stream, schedule.num_train_timesteps());
+            let last = schedule.num_train_timesteps() - 1;
+            timesteps.push(Timestep::new(if idx < how.terminal { last } else { drawn }));
             noise.extend(normal(&mut stream, len));
         }
-        let noise = Tensor::from_vec(noise, x_0.shape(), &Device::Cpu)?;
-        let x_t = schedule.q_sample(x_0, &noise, &timesteps)?;
-        Ok(Self { x_t, noise, timesteps })
+        Ok(Self { noise: Tensor::from_vec(noise, x_0.shape(), &Device::Cpu)?, timesteps })
+    }
+}
+
+impl Noised {
+    /// Adds noise to pictures.
+    pub(crate) fn new(
+        (schedule, target): (&NoiseSchedule, PredictionTarget),
+        x_0: &Tensor,
+        noise: &Tensor,
+        timesteps: &[Timestep],
+    ) -> Result<Self> {
+        let x_t = schedule.q_sample(x_0, noise, timesteps)?;
+        let target = target.of(schedule, (x_0, noise), timesteps)?;
+        Ok(Self { x_t, target, timesteps: timesteps.to_vec() })
     }
 
     /// Timesteps as the network takes them.
@@ -49,31 +76,33 @@ impl Noised {
     }
 }
 
-/// `mean over pictures of weight(t) * mean over pixels of (noise - predicted)^2`, a scalar.
-pub(crate) fn noise_loss(
-    schedule: &NoiseSchedule,
+/// `mean over pictures of weight(t) * mean over pixels of (target - predicted)^2`, a scalar.
+pub(crate) fn prediction_loss(
+    (schedule, target): (&NoiseSchedule, PredictionTarget),
     noised: &Noised,
     predicted: &Tensor,
     weight: LossWeight,
 ) -> Result<Tensor> {
-    let weights =
-        noised.timesteps.iter().map(|&t| Ok(weight.at(schedule.alpha_bar(t)?))).collect::<Result<Vec<f32>>>()?;
+    let at = |&t: &Timestep| Ok(weight.at(target, schedule.alpha_bar(t)?));
+    let weights = noised.timesteps.iter().map(at).collect::<Result<Vec<f32>>>()?;
     let weights = Tensor::from_vec(weights, noised.timesteps.len(), &Device::Cpu)?;
-    let noise = &noised.noise;
+    let target = &noised.target;
     Ok(differentiable([predicted], |[predicted]| {
-        (noise - predicted)?.sqr()?.flatten_from(1)?.mean(1)?.mul(&weights)?.mean_all()
+        (target - predicted)?.sqr()?.flatten_from(1)?.mean(1)?.mul(&weights)?.mean_all()
     })?)
 }
 
 impl LossWeight {
     /// At one noise level.
     #[expect(clippy::cast_possible_truncation, reason = "losses are f32")]
-    fn at(self, alpha_bar: f64) -> f32 {
+    fn at(self, target: PredictionTarget, alpha_bar: f64) -> f32 {
         let snr = alpha_bar / (1. - alpha_bar);
-        let weight = match self {
-            Self::Uniform => 1.,
-            Self::MinSnr => MIN_SNR_GAMMA.min(snr) / snr,
-            Self::P2 => (1. + snr).recip(),
+        let weight = match (self, target) {
+            (Self::Uniform, _) => 1.,
+            (Self::MinSnr, PredictionTarget::Eps) => MIN_SNR_GAMMA.min(snr) / snr,
+            (Self::MinSnr, PredictionTarget::V) => MIN_SNR_GAMMA.min(snr) / (snr + 1.),
+            (Self::MinSnr, PredictionTarget::X0) => MIN_SNR_GAMMA.min(snr),
+            (Self::P2, _) => (1. + snr).recip(),
         };
         weight as f32
     }
@@ -87,18 +116,20 @@ mod tests {
     #[test]
     fn weights_follow_their_formulas() {
         // alpha_bar 0.9: snr 9.
-        assert!((LossWeight::MinSnr.at(0.9) - 5. / 9.).abs() < 1e-6);
-        assert!((LossWeight::MinSnr.at(0.5) - 1.).abs() < 1e-6);
-        assert!((LossWeight::P2.at(0.9) - 0.1).abs() < 1e-6);
+        assert!((LossWeight::MinSnr.at(PredictionTarget::Eps, 0.9) - 5. / 9.).abs() < 1e-6);
+        assert!((LossWeight::MinSnr.at(PredictionTarget::Eps, 0.5) - 1.).abs() < 1e-6);
+        assert!((LossWeight::P2.at(PredictionTarget::Eps, 0.9) - 0.1).abs() < 1e-6);
     }
 
     #[test]
     fn noise_depends_on_the_place_in_the_sequence_alone() {
         let schedule = NoiseSchedule::new(&BetaSchedule::Linear, 1000).unwrap();
         let x_0 = Tensor::zeros((4, 1, 2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let whole = Noised::draw(&schedule, &x_0, 1, Purpose::Noise, 8).unwrap();
-        let half = Noised::draw(&schedule, &x_0.narrow(0, 0, 2).unwrap(), 1, Purpose::Noise, 10).unwrap();
+        let drawing = |first| Drawing { seed: 1, purpose: Purpose::Noise, first, terminal: 9 };
+        let whole = Draw::new(&schedule, &x_0, drawing(8)).unwrap();
+        let half = Draw::new(&schedule, &x_0.narrow(0, 0, 2).unwrap(), drawing(10)).unwrap();
         assert_eq!(whole.timesteps[2..], half.timesteps[..]);
+        assert_eq!(whole.timesteps[0], Timestep::new(999));
         let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(values(&whole.noise)[8..], values(&half.noise)[..]);
     }

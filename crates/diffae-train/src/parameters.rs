@@ -34,14 +34,13 @@ struct Parameter {
 #[derive(Debug)]
 pub(crate) struct Parameters(BTreeMap<String, Parameter>);
 
-/// What one update did.
+/// Norms of a gradient before it was clipped.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Update {
-    /// Norm of the whole gradient before it was clipped.
-    pub(crate) grad_norm: f64,
-    /// Norms of the parts below `encoder.` and `unet.`.
-    pub(crate) grad_norm_encoder: f64,
-    pub(crate) grad_norm_unet: f64,
+pub(crate) struct Norms {
+    pub(crate) whole: f64,
+    /// Of the parts below `encoder.` and `unet.`.
+    pub(crate) encoder: f64,
+    pub(crate) unet: f64,
 }
 
 /// Makes variables as layers ask for them.
@@ -83,7 +82,7 @@ impl Parameters {
     }
 
     /// Clips the gradients and makes a step, counted from 0. Parameters without a gradient stay as they are.
-    pub(crate) fn update(&mut self, gradients: &Gradients, settings: &StageSettings, step: usize) -> Result<Update> {
+    pub(crate) fn update(&mut self, gradients: &Gradients, settings: &StageSettings, step: usize) -> Result<Norms> {
         let (mut squares, mut encoder, mut unet) = (0., 0., 0.);
         for (name, parameter) in self.0.iter().filter(|(_, p)| !p.frozen) {
             if let Some(gradient) = gradients.get(&parameter.var) {
@@ -111,7 +110,7 @@ impl Parameters {
                 adam_step(&parameter.var, gradient, &mut parameter.state, (&config, step, scale))?;
             }
         }
-        Ok(Update { grad_norm, grad_norm_encoder: encoder.sqrt(), grad_norm_unet: unet.sqrt() })
+        Ok(Norms { whole: grad_norm, encoder: encoder.sqrt(), unet: unet.sqrt() })
     }
 
     /// The moving averages.

@@ -145,7 +145,7 @@ impl RowStage<'_> {
                 }
                 rows.push(order.1[place % self.num_rows]);
             }
-            let (value, update) = run_in_pool(|| -> Result<_> {
+            let (value, norms) = run_in_pool(|| -> Result<_> {
                 let mut gradients = Gradients::default();
                 let (loss, tape) = record(|| loss(step, &rows))?;
                 let value = f64::from(loss.to_scalar::<f32>()?);
@@ -157,7 +157,7 @@ impl RowStage<'_> {
             })?;
             step += 1;
             if step % run.log_every_steps == 0 || step == num_steps {
-                let (images, lr, grad_norm) = (step * settings.batch_size, settings.lr_at(step - 1), update.grad_norm);
+                let (images, lr, grad_norm) = (step * settings.batch_size, settings.lr_at(step - 1), norms.whole);
                 metrics.write(&Line { stage: self.stage, step, images, loss: value, lr, grad_norm })?;
             }
             let report = StepReport { stage: self.stage, step, num_steps, loss: value, batch: settings.batch_size };

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use diffae_infer::{DiffusionConfig, FORMAT_VERSION, ModelConfig, ModelSource, Overwrite, png_bytes, rgb_from_tensor};
 use diffae_nets::DiffusionAutoencoder;
-use diffae_schedule::BetaSchedule;
+use diffae_schedule::{BetaSchedule, PredictionTarget};
 
 use super::PAUSE;
 use super::peer::{KEEP_MEMORY, python_command};
@@ -96,7 +96,11 @@ pub(crate) fn write_model(folder: &Path, work: &Work) -> Result<()> {
         format_version: FORMAT_VERSION,
         unet: config.unet().clone(),
         encoder: Some(config.encoder().clone()),
-        diffusion: DiffusionConfig { num_train_timesteps: 1000, beta_schedule: BetaSchedule::Linear },
+        diffusion: DiffusionConfig {
+            num_train_timesteps: 1000,
+            beta_schedule: BetaSchedule::Linear,
+            prediction: PredictionTarget::Eps,
+        },
         latent: None,
         classifier: None,
     };

@@ -76,10 +76,17 @@ impl Prepared {
         Ok(Self { runner })
     }
 
-    /// Does it once; milliseconds.
-    pub(crate) fn run_ms(&mut self) -> Result<f64> {
+    /// Does it several times; milliseconds of one.
+    pub(crate) fn run_ms(&mut self, repeats: usize) -> Result<f64> {
+        let start = Instant::now();
+        for _ in 0..repeats {
+            self.run()?;
+        }
+        Ok(start.elapsed().as_secs_f64() * 1e3 / repeats as f64)
+    }
+
+    fn run(&mut self) -> Result<()> {
         run_in_pool(|| {
-            let start = Instant::now();
             match &mut self.runner {
                 Runner::Unet { unet, x_t, z_sem } => drop(unet.forward(x_t, &[TIMESTEP], Some(z_sem))?),
                 Runner::Encoder { encoder, x_0 } => drop(encoder.forward(x_0)?),
@@ -89,7 +96,7 @@ impl Prepared {
                 }
                 Runner::Train(training) => training.step()?,
             }
-            Ok(start.elapsed().as_secs_f64() * 1e3)
+            Ok(())
         })
     }
 }
@@ -197,7 +204,7 @@ pub(crate) fn peak_bytes(work: &Work) -> Result<u64> {
     let idle = machine::resident_bytes()?;
     let mut prepared = Prepared::new(work)?;
     for _ in 0..3 {
-        prepared.run_ms()?;
+        prepared.run_ms(1)?;
     }
     Ok(machine::peak_resident_bytes()?.saturating_sub(idle))
 }

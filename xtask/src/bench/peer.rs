@@ -54,9 +54,9 @@ impl Peer {
         self.ask(&request).map(drop)
     }
 
-    /// Does it once; milliseconds.
-    pub(crate) fn run_ms(&mut self) -> Result<f64> {
-        let answer = self.ask("run")?;
+    /// Does it several times; milliseconds of one.
+    pub(crate) fn run_ms(&mut self, repeats: usize) -> Result<f64> {
+        let answer = self.ask(&format!("run {repeats}"))?;
         answer.parse().with_context(|| format!("the peer answered {answer:?}"))
     }
 
@@ -65,7 +65,7 @@ impl Peer {
         let mut peer = Self::start(python, threads, &[])?;
         peer.prepare(work)?;
         for _ in 0..3 {
-            peer.run_ms()?;
+            peer.run_ms(1)?;
         }
         let answer = peer.ask("memory")?;
         answer.parse().with_context(|| format!("the peer answered {answer:?}"))

@@ -151,8 +151,12 @@ mod tests {
     #[test]
     fn the_ratio_is_that_of_the_medians_of_the_faster_peer() {
         let work = Work::all().remove(0);
-        let measurement =
-            Measurement { ours_ms: vec![2., 1., 4.], peers_ms: vec![vec![9., 9., 9.], vec![4., 6., 8.]], memory: None };
+        let measurement = Measurement {
+            ours_ms: vec![2., 1., 4.],
+            peers_ms: vec![vec![9., 9., 9.], vec![4., 6., 8.]],
+            gflop: None,
+            memory: None,
+        };
         let row = Row::new(&work, &measurement);
         assert_eq!(row.ratio, Some(3.));
         assert_eq!(row.ratio_range, Some([2., 6.]));

@@ -91,13 +91,11 @@ impl Loader {
             if let Some(batch) = self.early.remove(&wanted) {
                 break batch;
             }
-            match self.received.recv() {
-                Ok((number, batch)) => drop(self.early.insert(number, batch)),
-                Err(_) => {
-                    let problem = "the threads that read pictures have died".to_owned();
-                    break Err(Error::Data { path: self.source.pictures.root().to_owned(), problem });
-                }
-            }
+            let Ok((number, batch)) = self.received.recv() else {
+                let problem = "the threads that read pictures have died".to_owned();
+                break Err(Error::Data { path: self.source.pictures.root().to_owned(), problem });
+            };
+            self.early.insert(number, batch);
         };
         self.waited += start.elapsed();
         batch
