@@ -46,16 +46,17 @@ fn train_args<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 fn one_command_makes_a_model_that_every_other_command_takes() {
     let workspace = Workspace::new();
     shapes(&workspace, 16);
-    workspace.run(&train_args("run", &["--labels", "folders"])).succeeds();
+    let previews = ["--labels", "folders", "--set", "run.preview_every_images=80"];
+    workspace.run(&train_args("run", &previews)).succeeds();
+    assert_eq!(workspace.files("run/previews"), ["images-000000080.png", "images-000000160.png"]);
     let info = workspace.run(&["info", "run", "--json"]).succeeds().json();
     assert_eq!(info["kind"], "autoencoder_with_latent_net", "{info}");
     workspace.run(&["sample", "-m", "run", "-n", "1", "--steps", "2", "--latent-steps", "2", "-o", "a"]).succeeds();
     let edit = ["edit", "-m", "run", "shapes/disc/00.png", "-a", "square", "--steps", "2", "--invert-steps", "2"];
     workspace.run(&[&edit[..], &["-o", "b"]].concat()).succeeds();
-    assert!(!workspace.files("run/previews").is_empty() || !workspace.files("run").contains(&"previews".to_owned()));
     // All is done, which a second run says and leaves alone.
     let before = fs::read(workspace.path("run/model.safetensors")).unwrap();
-    let again = workspace.run(&train_args("run", &["--labels", "folders"])).succeeds();
+    let again = workspace.run(&train_args("run", &previews)).succeeds();
     assert!(again.stderr().contains("done already"), "{}", again.stderr());
     assert_eq!(fs::read(workspace.path("run/model.safetensors")).unwrap(), before);
 }
