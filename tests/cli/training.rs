@@ -136,6 +136,33 @@ fn a_broken_newest_checkpoint_is_passed_over() {
     }
 }
 
+/// A limit on the size of files stands for a full disk: writing a checkpoint fails in the middle.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_loses_nothing_that_was_saved() {
+    let workspace = Workspace::new();
+    shapes(&workspace, 8);
+    workspace.run(&train_args("whole", &["--stage", "autoencoder"])).succeeds();
+    let mut child = start(&workspace, &train_args("run", &["--stage", "autoencoder"]));
+    wait_for_a_checkpoint(&workspace.path("run/checkpoints"));
+    // It may have ended by itself.
+    let _ = child.kill();
+    child.wait().unwrap();
+    let resume = ["train", "--threads", "1", "--out", "run", "--resume", "--stage", "autoencoder"];
+    if !workspace.files("run").contains(&"model.safetensors".to_owned()) {
+        let script = "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\"";
+        let mut limited = Command::new("sh");
+        limited.args(["-c", script, env!("CARGO_BIN_EXE_diffae")]).args(resume).current_dir(workspace.path(""));
+        let output = limited.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("cannot access"), "{stderr}");
+        workspace.run(&resume).succeeds();
+    }
+    let bytes = |run: &str| fs::read(workspace.path(run).join("model.safetensors")).unwrap();
+    assert!(bytes("whole") == bytes("run"), "the models differ");
+}
+
 #[test]
 fn a_plain_ddpm_and_other_predictions_train() {
     let workspace = Workspace::new();

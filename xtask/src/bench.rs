@@ -51,7 +51,7 @@ pub(crate) struct Args {
     /// Threads of both.
     #[arg(long, default_value_t = 2, value_name = "N")]
     threads: usize,
-    /// Rounds of each work [default: 9, or 5 with --quick].
+    /// Rounds of each work [default: 9, or 3 with --quick].
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
     /// Write the rows as JSON.
@@ -111,11 +111,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         return Ok(());
     }
-    let rounds = args.rounds.unwrap_or(if args.quick { 5 } else { 9 });
+    let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 9 });
     let mut report = Report::new(args.threads, args.against.as_deref())?;
     let mut peers = if args.peer { Peer::start_both(&python(args), args.threads)? } else { vec![] };
     for work in &works {
         let measurement = if work.kind == Kind::Reconstruct {
+            let rounds = if args.quick { rounds.min(2) } else { rounds };
             end_to_end::measure(work, args.peer.then(|| python(args)).as_deref(), args.threads, rounds)?
         } else {
             measure(work, &mut peers, (rounds, args))?

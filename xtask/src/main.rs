@@ -8,6 +8,7 @@
 mod bench;
 mod check_cuda;
 mod ci;
+mod dataset;
 mod golden;
 mod repository;
 mod tidy;
@@ -40,6 +41,8 @@ enum Command {
     Golden(golden::Args),
     /// Measure speed and memory, beside PyTorch if wanted.
     Bench(bench::Args),
+    /// Make a data set from its original source.
+    Dataset(dataset::Args),
     /// Type-check the CUDA build with NVIDIA's compiler from the Python package index; needs no GPU.
     CheckCuda(check_cuda::Args),
 }
@@ -60,6 +63,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Tidy => tidy::run(),
         Command::Golden(args) => golden::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Dataset(args) => dataset::run(args),
         Command::CheckCuda(args) => check_cuda::run(args),
     }
 }

@@ -37,6 +37,7 @@ mod preview;
 mod random;
 mod rows;
 mod run;
+mod tensorboard;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;

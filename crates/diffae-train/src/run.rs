@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
 use crate::error::{Error, Result, at};
+use crate::tensorboard::EventFile;
 
 const CONFIG_FILE: &str = "train.toml";
 const NOTES_FILE: &str = "run.json";
@@ -169,7 +170,8 @@ impl RunFolder {
         let kept: String = text.lines().filter(stays).flat_map(|line| [line, "\n"]).collect();
         write_atomically(&path, kept.as_bytes(), Overwrite::Replace)?;
         let file = OpenOptions::new().append(true).open(&path).map_err(at(&path))?;
-        Ok(Metrics { path, file })
+        let events = EventFile::create(&self.path.join("tensorboard").join(stage.name()))?;
+        Ok(Metrics { path, file, events })
     }
 }
 
@@ -180,11 +182,12 @@ struct Line {
     step: usize,
 }
 
-/// `metrics.jsonl`.
+/// `metrics.jsonl`, and the same numbers for `TensorBoard`.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     path: PathBuf,
     file: File,
+    events: EventFile,
 }
 
 impl Metrics {
@@ -192,7 +195,13 @@ impl Metrics {
     pub(crate) fn write(&mut self, line: &impl Serialize) -> Result<()> {
         let mut text = serde_json::to_string(line).unwrap_or_default();
         text.push('\n');
-        self.file.write_all(text.as_bytes()).map_err(at(&self.path))
+        self.file.write_all(text.as_bytes()).map_err(at(&self.path))?;
+        let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
+        let step = fields.get("step").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let curves = fields.iter().filter(|(name, _)| *name != "step" && *name != "images");
+        let values: Vec<(&str, f64)> =
+            curves.filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?))).collect();
+        self.events.scalars(usize::try_from(step).unwrap_or(0), &values)
     }
 }
 

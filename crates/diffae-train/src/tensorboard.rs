@@ -1,0 +1,126 @@
+//! Event files that `TensorBoard` reads: curves of the log.
+//!
+//! A file is a sequence of records: length (u64), checksum of the length, data, checksum of the data, all
+//! little-endian. The data are protocol buffers: `Event { double wall_time = 1; int64 step = 2; string file_version = 3;
+//! Summary summary = 5; }`, `Summary { repeated Value value = 1; }`, `Value { string tag = 1; float simple_value = 2; }`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::{Result, at};
+
+/// Added to a rotated checksum, so that checksums of data that hold checksums stay apart.
+const MASK_DELTA: u32 = 0xa282_ead8;
+const FILE_VERSION: &[u8] = b"brain.Event:2";
+
+/// Wire types of protocol buffers.
+const VARINT: u8 = 0;
+const EIGHT_BYTES: u8 = 1;
+const BYTES: u8 = 2;
+const FOUR_BYTES: u8 = 5;
+
+/// A file of events.
+#[derive(Debug)]
+pub(crate) struct EventFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl EventFile {
+    /// Begins a file in a folder. `TensorBoard` joins all files of a folder; of a step that occurs twice it shows the later.
+    pub(crate) fn create(folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder).map_err(at(folder))?;
+        let (seconds, nanos) = (wall_time(), std::process::id());
+        let path = folder.join(format!("events.out.tfevents.{seconds:.0}.{nanos}"));
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(at(&path))?;
+        let mut events = Self { path, file };
+        events.write(&[field(3, BYTES), length(FILE_VERSION), FILE_VERSION.to_vec()].concat(), 0)?;
+        Ok(events)
+    }
+
+    /// Adds values of a step.
+    pub(crate) fn scalars(&mut self, step: usize, values: &[(&str, f64)]) -> Result<()> {
+        let mut summary = vec![];
+        for (tag, value) in values {
+            #[expect(clippy::cast_possible_truncation, reason = "the format holds f32")]
+            let number = (*value as f32).to_le_bytes();
+            let tag = tag.as_bytes();
+            let value = [field(1, BYTES), length(tag), tag.to_vec(), field(2, FOUR_BYTES), number.to_vec()].concat();
+            summary.extend([field(1, BYTES), length(&value), value].concat());
+        }
+        self.write(&[field(5, BYTES), length(&summary), summary].concat(), step)
+    }
+
+    fn write(&mut self, what: &[u8], step: usize) -> Result<()> {
+        let time = wall_time().to_le_bytes();
+        let event = [&field(1, EIGHT_BYTES), &time[..], &field(2, VARINT), &varint(step as u64), what].concat();
+        let size = (event.len() as u64).to_le_bytes();
+        let record = [&size[..], &checksum(&size), &event, &checksum(&event)].concat();
+        self.file.write_all(&record).map_err(at(&self.path))
+    }
+}
+
+fn wall_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0., |since| since.as_secs_f64())
+}
+
+fn field(number: u8, wire_type: u8) -> Vec<u8> {
+    vec![number << 3 | wire_type]
+}
+
+fn length(of: &[u8]) -> Vec<u8> {
+    varint(of.len() as u64)
+}
+
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = vec![];
+    loop {
+        let low = u8::try_from(value & 0x7f).unwrap_or(0);
+        value >>= 7;
+        if value == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
+}
+
+fn checksum(data: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(data).rotate_right(15).wrapping_add(MASK_DELTA).to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_framed_as_the_format_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut events = EventFile::create(folder.path()).unwrap();
+        events.scalars(300, &[("loss", 0.5)]).unwrap();
+        let bytes = std::fs::read(&events.path).unwrap();
+        let mut at = 0;
+        let mut records = vec![];
+        while at < bytes.len() {
+            let size = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+            assert_eq!(bytes[at + 8..at + 12], checksum(&bytes[at..at + 8]));
+            let (start, end) = (at + 12, at + 12 + usize::try_from(size).unwrap());
+            assert_eq!(bytes[end..end + 4], checksum(&bytes[start..end]));
+            records.push(bytes[start..end].to_vec());
+            at = end + 4;
+        }
+        assert_eq!(records.len(), 2);
+        assert!(records[0].ends_with(FILE_VERSION));
+        // wall_time, then step 300 = 0xac 0x02, then the summary.
+        assert_eq!(records[1][9..12], [0x10, 0xac, 0x02]);
+        assert!(records[1].ends_with(&[b'l', b'o', b's', b's', 0x15, 0, 0, 0, 0x3f]));
+    }
+
+    #[test]
+    fn the_checksum_is_the_masked_castagnoli_one() {
+        // The check value of CRC-32C is 0xe3069283.
+        assert_eq!(checksum(b"123456789"), 0xe306_9283u32.rotate_right(15).wrapping_add(MASK_DELTA).to_le_bytes());
+    }
+}

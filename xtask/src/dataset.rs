@@ -1,0 +1,35 @@
+//! Turns original sources into the folders that training reads, as `cargo xtask dataset`.
+
+mod fashion_mnist;
+mod output;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+/// Arguments of `cargo xtask dataset`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    source: Source,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Source {
+    /// Fashion-MNIST, padded to 32 pixels, one folder a class; from the Debian package dataset-fashion-mnist
+    FashionMnist {
+        /// Where its four .gz files are
+        #[arg(long, value_name = "DIR", default_value = "/usr/share/datasets/fashion-mnist")]
+        from: PathBuf,
+        /// Where the folders go
+        #[arg(long, short, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+/// Makes a data set.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match &args.source {
+        Source::FashionMnist { from, out } => fashion_mnist::run(from, out),
+    }
+}
