@@ -8,6 +8,7 @@
 mod bench;
 mod check_cuda;
 mod ci;
+mod curves;
 mod dataset;
 mod golden;
 mod repository;
@@ -41,6 +42,8 @@ enum Command {
     Golden(golden::Args),
     /// Measure speed and memory, beside PyTorch if wanted.
     Bench(bench::Args),
+    /// Draw the log of a training run.
+    Curves(curves::Args),
     /// Make a data set from its original source.
     Dataset(dataset::Args),
     /// Type-check the CUDA build with NVIDIA's compiler from the Python package index; needs no GPU.
@@ -63,6 +66,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Tidy => tidy::run(),
         Command::Golden(args) => golden::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Curves(args) => curves::run(args),
         Command::Dataset(args) => dataset::run(args),
         Command::CheckCuda(args) => check_cuda::run(args),
     }

@@ -12,6 +12,8 @@ use diffae_nets::{
 /// Step of the differences: rounding in f64 is about 1e-16 / STEP, the neglected term about STEP^2.
 const STEP: f64 = 1e-5;
 const TOLERANCE: f64 = 1e-6;
+/// Of f32 kernels, relative to the norm of the whole gradient.
+const F32_TOLERANCE: f64 = 1e-5;
 
 fn config() -> AutoencoderConfig {
     let unet = UnetConfig::new(RawUnetConfig {
@@ -48,35 +50,59 @@ fn numbers(shape: &[usize], seed: f64) -> Tensor {
     Tensor::from_vec((0..count).map(value).collect::<Vec<_>>(), shape, &Device::Cpu).unwrap()
 }
 
-/// Every parameter of the model has the gradient that moving it shows; with dropout, and with recomputed blocks.
-#[test]
-fn the_autoencoder_has_the_gradients_that_differences_show() {
+/// A model over variables whose values look random, sorted by name.
+fn model(dtype: DType) -> (DiffusionAutoencoder, Vec<(String, Var)>) {
     let vars = VarMap::new();
-    let vb = VarBuilder::from_varmap(&vars, DType::F64, &Device::Cpu);
-    let model = DiffusionAutoencoder::new(&config(), &vb).unwrap();
+    let model = DiffusionAutoencoder::new(&config(), &VarBuilder::from_varmap(&vars, dtype, &Device::Cpu)).unwrap();
     let mut named: Vec<(String, Var)> = vars.data().lock().unwrap().clone().into_iter().collect();
     named.sort_by(|a, b| a.0.cmp(&b.0));
-    for (i, (_, var)) in named.iter().enumerate() {
-        // Zero-initialized layers would hide everything before them.
-        let moved = (var.as_tensor() + (numbers(var.dims(), i as f64) * 0.2).unwrap()).unwrap();
-        var.set(&moved).unwrap();
+    for (i, (name, var)) in named.iter().enumerate() {
+        // Scales of norms stay near one; zero-initialized layers would hide everything before them.
+        let is_scale = var.rank() == 1 && name.ends_with("weight");
+        let values = (numbers(var.dims(), i as f64) * 0.2).unwrap();
+        let values = if is_scale { (values + 1.).unwrap() } else { values };
+        var.set(&values.to_dtype(dtype).unwrap()).unwrap();
     }
-    let (x_0, x_t, target) = (numbers(&[2, 2, 8, 8], 1.), numbers(&[2, 2, 8, 8], 2.), numbers(&[2, 2, 8, 8], 3.));
-    for mode in [
+    (model, named)
+}
+
+/// The loss that the tests differentiate.
+fn loss(model: &DiffusionAutoencoder, dtype: DType, mode: TrainingMode) -> Result<Tensor> {
+    let pictures = |seed: f64| numbers(&[2, 2, 8, 8], seed).to_dtype(dtype);
+    let (x_0, x_t, target) = (pictures(1.)?, pictures(2.)?, pictures(3.)?);
+    let predicted = model.forward_training(&x_0, &x_t, &[3., 700.], mode)?;
+    differentiable([&predicted], |[predicted]| (&target - predicted)?.sqr()?.mean_all())
+}
+
+fn gradients(model: &DiffusionAutoencoder, dtype: DType, mode: TrainingMode) -> Gradients {
+    let (recorded, tape) = record(|| loss(model, dtype, mode)).unwrap();
+    let mut gradients = Gradients::default();
+    tape.backward(&recorded, &mut gradients).unwrap();
+    gradients
+}
+
+fn values(gradients: &Gradients, var: &Var) -> Vec<f64> {
+    gradients.get(var).unwrap().to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// With and without what only training does.
+fn modes() -> [TrainingMode; 3] {
+    [
         TrainingMode::default(),
         TrainingMode { dropout_seed: Some(5), checkpoint_blocks: false },
         TrainingMode { dropout_seed: Some(5), checkpoint_blocks: true },
-    ] {
-        let loss = || -> Result<Tensor> {
-            let predicted = model.forward_training(&x_0, &x_t, &[3., 700.], mode)?;
-            differentiable([&predicted], |[predicted]| (&target - predicted)?.sqr()?.mean_all())
-        };
-        let (recorded, tape) = record(loss).unwrap();
-        let mut gradients = Gradients::default();
-        tape.backward(&recorded, &mut gradients).unwrap();
-        let value = || no_gradients(loss).unwrap().to_scalar::<f64>().unwrap();
+    ]
+}
+
+/// Every parameter of the model has the gradient that moving it shows.
+#[test]
+fn the_autoencoder_has_the_gradients_that_differences_show() {
+    let (model, named) = model(DType::F64);
+    for mode in modes() {
+        let gradients = gradients(&model, DType::F64, mode);
+        let value = || no_gradients(|| loss(&model, DType::F64, mode)).unwrap().to_scalar::<f64>().unwrap();
         for (name, var) in &named {
-            let gradient = gradients.get(var).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            let gradient = values(&gradients, var);
             let original = var.flatten_all().unwrap().to_vec1::<f64>().unwrap();
             for at in [0, original.len() >> 1] {
                 let moved_by = |by: f64| {
@@ -90,6 +116,21 @@ fn the_autoencoder_has_the_gradients_that_differences_show() {
                 let difference = (gradient[at] - expected).abs();
                 assert!(difference < TOLERANCE, "{name}[{at}], {mode:?}: {} instead of {expected}", gradient[at]);
             }
+        }
+    }
+}
+
+/// The kernels, which work in f32, have the gradients of the same model in f64.
+#[test]
+fn the_kernels_have_the_gradients_of_f64() {
+    let ((exact, exact_named), (model, named)) = (model(DType::F64), model(DType::F32));
+    for mode in modes() {
+        let (expected, got) = (gradients(&exact, DType::F64, mode), gradients(&model, DType::F32, mode));
+        let whole = exact_named.iter().flat_map(|(_, var)| values(&expected, var)).map(|v| v * v).sum::<f64>().sqrt();
+        for ((name, exact_var), (_, var)) in exact_named.iter().zip(&named) {
+            let pairs = values(&expected, exact_var).into_iter().zip(values(&got, var));
+            let worst = pairs.map(|(expected, got)| (expected - got).abs()).fold(0., f64::max);
+            assert!(worst < F32_TOLERANCE * whole, "{name}, {mode:?}: {worst} of {whole}");
         }
     }
 }

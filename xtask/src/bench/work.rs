@@ -78,12 +78,21 @@ impl Work {
         add(Kind::Chain, ("64", &p_64), &[1]);
         add(Kind::Sample, ("64", &p_64), &[1]);
         add(Kind::Reconstruct, ("64", &p_64), &[1]);
+        for (label, preset) in [("128", &p_128), ("256", &p_256)] {
+            add(Kind::Encoder, (label, preset), if label == "256" { &[1] } else { &[] });
+            add(Kind::Train, (label, preset), &[1]);
+            add(Kind::Chain, (label, preset), &[1]);
+            add(Kind::Sample, (label, preset), &[1]);
+        }
         all
     }
 
     /// Whether `--quick` leaves it out.
     pub(crate) fn is_long(&self) -> bool {
-        self.preset.image_size > 128 || (self.kind == Kind::Unet && self.batch > 4 && self.preset.image_size > 32)
+        let is_many_calls = matches!(self.kind, Kind::Train | Kind::Chain | Kind::Sample);
+        self.preset.image_size > 128
+            || (is_many_calls && self.preset.image_size > 64)
+            || (self.kind == Kind::Unet && self.batch > 4 && self.preset.image_size > 32)
     }
 
     pub(crate) fn is_training(&self) -> bool {
