@@ -342,12 +342,11 @@ fn warn_of_unused_z(z_usage: Option<f64>, images: usize) {
 /// The pictures of validation and previews; those of training where none are kept.
 fn watched(data: &Data, config: &TrainConfig) -> Result<Tensor> {
     let pictures = if data.validation.is_empty() { &data.train } else { &data.validation };
-    let (mut read, mut idx) = (vec![], 0);
-    while read.len() < MOST_VALIDATED && idx < pictures.len() {
-        // Broken ones are reported when training meets them.
-        read.extend(pictures.read(idx, config.model.image_channels, config.model.image_size).ok());
-        idx += 1;
-    }
+    // Spread over the whole, since names often sort by kind. Broken ones are reported when training meets them.
+    let count = pictures.len().min(MOST_VALIDATED);
+    let spread = (0..count).map(|i| (i * pictures.len()).checked_div(count).unwrap_or(0));
+    let picture = |idx| pictures.read(idx, config.model.image_channels, config.model.image_size).ok();
+    let read: Vec<Tensor> = spread.filter_map(picture).collect();
     if read.is_empty() {
         let problem = "none of its pictures can be read".to_owned();
         return Err(Error::Data { path: pictures.root().to_owned(), problem });

@@ -27,7 +27,10 @@ pub(crate) struct Preview {
 
 impl Preview {
     pub(crate) fn new(run: &Path, config: &TrainConfig, watched: &Tensor) -> Result<Self> {
-        let x_0 = watched.narrow(0, 0, watched.dim(0)?.min(MOST_SHOWN))?.contiguous()?;
+        let count = watched.dim(0)?;
+        let shown = count.min(MOST_SHOWN);
+        let each = (0..shown).map(|i| watched.get((i * count).checked_div(shown).unwrap_or(0)));
+        let x_0 = Tensor::stack(&each.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
         Ok(Self { folder: run.join("previews"), config: config.clone(), x_0 })
     }
 
