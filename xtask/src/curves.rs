@@ -29,8 +29,8 @@ struct Line {
 /// A curve: its name, and points of pictures seen and value.
 type Curve = (&'static str, Vec<(f64, f64)>);
 
-/// Weight of a new value in the smoothed training loss.
-const SMOOTHING: f64 = 0.1;
+/// Values that a point of the smoothed training loss is the mean of.
+const SMOOTHED: usize = 5;
 
 /// Draws the losses of the first stage, and below them how much `z_sem` matters.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -61,20 +61,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     root.present().context("cannot write the drawing")
 }
 
+/// Means of the last [`SMOOTHED`] values.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let mut mean = points.first().map_or(0., |point| point.1);
-    let smooth = points.iter().map(|&(x, y)| {
-        mean += SMOOTHING * (y - mean);
-        (x, mean)
-    });
-    smooth.collect()
+    let mean = |(last, &(x, _)): (usize, &(f64, f64))| {
+        let some = &points[(last + 1).saturating_sub(SMOOTHED)..=last];
+        (x, some.iter().map(|point| point.1).sum::<f64>() / some.len() as f64)
+    };
+    points.iter().enumerate().map(mean).collect()
 }
 
 fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, title: &str, curves: &[Curve]) -> Result<()> {
     let all = || curves.iter().flat_map(|(_, points)| points);
     let last = all().map(|point| point.0).fold(1., f64::max);
     // The first steps of an untrained network would hide everything else.
-    let settled = all().filter(|point| point.0 > 0.03 * last).map(|point| point.1);
+    let settled = all().filter(|point| point.0 > 0.08 * last).map(|point| point.1);
     let (low, high) = settled.fold((0f64, 1e-6f64), |(low, high), value| (low.min(value), high.max(value)));
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
@@ -92,4 +92,29 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, title: &str,
         chart.configure_series_labels().border_style(BLACK.mix(0.3)).draw()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smoothing_is_the_mean_of_the_last_values() {
+        let points: Vec<(f64, f64)> = (0..7u32).map(|i| (f64::from(i), f64::from(i))).collect();
+        let means: Vec<f64> = smoothed(&points).into_iter().map(|point| point.1).collect();
+        assert_eq!(means, [0., 0.5, 1., 1.5, 2., 3., 4.]);
+    }
+
+    #[test]
+    fn a_run_is_drawn_and_one_without_a_first_stage_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = Args { run: folder.path().to_owned(), out: folder.path().join("a.svg") };
+        let log = folder.path().join("metrics.jsonl");
+        std::fs::write(&log, "{\"stage\":\"latent\",\"images\":1,\"loss\":1.0}\n").unwrap();
+        assert!(run(&args).unwrap_err().to_string().contains("no lines"));
+        let lines = (1..9u32).map(|i| format!("{{\"stage\":\"autoencoder\",\"images\":{i},\"loss\":0.{i}}}\n"));
+        std::fs::write(&log, lines.collect::<String>()).unwrap();
+        run(&args).unwrap();
+        assert!(std::fs::read_to_string(&args.out).unwrap().contains("</svg>"));
+    }
 }
