@@ -116,14 +116,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut peers = if args.peer { Peer::start_both(&python(args), args.threads)? } else { vec![] };
     for work in &works {
         let measurement = if work.kind == Kind::Reconstruct {
-            let rounds = if args.quick { rounds.min(2) } else { rounds };
+            let rounds = if args.quick { 1 } else { rounds };
             end_to_end::measure(work, args.peer.then(|| python(args)).as_deref(), args.threads, rounds)?
         } else {
             measure(work, &mut peers, (rounds, args))?
         };
         report.add(work, &measurement);
     }
-    if args.only.is_none() {
+    if args.only.is_none() && !args.quick {
         println!("{}", ours::memory_of_a_loaded_model()?);
     }
     report.conclude(args.json.as_deref().or(args.save.as_deref()))
