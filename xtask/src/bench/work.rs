@@ -91,7 +91,8 @@ impl Work {
     pub(crate) fn is_long(&self) -> bool {
         let is_many_calls = matches!(self.kind, Kind::Train | Kind::Chain | Kind::Sample);
         // What another row says nearly as well.
-        let is_repeated = self.preset.image_size == 64 && (self.kind == Kind::Sample || self.batch == 2);
+        let is_repeated =
+            self.preset.image_size == 64 && (matches!(self.kind, Kind::Sample | Kind::Chain) || self.batch == 2);
         self.preset.image_size > 128
             || is_repeated
             || (is_many_calls && self.preset.image_size > 64)
