@@ -1,9 +1,8 @@
 //! `diffae train` and `diffae presets`.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use image::{Rgb, RgbImage};
 
@@ -61,45 +60,73 @@ fn one_command_makes_a_model_that_every_other_command_takes() {
     assert_eq!(fs::read(workspace.path("run/model.safetensors")).unwrap(), before);
 }
 
-/// Starts a run that the test will kill.
+/// Starts the program.
 fn start(workspace: &Workspace, args: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_diffae"));
     command.args(args).current_dir(workspace.path("")).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().unwrap()
 }
 
-fn wait_for_a_checkpoint(folder: &Path) {
-    let mut waits = 0;
-    loop {
-        let whole = |name: &str| name.starts_with("autoencoder-");
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        if entries.into_iter().any(|entry| whole(&entry.file_name().to_string_lossy())) {
-            return;
-        }
-        waits += 1;
-        assert!(waits < 1200, "no checkpoint after a minute");
-        std::thread::sleep(Duration::from_millis(50));
+/// Names of whole checkpoints of the first stage, oldest first.
+fn checkpoints(workspace: &Workspace, run: &str) -> Vec<String> {
+    let entries = fs::read_dir(workspace.path(run).join("checkpoints")).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with("autoencoder-")).collect();
+    names.sort();
+    names
+}
+
+/// Waits until there are so many checkpoints.
+fn wait_for_checkpoints(workspace: &Workspace, run: &str, count: usize) {
+    let start = Instant::now();
+    while checkpoints(workspace, run).len() < count {
+        assert!(start.elapsed() < Duration::from_mins(1), "no {count} checkpoints after a minute");
+        std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A first stage of a hundred steps, each of which is saved: long enough to be killed on the way.
+const HUNDRED_STEPS: [&str; 4] = ["--stage", "autoencoder", "--set", "autoencoder.images=800"];
+const RESUME_FIRST_STAGE: [&str; 7] = ["train", "--threads", "1", "--out", "killed", "--resume", "--stage=autoencoder"];
+
+/// Makes the run `whole`, and the run `killed`, which is killed once it has two checkpoints.
+fn whole_and_killed(workspace: &Workspace) {
+    shapes(workspace, 8);
+    workspace.run(&train_args("whole", &HUNDRED_STEPS)).succeeds();
+    let mut child = start(workspace, &train_args("killed", &HUNDRED_STEPS));
+    wait_for_checkpoints(workspace, "killed", 2);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!workspace.path("killed/model.safetensors").exists(), "the run was too quick to be killed");
+}
+
+#[track_caller]
+fn assert_same_model(workspace: &Workspace) {
+    let bytes = |run: &str| fs::read(workspace.path(run).join("model.safetensors")).unwrap();
+    assert!(bytes("whole") == bytes("killed"), "the models differ");
 }
 
 #[test]
 fn a_run_that_is_killed_and_resumed_ends_with_the_same_bits() {
     let workspace = Workspace::new();
     shapes(&workspace, 12);
-    workspace.run(&train_args("whole", &["--labels", "folders"])).succeeds();
-    let mut child = start(&workspace, &train_args("killed", &["--labels", "folders"]));
+    let all_stages = ["--labels", "folders", "--set", "autoencoder.images=800"];
+    workspace.run(&train_args("whole", &all_stages)).succeeds();
+    let mut child = start(&workspace, &train_args("killed", &all_stages));
+    wait_for_checkpoints(&workspace, "killed", 1);
     // A checkpoint is written at every step, so a random moment is often in the middle of one.
-    for delay_ms in [37, 412, 181, 953] {
-        wait_for_a_checkpoint(&workspace.path("killed/checkpoints"));
+    for (kill, delay_ms) in [37, 412, 181, 653].into_iter().enumerate() {
         std::thread::sleep(Duration::from_millis(delay_ms));
-        // It may have ended by itself.
-        let _ = child.kill();
+        let killed = child.kill();
         child.wait().unwrap();
+        if kill == 0 {
+            killed.unwrap();
+            assert!(!workspace.path("killed/model.safetensors").exists(), "the run was too quick to be killed");
+        }
         child = start(&workspace, &["train", "--threads", "1", "--out", "killed", "--resume"]);
     }
-    child.wait().unwrap();
-    let bytes = |run: &str| fs::read(workspace.path(run).join("model.safetensors")).unwrap();
-    assert!(bytes("whole") == bytes("killed"), "the models differ");
+    assert!(child.wait().unwrap().success());
+    assert_same_model(&workspace);
     let losses = |run: &str| {
         let text = fs::read_to_string(workspace.path(run).join("metrics.jsonl")).unwrap();
         let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
@@ -111,29 +138,24 @@ fn a_run_that_is_killed_and_resumed_ends_with_the_same_bits() {
 #[test]
 fn a_broken_newest_checkpoint_is_passed_over() {
     let workspace = Workspace::new();
-    shapes(&workspace, 8);
-    workspace.run(&train_args("whole", &["--stage", "autoencoder"])).succeeds();
-    let mut child = start(&workspace, &train_args("run", &["--stage", "autoencoder"]));
-    wait_for_a_checkpoint(&workspace.path("run/checkpoints"));
-    std::thread::sleep(Duration::from_millis(200));
-    let _ = child.kill();
-    child.wait().unwrap();
-    if workspace.files("run").contains(&"model.safetensors".to_owned()) {
-        return; // it was too quick for this machine
-    }
-    let newest = workspace.files("run/checkpoints").pop().unwrap();
-    let tensors = workspace.path("run/checkpoints").join(&newest).join("state.safetensors");
+    whole_and_killed(&workspace);
+    let newest = checkpoints(&workspace, "killed").pop().unwrap();
+    let tensors = workspace.path("killed/checkpoints").join(&newest).join("state.safetensors");
     let bytes = fs::read(&tensors).unwrap();
     fs::write(&tensors, &bytes[..bytes.len() >> 1]).unwrap();
-    let args = ["train", "--threads", "1", "--out", "run", "--resume", "--stage", "autoencoder"];
-    if workspace.files("run/checkpoints").len() > 1 {
-        let resumed = workspace.run(&args).succeeds();
-        assert!(resumed.stderr().contains("broken"), "{}", resumed.stderr());
-        let bytes = |run: &str| fs::read(workspace.path(run).join("model.safetensors")).unwrap();
-        assert!(bytes("whole") == bytes("run"), "the models differ");
-    } else {
-        workspace.run(&args).fails_with("no whole checkpoint");
+    let resumed = workspace.run(&RESUME_FIRST_STAGE).succeeds();
+    assert!(resumed.stderr().contains(&newest) && resumed.stderr().contains("broken"), "{}", resumed.stderr());
+    assert_same_model(&workspace);
+}
+
+#[test]
+fn without_a_whole_checkpoint_nothing_is_resumed() {
+    let workspace = Workspace::new();
+    whole_and_killed(&workspace);
+    for name in checkpoints(&workspace, "killed") {
+        fs::write(workspace.path("killed/checkpoints").join(name).join("state.json"), "{").unwrap();
     }
+    workspace.run(&RESUME_FIRST_STAGE).fails_with("no whole checkpoint");
 }
 
 /// A limit on the size of files stands for a full disk: writing a checkpoint fails in the middle.
@@ -141,26 +163,31 @@ fn a_broken_newest_checkpoint_is_passed_over() {
 #[test]
 fn a_full_disk_loses_nothing_that_was_saved() {
     let workspace = Workspace::new();
-    shapes(&workspace, 8);
-    workspace.run(&train_args("whole", &["--stage", "autoencoder"])).succeeds();
-    let mut child = start(&workspace, &train_args("run", &["--stage", "autoencoder"]));
-    wait_for_a_checkpoint(&workspace.path("run/checkpoints"));
-    // It may have ended by itself.
-    let _ = child.kill();
-    child.wait().unwrap();
-    let resume = ["train", "--threads", "1", "--out", "run", "--resume", "--stage", "autoencoder"];
-    if !workspace.files("run").contains(&"model.safetensors".to_owned()) {
-        let script = "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\"";
-        let mut limited = Command::new("sh");
-        limited.args(["-c", script, env!("CARGO_BIN_EXE_diffae")]).args(resume).current_dir(workspace.path(""));
-        let output = limited.output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{stderr}");
-        assert!(stderr.contains("cannot access"), "{stderr}");
-        workspace.run(&resume).succeeds();
-    }
-    let bytes = |run: &str| fs::read(workspace.path(run).join("model.safetensors")).unwrap();
-    assert!(bytes("whole") == bytes("run"), "the models differ");
+    whole_and_killed(&workspace);
+    let before = checkpoints(&workspace, "killed");
+    let script = "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\"";
+    let mut limited = Command::new("sh");
+    limited.args(["-c", script, env!("CARGO_BIN_EXE_diffae")]).args(RESUME_FIRST_STAGE);
+    let output = limited.current_dir(workspace.path("")).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("cannot access"), "{stderr}");
+    assert_eq!(checkpoints(&workspace, "killed"), before);
+    workspace.run(&RESUME_FIRST_STAGE).succeeds();
+    assert_same_model(&workspace);
+}
+
+/// A run remembers where its data are, wherever it is resumed from.
+#[test]
+fn a_run_can_be_resumed_from_another_folder() {
+    let workspace = Workspace::new();
+    whole_and_killed(&workspace);
+    let run = workspace.path("killed");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diffae"));
+    command.args(["train", "--threads", "1", "--resume", "--stage", "autoencoder", "--out"]).arg(&run);
+    let output = command.current_dir(workspace.path("shapes")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_same_model(&workspace);
 }
 
 #[test]
@@ -241,9 +268,26 @@ fn what_cannot_be_trained_is_refused_in_one_sentence() {
         ("d", ["--data", "shapes", "--stage", "latent"], "--stage autoencoder"),
         ("shapes", ["--data", "shapes", "--stage", "autoencoder"], "not empty"),
         ("e", ["--data", "shapes", "--freeze", "decoder"], "encoder or unet"),
+        ("f", ["--data", "other.toml", "--stage", "autoencoder"], "neither a folder nor a .tar"),
     ] {
         workspace.run(&[&["train", "--preset", "smoke", "--out", out], &args[..]].concat()).fails_with(text);
     }
+}
+
+/// What a mistake leaves behind does not stand in the way, and labels can come after the first stage.
+#[test]
+fn mistakes_can_be_mended_in_the_same_folder() {
+    let workspace = Workspace::new();
+    shapes(&workspace, 8);
+    let mistaken = ["train", "--preset", "smoke", "--data", "nowhere", "--out", "run"];
+    workspace.run(&mistaken).fails_with("nowhere");
+    workspace.run(&train_args("run", &["--stage", "autoencoder"])).succeeds();
+    let classify = ["train", "--out", "run", "--resume", "--stage", "classifier"];
+    workspace.run(&classify).fails_with("--labels");
+    workspace.run(&[&classify[..], &["--labels", "folders"]].concat()).succeeds();
+    let names = workspace.run(&["edit", "-m", "run", "--list"]).succeeds().stdout();
+    assert_eq!(names.lines().collect::<Vec<_>>(), ["disc", "square"]);
+    workspace.run(&[&classify[..], &["--labels", "folders"]].concat()).fails_with("has been trained");
 }
 
 #[test]

@@ -381,7 +381,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub(crate) data: Option<PathBuf>,
     /// Attributes: a CelebA attribute file, a CSV file, or `folders` for one class a folder
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) labels: Option<PathBuf>,
     /// The folder of the run; it ends as a model directory
     #[arg(long, short, value_name = "RUN", required_unless_present = "dry_run")]

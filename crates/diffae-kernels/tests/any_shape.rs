@@ -1,46 +1,27 @@
-//! Every kernel set against the portable one, on shapes that proptest makes up, in memory that ends where it must.
+//! Every kernel set against the portable one, on shapes that proptest makes up.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
-use std::sync::{Mutex, PoisonError};
+mod support;
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::Tensor;
 use diffae_kernels::{
-    Activation, ConvInput, ConvWeight, Gradients, GroupNorm, KernelSet, attention, differentiable, force_kernel_set,
-    linear, record,
+    Activation, ConvInput, ConvWeight, GroupNorm, KernelSet, attention, differentiable, force_kernel_set, linear,
 };
 use proptest::prelude::*;
+
+use support::{Function, largest, turn, values, with_gradients_of_a_tape};
 
 /// As in `kernel_sets.rs`.
 const TOLERANCE: f32 = 2e-5;
 
-/// The set in force is of the whole process, so tests take turns.
-static TURN: Mutex<()> = Mutex::new(());
-
-fn values(dims: &[usize], seed: f32) -> Tensor {
-    let count = dims.iter().product::<usize>();
-    let value = |i: usize| ((i as f32 * 12.9898 + seed * 78.233).sin() * 437.585_45).fract();
-    Tensor::from_vec((0..count).map(value).collect::<Vec<_>>(), dims, &Device::Cpu).unwrap()
-}
-
 /// The result, and the gradients of all arguments.
-fn computed(args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Vec<f32>> {
-    let vars: Vec<Var> = args.iter().map(|arg| Var::from_tensor(arg).unwrap()).collect();
-    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-    let mut result = None;
-    let forward = || -> Result<Tensor> {
-        let y = f(&tensors)?;
-        result = Some(y.clone());
-        differentiable([&y], |[y]| (y * values(y.dims(), 5.))?.sum_all())
-    };
-    let (loss, tape) = record(forward).unwrap();
-    let mut gradients = Gradients::default();
-    tape.backward(&loss, &mut gradients).unwrap();
-    let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    result.iter().map(flat).chain(vars.iter().map(|var| flat(gradients.get(var).unwrap()))).collect()
+fn computed(args: &[Tensor], f: Function<'_>) -> Vec<Vec<f32>> {
+    let all = with_gradients_of_a_tape(args, f);
+    all.iter().map(|x| x.flatten_all().unwrap().to_vec1().unwrap()).collect()
 }
 
-fn compare(args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+fn compare(args: &[Tensor], f: Function<'_>) {
+    let _turn = turn();
     force_kernel_set(KernelSet::Portable).unwrap();
     let expected = computed(args, f);
     for set in KernelSet::available() {
@@ -48,9 +29,9 @@ fn compare(args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) {
         let got = computed(args, f);
         assert_eq!(got, computed(args, f), "{} is not the same from run to run", set.name());
         for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
-            let largest = expected.iter().fold(1e-2f32, |most, x| most.max(x.abs()));
-            let worst = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-            assert!(worst / largest < TOLERANCE, "{}, output {i}: {worst} of {largest}", set.name());
+            let magnitude = largest(expected.iter().copied()).max(1e-2);
+            let worst = largest(got.iter().zip(expected).map(|(a, b)| a - b));
+            assert!(worst / magnitude < TOLERANCE, "{}, output {i}: {worst} of {magnitude}", set.name());
         }
     }
 }

@@ -1,32 +1,19 @@
 //! Every kernel set that this machine has, against Candle's own operations: results and gradients on many shapes.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod support;
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Tensor, Var};
 use diffae_kernels::{
-    Activation, ConvInput, ConvWeight, Gradients, GroupNorm, KernelSet, add, attention, average_pool_2x,
-    concat_channels, conv2d, differentiable, force_kernel_set, group_norm, linear, record, set_exact,
-    upsample_nearest_2x,
+    Activation, ConvInput, ConvWeight, GroupNorm, KernelSet, add, attention, average_pool_2x, concat_channels, conv2d,
+    force_kernel_set, group_norm, linear, set_exact, upsample_nearest_2x,
 };
+
+use support::{Function, largest, turn, values, variables, with_gradients_of_a_tape};
 
 /// Largest difference allowed, relative to the largest value: sums of up to a few thousand products in f32, and what
 /// Winograd's transforms add.
 const TOLERANCE: f32 = 1e-5;
-
-/// The set in force is of the whole process, so tests take turns.
-static TURN: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Numbers that look random and have both signs.
-fn values(dims: &[usize], seed: f32) -> Tensor {
-    let count = dims.iter().product::<usize>();
-    let value = |i: usize| ((i as f32 * 12.9898 + seed * 78.233).sin() * 437.585_45).fract();
-    Tensor::from_vec((0..count).map(value).collect::<Vec<_>>(), dims, &Device::Cpu).unwrap()
-}
 
 fn numbers(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
@@ -36,18 +23,13 @@ fn numbers(x: &Tensor) -> Vec<f32> {
 fn difference(got: &Tensor, expected: &Tensor) -> f32 {
     assert_eq!(got.dims(), expected.dims());
     let (got, expected) = (numbers(got), numbers(expected));
-    let largest = expected.iter().fold(1e-3f32, |most, x| most.max(x.abs()));
-    got.iter()
-        .zip(&expected)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0f32, |a, b| if b.is_nan() { f32::NAN } else { a.max(b) })
-        / largest
+    let magnitude = largest(expected.iter().copied()).max(1e-3);
+    largest(got.iter().zip(&expected).map(|(a, b)| a - b)) / magnitude
 }
 
 /// The result of `f` and the gradients of `sum(result * weights)` with respect to its arguments.
-fn with_gradients(args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
-    let vars: Vec<Var> = args.iter().map(|arg| Var::from_tensor(arg).unwrap()).collect();
-    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+fn with_gradients(args: &[Tensor], f: Function<'_>) -> Vec<Tensor> {
+    let (vars, tensors) = variables(args);
     let y = f(&tensors).unwrap();
     let loss = (&y * values(y.dims(), 5.)).unwrap().sum_all().unwrap();
     let gradients = loss.backward().unwrap();
@@ -55,24 +37,8 @@ fn with_gradients(args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> V
     std::iter::once(y.detach()).chain(of_args).collect()
 }
 
-/// The same from a tape.
-fn with_gradients_of_a_tape(args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
-    let vars: Vec<Var> = args.iter().map(|arg| Var::from_tensor(arg).unwrap()).collect();
-    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-    let mut result = None;
-    let forward = || -> Result<Tensor> {
-        let y = f(&tensors)?;
-        result = Some(y.clone());
-        differentiable([&y], |[y]| (y * values(y.dims(), 5.))?.sum_all())
-    };
-    let (loss, tape) = record(forward).unwrap();
-    let mut gradients = Gradients::default();
-    tape.backward(&loss, &mut gradients).unwrap();
-    result.into_iter().chain(vars.iter().map(|var| gradients.get(var).unwrap().clone())).collect()
-}
-
 /// Compares `f` under every set, differentiated both ways, with `f` under Candle's own operations.
-fn compare(what: &str, args: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) {
+fn compare(what: &str, args: &[Tensor], f: Function<'_>) {
     let _turn = turn();
     force_kernel_set(KernelSet::Candle).unwrap();
     let expected = with_gradients(args, f);

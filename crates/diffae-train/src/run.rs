@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use diffae_infer::{Overwrite, write_atomically};
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Checkpoints;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result, at};
 use crate::tensorboard::EventFile;
@@ -77,18 +78,26 @@ impl RunFolder {
     /// Opens a run, or begins one.
     ///
     /// # Errors
-    /// [`Error::Locked`] if another process works there; [`Error::Run`] if it holds a run of another config or data, or
-    /// files that are no run.
+    /// [`Error::Locked`] if another process works there; [`Error::Run`] if it holds a run of another config or data that
+    /// was begun, or files that are no run.
     pub fn open_or_create(path: &Path, config: &TrainConfig, notes: &Notes) -> Result<Self> {
         if let Some(part) = notes.freeze.iter().find(|part| !["encoder", "unet"].contains(&part.as_str())) {
             return Err(Error::Setting { key: "freeze", got: part.clone(), expected: "encoder or unet" });
         }
         if path.join(CONFIG_FILE).exists() {
-            let run = Self::open(path)?;
-            let same = run.config == *config && Notes { done: vec![], ..run.notes.clone() } == *notes;
-            let problem = "it holds a run with another config, data or labels; choose another folder, or go on with \
-                           the one there by --resume";
-            return if same { Ok(run) } else { Err(Error::Run { path: path.to_owned(), problem: problem.to_owned() }) };
+            let mut run = Self::open(path)?;
+            if run.config == *config && (Notes { done: vec![], ..run.notes.clone() }) == *notes {
+                return Ok(run);
+            }
+            if run.is_begun() {
+                let problem = "it holds a run with another config, data or labels; choose another folder, or go on with \
+                               the one there by --resume";
+                return Err(Error::Run { path: path.to_owned(), problem: problem.to_owned() });
+            }
+            // A first attempt that failed before its first checkpoint is in nobody's way.
+            (run.config, run.notes) = (config.clone(), notes.clone());
+            run.write()?;
+            return Ok(run);
         }
         let foreign = fs::read_dir(path).into_iter().flatten().flatten().any(|entry| entry.file_name() != LOCK_FILE);
         if foreign {
@@ -98,8 +107,7 @@ impl RunFolder {
         fs::create_dir_all(path).map_err(at(path))?;
         let lock = locked(path)?;
         let run = Self { path: path.to_owned(), config: config.clone(), notes: notes.clone(), _lock: lock };
-        run.write_notes()?;
-        write_atomically(&path.join(CONFIG_FILE), config.to_toml().as_bytes(), Overwrite::Replace)?;
+        run.write()?;
         Ok(run)
     }
 
@@ -152,6 +160,30 @@ impl RunFolder {
             self.notes.done.push(stage);
         }
         self.write_notes()
+    }
+
+    /// Whether anything has been trained.
+    fn is_begun(&self) -> bool {
+        let has_checkpoint = |stage: &Stage| Checkpoints::new(&self.path, stage.name(), 1).any();
+        !self.notes.done.is_empty() || Stage::ALL.iter().any(has_checkpoint)
+    }
+
+    /// Gives the run labels, or other ones, as long as the classifier is not trained.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if it is; [`Error::Io`] if that cannot be noted.
+    pub fn set_labels(&mut self, labels: PathBuf) -> Result<()> {
+        if self.is_done(Stage::Classifier) {
+            let problem = "its classifier has been trained; other labels need another run".to_owned();
+            return Err(Error::Run { path: self.path.clone(), problem });
+        }
+        self.notes.labels = Some(labels);
+        self.write_notes()
+    }
+
+    fn write(&self) -> Result<()> {
+        self.write_notes()?;
+        Ok(write_atomically(&self.path.join(CONFIG_FILE), self.config.to_toml().as_bytes(), Overwrite::Replace)?)
     }
 
     fn write_notes(&self) -> Result<()> {
@@ -230,11 +262,18 @@ mod tests {
         assert!(matches!(open(&config), Err(Error::Locked { .. })));
         drop(run);
         let other = TrainConfig { seed: 7, ..config.clone() };
-        assert!(open(&other).unwrap_err().to_string().contains("another config"));
+        // As long as nothing is trained, another attempt replaces the first.
+        drop(open(&other).unwrap());
         let mut run = open(&config).unwrap();
+        run.set_labels("labels.csv".into()).unwrap();
         run.set_done(Stage::Autoencoder).unwrap();
         drop(run);
-        assert!(RunFolder::open(&path).unwrap().is_done(Stage::Autoencoder));
+        assert!(open(&other).unwrap_err().to_string().contains("another config"));
+        let mut run = RunFolder::open(&path).unwrap();
+        assert!(run.is_done(Stage::Autoencoder) && run.config() == &config);
+        assert_eq!(run.notes().labels.as_deref(), Some(Path::new("labels.csv")));
+        run.set_done(Stage::Classifier).unwrap();
+        assert!(run.set_labels("other.csv".into()).is_err());
     }
 
     #[test]

@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use diffae_train::{
-    Notes, Outcome, Pictures, RunFolder, Split, Stage, StepReport, TrainConfig, TrainOptions, Trainer, presets, train,
+    FOLDER_LABELS, Notes, Outcome, Pictures, RunFolder, Split, Stage, StepReport, TrainConfig, TrainOptions, Trainer,
+    presets, train,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -30,6 +31,9 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     catch_interrupts();
     let out = args.out.as_deref().context("--out is missing")?;
     let mut folder = if args.resume { RunFolder::open(out)? } else { begin(args, out)? };
+    if let Some(labels) = args.labels.as_deref().filter(|_| args.resume) {
+        folder.set_labels(labels_path(labels)?)?;
+    }
     let stage = args.stage.map(|stage| match stage {
         StageChoice::Autoencoder => Stage::Autoencoder,
         StageChoice::Latent => Stage::Latent,
@@ -49,15 +53,24 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
 }
 
 fn begin(args: &TrainArgs, out: &Path) -> Result<RunFolder> {
-    let data = args.data.clone().context("--data is missing: the folder of pictures")?;
+    let data = args.data.as_deref().context("--data is missing: the folder of pictures")?;
     let notes = Notes {
-        data,
-        labels: args.labels.clone(),
-        init_from: args.init_from.clone(),
+        data: absolute(data)?,
+        labels: args.labels.as_deref().map(labels_path).transpose()?,
+        init_from: args.init_from.as_deref().map(absolute).transpose()?,
         freeze: args.freeze.clone(),
         done: vec![],
     };
     Ok(RunFolder::open_or_create(out, &config(args)?, &notes)?)
+}
+
+/// A run may be resumed from anywhere.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("{} is not a path", path.display()))
+}
+
+fn labels_path(labels: &Path) -> Result<PathBuf> {
+    if labels == Path::new(FOLDER_LABELS) { Ok(labels.to_owned()) } else { absolute(labels) }
 }
 
 fn config(args: &TrainArgs) -> Result<TrainConfig> {

@@ -78,11 +78,7 @@ impl Kept {
         let (parameters, input) = with_all_floats([dy, &self.weight, &self.x], |[dy_values, weight, x]| {
             with_optional(self.lateral.as_ref(), |lateral| {
                 let sizes = &self.sizes;
-                let planes = Planes {
-                    first_channels: self.x.dim(1)?,
-                    second: lateral.map_or(std::ptr::null(), <[f32]>::as_ptr),
-                    ..sizes.planes(x, sizes.inputs)
-                };
+                let planes = sizes.joined_planes(x, lateral);
                 let parameters = self.parameter_gradients(parameters_wanted, planes, dy_values)?;
                 let input = if input_wanted { Some(sizes.input_gradient(weight, dy_values)?) } else { None };
                 let input = input.map(|input| self.norm_gradients(planes, input)).transpose()?;

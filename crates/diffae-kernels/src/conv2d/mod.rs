@@ -92,6 +92,15 @@ impl Sizes {
     fn planes(&self, x: &[f32], channels: usize) -> Planes {
         Planes::plain(x.as_ptr(), channels, self.height, self.width)
     }
+
+    /// The planes of `x` and of the channels that follow it.
+    fn joined_planes(&self, x: &[f32], lateral: Option<&[f32]>) -> Planes {
+        Planes {
+            first_channels: x.len().checked_div(self.images * self.area()).unwrap_or(0),
+            second: lateral.map_or(std::ptr::null(), <[f32]>::as_ptr),
+            ..self.planes(x, self.inputs)
+        }
+    }
 }
 
 /// Output channels, input channels and kernel size of a weight.

@@ -190,11 +190,7 @@ pub(super) fn with_planes<R>(
     let ConvInput { x, lateral, norm, .. } = *input;
     with_floats(x, |x_values| {
         with_optional(lateral, |lateral_values| {
-            let mut planes = Planes {
-                first_channels: x.dim(1)?,
-                second: lateral_values.map_or(std::ptr::null(), <[f32]>::as_ptr),
-                ..sizes.planes(x_values, sizes.inputs)
-            };
+            let mut planes = sizes.joined_planes(x_values, lateral_values);
             let Some(norm) = norm else { return f(planes, None) };
             with_all_floats([norm.scale, norm.shift], |[scale, shift]| {
                 let moments = group_norm::moments_of(sizes.images, &planes, norm.num_groups);

@@ -46,7 +46,14 @@ impl Pictures {
     /// # Errors
     /// If the folder cannot be read or holds no pictures, or an archive is damaged.
     pub fn find(root: &Path, settings: &DataSettings, split: Split) -> Result<Self> {
-        let mut items = if root.is_file() { archives::members(root)? } else { Self::below(root)? };
+        let mut items = match root.is_file() {
+            true if archives::is_archive(root) => archives::members(root)?,
+            true => {
+                let problem = "it is neither a folder nor a .tar archive".to_owned();
+                return Err(Error::Data { path: root.to_owned(), problem });
+            }
+            false => Self::below(root)?,
+        };
         let all = items.len();
         items.retain(|item| is_validation(&item.name, settings.validation_share) == (split == Split::Validation));
         if all == 0 || (items.is_empty() && split == Split::Train) {
@@ -129,14 +136,17 @@ mod archives {
     /// Endings of members that are taken for pictures.
     const PICTURES: [&str; 6] = [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"];
 
+    /// Whether a path ends as archives do.
+    pub(super) fn is_archive(path: &Path) -> bool {
+        path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar"))
+    }
+
     /// The archives right below a folder, in order of their names.
     pub(super) fn below(folder: &Path) -> Result<Vec<PathBuf>> {
         let mut found = vec![];
         for entry in std::fs::read_dir(folder).map_err(at(folder))? {
             let path = entry.map_err(at(folder))?.path();
-            if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar")) {
-                found.push(path);
-            }
+            found.extend(is_archive(&path).then_some(path));
         }
         found.sort();
         Ok(found)
