@@ -2,6 +2,7 @@
 
 mod fashion_mnist;
 mod output;
+mod toonheads;
 
 use std::path::PathBuf;
 
@@ -25,11 +26,14 @@ enum Source {
         #[arg(long, short, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Labelled cartoon faces, as many as wanted, drawn by a `DiceBear` style
+    Toonheads(toonheads::Args),
 }
 
 /// Makes a data set.
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.source {
         Source::FashionMnist { from, out } => fashion_mnist::run(from, out),
+        Source::Toonheads(args) => toonheads::run(args),
     }
 }

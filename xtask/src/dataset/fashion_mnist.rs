@@ -46,7 +46,7 @@ pub(super) fn run(from: &Path, out: &Path) -> Result<()> {
         made: format!("{SIDE} pixels with {MARGIN} zeros around, gray PNG"),
         image_size: SIDE + 2 * MARGIN,
     };
-    Output::new(out)?.write(&names, &manifest, |idx| png(&pictures[idx]))
+    Output::new(out, &manifest)?.finish(&names, &manifest, |idx| png(&pictures[idx]))
 }
 
 /// The bytes of an IDX file after its header, whose sizes beyond the count are all [`SIDE`].

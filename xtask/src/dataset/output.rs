@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use diffae_infer::{Overwrite, write_atomically};
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde::Serialize;
+use serde_json::Value;
 
 const MANIFEST: &str = "manifest.json";
 
@@ -39,17 +40,54 @@ struct Complete<'a> {
 #[derive(Debug)]
 pub(crate) struct Output {
     root: PathBuf,
+    /// Files beside the pictures.
+    listing: blake3::Hasher,
 }
 
 impl Output {
-    pub(crate) fn new(root: &Path) -> Result<Self> {
+    /// Begins or continues a data set. The manifest is there from the start, without counts until all is made.
+    ///
+    /// # Errors
+    /// If the folder holds another data set, whose pictures would mix with these.
+    pub(crate) fn new(root: &Path, manifest: &Manifest) -> Result<Self> {
         fs::create_dir_all(root).with_context(|| format!("cannot make {}", root.display()))?;
-        Ok(Self { root: root.to_owned() })
+        let path = root.join(MANIFEST);
+        if path.exists() {
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let there: Value = serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+            let wanted = serde_json::to_value(manifest).context("cannot write JSON")?;
+            let same = wanted
+                .as_object()
+                .is_some_and(|wanted| wanted.iter().all(|(key, value)| there.get(key) == Some(value)));
+            ensure!(
+                same,
+                "{} holds another data set ({}); choose an empty folder",
+                root.display(),
+                there.get("made").and_then(Value::as_str).unwrap_or("unknown")
+            );
+        } else {
+            write_json(&path, manifest)?;
+        }
+        Ok(Self { root: root.to_owned(), listing: blake3::Hasher::new() })
     }
 
-    /// Writes the files that are not there yet, on all threads, then the manifest. `contents` makes those of one.
-    pub(crate) fn write(
-        &self,
+    /// Writes a file beside the pictures, such as labels or a licence.
+    pub(crate) fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.list(name, blake3::hash(bytes));
+        let path = self.root.join(name);
+        if fs::read(&path).is_ok_and(|there| there == bytes) {
+            return Ok(());
+        }
+        Ok(write_atomically(&path, bytes, Overwrite::Replace)?)
+    }
+
+    fn list(&mut self, name: &str, hash: blake3::Hash) {
+        self.listing.update(format!("{name} {}\n", hash.to_hex()).as_bytes());
+    }
+
+    /// Writes the pictures that are not there yet, on all threads, then the whole manifest. `contents` makes one.
+    pub(crate) fn finish(
+        mut self,
         names: &[String],
         manifest: &Manifest,
         contents: impl Fn(usize) -> Result<Vec<u8>> + Sync,
@@ -73,17 +111,49 @@ impl Output {
             })
             .collect::<Result<_>>()?;
         bar.finish_and_clear();
-        let mut listing = blake3::Hasher::new();
         let mut counts = BTreeMap::new();
         for (name, hash) in names.iter().zip(&hashes) {
-            listing.update(format!("{name} {}\n", hash.to_hex()).as_bytes());
+            self.list(name, *hash);
             let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
             *counts.entry(folder.to_owned()).or_default() += 1;
         }
-        let complete = Complete { manifest, counts, listing_blake3: listing.finalize().to_hex().to_string() };
-        let text = serde_json::to_string_pretty(&complete).context("cannot write JSON")? + "\n";
-        write_atomically(&self.root.join(MANIFEST), text.as_bytes(), Overwrite::Replace)?;
+        let complete = Complete { manifest, counts, listing_blake3: self.listing.finalize().to_hex().to_string() };
+        write_json(&self.root.join(MANIFEST), &complete)?;
         println!("{} pictures in {}", names.len(), self.root.display());
         Ok(())
+    }
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n";
+    Ok(write_atomically(path, text.as_bytes(), Overwrite::Replace)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(made: &str) -> Manifest {
+        let made = made.to_owned();
+        Manifest { name: "dots", source: "", version: "1".to_owned(), licence: "", made, image_size: 1 }
+    }
+
+    #[test]
+    fn what_is_there_is_kept_and_another_data_set_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["a/0.png", "a/1.png", "b/0.png"].map(str::to_owned);
+        let make = |made: &str, content: u8| -> Result<String> {
+            let mut output = Output::new(folder.path(), &manifest(made))?;
+            output.file("labels.txt", b"labels")?;
+            output.finish(&names, &manifest(made), |idx| Ok(vec![content, u8::try_from(idx)?]))?;
+            Ok(fs::read_to_string(folder.path().join(MANIFEST))?)
+        };
+        let first = make("once", 7).unwrap();
+        assert_eq!(make("once", 9).unwrap(), first, "files that are there are not made again");
+        assert_eq!(fs::read(folder.path().join("b/0.png")).unwrap(), [7, 2]);
+        assert!(first.contains("\"a\": 2"), "{first}");
+        fs::remove_file(folder.path().join("a/1.png")).unwrap();
+        assert_eq!(make("once", 7).unwrap(), first, "a file that is missing is made again");
+        assert!(make("twice", 7).unwrap_err().to_string().contains("another data set (once)"));
     }
 }

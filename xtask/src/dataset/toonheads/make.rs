@@ -1,0 +1,97 @@
+//! Lays out the data set.
+
+use anyhow::{Result, ensure};
+use rayon::prelude::*;
+use serde_json::Map;
+
+use super::face::Painter;
+use super::style::{Attribute, Style};
+use super::{Args, labels};
+use crate::dataset::output::{Manifest, Output};
+
+/// Pictures of one folder.
+const PER_FOLDER: u32 = 1000;
+
+/// One picture: its path, its seed, and the attribute that is forced with the side of the pair.
+#[derive(Debug)]
+struct Picture {
+    name: String,
+    seed: String,
+    forced: Option<(&'static Attribute, bool)>,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let style = Style::of(args.style);
+    let paired = paired(style, &args.pairs)?;
+    ensure!(args.count > 0 || !paired.is_empty(), "neither pictures nor pairs are wanted");
+    let painter = Painter::new(style, args.size)?;
+    let manifest = manifest(args, style, &paired);
+    let mut output = Output::new(&args.out, &manifest)?;
+    output.file("LICENCE.txt", style.licence_page()?.as_bytes())?;
+
+    let mut pictures: Vec<Picture> = (0..args.count).map(|idx| plain(&args.seed, idx)).collect();
+    let rows: Vec<_> = pictures
+        .par_iter()
+        .map(|picture| Ok((picture.name.clone(), painter.face(&picture.seed, &Map::new())?.options)))
+        .collect::<Result<_>>()?;
+    if !rows.is_empty() {
+        let rows: Vec<_> = rows.into_iter().map(|(name, options)| (file_name(&name), options)).collect();
+        output.file("attributes.txt", labels::celeba(style, &rows).as_bytes())?;
+        output.file("attributes.csv", labels::csv(style, &rows).as_bytes())?;
+        output.file("options.csv", labels::options(&rows)?.as_bytes())?;
+    }
+    for &attribute in &paired {
+        pictures.extend((0..args.pair_count).flat_map(|idx| pair(&args.seed, attribute, idx)));
+    }
+    let names: Vec<String> = pictures.iter().map(|picture| picture.name.clone()).collect();
+    output.finish(&names, &manifest, |idx| {
+        let Picture { seed, forced, .. } = &pictures[idx];
+        let forced = forced.map(|(attribute, present)| attribute.forced(present)).unwrap_or_default();
+        painter.png(&painter.face(seed, &forced)?)
+    })
+}
+
+fn paired(style: &'static Style, names: &[String]) -> Result<Vec<&'static Attribute>> {
+    if names.iter().any(|name| name == "all") {
+        return Ok(style.attributes.iter().collect());
+    }
+    names.iter().map(|name| style.attribute(name)).collect()
+}
+
+fn manifest(args: &Args, style: &Style, paired: &[&Attribute]) -> Manifest {
+    let mut made =
+        format!("{} faces of style {}, seed {:?}, enlarged by {}", args.count, style.name, args.seed, style.scale);
+    if !paired.is_empty() {
+        let names: Vec<&str> = paired.iter().map(|attribute| attribute.name).collect();
+        made.push_str(&format!("; {} pairs for each of {}", args.pair_count, names.join(", ")));
+    }
+    Manifest {
+        name: "toonheads",
+        source: "DiceBear, crates dicebear-core and dicebear-styles, rendered by resvg",
+        version: "10.7.0, 10.6.0, 0.49.0".to_owned(),
+        licence: style.licence,
+        made,
+        image_size: args.size,
+    }
+}
+
+fn plain(seed: &str, idx: u32) -> Picture {
+    let name = format!("images/{:03}/{idx:06}.png", idx / PER_FOLDER);
+    Picture { name, seed: format!("{seed}-{idx}"), forced: None }
+}
+
+/// The picture without and the one with.
+fn pair(seed: &str, attribute: &'static Attribute, idx: u32) -> [Picture; 2] {
+    [(false, "without"), (true, "with")].map(|(present, folder)| Picture {
+        name: format!("pairs/{}/{folder}/{idx:06}.png", attribute.name),
+        seed: format!("{seed}-{}-{idx}", attribute.name),
+        forced: Some((attribute, present)),
+    })
+}
+
+fn file_name(path: &str) -> String {
+    path.rsplit('/').next().unwrap_or(path).to_owned()
+}
+
+#[cfg(test)]
+mod tests;
