@@ -269,6 +269,9 @@ fn what_cannot_be_trained_is_refused_in_one_sentence() {
         ("shapes", ["--data", "shapes", "--stage", "autoencoder"], "not empty"),
         ("e", ["--data", "shapes", "--freeze", "decoder"], "encoder or unet"),
         ("f", ["--data", "other.toml", "--stage", "autoencoder"], "neither a folder nor a .tar"),
+        // Not even root may make folders here or there.
+        ("/proc/run", ["--data", "shapes", "--stage", "autoencoder"], "/proc/run"),
+        ("other.toml/run", ["--data", "shapes", "--stage", "autoencoder"], "other.toml"),
     ] {
         workspace.run(&[&["train", "--preset", "smoke", "--out", out], &args[..]].concat()).fails_with(text);
     }

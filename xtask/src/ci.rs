@@ -37,12 +37,22 @@ pub(crate) fn run() -> Result<()> {
     gate::pass(&steps(test_command), |action| perform(&root, action))
 }
 
-fn steps(test_command: String) -> [Step<Action>; 6] {
+fn steps(test_command: String) -> [Step<Action>; 8] {
     [
         Step { name: "fmt", action: Action::Cargo("fmt --all --check") },
         Step { name: "tidy", action: Action::Tidy },
-        Step { name: "clippy", action: Action::Cargo("clippy --workspace --all-targets --locked -- -D warnings") },
+        Step {
+            name: "clippy",
+            action: Action::Cargo(
+                "clippy --workspace --all-targets --features parquet,toonheads --locked -- -D warnings",
+            ),
+        },
         Step { name: "test", action: Action::Shell(test_command) },
+        Step { name: "faces", action: Action::Cargo("test --package xtask --features toonheads --locked dataset") },
+        Step {
+            name: "parquet",
+            action: Action::Cargo("test --package diffae-train --lib --features parquet --locked tables"),
+        },
         Step { name: "doc", action: Action::Cargo("doc --workspace --no-deps --locked") },
         Step { name: "deny", action: Action::Deny },
     ]

@@ -126,8 +126,14 @@ impl ModelSource {
 
     /// The same statistics and classifier with other networks.
     #[must_use]
-    pub fn with_networks(self, config: ModelConfig, tensors: BTreeMap<String, Tensor>) -> Self {
-        Self { config, weights: Weights::new(Arc::new(TensorMap(tensors))), ..self }
+    pub fn with_networks(&self, config: ModelConfig, tensors: BTreeMap<String, Tensor>) -> Self {
+        Self {
+            path: self.path.clone(),
+            config,
+            weights: Weights::new(Arc::new(TensorMap(tensors))),
+            moments: self.moments.clone(),
+            classifier: self.classifier.clone(),
+        }
     }
 
     /// What the model is.

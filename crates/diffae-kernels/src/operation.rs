@@ -52,11 +52,14 @@ fn apply_on_tape<const N: usize>(inputs: [&Tensor; N], op: impl Operation<N>) ->
         op.forward(views)
     })?;
     let y = Tensor::from_vec(values, shape, inputs[0].device())?;
-    let kept = inputs.map(Tensor::detach);
+    let mut kept = Vec::with_capacity(N);
+    for input in inputs.into_iter().filter(|_| tape::is_recording()) {
+        kept.push(tape::keep(input)?);
+    }
     tape::push(&inputs, &y, move |dy, wanted| {
         let mut contiguous = Vec::with_capacity(N);
         for kept in kept {
-            contiguous.push(kept.contiguous()?);
+            contiguous.push(kept.get()?);
         }
         let mut flags = [false; N];
         flags.copy_from_slice(wanted);

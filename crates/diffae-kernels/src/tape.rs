@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use candle_core::{Error, Result, Tensor, TensorId, Var, bail};
 
 use crate::join::sum;
+use crate::kept::{ActivationStorage, Kept};
 
 /// Hands the gradient of a node's result on to what the node was computed from.
 type Backward = Box<dyn FnOnce(Tensor, &mut Gradients) -> Result<()>>;
@@ -21,6 +22,10 @@ type Backward = Box<dyn FnOnce(Tensor, &mut Gradients) -> Result<()>>;
 pub struct Tape {
     nodes: Vec<(TensorId, Backward)>,
     tracked: HashSet<TensorId>,
+    storage: ActivationStorage,
+    /// What has been kept while recording, so that nothing is rounded twice.
+    kept: HashMap<TensorId, Kept>,
+    num_kept_bytes: usize,
 }
 
 /// Gradients by tensor.
@@ -65,7 +70,18 @@ impl std::fmt::Debug for Tape {
 pub fn record<R, E: From<Error>>(
     forward: impl FnOnce() -> std::result::Result<R, E>,
 ) -> std::result::Result<(R, Tape), E> {
-    record_onto(Tape::default(), forward)
+    record_with(ActivationStorage::F32, forward)
+}
+
+/// [`record`], with activations kept as `storage` says.
+///
+/// # Errors
+/// As `forward`.
+pub fn record_with<R, E: From<Error>>(
+    storage: ActivationStorage,
+    forward: impl FnOnce() -> std::result::Result<R, E>,
+) -> std::result::Result<(R, Tape), E> {
+    record_onto(Tape { storage, ..Tape::default() }, forward)
 }
 
 /// Runs `f` without keeping anything for gradients, neither on a tape nor in Candle's graph.
@@ -121,11 +137,33 @@ pub fn checkpoint<const N: usize>(
         return f(inputs);
     }
     let output = no_gradients(|| f(inputs))?;
-    let tracked: HashSet<TensorId> = inputs.iter().filter(|t| is_tracked(t)).map(|t| t.id()).collect();
-    let inputs = inputs.map(Tensor::clone);
+    let wanted = inputs.map(is_tracked);
+    let storage =
+        MODE.with_borrow(|mode| if let Mode::Recording(tape) = mode { tape.storage } else { ActivationStorage::F32 });
+    let ids = inputs.map(Tensor::id);
+    let mut kept = Vec::with_capacity(N);
+    for input in inputs {
+        kept.push(keep(input)?);
+    }
     let backward = move |gradient: Tensor, gradients: &mut Gradients| {
-        let (y, tape) = record_onto::<_, Error>(Tape { nodes: vec![], tracked }, || f(inputs.each_ref()))?;
-        tape.run(y.id(), gradient, gradients)
+        let mut again = Vec::with_capacity(N);
+        for kept in kept {
+            again.push(kept.get()?);
+        }
+        let refs: [&Tensor; N] = std::array::from_fn(|i| &again[i]);
+        let tracked = again.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(t, _)| t.id()).collect();
+        let tape = Tape { tracked, storage, ..Tape::default() };
+        let (y, tape) = record_onto::<_, Error>(tape, || f(refs))?;
+        tape.run(y.id(), gradient, gradients)?;
+        // What flowed to the copies belongs to the originals.
+        for (id, again) in ids.into_iter().zip(&again) {
+            if id != again.id()
+                && let Some(gradient) = gradients.remove(again)
+            {
+                gradients.add(id, gradient)?;
+            }
+        }
+        Ok(())
     };
     push_node(&output, Box::new(backward));
     Ok(output)
@@ -141,6 +179,13 @@ impl Tape {
             bail!("gradients are those of a scalar, not of a tensor of shape {:?}", loss.dims())
         }
         self.run(loss.id(), loss.ones_like()?, gradients)
+    }
+
+    /// Memory of the activations that are kept for the way back. Parameters and what [`differentiable`] holds is not
+    /// counted.
+    #[must_use]
+    pub fn num_kept_bytes(&self) -> usize {
+        self.num_kept_bytes
     }
 
     fn run(mut self, output: TensorId, gradient: Tensor, gradients: &mut Gradients) -> Result<()> {
@@ -174,6 +219,25 @@ impl Gradients {
         self.0.insert(id, total);
         Ok(())
     }
+}
+
+/// Keeps an input of an operation for the way back, as the tape that is being recorded says.
+pub(crate) fn keep(tensor: &Tensor) -> Result<Kept> {
+    MODE.with_borrow_mut(|mode| match mode {
+        Mode::Recording(tape) if !tensor.is_variable() => {
+            if let Some(kept) = tape.kept.get(&tensor.id()) {
+                return Ok(kept.clone());
+            }
+            let kept = match tape.storage {
+                ActivationStorage::F32 => Kept::whole(tensor),
+                ActivationStorage::Bf16 => Kept::rounded(tensor)?,
+            };
+            tape.num_kept_bytes += kept.num_bytes();
+            tape.kept.insert(tensor.id(), kept.clone());
+            Ok(kept)
+        }
+        _ => Ok(Kept::whole(tensor)),
+    })
 }
 
 /// Whether operations belong into Candle's graph.
@@ -237,7 +301,7 @@ fn record_onto<R, E: From<Error>>(
     forward: impl FnOnce() -> std::result::Result<R, E>,
 ) -> std::result::Result<(R, Tape), E> {
     match in_mode(Mode::Recording(tape), forward) {
-        (result, Mode::Recording(tape)) => Ok((result?, tape)),
+        (result, Mode::Recording(tape)) => Ok((result?, Tape { kept: HashMap::new(), ..tape })),
         _ => Err(Error::Msg("the tape is lost".to_owned()).into()),
     }
 }
@@ -289,16 +353,34 @@ mod tests {
     #[test]
     fn a_checkpoint_has_the_gradients_of_what_it_runs_again() {
         let (x, w) = (var(&[2., 3.]), var(&[5., 7.]));
-        let inner = w.as_tensor().clone();
         let forward = || -> Result<Tensor> {
-            let y = checkpoint([&x], move |[x]| differentiable([x, &inner], |[x, w]| x.sqr()? * w))?;
+            let (double, inner) = (crate::add(&x, &x)?, w.as_tensor().clone());
+            let y = checkpoint([&double], move |[x]| differentiable([x, &inner], |[x, w]| x.sqr()? * w))?;
             differentiable([&y], |[y]| y.sum_all())
         };
-        let (loss, tape) = record(forward).unwrap();
-        let mut gradients = Gradients::default();
-        tape.backward(&loss, &mut gradients).unwrap();
-        assert_eq!(numbers(&gradients, &x), [20., 42.]);
-        assert_eq!(numbers(&gradients, &w), [4., 9.]);
+        for storage in [ActivationStorage::F32, ActivationStorage::Bf16] {
+            let (loss, tape) = record_with(storage, forward).unwrap();
+            let mut gradients = Gradients::default();
+            tape.backward(&loss, &mut gradients).unwrap();
+            assert_eq!(numbers(&gradients, &x), [80., 168.]);
+            assert_eq!(numbers(&gradients, &w), [16., 36.]);
+            assert_eq!(gradients.0.len(), 2);
+        }
+    }
+
+    #[test]
+    fn activations_are_counted_once_and_halved_by_rounding() {
+        let (w, bias) = (Var::ones((64, 64), DType::F32, &Device::Cpu).unwrap(), var(&[0.; 64]));
+        let x = Tensor::ones((10, 64), DType::F32, &Device::Cpu).unwrap();
+        let bytes = |storage| {
+            let forward = || -> Result<Tensor> {
+                let y = crate::linear(&x, &w, &bias)?;
+                crate::add(&crate::linear(&y, &w, &bias)?, &crate::linear(&y, &w, &bias)?)
+            };
+            record_with(storage, forward).unwrap().1.num_kept_bytes()
+        };
+        assert_eq!(bytes(ActivationStorage::F32), 2 * 10 * 64 * 4);
+        assert_eq!(bytes(ActivationStorage::Bf16), 2 * 10 * 64 * 2);
     }
 
     #[test]

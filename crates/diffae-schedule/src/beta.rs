@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::{Error, Result, Timestep};
 
 /// The names that parse, for messages.
-pub(crate) const NAMES: &str = "`linear`, `cosine`, `cosine-shift` and a scale as in `cosine-shift4`, or `const` and one of \
+pub(crate) const NAMES: &str = "`linear`, `linear-zsnr`, `cosine`, `cosine-shift` and a scale as in `cosine-shift4`, or `const` and one of \
     0.01, 0.015, 0.008, 0.0065, 0.0055, 0.0045, 0.0035, 0.0025, 0.0015";
 
 /// The values of `Constant` schedules that have a name.
@@ -21,6 +21,9 @@ const LINEAR_LAST: f64 = 0.02;
 const SHIFT_PREFIX: &str = "cosine-shift";
 /// Keeps beta from being too small near t = 0.
 const COSINE_OFFSET: f64 = 0.008;
+/// What is left of the data, as `sqrt(alpha_bar)`, where a schedule ends without signal. Small enough to mean nothing, and
+/// large enough for f32: dividing by it costs a rounding error of 0.002 at most, at a step whose result is noise.
+const LEAST_SIGNAL: f64 = 1.0 / 4096.0;
 /// Keeps beta from reaching 1 at the end, where `alpha_bar` would be 0.
 const COSINE_BETA_LIMIT: f64 = 0.999;
 
@@ -28,7 +31,7 @@ const COSINE_BETA_LIMIT: f64 = 0.999;
 ///
 /// Images use [`Linear`](Self::Linear); the latent diffusion of the released models uses `const0.008`.
 ///
-/// [`Display`](fmt::Display) and [`FromStr`] use the names `linear`, `cosine`, `cosine-shift4` and `const0.008`. Only the constants of
+/// [`Display`](fmt::Display) and [`FromStr`] use the names `linear`, `linear-zsnr`, `cosine`, `cosine-shift4` and `const0.008`. Only the constants of
 /// the released models have a name that parses, which catches a mistyped one: 0.01, 0.015, 0.008, 0.0065, 0.0055,
 /// 0.0045, 0.0035, 0.0025 and 0.0015.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,6 +58,13 @@ pub enum BetaSchedule {
         /// More than 0; 1 is the cosine schedule.
         scale: f64,
     },
+    /// The linear schedule, rescaled so that nothing is left of the data at the last timestep: `sqrt(alpha_bar)` is shifted
+    /// and scaled to begin where it did and to end at 2^-12, which stands for the 0 of the source so that every formula
+    /// keeps its meaning. Networks that predict the noise learn nothing there: predict v or `x_0`.
+    ///
+    /// # Source
+    /// Lin et al. 2023 (arXiv:2305.08891), Algorithm 1.
+    LinearZeroSnr,
     /// `beta_t = value * 1000 / num_train_timesteps`.
     Constant {
         /// Beta at 1000 timesteps: more than 0, and small enough that the betas are less than 1.
@@ -63,6 +73,12 @@ pub enum BetaSchedule {
 }
 
 impl BetaSchedule {
+    /// Whether nothing is left of the data at the last timestep, so that the noise cannot be what a network predicts.
+    #[must_use]
+    pub fn ends_without_signal(&self) -> bool {
+        matches!(self, Self::LinearZeroSnr)
+    }
+
     /// Computes beta for each training timestep, in f64.
     ///
     /// The formulas stand at the variants. For few timesteps the scaled betas of [`Linear`](Self::Linear) and
@@ -74,7 +90,12 @@ impl BetaSchedule {
         if num_train_timesteps == 0 {
             return Err(Error::NoTrainTimesteps);
         }
-        let betas: Vec<f64> = (0..num_train_timesteps).map(|t| self.unchecked_beta(t, num_train_timesteps)).collect();
+        let mut betas: Vec<f64> =
+            (0..num_train_timesteps).map(|t| self.unchecked_beta(t, num_train_timesteps)).collect();
+        if self.ends_without_signal() {
+            check_betas(&betas)?;
+            betas = without_signal_at_the_end(&betas);
+        }
         check_betas(&betas)?;
         Ok(betas)
     }
@@ -83,7 +104,7 @@ impl BetaSchedule {
         let (t, num) = (t as f64, num_train_timesteps as f64);
         let scale = REFERENCE_TIMESTEPS / num;
         match self {
-            Self::Linear => {
+            Self::Linear | Self::LinearZeroSnr => {
                 let (first, last) = (scale * LINEAR_FIRST, scale * LINEAR_LAST);
                 let increment = (last - first) / (num - 1.0).max(1.0);
                 first + t * increment
@@ -98,6 +119,28 @@ impl BetaSchedule {
             Self::Constant { value } => scale * value,
         }
     }
+}
+
+/// Rescales betas so that `sqrt(alpha_bar)` begins where it did and ends at [`LEAST_SIGNAL`].
+fn without_signal_at_the_end(betas: &[f64]) -> Vec<f64> {
+    let mut alpha_bar = 1.0;
+    let signals: Vec<f64> = betas
+        .iter()
+        .map(|beta| {
+            alpha_bar *= 1.0 - beta;
+            f64::sqrt(alpha_bar)
+        })
+        .collect();
+    let (Some(&first), Some(&last)) = (signals.first(), signals.last()) else { return vec![] };
+    if first <= last {
+        return betas.to_vec();
+    }
+    let mut before = 1.0;
+    let rescaled = signals.iter().map(|signal| {
+        let alpha_bar = (LEAST_SIGNAL + (signal - last) * (first - LEAST_SIGNAL) / (first - last)).powi(2);
+        1.0 - alpha_bar / std::mem::replace(&mut before, alpha_bar)
+    });
+    rescaled.collect()
 }
 
 /// `alpha_bar` with its signal-to-noise ratio divided by `scale^2`.
@@ -122,6 +165,7 @@ impl fmt::Display for BetaSchedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Linear => f.write_str("linear"),
+            Self::LinearZeroSnr => f.write_str("linear-zsnr"),
             Self::Cosine => f.write_str("cosine"),
             Self::ShiftedCosine { scale } => write!(f, "{SHIFT_PREFIX}{scale}"),
             Self::Constant { value } => write!(f, "const{value}"),
@@ -138,7 +182,7 @@ impl FromStr for BetaSchedule {
             return Ok(Self::ShiftedCosine { scale });
         }
         let constants = NAMED_CONSTANTS.iter().map(|&value| Self::Constant { value });
-        [Self::Linear, Self::Cosine]
+        [Self::Linear, Self::LinearZeroSnr, Self::Cosine]
             .into_iter()
             .chain(constants)
             .find(|schedule| schedule.to_string() == name)
@@ -154,6 +198,28 @@ mod tests {
 
     fn assert_close(got: f64, expected: f64) {
         assert!((got - expected).abs() <= 1e-14 * expected.abs(), "got {got}, expected {expected}");
+    }
+
+    #[test]
+    fn rescaling_keeps_the_beginning_and_leaves_nothing_at_the_end() {
+        let [plain, rescaled] = [BetaSchedule::Linear, BetaSchedule::LinearZeroSnr].map(|schedule| {
+            let mut alpha_bar = 1.0;
+            let betas = schedule.betas(1000).unwrap();
+            betas
+                .iter()
+                .map(|beta| {
+                    alpha_bar *= 1.0 - beta;
+                    alpha_bar
+                })
+                .collect::<Vec<f64>>()
+        });
+        assert!((plain[0] - rescaled[0]).abs() < 1e-12);
+        assert!((rescaled[999] - LEAST_SIGNAL.powi(2)).abs() < 1e-12 && plain[999] > 4e-5);
+        assert!(rescaled.windows(2).all(|pair| pair[0] > pair[1]));
+        // Half way between, by the formula of the source with sqrt(alpha_bar) of 0, 500 and 999.
+        let [first, middle, last] = [0, 500, 999].map(|t| plain[t].sqrt());
+        let expected = (middle - last) * first / (first - last);
+        assert!((rescaled[500].sqrt() - expected).abs() < 2e-4);
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use diffae_infer::ModelConfig;
-use diffae_kernels::{Gradients, no_gradients, record, run_in_pool};
+use diffae_kernels::{ActivationStorage, Gradients, no_gradients, record_with, run_in_pool};
 use diffae_nets::{SemanticEncoder, TrainingMode, Unet};
 use diffae_schedule::{NoiseSchedule, PredictionTarget};
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoints;
-use crate::config::TrainConfig;
+use crate::config::{Activations, TrainConfig};
 use crate::data::{Batch, Loader, Pictures};
 use crate::error::{Error, Result};
 use crate::objective::{Draw, Drawing, Noised, prediction_loss};
@@ -60,6 +60,8 @@ pub struct StepResult {
     pub grad_norm_encoder: f64,
     /// That of the `UNet`'s part.
     pub grad_norm_unet: f64,
+    /// Memory of the activations that were kept for the way back, of one part of the batch.
+    pub activation_bytes: usize,
 }
 
 impl Trainer {
@@ -123,11 +125,15 @@ impl Trainer {
 
     fn step_on(&mut self, x_0: &Tensor, noised: &Noised) -> Result<StepResult> {
         // The tape belongs to the thread that records it, so the whole step runs on one of the pool.
-        let (loss, norms) = run_in_pool(|| -> Result<(f64, Norms)> {
+        let storage = match self.config.objective.activations {
+            Activations::F32 => ActivationStorage::F32,
+            Activations::Bf16 => ActivationStorage::Bf16,
+        };
+        let (loss, norms, activation_bytes) = run_in_pool(|| -> Result<(f64, Norms, usize)> {
             let mut gradients = Gradients::default();
             let parts = self.config.autoencoder.accumulate;
             let size = x_0.dim(0)?.checked_div(parts).unwrap_or(0);
-            let mut total = 0.;
+            let (mut total, mut activation_bytes) = (0., 0);
             for part in 0..parts {
                 let narrow = |tensor: &Tensor| tensor.narrow(0, part * size, size)?.contiguous();
                 let x_0 = narrow(x_0)?;
@@ -140,11 +146,12 @@ impl Trainer {
                     dropout_seed: Some(dropout_seed(self.config.seed, self.step, part)),
                     checkpoint_blocks: self.config.objective.checkpoint_blocks,
                 };
-                let (loss, tape) = record(|| -> Result<Tensor> {
+                let (loss, tape) = record_with(storage, || -> Result<Tensor> {
                     let loss = self.loss(&x_0, &noised, mode)?;
                     let share = 1. / parts as f64;
                     Ok(diffae_kernels::differentiable([&loss], |[loss]| loss * share)?)
                 })?;
+                activation_bytes = tape.num_kept_bytes();
                 tape.backward(&loss, &mut gradients)?;
                 total += f64::from(loss.to_scalar::<f32>()?);
             }
@@ -154,13 +161,13 @@ impl Trainer {
             } else {
                 Norms { whole: f64::NAN, encoder: f64::NAN, unet: f64::NAN }
             };
-            Ok((total, norms))
+            Ok((total, norms, activation_bytes))
         })?;
         if loss.is_finite() {
             self.step += 1;
         }
         let Norms { whole, encoder, unet } = norms;
-        Ok(StepResult { loss, grad_norm: whole, grad_norm_encoder: encoder, grad_norm_unet: unet })
+        Ok(StepResult { loss, grad_norm: whole, grad_norm_encoder: encoder, grad_norm_unet: unet, activation_bytes })
     }
 
     fn diffusion(&self) -> (&NoiseSchedule, PredictionTarget) {
@@ -287,7 +294,7 @@ pub(crate) fn run(folder: &RunFolder, trainer: &mut Trainer, data: &Data, on_ste
         meter.add(indices.len());
         if step % config.run.log_every_steps == 0 || step == num_steps {
             let (images_per_sec, data_wait) = meter.take(&mut loader.waited);
-            let StepResult { loss, grad_norm, grad_norm_encoder, grad_norm_unet } = result;
+            let StepResult { loss, grad_norm, grad_norm_encoder, grad_norm_unet, .. } = result;
             let (lr, broken) = (config.autoencoder.lr_at(step - 1), loader.num_broken());
             metrics.write(&Line {
                 stage: Stage::Autoencoder,

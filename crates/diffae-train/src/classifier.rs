@@ -5,35 +5,37 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
 use diffae_infer::{LoadOptions, ModelSource, Overwrite};
-use diffae_kernels::{differentiable, linear};
-use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint};
+use diffae_kernels::{differentiable, linear, no_gradients};
+use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, LatentMoments};
 
+use crate::autoencoder::Data;
 use crate::data::{Labels, Pictures};
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
-use crate::rows::{Codes, RowStage};
+use crate::rows::{CODES_FILE, Codes, RowStage, VALIDATION_CODES_FILE};
 use crate::run::{RunFolder, Stage};
 use crate::{OnStep, Outcome};
 
 /// Trains the stage from where it is to its end, and adds the classifier to the model.
 ///
 /// Pictures are encoded once, unmirrored; the paper encodes them anew each time.
-pub(crate) fn run(
-    folder: &RunFolder,
-    pictures: &Pictures,
-    labels: &Labels,
-    on_step: &mut OnStep<'_>,
-) -> Result<Outcome> {
+pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mut OnStep<'_>) -> Result<Outcome> {
     let config = folder.config();
     let mut source = ModelSource::open(folder.path(), &ArchitectureHints::default())?;
-    let codes = Codes::of(folder.path(), &source.build(&LoadOptions::cpu())?, pictures)?;
+    let model = source.build(&LoadOptions::cpu())?;
+    let codes = Codes::of(folder.path(), CODES_FILE, &model, &data.train)?;
     let moments = codes.moments()?;
-    let z = codes.normalized(&moments)?;
-    let labelled = labelled_rows(&codes, pictures, labels);
-    if labelled.is_empty() {
+    let train = Labelled::new(&codes, &moments, &data.train, labels)?;
+    if train.rows.is_empty() {
         let problem = "no picture that is trained on has labels".to_owned();
-        return Err(Error::Data { path: pictures.root().to_owned(), problem });
+        return Err(Error::Data { path: data.train.root().to_owned(), problem });
     }
+    let validation = if data.validation.is_empty() {
+        None
+    } else {
+        let codes = Codes::of(folder.path(), VALIDATION_CODES_FILE, &model, &data.validation)?;
+        Some(Labelled::new(&codes, &moments, &data.validation, labels)?).filter(|some| !some.rows.is_empty())
+    };
     let (width, count) = (config.model.z_channels, labels.names.len());
     let bound = (width as f64).sqrt().recip();
     let init = Init::Uniform { lo: -bound, up: bound };
@@ -41,19 +43,19 @@ pub(crate) fn run(
         let vb = vb.pp("classifier");
         Ok((vb.get_with_hints((count, width), "weight", init)?, vb.get_with_hints(count, "bias", init)?))
     })?;
-    let stage = RowStage { folder, stage: Stage::Classifier, settings: &config.classifier, num_rows: labelled.len() };
-    let loss = |_: usize, rows: &[usize]| {
-        let (mut indices, mut targets) = (vec![], vec![]);
-        for &(row, present) in rows.iter().map(|&row| &labelled[row]) {
-            indices.push(row);
-            targets.extend(present.iter().map(|&present| f32::from(u8::from(present))));
-        }
-        let z = z.index_select(&Tensor::new(indices.as_slice(), &Device::Cpu)?, 0)?;
-        let targets = Tensor::from_vec(targets, (rows.len(), count), &Device::Cpu)?;
+    let stage = RowStage { folder, stage: Stage::Classifier, settings: &config.classifier, num_rows: train.rows.len() };
+    let loss_of = |labelled: &Labelled<'_>, rows: &[usize]| -> Result<Tensor> {
+        let (z, targets) = labelled.batch(rows, count)?;
         let logits = linear(&z, &weight, &bias)?;
         Ok(differentiable([&logits], |[logits]| cross_entropy(logits, &targets))?)
     };
-    if stage.run(&mut parameters, on_step, &loss)? == Outcome::Stopped {
+    let loss = |_: usize, rows: &[usize]| loss_of(&train, rows);
+    let watch = |_: &Parameters, _: usize| {
+        let Some(validation) = &validation else { return Ok(None) };
+        let all: Vec<usize> = (0..validation.rows.len()).collect();
+        Ok(Some(f64::from(no_gradients(|| loss_of(validation, &all))?.to_scalar::<f32>()?)))
+    };
+    if stage.run(&mut parameters, on_step, &loss, &watch)? == Outcome::Stopped {
         return Ok(Outcome::Stopped);
     }
     let (mut averages, mut current) = (parameters.averages()?, parameters.current()?);
@@ -80,13 +82,31 @@ enum Which {
     Current,
 }
 
-/// Rows of the codes whose pictures have labels, with these.
-fn labelled_rows<'a>(codes: &Codes, pictures: &Pictures, labels: &'a Labels) -> Vec<(u32, &'a [bool])> {
-    let row = |(row, &picture): (usize, &u32)| {
-        let name = pictures.name(usize::try_from(picture).ok()?);
-        Some((u32::try_from(row).ok()?, labels.of(&name)?))
-    };
-    codes.indices.iter().enumerate().filter_map(row).collect()
+/// Normalized codes, and those of their rows whose pictures have labels, with these.
+struct Labelled<'a> {
+    z: Tensor,
+    rows: Vec<(u32, &'a [bool])>,
+}
+
+impl<'a> Labelled<'a> {
+    fn new(codes: &Codes, moments: &LatentMoments, pictures: &Pictures, labels: &'a Labels) -> Result<Self> {
+        let row = |(row, &picture): (usize, &u32)| {
+            let name = pictures.name(usize::try_from(picture).ok()?);
+            Some((u32::try_from(row).ok()?, labels.of(&name)?))
+        };
+        Ok(Self { z: codes.normalized(moments)?, rows: codes.indices.iter().enumerate().filter_map(row).collect() })
+    }
+
+    /// Codes `[N, D]` and targets `[N, count]` of some of the rows.
+    fn batch(&self, rows: &[usize], count: usize) -> Result<(Tensor, Tensor)> {
+        let (mut indices, mut targets) = (vec![], vec![]);
+        for &(row, present) in rows.iter().filter_map(|&row| self.rows.get(row)) {
+            indices.push(row);
+            targets.extend(present.iter().map(|&present| f32::from(u8::from(present))));
+        }
+        let z = self.z.index_select(&Tensor::new(indices.as_slice(), &Device::Cpu)?, 0)?;
+        Ok((z, Tensor::from_vec(targets, (indices.len(), count), &Device::Cpu)?))
+    }
 }
 
 /// `mean of max(l, 0) - l y + ln(1 + exp(-|l|))`: binary cross-entropy of logits l for targets y.

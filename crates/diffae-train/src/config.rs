@@ -150,6 +150,20 @@ pub struct ObjectiveSettings {
     pub loss_weight: LossWeight,
     /// Whether the blocks of the `UNet` keep only their inputs for the way back: less memory, more time.
     pub checkpoint_blocks: bool,
+    /// In which number type activations are kept for the way back: half the memory in bf16. Parameters stay f32.
+    #[serde(default)]
+    pub activations: Activations,
+}
+
+/// In which number type activations are kept for the way back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activations {
+    /// As they are computed.
+    #[default]
+    F32,
+    /// Rounded.
+    Bf16,
 }
 
 /// How timesteps are weighted in the loss; `snr = alpha_bar / (1 - alpha_bar)`.
@@ -304,6 +318,14 @@ impl TrainConfig {
         let p2_fits =
             self.objective.loss_weight != LossWeight::P2 || self.diffusion.prediction == PredictionTarget::Eps;
         require(p2_fits, "objective.loss_weight", "p2", "another one, or diffusion.prediction=eps")?;
+        for (key, diffusion) in [
+            ("diffusion.prediction", &self.diffusion),
+            ("latent_net.diffusion.beta_schedule", &self.latent_net.diffusion),
+        ] {
+            let learns =
+                diffusion.prediction != PredictionTarget::Eps || !diffusion.beta_schedule.ends_without_signal();
+            require(learns, key, "eps", "v or x_0 with a schedule that ends without signal")?;
+        }
         let latent = self.latent_net.diffusion.prediction;
         require(latent == PredictionTarget::Eps, "latent_net.diffusion.prediction", latent, "eps")?;
         for stage in [&self.autoencoder, &self.latent, &self.classifier] {
@@ -409,6 +431,8 @@ mod tests {
         assert!(message("seed").contains("key=value"));
         assert!(message("autoencoder.accumulate=3").contains("divisor"));
         assert!(message("autoencoder.ema_decay=1").contains("ema_decay"));
+        assert!(message("diffusion.beta_schedule=linear-zsnr").contains("v or x_0"));
+        assert!(smoke(&["diffusion.beta_schedule=linear-zsnr", "diffusion.prediction=v"]).is_ok());
         assert!(smoke(&["model.model_channels=31"]).is_err());
         assert!(TrainConfig::from_toml("seed = 1\nnonsense = 2").is_err());
     }

@@ -5,17 +5,18 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_infer::{LatentConfig, LoadOptions, ModelSource, Overwrite};
-use diffae_kernels::{Gradients, differentiable, record};
+use diffae_kernels::{Gradients, differentiable, no_gradients, record};
 use diffae_nets::LatentNet;
 use diffae_schedule::{NoiseSchedule, Timestep};
 
+use crate::autoencoder::Data;
 use crate::config::StageSettings;
-use crate::data::Pictures;
 use crate::error::Result;
 use crate::objective::{Draw, Drawing};
 use crate::parameters::Parameters;
+use crate::preview::invented;
 use crate::random::Purpose;
-use crate::rows::{Codes, RowStage};
+use crate::rows::{CODES_FILE, Codes, RowStage, VALIDATION_CODES_FILE};
 use crate::run::{RunFolder, Stage};
 use crate::{OnStep, Outcome};
 
@@ -91,10 +92,11 @@ impl LatentTrainer {
 }
 
 /// Trains the stage from where it is to its end, and adds the latent net to the model.
-pub(crate) fn run(folder: &RunFolder, pictures: &Pictures, on_step: &mut OnStep<'_>) -> Result<Outcome> {
+pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> Result<Outcome> {
     let config = folder.config();
-    let mut source = ModelSource::open(folder.path(), &diffae_nets::weights::ArchitectureHints::default())?;
-    let codes = Codes::of(folder.path(), &source.build(&LoadOptions::cpu())?, pictures)?;
+    let source = ModelSource::open(folder.path(), &diffae_nets::weights::ArchitectureHints::default())?;
+    let model = source.build(&LoadOptions::cpu())?;
+    let codes = Codes::of(folder.path(), CODES_FILE, &model, &data.train)?;
     let moments = codes.moments()?;
     let z = codes.normalized(&moments)?;
     let latent = config.latent_config()?;
@@ -111,15 +113,32 @@ pub(crate) fn run(folder: &RunFolder, pictures: &Pictures, on_step: &mut OnStep<
         let Draw { noise, timesteps } = Draw::new(&schedule, &z_0, how)?;
         latent_loss(&net, &schedule, (&z_0, &noise), &timesteps)
     };
-    if stage.run(&mut parameters, on_step, &loss)? == Outcome::Stopped {
+    let validation = if data.validation.is_empty() {
+        None
+    } else {
+        Some(Codes::of(folder.path(), VALIDATION_CODES_FILE, &model, &data.validation)?.normalized(&moments)?)
+    };
+    drop(model);
+    let with_latent_net = |parameters: &Parameters| -> Result<ModelSource> {
+        let mut tensors: BTreeMap<String, Tensor> = source.networks(DType::F32)?;
+        tensors.retain(|name, _| !name.starts_with("latent_net."));
+        tensors.extend(parameters.averages()?);
+        let config = diffae_infer::ModelConfig { latent: Some(latent.clone()), ..source.config().clone() };
+        let mut with = source.with_networks(config, tensors);
+        with.set_latent_moments(moments.clone())?;
+        Ok(with)
+    };
+    let watch = |parameters: &Parameters, images: usize| {
+        invented(folder.path(), config, &with_latent_net(parameters)?.build(&LoadOptions::cpu())?, images)?;
+        let Some(z_0) = &validation else { return Ok(None) };
+        let how = Drawing { seed: config.seed, purpose: Purpose::Preview, first: 0, terminal: 0 };
+        let Draw { noise, timesteps } = Draw::new(&schedule, z_0, how)?;
+        let loss = no_gradients(|| latent_loss(&net, &schedule, (z_0, &noise), &timesteps))?;
+        Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
+    };
+    if stage.run(&mut parameters, on_step, &loss, &watch)? == Outcome::Stopped {
         return Ok(Outcome::Stopped);
     }
-    let mut tensors: BTreeMap<String, Tensor> = source.networks(DType::F32)?;
-    tensors.retain(|name, _| !name.starts_with("latent_net."));
-    tensors.extend(parameters.averages()?);
-    let model = diffae_infer::ModelConfig { latent: Some(latent), ..source.config().clone() };
-    source = source.with_networks(model, tensors);
-    source.set_latent_moments(moments)?;
-    source.write(folder.path(), DType::F32, Overwrite::Replace)?;
+    with_latent_net(&parameters)?.write(folder.path(), DType::F32, Overwrite::Replace)?;
     Ok(Outcome::Finished)
 }

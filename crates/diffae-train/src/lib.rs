@@ -47,10 +47,11 @@ use candle_core::{DType, Tensor};
 use diffae_infer::{ModelSource, Overwrite};
 use diffae_nets::weights::ArchitectureHints;
 
+use autoencoder::Data;
 pub use autoencoder::{StepResult, Trainer};
 pub use config::{
-    Crop, DataSettings, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings, OptimizerKind,
-    RunSettings, StageSettings, TrainConfig,
+    Activations, Crop, DataSettings, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
+    OptimizerKind, RunSettings, StageSettings, TrainConfig,
 };
 pub use data::{Labels, Pictures, Split};
 pub use error::{Error, Result};
@@ -100,10 +101,9 @@ pub struct TrainOptions {
 /// [`Error::Diverged`] if a loss is no number; others if data or files fail.
 pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep<'_>) -> Result<Outcome> {
     let config = folder.config().clone();
-    let data = folder.notes().data.clone();
-    let pictures = Pictures::find(&data, &config.data, Split::Train)?;
-    let validation = Pictures::find(&data, &config.data, Split::Validation)?;
-    let labels = read_labels(folder, &pictures, &validation)?;
+    let find = |split| Pictures::find(&folder.notes().data, &config.data, split);
+    let data = Data { train: find(Split::Train)?, validation: find(Split::Validation)? };
+    let labels = read_labels(folder, &data.train, &data.validation)?;
     let stages = Stage::ALL.into_iter().filter(|stage| options.stage.is_none_or(|only| only == *stage));
     for stage in stages {
         if folder.is_done(stage) {
@@ -124,12 +124,9 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
             }
         }
         let outcome = match (stage, &labels) {
-            (Stage::Autoencoder, _) => {
-                let data = autoencoder::Data { train: pictures.clone(), validation: validation.clone() };
-                train_autoencoder(folder, &data, options, on_step)?
-            }
-            (Stage::Latent, _) => latent::run(folder, &pictures, on_step)?,
-            (Stage::Classifier, Some(labels)) => classifier::run(folder, &pictures, labels, on_step)?,
+            (Stage::Autoencoder, _) => train_autoencoder(folder, &data, options, on_step)?,
+            (Stage::Latent, _) => latent::run(folder, &data, on_step)?,
+            (Stage::Classifier, Some(labels)) => classifier::run(folder, &data, labels, on_step)?,
             (Stage::Classifier, None) if options.stage.is_none() => {
                 tracing::warn!("stage classifier is left out: there are no labels (--labels)");
                 continue;
@@ -160,7 +157,7 @@ fn read_labels(folder: &RunFolder, pictures: &Pictures, validation: &Pictures) -
 
 fn train_autoencoder(
     folder: &RunFolder,
-    data: &autoencoder::Data,
+    data: &Data,
     options: TrainOptions,
     on_step: &mut OnStep<'_>,
 ) -> Result<Outcome> {

@@ -6,21 +6,23 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use diffae_infer::{
-    DecodeOptions, LoadOptions, ModelSource, NoisePurpose, NoiseSource, Overwrite, png_bytes, rgb_from_tensor, sheet,
-    write_atomically,
+    DecodeOptions, LoadOptions, Model, ModelSource, NoisePurpose, NoiseSource, Overwrite, png_bytes, rgb_from_tensor,
+    sheet, write_atomically,
 };
 use diffae_schedule::{no_callback, no_noise};
 
 use crate::config::TrainConfig;
 use crate::error::{Result, at};
 
-/// Pictures on a sheet.
+/// Pictures in a row of a sheet.
 const MOST_SHOWN: usize = 8;
+/// Rows of inventions.
+const INVENTED_ROWS: u64 = 3;
 
-/// Makes sheets: a row each of real pictures, of reconstructions with their own noise maps, and of reconstructions with
-/// random ones, which show what `z_sem` holds. A plain DDPM shows inventions.
+/// Makes sheets: a row each of real pictures, of reconstructions with their own noise maps, and two with random ones,
+/// which show what `z_sem` holds and what it leaves open. A plain DDPM shows inventions.
 pub(crate) struct Preview {
-    folder: PathBuf,
+    run: PathBuf,
     config: TrainConfig,
     x_0: Tensor,
 }
@@ -31,7 +33,7 @@ impl Preview {
         let shown = count.min(MOST_SHOWN);
         let each = (0..shown).map(|i| watched.get((i * count).checked_div(shown).unwrap_or(0)));
         let x_0 = Tensor::stack(&each.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
-        Ok(Self { folder: run.join("previews"), config: config.clone(), x_0 })
+        Ok(Self { run: run.to_owned(), config: config.clone(), x_0 })
     }
 
     /// Makes the sheet of a model after so many pictures. Pictures of other than one or three channels are not shown.
@@ -45,8 +47,10 @@ impl Preview {
         let options = DecodeOptions::ddim(self.config.run.preview_steps);
         let count = self.x_0.dim(0)? as u64;
         let shape = model.image_shape();
-        let noise =
-            NoiseSource::new(self.config.seed).batch(NoisePurpose::XTerminal, 0..count, &shape, &Device::Cpu)?;
+        let noise = |which: u64| {
+            let places = which * count..(which + 1) * count;
+            NoiseSource::new(self.config.seed).batch(NoisePurpose::XTerminal, places, &shape, &Device::Cpu)
+        };
         let z_sem = if with_z { Some(model.encode_semantic(&self.x_0)?) } else { None };
         let decode =
             |x_terminal: &Tensor| model.decode(x_terminal, z_sem.as_ref(), &options, &mut no_noise, &mut no_callback);
@@ -55,16 +59,43 @@ impl Preview {
             let inverted = model.invert(&self.x_0, z_sem.as_ref(), options.num_steps, &mut no_callback)?;
             rows.extend([self.x_0.clone(), decode(&inverted)?]);
         }
-        rows.push(decode(&noise)?);
-        let mut pictures = vec![];
-        for row in &rows {
-            let row = row.to_dtype(DType::F32)?;
-            let row = (0..row.dim(0)?).map(|idx| Ok(rgb_from_tensor(&row.get(idx)?)?)).collect::<Result<Vec<_>>>()?;
-            pictures.push(row);
-        }
-        fs::create_dir_all(&self.folder).map_err(at(&self.folder))?;
-        let path = self.folder.join(format!("images-{images:09}.png"));
-        let bytes = png_bytes(&sheet(&pictures), &[], &path)?;
-        Ok(write_atomically(&path, &bytes, Overwrite::Replace)?)
+        rows.extend([decode(&noise(0)?)?, decode(&noise(1)?)?]);
+        write_sheet(&self.run, &format!("images-{images:09}.png"), &rows)
     }
+}
+
+/// A sheet of pictures that a model with a latent net invents, after so many codes.
+pub(crate) fn invented(run: &Path, config: &TrainConfig, model: &Model, images: usize) -> Result<()> {
+    if !matches!(config.model.image_channels, 1 | 3) {
+        return Ok(());
+    }
+    let steps = config.run.preview_steps;
+    let mut rows = vec![];
+    for row in 0..INVENTED_ROWS {
+        let places = row * MOST_SHOWN as u64..(row + 1) * MOST_SHOWN as u64;
+        let batch = |purpose, shape: &[usize]| {
+            NoiseSource::new(config.seed).batch(purpose, places.clone(), shape, &Device::Cpu)
+        };
+        let z_terminal = batch(NoisePurpose::ZTerminal, &[config.model.z_channels])?;
+        let z_sem = model.sample_z_sem(&z_terminal, steps, &mut no_callback)?;
+        let x_terminal = batch(NoisePurpose::XTerminal, &model.image_shape())?;
+        let options = DecodeOptions::ddim(steps);
+        rows.push(model.decode(&x_terminal, Some(&z_sem), &options, &mut no_noise, &mut no_callback)?);
+    }
+    write_sheet(run, &format!("latent-{images:09}.png"), &rows)
+}
+
+/// Writes rows of pictures, each `[N, C, H, W]`.
+fn write_sheet(run: &Path, name: &str, rows: &[Tensor]) -> Result<()> {
+    let mut pictures = vec![];
+    for row in rows {
+        let row = row.to_dtype(DType::F32)?;
+        let row = (0..row.dim(0)?).map(|idx| Ok(rgb_from_tensor(&row.get(idx)?)?)).collect::<Result<Vec<_>>>()?;
+        pictures.push(row);
+    }
+    let folder = run.join("previews");
+    fs::create_dir_all(&folder).map_err(at(&folder))?;
+    let path = folder.join(name);
+    let bytes = png_bytes(&sheet(&pictures), &[], &path)?;
+    Ok(write_atomically(&path, &bytes, Overwrite::Replace)?)
 }

@@ -22,7 +22,11 @@ use crate::{OnStep, Outcome, StepReport};
 
 /// Pictures that are encoded at once.
 const ENCODED_AT_ONCE: usize = 32;
-const CODES_FILE: &str = "codes.safetensors";
+/// Codes of the pictures that are trained on, and of those that are not.
+pub(crate) const CODES_FILE: &str = "codes.safetensors";
+pub(crate) const VALIDATION_CODES_FILE: &str = "codes-validation.safetensors";
+/// How often a stage is validated.
+const VALIDATIONS: usize = 20;
 /// Keeps a direction of `z_sem` that never varies from being divided by zero.
 const LEAST_STD: f64 = 1e-6;
 
@@ -37,8 +41,8 @@ pub(crate) struct Codes {
 
 impl Codes {
     /// Encodes all pictures, or reads what has been encoded before. Pictures that cannot be read are left out.
-    pub(crate) fn of(folder: &Path, model: &Model, pictures: &Pictures) -> Result<Self> {
-        let path = folder.join(CODES_FILE);
+    pub(crate) fn of(folder: &Path, file: &str, model: &Model, pictures: &Pictures) -> Result<Self> {
+        let path = folder.join(file);
         if path.exists() {
             return Self::read(&path);
         }
@@ -55,6 +59,10 @@ impl Codes {
             let x_0: Vec<&Tensor> = present.iter().map(|(_, x)| x).collect();
             codes.push(model.encode_semantic(&Tensor::stack(&x_0, 0)?)?);
             indices.extend(present.iter().map(|(idx, _)| u32::try_from(*idx).unwrap_or(u32::MAX)));
+        }
+        if codes.is_empty() {
+            let problem = "none of its pictures can be read".to_owned();
+            return Err(Error::Data { path: pictures.root().to_owned(), problem });
         }
         let codes = Self { z_sem: Tensor::cat(&codes, 0)?, indices };
         codes.write(&path)?;
@@ -109,6 +117,17 @@ struct Line {
     grad_norm: f64,
 }
 
+#[derive(Debug, Serialize)]
+struct ValidationLine {
+    stage: Stage,
+    step: usize,
+    images: usize,
+    validation_loss: f64,
+}
+
+/// What looks at a stage from time to time: the loss on what is not trained on, if there is any, after so many rows.
+pub(crate) type Watch<'a> = dyn Fn(&Parameters, usize) -> Result<Option<f64>> + 'a;
+
 /// A stage over `num_rows` rows.
 pub(crate) struct RowStage<'a> {
     pub(crate) folder: &'a RunFolder,
@@ -125,6 +144,7 @@ impl RowStage<'_> {
         parameters: &mut Parameters,
         on_step: &mut OnStep<'_>,
         loss: &(impl Fn(usize, &[usize]) -> Result<Tensor> + Sync),
+        watch: &Watch<'_>,
     ) -> Result<Outcome> {
         let run = &self.folder.config().run;
         let (settings, seed) = (self.settings, self.folder.config().seed);
@@ -162,6 +182,14 @@ impl RowStage<'_> {
             }
             let report = StepReport { stage: self.stage, step, num_steps, loss: value, batch: settings.batch_size };
             let stop = on_step(&report) == ControlFlow::Break(());
+            let crossed =
+                (step * VALIDATIONS).checked_div(num_steps) > ((step - 1) * VALIDATIONS).checked_div(num_steps);
+            if crossed && !stop && run.preview_every_images > 0 {
+                let images = step * settings.batch_size;
+                if let Some(validation_loss) = watch(parameters, images)? {
+                    metrics.write(&ValidationLine { stage: self.stage, step, images, validation_loss })?;
+                }
+            }
             if stop || last_save.elapsed() >= Duration::from_secs_f64(run.save_every_secs) || step == num_steps {
                 checkpoints.save(parameters, step)?;
                 last_save = Instant::now();

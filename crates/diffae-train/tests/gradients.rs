@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
-use diffae_kernels::{Gradients, differentiable, no_gradients, record};
+use diffae_kernels::{ActivationStorage, Gradients, differentiable, no_gradients, record, record_with};
 use diffae_nets::{
     AutoencoderConfig, Conditioning, DiffusionAutoencoder, EncoderConfig, RawEncoderConfig, RawUnetConfig,
     TrainingMode, UnetConfig,
@@ -14,6 +14,9 @@ const STEP: f64 = 1e-5;
 const TOLERANCE: f64 = 1e-6;
 /// Of f32 kernels, relative to the norm of the whole gradient.
 const F32_TOLERANCE: f64 = 1e-5;
+
+/// Of activations rounded to eight bits, relative to the norm of the whole gradient.
+const BF16_TOLERANCE: f64 = 0.02;
 
 fn config() -> AutoencoderConfig {
     let unet = UnetConfig::new(RawUnetConfig {
@@ -134,5 +137,28 @@ fn the_kernels_have_the_gradients_of_f64() {
                 assert!(difference < F32_TOLERANCE * whole, "{name}, {mode:?}: {got} instead of {expected} of {whole}");
             }
         }
+    }
+}
+
+/// Activations that are kept in bf16 give the gradients of f32 up to rounding, for half the memory.
+#[test]
+fn rounded_activations_have_nearly_the_same_gradients() {
+    let (model, named) = model(DType::F32);
+    for checkpoint_blocks in [false, true] {
+        let mode = TrainingMode { dropout_seed: None, checkpoint_blocks };
+        let [(exact, exact_bytes), (rounded, rounded_bytes)] =
+            [ActivationStorage::F32, ActivationStorage::Bf16].map(|storage| {
+                let (recorded, tape) = record_with(storage, || loss(&model, DType::F32, mode)).unwrap();
+                let (mut gradients, bytes) = (Gradients::default(), tape.num_kept_bytes());
+                tape.backward(&recorded, &mut gradients).unwrap();
+                (gradients, bytes)
+            });
+        assert_eq!(rounded_bytes * 2, exact_bytes);
+        let all = |gradients: &Gradients| named.iter().flat_map(|(_, var)| values(gradients, var)).collect::<Vec<_>>();
+        let (exact, rounded) = (all(&exact), all(&rounded));
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+        let difference = norm(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b));
+        let norm = norm(&mut exact.iter().copied());
+        assert!(difference > 0. && difference < BF16_TOLERANCE * norm, "{difference} of {norm}");
     }
 }

@@ -10,6 +10,8 @@ use image::{GrayImage, ImageFormat, Luma};
 
 use super::output::{Manifest, Output};
 
+const LICENCE: &str = "Fashion-MNIST, Copyright 2017 Zalando SE, https://github.com/zalandoresearch/fashion-mnist\n\
+    Licence: MIT; its text comes with the Debian package, /usr/share/doc/dataset-fashion-mnist/copyright\n";
 const CLASSES: [&str; 10] =
     ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"];
 /// Height and width of the originals, and zeros around them.
@@ -46,7 +48,9 @@ pub(super) fn run(from: &Path, out: &Path) -> Result<()> {
         made: format!("{SIDE} pixels with {MARGIN} zeros around, gray PNG"),
         image_size: SIDE + 2 * MARGIN,
     };
-    Output::new(out, &manifest)?.finish(&names, &manifest, |idx| png(&pictures[idx]))
+    let mut output = Output::new(out, &manifest)?;
+    output.file("LICENCE.txt", LICENCE.as_bytes())?;
+    output.finish(&names, &manifest, |idx| png(&pictures[idx]))
 }
 
 /// The bytes of an IDX file after its header, whose sizes beyond the count are all [`SIDE`].

@@ -18,7 +18,6 @@ use anyhow::Result;
 
 /// Arguments of `cargo xtask dataset toonheads`.
 #[derive(Debug, Clone, clap::Args)]
-#[cfg_attr(not(feature = "toonheads"), expect(dead_code, reason = "what makes them is behind a feature"))]
 pub(crate) struct Args {
     /// Where the pictures and labels go
     #[arg(long, short, value_name = "DIR")]
@@ -50,7 +49,7 @@ enum Drawing {
     ToonHead,
     /// Heads in ink by Pablo Stanley, CC0
     OpenPeeps,
-    /// Faces of 16 pixels by DiceBear, CC0
+    /// Faces of 16 pixels by `DiceBear`, CC0
     PixelArt,
 }
 

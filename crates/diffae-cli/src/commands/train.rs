@@ -92,10 +92,9 @@ fn dry_run(config: &TrainConfig, data: Option<&Path>) -> Result<()> {
     let num_parameters = trainer.num_parameters();
     let (parameters, per_parameter) = (num_parameters as f64 / 1e6, 20.); // value, gradient, two moments, average
     say(&format!("parameters of encoder and UNet: {num_parameters} ({parameters:.1} million)"))?;
-    let state_mib = num_parameters as f64 * per_parameter / f64::from(1 << 20);
-    say(&format!(
-        "memory of parameters, gradients, moments and averages: {state_mib:.0} MiB, activations not counted"
-    ))?;
+    let mib = |bytes: f64| bytes / f64::from(1 << 20);
+    let state_mib = mib(num_parameters as f64 * per_parameter);
+    say(&format!("memory of parameters, gradients, moments and averages: {state_mib:.0} MiB"))?;
     say(&format!("steps: {} of {} pictures", stage.num_steps(), stage.batch_size))?;
     if let Some(data) = data {
         let count = Pictures::find(data, &config.data, Split::Train)?.len();
@@ -104,7 +103,15 @@ fn dry_run(config: &TrainConfig, data: Option<&Path>) -> Result<()> {
     let count = stage.batch_size.min(MOST_MEASURED.max(stage.accumulate)).next_multiple_of(stage.accumulate);
     let size = config.model.image_size;
     let x_0 = Tensor::zeros((count, config.model.image_channels, size, size), DType::F32, &Device::Cpu)?;
-    trainer.step(&x_0)?; // what a first step takes longer
+    let kept = trainer.step(&x_0)?.activation_bytes; // what a first step takes longer
+    let per_image = (kept * stage.accumulate).checked_div(count).unwrap_or(0);
+    let at_once = stage.batch_size.checked_div(stage.accumulate).unwrap_or(0);
+    let (activations, per_image) = (mib((per_image * at_once) as f64), mib(per_image as f64));
+    say(&format!(
+        "memory of activations kept for the way back: {activations:.0} MiB, {per_image:.1} MiB a picture; the peak of a \
+         step is about {:.0} MiB",
+        activations + state_mib
+    ))?;
     let start = Instant::now();
     trainer.step(&x_0)?;
     let per_image = start.elapsed().as_secs_f64() / count as f64;

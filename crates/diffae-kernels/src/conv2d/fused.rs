@@ -12,6 +12,7 @@ use crate::cpu::pack::{Direction, Packed};
 use crate::cpu::planes::Planes;
 use crate::group_norm::{Activation, affine_gradients, folded_affine};
 use crate::join::split_channels;
+use crate::kept::Kept;
 use crate::storage::with_all_floats;
 use crate::tape;
 
@@ -28,43 +29,43 @@ pub(super) fn apply(input: &ConvInput<'_>, [weight, bias]: [&Tensor; 2]) -> Resu
         })
     })?;
     let y = Tensor::from_vec(y, sizes.output_shape(), &Device::Cpu)?;
-    let norm = input.norm.zip(moments).map(|(norm, moments)| KeptNorm {
+    let norm = input.norm.zip(moments).map(|(norm, moments)| SavedNorm {
         scale: norm.scale.detach(),
         shift: norm.shift.detach(),
         activation: norm.activation,
         moments,
     });
-    let kept = Kept {
+    let saved = Saved {
         sizes,
-        x: input.x.detach(),
-        lateral: input.lateral.map(Tensor::detach),
+        x: tape::keep(input.x)?,
+        lateral: input.lateral.map(tape::keep).transpose()?,
         norm,
         weight: weight.detach(),
         bias: bias.detach(),
     };
     let inputs: Vec<&Tensor> = [weight, bias].into_iter().chain(input.tensors()).collect();
-    tape::push(&inputs, &y, move |dy, wanted| kept.gradients(dy, wanted))?;
+    tape::push(&inputs, &y, move |dy, wanted| saved.gradients(dy, wanted))?;
     Ok(y)
 }
 
 /// What the gradients need.
-struct Kept {
+struct Saved {
     sizes: Sizes,
-    x: Tensor,
-    lateral: Option<Tensor>,
-    norm: Option<KeptNorm>,
+    x: Kept,
+    lateral: Option<Kept>,
+    norm: Option<SavedNorm>,
     weight: Tensor,
     bias: Tensor,
 }
 
-struct KeptNorm {
+struct SavedNorm {
     scale: Tensor,
     shift: Tensor,
     activation: Activation,
     moments: Moments,
 }
 
-impl Kept {
+impl Saved {
     /// In the order of inputs: weight, bias, x, lateral, scale, shift, residual, as far as they are there.
     fn gradients(&self, dy: &Tensor, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let mut flags = wanted.iter().copied();
@@ -75,8 +76,9 @@ impl Kept {
         let residual_wanted = next();
         let input_wanted = parts_wanted.contains(&true) || affine_wanted.contains(&true);
 
-        let (parameters, input) = with_all_floats([dy, &self.weight, &self.x], |[dy_values, weight, x]| {
-            with_optional(self.lateral.as_ref(), |lateral| {
+        let (x, lateral) = (self.x.get()?, self.lateral.as_ref().map(Kept::get).transpose()?);
+        let (parameters, input) = with_all_floats([dy, &self.weight, &x], |[dy_values, weight, x]| {
+            with_optional(lateral.as_ref(), |lateral| {
                 let sizes = &self.sizes;
                 let planes = sizes.joined_planes(x, lateral);
                 let parameters = self.parameter_gradients(parameters_wanted, planes, dy_values)?;
@@ -87,10 +89,10 @@ impl Kept {
         })?;
         let mut gradients = Vec::from(parameters);
         let (input, sums) = input.unzip();
-        let lateral_channels = self.lateral.as_ref().map_or(Ok(0), |lateral| lateral.dim(1))?;
+        let lateral_channels = lateral.as_ref().map_or(Ok(0), |lateral| lateral.dim(1))?;
         let parts = match input {
             Some(input) if self.lateral.is_some() => {
-                split_channels(&input, [self.x.dim(1)?, lateral_channels], parts_wanted)?
+                split_channels(&input, [x.dim(1)?, lateral_channels], parts_wanted)?
             }
             input => [input, None],
         };

@@ -1,10 +1,13 @@
-//! The pictures of a folder, or of archives in it.
+//! The pictures of a folder, or of archives and databases in it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use diffae_infer::{CropBox, picture_files, picture_from_bytes};
 
+use super::lmdb::{self, Lmdb};
+use super::{archives, tables};
 use crate::config::{Crop, DataSettings};
 use crate::error::{Error, Result, at};
 
@@ -20,42 +23,63 @@ pub enum Split {
     Validation,
 }
 
-/// Pictures in order of their names: files of a folder, or members of tar archives in it.
+/// Pictures in order of their names: files of a folder, members of tar archives or of Parquet files in it, or the
+/// values of an LMDB.
 #[derive(Debug, Clone)]
 pub struct Pictures {
     root: PathBuf,
     items: Vec<Item>,
     crop: Crop,
+    /// Files that are deleted when nobody reads them any more.
+    #[cfg(feature = "parquet")]
+    _unpacked: Vec<std::sync::Arc<tempfile::NamedTempFile>>,
 }
 
 #[derive(Debug, Clone)]
-struct Item {
-    file: PathBuf,
-    /// Path below the folder; a member's path in its archive.
-    name: String,
-    /// Where a member's bytes are in its archive: offset and length.
-    member: Option<(u64, usize)>,
+pub(super) struct Item {
+    pub(super) file: PathBuf,
+    /// Path below the folder, or in the archive; the key in a database.
+    pub(super) name: String,
+    pub(super) place: Place,
+}
+
+/// Where the bytes of a picture are.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// They are the file.
+    File,
+    /// A part of it.
+    Part { offset: u64, length: usize },
+    /// The value of the name.
+    Value(Arc<Lmdb>),
 }
 
 impl Pictures {
     /// Finds the pictures below a folder that belong to a split: picture files, and the pictures in `.tar` archives, such
-    /// as the shards of a `WebDataset`. The folder may also be one archive.
+    /// as the shards of a `WebDataset`, and in `.parquet` files, right below it. The folder may also be one such file, or
+    /// an LMDB in the layout of the released data sets.
     ///
     /// A picture belongs to the validation split by a hash of its name, so adding files moves no other.
     ///
     /// # Errors
     /// If the folder cannot be read or holds no pictures, or an archive is damaged.
     pub fn find(root: &Path, settings: &DataSettings, split: Split) -> Result<Self> {
+        let tables = tables::below(root)?;
         let mut items = match root.is_file() {
             true if archives::is_archive(root) => archives::members(root)?,
+            true if tables::is_table(root) => vec![],
             true => {
-                let problem = "it is neither a folder nor a .tar archive".to_owned();
+                let problem = "it is neither a folder nor a .tar archive nor a .parquet file".to_owned();
                 return Err(Error::Data { path: root.to_owned(), problem });
             }
+            false if lmdb::is_database(root) => lmdb::values(root)?,
             false => Self::below(root)?,
         };
-        let all = items.len();
-        items.retain(|item| is_validation(&item.name, settings.validation_share) == (split == Split::Validation));
+        let belongs = |name: &str| is_validation(name, settings.validation_share) == (split == Split::Validation);
+        let unpacked = tables::Unpacked::new(&tables, &belongs)?;
+        let all = items.len() + unpacked.num_rows;
+        items.retain(|item| belongs(&item.name));
+        items.extend(unpacked.items);
         if all == 0 || (items.is_empty() && split == Split::Train) {
             let problem = match all {
                 0 => "there are no pictures in it".to_owned(),
@@ -63,12 +87,19 @@ impl Pictures {
             };
             return Err(Error::Data { path: root.to_owned(), problem });
         }
-        Ok(Self { root: root.to_owned(), items, crop: settings.crop })
+        Ok(Self {
+            root: root.to_owned(),
+            items,
+            crop: settings.crop,
+            #[cfg(feature = "parquet")]
+            _unpacked: unpacked.files,
+        })
     }
 
     fn below(root: &Path) -> Result<Vec<Item>> {
         let files = picture_files(root)?.into_iter();
-        let mut items: Vec<Item> = files.map(|file| Item { name: relative(root, &file), file, member: None }).collect();
+        let mut items: Vec<Item> =
+            files.map(|file| Item { name: relative(root, &file), file, place: Place::File }).collect();
         for archive in archives::below(root)? {
             items.extend(archives::members(&archive)?);
         }
@@ -115,67 +146,14 @@ impl Pictures {
         let Some(item) = self.items.get(idx) else {
             return Err(Error::Data { path: self.root.clone(), problem: format!("there is no picture {idx}") });
         };
-        let bytes = match item.member {
-            None => std::fs::read(&item.file),
-            Some((offset, length)) => archives::read(&item.file, offset, length),
+        let bytes = match &item.place {
+            Place::File => std::fs::read(&item.file).map_err(at(&item.file))?,
+            Place::Part { offset, length } => archives::read(&item.file, *offset, *length).map_err(at(&item.file))?,
+            Place::Value(database) => database.read(&item.name)?,
         };
         let crop = (self.crop == Crop::Celeba).then_some(CELEBA_BOX);
         let name = self.root.join(&item.name);
-        Ok(picture_from_bytes(&bytes.map_err(at(&item.file))?, &name, (channels, image_size), crop)?)
-    }
-}
-
-/// Pictures in tar archives.
-mod archives {
-    use std::fs::File;
-    use std::io::{Read, Seek, SeekFrom};
-    use std::path::{Path, PathBuf};
-
-    use super::{Item, Result, at};
-
-    /// Endings of members that are taken for pictures.
-    const PICTURES: [&str; 6] = [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"];
-
-    /// Whether a path ends as archives do.
-    pub(super) fn is_archive(path: &Path) -> bool {
-        path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar"))
-    }
-
-    /// The archives right below a folder, in order of their names.
-    pub(super) fn below(folder: &Path) -> Result<Vec<PathBuf>> {
-        let mut found = vec![];
-        for entry in std::fs::read_dir(folder).map_err(at(folder))? {
-            let path = entry.map_err(at(folder))?.path();
-            found.extend(is_archive(&path).then_some(path));
-        }
-        found.sort();
-        Ok(found)
-    }
-
-    /// The pictures of an archive; only its headers are read.
-    pub(super) fn members(archive: &Path) -> Result<Vec<Item>> {
-        let file = File::open(archive).map_err(at(archive))?;
-        let mut reader = tar::Archive::new(file);
-        let mut items = vec![];
-        for entry in reader.entries_with_seek().map_err(at(archive))? {
-            let entry = entry.map_err(at(archive))?;
-            let name = entry.path().map_err(at(archive))?.to_string_lossy().into_owned();
-            let is_picture = PICTURES.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
-            if entry.header().entry_type().is_file() && is_picture {
-                let length = usize::try_from(entry.size()).unwrap_or(usize::MAX);
-                items.push(Item { file: archive.to_owned(), name, member: Some((entry.raw_file_position(), length)) });
-            }
-        }
-        Ok(items)
-    }
-
-    /// The bytes of a member.
-    pub(super) fn read(archive: &Path, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(archive)?;
-        file.seek(SeekFrom::Start(offset))?;
-        let mut bytes = vec![0; length];
-        file.read_exact(&mut bytes)?;
-        Ok(bytes)
+        Ok(picture_from_bytes(&bytes, &name, (channels, image_size), crop)?)
     }
 }
 

@@ -1,8 +1,11 @@
 //! Pictures and labels, and how they get into batches.
 
+mod archives;
 mod folder;
 mod labels;
+mod lmdb;
 mod loader;
+mod tables;
 
 pub use folder::{Pictures, Split};
 pub use labels::Labels;

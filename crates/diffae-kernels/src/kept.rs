@@ -1,0 +1,85 @@
+//! What a tape keeps of activations for the way back.
+
+use candle_core::{DType, Device, Result, Storage, Tensor, bail};
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+
+use crate::storage::with_floats;
+
+/// Elements that a thread converts at once.
+const CHUNK: usize = 1 << 14;
+
+/// In which number type a tape keeps activations for the way back. Parameters, gradients and all arithmetic stay f32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ActivationStorage {
+    /// As they were computed.
+    #[default]
+    F32,
+    /// Rounded to bf16: half the memory, gradients with a relative error of some 2^-9 for each operation.
+    Bf16,
+}
+
+/// An activation, or half of its bits.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept(Tensor);
+
+impl Kept {
+    /// As it is.
+    pub(crate) fn whole(tensor: &Tensor) -> Self {
+        Self(tensor.detach())
+    }
+
+    /// Rounded; only f32 on the CPU is.
+    pub(crate) fn rounded(tensor: &Tensor) -> Result<Self> {
+        if tensor.dtype() != DType::F32 || !tensor.device().is_cpu() {
+            return Ok(Self::whole(tensor));
+        }
+        let mut rounded = vec![bf16::ZERO; tensor.elem_count()];
+        with_floats(tensor, |values| {
+            let pairs = rounded.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK));
+            pairs.for_each(|(to, from)| to.convert_from_f32_slice(from));
+            Ok(())
+        })?;
+        Ok(Self(Tensor::from_vec(rounded, tensor.shape(), &Device::Cpu)?))
+    }
+
+    /// The activation, contiguous.
+    pub(crate) fn get(&self) -> Result<Tensor> {
+        if self.0.dtype() != DType::BF16 || !self.0.device().is_cpu() {
+            return self.0.contiguous();
+        }
+        let (storage, _) = self.0.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { bail!("expected a tensor on the CPU") };
+        let rounded = storage.as_slice::<bf16>()?;
+        let mut values = vec![0.; rounded.len()];
+        let pairs = values.par_chunks_mut(CHUNK).zip(rounded.par_chunks(CHUNK));
+        pairs.for_each(|(to, from)| from.convert_to_f32_slice(to));
+        Tensor::from_vec(values, self.0.shape(), &Device::Cpu)
+    }
+
+    /// Memory that it takes.
+    pub(crate) fn num_bytes(&self) -> usize {
+        self.0.elem_count() * self.0.dtype().size_in_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_keeps_shape_and_eight_bits() {
+        let values: Vec<f32> = (0..40_000u16).map(|i| f32::from(i).sin() * 3.).collect();
+        let tensor = Tensor::from_vec(values.clone(), (2, 20_000), &Device::Cpu).unwrap();
+        let kept = Kept::rounded(&tensor).unwrap();
+        assert_eq!(kept.num_bytes(), 80_000);
+        let back = kept.get().unwrap();
+        assert_eq!(back.dims(), [2, 20_000]);
+        for (value, back) in values.iter().zip(back.flatten_all().unwrap().to_vec1::<f32>().unwrap()) {
+            assert!((value - back).abs() <= value.abs() / 256., "{value} {back}");
+        }
+        let doubles = tensor.to_dtype(DType::F64).unwrap();
+        assert_eq!(Kept::rounded(&doubles).unwrap().get().unwrap().dtype(), DType::F64);
+    }
+}
