@@ -41,7 +41,9 @@ pub(super) fn options(rows: &[(String, Options)]) -> Result<String> {
     let is_choice = |key: &&String| key.ends_with("Variant") || key.ends_with("Color");
     let keys: BTreeSet<&String> = rows.iter().flat_map(|(_, options)| options.keys().filter(is_choice)).collect();
     let mut text = "file".to_owned();
-    keys.iter().for_each(|key| text.extend([",", key]));
+    for key in &keys {
+        text.extend([",", key]);
+    }
     for (name, options) in rows {
         text.extend(["\n", name]);
         for key in &keys {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use serde_json::Map;
 
 use super::face::Painter;
-use super::style::{Attribute, Style};
+use super::style::{Attribute, Side, Style};
 use super::{Args, labels};
 use crate::dataset::output::{Manifest, Output};
 
@@ -17,7 +17,7 @@ const PER_FOLDER: u32 = 1000;
 struct Picture {
     name: String,
     seed: String,
-    forced: Option<(&'static Attribute, bool)>,
+    forced: Option<(&'static Attribute, Side)>,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let names: Vec<String> = pictures.iter().map(|picture| picture.name.clone()).collect();
     output.finish(&names, &manifest, |idx| {
         let Picture { seed, forced, .. } = &pictures[idx];
-        let forced = forced.map(|(attribute, present)| attribute.forced(present)).unwrap_or_default();
+        let forced = forced.map(|(attribute, side)| attribute.forced(side)).unwrap_or_default();
         painter.png(&painter.face(seed, &forced)?)
     })
 }
@@ -63,7 +63,7 @@ fn manifest(args: &Args, style: &Style, paired: &[&Attribute]) -> Manifest {
         format!("{} faces of style {}, seed {:?}, enlarged by {}", args.count, style.name, args.seed, style.scale);
     if !paired.is_empty() {
         let names: Vec<&str> = paired.iter().map(|attribute| attribute.name).collect();
-        made.push_str(&format!("; {} pairs for each of {}", args.pair_count, names.join(", ")));
+        made = format!("{made}; {} pairs for each of {}", args.pair_count, names.join(", "));
     }
     Manifest {
         name: "toonheads",
@@ -76,16 +76,16 @@ fn manifest(args: &Args, style: &Style, paired: &[&Attribute]) -> Manifest {
 }
 
 fn plain(seed: &str, idx: u32) -> Picture {
-    let name = format!("images/{:03}/{idx:06}.png", idx / PER_FOLDER);
+    let name = format!("images/{:03}/{idx:06}.png", idx.div_euclid(PER_FOLDER));
     Picture { name, seed: format!("{seed}-{idx}"), forced: None }
 }
 
 /// The picture without and the one with.
 fn pair(seed: &str, attribute: &'static Attribute, idx: u32) -> [Picture; 2] {
-    [(false, "without"), (true, "with")].map(|(present, folder)| Picture {
+    [(Side::Without, "without"), (Side::With, "with")].map(|(side, folder)| Picture {
         name: format!("pairs/{}/{folder}/{idx:06}.png", attribute.name),
         seed: format!("{seed}-{}-{idx}", attribute.name),
-        forced: Some((attribute, present)),
+        forced: Some((attribute, side)),
     })
 }
 

@@ -32,6 +32,13 @@ pub(super) struct Attribute {
     pub(super) pair: (Option<&'static str>, &'static str),
 }
 
+/// One of the two pictures of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Without,
+    With,
+}
+
 /// An option of a style.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Choice {
@@ -43,8 +50,8 @@ pub(super) enum Choice {
 
 impl Attribute {
     /// Options that force the attribute to be there or not.
-    pub(super) fn forced(&self, present: bool) -> Map<String, Value> {
-        let value = if present { Some(self.pair.1) } else { self.pair.0 };
+    pub(super) fn forced(&self, side: Side) -> Map<String, Value> {
+        let value = if side == Side::With { Some(self.pair.1) } else { self.pair.0 };
         let options = match (self.option, value) {
             (Choice::Part(part), Some(variant)) => {
                 json!({ format!("{part}Variant"): variant, format!("{part}Probability"): 100 })

@@ -1,3 +1,5 @@
+//! Tests of the whole data set.
+
 use std::fs;
 use std::path::Path;
 
@@ -14,8 +16,8 @@ fn args(out: &Path, drawing: Drawing, count: u32, pairs: &[&str]) -> Args {
 }
 
 fn rendered(painter: &Painter, attribute: &Attribute, idx: u32) -> [RgbImage; 2] {
-    [false, true].map(|present| {
-        let face = painter.face(&format!("{idx}"), &attribute.forced(present)).unwrap();
+    [Side::Without, Side::With].map(|side| {
+        let face = painter.face(&format!("{idx}"), &attribute.forced(side)).unwrap();
         painter.render(&face).unwrap()
     })
 }
@@ -55,11 +57,11 @@ fn forced_attributes_are_there_or_not() {
         let style = Style::of(drawing);
         let painter = Painter::new(style, 64).unwrap();
         for attribute in style.attributes {
-            for present in [false, true] {
-                let face = painter.face("x", &attribute.forced(present)).unwrap();
+            for side in [Side::Without, Side::With] {
+                let face = painter.face("x", &attribute.forced(side)).unwrap();
                 let value = attribute.option.of(&face.options);
                 let is_there = value.is_some_and(|value| attribute.present.contains(&value));
-                assert_eq!(is_there, present, "{drawing:?} {} {value:?}", attribute.name);
+                assert_eq!(is_there, side == Side::With, "{drawing:?} {} {value:?}", attribute.name);
             }
         }
     }
