@@ -47,7 +47,14 @@ fn one_command_makes_a_model_that_every_other_command_takes() {
     shapes(&workspace, 16);
     let previews = ["--labels", "folders", "--set", "run.preview_every_images=80"];
     workspace.run(&train_args("run", &previews)).succeeds();
-    assert_eq!(workspace.files("run/previews"), ["images-000000080.png", "images-000000160.png"]);
+    let sheets = workspace.files("run/previews");
+    let of = |kind: &str| sheets.iter().filter(|name| name.starts_with(kind)).count();
+    assert_eq!((of("images-"), of("latent-")), (2, 10), "{sheets:?}");
+    let log = fs::read_to_string(workspace.path("run/metrics.jsonl")).unwrap();
+    for stage in ["autoencoder", "latent", "classifier"] {
+        let validated = |line: &str| line.contains(stage) && line.contains("validation_loss");
+        assert!(log.lines().any(validated), "{stage} is never validated");
+    }
     let info = workspace.run(&["info", "run", "--json"]).succeeds().json();
     assert_eq!(info["kind"], "autoencoder_with_latent_net", "{info}");
     workspace.run(&["sample", "-m", "run", "-n", "1", "--steps", "2", "--latent-steps", "2", "-o", "a"]).succeeds();
@@ -202,6 +209,103 @@ fn a_plain_ddpm_and_other_predictions_train() {
     workspace.run(&train_args("v", &[&set[..], &["--stage", "autoencoder"]].concat())).succeeds();
     let out = ["reconstruct", "-m", "v", "shapes/disc/00.png", "--steps", "2", "--invert-steps", "2", "-o", "r"];
     workspace.run(&out).succeeds();
+}
+
+/// The compact autoencoder goes through all stages and commands; what it cannot do is said.
+#[test]
+fn a_one_shot_autoencoder_is_one_more_kind_of_model() {
+    let workspace = Workspace::new();
+    shapes(&workspace, 8);
+    let small = [
+        "--preset",
+        "compact64",
+        "--data",
+        "shapes",
+        "--labels",
+        "folders",
+        "--set",
+        "model.image_size=16",
+        "--set",
+        "model.model_channels=8",
+        "--set",
+        "objective.discriminator_channels=8",
+        "--set",
+        "model.z_channels=12",
+        "--set",
+        "autoencoder.images=640",
+        "--set",
+        "autoencoder.batch_size=16",
+        "--set",
+        "autoencoder.lr=4e-3",
+        "--set",
+        "objective.adversarial_weight=0.02",
+        "--set",
+        "latent.images=640",
+        "--set",
+        "latent_net.hidden_channels=32",
+        "--set",
+        "classifier.images=640",
+        "--set",
+        "run.preview_every_images=320",
+        "--set",
+        "run.log_every_steps=1",
+    ];
+    let train = |out: &str| workspace.run(&[&["train", "--out", out], &small[..]].concat());
+    train("one").succeeds();
+    train("two").succeeds();
+    let weights = |run: &str| fs::read(workspace.path(run).join("model.safetensors")).unwrap();
+    assert_eq!(weights("one"), weights("two"), "the same seed gives the same model");
+    let info = workspace.run(&["info", "one", "--json"]).succeeds().json();
+    assert_eq!((&info["kind"], &info["can_sample"]), (&"one_shot".into(), &true.into()));
+    let log = fs::read_to_string(workspace.path("one").join("metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let losses: Vec<f64> = lines
+        .iter()
+        .filter(|line| line["loss_discriminator"].is_f64())
+        .filter_map(|line| line["loss"].as_f64())
+        .collect();
+    assert!(losses.len() == 40 && losses[39] < losses[0], "{losses:?}");
+    assert!(workspace.path("one").join("previews").read_dir().unwrap().count() > 2);
+
+    let picture = "shapes/disc/00.png";
+    workspace.run(&["encode", "-m", "one", picture, "-o", "codes.safetensors"]).succeeds();
+    workspace.run(&["decode", "-m", "one", "codes.safetensors", "-o", "decoded"]).succeeds();
+    workspace.run(&["decode", "-m", "one", "codes.safetensors", "-o", "random", "--x-t", "random"]).succeeds();
+    workspace.run(&["reconstruct", "-m", "one", picture, "-o", "reconstructed"]).succeeds();
+    assert_eq!(
+        image::open(workspace.path("decoded/00.png")).unwrap(),
+        image::open(workspace.path("reconstructed/00.png")).unwrap()
+    );
+    workspace.run(&["edit", "-m", "one", picture, "--attribute", "disc", "-o", "edited"]).succeeds();
+    workspace.run(&["interpolate", "-m", "one", picture, "shapes/square/00.png", "-o", "strip.png"]).succeeds();
+    workspace.run(&["variations", "-m", "one", picture, "-n", "2", "-o", "varied"]).succeeds();
+    workspace.run(&["sample", "-m", "one", "-n", "2", "-o", "sampled"]).succeeds();
+    workspace
+        .run(&[&["train", "--out", "three", "--set", "model.image_size=24"], &small[..7], &small[9..]].concat())
+        .fails_with("power of two");
+}
+
+#[test]
+fn a_diffusion_can_have_an_adversarial_term() {
+    let workspace = Workspace::new();
+    shapes(&workspace, 8);
+    let set = [
+        "--stage",
+        "autoencoder",
+        "--set",
+        "objective.adversarial_weight=0.1",
+        "--set",
+        "objective.adversarial_timesteps=500",
+        "--set",
+        "objective.discriminator_channels=4",
+        "--set",
+        "run.log_every_steps=1",
+    ];
+    workspace.run(&train_args("run", &set)).succeeds();
+    let log = fs::read_to_string(workspace.path("run").join("metrics.jsonl")).unwrap();
+    assert!(log.contains("loss_discriminator"), "{log}");
+    // The discriminator is no part of the model.
+    workspace.run(&["info", "run"]).succeeds();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use candle_core::Tensor;
-use diffae_infer::{DecodeOptions, Input, LoadOptions, Model, ModelConfig, NoisePurpose, NoiseSource, read_batch};
+use diffae_infer::{DecodeOptions, Input, LoadOptions, Model, ModelConfig, NoiseSource, read_batch};
 use diffae_nets::weights::ArchitectureHints;
 
 use crate::args::{BatchArgs, GlobalArgs, HintArgs, ModelArgs};
@@ -40,9 +40,14 @@ impl Session {
         Ok(read_batch(inputs, self.model.image_shape(), self.model.device())?)
     }
 
+    /// Whether the model decodes without steps.
+    pub(crate) fn is_one_shot(&self) -> bool {
+        self.model.config().compact.is_some()
+    }
+
     /// Whether the model has a semantic code.
     pub(crate) fn has_z_sem(&self) -> bool {
-        self.model.config().encoder.is_some()
+        self.model.has_z_sem()
     }
 
     /// The semantic codes of pictures; none in a plain DDPM.
@@ -51,7 +56,7 @@ impl Session {
         Ok(z_sem)
     }
 
-    /// The noise maps of pictures.
+    /// The noise maps of pictures; of a one-shot autoencoder, which has none to invert, those that add nothing.
     pub(crate) fn invert(
         &self,
         x_0: &Tensor,
@@ -60,12 +65,15 @@ impl Session {
         progress: &Progress,
     ) -> Result<Tensor> {
         let count = x_0.dim(0)?;
+        if self.is_one_shot() {
+            return Ok(self.model.zero_x_terminal(count)?);
+        }
         Ok(self.model.invert(x_0, z_sem, num_steps, &mut |_| progress.step(count))?)
     }
 
     /// Fresh noise maps for the pictures with the given numbers.
     pub(crate) fn random_x_terminal(&self, noise: NoiseSource, indices: std::ops::Range<u64>) -> Result<Tensor> {
-        Ok(noise.batch(NoisePurpose::XTerminal, indices, &self.model.image_shape(), self.model.device())?)
+        Ok(self.model.random_x_terminal(noise, indices)?)
     }
 
     /// Decodes pictures deterministically.
@@ -120,8 +128,9 @@ pub(crate) fn catch_interrupts() {
 
 /// About twelve activations of the widest level live at once; together they may take a gigabyte.
 fn default_batch_size(config: &ModelConfig) -> usize {
-    let unet = &config.unet;
-    let widest = unet.channel_mult.first().copied().unwrap_or(1) * unet.model_channels;
-    let bytes_per_picture = 12 * 4 * widest * unet.image_size * unet.image_size;
+    let [_, height, width] = config.image_shape();
+    let unet = config.unet.as_ref();
+    let widest = unet.map_or(1, |unet| unet.channel_mult.first().copied().unwrap_or(1) * unet.model_channels);
+    let bytes_per_picture = 12 * 4 * widest * height * width;
     (1_usize << 30).checked_div(bytes_per_picture).unwrap_or(1).clamp(1, 32)
 }

@@ -1,7 +1,7 @@
 //! What encoding, decoding and sampling share: the networks as denoisers, and the sampler of a step count.
 
 use candle_core::Tensor;
-use diffae_nets::{TimeProjections, ZSemProjections};
+use diffae_nets::{TimeProjections, Unet, ZSemProjections};
 use diffae_schedule::{
     Clip, DdimSampler, Denoiser, NoiseSchedule, PredictionTarget, StepChain, StepSequence, Timestep,
 };
@@ -11,7 +11,9 @@ use crate::model::{Latent, Model};
 
 /// The `UNet` with what it makes of `z_sem` and of a chain's timesteps, computed once for the whole chain.
 pub(crate) struct UnetDenoiser<'a> {
-    model: &'a Model,
+    unet: &'a Unet,
+    schedule: &'a NoiseSchedule,
+    prediction: PredictionTarget,
     z_sem: Option<ZSemProjections>,
     timesteps: Vec<Timestep>,
     time: TimeProjections,
@@ -19,12 +21,12 @@ pub(crate) struct UnetDenoiser<'a> {
 
 impl<'a> UnetDenoiser<'a> {
     pub(crate) fn new(model: &'a Model, z_sem: Option<&Tensor>, chain: &StepChain, like: &Tensor) -> Result<Self> {
-        let unet = model.unet();
+        let (unet, schedule, prediction) = model.diffusion()?;
         let timesteps = chain.timesteps().to_vec();
         let numbers: Vec<f32> = timesteps.iter().map(|t| t.get() as f32).collect();
         let time = computing("projecting timesteps", unet.project_time(&numbers, like))?;
         let z_sem = z_sem.map(|z_sem| computing("projecting z_sem", unet.project_z_sem(z_sem))).transpose()?;
-        Ok(Self { model, z_sem, timesteps, time })
+        Ok(Self { unet, schedule, prediction, z_sem, timesteps, time })
     }
 }
 
@@ -35,10 +37,10 @@ impl Denoiser for UnetDenoiser<'_> {
             [t] => known(t).map(|idx| self.time.of(idx)),
             _ => None,
         };
-        let unet = self.model.unet();
+        let unet = self.unet;
         let time = time.unwrap_or_else(|| unet.project_time(&numbers(distinct(timesteps)), x_t))?;
         let predicted = unet.forward_projected(x_t, &time, self.z_sem.as_ref())?;
-        eps_of(self.model.config().diffusion.prediction, self.model.schedule(), (predicted, x_t), timesteps)
+        eps_of(self.prediction, self.schedule, (predicted, x_t), timesteps)
     }
 }
 

@@ -1,11 +1,13 @@
 //! `(z_sem, x_T) -> x_0`.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use diffae_nets::{CompactCode, CompactDecoder};
 use diffae_schedule::{Clip, NoiseFn, OnStep};
 
 use crate::chain::{UnetDenoiser, ddim};
-use crate::error::Result;
-use crate::model::Model;
+use crate::error::{Error, Result, computing};
+use crate::model::{Decoder, Model};
+use crate::noise::{NoisePurpose, NoiseSource};
 
 /// How a chain from noise to pictures runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,8 +47,66 @@ impl Model {
         noise: &mut NoiseFn<'_>,
         on_step: &mut OnStep<'_>,
     ) -> Result<Tensor> {
-        let sampler = ddim(self.schedule(), options.num_steps, options.clip, options.eta)?;
+        if let Decoder::OneShot(decoder) = self.decoder() {
+            return one_shot(decoder, x_terminal, z_sem);
+        }
+        let sampler = ddim(self.schedule()?, options.num_steps, options.clip, options.eta)?;
         let denoiser = UnetDenoiser::new(self, z_sem, sampler.chain(), x_terminal)?;
         Ok(sampler.decode(&denoiser, x_terminal, noise, on_step)?)
     }
+}
+
+impl Model {
+    /// Shape of the `x_T` of one picture: that of the picture; in a one-shot autoencoder `[1 + noise_channels]`, the
+    /// noise level in `[0, 1]` and the noise.
+    #[must_use]
+    pub fn x_terminal_shape(&self) -> Vec<usize> {
+        match &self.config().compact {
+            Some(compact) => vec![1 + compact.noise_channels],
+            None => self.image_shape().to_vec(),
+        }
+    }
+
+    /// Fresh `x_T` for the pictures with the given numbers: standard normal noise, in a one-shot autoencoder at level 1.
+    ///
+    /// # Shapes
+    /// - result: `[N, ..]` as [`x_terminal_shape`](Self::x_terminal_shape), f32 on the model's device.
+    /// # Errors
+    /// If there is no number, or the tensor cannot be made.
+    pub fn random_x_terminal(&self, noise: NoiseSource, indices: std::ops::Range<u64>) -> Result<Tensor> {
+        let shape = self.x_terminal_shape();
+        let drawn = || {
+            let drawn = noise.batch(NoisePurpose::XTerminal, indices, &shape, self.device())?;
+            if self.config().compact.is_none() {
+                return Ok(drawn);
+            }
+            let (count, width) = drawn.dims2()?;
+            let level = Tensor::ones((count, 1), DType::F32, self.device())?;
+            Tensor::cat(&[level, drawn.narrow(1, 1, width - 1)?], 1)
+        };
+        computing("drawing noise", drawn())
+    }
+
+    /// The `x_T` that adds nothing of its own: zeros.
+    ///
+    /// # Shapes
+    /// - result: as for [`random_x_terminal`](Self::random_x_terminal).
+    /// # Errors
+    /// If the tensor cannot be made.
+    pub fn zero_x_terminal(&self, count: usize) -> Result<Tensor> {
+        let shape = [&[count], self.x_terminal_shape().as_slice()].concat();
+        computing("making zeros", Tensor::zeros(shape, DType::F32, self.device()))
+    }
+}
+
+/// Decodes with a compact decoder, whose `x_T` is the noise level and the noise side by side.
+fn one_shot(decoder: &CompactDecoder, x_terminal: &Tensor, z_sem: Option<&Tensor>) -> Result<Tensor> {
+    let hint = "the decoder makes pictures of it";
+    let z_sem = z_sem.ok_or(Error::MissingPart { part: "z_sem", hint })?;
+    let decoded = || {
+        let (_, width) = x_terminal.dims2()?;
+        let (level, noise) = (x_terminal.narrow(1, 0, 1)?, x_terminal.narrow(1, 1, width.saturating_sub(1))?);
+        decoder.forward(CompactCode { z_sem, level: &level, noise: &noise })
+    };
+    computing("decoding", decoded())
 }

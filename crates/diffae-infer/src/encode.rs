@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use diffae_schedule::{Clip, OnStep};
 
 use crate::chain::{UnetDenoiser, ddim};
-use crate::error::{Result, computing};
+use crate::error::Result;
 use crate::model::Model;
 
 impl Model {
@@ -16,7 +16,7 @@ impl Model {
     /// [`MissingPart`](crate::Error::MissingPart) in a plain DDPM; [`Tensor`](crate::Error::Tensor) if the shape does not
     /// fit.
     pub fn encode_semantic(&self, x_0: &Tensor) -> Result<Tensor> {
-        computing("encoding", self.encoder()?.forward(x_0))
+        self.run_encoder(x_0)
     }
 
     /// Encodes the rest: runs DDIM backwards from the pictures to their noise maps.
@@ -38,7 +38,7 @@ impl Model {
         num_steps: usize,
         on_step: &mut OnStep<'_>,
     ) -> Result<Tensor> {
-        let sampler = ddim(self.schedule(), num_steps, Clip::UnitRange, 0.)?;
+        let sampler = ddim(self.schedule()?, num_steps, Clip::UnitRange, 0.)?;
         let denoiser = UnetDenoiser::new(self, z_sem, sampler.chain(), x_0)?;
         Ok(sampler.invert(&denoiser, x_0, on_step)?)
     }

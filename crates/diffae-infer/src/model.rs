@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_nets::weights::{ArchitectureHints, LatentMoments, Weights};
-use diffae_nets::{AttributeClassifier, LatentNet, SemanticEncoder, Unet};
+use diffae_nets::{AttributeClassifier, CompactDecoder, CompactEncoder, LatentNet, SemanticEncoder, Unet};
 use diffae_schedule::{NoiseSchedule, PredictionTarget};
 
 use crate::error::{Error, Result, computing};
@@ -40,12 +40,25 @@ pub struct Model {
     config: ModelConfig,
     fingerprint: String,
     device: Device,
-    schedule: NoiseSchedule,
-    encoder: Option<SemanticEncoder>,
-    unet: Unet,
+    encoder: Option<Encoder>,
+    decoder: Decoder,
     latent: Option<Latent>,
     moments: Option<LatentMoments>,
     classifier: Option<AttributeClassifier>,
+}
+
+/// What makes `z_sem`.
+#[derive(Debug)]
+enum Encoder {
+    Semantic(Box<SemanticEncoder>),
+    Compact(CompactEncoder),
+}
+
+/// What makes pictures.
+#[derive(Debug)]
+pub(crate) enum Decoder {
+    Diffusion { unet: Box<Unet>, schedule: NoiseSchedule, prediction: PredictionTarget },
+    OneShot(CompactDecoder),
 }
 
 /// The latent net and its schedule.
@@ -84,31 +97,58 @@ impl Model {
     }
 
     /// The noise schedule of pictures.
-    #[must_use]
-    pub fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`] in a one-shot autoencoder.
+    pub fn schedule(&self) -> Result<&NoiseSchedule> {
+        self.diffusion().map(|(_, schedule, _)| schedule)
     }
 
     /// The noise predictor.
-    #[must_use]
-    pub fn unet(&self) -> &Unet {
-        &self.unet
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`] in a one-shot autoencoder.
+    pub fn unet(&self) -> Result<&Unet> {
+        self.diffusion().map(|(unet, _, _)| unet)
+    }
+
+    pub(crate) fn diffusion(&self) -> Result<(&Unet, &NoiseSchedule, PredictionTarget)> {
+        match &self.decoder {
+            Decoder::Diffusion { unet, schedule, prediction } => Ok((unet, schedule, *prediction)),
+            Decoder::OneShot(_) => Err(Error::MissingPart {
+                part: "diffusion over pictures",
+                hint: "it decodes in one shot, so there are no steps, and no noise map to invert",
+            }),
+        }
+    }
+
+    pub(crate) fn decoder(&self) -> &Decoder {
+        &self.decoder
     }
 
     /// `[C, H, W]` of the pictures it works on.
     #[must_use]
     pub fn image_shape(&self) -> [usize; 3] {
-        let unet = &self.config.unet;
-        [unet.in_channels, unet.image_size, unet.image_size]
+        self.config.image_shape()
     }
 
-    /// The semantic encoder.
-    ///
-    /// # Errors
-    /// [`Error::MissingPart`] in a plain DDPM.
-    pub fn encoder(&self) -> Result<&SemanticEncoder> {
-        let hint = "it is a plain DDPM, which has no z_sem";
-        self.encoder.as_ref().ok_or(Error::MissingPart { part: "semantic encoder", hint })
+    /// Whether pictures have a semantic code; they have none in a plain DDPM.
+    #[must_use]
+    pub fn has_z_sem(&self) -> bool {
+        self.encoder.is_some()
+    }
+
+    /// Runs the semantic encoder on `[N, C, H, W]`.
+    pub(crate) fn run_encoder(&self, x_0: &Tensor) -> Result<Tensor> {
+        let z_sem = match &self.encoder {
+            Some(Encoder::Semantic(encoder)) => encoder.forward(x_0),
+            Some(Encoder::Compact(encoder)) => encoder.forward(x_0),
+            None => {
+                let hint = "it is a plain DDPM, which has no z_sem";
+                return Err(Error::MissingPart { part: "semantic encoder", hint });
+            }
+        };
+        computing("encoding", z_sem)
     }
 
     /// The latent net.
@@ -153,8 +193,14 @@ impl ModelSource {
         let vb = weights.var_builder(options.dtype, &options.device);
         let building = |part| move |source| Error::Build { part, path: self.path.clone(), source };
         let config = &self.config;
-        let encoder = config.encoder.as_ref();
-        let encoder = encoder.map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder"))).transpose();
+        let (encoder, decoder) = match &config.compact {
+            Some(compact) => {
+                let encoder = CompactEncoder::new(compact, &vb.pp("encoder")).map_err(building("encoder"))?;
+                let decoder = CompactDecoder::new(compact, &vb.pp("decoder")).map_err(building("decoder"))?;
+                (Some(Encoder::Compact(encoder)), Decoder::OneShot(decoder))
+            }
+            None => self.build_diffusion(&vb)?,
+        };
         let latent = match &config.latent {
             Some(latent) => Some(Latent {
                 net: LatentNet::new(&latent.net, &vb.pp("latent_net")).map_err(building("latent net"))?,
@@ -163,22 +209,34 @@ impl ModelSource {
             }),
             None => None,
         };
-        let mut unet = Unet::new(&config.unet, &vb.pp("unet")).map_err(building("unet"))?;
-        let mut encoder = encoder.map_err(building("encoder"))?;
         self.check_weights(&weights)?;
-        unet.freeze();
-        encoder.iter_mut().for_each(SemanticEncoder::freeze);
         Ok(Model {
             fingerprint: self.fingerprint()?,
-            schedule: config.diffusion.noise_schedule()?,
             encoder,
-            unet,
+            decoder,
             latent,
             moments: self.moments.as_ref().map(|moments| moved(moments, &options.device)).transpose()?,
             classifier: self.build_classifier(&options.device).map_err(building("classifier"))?,
             device: options.device.clone(),
             config: config.clone(),
         })
+    }
+
+    fn build_diffusion(&self, vb: &VarBuilder<'_>) -> Result<(Option<Encoder>, Decoder)> {
+        let building = |part| move |source| Error::Build { part, path: self.path.clone(), source };
+        let (Some(unet), Some(diffusion)) = (&self.config.unet, &self.config.diffusion) else {
+            return Err(Error::NotAModel { path: self.path.clone() });
+        };
+        let mut unet = Box::new(Unet::new(unet, &vb.pp("unet")).map_err(building("unet"))?);
+        let encoder = self.config.encoder.as_ref().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
+        let mut encoder = encoder.transpose().map_err(building("encoder"))?;
+        unet.freeze();
+        encoder.iter_mut().for_each(SemanticEncoder::freeze);
+        let (schedule, prediction) = (diffusion.noise_schedule()?, diffusion.prediction);
+        Ok((
+            encoder.map(|encoder| Encoder::Semantic(Box::new(encoder))),
+            Decoder::Diffusion { unet, schedule, prediction },
+        ))
     }
 
     /// Fails if the networks left a tensor unread or read one twice.

@@ -1,7 +1,7 @@
 //! `config.json`: everything about a model but its numbers.
 
 use diffae_nets::weights::{Architecture, DiffusionFacts};
-use diffae_nets::{AutoencoderConfig, ClassifierConfig, EncoderConfig, LatentNetConfig, UnetConfig};
+use diffae_nets::{AutoencoderConfig, ClassifierConfig, CompactConfig, EncoderConfig, LatentNetConfig, UnetConfig};
 use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -23,6 +23,8 @@ pub enum ModelKind {
     AutoencoderWithLatentNet,
     /// A `UNet` without semantic code.
     Ddpm,
+    /// A compact autoencoder, which decodes in one shot.
+    OneShot,
 }
 
 /// A noise schedule and its length.
@@ -74,13 +76,18 @@ pub struct LatentConfig {
 pub struct ModelConfig {
     /// [`FORMAT_VERSION`] of the program that wrote it.
     pub format_version: u32,
-    /// Sizes of the `UNet`.
-    pub unet: UnetConfig,
+    /// Sizes of the `UNet`; absent in a one-shot autoencoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unet: Option<UnetConfig>,
     /// Sizes of the semantic encoder; absent in a plain DDPM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoder: Option<EncoderConfig>,
-    /// The diffusion over pictures.
-    pub diffusion: DiffusionConfig,
+    /// The diffusion over pictures; goes with the `UNet`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diffusion: Option<DiffusionConfig>,
+    /// Sizes of a one-shot autoencoder, which takes the place of `UNet`, encoder and diffusion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compact: Option<CompactConfig>,
     /// The diffusion over `z_sem`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latent: Option<LatentConfig>,
@@ -93,11 +100,31 @@ impl ModelConfig {
     /// What the model is.
     #[must_use]
     pub fn kind(&self) -> ModelKind {
+        if self.compact.is_some() {
+            return ModelKind::OneShot;
+        }
         match (&self.encoder, &self.latent) {
             (None, _) => ModelKind::Ddpm,
             (Some(_), None) => ModelKind::Autoencoder,
             (Some(_), Some(_)) => ModelKind::AutoencoderWithLatentNet,
         }
+    }
+
+    /// `[C, H, W]` of pictures.
+    #[must_use]
+    pub fn image_shape(&self) -> [usize; 3] {
+        match (&self.unet, &self.compact) {
+            (Some(unet), _) => [unet.in_channels, unet.image_size, unet.image_size],
+            (None, Some(compact)) => [compact.image_channels, compact.image_size, compact.image_size],
+            (None, None) => [0; 3],
+        }
+    }
+
+    /// Width of `z_sem`, where there is one.
+    #[must_use]
+    pub fn z_channels(&self) -> Option<usize> {
+        let compact = self.compact.as_ref().map(|compact| compact.z_channels);
+        compact.or_else(|| self.encoder.as_ref().map(|encoder| encoder.out_channels))
     }
 
     /// The config of a released checkpoint.
@@ -114,9 +141,10 @@ impl ModelConfig {
         };
         Ok(Self {
             format_version: FORMAT_VERSION,
-            unet: architecture.unet.clone(),
+            unet: Some(architecture.unet.clone()),
             encoder: architecture.encoder.clone(),
-            diffusion: DiffusionConfig::from_facts(&architecture.diffusion)?,
+            diffusion: Some(DiffusionConfig::from_facts(&architecture.diffusion)?),
+            compact: None,
             latent,
             classifier: None,
         })
@@ -127,11 +155,15 @@ impl ModelConfig {
     /// # Errors
     /// What does not fit.
     pub fn check(&self) -> std::result::Result<(), diffae_nets::Error> {
-        let Some(encoder) = &self.encoder else {
-            return if self.unet.has_z_sem() { Err(diffae_nets::Error::NoEncoder) } else { Ok(()) };
-        };
-        AutoencoderConfig::new(encoder.clone(), self.unet.clone())?;
-        let width = encoder.out_channels;
+        match (&self.unet, &self.encoder, &self.diffusion, &self.compact) {
+            (Some(unet), None, Some(_), None) if unet.has_z_sem() => return Err(diffae_nets::Error::NoEncoder),
+            (Some(unet), Some(encoder), Some(_), None) => {
+                AutoencoderConfig::new(encoder.clone(), unet.clone())?;
+            }
+            (Some(_), None, Some(_), None) | (None, None, None, Some(_)) => {}
+            _ => return Err(diffae_nets::Error::NotOneModel),
+        }
+        let Some(width) = self.z_channels() else { return Ok(()) };
         let fits = |what, got: Option<usize>| match got {
             Some(got) if got != width => {
                 Err(diffae_nets::Error::WidthMismatch { what, got, of: "the width of z_sem", expected: width })

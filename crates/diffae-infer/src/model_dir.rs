@@ -10,7 +10,7 @@ use diffae_nets::weights::{
     ArchitectureHints, Checkpoint, ClassifierCheckpoint, LatentMoments, ParameterSet, SafetensorsFile, TensorMap,
     Weights, safetensors_bytes,
 };
-use diffae_nets::{ClassifierConfig, RawClassifierConfig, RawUnetConfig};
+use diffae_nets::{ClassifierConfig, RawClassifierConfig, RawUnetConfig, UnetConfig};
 
 use crate::error::{Error, Result};
 use crate::files::{Overwrite, write_atomically};
@@ -204,15 +204,19 @@ impl ModelSource {
     /// [`Error::Weights`] if a tensor cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
-        // Dropout acts in training alone.
-        let unet = RawUnetConfig { dropout: 0., ..(*self.config.unet).clone() };
-        let config = (unet, &self.config.encoder, &self.config.diffusion);
-        let config =
-            serde_json::to_string(&config).map_err(|source| Error::Config { path: self.path.clone(), source })?;
+        let json = if let Some(compact) = &self.config.compact {
+            serde_json::to_string(compact)
+        } else {
+            // Dropout acts in training alone.
+            let plain = |unet: &UnetConfig| RawUnetConfig { dropout: 0., ..(**unet).clone() };
+            let unet = self.config.unet.as_ref().map(plain);
+            serde_json::to_string(&(unet, &self.config.encoder, &self.config.diffusion))
+        };
+        let config = json.map_err(|source| Error::Config { path: self.path.clone(), source })?;
         // Models had no other prediction once, and keep their names.
         hasher.update(config.replace(r#","prediction":"eps""#, "").as_bytes());
         let source = self.weights.source();
-        let decides = |name: &String| name.starts_with("unet.") || name.starts_with("encoder.");
+        let decides = |name: &String| ["unet.", "encoder.", "decoder."].iter().any(|part| name.starts_with(part));
         for name in source.names().iter().filter(|name| decides(name)) {
             let tensor = source.read(name).map_err(|source| Error::Weights { path: self.path.clone(), source })?;
             hasher.update(name.as_bytes());
@@ -283,9 +287,9 @@ impl ModelSource {
     }
 
     fn check_width(&self, what: &str, got: usize) -> Result<()> {
-        match &self.config.encoder {
-            Some(encoder) if encoder.out_channels == got => Ok(()),
-            Some(encoder) => Err(mismatch(what, got, encoder.out_channels.to_string())),
+        match self.config.z_channels() {
+            Some(width) if width == got => Ok(()),
+            Some(width) => Err(mismatch(what, got, width.to_string())),
             None => Err(Error::MissingPart { part: "semantic code", hint: "a plain DDPM cannot be given one" }),
         }
     }

@@ -41,6 +41,17 @@ pub enum Error {
         /// Two to the power of the number of halvings.
         factor: usize,
     },
+    /// Pictures cannot be halved down to 4 pixels.
+    #[error("{network}: image_size is {image_size}, expected a power of two, 8 at least")]
+    ImageNotPowerOfTwo {
+        /// Which network.
+        network: &'static str,
+        /// The size.
+        image_size: usize,
+    },
+    /// A config has parts of two kinds of models, or of none.
+    #[error("a model is a unet with its diffusion (and an encoder), or a compact autoencoder; these parts are neither")]
+    NotOneModel,
     /// An attention resolution is not the resolution of any level.
     #[error("{network}: attention resolution {resolution} never occurs; the levels have {occurring:?}")]
     AttentionNeverOccurs {

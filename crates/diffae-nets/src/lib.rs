@@ -56,6 +56,7 @@ pub mod weights;
 mod attention;
 mod autoencoder;
 mod classifier;
+mod compact;
 mod config;
 mod conv;
 mod encoder;
@@ -72,6 +73,9 @@ mod unet;
 
 pub use autoencoder::DiffusionAutoencoder;
 pub use classifier::AttributeClassifier;
+pub use compact::{
+    BatchMoments, CompactCode, CompactConfig, CompactDecoder, CompactEncoder, Discriminator, RawCompactConfig,
+};
 pub use config::{
     AutoencoderConfig, Check, ClassifierConfig, Conditioning, EncoderConfig, LatentNetConfig, RawClassifierConfig,
     RawEncoderConfig, RawLatentNetConfig, RawUnetConfig, UnetConfig, Valid,

@@ -11,6 +11,7 @@ use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, LatentMoment
 use crate::autoencoder::Data;
 use crate::data::{Labels, Pictures};
 use crate::error::{Error, Result};
+use crate::objective::cross_entropy;
 use crate::parameters::Parameters;
 use crate::rows::{CODES_FILE, Codes, RowStage, VALIDATION_CODES_FILE};
 use crate::run::{RunFolder, Stage};
@@ -106,26 +107,5 @@ impl<'a> Labelled<'a> {
         }
         let z = self.z.index_select(&Tensor::new(indices.as_slice(), &Device::Cpu)?, 0)?;
         Ok((z, Tensor::from_vec(targets, (indices.len(), count), &Device::Cpu)?))
-    }
-}
-
-/// `mean of max(l, 0) - l y + ln(1 + exp(-|l|))`: binary cross-entropy of logits l for targets y.
-fn cross_entropy(logits: &Tensor, targets: &Tensor) -> candle_core::Result<Tensor> {
-    let tail = (logits.abs()?.neg()?.exp()? + 1.)?.log()?;
-    ((logits.relu()? - (logits * targets)?)? + tail)?.mean_all()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cross_entropy_is_that_of_the_sigmoid_and_stays_finite() {
-        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
-        let value = |l: f32, y: f32| cross_entropy(&tensor(&[l]), &tensor(&[y])).unwrap().to_scalar::<f32>().unwrap();
-        assert!((value(0.7, 1.) - (1. + (-0.7f32).exp()).ln()).abs() < 1e-6);
-        assert!((value(0.7, 0.) - (1. + 0.7f32.exp()).ln()).abs() < 1e-6);
-        assert!((value(500., 0.) - 500.).abs() < 1e-3);
-        assert!(value(500., 1.).abs() < 1e-6);
     }
 }

@@ -2,8 +2,8 @@
 
 use diffae_infer::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig};
 use diffae_nets::{
-    AutoencoderConfig, Conditioning, EncoderConfig, LatentNetConfig, RawEncoderConfig, RawLatentNetConfig,
-    RawUnetConfig, UnetConfig,
+    AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, LatentNetConfig, RawCompactConfig, RawEncoderConfig,
+    RawLatentNetConfig, RawUnetConfig, UnetConfig,
 };
 use diffae_schedule::PredictionTarget;
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,20 @@ pub struct ModelSettings {
     pub num_heads: usize,
     /// Dropout probability of the `UNet`'s blocks.
     pub dropout: f64,
+    /// Width of the noise of a compact autoencoder.
+    #[serde(default = "default_noise_channels")]
+    pub noise_channels: usize,
+    /// Noise levels of a compact autoencoder.
+    #[serde(default = "default_noise_levels")]
+    pub noise_levels: usize,
+}
+
+fn default_noise_channels() -> usize {
+    32
+}
+
+fn default_noise_levels() -> usize {
+    1000
 }
 
 /// What is trained.
@@ -74,6 +88,9 @@ pub enum Kind {
     Autoencoder,
     /// A `UNet` alone.
     Ddpm,
+    /// A compact autoencoder, which decodes in one shot. Of the sizes it has `image_size`, `image_channels`,
+    /// `model_channels`, `z_channels`, `noise_channels` and `noise_levels`.
+    Compact,
 }
 
 /// How pictures are chosen and read.
@@ -118,6 +135,9 @@ pub struct StageSettings {
     pub optimizer: OptimizerKind,
     /// Learning rate.
     pub lr: f64,
+    /// Decay of the first moment of the gradient.
+    #[serde(default = "default_beta_1")]
+    pub beta_1: f64,
     /// Decoupled weight decay, of `adamw` only.
     pub weight_decay: f64,
     /// Pictures over which the learning rate rises linearly from zero.
@@ -153,6 +173,30 @@ pub struct ObjectiveSettings {
     /// In which number type activations are kept for the way back: half the memory in bf16. Parameters stay f32.
     #[serde(default)]
     pub activations: Activations,
+    /// Weight of the adversarial term: a discriminator looks at the picture that a prediction amounts to. 0 is without.
+    #[serde(default)]
+    pub adversarial_weight: f64,
+    /// In a diffusion the discriminator looks at timesteps below this alone.
+    #[serde(default = "default_adversarial_timesteps")]
+    pub adversarial_timesteps: usize,
+    /// Channels of the discriminator's first layer.
+    #[serde(default = "default_discriminator_channels")]
+    pub discriminator_channels: usize,
+    /// Weight of the mean absolute difference of pixels; of a compact autoencoder alone.
+    #[serde(default = "default_pixel_weight")]
+    pub pixel_weight: f64,
+}
+
+fn default_adversarial_timesteps() -> usize {
+    250
+}
+
+fn default_discriminator_channels() -> usize {
+    64
+}
+
+fn default_pixel_weight() -> f64 {
+    1.
 }
 
 /// In which number type activations are kept for the way back.
@@ -248,6 +292,25 @@ impl TrainConfig {
     pub fn model_config(&self) -> Result<ModelConfig> {
         let ModelSettings { kind, image_size, image_channels, model_channels, z_channels, num_heads, .. } = self.model;
         let model = &self.model;
+        if kind == Kind::Compact {
+            let compact = CompactConfig::new(RawCompactConfig {
+                image_size,
+                image_channels,
+                model_channels,
+                z_channels,
+                noise_channels: model.noise_channels,
+                noise_levels: model.noise_levels,
+            })?;
+            return Ok(ModelConfig {
+                format_version: FORMAT_VERSION,
+                unet: None,
+                encoder: None,
+                diffusion: None,
+                compact: Some(compact),
+                latent: None,
+                classifier: None,
+            });
+        }
         let with_encoder = kind == Kind::Autoencoder;
         let unet = UnetConfig::new(RawUnetConfig {
             image_size,
@@ -280,7 +343,15 @@ impl TrainConfig {
             AutoencoderConfig::new(encoder.clone(), unet.clone())?;
         }
         let diffusion = self.diffusion.clone();
-        Ok(ModelConfig { format_version: FORMAT_VERSION, unet, encoder, diffusion, latent: None, classifier: None })
+        Ok(ModelConfig {
+            format_version: FORMAT_VERSION,
+            unet: Some(unet),
+            encoder,
+            diffusion: Some(diffusion),
+            compact: None,
+            latent: None,
+            classifier: None,
+        })
     }
 
     /// The latent net that the run makes.
@@ -311,6 +382,24 @@ impl TrainConfig {
         ] {
             require((0. ..=1.).contains(&share), key, share, "a share from 0 to 1")?;
         }
+        let weights = [
+            ("objective.adversarial_weight", self.objective.adversarial_weight),
+            ("objective.pixel_weight", self.objective.pixel_weight),
+        ];
+        for (key, weight) in weights {
+            require(weight >= 0. && weight.is_finite(), key, weight, "a weight of at least 0")?;
+        }
+        if self.objective.adversarial_weight > 0. {
+            let size = self.model.image_size;
+            require(
+                size >= 8 && size.is_power_of_two(),
+                "model.image_size",
+                size,
+                "a power of two, 8 at least, for the discriminator",
+            )?;
+            let channels = self.objective.discriminator_channels;
+            require((1..=8192).contains(&channels), "objective.discriminator_channels", channels, "1 to 8192")?;
+        }
         require(workers > 0, "data.workers", workers, "at least 1")?;
         require(self.run.keep > 0, "run.keep", self.run.keep, "at least 1")?;
         require(self.run.save_every_secs >= 0., "run.save_every_secs", self.run.save_every_secs, "seconds, or 0")?;
@@ -333,6 +422,10 @@ impl TrainConfig {
         }
         Ok(())
     }
+}
+
+fn default_beta_1() -> f64 {
+    0.9
 }
 
 impl StageSettings {
@@ -362,6 +455,7 @@ impl StageSettings {
         require(divides, "accumulate", self.accumulate, "a divisor of batch_size")?;
         require(self.lr > 0. && self.lr.is_finite(), "lr", self.lr, "a positive number")?;
         require(self.clip_norm >= 0., "clip_norm", self.clip_norm, "a positive number, or 0")?;
+        require((0. ..1.).contains(&self.beta_1), "beta_1", self.beta_1, "a number in [0, 1)")?;
         require((0. ..1.).contains(&self.ema_decay), "ema_decay", self.ema_decay, "a number in [0, 1)")?;
         require(self.weight_decay >= 0., "weight_decay", self.weight_decay, "a number of at least 0")
     }

@@ -23,6 +23,7 @@
 //! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default; training
 //!   itself runs on the CPU.
 
+mod adversarial;
 mod autoencoder;
 mod checkpoint;
 mod classifier;
@@ -30,6 +31,7 @@ mod config;
 mod data;
 mod error;
 mod latent;
+mod networks;
 mod objective;
 mod parameters;
 pub mod presets;
@@ -38,6 +40,7 @@ mod random;
 mod rows;
 mod run;
 mod tensorboard;
+mod trainer;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -48,7 +51,7 @@ use diffae_infer::{ModelSource, Overwrite};
 use diffae_nets::weights::ArchitectureHints;
 
 use autoencoder::Data;
-pub use autoencoder::{StepResult, Trainer};
+
 pub use config::{
     Activations, Crop, DataSettings, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
     OptimizerKind, RunSettings, StageSettings, TrainConfig,
@@ -57,6 +60,7 @@ pub use data::{Labels, Pictures, Split};
 pub use error::{Error, Result};
 pub use latent::{LatentTrainer, latent_loss};
 pub use run::{Notes, RunFolder, Stage};
+pub use trainer::{StepResult, Trainer};
 
 /// What a caller learns after each step.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -92,6 +92,39 @@ pub(crate) fn prediction_loss(
     })?)
 }
 
+/// `mean of max(l, 0) - l y + ln(1 + exp(-|l|))`: binary cross-entropy of logits l for targets y.
+pub(crate) fn cross_entropy(logits: &Tensor, targets: &Tensor) -> candle_core::Result<Tensor> {
+    let tail = (logits.abs()?.neg()?.exp()? + 1.)?.log()?;
+    ((logits.relu()? - (logits * targets)?)? + tail)?.mean_all()
+}
+
+/// The pictures that predictions amount to, `[N, C, H, W]`.
+pub(crate) fn pictures_of(
+    (schedule, target): (&NoiseSchedule, PredictionTarget),
+    noised: &Noised,
+    predicted: &Tensor,
+) -> Result<Tensor> {
+    let (mut of_x_t, mut of_predicted) = (vec![], vec![]);
+    for &t in &noised.timesteps {
+        let alpha_bar = schedule.alpha_bar(t)?;
+        let (signal, noise) = (alpha_bar.sqrt(), (1. - alpha_bar).sqrt());
+        let (a, b) = match target {
+            PredictionTarget::Eps => (signal.recip(), -noise / signal),
+            PredictionTarget::V => (signal, -noise),
+            PredictionTarget::X0 => (0., 1.),
+        };
+        of_x_t.push(a);
+        of_predicted.push(b);
+    }
+    let column = |values: Vec<f64>| {
+        let count = values.len();
+        Tensor::from_vec(values, (count, 1, 1, 1), &Device::Cpu)?.to_dtype(predicted.dtype())
+    };
+    let (of_x_t, of_predicted) = (column(of_x_t)?, column(of_predicted)?);
+    let from_x_t = noised.x_t.broadcast_mul(&of_x_t)?;
+    Ok(differentiable([predicted], |[predicted]| from_x_t.add(&predicted.broadcast_mul(&of_predicted)?))?)
+}
+
 impl LossWeight {
     /// At one noise level.
     #[expect(clippy::cast_possible_truncation, reason = "losses are f32")]
@@ -112,6 +145,30 @@ impl LossWeight {
 mod tests {
     use super::*;
     use diffae_schedule::BetaSchedule;
+
+    #[test]
+    fn cross_entropy_is_that_of_the_sigmoid_and_stays_finite() {
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        let value = |l: f32, y: f32| cross_entropy(&tensor(&[l]), &tensor(&[y])).unwrap().to_scalar::<f32>().unwrap();
+        assert!((value(0.7, 1.) - (1. + (-0.7f32).exp()).ln()).abs() < 1e-6);
+        assert!((value(0.7, 0.) - (1. + 0.7f32.exp()).ln()).abs() < 1e-6);
+        assert!((value(500., 0.) - 500.).abs() < 1e-3);
+        assert!(value(500., 1.).abs() < 1e-6);
+    }
+
+    #[test]
+    fn perfect_predictions_amount_to_the_pictures() {
+        let schedule = NoiseSchedule::new(&BetaSchedule::Linear, 1000).unwrap();
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap().reshape((2, 1, 1, 2)).unwrap();
+        let (x_0, noise) = (tensor(&[0.3, -0.9, 0.1, 1.]), tensor(&[1.2, 0.4, -2., 0.5]));
+        for target in PredictionTarget::ALL {
+            let timesteps = [20, 400].map(Timestep::new);
+            let noised = Noised::new((&schedule, target), &x_0, &noise, &timesteps).unwrap();
+            let pictures = pictures_of((&schedule, target), &noised, &noised.target).unwrap();
+            let difference = (pictures - &x_0).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(difference.to_scalar::<f32>().unwrap() < 1e-5, "{target}");
+        }
+    }
 
     #[test]
     fn weights_follow_their_formulas() {

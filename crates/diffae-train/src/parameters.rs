@@ -17,8 +17,8 @@ use crate::config::{OptimizerKind, StageSettings};
 use crate::error::{Error, Result, at};
 use crate::random::{Purpose, below, normal, stream, unit};
 
-/// Betas and epsilon of Adam, as everywhere in this field.
-const BETAS: (f64, f64) = (0.9, 0.999);
+/// The second beta and the epsilon of Adam, as everywhere in this field.
+const BETA_2: f64 = 0.999;
 const EPS: f64 = 1e-8;
 
 /// A parameter with what the optimizer keeps of it.
@@ -38,9 +38,24 @@ pub(crate) struct Parameters(BTreeMap<String, Parameter>);
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Norms {
     pub(crate) whole: f64,
-    /// Of the parts below `encoder.` and `unet.`.
+    /// Of the parts below `encoder.`, and below `unet.` or `decoder.`.
     pub(crate) encoder: f64,
     pub(crate) unet: f64,
+}
+
+/// What an optimizer step is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// What becomes the model.
+    Model,
+    /// What judges it.
+    Discriminator,
+}
+
+impl Part {
+    fn of(name: &str) -> Self {
+        if name.starts_with("discriminator.") { Self::Discriminator } else { Self::Model }
+    }
 }
 
 /// Makes variables as layers ask for them.
@@ -76,20 +91,41 @@ impl Parameters {
         self.0.iter_mut().filter(|(name, _)| name.starts_with(prefix)).for_each(|(_, p)| p.frozen = true);
     }
 
-    /// Number of values.
+    /// Number of values of the model.
     pub(crate) fn count(&self) -> usize {
-        self.0.values().map(|parameter| parameter.var.elem_count()).sum()
+        let model = self.0.iter().filter(|(name, _)| Part::of(name) == Part::Model);
+        model.map(|(_, parameter)| parameter.var.elem_count()).sum()
     }
 
-    /// Clips the gradients and makes a step, counted from 0. Parameters without a gradient stay as they are.
+    /// Gives one another value, which is also its average: a statistic that no gradient changes.
+    pub(crate) fn set(&mut self, name: &str, value: &Tensor) -> Result<()> {
+        let missing = || candle_core::Error::Msg(format!("there is no parameter {name}"));
+        let parameter = self.0.get_mut(name).ok_or_else(missing)?;
+        parameter.var.set(value)?;
+        parameter.state.ema = value.flatten_all()?.to_vec1()?;
+        Ok(())
+    }
+
+    /// [`update_part`](Self::update_part) of the model.
     pub(crate) fn update(&mut self, gradients: &Gradients, settings: &StageSettings, step: usize) -> Result<Norms> {
+        self.update_part(Part::Model, gradients, settings, step)
+    }
+
+    /// Clips the gradients of a part and makes a step, counted from 0. Parameters without a gradient stay as they are.
+    pub(crate) fn update_part(
+        &mut self,
+        part: Part,
+        gradients: &Gradients,
+        settings: &StageSettings,
+        step: usize,
+    ) -> Result<Norms> {
         let (mut squares, mut encoder, mut unet) = (0., 0., 0.);
-        for (name, parameter) in self.0.iter().filter(|(_, p)| !p.frozen) {
+        for (name, parameter) in self.0.iter().filter(|(name, p)| !p.frozen && Part::of(name) == part) {
             if let Some(gradient) = gradients.get(&parameter.var) {
                 let sum = sum_of_squares(gradient)?;
                 squares += sum;
                 encoder += if name.starts_with("encoder.") { sum } else { 0. };
-                unet += if name.starts_with("unet.") { sum } else { 0. };
+                unet += if name.starts_with("unet.") || name.starts_with("decoder.") { sum } else { 0. };
             }
         }
         let grad_norm = squares.sqrt();
@@ -99,13 +135,13 @@ impl Parameters {
         let weight_decay = if settings.optimizer == OptimizerKind::Adamw { settings.weight_decay } else { 0. };
         let config = AdamConfig {
             lr: settings.lr_at(step),
-            beta_1: BETAS.0,
-            beta_2: BETAS.1,
+            beta_1: settings.beta_1,
+            beta_2: BETA_2,
             eps: EPS,
             weight_decay,
             ema_decay: settings.ema_decay_at(step),
         };
-        for parameter in self.0.values_mut().filter(|p| !p.frozen) {
+        for (_, parameter) in self.0.iter_mut().filter(|(name, p)| !p.frozen && Part::of(name) == part) {
             if let Some(gradient) = gradients.get(&parameter.var) {
                 adam_step(&parameter.var, gradient, &mut parameter.state, (&config, step, scale))?;
             }
@@ -113,18 +149,18 @@ impl Parameters {
         Ok(Norms { whole: grad_norm, encoder: encoder.sqrt(), unet: unet.sqrt() })
     }
 
-    /// The moving averages.
+    /// The moving averages of the model.
     pub(crate) fn averages(&self) -> Result<BTreeMap<String, Tensor>> {
         let tensor = |(name, parameter): (&String, &Parameter)| {
             let values = parameter.state.ema.clone();
             Ok((name.clone(), Tensor::from_vec(values, parameter.var.shape(), &Device::Cpu)?))
         };
-        self.0.iter().map(tensor).collect()
+        self.0.iter().filter(|(name, _)| Part::of(name) == Part::Model).map(tensor).collect()
     }
 
     /// Starts the moving averages elsewhere.
     pub(crate) fn set_averages(&mut self, averages: &BTreeMap<String, Tensor>) -> Result<()> {
-        for (name, parameter) in &mut self.0 {
+        for (name, parameter) in self.0.iter_mut().filter(|(name, _)| Part::of(name) == Part::Model) {
             let average = averages.get(name).filter(|average| average.dims() == parameter.var.dims());
             let missing = || candle_core::Error::Msg(format!("there is no moving average that fits {name}"));
             let average = average.ok_or_else(missing)?;

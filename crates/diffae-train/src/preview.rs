@@ -42,21 +42,24 @@ impl Preview {
             return Ok(());
         }
         let model_config = self.config.model_config()?;
-        let with_z = model_config.encoder.is_some();
+        let (with_z, one_shot) = (model_config.z_channels().is_some(), model_config.compact.is_some());
         let model = ModelSource::from_networks(model_config, averages).build(&LoadOptions::cpu())?;
         let options = DecodeOptions::ddim(self.config.run.preview_steps);
-        let count = self.x_0.dim(0)? as u64;
-        let shape = model.image_shape();
+        let count = self.x_0.dim(0)?;
         let noise = |which: u64| {
-            let places = which * count..(which + 1) * count;
-            NoiseSource::new(self.config.seed).batch(NoisePurpose::XTerminal, places, &shape, &Device::Cpu)
+            let places = which * count as u64..(which + 1) * count as u64;
+            model.random_x_terminal(NoiseSource::new(self.config.seed), places)
         };
         let z_sem = if with_z { Some(model.encode_semantic(&self.x_0)?) } else { None };
         let decode =
             |x_terminal: &Tensor| model.decode(x_terminal, z_sem.as_ref(), &options, &mut no_noise, &mut no_callback);
         let mut rows = vec![];
         if with_z {
-            let inverted = model.invert(&self.x_0, z_sem.as_ref(), options.num_steps, &mut no_callback)?;
+            let inverted = if one_shot {
+                model.zero_x_terminal(count)?
+            } else {
+                model.invert(&self.x_0, z_sem.as_ref(), options.num_steps, &mut no_callback)?
+            };
             rows.extend([self.x_0.clone(), decode(&inverted)?]);
         }
         rows.extend([decode(&noise(0)?)?, decode(&noise(1)?)?]);
@@ -73,12 +76,11 @@ pub(crate) fn invented(run: &Path, config: &TrainConfig, model: &Model, images: 
     let mut rows = vec![];
     for row in 0..INVENTED_ROWS {
         let places = row * MOST_SHOWN as u64..(row + 1) * MOST_SHOWN as u64;
-        let batch = |purpose, shape: &[usize]| {
-            NoiseSource::new(config.seed).batch(purpose, places.clone(), shape, &Device::Cpu)
-        };
-        let z_terminal = batch(NoisePurpose::ZTerminal, &[config.model.z_channels])?;
+        let width = [config.model.z_channels];
+        let z_terminal =
+            NoiseSource::new(config.seed).batch(NoisePurpose::ZTerminal, places.clone(), &width, &Device::Cpu)?;
         let z_sem = model.sample_z_sem(&z_terminal, steps, &mut no_callback)?;
-        let x_terminal = batch(NoisePurpose::XTerminal, &model.image_shape())?;
+        let x_terminal = model.random_x_terminal(NoiseSource::new(config.seed), places)?;
         let options = DecodeOptions::ddim(steps);
         rows.push(model.decode(&x_terminal, Some(&z_sem), &options, &mut no_noise, &mut no_callback)?);
     }

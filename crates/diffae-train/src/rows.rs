@@ -26,7 +26,7 @@ const ENCODED_AT_ONCE: usize = 32;
 pub(crate) const CODES_FILE: &str = "codes.safetensors";
 pub(crate) const VALIDATION_CODES_FILE: &str = "codes-validation.safetensors";
 /// How often a stage is validated.
-const VALIDATIONS: usize = 20;
+const VALIDATIONS: usize = 10;
 /// Keeps a direction of `z_sem` that never varies from being divided by zero.
 const LEAST_STD: f64 = 1e-6;
 

@@ -94,13 +94,14 @@ pub(crate) fn write_model(folder: &Path, work: &Work) -> Result<()> {
     };
     let config = ModelConfig {
         format_version: FORMAT_VERSION,
-        unet: config.unet().clone(),
+        unet: Some(config.unet().clone()),
         encoder: Some(config.encoder().clone()),
-        diffusion: DiffusionConfig {
+        diffusion: Some(DiffusionConfig {
             num_train_timesteps: 1000,
             beta_schedule: BetaSchedule::Linear,
             prediction: PredictionTarget::Eps,
-        },
+        }),
+        compact: None,
         latent: None,
         classifier: None,
     };

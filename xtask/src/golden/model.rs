@@ -59,7 +59,7 @@ impl Subject<'_> {
         }
         let z_sem = self.model.encode_semantic(x)?;
         self.compare("z_sem", &z_sem, Tolerance::Network)?;
-        let style_space = self.model.unet().project_z_sem(&z_sem)?.style_space()?;
+        let style_space = self.model.unet()?.project_z_sem(&z_sem)?.style_space()?;
         self.compare("stylespace", &style_space, Tolerance::Network)?;
         Ok(Some(z_sem))
     }
@@ -67,11 +67,11 @@ impl Subject<'_> {
     fn noise_prediction(&mut self, x: &Tensor, z_sem: Option<&Tensor>) -> Result<()> {
         let t_mid = self.golden.counts("t_mid")?;
         let positions: Vec<Timestep> = t_mid.iter().map(|&t| Timestep::new(t)).collect();
-        let x_t = self.model.schedule().q_sample(x, &self.golden.tensor("noise")?, &positions)?;
+        let x_t = self.model.schedule()?.q_sample(x, &self.golden.tensor("noise")?, &positions)?;
         self.compare("x_t", &x_t, Tolerance::Formula)?;
         for (quantity, timesteps) in [("eps", t_mid), ("eps_ends", self.golden.counts("t")?)] {
             let timesteps: Vec<f32> = timesteps.into_iter().map(|t| t as f32).collect();
-            let eps = self.model.unet().forward(&x_t, &timesteps, z_sem)?;
+            let eps = self.model.unet()?.forward(&x_t, &timesteps, z_sem)?;
             self.compare(quantity, &eps, Tolerance::Network)?;
         }
         Ok(())

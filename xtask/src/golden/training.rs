@@ -64,7 +64,11 @@ impl Trainable {
         let vb = VarBuilder::from_tensors(by_name, DType::F32, &Device::Cpu);
         let config = source.config();
         let encoder = config.encoder.as_ref().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
-        Ok(Self { encoder: encoder.transpose()?, unet: Unet::new(&config.unet, &vb.pp("unet"))?, vars })
+        Ok(Self {
+            encoder: encoder.transpose()?,
+            unet: Unet::new(config.unet.as_ref().context("there is no unet")?, &vb.pp("unet"))?,
+            vars,
+        })
     }
 
     /// `mean over pixels of (eps - eps_pred)^2`, one number a picture.
@@ -74,7 +78,7 @@ impl Trainable {
         let timesteps = step("train_t")?.to_vec1::<i64>()?;
         let timesteps: Vec<Timestep> =
             timesteps.into_iter().map(|t| Ok(Timestep::new(usize::try_from(t)?))).collect::<Result<_>>()?;
-        let schedule = source.config().diffusion.noise_schedule()?;
+        let schedule = source.config().diffusion.as_ref().context("there is no diffusion")?.noise_schedule()?;
         let x_t = schedule.q_sample(&x_0, &noise, &timesteps)?;
         let z_sem = self.encoder.as_ref().map(|encoder| encoder.forward(&x_0)).transpose()?;
         let timesteps: Vec<f32> = timesteps.iter().map(|t| t.get() as f32).collect();

@@ -1,7 +1,7 @@
 //! `diffae decode --model MODEL codes.safetensors --out DIR`
 
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use diffae_infer::{Codes, DecodeOptions, NoiseSource};
 use diffae_schedule::Clip;
 
@@ -29,12 +29,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
         let indices = start as u64..(start + names.len()) as u64;
         let x_terminal = match (args.x_t, &codes.x_terminal) {
             (XTerminalChoice::Stored, Some(x_terminal)) => part(x_terminal)?,
+            (XTerminalChoice::Stored, None) if session.is_one_shot() => session.model.zero_x_terminal(names.len())?,
             (XTerminalChoice::Stored, None) => bail!("the codes hold no x_T; use --x-t random or --x-t zero"),
             (XTerminalChoice::Random, _) => session.random_x_terminal(noise, indices.clone())?,
-            (XTerminalChoice::Zero, _) => {
-                let [channels, height, width] = session.model.image_shape();
-                Tensor::zeros((names.len(), channels, height, width), DType::F32, session.model.device())?
-            }
+            (XTerminalChoice::Zero, _) => session.model.zero_x_terminal(names.len())?,
         };
         let x_0 =
             session.model.decode(&x_terminal, z_sem.as_ref(), &options, &mut noise.steps(indices), &mut |_| {
@@ -62,17 +60,21 @@ fn check(codes: &Codes, session: &Session, args: &DecodeArgs) -> Result<()> {
         )
     }
     let width = codes.z_sem.as_ref().map(|z_sem| z_sem.dims()[1]);
-    let expected = model.config().encoder.as_ref().map(|encoder| encoder.out_channels);
+    let expected = model.config().z_channels();
     if width != expected {
         let show = |width: Option<usize>| width.map_or("none".to_owned(), |width| format!("of width {width}"));
         bail!("the codes' z_sem is {}, the model expects {}", show(width), show(expected))
     }
     if let Some(x_terminal) = &codes.x_terminal
-        && x_terminal.dims()[1..] != model.image_shape()
+        && x_terminal.dims()[1..] != model.x_terminal_shape()
     {
-        bail!("the codes' x_T is {:?} a picture, the model expects {:?}", &x_terminal.dims()[1..], model.image_shape())
+        let expected = model.x_terminal_shape();
+        bail!("the codes' x_T is {:?} a picture, the model expects {expected:?}", &x_terminal.dims()[1..])
     }
-    diffae_schedule::StepChain::new(model.schedule(), &diffae_schedule::StepSequence::Ddim(args.decoding.steps))
+    if session.is_one_shot() {
+        return Ok(());
+    }
+    diffae_schedule::StepChain::new(model.schedule()?, &diffae_schedule::StepSequence::Ddim(args.decoding.steps))
         .map(|_| ())
         .context("--steps")
 }

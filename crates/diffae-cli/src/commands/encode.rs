@@ -21,13 +21,14 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     if args.semantic_only && !session.has_z_sem() {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())
     }
-    let num_steps = if args.semantic_only { 1 } else { args.steps };
+    let semantic_only = args.semantic_only || session.is_one_shot();
+    let num_steps = if semantic_only { 1 } else { args.steps };
     let progress = Progress::start("encode", inputs.len(), num_steps);
     let (mut z_sems, mut x_terminals) = (Vec::new(), Vec::new());
     for batch in inputs.chunks(session.batch_size()) {
         let x_0 = session.read(batch)?;
         let z_sem = session.encode_semantic(&x_0)?;
-        if args.semantic_only {
+        if semantic_only {
             if progress.step(batch.len()).is_break() {
                 return Err(diffae_infer::Error::Interrupted.into());
             }
@@ -44,7 +45,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
         fingerprint: session.model.fingerprint().to_owned(),
     };
     let mut provenance = Provenance::new(session.model.fingerprint());
-    if !args.semantic_only {
+    if !semantic_only {
         provenance = provenance.with("steps", &args.steps);
     }
     codes.write(&args.out.out, provenance.entries(), overwrite)?;

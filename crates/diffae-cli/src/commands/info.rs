@@ -16,8 +16,9 @@ struct Info {
     channels: usize,
     z_sem_width: Option<usize>,
     parameters: Parameters,
-    num_train_timesteps: usize,
-    beta_schedule: String,
+    num_train_timesteps: Option<usize>,
+    beta_schedule: Option<String>,
+    prediction: Option<String>,
     latent_beta_schedule: Option<String>,
     attributes: Vec<String>,
     can_encode: bool,
@@ -30,6 +31,7 @@ struct Info {
 struct Parameters {
     total: usize,
     unet: usize,
+    decoder: usize,
     encoder: usize,
     latent_net: usize,
 }
@@ -45,23 +47,25 @@ pub(crate) fn run(_: &GlobalArgs, args: &InfoArgs) -> Result<()> {
 impl Info {
     fn new(source: &ModelSource) -> Result<Self> {
         let config = source.config();
-        let [unet, encoder, latent_net] =
-            ["unet.", "encoder.", "latent_net."].map(|prefix| source.num_parameters(prefix));
+        let [unet, decoder, encoder, latent_net] =
+            ["unet.", "decoder.", "encoder.", "latent_net."].map(|prefix| source.num_parameters(prefix));
         let classifier = config.classifier.as_ref();
+        let [channels, image_size, _] = config.image_shape();
         let has_moments = source.latent_moments().is_some();
         Ok(Self {
             kind: config.kind(),
-            image_size: config.unet.image_size,
-            channels: config.unet.in_channels,
-            z_sem_width: config.encoder.as_ref().map(|encoder| encoder.out_channels),
-            parameters: Parameters { total: unet + encoder + latent_net, unet, encoder, latent_net },
-            num_train_timesteps: config.diffusion.num_train_timesteps,
-            beta_schedule: config.diffusion.beta_schedule.to_string(),
+            image_size,
+            channels,
+            z_sem_width: config.z_channels(),
+            parameters: Parameters { total: unet + decoder + encoder + latent_net, unet, decoder, encoder, latent_net },
+            num_train_timesteps: config.diffusion.as_ref().map(|diffusion| diffusion.num_train_timesteps),
+            beta_schedule: config.diffusion.as_ref().map(|diffusion| diffusion.beta_schedule.to_string()),
+            prediction: config.diffusion.as_ref().map(|diffusion| diffusion.prediction.to_string()),
             latent_beta_schedule: config.latent.as_ref().map(|latent| latent.diffusion.beta_schedule.to_string()),
             attributes: classifier.map(|classifier| classifier.attributes.clone()).unwrap_or_default(),
-            can_encode: config.encoder.is_some(),
+            can_encode: config.z_channels().is_some(),
             can_edit: classifier.is_some() && has_moments,
-            can_sample: config.encoder.is_none() || (config.latent.is_some() && has_moments),
+            can_sample: config.z_channels().is_none() || (config.latent.is_some() && has_moments),
             fingerprint: source.fingerprint()?,
         })
     }
@@ -71,6 +75,7 @@ impl Info {
             ModelKind::Autoencoder => "diffusion autoencoder",
             ModelKind::AutoencoderWithLatentNet => "diffusion autoencoder with latent net",
             ModelKind::Ddpm => "plain DDPM (no semantic code)",
+            ModelKind::OneShot => "compact autoencoder (one shot, no noise map)",
         };
         let Self { image_size, channels, parameters, .. } = self;
         let can = |able: bool, otherwise: &'static str| if able { "yes" } else { otherwise };
@@ -80,7 +85,10 @@ impl Info {
             say(&format!("z_sem        {width} numbers"))?;
         }
         say(&format!("parameters   {} ({})", grouped(parameters.total), parts(parameters)))?;
-        say(&format!("schedule     {}, {} timesteps", self.beta_schedule, self.num_train_timesteps))?;
+        if let (Some(schedule), Some(timesteps)) = (&self.beta_schedule, self.num_train_timesteps) {
+            let prediction = self.prediction.as_deref().unwrap_or_default();
+            say(&format!("schedule     {schedule}, {timesteps} timesteps, predicts {prediction}"))?;
+        }
         if let Some(schedule) = &self.latent_beta_schedule {
             say(&format!("latent       {schedule}"))?;
         }
@@ -95,7 +103,12 @@ impl Info {
 }
 
 fn parts(parameters: &Parameters) -> String {
-    let parts = [("unet", parameters.unet), ("encoder", parameters.encoder), ("latent net", parameters.latent_net)];
+    let parts = [
+        ("unet", parameters.unet),
+        ("decoder", parameters.decoder),
+        ("encoder", parameters.encoder),
+        ("latent net", parameters.latent_net),
+    ];
     let present = parts.iter().filter(|(_, count)| *count > 0);
     present.map(|(name, count)| format!("{name} {}", grouped(*count))).collect::<Vec<_>>().join(", ")
 }

@@ -97,9 +97,9 @@ impl GivenNoise {
 
     fn check(&self, session: &Session) -> Result<()> {
         if let Some(x_terminal) = &self.x_terminal
-            && x_terminal.dims()[1..] != session.model.image_shape()
+            && x_terminal.dims()[1..] != session.model.x_terminal_shape()
         {
-            let expected = session.model.image_shape();
+            let expected = session.model.x_terminal_shape();
             bail!("x_T has shape {:?}, the model expects [N, {expected:?}]", x_terminal.dims())
         }
         if let Some(z_terminal) = &self.z_terminal {

@@ -1,6 +1,6 @@
 //! `diffae variations --model MODEL INPUT.. -n 8 --out DIR`
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use diffae_infer::{NoiseSource, list_inputs, rgb_from_tensor, sheet};
 
 use crate::args::{GlobalArgs, VariationsArgs};
@@ -15,7 +15,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
     let planned = inputs.iter().flat_map(|input| names(&input.name)).chain(["sheet".to_owned()]);
     let mut output = PictureOutput::new(&args.out.out, &planned.collect::<Vec<_>>(), args.out.force.overwrite())?;
     let session = Session::open(global, &args.model, &args.batch)?;
-    session.model.encoder()?;
+    if !session.has_z_sem() {
+        bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())
+    }
     let noise = NoiseSource::new(args.random.seed);
     let provenance = Provenance::new(session.model.fingerprint())
         .with("steps", &args.decoding.steps)

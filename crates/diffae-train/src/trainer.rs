@@ -1,0 +1,264 @@
+//! One step of the first stage: networks, objective, optimizer.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::Tensor;
+use diffae_infer::ModelConfig;
+use diffae_kernels::{ActivationStorage, Gradients, differentiable, no_gradients, record_with, run_in_pool};
+use diffae_nets::{BatchMoments, Discriminator, TrainingMode};
+use diffae_schedule::Timestep;
+
+use crate::adversarial::{judged_loss, told_apart_loss};
+use crate::checkpoint::Checkpoints;
+use crate::config::{Activations, TrainConfig};
+use crate::error::Result;
+use crate::networks::{Given, Networks};
+use crate::objective::Drawing;
+use crate::parameters::{Norms, Parameters, Part, dropout_seed};
+use crate::random::Purpose;
+
+/// Networks and optimizer between two steps.
+#[derive(Debug)]
+pub struct Trainer {
+    config: TrainConfig,
+    networks: Networks,
+    discriminator: Option<Discriminator>,
+    parameters: Parameters,
+    /// Steps that have been made.
+    step: usize,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy)]
+pub struct StepResult {
+    /// The loss.
+    pub loss: f64,
+    /// That of the discriminator, if there is one and it had something to look at.
+    pub loss_discriminator: Option<f64>,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// That of the encoder's part.
+    pub grad_norm_encoder: f64,
+    /// That of the part of the `UNet`, or of another decoder.
+    pub grad_norm_unet: f64,
+    /// Memory of the activations that were kept for the way back, of one part of the batch.
+    pub activation_bytes: usize,
+}
+
+/// What the forward pass of a part of a batch leaves.
+struct Forward {
+    loss: Tensor,
+    /// Real pictures, and what the networks made of them, for the discriminator.
+    shown: Option<(Tensor, Tensor)>,
+    moments: Vec<BatchMoments>,
+}
+
+impl Trainer {
+    /// Networks of a config. Parameters that `given` has begin with its values, the others at random by the seed.
+    ///
+    /// # Errors
+    /// If a given parameter does not fit.
+    pub fn new(config: &TrainConfig, given: HashMap<String, Tensor>) -> Result<Self> {
+        Self::of_model(&config.model_config()?, config, given)
+    }
+
+    /// The same with the networks and the diffusion of `model` instead of the config's.
+    ///
+    /// # Errors
+    /// If a given parameter does not fit.
+    pub fn of_model(model: &ModelConfig, config: &TrainConfig, given: HashMap<String, Tensor>) -> Result<Self> {
+        let [channels, size, _] = model.image_shape();
+        let ((networks, discriminator), parameters) = Parameters::build(config.seed, given, |vb| {
+            let judges = config.objective.adversarial_weight > 0.;
+            let width = config.objective.discriminator_channels;
+            let discriminator = judges.then(|| Discriminator::new(channels, size, width, &vb.pp("discriminator")));
+            Ok((Networks::new(model, vb)?, discriminator.transpose()?))
+        })?;
+        Ok(Self { config: config.clone(), networks, discriminator, parameters, step: 0 })
+    }
+
+    /// Leaves a part as it is: `encoder` or `unet`.
+    pub fn freeze(&mut self, part: &str) {
+        self.parameters.freeze(&format!("{part}."));
+    }
+
+    /// Number of parameters of the model.
+    #[must_use]
+    pub fn num_parameters(&self) -> usize {
+        self.parameters.count()
+    }
+
+    /// One step on pictures `[N, C, H, W]` in `[-1, 1]`; timesteps, noise and dropout follow from the seed and the step.
+    ///
+    /// # Errors
+    /// If the arithmetic fails.
+    pub fn step(&mut self, x_0: &Tensor) -> Result<StepResult> {
+        let first = self.step * self.config.autoencoder.batch_size;
+        let terminal = self.config.objective.terminal_images;
+        let how = Drawing { seed: self.config.seed, purpose: Purpose::Noise, first, terminal };
+        let given = self.networks.draw(x_0, how)?;
+        self.step_on(x_0, &given)
+    }
+
+    /// One step of a diffusion with given timesteps and noise, both as `x_0` or one a picture.
+    ///
+    /// # Errors
+    /// If the arithmetic fails, or the networks are no diffusion.
+    pub fn step_with(&mut self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<StepResult> {
+        let given = self.networks.noised(x_0, noise, timesteps)?;
+        self.step_on(x_0, &given)
+    }
+
+    fn step_on(&mut self, x_0: &Tensor, given: &Given) -> Result<StepResult> {
+        // The tape belongs to the thread that records it, so the whole step runs on one of the pool.
+        run_in_pool(|| {
+            let mut result = StepResult {
+                loss: 0.,
+                loss_discriminator: None,
+                grad_norm: f64::NAN,
+                grad_norm_encoder: f64::NAN,
+                grad_norm_unet: f64::NAN,
+                activation_bytes: 0,
+            };
+            let (mut gradients, mut judging) = (Gradients::default(), Gradients::default());
+            let parts = self.config.autoencoder.accumulate;
+            let size = x_0.dim(0)?.checked_div(parts).unwrap_or(0);
+            for part in 0..parts {
+                let x_0 = x_0.narrow(0, part * size, size)?.contiguous()?;
+                let given = given.narrow(part * size, size)?;
+                let (forward, bytes) = self.accumulate(&x_0, &given, part, &mut gradients)?;
+                result.loss += f64::from(forward.loss.to_scalar::<f32>()?);
+                result.activation_bytes = bytes;
+                if let Some((real, made)) = &forward.shown {
+                    let loss = self.judge(real, made, &mut judging)?;
+                    result.loss_discriminator = Some(result.loss_discriminator.unwrap_or(0.) + loss);
+                }
+                for BatchMoments { path, mean, variance } in forward.moments {
+                    self.parameters.set(&format!("{path}.running_mean"), &mean)?;
+                    self.parameters.set(&format!("{path}.running_var"), &variance)?;
+                }
+            }
+            // A step on a loss that is no number would ruin what has been learnt.
+            let is_finite = result.loss.is_finite() && result.loss_discriminator.is_none_or(f64::is_finite);
+            if !is_finite {
+                return Ok(StepResult { loss: f64::NAN, ..result });
+            }
+            let settings = &self.config.autoencoder;
+            let Norms { whole, encoder, unet } =
+                self.parameters.update_part(Part::Model, &gradients, settings, self.step)?;
+            if result.loss_discriminator.is_some() {
+                self.parameters.update_part(Part::Discriminator, &judging, settings, self.step)?;
+            }
+            self.step += 1;
+            Ok(StepResult { grad_norm: whole, grad_norm_encoder: encoder, grad_norm_unet: unet, ..result })
+        })
+    }
+
+    /// Runs a part of a batch forward and back.
+    fn accumulate(&self, x_0: &Tensor, given: &Given, part: usize, to: &mut Gradients) -> Result<(Forward, usize)> {
+        let objective = &self.config.objective;
+        let storage = match objective.activations {
+            Activations::F32 => ActivationStorage::F32,
+            Activations::Bf16 => ActivationStorage::Bf16,
+        };
+        let mode = TrainingMode {
+            dropout_seed: Some(dropout_seed(self.config.seed, self.step, part)),
+            checkpoint_blocks: objective.checkpoint_blocks,
+        };
+        let share = 1. / self.config.autoencoder.accumulate as f64;
+        let (forward, tape) = record_with(storage, || -> Result<Forward> {
+            let mut moments = vec![];
+            let made = self.networks.forward_training(x_0, given, mode, &mut moments)?;
+            let mut loss = self.networks.loss(x_0, given, &made, objective)?;
+            let mut shown = None;
+            if let Some(discriminator) = &self.discriminator {
+                shown = self.networks.shown(x_0, given, &made, objective.adversarial_timesteps)?;
+                if let Some((_, made)) = &shown {
+                    let term = judged_loss(discriminator, made)?;
+                    let weight = objective.adversarial_weight;
+                    loss = differentiable([&loss, &term], |[loss, term]| loss + (term * weight)?)?;
+                }
+            }
+            let loss = differentiable([&loss], |[loss]| loss * share)?;
+            Ok(Forward { loss, shown, moments })
+        })?;
+        let bytes = tape.num_kept_bytes();
+        tape.backward(&forward.loss, to)?;
+        Ok((forward, bytes))
+    }
+
+    /// The discriminator's own loss on what the networks made.
+    fn judge(&self, real: &Tensor, made: &Tensor, to: &mut Gradients) -> Result<f64> {
+        let Some(discriminator) = &self.discriminator else { return Ok(0.) };
+        let share = 1. / self.config.autoencoder.accumulate as f64;
+        let (loss, tape) = record_with(ActivationStorage::F32, || -> Result<Tensor> {
+            let loss = told_apart_loss(discriminator, real, &made.detach())?;
+            Ok(differentiable([&loss], |[loss]| loss * share)?)
+        })?;
+        tape.backward(&loss, to)?;
+        Ok(f64::from(loss.to_scalar::<f32>()?))
+    }
+
+    /// Loss on pictures that are not trained on, always with the same noise, and how much worse it gets when `z_sem` is
+    /// handed to the next picture: `loss(shuffled) / loss - 1`.
+    pub(crate) fn validate(&self, x_0: &Tensor) -> Result<(f64, Option<f64>)> {
+        let how = Drawing { seed: self.config.seed, purpose: Purpose::Preview, first: 0, terminal: 0 };
+        let given = self.networks.draw(x_0, how)?;
+        let loss = |z_sem: Option<&Tensor>| -> Result<f64> {
+            let made = self.networks.decode(z_sem, &given)?;
+            let loss = self.networks.loss(x_0, &given, &made, &self.config.objective)?;
+            Ok(f64::from(loss.to_scalar::<f32>()?))
+        };
+        run_in_pool(|| {
+            no_gradients(|| {
+                let Some(z_sem) = self.networks.encode(x_0)? else { return Ok((loss(None)?, None)) };
+                let (matching, count) = (loss(Some(&z_sem))?, z_sem.dim(0)?);
+                if count < 2 {
+                    return Ok((matching, None));
+                }
+                let shuffled = Tensor::cat(&[z_sem.narrow(0, 1, count - 1)?, z_sem.narrow(0, 0, 1)?], 0)?;
+                Ok((matching, Some(loss(Some(&shuffled))? / matching - 1.)))
+            })
+        })
+    }
+
+    /// Steps that have been made.
+    pub(crate) fn num_steps_made(&self) -> usize {
+        self.step
+    }
+
+    /// Goes on from the newest whole checkpoint.
+    pub(crate) fn load_newest(&mut self, checkpoints: &Checkpoints) -> Result<()> {
+        self.step = checkpoints.load_newest(&mut self.parameters)?;
+        Ok(())
+    }
+
+    /// Saves where it is.
+    pub(crate) fn save(&self, checkpoints: &Checkpoints) -> Result<()> {
+        checkpoints.save(&self.parameters, self.step)
+    }
+
+    /// The moving averages of the parameters: the model.
+    ///
+    /// # Errors
+    /// If a tensor cannot be made.
+    pub fn averages(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.parameters.averages()
+    }
+
+    /// The parameters themselves.
+    ///
+    /// # Errors
+    /// If a tensor cannot be copied.
+    pub fn parameters(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.parameters.current()
+    }
+
+    /// Starts the moving averages elsewhere than at the parameters.
+    ///
+    /// # Errors
+    /// If one is missing or does not fit.
+    pub fn set_averages(&mut self, averages: &BTreeMap<String, Tensor>) -> Result<()> {
+        self.parameters.set_averages(averages)
+    }
+}
