@@ -153,9 +153,9 @@ pub const FOLDER_LABELS: &str = "folders";
 
 fn read_labels(folder: &RunFolder, pictures: &Pictures, validation: &Pictures) -> Result<Option<Labels>> {
     let Some(path) = &folder.notes().labels else { return Ok(None) };
-    let labels =
-        if path == Path::new(FOLDER_LABELS) { Labels::from_folders(pictures)? } else { Labels::from_file(path)? };
-    labels.check(path, &[pictures, validation])?;
+    let all = [pictures, validation];
+    let labels = if path == Path::new(FOLDER_LABELS) { Labels::from_folders(&all)? } else { Labels::from_file(path)? };
+    labels.check(path, &all)?;
     Ok(Some(labels))
 }
 

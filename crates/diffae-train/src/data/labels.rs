@@ -33,13 +33,15 @@ impl Labels {
     ///
     /// # Errors
     /// If there are fewer than two such folders.
-    pub fn from_folders(pictures: &Pictures) -> Result<Self> {
+    pub fn from_folders(pictures: &[&Pictures]) -> Result<Self> {
         let class_of = |name: &str| name.split_once('/').map(|(class, _)| class.to_owned());
-        let all: Vec<String> = (0..pictures.len()).map(|idx| pictures.name(idx)).collect();
+        let names_of = |pictures: &&Pictures| (0..pictures.len()).map(|idx| pictures.name(idx)).collect::<Vec<_>>();
+        let all: Vec<String> = pictures.iter().flat_map(names_of).collect();
         let classes: BTreeSet<String> = all.iter().filter_map(|name| class_of(name)).collect();
         if classes.len() < 2 {
             let problem = "it has no two folders of pictures, one a class".to_owned();
-            return Err(Error::Data { path: pictures.root().to_owned(), problem });
+            let root = pictures.first().map(|pictures| pictures.root().to_owned());
+            return Err(Error::Data { path: root.unwrap_or_default(), problem });
         }
         let names: Vec<String> = classes.into_iter().collect();
         let rows = all.into_iter().map(|name| {
