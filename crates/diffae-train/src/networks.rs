@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_infer::ModelConfig;
-use diffae_kernels::differentiable;
+use diffae_kernels::{checkpoint, differentiable};
 use diffae_nets::{
     BatchMoments, CompactCode, CompactConfig, CompactDecoder, CompactEncoder, SemanticEncoder, TrainingMode, Unet,
 };
@@ -136,7 +136,13 @@ impl Networks {
     ) -> Result<Tensor> {
         match (self, given) {
             (Self::Diffusion { encoder, unet, .. }, Given::Noised(noised)) => {
-                let z_sem = encoder.as_ref().map(|encoder| encoder.forward(x_0)).transpose()?;
+                // Of the whole encoder nothing but the picture is kept: its turn on the way back comes when all else is gone.
+                let z_sem = match encoder.clone() {
+                    Some(encoder) if mode.checkpoint_blocks => {
+                        Some(checkpoint([x_0], move |[x_0]| encoder.forward(x_0))?)
+                    }
+                    encoder => encoder.map(|encoder| encoder.forward(x_0)).transpose()?,
+                };
                 Ok(unet.forward_training(&noised.x_t, &noised.numbers(), z_sem.as_ref(), mode)?)
             }
             (Self::OneShot { encoder, decoder, .. }, Given::Details { level, noise }) => {
