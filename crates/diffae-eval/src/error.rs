@@ -76,4 +76,51 @@ pub enum Error {
         #[source]
         source: candle_core::Error,
     },
+    /// Features are rows.
+    #[error("features have shape {got:?}, expected [N, D]")]
+    FeatureRank {
+        /// Their shape.
+        got: Vec<usize>,
+    },
+    /// Features of different widths.
+    #[error("features have width {got}, expected {expected}")]
+    WidthMismatch {
+        /// Theirs.
+        got: usize,
+        /// That of the others.
+        expected: usize,
+    },
+    /// Not enough for a statistic.
+    #[error("there are {got} {what}, {least} are needed")]
+    TooFew {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        got: usize,
+        /// How many it takes.
+        least: usize,
+    },
+    /// NaN or infinity.
+    #[error("{batch} hold a value that is not finite")]
+    NotFinite {
+        /// Which.
+        batch: &'static str,
+    },
+    /// Eigenvalues did not converge.
+    #[error("the eigenvalues of a covariance cannot be found: {problem}")]
+    Eigen {
+        /// What the solver reported.
+        problem: String,
+    },
+    /// An area needs both classes.
+    #[error("the labels are all the same, so scores cannot tell them apart")]
+    OneClass,
+    /// Scores without labels, or the other way.
+    #[error("there are {scores} scores for {labels} labels")]
+    Lengths {
+        /// Number of scores.
+        scores: usize,
+        /// Number of labels.
+        labels: usize,
+    },
 }

@@ -1,6 +1,6 @@
 //! Image quality measures for Diffusion Autoencoders.
 //!
-//! Each measure compares a batch `x` with a batch `y` of the same shape, `[N, C, H, W]`, f32, in `[0, 1]`
+//! A measure of pairs compares a batch `x` with a batch `y` of the same shape, `[N, C, H, W]`, f32, in `[0, 1]`
 //! (the networks speak `[-1, 1]`: convert with `(x + 1) / 2` first), and returns one f64 for each of the `N`
 //! pairs, in order. Averages are left to the caller, who knows how many images the batch stands for.
 //!
@@ -14,6 +14,14 @@
 //! (Preechakul et al., arXiv:2111.15640) report for reconstructions. Values outside `[0, 1]` are refused, not
 //! clamped: a batch left in `[-1, 1]` would otherwise give plausible, wrong numbers.
 //!
+//! Two measures compare sets of pictures by features of theirs, and two judge the scores of a classifier:
+//!
+//! | measure | best | answers |
+//! |---|---|---|
+//! | [`frechet_distance`] | 0 | how far are mean and covariance of the features apart? |
+//! | [`kernel_distance`] | 0 | the same without assuming a normal distribution |
+//! | [`auroc`], [`average_precision`] | 1 | does what is present score higher than what is not? |
+//!
 //! ```
 //! use candle_core::{Device, Tensor};
 //! use diffae_eval::{mse, psnr, ssim};
@@ -26,11 +34,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod classification;
 mod error;
+mod frechet;
 mod image_pairs;
 mod pixel_error;
 mod ssim;
 
+pub use classification::{auroc, average_precision};
 pub use error::{Error, Result};
+pub use frechet::{FeatureStatistics, frechet_distance, kernel_distance};
 pub use pixel_error::{mse, psnr};
 pub use ssim::ssim;

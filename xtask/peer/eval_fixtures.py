@@ -1,0 +1,52 @@
+"""Numbers of Python packages that diffae-eval is compared with.
+
+Features are made by a formula, so that only results are stored. Prints JSON; the versions are part of it.
+
+    venv/bin/pip install scikit-learn scipy pytorch-fid
+    venv/bin/python xtask/peer/eval_fixtures.py > crates/diffae-eval/tests/fixtures/features.json
+"""
+
+import json
+from importlib.metadata import version
+
+import numpy as np
+from pytorch_fid.fid_score import calculate_frechet_distance
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics.pairwise import polynomial_kernel
+
+
+def features(count, width, seed):
+    rows, columns = np.arange(count)[:, None], np.arange(width)[None, :]
+    return np.sin(12.9898 * rows * (1 + columns) + 78.233 * columns + seed) * (1 + columns % 3) + 0.1 * seed
+
+
+def frechet(x, y):
+    moments = [(f.mean(axis=0), np.cov(f, rowvar=False)) for f in (x, y)]
+    return float(calculate_frechet_distance(*moments[0], *moments[1]))
+
+
+def kernel_distance(x, y):
+    xx, yy, xy = (polynomial_kernel(a, b, degree=3, coef0=1) for a, b in ((x, x), (y, y), (x, y)))
+    m, n = len(x), len(y)
+    within = (xx.sum() - np.trace(xx)) / (m * (m - 1)) + (yy.sum() - np.trace(yy)) / (n * (n - 1))
+    return float(within - 2 * xy.mean())
+
+
+sets = [(60, 6, 1, 80, 6, 2), (300, 12, 1, 200, 12, 1.5), (5, 9, 1, 40, 9, 3)]
+pairs = []
+for m, width, first, n, _, second in sets:
+    x, y = features(m, width, first), features(n, width, second)
+    pairs.append({
+        "counts": [m, n], "width": width, "seeds": [first, second],
+        "frechet": frechet(x, y), "kernel": kernel_distance(x, y),
+    })
+scores = np.round(features(200, 1, 4)[:, 0], 1)  # rounding makes ties
+labels = features(200, 1, 5)[:, 0] + scores > 0.6
+print(json.dumps({
+    "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "pytorch-fid")},
+    "pairs": pairs,
+    "scores": scores.tolist(),
+    "labels": labels.tolist(),
+    "auroc": float(roc_auc_score(labels, scores)),
+    "average_precision": float(average_precision_score(labels, scores)),
+}, indent=1))
