@@ -36,6 +36,11 @@ fn shapes(workspace: &Workspace, count: u8) {
     }
 }
 
+/// `--set` before each assignment.
+fn set<'a>(assignments: &[&'a str]) -> Vec<&'a str> {
+    assignments.iter().flat_map(|assignment| ["--set", assignment]).collect()
+}
+
 fn train_args<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let fixed = ["train", "--preset", "smoke", "--threads", "1", "--data", "shapes", "--out", out];
     [&fixed[..], &QUICK, more].concat()
@@ -204,9 +209,8 @@ fn a_plain_ddpm_and_other_predictions_train() {
     workspace.run(&train_args("ddpm", &["--set", "model.kind=ddpm"])).succeeds();
     assert_eq!(workspace.run(&["info", "ddpm", "--json"]).succeeds().json()["kind"], "ddpm");
     let two_phases =
-        ["diffusion.prediction=v", "diffusion.beta_schedule=cosine-shift4", "objective.terminal_images=40"];
-    let set: Vec<&str> = two_phases.iter().flat_map(|assignment| ["--set", assignment]).collect();
-    workspace.run(&train_args("v", &[&set[..], &["--stage", "autoencoder"]].concat())).succeeds();
+        set(&["diffusion.prediction=v", "diffusion.beta_schedule=cosine-shift4", "objective.terminal_images=40"]);
+    workspace.run(&train_args("v", &[&two_phases[..], &["--stage", "autoencoder"]].concat())).succeeds();
     let out = ["reconstruct", "-m", "v", "shapes/disc/00.png", "--steps", "2", "--invert-steps", "2", "-o", "r"];
     workspace.run(&out).succeeds();
 }
@@ -216,41 +220,23 @@ fn a_plain_ddpm_and_other_predictions_train() {
 fn a_one_shot_autoencoder_is_one_more_kind_of_model() {
     let workspace = Workspace::new();
     shapes(&workspace, 8);
-    let small = [
-        "--preset",
-        "compact64",
-        "--data",
-        "shapes",
-        "--labels",
-        "folders",
-        "--set",
+    let small = set(&[
         "model.image_size=16",
-        "--set",
         "model.model_channels=8",
-        "--set",
-        "objective.discriminator_channels=8",
-        "--set",
         "model.z_channels=12",
-        "--set",
-        "autoencoder.images=640",
-        "--set",
-        "autoencoder.batch_size=16",
-        "--set",
-        "autoencoder.lr=4e-3",
-        "--set",
+        "objective.discriminator_channels=8",
         "objective.adversarial_weight=0.02",
-        "--set",
+        "autoencoder.images=640",
+        "autoencoder.batch_size=16",
+        "autoencoder.lr=4e-3",
         "latent.images=640",
-        "--set",
         "latent_net.hidden_channels=32",
-        "--set",
         "classifier.images=640",
-        "--set",
         "run.preview_every_images=320",
-        "--set",
         "run.log_every_steps=1",
-    ];
-    let train = |out: &str| workspace.run(&[&["train", "--out", out], &small[..]].concat());
+    ]);
+    let fixed = ["train", "--preset", "compact64", "--data", "shapes", "--labels", "folders"];
+    let train = |out: &str| workspace.run(&[&fixed[..], &["--out", out], &small].concat());
     train("one").succeeds();
     train("two").succeeds();
     let weights = |run: &str| fs::read(workspace.path(run).join("model.safetensors")).unwrap();
@@ -280,28 +266,22 @@ fn a_one_shot_autoencoder_is_one_more_kind_of_model() {
     workspace.run(&["interpolate", "-m", "one", picture, "shapes/square/00.png", "-o", "strip.png"]).succeeds();
     workspace.run(&["variations", "-m", "one", picture, "-n", "2", "-o", "varied"]).succeeds();
     workspace.run(&["sample", "-m", "one", "-n", "2", "-o", "sampled"]).succeeds();
-    workspace
-        .run(&[&["train", "--out", "three", "--set", "model.image_size=24"], &small[..7], &small[9..]].concat())
-        .fails_with("power of two");
+    let odd = ["--out", "three", "--set", "model.image_size=24"];
+    workspace.run(&[&fixed[..], &odd].concat()).fails_with("power of two");
+    workspace.run(&[&fixed[..], &["--out", "four", "--freeze", "unet"]].concat()).fails_with("a part of this model");
 }
 
 #[test]
 fn a_diffusion_can_have_an_adversarial_term() {
     let workspace = Workspace::new();
     shapes(&workspace, 8);
-    let set = [
-        "--stage",
-        "autoencoder",
-        "--set",
+    let adversarial = set(&[
         "objective.adversarial_weight=0.1",
-        "--set",
         "objective.adversarial_timesteps=500",
-        "--set",
         "objective.discriminator_channels=4",
-        "--set",
         "run.log_every_steps=1",
-    ];
-    workspace.run(&train_args("run", &set)).succeeds();
+    ]);
+    workspace.run(&train_args("run", &[&["--stage", "autoencoder"], &adversarial[..]].concat())).succeeds();
     let log = fs::read_to_string(workspace.path("run").join("metrics.jsonl")).unwrap();
     assert!(log.contains("loss_discriminator"), "{log}");
     // The discriminator is no part of the model.
@@ -347,7 +327,12 @@ fn a_model_can_be_fine_tuned_with_a_part_frozen() {
     for (name, values) in &first {
         assert_eq!(*values == second[name], name.starts_with("encoder."), "{name}");
     }
-    workspace.run(&train_args("third", &["--init-from", &checkpoint("ddpm16")])).fails_with("shape");
+    workspace.run(&train_args("third", &["--init-from", &checkpoint("ddpm16")])).fails_with("another architecture");
+    // As large, but without a semantic code.
+    workspace.run(&train_args("ddpm", &["--stage", "autoencoder", "--set", "model.kind=ddpm"])).succeeds();
+    workspace.run(&train_args("fourth", &["--init-from", "ddpm"])).fails_with("they have no encoder");
+    let onto_ddpm = ["--set", "model.kind=ddpm", "--init-from", "first"];
+    workspace.run(&train_args("fifth", &onto_ddpm)).fails_with("which these networks have not");
 }
 
 #[test]

@@ -52,10 +52,7 @@ fn apply_on_tape<const N: usize>(inputs: [&Tensor; N], op: impl Operation<N>) ->
         op.forward(views)
     })?;
     let y = Tensor::from_vec(values, shape, inputs[0].device())?;
-    let mut kept = Vec::with_capacity(N);
-    for input in inputs.into_iter().filter(|_| tape::is_recording()) {
-        kept.push(tape::keep(input)?);
-    }
+    let kept = inputs.into_iter().map(tape::keeper(&inputs)).collect::<Result<Vec<_>>>()?;
     tape::push(&inputs, &y, move |dy, wanted| {
         let mut contiguous = Vec::with_capacity(N);
         for kept in kept {

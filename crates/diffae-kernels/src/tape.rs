@@ -221,8 +221,14 @@ impl Gradients {
     }
 }
 
-/// Keeps an input of an operation for the way back, as the tape that is being recorded says.
-pub(crate) fn keep(tensor: &Tensor) -> Result<Kept> {
+/// What keeps an operation's inputs for the way back: [`keep`] if one of them needs a gradient; else nothing has to stay
+/// alive, and what is returned is dropped with the operation.
+pub(crate) fn keeper(inputs: &[&Tensor]) -> fn(&Tensor) -> Result<Kept> {
+    if inputs.iter().any(|tensor| is_tracked(tensor)) { keep } else { |tensor| Ok(Kept::whole(tensor)) }
+}
+
+/// Keeps a tensor for the way back, as the tape that is being recorded says.
+fn keep(tensor: &Tensor) -> Result<Kept> {
     MODE.with_borrow_mut(|mode| match mode {
         Mode::Recording(tape) if !tensor.is_variable() => {
             if let Some(kept) = tape.kept.get(&tensor.id()) {
@@ -379,6 +385,9 @@ mod tests {
             };
             record_with(storage, forward).unwrap().1.num_kept_bytes()
         };
+        // Without a variable there is no way back to keep anything for.
+        let constant = || crate::linear(&x, &w.as_detached_tensor(), &bias.as_detached_tensor());
+        assert_eq!(record(constant).unwrap().1.num_kept_bytes(), 0);
         assert_eq!(bytes(ActivationStorage::F32), 2 * 10 * 64 * 4);
         assert_eq!(bytes(ActivationStorage::Bf16), 2 * 10 * 64 * 2);
     }

@@ -11,7 +11,7 @@ use crate::config::TrainConfig;
 use crate::data::{Batch, Loader, Pictures};
 use crate::error::{Error, Result};
 use crate::preview::Preview;
-use crate::run::{RunFolder, Stage};
+use crate::run::{RunFolder, Stage, ValidationLine};
 use crate::trainer::{StepResult, Trainer};
 use crate::{OnStep, Outcome, StepReport};
 
@@ -40,16 +40,6 @@ struct Line {
     /// Share of the time that training waited for pictures.
     data_wait: f64,
     broken: usize,
-}
-
-/// A line of the log with validation.
-#[derive(Debug, Serialize)]
-struct ValidationLine {
-    stage: Stage,
-    step: usize,
-    images: usize,
-    validation_loss: f64,
-    z_usage: Option<f64>,
 }
 
 /// Where the data of a stage come from.

@@ -9,6 +9,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Weights to begin with that are not of these networks.
+    #[error("the weights to begin with are of another architecture: {problem}")]
+    OtherNetworks {
+        /// The first tensor that does not fit.
+        problem: String,
+    },
     /// A file or folder could not be read or written.
     #[error("cannot access {}", path.display())]
     Io {

@@ -42,7 +42,7 @@ mod run;
 mod tensorboard;
 mod trainer;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -173,9 +173,13 @@ fn train_autoencoder(
         );
         return Err(Error::Run { path: folder.path().to_owned(), problem });
     }
-    let given = folder.notes().init_from.as_deref().map(parameters_of).transpose()?.unwrap_or_default();
-    let mut trainer = Trainer::new(folder.config(), given)?;
-    folder.notes().freeze.iter().for_each(|part| trainer.freeze(part));
+    let given = folder.notes().init_from.as_deref().map(parameters_of).transpose()?;
+    let names = given.as_ref().map(|given| given.keys().cloned().collect::<BTreeSet<_>>());
+    let mut trainer = Trainer::new(folder.config(), given.unwrap_or_default())?;
+    if let Some(names) = names {
+        check_names(&names, &trainer.averages()?.into_keys().collect())?;
+    }
+    folder.notes().freeze.iter().try_for_each(|part| trainer.freeze(part))?;
     let outcome = autoencoder::run(folder, &mut trainer, data, on_step)?;
     if outcome == Outcome::Finished {
         let source = ModelSource::from_networks(folder.config().model_config()?, trainer.averages()?);
@@ -184,7 +188,17 @@ fn train_autoencoder(
     Ok(outcome)
 }
 
-/// The parameters of encoder and `UNet` of a model.
+/// Fails if weights to begin with lack a parameter of the networks, or have one more.
+fn check_names(given: &BTreeSet<String>, of_networks: &BTreeSet<String>) -> Result<()> {
+    let problem = match (of_networks.difference(given).next(), given.difference(of_networks).next()) {
+        (Some(name), _) => format!("they have no {name}"),
+        (None, Some(name)) => format!("they have {name}, which these networks have not"),
+        (None, None) => return Ok(()),
+    };
+    Err(Error::OtherNetworks { problem })
+}
+
+/// The parameters of encoder and decoder of a model.
 fn parameters_of(model: &Path) -> Result<HashMap<String, Tensor>> {
     let tensors = ModelSource::open(model, &ArchitectureHints::default())?.networks(DType::F32)?;
     Ok(tensors.into_iter().filter(|(name, _)| !name.starts_with("latent_net.")).collect())

@@ -137,11 +137,13 @@ impl Networks {
         match (self, given) {
             (Self::Diffusion { encoder, unet, .. }, Given::Noised(noised)) => {
                 // Of the whole encoder nothing but the picture is kept: its turn on the way back comes when all else is gone.
-                let z_sem = match encoder.clone() {
+                let z_sem = match encoder {
                     Some(encoder) if mode.checkpoint_blocks => {
+                        let encoder = encoder.clone();
                         Some(checkpoint([x_0], move |[x_0]| encoder.forward(x_0))?)
                     }
-                    encoder => encoder.map(|encoder| encoder.forward(x_0)).transpose()?,
+                    Some(encoder) => Some(encoder.forward(x_0)?),
+                    None => None,
                 };
                 Ok(unet.forward_training(&noised.x_t, &noised.numbers(), z_sem.as_ref(), mode)?)
             }

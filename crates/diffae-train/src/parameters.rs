@@ -65,6 +65,8 @@ struct Maker {
     /// Values that are there already, from another model.
     given: Arc<HashMap<String, Tensor>>,
     made: Arc<Mutex<BTreeMap<String, Var>>>,
+    /// What did not fit; an error of the layers cannot carry it.
+    misfit: Arc<Mutex<Option<String>>>,
 }
 
 impl Parameters {
@@ -74,8 +76,12 @@ impl Parameters {
         given: HashMap<String, Tensor>,
         build: impl FnOnce(&VarBuilder<'_>) -> Result<M>,
     ) -> Result<(M, Self)> {
-        let maker = Maker { seed, given: Arc::new(given), made: Arc::default() };
-        let built = build(&VarBuilder::from_backend(Box::new(maker.clone()), DType::F32, Device::Cpu))?;
+        let maker = Maker { seed, given: Arc::new(given), made: Arc::default(), misfit: Arc::default() };
+        let built = build(&VarBuilder::from_backend(Box::new(maker.clone()), DType::F32, Device::Cpu));
+        if let Some(problem) = maker.misfit.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(Error::OtherNetworks { problem });
+        }
+        let built = built?;
         let made = std::mem::take(&mut *maker.made.lock().unwrap_or_else(PoisonError::into_inner));
         let parameter = |(name, var): (String, Var)| -> Result<(String, Parameter)> {
             let values = var.flatten_all()?.to_vec1::<f32>()?;
@@ -86,9 +92,16 @@ impl Parameters {
         Ok((built, Self(made.into_iter().map(parameter).collect::<Result<_>>()?)))
     }
 
-    /// Freezes all whose name begins so.
-    pub(crate) fn freeze(&mut self, prefix: &str) {
-        self.0.iter_mut().filter(|(name, _)| name.starts_with(prefix)).for_each(|(_, p)| p.frozen = true);
+    /// Freezes all whose name begins so; how many these are.
+    pub(crate) fn freeze(&mut self, prefix: &str) -> usize {
+        let some = self.0.iter_mut().filter(|(name, _)| name.starts_with(prefix));
+        some.map(|(_, parameter)| parameter.frozen = true).count()
+    }
+
+    /// Views of those whose name begins so: they change as the parameters do, but no gradient flows to them.
+    pub(crate) fn views(&self, prefix: &str) -> HashMap<String, Tensor> {
+        let some = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
+        some.map(|(name, parameter)| (name.clone(), parameter.var.as_detached_tensor())).collect()
     }
 
     /// Number of values of the model.
@@ -97,10 +110,13 @@ impl Parameters {
         model.map(|(_, parameter)| parameter.var.elem_count()).sum()
     }
 
-    /// Gives one another value, which is also its average: a statistic that no gradient changes.
+    /// Gives one another value, which is also its average: a statistic that no gradient changes. A frozen one stays.
     pub(crate) fn set(&mut self, name: &str, value: &Tensor) -> Result<()> {
         let missing = || candle_core::Error::Msg(format!("there is no parameter {name}"));
         let parameter = self.0.get_mut(name).ok_or_else(missing)?;
+        if parameter.frozen {
+            return Ok(());
+        }
         parameter.var.set(value)?;
         parameter.state.ema = value.flatten_all()?.to_vec1()?;
         Ok(())
@@ -249,7 +265,11 @@ impl SimpleBackend for Maker {
         }
         let var = match self.given.get(name) {
             Some(tensor) if tensor.shape() == &shape => Var::from_tensor(tensor)?,
-            Some(tensor) => candle_core::bail!("{name} has shape {:?}, expected {:?}", tensor.dims(), shape.dims()),
+            Some(tensor) => {
+                let problem = format!("{name} has shape {:?}, these networks have {:?}", tensor.dims(), shape.dims());
+                *self.misfit.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
+                return Err(candle_core::Error::Msg(problem));
+            }
             None => Var::from_vec(initial(self.seed, name, &shape, init), shape, &Device::Cpu)?,
         };
         Ok(made.entry(name.to_owned()).or_insert(var).as_tensor().clone())

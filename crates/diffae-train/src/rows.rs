@@ -17,7 +17,7 @@ use crate::data::Pictures;
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 use crate::random::permutation;
-use crate::run::{RunFolder, Stage};
+use crate::run::{RunFolder, Stage, ValidationLine};
 use crate::{OnStep, Outcome, StepReport};
 
 /// Pictures that are encoded at once.
@@ -117,14 +117,6 @@ struct Line {
     grad_norm: f64,
 }
 
-#[derive(Debug, Serialize)]
-struct ValidationLine {
-    stage: Stage,
-    step: usize,
-    images: usize,
-    validation_loss: f64,
-}
-
 /// What looks at a stage from time to time: the loss on what is not trained on, if there is any, after so many rows.
 pub(crate) type Watch<'a> = dyn Fn(&Parameters, usize) -> Result<Option<f64>> + 'a;
 
@@ -187,7 +179,8 @@ impl RowStage<'_> {
             if crossed && !stop && run.preview_every_images > 0 {
                 let images = step * settings.batch_size;
                 if let Some(validation_loss) = watch(parameters, images)? {
-                    metrics.write(&ValidationLine { stage: self.stage, step, images, validation_loss })?;
+                    let (stage, z_usage) = (self.stage, None);
+                    metrics.write(&ValidationLine { stage, step, images, validation_loss, z_usage })?;
                 }
             }
             if stop || last_save.elapsed() >= Duration::from_secs_f64(run.save_every_secs) || step == num_steps {

@@ -222,6 +222,18 @@ pub(crate) struct Metrics {
     events: EventFile,
 }
 
+/// A line of the log with validation.
+#[derive(Debug, Serialize)]
+pub(crate) struct ValidationLine {
+    pub(crate) stage: Stage,
+    pub(crate) step: usize,
+    pub(crate) images: usize,
+    pub(crate) validation_loss: f64,
+    /// Of the first stage of an autoencoder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) z_usage: Option<f64>,
+}
+
 impl Metrics {
     /// Adds a line.
     pub(crate) fn write(&mut self, line: &impl Serialize) -> Result<()> {

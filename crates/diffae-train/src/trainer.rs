@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use diffae_infer::ModelConfig;
 use diffae_kernels::{ActivationStorage, Gradients, differentiable, no_gradients, record_with, run_in_pool};
 use diffae_nets::{BatchMoments, Discriminator, TrainingMode};
@@ -11,7 +12,7 @@ use diffae_schedule::Timestep;
 use crate::adversarial::{judged_loss, told_apart_loss};
 use crate::checkpoint::Checkpoints;
 use crate::config::{Activations, TrainConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::networks::{Given, Networks};
 use crate::objective::Drawing;
 use crate::parameters::{Norms, Parameters, Part, dropout_seed};
@@ -22,7 +23,8 @@ use crate::random::Purpose;
 pub struct Trainer {
     config: TrainConfig,
     networks: Networks,
-    discriminator: Option<Discriminator>,
+    /// The discriminator as it learns, and the same as the networks face it: without gradients of its own.
+    discriminator: Option<(Discriminator, Discriminator)>,
     parameters: Parameters,
     /// Steps that have been made.
     step: usize,
@@ -68,18 +70,30 @@ impl Trainer {
     /// If a given parameter does not fit.
     pub fn of_model(model: &ModelConfig, config: &TrainConfig, given: HashMap<String, Tensor>) -> Result<Self> {
         let [channels, size, _] = model.image_shape();
-        let ((networks, discriminator), parameters) = Parameters::build(config.seed, given, |vb| {
-            let judges = config.objective.adversarial_weight > 0.;
-            let width = config.objective.discriminator_channels;
-            let discriminator = judges.then(|| Discriminator::new(channels, size, width, &vb.pp("discriminator")));
-            Ok((Networks::new(model, vb)?, discriminator.transpose()?))
+        let judge = |vb: &VarBuilder<'_>| {
+            Discriminator::new(channels, size, config.objective.discriminator_channels, &vb.pp("discriminator"))
+        };
+        let judges = config.objective.adversarial_weight > 0.;
+        let ((networks, learning), parameters) = Parameters::build(config.seed, given, |vb| {
+            Ok((Networks::new(model, vb)?, judges.then(|| judge(vb)).transpose()?))
         })?;
+        let views = VarBuilder::from_tensors(parameters.views("discriminator."), DType::F32, &Device::Cpu);
+        let discriminator = match learning {
+            Some(learning) => Some((learning, judge(&views)?)),
+            None => None,
+        };
         Ok(Self { config: config.clone(), networks, discriminator, parameters, step: 0 })
     }
 
     /// Leaves a part as it is: `encoder` or `unet`.
-    pub fn freeze(&mut self, part: &str) {
-        self.parameters.freeze(&format!("{part}."));
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if there is no such part.
+    pub fn freeze(&mut self, part: &str) -> Result<()> {
+        match self.parameters.freeze(&format!("{part}.")) {
+            0 => Err(Error::Setting { key: "freeze", got: part.to_owned(), expected: "a part of this model" }),
+            _ => Ok(()),
+        }
     }
 
     /// Number of parameters of the model.
@@ -171,7 +185,7 @@ impl Trainer {
             let made = self.networks.forward_training(x_0, given, mode, &mut moments)?;
             let mut loss = self.networks.loss(x_0, given, &made, objective)?;
             let mut shown = None;
-            if let Some(discriminator) = &self.discriminator {
+            if let Some((_, discriminator)) = &self.discriminator {
                 shown = self.networks.shown(x_0, given, &made, objective.adversarial_timesteps)?;
                 if let Some((_, made)) = &shown {
                     let term = judged_loss(discriminator, made)?;
@@ -189,7 +203,7 @@ impl Trainer {
 
     /// The discriminator's own loss on what the networks made.
     fn judge(&self, real: &Tensor, made: &Tensor, to: &mut Gradients) -> Result<f64> {
-        let Some(discriminator) = &self.discriminator else { return Ok(0.) };
+        let Some((discriminator, _)) = &self.discriminator else { return Ok(0.) };
         let share = 1. / self.config.autoencoder.accumulate as f64;
         let (loss, tape) = record_with(ActivationStorage::F32, || -> Result<Tensor> {
             let loss = told_apart_loss(discriminator, real, &made.detach())?;

@@ -108,8 +108,8 @@ fn dry_run(config: &TrainConfig, data: Option<&Path>) -> Result<()> {
     let at_once = stage.batch_size.checked_div(stage.accumulate).unwrap_or(0);
     let (activations, per_image) = (mib((per_image * at_once) as f64), mib(per_image as f64));
     say(&format!(
-        "memory of activations kept for the way back: {activations:.0} MiB, {per_image:.1} MiB a picture; the peak of a \
-         step is about {:.0} MiB",
+        "memory of activations kept for the way back: {activations:.0} MiB, {per_image:.1} MiB a picture; a step takes \
+         at least {:.0} MiB",
         activations + state_mib
     ))?;
     let start = Instant::now();

@@ -35,15 +35,16 @@ pub(super) fn apply(input: &ConvInput<'_>, [weight, bias]: [&Tensor; 2]) -> Resu
         activation: norm.activation,
         moments,
     });
+    let inputs: Vec<&Tensor> = [weight, bias].into_iter().chain(input.tensors()).collect();
+    let keep = tape::keeper(&inputs);
     let saved = Saved {
         sizes,
-        x: tape::keep(input.x)?,
-        lateral: input.lateral.map(tape::keep).transpose()?,
+        x: keep(input.x)?,
+        lateral: input.lateral.map(keep).transpose()?,
         norm,
         weight: weight.detach(),
         bias: bias.detach(),
     };
-    let inputs: Vec<&Tensor> = [weight, bias].into_iter().chain(input.tensors()).collect();
     tape::push(&inputs, &y, move |dy, wanted| saved.gradients(dy, wanted))?;
     Ok(y)
 }

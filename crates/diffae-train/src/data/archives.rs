@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::folder::{Item, Place};
 use crate::error::{Result, at};
@@ -10,21 +10,8 @@ use crate::error::{Result, at};
 /// Endings of members that are taken for pictures.
 const PICTURES: [&str; 6] = [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"];
 
-/// Whether a path ends as archives do.
-pub(super) fn is_archive(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar"))
-}
-
-/// The archives right below a folder, in order of their names.
-pub(super) fn below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = vec![];
-    for entry in std::fs::read_dir(folder).map_err(at(folder))? {
-        let path = entry.map_err(at(folder))?.path();
-        found.extend(is_archive(&path).then_some(path));
-    }
-    found.sort();
-    Ok(found)
-}
+/// How names of archives end.
+pub(super) const EXTENSION: &str = "tar";
 
 /// The pictures of an archive; only its headers are read.
 pub(super) fn members(archive: &Path) -> Result<Vec<Item>> {

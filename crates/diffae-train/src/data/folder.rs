@@ -64,10 +64,10 @@ impl Pictures {
     /// # Errors
     /// If the folder cannot be read or holds no pictures, or an archive is damaged.
     pub fn find(root: &Path, settings: &DataSettings, split: Split) -> Result<Self> {
-        let tables = tables::below(root)?;
+        let tables = ending_in(root, tables::EXTENSION)?;
         let mut items = match root.is_file() {
-            true if archives::is_archive(root) => archives::members(root)?,
-            true if tables::is_table(root) => vec![],
+            true if ends_in(root, archives::EXTENSION) => archives::members(root)?,
+            true if ends_in(root, tables::EXTENSION) => vec![],
             true => {
                 let problem = "it is neither a folder nor a .tar archive nor a .parquet file".to_owned();
                 return Err(Error::Data { path: root.to_owned(), problem });
@@ -100,7 +100,7 @@ impl Pictures {
         let files = picture_files(root)?.into_iter();
         let mut items: Vec<Item> =
             files.map(|file| Item { name: relative(root, &file), file, place: Place::File }).collect();
-        for archive in archives::below(root)? {
+        for archive in ending_in(root, archives::EXTENSION)? {
             items.extend(archives::members(&archive)?);
         }
         Ok(items)
@@ -155,6 +155,25 @@ impl Pictures {
         let name = self.root.join(&item.name);
         Ok(picture_from_bytes(&bytes, &name, (channels, image_size), crop)?)
     }
+}
+
+fn ends_in(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+/// The files right below a folder whose names end so, in order; or the file itself.
+fn ending_in(root: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let mut found = vec![];
+    if root.is_file() {
+        found.push(root.to_owned());
+    } else {
+        for entry in std::fs::read_dir(root).map_err(at(root))? {
+            found.push(entry.map_err(at(root))?.path());
+        }
+    }
+    found.retain(|path| ends_in(path, extension));
+    found.sort();
+    Ok(found)
 }
 
 fn relative(root: &Path, path: &Path) -> String {

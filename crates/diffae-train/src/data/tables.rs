@@ -1,29 +1,13 @@
 //! Pictures in Parquet files, as Hugging Face data sets store them: a column of structs with `bytes` and `path`, or a
 //! column of bytes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::folder::Item;
-use crate::error::{Error, Result, at};
+use crate::error::{Error, Result};
 
-/// Whether a path ends as these files do.
-pub(super) fn is_table(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
-}
-
-/// The files right below a folder, in order of their names; or the file itself.
-pub(super) fn below(root: &Path) -> Result<Vec<PathBuf>> {
-    if root.is_file() {
-        return Ok(if is_table(root) { vec![root.to_owned()] } else { vec![] });
-    }
-    let mut found = vec![];
-    for entry in std::fs::read_dir(root).map_err(at(root))? {
-        let path = entry.map_err(at(root))?.path();
-        found.extend(is_table(&path).then_some(path));
-    }
-    found.sort();
-    Ok(found)
-}
+/// How names of tables end.
+pub(super) const EXTENSION: &str = "parquet";
 
 /// Pictures of tables, laid out so that each can be read alone.
 #[derive(Debug, Default)]
@@ -51,6 +35,7 @@ impl Unpacked {
 mod unpack {
     use std::fs::File;
     use std::io::{BufWriter, Write};
+    use std::path::Path;
     use std::sync::Arc;
 
     use parquet::basic::Type as Physical;
@@ -59,8 +44,9 @@ mod unpack {
     use parquet::record::RowAccessor;
     use parquet::schema::types::Type;
 
-    use super::{Error, Item, Path, PathBuf, Result, Unpacked, at};
+    use super::{Error, Item, PathBuf, Result, Unpacked};
     use crate::data::folder::Place;
+    use crate::error::at;
 
     /// Names of columns that hold pictures as plain bytes.
     const PLAIN_COLUMNS: [&str; 3] = ["image", "img", "jpg"];
@@ -141,6 +127,7 @@ mod unpack {
 mod tests {
     use std::fs::File;
     use std::io::Cursor;
+    use std::path::Path;
     use std::sync::Arc;
 
     use image::{ImageFormat, Rgb, RgbImage};
@@ -148,7 +135,6 @@ mod tests {
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
 
-    use super::*;
     use crate::data::{Pictures, Split};
 
     /// Writes a table whose rows are gray pictures of these shades; `None` is null.
@@ -212,7 +198,6 @@ mod tests {
 #[cfg(test)]
 #[cfg(not(feature = "parquet"))]
 mod tests {
-    use super::*;
     use crate::data::{Pictures, Split};
 
     #[test]
@@ -222,6 +207,6 @@ mod tests {
         std::fs::write(folder.path().join("a.parquet"), b"").unwrap();
         let error = Pictures::find(folder.path(), &settings, Split::Train).unwrap_err().to_string();
         assert!(error.contains("--features parquet"), "{error}");
-        assert_eq!(below(&folder.path().join("a.parquet")).unwrap().len(), 1);
+        assert!(Pictures::find(&folder.path().join("a.parquet"), &settings, Split::Train).is_err());
     }
 }

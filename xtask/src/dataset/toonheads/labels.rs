@@ -11,25 +11,20 @@ type Options = Map<String, Value>;
 
 /// `CelebA`'s form: the count, the attribute names, and 1 or -1 for each picture.
 pub(super) fn celeba(style: &Style, rows: &[(String, Options)]) -> String {
-    let mut text = format!("{}\n{}\n", rows.len(), names(style).join(" "));
-    for (name, options) in rows {
-        text.push_str(name);
-        for attribute in style.attributes {
-            text.push_str(if has(attribute, options) { " 1" } else { " -1" });
-        }
-        text.push('\n');
-    }
-    text
+    format!("{}\n{}\n{}", rows.len(), names(style).join(" "), lines(style, rows, [" -1", " 1"]))
 }
 
 /// The same with 1 and 0, as CSV.
 pub(super) fn csv(style: &Style, rows: &[(String, Options)]) -> String {
-    let mut text = format!("file,{}\n", names(style).join(","));
+    format!("file,{}\n{}", names(style).join(","), lines(style, rows, [",0", ",1"]))
+}
+
+/// A line a picture: its name, and the second word for each attribute that is there, the first for the others.
+fn lines(style: &Style, rows: &[(String, Options)], words: [&str; 2]) -> String {
+    let mut text = String::new();
     for (name, options) in rows {
         text.push_str(name);
-        for attribute in style.attributes {
-            text.push_str(if has(attribute, options) { ",1" } else { ",0" });
-        }
+        text.extend(style.attributes.iter().map(|attribute| words[usize::from(has(attribute, options))]));
         text.push('\n');
     }
     text
