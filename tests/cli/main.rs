@@ -4,6 +4,7 @@
 mod bad_input;
 mod codes;
 mod edits;
+mod evaluation;
 mod kernels;
 mod models;
 mod pictures;

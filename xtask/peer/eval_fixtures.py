@@ -2,7 +2,7 @@
 
 Features are made by a formula, so that only results are stored. Prints JSON; the versions are part of it.
 
-    venv/bin/pip install scikit-learn scipy pytorch-fid
+    venv/bin/pip install scikit-learn scipy pytorch-fid torch torchmetrics
     venv/bin/python xtask/peer/eval_fixtures.py > crates/diffae-eval/tests/fixtures/features.json
 """
 
@@ -10,9 +10,12 @@ import json
 from importlib.metadata import version
 
 import numpy as np
+import torch
 from pytorch_fid.fid_score import calculate_frechet_distance
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.metrics.pairwise import polynomial_kernel
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 
 def features(count, width, seed):
@@ -32,6 +35,25 @@ def kernel_distance(x, y):
     return float(within - 2 * xy.mean())
 
 
+def probe(penalty):
+    x = features(80, 5, 6)
+    present = np.sin(x[:, 0] + 2 * x[:, 3]) > 0.2
+    fit = LogisticRegression(C=penalty, tol=1e-12, max_iter=10000).fit(x, present)
+    return {"inverse_penalty": penalty, "weight": fit.coef_[0].tolist(), "bias": float(fit.intercept_[0])}
+
+
+def picture(height, width, seed):
+    rows, columns = np.arange(height)[None, :, None], np.arange(width)[None, None, :]
+    channels = np.arange(3)[:, None, None]
+    return 0.5 + 0.5 * np.sin(0.37 * rows + 0.05 * (1 + channels) * columns + seed) * np.cos(0.013 * rows * columns + seed)
+
+
+def ms_ssim(height, width, mix):
+    x, y = picture(height, width, 1), picture(height, width, 2)
+    x, y = (torch.tensor(values[None], dtype=torch.float64) for values in (x, x + mix * (y - x)))
+    return float(multiscale_structural_similarity_index_measure(y, x, data_range=1.0))
+
+
 sets = [(60, 6, 1, 80, 6, 2), (300, 12, 1, 200, 12, 1.5), (5, 9, 1, 40, 9, 3)]
 pairs = []
 for m, width, first, n, _, second in sets:
@@ -43,10 +65,13 @@ for m, width, first, n, _, second in sets:
 scores = np.round(features(200, 1, 4)[:, 0], 1)  # rounding makes ties
 labels = features(200, 1, 5)[:, 0] + scores > 0.6
 print(json.dumps({
-    "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "pytorch-fid")},
+    "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "pytorch-fid", "torch", "torchmetrics")},
     "pairs": pairs,
     "scores": scores.tolist(),
     "labels": labels.tolist(),
     "auroc": float(roc_auc_score(labels, scores)),
     "average_precision": float(average_precision_score(labels, scores)),
+    "probes": [probe(penalty) for penalty in (0.1, 1.0, 30.0)],
+    "ms_ssim": [[height, width, mix, ms_ssim(height, width, mix)]
+                for height, width, mix in ((176, 176, 0.1), (177, 201, 0.3), (192, 180, 1.0))],
 }, indent=1))

@@ -2,10 +2,17 @@
 
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts, shown as they stand")]
 
+mod eval;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use diffae_infer::Overwrite;
+
+pub(crate) use eval::{
+    AttributesArgs, EditDirection, EditsArgs, EvalArgs, EvalDataArgs, EvalRunArgs, Measure, PictureCrop, ReconArgs,
+    ZUsageArgs,
+};
 
 /// Heading of the options that only some checkpoints need.
 const HINT_HEADING: &str = "For checkpoints without hyper-parameters";
@@ -73,6 +80,8 @@ pub(crate) enum Command {
     Variations(VariationsArgs),
     /// Train a model on a folder of pictures
     Train(TrainArgs),
+    /// Measure a model
+    Eval(EvalArgs),
     /// List the presets of training, or print one
     Presets(PresetsArgs),
     /// Print a completion script for a shell

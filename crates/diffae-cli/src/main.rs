@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod device;
+mod drawing;
 mod logging;
 mod output;
 mod progress;

@@ -63,6 +63,11 @@ impl Progress {
         if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
+    /// The same where an interruption is an error.
+    pub(crate) fn check(&self, count: usize) -> Result<(), diffae_infer::Error> {
+        if self.step(count).is_break() { Err(diffae_infer::Error::Interrupted) } else { Ok(()) }
+    }
+
     /// Ends, and says how long it took.
     pub(crate) fn finish(self) {
         if let Display::Bar(bar) = self.state.into_inner().display {

@@ -76,6 +76,14 @@ pub enum Error {
         #[source]
         source: candle_core::Error,
     },
+    /// A measure over several scales needs room.
+    #[error("images have a side of {got} pixels, at least {least} are needed")]
+    TooSmall {
+        /// The shorter side.
+        got: usize,
+        /// What it takes.
+        least: usize,
+    },
     /// Features are rows.
     #[error("features have shape {got:?}, expected [N, D]")]
     FeatureRank {

@@ -159,7 +159,7 @@ pub fn kernel_distance(x: &Tensor, y: &Tensor) -> Result<f64> {
 }
 
 /// The rows of `[N, D]`, all values finite.
-fn rows(batch: &'static str, features: &Tensor) -> Result<Vec<Vec<f64>>> {
+pub(crate) fn rows(batch: &'static str, features: &Tensor) -> Result<Vec<Vec<f64>>> {
     if features.rank() != 2 {
         return Err(Error::FeatureRank { got: features.dims().to_vec() });
     }

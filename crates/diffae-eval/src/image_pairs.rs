@@ -56,6 +56,11 @@ impl ImagePairs {
         of_planes.chunks_exact(self.num_channels).map(mean).collect()
     }
 
+    /// Rows of an image.
+    pub(crate) fn height(&self) -> usize {
+        self.height
+    }
+
     /// The length of an image row.
     pub(crate) fn width(&self) -> usize {
         self.width

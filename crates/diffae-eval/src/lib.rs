@@ -9,8 +9,9 @@
 //! | [`mse`] | 0 | lower | how far are the values apart? |
 //! | [`psnr`] | infinite | higher | the same, in decibels |
 //! | [`ssim`] | 1 | higher | do luminance, contrast and structure agree, window by window? |
+//! | [`ms_ssim`] | 1 | the same over five scales |
 //!
-//! The three are symmetric in `x` and `y` and agree with what the authors of Diffusion Autoencoders
+//! They are symmetric in `x` and `y` and agree with what the authors of Diffusion Autoencoders
 //! (Preechakul et al., arXiv:2111.15640) report for reconstructions. Values outside `[0, 1]` are refused, not
 //! clamped: a batch left in `[-1, 1]` would otherwise give plausible, wrong numbers.
 //!
@@ -21,6 +22,8 @@
 //! | [`frechet_distance`] | 0 | how far are mean and covariance of the features apart? |
 //! | [`kernel_distance`] | 0 | the same without assuming a normal distribution |
 //! | [`auroc`], [`average_precision`] | 1 | does what is present score higher than what is not? |
+//!
+//! [`LinearProbe`] asks what can be read out of codes linearly; [`bootstrap`] says how sure a figure is.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -34,15 +37,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bootstrap;
 mod classification;
 mod error;
 mod frechet;
 mod image_pairs;
+mod linear_probe;
 mod pixel_error;
 mod ssim;
 
+pub use bootstrap::{Interval, bootstrap, bootstrap_mean};
 pub use classification::{auroc, average_precision};
 pub use error::{Error, Result};
 pub use frechet::{FeatureStatistics, frechet_distance, kernel_distance};
+pub use linear_probe::{LinearProbe, cross_validated_logits};
 pub use pixel_error::{mse, psnr};
-pub use ssim::ssim;
+pub use ssim::{ms_ssim, ssim};

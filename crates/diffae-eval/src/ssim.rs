@@ -4,7 +4,7 @@ use std::iter;
 
 use candle_core::Tensor;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image_pairs::ImagePairs;
 
 /// Pixels from the center of the window to its border: what is cut off beyond weighs less than 0.1%.
@@ -53,26 +53,125 @@ pub fn ssim(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
 fn plane_ssim(x: &[f32], y: &[f32], width: usize, window: &[f64; WINDOW_SIZE]) -> f64 {
     let x: Vec<f64> = x.iter().copied().map(f64::from).collect();
     let y: Vec<f64> = y.iter().copied().map(f64::from).collect();
-    let mean = |values: &[f64]| smooth(values, width, window);
-    let mean_of_product = |a: &[f64], b: &[f64]| {
-        let product: Vec<f64> = iter::zip(a, b).map(|(a, b)| a * b).collect();
-        mean(&product)
-    };
+    let moments = Moments::of(&x, &y, width, window);
+    (0..x.len()).map(|i| moments.luminance(i) * moments.structure(i)).sum::<f64>() / x.len() as f64
+}
 
-    let (mu_x, mu_y) = (mean(&x), mean(&y));
-    let (mean_xx, mean_yy, mean_xy) = (mean_of_product(&x, &x), mean_of_product(&y, &y), mean_of_product(&x, &y));
+/// Moments of two planes in the window around each pixel.
+struct Moments {
+    mu_x: Vec<f64>,
+    mu_y: Vec<f64>,
+    mean_xx: Vec<f64>,
+    mean_yy: Vec<f64>,
+    mean_xy: Vec<f64>,
+}
 
-    let sum: f64 = (0..x.len())
-        .map(|i| {
-            let sigma_sq_x = mean_xx[i] - mu_x[i] * mu_x[i];
-            let sigma_sq_y = mean_yy[i] - mu_y[i] * mu_y[i];
-            let sigma_xy = mean_xy[i] - mu_x[i] * mu_y[i];
-            let luminance = (2. * mu_x[i] * mu_y[i] + C1) / (mu_x[i] * mu_x[i] + mu_y[i] * mu_y[i] + C1);
-            let structure = (2. * sigma_xy + C2) / (sigma_sq_x + sigma_sq_y + C2);
-            luminance * structure
-        })
-        .sum();
-    sum / x.len() as f64
+impl Moments {
+    fn of(x: &[f64], y: &[f64], width: usize, window: &[f64; WINDOW_SIZE]) -> Self {
+        let mean = |values: &[f64]| smooth(values, width, window);
+        let mean_of_product = |a: &[f64], b: &[f64]| {
+            let product: Vec<f64> = iter::zip(a, b).map(|(a, b)| a * b).collect();
+            mean(&product)
+        };
+        Self {
+            mu_x: mean(x),
+            mu_y: mean(y),
+            mean_xx: mean_of_product(x, x),
+            mean_yy: mean_of_product(y, y),
+            mean_xy: mean_of_product(x, y),
+        }
+    }
+
+    /// How alike the means around pixel `i` are.
+    fn luminance(&self, i: usize) -> f64 {
+        let (mu_x, mu_y) = (self.mu_x[i], self.mu_y[i]);
+        (2. * mu_x * mu_y + C1) / (mu_x * mu_x + mu_y * mu_y + C1)
+    }
+
+    /// How alike contrast and structure around pixel `i` are.
+    fn structure(&self, i: usize) -> f64 {
+        let sigma_sq_x = self.mean_xx[i] - self.mu_x[i] * self.mu_x[i];
+        let sigma_sq_y = self.mean_yy[i] - self.mu_y[i] * self.mu_y[i];
+        let sigma_xy = self.mean_xy[i] - self.mu_x[i] * self.mu_y[i];
+        (2. * sigma_xy + C2) / (sigma_sq_x + sigma_sq_y + C2)
+    }
+}
+
+/// Weights of the scales, finest first.
+const SCALE_WEIGHTS: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
+/// The window must fit into the coarsest scale.
+const MS_SSIM_LEAST_SIDE: usize = WINDOW_SIZE << (SCALE_WEIGHTS.len() - 1);
+
+/// Multi-scale structural similarity (MS-SSIM) of each image:
+/// `luminance-and-structure_5 ^ w_5 * product over scales 1 to 4 of structure_k ^ w_k`, each a mean over channels and over
+/// the pixels whose window lies inside, those below zero counted as zero; a scale is the one before, averaged over squares
+/// of two by two pixels. Weights are 0.0448, 0.2856, 0.3001, 0.2363, 0.1333.
+///
+/// Unlike [`ssim`], nothing beyond the border is made up; torchmetrics computes the same.
+///
+/// # Shapes
+/// - `x`, `y`: `[N, C, H, W]`, f32, in `[0, 1]`, H and W at least 176.
+/// - Result: `N` values in `[0, 1]`, 1 for identical images.
+///
+/// # Errors
+/// [`Error::TooSmall`](crate::Error::TooSmall) if a side is shorter; others as [`ssim`].
+///
+/// # Source
+/// Wang, Simoncelli and Bovik 2003, "Multi-scale structural similarity for image quality assessment", Eq. 7.
+pub fn ms_ssim(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
+    let pairs = ImagePairs::new(x, y)?;
+    let [height, width] = [pairs.height(), pairs.width()];
+    if height.min(width) < MS_SSIM_LEAST_SIDE {
+        return Err(Error::TooSmall { got: height.min(width), least: MS_SSIM_LEAST_SIDE });
+    }
+    let window = gaussian_window();
+    Ok(pairs.map_images(|x, y| {
+        let planes = |image: &[f32]| -> Vec<Vec<f64>> {
+            let plane = |values: &[f32]| values.iter().copied().map(f64::from).collect();
+            image.chunks_exact(height * width).map(plane).collect()
+        };
+        image_ms_ssim(planes(x), planes(y), width, &window)
+    }))
+}
+
+fn image_ms_ssim(mut x: Vec<Vec<f64>>, mut y: Vec<Vec<f64>>, width: usize, window: &[f64; WINDOW_SIZE]) -> f64 {
+    let (mut product, mut width) = (1., width);
+    for (scale, weight) in SCALE_WEIGHTS.iter().enumerate() {
+        if scale > 0 {
+            x = x.iter().map(|plane| halve(plane, width)).collect();
+            y = y.iter().map(|plane| halve(plane, width)).collect();
+            width >>= 1;
+        }
+        let (mut sum, mut count) = (0., 0.);
+        for (x, y) in iter::zip(&x, &y) {
+            let moments = Moments::of(x, y, width, window);
+            for i in inside(x.len(), width) {
+                let luminance = if scale + 1 == SCALE_WEIGHTS.len() { moments.luminance(i) } else { 1. };
+                sum += luminance * moments.structure(i);
+                count += 1.;
+            }
+        }
+        product *= f64::max(sum / count, 0.).powf(*weight);
+    }
+    product
+}
+
+/// Pixels whose window lies inside a plane.
+fn inside(length: usize, width: usize) -> impl Iterator<Item = usize> {
+    let rows = WINDOW_RADIUS..(length.checked_div(width).unwrap_or(0)).saturating_sub(WINDOW_RADIUS);
+    rows.flat_map(move |row| (WINDOW_RADIUS..width - WINDOW_RADIUS).map(move |col| row * width + col))
+}
+
+/// Means of squares of two by two pixels; an odd row or column at the end is left out.
+fn halve(plane: &[f64], width: usize) -> Vec<f64> {
+    let mut halved = vec![];
+    for rows in plane.chunks_exact(2 * width) {
+        let (upper, lower) = rows.split_at(width);
+        for (upper, lower) in iter::zip(upper.chunks_exact(2), lower.chunks_exact(2)) {
+            halved.push((upper[0] + upper[1] + lower[0] + lower[1]) / 4.);
+        }
+    }
+    halved
 }
 
 /// Convolves a plane with the window along both axes; pixels beyond the border are zero.

@@ -1,8 +1,10 @@
-//! Comparison with pytorch-fid and scikit-learn; `xtask/peer/eval_fixtures.py` makes the numbers.
+//! Comparison with pytorch-fid, scikit-learn and torchmetrics; `xtask/peer/eval_fixtures.py` makes the numbers.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 use candle_core::{Device, Tensor};
-use diffae_eval::{FeatureStatistics, auroc, average_precision, frechet_distance, kernel_distance};
+use diffae_eval::{
+    FeatureStatistics, LinearProbe, auroc, average_precision, frechet_distance, kernel_distance, ms_ssim,
+};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -12,6 +14,15 @@ struct Fixture {
     labels: Vec<bool>,
     auroc: f64,
     average_precision: f64,
+    probes: Vec<Probe>,
+    ms_ssim: Vec<(usize, usize, f64, f64)>,
+}
+
+#[derive(Deserialize)]
+struct Probe {
+    inverse_penalty: f64,
+    weight: Vec<f64>,
+    bias: f64,
 }
 
 #[derive(Deserialize)]
@@ -61,4 +72,48 @@ fn areas_are_those_of_python() {
     let Fixture { scores, labels, auroc: expected_auroc, average_precision: expected_precision, .. } = fixture();
     assert!((auroc(&scores, &labels).unwrap() - expected_auroc).abs() < 1e-12);
     assert!((average_precision(&scores, &labels).unwrap() - expected_precision).abs() < 1e-12);
+}
+
+#[test]
+fn a_probe_is_that_of_python() {
+    let x = features(80, 5, 6.);
+    let rows = x.to_vec2::<f64>().unwrap();
+    let present: Vec<bool> = rows.iter().map(|row| (row[0] + 2. * row[3]).sin() > 0.2).collect();
+    for Probe { inverse_penalty, weight, bias } in fixture().probes {
+        let got = LinearProbe::fit(&x, &present, inverse_penalty).unwrap();
+        for (got, expected) in got.weight.iter().zip(&weight).chain([(&got.bias, &bias)]) {
+            assert!((got - expected).abs() < 1e-5 * expected.abs().max(1.), "{got}, expected {expected}");
+        }
+    }
+}
+
+/// As the script's function of that name.
+fn picture(height: usize, width: usize, seed: f64) -> Vec<f64> {
+    let mut values = vec![];
+    for channel in 0..3 {
+        for row in 0..height {
+            for column in 0..width {
+                let (i, j) = (row as f64, column as f64);
+                let wave = (0.37 * i + 0.05 * f64::from(1 + channel) * j + seed).sin();
+                values.push(0.5 + 0.5 * wave * (0.013 * i * j + seed).cos());
+            }
+        }
+    }
+    values
+}
+
+#[test]
+fn similarity_over_scales_is_that_of_python() {
+    for (height, width, mix, expected) in fixture().ms_ssim {
+        let (x, y) = (picture(height, width, 1.), picture(height, width, 2.));
+        let y: Vec<f64> = x.iter().zip(&y).map(|(x, y)| x + mix * (y - x)).collect();
+        let tensor = |values: Vec<f64>| {
+            let tensor = Tensor::from_vec(values, (1, 3, height, width), &Device::Cpu).unwrap();
+            tensor.to_dtype(candle_core::DType::F32).unwrap().clamp(0f32, 1f32).unwrap()
+        };
+        let got = ms_ssim(&tensor(x), &tensor(y)).unwrap()[0];
+        assert!((got - expected).abs() < 1e-5, "{height} by {width}: {got}, expected {expected}");
+    }
+    let small = Tensor::zeros((1, 3, 175, 200), candle_core::DType::F32, &Device::Cpu).unwrap();
+    assert!(ms_ssim(&small, &small).unwrap_err().to_string().contains("175"));
 }

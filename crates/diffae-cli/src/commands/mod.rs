@@ -4,6 +4,7 @@ mod completions;
 mod decode;
 mod edit;
 mod encode;
+mod eval;
 mod import;
 mod info;
 mod interpolate;
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Sample(args) => sample::run(global, &args),
         Command::Variations(args) => variations::run(global, &args),
         Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(global, &args),
         Command::Presets(args) => presets::run(&args),
         Command::Completions(args) => {
             completions::run(&args);

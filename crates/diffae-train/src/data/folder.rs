@@ -96,6 +96,16 @@ impl Pictures {
         })
     }
 
+    /// Finds all pictures below a folder, of both splits.
+    ///
+    /// # Errors
+    /// As [`Pictures::find`].
+    pub fn all(root: &Path, crop: Crop) -> Result<Self> {
+        let settings =
+            DataSettings { crop, flip: 0., validation_share: 0., max_broken_share: 0., workers: 1, prefetch: 1 };
+        Self::find(root, &settings, Split::Train)
+    }
+
     fn below(root: &Path) -> Result<Vec<Item>> {
         let files = picture_files(root)?.into_iter();
         let mut items: Vec<Item> =

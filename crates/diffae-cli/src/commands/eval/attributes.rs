@@ -1,0 +1,109 @@
+//! `diffae eval attributes`: what a linear probe reads out of `z_sem`.
+
+use std::path::Path;
+
+use anyhow::{Result, bail, ensure};
+use candle_core::Tensor;
+use diffae_eval::{auroc, average_precision, cross_validated_logits};
+use diffae_train::{FOLDER_LABELS, Labels};
+
+use super::codes::encode_all;
+use super::journal::Settings;
+use super::pictures::EvalPictures;
+use super::report::{Figure, Report};
+use crate::args::{AttributesArgs, GlobalArgs};
+use crate::session::Session;
+
+const NAME: &str = "attributes";
+
+/// A measure of scores against labels.
+type ScoreMeasure = fn(&[f64], &[bool]) -> diffae_eval::Result<f64>;
+
+/// Encodes all pictures, fits the probes, and scores them on pictures that they have not seen.
+pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
+    let pictures = EvalPictures::find(&args.data)?;
+    let labels = read_labels(&args.labels, &pictures)?;
+    ensure!(
+        args.inverse_penalty > 0. && args.inverse_penalty.is_finite(),
+        "--inverse-penalty is {}, expected a number above 0",
+        args.inverse_penalty
+    );
+    let rows: Vec<(usize, &[bool])> =
+        (0..pictures.len()).filter_map(|idx| Some((idx, labels.of(&pictures.name(idx))?))).collect();
+    if rows.len() < args.folds.max(2) {
+        bail!("{} pictures have labels, too few for {} parts", rows.len(), args.folds)
+    }
+    let session = Session::open(global, &args.model, &args.run.batch)?;
+    let seed = args.run.random.seed;
+    let settings = Settings::from([
+        ("model".to_owned(), session.model.fingerprint().into()),
+        ("data".to_owned(), pictures.fingerprint().into()),
+        ("count".to_owned(), rows.len().into()),
+        ("folds".to_owned(), args.folds.into()),
+        ("inverse_penalty".to_owned(), args.inverse_penalty.into()),
+        ("seed".to_owned(), seed.into()),
+    ]);
+    let z_sem = encode_all(&session, &pictures, &args.run.out)?;
+    let indices = rows.iter().map(|&(idx, _)| u32::try_from(idx)).collect::<Result<Vec<_>, _>>()?;
+    let z_sem = z_sem.index_select(&Tensor::new(indices, &candle_core::Device::Cpu)?, 0)?;
+    let figures = figures(&z_sem, &labels.names, &rows, args)?;
+    Report::new(NAME, settings, figures).finish(&args.run)
+}
+
+fn figures(z_sem: &Tensor, names: &[String], rows: &[(usize, &[bool])], args: &AttributesArgs) -> Result<Vec<Figure>> {
+    const MEASURES: [(&str, ScoreMeasure); 2] = [("auroc", auroc), ("average_precision", average_precision)];
+    let seed = args.run.random.seed;
+    let (mut figures, mut shares) = (vec![], vec![]);
+    for (attribute, name) in names.iter().enumerate() {
+        let present: Vec<bool> = rows.iter().map(|(_, row)| row.get(attribute).copied().unwrap_or(false)).collect();
+        let logits = match cross_validated_logits(z_sem, &present, args.folds, args.inverse_penalty) {
+            Ok(logits) => logits,
+            Err(diffae_eval::Error::OneClass) => {
+                tracing::warn!("{name} is (nearly) the same for all pictures and is left out");
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        shares.push(present.iter().filter(|&&present| present).count() as f64 / present.len() as f64);
+        for (measure_name, measure) in MEASURES {
+            let of_items = |items: &[usize]| {
+                let pick = |item: &usize| Some((*logits.get(*item)?, *present.get(*item)?));
+                let (logits, present): (Vec<_>, Vec<_>) = items.iter().filter_map(pick).unzip();
+                measure(&logits, &present).ok()
+            };
+            figures.extend(Figure::of_items(measure_name, &[("attribute", name)], logits.len(), seed, of_items));
+        }
+    }
+    if shares.is_empty() {
+        bail!("no attribute is there in some pictures and missing in others")
+    }
+    for (measure_name, _) in MEASURES {
+        let values: Vec<f64> = figures.iter().filter(|f| f.name == measure_name).map(|f: &Figure| f.value).collect();
+        figures.extend(Figure::mean(measure_name, &[("attribute", "(mean)")], &values, seed));
+        // Weighted by how often the attribute is there.
+        let weighted = |items: &[usize]| {
+            let pairs = || items.iter().filter_map(|&item| Some((values.get(item)?, shares.get(item)?)));
+            Some(
+                pairs().map(|(value, share)| value * share).sum::<f64>() / pairs().map(|(_, share)| share).sum::<f64>(),
+            )
+        };
+        figures.extend(Figure::of_items(
+            measure_name,
+            &[("attribute", "(weighted mean)")],
+            values.len(),
+            seed,
+            weighted,
+        ));
+    }
+    Ok(figures)
+}
+
+/// Labels of a file or of folders.
+fn read_labels(path: &Path, pictures: &EvalPictures) -> Result<Labels> {
+    let labels = if path == Path::new(FOLDER_LABELS) {
+        Labels::from_folders(&[pictures.all()])?
+    } else {
+        Labels::from_file(path)?
+    };
+    Ok(labels)
+}

@@ -1,0 +1,76 @@
+//! Semantic codes of many pictures, kept in parts, so that interrupted work goes on.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use candle_core::Tensor;
+use diffae_infer::{Codes, Overwrite};
+use diffae_nets::weights::SafetensorsFile;
+
+use super::pictures::EvalPictures;
+use crate::progress::Progress;
+use crate::session::Session;
+
+/// Pictures a part.
+const PART: usize = 512;
+/// Says in a part of which model and pictures it is.
+const KEY: &str = "diffae:codes";
+
+/// The codes of all pictures, `[N, D]` on the CPU. Parts that are in the folder already are read; those of another model
+/// or of other pictures are made anew.
+pub(super) fn encode_all(session: &Session, pictures: &EvalPictures, folder: &Path) -> Result<Tensor> {
+    let folder = folder.join("z_sem");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    let key = format!("{} {}", session.model.fingerprint(), pictures.fingerprint());
+    let progress = Progress::start("encode", pictures.len(), 1);
+    let mut parts = vec![];
+    for (number, part) in pictures.batches(PART).enumerate() {
+        let path = folder.join(format!("{number:06}.safetensors"));
+        let count = part.len();
+        let z_sem = if let Some(z_sem) = kept(&path, &key, count) {
+            progress.check(count)?;
+            z_sem
+        } else {
+            let z_sem = encode(session, pictures, part.clone(), &progress)?;
+            let codes = Codes {
+                z_sem: Some(z_sem.clone()),
+                x_terminal: None,
+                names: part.map(|idx| pictures.name(idx)).collect(),
+                fingerprint: session.model.fingerprint().to_owned(),
+            };
+            codes.write(&path, &[(KEY.to_owned(), key.clone())], Overwrite::Replace)?;
+            z_sem
+        };
+        parts.push(z_sem);
+    }
+    progress.finish();
+    Ok(Tensor::cat(&parts, 0)?)
+}
+
+fn encode(
+    session: &Session,
+    pictures: &EvalPictures,
+    part: std::ops::Range<usize>,
+    progress: &Progress,
+) -> Result<Tensor> {
+    let mut batches = vec![];
+    let size = session.batch_size();
+    for start in part.clone().step_by(size) {
+        let batch = start..(start + size).min(part.end);
+        let count = batch.len();
+        let x_0 = pictures.read(session, batch)?;
+        batches.push(session.model.encode_semantic(&x_0)?.to_device(&candle_core::Device::Cpu)?);
+        progress.check(count)?;
+    }
+    Ok(Tensor::cat(&batches, 0)?)
+}
+
+/// A part that is whole and of the same model and pictures.
+fn kept(path: &Path, key: &str, count: usize) -> Option<Tensor> {
+    let text = SafetensorsFile::open(path).ok()?.text();
+    if text.get(KEY).is_none_or(|kept| kept != key) {
+        return None;
+    }
+    Codes::read(path).ok()?.z_sem.filter(|z_sem| z_sem.dims().first() == Some(&count))
+}

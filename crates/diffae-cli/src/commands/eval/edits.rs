@@ -1,0 +1,275 @@
+//! `diffae eval edits`: how near edits come to the truth, on pairs of pictures that differ in one attribute.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use diffae_infer::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_train::{Crop, Pictures};
+
+use super::journal::{Journal, Settings, Values};
+use super::pictures::{EvalPictures, to_unit};
+use super::report::{Figure, Report};
+use crate::args::{EditDirection, EditsArgs, GlobalArgs};
+use crate::drawing::{SheetRow, captioned_sheet};
+use crate::output::Provenance;
+use crate::progress::Progress;
+use crate::session::Session;
+
+const NAME: &str = "edits";
+/// One pair in so many finds the strength of an edit, and is not measured.
+const ONE_IN: usize = 5;
+/// A value that differs by more than this, of `[0, 1]`, is changed: more than rounding to 8 bits does.
+const CHANGED: f64 = 1.5 / 255.;
+/// Pairs of an attribute on the sheet.
+const NUM_SHOWN: usize = 4;
+/// Figures of an attribute, in the order of the report.
+const MEASURES: [&str; 6] =
+    ["nearer", "rmse_edited", "rmse_unedited", "mae_inside_edited", "mae_inside_unedited", "mae_outside_edited"];
+
+/// The pairs of one attribute.
+struct Pairs {
+    attribute: String,
+    without: EvalPictures,
+    with: EvalPictures,
+}
+
+/// Where an edit leads.
+enum Edit {
+    /// Along the classifier's direction.
+    Along { attribute_idx: usize, strength: f64 },
+    /// By a difference of `z_sem`, `[1, D]`.
+    By(Tensor),
+}
+
+/// Edits the pictures without each attribute, and compares them with those that truly have it.
+pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
+    let all = find(&args.pairs, args.limit)?;
+    let session = Session::open(global, &args.model, &args.run.batch)?;
+    let known = |pairs: &Pairs| {
+        let known = args.direction == EditDirection::Pairs || session.model.attribute_idx(&pairs.attribute).is_ok();
+        if !known {
+            tracing::warn!("the model has no attribute {}; its pairs are left out", pairs.attribute);
+        }
+        known
+    };
+    if args.direction == EditDirection::Classifier {
+        session.model.classifier()?;
+    }
+    let all: Vec<Pairs> = all.into_iter().filter(known).collect();
+    ensure!(!all.is_empty(), "the model has none of the attributes of {}", args.pairs.display());
+    let fingerprints: Vec<String> = all.iter().map(|pairs| pairs.without.fingerprint()).collect();
+    let direction = if args.direction == EditDirection::Pairs { "pairs" } else { "classifier" };
+    let settings = Settings::from([
+        ("model".to_owned(), session.model.fingerprint().into()),
+        ("attributes".to_owned(), all.iter().map(|pairs| pairs.attribute.clone()).collect::<Vec<_>>().into()),
+        ("data".to_owned(), fingerprints.into()),
+        ("direction".to_owned(), direction.into()),
+        ("strength".to_owned(), args.strength.into()),
+        ("steps".to_owned(), args.steps.into()),
+        ("invert_steps".to_owned(), args.invert_steps.into()),
+    ]);
+    let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
+    let total = all.iter().map(|pairs| pairs.without.len()).sum();
+    let progress = Progress::start(NAME, total, args.steps + args.invert_steps);
+    let (mut figures, mut rows) = (vec![], vec![]);
+    for pairs in &all {
+        let edit = edit_of(&session, pairs, args)?;
+        let first = if args.strength.is_some() { 0 } else { calibrated(pairs) };
+        progress.check(first * (args.steps + args.invert_steps))?;
+        let mut work = Work { session: &session, args, journal: &mut journal, progress: &progress };
+        let pictures = measure_pairs(&mut work, pairs, &edit, first)?;
+        rows.push(SheetRow { label: pairs.attribute.clone(), pictures });
+        let seed = args.run.random.seed;
+        let of = [("attribute", pairs.attribute.as_str())];
+        if let Edit::Along { strength, .. } = edit {
+            let count = pairs.without.len() - first;
+            let interval = diffae_eval::Interval { value: strength, low: strength, high: strength };
+            figures.push(Figure::new("strength", &of, interval, count));
+        }
+        for name in MEASURES {
+            let value = |idx| journal.get(&item(pairs, idx))?.get(name).copied();
+            let values: Vec<f64> = (first..pairs.without.len()).filter_map(value).collect();
+            figures.extend(Figure::mean(name, &of, &values, seed));
+        }
+    }
+    progress.finish();
+    let columns = ["without", "edited", "with"].repeat(NUM_SHOWN);
+    let columns: Vec<String> = columns.into_iter().map(str::to_owned).collect();
+    let path = args.run.out.join("edits.png");
+    let provenance = Provenance::new(session.model.fingerprint());
+    write_atomically(
+        &path,
+        &png_bytes(&captioned_sheet(&columns, &rows)?, provenance.entries(), &path)?,
+        Overwrite::Replace,
+    )?;
+    Report::new(NAME, settings, figures).finish(&args.run)
+}
+
+/// The pairs below a folder, by attribute.
+fn find(root: &Path, limit: Option<usize>) -> Result<Vec<Pairs>> {
+    let entries = fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
+    let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    folders.retain(|folder| folder.join("without").is_dir() && folder.join("with").is_dir());
+    folders.sort();
+    ensure!(!folders.is_empty(), "{} has no folder ATTRIBUTE with folders `without` and `with`", root.display());
+    let mut all = vec![];
+    for folder in folders {
+        let attribute = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let side =
+            |name| -> Result<_> { Ok(EvalPictures::first(Pictures::all(&folder.join(name), Crop::Center)?, limit)) };
+        let (without, with) = (side("without")?, side("with")?);
+        let same = without.len() == with.len() && (0..with.len()).all(|idx| without.name(idx) == with.name(idx));
+        if !same {
+            bail!("{} has pictures in `without` and `with` whose names differ", folder.display())
+        }
+        all.push(Pairs { attribute, without, with });
+    }
+    Ok(all)
+}
+
+/// How many pairs find the edit.
+fn calibrated(pairs: &Pairs) -> usize {
+    pairs.without.len().div_ceil(ONE_IN)
+}
+
+fn edit_of(session: &Session, pairs: &Pairs, args: &EditsArgs) -> Result<Edit> {
+    let model = &session.model;
+    if let Some(strength) = args.strength {
+        return Ok(Edit::Along { attribute_idx: model.attribute_idx(&pairs.attribute)?, strength });
+    }
+    let count = calibrated(pairs);
+    ensure!(count < pairs.without.len(), "{} has {} pair, at least two are needed", pairs.attribute, count);
+    let mut sum: Option<Tensor> = None;
+    for start in (0..count).step_by(session.batch_size()) {
+        let batch = start..(start + session.batch_size()).min(count);
+        let z_without = model.encode_semantic(&pairs.without.read(session, batch.clone())?)?;
+        let z_with = model.encode_semantic(&pairs.with.read(session, batch)?)?;
+        let difference = match args.direction {
+            EditDirection::Pairs => (z_with - z_without)?,
+            EditDirection::Classifier => (model.normalize(&z_with)? - model.normalize(&z_without)?)?,
+        };
+        let difference = difference.sum_keepdim(0)?;
+        sum = Some(sum.map_or_else(|| Ok(difference.clone()), |sum| sum + &difference)?);
+    }
+    let mean = (sum.context("there are no pairs")? / count as f64)?; // [1, D]
+    if args.direction == EditDirection::Pairs {
+        return Ok(Edit::By(mean));
+    }
+    // |z + s sqrt(D) d - z'|^2 is least where s sqrt(D) = (z' - z) . d, as |d| = 1.
+    let attribute_idx = model.attribute_idx(&pairs.attribute)?;
+    let direction = model.classifier()?.direction(attribute_idx)?.to_device(model.device())?;
+    let along = f64::from(mean.broadcast_mul(&direction)?.sum_all()?.to_scalar::<f32>()?);
+    Ok(Edit::Along { attribute_idx, strength: along / (direction.elem_count() as f64).sqrt() })
+}
+
+fn item(pairs: &Pairs, idx: usize) -> String {
+    format!("{}/{}", pairs.attribute, pairs.without.name(idx))
+}
+
+/// What the measure of every attribute needs.
+struct Work<'a> {
+    session: &'a Session,
+    args: &'a EditsArgs,
+    journal: &'a mut Journal,
+    progress: &'a Progress,
+}
+
+/// Measures what is missing of the pairs from `first` on, and returns the first pictures: without, edited, with.
+fn measure_pairs(work: &mut Work<'_>, pairs: &Pairs, edit: &Edit, first: usize) -> Result<Vec<image::RgbImage>> {
+    let Work { session, args, journal, progress } = work;
+    let (mut row, mut start) = (vec![], first);
+    let size = session.batch_size();
+    while start < pairs.without.len() {
+        let batch = start..(start + size).min(pairs.without.len());
+        let shown = start < first + NUM_SHOWN;
+        let known = batch.clone().all(|idx| journal.get(&item(pairs, idx)).is_some());
+        start = batch.end;
+        if known && !shown {
+            progress.check(batch.len() * (args.steps + args.invert_steps))?;
+            continue;
+        }
+        let without = pairs.without.read(session, batch.clone())?;
+        let with = pairs.with.read(session, batch.clone())?;
+        let z_sem = session.model.encode_semantic(&without)?;
+        let x_terminal = session.invert(&without, Some(&z_sem), args.invert_steps, progress)?;
+        let moved = match edit {
+            Edit::Along { attribute_idx, strength } => session.model.edit(&z_sem, *attribute_idx, *strength)?,
+            Edit::By(difference) => z_sem.broadcast_add(difference)?,
+        };
+        let edited = session.decode(&x_terminal, Some(&moved), args.steps, progress)?;
+        for (place, idx) in batch.clone().enumerate() {
+            if shown && row.len() < 3 * NUM_SHOWN {
+                for x in [&without, &edited, &with] {
+                    row.push(rgb_from_tensor(&x.get(place)?)?);
+                }
+            }
+            if journal.get(&item(pairs, idx)).is_none() {
+                let unit = |x: &Tensor| -> Result<Vec<f32>> {
+                    Ok(to_unit(&x.narrow(0, place, 1)?)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+                };
+                journal.add(item(pairs, idx), compare(&unit(&without)?, &unit(&edited)?, &unit(&with)?))?;
+            }
+        }
+    }
+    Ok(row)
+}
+
+/// The measures of one pair; those inside are missing if the pair does not differ.
+fn compare(without: &[f32], edited: &[f32], with: &[f32]) -> Values {
+    let count = with.len().max(1) as f64;
+    let distance = |a: &[f32], b: &[f32], power: i32, of: &dyn Fn(usize) -> bool| {
+        let differences = a.iter().zip(b).enumerate().filter(|(idx, _)| of(*idx));
+        let (mut sum, mut number) = (0., 0.);
+        for (_, (a, b)) in differences {
+            sum += f64::from((a - b).abs()).powi(power);
+            number += 1.;
+        }
+        (sum, number)
+    };
+    let changed =
+        |idx: usize| without.get(idx).zip(with.get(idx)).is_some_and(|(a, b)| f64::from((a - b).abs()) > CHANGED);
+    let unchanged = |idx: usize| !changed(idx);
+    let rmse = |a: &[f32]| (distance(a, with, 2, &|_| true).0 / count).sqrt();
+    let (edited_rmse, unedited_rmse) = (rmse(edited), rmse(without));
+    let mut values = Values::from([
+        ("nearer".to_owned(), f64::from(u8::from(edited_rmse < unedited_rmse))),
+        ("rmse_edited".to_owned(), edited_rmse),
+        ("rmse_unedited".to_owned(), unedited_rmse),
+    ]);
+    let means = [
+        ("mae_inside_edited", distance(edited, with, 1, &changed)),
+        ("mae_inside_unedited", distance(without, with, 1, &changed)),
+        ("mae_outside_edited", distance(edited, with, 1, &unchanged)),
+    ];
+    values.extend(means.into_iter().filter(|(_, (_, n))| *n > 0.).map(|(name, (sum, n))| (name.to_owned(), sum / n)));
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_perfect_edit_is_nearer_and_a_wild_one_is_not() {
+        let (without, with) = ([0., 0., 0.5, 0.5], [1., 0.5, 0.5, 0.5]);
+        let rmse_unedited = ((1. + 0.25) / 4_f64).sqrt();
+        let expected = |nearer, rmse_edited: f64, inside, outside| {
+            let all = [
+                ("nearer", nearer),
+                ("rmse_edited", rmse_edited),
+                ("rmse_unedited", rmse_unedited),
+                ("mae_inside_edited", inside),
+                ("mae_inside_unedited", 0.75),
+                ("mae_outside_edited", outside),
+            ];
+            Values::from(all.map(|(name, value)| (name.to_owned(), value)))
+        };
+        assert_eq!(compare(&without, &with, &with), expected(1., 0., 0., 0.));
+        assert_eq!(compare(&without, &[1., 0.5, 0., 1.5], &with), expected(0., rmse_unedited, 0., 0.75));
+        assert_eq!(compare(&without, &[1., 0.5, 0.25, 0.5], &with), expected(1., 0.125, 0., 0.125));
+        let nothing = compare(&without, &without, &without);
+        assert!(!nothing.contains_key("mae_inside_edited") && nothing.contains_key("mae_outside_edited"));
+    }
+}

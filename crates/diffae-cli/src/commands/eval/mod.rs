@@ -1,0 +1,24 @@
+//! `diffae eval MEASURE --model MODEL .. --out DIR`
+
+mod attributes;
+mod codes;
+mod edits;
+mod journal;
+mod pictures;
+mod recon;
+mod report;
+mod z_usage;
+
+use anyhow::Result;
+
+use crate::args::{EvalArgs, GlobalArgs, Measure};
+
+/// Runs the measure that was asked for.
+pub(crate) fn run(global: &GlobalArgs, args: &EvalArgs) -> Result<()> {
+    match &args.measure {
+        Measure::Recon(args) => recon::run(global, args),
+        Measure::Attributes(args) => attributes::run(global, args),
+        Measure::Edits(args) => edits::run(global, args),
+        Measure::ZUsage(args) => z_usage::run(global, args),
+    }
+}

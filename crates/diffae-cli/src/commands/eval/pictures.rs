@@ -1,0 +1,74 @@
+//! The pictures of an evaluation, batch by batch.
+
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+use candle_core::Tensor;
+use diffae_train::{Crop, Pictures};
+
+use crate::args::{EvalDataArgs, PictureCrop};
+use crate::session::Session;
+
+/// The pictures of a folder, or the first of them.
+pub(super) struct EvalPictures {
+    pictures: Pictures,
+    count: usize,
+}
+
+impl EvalPictures {
+    /// Finds them.
+    pub(super) fn find(args: &EvalDataArgs) -> Result<Self> {
+        let crop = match args.crop {
+            PictureCrop::Center => Crop::Center,
+            PictureCrop::Celeba => Crop::Celeba,
+        };
+        Ok(Self::first(Pictures::all(&args.data, crop)?, args.limit))
+    }
+
+    /// The first ones.
+    pub(super) fn first(pictures: Pictures, limit: Option<usize>) -> Self {
+        let count = limit.unwrap_or(usize::MAX).min(pictures.len());
+        Self { pictures, count }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn name(&self, idx: usize) -> String {
+        self.pictures.name(idx)
+    }
+
+    pub(super) fn all(&self) -> &Pictures {
+        &self.pictures
+    }
+
+    /// A checksum of the names, so that values are not mistaken for those of other pictures.
+    pub(super) fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for idx in 0..self.count {
+            hasher.update(self.name(idx).as_bytes()).update(b"\n");
+        }
+        hasher.finalize().to_hex().chars().take(16).collect()
+    }
+
+    /// Pictures that follow each other, at most `size` at once.
+    pub(super) fn batches(&self, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let count = self.count;
+        (0..count).step_by(size.max(1)).map(move |start| start..(start + size).min(count))
+    }
+
+    /// Reads some, `[N, C, H, W]` in `[-1, 1]`, to the model's device.
+    pub(super) fn read(&self, session: &Session, indices: impl Iterator<Item = usize>) -> Result<Tensor> {
+        let [channels, height, width] = session.model.image_shape();
+        ensure!(height == width, "the model's pictures are {height} by {width} pixels, expected squares");
+        let read = |idx| self.pictures.read(idx, channels, height);
+        let pictures = indices.map(read).collect::<diffae_train::Result<Vec<_>>>()?;
+        Ok(Tensor::stack(&pictures, 0)?.to_device(session.model.device())?)
+    }
+}
+
+/// `[-1, 1]` as the networks speak to `[0, 1]` as measures do, on the CPU; values beyond are clipped, as in a file.
+pub(super) fn to_unit(x: &Tensor) -> Result<Tensor> {
+    Ok(((x.to_device(&candle_core::Device::Cpu)? + 1.)? * 0.5)?.clamp(0., 1.)?)
+}

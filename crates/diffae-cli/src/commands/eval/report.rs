@@ -1,0 +1,172 @@
+//! What an evaluation found.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use diffae_eval::Interval;
+use diffae_infer::{Overwrite, write_atomically};
+use serde::{Deserialize, Serialize};
+
+use super::journal::Settings;
+use crate::args::EvalRunArgs;
+use crate::output::{say, say_json};
+
+/// Changes when a reader of older reports would be misled.
+const FORMAT_VERSION: u32 = 1;
+/// Resamples of a bootstrap.
+const NUM_RESAMPLES: usize = 1000;
+
+/// The figures of one measure on one model.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Report {
+    pub(super) format_version: u32,
+    pub(super) measure: String,
+    pub(super) software: String,
+    /// What decides the figures.
+    pub(super) settings: Settings,
+    pub(super) figures: Vec<Figure>,
+}
+
+/// A figure with its 95% interval.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Figure {
+    pub(super) name: String,
+    /// What it is of: steps, attribute, ..
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) of: BTreeMap<String, String>,
+    pub(super) value: f64,
+    pub(super) low: f64,
+    pub(super) high: f64,
+    /// Number of items behind it.
+    pub(super) count: usize,
+}
+
+impl Figure {
+    pub(super) fn new(name: &str, of: &[(&str, &str)], interval: Interval, count: usize) -> Self {
+        let of = of.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let Interval { value, low, high } = interval;
+        Self { name: name.to_owned(), of, value, low, high, count }
+    }
+
+    /// The mean of values; none without finite values.
+    pub(super) fn mean(name: &str, of: &[(&str, &str)], values: &[f64], seed: u64) -> Option<Self> {
+        let interval = diffae_eval::bootstrap_mean(values, NUM_RESAMPLES, seed).ok()?;
+        Some(Self::new(name, of, interval, values.len()))
+    }
+
+    /// Another figure of items; none if all of them have none.
+    pub(super) fn of_items(
+        name: &str,
+        of: &[(&str, &str)],
+        count: usize,
+        seed: u64,
+        figure: impl FnMut(&[usize]) -> Option<f64>,
+    ) -> Option<Self> {
+        let interval = diffae_eval::bootstrap(count, NUM_RESAMPLES, seed, figure).ok()?;
+        Some(Self::new(name, of, interval, count))
+    }
+}
+
+impl Report {
+    pub(super) fn new(measure: &str, settings: Settings, figures: Vec<Figure>) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            measure: measure.to_owned(),
+            software: concat!("diffae ", env!("CARGO_PKG_VERSION")).to_owned(),
+            settings,
+            figures,
+        }
+    }
+
+    /// Writes the report into the folder, and prints it.
+    pub(super) fn finish(&self, args: &EvalRunArgs) -> Result<()> {
+        let folder = &args.out;
+        let path = folder.join(format!("{}.json", self.measure));
+        let text = format!("{}\n", serde_json::to_string_pretty(self)?);
+        write_atomically(&path, text.as_bytes(), Overwrite::Replace)?;
+        write_atomically(&folder.join(format!("{}.csv", self.measure)), self.csv().as_bytes(), Overwrite::Replace)?;
+        if args.json { say_json(self) } else { say(&self.table()) }
+    }
+
+    /// Keys of all figures, in order.
+    fn keys(&self) -> Vec<&str> {
+        let keys: std::collections::BTreeSet<&str> =
+            self.figures.iter().flat_map(|figure| figure.of.keys().map(String::as_str)).collect();
+        keys.into_iter().collect()
+    }
+
+    /// A table in columns.
+    pub(super) fn table(&self) -> String {
+        let keys = self.keys();
+        let mut rows = vec![keys.iter().map(|&key| key.to_owned()).collect::<Vec<_>>()];
+        rows[0].extend(["figure", "value", "95% interval", "n"].map(str::to_owned));
+        for figure in &self.figures {
+            let mut row: Vec<String> =
+                keys.iter().map(|&key| figure.of.get(key).cloned().unwrap_or_default()).collect();
+            let interval = format!("{} .. {}", number(figure.low), number(figure.high));
+            row.extend([figure.name.clone(), number(figure.value), interval, figure.count.to_string()]);
+            rows.push(row);
+        }
+        let widths: Vec<usize> = (0..rows[0].len())
+            .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+            .collect();
+        let line = |row: &Vec<String>| {
+            let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        };
+        rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    fn csv(&self) -> String {
+        let keys = self.keys();
+        let quoted = |cell: &str| {
+            let plain = !cell.contains([',', '"', '\n']);
+            if plain { cell.to_owned() } else { format!("\"{}\"", cell.replace('"', "\"\"")) }
+        };
+        let mut text = format!("{}\n", [&keys[..], &["figure", "value", "low", "high", "count"]].concat().join(","));
+        for figure in &self.figures {
+            let mut cells: Vec<String> =
+                keys.iter().map(|&key| quoted(figure.of.get(key).map_or("", String::as_str))).collect();
+            cells.push(quoted(&figure.name));
+            cells.extend([figure.value, figure.low, figure.high].map(|value| value.to_string()));
+            cells.push(figure.count.to_string());
+            text.push_str(&cells.join(","));
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Four digits that count.
+fn number(value: f64) -> String {
+    let size = value.abs();
+    match size {
+        _ if size == 0. => "0".to_owned(),
+        _ if size >= 100. => format!("{value:.1}"),
+        _ if size >= 10. => format!("{value:.2}"),
+        _ if size >= 0.1 => format!("{value:.4}"),
+        _ if size >= 0.001 => format!("{value:.5}"),
+        _ => format!("{value:.2e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up_and_csv_is_quoted() {
+        let interval = Interval { value: 31.25, low: 30., high: 32.5 };
+        let figures = vec![
+            Figure::new("psnr", &[("steps", "10"), ("x_T", "random, seeded")], interval, 8),
+            Figure::new("ssim", &[("steps", "100")], Interval { value: 0.5, low: 0.25, high: 0.75 }, 8),
+        ];
+        let report = Report::new("recon", Settings::new(), figures);
+        let table = report.table();
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines[0].find("figure"), lines[1].find("psnr"));
+        assert_eq!(lines[1].find("psnr"), lines[2].find("ssim"));
+        assert!(lines[1].ends_with("30.00 .. 32.50    8"), "{table}");
+        assert!(report.csv().contains("10,\"random, seeded\",psnr,31.25,30,32.5,8\n"));
+    }
+}

@@ -1,0 +1,112 @@
+//! How sure a figure is: intervals from resampled items.
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::error::{Error, Result};
+
+/// The quantiles that bound an interval: 95% of the resampled figures lie between them.
+const BOUNDS: [f64; 2] = [0.025, 0.975];
+
+/// A figure with its 95% interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// The figure of all items.
+    pub value: f64,
+    /// Lower bound.
+    pub low: f64,
+    /// Upper bound.
+    pub high: f64,
+}
+
+/// The mean of values, with an interval.
+///
+/// # Errors
+/// As [`bootstrap`].
+pub fn bootstrap_mean(values: &[f64], num_resamples: usize, seed: u64) -> Result<Interval> {
+    bootstrap(values.len(), num_resamples, seed, |items| {
+        Some(items.iter().filter_map(|&item| values.get(item)).sum::<f64>() / items.len() as f64)
+    })
+}
+
+/// A figure of `count` items and its percentile interval: `figure` is called once with all items, then with resamples of
+/// the same size, drawn with replacement. A resample that has no figure (one class only, say) is left out.
+///
+/// # Errors
+/// [`Error::TooFew`] without items; [`Error::NotFinite`] if all items together have no finite figure.
+/// # Source
+/// Efron 1979; percentile intervals.
+pub fn bootstrap(
+    count: usize,
+    num_resamples: usize,
+    seed: u64,
+    mut figure: impl FnMut(&[usize]) -> Option<f64>,
+) -> Result<Interval> {
+    if count == 0 {
+        return Err(Error::TooFew { what: "items for an interval", got: 0, least: 1 });
+    }
+    let mut items: Vec<usize> = (0..count).collect();
+    let value = figure(&items).filter(|value| value.is_finite()).ok_or(Error::NotFinite { batch: "figures" })?;
+    let mut generator = ChaCha20Rng::seed_from_u64(seed);
+    let mut resampled = Vec::with_capacity(num_resamples);
+    for _ in 0..num_resamples {
+        items.fill_with(|| below(count, &mut generator));
+        resampled.extend(figure(&items).filter(|value| value.is_finite()));
+    }
+    resampled.sort_by(f64::total_cmp);
+    let [low, high] = BOUNDS.map(|bound| quantile(&resampled, bound).unwrap_or(value));
+    Ok(Interval { value, low, high })
+}
+
+/// A number in `0..count`; counts of pictures are far too small for the bias of a product to matter.
+fn below(count: usize, generator: &mut ChaCha20Rng) -> usize {
+    let product = u128::from(generator.next_u64()) * count as u128;
+    usize::try_from(product >> 64).unwrap_or(0)
+}
+
+/// Linear between the two nearest of sorted values.
+fn quantile(sorted: &[f64], at: f64) -> Option<f64> {
+    let position = at * (sorted.len() as f64 - 1.);
+    let (below, share) = (position.floor(), position.fract());
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the number of values")]
+    let below = below.max(0.) as usize;
+    let low = *sorted.get(below)?;
+    let high = sorted.get(below + 1).copied().unwrap_or(low);
+    Some(low + (high - low) * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_narrows_with_the_root_of_the_count() {
+        let values: Vec<f64> = (0..400).map(|idx| f64::from(idx % 2)).collect();
+        let interval = bootstrap_mean(&values, 2000, 1).unwrap();
+        assert!((interval.value - 0.5).abs() < 1e-12);
+        // The standard error of the mean is 0.5 / sqrt(400) = 0.025, and 95% lie within 1.96 of it.
+        assert!((interval.value - interval.low - 0.049).abs() < 0.006, "{interval:?}");
+        assert!((interval.high - interval.value - 0.049).abs() < 0.006, "{interval:?}");
+        assert_eq!(interval, bootstrap_mean(&values, 2000, 1).unwrap());
+    }
+
+    #[test]
+    fn what_does_not_vary_has_no_width() {
+        let interval = bootstrap_mean(&[3.; 5], 100, 0).unwrap();
+        assert_eq!(interval, Interval { value: 3., low: 3., high: 3. });
+        assert_eq!(bootstrap_mean(&[3.], 0, 0).unwrap(), interval);
+    }
+
+    #[test]
+    fn nothing_has_no_interval() {
+        assert!(matches!(bootstrap_mean(&[], 10, 0), Err(Error::TooFew { .. })));
+        assert!(matches!(bootstrap_mean(&[f64::NAN], 10, 0), Err(Error::NotFinite { .. })));
+    }
+
+    #[test]
+    fn quantiles_lie_between_neighbors() {
+        assert_eq!(quantile(&[0., 1., 2.], 0.25), Some(0.5));
+        assert_eq!(quantile(&[0., 1., 2.], 1.), Some(2.));
+        assert_eq!(quantile(&[], 0.5), None);
+    }
+}
