@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod codes;
+mod demo;
 mod edits;
 mod evaluation;
 mod kernels;

@@ -115,11 +115,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new(args.threads, args.against.as_deref())?;
     let mut peers = if args.peer { Peer::start_both(&python(args), args.threads)? } else { vec![] };
     for work in &works {
-        let measurement = if work.kind == Kind::Reconstruct {
-            let rounds = if args.quick { 1 } else { rounds };
-            end_to_end::measure(work, args.peer.then(|| python(args)).as_deref(), args.threads, rounds)?
-        } else {
-            measure(work, &mut peers, (rounds, args))?
+        let few_rounds = if args.quick { 1 } else { rounds };
+        let measurement = match work.kind {
+            Kind::Reconstruct => {
+                end_to_end::measure(work, args.peer.then(|| python(args)).as_deref(), args.threads, few_rounds)?
+            }
+            Kind::BuiltInReconstruct | Kind::BuiltInSample => {
+                end_to_end::measure_built_in(work, args.threads, few_rounds)?
+            }
+            _ => measure(work, &mut peers, (rounds, args))?,
         };
         report.add(work, &measurement);
     }

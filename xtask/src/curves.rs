@@ -34,6 +34,7 @@ const SMOOTHED: usize = 5;
 
 /// Draws the losses of the first stage, and below them how much `z_sem` matters.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    crate::font::load()?;
     let path = args.run.join("metrics.jsonl");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let lines: Vec<Line> = text

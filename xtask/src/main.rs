@@ -10,6 +10,7 @@ mod check_cuda;
 mod ci;
 mod curves;
 mod dataset;
+mod font;
 mod golden;
 mod repository;
 mod tidy;

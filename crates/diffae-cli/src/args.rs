@@ -60,6 +60,8 @@ pub(crate) enum NumberType {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Show what a Diffusion Autoencoder does, with the built-in model and pictures: needs nothing, takes a minute
+    Demo(DemoArgs),
     /// Show what a model is and what it can do
     Info(InfoArgs),
     /// Turn released PyTorch files into one model directory
@@ -93,7 +95,7 @@ pub(crate) enum Command {
 /// A model on the command line.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// A model directory, a .safetensors file in one, or a released .ckpt
+    /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
     #[arg(long, short, value_name = "MODEL")]
     pub(crate) model: PathBuf,
     #[command(flatten)]
@@ -101,7 +103,7 @@ pub(crate) struct ModelArgs {
 }
 
 /// What a checkpoint without hyper-parameters does not tell.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct HintArgs {
     /// Height and width of the pictures, if the checkpoint holds no x_T
     #[arg(long, help_heading = HINT_HEADING, value_name = "PIXELS")]
@@ -189,8 +191,22 @@ pub(crate) struct BatchArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Folder of the sheets and of index.html, which shows them all
+    #[arg(long, short, value_name = "DIR", default_value = "diffae-demo")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) force: ForceArgs,
+    /// Steps of decoding and of the inversion
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = positive)]
+    pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) random: RandomArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct InfoArgs {
-    /// A model directory, a .safetensors file in one, or a released .ckpt
+    /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) hints: HintArgs,

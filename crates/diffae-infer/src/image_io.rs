@@ -63,13 +63,28 @@ pub fn picture_from_bytes(
         }
         picture = picture.crop_imm(left, top, width, height);
     }
-    let resized = Pixels::new(on_white(picture), channels)?
+    tensor_of(on_white(picture), path, (channels, image_size))
+}
+
+/// Resizes and crops an opaque picture.
+fn tensor_of(picture: DynamicImage, path: &Path, (channels, image_size): (usize, usize)) -> Result<Tensor> {
+    let resized = Pixels::new(picture, channels)?
         .resized_and_cropped(image_size)
         .map_err(|source| Error::Resize { path: path.to_owned(), source })?;
     let values = resized.values();
     let tensor = Tensor::from_vec(values, (image_size, image_size, channels), &Device::Cpu)
         .and_then(|pixels| pixels.permute((2, 0, 1))?.contiguous()); // [C, H, W]
     computing("making a tensor of a picture", tensor)
+}
+
+/// A picture in memory as [`read_image`] would read it from a file.
+///
+/// # Shapes
+/// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU; C is 1 (gray) or 3 (RGB).
+/// # Errors
+/// [`Error::Channels`] if C is neither 1 nor 3; [`Error::Resize`] if the picture is empty.
+pub fn tensor_from_rgb(picture: &RgbImage, channels: usize, image_size: usize) -> Result<Tensor> {
+    tensor_of(DynamicImage::ImageRgb8(picture.clone()), Path::new("a picture in memory"), (channels, image_size))
 }
 
 /// `round((x + 1) * 127.5)`, clamped to bytes: the picture that a tensor shows. Gray tensors are shown in gray.

@@ -32,10 +32,28 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`Pipeline`] is the same with less to say: pictures in and out, defaults for everything.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use diffae_infer::Pipeline;
+//!
+//! let pipeline = Pipeline::from_built_in()?.with_steps(20);
+//! let face = image::open("face.png")?.to_rgb8();
+//! let codes = pipeline.encode(&[face])?;
+//! let smiling = pipeline.edit(&codes, "Smiling", 0.3)?;
+//! pipeline.decode(&smiling)?[0].save("smiling.png")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Features
+//! - `built-in` (on by default): [`BUILT_IN_MODEL`], a small model of cartoon faces that is part of the crate.
 //! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
 
 mod attributes;
+#[cfg(feature = "built-in")]
+mod built_in;
 mod chain;
 mod codes;
 mod decode;
@@ -51,21 +69,25 @@ mod model;
 mod model_config;
 mod model_dir;
 mod noise;
+mod pipeline;
 mod sample;
 mod sheet;
 
 pub use attributes::{CELEBA_ATTRIBUTES, names_from_text};
+#[cfg(feature = "built-in")]
+pub use built_in::{BUILT_IN_MODEL, built_in_pictures};
 pub use codes::Codes;
 pub use decode::DecodeOptions;
 pub use error::{Error, Result};
 pub use files::{Overwrite, write_atomically};
-pub use image_io::{CropBox, gif_bytes, picture_from_bytes, png_bytes, read_image, rgb_from_tensor};
+pub use image_io::{CropBox, gif_bytes, picture_from_bytes, png_bytes, read_image, rgb_from_tensor, tensor_from_rgb};
 pub use inputs::{Input, list_inputs, picture_files, read_batch, read_tensor};
 pub use interpolate::{lerp, slerp};
 pub use model::{LoadOptions, Model};
 pub use model_config::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig, ModelKind};
 pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
 pub use noise::{NoisePurpose, NoiseSource};
+pub use pipeline::Pipeline;
 pub use sheet::{sheet, square_rows};
 
 /// The examples of the repository's README are compiled with the documentation's.

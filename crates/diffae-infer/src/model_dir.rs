@@ -47,7 +47,9 @@ impl ModelSource {
     pub(crate) const SIDE_TENSORS: [&str; 5] =
         [MEAN, STD, "classifier.weight", "classifier.bias", "classifier.directions"];
 
-    /// Opens a model directory, a `.safetensors` file inside one, or a released checkpoint.
+    /// Opens a model directory, a `.safetensors` file inside one, or a released checkpoint. The path `toonheads` is the
+    /// built-in model ([`BUILT_IN_MODEL`](crate::BUILT_IN_MODEL)) where that is compiled in; a folder of that name is
+    /// `./toonheads`.
     ///
     /// `hints` say what a checkpoint without hyper-parameters cannot; other models ignore them.
     ///
@@ -55,6 +57,10 @@ impl ModelSource {
     /// [`Error::NotAModel`] if it is none of these; [`Error::Config`], [`Error::FormatVersion`] or [`Error::Weights`] if
     /// it is damaged.
     pub fn open(path: &Path, hints: &ArchitectureHints) -> Result<Self> {
+        #[cfg(feature = "built-in")]
+        if path == Path::new(crate::BUILT_IN_MODEL) {
+            return Self::built_in();
+        }
         let metadata = fs::metadata(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         if metadata.is_dir() {
             return Self::open_dir(path, &path.join(WEIGHTS_FILE));
@@ -92,10 +98,27 @@ impl ModelSource {
         if !config_path.is_file() || !weights.is_file() {
             return Err(Error::NotAModel { path: folder.to_owned() });
         }
+        let config =
+            fs::read_to_string(&config_path).map_err(|source| Error::Io { path: config_path.clone(), source })?;
+        let config = read_config(&config, &config_path)?;
+        let file =
+            SafetensorsFile::open(weights).map_err(|source| Error::Weights { path: folder.to_owned(), source })?;
+        Self::from_parts(folder, config, file)
+    }
+
+    /// A model directory that is in memory, under the name it goes by in messages.
+    #[cfg(feature = "built-in")]
+    pub(crate) fn from_static(name: &str, config: &str, weights: &'static [u8]) -> Result<Self> {
+        let path = Path::new(name);
+        let config = read_config(config, path)?;
+        let file = SafetensorsFile::from_static(path, weights)
+            .map_err(|source| Error::Weights { path: path.to_owned(), source })?;
+        Self::from_parts(path, config, file)
+    }
+
+    fn from_parts(folder: &Path, config: ModelConfig, file: SafetensorsFile) -> Result<Self> {
         let failed = |source| Error::Weights { path: folder.to_owned(), source };
-        let config = read_config(&config_path)?;
         config.check().map_err(failed)?;
-        let file = SafetensorsFile::open(weights).map_err(failed)?;
         let weights = Weights::new(Arc::new(file));
         let read = |name: &str| weights.tensor(name, DType::F32, &Device::Cpu).map_err(failed);
         let classifier = match &config.classifier {
@@ -299,17 +322,16 @@ fn mismatch(what: &str, got: usize, expected: String) -> Error {
     Error::Mismatch { what: what.to_owned(), got: got.to_string(), expected }
 }
 
-fn read_config(path: &Path) -> Result<ModelConfig> {
+fn read_config(text: &str, path: &Path) -> Result<ModelConfig> {
     #[derive(serde::Deserialize)]
     struct Version {
         format_version: u32,
     }
-    let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let damaged = |source| Error::Config { path: path.to_owned(), source };
-    let version: Version = serde_json::from_str(&text).map_err(damaged)?;
+    let version: Version = serde_json::from_str(text).map_err(damaged)?;
     if version.format_version != FORMAT_VERSION {
         let (path, got) = (path.to_owned(), version.format_version);
         return Err(Error::FormatVersion { path, got, supported: FORMAT_VERSION });
     }
-    serde_json::from_str(&text).map_err(damaged)
+    serde_json::from_str(text).map_err(damaged)
 }

@@ -40,6 +40,14 @@ impl Checkpoints {
         !self.list().is_empty()
     }
 
+    /// Removes them.
+    pub(crate) fn remove_all(&self) -> Result<()> {
+        for (_, path) in self.list() {
+            fs::remove_dir_all(&path).map_err(at(&path))?;
+        }
+        Ok(())
+    }
+
     /// Writes a checkpoint under another name, syncs it, renames it, and removes the oldest.
     pub(crate) fn save(&self, parameters: &Parameters, step: usize) -> Result<()> {
         fs::create_dir_all(&self.folder).map_err(at(&self.folder))?;

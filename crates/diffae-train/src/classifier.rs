@@ -9,6 +9,7 @@ use diffae_kernels::{differentiable, linear, no_gradients};
 use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, LatentMoments};
 
 use crate::autoencoder::Data;
+use crate::config::EditDirections;
 use crate::data::{Labels, Pictures};
 use crate::error::{Error, Result};
 use crate::objective::cross_entropy;
@@ -65,9 +66,13 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
         let missing = || Error::Tensor(candle_core::Error::Msg(format!("{name} is missing")));
         from.remove(&format!("classifier.{name}")).ok_or_else(missing)
     };
-    // As released checkpoints do: edits go along the weights themselves, logits come from their averages.
+    let directions = match config.edit_directions {
+        // As released checkpoints do: edits go along the weights themselves, logits come from their averages.
+        EditDirections::Weights => take(Which::Current, "weight")?,
+        EditDirections::ClassMeans => train.differences_of_means(count)?,
+    };
     let checkpoint = ClassifierCheckpoint {
-        directions: take(Which::Current, "weight")?,
+        directions,
         weight: take(Which::Average, "weight")?,
         bias: take(Which::Average, "bias")?,
         latent_moments: Some(moments),
@@ -98,6 +103,21 @@ impl<'a> Labelled<'a> {
         Ok(Self { z: codes.normalized(moments)?, rows: codes.indices.iter().enumerate().filter_map(row).collect() })
     }
 
+    /// From the mean normalized code without each attribute to that with it, `[count, D]`. Labels have been checked: both
+    /// occur among all pictures; an attribute for which one is missing here gets no way to go.
+    fn differences_of_means(&self, count: usize) -> Result<Tensor> {
+        let rows: Vec<usize> = (0..self.rows.len()).collect();
+        let (z, present) = self.batch(&rows, count)?; // [N, D], [N, count]
+        let mean_where = |chosen: &Tensor| -> candle_core::Result<Tensor> {
+            let sizes = chosen.sum_keepdim(0)?.t()?.maximum(1.)?; // [count, 1]
+            chosen.t()?.contiguous()?.matmul(&z)?.broadcast_div(&sizes)
+        };
+        let both = (mean_where(&present)? - mean_where(&present.affine(-1., 1.)?)?)?;
+        let sizes = present.sum_keepdim(0)?.t()?;
+        let known = (sizes.gt(0.)? * sizes.lt(rows.len() as f64)?)?.to_dtype(DType::F32)?;
+        Ok(both.broadcast_mul(&known)?)
+    }
+
     /// Codes `[N, D]` and targets `[N, count]` of some of the rows.
     fn batch(&self, rows: &[usize], count: usize) -> Result<(Tensor, Tensor)> {
         let (mut indices, mut targets) = (vec![], vec![]);
@@ -107,5 +127,21 @@ impl<'a> Labelled<'a> {
         }
         let z = self.z.index_select(&Tensor::new(indices.as_slice(), &Device::Cpu)?, 0)?;
         Ok((z, Tensor::from_vec(targets, (indices.len(), count), &Device::Cpu)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn class_means_lead_from_those_without_to_those_with() {
+        let z = Tensor::new(&[[0f32, 1.], [2., 1.], [0., 3.], [2., 5.]], &Device::Cpu).unwrap();
+        let (a, b) = ([false, true], [true, true]);
+        let rows: Vec<(u32, &[bool])> = vec![(0, &a), (1, &b), (2, &a), (3, &b)];
+        let labelled = Labelled { z, rows };
+        let directions = labelled.differences_of_means(2).unwrap().to_vec2::<f32>().unwrap();
+        // (2, 1) and (2, 5) against (0, 1) and (0, 3); the second attribute is there everywhere.
+        assert_eq!(directions, [[2., 1.], [0., 0.]]);
     }
 }

@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 pub struct TrainConfig {
     /// Decides initial weights, order of pictures, flips, timesteps, noise and dropout.
     pub seed: u64,
+    /// Which way edits go.
+    #[serde(default)]
+    pub edit_directions: EditDirections,
     /// Sizes of the networks.
     pub model: ModelSettings,
     /// The diffusion over pictures.
@@ -34,6 +37,17 @@ pub struct TrainConfig {
     pub classifier: StageSettings,
     /// What a run keeps and shows.
     pub run: RunSettings,
+}
+
+/// Which way an edit moves normalized `z_sem` for an attribute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EditDirections {
+    /// Along the classifier's weights, as the paper does: what tells best that the attribute is there.
+    #[default]
+    Weights,
+    /// From the mean code of pictures without the attribute to that of pictures with it: what changes with it.
+    ClassMeans,
 }
 
 /// Sizes of encoder and `UNet`.

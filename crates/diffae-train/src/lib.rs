@@ -53,8 +53,8 @@ use diffae_nets::weights::ArchitectureHints;
 use autoencoder::Data;
 
 pub use config::{
-    Activations, Crop, DataSettings, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
-    OptimizerKind, RunSettings, StageSettings, TrainConfig,
+    Activations, Crop, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings,
+    ObjectiveSettings, OptimizerKind, RunSettings, StageSettings, TrainConfig,
 };
 pub use data::{Labels, Pictures, Split};
 pub use error::{Error, Result};

@@ -14,10 +14,11 @@ pub struct Preset {
 }
 
 /// All presets: small ones first, then those of the paper.
-pub const PRESETS: [Preset; 11] = [
+pub const PRESETS: [Preset; 12] = [
     preset("smoke", "16 pixels, seconds on one core: for tests", include_str!("../presets/smoke.toml")),
     preset("small32", "32 pixels, an hour on one CPU", include_str!("../presets/small32.toml")),
     preset("small64", "64 pixels, hours on one CPU", include_str!("../presets/small64.toml")),
+    preset("toonheads64", "the built-in model: cartoon faces", include_str!("../presets/toonheads64.toml")),
     preset("compact64", "64 pixels, decodes in one shot, hours on one CPU", include_str!("../presets/compact64.toml")),
     preset("ffhq64_autoenc", "the paper's FFHQ at 64 pixels", include_str!("../presets/ffhq64_autoenc.toml")),
     preset("celeba64_autoenc", "the paper's CelebA at 64 pixels", include_str!("../presets/celeba64_autoenc.toml")),

@@ -168,14 +168,16 @@ impl RunFolder {
         !self.notes.done.is_empty() || Stage::ALL.iter().any(has_checkpoint)
     }
 
-    /// Gives the run labels, or other ones, as long as the classifier is not trained.
+    /// Gives the run labels, or other ones. A classifier that is trained, or begun on other labels, will be trained anew;
+    /// the model keeps the old one until then.
     ///
     /// # Errors
-    /// [`Error::Run`] if it is; [`Error::Io`] if that cannot be noted.
+    /// [`Error::Io`] if that cannot be noted.
     pub fn set_labels(&mut self, labels: PathBuf) -> Result<()> {
-        if self.is_done(Stage::Classifier) {
-            let problem = "its classifier has been trained; other labels need another run".to_owned();
-            return Err(Error::Run { path: self.path.clone(), problem });
+        let differ = self.notes.labels.as_ref().is_some_and(|noted| *noted != labels);
+        if differ || self.is_done(Stage::Classifier) {
+            Checkpoints::new(&self.path, Stage::Classifier.name(), 1).remove_all()?;
+            self.notes.done.retain(|stage| *stage != Stage::Classifier);
         }
         self.notes.labels = Some(labels);
         self.write_notes()

@@ -14,7 +14,7 @@ use diffae_schedule::{BetaSchedule, PredictionTarget};
 use super::PAUSE;
 use super::peer::{KEEP_MEMORY, python_command};
 use super::report::Measurement;
-use super::work::Work;
+use super::work::{Kind, Work};
 use crate::repository;
 
 /// Steps each way.
@@ -31,15 +31,7 @@ pub(crate) fn measure(work: &Work, python: Option<&Path>, threads: usize, rounds
 
 fn measure_in(folder: &Path, work: &Work, python: Option<&Path>, threads: usize, rounds: usize) -> Result<Measurement> {
     let root = repository::root()?;
-    let built = repository::cargo(&root)
-        .args(["build", "--quiet", "--release", "--package", "diffae-cli"])
-        .status()
-        .context("cannot start cargo")?;
-    if !built.success() {
-        bail!("diffae-cli does not build")
-    }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
-    let program = target.join("release").join("diffae");
+    let program = build_program(&root)?;
     let (model, picture) = prepare(folder, work)?;
     let threads = threads.to_string();
     let out = folder.join("out");
@@ -68,6 +60,44 @@ fn measure_in(folder: &Path, work: &Work, python: Option<&Path>, threads: usize,
         if round > 0 {
             measurement.ours_ms.push(ms);
             measurement.peers_ms.iter_mut().zip(peers_ms).for_each(|(all, ms)| all.push(ms));
+        }
+    }
+    Ok(measurement)
+}
+
+/// The program in a release build.
+fn build_program(root: &Path) -> Result<PathBuf> {
+    let built = repository::cargo(root)
+        .args(["build", "--quiet", "--release", "--package", "diffae-cli"])
+        .status()
+        .context("cannot start cargo")?;
+    if !built.success() {
+        bail!("diffae-cli does not build")
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
+    Ok(target.join("release").join("diffae"))
+}
+
+/// Reconstructs a picture or invents some with the built-in model; the twin has none.
+pub(crate) fn measure_built_in(work: &Work, threads: usize, rounds: usize) -> Result<Measurement> {
+    let root = repository::root()?;
+    let program = build_program(&root)?;
+    let folder = tempfile::tempdir().context("cannot make a folder")?;
+    let picture = root.join("tests/fixtures/photographs/astronaut.jpg");
+    let mut measurement = Measurement { ours_ms: vec![], peers_ms: vec![], memory: None, gflop: None };
+    for round in 0..=rounds {
+        std::thread::sleep(PAUSE);
+        let mut command = Command::new(&program);
+        if work.kind == Kind::BuiltInSample {
+            command.args(["sample", "--count", &work.batch.to_string(), "--latent-steps", "100"]);
+        } else {
+            command.args(["reconstruct", "--invert-steps", STEPS]).arg(&picture);
+        }
+        command.args(["--model", "toonheads", "--quiet", "--force", "--steps", STEPS]);
+        command.args(["--threads", &threads.to_string(), "--out"]).arg(folder.path().join("out"));
+        let ms = timed(command)?;
+        if round > 0 {
+            measurement.ours_ms.push(ms);
         }
     }
     Ok(measurement)
@@ -113,7 +143,7 @@ fn timed(mut command: Command) -> Result<f64> {
     let output = command.stdin(Stdio::null()).stdout(Stdio::null()).output().context("cannot start the program")?;
     let ms = start.elapsed().as_secs_f64() * 1e3;
     if !output.status.success() {
-        bail!("a reconstruction failed: {}", String::from_utf8_lossy(&output.stderr).trim())
+        bail!("the program failed: {}", String::from_utf8_lossy(&output.stderr).trim())
     }
     Ok(ms)
 }

@@ -81,6 +81,7 @@ fn in_a_process_of_one_thread(rounds: usize) -> Result<f64> {
 
 /// Time over arithmetic, both logarithmic; a line of constant rate through the largest point.
 fn draw(path: &Path, points: &[Point]) -> Result<()> {
+    crate::font::load()?;
     let root = SVGBackend::new(path, (720, 480)).into_drawing_area();
     root.fill(&WHITE)?;
     let range = |value: fn(&Point) -> f64| {

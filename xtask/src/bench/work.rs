@@ -29,6 +29,10 @@ pub(crate) enum Kind {
     Sample,
     /// Reconstruct a picture file with a model directory, from the start of a process to its end.
     Reconstruct,
+    /// The same with the built-in model: nothing but the program is read.
+    BuiltInReconstruct,
+    /// Invent faces with the built-in model, from the start of a process to its end.
+    BuiltInSample,
     /// Forward, backward, clip, Adam, EMA.
     Train,
 }
@@ -59,6 +63,8 @@ impl Work {
                     Kind::Train => "train",
                     Kind::Sample => "sample",
                     Kind::Reconstruct => "reconstruct",
+                    Kind::BuiltInReconstruct => "reconstruct-built-in",
+                    Kind::BuiltInSample => "sample-built-in",
                 };
                 let name = format!("{kind_name}-{label}-b{batch}");
                 all.push(Self { name, kind, preset: preset.clone(), batch });
@@ -78,6 +84,8 @@ impl Work {
         add(Kind::Chain, ("64", &p_64), &[1]);
         add(Kind::Sample, ("64", &p_64), &[1]);
         add(Kind::Reconstruct, ("64", &p_64), &[1]);
+        add(Kind::BuiltInReconstruct, ("64", &small), &[1]);
+        add(Kind::BuiltInSample, ("64", &small), &[16]);
         for (label, preset) in [("128", &p_128), ("256", &p_256)] {
             add(Kind::Encoder, (label, preset), if label == "256" { &[1] } else { &[] });
             add(Kind::Train, (label, preset), &[1]);

@@ -62,15 +62,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
 /// Starts this program again, built with the feature: the crates that draw are many, and no other command needs them.
 #[cfg(not(feature = "toonheads"))]
 pub(super) fn run(_: &Args) -> Result<()> {
-    use anyhow::{Context, ensure};
+    use anyhow::Context;
 
     use crate::repository;
 
-    println!("building the renderer (once)");
+    println!("building the renderer (once; minutes from nothing)");
     let mut command = std::process::Command::new(repository::cargo_program());
     command.args(["run", "--quiet", "--locked", "--package", "xtask", "--features", "toonheads", "--manifest-path"]);
     command.arg(repository::root()?.join("Cargo.toml")).arg("--").args(std::env::args_os().skip(1));
     let status = command.status().context("cannot start cargo")?;
-    ensure!(status.success(), "the command with the renderer ended with {status}");
-    Ok(())
+    // It has said what is wrong.
+    if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
 }

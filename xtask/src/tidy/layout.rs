@@ -19,6 +19,8 @@ const TOP_LEVEL: [&str; 9] = [
 const TESTS: &str = "tests";
 /// The folders below [`TESTS`] that hold what tests read.
 const TEST_DATA: [&str; 2] = ["data", "fixtures"];
+/// The folder of models that are part of the program.
+const BUILT_IN_MODELS: &str = "crates/diffae-infer/models/";
 /// Module names that say nothing about their content.
 const EMPTY_NAMES: [&str; 6] = ["common", "helper", "helpers", "misc", "util", "utils"];
 /// Nothing may be larger; a golden checkpoint comes close.
@@ -65,7 +67,8 @@ fn kind(file: &File) -> Option<Problem> {
         return None;
     };
     let is_fixture = file.path.split('/').skip_while(|part| *part != TESTS).any(|part| TEST_DATA.contains(&part));
-    (!is_fixture)
+    let is_built_in = kind == "weights" && file.path.starts_with(BUILT_IN_MODELS);
+    (!is_fixture && !is_built_in)
         .then(|| Problem::of_file(&file.path, format!("{kind} belong only in a data or fixtures folder below tests")))
 }
 
@@ -122,7 +125,11 @@ mod tests {
 
     #[test]
     fn weights_and_archives_are_fixtures_of_tests() {
-        let fixtures = ["crates/a/tests/parity/data/a.safetensors", "tests/fixtures/b.zip"];
+        let fixtures = [
+            "crates/a/tests/parity/data/a.safetensors",
+            "crates/diffae-infer/models/a/model.safetensors",
+            "tests/fixtures/b.zip",
+        ];
         assert_eq!(problems(&fixtures.map(|path| (path, ""))), [""; 0]);
         assert_eq!(
             problems(&[("crates/a/data/tests/a.CKPT", ""), ("docs/b.tar.gz", "")]),

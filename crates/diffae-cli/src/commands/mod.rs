@@ -2,6 +2,7 @@
 
 mod completions;
 mod decode;
+mod demo;
 mod edit;
 mod encode;
 mod eval;
@@ -23,6 +24,7 @@ use crate::args::{Cli, Command};
 pub(crate) fn run(cli: Cli) -> Result<()> {
     let global = &cli.global;
     match cli.command {
+        Command::Demo(args) => demo::run(global, &args),
         Command::Info(args) => info::run(global, &args),
         Command::Import(args) => import::run(global, &args),
         Command::Encode(args) => encode::run(global, &args),

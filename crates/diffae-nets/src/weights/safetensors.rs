@@ -12,13 +12,31 @@ use crate::error::{Error, Result};
 use crate::weights::source::{StoredTensor, TensorSource};
 use crate::weights::torch::MappedFile;
 
-/// A memory-mapped safetensors file whose header was checked.
+/// A memory-mapped safetensors file, or one that is part of the program, whose header was checked.
 #[derive(Debug)]
 pub struct SafetensorsFile {
     path: PathBuf,
-    map: MappedFile,
+    bytes: FileBytes,
     metadata: Metadata,
     data_start: usize,
+}
+
+/// Where the bytes of a file are.
+#[derive(Debug)]
+enum FileBytes {
+    Mapped(MappedFile),
+    Static(&'static [u8]),
+}
+
+impl std::ops::Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Static(bytes) => bytes,
+        }
+    }
 }
 
 impl SafetensorsFile {
@@ -27,12 +45,23 @@ impl SafetensorsFile {
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Safetensors`] if the header is damaged or does not fit the file.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::new(path, FileBytes::Mapped(MappedFile::open(path)?))
+    }
+
+    /// Reads the header of a file that is in memory; `path` is its name in messages.
+    ///
+    /// # Errors
+    /// [`Error::Safetensors`] if the header is damaged or does not fit the bytes.
+    pub fn from_static(path: &Path, bytes: &'static [u8]) -> Result<Self> {
+        Self::new(path, FileBytes::Static(bytes))
+    }
+
+    fn new(path: &Path, bytes: FileBytes) -> Result<Self> {
         let damaged = |source| Error::Safetensors { path: path.to_owned(), source };
-        let map = MappedFile::open(path)?;
-        let (header_len, metadata) = safetensors::SafeTensors::read_metadata(&map).map_err(damaged)?;
+        let (header_len, metadata) = safetensors::SafeTensors::read_metadata(&bytes).map_err(damaged)?;
         // `deserialize` also checks that the tensors cover the file exactly.
-        safetensors::SafeTensors::deserialize(&map).map_err(damaged)?;
-        Ok(Self { path: path.to_owned(), map, metadata, data_start: header_len + 8 })
+        safetensors::SafeTensors::deserialize(&bytes).map_err(damaged)?;
+        Ok(Self { path: path.to_owned(), bytes, metadata, data_start: header_len + 8 })
     }
 
     /// The file.
@@ -74,7 +103,7 @@ impl TensorSource for SafetensorsFile {
             other => return Err(Error::UnsupportedDtype { name: name.to_owned(), dtype: format!("{other:?}") }),
         };
         let (start, end) = info.data_offsets;
-        let bytes = Cow::Borrowed(&self.map[self.data_start + start..self.data_start + end]);
+        let bytes = Cow::Borrowed(&self.bytes[self.data_start + start..self.data_start + end]);
         Ok(StoredTensor { name: name.to_owned(), dtype, shape: info.shape.clone(), bytes })
     }
 }

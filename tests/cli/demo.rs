@@ -1,0 +1,47 @@
+//! `demo`, and the built-in model elsewhere.
+
+use std::fs;
+
+use crate::support::{FEW_INVERSION_STEPS, FEW_STEPS, Workspace, photograph};
+
+#[test]
+fn the_demo_needs_nothing_and_shows_everything() {
+    let workspace = Workspace::new();
+    let finished = workspace.run(&["demo", "--steps", "2"]).succeeds();
+    assert!(finished.stdout().contains("index.html"), "{}", finished.stdout());
+    let sheets = ["edits.png", "interpolations.png", "reconstructions.png", "samples.png", "variations.png"];
+    let files = workspace.files("diffae-demo");
+    assert_eq!(files, [&sheets[..1], &["index.html", "interpolation.gif"], &sheets[1..]].concat());
+    for sheet in sheets {
+        let picture = image::open(workspace.path("diffae-demo").join(sheet)).unwrap().to_rgb8();
+        // Three rows or columns of cells at least, and not of one color.
+        assert!(picture.width() > 300 && picture.height() > 200, "{sheet}: {:?}", picture.dimensions());
+        assert!(picture.pixels().any(|pixel| pixel.0[0] < 100), "{sheet} is empty");
+    }
+    let page = fs::read_to_string(workspace.path("diffae-demo/index.html")).unwrap();
+    assert_eq!(page.matches("src=\"data:image/").count(), 6);
+    assert_eq!(page.matches("src=").count(), 6, "the page needs another file");
+    assert!(!page.contains("http"), "the page needs the net");
+    // What is there is not replaced by accident.
+    workspace.run(&["demo", "--steps", "2"]).fails_with("--force");
+    workspace.run(&["demo", "--steps", "2", "--force"]).succeeds();
+}
+
+#[test]
+fn the_built_in_model_can_do_everything_by_its_name() {
+    let workspace = Workspace::new();
+    // A folder of that name changes nothing.
+    fs::create_dir(workspace.path("toonheads")).unwrap();
+    let info = workspace.run(&["info", "toonheads", "--json"]).succeeds().json();
+    assert_eq!(info["image_size"], 64);
+    assert_eq!((&info["can_sample"], &info["can_edit"]), (&true.into(), &true.into()));
+    let photograph = photograph();
+    let reconstruct = ["reconstruct", "--model", "toonheads", &photograph, "--out", "r"];
+    workspace.run(&[&reconstruct[..], &FEW_STEPS, &FEW_INVERSION_STEPS].concat()).succeeds();
+    let edit = ["edit", "--model", "toonheads", &photograph, "--out", "e", "--attribute", "smiling"];
+    workspace.run(&[&edit[..], &FEW_STEPS, &FEW_INVERSION_STEPS].concat()).succeeds();
+    let sample = ["sample", "--model", "toonheads", "-n", "2", "--out", "s", "--latent-steps", "2"];
+    workspace.run(&[&sample[..], &FEW_STEPS].concat()).succeeds();
+    assert_eq!(workspace.files("s"), ["sample_00000.png", "sample_00001.png", "sheet.png"]);
+    workspace.run(&["info", "./toonheads"]).fails_with("toonheads");
+}
