@@ -2,15 +2,18 @@
 
 Features are made by a formula, so that only results are stored. Prints JSON; the versions are part of it.
 
-    venv/bin/pip install scikit-learn scipy pytorch-fid torch torchmetrics
+    venv/bin/pip install scikit-learn scipy pytorch-fid torch torchmetrics prdc
     venv/bin/python xtask/peer/eval_fixtures.py > crates/diffae-eval/tests/fixtures/features.json
 """
 
 import json
+import sys
+from contextlib import redirect_stdout
 from importlib.metadata import version
 
 import numpy as np
 import torch
+from prdc import compute_prdc
 from pytorch_fid.fid_score import calculate_frechet_distance
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -33,6 +36,12 @@ def kernel_distance(x, y):
     m, n = len(x), len(y)
     within = (xx.sum() - np.trace(xx)) / (m * (m - 1)) + (yy.sum() - np.trace(yy)) / (n * (n - 1))
     return float(within - 2 * xy.mean())
+
+
+def overlap(x, y, k):
+    with redirect_stdout(sys.stderr):  # it talks
+        found = compute_prdc(x, y, k)
+    return [k, *(float(found[name]) for name in ("precision", "recall", "density", "coverage"))]
 
 
 def probe(penalty):
@@ -61,11 +70,12 @@ for m, width, first, n, _, second in sets:
     pairs.append({
         "counts": [m, n], "width": width, "seeds": [first, second],
         "frechet": frechet(x, y), "kernel": kernel_distance(x, y),
+        "overlap": [overlap(x, y, k) for k in (2, 3)],
     })
 scores = np.round(features(200, 1, 4)[:, 0], 1)  # rounding makes ties
 labels = features(200, 1, 5)[:, 0] + scores > 0.6
 print(json.dumps({
-    "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "pytorch-fid", "torch", "torchmetrics")},
+    "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "pytorch-fid", "torch", "torchmetrics", "prdc")},
     "pairs": pairs,
     "scores": scores.tolist(),
     "labels": labels.tolist(),

@@ -21,6 +21,7 @@
 //! |---|---|---|
 //! | [`frechet_distance`] | 0 | how far are mean and covariance of the features apart? |
 //! | [`kernel_distance`] | 0 | the same without assuming a normal distribution |
+//! | [`manifold_overlap`] | 1 | precision, recall, density, coverage: are samples real, and as varied? |
 //! | [`auroc`], [`average_precision`] | 1 | does what is present score higher than what is not? |
 //!
 //! [`LinearProbe`] asks what can be read out of codes linearly; [`bootstrap`] says how sure a figure is.
@@ -43,6 +44,7 @@ mod error;
 mod frechet;
 mod image_pairs;
 mod linear_probe;
+mod manifold;
 mod pixel_error;
 mod ssim;
 
@@ -51,5 +53,6 @@ pub use classification::{auroc, average_precision};
 pub use error::{Error, Result};
 pub use frechet::{FeatureStatistics, frechet_distance, kernel_distance};
 pub use linear_probe::{LinearProbe, cross_validated_logits};
+pub use manifold::{ManifoldOverlap, manifold_overlap};
 pub use pixel_error::{mse, psnr};
 pub use ssim::{ms_ssim, ssim};

@@ -103,11 +103,12 @@ const SCALE_WEIGHTS: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
 const MS_SSIM_LEAST_SIDE: usize = WINDOW_SIZE << (SCALE_WEIGHTS.len() - 1);
 
 /// Multi-scale structural similarity (MS-SSIM) of each image:
-/// `luminance-and-structure_5 ^ w_5 * product over scales 1 to 4 of structure_k ^ w_k`, each a mean over channels and over
-/// the pixels whose window lies inside, those below zero counted as zero; a scale is the one before, averaged over squares
-/// of two by two pixels. Weights are 0.0448, 0.2856, 0.3001, 0.2363, 0.1333.
+/// `luminance-and-structure_5 ^ w_5 * product over scales 1 to 4 of structure_k ^ w_k`, each a mean over channels and
+/// pixels, those below zero counted as zero; a scale is the one before, averaged over squares of two by two pixels. Weights
+/// are 0.0448, 0.2856, 0.3001, 0.2363, 0.1333.
 ///
-/// Unlike [`ssim`], nothing beyond the border is made up; torchmetrics computes the same.
+/// The border is torchmetrics': means of structure are over pixels whose window lies inside; at the fifth scale all pixels
+/// count, and the image is mirrored beyond its border.
 ///
 /// # Shapes
 /// - `x`, `y`: `[N, C, H, W]`, f32, in `[0, 1]`, H and W at least 176.
@@ -144,11 +145,14 @@ fn image_ms_ssim(mut x: Vec<Vec<f64>>, mut y: Vec<Vec<f64>>, width: usize, windo
         }
         let (mut sum, mut count) = (0., 0.);
         for (x, y) in iter::zip(&x, &y) {
-            let moments = Moments::of(x, y, width, window);
-            for i in inside(x.len(), width) {
-                let luminance = if scale + 1 == SCALE_WEIGHTS.len() { moments.luminance(i) } else { 1. };
-                sum += luminance * moments.structure(i);
-                count += 1.;
+            if scale + 1 < SCALE_WEIGHTS.len() {
+                let moments = Moments::of(x, y, width, window);
+                inside(x.len(), width).for_each(|i| (sum, count) = (sum + moments.structure(i), count + 1.));
+            } else {
+                let (x, y, width) = (mirrored(x, width), mirrored(y, width), width + 2 * WINDOW_RADIUS);
+                let moments = Moments::of(&x, &y, width, window);
+                let similarity = |i| moments.luminance(i) * moments.structure(i);
+                inside(x.len(), width).for_each(|i| (sum, count) = (sum + similarity(i), count + 1.));
             }
         }
         product *= f64::max(sum / count, 0.).powf(*weight);
@@ -160,6 +164,23 @@ fn image_ms_ssim(mut x: Vec<Vec<f64>>, mut y: Vec<Vec<f64>>, width: usize, windo
 fn inside(length: usize, width: usize) -> impl Iterator<Item = usize> {
     let rows = WINDOW_RADIUS..(length.checked_div(width).unwrap_or(0)).saturating_sub(WINDOW_RADIUS);
     rows.flat_map(move |row| (WINDOW_RADIUS..width - WINDOW_RADIUS).map(move |col| row * width + col))
+}
+
+/// A plane with [`WINDOW_RADIUS`] more pixels on each side, mirrored at its outermost ones, which are not repeated. Its
+/// sides are longer than that.
+fn mirrored(plane: &[f64], width: usize) -> Vec<f64> {
+    let height = plane.len().checked_div(width).unwrap_or(0);
+    let source = |place: usize, length: usize| {
+        let from_first = place.abs_diff(WINDOW_RADIUS);
+        let last = length - 1;
+        if from_first > last { 2 * last - from_first } else { from_first }
+    };
+    let mut mirrored = vec![];
+    for row in 0..height + 2 * WINDOW_RADIUS {
+        let row = source(row, height);
+        mirrored.extend((0..width + 2 * WINDOW_RADIUS).map(|column| plane[row * width + source(column, width)]));
+    }
+    mirrored
 }
 
 /// Means of squares of two by two pixels; an odd row or column at the end is left out.

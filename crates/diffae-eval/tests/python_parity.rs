@@ -1,9 +1,10 @@
-//! Comparison with pytorch-fid, scikit-learn and torchmetrics; `xtask/peer/eval_fixtures.py` makes the numbers.
+//! Comparison with pytorch-fid, prdc, scikit-learn and torchmetrics; `xtask/peer/eval_fixtures.py` makes the numbers.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 use candle_core::{Device, Tensor};
 use diffae_eval::{
-    FeatureStatistics, LinearProbe, auroc, average_precision, frechet_distance, kernel_distance, ms_ssim,
+    FeatureStatistics, LinearProbe, auroc, average_precision, frechet_distance, kernel_distance, manifold_overlap,
+    ms_ssim,
 };
 use serde::Deserialize;
 
@@ -32,6 +33,7 @@ struct Pair {
     seeds: [f64; 2],
     frechet: f64,
     kernel: f64,
+    overlap: Vec<(usize, f64, f64, f64, f64)>,
 }
 
 fn fixture() -> Fixture {
@@ -50,7 +52,7 @@ fn features(count: usize, width: usize, seed: f64) -> Tensor {
 
 #[test]
 fn distances_are_those_of_python() {
-    for Pair { counts, width, seeds, frechet, kernel } in fixture().pairs {
+    for Pair { counts, width, seeds, frechet, kernel, overlap } in fixture().pairs {
         let [x, y] = [0, 1].map(|i| features(counts[i], width, seeds[i]));
         let statistics = |features: &Tensor| {
             let mut statistics = FeatureStatistics::new(width);
@@ -64,6 +66,13 @@ fn distances_are_those_of_python() {
         assert!((got - frechet).abs() < 1e-6 * frechet.max(1.), "{counts:?}: {got}, expected {frechet}");
         let got = kernel_distance(&x, &y).unwrap();
         assert!((got - kernel).abs() < 1e-9 * kernel.abs().max(1.), "{counts:?}: {got}, expected {kernel}");
+        for (k, precision, recall, density, coverage) in overlap {
+            let got = manifold_overlap(&x, &y, k).unwrap();
+            let got = [got.precision, got.recall, got.density, got.coverage];
+            for (got, expected) in got.iter().zip([precision, recall, density, coverage]) {
+                assert!((got - expected).abs() < 1e-12, "{counts:?}, {k} neighbors: {got}, expected {expected}");
+            }
+        }
     }
 }
 
