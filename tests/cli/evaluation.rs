@@ -84,6 +84,13 @@ fn attributes_that_codes_hold_are_found() {
     assert!(!report.to_string().contains("Always"), "an attribute of all pictures cannot be probed");
     let auroc = |attribute| figure(&report, "auroc", &[("attribute", attribute)]);
     assert!((auroc("(mean)") - auroc("Blue")).abs() < 1e-12);
+    let rows: Vec<String> = (0..8).map(|n| format!("{n}.png,{},{}", u8::from(n > 3), n % 2)).collect();
+    fs::write(workspace.path("two.csv"), format!("file,Blue,Odd\n{}\n", rows.join("\n"))).unwrap();
+    let args = ["eval", "disentanglement", "--model", &model, "--data", &data, "--labels", "two.csv", "--out", "eval"];
+    let report = workspace.run(&[&args[..], &["--json"]].concat()).succeeds().json();
+    let share = figure(&report, "disentanglement", &[]);
+    assert!((0. ..=1.).contains(&share), "{share}");
+    assert!((figure(&report, "attributes", &[]) - 2.).abs() < 1e-12);
     let plain = checkpoint("ddpm16");
     let args = ["eval", "attributes", "--model", &plain, "--data", &data, "--labels", "labels.csv", "--out", "none"];
     workspace.run(&[&args[..], &["--folds", "4"]].concat()).fails_with("plain DDPM");

@@ -24,7 +24,8 @@
 //! | [`manifold_overlap`] | 1 | precision, recall, density, coverage: are samples real, and as varied? |
 //! | [`auroc`], [`average_precision`] | 1 | does what is present score higher than what is not? |
 //!
-//! [`LinearProbe`] asks what can be read out of codes linearly; [`bootstrap`] says how sure a figure is.
+//! [`LinearProbe`] asks what can be read out of codes linearly, [`dci`] and [`total_auroc_difference`] whether single
+//! dimensions stand for single attributes; [`bootstrap`] says how sure a figure is.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -40,6 +41,7 @@
 
 mod bootstrap;
 mod classification;
+mod disentanglement;
 mod error;
 mod frechet;
 mod image_pairs;
@@ -50,6 +52,7 @@ mod ssim;
 
 pub use bootstrap::{Interval, bootstrap, bootstrap_mean};
 pub use classification::{auroc, average_precision};
+pub use disentanglement::{AurocDifference, Dci, dci, total_auroc_difference};
 pub use error::{Error, Result};
 pub use frechet::{FeatureStatistics, frechet_distance, kernel_distance};
 pub use linear_probe::{LinearProbe, cross_validated_logits};

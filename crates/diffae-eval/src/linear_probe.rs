@@ -52,7 +52,7 @@ impl LinearProbe {
         row.iter().zip(&self.weight).map(|(x, w)| x * w).sum::<f64>() + self.bias
     }
 
-    fn fit_rows(rows: &[Vec<f64>], present: &[bool], inverse_penalty: f64) -> Result<Self> {
+    pub(crate) fn fit_rows(rows: &[Vec<f64>], present: &[bool], inverse_penalty: f64) -> Result<Self> {
         if rows.len() != present.len() {
             return Err(Error::Lengths { scores: rows.len(), labels: present.len() });
         }
@@ -168,14 +168,20 @@ pub fn cross_validated_logits(
     Ok(logits)
 }
 
+/// Rows with columns of mean 0 and variance 1; a column that does not vary becomes zero.
+pub(crate) fn standardized(rows: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let scale = Standardization::of(rows.iter().map(Vec::as_slice));
+    rows.iter().map(|row| scale.apply(row)).collect()
+}
+
 /// Mean and deviation of columns.
-pub(crate) struct Standardization {
+struct Standardization {
     mean: Vec<f64>,
     deviation: Vec<f64>,
 }
 
 impl Standardization {
-    pub(crate) fn of<'a>(rows: impl Iterator<Item = &'a [f64]> + Clone) -> Self {
+    fn of<'a>(rows: impl Iterator<Item = &'a [f64]> + Clone) -> Self {
         let count = rows.clone().count().max(1) as f64;
         let width = rows.clone().next().map_or(0, <[f64]>::len);
         let mut mean = vec![0.; width];
@@ -193,7 +199,7 @@ impl Standardization {
         Self { mean, deviation }
     }
 
-    pub(crate) fn apply(&self, row: &[f64]) -> Vec<f64> {
+    fn apply(&self, row: &[f64]) -> Vec<f64> {
         row.iter().zip(&self.mean).zip(&self.deviation).map(|((x, mean), deviation)| (x - mean) / deviation).collect()
     }
 }

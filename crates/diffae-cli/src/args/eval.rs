@@ -20,6 +20,8 @@ pub(crate) enum Measure {
     Recon(ReconArgs),
     /// What a linear probe reads out of z_sem: AUROC and average precision of each attribute
     Attributes(AttributesArgs),
+    /// Whether single dimensions of z_sem stand for single attributes: DCI and total AUROC difference
+    Disentanglement(AttributesArgs),
     /// How near edits come to the truth, on pairs of pictures that differ in one attribute
     Edits(EditsArgs),
     /// How much of a picture z_sem decides, and how much x_T

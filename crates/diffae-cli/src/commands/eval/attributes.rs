@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
-use diffae_eval::{auroc, average_precision, cross_validated_logits};
+use diffae_eval::{Interval, auroc, average_precision, cross_validated_logits};
 use diffae_train::{FOLDER_LABELS, Labels};
 
 use super::codes::encode_all;
@@ -19,8 +19,51 @@ const NAME: &str = "attributes";
 /// A measure of scores against labels.
 type ScoreMeasure = fn(&[f64], &[bool]) -> diffae_eval::Result<f64>;
 
-/// Encodes all pictures, fits the probes, and scores them on pictures that they have not seen.
+/// Codes of pictures with labels.
+struct Labelled {
+    /// `[N, D]`
+    z_sem: Tensor,
+    names: Vec<String>,
+    /// For each attribute, N labels.
+    present: Vec<Vec<bool>>,
+    settings: Settings,
+}
+
+/// Fits the probes, and scores them on pictures that they have not seen.
 pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
+    let labelled = encode(global, args)?;
+    let figures = figures(&labelled, args)?;
+    Report::new(NAME, labelled.settings, figures).finish(&args.run)
+}
+
+/// Asks whether single dimensions stand for single attributes.
+pub(super) fn run_disentanglement(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
+    let Labelled { z_sem, names, present, settings } = encode(global, args)?;
+    let varies = |(name, present): &(String, Vec<bool>)| {
+        let varies = present.contains(&true) && present.contains(&false);
+        if !varies {
+            tracing::warn!("{name} is the same for all pictures and is left out");
+        }
+        varies
+    };
+    let (_, present): (Vec<String>, Vec<Vec<bool>>) = names.into_iter().zip(present).filter(varies).unzip();
+    let dci = diffae_eval::dci(&z_sem, &present, args.inverse_penalty)?;
+    let difference = diffae_eval::total_auroc_difference(&z_sem, &present)?;
+    let count = z_sem.dim(0)?;
+    let figures = [
+        ("disentanglement", dci.disentanglement),
+        ("completeness", dci.completeness),
+        ("total_auroc_difference", difference.total),
+        ("attributes_captured", difference.num_captured as f64),
+        ("attributes", present.len() as f64),
+    ];
+    // A resample would fit every probe again, for figures that nobody compares within a percent.
+    let point = |(name, value)| Figure::new(name, &[], Interval { value, low: value, high: value }, count);
+    Report::new("disentanglement", settings, figures.into_iter().map(point).collect()).finish(&args.run)
+}
+
+/// Encodes all pictures, and keeps those with labels.
+fn encode(global: &GlobalArgs, args: &AttributesArgs) -> Result<Labelled> {
     let pictures = EvalPictures::find(&args.data)?;
     let labels = read_labels(&args.labels, &pictures)?;
     ensure!(
@@ -34,29 +77,30 @@ pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
         bail!("{} pictures have labels, too few for {} parts", rows.len(), args.folds)
     }
     let session = Session::open(global, &args.model, &args.run.batch)?;
-    let seed = args.run.random.seed;
     let settings = Settings::from([
         ("model".to_owned(), session.model.fingerprint().into()),
         ("data".to_owned(), pictures.fingerprint().into()),
         ("count".to_owned(), rows.len().into()),
         ("folds".to_owned(), args.folds.into()),
         ("inverse_penalty".to_owned(), args.inverse_penalty.into()),
-        ("seed".to_owned(), seed.into()),
+        ("seed".to_owned(), args.run.random.seed.into()),
     ]);
     let z_sem = encode_all(&session, &pictures, &args.run.out)?;
     let indices = rows.iter().map(|&(idx, _)| u32::try_from(idx)).collect::<Result<Vec<_>, _>>()?;
     let z_sem = z_sem.index_select(&Tensor::new(indices, &candle_core::Device::Cpu)?, 0)?;
-    let figures = figures(&z_sem, &labels.names, &rows, args)?;
-    Report::new(NAME, settings, figures).finish(&args.run)
+    let of_attribute = |attribute: usize| {
+        rows.iter().map(|(_, row)| row.get(attribute).copied().unwrap_or(false)).collect::<Vec<bool>>()
+    };
+    let present = (0..labels.names.len()).map(of_attribute).collect();
+    Ok(Labelled { z_sem, names: labels.names, present, settings })
 }
 
-fn figures(z_sem: &Tensor, names: &[String], rows: &[(usize, &[bool])], args: &AttributesArgs) -> Result<Vec<Figure>> {
+fn figures(labelled: &Labelled, args: &AttributesArgs) -> Result<Vec<Figure>> {
     const MEASURES: [(&str, ScoreMeasure); 2] = [("auroc", auroc), ("average_precision", average_precision)];
     let seed = args.run.random.seed;
     let (mut figures, mut shares) = (vec![], vec![]);
-    for (attribute, name) in names.iter().enumerate() {
-        let present: Vec<bool> = rows.iter().map(|(_, row)| row.get(attribute).copied().unwrap_or(false)).collect();
-        let logits = match cross_validated_logits(z_sem, &present, args.folds, args.inverse_penalty) {
+    for (name, present) in labelled.names.iter().zip(&labelled.present) {
+        let logits = match cross_validated_logits(&labelled.z_sem, present, args.folds, args.inverse_penalty) {
             Ok(logits) => logits,
             Err(diffae_eval::Error::OneClass) => {
                 tracing::warn!("{name} is (nearly) the same for all pictures and is left out");

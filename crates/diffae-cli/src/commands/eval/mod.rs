@@ -18,6 +18,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EvalArgs) -> Result<()> {
     match &args.measure {
         Measure::Recon(args) => recon::run(global, args),
         Measure::Attributes(args) => attributes::run(global, args),
+        Measure::Disentanglement(args) => attributes::run_disentanglement(global, args),
         Measure::Edits(args) => edits::run(global, args),
         Measure::ZUsage(args) => z_usage::run(global, args),
     }
