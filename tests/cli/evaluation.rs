@@ -65,6 +65,17 @@ fn an_interrupted_evaluation_goes_on_and_ends_the_same() {
     fs::remove_file(workspace.path("torn/recon.json")).unwrap();
     with("torn", "2").succeeds();
     assert_eq!(read("torn", "recon.json"), read("whole", "recon.json"));
+    with("other", "3").succeeds();
+    let reports = ["eval", "compare", "whole/recon.json", "torn/recon.json", "other/recon.json"];
+    let rows = workspace.run(&[&reports[..], &["--json"]].concat()).succeeds().json();
+    let rows = rows.as_array().unwrap();
+    // Three measures of two kinds of x_T with two numbers of steps, of which a report has one.
+    assert_eq!(rows.len(), 12);
+    assert_eq!(rows[0]["figures"][0], rows[0]["figures"][1]);
+    assert!(rows[0]["figures"][2].is_null() && rows[11]["figures"][0].is_null());
+    let table = workspace.run(&reports).succeeds().stdout();
+    assert!(table.contains("whole/recon.json") && table.contains("steps 3, x_T random"), "{table}");
+    workspace.run(&["eval", "compare", "whole/recon.csv"]).fails_with("no report");
     // Values of other settings are not mixed in.
     with("torn", "3").fails_with("another evaluation (steps is [2], not [3])");
     assert_eq!(read("torn", "recon.json"), read("whole", "recon.json"));

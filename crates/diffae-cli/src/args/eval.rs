@@ -26,6 +26,8 @@ pub(crate) enum Measure {
     Edits(EditsArgs),
     /// How much of a picture z_sem decides, and how much x_T
     ZUsage(ZUsageArgs),
+    /// Lay reports side by side
+    Compare(CompareArgs),
 }
 
 /// What every measure takes.
@@ -150,4 +152,14 @@ pub(crate) struct ZUsageArgs {
     /// Decoding steps
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Reports: the JSON files that other measures have written
+    #[arg(required = true, value_name = "REPORT.json")]
+    pub(crate) reports: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod codes;
+mod compare;
 mod edits;
 mod journal;
 mod pictures;
@@ -20,6 +21,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EvalArgs) -> Result<()> {
         Measure::Attributes(args) => attributes::run(global, args),
         Measure::Disentanglement(args) => attributes::run_disentanglement(global, args),
         Measure::Edits(args) => edits::run(global, args),
+        Measure::Compare(args) => compare::run(args),
         Measure::ZUsage(args) => z_usage::run(global, args),
     }
 }

@@ -12,7 +12,7 @@ use crate::args::EvalRunArgs;
 use crate::output::{say, say_json};
 
 /// Changes when a reader of older reports would be misled.
-const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 1;
 /// Resamples of a bootstrap.
 const NUM_RESAMPLES: usize = 1000;
 
@@ -107,14 +107,7 @@ impl Report {
             row.extend([figure.name.clone(), number(figure.value), interval, figure.count.to_string()]);
             rows.push(row);
         }
-        let widths: Vec<usize> = (0..rows[0].len())
-            .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-            .collect();
-        let line = |row: &Vec<String>| {
-            let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
-            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-        };
-        rows.iter().map(line).collect::<Vec<_>>().join("\n")
+        aligned(&rows)
     }
 
     fn csv(&self) -> String {
@@ -137,8 +130,19 @@ impl Report {
     }
 }
 
+/// Rows of cells as lines whose columns stand below each other; every row has as many cells as the first.
+pub(super) fn aligned(rows: &[Vec<String>]) -> String {
+    let width_of = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).filter_map(width_of).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Four digits that count.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let size = value.abs();
     match size {
         _ if size == 0. => "0".to_owned(),
