@@ -76,7 +76,12 @@ fn an_interrupted_evaluation_goes_on_and_ends_the_same() {
     let table = workspace.run(&reports).succeeds().stdout();
     assert!(table.contains("whole/recon.json") && table.contains("steps 3, x_T random"), "{table}");
     workspace.run(&["eval", "compare", "whole/recon.csv"]).fails_with("no report");
-    // Values of other settings are not mixed in.
+    // Neither values of other settings are mixed in nor those of other pictures of the same names.
+    let picture = workspace.path("data/0.png");
+    let original = fs::read(&picture).unwrap();
+    image::RgbImage::from_pixel(16, 16, image::Rgb([9, 9, 9])).save(&picture).unwrap();
+    with("torn", "2").fails_with("another evaluation (data is");
+    fs::write(&picture, original).unwrap();
     with("torn", "3").fails_with("another evaluation (steps is [2], not [3])");
     assert_eq!(read("torn", "recon.json"), read("whole", "recon.json"));
 }

@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use diffae_infer::Overwrite;
 
 pub(crate) use eval::{
-    AttributesArgs, CompareArgs, EditDirection, EditsArgs, EvalArgs, EvalDataArgs, EvalRunArgs, Measure, PictureCrop,
-    ReconArgs, ZUsageArgs,
+    AttributesArgs, CompareArgs, EditDirection, EditsArgs, EvalArgs, EvalDataArgs, EvalRunArgs, LabelledArgs, Measure,
+    PictureCrop, ReconArgs, ZUsageArgs,
 };
 
 /// Heading of the options that only some checkpoints need.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use diffae_infer::{DecodeOptions, Input, LoadOptions, Model, ModelConfig, NoiseSource, read_batch};
 use diffae_nets::weights::ArchitectureHints;
 
@@ -107,6 +107,11 @@ pub(crate) fn architecture_hints(args: &HintArgs) -> ArchitectureHints {
         beta_schedule: args.beta_schedule.clone(),
         latent_beta_schedule: args.latent_beta_schedule.clone(),
     }
+}
+
+/// `[-1, 1]` as the networks speak to `[0, 1]` as measures do, on the CPU; values beyond are clipped, as in a file.
+pub(crate) fn to_unit(x: &Tensor) -> Result<Tensor> {
+    Ok(((x.to_device(&Device::Cpu)? + 1.)? * 0.5)?.clamp(0., 1.)?)
 }
 
 /// Whether Ctrl-C was pressed.

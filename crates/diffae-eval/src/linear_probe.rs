@@ -144,12 +144,10 @@ pub fn cross_validated_logits(
     inverse_penalty: f64,
 ) -> Result<Vec<f64>> {
     let rows = rows("x", x)?;
-    if num_folds < 2 || rows.len() < num_folds {
-        return Err(Error::TooFew {
-            what: "rows or folds for a cross-validation",
-            got: rows.len(),
-            least: num_folds.max(2),
-        });
+    for (what, got, least) in [("folds", num_folds, 2), ("rows for the folds", rows.len(), num_folds)] {
+        if got < least {
+            return Err(Error::TooFew { what, got, least });
+        }
     }
     if rows.len() != present.len() {
         return Err(Error::Lengths { scores: rows.len(), labels: present.len() });

@@ -21,7 +21,7 @@ pub(crate) enum Measure {
     /// What a linear probe reads out of z_sem: AUROC and average precision of each attribute
     Attributes(AttributesArgs),
     /// Whether single dimensions of z_sem stand for single attributes: DCI and total AUROC difference
-    Disentanglement(AttributesArgs),
+    Disentanglement(LabelledArgs),
     /// How near edits come to the truth, on pairs of pictures that differ in one attribute
     Edits(EditsArgs),
     /// How much of a picture z_sem decides, and how much x_T
@@ -89,6 +89,16 @@ pub(crate) struct ReconArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AttributesArgs {
     #[command(flatten)]
+    pub(crate) labelled: LabelledArgs,
+    /// Parts of the cross-validation, two or more: each is scored by a probe that has seen the others only
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = two_or_more)]
+    pub(crate) folds: usize,
+}
+
+/// Pictures whose attributes are known, and how probes are fitted to them.
+#[derive(Debug, Args)]
+pub(crate) struct LabelledArgs {
+    #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) data: EvalDataArgs,
@@ -97,9 +107,6 @@ pub(crate) struct AttributesArgs {
     /// Attributes: a CelebA attribute file, a CSV file, or `folders` for one class a folder
     #[arg(long, value_name = "FILE")]
     pub(crate) labels: PathBuf,
-    /// Parts of the cross-validation: each is scored by a probe that has seen the others only
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = positive)]
-    pub(crate) folds: usize,
     /// How loosely the probe is held: scikit-learn's C
     #[arg(long, default_value_t = 1., value_name = "C")]
     pub(crate) inverse_penalty: f64,
@@ -162,4 +169,9 @@ pub(crate) struct CompareArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn two_or_more(text: &str) -> Result<usize, String> {
+    let number = positive(text)?;
+    if number < 2 { Err("must be at least 2".to_owned()) } else { Ok(number) }
 }

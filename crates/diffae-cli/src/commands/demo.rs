@@ -5,9 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use base64::Engine;
-use diffae_infer::{
-    BUILT_IN_MODEL, Codes, LoadOptions, ModelSource, Pipeline, built_in_pictures, gif_bytes, png_bytes,
-};
+use diffae_infer::{BUILT_IN_MODEL, Codes, ModelSource, Pipeline, built_in_pictures, gif_bytes, png_bytes};
 use image::RgbImage;
 
 use crate::args::{DemoArgs, GlobalArgs, HintArgs};
@@ -51,7 +49,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
     let names: Vec<String> = FILES.iter().chain([&PAGE]).map(|&name| name.to_owned()).collect();
     let output = OutputDir::new(&args.out, &names, args.force.overwrite())?;
     catch_interrupts();
-    let options: LoadOptions = load_options(global, &HintArgs::default())?;
+    let options = load_options(global, &HintArgs::default())?;
     let model = ModelSource::built_in()?.build(&options)?;
     let provenance = Provenance::new(model.fingerprint()).with("steps", &args.steps).with("seed", &args.random.seed);
     let (faces, num_attributes) = (built_in_pictures()?, model.classifier()?.config().attributes.len());

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::args::{GlobalArgs, ReconstructArgs, ReconstructionNoise};
 use crate::output::{PictureOutput, Provenance, say, say_json};
 use crate::progress::Progress;
-use crate::session::Session;
+use crate::session::{Session, to_unit};
 
 const SHEET: &str = "sheet";
 
@@ -62,8 +62,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
 }
 
 fn measure(x_0: &Tensor, decoded: &Tensor, names: &[String]) -> Result<Vec<Measured>> {
-    let unit = |x: &Tensor| ((x.to_device(&candle_core::Device::Cpu)? + 1.)? * 0.5)?.clamp(0., 1.);
-    let (x, y) = (unit(x_0)?, unit(decoded)?);
+    let (x, y) = (to_unit(x_0)?, to_unit(decoded)?);
     let psnr = diffae_eval::psnr(&x, &y).context("measuring PSNR")?;
     let ssim = diffae_eval::ssim(&x, &y).context("measuring SSIM")?;
     let mse = diffae_eval::mse(&x, &y).context("measuring MSE")?;

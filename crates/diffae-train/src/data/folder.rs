@@ -153,17 +153,25 @@ impl Pictures {
     /// # Errors
     /// If it cannot be read, or is no picture.
     pub fn read(&self, idx: usize, channels: usize, image_size: usize) -> Result<Tensor> {
+        let bytes = self.bytes(idx)?;
+        let crop = (self.crop == Crop::Celeba).then_some(CELEBA_BOX);
+        let name = self.root.join(self.name(idx));
+        Ok(picture_from_bytes(&bytes, &name, (channels, image_size), crop)?)
+    }
+
+    /// One as it is stored.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn bytes(&self, idx: usize) -> Result<Vec<u8>> {
         let Some(item) = self.items.get(idx) else {
             return Err(Error::Data { path: self.root.clone(), problem: format!("there is no picture {idx}") });
         };
-        let bytes = match &item.place {
-            Place::File => std::fs::read(&item.file).map_err(at(&item.file))?,
-            Place::Part { offset, length } => archives::read(&item.file, *offset, *length).map_err(at(&item.file))?,
-            Place::Value(database) => database.read(&item.name)?,
-        };
-        let crop = (self.crop == Crop::Celeba).then_some(CELEBA_BOX);
-        let name = self.root.join(&item.name);
-        Ok(picture_from_bytes(&bytes, &name, (channels, image_size), crop)?)
+        match &item.place {
+            Place::File => std::fs::read(&item.file).map_err(at(&item.file)),
+            Place::Part { offset, length } => archives::read(&item.file, *offset, *length).map_err(at(&item.file)),
+            Place::Value(database) => database.read(&item.name),
+        }
     }
 }
 

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
-use diffae_eval::{Interval, auroc, average_precision, cross_validated_logits};
+use diffae_eval::{auroc, average_precision, cross_validated_logits};
 use diffae_train::{FOLDER_LABELS, Labels};
 
 use super::codes::encode_all;
 use super::journal::Settings;
 use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
-use crate::args::{AttributesArgs, GlobalArgs};
+use crate::args::{AttributesArgs, GlobalArgs, LabelledArgs};
 use crate::session::Session;
 
 const NAME: &str = "attributes";
@@ -31,14 +31,15 @@ struct Labelled {
 
 /// Fits the probes, and scores them on pictures that they have not seen.
 pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
-    let labelled = encode(global, args)?;
+    let mut labelled = encode(global, &args.labelled, args.folds)?;
+    labelled.settings.insert("folds".to_owned(), args.folds.into());
     let figures = figures(&labelled, args)?;
-    Report::new(NAME, labelled.settings, figures).finish(&args.run)
+    Report::new(NAME, labelled.settings, figures).finish(&args.labelled.run)
 }
 
 /// Asks whether single dimensions stand for single attributes.
-pub(super) fn run_disentanglement(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
-    let Labelled { z_sem, names, present, settings } = encode(global, args)?;
+pub(super) fn run_disentanglement(global: &GlobalArgs, args: &LabelledArgs) -> Result<()> {
+    let Labelled { z_sem, names, present, settings } = encode(global, args, 2)?;
     let varies = |(name, present): &(String, Vec<bool>)| {
         let varies = present.contains(&true) && present.contains(&false);
         if !varies {
@@ -58,12 +59,12 @@ pub(super) fn run_disentanglement(global: &GlobalArgs, args: &AttributesArgs) ->
         ("attributes", present.len() as f64),
     ];
     // A resample would fit every probe again, for figures that nobody compares within a percent.
-    let point = |(name, value)| Figure::new(name, &[], Interval { value, low: value, high: value }, count);
+    let point = |(name, value)| Figure::point(name, &[], value, count);
     Report::new("disentanglement", settings, figures.into_iter().map(point).collect()).finish(&args.run)
 }
 
-/// Encodes all pictures, and keeps those with labels.
-fn encode(global: &GlobalArgs, args: &AttributesArgs) -> Result<Labelled> {
+/// Encodes all pictures, and keeps those with labels, `least` or more.
+fn encode(global: &GlobalArgs, args: &LabelledArgs, least: usize) -> Result<Labelled> {
     let pictures = EvalPictures::find(&args.data)?;
     let labels = read_labels(&args.labels, &pictures)?;
     ensure!(
@@ -73,15 +74,15 @@ fn encode(global: &GlobalArgs, args: &AttributesArgs) -> Result<Labelled> {
     );
     let rows: Vec<(usize, &[bool])> =
         (0..pictures.len()).filter_map(|idx| Some((idx, labels.of(&pictures.name(idx))?))).collect();
-    if rows.len() < args.folds.max(2) {
-        bail!("{} pictures have labels, too few for {} parts", rows.len(), args.folds)
+    if rows.len() < least {
+        bail!("{} pictures have labels, at least {least} are needed", rows.len())
     }
     let session = Session::open(global, &args.model, &args.run.batch)?;
     let settings = Settings::from([
         ("model".to_owned(), session.model.fingerprint().into()),
-        ("data".to_owned(), pictures.fingerprint().into()),
+        ("data".to_owned(), pictures.fingerprint()?.into()),
         ("count".to_owned(), rows.len().into()),
-        ("folds".to_owned(), args.folds.into()),
+        ("labels".to_owned(), args.labels.display().to_string().into()),
         ("inverse_penalty".to_owned(), args.inverse_penalty.into()),
         ("seed".to_owned(), args.run.random.seed.into()),
     ]);
@@ -97,10 +98,10 @@ fn encode(global: &GlobalArgs, args: &AttributesArgs) -> Result<Labelled> {
 
 fn figures(labelled: &Labelled, args: &AttributesArgs) -> Result<Vec<Figure>> {
     const MEASURES: [(&str, ScoreMeasure); 2] = [("auroc", auroc), ("average_precision", average_precision)];
-    let seed = args.run.random.seed;
+    let seed = args.labelled.run.random.seed;
     let (mut figures, mut shares) = (vec![], vec![]);
     for (name, present) in labelled.names.iter().zip(&labelled.present) {
-        let logits = match cross_validated_logits(&labelled.z_sem, present, args.folds, args.inverse_penalty) {
+        let logits = match cross_validated_logits(&labelled.z_sem, present, args.folds, args.labelled.inverse_penalty) {
             Ok(logits) => logits,
             Err(diffae_eval::Error::OneClass) => {
                 tracing::warn!("{name} is (nearly) the same for all pictures and is left out");

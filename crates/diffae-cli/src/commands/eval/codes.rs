@@ -22,7 +22,7 @@ const KEY: &str = "diffae:codes";
 pub(super) fn encode_all(session: &Session, pictures: &EvalPictures, folder: &Path) -> Result<Tensor> {
     let folder = folder.join("z_sem");
     fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
-    let key = format!("{} {}", session.model.fingerprint(), pictures.fingerprint());
+    let key = format!("{} {}", session.model.fingerprint(), pictures.fingerprint()?);
     let progress = Progress::start("encode", pictures.len(), 1);
     let mut parts = vec![];
     for (number, part) in pictures.batches(PART).enumerate() {

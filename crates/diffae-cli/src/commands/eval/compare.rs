@@ -52,9 +52,8 @@ fn table(rows: &[Row], args: &CompareArgs) -> String {
         let of: Vec<String> = row.of.iter().map(|(key, value)| format!("{key} {value}")).collect();
         let mut line = vec![row.measure.clone(), of.join(", "), row.name.clone()];
         line.extend(row.figures.iter().map(|figure| match figure {
-            Some(Figure { value, low, high, .. }) => {
-                format!("{} [{} .. {}]", number(*value), number(*low), number(*high))
-            }
+            Some(figure) if figure.low.is_some() => format!("{} [{}]", number(figure.value), figure.interval()),
+            Some(figure) => number(figure.value),
             None => "-".to_owned(),
         }));
         cells.push(line);

@@ -6,16 +6,16 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use diffae_infer::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
-use diffae_train::{Crop, Pictures};
+use diffae_train::Crop;
 
 use super::journal::{Journal, Settings, Values};
-use super::pictures::{EvalPictures, to_unit};
+use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{EditDirection, EditsArgs, GlobalArgs};
 use crate::drawing::{SheetRow, captioned_sheet};
 use crate::output::Provenance;
 use crate::progress::Progress;
-use crate::session::Session;
+use crate::session::{Session, to_unit};
 
 const NAME: &str = "edits";
 /// One pair in so many finds the strength of an edit, and is not measured.
@@ -59,7 +59,8 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
     }
     let all: Vec<Pairs> = all.into_iter().filter(known).collect();
     ensure!(!all.is_empty(), "the model has none of the attributes of {}", args.pairs.display());
-    let fingerprints: Vec<String> = all.iter().map(|pairs| pairs.without.fingerprint()).collect();
+    let both = all.iter().flat_map(|pairs| [&pairs.without, &pairs.with]);
+    let fingerprints = both.map(EvalPictures::fingerprint).collect::<Result<Vec<String>>>()?;
     let direction = if args.direction == EditDirection::Pairs { "pairs" } else { "classifier" };
     let settings = Settings::from([
         ("model".to_owned(), session.model.fingerprint().into()),
@@ -84,9 +85,7 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
         let seed = args.run.random.seed;
         let of = [("attribute", pairs.attribute.as_str())];
         if let Edit::Along { strength, .. } = edit {
-            let count = pairs.without.len() - first;
-            let interval = diffae_eval::Interval { value: strength, low: strength, high: strength };
-            figures.push(Figure::new("strength", &of, interval, count));
+            figures.push(Figure::point("strength", &of, strength, pairs.without.len() - first));
         }
         for name in MEASURES {
             let value = |idx| journal.get(&item(pairs, idx))?.get(name).copied();
@@ -117,8 +116,7 @@ fn find(root: &Path, limit: Option<usize>) -> Result<Vec<Pairs>> {
     let mut all = vec![];
     for folder in folders {
         let attribute = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let side =
-            |name| -> Result<_> { Ok(EvalPictures::first(Pictures::all(&folder.join(name), Crop::Center)?, limit)) };
+        let side = |name| EvalPictures::first(&folder.join(name), Crop::Center, limit);
         let (without, with) = (side("without")?, side("with")?);
         let same = without.len() == with.len() && (0..with.len()).all(|idx| without.name(idx) == with.name(idx));
         if !same {

@@ -88,7 +88,8 @@ fn read(
     let Some(header) = lines.next() else { return Ok(None) };
     let header: Option<Header> = serde_json::from_str(header).ok();
     if header.as_ref().is_none_or(|header| header.settings != *settings) {
-        if overwrite == Overwrite::Replace {
+        // A journal without items, of a command that failed at once, holds nothing to lose.
+        if overwrite == Overwrite::Replace || (header.is_some() && lines.next().is_none()) {
             return Ok(None);
         }
         let difference = header.map_or("it is damaged".to_owned(), |header| difference(&header.settings, settings));
@@ -151,5 +152,7 @@ mod tests {
         let error = open(20, Overwrite::Refuse).unwrap_err().to_string();
         assert!(error.contains("steps is 10, not 20"), "{error}");
         assert_eq!(open(20, Overwrite::Replace).unwrap().get("a"), None);
+        // Now it is empty, and nothing is in the way.
+        assert!(open(30, Overwrite::Refuse).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! The pictures of an evaluation, batch by batch.
 
 use std::ops::Range;
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
@@ -12,6 +13,7 @@ use crate::session::Session;
 /// The pictures of a folder, or the first of them.
 pub(super) struct EvalPictures {
     pictures: Pictures,
+    crop: Crop,
     count: usize,
 }
 
@@ -22,13 +24,14 @@ impl EvalPictures {
             PictureCrop::Center => Crop::Center,
             PictureCrop::Celeba => Crop::Celeba,
         };
-        Ok(Self::first(Pictures::all(&args.data, crop)?, args.limit))
+        Self::first(&args.data, crop, args.limit)
     }
 
-    /// The first ones.
-    pub(super) fn first(pictures: Pictures, limit: Option<usize>) -> Self {
+    /// The first ones below a folder.
+    pub(super) fn first(root: &Path, crop: Crop, limit: Option<usize>) -> Result<Self> {
+        let pictures = Pictures::all(root, crop)?;
         let count = limit.unwrap_or(usize::MAX).min(pictures.len());
-        Self { pictures, count }
+        Ok(Self { pictures, crop, count })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -43,13 +46,15 @@ impl EvalPictures {
         &self.pictures
     }
 
-    /// A checksum of the names, so that values are not mistaken for those of other pictures.
-    pub(super) fn fingerprint(&self) -> String {
+    /// A checksum of names, pictures and crop, so that values are not mistaken for those of other pictures.
+    pub(super) fn fingerprint(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{:?}", self.crop).as_bytes());
         for idx in 0..self.count {
-            hasher.update(self.name(idx).as_bytes()).update(b"\n");
+            let bytes = self.pictures.bytes(idx)?;
+            hasher.update(format!("\n{} {}\n", self.name(idx), bytes.len()).as_bytes()).update(&bytes);
         }
-        hasher.finalize().to_hex().chars().take(16).collect()
+        Ok(hasher.finalize().to_hex().chars().take(16).collect())
     }
 
     /// Pictures that follow each other, at most `size` at once.
@@ -66,9 +71,4 @@ impl EvalPictures {
         let pictures = indices.map(read).collect::<diffae_train::Result<Vec<_>>>()?;
         Ok(Tensor::stack(&pictures, 0)?.to_device(session.model.device())?)
     }
-}
-
-/// `[-1, 1]` as the networks speak to `[0, 1]` as measures do, on the CPU; values beyond are clipped, as in a file.
-pub(super) fn to_unit(x: &Tensor) -> Result<Tensor> {
-    Ok(((x.to_device(&candle_core::Device::Cpu)? + 1.)? * 0.5)?.clamp(0., 1.)?)
 }

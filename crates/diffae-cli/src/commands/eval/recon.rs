@@ -7,13 +7,13 @@ use candle_core::Tensor;
 use diffae_infer::{NoiseSource, Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 
 use super::journal::{Journal, Settings, Values};
-use super::pictures::{EvalPictures, to_unit};
+use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, ReconArgs};
 use crate::drawing::{Curve, SheetRow, captioned_sheet, plot};
 use crate::output::Provenance;
 use crate::progress::Progress;
-use crate::session::Session;
+use crate::session::{Session, to_unit};
 
 const NAME: &str = "recon";
 /// Where `x_T` comes from.
@@ -54,7 +54,7 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
     let seed = args.run.random.seed;
     let settings = Settings::from([
         ("model".to_owned(), session.model.fingerprint().into()),
-        ("data".to_owned(), pictures.fingerprint().into()),
+        ("data".to_owned(), pictures.fingerprint()?.into()),
         ("count".to_owned(), pictures.len().into()),
         ("steps".to_owned(), steps.iter().copied().collect::<Vec<_>>().into()),
         ("invert_steps".to_owned(), args.invert_steps.into()),
@@ -64,8 +64,12 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
     let calls = ways.iter().map(|way| way.steps + way.invert_steps).sum();
     let progress = Progress::start(NAME, pictures.len(), calls);
     let mut rows = vec![];
+    let sheet_path = args.run.out.join("recon.png");
+    // The pictures of the sheet are not in the journal: they are decoded again, unless there is nothing left to do.
+    let is_known = |idx| ways.iter().all(|way| journal.get(&way.item(&pictures.name(idx))).is_some());
+    let has_sheet = sheet_path.is_file() && (0..pictures.len()).all(is_known);
     for batch in pictures.batches(session.batch_size()) {
-        let shown = batch.start < NUM_SHOWN;
+        let shown = batch.start < NUM_SHOWN && !has_sheet;
         let missing: Vec<Way> = ways
             .iter()
             .copied()
@@ -99,15 +103,13 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
     }
     progress.finish();
     rows.truncate(NUM_SHOWN);
-    let columns: Vec<String> =
-        ["real".to_owned()].into_iter().chain(ways.iter().map(|way| format!("{} {}", way.kind, way.steps))).collect();
     let provenance = Provenance::new(session.model.fingerprint());
-    let path = args.run.out.join("recon.png");
-    write_atomically(
-        &path,
-        &png_bytes(&captioned_sheet(&columns, &rows)?, provenance.entries(), &path)?,
-        Overwrite::Replace,
-    )?;
+    if !has_sheet {
+        let names = ways.iter().map(|way| format!("{} {}", way.kind, way.steps));
+        let columns: Vec<String> = ["real".to_owned()].into_iter().chain(names).collect();
+        let bytes = png_bytes(&captioned_sheet(&columns, &rows)?, provenance.entries(), &sheet_path)?;
+        write_atomically(&sheet_path, &bytes, Overwrite::Replace)?;
+    }
     let figures = figures(&ways, &pictures, &journal, seed);
     for (name, label) in [("psnr", "PSNR, dB"), ("ssim", "SSIM")] {
         let picture = plot("Reconstructions", ["decoding steps T", label], &curves(&figures, name))?;

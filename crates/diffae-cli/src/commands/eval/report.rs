@@ -27,7 +27,7 @@ pub(super) struct Report {
     pub(super) figures: Vec<Figure>,
 }
 
-/// A figure with its 95% interval.
+/// A figure, where it has one with its 95% interval.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Figure {
     pub(super) name: String,
@@ -35,17 +35,29 @@ pub(super) struct Figure {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) of: BTreeMap<String, String>,
     pub(super) value: f64,
-    pub(super) low: f64,
-    pub(super) high: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) low: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) high: Option<f64>,
     /// Number of items behind it.
     pub(super) count: usize,
 }
 
 impl Figure {
-    pub(super) fn new(name: &str, of: &[(&str, &str)], interval: Interval, count: usize) -> Self {
+    fn new(name: &str, of: &[(&str, &str)], Interval { value, low, high }: Interval, count: usize) -> Self {
+        Self { low: Some(low), high: Some(high), ..Self::point(name, of, value, count) }
+    }
+
+    /// A figure whose interval is not known.
+    pub(super) fn point(name: &str, of: &[(&str, &str)], value: f64, count: usize) -> Self {
         let of = of.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let Interval { value, low, high } = interval;
-        Self { name: name.to_owned(), of, value, low, high, count }
+        Self { name: name.to_owned(), of, value, low: None, high: None, count }
+    }
+
+    /// `low .. high`, nothing if it is not known.
+    pub(super) fn interval(&self) -> String {
+        let bounds = self.low.zip(self.high);
+        bounds.map(|(low, high)| format!("{} .. {}", number(low), number(high))).unwrap_or_default()
     }
 
     /// The mean of values; none without finite values.
@@ -84,7 +96,7 @@ impl Report {
         let path = folder.join(format!("{}.json", self.measure));
         let text = format!("{}\n", serde_json::to_string_pretty(self)?);
         write_atomically(&path, text.as_bytes(), Overwrite::Replace)?;
-        write_atomically(&folder.join(format!("{}.csv", self.measure)), self.csv().as_bytes(), Overwrite::Replace)?;
+        write_atomically(&folder.join(format!("{}.csv", self.measure)), &self.csv()?, Overwrite::Replace)?;
         if args.json { say_json(self) } else { say(&self.table()) }
     }
 
@@ -103,30 +115,25 @@ impl Report {
         for figure in &self.figures {
             let mut row: Vec<String> =
                 keys.iter().map(|&key| figure.of.get(key).cloned().unwrap_or_default()).collect();
-            let interval = format!("{} .. {}", number(figure.low), number(figure.high));
-            row.extend([figure.name.clone(), number(figure.value), interval, figure.count.to_string()]);
+            row.extend([figure.name.clone(), number(figure.value), figure.interval(), figure.count.to_string()]);
             rows.push(row);
         }
         aligned(&rows)
     }
 
-    fn csv(&self) -> String {
+    fn csv(&self) -> Result<Vec<u8>> {
         let keys = self.keys();
-        let quoted = |cell: &str| {
-            let plain = !cell.contains([',', '"', '\n']);
-            if plain { cell.to_owned() } else { format!("\"{}\"", cell.replace('"', "\"\"")) }
-        };
-        let mut text = format!("{}\n", [&keys[..], &["figure", "value", "low", "high", "count"]].concat().join(","));
+        let mut writer = csv::Writer::from_writer(vec![]);
+        writer.write_record([&keys[..], &["figure", "value", "low", "high", "count"]].concat())?;
         for figure in &self.figures {
             let mut cells: Vec<String> =
-                keys.iter().map(|&key| quoted(figure.of.get(key).map_or("", String::as_str))).collect();
-            cells.push(quoted(&figure.name));
-            cells.extend([figure.value, figure.low, figure.high].map(|value| value.to_string()));
+                keys.iter().map(|&key| figure.of.get(key).cloned().unwrap_or_default()).collect();
+            cells.extend([figure.name.clone(), figure.value.to_string()]);
+            cells.extend([figure.low, figure.high].map(|bound| bound.map_or(String::new(), |bound| bound.to_string())));
             cells.push(figure.count.to_string());
-            text.push_str(&cells.join(","));
-            text.push('\n');
+            writer.write_record(cells)?;
         }
-        text
+        Ok(writer.into_inner()?)
     }
 }
 
@@ -171,6 +178,7 @@ mod tests {
         assert_eq!(lines[0].find("figure"), lines[1].find("psnr"));
         assert_eq!(lines[1].find("psnr"), lines[2].find("ssim"));
         assert!(lines[1].ends_with("30.00 .. 32.50    8"), "{table}");
-        assert!(report.csv().contains("10,\"random, seeded\",psnr,31.25,30,32.5,8\n"));
+        let csv = String::from_utf8(report.csv().unwrap()).unwrap();
+        assert!(csv.contains("10,\"random, seeded\",psnr,31.25,30,32.5,8\n"));
     }
 }

@@ -5,11 +5,11 @@ use candle_core::Tensor;
 use diffae_infer::NoiseSource;
 
 use super::journal::{Journal, Settings, Values};
-use super::pictures::{EvalPictures, to_unit};
+use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, ZUsageArgs};
 use crate::progress::Progress;
-use crate::session::Session;
+use crate::session::{Session, to_unit};
 
 const NAME: &str = "z-usage";
 const BY_Z_SEM: &str = "rmse_other_z_sem";
@@ -30,7 +30,7 @@ pub(super) fn run(global: &GlobalArgs, args: &ZUsageArgs) -> Result<()> {
     let seed = args.run.random.seed;
     let settings = Settings::from([
         ("model".to_owned(), session.model.fingerprint().into()),
-        ("data".to_owned(), pictures.fingerprint().into()),
+        ("data".to_owned(), pictures.fingerprint()?.into()),
         ("count".to_owned(), pictures.len().into()),
         ("steps".to_owned(), args.steps.into()),
         ("seed".to_owned(), seed.into()),
