@@ -67,19 +67,27 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
         ("attributes".to_owned(), all.iter().map(|pairs| pairs.attribute.clone()).collect::<Vec<_>>().into()),
         ("data".to_owned(), fingerprints.into()),
         ("direction".to_owned(), direction.into()),
+        ("classifier".to_owned(), directions_fingerprint(&session, &all, args)?.into()),
         ("strength".to_owned(), args.strength.into()),
         ("steps".to_owned(), args.steps.into()),
         ("invert_steps".to_owned(), args.invert_steps.into()),
     ]);
     let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
+    let sheet_path = args.run.out.join("edits.png");
+    // The pictures of the sheet are not in the journal: they are made again, unless there is nothing left to do.
+    let is_known = |pairs: &Pairs| {
+        (first_measured(pairs, args)..pairs.without.len()).all(|idx| journal.get(&item(pairs, idx)).is_some())
+    };
+    let has_sheet = sheet_path.is_file() && all.iter().all(is_known);
+    let num_shown = if has_sheet { 0 } else { NUM_SHOWN };
     let total = all.iter().map(|pairs| pairs.without.len()).sum();
     let progress = Progress::start(NAME, total, args.steps + args.invert_steps);
     let (mut figures, mut rows) = (vec![], vec![]);
     for pairs in &all {
         let edit = edit_of(&session, pairs, args)?;
-        let first = if args.strength.is_some() { 0 } else { calibrated(pairs) };
+        let first = first_measured(pairs, args);
         progress.check(first * (args.steps + args.invert_steps))?;
-        let mut work = Work { session: &session, args, journal: &mut journal, progress: &progress };
+        let mut work = Work { session: &session, args, journal: &mut journal, progress: &progress, num_shown };
         let pictures = measure_pairs(&mut work, pairs, &edit, first)?;
         rows.push(SheetRow { label: pairs.attribute.clone(), pictures });
         let seed = args.run.random.seed;
@@ -94,15 +102,13 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
         }
     }
     progress.finish();
-    let columns = ["without", "edited", "with"].repeat(NUM_SHOWN);
-    let columns: Vec<String> = columns.into_iter().map(str::to_owned).collect();
-    let path = args.run.out.join("edits.png");
-    let provenance = Provenance::new(session.model.fingerprint());
-    write_atomically(
-        &path,
-        &png_bytes(&captioned_sheet(&columns, &rows)?, provenance.entries(), &path)?,
-        Overwrite::Replace,
-    )?;
+    if !has_sheet {
+        let columns: Vec<String> =
+            ["without", "edited", "with"].repeat(NUM_SHOWN).into_iter().map(str::to_owned).collect();
+        let provenance = Provenance::new(session.model.fingerprint());
+        let bytes = png_bytes(&captioned_sheet(&columns, &rows)?, provenance.entries(), &sheet_path)?;
+        write_atomically(&sheet_path, &bytes, Overwrite::Replace)?;
+    }
     Report::new(NAME, settings, figures).finish(&args.run)
 }
 
@@ -130,6 +136,26 @@ fn find(root: &Path, limit: Option<usize>) -> Result<Vec<Pairs>> {
 /// How many pairs find the edit.
 fn calibrated(pairs: &Pairs) -> usize {
     pairs.without.len().div_ceil(ONE_IN)
+}
+
+/// The first pair that is measured.
+fn first_measured(pairs: &Pairs, args: &EditsArgs) -> usize {
+    if args.strength.is_some() { 0 } else { calibrated(pairs) }
+}
+
+/// A checksum of the classifier's directions, which are no part of the model's fingerprint; none where they do not matter.
+fn directions_fingerprint(session: &Session, all: &[Pairs], args: &EditsArgs) -> Result<Option<String>> {
+    if args.direction == EditDirection::Pairs {
+        return Ok(None);
+    }
+    let mut hasher = blake3::Hasher::new();
+    for pairs in all {
+        let direction = session.model.classifier()?.direction(session.model.attribute_idx(&pairs.attribute)?)?;
+        for value in direction.to_vec1::<f32>()? {
+            hasher.update(&value.to_le_bytes());
+        }
+    }
+    Ok(Some(hasher.finalize().to_hex().chars().take(16).collect()))
 }
 
 fn edit_of(session: &Session, pairs: &Pairs, args: &EditsArgs) -> Result<Edit> {
@@ -172,16 +198,18 @@ struct Work<'a> {
     args: &'a EditsArgs,
     journal: &'a mut Journal,
     progress: &'a Progress,
+    /// Pairs of an attribute whose pictures are wanted.
+    num_shown: usize,
 }
 
 /// Measures what is missing of the pairs from `first` on, and returns the first pictures: without, edited, with.
 fn measure_pairs(work: &mut Work<'_>, pairs: &Pairs, edit: &Edit, first: usize) -> Result<Vec<image::RgbImage>> {
-    let Work { session, args, journal, progress } = work;
+    let Work { session, args, journal, progress, num_shown } = work;
     let (mut row, mut start) = (vec![], first);
     let size = session.batch_size();
     while start < pairs.without.len() {
         let batch = start..(start + size).min(pairs.without.len());
-        let shown = start < first + NUM_SHOWN;
+        let shown = start < first + *num_shown;
         let known = batch.clone().all(|idx| journal.get(&item(pairs, idx)).is_some());
         start = batch.end;
         if known && !shown {
@@ -198,7 +226,7 @@ fn measure_pairs(work: &mut Work<'_>, pairs: &Pairs, edit: &Edit, first: usize) 
         };
         let edited = session.decode(&x_terminal, Some(&moved), args.steps, progress)?;
         for (place, idx) in batch.clone().enumerate() {
-            if shown && row.len() < 3 * NUM_SHOWN {
+            if shown && row.len() < 3 * *num_shown {
                 for x in [&without, &edited, &with] {
                     row.push(rgb_from_tensor(&x.get(place)?)?);
                 }
