@@ -182,6 +182,13 @@ pub struct ObjectiveSettings {
     pub terminal_images: usize,
     /// How timesteps are weighted in the loss.
     pub loss_weight: LossWeight,
+    /// A part of the picture, `[left, top, right, bottom]` from 0 to 1, whose pixels weigh more; see `focus_weight`.
+    #[serde(default = "default_focus")]
+    pub focus: [f64; 4],
+    /// How much more the loss of a pixel in `focus` weighs than that of another. 1 is without. Each pixel's best
+    /// prediction stays what it was: a weight decides only what is learned sooner and where errors remain.
+    #[serde(default = "default_focus_weight")]
+    pub focus_weight: f64,
     /// Whether the blocks of the `UNet` keep only their inputs for the way back: less memory, more time.
     pub checkpoint_blocks: bool,
     /// In which number type activations are kept for the way back: half the memory in bf16. Parameters stay f32.
@@ -199,6 +206,14 @@ pub struct ObjectiveSettings {
     /// Weight of the mean absolute difference of pixels; of a compact autoencoder alone.
     #[serde(default = "default_pixel_weight")]
     pub pixel_weight: f64,
+}
+
+fn default_focus() -> [f64; 4] {
+    [0., 0., 1., 1.]
+}
+
+fn default_focus_weight() -> f64 {
+    1.
 }
 
 fn default_adversarial_timesteps() -> usize {
@@ -400,6 +415,12 @@ impl TrainConfig {
             ("objective.adversarial_weight", self.objective.adversarial_weight),
             ("objective.pixel_weight", self.objective.pixel_weight),
         ];
+        let [left, top, right, bottom] = self.objective.focus;
+        let inside = 0. <= left && left < right && right <= 1. && 0. <= top && top < bottom && bottom <= 1.;
+        let focus = format!("{:?}", self.objective.focus);
+        require(inside, "objective.focus", focus, "[left, top, right, bottom], from 0 to 1, the lesser first")?;
+        let weight = self.objective.focus_weight;
+        require(weight > 0. && weight.is_finite(), "objective.focus_weight", weight, "a positive number")?;
         for (key, weight) in weights {
             require(weight >= 0. && weight.is_finite(), key, weight, "a weight of at least 0")?;
         }

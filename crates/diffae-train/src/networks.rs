@@ -165,7 +165,7 @@ impl Networks {
     ) -> Result<Tensor> {
         match (self, given) {
             (Self::Diffusion { schedule, prediction, .. }, Given::Noised(noised)) => {
-                prediction_loss((schedule, *prediction), noised, made, objective.loss_weight)
+                prediction_loss((schedule, *prediction), noised, made, objective)
             }
             (Self::OneShot { .. }, Given::Details { .. }) => {
                 Ok(differentiable([made], |[made]| (x_0 - made)?.abs()?.mean_all()? * objective.pixel_weight)?)

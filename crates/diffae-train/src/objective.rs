@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use diffae_kernels::differentiable;
 use diffae_schedule::{NoiseSchedule, PredictionTarget, Timestep};
 
-use crate::config::LossWeight;
+use crate::config::{LossWeight, ObjectiveSettings};
 use crate::error::Result;
 use crate::random::{Purpose, below, normal, stream};
 
@@ -76,20 +76,47 @@ impl Noised {
     }
 }
 
-/// `mean over pictures of weight(t) * mean over pixels of (target - predicted)^2`, a scalar.
+/// `mean over pictures of weight(t) * mean over pixels of focus(pixel) * (target - predicted)^2`, a scalar.
 pub(crate) fn prediction_loss(
     (schedule, target): (&NoiseSchedule, PredictionTarget),
     noised: &Noised,
     predicted: &Tensor,
-    weight: LossWeight,
+    objective: &ObjectiveSettings,
 ) -> Result<Tensor> {
-    let at = |&t: &Timestep| Ok(weight.at(target, schedule.alpha_bar(t)?));
+    let at = |&t: &Timestep| Ok(objective.loss_weight.at(target, schedule.alpha_bar(t)?));
     let weights = noised.timesteps.iter().map(at).collect::<Result<Vec<f32>>>()?;
     let weights = Tensor::from_vec(weights, noised.timesteps.len(), &Device::Cpu)?;
     let target = &noised.target;
+    let (_, _, height, width) = target.dims4()?;
+    let focus = pixel_weights(objective, (height, width))?;
     Ok(differentiable([predicted], |[predicted]| {
-        (target - predicted)?.sqr()?.flatten_from(1)?.mean(1)?.mul(&weights)?.mean_all()
+        let squares = (target - predicted)?.sqr()?;
+        let squares = focus.as_ref().map_or(Ok(squares.clone()), |focus| squares.broadcast_mul(focus))?;
+        squares.flatten_from(1)?.mean(1)?.mul(&weights)?.mean_all()
     })?)
+}
+
+/// Weights of the pixels, `[H, W]`, of mean 1; none where all weigh the same. A pixel belongs to where its center is.
+#[expect(clippy::cast_possible_truncation, reason = "losses are f32")]
+fn pixel_weights(objective: &ObjectiveSettings, (height, width): (usize, usize)) -> Result<Option<Tensor>> {
+    if (objective.focus_weight - 1.).abs() < f64::EPSILON {
+        return Ok(None);
+    }
+    let [left, top, right, bottom] = objective.focus;
+    let within = |idx: usize, len: usize, (low, high): (f64, f64)| {
+        let center = (idx as f64 + 0.5) / len as f64;
+        low <= center && center < high
+    };
+    let mut weights = Vec::with_capacity(height * width);
+    for row in 0..height {
+        for column in 0..width {
+            let focused = within(row, height, (top, bottom)) && within(column, width, (left, right));
+            weights.push(if focused { objective.focus_weight } else { 1. });
+        }
+    }
+    let mean = weights.iter().sum::<f64>() / weights.len().max(1) as f64;
+    let weights: Vec<f32> = weights.iter().map(|weight| (weight / mean) as f32).collect();
+    Ok(Some(Tensor::from_vec(weights, (height, width), &Device::Cpu)?))
 }
 
 /// `mean of max(l, 0) - l y + ln(1 + exp(-|l|))`: binary cross-entropy of logits l for targets y.
@@ -176,6 +203,16 @@ mod tests {
         assert!((LossWeight::MinSnr.at(PredictionTarget::Eps, 0.9) - 5. / 9.).abs() < 1e-6);
         assert!((LossWeight::MinSnr.at(PredictionTarget::Eps, 0.5) - 1.).abs() < 1e-6);
         assert!((LossWeight::P2.at(PredictionTarget::Eps, 0.9) - 0.1).abs() < 1e-6);
+    }
+
+    #[test]
+    fn pixels_in_focus_weigh_more_and_the_mean_stays() {
+        let mut objective = crate::presets::config("smoke", &[]).unwrap().objective;
+        assert!(pixel_weights(&objective, (4, 4)).unwrap().is_none());
+        (objective.focus, objective.focus_weight) = ([0.5, 0., 1., 0.25], 9.);
+        let weights = pixel_weights(&objective, (4, 4)).unwrap().unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(weights[0], [0.5, 0.5, 4.5, 4.5]);
+        assert_eq!(weights[3], [0.5; 4]);
     }
 
     #[test]
