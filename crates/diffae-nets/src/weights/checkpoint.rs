@@ -180,7 +180,7 @@ impl TensorSource for CheckpointSource {
     }
 }
 
-fn stored<'a>(file: &'a TorchFile, name: &str, tensor: &TensorRef) -> Result<StoredTensor<'a>> {
+pub(super) fn stored<'a>(file: &'a TorchFile, name: &str, tensor: &TensorRef) -> Result<StoredTensor<'a>> {
     let tensor = file.read(tensor)?;
     let dtype = match tensor.dtype {
         TorchDtype::F64 => DType::F64,

@@ -70,7 +70,6 @@ fn a_missing_file_names_its_path() {
 fn other_kinds_of_files_are_named() {
     for (content, expected, hint) in [
         (&b""[..], FileKind::Empty, "an empty file"),
-        (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", FileKind::LegacyTorch, "before PyTorch 1.6"),
         (b"version https://git-lfs.github.com/spec/v1\n", FileKind::GitLfsPointer, "git lfs pull"),
         (b"<!DOCTYPE html>", FileKind::HtmlPage, "a web page"),
     ] {
@@ -79,6 +78,23 @@ fn other_kinds_of_files_are_named() {
         let message = error.to_string();
         assert!(message.contains("test.ckpt") && message.contains(hint), "{message}");
     }
+}
+
+#[test]
+fn broken_files_before_pytorch_1_6_say_where() {
+    let whole = include_bytes!("../data/legacy.pth");
+    assert!(open(whole).is_ok());
+    for (len, hint) in
+        [(13, "magic number"), (40, "facts of the machine"), (300, "saved object"), (750, "within storage")]
+    {
+        let error = error_of(&whole[..len]);
+        let message = whole_message(&error);
+        assert!(message.contains("before PyTorch 1.6") && message.contains(hint), "{len}: {message}");
+    }
+    // The version is the number behind the magic one.
+    let mut other_version = whole.to_vec();
+    other_version[18] = 0;
+    assert!(whole_message(&error_of(&other_version)).contains("version is not 1001"));
 }
 
 #[test]

@@ -64,3 +64,20 @@ fn the_classifier_has_its_tensors_and_parameters() {
         assert!(f32s(&read.bytes).iter().all(|number| number.is_finite()));
     }
 }
+
+#[test]
+fn files_before_pytorch_1_6_have_their_tensors() {
+    // Written with `_use_new_zipfile_serialization=False`: `weight` and `transposed` share a storage.
+    let file = open_golden("legacy.pth");
+    let tensors = file.root_tensors().unwrap();
+    assert_eq!(tensors.keys().collect::<Vec<_>>(), ["half", "num_batches_tracked", "transposed", "weight"]);
+    let weight = file.read(&tensors["weight"]).unwrap();
+    let numbers: Vec<f32> = (0..12).map(|number| number as f32).collect();
+    assert_eq!((weight.shape.as_slice(), f32s(&weight.bytes)), (&[3, 4][..], numbers));
+    let transposed = file.read(&tensors["transposed"]).unwrap();
+    assert_eq!(f32s(&transposed.bytes)[..4], [0., 4., 8., 1.]);
+    let half = file.read(&tensors["half"]).unwrap();
+    assert_eq!((half.dtype, half.bytes.as_ref()), (TorchDtype::F16, &[0x00, 0x3e, 0x00, 0xc0][..]));
+    let count = file.read(&tensors["num_batches_tracked"]).unwrap();
+    assert_eq!((count.dtype, count.bytes[0]), (TorchDtype::I64, 7));
+}

@@ -35,6 +35,7 @@ const MAX_CASE_TIME: Duration = Duration::from_secs(5);
 
 const CLASSIFIER: &[u8] = include_bytes!("../data/classifier.ckpt");
 const LATENT: &[u8] = include_bytes!("../data/latent.pkl");
+const LEGACY: &[u8] = include_bytes!("../data/legacy.pth");
 /// The pickle of the `last.ckpt` that the other two belong to; its storages would be 3 MB.
 const LAST_PICKLE: &[u8] = include_bytes!("../data/last_data.pkl");
 
@@ -210,6 +211,9 @@ fn mutated_files() {
     let tally = check_all(MAX_MEMORY_PER_BYTE, cases(2_000, |random| mutated(CLASSIFIER, random)));
     assert!(tally.num_opened > 500 && tally.num_rejected > 500, "{tally:?}");
     assert!(tally.num_tensors_read > 1000 && tally.num_tensors_rejected > 100, "{tally:?}");
+    let tally = check_all(MAX_MEMORY_PER_BYTE, cases(1_000, |random| mutated(LEGACY, random)));
+    assert!(tally.num_opened > 0 && tally.num_rejected > 0, "{tally:?}");
+
     let tally = check_all(MAX_MEMORY_PER_BYTE, cases(1_000, |random| mutated(LATENT, random)));
     assert!(tally.num_opened > 200 && tally.num_rejected > 200, "{tally:?}");
 }

@@ -4,11 +4,6 @@ use std::fmt;
 
 use super::excerpt::excerpt;
 
-/// The start of every file in the format that PyTorch wrote before 1.6: a pickle of the number
-/// `0x1950a86a20f9469cfc6c`.
-/// # Source
-/// PyTorch's `torch/serialization.py`, `MAGIC_NUMBER`.
-const LEGACY_TORCH_MAGIC: [u8; 13] = [0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50];
 /// Where the magic of a tar archive stands.
 const TAR_MAGIC_AT: usize = 257;
 /// How much of a file is looked at to tell text from data.
@@ -22,8 +17,6 @@ const SHOWN_BYTES: usize = 8;
 pub enum FileKind {
     /// No bytes at all.
     Empty,
-    /// A checkpoint in the format before PyTorch 1.6.
-    LegacyTorch,
     /// A pickle that holds no tensors, or holds them inside.
     PlainPickle,
     /// A tar archive.
@@ -54,7 +47,6 @@ impl FileKind {
         let tar_magic = file.get(TAR_MAGIC_AT..).unwrap_or_default();
         match file {
             [] => Self::Empty,
-            _ if file.starts_with(&LEGACY_TORCH_MAGIC) => Self::LegacyTorch,
             [0x80, 2..=5, ..] => Self::PlainPickle,
             [0x1f, 0x8b, ..] => Self::Gzip,
             _ if tar_magic.starts_with(b"ustar") => Self::Tar,
@@ -101,10 +93,6 @@ impl fmt::Display for FileKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("an empty file"),
-            Self::LegacyTorch => f.write_str(
-                "a checkpoint in the format before PyTorch 1.6; load it with torch.load and save it again with \
-                 torch.save",
-            ),
             Self::PlainPickle => f.write_str("a Python pickle that torch.save did not write"),
             Self::Tar => f.write_str("a tar archive; unpack it first"),
             Self::Gzip => f.write_str("a gzip file; unpack it first"),
@@ -129,13 +117,11 @@ mod tests {
         tar[TAR_MAGIC_AT..][..5].copy_from_slice(b"ustar");
         let mut safetensors = 16_u64.to_le_bytes().to_vec();
         safetensors.extend(b"{\"t\":null}      ");
-        let legacy = [&LEGACY_TORCH_MAGIC[..], b"\x19."].concat();
         let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
         let mut split_character = vec![b'a'; TEXT_PROBE_BYTES - 1];
         split_character.extend("é".bytes());
         for (file, expected) in [
             (&b""[..], FileKind::Empty),
-            (&legacy, FileKind::LegacyTorch),
             (b"\x80\x04N.", FileKind::PlainPickle),
             (&tar, FileKind::Tar),
             (b"\x1f\x8b\x08\0", FileKind::Gzip),

@@ -3,6 +3,7 @@
 mod chunked_vec;
 mod excerpt;
 mod file_kind;
+mod legacy;
 mod mapped_file;
 mod pickle;
 mod pickle_error;
@@ -25,6 +26,6 @@ pub use mapped_file::MappedFile;
 pub use pickle_error::PickleError;
 pub use strided_view::StridedView;
 pub use torch_dtype::TorchDtype;
-pub use torch_error::{ArchiveError, JsonError, TorchError};
+pub use torch_error::{ArchiveError, JsonError, LegacyError, TorchError};
 pub use torch_file::{TensorBytes, TorchFile};
 pub use torch_tensor::TensorRef;

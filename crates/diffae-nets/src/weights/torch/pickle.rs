@@ -44,6 +44,18 @@ impl Pickle {
         if input.len() > MAX_PICKLE_BYTES {
             return Err(PickleError::TooLarge { len: input.len(), limit: MAX_PICKLE_BYTES });
         }
+        let (pickle, len) = Self::parse_first(input)?;
+        match input.len() - len {
+            0 => Ok(pickle),
+            extra => Err(PickleError::TrailingData { at: len.saturating_sub(1), extra }),
+        }
+    }
+
+    /// Reads the pickle that `input` begins with, and says how long it is.
+    /// # Errors
+    /// As [`Pickle::parse`].
+    pub(super) fn parse_first(input: &[u8]) -> Result<(Self, usize)> {
+        let input = input.get(..MAX_PICKLE_BYTES).unwrap_or(input);
         let value_limit = NUM_SPARE_VALUES + input.len().div_ceil(2);
         Machine { reader: PickleReader::new(input), stack: PickleStack::new(value_limit) }.run()
     }
@@ -56,7 +68,7 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    fn run(mut self) -> Result<Pickle> {
+    fn run(mut self) -> Result<(Pickle, usize)> {
         loop {
             let opcode = self.reader.opcode()?;
             self.stack.opcode_at = self.reader.opcode_at();
@@ -65,10 +77,9 @@ impl Machine<'_> {
             }
             self.execute(opcode)?;
         }
-        match self.reader.num_left() {
-            0 => self.stack.finish().map(|(arena, root)| Pickle { arena, root }),
-            extra => Err(PickleError::TrailingData { at: self.reader.opcode_at(), extra }),
-        }
+        // The opcode that ends a pickle has no operands.
+        let len = self.reader.opcode_at() + 1;
+        self.stack.finish().map(|(arena, root)| (Pickle { arena, root }, len))
     }
 
     fn execute(&mut self, opcode: u8) -> Result<()> {

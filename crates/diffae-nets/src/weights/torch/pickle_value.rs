@@ -156,6 +156,11 @@ impl ValueArena {
         self.nodes.len()
     }
 
+    /// The ids of all nodes.
+    pub(super) fn ids(&self) -> impl Iterator<Item = NodeId> {
+        (1..=u32::try_from(self.num_nodes()).unwrap_or(u32::MAX)).filter_map(NonZeroU32::new).map(NodeId)
+    }
+
     /// The value with this id.
     pub(super) fn node(&self, id: NodeId) -> Node {
         self.nodes[position(id.0)]

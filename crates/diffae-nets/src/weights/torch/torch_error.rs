@@ -25,6 +25,14 @@ pub enum TorchError {
         /// What it is.
         kind: FileKind,
     },
+    /// The file has the format before PyTorch 1.6, but is broken.
+    #[error("cannot read {path}, which is in the format before PyTorch 1.6", path = path.display())]
+    Legacy {
+        /// The file.
+        path: PathBuf,
+        /// What is broken.
+        source: LegacyError,
+    },
     /// The file is a zip archive, but a broken one.
     #[error("cannot read the archive {path}", path = path.display())]
     Archive {
@@ -297,6 +305,64 @@ pub enum JsonError {
     #[error("the key {key:?} appears twice in a dict")]
     DuplicateKey {
         /// The key.
+        key: String,
+    },
+}
+
+/// What is broken in a checkpoint of the format before PyTorch 1.6.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LegacyError {
+    /// One of the pickles at its start.
+    #[error("the pickle of {part} is broken")]
+    Pickle {
+        /// Which.
+        part: &'static str,
+        /// The cause.
+        source: PickleError,
+    },
+    /// An unknown version.
+    #[error("its version is not {expected}")]
+    Version {
+        /// The one that is known.
+        expected: i64,
+    },
+    /// Numbers of the other byte order.
+    #[error("its numbers are not little-endian")]
+    ByteOrder,
+    /// Numbers of an unknown type, so that what is behind them cannot be found.
+    #[error("storage {key} is of class {class}, which this reader does not know")]
+    StorageClass {
+        /// Its key.
+        key: String,
+        /// Its class.
+        class: String,
+    },
+    /// The keys are no list of texts.
+    #[error("the keys of its storages are missing")]
+    NoKeys,
+    /// A storage that no tensor uses.
+    #[error("storage {key} belongs to no tensor")]
+    UnknownStorage {
+        /// Its key.
+        key: String,
+    },
+    /// A storage of another size.
+    #[error("storage {key} holds {got} numbers, its tensors expect {expected}")]
+    StorageNumel {
+        /// Its key.
+        key: String,
+        /// What the file says.
+        got: i64,
+        /// What the pickle says.
+        expected: usize,
+    },
+    /// The file ends too early.
+    #[error("the file ends after {len} bytes, within storage {key}")]
+    Truncated {
+        /// Length of the file.
+        len: usize,
+        /// The storage.
         key: String,
     },
 }

@@ -1,6 +1,6 @@
-//! Checkpoints in the zip format of `torch.save`.
+//! Checkpoints of `torch.save`: in its zip format, or in the one before PyTorch 1.6 (see [`super::legacy`]).
 //!
-//! Such a file is a zip archive of entries that are not compressed. `<name>/data.pkl` is a pickle of the saved
+//! A zip file is a zip archive of entries that are not compressed. `<name>/data.pkl` is a pickle of the saved
 //! object, a dict in a checkpoint; `<name>/data/<key>` holds the numbers of one storage, and the pickle says which
 //! tensors are views of it; `<name>/byteorder` exists since PyTorch 2.1. No code of the pickle is ever run.
 
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::excerpt::excerpt;
 use super::file_kind::FileKind;
+use super::legacy::LegacyStorages;
 use super::mapped_file::MappedFile;
 use super::pickle::Pickle;
 use super::pickle_json::json_from_value;
@@ -33,14 +34,22 @@ const NUM_LISTED_KEYS: usize = 16;
 pub struct TorchFile {
     path: PathBuf,
     file: MappedFile,
-    directory: ZipDirectory,
-    /// Start of the names of all entries.
-    name: Vec<u8>,
+    storages: Storages,
     arena: ValueArena,
     /// The dict that was saved.
     root: NodeId,
     /// Its entries with string keys.
     root_entries: BTreeMap<String, NodeId>,
+}
+
+/// Where storages are.
+enum Storages {
+    Zip {
+        directory: ZipDirectory,
+        /// Start of the names of all entries.
+        name: Vec<u8>,
+    },
+    Legacy(LegacyStorages),
 }
 
 /// The numbers of a tensor.
@@ -58,33 +67,24 @@ impl TorchFile {
     /// Opens the checkpoint at `path` and reads its pickle.
     /// # Errors
     /// [`TorchError::Open`] if there is no such file; [`TorchError::NotTorch`], [`TorchError::NoPickle`] or
-    /// [`TorchError::SeveralPickles`] if it is something else; [`TorchError::Archive`] or [`TorchError::Pickle`] if it is
-    /// damaged; [`TorchError::ByteOrder`], [`TorchError::RootNotDict`] or [`TorchError::DuplicateKey`] if it is a
+    /// [`TorchError::SeveralPickles`] if it is something else; [`TorchError::Archive`], [`TorchError::Pickle`] or
+    /// [`TorchError::Legacy`] if it is damaged; [`TorchError::ByteOrder`], [`TorchError::RootNotDict`] or [`TorchError::DuplicateKey`] if it is a
     /// checkpoint that this reader does not take.
     pub fn open(path: &Path) -> Result<Self, TorchError> {
         let file = MappedFile::open(path)?;
-        if !ZipDirectory::is_zip(&file) {
-            return Err(TorchError::NotTorch { path: path.to_path_buf(), kind: FileKind::of(&file) });
-        }
-        let broken = |source| TorchError::Archive { path: path.to_path_buf(), source };
-        let directory = ZipDirectory::read(&file).map_err(broken)?;
-        let name = checkpoint_name(path, &directory)?.to_vec();
-        directory.check_stored().map_err(broken)?;
-        check_byte_order(path, directory.data(&file, &entry_name(&name, "byteorder")).map_err(broken)?)?;
-
-        let pickle_name = entry_name(&name, "data.pkl");
-        let pickle = directory.data(&file, &pickle_name).map_err(broken)?.unwrap_or_default();
-        let Pickle { arena, root } = Pickle::parse(pickle).map_err(|source| TorchError::Pickle {
-            path: path.to_path_buf(),
-            entry: excerpt(&pickle_name),
-            source,
-        })?;
+        let (Pickle { arena, root }, storages) = if LegacyStorages::is_legacy(&file) {
+            let broken = |source| TorchError::Legacy { path: path.to_path_buf(), source };
+            let (pickle, storages) = LegacyStorages::read(&file).map_err(broken)?;
+            (pickle, Storages::Legacy(storages))
+        } else {
+            open_zip(path, &file)?
+        };
         let Some(entries) = arena.dict_entries(root) else {
             return Err(TorchError::RootNotDict { path: path.to_path_buf(), found: describe(&arena, root) });
         };
         let root_entries = by_key(&arena, entries)
             .map_err(|key| TorchError::DuplicateKey { within: format!("the dict of {}", path.display()), key })?;
-        Ok(Self { path: path.to_path_buf(), file, directory, name, root_entries, arena, root })
+        Ok(Self { path: path.to_path_buf(), file, storages, root_entries, arena, root })
     }
 
     /// The string keys of the dict that was saved, in order.
@@ -145,10 +145,17 @@ impl TorchFile {
     }
 
     fn storage(&self, tensor: &str, view: &StridedView) -> Result<&[u8], TorchError> {
-        let entry = entry_name(&self.name, &format!("data/{}", view.storage_key));
-        let storage = self
-            .directory
-            .data(&self.file, &entry)
+        let (entry, storage) = match &self.storages {
+            Storages::Zip { directory, name } => {
+                let entry = entry_name(name, &format!("data/{}", view.storage_key));
+                let storage = directory.data(&self.file, &entry);
+                (entry, storage)
+            }
+            Storages::Legacy(storages) => {
+                (view.storage_key.clone().into_bytes(), Ok(storages.get(&self.file, &view.storage_key)))
+            }
+        };
+        let storage = storage
             .map_err(|source| TorchError::Storage { tensor: excerpt(tensor), source })?
             .ok_or_else(|| TorchError::MissingStorage { tensor: excerpt(tensor), entry: excerpt(&entry) })?;
         let expected = (view.storage_numel as u64).saturating_mul(view.dtype.num_bytes() as u64);
@@ -186,6 +193,26 @@ impl fmt::Debug for TorchFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TorchFile").field("path", &self.path).field("file", &self.file).finish_non_exhaustive()
     }
+}
+
+/// Reads the pickle of a zip archive.
+fn open_zip(path: &Path, file: &MappedFile) -> Result<(Pickle, Storages), TorchError> {
+    if !ZipDirectory::is_zip(file) {
+        return Err(TorchError::NotTorch { path: path.to_path_buf(), kind: FileKind::of(file) });
+    }
+    let broken = |source| TorchError::Archive { path: path.to_path_buf(), source };
+    let directory = ZipDirectory::read(file).map_err(broken)?;
+    let name = checkpoint_name(path, &directory)?.to_vec();
+    directory.check_stored().map_err(broken)?;
+    check_byte_order(path, directory.data(file, &entry_name(&name, "byteorder")).map_err(broken)?)?;
+    let pickle_name = entry_name(&name, "data.pkl");
+    let pickle = directory.data(file, &pickle_name).map_err(broken)?.unwrap_or_default();
+    let pickle = Pickle::parse(pickle).map_err(|source| TorchError::Pickle {
+        path: path.to_path_buf(),
+        entry: excerpt(&pickle_name),
+        source,
+    })?;
+    Ok((pickle, Storages::Zip { directory, name }))
 }
 
 /// The name of the folder that all entries of the checkpoint are in.

@@ -112,24 +112,26 @@ impl Layout {
 }
 
 /// What the pickle says of a storage.
-struct StorageId<'a> {
-    class: (&'a str, &'a str),
-    key: &'a str,
-    numel: usize,
+pub(super) struct StorageId<'a> {
+    pub(super) class: (&'a str, &'a str),
+    pub(super) key: &'a str,
+    pub(super) numel: usize,
 }
 
 impl<'a> StorageId<'a> {
-    /// Reads the persistent id `("storage", class, key, device, numel)`.
-    fn from_value(arena: &'a ValueArena, value: NodeId) -> Option<Self> {
+    /// Reads the persistent id `("storage", class, key, device, numel)`; before PyTorch 1.6 with a None behind it.
+    pub(super) fn from_value(arena: &'a ValueArena, value: NodeId) -> Option<Self> {
         let Node::Persistent(id) = arena.node(value) else {
             return None;
         };
         let Node::Tuple(items) = arena.node(id) else {
             return None;
         };
-        let num_checked_items = 6;
+        let num_checked_items = 7;
         let items: Vec<NodeId> = arena.items(items).take(num_checked_items).collect();
-        let &[marker, class, key, _device, numel] = items.as_slice() else {
+        let (&[marker, class, key, _device, numel] | &[marker, class, key, _device, numel, NodeId::NONE]) =
+            items.as_slice()
+        else {
             return None;
         };
         if arena.text(marker) != Some("storage") {

@@ -1,0 +1,116 @@
+//! Checkpoints in the format that PyTorch wrote before 1.6.
+//!
+//! Such a file is a sequence of five pickles: a magic number, the version 1001, facts of the machine that wrote it, the
+//! saved object, and the keys of its storages. Then come the storages in the order of the keys: a number of elements as
+//! i64, and the elements. Most weights of old that are still downloaded (torchvision's, Inception's of pytorch-fid, the
+//! heads of LPIPS) have this form.
+//!
+//! # Source
+//! PyTorch's `torch/serialization.py`, `_legacy_save` and `_legacy_load`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::excerpt::excerpt;
+use super::pickle::Pickle;
+use super::pickle_value::{Node, ValueArena};
+use super::torch_dtype::TorchDtype;
+use super::torch_error::LegacyError;
+use super::torch_tensor::StorageId;
+
+/// The start of every file in the format that PyTorch wrote before 1.6: a pickle of the number
+/// `0x1950a86a20f9469cfc6c`.
+/// # Source
+/// PyTorch's `torch/serialization.py`, `MAGIC_NUMBER`.
+const MAGIC: [u8; 13] = [0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50];
+/// The version that all of these files have.
+const VERSION: i64 = 1001;
+
+/// Where the storages of a file lie.
+#[derive(Debug)]
+pub(super) struct LegacyStorages(BTreeMap<String, Range<usize>>);
+
+impl LegacyStorages {
+    /// Whether a file starts as such a checkpoint does.
+    pub(super) fn is_legacy(file: &[u8]) -> bool {
+        file.starts_with(&MAGIC)
+    }
+
+    /// Reads the saved object, and where its storages are.
+    /// # Errors
+    /// [`LegacyError`], with one variant for each way to be broken.
+    pub(super) fn read(file: &[u8]) -> Result<(Pickle, Self), LegacyError> {
+        let mut at = 0;
+        let mut next = |part: &'static str| {
+            let rest = file.get(at..).unwrap_or_default();
+            let (pickle, len) = Pickle::parse_first(rest).map_err(|source| LegacyError::Pickle { part, source })?;
+            at += len;
+            Ok(pickle)
+        };
+        let _magic = next("the magic number")?;
+        let version = next("the version")?;
+        if version.arena.node(version.root) != Node::Int(VERSION) {
+            return Err(LegacyError::Version { expected: VERSION });
+        }
+        let facts = next("the facts of the machine")?;
+        if !is_little_endian(&facts) {
+            return Err(LegacyError::ByteOrder);
+        }
+        let object = next("the saved object")?;
+        let keys = next("the keys of storages")?;
+        let storages = storages(file, at, &keys, &declared(&object.arena)?)?;
+        Ok((object, Self(storages)))
+    }
+
+    /// The bytes of a storage.
+    pub(super) fn get<'a>(&self, file: &'a [u8], key: &str) -> Option<&'a [u8]> {
+        file.get(self.0.get(key)?.clone())
+    }
+}
+
+/// What the saved object says of its storages: bytes a number, and numbers.
+fn declared(arena: &ValueArena) -> Result<BTreeMap<&str, (usize, usize)>, LegacyError> {
+    let mut declared = BTreeMap::new();
+    for id in arena.ids() {
+        let Some(StorageId { class: (module, class), key, numel }) = StorageId::from_value(arena, id) else { continue };
+        let Some(dtype) = TorchDtype::from_storage_class(module, class) else {
+            return Err(LegacyError::StorageClass { key: excerpt(key), class: excerpt(format!("{module}.{class}")) });
+        };
+        declared.insert(key, (dtype.num_bytes(), numel));
+    }
+    Ok(declared)
+}
+
+/// Walks over the storages.
+fn storages(
+    file: &[u8],
+    mut at: usize,
+    keys: &Pickle,
+    declared: &BTreeMap<&str, (usize, usize)>,
+) -> Result<BTreeMap<String, Range<usize>>, LegacyError> {
+    let Node::List(items) = keys.arena.node(keys.root) else { return Err(LegacyError::NoKeys) };
+    let mut storages = BTreeMap::new();
+    for item in keys.arena.items(items) {
+        let key = keys.arena.text(item).ok_or(LegacyError::NoKeys)?;
+        let Some(&(num_bytes, expected)) = declared.get(key) else {
+            return Err(LegacyError::UnknownStorage { key: excerpt(key) });
+        };
+        let truncated = || LegacyError::Truncated { key: excerpt(key), len: file.len() };
+        let header = file.get(at..).and_then(<[u8]>::first_chunk).ok_or_else(truncated)?;
+        let numel = i64::from_le_bytes(*header);
+        if usize::try_from(numel) != Ok(expected) {
+            return Err(LegacyError::StorageNumel { key: excerpt(key), got: numel, expected });
+        }
+        let start = at + header.len();
+        let end = expected.checked_mul(num_bytes).and_then(|len| start.checked_add(len));
+        at = end.filter(|&end| end <= file.len()).ok_or_else(truncated)?;
+        storages.insert(key.to_owned(), start..at);
+    }
+    Ok(storages)
+}
+
+fn is_little_endian(facts: &Pickle) -> bool {
+    let arena = &facts.arena;
+    let mut entries = arena.dict_entries(facts.root).into_iter().flatten();
+    entries.any(|(key, value)| arena.text(key) == Some("little_endian") && arena.node(value) == Node::Bool(true))
+}
