@@ -76,6 +76,18 @@ pub enum Error {
         #[source]
         source: candle_core::Error,
     },
+    /// Features are of gray or color pictures.
+    #[error("pictures have shape {got:?}, expected one or three channels [N, C, H, W]")]
+    Channels {
+        /// Their shape.
+        got: Vec<usize>,
+    },
+    /// The weights of a feature network cannot be read, or are of another one.
+    #[error("the weights of a feature network cannot be used")]
+    Weights(#[from] diffae_nets::Error),
+    /// A feature network could not be run.
+    #[error("a feature network could not be run")]
+    Network(#[from] candle_core::Error),
     /// A measure over several scales needs room.
     #[error("images have a side of {got} pixels, at least {least} are needed")]
     TooSmall {

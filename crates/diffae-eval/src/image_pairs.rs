@@ -72,6 +72,21 @@ impl ImagePairs {
     }
 }
 
+/// Checks that a batch is `[N, C, H, W]`, f32, not empty and in `[0, 1]`.
+pub(crate) fn check_unit_range(batch: &'static str, x: &Tensor) -> Result<()> {
+    if x.rank() != 4 {
+        return Err(Error::Rank { batch, got: x.dims().to_vec() });
+    }
+    if x.dtype() != DType::F32 {
+        return Err(Error::DType { batch, got: x.dtype() });
+    }
+    if x.elem_count() == 0 {
+        return Err(Error::Empty { shape: x.dims().to_vec() });
+    }
+    let num_values: usize = x.dims().iter().skip(1).product();
+    read(batch, x, num_values).map(|_| ())
+}
+
 fn read(batch: &'static str, tensor: &Tensor, num_values_per_image: usize) -> Result<Vec<f32>> {
     let values = tensor
         .flatten_all()

@@ -1,0 +1,311 @@
+//! What the networks are made of: convolutions with folded batch norms, pooling, resizing.
+
+use candle_core::{DType, Device, IndexOp, Result as CandleResult, Tensor};
+use diffae_nets::weights::Weights;
+
+use crate::error::{Error, Result};
+
+/// Reads layers.
+#[derive(Debug)]
+pub(super) struct Loader<'a> {
+    pub(super) weights: &'a Weights,
+    pub(super) device: &'a Device,
+}
+
+/// Sizes of a convolution.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    /// Height and width.
+    pub(super) kernel: [usize; 2],
+    pub(super) stride: usize,
+    pub(super) padding: Padding,
+    pub(super) groups: usize,
+}
+
+/// Zeros around a picture.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Padding {
+    /// So many above and below, and so many left and right.
+    Zeros([usize; 2]),
+    /// As `TensorFlow`: so many that the output has `ceil(size / stride)` pixels, the odd one below and right.
+    Same,
+}
+
+/// A convolution with a bias.
+#[derive(Debug, Clone)]
+pub(super) struct Conv {
+    weight: Tensor,
+    bias: Tensor,
+    window: Window,
+}
+
+impl Window {
+    /// A square kernel with stride 1 and zeros that keep the size.
+    pub(super) fn square(kernel: usize) -> Self {
+        Self::rectangle([kernel, kernel])
+    }
+
+    /// A kernel with stride 1 and zeros that keep the size.
+    pub(super) fn rectangle(kernel: [usize; 2]) -> Self {
+        Self { kernel, stride: 1, padding: Padding::Zeros(kernel.map(|side| side >> 1)), groups: 1 }
+    }
+
+    pub(super) fn with_padding(self, padding: usize) -> Self {
+        Self { padding: Padding::Zeros([padding; 2]), ..self }
+    }
+
+    pub(super) fn with_stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    /// `TensorFlow`'s padding.
+    pub(super) fn same(self) -> Self {
+        Self { padding: Padding::Same, ..self }
+    }
+
+    /// Each channel for itself.
+    pub(super) fn depthwise(self, channels: usize) -> Self {
+        Self { groups: channels, ..self }
+    }
+}
+
+impl Loader<'_> {
+    /// A tensor of a shape.
+    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let tensor = self.weights.tensor(name, DType::F32, self.device)?;
+        if tensor.dims() == shape {
+            return Ok(tensor);
+        }
+        let (name, got, expected) = (name.to_owned(), tensor.dims().to_vec(), shape.to_vec());
+        Err(Error::Weights(diffae_nets::Error::ShapeMismatch { name, got, expected }))
+    }
+
+    /// `NAME.weight` and `NAME.bias`.
+    pub(super) fn conv(&self, name: &str, (inputs, outputs): (usize, usize), window: Window) -> Result<Conv> {
+        let weight = self.weight(name, (inputs, outputs), window)?;
+        Ok(Conv { weight, bias: self.tensor(&format!("{name}.bias"), &[outputs])?, window })
+    }
+
+    /// `CONV.weight` with the statistics of a batch norm folded in: `(x - mean) / sqrt(var + eps) * gamma + beta` after
+    /// a convolution without bias is a convolution with one.
+    pub(super) fn conv_norm(
+        &self,
+        (conv, norm): (&str, &str),
+        (inputs, outputs): (usize, usize),
+        window: Window,
+        eps: f64,
+    ) -> Result<Conv> {
+        let weight = self.weight(conv, (inputs, outputs), window)?;
+        let of_norm = |part: &str| self.tensor(&format!("{norm}.{part}"), &[outputs]);
+        let (gamma, beta) = (of_norm("weight")?, of_norm("bias")?);
+        let (mean, var) = (of_norm("running_mean")?, of_norm("running_var")?);
+        let scale = (gamma / (var + eps)?.sqrt()?)?;
+        let bias = (beta - (mean * &scale)?)?;
+        Ok(Conv { weight: weight.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?, bias, window })
+    }
+
+    fn weight(&self, name: &str, (inputs, outputs): (usize, usize), window: Window) -> Result<Tensor> {
+        let [height, width] = window.kernel;
+        let inputs = if window.groups == 1 { inputs } else { 1 };
+        self.tensor(&format!("{name}.weight"), &[outputs, inputs, height, width])
+    }
+}
+
+impl Conv {
+    pub(super) fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
+        let Window { kernel: [height, width], stride, padding, groups } = self.window;
+        let keeps_size = match padding {
+            Padding::Zeros(zeros) => zeros == [height >> 1, width >> 1],
+            Padding::Same => true,
+        };
+        if groups == 1 && stride == 1 && height == width && height <= 3 && height % 2 == 1 && keeps_size {
+            return diffae_kernels::conv2d(x, &self.weight, &self.bias);
+        }
+        let x = pad(x, self.window)?;
+        let y =
+            if groups == 1 { x.conv2d(&self.weight, 0, stride, 1, 1)? } else { depthwise(&x, &self.weight, stride)? };
+        y.broadcast_add(&self.bias.reshape((1, (), 1, 1))?)
+    }
+}
+
+/// Zeros around a picture.
+fn pad(x: &Tensor, window: Window) -> CandleResult<Tensor> {
+    let sides = [x.dim(2)?, x.dim(3)?];
+    let before_after = |axis: usize| match window.padding {
+        Padding::Zeros(zeros) => (zeros[axis], zeros[axis]),
+        Padding::Same => {
+            let (side, kernel) = (sides[axis], window.kernel[axis]);
+            let covered = (side.div_ceil(window.stride).saturating_sub(1)) * window.stride + kernel;
+            let zeros = covered.saturating_sub(side);
+            (zeros >> 1, zeros - (zeros >> 1))
+        }
+    };
+    let ((top, bottom), (left, right)) = (before_after(0), before_after(1));
+    x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)
+}
+
+/// `y[n, c] = sum over i, j of w[c, i, j] x[n, c, s y + i, s x + j]`: as many products as the kernel has places, for
+/// Candle would take the channels one by one.
+fn depthwise(x: &Tensor, weight: &Tensor, stride: usize) -> CandleResult<Tensor> {
+    let (_, channels, height, width) = x.dims4()?;
+    let (_, _, kernel_height, kernel_width) = weight.dims4()?;
+    let places = |side: usize, kernel: usize| (side - kernel).checked_div(stride).unwrap_or(0) + 1;
+    let (rows, columns) = (places(height, kernel_height), places(width, kernel_width));
+    let every = |x: &Tensor, axis: usize, start: usize, count: usize| {
+        let x = x.narrow(axis, start, (count - 1) * stride + 1)?;
+        if stride == 1 {
+            return Ok(x);
+        }
+        let chosen: Vec<u32> = (0..).step_by(stride).take(count).collect();
+        x.contiguous()?.index_select(&Tensor::new(chosen, x.device())?, axis)
+    };
+    let mut sum: Option<Tensor> = None;
+    for i in 0..kernel_height {
+        let band = every(x, 2, i, rows)?;
+        for j in 0..kernel_width {
+            let factor = weight.i((.., 0, i, j))?.reshape((1, channels, 1, 1))?;
+            let term = every(&band, 3, j, columns)?.broadcast_mul(&factor)?;
+            sum = Some(sum.map_or(Ok(term.clone()), |sum| sum + &term)?);
+        }
+    }
+    sum.map_or_else(|| candle_core::bail!("a kernel without places"), Ok)
+}
+
+/// The largest of each window; of numbers of at least 0, for what lies beyond the border counts as 0.
+pub(super) fn max_pool(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> CandleResult<Tensor> {
+    let x = pad(x, Window::square(kernel).with_padding(padding))?;
+    x.max_pool2d_with_stride(kernel, stride)
+}
+
+/// As [`max_pool`] without padding, but pixels that are left at the border get a window of their own.
+pub(super) fn max_pool_ceil(x: &Tensor, kernel: usize, stride: usize) -> CandleResult<Tensor> {
+    let missing = |side: usize| match side.saturating_sub(kernel) % stride {
+        0 => 0,
+        left => stride - left,
+    };
+    let (bottom, right) = (missing(x.dim(2)?), missing(x.dim(3)?));
+    x.pad_with_zeros(2, 0, bottom)?.pad_with_zeros(3, 0, right)?.max_pool2d_with_stride(kernel, stride)
+}
+
+/// The mean of each 3x3 window, of the pixels within the picture alone.
+pub(super) fn average_pool_3x3(x: &Tensor) -> CandleResult<Tensor> {
+    let (_, _, height, width) = x.dims4()?;
+    let ones = Tensor::ones((1, 1, height, width), x.dtype(), x.device())?;
+    let mean = |x: &Tensor| pad(x, Window::square(3))?.avg_pool2d_with_stride(3, 1);
+    mean(x)?.broadcast_div(&mean(&ones)?)
+}
+
+/// `[N, C, H, W]` to `[N, C]`.
+pub(super) fn global_average(x: &Tensor) -> CandleResult<Tensor> {
+    x.flatten_from(2)?.mean(2)
+}
+
+/// How a picture is resized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filter {
+    /// Between the two nearest pixels, as `torch.nn.functional.interpolate` with `align_corners=False`: pixels are
+    /// left out where the picture shrinks.
+    Bilinear,
+    /// Keys' cubic with a = -0.75 in PyTorch's way: over the four nearest pixels.
+    Bicubic,
+    /// A triangle as wide as the pixels of the smaller picture.
+    Antialiased,
+}
+
+/// Resizes pictures, `[N, C, H, W]` to `[N, C, side, side]`. The mapping has the given scale, `side / old side` if none
+/// is given.
+pub(super) fn resize(x: &Tensor, side: usize, filter: Filter, scale: Option<f64>) -> CandleResult<Tensor> {
+    let (n, c, height, width) = x.dims4()?;
+    let matrix = |old: usize| {
+        let scale = scale.unwrap_or(side as f64 / old as f64);
+        Tensor::from_vec(resize_weights(old, side, filter, scale), (side, old), x.device())
+    };
+    let across = x.contiguous()?.reshape((n * c * height, width))?.matmul(&matrix(width)?.t()?)?;
+    let across = across.reshape((n * c, height, side))?;
+    let rows = matrix(height)?.broadcast_left(n * c)?;
+    rows.matmul(&across)?.reshape((n, c, side, side))
+}
+
+/// Row r holds the weights of the old pixels for the new pixel r.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "places are clamped to the picture")]
+fn resize_weights(old: usize, new: usize, filter: Filter, scale: f64) -> Vec<f32> {
+    let last = old.saturating_sub(1) as f64;
+    let mut weights = vec![0f32; old * new];
+    for (place, row) in weights.chunks_mut(old).enumerate() {
+        let center = (place as f64 + 0.5) / scale - 0.5;
+        let mut add = |at: f64, weight: f64| {
+            if let Some(entry) = row.get_mut(at.clamp(0., last) as usize) {
+                *entry += weight as f32;
+            }
+        };
+        match filter {
+            Filter::Bilinear => {
+                let center = center.max(0.);
+                let fraction = center - center.floor();
+                add(center.floor(), 1. - fraction);
+                add(center.floor() + 1., fraction);
+            }
+            Filter::Bicubic => {
+                for offset in [-1., 0., 1., 2.] {
+                    let at = center.floor() + offset;
+                    add(at, cubic(center - at));
+                }
+            }
+            Filter::Antialiased => {
+                let support = scale.recip().max(1.);
+                let first = (center - support).ceil().max(0.) as usize;
+                let end = ((center + support).floor().min(last)) as usize;
+                let weight = |at: usize| (1. - (at as f64 - center).abs() / support).max(0.);
+                let sum: f64 = (first..=end).map(weight).sum();
+                (first..=end).for_each(|at| add(at as f64, weight(at) / sum));
+            }
+        }
+    }
+    weights
+}
+
+/// Keys 1981 with a = -0.75.
+fn cubic(distance: f64) -> f64 {
+    const A: f64 = -0.75;
+    let x = distance.abs();
+    if x <= 1. {
+        ((A + 2.) * x - (A + 3.)) * x * x + 1.
+    } else if x < 2. {
+        ((A * x - 5. * A) * x + 8. * A) * x - 4. * A
+    } else {
+        0.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_resizing_sum_to_one_and_keep_the_size_as_it_is() {
+        for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Antialiased] {
+            for (old, new) in [(5, 9), (9, 4), (7, 7), (1, 3)] {
+                let weights = resize_weights(old, new, filter, new as f64 / old as f64);
+                for row in weights.chunks(old) {
+                    assert!((row.iter().sum::<f32>() - 1.).abs() < 1e-6, "{filter:?} {old} {new}");
+                }
+                if old == new {
+                    assert!((0..old).all(|at| (weights[at * old + at] - 1.).abs() < 1e-6), "{filter:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn depthwise_is_a_convolution_of_each_channel() {
+        let values: Vec<f32> = (0..2 * 3 * 7 * 6).map(|i| (i as f32 * 0.7).sin()).collect();
+        let x = Tensor::from_vec(values, (2, 3, 7, 6), &Device::Cpu).unwrap();
+        let weight: Vec<f32> = (0..3 * 9).map(|i| (i as f32 * 1.3).cos()).collect();
+        let weight = Tensor::from_vec(weight, (3, 1, 3, 3), &Device::Cpu).unwrap();
+        for stride in [1, 2] {
+            let expected = x.conv2d(&weight, 0, stride, 1, 3).unwrap();
+            let difference = (depthwise(&x, &weight, stride).unwrap() - expected).unwrap().abs().unwrap();
+            assert!(difference.max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-5);
+        }
+    }
+}

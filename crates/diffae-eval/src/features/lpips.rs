@@ -1,0 +1,215 @@
+//! The learned perceptual distance of picture patches.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{Device, Result as CandleResult, Tensor};
+use diffae_nets::weights::{SafetensorsFile, TensorMap, TensorSource, Weights, read_state_dict};
+
+use super::color;
+use super::layers::{Conv, Loader, Window, max_pool, max_pool_ceil};
+use crate::error::{Error, Result};
+
+/// What the channels of a picture in `[-1, 1]` are shifted and scaled by.
+const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
+const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
+/// Added to the length of activations.
+const EPS: f64 = 1e-10;
+
+/// The network whose activations are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LpipsBackbone {
+    /// `AlexNet`, which papers report.
+    Alex,
+    /// VGG-16, which path lengths are measured with.
+    Vgg,
+    /// `SqueezeNet` 1.1.
+    Squeeze,
+}
+
+/// LPIPS: `sum over layers l of mean over pixels of sum over channels of w_l (f_l(x) - f_l(y))^2`, f_l the activations
+/// of layer l, of length 1 at each pixel.
+///
+/// The weights w (version 0.1 of the authors) are built in. Those of the backbone are `torchvision`'s: `alexnet-*.pth`,
+/// `vgg16-*.pth`, `squeezenet1_1-*.pth`.
+///
+/// # Source
+/// Zhang et al. 2018 (arXiv:1801.03924), Eq. 1.
+#[derive(Debug)]
+pub struct Lpips {
+    layers: Vec<Layer>,
+    /// `[1, C, 1, 1]` each.
+    heads: Vec<Tensor>,
+    device: Device,
+}
+
+/// Parts of a backbone.
+#[derive(Debug)]
+enum Layer {
+    /// Followed by a ReLU.
+    Conv(Conv),
+    MaxPool {
+        kernel: usize,
+        ceil: bool,
+    },
+    /// 1x1 to fewer channels, then 1x1 and 3x3 side by side, with a ReLU after each.
+    Fire {
+        squeeze: Conv,
+        expand: [Conv; 2],
+    },
+    /// Activations that are compared.
+    Tap,
+}
+
+impl LpipsBackbone {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Alex, Self::Vgg, Self::Squeeze];
+
+    /// `alex`, `vgg`, `squeeze`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Alex => "alex",
+            Self::Vgg => "vgg",
+            Self::Squeeze => "squeeze",
+        }
+    }
+
+    /// The file of the weights w.
+    fn heads(self) -> &'static [u8] {
+        match self {
+            Self::Alex => include_bytes!("../../heads/lpips-alex.safetensors"),
+            Self::Vgg => include_bytes!("../../heads/lpips-vgg.safetensors"),
+            Self::Squeeze => include_bytes!("../../heads/lpips-squeeze.safetensors"),
+        }
+    }
+}
+
+impl Lpips {
+    /// Reads a backbone's weights.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the file cannot be read or is of another network.
+    pub fn open(backbone: LpipsBackbone, path: &Path, device: &Device) -> Result<Self> {
+        Self::new(backbone, &read_state_dict(path)?, device)
+    }
+
+    /// The same from weights that were read. Those of the classifier, which is not used, may be among them.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if they are of another network.
+    pub fn new(backbone: LpipsBackbone, tensors: &TensorMap, device: &Device) -> Result<Self> {
+        let is_of_features = |name: &&String| name.starts_with("features.");
+        let of_features = tensors.0.iter().filter(|(name, _)| is_of_features(name));
+        let of_features = of_features.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+        let weights = Weights::new(Arc::new(TensorMap(of_features)));
+        let layers = layers(backbone, &Loader { weights: &weights, device })?;
+        weights.check_each_used_once()?;
+        let heads = SafetensorsFile::from_static(Path::new("heads"), backbone.heads())?;
+        let read = |name: &String| heads.read(name)?.to_tensor(candle_core::DType::F32, device);
+        let heads = heads.names().iter().map(read).collect::<diffae_nets::Result<_>>()?;
+        Ok(Self { layers, heads, device: device.clone() })
+    }
+
+    /// The distance of each pair.
+    ///
+    /// # Shapes
+    /// - `x`, `y`: `[N, 3, H, W]` or, gray, `[N, 1, H, W]`; f32 in `[0, 1]`.
+    /// # Errors
+    /// If shapes, number types or values are others, or pictures are so small that nothing is left of them:
+    /// [`Error::TooSmall`].
+    pub fn distance(&self, x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
+        if x.dims() != y.dims() {
+            return Err(Error::ShapeMismatch { x: x.dims().to_vec(), y: y.dims().to_vec() });
+        }
+        let (x, y) = (color(x)?.to_device(&self.device)?, color(y)?.to_device(&self.device)?);
+        let side = x.dim(2)?.min(x.dim(3)?);
+        let least = 32;
+        if side < least {
+            return Err(Error::TooSmall { got: side, least });
+        }
+        let (of_x, of_y) = (self.activations(&x)?, self.activations(&y)?);
+        let mut sum = Tensor::zeros(x.dim(0)?, candle_core::DType::F32, &self.device)?;
+        for ((x, y), head) in of_x.iter().zip(&of_y).zip(&self.heads) {
+            let squares = (x - y)?.sqr()?.broadcast_mul(head)?.sum(1)?;
+            sum = (sum + squares.flatten_from(1)?.mean(1)?)?;
+        }
+        Ok(sum.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
+    }
+
+    /// Of each layer, `[N, C, H, W]`, of length 1 at each pixel.
+    fn activations(&self, x: &Tensor) -> CandleResult<Vec<Tensor>> {
+        let of_channels = |values: &[f32; 3]| Tensor::new(values, &self.device)?.reshape((1, 3, 1, 1));
+        let mut x = x.affine(2., -1.)?.broadcast_sub(&of_channels(&SHIFT)?)?.broadcast_div(&of_channels(&SCALE)?)?;
+        let mut taps = vec![];
+        for layer in &self.layers {
+            match layer {
+                Layer::Conv(conv) => x = conv.forward(&x)?.relu()?,
+                Layer::MaxPool { kernel, ceil: false } => x = max_pool(&x, *kernel, 2, 0)?,
+                Layer::MaxPool { kernel, ceil: true } => x = max_pool_ceil(&x, *kernel, 2)?,
+                Layer::Fire { squeeze, expand: [one, three] } => {
+                    let narrow = squeeze.forward(&x)?.relu()?;
+                    x = Tensor::cat(&[one.forward(&narrow)?.relu()?, three.forward(&narrow)?.relu()?], 1)?;
+                }
+                Layer::Tap => {
+                    let length = (x.sqr()?.sum_keepdim(1)?.sqrt()? + EPS)?;
+                    taps.push(x.broadcast_div(&length)?);
+                }
+            }
+        }
+        Ok(taps)
+    }
+}
+
+fn layers(backbone: LpipsBackbone, from: &Loader<'_>) -> Result<Vec<Layer>> {
+    let conv = |idx: usize, sizes, window| from.conv(&format!("features.{idx}"), sizes, window).map(Layer::Conv);
+    let pool = |kernel| Layer::MaxPool { kernel, ceil: false };
+    let three = Window::square(3);
+    let mut layers = vec![];
+    match backbone {
+        LpipsBackbone::Alex => {
+            let first = Window::square(11).with_stride(4).with_padding(2);
+            layers.extend([conv(0, (3, 64), first)?, Layer::Tap, pool(3)]);
+            layers.extend([conv(3, (64, 192), Window::square(5))?, Layer::Tap, pool(3)]);
+            for (idx, sizes) in [(6, (192, 384)), (8, (384, 256)), (10, (256, 256))] {
+                layers.extend([conv(idx, sizes, three)?, Layer::Tap]);
+            }
+        }
+        LpipsBackbone::Vgg => {
+            let (mut idx, mut inputs) = (0, 3);
+            for (stage, (count, outputs)) in [(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)].into_iter().enumerate() {
+                if stage > 0 {
+                    layers.push(pool(2));
+                    idx += 1;
+                }
+                for _ in 0..count {
+                    layers.push(conv(idx, (inputs, outputs), three)?);
+                    // The ReLU has a number of its own.
+                    idx += 2;
+                    inputs = outputs;
+                }
+                layers.push(Layer::Tap);
+            }
+        }
+        LpipsBackbone::Squeeze => {
+            let pool = || Layer::MaxPool { kernel: 3, ceil: true };
+            layers.extend([conv(0, (3, 64), three.with_stride(2).with_padding(0))?, Layer::Tap, pool()]);
+            layers.extend([fire(from, 3, 64, (16, 64))?, fire(from, 4, 128, (16, 64))?, Layer::Tap, pool()]);
+            layers.extend([fire(from, 6, 128, (32, 128))?, fire(from, 7, 256, (32, 128))?, Layer::Tap, pool()]);
+            for (idx, inputs, narrow, wide) in
+                [(9, 256, 48, 192), (10, 384, 48, 192), (11, 384, 64, 256), (12, 512, 64, 256)]
+            {
+                layers.extend([fire(from, idx, inputs, (narrow, wide))?, Layer::Tap]);
+            }
+        }
+    }
+    Ok(layers)
+}
+
+fn fire(from: &Loader<'_>, idx: usize, inputs: usize, (narrow, wide): (usize, usize)) -> Result<Layer> {
+    let part = |name: &str, sizes, kernel| from.conv(&format!("features.{idx}.{name}"), sizes, Window::square(kernel));
+    Ok(Layer::Fire {
+        squeeze: part("squeeze", (inputs, narrow), 1)?,
+        expand: [part("expand1x1", (narrow, wide), 1)?, part("expand3x3", (narrow, wide), 3)?],
+    })
+}

