@@ -82,6 +82,14 @@ pub enum Error {
         /// Their shape.
         got: Vec<usize>,
     },
+    /// A file of statistics cannot be read or written.
+    #[error("{path}: {problem}", path = path.display())]
+    StatisticsFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The weights of a feature network cannot be read, or are of another one.
     #[error("the weights of a feature network cannot be used")]
     Weights(#[from] diffae_nets::Error),

@@ -24,6 +24,7 @@
 //! | [`manifold_overlap`] | 1 | precision, recall, density, coverage: are samples real, and as varied? |
 //! | [`auroc`], [`average_precision`] | 1 | does what is present score higher than what is not? |
 //!
+//! The features come from [`FeatureNetwork`]; [`Lpips`] compares pictures pair by pair with a network's eyes.
 //! [`LinearProbe`] asks what can be read out of codes linearly, [`dci`] and [`total_auroc_difference`] whether single
 //! dimensions stand for single attributes; [`bootstrap`] says how sure a figure is.
 //!
@@ -48,6 +49,7 @@ mod frechet;
 mod image_pairs;
 mod linear_probe;
 mod manifold;
+mod moments;
 mod pixel_error;
 mod ssim;
 
@@ -56,8 +58,9 @@ pub use classification::{auroc, average_precision};
 pub use disentanglement::{AurocDifference, Dci, dci, total_auroc_difference};
 pub use error::{Error, Result};
 pub use features::{FeatureKind, FeatureNetwork, Lpips, LpipsBackbone};
-pub use frechet::{FeatureStatistics, frechet_distance, kernel_distance};
+pub use frechet::{FeatureStatistics, frechet_distance, kernel_distance, kernel_distance_of_subsets};
 pub use linear_probe::{LinearProbe, cross_validated_logits};
 pub use manifold::{ManifoldOverlap, manifold_overlap};
+pub use moments::Moments;
 pub use pixel_error::{mse, psnr};
 pub use ssim::{ms_ssim, ssim};
