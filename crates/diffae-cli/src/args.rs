@@ -10,8 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use diffae_infer::Overwrite;
 
 pub(crate) use eval::{
-    AttributesArgs, CompareArgs, EditDirection, EditsArgs, EvalArgs, EvalDataArgs, EvalRunArgs, LabelledArgs, Measure,
-    PictureCrop, ReconArgs, ZUsageArgs,
+    AllArgs, AttributesArgs, BackboneName, CompareArgs, EditDirection, EditsArgs, EvalArgs, EvalDataArgs, EvalRunArgs,
+    FewShotArgs, FidArgs, FidProtocol, FidSource, LabelledArgs, LpipsArgs, LpipsPairsArgs, Measure, PplArgs, ReconArgs,
+    XTerminalKind, ZUsageArgs,
 };
 
 /// Heading of the options that only some checkpoints need.
@@ -93,7 +94,7 @@ pub(crate) enum Command {
 }
 
 /// A model on the command line.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
     /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
     #[arg(long, short, value_name = "MODEL")]
@@ -103,7 +104,7 @@ pub(crate) struct ModelArgs {
 }
 
 /// What a checkpoint without hyper-parameters does not tell.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct HintArgs {
     /// Height and width of the pictures, if the checkpoint holds no x_T
     #[arg(long, help_heading = HINT_HEADING, value_name = "PIXELS")]
@@ -136,7 +137,7 @@ pub(crate) struct OutArgs {
 }
 
 /// Whether results may replace files.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ForceArgs {
     /// Replace files that exist already
     #[arg(long)]
@@ -175,7 +176,7 @@ pub(crate) struct InversionArgs {
 }
 
 /// Where random numbers come from.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct RandomArgs {
     /// Seed of the noise
     #[arg(long, default_value_t = 0)]
@@ -183,7 +184,7 @@ pub(crate) struct RandomArgs {
 }
 
 /// How many pictures are worked on at once.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct BatchArgs {
     /// Pictures at once [default: by the size of the model]
     #[arg(long, value_name = "N", value_parser = positive)]

@@ -48,7 +48,11 @@ impl Moments {
             return Err(Error::NotFinite { batch: "statistics" });
         }
         let count = read(COUNT).ok().and_then(|count| count.flatten_all().ok()?.to_vec1::<f64>().ok());
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count is small and not negative")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a count is small and not negative"
+        )]
         let count = count.and_then(|count| count.first().map(|&count| count as usize));
         Ok(Self { count, mean, covariance: Mat::from_fn(width, width, |i, j| rows[i][j]) })
     }
@@ -59,7 +63,8 @@ impl Moments {
     /// [`Error::StatisticsFile`] if it cannot be written.
     pub fn write_npz(&self, path: &Path) -> Result<()> {
         let width = self.mean.len();
-        let values: Vec<f64> = (0..width).flat_map(|i| (0..width).map(move |j| (i, j))).map(|at| self.covariance[at]).collect();
+        let values: Vec<f64> =
+            (0..width).flat_map(|i| (0..width).map(move |j| (i, j))).map(|at| self.covariance[at]).collect();
         let mean = Tensor::from_slice(&self.mean, width, &Device::Cpu)?;
         let covariance = Tensor::from_vec(values, (width, width), &Device::Cpu)?;
         let mut arrays = vec![(MEAN, mean), (COVARIANCE, covariance)];

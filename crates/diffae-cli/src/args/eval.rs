@@ -5,8 +5,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use diffae_eval::{FeatureKind, LpipsBackbone};
+use diffae_train::Crop;
 
-use super::{BatchArgs, ForceArgs, ModelArgs, RandomArgs, positive};
+use super::{BatchArgs, ForceArgs, HintArgs, ModelArgs, RandomArgs, positive};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -26,12 +28,22 @@ pub(crate) enum Measure {
     Edits(EditsArgs),
     /// How much of a picture z_sem decides, and how much x_T
     ZUsage(ZUsageArgs),
+    /// How far pictures of the same names in two folders are apart to a network's eyes
+    Lpips(LpipsPairsArgs),
+    /// How smoothly interpolations go: perceptual path length
+    Ppl(PplArgs),
+    /// What classifiers learn from a few labelled pictures, and pictures invented by their choice
+    FewShot(FewShotArgs),
+    /// How far invented or decoded pictures are from real ones: FID, KID, precision, recall, density, coverage
+    Fid(FidArgs),
+    /// All measures that the given files allow, each in a folder of its own
+    All(AllArgs),
     /// Lay reports side by side
     Compare(CompareArgs),
 }
 
 /// What every measure takes.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct EvalRunArgs {
     /// Folder of the results: a report as JSON, values of single pictures, plots. Interrupted work goes on from here
     #[arg(long, short, value_name = "DIR")]
@@ -48,7 +60,7 @@ pub(crate) struct EvalRunArgs {
 }
 
 /// The pictures that are measured on.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct EvalDataArgs {
     /// A folder of pictures, a .tar archive or an LMDB
     #[arg(long, value_name = "DIR")]
@@ -70,14 +82,169 @@ pub(crate) enum PictureCrop {
     Celeba,
 }
 
+/// The network of LPIPS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackboneName {
+    /// AlexNet, which papers report
+    Alex,
+    /// VGG-16
+    Vgg,
+    /// SqueezeNet 1.1
+    Squeeze,
+}
+
+/// LPIPS beside other measures.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LpipsArgs {
+    /// The network of LPIPS
+    #[arg(long, value_enum, default_value_t = BackboneName::Alex)]
+    pub(crate) lpips_backbone: BackboneName,
+    /// Its weights, torchvision's .pth or .safetensors: LPIPS is measured too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) lpips_weights: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
-pub(crate) struct ReconArgs {
+pub(crate) struct LpipsPairsArgs {
+    /// The real pictures
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Pictures of the same names, squares; endings may differ
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pictures: PathBuf,
+    /// What is cut out of a real picture before it is resized to the other's size
+    #[arg(long, value_enum, default_value_t = PictureCrop::Center)]
+    pub(crate) crop: PictureCrop,
+    /// Take the first pairs only
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) limit: Option<usize>,
+    /// The network
+    #[arg(long, value_enum, default_value_t = BackboneName::Alex)]
+    pub(crate) backbone: BackboneName,
+    /// Its weights, torchvision's: .pth or .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: EvalRunArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PplArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) data: EvalDataArgs,
     #[command(flatten)]
     pub(crate) run: EvalRunArgs,
+    /// Pairs of pictures [default: half as many as there are pictures]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) pairs: Option<usize>,
+    /// Length of a step on the way between two pictures
+    #[arg(long, default_value_t = 1e-4, value_name = "E")]
+    pub(crate) epsilon: f64,
+    /// Decoding steps
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    pub(crate) steps: usize,
+    /// Steps of the inversion
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    pub(crate) invert_steps: usize,
+    /// The network of LPIPS
+    #[arg(long, value_enum, default_value_t = BackboneName::Vgg)]
+    pub(crate) backbone: BackboneName,
+    /// Its weights, torchvision's: .pth or .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FewShotArgs {
+    #[command(flatten)]
+    pub(crate) labelled: LabelledArgs,
+    /// Labelled pictures: so many of which half have the attribute; or so many that have it, and unlabelled ones
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 100], value_name = "K,K,..", value_parser = two_or_more)]
+    pub(crate) shots: Vec<usize>,
+    /// How often the pictures are drawn
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = positive)]
+    pub(crate) draws: usize,
+    /// Vectors that the latent net invents for the classifiers to choose from; 0 does not invent
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    pub(crate) invented: usize,
+    /// Chosen vectors of each attribute and classifier that are decoded to pictures
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub(crate) decoded: usize,
+    /// Decoding steps
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    pub(crate) steps: usize,
+    /// Steps of the latent net
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    pub(crate) latent_steps: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AllArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) data: EvalDataArgs,
+    #[command(flatten)]
+    pub(crate) run: EvalRunArgs,
+    /// Attributes: attributes, disentanglement and few-shot are measured too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) labels: Option<PathBuf>,
+    /// Folder of pairs: edits are measured too
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pairs: Option<PathBuf>,
+    /// Weights of a feature network: the distance of invented pictures is measured too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) feature_weights: Option<PathBuf>,
+    /// Which feature network
+    #[arg(long, value_enum, default_value_t = FeatureName::Inception)]
+    pub(crate) features: FeatureName,
+    #[command(flatten)]
+    pub(crate) lpips: LpipsArgs,
+    /// Numbers of decoding steps of recon; the other measures take the middle one
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 20, 50], value_name = "N,N,..", value_parser = positive)]
+    pub(crate) steps: Vec<usize>,
+}
+
+impl From<BackboneName> for LpipsBackbone {
+    fn from(name: BackboneName) -> Self {
+        match name {
+            BackboneName::Alex => Self::Alex,
+            BackboneName::Vgg => Self::Vgg,
+            BackboneName::Squeeze => Self::Squeeze,
+        }
+    }
+}
+
+/// Where the x_T of another program's pictures came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum XTerminalKind {
+    /// From the picture
+    Inverted,
+    /// From chance
+    Random,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReconArgs {
+    /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
+    #[arg(long, short, value_name = "MODEL", required_unless_present = "pictures")]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) hints: HintArgs,
+    /// Measure these reconstructions instead, which another program has made: squares, named as the real pictures
+    #[arg(long, value_name = "DIR", conflicts_with = "model")]
+    pub(crate) pictures: Option<PathBuf>,
+    /// Where the x_T of these came from, for comparisons; their number of steps is the first of --steps
+    #[arg(long, value_enum, default_value_t = XTerminalKind::Inverted, requires = "pictures")]
+    pub(crate) made_with: XTerminalKind,
+    #[command(flatten)]
+    pub(crate) data: EvalDataArgs,
+    #[command(flatten)]
+    pub(crate) run: EvalRunArgs,
+    #[command(flatten)]
+    pub(crate) lpips: LpipsArgs,
     /// Numbers of decoding steps
     #[arg(long, value_delimiter = ',', default_values_t = [10, 20, 50], value_name = "N,N,..", value_parser = positive)]
     pub(crate) steps: Vec<usize>,
@@ -161,11 +328,163 @@ pub(crate) struct ZUsageArgs {
     pub(crate) steps: usize,
 }
 
+/// Whose features are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FeatureName {
+    /// Inception-v3 of pytorch-fid: the distance is the FID
+    Inception,
+    /// EfficientNet-Lite0, whose weights are in a Python package
+    #[value(name = "efficientnet-lite0")]
+    EfficientNetLite0,
+    /// DINOv2: small, base or large
+    #[value(name = "dinov2")]
+    DinoV2,
+}
+
+/// Which pictures are compared with which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FidProtocol {
+    /// The pictures as they are
+    Plain,
+    /// As the paper: 50,000 pictures of the model, and the first 50,000 real ones, half of them flipped
+    Reference,
+}
+
+/// What a model makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FidSource {
+    /// Sampled if the model can, else decoded
+    Auto,
+    /// Invented pictures
+    Sampled,
+    /// The z_sem of the real pictures, decoded from random x_T
+    Decoded,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FidArgs {
+    /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
+    #[arg(long, short, value_name = "MODEL", required_unless_present = "pictures")]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) hints: HintArgs,
+    /// Judge these pictures, which some program has made, instead of a model. All are taken as large as they are
+    #[arg(long, value_name = "DIR", conflicts_with = "model")]
+    pub(crate) pictures: Option<PathBuf>,
+    /// The real pictures: a folder, a .tar archive or an LMDB
+    #[arg(long, value_name = "DIR", required_unless_present = "reference_statistics")]
+    pub(crate) data: Option<PathBuf>,
+    /// What is cut out of a real picture before it is resized to the size of the model
+    #[arg(long, value_enum, default_value_t = PictureCrop::Center)]
+    pub(crate) crop: PictureCrop,
+    /// Take the first real pictures only
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) limit: Option<usize>,
+    /// Whose features are compared
+    #[arg(long, value_enum, default_value_t = FeatureName::Inception)]
+    pub(crate) features: FeatureName,
+    /// Weights of that network: .pth or .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: PathBuf,
+    /// Which pictures are compared
+    #[arg(long, value_enum, default_value_t = FidProtocol::Plain)]
+    pub(crate) protocol: FidProtocol,
+    /// What the model makes
+    #[arg(long, value_enum, default_value_t = FidSource::Auto)]
+    pub(crate) source: FidSource,
+    /// How many pictures the model makes [default: as many as there are real ones]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) count: Option<usize>,
+    /// Decoding steps
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    pub(crate) steps: usize,
+    /// Steps of the latent net
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    pub(crate) latent_steps: usize,
+    /// Statistics of the real pictures, as pytorch-fid writes them (.npz), instead of --data or beside it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) reference_statistics: Option<PathBuf>,
+    /// Keep the statistics of the real pictures in this .npz file
+    #[arg(long, value_name = "FILE", conflicts_with = "reference_statistics")]
+    pub(crate) save_statistics: Option<PathBuf>,
+    /// Pictures of a subset for KID
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = two_or_more)]
+    pub(crate) kid_subset: usize,
+    /// Number of subsets for KID
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = positive)]
+    pub(crate) kid_subsets: usize,
+    /// Neighbors that span a neighborhood, for precision, recall, density and coverage
+    #[arg(long, default_value_t = 5, value_name = "K", value_parser = positive)]
+    pub(crate) neighbors: usize,
+    /// Pictures of each set that these four look at
+    #[arg(long, default_value_t = 5000, value_name = "N", value_parser = positive)]
+    pub(crate) manifold_limit: usize,
+    #[command(flatten)]
+    pub(crate) run: EvalRunArgs,
+}
+
+impl FidArgs {
+    /// The model, if there is one.
+    pub(crate) fn model(&self) -> Option<ModelArgs> {
+        self.model.clone().map(|model| ModelArgs { model, hints: self.hints.clone() })
+    }
+}
+
+impl ReconArgs {
+    /// The model, if there is one.
+    pub(crate) fn model(&self) -> Option<ModelArgs> {
+        self.model.clone().map(|model| ModelArgs { model, hints: self.hints.clone() })
+    }
+}
+
+impl XTerminalKind {
+    /// As in reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Inverted => "inverted",
+            Self::Random => "random",
+        }
+    }
+}
+
+impl From<FeatureName> for FeatureKind {
+    fn from(name: FeatureName) -> Self {
+        match name {
+            FeatureName::Inception => Self::Inception,
+            FeatureName::EfficientNetLite0 => Self::EfficientNetLite0,
+            FeatureName::DinoV2 => Self::DinoV2,
+        }
+    }
+}
+
+impl From<PictureCrop> for Crop {
+    fn from(crop: PictureCrop) -> Self {
+        match crop {
+            PictureCrop::Center => Self::Center,
+            PictureCrop::Celeba => Self::Celeba,
+        }
+    }
+}
+
+impl FidProtocol {
+    /// As on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Reference => "reference",
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
     /// Reports: the JSON files that other measures have written
     #[arg(required = true, value_name = "REPORT.json")]
     pub(crate) reports: Vec<PathBuf>,
+    /// Write the comparison there too: compare.json, curves over the steps, and the sheets of the reports below each
+    /// other
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,8 +1,8 @@
-//! DINOv2: a vision transformer that was trained without labels.
+//! `DINOv2`: a vision transformer that was trained without labels.
 //!
 //! Candle's own (`candle-transformers`) takes one picture at a time, wants a classifier that the released files do not
 //! hold, approximates GELU, and repeats position embeddings where the original interpolates them: its features are not
-//! DINOv2's.
+//! `DINOv2`'s.
 
 use candle_core::{D, Device, IndexOp, Result as CandleResult, Tensor};
 use diffae_nets::weights::Weights;
@@ -16,6 +16,8 @@ const SIDE: usize = 224;
 const PATCH: usize = 14;
 /// Width of an attention head.
 const HEAD: usize = 64;
+/// The most blocks that are looked for.
+const MAX_DEPTH: usize = 64;
 /// Of all layer norms.
 const EPS: f64 = 1e-6;
 /// What the position embeddings' scale is made of: the number of patches and a little more.
@@ -67,13 +69,14 @@ impl Dino {
         let missing = || Error::Weights(diffae_nets::Error::TensorMissing { name: "cls_token".to_owned() });
         let width = weights.source().shape("cls_token").and_then(|shape| shape.last().copied()).ok_or_else(missing)?;
         let num_positions = weights.source().shape("pos_embed").and_then(|shape| shape.get(1).copied()).unwrap_or(0);
-        let depth = (0..).find(|idx| weights.source().shape(&format!("blocks.{idx}.norm1.weight")).is_none());
+        let is_block = |idx: &usize| weights.source().shape(&format!("blocks.{idx}.norm1.weight")).is_some();
+        let depth = (0..MAX_DEPTH).take_while(is_block).count();
         let kernel = from.tensor("patch_embed.proj.weight", &[width, 3, PATCH, PATCH])?;
         let patches = Linear { weight: kernel.flatten_from(1)?, bias: from.tensor("patch_embed.proj.bias", &[width])? };
         let embedded = from.tensor("pos_embed", &[1, num_positions, width])?;
         let class_token = (from.tensor("cls_token", &[1, 1, width])? + embedded.i((.., ..1))?)?;
         let positions = interpolated(&embedded.i((.., 1..))?)?;
-        let blocks = (0..depth.unwrap_or(0)).map(|idx| Block::load(&from, idx, width)).collect::<Result<_>>()?;
+        let blocks = (0..depth).map(|idx| Block::load(&from, idx, width)).collect::<Result<_>>()?;
         let norm = Norm::load(&from, "norm", width)?;
         // Stands for patches that are hidden in training.
         weights.note_use("mask_token");

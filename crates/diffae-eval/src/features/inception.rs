@@ -13,7 +13,7 @@ const SIDE: usize = 299;
 /// Width of the features: the last average pooling ("pool3").
 pub(super) const WIDTH: usize = 2048;
 
-/// Convolutions one after the other, each followed by a ReLU.
+/// Convolutions one after the other, each followed by a `ReLU`.
 #[derive(Debug)]
 struct Branch(Vec<Conv>);
 

@@ -27,7 +27,7 @@ pub enum LpipsBackbone {
     Squeeze,
 }
 
-/// LPIPS: `sum over layers l of mean over pixels of sum over channels of w_l (f_l(x) - f_l(y))^2`, f_l the activations
+/// LPIPS: `sum over layers l of mean over pixels of sum over channels of w_l (f_l(x) - f_l(y))^2`, `f_l` the activations
 /// of layer l, of length 1 at each pixel.
 ///
 /// The weights w (version 0.1 of the authors) are built in. Those of the backbone are `torchvision`'s: `alexnet-*.pth`,
@@ -46,13 +46,13 @@ pub struct Lpips {
 /// Parts of a backbone.
 #[derive(Debug)]
 enum Layer {
-    /// Followed by a ReLU.
+    /// Followed by a `ReLU`.
     Conv(Conv),
     MaxPool {
         kernel: usize,
         ceil: bool,
     },
-    /// 1x1 to fewer channels, then 1x1 and 3x3 side by side, with a ReLU after each.
+    /// 1x1 to fewer channels, then 1x1 and 3x3 side by side, with a `ReLU` after each.
     Fire {
         squeeze: Conv,
         expand: [Conv; 2],
@@ -184,7 +184,7 @@ fn layers(backbone: LpipsBackbone, from: &Loader<'_>) -> Result<Vec<Layer>> {
                 }
                 for _ in 0..count {
                     layers.push(conv(idx, (inputs, outputs), three)?);
-                    // The ReLU has a number of its own.
+                    // The `ReLU` has a number of its own.
                     idx += 2;
                     inputs = outputs;
                 }

@@ -27,7 +27,7 @@ pub enum FeatureKind {
     Inception,
     /// EfficientNet-Lite0, last average pooling: 1280 numbers.
     EfficientNetLite0,
-    /// DINOv2, class token: 384 numbers of the small one, 768 of the base, 1024 of the large.
+    /// `DINOv2`, class token: 384 numbers of the small one, 768 of the base, 1024 of the large.
     DinoV2,
 }
 

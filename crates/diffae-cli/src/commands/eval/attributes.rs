@@ -20,13 +20,13 @@ const NAME: &str = "attributes";
 type ScoreMeasure = fn(&[f64], &[bool]) -> diffae_eval::Result<f64>;
 
 /// Codes of pictures with labels.
-struct Labelled {
+pub(super) struct Labelled {
     /// `[N, D]`
-    z_sem: Tensor,
-    names: Vec<String>,
+    pub(super) z_sem: Tensor,
+    pub(super) names: Vec<String>,
     /// For each attribute, N labels.
-    present: Vec<Vec<bool>>,
-    settings: Settings,
+    pub(super) present: Vec<Vec<bool>>,
+    pub(super) settings: Settings,
 }
 
 /// Fits the probes, and scores them on pictures that they have not seen.
@@ -64,7 +64,7 @@ pub(super) fn run_disentanglement(global: &GlobalArgs, args: &LabelledArgs) -> R
 }
 
 /// Encodes all pictures, and keeps those with labels, `least` or more.
-fn encode(global: &GlobalArgs, args: &LabelledArgs, least: usize) -> Result<Labelled> {
+pub(super) fn encode(global: &GlobalArgs, args: &LabelledArgs, least: usize) -> Result<Labelled> {
     let pictures = EvalPictures::find(&args.data)?;
     let labels = read_labels(&args.labels, &pictures)?;
     ensure!(

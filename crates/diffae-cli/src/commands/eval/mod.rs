@@ -1,11 +1,17 @@
 //! `diffae eval MEASURE --model MODEL .. --out DIR`
 
+mod all;
 mod attributes;
 mod codes;
 mod compare;
 mod edits;
+mod feature_file;
+mod few_shot;
+mod fid;
 mod journal;
+mod perceptual;
 mod pictures;
+mod ppl;
 mod recon;
 mod report;
 mod z_usage;
@@ -21,6 +27,11 @@ pub(crate) fn run(global: &GlobalArgs, args: &EvalArgs) -> Result<()> {
         Measure::Attributes(args) => attributes::run(global, args),
         Measure::Disentanglement(args) => attributes::run_disentanglement(global, args),
         Measure::Edits(args) => edits::run(global, args),
+        Measure::Lpips(args) => perceptual::run(global, args),
+        Measure::Ppl(args) => ppl::run(global, args),
+        Measure::FewShot(args) => few_shot::run(global, args),
+        Measure::All(args) => all::run(global, args),
+        Measure::Fid(args) => fid::run(global, args),
         Measure::Compare(args) => compare::run(args),
         Measure::ZUsage(args) => z_usage::run(global, args),
     }

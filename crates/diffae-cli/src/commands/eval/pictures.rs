@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use diffae_train::{Crop, Pictures};
 
-use crate::args::{EvalDataArgs, PictureCrop};
+use crate::args::EvalDataArgs;
 use crate::session::Session;
 
 /// The pictures of a folder, or the first of them.
@@ -20,11 +20,7 @@ pub(super) struct EvalPictures {
 impl EvalPictures {
     /// Finds them.
     pub(super) fn find(args: &EvalDataArgs) -> Result<Self> {
-        let crop = match args.crop {
-            PictureCrop::Center => Crop::Center,
-            PictureCrop::Celeba => Crop::Celeba,
-        };
-        Self::first(&args.data, crop, args.limit)
+        Self::first(&args.data, args.crop.into(), args.limit)
     }
 
     /// The first ones below a folder.

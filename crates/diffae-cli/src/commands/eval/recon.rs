@@ -2,24 +2,27 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::Tensor;
+use diffae_eval::Lpips;
 use diffae_infer::{NoiseSource, Overwrite, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_train::Crop;
 
 use super::journal::{Journal, Settings, Values};
+use super::perceptual;
 use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, ReconArgs};
 use crate::drawing::{Curve, SheetRow, captioned_sheet, plot};
 use crate::output::Provenance;
 use crate::progress::Progress;
-use crate::session::{Session, to_unit};
+use crate::session::{Session, catch_interrupts, to_unit};
 
 const NAME: &str = "recon";
 /// Where `x_T` comes from.
 const KINDS: [&str; 2] = ["inverted", "random"];
 /// Measures, in the order of the report.
-const MEASURES: [&str; 4] = ["psnr", "ssim", "ms_ssim", "mse"];
+const MEASURES: [&str; 5] = ["psnr", "ssim", "ms_ssim", "mse", "lpips"];
 /// Pictures on the sheet.
 const NUM_SHOWN: usize = 8;
 
@@ -40,7 +43,9 @@ impl Way {
 /// Reconstructs every picture in every way, and measures.
 pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
     let pictures = EvalPictures::find(&args.data)?;
-    let session = Session::open(global, &args.model, &args.run.batch)?;
+    let lpips = perceptual::open(global, &args.lpips)?;
+    let Some(model) = args.model() else { return run_given(args, &pictures, lpips.as_ref()) };
+    let session = Session::open(global, &model, &args.run.batch)?;
     let steps: BTreeSet<usize> = if session.is_one_shot() { [1].into() } else { args.steps.iter().copied().collect() };
     let ways: Vec<Way> = KINDS
         .into_iter()
@@ -52,7 +57,7 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
         })
         .collect();
     let seed = args.run.random.seed;
-    let settings = Settings::from([
+    let mut settings = Settings::from([
         ("model".to_owned(), session.model.fingerprint().into()),
         ("data".to_owned(), pictures.fingerprint()?.into()),
         ("count".to_owned(), pictures.len().into()),
@@ -60,6 +65,7 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
         ("invert_steps".to_owned(), args.invert_steps.into()),
         ("seed".to_owned(), seed.into()),
     ]);
+    settings.extend(perceptual::settings(&args.lpips)?);
     let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
     let calls = ways.iter().map(|way| way.steps + way.invert_steps).sum();
     let progress = Progress::start(NAME, pictures.len(), calls);
@@ -90,7 +96,7 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
                 session.random_x_terminal(NoiseSource::new(seed), batch.start as u64..batch.end as u64)?
             };
             let decoded = session.decode(&x_terminal, z_sem.as_ref(), way.steps, &progress)?;
-            for (idx, values) in batch.clone().zip(measure(&x_0, &decoded)?) {
+            for (idx, values) in batch.clone().zip(measure(&to_unit(&x_0)?, &to_unit(&decoded)?, lpips.as_ref())?) {
                 if journal.get(&way.item(&pictures.name(idx))).is_none() {
                     journal.add(way.item(&pictures.name(idx)), values)?;
                 }
@@ -111,7 +117,10 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
         write_atomically(&sheet_path, &bytes, Overwrite::Replace)?;
     }
     let figures = figures(&ways, &pictures, &journal, seed);
-    for (name, label) in [("psnr", "PSNR, dB"), ("ssim", "SSIM")] {
+    for (name, label) in [("psnr", "PSNR, dB"), ("ssim", "SSIM"), ("lpips", "LPIPS")] {
+        if name == "lpips" && lpips.is_none() {
+            continue;
+        }
         let picture = plot("Reconstructions", ["decoding steps T", label], &curves(&figures, name))?;
         let path = args.run.out.join(format!("recon.{name}.png"));
         write_atomically(&path, &png_bytes(&picture, provenance.entries(), &path)?, Overwrite::Replace)?;
@@ -119,14 +128,62 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
     Report::new(NAME, settings, figures).finish(&args.run)
 }
 
-/// The measures of each picture.
-fn measure(x_0: &Tensor, decoded: &Tensor) -> Result<Vec<Values>> {
-    let (x, y) = (to_unit(x_0)?, to_unit(decoded)?);
-    let ms_ssim = diffae_eval::ms_ssim(&x, &y);
+/// Measures reconstructions that another program has made.
+fn run_given(args: &ReconArgs, pictures: &EvalPictures, lpips: Option<&Lpips>) -> Result<()> {
+    let Some(folder) = &args.pictures else {
+        bail!("name a model with --model, or a folder of pictures with --pictures")
+    };
+    catch_interrupts();
+    let made = EvalPictures::first(folder, Crop::Center, None)?;
+    let pairs = perceptual::pairs(pictures, &made)?;
+    let way = Way { kind: args.made_with.name(), steps: args.steps.first().copied().unwrap_or(0), invert_steps: 0 };
+    let mut settings = Settings::from([
+        ("pictures".to_owned(), made.fingerprint()?.into()),
+        ("data".to_owned(), pictures.fingerprint()?.into()),
+        ("count".to_owned(), pairs.len().into()),
+        ("steps".to_owned(), way.steps.into()),
+        ("made_with".to_owned(), way.kind.into()),
+    ]);
+    settings.extend(perceptual::settings(&args.lpips)?);
+    let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
+    let progress = Progress::start(NAME, pairs.len(), 1);
+    let mut rows = vec![];
+    for (place, &pair) in pairs.iter().enumerate() {
+        progress.check(1)?;
+        let item = way.item(&pictures.name(pair.0));
+        let shown = place < NUM_SHOWN;
+        if journal.get(&item).is_some() && !shown {
+            continue;
+        }
+        let [x, y] = perceptual::read_pair(pictures, &made, pair)?;
+        if journal.get(&item).is_none() {
+            for values in measure(&x, &y, lpips)? {
+                journal.add(item.clone(), values)?;
+            }
+        }
+        if shown {
+            rows.extend(sheet_rows(
+                &[x, y].map(|x| x.affine(2., -1.)).into_iter().collect::<candle_core::Result<Vec<_>>>()?,
+            )?);
+        }
+    }
+    progress.finish();
+    let columns = ["real".to_owned(), format!("{} {}", way.kind, way.steps)];
+    let path = args.run.out.join("recon.png");
+    let bytes = png_bytes(&captioned_sheet(&columns, &rows)?, &[], &path)?;
+    write_atomically(&path, &bytes, Overwrite::Replace)?;
+    let figures = figures(&[way], pictures, &journal, args.run.random.seed);
+    Report::new(NAME, settings, figures).finish(&args.run)
+}
+
+/// The measures of each pair of pictures in `[0, 1]`.
+fn measure(x: &Tensor, y: &Tensor, lpips: Option<&Lpips>) -> Result<Vec<Values>> {
+    let ms_ssim = diffae_eval::ms_ssim(x, y);
     let measured = [
-        ("psnr", Some(diffae_eval::psnr(&x, &y)?)),
-        ("ssim", Some(diffae_eval::ssim(&x, &y)?)),
-        ("mse", Some(diffae_eval::mse(&x, &y)?)),
+        ("psnr", Some(diffae_eval::psnr(x, y)?)),
+        ("ssim", Some(diffae_eval::ssim(x, y)?)),
+        ("mse", Some(diffae_eval::mse(x, y)?)),
+        ("lpips", lpips.map(|lpips| lpips.distance(x, y)).transpose()?),
         (
             "ms_ssim",
             match ms_ssim {

@@ -1,0 +1,140 @@
+//! Features of many pictures in a file: interrupted work goes on, and memory does not grow with their number.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, Tensor};
+use diffae_eval::FeatureStatistics;
+use diffae_infer::{Overwrite, write_atomically};
+
+use super::journal::Settings;
+
+/// Rows that are read at once.
+const CHUNK: usize = 512;
+/// Bytes of a number.
+const NUM_BYTES: usize = size_of::<f32>();
+
+/// Rows of f32 without a header; a JSON file beside it says what they are of.
+#[derive(Debug)]
+pub(super) struct FeatureFile {
+    path: PathBuf,
+    file: File,
+    width: usize,
+    count: usize,
+}
+
+impl FeatureFile {
+    /// Opens the features `NAME` in a folder, which is made if it is missing. A row that was not written whole is
+    /// dropped; features of something else are an error, or begun anew.
+    pub(super) fn open(
+        folder: &Path,
+        name: &str,
+        settings: &Settings,
+        width: usize,
+        overwrite: Overwrite,
+    ) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
+        let (path, about) = (folder.join(format!("{name}.features")), folder.join(format!("{name}.features.json")));
+        let cannot_write = || format!("cannot write {}", path.display());
+        let known = fs::read(&about).ok().and_then(|bytes| serde_json::from_slice::<Settings>(&bytes).ok());
+        let is_empty = fs::metadata(&path).map_or(true, |file| file.len() == 0);
+        let is_same = known.as_ref() == Some(settings);
+        if !is_same {
+            if !is_empty && overwrite == Overwrite::Refuse {
+                bail!(
+                    "{} holds features of something else; name another --out, or begin anew with --force",
+                    path.display()
+                )
+            }
+            fs::write(&path, []).with_context(cannot_write)?;
+            write_atomically(&about, &serde_json::to_vec_pretty(settings)?, Overwrite::Replace)?;
+        }
+        let file = OpenOptions::new().read(true).append(true).create(true).open(&path).with_context(cannot_write)?;
+        let count = usize::try_from(file.metadata()?.len())?.checked_div(width * NUM_BYTES).unwrap_or(0);
+        file.set_len((count * width * NUM_BYTES) as u64).with_context(cannot_write)?;
+        Ok(Self { path, file, width, count })
+    }
+
+    /// Number of rows.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Adds `[N, D]`.
+    pub(super) fn append(&mut self, features: &Tensor) -> Result<()> {
+        let values = features.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            bail!("a feature is {value}: the network's weights or the pictures are damaged")
+        }
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.file.write_all(&bytes).with_context(|| format!("cannot write {}", self.path.display()))?;
+        self.count += features.dim(0)?;
+        Ok(())
+    }
+
+    /// Some rows, `[N, D]`, in rising order.
+    pub(super) fn rows(&mut self, rows: &[usize]) -> Result<Tensor> {
+        let row_bytes = self.width * NUM_BYTES;
+        let mut bytes = vec![0; rows.len() * row_bytes];
+        for (row, into) in rows.iter().zip(bytes.chunks_mut(row_bytes.max(1))) {
+            let read =
+                self.file.seek(SeekFrom::Start((row * row_bytes) as u64)).and_then(|_| self.file.read_exact(into));
+            read.with_context(|| format!("cannot read {}", self.path.display()))?;
+        }
+        let number = |bytes: &[u8]| bytes.first_chunk().map_or(0., |bytes| f32::from_le_bytes(*bytes));
+        let values: Vec<f32> = bytes.chunks(NUM_BYTES).map(number).collect();
+        Ok(Tensor::from_vec(values, (rows.len(), self.width), &Device::Cpu)?)
+    }
+
+    /// Mean and scatter of all rows.
+    pub(super) fn statistics(&mut self) -> Result<FeatureStatistics> {
+        let mut statistics = FeatureStatistics::new(self.width);
+        for start in (0..self.count).step_by(CHUNK) {
+            let rows: Vec<usize> = (start..(start + CHUNK).min(self.count)).collect();
+            statistics.add(&self.rows(&rows)?)?;
+        }
+        Ok(statistics)
+    }
+}
+
+/// A checksum of a file.
+pub(super) fn fingerprint_of_file(path: &Path) -> Result<String> {
+    let cannot_read = || format!("cannot read {}", path.display());
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path).with_context(cannot_read)?).with_context(cannot_read)?;
+    Ok(hasher.finalize().to_hex().chars().take(16).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(seed: u64) -> Settings {
+        Settings::from([("seed".to_owned(), seed.into())])
+    }
+
+    #[test]
+    fn rows_are_there_again_but_for_a_torn_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |seed, overwrite| FeatureFile::open(folder.path(), "real", &settings(seed), 3, overwrite);
+        let mut file = open(1, Overwrite::Refuse).unwrap();
+        let features = Tensor::new(&[[1f32, 2., 3.], [4., 5., 6.], [7., 8., 10.]], &Device::Cpu).unwrap();
+        file.append(&features).unwrap();
+        drop(file);
+        let path = folder.path().join("real.features");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 2]).unwrap();
+        let mut file = open(1, Overwrite::Refuse).unwrap();
+        assert_eq!(file.count(), 2);
+        file.append(&features.narrow(0, 2, 1).unwrap()).unwrap();
+        assert_eq!(file.rows(&[0, 2]).unwrap().to_vec2::<f32>().unwrap(), [[1., 2., 3.], [7., 8., 10.]]);
+        let moments = file.statistics().unwrap().moments().unwrap();
+        assert!((moments.mean[2] - 19. / 3.).abs() < 1e-12);
+        assert!(open(2, Overwrite::Refuse).unwrap_err().to_string().contains("something else"));
+        assert_eq!(open(2, Overwrite::Replace).unwrap().count(), 0);
+        let nan = Tensor::new(&[[f32::NAN, 0., 0.]], &Device::Cpu).unwrap();
+        assert!(open(2, Overwrite::Refuse).unwrap().append(&nan).is_err());
+    }
+}

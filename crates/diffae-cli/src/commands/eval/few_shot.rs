@@ -1,0 +1,282 @@
+//! `diffae eval few-shot`: what classifiers of `z_sem` learn from a few labels, and what the latent net invents by them.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use candle_core::Tensor;
+use diffae_eval::{LinearProbe, auroc};
+use diffae_infer::{NoisePurpose, NoiseSource, Overwrite, png_bytes, rgb_from_tensor, write_atomically};
+
+use super::attributes::{Labelled, encode};
+use super::report::{Figure, Report};
+use crate::args::{FewShotArgs, GlobalArgs};
+use crate::drawing::{SheetRow, captioned_sheet};
+use crate::output::Provenance;
+use crate::progress::Progress;
+use crate::session::Session;
+
+const NAME: &str = "few-shot";
+/// The penalty of the classifiers, scikit-learn's C: with few pictures a loose one learns them by heart.
+const INVERSE_PENALTY: f64 = 1.;
+
+/// What a classifier knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Knowledge {
+    /// Of half of its pictures that they have the attribute, of the others that they have not.
+    Binary,
+    /// That all of its pictures have the attribute; of all others nothing, and they count as not having it.
+    PositiveUnlabelled,
+}
+
+impl Knowledge {
+    const ALL: [Self; 2] = [Self::Binary, Self::PositiveUnlabelled];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::PositiveUnlabelled => "positive-unlabelled",
+        }
+    }
+}
+
+/// Invented vectors.
+struct Invented {
+    session: Session,
+    /// `[N, D]`, and the same standardized as the probes' inputs.
+    z_sem: Tensor,
+    standardized: Tensor,
+}
+
+/// One classifier and what became of it.
+struct Trial {
+    auroc: f64,
+    /// Share of invented vectors that it takes, and the share of these that a probe of all labels takes too.
+    accepted: Option<f64>,
+    precision: Option<f64>,
+    chosen: Vec<u32>,
+}
+
+/// For each attribute and number of labels: how well a classifier of `z_sem` ranks the other pictures, how many invented
+/// `z_sem` it takes, and how many of these truly have the attribute, as a probe of all labels sees it.
+///
+/// # Source
+/// Preechakul et al. 2022 (arXiv:2111.15640), section 5.4; Sinha et al. 2021 (arXiv:2106.06819), section 5.
+pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
+    let least = args.shots.iter().copied().max().unwrap_or(0) + 2;
+    let Labelled { z_sem, names, present, mut settings } = encode(global, &args.labelled, least)?;
+    settings.insert("shots".to_owned(), args.shots.clone().into());
+    settings.insert("draws".to_owned(), args.draws.into());
+    settings.insert("invented".to_owned(), args.invented.into());
+    let scale = Scale::of(&z_sem)?;
+    let standardized = scale.apply(&z_sem)?;
+    let invented = (args.invented > 0).then(|| invent(global, args, &scale)).transpose()?.flatten();
+    if invented.is_some() {
+        settings.insert("latent_steps".to_owned(), args.latent_steps.into());
+    }
+    let seed = args.labelled.run.random.seed;
+    let (mut figures, mut rows) = (vec![], vec![]);
+    for (name, present) in names.iter().zip(&present) {
+        let Ok(whole) = LinearProbe::fit(&standardized, present, args.labelled.inverse_penalty) else {
+            tracing::warn!("{name} is the same for all pictures and is left out");
+            continue;
+        };
+        for knowledge in Knowledge::ALL {
+            for &shots in &args.shots {
+                let trials = (0..args.draws).filter_map(|draw| {
+                    let seed = format!("{seed} {name} {} {shots} {draw}", knowledge.name());
+                    trial((&standardized, present), (knowledge, shots, &seed), &whole, invented.as_ref()).transpose()
+                });
+                let trials = trials.collect::<Result<Vec<_>>>()?;
+                if trials.is_empty() {
+                    tracing::warn!("{name}: there are no {shots} pictures for a {} classifier", knowledge.name());
+                    continue;
+                }
+                let of = [("attribute", name.as_str()), ("labels", &shots.to_string()), ("knows", knowledge.name())];
+                let mut add = |figure: &str, value: fn(&Trial) -> Option<f64>| {
+                    let values: Vec<f64> = trials.iter().filter_map(value).collect();
+                    figures.extend(Figure::mean(figure, &of, &values, seed));
+                };
+                add("auroc", |trial| Some(trial.auroc));
+                add("accepted", |trial| trial.accepted);
+                add("precision", |trial| trial.precision);
+                if let (Some(invented), Some(first)) = (&invented, trials.first()) {
+                    let label = format!("{name} {shots} {}", knowledge.name());
+                    rows.extend(decode(args, invented, &first.chosen, label)?);
+                }
+            }
+        }
+    }
+    if figures.is_empty() {
+        bail!("no attribute is there in some pictures and missing in others")
+    }
+    if !rows.is_empty() {
+        let path = args.labelled.run.out.join("few-shot.png");
+        let provenance = invented.map(|invented| Provenance::new(invented.session.model.fingerprint()));
+        let entries = provenance.as_ref().map_or(&[][..], |provenance| provenance.entries());
+        write_atomically(&path, &png_bytes(&captioned_sheet(&[], &rows)?, entries, &path)?, Overwrite::Replace)?;
+    }
+    Report::new(NAME, settings, figures).finish(&args.labelled.run)
+}
+
+/// Fits a classifier to drawn pictures; none if there are too few of a kind.
+fn trial(
+    (z_sem, present): (&Tensor, &[bool]),
+    (knowledge, shots, seed): (Knowledge, usize, &str),
+    whole: &LinearProbe,
+    invented: Option<&Invented>,
+) -> Result<Option<Trial>> {
+    let order = shuffled(present.len(), seed);
+    let of_kind = |kind: bool| order.iter().copied().filter(move |&idx| present.get(idx) == Some(&kind));
+    let drawn: Vec<usize> = match knowledge {
+        Knowledge::Binary => {
+            let negative = shots.div_euclid(2);
+            of_kind(true).take(shots - negative).chain(of_kind(false).take(negative)).collect()
+        }
+        Knowledge::PositiveUnlabelled => of_kind(true).take(shots).collect(),
+    };
+    let mut is_drawn = vec![false; present.len()];
+    drawn.iter().for_each(|&idx| is_drawn[idx] = true);
+    let others: Vec<usize> = (0..present.len()).filter(|&idx| !is_drawn[idx]).collect();
+    let (rows, labels): (Vec<usize>, Vec<bool>) = match knowledge {
+        Knowledge::Binary => drawn.iter().map(|&idx| (idx, present[idx])).unzip(),
+        Knowledge::PositiveUnlabelled => (0..present.len()).map(|idx| (idx, is_drawn[idx])).unzip(),
+    };
+    let select = |rows: &[usize]| -> Result<Tensor> {
+        let rows = rows.iter().map(|&row| u32::try_from(row)).collect::<Result<Vec<_>, _>>()?;
+        Ok(z_sem.index_select(&Tensor::new(rows, z_sem.device())?, 0)?)
+    };
+    let of_others: Vec<bool> = others.iter().map(|&idx| present[idx]).collect();
+    let is_mixed = of_others.contains(&true) && of_others.contains(&false);
+    if drawn.len() < shots || !is_mixed {
+        return Ok(None);
+    }
+    let probe = LinearProbe::fit(&select(&rows)?, &labels, INVERSE_PENALTY)?;
+    let auroc = auroc(&probe.logits(&select(&others)?)?, &of_others)?;
+    let Some(invented) = invented else {
+        return Ok(Some(Trial { auroc, accepted: None, precision: None, chosen: vec![] }));
+    };
+    let logits = probe.logits(&invented.standardized)?;
+    // Unlabelled pictures count as negative, so that few logits are above 0: what is taken are as many as the share of
+    // the pictures that score like the known ones, at least their median.
+    let threshold = match knowledge {
+        Knowledge::Binary => 0.,
+        Knowledge::PositiveUnlabelled => median(probe.logits(&select(&drawn)?)?),
+    };
+    let truth = whole.logits(&invented.standardized)?;
+    let chosen: Vec<u32> = (0..).zip(&logits).filter(|&(_, &logit)| logit > threshold).map(|(row, _)| row).collect();
+    let is_true = |&&row: &&u32| truth.get(row as usize).is_some_and(|&logit| logit > 0.);
+    let num_true = chosen.iter().filter(is_true).count();
+    let precision = (!chosen.is_empty()).then(|| num_true as f64 / chosen.len() as f64);
+    Ok(Some(Trial { auroc, accepted: Some(chosen.len() as f64 / logits.len() as f64), precision, chosen }))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().div_euclid(2)).copied().unwrap_or(0.)
+}
+
+/// Numbers below `count` in an order that the seed decides.
+fn shuffled(count: usize, seed: &str) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_cached_key(|idx| *blake3::hash(format!("{seed} {idx}").as_bytes()).as_bytes());
+    order
+}
+
+/// Mean and standard deviation of each dimension.
+struct Scale {
+    mean: Tensor,
+    std: Tensor,
+}
+
+impl Scale {
+    fn of(z_sem: &Tensor) -> Result<Self> {
+        let mean = z_sem.mean_keepdim(0)?;
+        let var = z_sem.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?;
+        Ok(Self { mean, std: (var + 1e-12)?.sqrt()? })
+    }
+
+    fn apply(&self, z_sem: &Tensor) -> Result<Tensor> {
+        Ok(z_sem.broadcast_sub(&self.mean)?.broadcast_div(&self.std)?)
+    }
+}
+
+/// Vectors of the latent net; none if the model has none.
+fn invent(global: &GlobalArgs, args: &FewShotArgs, scale: &Scale) -> Result<Option<Invented>> {
+    let session = Session::open(global, &args.labelled.model, &args.labelled.run.batch)?;
+    if session.model.latent_net().is_err() {
+        tracing::warn!("the model has no latent net, so nothing is invented");
+        return Ok(None);
+    }
+    let noise = NoiseSource::new(args.labelled.run.random.seed);
+    let width = session.model.latent_net()?.config().z_channels;
+    let progress = Progress::start("invent", args.invented, args.latent_steps);
+    let mut parts = vec![];
+    for start in (0..args.invented).step_by(256) {
+        let end = (start + 256).min(args.invented);
+        let range = start as u64..end as u64;
+        let z_terminal = noise.batch(NoisePurpose::ZTerminal, range, &[width], session.model.device())?;
+        let z_sem = session.model.sample_z_sem(&z_terminal, args.latent_steps, &mut |_| progress.step(end - start))?;
+        parts.push(z_sem.to_device(&candle_core::Device::Cpu)?);
+    }
+    progress.finish();
+    let z_sem = Tensor::cat(&parts, 0)?;
+    let standardized = scale.apply(&z_sem)?;
+    Ok(Some(Invented { session, z_sem, standardized }))
+}
+
+/// Decodes the first chosen vectors into `few-shot/LABEL/`; a row of the sheet.
+fn decode(args: &FewShotArgs, invented: &Invented, chosen: &[u32], label: String) -> Result<Option<SheetRow>> {
+    let chosen: Vec<u32> = chosen.iter().copied().take(args.decoded).collect();
+    if chosen.is_empty() {
+        return Ok(None);
+    }
+    let Invented { session, z_sem, .. } = invented;
+    let count = chosen.len();
+    let z_sem = z_sem.index_select(&Tensor::new(chosen, z_sem.device())?, 0)?.to_device(session.model.device())?;
+    let noise = NoiseSource::new(args.labelled.run.random.seed);
+    let x_terminal = session.random_x_terminal(noise, 0..count as u64)?;
+    let progress = Progress::start("decode", count, args.steps);
+    let x_0 = session.decode(&x_terminal, Some(&z_sem), args.steps, &progress)?;
+    progress.finish();
+    let folder = args.labelled.run.out.join(NAME).join(label.replace(' ', "-"));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    let provenance = Provenance::new(session.model.fingerprint());
+    let mut pictures = vec![];
+    for row in 0..count {
+        let picture = rgb_from_tensor(&x_0.get(row)?)?;
+        let path = folder.join(format!("{row:05}.png"));
+        write_atomically(&path, &png_bytes(&picture, provenance.entries(), &path)?, Overwrite::Replace)?;
+        pictures.push(picture);
+    }
+    Ok(Some(SheetRow { label, pictures }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn few_labels_tell_what_is_easily_told() {
+        // The attribute is the sign of the first of two dimensions.
+        let rows: Vec<f32> = (0..60).flat_map(|i| [((i * 7) % 13) as f32 - 6.2, ((i * 5) % 11) as f32]).collect();
+        let present: Vec<bool> = rows.chunks(2).map(|row| row[0] > 0.).collect();
+        let z_sem = Tensor::from_vec(rows, (60, 2), &Device::Cpu).unwrap();
+        let whole = LinearProbe::fit(&z_sem, &present, 1.).unwrap();
+        for knowledge in Knowledge::ALL {
+            let found = trial((&z_sem, &present), (knowledge, 10, "seed"), &whole, None).unwrap().unwrap();
+            assert!(found.auroc > 0.9, "{knowledge:?}: {}", found.auroc);
+            let again = trial((&z_sem, &present), (knowledge, 10, "seed"), &whole, None).unwrap().unwrap();
+            assert!((found.auroc - again.auroc).abs() < 1e-12);
+            assert!(trial((&z_sem, &present), (knowledge, 58, "seed"), &whole, None).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn shuffling_loses_nothing() {
+        let mut order = shuffled(50, "a");
+        assert_ne!(order, shuffled(50, "b"));
+        order.sort_unstable();
+        assert_eq!(order, (0..50).collect::<Vec<_>>());
+    }
+}

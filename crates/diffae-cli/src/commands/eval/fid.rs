@@ -1,0 +1,342 @@
+//! `diffae eval fid`: how far a set of pictures is from the real ones, by features of a network.
+
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use diffae_eval::{
+    FeatureKind, FeatureNetwork, Moments, frechet_distance, kernel_distance_of_subsets, manifold_overlap,
+};
+use diffae_infer::{NoisePurpose, NoiseSource};
+use diffae_train::Crop;
+
+use super::feature_file::{FeatureFile, fingerprint_of_file};
+use super::journal::Settings;
+use super::pictures::EvalPictures;
+use super::report::{Figure, Report};
+use crate::args::{FidArgs, FidProtocol, FidSource, GlobalArgs};
+use crate::device::device_from_name;
+use crate::progress::Progress;
+use crate::session::{Session, catch_interrupts, to_unit};
+
+const NAME: &str = "fid";
+/// Pictures of the reference's protocol.
+const REFERENCE_COUNT: usize = 50_000;
+/// Pictures that go through the feature network at once.
+const BATCH: usize = 16;
+
+/// Where the pictures that are judged come from.
+enum Judged {
+    /// A folder of them.
+    Folder(EvalPictures),
+    /// A model that invents them.
+    Sampled(Session),
+    /// A model that decodes the `z_sem` of real pictures from random `x_T`.
+    Decoded(Session),
+}
+
+/// The network and what names it.
+struct Features {
+    network: FeatureNetwork,
+    settings: Settings,
+}
+
+/// Features of both sets, and what they are of.
+struct Sets {
+    real: Option<FeatureFile>,
+    judged: FeatureFile,
+    settings: Settings,
+}
+
+/// Computes features of both sets, and compares them.
+pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
+    catch_interrupts();
+    let is_reference = args.protocol == FidProtocol::Reference;
+    ensure!(
+        !is_reference || FeatureKind::from(args.features) == FeatureKind::Inception,
+        "the reference's protocol is about the features of inception, not of {}",
+        FeatureKind::from(args.features)
+    );
+    let features = Features::open(global, args)?;
+    let real = args.data.as_ref().map(|data| {
+        let limit = args.limit.or(is_reference.then_some(REFERENCE_COUNT));
+        EvalPictures::first(data, args.crop.into(), limit)
+    });
+    let real = real.transpose()?;
+    let judged = Judged::open(global, args)?;
+    let Sets { mut real, mut judged, settings } = sets(args, &features, real.as_ref(), &judged)?;
+    let moments_of_judged = judged.statistics()?.moments()?;
+    let moments_of_real = match (&mut real, &args.reference_statistics) {
+        (_, Some(path)) => Moments::read_npz(path)?,
+        (Some(real), None) => real.statistics()?.moments()?,
+        (None, None) => bail!("name the real pictures with --data, or their statistics with --reference-statistics"),
+    };
+    if let Some(path) = &args.save_statistics {
+        save(&moments_of_real, path, args)?;
+    }
+    let name = |of_inception: &'static str, other: &'static str| match args.features.into() {
+        FeatureKind::Inception => of_inception,
+        _ => other,
+    };
+    let of = [("features", FeatureKind::from(args.features).name())];
+    let point = |name, value| Figure::point(name, &of, value, judged.count());
+    let mut figures =
+        vec![point(name("fid", "frechet_distance"), frechet_distance(&moments_of_real, &moments_of_judged)?)];
+    if let Some(real) = &mut real {
+        let fewest = real.count().min(judged.count());
+        let subset = args.kid_subset.min(fewest);
+        let counts = [real.count(), judged.count()];
+        let read = |set: usize, rows: &[usize]| if set == 0 { real.rows(rows) } else { judged.rows(rows) };
+        let (mean, std) = kernel_distance_of_subsets(counts, subset, args.kid_subsets, args.run.random.seed, read)?;
+        figures.push(Figure::point(name("kid", "kernel_distance"), &of, mean, subset));
+        figures.push(Figure::point(name("kid_std", "kernel_distance_std"), &of, std, args.kid_subsets));
+        let first = |count: usize| (0..count.min(args.manifold_limit)).collect::<Vec<_>>();
+        let (rows_of_real, rows_of_judged) = (first(real.count()), first(judged.count()));
+        if rows_of_real.len().min(rows_of_judged.len()) > args.neighbors {
+            let (x, y) = (real.rows(&rows_of_real)?, judged.rows(&rows_of_judged)?);
+            let overlap = manifold_overlap(&x, &y, args.neighbors)?;
+            for (name, value) in [
+                ("precision", overlap.precision),
+                ("recall", overlap.recall),
+                ("density", overlap.density),
+                ("coverage", overlap.coverage),
+            ] {
+                figures.push(Figure::point(name, &of, value, rows_of_judged.len()));
+            }
+        }
+    }
+    Report::new(NAME, settings, figures).finish(&args.run)
+}
+
+/// The features of both sets, made where they are missing.
+fn sets(args: &FidArgs, features: &Features, real: Option<&EvalPictures>, judged: &Judged) -> Result<Sets> {
+    let overwrite = args.run.force.overwrite();
+    let common = |settings: Settings| features.settings.clone().into_iter().chain(settings).collect::<Settings>();
+    let image_size = judged.session().map(|session| session.model.image_shape());
+    let of_real = |pictures: &EvalPictures| -> Result<Settings> {
+        Ok(Settings::from([
+            ("data".to_owned(), pictures.fingerprint()?.into()),
+            ("flips".to_owned(), (args.protocol == FidProtocol::Reference).into()),
+            ("image_shape".to_owned(), image_size.map(Vec::from).into()),
+            ("seed".to_owned(), args.run.random.seed.into()),
+        ]))
+    };
+    let mut settings = common(judged.settings(args, real)?);
+    let count = match judged {
+        Judged::Folder(pictures) => pictures.len(),
+        _ if args.protocol == FidProtocol::Reference => args.count.unwrap_or(REFERENCE_COUNT),
+        _ => args.count.or(real.map(EvalPictures::len)).context("say with --count how many pictures to make")?,
+    };
+    let width = features.network.width();
+    let mut real_file = None;
+    if let Some(pictures) = real {
+        let of_real = common(of_real(pictures)?);
+        let mut file = FeatureFile::open(&args.run.out, "real", &of_real, width, overwrite)?;
+        let read = |range: Range<usize>, _: &Progress| real_pictures(args, pictures, judged.session(), range);
+        fill(&mut file, ("real", pictures.len(), 1), features, BATCH, read)?;
+        settings.extend(of_real);
+        real_file = Some(file);
+    }
+    let mut file = FeatureFile::open(&args.run.out, "judged", &settings, width, overwrite)?;
+    let steps = judged.steps_of_picture(args);
+    let batch = judged.session().map_or(BATCH, Session::batch_size);
+    fill(&mut file, ("judged", count, steps), features, batch, |range, progress| {
+        judged.pictures(args, real, range, progress)
+    })?;
+    settings.insert("count".to_owned(), count.into());
+    settings.insert("protocol".to_owned(), args.protocol.name().into());
+    Ok(Sets { real: real_file, judged: file, settings })
+}
+
+/// Computes the features that a file lacks.
+fn fill(
+    file: &mut FeatureFile,
+    (label, count, calls): (&'static str, usize, usize),
+    features: &Features,
+    batch: usize,
+    mut pictures: impl FnMut(Range<usize>, &Progress) -> Result<Vec<Tensor>>,
+) -> Result<()> {
+    ensure!(file.count() <= count, "there are features of {} pictures, more than {count}; use --force", file.count());
+    let progress = Progress::start(label, count, calls + 1);
+    progress.check(file.count() * (calls + 1))?;
+    while file.count() < count {
+        let range = file.count()..(file.count() + batch).min(count);
+        let made = range.len();
+        for x in pictures(range, &progress)? {
+            file.append(&features.network.features(&x)?)?;
+        }
+        progress.check(made)?;
+    }
+    progress.finish();
+    Ok(())
+}
+
+/// Real pictures in `[0, 1]`, as a file of 8 bits a channel holds them.
+fn real_pictures(
+    args: &FidArgs,
+    pictures: &EvalPictures,
+    session: Option<&Session>,
+    range: Range<usize>,
+) -> Result<Vec<Tensor>> {
+    let Some(session) = session else { return as_they_are(pictures, range) };
+    let x = eight_bits(&pictures.read(session, range.clone())?)?;
+    if args.protocol != FidProtocol::Reference {
+        return Ok(vec![x]);
+    }
+    let flipped = x.flip(&[3])?;
+    let coin = |idx: usize| {
+        let hash = blake3::hash(format!("{} {idx}", args.run.random.seed).as_bytes());
+        hash.as_bytes().first().is_some_and(|byte| byte & 1 == 1)
+    };
+    let rows = range.enumerate().map(|(row, idx)| if coin(idx) { flipped.get(row) } else { x.get(row) });
+    Ok(vec![Tensor::stack(&rows.collect::<candle_core::Result<Vec<_>>>()?, 0)?])
+}
+
+/// Pictures of a folder, of the sizes that they have.
+fn as_they_are(pictures: &EvalPictures, range: Range<usize>) -> Result<Vec<Tensor>> {
+    let read = |idx: usize| -> Result<Tensor> {
+        let name = pictures.name(idx);
+        let bytes = pictures.all().bytes(idx)?;
+        let picture = image::load_from_memory(&bytes).with_context(|| format!("cannot read {name}"))?.into_rgb8();
+        let (width, height) = (picture.width() as usize, picture.height() as usize);
+        let x = Tensor::from_vec(picture.into_raw(), (1, height, width, 3), &Device::Cpu)?;
+        Ok((x.permute((0, 3, 1, 2))?.to_dtype(candle_core::DType::F32)? / 255.)?.contiguous()?)
+    };
+    // Pictures of one size that follow each other go through the network together.
+    let mut groups: Vec<Vec<Tensor>> = vec![];
+    for idx in range {
+        let x = read(idx)?;
+        match groups.last_mut() {
+            Some(group) if group.first().is_some_and(|first| first.dims() == x.dims()) => group.push(x),
+            _ => groups.push(vec![x]),
+        }
+    }
+    groups.iter().map(|group| Ok(Tensor::cat(group, 0)?)).collect()
+}
+
+/// `[-1, 1]` to `[0, 1]` in steps of 1/255, as a PNG holds pictures.
+fn eight_bits(x: &Tensor) -> Result<Tensor> {
+    Ok(((to_unit(x)? * 255.)?.round()? / 255.)?)
+}
+
+/// Writes the statistics of the real pictures.
+fn save(moments: &Moments, path: &Path, args: &FidArgs) -> Result<()> {
+    let exists = path.exists() && args.run.force.overwrite() == diffae_infer::Overwrite::Refuse;
+    ensure!(!exists, "{} exists already; use --force to replace it", path.display());
+    // Whole or not at all.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("cannot write {}", path.display()))?;
+    moments.write_npz(file.path())?;
+    file.persist(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(())
+}
+
+impl Features {
+    fn open(global: &GlobalArgs, args: &FidArgs) -> Result<Self> {
+        let kind = FeatureKind::from(args.features);
+        let network = FeatureNetwork::open(kind, &args.weights, &device_from_name(&global.device)?)?;
+        let fingerprint = fingerprint_of_file(&args.weights)?;
+        let settings =
+            Settings::from([("features".to_owned(), kind.name().into()), ("weights".to_owned(), fingerprint.into())]);
+        Ok(Self { network, settings })
+    }
+}
+
+impl Judged {
+    fn open(global: &GlobalArgs, args: &FidArgs) -> Result<Self> {
+        if let Some(folder) = &args.pictures {
+            return Ok(Self::Folder(EvalPictures::first(folder, Crop::Center, args.count)?));
+        }
+        let Some(model) = args.model() else {
+            bail!("name a model with --model, or a folder of pictures with --pictures")
+        };
+        let session = Session::open(global, &model, &args.run.batch)?;
+        let invents = !session.has_z_sem() || session.model.latent_net().is_ok();
+        match args.source {
+            FidSource::Decoded => {
+                ensure!(session.has_z_sem(), "a plain DDPM has no z_sem that could be decoded");
+                ensure!(args.data.is_some(), "--data is needed: its pictures are encoded and decoded");
+                Ok(Self::Decoded(session))
+            }
+            FidSource::Sampled if !invents => {
+                bail!("the model has no latent net, so it cannot invent pictures; use --source decoded")
+            }
+            FidSource::Auto if !invents && args.data.is_none() => {
+                bail!("the model has no latent net; name with --data the pictures whose z_sem it decodes")
+            }
+            FidSource::Auto if !invents => Ok(Self::Decoded(session)),
+            FidSource::Auto | FidSource::Sampled => Ok(Self::Sampled(session)),
+        }
+    }
+
+    fn session(&self) -> Option<&Session> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Sampled(session) | Self::Decoded(session) => Some(session),
+        }
+    }
+
+    /// Network calls for a picture.
+    fn steps_of_picture(&self, args: &FidArgs) -> usize {
+        match self {
+            Self::Folder(_) => 0,
+            Self::Sampled(session) if session.has_z_sem() => args.steps + args.latent_steps,
+            Self::Sampled(_) | Self::Decoded(_) => args.steps,
+        }
+    }
+
+    fn settings(&self, args: &FidArgs, real: Option<&EvalPictures>) -> Result<Settings> {
+        let session = match self {
+            Self::Folder(pictures) => {
+                return Ok(Settings::from([("pictures".to_owned(), pictures.fingerprint()?.into())]));
+            }
+            Self::Sampled(session) | Self::Decoded(session) => session,
+        };
+        let mut settings = Settings::from([
+            ("model".to_owned(), session.model.fingerprint().into()),
+            ("steps".to_owned(), args.steps.into()),
+            ("seed".to_owned(), args.run.random.seed.into()),
+        ]);
+        if matches!(self, Self::Decoded(_)) {
+            settings.insert("source".to_owned(), "decoded".into());
+            settings.insert("data".to_owned(), real.map(EvalPictures::fingerprint).transpose()?.into());
+        } else {
+            settings.insert("source".to_owned(), "sampled".into());
+            settings.insert("latent_steps".to_owned(), args.latent_steps.into());
+        }
+        Ok(settings)
+    }
+
+    /// Pictures in `[0, 1]` by their numbers.
+    fn pictures(
+        &self,
+        args: &FidArgs,
+        real: Option<&EvalPictures>,
+        range: Range<usize>,
+        progress: &Progress,
+    ) -> Result<Vec<Tensor>> {
+        let session = match self {
+            Self::Folder(pictures) => return as_they_are(pictures, range),
+            Self::Sampled(session) | Self::Decoded(session) => session,
+        };
+        let noise = NoiseSource::new(args.run.random.seed);
+        let (count, indices) = (range.len(), range.start as u64..range.end as u64);
+        let z_sem = match (self, real) {
+            (Self::Decoded(_), Some(real)) => {
+                let encoded = range.map(|idx| idx.checked_rem(real.len()).unwrap_or(0));
+                Some(session.model.encode_semantic(&real.read(session, encoded)?)?)
+            }
+            _ if session.has_z_sem() => {
+                let width = session.model.latent_net()?.config().z_channels;
+                let device = session.model.device();
+                let z_terminal = noise.batch(NoisePurpose::ZTerminal, indices.clone(), &[width], device)?;
+                Some(session.model.sample_z_sem(&z_terminal, args.latent_steps, &mut |_| progress.step(count))?)
+            }
+            _ => None,
+        };
+        let x_terminal = session.random_x_terminal(noise, indices)?;
+        let x_0 = session.decode(&x_terminal, z_sem.as_ref(), args.steps, progress)?;
+        Ok(vec![eight_bits(&x_0)?])
+    }
+}

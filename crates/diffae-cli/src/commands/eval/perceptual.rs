@@ -1,0 +1,100 @@
+//! LPIPS in measures, and `diffae eval lpips`: the perceptual distance of pictures of the same names.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use diffae_eval::{Lpips, LpipsBackbone};
+use diffae_train::Crop;
+
+use super::feature_file::fingerprint_of_file;
+use super::journal::{Journal, Settings, Values};
+use super::pictures::EvalPictures;
+use super::report::{Figure, Report};
+use crate::args::{GlobalArgs, LpipsArgs, LpipsPairsArgs};
+use crate::device::device_from_name;
+use crate::progress::Progress;
+use crate::session::catch_interrupts;
+
+const NAME: &str = "lpips";
+/// Pairs at once.
+const BATCH: usize = 16;
+
+/// The network that was asked for; none without weights.
+pub(super) fn open(global: &GlobalArgs, args: &LpipsArgs) -> Result<Option<Lpips>> {
+    let Some(path) = &args.lpips_weights else { return Ok(None) };
+    let backbone = LpipsBackbone::from(args.lpips_backbone);
+    Ok(Some(Lpips::open(backbone, path, &device_from_name(&global.device)?)?))
+}
+
+/// What decides the distances.
+pub(super) fn settings(args: &LpipsArgs) -> Result<Settings> {
+    let Some(path) = &args.lpips_weights else { return Ok(Settings::new()) };
+    let backbone = LpipsBackbone::from(args.lpips_backbone).name();
+    Ok(Settings::from([
+        ("lpips_backbone".to_owned(), backbone.into()),
+        ("lpips_weights".to_owned(), fingerprint_of_file(path)?.into()),
+    ]))
+}
+
+/// Which pictures of two folders have the same name but for its ending: places in the first and in the second.
+pub(super) fn pairs(x: &EvalPictures, y: &EvalPictures) -> Result<Vec<(usize, usize)>> {
+    let stem = |name: String| Path::new(&name).with_extension("").display().to_string();
+    let places: BTreeMap<String, usize> = (0..y.len()).map(|idx| (stem(y.name(idx)), idx)).collect();
+    let pair = |idx: usize| Some((idx, *places.get(&stem(x.name(idx)))?));
+    let pairs: Vec<(usize, usize)> = (0..x.len()).filter_map(pair).collect();
+    if pairs.len() < x.len() {
+        let first = (0..x.len()).map(|idx| x.name(idx)).find(|name| !places.contains_key(&stem(name.clone())));
+        tracing::warn!("{} pictures have no partner, {} first", x.len() - pairs.len(), first.unwrap_or_default());
+    }
+    ensure!(!pairs.is_empty(), "the folders have no pictures of the same names");
+    Ok(pairs)
+}
+
+/// Two pictures of one size in `[0, 1]`, the first cut and resized to the size of the second.
+pub(super) fn read_pair(x: &EvalPictures, y: &EvalPictures, (of_x, of_y): (usize, usize)) -> Result<[Tensor; 2]> {
+    let bytes = y.all().bytes(of_y)?;
+    let decoded = image::load_from_memory(&bytes).with_context(|| format!("cannot read {}", y.name(of_y)))?;
+    let size = decoded.width() as usize;
+    if decoded.height() != decoded.width() {
+        bail!("{} has {} by {} pixels, expected a square", y.name(of_y), decoded.width(), decoded.height())
+    }
+    let read = |pictures: &EvalPictures, idx: usize| -> Result<Tensor> {
+        crate::session::to_unit(&pictures.all().read(idx, 3, size)?.unsqueeze(0)?)
+    };
+    Ok([read(x, of_x)?, read(y, of_y)?])
+}
+
+/// Compares the pictures of two folders.
+pub(super) fn run(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<()> {
+    catch_interrupts();
+    let crop = Crop::from(args.crop);
+    let (x, y) =
+        (EvalPictures::first(&args.data, crop, None)?, EvalPictures::first(&args.pictures, Crop::Center, None)?);
+    let mut pairs = pairs(&x, &y)?;
+    pairs.truncate(args.limit.unwrap_or(usize::MAX));
+    let lpips_args = LpipsArgs { lpips_backbone: args.backbone, lpips_weights: Some(args.weights.clone()) };
+    let lpips = open(global, &lpips_args)?.context("LPIPS needs weights")?;
+    let mut settings = settings(&lpips_args)?;
+    settings.insert("data".to_owned(), x.fingerprint()?.into());
+    settings.insert("pictures".to_owned(), y.fingerprint()?.into());
+    settings.insert("count".to_owned(), pairs.len().into());
+    let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
+    let progress = Progress::start(NAME, pairs.len(), 1);
+    for chunk in pairs.chunks(BATCH) {
+        progress.check(chunk.len())?;
+        for &pair in chunk.iter().filter(|(idx, _)| journal.get(&x.name(*idx)).is_none()).collect::<Vec<_>>() {
+            let [a, b] = read_pair(&x, &y, pair)?;
+            let distance = lpips.distance(&a.to_device(&Device::Cpu)?, &b)?;
+            let values: Values = distance.into_iter().map(|distance| (NAME.to_owned(), distance)).collect();
+            journal.add(x.name(pair.0), values)?;
+        }
+    }
+    progress.finish();
+    let value = |&(idx, _): &(usize, usize)| journal.get(&x.name(idx))?.get(NAME).copied();
+    let values: Vec<f64> = pairs.iter().filter_map(value).collect();
+    let backbone = LpipsBackbone::from(args.backbone).name();
+    let figure = Figure::mean(NAME, &[("backbone", backbone)], &values, args.run.random.seed);
+    Report::new(NAME, settings, figure.into_iter().collect()).finish(&args.run)
+}

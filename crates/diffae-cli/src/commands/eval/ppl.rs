@@ -1,0 +1,150 @@
+//! `diffae eval ppl`: perceptual path length, how smoothly pictures turn into each other.
+
+use anyhow::{Result, bail, ensure};
+use candle_core::Tensor;
+use diffae_eval::{Lpips, LpipsBackbone};
+use diffae_infer::{lerp, slerp};
+
+use super::feature_file::fingerprint_of_file;
+use super::journal::{Journal, Settings, Values};
+use super::pictures::EvalPictures;
+use super::report::{Figure, Report};
+use crate::args::{GlobalArgs, PplArgs};
+use crate::progress::Progress;
+use crate::session::{Session, to_unit};
+
+const NAME: &str = "ppl";
+/// Shares below and above which the trimmed figure leaves values out, as `StyleGAN`'s code.
+const TRIMMED: [f64; 2] = [0.01, 0.99];
+
+/// For pairs of pictures and a random place t in `[0, 1)` between them, `LPIPS(x(t), x(t + epsilon)) / epsilon^2`, where
+/// x(t) is decoded from `z_sem` on the straight line and `x_T` on the great circle between those of the two pictures.
+///
+/// # Source
+/// Karras et al. 2019 (arXiv:1812.04948), section 4.1; Preechakul et al. 2022 (arXiv:2111.15640), section 5.
+pub(super) fn run(global: &GlobalArgs, args: &PplArgs) -> Result<()> {
+    ensure!(args.epsilon > 0. && args.epsilon < 1., "--epsilon is {}, expected a number in (0, 1)", args.epsilon);
+    let pictures = EvalPictures::find(&args.data)?;
+    let session = Session::open(global, &args.model, &args.run.batch)?;
+    if !session.has_z_sem() || session.is_one_shot() {
+        bail!("the path between two pictures needs z_sem and x_T, which this model does not have both")
+    }
+    ensure!(pictures.len() >= 2, "there is one picture, two make a pair");
+    let backbone = LpipsBackbone::from(args.backbone);
+    let lpips = Lpips::open(backbone, &args.weights, session.model.device())?;
+    let count = args.pairs.unwrap_or_else(|| pictures.len().div_euclid(2));
+    let seed = args.run.random.seed;
+    let settings = Settings::from([
+        ("model".to_owned(), session.model.fingerprint().into()),
+        ("data".to_owned(), pictures.fingerprint()?.into()),
+        ("pairs".to_owned(), count.into()),
+        ("epsilon".to_owned(), args.epsilon.into()),
+        ("steps".to_owned(), args.steps.into()),
+        ("invert_steps".to_owned(), args.invert_steps.into()),
+        ("lpips_backbone".to_owned(), backbone.name().into()),
+        ("lpips_weights".to_owned(), fingerprint_of_file(&args.weights)?.into()),
+        ("seed".to_owned(), seed.into()),
+    ]);
+    let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
+    let progress = Progress::start(NAME, count, 2 * (args.invert_steps + args.steps));
+    let pairs: Vec<usize> = (0..count).collect();
+    for batch in pairs.chunks(session.batch_size()) {
+        if batch.iter().all(|pair| journal.get(&pair.to_string()).is_some()) {
+            progress.check(batch.len() * 2 * (args.invert_steps + args.steps))?;
+            continue;
+        }
+        let drawn: Vec<Drawn> = batch.iter().map(|&pair| Drawn::new(seed, pair, pictures.len())).collect();
+        let ends = [0, 1].map(|end| -> Result<(Tensor, Tensor)> {
+            let x_0 = pictures.read(&session, drawn.iter().map(|drawn| drawn.ends[end]))?;
+            let z_sem = session.model.encode_semantic(&x_0)?;
+            let x_terminal = session.invert(&x_0, Some(&z_sem), args.invert_steps, &progress)?;
+            Ok((z_sem, x_terminal))
+        });
+        let [from, to] = ends;
+        let ((z_from, x_from), (z_to, x_to)) = (from?, to?);
+        let picture = |shift: f64| -> Result<Tensor> {
+            let (mut z_sem, mut x_terminal) = (vec![], vec![]);
+            for (row, drawn) in drawn.iter().enumerate() {
+                let at = drawn.place + shift;
+                z_sem.push(lerp(&z_from.get(row)?, &z_to.get(row)?, at)?);
+                x_terminal.push(slerp(&x_from.get(row)?, &x_to.get(row)?, at)?);
+            }
+            let (z_sem, x_terminal) = (Tensor::stack(&z_sem, 0)?, Tensor::stack(&x_terminal, 0)?);
+            to_unit(&session.decode(&x_terminal, Some(&z_sem), args.steps, &progress)?)
+        };
+        let distances = lpips.distance(&picture(0.)?, &picture(args.epsilon)?)?;
+        for (pair, distance) in batch.iter().zip(distances) {
+            let values = Values::from([(NAME.to_owned(), distance / args.epsilon.powi(2))]);
+            if journal.get(&pair.to_string()).is_none() {
+                journal.add(pair.to_string(), values)?;
+            }
+        }
+    }
+    progress.finish();
+    let value = |pair: &usize| journal.get(&pair.to_string())?.get(NAME).copied();
+    let values: Vec<f64> = pairs.iter().filter_map(value).collect();
+    let of = [("backbone", backbone.name())];
+    let trimmed = trimmed(&values);
+    let figures = [Figure::mean(NAME, &of, &values, seed), Figure::mean("ppl_trimmed", &of, &trimmed, seed)];
+    Report::new(NAME, settings, figures.into_iter().flatten().collect()).finish(&args.run)
+}
+
+/// Two pictures and a place between them.
+struct Drawn {
+    ends: [usize; 2],
+    place: f64,
+}
+
+impl Drawn {
+    /// By the number of the pair: the same at every call.
+    fn new(seed: u64, pair: usize, count: usize) -> Self {
+        let hash = blake3::hash(format!("ppl {seed} {pair}").as_bytes());
+        let mut numbers =
+            hash.as_bytes().chunks(8).map(|bytes| bytes.iter().fold(0, |sum, &byte| (sum << 8) | u64::from(byte)));
+        let mut below = |limit: usize| {
+            let number = numbers.next().unwrap_or_default().checked_rem(limit as u64).unwrap_or(0);
+            usize::try_from(number).unwrap_or(0)
+        };
+        let first = below(count);
+        // Any of the others.
+        let other = (first + 1 + below(count.saturating_sub(1))).checked_rem(count).unwrap_or(0);
+        let steps = 1 << 30;
+        Self { ends: [first, other], place: below(steps) as f64 / steps as f64 }
+    }
+}
+
+/// Without the smallest and the largest hundredth.
+fn trimmed(values: &[f64]) -> Vec<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().saturating_sub(1) as f64;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "places in the list")]
+    let [low, high] = [(TRIMMED[0] * last).floor() as usize, (TRIMMED[1] * last).ceil() as usize];
+    sorted.get(low..=high).map(<[f64]>::to_vec).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_have_two_pictures_and_a_place_between() {
+        let mut places = vec![];
+        for pair in 0..200 {
+            let Drawn { ends: [first, other], place } = Drawn::new(3, pair, 5);
+            assert!(first != other && first < 5 && other < 5 && (0. ..1.).contains(&place));
+            places.push(place);
+        }
+        let mean = places.iter().sum::<f64>() / 200.;
+        assert!((mean - 0.5).abs() < 0.1, "{mean}");
+        assert_eq!(Drawn::new(3, 7, 2).ends.iter().sum::<usize>(), 1);
+    }
+
+    #[test]
+    fn outliers_are_trimmed() {
+        let values: Vec<f64> = (0..201).map(f64::from).rev().collect();
+        let kept = trimmed(&values);
+        assert_eq!((kept.first(), kept.last()), (Some(&2.), Some(&198.)));
+        assert_eq!(trimmed(&[3.]), [3.]);
+    }
+}
