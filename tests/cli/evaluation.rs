@@ -1,6 +1,9 @@
 //! `eval`.
 
+use std::collections::BTreeMap;
 use std::fs;
+
+use safetensors::tensor::{Dtype, TensorView};
 
 use crate::support::{Workspace, checkpoint, fixture};
 
@@ -158,4 +161,166 @@ fn exchanged_codes_tell_what_z_sem_decides() {
     };
     run(&checkpoint("ddpm16"), &data).fails_with("z_sem");
     run(&model, &fixture("none")).fails_with("none");
+}
+
+/// Weights of a feature network that a formula makes, in a file.
+fn random_weights(workspace: &Workspace, network: &str) -> String {
+    let shapes = include_str!("../../crates/diffae-eval/tests/fixtures/networks.json");
+    let shapes: serde_json::Value = serde_json::from_str(shapes).unwrap();
+    let mut state = 1_u32;
+    let mut tensors = BTreeMap::new();
+    for line in shapes["shapes"][network].as_array().unwrap() {
+        let mut words = line.as_str().unwrap().split_whitespace();
+        let name = words.next().unwrap().to_owned();
+        let shape: Vec<usize> = words.map(|word| word.parse().unwrap()).collect();
+        let fan_in: usize = shape.iter().skip(1).product::<usize>().max(1);
+        let (offset, scale) = match shape.len() {
+            1 if name.ends_with("bias") || name.ends_with("mean") => (0., 0.2),
+            1 => (1., 0.2),
+            _ => (0., (6. / fan_in as f64).sqrt()),
+        };
+        let number = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let value = offset + scale * (f64::from(state >> 8) / f64::from(1_u32 << 23) - 1.);
+            #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+            (value as f32).to_le_bytes()
+        };
+        let bytes: Vec<u8> = std::iter::repeat_with(number).take(shape.iter().product()).flatten().collect();
+        tensors.insert(name, (shape, bytes));
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, (shape, bytes))| (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+    let path = workspace.path(&format!("{network}.safetensors"));
+    safetensors::serialize_to_file(views, None, &path).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn sets_of_pictures_are_compared_by_features() {
+    let workspace = Workspace::new();
+    let data = pictures(&workspace, "data");
+    let weights = random_weights(&workspace, "efficientnet-lite0");
+    let features = ["--features", "efficientnet-lite0", "--weights", &weights, "--json", "--neighbors", "2"];
+    let fid = |more: &[&str]| workspace.run(&[&["eval", "fid"][..], &features, more].concat());
+    // A set is at no distance from itself, and all of its pictures are real.
+    let kept = workspace.path("real.npz");
+    let kept = kept.to_str().unwrap();
+    let itself = fid(&["--pictures", &data, "--data", &data, "--out", "itself", "--save-statistics", kept]);
+    let itself = itself.succeeds().json();
+    let scale = figure(&itself, "precision", &[]);
+    assert!(figure(&itself, "frechet_distance", &[]) < 1e-3 && (scale - 1.).abs() < 1e-9, "{itself}");
+    assert!((figure(&itself, "coverage", &[]) - 1.).abs() < 1e-9);
+    // What a model makes is not.
+    let model = checkpoint("autoenc16_latent");
+    let made = ["--model", &model, "--data", &data, "--latent-steps", "2", "--batch-size", "3"];
+    let made = |out: &str, more: &[&str]| fid(&[&made[..], &["--out", out], more].concat());
+    let whole = made("made", &["--steps", "2"]).succeeds().json();
+    assert!(figure(&whole, "frechet_distance", &[]) > 0.1, "{whole}");
+    // Interrupted work goes on and ends the same.
+    let path = workspace.path("made/judged.features");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() * 3 / 8 + 5]).unwrap();
+    assert_eq!(made("made", &["--steps", "2"]).succeeds().json(), whole);
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+    made("made", &["--steps", "3"]).fails_with("features of something else");
+    let decoded = made("decoded", &["--steps", "2", "--source", "decoded"]).succeeds().json();
+    assert_eq!(decoded["settings"]["source"], "decoded");
+    // Statistics stand for the real pictures.
+    let from_file = fid(&["--pictures", &data, "--reference-statistics", kept, "--out", "file"]).succeeds().json();
+    assert!(figure(&from_file, "frechet_distance", &[]) < 1e-3);
+    fid(&["--pictures", &data, "--data", &data, "--out", "reference", "--protocol", "reference"])
+        .fails_with("features of inception");
+    let other = random_weights(&workspace, "squeeze");
+    let wrong = ["eval", "fid", "--pictures", &data, "--data", &data, "--out", "wrong", "--weights", &other];
+    workspace.run(&wrong).fails_with("weights of a feature network");
+}
+
+#[test]
+fn pictures_are_compared_with_the_eyes_of_a_network() {
+    let workspace = Workspace::new();
+    let data = workspace.path("data");
+    let made = workspace.path("made");
+    for folder in [&data, &made] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    for number in 0..3u32 {
+        let picture = |shift: u32| {
+            image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x * 7 + shift, y * 8, number * 60 + x].map(byte)))
+        };
+        picture(0).save(data.join(format!("{number}.png"))).unwrap();
+        picture(number * 40).save(made.join(format!("{number}.bmp"))).unwrap();
+    }
+    let (data, made) = (data.to_str().unwrap(), made.to_str().unwrap());
+    let weights = random_weights(&workspace, "squeeze");
+    let network = ["--backbone", "squeeze", "--weights", &weights];
+    let args = ["eval", "lpips", "--data", data, "--pictures", made, "--out", "lpips", "--json"];
+    let report = workspace.run(&[&args[..], &network].concat()).succeeds().json();
+    let mean = figure(&report, "lpips", &[("backbone", "squeeze")]);
+    let items = fs::read_to_string(workspace.path("lpips/lpips.items.jsonl")).unwrap();
+    let value = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["values"]["lpips"].as_f64();
+    let values: Vec<f64> = items.lines().skip(1).filter_map(value).collect();
+    assert!(values[0].abs() < 1e-9 && values[1] > 1e-4 && values[2] > values[1], "{values:?}");
+    assert!((values.iter().sum::<f64>() / 3. - mean).abs() < 1e-12);
+    // The same beside the other measures of reconstructions.
+    let network = ["--lpips-backbone", "squeeze", "--lpips-weights", &weights];
+    let args = ["eval", "recon", "--data", data, "--pictures", made, "--steps", "20", "--out", "recon", "--json"];
+    let report = workspace.run(&[&args[..], &network].concat()).succeeds().json();
+    let got = figure(&report, "lpips", &[("x_T", "inverted"), ("steps", "20")]);
+    assert!((got - mean).abs() < 1e-12, "{got}, expected {mean}");
+    let again = ["eval", "recon", "--data", data, "--pictures", data, "--steps", "50", "--out", "perfect"];
+    workspace.run(&again).succeeds();
+    let compare = ["eval", "compare", "recon/recon.json", "perfect/recon.json", "--out", "compared"];
+    let table = workspace.run(&compare).succeeds().stdout();
+    assert!(table.contains("lpips"), "{table}");
+    for name in ["compare.json", "compare.txt", "compare.recon.png"] {
+        assert!(workspace.path("compared").join(name).is_file(), "{name}");
+    }
+    workspace
+        .run(&["eval", "lpips", "--data", data, "--pictures", made, "--out", "none", "--weights", &weights])
+        .fails_with("weights of a feature network");
+}
+
+#[test]
+fn everything_is_measured_at_once() {
+    let workspace = Workspace::new();
+    let data = pictures(&workspace, "data");
+    let model = checkpoint("autoenc16_latent");
+    let labels = workspace.path("labels.csv");
+    let lines: Vec<String> =
+        (0..8).map(|number| format!("{number}.png,{},{}", number % 2, u8::from(number > 2))).collect();
+    fs::write(&labels, format!("file,Odd,Large\n{}\n", lines.join("\n"))).unwrap();
+    let labels = labels.to_str().unwrap();
+    let few = ["eval", "few-shot", "--model", &model, "--data", &data, "--labels", labels, "--out", "few"];
+    let options =
+        ["--shots", "2,4", "--draws", "2", "--invented", "16", "--latent-steps", "2", "--steps", "2", "--json"];
+    let report = workspace.run(&[&few[..], &options].concat()).succeeds().json();
+    let of = [("attribute", "Odd"), ("labels", "2"), ("knows", "binary")];
+    assert!((0. ..=1.).contains(&figure(&report, "auroc", &of)), "{report}");
+    assert!((0. ..=1.).contains(&figure(&report, "accepted", &of)));
+    let few_pictures = ["eval", "few-shot", "--shots", "20", "--model", &model, "--data", &data, "--labels", labels];
+    workspace.run(&[&few_pictures[..], &["--out", "too-few"]].concat()).fails_with("at least 22 are needed");
+    let weights = random_weights(&workspace, "efficientnet-lite0");
+    let args = ["eval", "all", "--model", &model, "--data", &data, "--out", "all", "--steps", "2"];
+    let features = ["--features", "efficientnet-lite0", "--feature-weights", &weights];
+    workspace.run(&[&args[..], &features].concat()).succeeds();
+    for name in ["recon/recon.json", "z-usage/z-usage.json", "fid/fid.json"] {
+        assert!(workspace.path("all").join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn paths_between_pictures_have_a_length() {
+    let workspace = Workspace::new();
+    let data = pictures(&workspace, "data");
+    let model = checkpoint("autoenc16_latent");
+    let weights = random_weights(&workspace, "squeeze");
+    let args = ["eval", "ppl", "--model", &model, "--data", &data, "--out", "ppl", "--backbone", "squeeze"];
+    let args = [&args[..], &["--weights", &weights, "--pairs", "2", "--steps", "2", "--invert-steps", "2"]].concat();
+    // The pictures of this model are too small for the network.
+    workspace.run(&args).fails_with("at least 32 are needed");
+    let args: Vec<&str> = args.iter().map(|&arg| if arg == model { "toonheads" } else { arg }).collect();
+    let report = workspace.run(&[&args[..], &["--force", "--json"]].concat()).succeeds().json();
+    let length = figure(&report, "ppl", &[("backbone", "squeeze")]);
+    assert!(length > 0. && length.is_finite(), "{report}");
 }

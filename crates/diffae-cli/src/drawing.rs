@@ -101,6 +101,16 @@ pub(crate) fn captioned_sheet(columns: &[String], rows: &[SheetRow]) -> Result<R
     Ok(sheet)
 }
 
+/// A picture below a line of text.
+pub(crate) fn caption(text: &str, picture: &RgbImage) -> Result<RgbImage> {
+    load_font()?;
+    let width = picture.width().max(text_width(text) + 2 * GAP);
+    let mut captioned = RgbImage::from_pixel(width, picture.height() + LINE_HEIGHT + GAP, Rgb([255; 3]));
+    write_text(&mut captioned, text, (GAP, GAP))?;
+    imageops::replace(&mut captioned, picture, 0, (LINE_HEIGHT + GAP).into());
+    Ok(captioned)
+}
+
 /// Writes one line in black; what does not fit is cut off.
 fn write_text(picture: &mut RgbImage, text: &str, (left, top): (u32, u32)) -> Result<()> {
     if text.is_empty() {

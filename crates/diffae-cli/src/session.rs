@@ -1,5 +1,6 @@
 //! A loaded model, and what every command does with it.
 
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
@@ -121,14 +122,17 @@ pub(crate) fn interrupted() -> bool {
 
 /// Lets the first Ctrl-C end the work in good order, and the second at once.
 pub(crate) fn catch_interrupts() {
-    let installed = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let installed = ctrlc::set_handler(|| {
+            if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        });
+        if let Err(error) = installed {
+            tracing::warn!("Ctrl-C will end this program without cleaning up: {error}");
         }
     });
-    if let Err(error) = installed {
-        tracing::warn!("Ctrl-C will end this program without cleaning up: {error}");
-    }
 }
 
 /// About twelve activations of the widest level live at once; together they may take a gigabyte.

@@ -1,14 +1,21 @@
 //! `diffae eval compare A.json B.json ..`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use diffae_infer::{Overwrite, png_bytes, write_atomically};
+use image::{Rgb, RgbImage, imageops};
 use serde::Serialize;
 
 use super::report::{FORMAT_VERSION, Figure, Report, aligned, number};
 use crate::args::CompareArgs;
+use crate::drawing::{Curve, caption, plot};
 use crate::output::{say, say_json};
+
+/// What curves are drawn over.
+const STEPS: &str = "steps";
 
 /// One figure in all reports.
 #[derive(Debug, Serialize)]
@@ -41,7 +48,81 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
             rows[place].figures[column] = Some(figure);
         }
     }
+    if let Some(folder) = &args.out {
+        write(folder, &rows, args)?;
+    }
     if args.json { say_json(&rows) } else { say(&table(&rows, args)) }
+}
+
+/// The comparison as files.
+fn write(folder: &Path, rows: &[Row], args: &CompareArgs) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    let put = |name: &str, bytes: &[u8]| write_atomically(&folder.join(name), bytes, Overwrite::Replace);
+    put("compare.json", format!("{}\n", serde_json::to_string_pretty(rows)?).as_bytes())?;
+    put("compare.txt", format!("{}\n", table(rows, args)).as_bytes())?;
+    let picture = |name: &str, picture: &RgbImage| -> Result<()> {
+        Ok(put(name, &png_bytes(picture, &[], &folder.join(name))?)?)
+    };
+    let names: BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+    for name in names {
+        let curves = curves(rows, name, args);
+        if curves.iter().any(|(_, points)| points.len() > 1) {
+            picture(&format!("compare.{name}.png"), &plot("", ["steps", name], &curves)?)?;
+        }
+    }
+    let measures: BTreeSet<&str> = rows.iter().map(|row| row.measure.as_str()).collect();
+    for measure in measures {
+        let mut sheets = vec![];
+        for path in &args.reports {
+            let sheet = path.with_file_name(format!("{measure}.png"));
+            let is_of_measure = path.file_stem().is_some_and(|stem| stem == measure);
+            if is_of_measure && sheet.is_file() {
+                let bytes = fs::read(&sheet).with_context(|| format!("cannot read {}", sheet.display()))?;
+                let decoded =
+                    image::load_from_memory(&bytes).with_context(|| format!("{} is no picture", sheet.display()))?;
+                sheets.push(caption(&path.display().to_string(), &decoded.into_rgb8())?);
+            }
+        }
+        if sheets.len() > 1 {
+            picture(&format!("compare.{measure}.png"), &below_each_other(&sheets))?;
+        }
+    }
+    Ok(())
+}
+
+/// A figure over the steps: a curve for each report and for everything else that figures of the name are of.
+fn curves(rows: &[Row], name: &str, args: &CompareArgs) -> Vec<Curve> {
+    let mut curves: Vec<Curve> = vec![];
+    for row in rows.iter().filter(|row| row.name == name) {
+        let Some(steps) = row.of.get(STEPS).and_then(|steps| steps.parse().ok()) else { continue };
+        let others: Vec<&str> =
+            row.of.iter().filter(|(key, _)| *key != STEPS).map(|(_, value)| value.as_str()).collect();
+        for (path, figure) in args.reports.iter().zip(&row.figures) {
+            let Some(figure) = figure else { continue };
+            let label = format!("{} {}", path.display(), others.join(" "));
+            match curves.iter_mut().find(|(known, _)| *known == label) {
+                Some((_, points)) => points.push((steps, figure.value)),
+                None => curves.push((label, vec![(steps, figure.value)])),
+            }
+        }
+    }
+    for (_, points) in &mut curves {
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+    curves
+}
+
+/// Pictures on white.
+fn below_each_other(pictures: &[RgbImage]) -> RgbImage {
+    let width = pictures.iter().map(RgbImage::width).max().unwrap_or(1);
+    let height = pictures.iter().map(RgbImage::height).sum::<u32>();
+    let mut all = RgbImage::from_pixel(width, height.max(1), Rgb([255; 3]));
+    let mut top = 0;
+    for picture in pictures {
+        imageops::replace(&mut all, picture, 0, top);
+        top += i64::from(picture.height());
+    }
+    all
 }
 
 fn table(rows: &[Row], args: &CompareArgs) -> String {

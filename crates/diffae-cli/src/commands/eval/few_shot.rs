@@ -135,7 +135,9 @@ fn trial(
         Knowledge::PositiveUnlabelled => of_kind(true).take(shots).collect(),
     };
     let mut is_drawn = vec![false; present.len()];
-    drawn.iter().for_each(|&idx| is_drawn[idx] = true);
+    for &idx in &drawn {
+        is_drawn[idx] = true;
+    }
     let others: Vec<usize> = (0..present.len()).filter(|&idx| !is_drawn[idx]).collect();
     let (rows, labels): (Vec<usize>, Vec<bool>) = match knowledge {
         Knowledge::Binary => drawn.iter().map(|&idx| (idx, present[idx])).unzip(),

@@ -117,15 +117,21 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
         write_atomically(&sheet_path, &bytes, Overwrite::Replace)?;
     }
     let figures = figures(&ways, &pictures, &journal, seed);
+    write_plots(&figures, args, &provenance)?;
+    Report::new(NAME, settings, figures).finish(&args.run)
+}
+
+/// Draws the curves over the steps.
+fn write_plots(figures: &[Figure], args: &ReconArgs, provenance: &Provenance) -> Result<()> {
     for (name, label) in [("psnr", "PSNR, dB"), ("ssim", "SSIM"), ("lpips", "LPIPS")] {
-        if name == "lpips" && lpips.is_none() {
+        if name == "lpips" && args.lpips.lpips_weights.is_none() {
             continue;
         }
-        let picture = plot("Reconstructions", ["decoding steps T", label], &curves(&figures, name))?;
+        let picture = plot("Reconstructions", ["decoding steps T", label], &curves(figures, name))?;
         let path = args.run.out.join(format!("recon.{name}.png"));
         write_atomically(&path, &png_bytes(&picture, provenance.entries(), &path)?, Overwrite::Replace)?;
     }
-    Report::new(NAME, settings, figures).finish(&args.run)
+    Ok(())
 }
 
 /// Measures reconstructions that another program has made.
