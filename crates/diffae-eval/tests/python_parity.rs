@@ -1,10 +1,10 @@
-//! Comparison with pytorch-fid, prdc, scikit-learn and torchmetrics; `xtask/peer/eval_fixtures.py` makes the numbers.
+//! Comparison with pytorch-fid, prdc, scikit-learn, scikit-image and torchmetrics; `xtask/peer/eval_fixtures.py` makes the numbers.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 use candle_core::{Device, Tensor};
 use diffae_eval::{
     FeatureStatistics, LinearProbe, auroc, average_precision, frechet_distance, kernel_distance, manifold_overlap,
-    ms_ssim,
+    ms_ssim, ssim,
 };
 use serde::Deserialize;
 
@@ -16,6 +16,7 @@ struct Fixture {
     auroc: f64,
     average_precision: f64,
     probes: Vec<Probe>,
+    ssim: Vec<(usize, usize, f64, f64)>,
     ms_ssim: Vec<(usize, usize, f64, f64)>,
 }
 
@@ -33,6 +34,8 @@ struct Pair {
     seeds: [f64; 2],
     frechet: f64,
     kernel: f64,
+    /// Of sets of one size alone.
+    kernel_torchmetrics: Option<f64>,
     overlap: Vec<(usize, f64, f64, f64, f64)>,
 }
 
@@ -52,7 +55,7 @@ fn features(count: usize, width: usize, seed: f64) -> Tensor {
 
 #[test]
 fn distances_are_those_of_python() {
-    for Pair { counts, width, seeds, frechet, kernel, overlap } in fixture().pairs {
+    for Pair { counts, width, seeds, frechet, kernel, kernel_torchmetrics, overlap } in fixture().pairs {
         let [x, y] = [0, 1].map(|i| features(counts[i], width, seeds[i]));
         let statistics = |features: &Tensor| {
             let mut statistics = FeatureStatistics::new(width);
@@ -67,6 +70,9 @@ fn distances_are_those_of_python() {
         assert!((got - frechet).abs() < 1e-6 * frechet.max(1.), "{counts:?}: {got}, expected {frechet}");
         let got = kernel_distance(&x, &y).unwrap();
         assert!((got - kernel).abs() < 1e-9 * kernel.abs().max(1.), "{counts:?}: {got}, expected {kernel}");
+        if let Some(kernel) = kernel_torchmetrics {
+            assert!((got - kernel).abs() < 1e-9 * kernel.abs().max(1.), "{counts:?}: {got}, expected {kernel}");
+        }
         for (k, precision, recall, density, coverage) in overlap {
             let got = manifold_overlap(&x, &y, k).unwrap();
             let got = [got.precision, got.recall, got.density, got.coverage];
@@ -113,16 +119,19 @@ fn picture(height: usize, width: usize, seed: f64) -> Vec<f64> {
 }
 
 #[test]
-fn similarity_over_scales_is_that_of_python() {
-    for (height, width, mix, expected) in fixture().ms_ssim {
-        let (x, y) = (picture(height, width, 1.), picture(height, width, 2.));
-        let y: Vec<f64> = x.iter().zip(&y).map(|(x, y)| x + mix * (y - x)).collect();
-        let tensor = |values: Vec<f64>| {
-            let tensor = Tensor::from_vec(values, (1, 3, height, width), &Device::Cpu).unwrap();
-            tensor.to_dtype(candle_core::DType::F32).unwrap().clamp(0f32, 1f32).unwrap()
-        };
-        let got = ms_ssim(&tensor(x), &tensor(y)).unwrap()[0];
-        assert!((got - expected).abs() < 1e-5, "{height} by {width}: {got}, expected {expected}");
+fn similarities_are_those_of_python() {
+    let Fixture { ssim: cases, ms_ssim: over_scales, .. } = fixture();
+    for (measure, cases) in [(ssim as fn(&Tensor, &Tensor) -> _, cases), (ms_ssim, over_scales)] {
+        for (height, width, mix, expected) in cases {
+            let (x, y) = (picture(height, width, 1.), picture(height, width, 2.));
+            let y: Vec<f64> = x.iter().zip(&y).map(|(x, y)| x + mix * (y - x)).collect();
+            let tensor = |values: Vec<f64>| {
+                let tensor = Tensor::from_vec(values, (1, 3, height, width), &Device::Cpu).unwrap();
+                tensor.to_dtype(candle_core::DType::F32).unwrap().clamp(0f32, 1f32).unwrap()
+            };
+            let got = measure(&tensor(x), &tensor(y)).unwrap()[0];
+            assert!((got - expected).abs() < 1e-5, "{height} by {width}: {got}, expected {expected}");
+        }
     }
     let small = Tensor::zeros((1, 3, 175, 200), candle_core::DType::F32, &Device::Cpu).unwrap();
     assert!(ms_ssim(&small, &small).unwrap_err().to_string().contains("175"));
