@@ -40,7 +40,9 @@ fn an_interrupted_run_goes_on_without_looking_at_what_is_done() {
             None => (0..COUNT).filter(|&idx| out.join("images").join(name(idx)).exists()).collect(),
         };
         assert!(already.len() > 20, "{}", already.len());
-        already.iter().for_each(|&idx| write(&from, idx, 200));
+        for &idx in &already {
+            write(&from, idx, 200);
+        }
         (280..COUNT).for_each(|idx| write(&from, idx, 100));
         run("folder", &from, &out, options).unwrap();
         let data = if key.is_some() { out.clone() } else { out.join("images") };
@@ -61,7 +63,8 @@ fn few_broken_originals_are_left_out_and_counted() {
     let root = tempfile::tempdir().unwrap();
     let (from, labels) = (root.path().join("from"), root.path().join("labels.csv"));
     (0..COUNT).for_each(|idx| write(&from, idx, u8::try_from(idx % 250).unwrap()));
-    [7, 270].into_iter().for_each(|idx| break_(&from, idx));
+    break_(&from, 7);
+    break_(&from, 270);
     fs::write(&labels, "file,Odd\n007.png,1\n008.png,0\n271.png,1\n").unwrap();
     for (format, rows) in [("folder", "008.png,0\n271.png,1"), ("lmdb", "8-00007,0\n8-00269,1")] {
         let out = root.path().join(format);
