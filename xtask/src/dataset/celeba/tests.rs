@@ -6,7 +6,7 @@ use diffae_train::{Crop, Labels, Pictures};
 use image::ImageFormat;
 
 use crate::dataset::pictures::made_up::{
-    assert_near, colors, encoded, folder, gradient, manifest, names, run, snapshot, zip,
+    assert_near, colors, encoded, folder, gradient, manifest, names, overshoots, run, snapshot, step, zip,
 };
 
 const ATTRIBUTES: &str = "4\nSmiling Young \n000001.jpg  1 -1\n000002.jpg -1  1\n000003.jpg -1 -1\n000004.jpg  1  1\n";
@@ -58,11 +58,14 @@ fn the_crop_is_that_of_the_paper_and_attributes_go_with_their_pictures() {
     let unzipped = root.path().join("unzipped");
     folder(&unzipped, &pictures());
     folder(&unzipped, &[("list_attr_celeba.txt".to_owned(), ATTRIBUTES.into())]);
+    let edge = encoded(&step(178, 218), ImageFormat::Png);
+    folder(&unzipped, &[("img_align_celeba/000004.jpg".to_owned(), edge)]);
     let again = root.path().join("again");
     run("celeba", &unzipped.join("img_align_celeba"), &again, "--size 64").unwrap();
     for name in ["images/000/000003.png", "attributes.txt"] {
         assert_eq!(std::fs::read(again.join(name)).unwrap(), std::fs::read(out.join(name)).unwrap());
     }
+    assert!(!overshoots(&again.join("images/000/000004.png")), "it is resized as the reference does when it reads");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use image::ImageFormat;
 
 use crate::dataset::pictures::made_up::{
-    assert_near, colors, encoded, folder, gradient, manifest, names, run, snapshot, zip,
+    assert_near, colors, encoded, folder, gradient, manifest, names, overshoots, run, snapshot, step, zip,
 };
 
 /// Pictures `FOLDER/00000/00000.png` and so on, blue as given.
@@ -19,11 +19,15 @@ fn the_large_pictures_keep_their_numbers_and_a_second_run_changes_nothing() {
     let (from, out) = (root.path().join("ffhq"), root.path().join("out"));
     folder(&from, &files("images1024x1024/", &[1000, 0, 1], 200));
     folder(&from, &files("thumbnails128x128/", &[0, 1], 90));
+    let edge = encoded(&step(64, 64), ImageFormat::Png);
+    folder(&from, &[("images1024x1024/00000/00001.png".to_owned(), edge)]);
     run("ffhq", &from, &out, "--size 32").unwrap();
     assert_eq!(names(&out.join("images")), ["00000/00000.png", "00000/00001.png", "01000/01000.png"]);
     let got = colors(&out.join("images"), 2, 32, &[(8, 20), (20, 8)]);
     assert_near(&got, &[[16.5, 40.5, 200.], [40.5, 16.5, 200.]], 0.75);
 
+    let by_lanczos = overshoots(&out.join("images/00000/00001.png"));
+    assert!(by_lanczos && !overshoots(&from.join("images1024x1024/00000/00001.png")));
     let manifest = manifest(&out);
     assert_eq!(manifest["licence"], "CC BY-NC-SA 4.0");
     assert_eq!((&manifest["version"], &manifest["image_size"]), (&"images1024x1024".into(), &32.into()));

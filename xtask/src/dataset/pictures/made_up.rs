@@ -16,6 +16,17 @@ pub(in crate::dataset) fn gradient(width: u32, height: u32, blue: u8) -> RgbImag
     RgbImage::from_fn(width, height, |x, y| Rgb([byte(x), byte(y), blue]))
 }
 
+/// Dark left of the center, bright right of it: only Lanczos makes it darker or brighter than it is.
+pub(in crate::dataset) fn step(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, _| Rgb([if x < width.div_ceil(2) + 1 { 50 } else { 200 }; 3]))
+}
+
+/// Whether a file has colors that [`step`] has not.
+pub(in crate::dataset) fn overshoots(path: &Path) -> bool {
+    let picture = image::open(path).unwrap().into_rgb8();
+    picture.pixels().any(|pixel| !(47..=203).contains(&pixel[0]))
+}
+
 pub(in crate::dataset) fn encoded(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(vec![]);
     if format == ImageFormat::Jpeg {
