@@ -10,8 +10,8 @@ use diffae_train::CELEBA_BOX;
 use super::pictures::{About, Common, Cut, LabelFile, Originals, Owner, Picture, Recipe, Shape, make};
 
 const OWNER: Owner = Owner {
-    page: "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
-    expected: "Img/img_align_celeba.zip, Anno/list_attr_celeba.txt and Eval/list_eval_partition.txt into one folder",
+    advice: "download Img/img_align_celeba.zip, Anno/list_attr_celeba.txt and Eval/list_eval_partition.txt from \
+             https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into one folder and name it by --from",
 };
 const LICENCE: &str = "non-commercial research only";
 const LICENCE_PAGE: &str = "CelebA, Liu, Luo, Wang and Tang 2015, https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html\n\

@@ -6,8 +6,8 @@ use diffae_infer::ResizeFilter;
 use super::pictures::{About, Common, Cut, LabelFile, Owner, Picture, Recipe, Shape, make};
 
 const OWNER: Owner = Owner {
-    page: "https://github.com/switchablenorms/CelebAMask-HQ",
-    expected: "CelebAMask-HQ.zip (or its folder, with CelebA-HQ-img and CelebAMask-HQ-attribute-anno.txt)",
+    advice: "download CelebAMask-HQ.zip from https://github.com/switchablenorms/CelebAMask-HQ and name it, or its \
+             folder with CelebA-HQ-img and CelebAMask-HQ-attribute-anno.txt, by --from",
 };
 const LICENCE: &str = "non-commercial research and education only";
 const LICENCE_PAGE: &str = "CelebAMask-HQ, Lee, Liu, Wu and Luo 2020, https://github.com/switchablenorms/CelebAMask-HQ\n\

@@ -6,8 +6,8 @@ use diffae_infer::ResizeFilter;
 use super::pictures::{About, Common, Cut, Owner, Picture, Recipe, Shape, make};
 
 const OWNER: Owner = Owner {
-    page: "https://github.com/NVlabs/ffhq-dataset",
-    expected: "the folder images1024x1024 (or thumbnails128x128), or a zip of it,",
+    advice: "download the folder images1024x1024 (or thumbnails128x128) from https://github.com/NVlabs/ffhq-dataset \
+             and name it, or a zip of it, by --from",
 };
 const LICENCE: &str = "CC BY-NC-SA 4.0";
 const LICENCE_PAGE: &str = "Flickr-Faces-HQ (FFHQ), Karras, Laine and Aila 2019, https://github.com/NVlabs/ffhq-dataset\n\

@@ -9,7 +9,7 @@ use diffae_infer::ResizeFilter;
 
 use super::pictures::{About, Common, Cut, Format, LabelFile, Originals, Owner, Picture, Recipe, Shape, make};
 
-const OWNER: Owner = Owner { page: "wherever you have it", expected: "a folder or a zip of pictures" };
+const OWNER: Owner = Owner { advice: "name a folder or a zip of pictures by --from" };
 const LICENCE: &str = "that of the originals";
 const LICENCE_PAGE: &str =
     "Pictures under the terms of their originals, which are not known here; cropped and resized.\n";

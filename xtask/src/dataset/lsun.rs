@@ -12,8 +12,8 @@ use super::output::Fingerprint;
 use super::pictures::{About, Archive, Common, Cut, Job, Originals, Owner, Picture, Recipe, Shape};
 
 const OWNER: Owner = Owner {
-    page: "https://www.yf.io/p/lsun",
-    expected: "the zip of a category, such as horse.zip or bedroom_train_lmdb.zip, or the folder with data.mdb that it holds,",
+    advice: "download the zip of a category, such as horse.zip or bedroom_train_lmdb.zip, from \
+             https://www.yf.io/p/lsun and name it, or the folder with data.mdb that it holds, by --from",
 };
 const LICENCE: &str = "none stated by the owner; for research";
 const LICENCE_PAGE: &str = "LSUN, Yu, Seff, Zhang, Song, Funkhouser and Xiao 2015, https://www.yf.io/p/lsun\n\

@@ -51,16 +51,14 @@ pub(super) enum Format {
 /// Who distributes the originals.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner {
-    /// Where.
-    pub(super) page: &'static str,
-    /// What is to be downloaded there.
-    pub(super) expected: &'static str,
+    /// What to download, from which page, and what to name by `--from`.
+    pub(super) advice: &'static str,
 }
 
 impl Owner {
     /// Says what was found instead, and where to get what is needed.
     pub(super) fn wrong(&self, found: impl Display) -> anyhow::Error {
-        anyhow!("{found}; download {} from {} and name it by --from", self.expected, self.page)
+        anyhow!("{found}; {}", self.advice)
     }
 }
 

@@ -53,6 +53,8 @@ fn a_zip_of_thumbnails_becomes_a_database_in_the_released_layout() {
     let database = diffae_train::Lmdb::open(&out).unwrap();
     assert_eq!((database.get("length").unwrap().unwrap(), database.keys().unwrap().len()), (b"2".to_vec(), 2));
     drop(database);
+    let permissions = |name| std::fs::metadata(out.join(name)).unwrap().permissions();
+    assert_eq!(permissions("data.mdb"), permissions("manifest.json"));
     let before = snapshot(&out);
     run("ffhq", &from, &out, "--size 32 --format lmdb --limit 2").unwrap();
     assert!(snapshot(&out) == before);

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Format, Originals};
-use crate::dataset::output::Fingerprint;
+use crate::dataset::output::{Fingerprint, MANIFEST};
 
 /// The folder of the pictures.
 pub(super) const PICTURES: &str = "images";
@@ -162,7 +162,17 @@ impl Making<'_> {
     /// Ends a database: the count is the last that is written.
     pub(super) fn seal(&self, count: usize) -> Result<()> {
         let length = (LENGTH_KEY.to_owned(), count.to_string().into_bytes());
-        Ok(self.writer()?.write(&[length], &[PROGRESS_KEY])?)
+        self.writer()?.write(&[length], &[PROGRESS_KEY])?;
+        // LMDB makes files for their owner alone.
+        let failed = || format!("cannot change who may read {}", self.out.display());
+        let permissions = fs::metadata(self.out.join(MANIFEST)).with_context(failed)?.permissions();
+        for entry in fs::read_dir(self.out).with_context(failed)? {
+            let path = entry.with_context(failed)?.path();
+            if path.extension().is_some_and(|extension| extension == "mdb") {
+                fs::set_permissions(&path, permissions.clone()).with_context(failed)?;
+            }
+        }
+        Ok(())
     }
 
     fn writer(&self) -> Result<LmdbWriter> {
