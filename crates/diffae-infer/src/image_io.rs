@@ -382,6 +382,20 @@ mod tests {
     }
 
     #[test]
+    fn a_square_is_what_is_read_and_lanczos_sharpens() {
+        let picture = RgbImage::from_fn(60, 40, |x, _| Rgb([if x < 29 { 50 } else { 200 }, 90, 10]));
+        let mut bytes = Cursor::new(vec![]);
+        picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        let (bytes, path) = (bytes.into_inner(), Path::new("a.png"));
+        let square = |filter| square_from_bytes(&bytes, path, 16, None, filter).unwrap();
+        let bilinear = square(ResizeFilter::Bilinear);
+        assert_eq!(bilinear, rgb_from_tensor(&picture_from_bytes(&bytes, path, (3, 16), None).unwrap()).unwrap());
+        let red = |picture: &RgbImage| picture.pixels().map(|pixel| pixel[0]).collect::<Vec<_>>();
+        assert!(red(&bilinear).iter().all(|red| (50..=200).contains(red)));
+        assert!(red(&square(ResizeFilter::Lanczos)).iter().any(|red| !(45..=205).contains(red)));
+    }
+
+    #[test]
     fn one_pixel_is_a_picture() {
         let folder = folder();
         let path = folder.path().join("a.png");

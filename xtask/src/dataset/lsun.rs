@@ -63,10 +63,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
         return Err(OWNER.wrong(format!("{} holds no {DATA_FILE}", from.display())));
     };
     let length = archive.length(idx)?;
-    let Some(job) = Job::begin(common, about, fingerprint(length))? else { return Ok(()) };
     let folder = common.out.join(UNPACKED);
-    unpack(&archive, idx, length, &folder)?;
-    make(job, &Originals::database(&folder)?)?;
+    if let Some(job) = Job::begin(common, about, fingerprint(length))? {
+        unpack(&archive, idx, length, &folder)?;
+        make(job, &Originals::database(&folder)?)?;
+    } else if !folder.exists() {
+        return Ok(());
+    }
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 

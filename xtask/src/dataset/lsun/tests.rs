@@ -48,6 +48,9 @@ fn a_zip_is_unpacked_only_while_it_is_needed() {
     run("lsun", &archive, &out, "--size 20").unwrap();
     run("lsun", &from, &out, "--size 20 --category bedroom").unwrap();
     assert!(snapshot(&out) == before, "the zip and the folder hold the same data set");
+    std::fs::create_dir(out.join("unpacked")).unwrap();
+    run("lsun", &archive, &out, "--size 20").unwrap();
+    assert!(!out.join("unpacked").exists(), "what a killed run left behind goes");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use csv::StringRecord;
 use diffae_train::Labels;
 
 use super::Originals;
@@ -53,7 +54,7 @@ impl LabelFile {
     /// If a picture that they name is not among the originals, or they label none.
     pub(super) fn check(&self, originals: &Originals) -> Result<()> {
         let known = Known::new(originals);
-        for name in self.rows()?.iter().filter_map(|row| row.first()) {
+        for name in self.rows()?.iter().filter_map(|row| row.get(0)) {
             self.find(&known, name)?;
         }
         Ok(())
@@ -66,11 +67,11 @@ impl LabelFile {
         let file_names: BTreeSet<String> = made.values().map(|name| file_name(name)).collect();
         let are_distinct = file_names.len() == made.len();
         let mut rows = vec![];
-        for mut row in self.rows()? {
-            let Some(name) = row.first_mut() else { continue };
-            if let Some(new) = made.get(&self.find(&known, name)?) {
-                *name = if are_distinct { file_name(new) } else { (*new).to_owned() };
-                rows.push(row);
+        for row in self.rows()? {
+            let mut fields = row.iter();
+            if let Some(new) = made.get(&self.find(&known, fields.next().unwrap_or_default())?) {
+                let name = if are_distinct { file_name(new) } else { (*new).to_owned() };
+                rows.push([name.as_str()].into_iter().chain(fields).collect::<StringRecord>());
             }
         }
         ensure!(!rows.is_empty(), "{} labels none of the pictures that were made", self.path.display());
@@ -79,9 +80,13 @@ impl LabelFile {
         }
         let header = self.header()?;
         if self.form == Form::Celeba {
-            let rows: String = rows.iter().flat_map(|row| [row.join(" "), "\n".to_owned()]).collect();
-            let count = rows.lines().count();
-            return Ok(format!("{count}\n{}\n{rows}", header.join(" ")));
+            let mut text = format!("{}\n{}\n", rows.len(), header.join(" "));
+            for row in &rows {
+                text.extend(row.iter().flat_map(|field| [field, " "]));
+                text.truncate(text.trim_end().len());
+                text.push('\n');
+            }
+            return Ok(text);
         }
         let mut csv = csv::Writer::from_writer(vec![]);
         csv.write_record(&header)?;
@@ -91,14 +96,14 @@ impl LabelFile {
         String::from_utf8(csv.into_inner().context("cannot write CSV")?).context("cannot write CSV")
     }
 
-    /// The fields of each picture, its name first.
-    fn rows(&self) -> Result<Vec<Vec<String>>> {
+    /// The name of each picture, and the rest of its line in one or several fields.
+    fn rows(&self) -> Result<Vec<StringRecord>> {
         if self.form == Form::Celeba {
-            let fields = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-            return Ok(self.text.lines().skip(2).map(fields).filter(|row| !row.is_empty()).collect());
+            let lines = self.text.lines().skip(2);
+            let rows = lines.filter_map(|line| line.trim().split_once(char::is_whitespace));
+            return Ok(rows.map(|(name, values)| StringRecord::from(vec![name, values.trim()])).collect());
         }
-        let rows = self.csv().into_records().map(|row| Ok(row?.iter().map(str::to_owned).collect()));
-        rows.collect()
+        Ok(self.csv().into_records().collect::<Result<_, csv::Error>>()?)
     }
 
     fn header(&self) -> Result<Vec<String>> {
