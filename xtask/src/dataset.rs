@@ -1,7 +1,13 @@
 //! Turns original sources into the folders that training reads, as `cargo xtask dataset`.
 
+mod celeba;
+mod celebahq;
 mod fashion_mnist;
+mod ffhq;
+mod folder;
+mod lsun;
 mod output;
+mod pictures;
 mod toonheads;
 
 use std::path::PathBuf;
@@ -28,6 +34,16 @@ enum Source {
     },
     /// Labelled cartoon faces, as many as wanted, drawn by a `DiceBear` style
     Toonheads(toonheads::Args),
+    /// Flickr-Faces-HQ, from its folder or zip of 1024 pixels, or of thumbnails
+    Ffhq(pictures::Common),
+    /// Aligned `CelebA` with the paper's crop and its attributes, from its folder or zip
+    Celeba(celeba::Args),
+    /// CelebA-HQ with its attributes, from the folder or zip of `CelebAMask-HQ`
+    Celebahq(pictures::Common),
+    /// A category of LSUN, from its LMDB or the zip of it
+    Lsun(lsun::Args),
+    /// Any folder or zip of pictures; folders in it stay, so that they can be classes
+    Folder(folder::Args),
 }
 
 /// Makes a data set.
@@ -35,5 +51,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.source {
         Source::FashionMnist { from, out } => fashion_mnist::run(from, out),
         Source::Toonheads(args) => toonheads::run(args),
+        Source::Ffhq(args) => ffhq::run(args),
+        Source::Celeba(args) => celeba::run(args),
+        Source::Celebahq(args) => celebahq::run(args),
+        Source::Lsun(args) => lsun::run(args),
+        Source::Folder(args) => folder::run(args),
     }
 }

@@ -54,22 +54,57 @@ pub fn picture_from_bytes(
     (channels, image_size): (usize, usize),
     crop: Option<CropBox>,
 ) -> Result<Tensor> {
-    let mut picture = decode(bytes, path)?;
-    if let Some(CropBox { left, top, width, height }) = crop {
-        let fits = left.saturating_add(width) <= picture.width() && top.saturating_add(height) <= picture.height();
-        if !fits {
-            let got = format!("{}x{} in {}", picture.width(), picture.height(), path.display());
-            return Err(Error::OutOfRange { what: "the size of a picture", got, expected: "room for the crop" });
-        }
-        picture = picture.crop_imm(left, top, width, height);
-    }
+    let picture = cut_out(decode(bytes, path)?, path, crop)?;
     tensor_of(on_white(picture), path, (channels, image_size))
+}
+
+/// How a picture is made smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResizeFilter {
+    /// Antialiased bilinear: when a picture is read.
+    Bilinear,
+    /// Lanczos with three lobes: when a data set is made.
+    Lanczos,
+}
+
+/// An encoded picture as a square of 8-bit colors: [`picture_from_bytes`] with a filter of one's choice and no tensor.
+///
+/// # Errors
+/// As [`picture_from_bytes`].
+pub fn square_from_bytes(
+    bytes: &[u8],
+    path: &Path,
+    image_size: usize,
+    crop: Option<CropBox>,
+    filter: ResizeFilter,
+) -> Result<RgbImage> {
+    let picture = on_white(cut_out(decode(bytes, path)?, path, crop)?);
+    let resized = Pixels::new(DynamicImage::ImageRgb8(picture.into_rgb8()), 3)?
+        .resized_and_cropped(image_size, filter)
+        .map_err(|source| Error::Resize { path: path.to_owned(), source })?;
+    let side = resized.image.width();
+    RgbImage::from_raw(side, side, resized.image.into_vec()).ok_or_else(|| Error::OutOfRange {
+        what: "the size of a picture",
+        got: format!("{side}x{side}"),
+        expected: "sides below 2^32",
+    })
+}
+
+/// The part of a picture.
+fn cut_out(picture: DynamicImage, path: &Path, crop: Option<CropBox>) -> Result<DynamicImage> {
+    let Some(CropBox { left, top, width, height }) = crop else { return Ok(picture) };
+    let fits = left.saturating_add(width) <= picture.width() && top.saturating_add(height) <= picture.height();
+    if !fits {
+        let got = format!("{}x{} in {}", picture.width(), picture.height(), path.display());
+        return Err(Error::OutOfRange { what: "the size of a picture", got, expected: "room for the crop" });
+    }
+    Ok(picture.crop_imm(left, top, width, height))
 }
 
 /// Resizes and crops an opaque picture.
 fn tensor_of(picture: DynamicImage, path: &Path, (channels, image_size): (usize, usize)) -> Result<Tensor> {
     let resized = Pixels::new(picture, channels)?
-        .resized_and_cropped(image_size)
+        .resized_and_cropped(image_size, ResizeFilter::Bilinear)
         .map_err(|source| Error::Resize { path: path.to_owned(), source })?;
     let values = resized.values();
     let tensor = Tensor::from_vec(values, (image_size, image_size, channels), &Device::Cpu)
@@ -247,7 +282,7 @@ impl Pixels {
         }
     }
 
-    fn resized_and_cropped(self, side: usize) -> std::result::Result<Self, BoxedError> {
+    fn resized_and_cropped(self, side: usize, filter: ResizeFilter) -> std::result::Result<Self, BoxedError> {
         let side = u32::try_from(side)?;
         let (width, height) = (self.image.width(), self.image.height());
         let shorter = width.min(height);
@@ -258,8 +293,11 @@ impl Pixels {
         };
         let (new_width, new_height) = (scaled(width)?, scaled(height)?);
         let mut resized = fir::images::Image::new(new_width, new_height, self.image.pixel_type());
-        let filter = fir::ResizeAlg::Convolution(fir::FilterType::Bilinear);
-        let options = fir::ResizeOptions::new().resize_alg(filter).use_alpha(false);
+        let filter = match filter {
+            ResizeFilter::Bilinear => fir::FilterType::Bilinear,
+            ResizeFilter::Lanczos => fir::FilterType::Lanczos3,
+        };
+        let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter)).use_alpha(false);
         fir::Resizer::new().resize(&self.image, &mut resized, &options)?;
 
         let (left, top) = (half_to_even(new_width - side), half_to_even(new_height - side));
@@ -341,6 +379,20 @@ mod tests {
         let path = folder.path().join("a.bmp");
         picture.save(&path).unwrap();
         assert!(values(&read_image(&path, 3, 8).unwrap()).iter().all(|&v| (v - 1.).abs() < 1e-6));
+    }
+
+    #[test]
+    fn a_square_is_what_is_read_and_lanczos_sharpens() {
+        let picture = RgbImage::from_fn(60, 40, |x, _| Rgb([if x < 29 { 50 } else { 200 }, 90, 10]));
+        let mut bytes = Cursor::new(vec![]);
+        picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        let (bytes, path) = (bytes.into_inner(), Path::new("a.png"));
+        let square = |filter| square_from_bytes(&bytes, path, 16, None, filter).unwrap();
+        let bilinear = square(ResizeFilter::Bilinear);
+        assert_eq!(bilinear, rgb_from_tensor(&picture_from_bytes(&bytes, path, (3, 16), None).unwrap()).unwrap());
+        let red = |picture: &RgbImage| picture.pixels().map(|pixel| pixel[0]).collect::<Vec<_>>();
+        assert!(red(&bilinear).iter().all(|red| (50..=200).contains(red)));
+        assert!(red(&square(ResizeFilter::Lanczos)).iter().any(|red| !(45..=205).contains(red)));
     }
 
     #[test]

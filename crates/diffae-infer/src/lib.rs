@@ -80,7 +80,10 @@ pub use codes::Codes;
 pub use decode::DecodeOptions;
 pub use error::{Error, Result};
 pub use files::{Overwrite, write_atomically};
-pub use image_io::{CropBox, gif_bytes, picture_from_bytes, png_bytes, read_image, rgb_from_tensor, tensor_from_rgb};
+pub use image_io::{
+    CropBox, ResizeFilter, gif_bytes, picture_from_bytes, png_bytes, read_image, rgb_from_tensor, square_from_bytes,
+    tensor_from_rgb,
+};
 pub use inputs::{Input, list_inputs, picture_files, read_batch, read_tensor};
 pub use interpolate::{lerp, slerp};
 pub use model::{LoadOptions, Model};

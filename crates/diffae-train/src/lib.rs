@@ -56,7 +56,7 @@ pub use config::{
     Activations, Crop, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings,
     ObjectiveSettings, OptimizerKind, RunSettings, StageSettings, TrainConfig,
 };
-pub use data::{Labels, Pictures, Split};
+pub use data::{CELEBA_BOX, Labels, Lmdb, LmdbWriter, Pictures, Split};
 pub use error::{Error, Result};
 pub use latent::{LatentTrainer, latent_loss};
 pub use run::{Notes, RunFolder, Stage};

@@ -47,6 +47,7 @@ pub(super) fn run(from: &Path, out: &Path) -> Result<()> {
         licence: "MIT",
         made: format!("{SIDE} pixels with {MARGIN} zeros around, gray PNG"),
         image_size: SIDE + 2 * MARGIN,
+        originals: None,
     };
     let mut output = Output::new(out, &manifest)?;
     output.file("LICENCE.txt", LICENCE.as_bytes())?;

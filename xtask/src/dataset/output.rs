@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
-const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// What a data set says of itself.
 #[derive(Debug, Serialize)]
@@ -24,6 +24,17 @@ pub(crate) struct Manifest {
     pub(crate) made: String,
     /// Height and width of the pictures.
     pub(crate) image_size: u32,
+    /// Which files it was made from, where they are the user's own copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) originals: Option<Fingerprint>,
+}
+
+/// What tells one set of original files from another.
+#[derive(Debug, Serialize)]
+pub(crate) struct Fingerprint {
+    pub(crate) count: usize,
+    /// BLAKE3 of their names, or what else tells them apart without reading all of them.
+    pub(crate) listing_blake3: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -32,8 +43,39 @@ struct Complete<'a> {
     manifest: &'a Manifest,
     /// Pictures of each folder below the root.
     counts: BTreeMap<String, usize>,
+    /// All files together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    /// Originals that are no pictures, or damaged.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    broken: &'a [String],
     /// BLAKE3 of the listing: for each file in order, its path and the BLAKE3 of its contents.
     listing_blake3: String,
+}
+
+/// The files of a data set in order.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    hasher: blake3::Hasher,
+}
+
+impl Listing {
+    pub(crate) fn add(&mut self, name: &str, hash: blake3::Hash) {
+        self.hasher.update(format!("{name} {}\n", hash.to_hex()).as_bytes());
+    }
+
+    pub(crate) fn blake3(&self) -> String {
+        self.hasher.finalize().to_hex().to_string()
+    }
+}
+
+/// What is found in the folder when all is made.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    /// Pictures of each folder below the root.
+    pub(crate) counts: BTreeMap<String, usize>,
+    pub(crate) bytes: u64,
+    pub(crate) listing_blake3: String,
 }
 
 /// The folder.
@@ -41,7 +83,9 @@ struct Complete<'a> {
 pub(crate) struct Output {
     root: PathBuf,
     /// Files beside the pictures.
-    listing: blake3::Hasher,
+    listing: Listing,
+    /// What the manifest promised before; nothing if not all was made.
+    promised: Option<String>,
 }
 
 impl Output {
@@ -52,6 +96,7 @@ impl Output {
     pub(crate) fn new(root: &Path, manifest: &Manifest) -> Result<Self> {
         fs::create_dir_all(root).with_context(|| format!("cannot make {}", root.display()))?;
         let path = root.join(MANIFEST);
+        let mut promised = None;
         if path.exists() {
             let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
             let there: Value = serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
@@ -65,15 +110,16 @@ impl Output {
                 root.display(),
                 there.get("made").and_then(Value::as_str).unwrap_or("unknown")
             );
+            promised = there.get("listing_blake3").and_then(Value::as_str).map(str::to_owned);
         } else {
             write_json(&path, manifest)?;
         }
-        Ok(Self { root: root.to_owned(), listing: blake3::Hasher::new() })
+        Ok(Self { root: root.to_owned(), listing: Listing::default(), promised })
     }
 
     /// Writes a file beside the pictures, such as labels or a licence.
     pub(crate) fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        self.list(name, blake3::hash(bytes));
+        self.listing.add(name, blake3::hash(bytes));
         let path = self.root.join(name);
         if fs::read(&path).is_ok_and(|there| there == bytes) {
             return Ok(());
@@ -81,8 +127,24 @@ impl Output {
         Ok(write_atomically(&path, bytes, Overwrite::Replace)?)
     }
 
-    fn list(&mut self, name: &str, hash: blake3::Hash) {
-        self.listing.update(format!("{name} {}\n", hash.to_hex()).as_bytes());
+    /// The checksum of the listing when all was made, if ever it was.
+    pub(crate) fn promised(&self) -> Option<&str> {
+        self.promised.as_deref()
+    }
+
+    /// Writes the whole manifest for files that were written by other means.
+    ///
+    /// # Errors
+    /// If all was made before, and the files are others now.
+    pub(crate) fn complete(&self, manifest: &Manifest, survey: Survey, broken: &[String]) -> Result<()> {
+        ensure!(
+            self.promised.as_ref().is_none_or(|promised| *promised == survey.listing_blake3),
+            "{} holds other files than its {MANIFEST} says: some were changed after it was made; delete it, make it again",
+            self.root.display()
+        );
+        let Survey { counts, bytes, listing_blake3 } = survey;
+        let complete = Complete { manifest, counts, bytes: Some(bytes), broken, listing_blake3 };
+        write_json(&self.root.join(MANIFEST), &complete)
     }
 
     /// Writes the pictures that are not there yet, on all threads, then the whole manifest. `contents` makes one.
@@ -113,11 +175,11 @@ impl Output {
         bar.finish_and_clear();
         let mut counts = BTreeMap::new();
         for (name, hash) in names.iter().zip(&hashes) {
-            self.list(name, *hash);
+            self.listing.add(name, *hash);
             let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
             *counts.entry(folder.to_owned()).or_default() += 1;
         }
-        let complete = Complete { manifest, counts, listing_blake3: self.listing.finalize().to_hex().to_string() };
+        let complete = Complete { manifest, counts, bytes: None, broken: &[], listing_blake3: self.listing.blake3() };
         write_json(&self.root.join(MANIFEST), &complete)?;
         println!("{} pictures in {}", names.len(), self.root.display());
         Ok(())
@@ -126,6 +188,9 @@ impl Output {
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n";
+    if fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
     Ok(write_atomically(path, text.as_bytes(), Overwrite::Replace)?)
 }
 
@@ -135,7 +200,8 @@ mod tests {
 
     fn manifest(made: &str) -> Manifest {
         let made = made.to_owned();
-        Manifest { name: "dots", source: "", version: "1".to_owned(), licence: "", made, image_size: 1 }
+        let version = "1".to_owned();
+        Manifest { name: "dots", source: "", version, licence: "", made, image_size: 1, originals: None }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::config::{Crop, DataSettings};
 use crate::error::{Error, Result, at};
 
 /// The part of aligned `CelebA` pictures that the paper uses.
-const CELEBA_BOX: CropBox = CropBox { left: 25, top: 57, width: 128, height: 128 };
+pub const CELEBA_BOX: CropBox = CropBox { left: 25, top: 57, width: 128, height: 128 };
 
 /// Which pictures of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

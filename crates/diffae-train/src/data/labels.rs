@@ -23,9 +23,16 @@ impl Labels {
     /// # Errors
     /// If the file cannot be read, or a line does not fit.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(at(path))?;
+        Self::from_text(&fs::read_to_string(path).map_err(at(path))?, path)
+    }
+
+    /// The same of what such a file holds; `path` is its name in messages.
+    ///
+    /// # Errors
+    /// If a line does not fit.
+    pub fn from_text(text: &str, path: &Path) -> Result<Self> {
         let is_csv = text.lines().next().is_some_and(|line| line.contains(','));
-        let labels = if is_csv { from_csv(&text) } else { from_celeba(&text) };
+        let labels = if is_csv { from_csv(text) } else { from_celeba(text) };
         labels.map_err(|problem| Error::Data { path: path.to_owned(), problem })
     }
 

@@ -7,6 +7,7 @@ mod lmdb;
 mod loader;
 mod tables;
 
-pub use folder::{Pictures, Split};
+pub use folder::{CELEBA_BOX, Pictures, Split};
 pub use labels::Labels;
+pub use lmdb::{Lmdb, LmdbWriter};
 pub(crate) use loader::{Batch, Loader};

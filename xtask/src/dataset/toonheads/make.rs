@@ -72,6 +72,7 @@ fn manifest(args: &Args, style: &Style, paired: &[&Attribute]) -> Manifest {
         licence: style.licence,
         made,
         image_size: args.size,
+        originals: None,
     }
 }
 
