@@ -20,7 +20,7 @@ const TESTS: &str = "tests";
 /// The folders below [`TESTS`] that hold what tests read.
 const TEST_DATA: [&str; 2] = ["data", "fixtures"];
 /// The folder of models that are part of the program.
-const BUILT_IN_MODELS: &str = "crates/diffae-infer/models/";
+const BUILT_IN_WEIGHTS: [&str; 2] = ["crates/diffae-eval/heads/", "crates/diffae-infer/models/"];
 /// Module names that say nothing about their content.
 const EMPTY_NAMES: [&str; 6] = ["common", "helper", "helpers", "misc", "util", "utils"];
 /// Nothing may be larger; a golden checkpoint comes close.
@@ -67,7 +67,7 @@ fn kind(file: &File) -> Option<Problem> {
         return None;
     };
     let is_fixture = file.path.split('/').skip_while(|part| *part != TESTS).any(|part| TEST_DATA.contains(&part));
-    let is_built_in = kind == "weights" && file.path.starts_with(BUILT_IN_MODELS);
+    let is_built_in = kind == "weights" && BUILT_IN_WEIGHTS.iter().any(|folder| file.path.starts_with(folder));
     (!is_fixture && !is_built_in)
         .then(|| Problem::of_file(&file.path, format!("{kind} belong only in a data or fixtures folder below tests")))
 }
