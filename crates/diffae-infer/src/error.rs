@@ -160,6 +160,22 @@ pub enum Error {
         /// The range.
         expected: &'static str,
     },
+    /// A file of landmarks is damaged or something else.
+    #[error("{} is not a landmark model of dlib: byte {offset}: {problem}", path.display())]
+    LandmarkModel {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        offset: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Landmarks that a face cannot be cut out by.
+    #[error("the landmarks do not show a face: {problem}")]
+    Landmarks {
+        /// What is wrong.
+        problem: String,
+    },
     /// A noise schedule or a chain.
     #[error("the diffusion chain failed")]
     Schedule(#[source] diffae_schedule::Error),

@@ -51,6 +51,7 @@
 //! - `built-in` (on by default): [`BUILT_IN_MODEL`], a small model of cartoon faces that is part of the crate.
 //! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
 
+mod align;
 mod attributes;
 #[cfg(feature = "built-in")]
 mod built_in;
@@ -73,6 +74,7 @@ mod pipeline;
 mod sample;
 mod sheet;
 
+pub use align::{AlignedFace, FaceBox, FaceCrop, ShapePredictor, align_face};
 pub use attributes::{CELEBA_ATTRIBUTES, names_from_text};
 #[cfg(feature = "built-in")]
 pub use built_in::{BUILT_IN_MODEL, built_in_pictures};
@@ -80,7 +82,9 @@ pub use codes::Codes;
 pub use decode::DecodeOptions;
 pub use error::{Error, Result};
 pub use files::{Overwrite, write_atomically};
-pub use image_io::{CropBox, gif_bytes, picture_from_bytes, png_bytes, read_image, rgb_from_tensor, tensor_from_rgb};
+pub use image_io::{
+    CropBox, gif_bytes, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_tensor, tensor_from_rgb,
+};
 pub use inputs::{Input, list_inputs, picture_files, read_batch, read_tensor};
 pub use interpolate::{lerp, slerp};
 pub use model::{LoadOptions, Model};
