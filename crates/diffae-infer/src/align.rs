@@ -61,8 +61,6 @@ mod fixtures {
 
     #[derive(Deserialize)]
     pub(super) struct Record {
-        pub(super) r#box: [i32; 4],
-        pub(super) landmarks: Vec<[f64; 2]>,
         pub(super) small_68: Vec<Landmarks>,
         pub(super) aligned: Vec<Aligned>,
     }

@@ -30,9 +30,9 @@ pub(crate) struct AlignArgs {
 
 /// Where the face of a picture is.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub(crate) struct FacePlaceArgs {
-    /// The face, from the brows to the chin, in pixels; the same in all pictures. This program has no face detector
+    /// The face, from the brows to the chin, in pixels; the same in all pictures
     #[arg(long = "box", value_name = "LEFT,TOP,WIDTH,HEIGHT", allow_hyphen_values = true)]
     pub(crate) face_box: Option<FaceBox>,
     /// Pictures show head and shoulders: the face is the middle, 0.6 of the shorter side

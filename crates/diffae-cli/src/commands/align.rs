@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::args::{AlignArgs, FacePlaceArgs};
 use crate::output::{OutputDir, Provenance, say, say_json};
 use crate::progress::Progress;
+use crate::session::catch_interrupts;
 
 /// What was found in a picture.
 #[derive(Debug, Serialize)]
@@ -22,6 +23,13 @@ struct Found {
 
 /// Cuts a face out of each picture. A picture that is unfit does not stop the others, but the command fails in the end.
 pub(crate) fn run(args: &AlignArgs) -> Result<()> {
+    if args.place.face_box.is_none() && !args.place.whole {
+        bail!(
+            "this program has no face detector: give --box LEFT,TOP,WIDTH,HEIGHT around the face, or --whole if the \
+             pictures show head and shoulders"
+        )
+    }
+    catch_interrupts();
     let inputs = list_inputs(&args.pictures.input)?;
     let files: Vec<String> = inputs.iter().map(|input| format!("{}.png", input.name)).collect();
     let output = OutputDir::new(&args.out.out, &files, args.out.force.overwrite())?;

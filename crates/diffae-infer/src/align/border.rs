@@ -117,10 +117,10 @@ impl Samples {
         [0, 1, 2].map(|channel| {
             let mut values: Vec<f32> = self.values.iter().copied().skip(channel).step_by(CHANNELS).collect();
             let middle = values.len() >> 1;
-            let is_even = values.len() % 2 == 0;
+            let is_even = values.len().is_multiple_of(2);
             let (below, &mut upper, _) = values.select_nth_unstable_by(middle, f32::total_cmp);
             let lower = if is_even { below.iter().copied().max_by(f32::total_cmp) } else { None };
-            (lower.unwrap_or(upper) + upper) / 2.
+            f32::midpoint(lower.unwrap_or(upper), upper)
         })
     }
 

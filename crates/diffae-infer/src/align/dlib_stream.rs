@@ -60,7 +60,7 @@ impl<'a> DlibStream<'a> {
     /// Reads an integer that is no less than 0.
     pub(super) fn index(&mut self) -> Result<usize> {
         let value = self.integer()?;
-        usize::try_from(value).or_else(|_| Err(self.problem(format!("got {value}, expected a number from 0 on"))))
+        usize::try_from(value).ok().ok_or_else(|| self.problem(format!("got {value}, expected a number from 0 on")))
     }
 
     /// Reads the length of a vector whose elements take at least `least_bytes` each; one that the rest of the file could not

@@ -198,7 +198,7 @@ mod tests {
 
     /// Corners follow from a few sums in f64.
     const CORNER_TOLERANCE: f64 = 1e-9;
-    /// Bytes; the filters round at other places than Pillow's and SciPy's.
+    /// Bytes; the filters round at other places than Pillow and `SciPy`.
     const MEAN_TOLERANCE: f64 = 0.5;
     const MOST_TOLERANCE: u8 = 6;
 
@@ -224,10 +224,6 @@ mod tests {
             let differences = || aligned.as_raw().iter().zip(expected.as_raw()).map(|(&a, &b)| a.abs_diff(b));
             let mean = differences().map(f64::from).sum::<f64>() / aligned.as_raw().len() as f64;
             let most = differences().max().unwrap();
-            if std::env::var_os("ALIGN_DUMP").is_some() {
-                println!("{}: mean {mean:.4}, most {most}", case.name);
-                aligned.save(format!("/tmp/dump_{}.png", case.name)).unwrap();
-            }
             assert!(mean <= MEAN_TOLERANCE && most <= MOST_TOLERANCE, "{}: mean {mean}, most {most}", case.name);
         }
     }
@@ -237,7 +233,9 @@ mod tests {
         let mut landmarks = vec![[50., 60.]; 68];
         landmarks[LEFT_EYE].fill([40., 50.]);
         landmarks[RIGHT_EYE].fill([60., 50.]);
-        MOUTH_CORNERS.into_iter().for_each(|idx| landmarks[idx] = [50., 70.]);
+        for idx in MOUTH_CORNERS {
+            landmarks[idx] = [50., 70.];
+        }
         let crop = FaceCrop::from_landmarks(&landmarks).unwrap();
         assert!((crop.side() - 80.).abs() < CORNER_TOLERANCE);
         let expected = [[10., 12.], [10., 92.], [90., 92.], [90., 12.]];

@@ -308,7 +308,7 @@ mod tests {
             damaged[position] ^= 1 << (idx % 8);
             match ShapePredictor::from_bytes(&damaged, Path::new("damaged.dat")) {
                 Ok(predictor) => {
-                    assert_eq!(predictor.landmarks(&picture, face_box).unwrap().len(), predictor.num_points())
+                    assert_eq!(predictor.landmarks(&picture, face_box).unwrap().len(), predictor.num_points());
                 }
                 Err(_) => num_refused += 1,
             }
