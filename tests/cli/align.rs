@@ -40,7 +40,8 @@ fn a_face_is_cut_out_where_dlib_finds_it() {
 fn without_a_box_the_way_out_is_named() {
     let workspace = Workspace::new();
     let photograph = fixture("align/astronaut.png");
-    align(&workspace, &[&photograph], &[]).fails_with("no face detector: give --box LEFT,TOP,WIDTH,HEIGHT");
+    align(&workspace, &[&photograph], &[]).fails_with("nothing says where the face is: give --box");
+    align(&workspace, &[&photograph], &["--detector", &photograph]).fails_with("is not seeta_fd_frontal_v1.0.bin");
     align(&workspace, &[&photograph], &["--box", "1,2,3"]).fails_with("four whole numbers");
     align(&workspace, &[&photograph], &["--box", "500,0,80,80"]).fails_with("in a picture of 200x200");
     align(&workspace, &[&photograph], &["--box", FACE, "--size", "0"]).fails_with("0 is not in 1..=2048");

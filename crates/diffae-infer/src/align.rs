@@ -2,6 +2,7 @@
 //!
 //! | step | by |
 //! |---|---|
+//! | a photograph -> boxes around faces | [`FacePlace::boxes`] |
 //! | a photograph and a box around the face -> 68 landmarks | [`ShapePredictor::landmarks`] |
 //! | landmarks -> an oriented square | [`FaceCrop::from_landmarks`] |
 //! | photograph and square -> a picture | [`FaceCrop::cut`] |
@@ -10,6 +11,7 @@ mod border;
 mod dlib_stream;
 mod face_box;
 mod face_crop;
+mod face_detector;
 mod resampling;
 mod shape_predictor;
 
@@ -17,8 +19,35 @@ use image::RgbImage;
 
 pub use self::face_box::FaceBox;
 pub use self::face_crop::FaceCrop;
+pub use self::face_detector::FaceDetector;
 pub use self::shape_predictor::ShapePredictor;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// Where the face of a photograph is.
+#[derive(Debug)]
+pub enum FacePlace {
+    /// In this box.
+    Given(FaceBox),
+    /// In the middle, see [`FaceBox::middle_of`].
+    Middle,
+    /// Where a detector finds it.
+    Detected(FaceDetector),
+}
+
+impl FacePlace {
+    /// The boxes of the faces, the largest first; one at least.
+    ///
+    /// # Errors
+    /// [`Error::NoFace`] if the detector finds none; [`Error::OutOfRange`] if the photograph is too small.
+    pub fn boxes(&self, photograph: &RgbImage) -> Result<Vec<FaceBox>> {
+        let boxes = match self {
+            Self::Given(face_box) => vec![*face_box],
+            Self::Middle => vec![FaceBox::middle_of(photograph)?],
+            Self::Detected(detector) => detector.faces(photograph)?,
+        };
+        if boxes.is_empty() { Err(Error::NoFace) } else { Ok(boxes) }
+    }
+}
 
 /// A face that was found and cut out.
 #[derive(Debug)]
@@ -36,8 +65,8 @@ pub struct AlignedFace {
 /// Finds the landmarks of the face in a box and cuts the face out, at `size` x `size` pixels.
 ///
 /// # Errors
-/// [`Error::OutOfRange`](crate::Error::OutOfRange) if the box lies beside the picture, or `size` is not in 1..=2048;
-/// [`Error::Landmarks`](crate::Error::Landmarks) if the model has no 68 points, or finds no face.
+/// [`Error::OutOfRange`] if the box lies beside the picture, or `size` is not in 1..=2048;
+/// [`Error::Landmarks`] if the model has no 68 points, or finds no face.
 pub fn align_face(
     predictor: &ShapePredictor,
     photograph: &RgbImage,

@@ -170,6 +170,19 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// A file that is not the face detector's model.
+    #[error("{} is not seeta_fd_frontal_v1.0.bin: its BLAKE3 is {got}, expected {expected}", path.display())]
+    FaceDetector {
+        /// The file.
+        path: PathBuf,
+        /// Its BLAKE3.
+        got: String,
+        /// That of the model.
+        expected: &'static str,
+    },
+    /// A face detector found nothing.
+    #[error("no face was found")]
+    NoFace,
     /// Landmarks that a face cannot be cut out by.
     #[error("the landmarks do not show a face: {problem}")]
     Landmarks {

@@ -74,7 +74,7 @@ mod pipeline;
 mod sample;
 mod sheet;
 
-pub use align::{AlignedFace, FaceBox, FaceCrop, ShapePredictor, align_face};
+pub use align::{AlignedFace, FaceBox, FaceCrop, FaceDetector, FacePlace, ShapePredictor, align_face};
 pub use attributes::{CELEBA_ATTRIBUTES, names_from_text};
 #[cfg(feature = "built-in")]
 pub use built_in::{BUILT_IN_MODEL, built_in_pictures};

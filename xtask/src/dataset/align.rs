@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use diffae_infer::{FaceBox, ShapePredictor, align_face, picture_files, png_bytes, read_rgb};
+use diffae_infer::{FaceDetector, FacePlace, ShapePredictor, align_face, picture_files, png_bytes, read_rgb};
 
 use super::output::{Manifest, Output};
 
@@ -21,9 +21,9 @@ pub(super) struct Args {
     /// dlib's model of 68 landmarks, `shape_predictor_68_face_landmarks.dat`; Debian has it in libdlib-data
     #[arg(long, value_name = "FILE")]
     landmarks: PathBuf,
-    /// The face, from the brows to the chin, the same in all photographs [default: the middle, 0.6 of the shorter side]
-    #[arg(long = "box", value_name = "LEFT,TOP,WIDTH,HEIGHT", allow_hyphen_values = true)]
-    face_box: Option<FaceBox>,
+    /// `SeetaFace`'s model, `seeta_fd_frontal_v1.0.bin` [default: the face is the middle, 0.6 of the shorter side]
+    #[arg(long, value_name = "FILE")]
+    detector: Option<PathBuf>,
     /// Height and width of the pictures
     #[arg(long, default_value_t = 256, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=2048))]
     size: u32,
@@ -39,16 +39,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let names = names(&args.from, &photographs)?;
     let model = fs::read(&args.landmarks).with_context(|| format!("cannot read {}", args.landmarks.display()))?;
     let predictor = ShapePredictor::from_bytes(&model, &args.landmarks)?;
-    let place = args
-        .face_box
-        .map_or("the middle, 0.6 of the shorter side".to_owned(), |face_box| format!("{:?}", face_box.numbers()));
+    let (place, placed) = match &args.detector {
+        Some(path) => (FacePlace::Detected(FaceDetector::open(path)?), "the largest that SeetaFace finds"),
+        None => (FacePlace::Middle, "the middle, 0.6 of the shorter side"),
+    };
     let manifest = Manifest {
         name: "aligned faces",
         source: "photographs of a folder",
         version: format!("{} photographs", photographs.len()),
         licence: "that of the photographs",
         made: format!(
-            "cargo xtask dataset align --size {}; face: {place}; BLAKE3 of the landmark model: {}",
+            "cargo xtask dataset align --size {}; face: {placed}; BLAKE3 of the landmark model: {}",
             args.size,
             blake3::hash(&model).to_hex()
         ),
@@ -59,7 +60,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let path = &photographs[idx];
         let aligned = || -> diffae_infer::Result<Vec<u8>> {
             let photograph = read_rgb(path)?;
-            let face_box = args.face_box.map_or_else(|| FaceBox::middle_of(&photograph), Ok)?;
+            let face_box = place.boxes(&photograph)?[0];
             png_bytes(&align_face(&predictor, &photograph, face_box, args.size)?.picture, &[], path)
         };
         aligned().with_context(|| format!("cannot align {}", path.display()))
@@ -99,7 +100,7 @@ mod tests {
         let args = Args {
             from: from.clone(),
             landmarks: fixture("small_68.dat"),
-            face_box: None,
+            detector: None,
             size: 32,
             out: folder.path().join("out"),
         };

@@ -35,6 +35,9 @@ pub(crate) struct FacePlaceArgs {
     /// The face, from the brows to the chin, in pixels; the same in all pictures
     #[arg(long = "box", value_name = "LEFT,TOP,WIDTH,HEIGHT", allow_hyphen_values = true)]
     pub(crate) face_box: Option<FaceBox>,
+    /// Search for the largest face with SeetaFace's model, seeta_fd_frontal_v1.0.bin; docs/datasets.md says where it is
+    #[arg(long, value_name = "FILE")]
+    pub(crate) detector: Option<PathBuf>,
     /// Pictures show head and shoulders: the face is the middle, 0.6 of the shorter side
     #[arg(long)]
     pub(crate) whole: bool,

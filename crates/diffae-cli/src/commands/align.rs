@@ -1,7 +1,7 @@
 //! `diffae align PICTURE.. --landmarks FILE --box LEFT,TOP,WIDTH,HEIGHT --out DIR`
 
 use anyhow::{Context, Result, bail};
-use diffae_infer::{AlignedFace, FaceBox, Input, ShapePredictor, align_face, list_inputs};
+use diffae_infer::{AlignedFace, FaceDetector, FacePlace, Input, ShapePredictor, align_face, list_inputs};
 use serde::Serialize;
 
 use crate::args::{AlignArgs, FacePlaceArgs};
@@ -23,12 +23,7 @@ struct Found {
 
 /// Cuts a face out of each picture. A picture that is unfit does not stop the others, but the command fails in the end.
 pub(crate) fn run(args: &AlignArgs) -> Result<()> {
-    if args.place.face_box.is_none() && !args.place.whole {
-        bail!(
-            "this program has no face detector: give --box LEFT,TOP,WIDTH,HEIGHT around the face, or --whole if the \
-             pictures show head and shoulders"
-        )
-    }
+    let place = place(&args.place)?;
     catch_interrupts();
     let inputs = list_inputs(&args.pictures.input)?;
     let files: Vec<String> = inputs.iter().map(|input| format!("{}.png", input.name)).collect();
@@ -38,7 +33,7 @@ pub(crate) fn run(args: &AlignArgs) -> Result<()> {
     let progress = Progress::start("align", inputs.len(), 1);
     let (mut found, mut failed) = (Vec::new(), Vec::new());
     for (input, file) in inputs.iter().zip(&files) {
-        match align(input, &predictor, args) {
+        match align(input, &place, &predictor, args.size) {
             Ok(face) => {
                 output.write_png(file, &face.picture, &provenance)?;
                 found.push(Found {
@@ -71,14 +66,26 @@ pub(crate) fn run(args: &AlignArgs) -> Result<()> {
     Ok(())
 }
 
-fn align(input: &Input, predictor: &ShapePredictor, args: &AlignArgs) -> Result<AlignedFace> {
+fn place(args: &FacePlaceArgs) -> Result<FacePlace> {
+    match args {
+        FacePlaceArgs { face_box: Some(face_box), .. } => Ok(FacePlace::Given(*face_box)),
+        FacePlaceArgs { detector: Some(path), .. } => Ok(FacePlace::Detected(FaceDetector::open(path)?)),
+        FacePlaceArgs { whole: true, .. } => Ok(FacePlace::Middle),
+        _ => bail!(
+            "nothing says where the face is: give --box LEFT,TOP,WIDTH,HEIGHT, --detector FILE, or --whole if the \
+             pictures show head and shoulders"
+        ),
+    }
+}
+
+fn align(input: &Input, place: &FacePlace, predictor: &ShapePredictor, size: u32) -> Result<AlignedFace> {
     let aligned = || -> diffae_infer::Result<AlignedFace> {
         let photograph = input.read_rgb()?;
-        let face_box = match args.place {
-            FacePlaceArgs { face_box: Some(face_box), .. } => face_box,
-            FacePlaceArgs { face_box: None, .. } => FaceBox::middle_of(&photograph)?,
-        };
-        align_face(predictor, &photograph, face_box, args.size)
+        let boxes = place.boxes(&photograph)?;
+        if boxes.len() > 1 {
+            tracing::warn!("{} shows {} faces; the largest is taken", input.name, boxes.len());
+        }
+        align_face(predictor, &photograph, boxes[0], size)
     };
     aligned().with_context(|| format!("cannot align {}", input.name))
 }
