@@ -198,7 +198,7 @@ mod tests {
 
     /// Corners follow from a few sums in f64.
     const CORNER_TOLERANCE: f64 = 1e-9;
-    /// Bytes; the filters round at other places than Pillow and `SciPy`.
+    /// Bytes; filters round at other places than Pillow and `SciPy`, most where an overshoot is cut off between two passes.
     const MEAN_TOLERANCE: f64 = 0.5;
     const MOST_TOLERANCE: u8 = 6;
 
