@@ -58,7 +58,8 @@ pub(crate) fn run(args: &AlignArgs) -> Result<()> {
     if args.json {
         say_json(&found)?;
     } else {
-        say(&format!("wrote {} faces to {}", found.len(), args.out.out.display()))?;
+        let faces = if found.len() == 1 { "face" } else { "faces" };
+        say(&format!("wrote {} {faces} to {}", found.len(), args.out.out.display()))?;
     }
     if !failed.is_empty() {
         bail!("{} of {} pictures could not be aligned: {}", failed.len(), inputs.len(), failed.join(", "))
