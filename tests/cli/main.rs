@@ -1,6 +1,7 @@
 //! The `diffae` program from outside: what it prints, writes and returns.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
+mod align;
 mod bad_input;
 mod codes;
 mod demo;

@@ -1,5 +1,6 @@
 //! Turns original sources into the folders that training reads, as `cargo xtask dataset`.
 
+mod align;
 mod celeba;
 mod celebahq;
 mod fashion_mnist;
@@ -23,6 +24,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Source {
+    /// Photographs of faces, cropped as FFHQ crops them
+    Align(align::Args),
     /// Fashion-MNIST, padded to 32 pixels, one folder a class; from the Debian package dataset-fashion-mnist
     FashionMnist {
         /// Where its four .gz files are
@@ -49,6 +52,7 @@ enum Source {
 /// Makes a data set.
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.source {
+        Source::Align(args) => align::run(args),
         Source::FashionMnist { from, out } => fashion_mnist::run(from, out),
         Source::Toonheads(args) => toonheads::run(args),
         Source::Ffhq(args) => ffhq::run(args),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts, shown as they stand")]
 
+mod align;
 mod eval;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use diffae_infer::Overwrite;
 
+pub(crate) use align::{AlignArgs, FacePlaceArgs};
 pub(crate) use eval::{
     AllArgs, AttributesArgs, BackboneName, CompareArgs, EditDirection, EditsArgs, EvalArgs, EvalDataArgs, EvalRunArgs,
     FewShotArgs, FidArgs, FidProtocol, FidSource, LabelledArgs, LpipsArgs, LpipsPairsArgs, Measure, PplArgs, ReconArgs,
@@ -67,6 +69,8 @@ pub(crate) enum Command {
     Info(InfoArgs),
     /// Turn released PyTorch files into one model directory
     Import(ImportArgs),
+    /// Cut faces out of photographs as models of faces want them
+    Align(AlignArgs),
     /// Turn pictures into codes: z_sem and x_T
     Encode(EncodeArgs),
     /// Turn codes into pictures

@@ -17,13 +17,14 @@ pub(crate) struct Provenance(Vec<(String, String)>);
 impl Provenance {
     /// This program, its command line, and the model.
     pub(crate) fn new(fingerprint: &str) -> Self {
+        Self::without_model().with("model", fingerprint)
+    }
+
+    /// This program and its command line.
+    pub(crate) fn without_model() -> Self {
         let command = std::env::args_os().map(|arg| quoted(&arg.to_string_lossy())).collect::<Vec<_>>().join(" ");
         let software = concat!("diffae ", env!("CARGO_PKG_VERSION"));
-        Self(vec![
-            ("Software".to_owned(), software.to_owned()),
-            ("diffae:command".to_owned(), command),
-            ("diffae:model".to_owned(), fingerprint.to_owned()),
-        ])
+        Self(vec![("Software".to_owned(), software.to_owned()), ("diffae:command".to_owned(), command)])
     }
 
     /// Adds an entry such as seed or steps.

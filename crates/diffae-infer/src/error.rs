@@ -160,6 +160,36 @@ pub enum Error {
         /// The range.
         expected: &'static str,
     },
+    /// A file of landmarks is damaged or something else.
+    #[error("{} is not a landmark model of dlib: byte {offset}: {problem}", path.display())]
+    LandmarkModel {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        offset: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file of boxes of faces.
+    #[error("{path}: {problem}", path = path.display())]
+    FaceBoxes {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A photograph without a box.
+    #[error("there is no box for {name} in the file of boxes")]
+    NoFaceBox {
+        /// The photograph.
+        name: String,
+    },
+    /// Landmarks that a face cannot be cut out by.
+    #[error("the landmarks do not show a face: {problem}")]
+    Landmarks {
+        /// What is wrong.
+        problem: String,
+    },
     /// A noise schedule or a chain.
     #[error("the diffusion chain failed")]
     Schedule(#[source] diffae_schedule::Error),

@@ -29,6 +29,15 @@ pub fn read_image(path: &Path, channels: usize, image_size: usize) -> Result<Ten
     picture_from_bytes(&bytes, path, (channels, image_size), None)
 }
 
+/// Reads a picture file at its own size: upright, on white where it is transparent, the first frame of an animation.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Image`] if the file is no picture.
+pub fn read_rgb(path: &Path) -> Result<RgbImage> {
+    let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    Ok(on_white(decode(&bytes, path)?).into_rgb8())
+}
+
 /// A part of a picture, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CropBox {

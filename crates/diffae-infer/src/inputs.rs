@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
+use image::RgbImage;
 
 use crate::error::{Error, Result, computing};
-use crate::image_io::read_image;
+use crate::image_io::{read_image, read_rgb, rgb_from_tensor};
 
 /// Endings of files that are taken for pictures when a folder is searched.
 const PICTURE_EXTENSIONS: [&str; 14] =
@@ -47,6 +48,17 @@ impl Input {
                 got: format!("{:?}", tensor.dims()),
                 expected: format!("{image_shape:?}"),
             }),
+        }
+    }
+
+    /// Reads the picture at its own size, as bytes.
+    ///
+    /// # Errors
+    /// As [`read_rgb`]; as [`rgb_from_tensor`] for a tensor.
+    pub fn read_rgb(&self) -> Result<RgbImage> {
+        match &self.source {
+            InputSource::File(path) => read_rgb(path),
+            InputSource::Tensor(tensor) => rgb_from_tensor(tensor),
         }
     }
 }
@@ -182,7 +194,6 @@ fn file_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::RgbImage;
 
     #[test]
     fn names_are_made_distinct() {

@@ -51,6 +51,7 @@
 //! - `built-in` (on by default): [`BUILT_IN_MODEL`], a small model of cartoon faces that is part of the crate.
 //! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
 
+mod align;
 mod attributes;
 #[cfg(feature = "built-in")]
 mod built_in;
@@ -73,6 +74,7 @@ mod pipeline;
 mod sample;
 mod sheet;
 
+pub use align::{AlignedFace, FaceBox, FaceBoxes, FaceCrop, FacePlace, ShapePredictor, align_face};
 pub use attributes::{CELEBA_ATTRIBUTES, names_from_text};
 #[cfg(feature = "built-in")]
 pub use built_in::{BUILT_IN_MODEL, built_in_pictures};
@@ -81,8 +83,8 @@ pub use decode::DecodeOptions;
 pub use error::{Error, Result};
 pub use files::{Overwrite, write_atomically};
 pub use image_io::{
-    CropBox, ResizeFilter, gif_bytes, picture_from_bytes, png_bytes, read_image, rgb_from_tensor, square_from_bytes,
-    tensor_from_rgb,
+    CropBox, ResizeFilter, gif_bytes, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_tensor,
+    square_from_bytes, tensor_from_rgb,
 };
 pub use inputs::{Input, list_inputs, picture_files, read_batch, read_tensor};
 pub use interpolate::{lerp, slerp};

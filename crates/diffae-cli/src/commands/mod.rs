@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+mod align;
 mod completions;
 mod decode;
 mod demo;
@@ -27,6 +28,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Demo(args) => demo::run(global, &args),
         Command::Info(args) => info::run(global, &args),
         Command::Import(args) => import::run(global, &args),
+        Command::Align(args) => align::run(&args),
         Command::Encode(args) => encode::run(global, &args),
         Command::Decode(args) => decode::run(global, &args),
         Command::Reconstruct(args) => reconstruct::run(global, &args),

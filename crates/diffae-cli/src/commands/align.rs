@@ -1,0 +1,88 @@
+//! `diffae align PICTURE.. --landmarks FILE --box LEFT,TOP,WIDTH,HEIGHT --out DIR`
+
+use anyhow::{Context, Result, bail};
+use diffae_infer::{AlignedFace, FaceBoxes, FacePlace, Input, ShapePredictor, align_face, list_inputs};
+use serde::Serialize;
+
+use crate::args::{AlignArgs, FacePlaceArgs};
+use crate::output::{OutputDir, Provenance, say, say_json};
+use crate::progress::Progress;
+use crate::session::catch_interrupts;
+
+/// What was found in a picture.
+#[derive(Debug, Serialize)]
+struct Found {
+    name: String,
+    /// Left, top, width, height.
+    #[serde(rename = "box")]
+    face_box: [i64; 4],
+    landmarks: Vec<[f64; 2]>,
+    /// Upper left, lower left, lower right, upper right.
+    corners: [[f64; 2]; 4],
+}
+
+/// Cuts a face out of each picture. A picture that is unfit does not stop the others, but the command fails in the end.
+pub(crate) fn run(args: &AlignArgs) -> Result<()> {
+    let place = place(&args.place)?;
+    catch_interrupts();
+    let inputs = list_inputs(&args.pictures.input)?;
+    let files: Vec<String> = inputs.iter().map(|input| format!("{}.png", input.name)).collect();
+    let output = OutputDir::new(&args.out.out, &files, args.out.force.overwrite())?;
+    let predictor = ShapePredictor::open(&args.landmarks)?;
+    let provenance = Provenance::without_model().with("size", &args.size);
+    let progress = Progress::start("align", inputs.len(), 1);
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    for (input, file) in inputs.iter().zip(&files) {
+        match align(input, &place, &predictor, args.size) {
+            Ok(face) => {
+                output.write_png(file, &face.picture, &provenance)?;
+                found.push(Found {
+                    name: input.name.clone(),
+                    face_box: face.face_box.numbers(),
+                    landmarks: face.landmarks,
+                    corners: face.crop.corners(),
+                });
+            }
+            Err(error) if inputs.len() == 1 => return Err(error),
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                failed.push(input.name.as_str());
+            }
+        }
+        progress.check(1)?;
+    }
+    progress.finish();
+    if !found.is_empty() {
+        output.commit()?;
+    }
+    if args.json {
+        say_json(&found)?;
+    } else {
+        let faces = if found.len() == 1 { "face" } else { "faces" };
+        say(&format!("wrote {} {faces} to {}", found.len(), args.out.out.display()))?;
+    }
+    if !failed.is_empty() {
+        bail!("{} of {} pictures could not be aligned: {}", failed.len(), inputs.len(), failed.join(", "))
+    }
+    Ok(())
+}
+
+fn place(args: &FacePlaceArgs) -> Result<FacePlace> {
+    match args {
+        FacePlaceArgs { face_box: Some(face_box), .. } => Ok(FacePlace::Given(*face_box)),
+        FacePlaceArgs { boxes: Some(path), .. } => Ok(FacePlace::Listed(FaceBoxes::open(path)?)),
+        FacePlaceArgs { whole: true, .. } => Ok(FacePlace::Middle),
+        _ => bail!(
+            "nothing says where the face is: give --box LEFT,TOP,WIDTH,HEIGHT, --boxes FILE for many pictures, or \
+             --whole if they show head and shoulders"
+        ),
+    }
+}
+
+fn align(input: &Input, place: &FacePlace, predictor: &ShapePredictor, size: u32) -> Result<AlignedFace> {
+    let aligned = || -> diffae_infer::Result<AlignedFace> {
+        let photograph = input.read_rgb()?;
+        align_face(predictor, &photograph, place.face_box(&input.name, &photograph)?, size)
+    };
+    aligned().with_context(|| format!("cannot align {}", input.name))
+}
