@@ -180,6 +180,10 @@ pub enum OptimizerKind {
 pub struct ObjectiveSettings {
     /// Pictures at the beginning whose timestep is always the last: a plain autoencoder first, as in arXiv:2504.21368.
     pub terminal_images: usize,
+    /// Share of the pictures after these whose timestep is the last, where `z_sem` alone says what the picture is: more
+    /// of it teaches the encoder sooner.
+    #[serde(default)]
+    pub terminal_share: f64,
     /// How timesteps are weighted in the loss.
     pub loss_weight: LossWeight,
     /// A part of the picture, `[left, top, right, bottom]` from 0 to 1, whose pixels weigh more; see `focus_weight`.
@@ -405,6 +409,7 @@ impl TrainConfig {
         self.latent_net.diffusion.noise_schedule()?;
         let DataSettings { flip, validation_share, max_broken_share, workers, .. } = self.data;
         for (key, share) in [
+            ("objective.terminal_share", self.objective.terminal_share),
             ("data.flip", flip),
             ("data.validation_share", validation_share),
             ("data.max_broken_share", max_broken_share),

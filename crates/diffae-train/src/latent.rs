@@ -109,7 +109,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
         let z_0 = z.index_select(&Tensor::new(rows.as_slice(), &Device::Cpu)?, 0)?;
         // Noise of its own: the first stage draws from the same purpose below these numbers.
         let first = (1 << 48) + step * settings.batch_size;
-        let how = Drawing { seed: config.seed, purpose: Purpose::Noise, first, terminal: 0 };
+        let how = Drawing { seed: config.seed, purpose: Purpose::Noise, first, terminal: 0, terminal_share: 0. };
         let Draw { noise, timesteps } = Draw::new(&schedule, &z_0, how)?;
         latent_loss(&net, &schedule, (&z_0, &noise), &timesteps)
     };
@@ -131,7 +131,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
     let watch = |parameters: &Parameters, images: usize| {
         invented(folder.path(), config, &with_latent_net(parameters)?.build(&LoadOptions::cpu())?, images)?;
         let Some(z_0) = &validation else { return Ok(None) };
-        let how = Drawing { seed: config.seed, purpose: Purpose::Preview, first: 0, terminal: 0 };
+        let how = Drawing { seed: config.seed, purpose: Purpose::Preview, first: 0, terminal: 0, terminal_share: 0. };
         let Draw { noise, timesteps } = Draw::new(&schedule, z_0, how)?;
         let loss = no_gradients(|| latent_loss(&net, &schedule, (z_0, &noise), &timesteps))?;
         Ok(Some(f64::from(loss.to_scalar::<f32>()?)))

@@ -6,7 +6,7 @@ use diffae_schedule::{NoiseSchedule, PredictionTarget, Timestep};
 
 use crate::config::{LossWeight, ObjectiveSettings};
 use crate::error::Result;
-use crate::random::{Purpose, below, normal, stream};
+use crate::random::{Purpose, below, normal, stream, unit};
 
 /// The bound of `min-snr`'s weights.
 const MIN_SNR_GAMMA: f64 = 5.;
@@ -38,6 +38,8 @@ pub(crate) struct Drawing {
     pub(crate) first: usize,
     /// Pictures before this place get the last timestep.
     pub(crate) terminal: usize,
+    /// Share of the others that do, by chance.
+    pub(crate) terminal_share: f64,
 }
 
 impl Draw {
@@ -50,8 +52,10 @@ impl Draw {
             let mut stream = stream(how.seed, how.purpose, idx as u64);
             let drawn = below(&mut stream, schedule.num_train_timesteps());
             let last = schedule.num_train_timesteps() - 1;
-            timesteps.push(Timestep::new(if idx < how.terminal { last } else { drawn }));
             noise.extend(normal(&mut stream, len));
+            // After the noise, so that it stays what it is without this.
+            let is_terminal = idx < how.terminal || unit(&mut stream) < how.terminal_share;
+            timesteps.push(Timestep::new(if is_terminal { last } else { drawn }));
         }
         Ok(Self { noise: Tensor::from_vec(noise, x_0.shape(), &Device::Cpu)?, timesteps })
     }
@@ -219,11 +223,19 @@ mod tests {
     fn noise_depends_on_the_place_in_the_sequence_alone() {
         let schedule = NoiseSchedule::new(&BetaSchedule::Linear, 1000).unwrap();
         let x_0 = Tensor::zeros((4, 1, 2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let drawing = |first| Drawing { seed: 1, purpose: Purpose::Noise, first, terminal: 9 };
+        let drawing = |first| Drawing { seed: 1, purpose: Purpose::Noise, first, terminal: 9, terminal_share: 0. };
         let whole = Draw::new(&schedule, &x_0, drawing(8)).unwrap();
         let half = Draw::new(&schedule, &x_0.narrow(0, 0, 2).unwrap(), drawing(10)).unwrap();
         assert_eq!(whole.timesteps[2..], half.timesteps[..]);
         assert_eq!(whole.timesteps[0], Timestep::new(999));
+        let half_terminal = Draw::new(&schedule, &x_0, Drawing { terminal_share: 0.5, ..drawing(10) }).unwrap();
+        for (drawn, plain) in
+            half_terminal.timesteps.iter().zip(&Draw::new(&schedule, &x_0, drawing(10)).unwrap().timesteps)
+        {
+            assert!(drawn == plain || *drawn == Timestep::new(999));
+        }
+        let all_terminal = Draw::new(&schedule, &x_0, Drawing { terminal_share: 1., ..drawing(10) }).unwrap();
+        assert_eq!(all_terminal.timesteps, [Timestep::new(999); 4]);
         let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(values(&whole.noise)[8..], values(&half.noise)[..]);
     }

@@ -11,7 +11,7 @@ use diffae_schedule::Timestep;
 
 use crate::adversarial::{judged_loss, told_apart_loss};
 use crate::checkpoint::Checkpoints;
-use crate::config::{Activations, TrainConfig};
+use crate::config::{Activations, ObjectiveSettings, TrainConfig};
 use crate::error::{Error, Result};
 use crate::networks::{Given, Networks};
 use crate::objective::Drawing;
@@ -108,8 +108,8 @@ impl Trainer {
     /// If the arithmetic fails.
     pub fn step(&mut self, x_0: &Tensor) -> Result<StepResult> {
         let first = self.step * self.config.autoencoder.batch_size;
-        let terminal = self.config.objective.terminal_images;
-        let how = Drawing { seed: self.config.seed, purpose: Purpose::Noise, first, terminal };
+        let ObjectiveSettings { terminal_images: terminal, terminal_share, .. } = self.config.objective;
+        let how = Drawing { seed: self.config.seed, purpose: Purpose::Noise, first, terminal, terminal_share };
         let given = self.networks.draw(x_0, how)?;
         self.step_on(x_0, &given)
     }
@@ -216,7 +216,8 @@ impl Trainer {
     /// Loss on pictures that are not trained on, always with the same noise, and how much worse it gets when `z_sem` is
     /// handed to the next picture: `loss(shuffled) / loss - 1`.
     pub(crate) fn validate(&self, x_0: &Tensor) -> Result<(f64, Option<f64>)> {
-        let how = Drawing { seed: self.config.seed, purpose: Purpose::Preview, first: 0, terminal: 0 };
+        let how =
+            Drawing { seed: self.config.seed, purpose: Purpose::Preview, first: 0, terminal: 0, terminal_share: 0. };
         let given = self.networks.draw(x_0, how)?;
         let loss = |z_sem: Option<&Tensor>| -> Result<f64> {
             let made = self.networks.decode(z_sem, &given)?;
