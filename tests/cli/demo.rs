@@ -21,7 +21,8 @@ fn the_demo_needs_nothing_and_shows_everything() {
     let page = fs::read_to_string(workspace.path("diffae-demo/index.html")).unwrap();
     assert_eq!(page.matches("src=\"data:image/").count(), 6);
     assert_eq!(page.matches("src=").count(), 6, "the page needs another file");
-    assert!(!page.contains("http"), "the page needs the net");
+    // The pictures' base64 may spell anything, but has no colon.
+    assert!(!page.contains("://"), "the page needs the net");
     // What is there is not replaced by accident.
     workspace.run(&["demo", "--steps", "2"]).fails_with("--force");
     workspace.run(&["demo", "--steps", "2", "--force"]).succeeds();
