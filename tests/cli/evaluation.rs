@@ -226,6 +226,10 @@ fn sets_of_pictures_are_compared_by_features() {
     made("made", &["--steps", "3"]).fails_with("features of something else");
     let decoded = made("decoded", &["--steps", "2", "--source", "decoded"]).succeeds().json();
     assert_eq!(decoded["settings"]["source"], "decoded");
+    let resampled = made("made", &["--steps", "2", "--resamples", "5"]).succeeds().json();
+    let interval = &resampled["figures"][0];
+    assert!(interval["low"].as_f64() > Some(0.) && interval["low"].as_f64() < interval["high"].as_f64(), "{interval}");
+    assert_eq!(interval["value"], whole["figures"][0]["value"]);
     // Statistics stand for the real pictures.
     let from_file = fid(&["--pictures", &data, "--reference-statistics", kept, "--out", "file"]).succeeds().json();
     assert!(figure(&from_file, "frechet_distance", &[]) < 1e-3);

@@ -407,6 +407,10 @@ pub(crate) struct FidArgs {
     /// Keep the statistics of the real pictures in this .npz file
     #[arg(long, value_name = "FILE", conflicts_with = "reference_statistics")]
     pub(crate) save_statistics: Option<PathBuf>,
+    /// Resamples of the judged pictures for a 95% interval of the Frechet distance; each takes as long as the distance.
+    /// Since a resample repeats pictures, the interval lies a little above the distance where pictures are few
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) resamples: usize,
     /// Pictures of a subset for KID
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = two_or_more)]
     pub(crate) kid_subset: usize,

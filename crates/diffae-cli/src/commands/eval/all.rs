@@ -125,6 +125,7 @@ fn fid_args(args: &AllArgs, weights: std::path::PathBuf, run: EvalRunArgs, steps
         latent_steps: steps,
         reference_statistics: None,
         save_statistics: None,
+        resamples: 0,
         kid_subset: 1000,
         kid_subsets: 100,
         neighbors: 5,

@@ -90,10 +90,15 @@ impl FeatureFile {
 
     /// Mean and scatter of all rows.
     pub(super) fn statistics(&mut self) -> Result<FeatureStatistics> {
+        let all: Vec<usize> = (0..self.count).collect();
+        self.statistics_of(&all)
+    }
+
+    /// Mean and scatter of some rows, which may repeat.
+    pub(super) fn statistics_of(&mut self, rows: &[usize]) -> Result<FeatureStatistics> {
         let mut statistics = FeatureStatistics::new(self.width);
-        for start in (0..self.count).step_by(CHUNK) {
-            let rows: Vec<usize> = (start..(start + CHUNK).min(self.count)).collect();
-            statistics.add(&self.rows(&rows)?)?;
+        for rows in rows.chunks(CHUNK) {
+            statistics.add(&self.rows(rows)?)?;
         }
         Ok(statistics)
     }

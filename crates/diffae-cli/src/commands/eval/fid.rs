@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use diffae_eval::{
-    FeatureKind, FeatureNetwork, Moments, frechet_distance, kernel_distance_of_subsets, manifold_overlap,
+    FeatureKind, FeatureNetwork, Interval, Moments, bootstrap, frechet_distance, kernel_distance_of_subsets,
+    manifold_overlap,
 };
 use diffae_infer::{NoisePurpose, NoiseSource};
 use diffae_train::Crop;
@@ -80,9 +81,19 @@ pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
         _ => other,
     };
     let of = [("features", FeatureKind::from(args.features).name())];
-    let point = |name, value| Figure::point(name, &of, value, judged.count());
-    let mut figures =
-        vec![point(name("fid", "frechet_distance"), frechet_distance(&moments_of_real, &moments_of_judged)?)];
+    let num_judged = judged.count();
+    let point = |name, value| Figure::point(name, &of, value, num_judged);
+    let distance = frechet_distance(&moments_of_real, &moments_of_judged)?;
+    let mut figures = vec![point(name("fid", "frechet_distance"), distance)];
+    if args.resamples > 0 {
+        let of_rows = |rows: &[usize]| -> Result<f64> {
+            let mut rows = rows.to_vec();
+            rows.sort_unstable();
+            Ok(frechet_distance(&moments_of_real, &judged.statistics_of(&rows)?.moments()?)?)
+        };
+        let interval = interval(distance, num_judged, args, of_rows)?;
+        figures = vec![Figure::new(name("fid", "frechet_distance"), &of, interval, num_judged)];
+    }
     if let Some(real) = &mut real {
         let fewest = real.count().min(judged.count());
         let subset = args.kid_subset.min(fewest);
@@ -107,6 +118,29 @@ pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
         }
     }
     Report::new(NAME, settings, figures).finish(&args.run)
+}
+
+/// The 95% interval of a distance, over resamples of the judged pictures.
+fn interval(
+    value: f64,
+    count: usize,
+    args: &FidArgs,
+    mut of_rows: impl FnMut(&[usize]) -> Result<f64>,
+) -> Result<Interval> {
+    let progress = Progress::start("resample", args.resamples, 1);
+    let mut failure = None;
+    let found = bootstrap(count, args.resamples, args.run.random.seed, |rows| {
+        if failure.is_some() || progress.step(1).is_break() {
+            return None;
+        }
+        of_rows(rows).map_err(|error| failure = Some(error)).ok()
+    });
+    progress.finish();
+    match failure {
+        Some(error) => Err(error),
+        None if crate::session::interrupted() => Err(diffae_infer::Error::Interrupted.into()),
+        None => Ok(Interval { value, ..found? }),
+    }
 }
 
 /// The features of both sets, made where they are missing.

@@ -44,7 +44,7 @@ pub(super) struct Figure {
 }
 
 impl Figure {
-    fn new(name: &str, of: &[(&str, &str)], Interval { value, low, high }: Interval, count: usize) -> Self {
+    pub(super) fn new(name: &str, of: &[(&str, &str)], Interval { value, low, high }: Interval, count: usize) -> Self {
         Self { low: Some(low), high: Some(high), ..Self::point(name, of, value, count) }
     }
 
