@@ -211,6 +211,8 @@ fn sets_of_pictures_are_compared_by_features() {
     let scale = figure(&itself, "precision", &[]);
     assert!(figure(&itself, "frechet_distance", &[]) < 1e-3 && (scale - 1.).abs() < 1e-9, "{itself}");
     assert!((figure(&itself, "coverage", &[]) - 1.).abs() < 1e-9);
+    let overlap = itself["figures"].as_array().unwrap().iter().find(|figure| figure["name"] == "density").unwrap();
+    assert!(overlap["low"].as_f64() <= overlap["value"].as_f64() && overlap["high"].is_number(), "{overlap}");
     // What a model makes is not.
     let model = checkpoint("autoenc16_latent");
     let made = ["--model", &model, "--data", &data, "--latent-steps", "2", "--batch-size", "3"];
@@ -224,6 +226,10 @@ fn sets_of_pictures_are_compared_by_features() {
     assert_eq!(made("made", &["--steps", "2"]).succeeds().json(), whole);
     assert_eq!(fs::read(&path).unwrap(), bytes);
     made("made", &["--steps", "3"]).fails_with("features of something else");
+    // Fewer pictures are the first ones, and nothing is lost.
+    let fewer = made("made", &["--steps", "2", "--count", "5"]).succeeds().json();
+    assert_eq!(fewer["settings"]["count"], 5);
+    assert_eq!(fs::read(&path).unwrap(), bytes);
     let decoded = made("decoded", &["--steps", "2", "--source", "decoded"]).succeeds().json();
     assert_eq!(decoded["settings"]["source"], "decoded");
     let resampled = made("made", &["--steps", "2", "--resamples", "5"]).succeeds().json();
@@ -299,16 +305,33 @@ fn everything_is_measured_at_once() {
     let options =
         ["--shots", "2,4", "--draws", "2", "--invented", "16", "--latent-steps", "2", "--steps", "2", "--json"];
     let report = workspace.run(&[&few[..], &options].concat()).succeeds().json();
-    let of = [("attribute", "Odd"), ("labels", "2"), ("knows", "binary")];
-    assert!((0. ..=1.).contains(&figure(&report, "auroc", &of)), "{report}");
-    assert!((0. ..=1.).contains(&figure(&report, "accepted", &of)));
+    // Pictures of the attribute have even more of it than the number that they differ by: few labels tell.
+    let of = |knows| [("attribute", "Large"), ("labels", "4"), ("knows", knows)];
+    assert!(figure(&report, "auroc", &of("binary")) > 0.6, "{report}");
+    // Shares of sixteen, as two draws have them.
+    let accepted = 32. * figure(&report, "accepted", &of("binary"));
+    assert!((accepted - accepted.round()).abs() < 1e-9, "{accepted}");
+    let again = workspace.run(&[&few[..], &options].concat()).succeeds().json();
+    assert_eq!(again, report);
     let few_pictures = ["eval", "few-shot", "--shots", "20", "--model", &model, "--data", &data, "--labels", labels];
     workspace.run(&[&few_pictures[..], &["--out", "too-few"]].concat()).fails_with("at least 22 are needed");
+    let dimensions = ["eval", "disentanglement", "--model", &model, "--data", &data, "--labels", labels, "--json"];
+    let dimensions = |out: &str, more: &[&str]| {
+        workspace.run(&[&dimensions[..], &["--out", out], more].concat()).succeeds().json()
+    };
+    let (point, resampled) = (dimensions("point", &[]), dimensions("resampled", &["--resamples", "20"]));
+    assert!(point["figures"][0]["low"].is_null());
+    let (point, resampled) = (&point["figures"][0], &resampled["figures"][0]);
+    assert_eq!(point["value"], resampled["value"]);
+    assert!(resampled["low"].as_f64() < resampled["high"].as_f64(), "{resampled}");
+
     let weights = random_weights(&workspace, "efficientnet-lite0");
     let args = ["eval", "all", "--model", &model, "--data", &data, "--out", "all", "--steps", "2"];
     let features = ["--features", "efficientnet-lite0", "--feature-weights", &weights];
-    workspace.run(&[&args[..], &features].concat()).succeeds();
-    for name in ["recon/recon.json", "z-usage/z-usage.json", "fid/fid.json"] {
+    // Eight pictures are too few for folds of every attribute, but not for the other measures.
+    let all = workspace.run(&[&args[..], &features, &["--labels", labels]].concat());
+    all.fails_with("few-shot failed");
+    for name in ["recon/recon.json", "z-usage/z-usage.json", "disentanglement/disentanglement.json", "fid/fid.json"] {
         assert!(workspace.path("all").join(name).is_file(), "{name}");
     }
 }

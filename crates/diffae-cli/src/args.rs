@@ -12,9 +12,9 @@ use diffae_infer::Overwrite;
 
 pub(crate) use align::{AlignArgs, FacePlaceArgs};
 pub(crate) use eval::{
-    AllArgs, AttributesArgs, BackboneName, CompareArgs, EditDirection, EditsArgs, EvalArgs, EvalDataArgs, EvalRunArgs,
-    FewShotArgs, FidArgs, FidProtocol, FidSource, LabelledArgs, LpipsArgs, LpipsPairsArgs, Measure, PplArgs, ReconArgs,
-    XTerminalKind, ZUsageArgs,
+    AllArgs, AttributesArgs, BackboneName, CompareArgs, DisentanglementArgs, EditDirection, EditsArgs, EvalArgs,
+    EvalDataArgs, EvalRunArgs, FewShotArgs, FidArgs, FidProtocol, FidSource, Judged, LabelledArgs, LpipsArgs,
+    LpipsPairsArgs, Measure, PplArgs, ReconArgs, XTerminalKind, ZUsageArgs,
 };
 
 /// Heading of the options that only some checkpoints need.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use diffae_infer::{DecodeOptions, Input, LoadOptions, Model, ModelConfig, NoiseSource, read_batch};
+use diffae_infer::{DecodeOptions, Input, LoadOptions, Model, ModelConfig, NoisePurpose, NoiseSource, read_batch};
 use diffae_nets::weights::ArchitectureHints;
 
 use crate::args::{BatchArgs, GlobalArgs, HintArgs, ModelArgs};
@@ -75,6 +75,25 @@ impl Session {
     /// Fresh noise maps for the pictures with the given numbers.
     pub(crate) fn random_x_terminal(&self, noise: NoiseSource, indices: std::ops::Range<u64>) -> Result<Tensor> {
         Ok(self.model.random_x_terminal(noise, indices)?)
+    }
+
+    /// The `z_sem` that the latent net makes of the noise with the given numbers.
+    pub(crate) fn invent(
+        &self,
+        noise: NoiseSource,
+        indices: std::ops::Range<u64>,
+        num_steps: usize,
+        progress: &Progress,
+    ) -> Result<Tensor> {
+        let width = self.model.latent_net()?.config().z_channels;
+        let z_terminal = noise.batch(NoisePurpose::ZTerminal, indices, &[width], self.model.device())?;
+        self.denoise(&z_terminal, num_steps, progress)
+    }
+
+    /// The same of given noise.
+    pub(crate) fn denoise(&self, z_terminal: &Tensor, num_steps: usize, progress: &Progress) -> Result<Tensor> {
+        let count = z_terminal.dim(0)?;
+        Ok(self.model.sample_z_sem(z_terminal, num_steps, &mut |_| progress.step(count))?)
     }
 
     /// Decodes pictures deterministically.

@@ -29,33 +29,51 @@ pub fn bootstrap_mean(values: &[f64], num_resamples: usize, seed: u64) -> Result
     })
 }
 
-/// A figure of `count` items and its percentile interval: `figure` is called once with all items, then with resamples of
-/// the same size, drawn with replacement. A resample that has no figure (one class only, say) is left out.
+/// A figure of `count` items and its percentile interval; see [`bootstrap_all`].
 ///
 /// # Errors
-/// [`Error::TooFew`] without items; [`Error::NotFinite`] if all items together have no finite figure.
-/// # Source
-/// Efron 1979; percentile intervals.
+/// As [`bootstrap_all`].
 pub fn bootstrap(
     count: usize,
     num_resamples: usize,
     seed: u64,
     mut figure: impl FnMut(&[usize]) -> Option<f64>,
 ) -> Result<Interval> {
+    let [interval] = bootstrap_all(count, num_resamples, seed, |items| figure(items).map(|figure| [figure]))?;
+    Ok(interval)
+}
+
+/// Figures of `count` items and their percentile intervals: `figures` is called once with all items, then with resamples
+/// of the same size, drawn with replacement. A resample that has no figures (one class only, say) is left out.
+///
+/// # Errors
+/// [`Error::TooFew`] without items; [`Error::NotFinite`] if all items together have no finite figures.
+/// # Source
+/// Efron 1979; percentile intervals.
+pub fn bootstrap_all<const N: usize>(
+    count: usize,
+    num_resamples: usize,
+    seed: u64,
+    mut figures: impl FnMut(&[usize]) -> Option<[f64; N]>,
+) -> Result<[Interval; N]> {
     if count == 0 {
         return Err(Error::TooFew { what: "items for an interval", got: 0, least: 1 });
     }
+    let is_finite = |figures: &[f64; N]| figures.iter().all(|figure| figure.is_finite());
     let mut items: Vec<usize> = (0..count).collect();
-    let value = figure(&items).filter(|value| value.is_finite()).ok_or(Error::NotFinite { batch: "figures" })?;
+    let values = figures(&items).filter(is_finite).ok_or(Error::NotFinite { batch: "figures" })?;
     let mut generator = ChaCha20Rng::seed_from_u64(seed);
     let mut resampled = Vec::with_capacity(num_resamples);
     for _ in 0..num_resamples {
         items.fill_with(|| below(count, &mut generator));
-        resampled.extend(figure(&items).filter(|value| value.is_finite()));
+        resampled.extend(figures(&items).filter(is_finite));
     }
-    resampled.sort_by(f64::total_cmp);
-    let [low, high] = BOUNDS.map(|bound| quantile(&resampled, bound).unwrap_or(value));
-    Ok(Interval { value, low, high })
+    Ok(std::array::from_fn(|place| {
+        let mut sorted: Vec<f64> = resampled.iter().map(|figures| figures[place]).collect();
+        sorted.sort_by(f64::total_cmp);
+        let [low, high] = BOUNDS.map(|bound| quantile(&sorted, bound).unwrap_or(values[place]));
+        Interval { value: values[place], low, high }
+    }))
 }
 
 /// A number in `0..count`; counts of pictures are far too small for the bias of a product to matter.

@@ -53,14 +53,14 @@ mod moments;
 mod pixel_error;
 mod ssim;
 
-pub use bootstrap::{Interval, bootstrap, bootstrap_mean};
+pub use bootstrap::{Interval, bootstrap, bootstrap_all, bootstrap_mean};
 pub use classification::{auroc, average_precision};
 pub use disentanglement::{AurocDifference, Dci, dci, total_auroc_difference};
 pub use error::{Error, Result};
 pub use features::{FeatureKind, FeatureNetwork, Lpips, LpipsBackbone};
 pub use frechet::{FeatureStatistics, frechet_distance, kernel_distance, kernel_distance_of_subsets};
 pub use linear_probe::{LinearProbe, cross_validated_logits};
-pub use manifold::{ManifoldOverlap, manifold_overlap};
+pub use manifold::{ManifoldMembers, ManifoldOverlap, manifold_members, manifold_overlap};
 pub use moments::Moments;
 pub use pixel_error::{mse, psnr};
 pub use ssim::{ms_ssim, ssim};

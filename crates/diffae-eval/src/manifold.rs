@@ -19,6 +19,19 @@ pub struct ManifoldOverlap {
     pub coverage: f64,
 }
 
+/// What each item adds to [`ManifoldOverlap`], whose figures are the means: intervals can be made of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ManifoldMembers {
+    /// Of each sample, 1 if it lies in the neighborhood of a real picture.
+    pub precision: Vec<f64>,
+    /// Of each real picture, 1 if it lies in the neighborhood of a sample.
+    pub recall: Vec<f64>,
+    /// Of each sample, in how many neighborhoods of real pictures it lies, over k.
+    pub density: Vec<f64>,
+    /// Of each real picture, 1 if its neighborhood holds a sample.
+    pub coverage: Vec<f64>,
+}
+
 /// Precision, recall, density and coverage of samples.
 ///
 /// The neighborhood of a picture is the ball up to the k-th nearest other picture of its own set, that one left out; k is 3
@@ -33,6 +46,21 @@ pub struct ManifoldOverlap {
 /// # Source
 /// Kynkäänniemi et al. 2019 (arXiv:1904.06991), Eq. 1 and 2; Naeem et al. 2020 (arXiv:2002.09797), Eq. 3 and 4.
 pub fn manifold_overlap(real: &Tensor, samples: &Tensor, k: usize) -> Result<ManifoldOverlap> {
+    let members = manifold_members(real, samples, k)?;
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    Ok(ManifoldOverlap {
+        precision: mean(&members.precision),
+        recall: mean(&members.recall),
+        density: mean(&members.density),
+        coverage: mean(&members.coverage),
+    })
+}
+
+/// The same item by item.
+///
+/// # Errors
+/// As [`manifold_overlap`].
+pub fn manifold_members(real: &Tensor, samples: &Tensor, k: usize) -> Result<ManifoldMembers> {
     let (real, samples) = (rows("real", real)?, rows("samples", samples)?);
     for set in [&real, &samples] {
         if set.len() <= k || k == 0 {
@@ -61,12 +89,12 @@ pub fn manifold_overlap(real: &Tensor, samples: &Tensor, k: usize) -> Result<Man
             })
         })
         .collect();
-    let share = |count: usize, of: usize| count as f64 / of as f64;
-    Ok(ManifoldOverlap {
-        precision: share(hits.iter().filter(|&&hits| hits > 0).count(), samples.len()),
-        recall: share(found.iter().filter(|(recalled, _)| *recalled).count(), real.len()),
-        density: share(hits.iter().sum(), k * samples.len()),
-        coverage: share(found.iter().filter(|(_, covered)| *covered).count(), real.len()),
+    let one = |holds: bool| f64::from(u8::from(holds));
+    Ok(ManifoldMembers {
+        precision: hits.iter().map(|&hits| one(hits > 0)).collect(),
+        recall: found.iter().map(|&(recalled, _)| one(recalled)).collect(),
+        density: hits.iter().map(|&hits| hits as f64 / k as f64).collect(),
+        coverage: found.iter().map(|&(_, covered)| one(covered)).collect(),
     })
 }
 

@@ -23,7 +23,7 @@ pub(crate) enum Measure {
     /// What a linear probe reads out of z_sem: AUROC and average precision of each attribute
     Attributes(AttributesArgs),
     /// Whether single dimensions of z_sem stand for single attributes: DCI and total AUROC difference
-    Disentanglement(LabelledArgs),
+    Disentanglement(DisentanglementArgs),
     /// How near edits come to the truth, on pairs of pictures that differ in one attribute
     Edits(EditsArgs),
     /// How much of a picture z_sem decides, and how much x_T
@@ -40,6 +40,43 @@ pub(crate) enum Measure {
     All(AllArgs),
     /// Lay reports side by side
     Compare(CompareArgs),
+}
+
+/// A model, or what some program has made.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct JudgedArgs {
+    /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
+    #[arg(long, short, value_name = "MODEL", required_unless_present = "pictures")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    hints: HintArgs,
+    /// Measure these pictures, which some program has made, instead of a model
+    #[arg(long, value_name = "DIR", conflicts_with = "model")]
+    pictures: Option<PathBuf>,
+}
+
+/// Either of the two.
+#[derive(Debug)]
+pub(crate) enum Judged {
+    Model(ModelArgs),
+    Pictures(PathBuf),
+}
+
+impl JudgedArgs {
+    /// What was given.
+    pub(crate) fn get(&self) -> anyhow::Result<Judged> {
+        match (&self.model, &self.pictures) {
+            (Some(model), _) => Ok(Judged::Model(ModelArgs { model: model.clone(), hints: self.hints.clone() })),
+            (None, Some(folder)) => Ok(Judged::Pictures(folder.clone())),
+            (None, None) => anyhow::bail!("name a model with --model, or a folder of pictures with --pictures"),
+        }
+    }
+}
+
+impl From<ModelArgs> for JudgedArgs {
+    fn from(ModelArgs { model, hints }: ModelArgs) -> Self {
+        Self { model: Some(model), hints, pictures: None }
+    }
 }
 
 /// What every measure takes.
@@ -106,18 +143,11 @@ pub(crate) struct LpipsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LpipsPairsArgs {
-    /// The real pictures
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: EvalDataArgs,
     /// Pictures of the same names, squares; endings may differ
     #[arg(long, value_name = "DIR")]
     pub(crate) pictures: PathBuf,
-    /// What is cut out of a real picture before it is resized to the other's size
-    #[arg(long, value_enum, default_value_t = PictureCrop::Center)]
-    pub(crate) crop: PictureCrop,
-    /// Take the first pairs only
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub(crate) limit: Option<usize>,
     /// The network
     #[arg(long, value_enum, default_value_t = BackboneName::Alex)]
     pub(crate) backbone: BackboneName,
@@ -228,15 +258,9 @@ pub(crate) enum XTerminalKind {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReconArgs {
-    /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
-    #[arg(long, short, value_name = "MODEL", required_unless_present = "pictures")]
-    pub(crate) model: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) hints: HintArgs,
-    /// Measure these reconstructions instead, which another program has made: squares, named as the real pictures
-    #[arg(long, value_name = "DIR", conflicts_with = "model")]
-    pub(crate) pictures: Option<PathBuf>,
-    /// Where the x_T of these came from, for comparisons; their number of steps is the first of --steps
+    pub(crate) judged: JudgedArgs,
+    /// Where the x_T of --pictures came from, for comparisons; their number of steps is the first of --steps
     #[arg(long, value_enum, default_value_t = XTerminalKind::Inverted, requires = "pictures")]
     pub(crate) made_with: XTerminalKind,
     #[command(flatten)]
@@ -260,6 +284,15 @@ pub(crate) struct AttributesArgs {
     /// Parts of the cross-validation, two or more: each is scored by a probe that has seen the others only
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = two_or_more)]
     pub(crate) folds: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DisentanglementArgs {
+    #[command(flatten)]
+    pub(crate) labelled: LabelledArgs,
+    /// Resamples of the pictures for 95% intervals; each takes as long as the figures
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) resamples: usize,
 }
 
 /// Pictures whose attributes are known, and how probes are fitted to them.
@@ -363,14 +396,8 @@ pub(crate) enum FidSource {
 
 #[derive(Debug, Args)]
 pub(crate) struct FidArgs {
-    /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
-    #[arg(long, short, value_name = "MODEL", required_unless_present = "pictures")]
-    pub(crate) model: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) hints: HintArgs,
-    /// Judge these pictures, which some program has made, instead of a model. All are taken as large as they are
-    #[arg(long, value_name = "DIR", conflicts_with = "model")]
-    pub(crate) pictures: Option<PathBuf>,
+    pub(crate) judged: JudgedArgs,
     /// The real pictures: a folder, a .tar archive or an LMDB
     #[arg(long, value_name = "DIR", required_unless_present = "reference_statistics")]
     pub(crate) data: Option<PathBuf>,
@@ -425,20 +452,6 @@ pub(crate) struct FidArgs {
     pub(crate) manifold_limit: usize,
     #[command(flatten)]
     pub(crate) run: EvalRunArgs,
-}
-
-impl FidArgs {
-    /// The model, if there is one.
-    pub(crate) fn model(&self) -> Option<ModelArgs> {
-        self.model.clone().map(|model| ModelArgs { model, hints: self.hints.clone() })
-    }
-}
-
-impl ReconArgs {
-    /// The model, if there is one.
-    pub(crate) fn model(&self) -> Option<ModelArgs> {
-        self.model.clone().map(|model| ModelArgs { model, hints: self.hints.clone() })
-    }
 }
 
 impl XTerminalKind {

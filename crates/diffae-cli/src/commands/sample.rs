@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
-use diffae_infer::{DecodeOptions, Error, NoisePurpose, NoiseSource, read_tensor, rgb_from_tensor, sheet, square_rows};
+use diffae_infer::{DecodeOptions, Error, NoiseSource, read_tensor, rgb_from_tensor, sheet, square_rows};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
 use diffae_schedule::Clip;
 use image::RgbImage;
@@ -51,12 +51,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
         let indices = start as u64..(start + names.len()) as u64;
         let part = |tensor: &Tensor| tensor.narrow(0, start, names.len())?.to_device(session.model.device());
         let z_sem = if session.has_z_sem() {
-            let width = session.model.latent_net()?.config().z_channels;
-            let z_terminal = match &given.z_terminal {
-                Some(z_terminal) => part(z_terminal)?,
-                None => noise.batch(NoisePurpose::ZTerminal, indices.clone(), &[width], session.model.device())?,
-            };
-            Some(session.model.sample_z_sem(&z_terminal, latent_steps, &mut |_| progress.step(names.len()))?)
+            Some(match &given.z_terminal {
+                Some(z_terminal) => session.denoise(&part(z_terminal)?, latent_steps, &progress)?,
+                None => session.invent(noise, indices.clone(), latent_steps, &progress)?,
+            })
         } else {
             None
         };

@@ -1,87 +1,101 @@
 //! `diffae eval all`: every measure that the given files allow.
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
 
 use super::{attributes, edits, few_shot, fid, ppl, recon, z_usage};
 use crate::args::{
-    AllArgs, AttributesArgs, BackboneName, EditDirection, EditsArgs, EvalRunArgs, FewShotArgs, FidArgs, FidProtocol,
-    FidSource, GlobalArgs, LabelledArgs, PplArgs, ReconArgs, XTerminalKind, ZUsageArgs,
+    AllArgs, AttributesArgs, BackboneName, DisentanglementArgs, EditDirection, EditsArgs, EvalRunArgs, FewShotArgs,
+    FidArgs, FidProtocol, FidSource, GlobalArgs, LabelledArgs, PplArgs, ReconArgs, XTerminalKind, ZUsageArgs,
 };
 use crate::output::say;
-use crate::session::Session;
+use crate::session::{Session, interrupted};
 
-/// Each measure writes into a folder of its own; those that are there already are only read again.
+/// Numbers of labels that classifiers get.
+const SHOTS: [usize; 2] = [10, 100];
+
+/// Each measure writes into a folder of its own, where interrupted work goes on. One that fails does not stop the others,
+/// but the command fails in the end.
 pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
-    let (has_z_sem, is_one_shot, has_latent, has_classifier) = {
+    let (has_z_sem, is_one_shot, has_classifier) = {
         let session = Session::open(global, &args.model, &args.run.batch)?;
-        let model = &session.model;
-        (session.has_z_sem(), session.is_one_shot(), model.latent_net().is_ok(), model.classifier().is_ok())
+        (session.has_z_sem(), session.is_one_shot(), session.model.classifier().is_ok())
     };
     let run = |measure: &str| EvalRunArgs { out: args.run.out.join(measure), ..args.run.clone() };
     let mut sorted = args.steps.clone();
     sorted.sort_unstable();
     let steps = sorted.get(sorted.len().div_euclid(2)).copied().unwrap_or(20);
-    let announce = |measure: &str| if args.run.json { Ok(()) } else { say(&format!("\n{measure}")) };
+    let (model, data) = (|| args.model.clone(), || args.data.clone());
+    let mut measures = Measures { is_quiet: args.run.json, failed: vec![] };
 
-    announce("recon")?;
-    recon::run(global, &recon_args(args, run("recon")))?;
+    measures.run("recon", || recon::run(global, &recon_args(args, run("recon"))))?;
     if has_z_sem {
-        announce("z-usage")?;
-        let (model, data) = (args.model.clone(), args.data.clone());
-        z_usage::run(global, &ZUsageArgs { model, data, run: run("z-usage"), steps })?;
+        let z_usage = ZUsageArgs { model: model(), data: data(), run: run("z-usage"), steps };
+        measures.run("z-usage", || z_usage::run(global, &z_usage))?;
     }
     if let (Some(labels), true) = (&args.labels, has_z_sem) {
         let labelled = |measure: &str| LabelledArgs {
-            model: args.model.clone(),
-            data: args.data.clone(),
+            model: model(),
+            data: data(),
             run: run(measure),
             labels: labels.clone(),
             inverse_penalty: 1.,
         };
-        announce("attributes")?;
-        attributes::run(global, &AttributesArgs { labelled: labelled("attributes"), folds: 5 })?;
-        announce("disentanglement")?;
-        attributes::run_disentanglement(global, &labelled("disentanglement"))?;
-        announce("few-shot")?;
-        few_shot::run(global, &few_shot_args(labelled("few-shot"), steps))?;
+        let probes = AttributesArgs { labelled: labelled("attributes"), folds: 5 };
+        measures.run("attributes", || attributes::run(global, &probes))?;
+        let dimensions = DisentanglementArgs { labelled: labelled("disentanglement"), resamples: 0 };
+        measures.run("disentanglement", || attributes::run_disentanglement(global, &dimensions))?;
+        let few_shot = few_shot_args(labelled("few-shot"), steps);
+        measures.run("few-shot", || few_shot::run(global, &few_shot))?;
     }
-    if let (Some(pairs), true, false) = (&args.pairs, has_classifier, is_one_shot) {
-        announce("edits")?;
-        edits::run(global, &edits_args(args, pairs.clone(), run("edits"), steps))?;
+    if let (Some(pairs), true, false) = (&args.pairs, has_z_sem, is_one_shot) {
+        let direction = if has_classifier { EditDirection::Classifier } else { EditDirection::Pairs };
+        let edits = edits_args(args, (pairs.clone(), direction), run("edits"), steps);
+        measures.run("edits", || edits::run(global, &edits))?;
     }
-    if let Some(weights) = &args.feature_weights
-        && (has_latent || has_z_sem || !is_one_shot)
+    if let Some(weights) = &args.feature_weights {
+        let fid = fid_args(args, weights.clone(), run("fid"), steps);
+        measures.run("fid", || fid::run(global, &fid))?;
+    }
+    if let (Some(weights), BackboneName::Vgg, true, false) =
+        (&args.lpips.lpips_weights, args.lpips.lpips_backbone, has_z_sem, is_one_shot)
     {
-        announce("fid")?;
-        fid::run(global, &fid_args(args, weights.clone(), run("fid"), steps))?;
+        let ppl = ppl_args(args, weights.clone(), run("ppl"), steps);
+        measures.run("ppl", || ppl::run(global, &ppl))?;
     }
-    if let (Some(weights), true, false) = (&args.lpips.lpips_weights, has_z_sem, is_one_shot)
-        && args.lpips.lpips_backbone == BackboneName::Vgg
-    {
-        announce("ppl")?;
-        ppl::run(
-            global,
-            &PplArgs {
-                model: args.model.clone(),
-                data: args.data.clone(),
-                run: run("ppl"),
-                pairs: None,
-                epsilon: 1e-4,
-                steps,
-                invert_steps: steps,
-                backbone: BackboneName::Vgg,
-                weights: weights.clone(),
-            },
-        )?;
+    match measures.failed[..] {
+        [] => Ok(()),
+        ref failed => bail!("not all could be measured: {} failed", failed.join(", ")),
     }
-    Ok(())
+}
+
+/// The measures that were run.
+struct Measures {
+    is_quiet: bool,
+    failed: Vec<&'static str>,
+}
+
+impl Measures {
+    /// Runs one. Ctrl-C ends all.
+    fn run(&mut self, name: &'static str, measure: impl FnOnce() -> Result<()>) -> Result<()> {
+        if !self.is_quiet {
+            say(&format!("\n{name}"))?;
+        }
+        match measure() {
+            Err(error) if !interrupted() => {
+                tracing::error!("{name}: {error:#}");
+                self.failed.push(name);
+                Ok(())
+            }
+            other => other,
+        }
+    }
 }
 
 fn recon_args(args: &AllArgs, run: EvalRunArgs) -> ReconArgs {
     ReconArgs {
-        model: Some(args.model.model.clone()),
-        hints: args.model.hints.clone(),
-        pictures: None,
+        judged: args.model.clone().into(),
         made_with: XTerminalKind::Inverted,
         data: args.data.clone(),
         run,
@@ -91,28 +105,45 @@ fn recon_args(args: &AllArgs, run: EvalRunArgs) -> ReconArgs {
     }
 }
 
-fn few_shot_args(labelled: LabelledArgs, steps: usize) -> FewShotArgs {
-    FewShotArgs { labelled, shots: vec![10, 100], draws: 5, invented: 512, decoded: 8, steps, latent_steps: steps }
+fn ppl_args(args: &AllArgs, weights: PathBuf, run: EvalRunArgs, steps: usize) -> PplArgs {
+    PplArgs {
+        model: args.model.clone(),
+        data: args.data.clone(),
+        run,
+        pairs: None,
+        epsilon: 1e-4,
+        steps,
+        invert_steps: steps,
+        backbone: BackboneName::Vgg,
+        weights,
+    }
 }
 
-fn edits_args(args: &AllArgs, pairs: std::path::PathBuf, run: EvalRunArgs, steps: usize) -> EditsArgs {
+fn few_shot_args(labelled: LabelledArgs, steps: usize) -> FewShotArgs {
+    FewShotArgs { labelled, shots: SHOTS.to_vec(), draws: 5, invented: 512, decoded: 8, steps, latent_steps: steps }
+}
+
+fn edits_args(
+    args: &AllArgs,
+    (pairs, direction): (PathBuf, EditDirection),
+    run: EvalRunArgs,
+    steps: usize,
+) -> EditsArgs {
     EditsArgs {
         model: args.model.clone(),
         run,
         pairs,
         limit: args.data.limit,
-        direction: EditDirection::Classifier,
+        direction,
         strength: None,
         steps,
         invert_steps: steps,
     }
 }
 
-fn fid_args(args: &AllArgs, weights: std::path::PathBuf, run: EvalRunArgs, steps: usize) -> FidArgs {
+fn fid_args(args: &AllArgs, weights: PathBuf, run: EvalRunArgs, steps: usize) -> FidArgs {
     FidArgs {
-        model: Some(args.model.model.clone()),
-        hints: args.model.hints.clone(),
-        pictures: None,
+        judged: args.model.clone().into(),
         data: Some(args.data.data.clone()),
         crop: args.data.crop,
         limit: args.data.limit,

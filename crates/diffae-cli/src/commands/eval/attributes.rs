@@ -11,7 +11,7 @@ use super::codes::encode_all;
 use super::journal::Settings;
 use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
-use crate::args::{AttributesArgs, GlobalArgs, LabelledArgs};
+use crate::args::{AttributesArgs, DisentanglementArgs, GlobalArgs, LabelledArgs};
 use crate::session::Session;
 
 const NAME: &str = "attributes";
@@ -21,6 +21,7 @@ type ScoreMeasure = fn(&[f64], &[bool]) -> diffae_eval::Result<f64>;
 
 /// Codes of pictures with labels.
 pub(super) struct Labelled {
+    pub(super) session: Session,
     /// `[N, D]`
     pub(super) z_sem: Tensor,
     pub(super) names: Vec<String>,
@@ -38,8 +39,10 @@ pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
 }
 
 /// Asks whether single dimensions stand for single attributes.
-pub(super) fn run_disentanglement(global: &GlobalArgs, args: &LabelledArgs) -> Result<()> {
-    let Labelled { z_sem, names, present, settings } = encode(global, args, 2)?;
+pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArgs) -> Result<()> {
+    let labelled = &args.labelled;
+    let Labelled { z_sem, names, present, mut settings, .. } = encode(global, labelled, 2)?;
+    settings.insert("resamples".to_owned(), args.resamples.into());
     let varies = |(name, present): &(String, Vec<bool>)| {
         let varies = present.contains(&true) && present.contains(&false);
         if !varies {
@@ -48,19 +51,20 @@ pub(super) fn run_disentanglement(global: &GlobalArgs, args: &LabelledArgs) -> R
         varies
     };
     let (_, present): (Vec<String>, Vec<Vec<bool>>) = names.into_iter().zip(present).filter(varies).unzip();
-    let dci = diffae_eval::dci(&z_sem, &present, args.inverse_penalty)?;
-    let difference = diffae_eval::total_auroc_difference(&z_sem, &present)?;
     let count = z_sem.dim(0)?;
-    let figures = [
-        ("disentanglement", dci.disentanglement),
-        ("completeness", dci.completeness),
-        ("total_auroc_difference", difference.total),
-        ("attributes_captured", difference.num_captured as f64),
-        ("attributes", present.len() as f64),
-    ];
-    // A resample would fit every probe again, for figures that nobody compares within a percent.
-    let point = |(name, value)| Figure::point(name, &[], value, count);
-    Report::new("disentanglement", settings, figures.into_iter().map(point).collect()).finish(&args.run)
+    let names = ["disentanglement", "completeness", "total_auroc_difference", "attributes_captured"];
+    let resampling = (args.resamples, labelled.run.random.seed);
+    let mut figures = Figure::of_resamples((names, &[]), count, resampling, |rows| {
+        let chosen = rows.iter().map(|&row| u32::try_from(row)).collect::<Result<Vec<_>, _>>()?;
+        let z_sem = z_sem.index_select(&Tensor::new(chosen, z_sem.device())?, 0)?;
+        let of_rows = |present: &Vec<bool>| rows.iter().map(|&row| present[row]).collect::<Vec<bool>>();
+        let present: Vec<Vec<bool>> = present.iter().map(of_rows).collect();
+        let dci = diffae_eval::dci(&z_sem, &present, labelled.inverse_penalty)?;
+        let difference = diffae_eval::total_auroc_difference(&z_sem, &present)?;
+        Ok([dci.disentanglement, dci.completeness, difference.total, difference.num_captured as f64])
+    })?;
+    figures.push(Figure::point("attributes", &[], present.len() as f64, count));
+    Report::new("disentanglement", settings, figures).finish(&labelled.run)
 }
 
 /// Encodes all pictures, and keeps those with labels, `least` or more.
@@ -93,7 +97,7 @@ pub(super) fn encode(global: &GlobalArgs, args: &LabelledArgs, least: usize) -> 
         rows.iter().map(|(_, row)| row.get(attribute).copied().unwrap_or(false)).collect::<Vec<bool>>()
     };
     let present = (0..labels.names.len()).map(of_attribute).collect();
-    Ok(Labelled { z_sem, names: labels.names, present, settings })
+    Ok(Labelled { session, z_sem, names: labels.names, present, settings })
 }
 
 fn figures(labelled: &Labelled, args: &AttributesArgs) -> Result<Vec<Figure>> {

@@ -62,6 +62,11 @@ impl FeatureFile {
         self.count
     }
 
+    /// Looks at the first rows alone, of which there are no fewer.
+    pub(super) fn take_first(&mut self, count: usize) {
+        self.count = self.count.min(count);
+    }
+
     /// Adds `[N, D]`.
     pub(super) fn append(&mut self, features: &Tensor) -> Result<()> {
         let values = features.flatten_all()?.to_vec1::<f32>()?;
@@ -139,6 +144,12 @@ mod tests {
         assert!((moments.mean[2] - 19. / 3.).abs() < 1e-12);
         assert!(open(2, Overwrite::Refuse).unwrap_err().to_string().contains("something else"));
         assert_eq!(open(2, Overwrite::Replace).unwrap().count(), 0);
+        let mut file = open(2, Overwrite::Refuse).unwrap();
+        file.append(&features).unwrap();
+        file.take_first(2);
+        assert_eq!(file.statistics().unwrap().count(), 2);
+        drop(file);
+        assert_eq!(open(2, Overwrite::Refuse).unwrap().count(), 3);
         let nan = Tensor::new(&[[f32::NAN, 0., 0.]], &Device::Cpu).unwrap();
         assert!(open(2, Overwrite::Refuse).unwrap().append(&nan).is_err());
     }

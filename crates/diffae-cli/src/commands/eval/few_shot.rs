@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use diffae_eval::{LinearProbe, auroc};
-use diffae_infer::{NoisePurpose, NoiseSource, Overwrite, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_infer::{NoiseSource, Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 
 use super::attributes::{Labelled, encode};
 use super::report::{Figure, Report};
@@ -16,8 +16,6 @@ use crate::progress::Progress;
 use crate::session::Session;
 
 const NAME: &str = "few-shot";
-/// The penalty of the classifiers, scikit-learn's C: with few pictures a loose one learns them by heart.
-const INVERSE_PENALTY: f64 = 1.;
 
 /// What a classifier knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,21 +60,22 @@ struct Trial {
 /// # Source
 /// Preechakul et al. 2022 (arXiv:2111.15640), section 5.4; Sinha et al. 2021 (arXiv:2106.06819), section 5.
 pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
-    let least = args.shots.iter().copied().max().unwrap_or(0) + 2;
-    let Labelled { z_sem, names, present, mut settings } = encode(global, &args.labelled, least)?;
+    // One picture of each kind is left to judge by.
+    let least = args.shots.iter().copied().min().unwrap_or(0) + 2;
+    let Labelled { session, z_sem, names, present, mut settings } = encode(global, &args.labelled, least)?;
     settings.insert("shots".to_owned(), args.shots.clone().into());
     settings.insert("draws".to_owned(), args.draws.into());
     settings.insert("invented".to_owned(), args.invented.into());
     let scale = Scale::of(&z_sem)?;
     let standardized = scale.apply(&z_sem)?;
-    let invented = (args.invented > 0).then(|| invent(global, args, &scale)).transpose()?.flatten();
+    let invented = if args.invented > 0 { invent(args, session, &scale)? } else { None };
     if invented.is_some() {
         settings.insert("latent_steps".to_owned(), args.latent_steps.into());
     }
-    let seed = args.labelled.run.random.seed;
+    let (seed, penalty) = (args.labelled.run.random.seed, args.labelled.inverse_penalty);
     let (mut figures, mut rows) = (vec![], vec![]);
     for (name, present) in names.iter().zip(&present) {
-        let Ok(whole) = LinearProbe::fit(&standardized, present, args.labelled.inverse_penalty) else {
+        let Ok(whole) = LinearProbe::fit(&standardized, present, penalty) else {
             tracing::warn!("{name} is the same for all pictures and is left out");
             continue;
         };
@@ -84,7 +83,8 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
             for &shots in &args.shots {
                 let trials = (0..args.draws).filter_map(|draw| {
                     let seed = format!("{seed} {name} {} {shots} {draw}", knowledge.name());
-                    trial((&standardized, present), (knowledge, shots, &seed), &whole, invented.as_ref()).transpose()
+                    trial((&standardized, present), (knowledge, shots, &seed), penalty, &whole, invented.as_ref())
+                        .transpose()
                 });
                 let trials = trials.collect::<Result<Vec<_>>>()?;
                 if trials.is_empty() {
@@ -122,6 +122,7 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
 fn trial(
     (z_sem, present): (&Tensor, &[bool]),
     (knowledge, shots, seed): (Knowledge, usize, &str),
+    inverse_penalty: f64,
     whole: &LinearProbe,
     invented: Option<&Invented>,
 ) -> Result<Option<Trial>> {
@@ -152,7 +153,7 @@ fn trial(
     if drawn.len() < shots || !is_mixed {
         return Ok(None);
     }
-    let probe = LinearProbe::fit(&select(&rows)?, &labels, INVERSE_PENALTY)?;
+    let probe = LinearProbe::fit(&select(&rows)?, &labels, inverse_penalty)?;
     let auroc = auroc(&probe.logits(&select(&others)?)?, &of_others)?;
     let Some(invented) = invented else {
         return Ok(Some(Trial { auroc, accepted: None, precision: None, chosen: vec![] }));
@@ -203,21 +204,17 @@ impl Scale {
 }
 
 /// Vectors of the latent net; none if the model has none.
-fn invent(global: &GlobalArgs, args: &FewShotArgs, scale: &Scale) -> Result<Option<Invented>> {
-    let session = Session::open(global, &args.labelled.model, &args.labelled.run.batch)?;
+fn invent(args: &FewShotArgs, session: Session, scale: &Scale) -> Result<Option<Invented>> {
     if session.model.latent_net().is_err() {
         tracing::warn!("the model has no latent net, so nothing is invented");
         return Ok(None);
     }
     let noise = NoiseSource::new(args.labelled.run.random.seed);
-    let width = session.model.latent_net()?.config().z_channels;
     let progress = Progress::start("invent", args.invented, args.latent_steps);
     let mut parts = vec![];
     for start in (0..args.invented).step_by(256) {
         let end = (start + 256).min(args.invented);
-        let range = start as u64..end as u64;
-        let z_terminal = noise.batch(NoisePurpose::ZTerminal, range, &[width], session.model.device())?;
-        let z_sem = session.model.sample_z_sem(&z_terminal, args.latent_steps, &mut |_| progress.step(end - start))?;
+        let z_sem = session.invent(noise, start as u64..end as u64, args.latent_steps, &progress)?;
         parts.push(z_sem.to_device(&candle_core::Device::Cpu)?);
     }
     progress.finish();
@@ -266,11 +263,11 @@ mod tests {
         let z_sem = Tensor::from_vec(rows, (60, 2), &Device::Cpu).unwrap();
         let whole = LinearProbe::fit(&z_sem, &present, 1.).unwrap();
         for knowledge in Knowledge::ALL {
-            let found = trial((&z_sem, &present), (knowledge, 10, "seed"), &whole, None).unwrap().unwrap();
+            let found = trial((&z_sem, &present), (knowledge, 10, "seed"), 1., &whole, None).unwrap().unwrap();
             assert!(found.auroc > 0.9, "{knowledge:?}: {}", found.auroc);
-            let again = trial((&z_sem, &present), (knowledge, 10, "seed"), &whole, None).unwrap().unwrap();
+            let again = trial((&z_sem, &present), (knowledge, 10, "seed"), 1., &whole, None).unwrap().unwrap();
             assert!((found.auroc - again.auroc).abs() < 1e-12);
-            assert!(trial((&z_sem, &present), (knowledge, 58, "seed"), &whole, None).unwrap().is_none());
+            assert!(trial((&z_sem, &present), (knowledge, 58, "seed"), 1., &whole, None).unwrap().is_none());
         }
     }
 

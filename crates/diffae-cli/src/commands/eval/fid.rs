@@ -6,17 +6,16 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use diffae_eval::{
-    FeatureKind, FeatureNetwork, Interval, Moments, bootstrap, frechet_distance, kernel_distance_of_subsets,
-    manifold_overlap,
+    FeatureKind, FeatureNetwork, Moments, frechet_distance, kernel_distance_of_subsets, manifold_members,
 };
-use diffae_infer::{NoisePurpose, NoiseSource};
+use diffae_infer::NoiseSource;
 use diffae_train::Crop;
 
 use super::feature_file::{FeatureFile, fingerprint_of_file};
 use super::journal::Settings;
 use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
-use crate::args::{FidArgs, FidProtocol, FidSource, GlobalArgs};
+use crate::args::{FidArgs, FidProtocol, FidSource, GlobalArgs, Judged as JudgedArg};
 use crate::device::device_from_name;
 use crate::progress::Progress;
 use crate::session::{Session, catch_interrupts, to_unit};
@@ -67,7 +66,6 @@ pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
     let real = real.transpose()?;
     let judged = Judged::open(global, args)?;
     let Sets { mut real, mut judged, settings } = sets(args, &features, real.as_ref(), &judged)?;
-    let moments_of_judged = judged.statistics()?.moments()?;
     let moments_of_real = match (&mut real, &args.reference_statistics) {
         (_, Some(path)) => Moments::read_npz(path)?,
         (Some(real), None) => real.statistics()?.moments()?,
@@ -81,66 +79,49 @@ pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
         _ => other,
     };
     let of = [("features", FeatureKind::from(args.features).name())];
-    let num_judged = judged.count();
-    let point = |name, value| Figure::point(name, &of, value, num_judged);
-    let distance = frechet_distance(&moments_of_real, &moments_of_judged)?;
-    let mut figures = vec![point(name("fid", "frechet_distance"), distance)];
-    if args.resamples > 0 {
-        let of_rows = |rows: &[usize]| -> Result<f64> {
-            let mut rows = rows.to_vec();
-            rows.sort_unstable();
-            Ok(frechet_distance(&moments_of_real, &judged.statistics_of(&rows)?.moments()?)?)
-        };
-        let interval = interval(distance, num_judged, args, of_rows)?;
-        figures = vec![Figure::new(name("fid", "frechet_distance"), &of, interval, num_judged)];
-    }
+    let (count, resampling) = (judged.count(), (args.resamples, args.run.random.seed));
+    let mut figures = Figure::of_resamples(([name("fid", "frechet_distance")], &of), count, resampling, |rows| {
+        let mut rows = rows.to_vec();
+        rows.sort_unstable();
+        Ok([frechet_distance(&moments_of_real, &judged.statistics_of(&rows)?.moments()?)?])
+    })?;
     if let Some(real) = &mut real {
-        let fewest = real.count().min(judged.count());
-        let subset = args.kid_subset.min(fewest);
+        let subset = args.kid_subset.min(real.count()).min(judged.count());
         let counts = [real.count(), judged.count()];
         let read = |set: usize, rows: &[usize]| if set == 0 { real.rows(rows) } else { judged.rows(rows) };
         let (mean, std) = kernel_distance_of_subsets(counts, subset, args.kid_subsets, args.run.random.seed, read)?;
         figures.push(Figure::point(name("kid", "kernel_distance"), &of, mean, subset));
         figures.push(Figure::point(name("kid_std", "kernel_distance_std"), &of, std, args.kid_subsets));
-        let first = |count: usize| (0..count.min(args.manifold_limit)).collect::<Vec<_>>();
-        let (rows_of_real, rows_of_judged) = (first(real.count()), first(judged.count()));
-        if rows_of_real.len().min(rows_of_judged.len()) > args.neighbors {
-            let (x, y) = (real.rows(&rows_of_real)?, judged.rows(&rows_of_judged)?);
-            let overlap = manifold_overlap(&x, &y, args.neighbors)?;
-            for (name, value) in [
-                ("precision", overlap.precision),
-                ("recall", overlap.recall),
-                ("density", overlap.density),
-                ("coverage", overlap.coverage),
-            ] {
-                figures.push(Figure::point(name, &of, value, rows_of_judged.len()));
-            }
-        }
+        figures.extend(neighborhoods(args, &of, real, &mut judged)?);
     }
     Report::new(NAME, settings, figures).finish(&args.run)
 }
 
-/// The 95% interval of a distance, over resamples of the judged pictures.
-fn interval(
-    value: f64,
-    count: usize,
+/// Precision, recall, density and coverage of the first pictures; none if there are too few for a neighborhood.
+fn neighborhoods(
     args: &FidArgs,
-    mut of_rows: impl FnMut(&[usize]) -> Result<f64>,
-) -> Result<Interval> {
-    let progress = Progress::start("resample", args.resamples, 1);
-    let mut failure = None;
-    let found = bootstrap(count, args.resamples, args.run.random.seed, |rows| {
-        if failure.is_some() || progress.step(1).is_break() {
-            return None;
-        }
-        of_rows(rows).map_err(|error| failure = Some(error)).ok()
-    });
-    progress.finish();
-    match failure {
-        Some(error) => Err(error),
-        None if crate::session::interrupted() => Err(diffae_infer::Error::Interrupted.into()),
-        None => Ok(Interval { value, ..found? }),
+    of: &[(&str, &str)],
+    real: &mut FeatureFile,
+    judged: &mut FeatureFile,
+) -> Result<Vec<Figure>> {
+    let first = |file: &mut FeatureFile| {
+        let rows: Vec<usize> = (0..file.count().min(args.manifold_limit)).collect();
+        file.rows(&rows)
+    };
+    let (x, y) = (first(real)?, first(judged)?);
+    if x.dim(0)?.min(y.dim(0)?) <= args.neighbors {
+        tracing::warn!("there are too few pictures for neighborhoods of {}", args.neighbors);
+        return Ok(vec![]);
     }
+    let members = manifold_members(&x, &y, args.neighbors)?;
+    let values = [
+        ("precision", members.precision),
+        ("recall", members.recall),
+        ("density", members.density),
+        ("coverage", members.coverage),
+    ];
+    let seed = args.run.random.seed;
+    Ok(values.into_iter().filter_map(|(name, values)| Figure::mean(name, of, &values, seed)).collect())
 }
 
 /// The features of both sets, made where they are missing.
@@ -156,7 +137,8 @@ fn sets(args: &FidArgs, features: &Features, real: Option<&EvalPictures>, judged
             ("seed".to_owned(), args.run.random.seed.into()),
         ]))
     };
-    let mut settings = common(judged.settings(args, real)?);
+    let of_judged = common(judged.settings(args, real)?);
+    let mut settings = of_judged.clone();
     let count = match judged {
         Judged::Folder(pictures) => pictures.len(),
         _ if args.protocol == FidProtocol::Reference => args.count.unwrap_or(REFERENCE_COUNT),
@@ -172,7 +154,7 @@ fn sets(args: &FidArgs, features: &Features, real: Option<&EvalPictures>, judged
         settings.extend(of_real);
         real_file = Some(file);
     }
-    let mut file = FeatureFile::open(&args.run.out, "judged", &settings, width, overwrite)?;
+    let mut file = FeatureFile::open(&args.run.out, "judged", &of_judged, width, overwrite)?;
     let steps = judged.steps_of_picture(args);
     let batch = judged.session().map_or(BATCH, Session::batch_size);
     fill(&mut file, ("judged", count, steps), features, batch, |range, progress| {
@@ -191,7 +173,7 @@ fn fill(
     batch: usize,
     mut pictures: impl FnMut(Range<usize>, &Progress) -> Result<Vec<Tensor>>,
 ) -> Result<()> {
-    ensure!(file.count() <= count, "there are features of {} pictures, more than {count}; use --force", file.count());
+    file.take_first(count);
     let progress = Progress::start(label, count, calls + 1);
     progress.check(file.count() * (calls + 1))?;
     while file.count() < count {
@@ -279,11 +261,11 @@ impl Features {
 
 impl Judged {
     fn open(global: &GlobalArgs, args: &FidArgs) -> Result<Self> {
-        if let Some(folder) = &args.pictures {
-            return Ok(Self::Folder(EvalPictures::first(folder, Crop::Center, args.count)?));
-        }
-        let Some(model) = args.model() else {
-            bail!("name a model with --model, or a folder of pictures with --pictures")
+        let model = match args.judged.get()? {
+            JudgedArg::Pictures(folder) => {
+                return Ok(Self::Folder(EvalPictures::first(&folder, Crop::Center, args.count)?));
+            }
+            JudgedArg::Model(model) => model,
         };
         let session = Session::open(global, &model, &args.run.batch)?;
         let invents = !session.has_z_sem() || session.model.latent_net().is_ok();
@@ -355,18 +337,13 @@ impl Judged {
             Self::Sampled(session) | Self::Decoded(session) => session,
         };
         let noise = NoiseSource::new(args.run.random.seed);
-        let (count, indices) = (range.len(), range.start as u64..range.end as u64);
+        let indices = range.start as u64..range.end as u64;
         let z_sem = match (self, real) {
             (Self::Decoded(_), Some(real)) => {
                 let encoded = range.map(|idx| idx.checked_rem(real.len()).unwrap_or(0));
                 Some(session.model.encode_semantic(&real.read(session, encoded)?)?)
             }
-            _ if session.has_z_sem() => {
-                let width = session.model.latent_net()?.config().z_channels;
-                let device = session.model.device();
-                let z_terminal = noise.batch(NoisePurpose::ZTerminal, indices.clone(), &[width], device)?;
-                Some(session.model.sample_z_sem(&z_terminal, args.latent_steps, &mut |_| progress.step(count))?)
-            }
+            _ if session.has_z_sem() => Some(session.invent(noise, indices.clone(), args.latent_steps, progress)?),
             _ => None,
         };
         let x_terminal = session.random_x_terminal(noise, indices)?;

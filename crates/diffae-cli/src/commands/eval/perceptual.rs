@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use diffae_eval::{Lpips, LpipsBackbone};
 use diffae_train::Crop;
 
 use super::feature_file::fingerprint_of_file;
-use super::journal::{Journal, Settings, Values};
+use super::journal::{Journal, Settings};
 use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, LpipsArgs, LpipsPairsArgs};
@@ -18,8 +18,6 @@ use crate::progress::Progress;
 use crate::session::catch_interrupts;
 
 const NAME: &str = "lpips";
-/// Pairs at once.
-const BATCH: usize = 16;
 
 /// The network that was asked for; none without weights.
 pub(super) fn open(global: &GlobalArgs, args: &LpipsArgs) -> Result<Option<Lpips>> {
@@ -69,11 +67,8 @@ pub(super) fn read_pair(x: &EvalPictures, y: &EvalPictures, (of_x, of_y): (usize
 /// Compares the pictures of two folders.
 pub(super) fn run(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<()> {
     catch_interrupts();
-    let crop = Crop::from(args.crop);
-    let (x, y) =
-        (EvalPictures::first(&args.data, crop, None)?, EvalPictures::first(&args.pictures, Crop::Center, None)?);
-    let mut pairs = pairs(&x, &y)?;
-    pairs.truncate(args.limit.unwrap_or(usize::MAX));
+    let (x, y) = (EvalPictures::find(&args.data)?, EvalPictures::first(&args.pictures, Crop::Center, None)?);
+    let pairs = pairs(&x, &y)?;
     let lpips_args = LpipsArgs { lpips_backbone: args.backbone, lpips_weights: Some(args.weights.clone()) };
     let lpips = open(global, &lpips_args)?.context("LPIPS needs weights")?;
     let mut settings = settings(&lpips_args)?;
@@ -82,13 +77,13 @@ pub(super) fn run(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<()> {
     settings.insert("count".to_owned(), pairs.len().into());
     let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
     let progress = Progress::start(NAME, pairs.len(), 1);
-    for chunk in pairs.chunks(BATCH) {
-        progress.check(chunk.len())?;
-        for &pair in chunk.iter().filter(|(idx, _)| journal.get(&x.name(*idx)).is_none()).collect::<Vec<_>>() {
-            let [a, b] = read_pair(&x, &y, pair)?;
-            let distance = lpips.distance(&a.to_device(&Device::Cpu)?, &b)?;
-            let values: Values = distance.into_iter().map(|distance| (NAME.to_owned(), distance)).collect();
-            journal.add(x.name(pair.0), values)?;
+    for &pair in &pairs {
+        progress.check(1)?;
+        let name = x.name(pair.0);
+        if journal.get(&name).is_none() {
+            let [real, made] = read_pair(&x, &y, pair)?;
+            let distance = lpips.distance(&real, &made)?;
+            journal.add(name, distance.into_iter().map(|distance| (NAME.to_owned(), distance)).collect())?;
         }
     }
     progress.finish();

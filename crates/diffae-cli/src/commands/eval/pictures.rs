@@ -1,5 +1,6 @@
 //! The pictures of an evaluation, batch by batch.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::path::Path;
 
@@ -15,6 +16,7 @@ pub(super) struct EvalPictures {
     pictures: Pictures,
     crop: Crop,
     count: usize,
+    fingerprint: OnceCell<String>,
 }
 
 impl EvalPictures {
@@ -27,7 +29,7 @@ impl EvalPictures {
     pub(super) fn first(root: &Path, crop: Crop, limit: Option<usize>) -> Result<Self> {
         let pictures = Pictures::all(root, crop)?;
         let count = limit.unwrap_or(usize::MAX).min(pictures.len());
-        Ok(Self { pictures, crop, count })
+        Ok(Self { pictures, crop, count, fingerprint: OnceCell::new() })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -44,13 +46,17 @@ impl EvalPictures {
 
     /// A checksum of names, pictures and crop, so that values are not mistaken for those of other pictures.
     pub(super) fn fingerprint(&self) -> Result<String> {
+        if let Some(known) = self.fingerprint.get() {
+            return Ok(known.clone());
+        }
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{:?}", self.crop).as_bytes());
         for idx in 0..self.count {
             let bytes = self.pictures.bytes(idx)?;
             hasher.update(format!("\n{} {}\n", self.name(idx), bytes.len()).as_bytes()).update(&bytes);
         }
-        Ok(hasher.finalize().to_hex().chars().take(16).collect())
+        let found: String = hasher.finalize().to_hex().chars().take(16).collect();
+        Ok(self.fingerprint.get_or_init(|| found).clone())
     }
 
     /// Pictures that follow each other, at most `size` at once.

@@ -1,8 +1,9 @@
 //! `diffae eval recon`: how near reconstructions are, over numbers of decoding steps.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use candle_core::Tensor;
 use diffae_eval::Lpips;
 use diffae_infer::{NoiseSource, Overwrite, png_bytes, rgb_from_tensor, write_atomically};
@@ -12,7 +13,7 @@ use super::journal::{Journal, Settings, Values};
 use super::perceptual;
 use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
-use crate::args::{GlobalArgs, ReconArgs};
+use crate::args::{GlobalArgs, Judged, ReconArgs};
 use crate::drawing::{Curve, SheetRow, captioned_sheet, plot};
 use crate::output::Provenance;
 use crate::progress::Progress;
@@ -44,7 +45,10 @@ impl Way {
 pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
     let pictures = EvalPictures::find(&args.data)?;
     let lpips = perceptual::open(global, &args.lpips)?;
-    let Some(model) = args.model() else { return run_given(args, &pictures, lpips.as_ref()) };
+    let model = match args.judged.get()? {
+        Judged::Model(model) => model,
+        Judged::Pictures(folder) => return run_given(args, &folder, &pictures, lpips.as_ref()),
+    };
     let session = Session::open(global, &model, &args.run.batch)?;
     let steps: BTreeSet<usize> = if session.is_one_shot() { [1].into() } else { args.steps.iter().copied().collect() };
     let ways: Vec<Way> = KINDS
@@ -135,10 +139,7 @@ fn write_plots(figures: &[Figure], args: &ReconArgs, provenance: &Provenance) ->
 }
 
 /// Measures reconstructions that another program has made.
-fn run_given(args: &ReconArgs, pictures: &EvalPictures, lpips: Option<&Lpips>) -> Result<()> {
-    let Some(folder) = &args.pictures else {
-        bail!("name a model with --model, or a folder of pictures with --pictures")
-    };
+fn run_given(args: &ReconArgs, folder: &Path, pictures: &EvalPictures, lpips: Option<&Lpips>) -> Result<()> {
     catch_interrupts();
     let made = EvalPictures::first(folder, Crop::Center, None)?;
     let pairs = perceptual::pairs(pictures, &made)?;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::journal::Settings;
 use crate::args::EvalRunArgs;
 use crate::output::{say, say_json};
+use crate::progress::Progress;
 
 /// Changes when a reader of older reports would be misled.
 pub(super) const FORMAT_VERSION: u32 = 1;
@@ -44,8 +45,45 @@ pub(super) struct Figure {
 }
 
 impl Figure {
-    pub(super) fn new(name: &str, of: &[(&str, &str)], Interval { value, low, high }: Interval, count: usize) -> Self {
+    fn new(name: &str, of: &[(&str, &str)], Interval { value, low, high }: Interval, count: usize) -> Self {
         Self { low: Some(low), high: Some(high), ..Self::point(name, of, value, count) }
+    }
+
+    /// Costly figures of items, with intervals if there are to be resamples.
+    pub(super) fn of_resamples<const N: usize>(
+        (names, of): ([&str; N], &[(&str, &str)]),
+        count: usize,
+        (num_resamples, seed): (usize, u64),
+        mut figures: impl FnMut(&[usize]) -> Result<[f64; N]>,
+    ) -> Result<Vec<Self>> {
+        let progress = Progress::start("resample", num_resamples + 1, 1);
+        // All items together must have figures; a resample may lack them, and an interruption ends all.
+        let (mut first, mut failure) = (true, None);
+        let found = diffae_eval::bootstrap_all(count, num_resamples, seed, |items| {
+            if failure.is_some() {
+                return None;
+            }
+            let made = figures(items);
+            let (is_first, stopped) = (std::mem::take(&mut first), progress.check(1));
+            match (made, stopped) {
+                (_, Err(interrupted)) => failure = Some(interrupted.into()),
+                (Err(error), _) if is_first => failure = Some(error),
+                (made, _) => return made.ok(),
+            }
+            None
+        });
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        progress.finish();
+        let figure = |(name, interval): (&str, Interval)| {
+            if num_resamples == 0 {
+                Self::point(name, of, interval.value, count)
+            } else {
+                Self::new(name, of, interval, count)
+            }
+        };
+        Ok(names.into_iter().zip(found?).map(figure).collect())
     }
 
     /// A figure whose interval is not known.
