@@ -316,9 +316,8 @@ fn everything_is_measured_at_once() {
     let few_pictures = ["eval", "few-shot", "--shots", "20", "--model", &model, "--data", &data, "--labels", labels];
     workspace.run(&[&few_pictures[..], &["--out", "too-few"]].concat()).fails_with("at least 22 are needed");
     let dimensions = ["eval", "disentanglement", "--model", &model, "--data", &data, "--labels", labels, "--json"];
-    let dimensions = |out: &str, more: &[&str]| {
-        workspace.run(&[&dimensions[..], &["--out", out], more].concat()).succeeds().json()
-    };
+    let dimensions =
+        |out: &str, more: &[&str]| workspace.run(&[&dimensions[..], &["--out", out], more].concat()).succeeds().json();
     let (point, resampled) = (dimensions("point", &[]), dimensions("resampled", &["--resamples", "20"]));
     assert!(point["figures"][0]["low"].is_null());
     let (point, resampled) = (&point["figures"][0], &resampled["figures"][0]);

@@ -75,9 +75,13 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
     let (seed, penalty) = (args.labelled.run.random.seed, args.labelled.inverse_penalty);
     let (mut figures, mut rows) = (vec![], vec![]);
     for (name, present) in names.iter().zip(&present) {
-        let Ok(whole) = LinearProbe::fit(&standardized, present, penalty) else {
-            tracing::warn!("{name} is the same for all pictures and is left out");
-            continue;
+        let whole = match LinearProbe::fit(&standardized, present, penalty) {
+            Ok(whole) => whole,
+            Err(diffae_eval::Error::OneClass) => {
+                tracing::warn!("{name} is the same for all pictures and is left out");
+                continue;
+            }
+            Err(error) => return Err(error.into()),
         };
         for knowledge in Knowledge::ALL {
             for &shots in &args.shots {
@@ -159,8 +163,8 @@ fn trial(
         return Ok(Some(Trial { auroc, accepted: None, precision: None, chosen: vec![] }));
     };
     let logits = probe.logits(&invented.standardized)?;
-    // Unlabelled pictures count as negative, so that few logits are above 0: what is taken are as many as the share of
-    // the pictures that score like the known ones, at least their median.
+    // Unlabelled pictures count as negative, so that few logits are above 0: what scores above the median of the known
+    // pictures is taken.
     let threshold = match knowledge {
         Knowledge::Binary => 0.,
         Knowledge::PositiveUnlabelled => median(probe.logits(&select(&drawn)?)?),

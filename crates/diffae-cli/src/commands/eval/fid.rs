@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use diffae_eval::{
     FeatureKind, FeatureNetwork, Moments, frechet_distance, kernel_distance_of_subsets, manifold_members,
 };
-use diffae_infer::NoiseSource;
+use diffae_infer::{NoiseSource, write_atomically};
 use diffae_train::Crop;
 
 use super::feature_file::{FeatureFile, fingerprint_of_file};
@@ -160,8 +160,17 @@ fn sets(args: &FidArgs, features: &Features, real: Option<&EvalPictures>, judged
     fill(&mut file, ("judged", count, steps), features, batch, |range, progress| {
         judged.pictures(args, real, range, progress)
     })?;
-    settings.insert("count".to_owned(), count.into());
-    settings.insert("protocol".to_owned(), args.protocol.name().into());
+    let statistics = args.reference_statistics.as_deref().map(fingerprint_of_file).transpose()?;
+    settings.extend([
+        ("count".to_owned(), count.into()),
+        ("protocol".to_owned(), args.protocol.name().into()),
+        ("reference_statistics".to_owned(), statistics.into()),
+        ("resamples".to_owned(), args.resamples.into()),
+        ("kid_subset".to_owned(), args.kid_subset.into()),
+        ("kid_subsets".to_owned(), args.kid_subsets.into()),
+        ("neighbors".to_owned(), args.neighbors.into()),
+        ("manifold_limit".to_owned(), args.manifold_limit.into()),
+    ]);
     Ok(Sets { real: real_file, judged: file, settings })
 }
 
@@ -238,14 +247,10 @@ fn eight_bits(x: &Tensor) -> Result<Tensor> {
 
 /// Writes the statistics of the real pictures.
 fn save(moments: &Moments, path: &Path, args: &FidArgs) -> Result<()> {
-    let exists = path.exists() && args.run.force.overwrite() == diffae_infer::Overwrite::Refuse;
-    ensure!(!exists, "{} exists already; use --force to replace it", path.display());
-    // Whole or not at all.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("cannot write {}", path.display()))?;
+    let file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
     moments.write_npz(file.path())?;
-    file.persist(path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(())
+    let bytes = std::fs::read(file.path()).context("cannot read a temporary file")?;
+    Ok(write_atomically(path, &bytes, args.run.force.overwrite())?)
 }
 
 impl Features {

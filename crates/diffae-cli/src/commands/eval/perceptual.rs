@@ -1,12 +1,14 @@
 //! LPIPS in measures, and `diffae eval lpips`: the perceptual distance of pictures of the same names.
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use diffae_eval::{Lpips, LpipsBackbone};
 use diffae_train::Crop;
+use image::ImageReader;
 
 use super::feature_file::fingerprint_of_file;
 use super::journal::{Journal, Settings};
@@ -40,6 +42,7 @@ pub(super) fn settings(args: &LpipsArgs) -> Result<Settings> {
 pub(super) fn pairs(x: &EvalPictures, y: &EvalPictures) -> Result<Vec<(usize, usize)>> {
     let stem = |name: String| Path::new(&name).with_extension("").display().to_string();
     let places: BTreeMap<String, usize> = (0..y.len()).map(|idx| (stem(y.name(idx)), idx)).collect();
+    ensure!(places.len() == y.len(), "two of the pictures have one name but for its ending");
     let pair = |idx: usize| Some((idx, *places.get(&stem(x.name(idx)))?));
     let pairs: Vec<(usize, usize)> = (0..x.len()).filter_map(pair).collect();
     if pairs.len() < x.len() {
@@ -53,11 +56,10 @@ pub(super) fn pairs(x: &EvalPictures, y: &EvalPictures) -> Result<Vec<(usize, us
 /// Two pictures of one size in `[0, 1]`, the first cut and resized to the size of the second.
 pub(super) fn read_pair(x: &EvalPictures, y: &EvalPictures, (of_x, of_y): (usize, usize)) -> Result<[Tensor; 2]> {
     let bytes = y.all().bytes(of_y)?;
-    let decoded = image::load_from_memory(&bytes).with_context(|| format!("cannot read {}", y.name(of_y)))?;
-    let size = decoded.width() as usize;
-    if decoded.height() != decoded.width() {
-        bail!("{} has {} by {} pixels, expected a square", y.name(of_y), decoded.width(), decoded.height())
-    }
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    let (width, height) = reader.into_dimensions().with_context(|| format!("cannot read {}", y.name(of_y)))?;
+    ensure!(width == height, "{} has {width} by {height} pixels, expected a square", y.name(of_y));
+    let size = usize::try_from(width)?;
     let read = |pictures: &EvalPictures, idx: usize| -> Result<Tensor> {
         crate::session::to_unit(&pictures.all().read(idx, 3, size)?.unsqueeze(0)?)
     };
