@@ -14,7 +14,7 @@ pub(crate) use align::{AlignArgs, FacePlaceArgs};
 pub(crate) use eval::{
     AllArgs, AttributesArgs, BackboneName, CompareArgs, DisentanglementArgs, EditDirection, EditsArgs, EvalArgs,
     EvalDataArgs, EvalRunArgs, FewShotArgs, FidArgs, FidProtocol, FidSource, Judged, LabelledArgs, LpipsArgs,
-    LpipsPairsArgs, Measure, PplArgs, ReconArgs, XTerminalKind, ZUsageArgs,
+    LpipsPairsArgs, Measure, PictureCrop, PplArgs, ReconArgs, XTerminalKind, ZUsageArgs,
 };
 
 /// Heading of the options that only some checkpoints need.

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if is_interrupt(&error) => {
-            eprintln!("interrupted; nothing was written");
+            eprintln!("interrupted; what was written is whole");
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {

@@ -1,12 +1,17 @@
 //! A loaded model, and what every command does with it.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use diffae_infer::{DecodeOptions, Input, LoadOptions, Model, ModelConfig, NoisePurpose, NoiseSource, read_batch};
+use diffae_infer::{
+    DecodeOptions, Input, LoadOptions, Model, ModelConfig, ModelSource, NoisePurpose, NoiseSource, read_batch,
+};
 use diffae_nets::weights::ArchitectureHints;
+use serde_json::Value;
 
 use crate::args::{BatchArgs, GlobalArgs, HintArgs, ModelArgs};
 use crate::device::{device_from_name, dtype};
@@ -19,6 +24,8 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub(crate) struct Session {
     pub(crate) model: Model,
     batch_size: Option<usize>,
+    path: PathBuf,
+    options: LoadOptions,
 }
 
 impl Session {
@@ -28,7 +35,20 @@ impl Session {
         let options = load_options(global, &args.hints)?;
         let model = Model::load(&args.model, &options)?;
         tracing::info!("loaded {} on {:?}", args.model.display(), options.device.location());
-        Ok(Self { model, batch_size: batch.batch_size })
+        Ok(Self { model, batch_size: batch.batch_size, path: args.model.clone(), options })
+    }
+
+    /// What of the model decides the values that are measured on it.
+    pub(crate) fn settings(&self) -> BTreeMap<String, Value> {
+        BTreeMap::from([
+            ("model".to_owned(), self.model.fingerprint().into()),
+            ("dtype".to_owned(), self.options.dtype.as_str().into()),
+        ])
+    }
+
+    /// What names the latent net and the moments of `z_sem`, which are no part of the model's fingerprint.
+    pub(crate) fn latent_fingerprint(&self) -> Result<Option<String>> {
+        Ok(ModelSource::open(&self.path, &self.options.hints)?.latent_fingerprint()?)
     }
 
     /// Pictures at once: what was asked for, or what keeps activations of a step below about a gigabyte.

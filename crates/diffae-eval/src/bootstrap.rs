@@ -5,6 +5,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::error::{Error, Result};
 
+/// The share of resamples that must have figures, or the others would speak for all.
+const LEAST_SHARE: f64 = 0.5;
 /// The quantiles that bound an interval: 95% of the resampled figures lie between them.
 const BOUNDS: [f64; 2] = [0.025, 0.975];
 
@@ -13,10 +15,9 @@ const BOUNDS: [f64; 2] = [0.025, 0.975];
 pub struct Interval {
     /// The figure of all items.
     pub value: f64,
-    /// Lower bound.
-    pub low: f64,
-    /// Upper bound.
-    pub high: f64,
+    /// Lower and upper bound; none where they are not known: of one item, without resamples, or if fewer than half of the
+    /// resamples have figures.
+    pub bounds: Option<[f64; 2]>,
 }
 
 /// The mean of values, with an interval.
@@ -68,11 +69,13 @@ pub fn bootstrap_all<const N: usize>(
         items.fill_with(|| below(count, &mut generator));
         resampled.extend(figures(&items).filter(is_finite));
     }
+    let is_known = count > 1 && resampled.len() as f64 >= LEAST_SHARE * num_resamples as f64;
     Ok(std::array::from_fn(|place| {
         let mut sorted: Vec<f64> = resampled.iter().map(|figures| figures[place]).collect();
         sorted.sort_by(f64::total_cmp);
-        let [low, high] = BOUNDS.map(|bound| quantile(&sorted, bound).unwrap_or(values[place]));
-        Interval { value: values[place], low, high }
+        let bounds = BOUNDS.map(|bound| quantile(&sorted, bound));
+        let bounds = if let ([Some(low), Some(high)], true) = (bounds, is_known) { Some([low, high]) } else { None };
+        Interval { value: values[place], bounds }
     }))
 }
 
@@ -103,16 +106,34 @@ mod tests {
         let interval = bootstrap_mean(&values, 2000, 1).unwrap();
         assert!((interval.value - 0.5).abs() < 1e-12);
         // The standard error of the mean is 0.5 / sqrt(400) = 0.025, and 95% lie within 1.96 of it.
-        assert!((interval.value - interval.low - 0.049).abs() < 0.006, "{interval:?}");
-        assert!((interval.high - interval.value - 0.049).abs() < 0.006, "{interval:?}");
+        let [low, high] = interval.bounds.unwrap();
+        assert!((interval.value - low - 0.049).abs() < 0.006, "{interval:?}");
+        assert!((high - interval.value - 0.049).abs() < 0.006, "{interval:?}");
         assert_eq!(interval, bootstrap_mean(&values, 2000, 1).unwrap());
     }
 
     #[test]
     fn what_does_not_vary_has_no_width() {
         let interval = bootstrap_mean(&[3.; 5], 100, 0).unwrap();
-        assert_eq!(interval, Interval { value: 3., low: 3., high: 3. });
-        assert_eq!(bootstrap_mean(&[3.], 0, 0).unwrap(), interval);
+        assert_eq!(interval, Interval { value: 3., bounds: Some([3., 3.]) });
+    }
+
+    #[test]
+    fn what_is_not_known_has_no_interval() {
+        let unknown = Interval { value: 3., bounds: None };
+        assert_eq!(bootstrap_mean(&[3.; 5], 0, 0).unwrap(), unknown);
+        assert_eq!(bootstrap_mean(&[3.], 100, 0).unwrap(), unknown);
+        let mut call = 0;
+        let mut one_in = |of: usize| {
+            call = 0;
+            let figure = |_: &[usize]| {
+                call += 1;
+                (call == 1 || call % of == 0).then_some(3.)
+            };
+            bootstrap(5, 100, 0, figure).unwrap()
+        };
+        assert_eq!(one_in(2).bounds, Some([3., 3.]));
+        assert_eq!(one_in(3), unknown);
     }
 
     #[test]

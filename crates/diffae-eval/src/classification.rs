@@ -10,12 +10,13 @@ use crate::error::{Error, Result};
 /// [`Error::NotFinite`] if a score is NaN.
 pub fn auroc(scores: &[f64], present: &[bool]) -> Result<f64> {
     let groups = by_score(scores, present)?;
+    let [all_present, all_absent] = [total(&groups, |g| g.present), total(&groups, |g| g.absent)];
     let (mut absent_above, mut wins) = (0., 0.);
     for Group { present, absent } in &groups {
-        wins += absent * present * 0.5 + present * (total(&groups, |g| g.absent) - absent_above - absent);
+        wins += absent * present * 0.5 + present * (all_absent - absent_above - absent);
         absent_above += absent;
     }
-    Ok(wins / (total(&groups, |g| g.present) * total(&groups, |g| g.absent)))
+    Ok(wins / (all_present * all_absent))
 }
 
 /// Average precision: `sum over thresholds of (R_n - R_(n-1)) P_n`, precision P and recall R from the highest score down,

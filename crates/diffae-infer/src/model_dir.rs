@@ -12,7 +12,7 @@ use diffae_nets::weights::{
 };
 use diffae_nets::{ClassifierConfig, RawClassifierConfig, RawUnetConfig, UnetConfig};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, computing};
 use crate::files::{Overwrite, write_atomically};
 use crate::model_config::{FORMAT_VERSION, ModelConfig};
 
@@ -238,15 +238,44 @@ impl ModelSource {
         let config = json.map_err(|source| Error::Config { path: self.path.clone(), source })?;
         // Models had no other prediction once, and keep their names.
         hasher.update(config.replace(r#","prediction":"eps""#, "").as_bytes());
+        self.hash_tensors(&mut hasher, &["unet.", "encoder.", "decoder."])?;
+        Ok(hasher.finalize().to_hex()[..16].to_owned())
+    }
+
+    /// A short name for what decides which `z_sem` are invented and how they are normalized: the latent net with its
+    /// config, mean and standard deviation; none without any of them.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if a tensor cannot be read.
+    pub fn latent_fingerprint(&self) -> Result<Option<String>> {
+        if self.config.latent.is_none() && self.moments.is_none() {
+            return Ok(None);
+        }
+        let mut hasher = blake3::Hasher::new();
+        let config = serde_json::to_string(&self.config.latent);
+        let config = config.map_err(|source| Error::Config { path: self.path.clone(), source })?;
+        hasher.update(config.as_bytes());
+        self.hash_tensors(&mut hasher, &["latent_net."])?;
+        for tensor in self.moments.iter().flat_map(|moments| [&moments.mean, &moments.std]) {
+            let values = tensor.to_dtype(DType::F64).and_then(|tensor| tensor.flatten_all()?.to_vec1::<f64>());
+            for value in computing("the name of the latent net", values)? {
+                hasher.update(&value.to_le_bytes());
+            }
+        }
+        Ok(Some(hasher.finalize().to_hex()[..16].to_owned()))
+    }
+
+    /// Adds the tensors whose names begin with one of the prefixes.
+    fn hash_tensors(&self, hasher: &mut blake3::Hasher, prefixes: &[&str]) -> Result<()> {
         let source = self.weights.source();
-        let decides = |name: &String| ["unet.", "encoder.", "decoder."].iter().any(|part| name.starts_with(part));
+        let decides = |name: &String| prefixes.iter().any(|part| name.starts_with(part));
         for name in source.names().iter().filter(|name| decides(name)) {
             let tensor = source.read(name).map_err(|source| Error::Weights { path: self.path.clone(), source })?;
             hasher.update(name.as_bytes());
             hasher.update(format!("{:?}{:?}", tensor.dtype, tensor.shape).as_bytes());
             hasher.update_rayon(&tensor.bytes);
         }
-        Ok(hasher.finalize().to_hex()[..16].to_owned())
+        Ok(())
     }
 
     /// Writes a model directory.

@@ -61,10 +61,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             blake3::hash(&model).to_hex()
         ),
         image_size: args.size,
-        originals: Some(Fingerprint {
-            count: photographs.len(),
-            listing_blake3: blake3::hash(names.join("\n").as_bytes()).to_hex().to_string(),
-        }),
+        originals: Some(Fingerprint { count: photographs.len(), listing_blake3: fingerprint(&names, &photographs)? }),
     };
     let output = Output::new(&args.out, &manifest)?;
     output.finish(&names, &manifest, |idx| {
@@ -76,6 +73,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
         };
         aligned().with_context(|| format!("cannot align {}", path.display()))
     })
+}
+
+/// BLAKE3 of the names, and of how many bytes each photograph has.
+fn fingerprint(names: &[String], photographs: &[PathBuf]) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for (name, path) in names.iter().zip(photographs) {
+        let bytes = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
+        hasher.update(format!("{name} {bytes}\n").as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Names of the results: those of the photographs, below another folder and with another ending.

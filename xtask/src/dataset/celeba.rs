@@ -63,7 +63,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         text.ok_or_else(|| OWNER.wrong(format!("there is no {name} with the pictures of {}", from.display())))
     };
     let (path, attributes) = beside(ATTRIBUTES)?;
-    let labels = LabelFile::new(&path, attributes)?;
+    let labels = LabelFile::of_owner(&path, attributes)?;
     if let Some(part) = args.split.number() {
         let (path, partition) = beside(PARTITION)?;
         let parts: HashMap<&str, &str> = partition.lines().filter_map(|line| line.trim().split_once(' ')).collect();

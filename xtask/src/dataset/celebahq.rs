@@ -25,7 +25,7 @@ pub(super) fn run(common: &Common) -> Result<()> {
     let Some((path, attributes)) = originals.text(ATTRIBUTES, &[])? else {
         return Err(OWNER.wrong(format!("there is no {ATTRIBUTES} with the pictures of {}", from.display())));
     };
-    let labels = LabelFile::new(&path, attributes)?;
+    let labels = LabelFile::of_owner(&path, attributes)?;
     let name = |number: u32| format!("{:02}/{number:05}", number.div_euclid(1000));
     let pictures = found.into_iter().map(|(number, original)| Picture { original, name: name(number) });
     let about = About {

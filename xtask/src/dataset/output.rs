@@ -137,17 +137,26 @@ impl Output {
     /// # Errors
     /// If all was made before, and the files are others now.
     pub(crate) fn complete(&self, manifest: &Manifest, survey: Survey, broken: &[String]) -> Result<()> {
-        ensure!(
-            self.promised.as_ref().is_none_or(|promised| *promised == survey.listing_blake3),
-            "{} holds other files than its {MANIFEST} says: some were changed after it was made; delete it, make it again",
-            self.root.display()
-        );
+        self.check(&survey.listing_blake3)?;
         let Survey { counts, bytes, listing_blake3 } = survey;
         let complete = Complete { manifest, counts, bytes: Some(bytes), broken, listing_blake3 };
         write_json(&self.root.join(MANIFEST), &complete)
     }
 
+    /// Refuses other files than the manifest promised.
+    fn check(&self, listing_blake3: &str) -> Result<()> {
+        ensure!(
+            self.promised.as_ref().is_none_or(|promised| promised == listing_blake3),
+            "{} holds other files than its {MANIFEST} says: some were changed after it was made; delete it, make it again",
+            self.root.display()
+        );
+        Ok(())
+    }
+
     /// Writes the pictures that are not there yet, on all threads, then the whole manifest. `contents` makes one.
+    ///
+    /// # Errors
+    /// If one cannot be made or written; if all was made before, and the files are others now.
     pub(crate) fn finish(
         mut self,
         names: &[String],
@@ -179,7 +188,9 @@ impl Output {
             let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
             *counts.entry(folder.to_owned()).or_default() += 1;
         }
-        let complete = Complete { manifest, counts, bytes: None, broken: &[], listing_blake3: self.listing.blake3() };
+        let listing_blake3 = self.listing.blake3();
+        self.check(&listing_blake3)?;
+        let complete = Complete { manifest, counts, bytes: None, broken: &[], listing_blake3 };
         write_json(&self.root.join(MANIFEST), &complete)?;
         println!("{} pictures in {}", names.len(), self.root.display());
         Ok(())
@@ -220,6 +231,10 @@ mod tests {
         assert!(first.contains("\"a\": 2"), "{first}");
         fs::remove_file(folder.path().join("a/1.png")).unwrap();
         assert_eq!(make("once", 7).unwrap(), first, "a file that is missing is made again");
+        fs::write(folder.path().join("a/1.png"), []).unwrap();
+        assert!(make("once", 7).unwrap_err().to_string().contains("some were changed"));
+        assert_eq!(fs::read_to_string(folder.path().join(MANIFEST)).unwrap(), first);
+        fs::remove_file(folder.path().join("a/1.png")).unwrap();
         assert!(make("twice", 7).unwrap_err().to_string().contains("another data set (once)"));
     }
 }

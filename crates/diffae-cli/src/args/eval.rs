@@ -73,6 +73,13 @@ impl JudgedArgs {
     }
 }
 
+impl FidArgs {
+    /// Whether a model makes the pictures that are judged.
+    pub(crate) fn model_is_given(&self) -> bool {
+        self.judged.model.is_some()
+    }
+}
+
 impl From<ModelArgs> for JudgedArgs {
     fn from(ModelArgs { model, hints }: ModelArgs) -> Self {
         Self { model: Some(model), hints, pictures: None }
@@ -232,6 +239,9 @@ pub(crate) struct AllArgs {
     pub(crate) features: FeatureName,
     #[command(flatten)]
     pub(crate) lpips: LpipsArgs,
+    /// Resamples for the intervals of the Frechet distance and of disentanglement; each takes as long as the figures
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) resamples: usize,
     /// Numbers of decoding steps of recon; the other measures take the middle one
     #[arg(long, value_delimiter = ',', default_values_t = [10, 20, 50], value_name = "N,N,..", value_parser = positive)]
     pub(crate) steps: Vec<usize>,
@@ -401,9 +411,12 @@ pub(crate) struct FidArgs {
     /// The real pictures: a folder, a .tar archive or an LMDB
     #[arg(long, value_name = "DIR", required_unless_present = "reference_statistics")]
     pub(crate) data: Option<PathBuf>,
-    /// What is cut out of a real picture before it is resized to the size of the model
+    /// What is cut out of a real picture before it is resized to the size of the model, or to --size
     #[arg(long, value_enum, default_value_t = PictureCrop::Center)]
     pub(crate) crop: PictureCrop,
+    /// With --pictures: cut real pictures, and resize them to so many pixels [default: leave them as they are]
+    #[arg(long, value_name = "PIXELS", value_parser = positive, requires = "pictures")]
+    pub(crate) size: Option<usize>,
     /// Take the first real pictures only
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<usize>,

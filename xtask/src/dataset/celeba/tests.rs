@@ -98,8 +98,14 @@ fn missing_attributes_and_pictures_that_are_not_aligned_are_named() {
     assert!(error.contains("no list_attr_celeba.txt") && error.contains("mmlab.ie.cuhk.edu.hk"), "{error}");
     let more = ATTRIBUTES.replace('4', "5") + "000009.jpg 1 1\n";
     folder(&from, &[("list_attr_celeba.txt".to_owned(), more.replace("000005", "000004").into())]);
+    let part = root.path().join("part");
+    run("celeba", &from, &part, "--size 64").unwrap();
+    let labels = Labels::from_file(&part.join("attributes.txt")).unwrap();
+    assert!(labels.of("000004.png").is_some() && labels.of("000009.png").is_none(), "a part of the pictures is enough");
+    let others = ATTRIBUTES.replace("00000", "00001");
+    folder(&from, &[("list_attr_celeba.txt".to_owned(), others.into())]);
     let error = run("celeba", &from, &out, "--size 64").unwrap_err();
-    assert!(error.contains("names 000009.jpg, which is not among the pictures"), "{error}");
+    assert!(error.contains("labels none of the pictures"), "{error}");
     folder(&from, &[("list_attr_celeba.txt".to_owned(), ATTRIBUTES.into())]);
     let wild = encoded(&gradient(200, 218, 0), ImageFormat::Jpeg);
     folder(&from, &[("img_align_celeba/000002.jpg".to_owned(), wild)]);

@@ -15,6 +15,7 @@ pub(crate) struct LabelFile {
     path: PathBuf,
     text: String,
     form: Form,
+    is_of_owner: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +36,12 @@ impl LabelFile {
     pub(crate) fn new(path: &Path, text: String) -> Result<Self> {
         Labels::from_text(&text, path)?;
         let form = if text.lines().next().is_some_and(|line| line.contains(',')) { Form::Csv } else { Form::Celeba };
-        Ok(Self { path: path.to_owned(), text, form })
+        Ok(Self { path: path.to_owned(), text, form, is_of_owner: false })
+    }
+
+    /// The same of an owner's file, which labels the whole data set: of someone who has a part of the pictures, too.
+    pub(crate) fn of_owner(path: &Path, text: String) -> Result<Self> {
+        Ok(Self { is_of_owner: true, ..Self::new(path, text)? })
     }
 
     pub(super) fn file_name(&self) -> &'static str {
@@ -51,11 +57,17 @@ impl LabelFile {
     }
 
     /// # Errors
-    /// If a picture that they name is not among the originals, or they label none.
+    /// If they label none of the originals; if a picture that they name is not among them, unless the file is the owner's.
     pub(super) fn check(&self, originals: &Originals) -> Result<()> {
         let known = Known::new(originals);
-        for name in self.rows()?.iter().filter_map(|row| row.get(0)) {
-            self.find(&known, name)?;
+        let rows = self.rows()?;
+        let mut without_picture = 0;
+        for name in rows.iter().filter_map(|row| row.get(0)) {
+            without_picture += usize::from(self.find(&known, name)?.is_none());
+        }
+        ensure!(without_picture < rows.len(), "{} labels none of the pictures", self.path.display());
+        if without_picture > 0 {
+            eprintln!("warning: {} labels {without_picture} pictures that are not there", self.path.display());
         }
         Ok(())
     }
@@ -69,7 +81,8 @@ impl LabelFile {
         let mut rows = vec![];
         for row in self.rows()? {
             let mut fields = row.iter();
-            if let Some(new) = made.get(&self.find(&known, fields.next().unwrap_or_default())?) {
+            let original = self.find(&known, fields.next().unwrap_or_default())?;
+            if let Some(new) = original.and_then(|original| made.get(&original)) {
                 let name = if are_distinct { file_name(new) } else { (*new).to_owned() };
                 rows.push([name.as_str()].into_iter().chain(fields).collect::<StringRecord>());
             }
@@ -118,10 +131,12 @@ impl LabelFile {
         csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(self.text.as_bytes())
     }
 
-    fn find(&self, known: &Known<'_>, name: &str) -> Result<usize> {
+    /// The place of an original; none of a picture of the owner that is not there.
+    fn find(&self, known: &Known<'_>, name: &str) -> Result<Option<usize>> {
         match known.0.get(name) {
-            Some(Some(idx)) => Ok(*idx),
+            Some(Some(idx)) => Ok(Some(*idx)),
             Some(None) => bail!("{} names {name}, of which there are several; expected its path", self.path.display()),
+            None if self.is_of_owner => Ok(None),
             None => bail!("{} names {name}, which is not among the pictures", self.path.display()),
         }
     }

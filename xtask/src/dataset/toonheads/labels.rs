@@ -9,45 +9,53 @@ use super::style::{Attribute, Choice, Style};
 
 type Options = Map<String, Value>;
 
+/// A picture's line in each file.
+#[derive(Debug)]
+pub(super) struct Lines {
+    celeba: String,
+    csv: String,
+    options: String,
+}
+
+/// The options that are written down: which variant of each part, and the colors.
+pub(super) fn choices(options: &Options) -> BTreeSet<String> {
+    options.keys().filter(|key| key.ends_with("Variant") || key.ends_with("Color")).cloned().collect()
+}
+
+impl Lines {
+    /// Those of a face with the given options; `choices` are those of all faces.
+    pub(super) fn new(style: &Style, name: &str, options: &Options, choices: &BTreeSet<String>) -> Result<Self> {
+        let attributes = |words: [&str; 2]| {
+            let mut line = name.to_owned();
+            line.extend(style.attributes.iter().map(|attribute| words[usize::from(has(attribute, options))]));
+            line + "\n"
+        };
+        let mut of_options = name.to_owned();
+        for key in choices {
+            of_options.push(',');
+            let value = options.get(key).map(|value| value.get(0).unwrap_or(value));
+            of_options.push_str(value.map_or(Ok(""), |value| value.as_str().context("an option is no text"))?);
+        }
+        Ok(Self { celeba: attributes([" -1", " 1"]), csv: attributes([",0", ",1"]), options: of_options + "\n" })
+    }
+}
+
 /// `CelebA`'s form: the count, the attribute names, and 1 or -1 for each picture.
-pub(super) fn celeba(style: &Style, rows: &[(String, Options)]) -> String {
-    format!("{}\n{}\n{}", rows.len(), names(style).join(" "), lines(style, rows, [" -1", " 1"]))
+pub(super) fn celeba(style: &Style, rows: &[Lines]) -> String {
+    let head = format!("{}\n{}\n", rows.len(), names(style).join(" "));
+    rows.iter().fold(head, |text, row| text + &row.celeba)
 }
 
 /// The same with 1 and 0, as CSV.
-pub(super) fn csv(style: &Style, rows: &[(String, Options)]) -> String {
-    format!("file,{}\n{}", names(style).join(","), lines(style, rows, [",0", ",1"]))
-}
-
-/// A line a picture: its name, and the second word for each attribute that is there, the first for the others.
-fn lines(style: &Style, rows: &[(String, Options)], words: [&str; 2]) -> String {
-    let mut text = String::new();
-    for (name, options) in rows {
-        text.push_str(name);
-        text.extend(style.attributes.iter().map(|attribute| words[usize::from(has(attribute, options))]));
-        text.push('\n');
-    }
-    text
+pub(super) fn csv(style: &Style, rows: &[Lines]) -> String {
+    rows.iter().fold(format!("file,{}\n", names(style).join(",")), |text, row| text + &row.csv)
 }
 
 /// All options of the style in its own words, as CSV: which variant of each part, nothing if it is not drawn, and
 /// the colors.
-pub(super) fn options(rows: &[(String, Options)]) -> Result<String> {
-    let is_choice = |key: &&String| key.ends_with("Variant") || key.ends_with("Color");
-    let keys: BTreeSet<&String> = rows.iter().flat_map(|(_, options)| options.keys().filter(is_choice)).collect();
-    let mut text = "file".to_owned();
-    for key in &keys {
-        text.extend([",", key]);
-    }
-    for (name, options) in rows {
-        text.extend(["\n", name]);
-        for key in &keys {
-            text.push(',');
-            let value = options.get(*key).map(|value| value.get(0).unwrap_or(value));
-            text.push_str(value.map_or(Ok(""), |value| value.as_str().context("an option is no text"))?);
-        }
-    }
-    Ok(text + "\n")
+pub(super) fn options(choices: &BTreeSet<String>, rows: &[Lines]) -> String {
+    let head = choices.iter().fold("file".to_owned(), |text, key| text + "," + key) + "\n";
+    rows.iter().fold(head, |text, row| text + &row.options)
 }
 
 fn names(style: &Style) -> Vec<&'static str> {

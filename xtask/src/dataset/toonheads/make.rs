@@ -1,10 +1,13 @@
 //! Lays out the data set.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 use serde_json::Map;
 
 use super::face::Painter;
+use super::labels::Lines;
 use super::style::{Attribute, Side, Style};
 use super::{Args, labels};
 use crate::dataset::output::{Manifest, Output};
@@ -30,15 +33,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
     output.file("LICENCE.txt", style.licence_page()?.as_bytes())?;
 
     let mut pictures: Vec<Picture> = (0..args.count).map(|idx| plain(&args.seed, idx)).collect();
-    let rows: Vec<_> = pictures
-        .par_iter()
-        .map(|picture| Ok((picture.name.clone(), painter.face(&picture.seed, &Map::new())?.options)))
-        .collect::<Result<_>>()?;
-    if !rows.is_empty() {
-        let rows: Vec<_> = rows.into_iter().map(|(name, options)| (file_name(&name), options)).collect();
+    if !pictures.is_empty() {
+        // Faces are drawn by lot twice rather than kept: there may be millions of them.
+        let options = |picture: &Picture| -> Result<_> { Ok(painter.face(&picture.seed, &Map::new())?.options) };
+        let of_face = |picture: &Picture| -> Result<_> { Ok(labels::choices(&options(picture)?)) };
+        let choices = pictures.par_iter().map(of_face).try_reduce(BTreeSet::new, |a, b| Ok(&a | &b))?;
+        let lines = |picture: &Picture| Lines::new(style, file_name(&picture.name), &options(picture)?, &choices);
+        let rows: Vec<Lines> = pictures.par_iter().map(lines).collect::<Result<_>>()?;
         output.file("attributes.txt", labels::celeba(style, &rows).as_bytes())?;
         output.file("attributes.csv", labels::csv(style, &rows).as_bytes())?;
-        output.file("options.csv", labels::options(&rows)?.as_bytes())?;
+        output.file("options.csv", labels::options(&choices, &rows).as_bytes())?;
     }
     for &attribute in &paired {
         pictures.extend((0..args.pair_count).flat_map(|idx| pair(&args.seed, attribute, idx)));
@@ -90,8 +94,8 @@ fn pair(seed: &str, attribute: &'static Attribute, idx: u32) -> [Picture; 2] {
     })
 }
 
-fn file_name(path: &str) -> String {
-    path.rsplit('/').next().unwrap_or(path).to_owned()
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 #[cfg(test)]

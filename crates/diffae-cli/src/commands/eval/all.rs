@@ -3,20 +3,25 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use diffae_infer::{Overwrite, write_atomically};
 
+use super::report::Report;
 use super::{attributes, edits, few_shot, fid, ppl, recon, z_usage};
 use crate::args::{
     AllArgs, AttributesArgs, BackboneName, DisentanglementArgs, EditDirection, EditsArgs, EvalRunArgs, FewShotArgs,
     FidArgs, FidProtocol, FidSource, GlobalArgs, LabelledArgs, PplArgs, ReconArgs, XTerminalKind, ZUsageArgs,
 };
-use crate::output::say;
+use crate::output::{say, say_json};
 use crate::session::{Session, interrupted};
 
 /// Numbers of labels that classifiers get.
 const SHOTS: [usize; 2] = [10, 100];
 
-/// Each measure writes into a folder of its own, where interrupted work goes on. One that fails does not stop the others,
-/// but the command fails in the end.
+/// Where all reports are together.
+pub(super) const FILE: &str = "all.json";
+
+/// Each measure writes into a folder of its own, where interrupted work goes on, and all together into `all.json`. One
+/// that fails does not stop the others, but the command fails in the end.
 pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
     let (has_z_sem, is_one_shot, has_classifier) = {
         let session = Session::open(global, &args.model, &args.run.batch)?;
@@ -27,7 +32,7 @@ pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
     sorted.sort_unstable();
     let steps = sorted.get(sorted.len().div_euclid(2)).copied().unwrap_or(20);
     let (model, data) = (|| args.model.clone(), || args.data.clone());
-    let mut measures = Measures { is_quiet: args.run.json, failed: vec![] };
+    let mut measures = Measures { is_quiet: args.run.json, reports: vec![], failed: vec![] };
 
     measures.run("recon", || recon::run(global, &recon_args(args, run("recon"))))?;
     if has_z_sem {
@@ -44,7 +49,7 @@ pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
         };
         let probes = AttributesArgs { labelled: labelled("attributes"), folds: 5 };
         measures.run("attributes", || attributes::run(global, &probes))?;
-        let dimensions = DisentanglementArgs { labelled: labelled("disentanglement"), resamples: 0 };
+        let dimensions = DisentanglementArgs { labelled: labelled("disentanglement"), resamples: args.resamples };
         measures.run("disentanglement", || attributes::run_disentanglement(global, &dimensions))?;
         let few_shot = few_shot_args(labelled("few-shot"), steps);
         measures.run("few-shot", || few_shot::run(global, &few_shot))?;
@@ -64,6 +69,11 @@ pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
         let ppl = ppl_args(args, weights.clone(), run("ppl"), steps);
         measures.run("ppl", || ppl::run(global, &ppl))?;
     }
+    let text = format!("{}\n", serde_json::to_string_pretty(&measures.reports)?);
+    write_atomically(&args.run.out.join(FILE), text.as_bytes(), Overwrite::Replace)?;
+    if args.run.json {
+        say_json(&measures.reports)?;
+    }
     match measures.failed[..] {
         [] => Ok(()),
         ref failed => bail!("not all could be measured: {} failed", failed.join(", ")),
@@ -73,23 +83,30 @@ pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
 /// The measures that were run.
 struct Measures {
     is_quiet: bool,
+    reports: Vec<Report>,
     failed: Vec<&'static str>,
 }
 
 impl Measures {
     /// Runs one. Ctrl-C ends all.
-    fn run(&mut self, name: &'static str, measure: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn run(&mut self, name: &'static str, measure: impl FnOnce() -> Result<Report>) -> Result<()> {
         if !self.is_quiet {
             say(&format!("\n{name}"))?;
         }
         match measure() {
+            Ok(report) => {
+                if !self.is_quiet {
+                    say(&report.table())?;
+                }
+                self.reports.push(report);
+            }
             Err(error) if !interrupted() => {
                 tracing::error!("{name}: {error:#}");
                 self.failed.push(name);
-                Ok(())
             }
-            other => other,
+            Err(interrupted) => return Err(interrupted),
         }
+        Ok(())
     }
 }
 
@@ -156,8 +173,9 @@ fn fid_args(args: &AllArgs, weights: PathBuf, run: EvalRunArgs, steps: usize) ->
         latent_steps: steps,
         reference_statistics: None,
         save_statistics: None,
-        resamples: 0,
+        resamples: args.resamples,
         kid_subset: 1000,
+        size: None,
         kid_subsets: 100,
         neighbors: 5,
         manifold_limit: 5000,

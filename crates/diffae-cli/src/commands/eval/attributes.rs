@@ -8,10 +8,12 @@ use diffae_eval::{auroc, average_precision, cross_validated_logits};
 use diffae_train::{FOLDER_LABELS, Labels};
 
 use super::codes::encode_all;
+use super::feature_file::fingerprint_of_file;
 use super::journal::Settings;
 use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{AttributesArgs, DisentanglementArgs, GlobalArgs, LabelledArgs};
+use crate::progress::Progress;
 use crate::session::Session;
 
 const NAME: &str = "attributes";
@@ -31,18 +33,18 @@ pub(super) struct Labelled {
 }
 
 /// Fits the probes, and scores them on pictures that they have not seen.
-pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
-    let mut labelled = encode(global, &args.labelled, args.folds)?;
-    labelled.settings.insert("folds".to_owned(), args.folds.into());
+pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<Report> {
+    let more = |_: &Session| Ok(Settings::from([("folds".to_owned(), args.folds.into())]));
+    let labelled = encode(global, &args.labelled, NAME, args.folds, more)?;
     let figures = figures(&labelled, args)?;
-    Report::new(NAME, labelled.settings, figures).finish(&args.labelled.run)
+    Report::new(NAME, labelled.settings, figures).written(&args.labelled.run.out)
 }
 
 /// Asks whether single dimensions stand for single attributes.
-pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArgs) -> Result<()> {
+pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArgs) -> Result<Report> {
     let labelled = &args.labelled;
-    let Labelled { z_sem, names, present, mut settings, .. } = encode(global, labelled, 2)?;
-    settings.insert("resamples".to_owned(), args.resamples.into());
+    let more = |_: &Session| Ok(Settings::from([("resamples".to_owned(), args.resamples.into())]));
+    let Labelled { z_sem, names, present, settings, .. } = encode(global, labelled, "disentanglement", 2, more)?;
     let varies = |(name, present): &(String, Vec<bool>)| {
         let varies = present.contains(&true) && present.contains(&false);
         if !varies {
@@ -64,11 +66,18 @@ pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArg
         Ok([dci.disentanglement, dci.completeness, difference.total, difference.num_captured as f64])
     })?;
     figures.push(Figure::point("attributes", &[], present.len() as f64, count));
-    Report::new("disentanglement", settings, figures).finish(&labelled.run)
+    Report::new("disentanglement", settings, figures).written(&labelled.run.out)
 }
 
-/// Encodes all pictures, and keeps those with labels, `least` or more.
-pub(super) fn encode(global: &GlobalArgs, args: &LabelledArgs, least: usize) -> Result<Labelled> {
+/// Encodes all pictures for a measure, and keeps those with labels, `least` or more. `settings` are those of the measure
+/// beside model, pictures and labels.
+pub(super) fn encode(
+    global: &GlobalArgs,
+    args: &LabelledArgs,
+    measure: &str,
+    least: usize,
+    settings: impl FnOnce(&Session) -> Result<Settings>,
+) -> Result<Labelled> {
     let pictures = EvalPictures::find(&args.data)?;
     let labels = read_labels(&args.labels, &pictures)?;
     ensure!(
@@ -82,14 +91,18 @@ pub(super) fn encode(global: &GlobalArgs, args: &LabelledArgs, least: usize) -> 
         bail!("{} pictures have labels, at least {least} are needed", rows.len())
     }
     let session = Session::open(global, &args.model, &args.run.batch)?;
-    let settings = Settings::from([
-        ("model".to_owned(), session.model.fingerprint().into()),
+    let is_folders = args.labels == Path::new(FOLDER_LABELS);
+    let of_labels = if is_folders { FOLDER_LABELS.to_owned() } else { fingerprint_of_file(&args.labels)? };
+    let mut settings = settings(&session)?;
+    settings.extend(session.settings());
+    settings.extend([
         ("data".to_owned(), pictures.fingerprint()?.into()),
         ("count".to_owned(), rows.len().into()),
-        ("labels".to_owned(), args.labels.display().to_string().into()),
+        ("labels".to_owned(), of_labels.into()),
         ("inverse_penalty".to_owned(), args.inverse_penalty.into()),
         ("seed".to_owned(), args.run.random.seed.into()),
     ]);
+    Report::check_folder(&args.run, measure, &settings)?;
     let z_sem = encode_all(&session, &pictures, &args.run.out)?;
     let indices = rows.iter().map(|&(idx, _)| u32::try_from(idx)).collect::<Result<Vec<_>, _>>()?;
     let z_sem = z_sem.index_select(&Tensor::new(indices, &candle_core::Device::Cpu)?, 0)?;
@@ -104,7 +117,9 @@ fn figures(labelled: &Labelled, args: &AttributesArgs) -> Result<Vec<Figure>> {
     const MEASURES: [(&str, ScoreMeasure); 2] = [("auroc", auroc), ("average_precision", average_precision)];
     let seed = args.labelled.run.random.seed;
     let (mut figures, mut shares) = (vec![], vec![]);
+    let progress = Progress::start("probe", labelled.names.len(), 1);
     for (name, present) in labelled.names.iter().zip(&labelled.present) {
+        progress.check(1)?;
         let logits = match cross_validated_logits(&labelled.z_sem, present, args.folds, args.labelled.inverse_penalty) {
             Ok(logits) => logits,
             Err(diffae_eval::Error::OneClass) => {
@@ -123,6 +138,7 @@ fn figures(labelled: &Labelled, args: &AttributesArgs) -> Result<Vec<Figure>> {
             figures.extend(Figure::of_items(measure_name, &[("attribute", name)], logits.len(), seed, of_items));
         }
     }
+    progress.finish();
     if shares.is_empty() {
         bail!("no attribute is there in some pictures and missing in others")
     }

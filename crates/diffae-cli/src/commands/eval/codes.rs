@@ -5,10 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use diffae_infer::{Codes, Overwrite};
+use diffae_infer::{Codes, NoiseSource, Overwrite};
 use diffae_nets::weights::SafetensorsFile;
 
 use super::pictures::EvalPictures;
+use crate::args::EvalRunArgs;
 use crate::progress::Progress;
 use crate::session::Session;
 
@@ -22,7 +23,7 @@ const KEY: &str = "diffae:codes";
 pub(super) fn encode_all(session: &Session, pictures: &EvalPictures, folder: &Path) -> Result<Tensor> {
     let folder = folder.join("z_sem");
     fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
-    let key = format!("{} {}", session.model.fingerprint(), pictures.fingerprint()?);
+    let key = format!("{} {}", serde_json::to_string(&session.settings())?, pictures.fingerprint()?);
     let progress = Progress::start("encode", pictures.len(), 1);
     let mut parts = vec![];
     for (number, part) in pictures.batches(PART).enumerate() {
@@ -33,19 +34,46 @@ pub(super) fn encode_all(session: &Session, pictures: &EvalPictures, folder: &Pa
             z_sem
         } else {
             let z_sem = encode(session, pictures, part.clone(), &progress)?;
-            let codes = Codes {
-                z_sem: Some(z_sem.clone()),
-                x_terminal: None,
-                names: part.map(|idx| pictures.name(idx)).collect(),
-                fingerprint: session.model.fingerprint().to_owned(),
-            };
-            codes.write(&path, &[(KEY.to_owned(), key.clone())], Overwrite::Replace)?;
+            write(session, &z_sem, part.map(|idx| pictures.name(idx)).collect(), &path, &key)?;
             z_sem
         };
         parts.push(z_sem);
     }
     progress.finish();
     Ok(Tensor::cat(&parts, 0)?)
+}
+
+/// The first vectors that the latent net invents, `[N, D]` on the CPU; parts that are in the folder already are read.
+pub(super) fn invent_all(session: &Session, args: &EvalRunArgs, count: usize, num_steps: usize) -> Result<Tensor> {
+    let folder = args.out.join("z_sem");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    let latent = session.latent_fingerprint()?;
+    let key = format!("{} {latent:?} {num_steps} {}", serde_json::to_string(&session.settings())?, args.random.seed);
+    let noise = NoiseSource::new(args.random.seed);
+    let progress = Progress::start("invent", count, num_steps);
+    let mut parts = vec![];
+    for start in (0..count).step_by(PART) {
+        let numbers = start..(start + PART).min(count);
+        let path = folder.join(format!("invented-{:06}.safetensors", parts.len()));
+        let z_sem = if let Some(z_sem) = kept(&path, &key, numbers.len()) {
+            progress.check(numbers.len() * num_steps)?;
+            z_sem
+        } else {
+            let z_sem = session.invent(noise, numbers.start as u64..numbers.end as u64, num_steps, &progress)?;
+            let z_sem = z_sem.to_device(&candle_core::Device::Cpu)?;
+            write(session, &z_sem, numbers.map(|number| number.to_string()).collect(), &path, &key)?;
+            z_sem
+        };
+        parts.push(z_sem);
+    }
+    progress.finish();
+    Ok(Tensor::cat(&parts, 0)?)
+}
+
+fn write(session: &Session, z_sem: &Tensor, names: Vec<String>, path: &Path, key: &str) -> Result<()> {
+    let fingerprint = session.model.fingerprint().to_owned();
+    let codes = Codes { z_sem: Some(z_sem.clone()), x_terminal: None, names, fingerprint };
+    Ok(codes.write(path, &[(KEY.to_owned(), key.to_owned())], Overwrite::Replace)?)
 }
 
 fn encode(

@@ -7,8 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use diffae_infer::{Overwrite, png_bytes, write_atomically};
 use image::{Rgb, RgbImage, imageops};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::all::FILE;
 use super::report::{FORMAT_VERSION, Figure, Report, aligned, number};
 use crate::args::CompareArgs;
 use crate::drawing::{Curve, caption, plot};
@@ -16,6 +17,14 @@ use crate::output::{say, say_json};
 
 /// What curves are drawn over.
 const STEPS: &str = "steps";
+
+/// What a file holds: the report of one measure, or all of `diffae eval all`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Reports {
+    One(Report),
+    All(Vec<Report>),
+}
 
 /// One figure in all reports.
 #[derive(Debug, Serialize)]
@@ -33,19 +42,25 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
     let mut rows: Vec<Row> = vec![];
     for (column, path) in args.reports.iter().enumerate() {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let report: Report =
+        let read: Reports =
             serde_json::from_str(&text).with_context(|| format!("{} is no report of diffae eval", path.display()))?;
-        if report.format_version != FORMAT_VERSION {
-            bail!("{} has format {}, this program reads {FORMAT_VERSION}", path.display(), report.format_version)
-        }
-        for figure in report.figures {
-            let same = |row: &Row| row.measure == report.measure && row.name == figure.name && row.of == figure.of;
-            let place = rows.iter().position(same).unwrap_or_else(|| {
-                let (measure, of, name) = (report.measure.clone(), figure.of.clone(), figure.name.clone());
-                rows.push(Row { measure, of, name, figures: vec![None; args.reports.len()] });
-                rows.len() - 1
-            });
-            rows[place].figures[column] = Some(figure);
+        let reports = match read {
+            Reports::One(report) => vec![report],
+            Reports::All(reports) => reports,
+        };
+        for report in reports {
+            if report.format_version != FORMAT_VERSION {
+                bail!("{} has format {}, this program reads {FORMAT_VERSION}", path.display(), report.format_version)
+            }
+            for figure in report.figures {
+                let same = |row: &Row| row.measure == report.measure && row.name == figure.name && row.of == figure.of;
+                let place = rows.iter().position(same).unwrap_or_else(|| {
+                    let (measure, of, name) = (report.measure.clone(), figure.of.clone(), figure.name.clone());
+                    rows.push(Row { measure, of, name, figures: vec![None; args.reports.len()] });
+                    rows.len() - 1
+                });
+                rows[place].figures[column] = Some(figure);
+            }
         }
     }
     if let Some(folder) = &args.out {
@@ -74,9 +89,11 @@ fn write(folder: &Path, rows: &[Row], args: &CompareArgs) -> Result<()> {
     for measure in measures {
         let mut sheets = vec![];
         for path in &args.reports {
-            let sheet = path.with_file_name(format!("{measure}.png"));
+            let name = format!("{measure}.png");
             let is_of_measure = path.file_stem().is_some_and(|stem| stem == measure);
-            if is_of_measure && sheet.is_file() {
+            let is_of_all = path.file_name().is_some_and(|name| name == FILE);
+            let sheet = if is_of_all { path.with_file_name(measure).join(name) } else { path.with_file_name(name) };
+            if (is_of_measure || is_of_all) && sheet.is_file() {
                 let bytes = fs::read(&sheet).with_context(|| format!("cannot read {}", sheet.display()))?;
                 let decoded =
                     image::load_from_memory(&bytes).with_context(|| format!("{} is no picture", sheet.display()))?;

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use diffae_infer::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 use diffae_train::Crop;
 
-use super::journal::{Journal, Settings, Values};
+use super::journal::{Journal, Values};
 use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{EditDirection, EditsArgs, GlobalArgs};
@@ -44,7 +44,7 @@ enum Edit {
 }
 
 /// Edits the pictures without each attribute, and compares them with those that truly have it.
-pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
+pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
     let all = find(&args.pairs, args.limit)?;
     let session = Session::open(global, &args.model, &args.run.batch)?;
     let known = |pairs: &Pairs| {
@@ -62,12 +62,15 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
     let both = all.iter().flat_map(|pairs| [&pairs.without, &pairs.with]);
     let fingerprints = both.map(EvalPictures::fingerprint).collect::<Result<Vec<String>>>()?;
     let direction = if args.direction == EditDirection::Pairs { "pairs" } else { "classifier" };
-    let settings = Settings::from([
-        ("model".to_owned(), session.model.fingerprint().into()),
+    // The classifier's directions are those of normalized z_sem.
+    let latent = if direction == "pairs" { None } else { session.latent_fingerprint()? };
+    let mut settings = session.settings();
+    settings.extend([
         ("attributes".to_owned(), all.iter().map(|pairs| pairs.attribute.clone()).collect::<Vec<_>>().into()),
         ("data".to_owned(), fingerprints.into()),
         ("direction".to_owned(), direction.into()),
         ("classifier".to_owned(), directions_fingerprint(&session, &all, args)?.into()),
+        ("latent".to_owned(), latent.into()),
         ("strength".to_owned(), args.strength.into()),
         ("steps".to_owned(), args.steps.into()),
         ("invert_steps".to_owned(), args.invert_steps.into()),
@@ -109,7 +112,7 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
         let bytes = png_bytes(&captioned_sheet(&columns, &rows)?, provenance.entries(), &sheet_path)?;
         write_atomically(&sheet_path, &bytes, Overwrite::Replace)?;
     }
-    Report::new(NAME, settings, figures).finish(&args.run)
+    Report::new(NAME, settings, figures).written(&args.run.out)
 }
 
 /// The pairs below a folder, by attribute.
@@ -232,8 +235,8 @@ fn measure_pairs(work: &mut Work<'_>, pairs: &Pairs, edit: &Edit, first: usize) 
                 }
             }
             if journal.get(&item(pairs, idx)).is_none() {
-                let unit = |x: &Tensor| -> Result<Vec<f32>> {
-                    Ok(to_unit(&x.narrow(0, place, 1)?)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+                let unit = |x: &Tensor| -> Result<Vec<Vec<f32>>> {
+                    Ok(to_unit(&x.get(place)?)?.to_device(&Device::Cpu)?.flatten_from(1)?.to_vec2()?)
                 };
                 journal.add(item(pairs, idx), compare(&unit(&without)?, &unit(&edited)?, &unit(&with)?))?;
             }
@@ -242,22 +245,29 @@ fn measure_pairs(work: &mut Work<'_>, pairs: &Pairs, edit: &Edit, first: usize) 
     Ok(row)
 }
 
-/// The measures of one pair; those inside are missing if the pair does not differ.
-fn compare(without: &[f32], edited: &[f32], with: &[f32]) -> Values {
-    let count = with.len().max(1) as f64;
-    let distance = |a: &[f32], b: &[f32], power: i32, of: &dyn Fn(usize) -> bool| {
-        let differences = a.iter().zip(b).enumerate().filter(|(idx, _)| of(*idx));
+/// The measures of one pair of pictures, a list of values a channel; those inside are missing if the pair does not differ.
+/// A pixel is changed if any of its channels is.
+fn compare(without: &[Vec<f32>], edited: &[Vec<f32>], with: &[Vec<f32>]) -> Values {
+    let mut changed = vec![false; with.first().map_or(0, Vec::len)];
+    for (without, with) in without.iter().zip(with) {
+        for (changed, (a, b)) in changed.iter_mut().zip(without.iter().zip(with)) {
+            *changed |= f64::from((a - b).abs()) > CHANGED;
+        }
+    }
+    let distance = |a: &[Vec<f32>], power: i32, of: &dyn Fn(bool) -> bool| {
         let (mut sum, mut number) = (0., 0.);
-        for (_, (a, b)) in differences {
-            sum += f64::from((a - b).abs()).powi(power);
-            number += 1.;
+        for (a, b) in a.iter().zip(with) {
+            for ((a, b), _) in a.iter().zip(b).zip(&changed).filter(|(_, changed)| of(**changed)) {
+                sum += f64::from((a - b).abs()).powi(power);
+                number += 1.;
+            }
         }
         (sum, number)
     };
-    let changed =
-        |idx: usize| without.get(idx).zip(with.get(idx)).is_some_and(|(a, b)| f64::from((a - b).abs()) > CHANGED);
-    let unchanged = |idx: usize| !changed(idx);
-    let rmse = |a: &[f32]| (distance(a, with, 2, &|_| true).0 / count).sqrt();
+    let rmse = |a: &[Vec<f32>]| {
+        let (sum, number): (f64, f64) = distance(a, 2, &|_| true);
+        (sum / number.max(1.)).sqrt()
+    };
     let (edited_rmse, unedited_rmse) = (rmse(edited), rmse(without));
     let mut values = Values::from([
         ("nearer".to_owned(), f64::from(u8::from(edited_rmse < unedited_rmse))),
@@ -265,9 +275,9 @@ fn compare(without: &[f32], edited: &[f32], with: &[f32]) -> Values {
         ("rmse_unedited".to_owned(), unedited_rmse),
     ]);
     let means = [
-        ("mae_inside_edited", distance(edited, with, 1, &changed)),
-        ("mae_inside_unedited", distance(without, with, 1, &changed)),
-        ("mae_outside_edited", distance(edited, with, 1, &unchanged)),
+        ("mae_inside_edited", distance(edited, 1, &|changed| changed)),
+        ("mae_inside_unedited", distance(without, 1, &|changed| changed)),
+        ("mae_outside_edited", distance(edited, 1, &|changed| !changed)),
     ];
     values.extend(means.into_iter().filter(|(_, (_, n))| *n > 0.).map(|(name, (sum, n))| (name.to_owned(), sum / n)));
     values
@@ -279,7 +289,8 @@ mod tests {
 
     #[test]
     fn a_perfect_edit_is_nearer_and_a_wild_one_is_not() {
-        let (without, with) = ([0., 0., 0.5, 0.5], [1., 0.5, 0.5, 0.5]);
+        let of = |values: [f32; 4]| [values.to_vec()];
+        let (without, with) = (of([0., 0., 0.5, 0.5]), of([1., 0.5, 0.5, 0.5]));
         let rmse_unedited = ((1. + 0.25) / 4_f64).sqrt();
         let expected = |nearer, rmse_edited: f64, inside, outside| {
             let all = [
@@ -293,9 +304,18 @@ mod tests {
             Values::from(all.map(|(name, value)| (name.to_owned(), value)))
         };
         assert_eq!(compare(&without, &with, &with), expected(1., 0., 0., 0.));
-        assert_eq!(compare(&without, &[1., 0.5, 0., 1.5], &with), expected(0., rmse_unedited, 0., 0.75));
-        assert_eq!(compare(&without, &[1., 0.5, 0.25, 0.5], &with), expected(1., 0.125, 0., 0.125));
+        assert_eq!(compare(&without, &of([1., 0.5, 0., 1.5]), &with), expected(0., rmse_unedited, 0., 0.75));
+        assert_eq!(compare(&without, &of([1., 0.5, 0.25, 0.5]), &with), expected(1., 0.125, 0., 0.125));
         let nothing = compare(&without, &without, &without);
         assert!(!nothing.contains_key("mae_inside_edited") && nothing.contains_key("mae_outside_edited"));
+    }
+
+    #[test]
+    fn a_pixel_is_changed_as_a_whole() {
+        // Two channels, two pixels; the first pixel differs in its second channel only.
+        let picture = |first_green: f32, first_red: f32| [vec![first_red, 0.5], vec![first_green, 0.5]];
+        let values = compare(&picture(0., 0.5), &picture(1., 1.), &picture(1., 0.5));
+        assert!((values["mae_inside_edited"] - 0.25).abs() < 1e-9, "{values:?}");
+        assert!(values["mae_outside_edited"].abs() < 1e-9, "{values:?}");
     }
 }

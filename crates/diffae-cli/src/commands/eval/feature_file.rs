@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use diffae_eval::FeatureStatistics;
 use diffae_infer::{Overwrite, write_atomically};
 
-use super::journal::Settings;
+use super::journal::{Settings, with_software};
 
 /// Rows that are read at once.
 const CHUNK: usize = 512;
@@ -27,7 +27,7 @@ pub(super) struct FeatureFile {
 
 impl FeatureFile {
     /// Opens the features `NAME` in a folder, which is made if it is missing. A row that was not written whole is
-    /// dropped; features of something else are an error, or begun anew.
+    /// dropped; features of something else are an error. To overwrite is to begin anew.
     pub(super) fn open(
         folder: &Path,
         name: &str,
@@ -40,8 +40,8 @@ impl FeatureFile {
         let cannot_write = || format!("cannot write {}", path.display());
         let known = fs::read(&about).ok().and_then(|bytes| serde_json::from_slice::<Settings>(&bytes).ok());
         let is_empty = fs::metadata(&path).map_or(true, |file| file.len() == 0);
-        let is_same = known.as_ref() == Some(settings);
-        if !is_same {
+        let settings = with_software(settings);
+        if known.as_ref() != Some(&settings) || overwrite == Overwrite::Replace {
             if !is_empty && overwrite == Overwrite::Refuse {
                 bail!(
                     "{} holds features of something else; name another --out, or begin anew with --force",
@@ -49,7 +49,7 @@ impl FeatureFile {
                 )
             }
             fs::write(&path, []).with_context(cannot_write)?;
-            write_atomically(&about, &serde_json::to_vec_pretty(settings)?, Overwrite::Replace)?;
+            write_atomically(&about, &serde_json::to_vec_pretty(&settings)?, Overwrite::Replace)?;
         }
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path).with_context(cannot_write)?;
         let count = usize::try_from(file.metadata()?.len())?.checked_div(width * NUM_BYTES).unwrap_or(0);

@@ -1,6 +1,7 @@
 //! `diffae eval few-shot`: what classifiers of `z_sem` learn from a few labels, and what the latent net invents by them.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
@@ -8,6 +9,8 @@ use diffae_eval::{LinearProbe, auroc};
 use diffae_infer::{NoiseSource, Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 
 use super::attributes::{Labelled, encode};
+use super::codes::invent_all;
+use super::journal::Settings;
 use super::report::{Figure, Report};
 use crate::args::{FewShotArgs, GlobalArgs};
 use crate::drawing::{SheetRow, captioned_sheet};
@@ -59,19 +62,26 @@ struct Trial {
 ///
 /// # Source
 /// Preechakul et al. 2022 (arXiv:2111.15640), section 5.4; Sinha et al. 2021 (arXiv:2106.06819), section 5.
-pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
+pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<Report> {
     // One picture of each kind is left to judge by.
     let least = args.shots.iter().copied().min().unwrap_or(0) + 2;
-    let Labelled { session, z_sem, names, present, mut settings } = encode(global, &args.labelled, least)?;
-    settings.insert("shots".to_owned(), args.shots.clone().into());
-    settings.insert("draws".to_owned(), args.draws.into());
-    settings.insert("invented".to_owned(), args.invented.into());
+    let more = |session: &Session| {
+        let invents = args.invented > 0 && session.model.latent_net().is_ok();
+        let mut settings = Settings::from([
+            ("shots".to_owned(), args.shots.clone().into()),
+            ("draws".to_owned(), args.draws.into()),
+            ("invented".to_owned(), args.invented.into()),
+        ]);
+        if invents {
+            settings.insert("latent".to_owned(), session.latent_fingerprint()?.into());
+            settings.insert("latent_steps".to_owned(), args.latent_steps.into());
+        }
+        Ok(settings)
+    };
+    let Labelled { session, z_sem, names, present, settings } = encode(global, &args.labelled, NAME, least, more)?;
     let scale = Scale::of(&z_sem)?;
     let standardized = scale.apply(&z_sem)?;
     let invented = if args.invented > 0 { invent(args, session, &scale)? } else { None };
-    if invented.is_some() {
-        settings.insert("latent_steps".to_owned(), args.latent_steps.into());
-    }
     let (seed, penalty) = (args.labelled.run.random.seed, args.labelled.inverse_penalty);
     let (mut figures, mut rows) = (vec![], vec![]);
     for (name, present) in names.iter().zip(&present) {
@@ -119,7 +129,7 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
         let entries = provenance.as_ref().map_or(&[][..], |provenance| provenance.entries());
         write_atomically(&path, &png_bytes(&captioned_sheet(&[], &rows)?, entries, &path)?, Overwrite::Replace)?;
     }
-    Report::new(NAME, settings, figures).finish(&args.labelled.run)
+    Report::new(NAME, settings, figures).written(&args.labelled.run.out)
 }
 
 /// Fits a classifier to drawn pictures; none if there are too few of a kind.
@@ -143,10 +153,12 @@ fn trial(
     for &idx in &drawn {
         is_drawn[idx] = true;
     }
-    let others: Vec<usize> = (0..present.len()).filter(|&idx| !is_drawn[idx]).collect();
+    // Half of the pictures that are not drawn are unlabelled; every classifier is judged by the other half.
+    let others: Vec<usize> = order.iter().copied().filter(|&idx| !is_drawn[idx]).collect();
+    let (unlabelled, others) = others.split_at(others.len().div_euclid(2));
     let (rows, labels): (Vec<usize>, Vec<bool>) = match knowledge {
         Knowledge::Binary => drawn.iter().map(|&idx| (idx, present[idx])).unzip(),
-        Knowledge::PositiveUnlabelled => (0..present.len()).map(|idx| (idx, is_drawn[idx])).unzip(),
+        Knowledge::PositiveUnlabelled => drawn.iter().chain(unlabelled).map(|&idx| (idx, is_drawn[idx])).unzip(),
     };
     let select = |rows: &[usize]| -> Result<Tensor> {
         let rows = rows.iter().map(|&row| u32::try_from(row)).collect::<Result<Vec<_>, _>>()?;
@@ -158,7 +170,7 @@ fn trial(
         return Ok(None);
     }
     let probe = LinearProbe::fit(&select(&rows)?, &labels, inverse_penalty)?;
-    let auroc = auroc(&probe.logits(&select(&others)?)?, &of_others)?;
+    let auroc = auroc(&probe.logits(&select(others)?)?, &of_others)?;
     let Some(invented) = invented else {
         return Ok(Some(Trial { auroc, accepted: None, precision: None, chosen: vec![] }));
     };
@@ -213,44 +225,51 @@ fn invent(args: &FewShotArgs, session: Session, scale: &Scale) -> Result<Option<
         tracing::warn!("the model has no latent net, so nothing is invented");
         return Ok(None);
     }
-    let noise = NoiseSource::new(args.labelled.run.random.seed);
-    let progress = Progress::start("invent", args.invented, args.latent_steps);
-    let mut parts = vec![];
-    for start in (0..args.invented).step_by(256) {
-        let end = (start + 256).min(args.invented);
-        let z_sem = session.invent(noise, start as u64..end as u64, args.latent_steps, &progress)?;
-        parts.push(z_sem.to_device(&candle_core::Device::Cpu)?);
-    }
-    progress.finish();
-    let z_sem = Tensor::cat(&parts, 0)?;
+    let z_sem = invent_all(&session, &args.labelled.run, args.invented, args.latent_steps)?;
     let standardized = scale.apply(&z_sem)?;
     Ok(Some(Invented { session, z_sem, standardized }))
 }
 
+/// Forgets what an earlier command has decoded into a folder, of which there may have been more.
+fn clear(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let is_ours = stem.parse::<u32>().is_ok() && path.extension().is_some_and(|ending| ending == "png");
+        if is_ours {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Decodes the first chosen vectors into `few-shot/LABEL/`; a row of the sheet.
 fn decode(args: &FewShotArgs, invented: &Invented, chosen: &[u32], label: String) -> Result<Option<SheetRow>> {
+    let folder = args.labelled.run.out.join(NAME).join(label.replace(' ', "-"));
+    clear(&folder)?;
     let chosen: Vec<u32> = chosen.iter().copied().take(args.decoded).collect();
     if chosen.is_empty() {
         return Ok(None);
     }
     let Invented { session, z_sem, .. } = invented;
-    let count = chosen.len();
-    let z_sem = z_sem.index_select(&Tensor::new(chosen, z_sem.device())?, 0)?.to_device(session.model.device())?;
     let noise = NoiseSource::new(args.labelled.run.random.seed);
-    let x_terminal = session.random_x_terminal(noise, 0..count as u64)?;
-    let progress = Progress::start("decode", count, args.steps);
-    let x_0 = session.decode(&x_terminal, Some(&z_sem), args.steps, &progress)?;
-    progress.finish();
-    let folder = args.labelled.run.out.join(NAME).join(label.replace(' ', "-"));
-    fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    let progress = Progress::start("decode", chosen.len(), args.steps);
     let provenance = Provenance::new(session.model.fingerprint());
     let mut pictures = vec![];
-    for row in 0..count {
-        let picture = rgb_from_tensor(&x_0.get(row)?)?;
-        let path = folder.join(format!("{row:05}.png"));
-        write_atomically(&path, &png_bytes(&picture, provenance.entries(), &path)?, Overwrite::Replace)?;
-        pictures.push(picture);
+    for chosen in chosen.chunks(session.batch_size()) {
+        let rows = pictures.len() as u64..(pictures.len() + chosen.len()) as u64;
+        let z_sem = z_sem.index_select(&Tensor::new(chosen, z_sem.device())?, 0)?.to_device(session.model.device())?;
+        let x_terminal = session.random_x_terminal(noise, rows)?;
+        let x_0 = session.decode(&x_terminal, Some(&z_sem), args.steps, &progress)?;
+        for row in 0..chosen.len() {
+            let picture = rgb_from_tensor(&x_0.get(row)?)?;
+            let path = folder.join(format!("{:05}.png", pictures.len()));
+            write_atomically(&path, &png_bytes(&picture, provenance.entries(), &path)?, Overwrite::Replace)?;
+            pictures.push(picture);
+        }
     }
+    progress.finish();
     Ok(Some(SheetRow { label, pictures }))
 }
 

@@ -15,7 +15,7 @@ use super::feature_file::{FeatureFile, fingerprint_of_file};
 use super::journal::Settings;
 use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
-use crate::args::{FidArgs, FidProtocol, FidSource, GlobalArgs, Judged as JudgedArg};
+use crate::args::{FidArgs, FidProtocol, FidSource, GlobalArgs, Judged as JudgedArg, PictureCrop};
 use crate::device::device_from_name;
 use crate::progress::Progress;
 use crate::session::{Session, catch_interrupts, to_unit};
@@ -47,10 +47,11 @@ struct Sets {
     real: Option<FeatureFile>,
     judged: FeatureFile,
     settings: Settings,
+    moments_of_real: Moments,
 }
 
 /// Computes features of both sets, and compares them.
-pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
+pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<Report> {
     catch_interrupts();
     let is_reference = args.protocol == FidProtocol::Reference;
     ensure!(
@@ -58,6 +59,11 @@ pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
         "the reference's protocol is about the features of inception, not of {}",
         FeatureKind::from(args.features)
     );
+    ensure!(
+        args.size.is_some() || args.model_is_given() || (!is_reference && args.crop == PictureCrop::Center),
+        "say with --size how large the pictures are: real ones are cut or flipped for the comparison"
+    );
+    let reference = args.reference_statistics.as_deref().map(Moments::read_npz).transpose()?;
     let features = Features::open(global, args)?;
     let real = args.data.as_ref().map(|data| {
         let limit = args.limit.or(is_reference.then_some(REFERENCE_COUNT));
@@ -65,15 +71,8 @@ pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
     });
     let real = real.transpose()?;
     let judged = Judged::open(global, args)?;
-    let Sets { mut real, mut judged, settings } = sets(args, &features, real.as_ref(), &judged)?;
-    let moments_of_real = match (&mut real, &args.reference_statistics) {
-        (_, Some(path)) => Moments::read_npz(path)?,
-        (Some(real), None) => real.statistics()?.moments()?,
-        (None, None) => bail!("name the real pictures with --data, or their statistics with --reference-statistics"),
-    };
-    if let Some(path) = &args.save_statistics {
-        save(&moments_of_real, path, args)?;
-    }
+    let Sets { mut real, mut judged, settings, moments_of_real } =
+        sets(args, &features, real.as_ref(), &judged, reference)?;
     let name = |of_inception: &'static str, other: &'static str| match args.features.into() {
         FeatureKind::Inception => of_inception,
         _ => other,
@@ -86,15 +85,24 @@ pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
         Ok([frechet_distance(&moments_of_real, &judged.statistics_of(&rows)?.moments()?)?])
     })?;
     if let Some(real) = &mut real {
-        let subset = args.kid_subset.min(real.count()).min(judged.count());
         let counts = [real.count(), judged.count()];
-        let read = |set: usize, rows: &[usize]| if set == 0 { real.rows(rows) } else { judged.rows(rows) };
-        let (mean, std) = kernel_distance_of_subsets(counts, subset, args.kid_subsets, args.run.random.seed, read)?;
+        let subset = counts.into_iter().fold(args.kid_subset, usize::min);
+        // A subset that is all there is, of both sets, is always the same.
+        let num_subsets = if counts == [subset; 2] { 1 } else { args.kid_subsets };
+        let progress = Progress::start("kid", num_subsets, 2);
+        let read = |set: usize, rows: &[usize]| {
+            progress.check(1)?;
+            if set == 0 { real.rows(rows) } else { judged.rows(rows) }
+        };
+        let (mean, std) = kernel_distance_of_subsets(counts, subset, num_subsets, args.run.random.seed, read)?;
+        progress.finish();
         figures.push(Figure::point(name("kid", "kernel_distance"), &of, mean, subset));
-        figures.push(Figure::point(name("kid_std", "kernel_distance_std"), &of, std, args.kid_subsets));
+        if num_subsets > 1 {
+            figures.push(Figure::point(name("kid_std", "kernel_distance_std"), &of, std, num_subsets));
+        }
         figures.extend(neighborhoods(args, &of, real, &mut judged)?);
     }
-    Report::new(NAME, settings, figures).finish(&args.run)
+    Report::new(NAME, settings, figures).written(&args.run.out)
 }
 
 /// Precision, recall, density and coverage of the first pictures; none if there are too few for a neighborhood.
@@ -124,11 +132,18 @@ fn neighborhoods(
     Ok(values.into_iter().filter_map(|(name, values)| Figure::mean(name, of, &values, seed)).collect())
 }
 
-/// The features of both sets, made where they are missing.
-fn sets(args: &FidArgs, features: &Features, real: Option<&EvalPictures>, judged: &Judged) -> Result<Sets> {
+/// The features of both sets, made where they are missing, and the moments of the real ones, if they are not known.
+fn sets(
+    args: &FidArgs,
+    features: &Features,
+    real: Option<&EvalPictures>,
+    judged: &Judged,
+    reference: Option<Moments>,
+) -> Result<Sets> {
     let overwrite = args.run.force.overwrite();
     let common = |settings: Settings| features.settings.clone().into_iter().chain(settings).collect::<Settings>();
-    let image_size = judged.session().map(|session| session.model.image_shape());
+    let given = args.size.map(|size| [3, size, size]);
+    let image_size = judged.session().map(|session| session.model.image_shape()).or(given);
     let of_real = |pictures: &EvalPictures| -> Result<Settings> {
         Ok(Settings::from([
             ("data".to_owned(), pictures.fingerprint()?.into()),
@@ -145,14 +160,22 @@ fn sets(args: &FidArgs, features: &Features, real: Option<&EvalPictures>, judged
         _ => args.count.or(real.map(EvalPictures::len)).context("say with --count how many pictures to make")?,
     };
     let width = features.network.width();
-    let mut real_file = None;
+    let (mut real_file, mut moments) = (None, reference);
     if let Some(pictures) = real {
         let of_real = common(of_real(pictures)?);
         let mut file = FeatureFile::open(&args.run.out, "real", &of_real, width, overwrite)?;
         let read = |range: Range<usize>, _: &Progress| real_pictures(args, pictures, judged.session(), range);
         fill(&mut file, ("real", pictures.len(), 1), features, BATCH, read)?;
         settings.extend(of_real);
+        if moments.is_none() {
+            moments = Some(file.statistics()?.moments()?);
+        }
         real_file = Some(file);
+    }
+    let no_real = "name the real pictures with --data, or their statistics with --reference-statistics";
+    let moments_of_real = moments.context(no_real)?;
+    if let Some(path) = &args.save_statistics {
+        save(&moments_of_real, path, args)?;
     }
     let mut file = FeatureFile::open(&args.run.out, "judged", &of_judged, width, overwrite)?;
     let steps = judged.steps_of_picture(args);
@@ -171,7 +194,7 @@ fn sets(args: &FidArgs, features: &Features, real: Option<&EvalPictures>, judged
         ("neighbors".to_owned(), args.neighbors.into()),
         ("manifold_limit".to_owned(), args.manifold_limit.into()),
     ]);
-    Ok(Sets { real: real_file, judged: file, settings })
+    Ok(Sets { real: real_file, judged: file, settings, moments_of_real })
 }
 
 /// Computes the features that a file lacks.
@@ -204,8 +227,15 @@ fn real_pictures(
     session: Option<&Session>,
     range: Range<usize>,
 ) -> Result<Vec<Tensor>> {
-    let Some(session) = session else { return as_they_are(pictures, range) };
-    let x = eight_bits(&pictures.read(session, range.clone())?)?;
+    let x = match (session, args.size) {
+        (Some(session), _) => pictures.read(session, range.clone())?,
+        (None, Some(size)) => {
+            let rows = range.clone().map(|idx| pictures.all().read(idx, 3, size));
+            Tensor::stack(&rows.collect::<diffae_train::Result<Vec<_>>>()?, 0)?
+        }
+        (None, None) => return as_they_are(pictures, range),
+    };
+    let x = eight_bits(&x)?;
     if args.protocol != FidProtocol::Reference {
         return Ok(vec![x]);
     }
@@ -245,8 +275,12 @@ fn eight_bits(x: &Tensor) -> Result<Tensor> {
     Ok(((to_unit(x)? * 255.)?.round()? / 255.)?)
 }
 
-/// Writes the statistics of the real pictures.
+/// Writes the statistics of the real pictures, unless they are there.
 fn save(moments: &Moments, path: &Path, args: &FidArgs) -> Result<()> {
+    let is_same = |there: Moments| there.mean == moments.mean && there.covariance == moments.covariance;
+    if Moments::read_npz(path).is_ok_and(is_same) {
+        return Ok(());
+    }
     let file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
     moments.write_npz(file.path())?;
     let bytes = std::fs::read(file.path()).context("cannot read a temporary file")?;
@@ -314,17 +348,15 @@ impl Judged {
             }
             Self::Sampled(session) | Self::Decoded(session) => session,
         };
-        let mut settings = Settings::from([
-            ("model".to_owned(), session.model.fingerprint().into()),
-            ("steps".to_owned(), args.steps.into()),
-            ("seed".to_owned(), args.run.random.seed.into()),
-        ]);
+        let mut settings = session.settings();
+        settings.extend([("steps".to_owned(), args.steps.into()), ("seed".to_owned(), args.run.random.seed.into())]);
         if matches!(self, Self::Decoded(_)) {
             settings.insert("source".to_owned(), "decoded".into());
             settings.insert("data".to_owned(), real.map(EvalPictures::fingerprint).transpose()?.into());
         } else {
             settings.insert("source".to_owned(), "sampled".into());
             settings.insert("latent_steps".to_owned(), args.latent_steps.into());
+            settings.insert("latent".to_owned(), session.latent_fingerprint()?.into());
         }
         Ok(settings)
     }

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use diffae_infer::Overwrite;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,9 @@ pub(super) type Values = BTreeMap<String, f64>;
 
 /// What decides the values: model, pictures, steps, seed.
 pub(super) type Settings = BTreeMap<String, serde_json::Value>;
+
+/// The program, and its version.
+pub(super) const SOFTWARE: &str = concat!("diffae ", env!("CARGO_PKG_VERSION"));
 
 /// A file of JSON lines: the settings, then one line an item.
 #[derive(Debug)]
@@ -37,12 +40,15 @@ struct Line {
 impl Journal {
     /// Opens the journal of a measure in a folder, which is made if it is missing.
     ///
-    /// A last line that was not written whole is dropped. A journal of other settings is an error, or begun anew.
+    /// A last line that was not written whole is dropped. A journal of other settings or of another version of the
+    /// program is an error. To overwrite is to begin anew.
     pub(super) fn open(folder: &Path, measure: &str, settings: &Settings, overwrite: Overwrite) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
         let path = folder.join(format!("{measure}.items.jsonl"));
-        let kept = match fs::read_to_string(&path) {
-            Ok(text) => read(&text, settings, &path, overwrite)?,
+        let settings = with_software(settings);
+        let kept = match fs::read(&path) {
+            _ if overwrite == Overwrite::Replace => None,
+            Ok(bytes) => read(&bytes, &settings, &path)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
@@ -50,7 +56,7 @@ impl Journal {
         let (length, items) = if let Some(kept) = kept {
             kept
         } else {
-            let header = serde_json::to_string(&Header { settings: settings.clone() })?;
+            let header = serde_json::to_string(&Header { settings })?;
             fs::write(&path, format!("{header}\n")).with_context(cannot_write)?;
             (header.len() + 1, BTreeMap::new())
         };
@@ -64,8 +70,11 @@ impl Journal {
         self.items.get(item)
     }
 
-    /// Adds an item.
+    /// Adds an item, whose values are numbers: JSON has no others.
     pub(super) fn add(&mut self, item: String, values: Values) -> Result<()> {
+        if let Some((name, value)) = values.iter().find(|(_, value)| !value.is_finite()) {
+            bail!("{name} of {item} is {value}: the model or the picture is damaged")
+        }
         let line = Line { item, values };
         // One call for the whole line: an interruption leaves all of it or a part that has no end.
         let text = format!("{}\n", serde_json::to_string(&line)?);
@@ -76,35 +85,39 @@ impl Journal {
     }
 }
 
-/// The items of a journal and the length of its whole lines; none if it is to begin anew.
-fn read(
-    text: &str,
-    settings: &Settings,
-    path: &Path,
-    overwrite: Overwrite,
-) -> Result<Option<(usize, BTreeMap<String, Values>)>> {
-    let whole = text.rfind('\n').map_or(0, |end| end + 1);
-    let mut lines = text[..whole].lines();
+/// The items of a journal and the length of its whole lines; none if it holds nothing to lose.
+fn read(bytes: &[u8], settings: &Settings, path: &Path) -> Result<Option<(usize, BTreeMap<String, Values>)>> {
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    let mut lines = bytes[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).peekable();
     let Some(header) = lines.next() else { return Ok(None) };
-    let header: Option<Header> = serde_json::from_str(header).ok();
-    if header.as_ref().is_none_or(|header| header.settings != *settings) {
-        // A journal without items, of a command that failed at once, holds nothing to lose.
-        if overwrite == Overwrite::Replace || (header.is_some() && lines.next().is_none()) {
-            return Ok(None);
-        }
-        let difference = header.map_or("it is damaged".to_owned(), |header| difference(&header.settings, settings));
-        bail!(
-            "{} is of another evaluation ({difference}); name another --out, or begin anew with --force",
-            path.display()
-        )
+    let damaged = |number: usize| format!("line {number} of {} is damaged; begin anew with --force", path.display());
+    let header: Header = serde_json::from_slice(header).with_context(|| damaged(1))?;
+    if header.settings != *settings {
+        // A journal without items, of a command that failed at once.
+        return if lines.peek().is_none() { Ok(None) } else { Err(of_another(path, &header.settings, settings)) };
     }
     let mut items = BTreeMap::new();
     for (number, line) in (2..).zip(lines) {
-        let damaged = || format!("line {number} of {} is damaged; begin anew with --force", path.display());
-        let line: Line = serde_json::from_str(line).with_context(damaged)?;
+        let line: Line = serde_json::from_slice(line).with_context(|| damaged(number))?;
         items.insert(line.item, line.values);
     }
     Ok(Some((whole, items)))
+}
+
+/// With what else may decide values: the program itself.
+pub(super) fn with_software(settings: &Settings) -> Settings {
+    let mut settings = settings.clone();
+    settings.insert("software".to_owned(), SOFTWARE.into());
+    settings
+}
+
+/// What a file that is in the way is.
+pub(super) fn of_another(path: &Path, theirs: &Settings, ours: &Settings) -> anyhow::Error {
+    anyhow!(
+        "{} is of another evaluation ({}); name another --out, or begin anew with --force",
+        path.display(),
+        difference(theirs, ours)
+    )
 }
 
 /// The first setting that differs, in words.
@@ -153,6 +166,26 @@ mod tests {
         assert!(error.contains("steps is 10, not 20"), "{error}");
         assert_eq!(open(20, Overwrite::Replace).unwrap().get("a"), None);
         // Now it is empty, and nothing is in the way.
-        assert!(open(30, Overwrite::Refuse).is_ok());
+        open(30, Overwrite::Refuse).unwrap().add("a".to_owned(), values(1.)).unwrap();
+        assert_eq!(open(30, Overwrite::Replace).unwrap().get("a"), None, "to overwrite is to begin anew");
+    }
+
+    #[test]
+    fn damage_is_named_and_force_ends_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |overwrite| Journal::open(folder.path(), "recon", &settings(1), overwrite);
+        let mut journal = open(Overwrite::Refuse).unwrap();
+        journal.add("ä".to_owned(), values(1.)).unwrap();
+        assert!(journal.add("b".to_owned(), values(f64::NAN)).unwrap_err().to_string().contains("psnr of b is NaN"));
+        journal.add("c".to_owned(), values(2.)).unwrap();
+        let path = folder.path().join("recon.items.jsonl");
+        let bytes = fs::read(&path).unwrap();
+        // Torn inside a letter of two bytes.
+        let torn = bytes.iter().position(|&byte| !byte.is_ascii()).unwrap() + 1;
+        fs::write(&path, &bytes[..torn]).unwrap();
+        assert_eq!(open(Overwrite::Refuse).unwrap().get("ä"), None);
+        fs::write(&path, [&bytes[..torn], b"\n{}\n"].concat()).unwrap();
+        assert!(open(Overwrite::Refuse).unwrap_err().to_string().contains("line 2"));
+        assert!(open(Overwrite::Replace).is_ok());
     }
 }

@@ -19,20 +19,22 @@ mod z_usage;
 use anyhow::Result;
 
 use crate::args::{EvalArgs, GlobalArgs, Measure};
+use crate::output::{say, say_json};
 
-/// Runs the measure that was asked for.
+/// Runs the measure that was asked for, and prints what it found.
 pub(crate) fn run(global: &GlobalArgs, args: &EvalArgs) -> Result<()> {
-    match &args.measure {
-        Measure::Recon(args) => recon::run(global, args),
-        Measure::Attributes(args) => attributes::run(global, args),
-        Measure::Disentanglement(args) => attributes::run_disentanglement(global, args),
-        Measure::Edits(args) => edits::run(global, args),
-        Measure::Lpips(args) => perceptual::run(global, args),
-        Measure::Ppl(args) => ppl::run(global, args),
-        Measure::FewShot(args) => few_shot::run(global, args),
-        Measure::All(args) => all::run(global, args),
-        Measure::Fid(args) => fid::run(global, args),
-        Measure::Compare(args) => compare::run(args),
-        Measure::ZUsage(args) => z_usage::run(global, args),
-    }
+    let (report, run) = match &args.measure {
+        Measure::Recon(args) => (recon::run(global, args)?, &args.run),
+        Measure::Attributes(args) => (attributes::run(global, args)?, &args.labelled.run),
+        Measure::Disentanglement(args) => (attributes::run_disentanglement(global, args)?, &args.labelled.run),
+        Measure::Edits(args) => (edits::run(global, args)?, &args.run),
+        Measure::Lpips(args) => (perceptual::run(global, args)?, &args.run),
+        Measure::Ppl(args) => (ppl::run(global, args)?, &args.run),
+        Measure::FewShot(args) => (few_shot::run(global, args)?, &args.labelled.run),
+        Measure::Fid(args) => (fid::run(global, args)?, &args.run),
+        Measure::ZUsage(args) => (z_usage::run(global, args)?, &args.run),
+        Measure::All(args) => return all::run(global, args),
+        Measure::Compare(args) => return compare::run(args),
+    };
+    if run.json { say_json(&report) } else { say(&report.table()) }
 }

@@ -67,7 +67,7 @@ pub(super) fn read_pair(x: &EvalPictures, y: &EvalPictures, (of_x, of_y): (usize
 }
 
 /// Compares the pictures of two folders.
-pub(super) fn run(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<()> {
+pub(super) fn run(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<Report> {
     catch_interrupts();
     let (x, y) = (EvalPictures::find(&args.data)?, EvalPictures::first(&args.pictures, Crop::Center, None)?);
     let pairs = pairs(&x, &y)?;
@@ -93,5 +93,5 @@ pub(super) fn run(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<()> {
     let values: Vec<f64> = pairs.iter().filter_map(value).collect();
     let backbone = LpipsBackbone::from(args.backbone).name();
     let figure = Figure::mean(NAME, &[("backbone", backbone)], &values, args.run.random.seed);
-    Report::new(NAME, settings, figure.into_iter().collect()).finish(&args.run)
+    Report::new(NAME, settings, figure.into_iter().collect()).written(&args.run.out)
 }

@@ -1,10 +1,11 @@
 //! The pictures of an evaluation, batch by batch.
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use diffae_train::{Crop, Pictures};
 
@@ -29,6 +30,11 @@ impl EvalPictures {
     pub(super) fn first(root: &Path, crop: Crop, limit: Option<usize>) -> Result<Self> {
         let pictures = Pictures::all(root, crop)?;
         let count = limit.unwrap_or(usize::MAX).min(pictures.len());
+        // Values are kept by name.
+        let mut names = BTreeSet::new();
+        if let Some(twice) = (0..count).map(|idx| pictures.name(idx)).find(|name| !names.insert(name.clone())) {
+            bail!("two pictures of {} are named {twice}; give every picture a name of its own", root.display())
+        }
         Ok(Self { pictures, crop, count, fingerprint: OnceCell::new() })
     }
 

@@ -6,7 +6,7 @@ use diffae_eval::{Lpips, LpipsBackbone};
 use diffae_infer::{lerp, slerp};
 
 use super::feature_file::fingerprint_of_file;
-use super::journal::{Journal, Settings, Values};
+use super::journal::{Journal, Values};
 use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, PplArgs};
@@ -22,7 +22,7 @@ const TRIMMED: [f64; 2] = [0.01, 0.99];
 ///
 /// # Source
 /// Karras et al. 2019 (arXiv:1812.04948), section 4.1; Preechakul et al. 2022 (arXiv:2111.15640), section 5.
-pub(super) fn run(global: &GlobalArgs, args: &PplArgs) -> Result<()> {
+pub(super) fn run(global: &GlobalArgs, args: &PplArgs) -> Result<Report> {
     ensure!(args.epsilon > 0. && args.epsilon < 1., "--epsilon is {}, expected a number in (0, 1)", args.epsilon);
     let pictures = EvalPictures::find(&args.data)?;
     let session = Session::open(global, &args.model, &args.run.batch)?;
@@ -34,8 +34,8 @@ pub(super) fn run(global: &GlobalArgs, args: &PplArgs) -> Result<()> {
     let lpips = Lpips::open(backbone, &args.weights, session.model.device())?;
     let count = args.pairs.unwrap_or_else(|| pictures.len().div_euclid(2));
     let seed = args.run.random.seed;
-    let settings = Settings::from([
-        ("model".to_owned(), session.model.fingerprint().into()),
+    let mut settings = session.settings();
+    settings.extend([
         ("data".to_owned(), pictures.fingerprint()?.into()),
         ("pairs".to_owned(), count.into()),
         ("epsilon".to_owned(), args.epsilon.into()),
@@ -84,9 +84,15 @@ pub(super) fn run(global: &GlobalArgs, args: &PplArgs) -> Result<()> {
     let value = |pair: &usize| journal.get(&pair.to_string())?.get(NAME).copied();
     let values: Vec<f64> = pairs.iter().filter_map(value).collect();
     let of = [("backbone", backbone.name())];
-    let trimmed = trimmed(&values);
-    let figures = [Figure::mean(NAME, &of, &values, seed), Figure::mean("ppl_trimmed", &of, &trimmed, seed)];
-    Report::new(NAME, settings, figures.into_iter().flatten().collect()).finish(&args.run)
+    let mean_of_trimmed = |items: &[usize]| {
+        let kept = trimmed(&items.iter().filter_map(|&item| values.get(item).copied()).collect::<Vec<f64>>());
+        Some(kept.iter().sum::<f64>() / kept.len() as f64)
+    };
+    let figures = [
+        Figure::mean(NAME, &of, &values, seed),
+        Figure::of_items("ppl_trimmed", &of, values.len(), seed, mean_of_trimmed),
+    ];
+    Report::new(NAME, settings, figures.into_iter().flatten().collect()).written(&args.run.out)
 }
 
 /// Two pictures and a place between them.

@@ -42,7 +42,7 @@ impl Way {
 }
 
 /// Reconstructs every picture in every way, and measures.
-pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
+pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<Report> {
     let pictures = EvalPictures::find(&args.data)?;
     let lpips = perceptual::open(global, &args.lpips)?;
     let model = match args.judged.get()? {
@@ -61,8 +61,8 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
         })
         .collect();
     let seed = args.run.random.seed;
-    let mut settings = Settings::from([
-        ("model".to_owned(), session.model.fingerprint().into()),
+    let mut settings = session.settings();
+    settings.extend([
         ("data".to_owned(), pictures.fingerprint()?.into()),
         ("count".to_owned(), pictures.len().into()),
         ("steps".to_owned(), steps.iter().copied().collect::<Vec<_>>().into()),
@@ -122,7 +122,7 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
     }
     let figures = figures(&ways, &pictures, &journal, seed);
     write_plots(&figures, args, &provenance)?;
-    Report::new(NAME, settings, figures).finish(&args.run)
+    Report::new(NAME, settings, figures).written(&args.run.out)
 }
 
 /// Draws the curves over the steps.
@@ -139,7 +139,7 @@ fn write_plots(figures: &[Figure], args: &ReconArgs, provenance: &Provenance) ->
 }
 
 /// Measures reconstructions that another program has made.
-fn run_given(args: &ReconArgs, folder: &Path, pictures: &EvalPictures, lpips: Option<&Lpips>) -> Result<()> {
+fn run_given(args: &ReconArgs, folder: &Path, pictures: &EvalPictures, lpips: Option<&Lpips>) -> Result<Report> {
     catch_interrupts();
     let made = EvalPictures::first(folder, Crop::Center, None)?;
     let pairs = perceptual::pairs(pictures, &made)?;
@@ -180,7 +180,7 @@ fn run_given(args: &ReconArgs, folder: &Path, pictures: &EvalPictures, lpips: Op
     let bytes = png_bytes(&captioned_sheet(&columns, &rows)?, &[], &path)?;
     write_atomically(&path, &bytes, Overwrite::Replace)?;
     let figures = figures(&[way], pictures, &journal, args.run.random.seed);
-    Report::new(NAME, settings, figures).finish(&args.run)
+    Report::new(NAME, settings, figures).written(&args.run.out)
 }
 
 /// The measures of each pair of pictures in `[0, 1]`.

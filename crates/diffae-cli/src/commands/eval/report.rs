@@ -1,15 +1,16 @@
 //! What an evaluation found.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use diffae_eval::Interval;
 use diffae_infer::{Overwrite, write_atomically};
 use serde::{Deserialize, Serialize};
 
-use super::journal::Settings;
+use super::journal::{SOFTWARE, Settings, of_another};
 use crate::args::EvalRunArgs;
-use crate::output::{say, say_json};
 use crate::progress::Progress;
 
 /// Changes when a reader of older reports would be misled.
@@ -45,8 +46,9 @@ pub(super) struct Figure {
 }
 
 impl Figure {
-    fn new(name: &str, of: &[(&str, &str)], Interval { value, low, high }: Interval, count: usize) -> Self {
-        Self { low: Some(low), high: Some(high), ..Self::point(name, of, value, count) }
+    fn new(name: &str, of: &[(&str, &str)], Interval { value, bounds }: Interval, count: usize) -> Self {
+        let [low, high] = bounds.map_or([None; 2], |bounds| bounds.map(Some));
+        Self { low, high, ..Self::point(name, of, value, count) }
     }
 
     /// Costly figures of items, with intervals if there are to be resamples.
@@ -67,8 +69,9 @@ impl Figure {
             let (is_first, stopped) = (std::mem::take(&mut first), progress.check(1));
             match (made, stopped) {
                 (_, Err(interrupted)) => failure = Some(interrupted.into()),
-                (Err(error), _) if is_first => failure = Some(error),
-                (made, _) => return made.ok(),
+                (Ok(made), _) => return Some(made),
+                (Err(error), _) if !is_first && lacks_some(&error) => {}
+                (Err(error), _) => failure = Some(error),
             }
             None
         });
@@ -76,14 +79,7 @@ impl Figure {
             return Err(failure);
         }
         progress.finish();
-        let figure = |(name, interval): (&str, Interval)| {
-            if num_resamples == 0 {
-                Self::point(name, of, interval.value, count)
-            } else {
-                Self::new(name, of, interval, count)
-            }
-        };
-        Ok(names.into_iter().zip(found?).map(figure).collect())
+        Ok(names.into_iter().zip(found?).map(|(name, interval)| Self::new(name, of, interval, count)).collect())
     }
 
     /// A figure whose interval is not known.
@@ -122,20 +118,34 @@ impl Report {
         Self {
             format_version: FORMAT_VERSION,
             measure: measure.to_owned(),
-            software: concat!("diffae ", env!("CARGO_PKG_VERSION")).to_owned(),
+            software: SOFTWARE.to_owned(),
             settings,
             figures,
         }
     }
 
-    /// Writes the report into the folder, and prints it.
-    pub(super) fn finish(&self, args: &EvalRunArgs) -> Result<()> {
-        let folder = &args.out;
-        let path = folder.join(format!("{}.json", self.measure));
-        let text = format!("{}\n", serde_json::to_string_pretty(self)?);
-        write_atomically(&path, text.as_bytes(), Overwrite::Replace)?;
+    /// The same, after it was written into the folder.
+    pub(super) fn written(self, folder: &Path) -> Result<Self> {
+        let text = format!("{}\n", serde_json::to_string_pretty(&self)?);
+        write_atomically(&Self::path(folder, &self.measure), text.as_bytes(), Overwrite::Replace)?;
         write_atomically(&folder.join(format!("{}.csv", self.measure)), &self.csv()?, Overwrite::Replace)?;
-        if args.json { say_json(self) } else { say(&self.table()) }
+        Ok(self)
+    }
+
+    /// Refuses a folder with the report of another evaluation.
+    pub(super) fn check_folder(args: &EvalRunArgs, measure: &str, settings: &Settings) -> Result<()> {
+        let path = Self::path(&args.out, measure);
+        let there = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        match there {
+            Some(there) if there.settings != *settings && args.force.overwrite() == Overwrite::Refuse => {
+                Err(of_another(&path, &there.settings, settings))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn path(folder: &Path, measure: &str) -> PathBuf {
+        folder.join(format!("{measure}.json"))
     }
 
     /// Keys of all figures, in order.
@@ -175,6 +185,11 @@ impl Report {
     }
 }
 
+/// Whether a resample has no figures because of what it happens to lack.
+fn lacks_some(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(diffae_eval::Error::OneClass | diffae_eval::Error::TooFew { .. }))
+}
+
 /// Rows of cells as lines whose columns stand below each other; every row has as many cells as the first.
 pub(super) fn aligned(rows: &[Vec<String>]) -> String {
     let width_of = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -205,10 +220,10 @@ mod tests {
 
     #[test]
     fn tables_line_up_and_csv_is_quoted() {
-        let interval = Interval { value: 31.25, low: 30., high: 32.5 };
+        let interval = Interval { value: 31.25, bounds: Some([30., 32.5]) };
         let figures = vec![
             Figure::new("psnr", &[("steps", "10"), ("x_T", "random, seeded")], interval, 8),
-            Figure::new("ssim", &[("steps", "100")], Interval { value: 0.5, low: 0.25, high: 0.75 }, 8),
+            Figure::new("ssim", &[("steps", "100")], Interval { value: 0.5, bounds: Some([0.25, 0.75]) }, 8),
         ];
         let report = Report::new("recon", Settings::new(), figures);
         let table = report.table();

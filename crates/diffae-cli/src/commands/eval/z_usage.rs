@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use candle_core::Tensor;
 use diffae_infer::NoiseSource;
 
-use super::journal::{Journal, Settings, Values};
+use super::journal::{Journal, Values};
 use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, ZUsageArgs};
@@ -18,7 +18,7 @@ const SHARE: &str = "z_sem_share";
 
 /// Decodes each picture's `z_sem` from a random `x_T`, then with the `z_sem` of the next picture, then with its `x_T`, and
 /// compares.
-pub(super) fn run(global: &GlobalArgs, args: &ZUsageArgs) -> Result<()> {
+pub(super) fn run(global: &GlobalArgs, args: &ZUsageArgs) -> Result<Report> {
     let pictures = EvalPictures::find(&args.data)?;
     let session = Session::open(global, &args.model, &args.run.batch)?;
     if !session.has_z_sem() {
@@ -28,8 +28,8 @@ pub(super) fn run(global: &GlobalArgs, args: &ZUsageArgs) -> Result<()> {
         bail!("there is one picture, two are needed to exchange their codes")
     }
     let seed = args.run.random.seed;
-    let settings = Settings::from([
-        ("model".to_owned(), session.model.fingerprint().into()),
+    let mut settings = session.settings();
+    settings.extend([
         ("data".to_owned(), pictures.fingerprint()?.into()),
         ("count".to_owned(), pictures.len().into()),
         ("steps".to_owned(), args.steps.into()),
@@ -75,5 +75,5 @@ pub(super) fn run(global: &GlobalArgs, args: &ZUsageArgs) -> Result<()> {
         Figure::mean(BY_X_TERMINAL, &[], &by_x_terminal, seed),
         Figure::of_items(SHARE, &[], by_z_sem.len(), seed, share),
     ];
-    Report::new(NAME, settings, figures.into_iter().flatten().collect()).finish(&args.run)
+    Report::new(NAME, settings, figures.into_iter().flatten().collect()).written(&args.run.out)
 }
