@@ -350,6 +350,8 @@ fn what_cannot_be_trained_is_refused_in_one_sentence() {
     train(&["--preset", "smoke", "--data", "shapes", "--set", "autoencoder.lrr=1"]).fails_with("lrr");
     train(&["--config", "other.toml", "--data", "shapes"]).fails_with("nonsense");
     train(&["--resume"]).fails_with("no run");
+    train(&["--preset", "smoke", "--data", "shapes", "--dtype", "bf16"]).fails_with("computes in f32");
+    train(&["--preset", "smoke", "--data", "shapes", "--init-from", "toonheads"]).fails_with("another architecture");
     for (out, args, text) in [
         ("a", ["--data", "empty", "--stage", "autoencoder"], "no pictures"),
         ("b", ["--data", "shapes", "--labels", "missing.csv"], "nobody.png"),
@@ -392,6 +394,23 @@ fn mistakes_can_be_mended_in_the_same_folder() {
     fs::write(workspace.path("other.csv"), format!("file,Odd\n{}", rows(&workspace))).unwrap();
     workspace.run(&[&classify[..], &["--labels", "other.csv"]].concat()).succeeds();
     assert_eq!(workspace.run(&["edit", "-m", "run", "--list"]).succeeds().stdout().trim(), "Odd");
+    // A slip of the pen changes nothing.
+    workspace.run(&[&classify[..], &["--labels", "typo.csv"]].concat()).fails_with("typo.csv");
+    let notes = fs::read_to_string(workspace.path("run/run.json")).unwrap();
+    assert!(notes.contains("other.csv") && notes.contains("\"classifier\""), "{notes}");
+    // Pictures that have come since are encoded, and the others keep their labels.
+    let encoded = || {
+        let count = |file: &str| {
+            let bytes = fs::read(workspace.path("run").join(file)).unwrap();
+            safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor("z_sem").unwrap().shape()[0]
+        };
+        count("codes.safetensors") + count("codes-validation.safetensors")
+    };
+    assert_eq!(encoded(), 16);
+    fs::copy(workspace.path("shapes/disc/00.png"), workspace.path("shapes/disc/0-first.png")).unwrap();
+    fs::write(workspace.path("more.csv"), format!("file,Odd\n{}", rows(&workspace))).unwrap();
+    workspace.run(&[&classify[..], &["--labels", "more.csv"]].concat()).succeeds();
+    assert_eq!(encoded(), 17);
 }
 
 #[test]

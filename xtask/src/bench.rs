@@ -80,6 +80,11 @@ pub(crate) struct Args {
     memory_of: Option<String>,
 }
 
+/// What another process has to be told to round as this one.
+fn exact_flag() -> Option<&'static str> {
+    diffae_kernels::is_exact().then_some("--exact")
+}
+
 /// Measures and reports.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if cfg!(debug_assertions) {

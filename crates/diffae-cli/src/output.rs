@@ -63,7 +63,8 @@ pub(crate) struct OutputDir {
 }
 
 impl OutputDir {
-    /// Checks that none of `names` is there already, and makes the staging folder beside `target`.
+    /// Checks that none of `names` is there already, and makes the staging folder: inside `target` if that is there, else
+    /// beside it.
     pub(crate) fn new(target: &Path, names: &[String], overwrite: Overwrite) -> Result<Self> {
         if target.is_file() {
             bail!("{} is a file, expected a folder", target.display())
@@ -71,7 +72,9 @@ impl OutputDir {
         for name in names {
             refuse_existing(&target.join(name), overwrite)?;
         }
-        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // A folder that is there may be a disk of its own, into which nothing can be moved from beside it.
+        let parent = if target.is_dir() { Some(target) } else { target.parent() };
+        let parent = parent.filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let cannot_write = || format!("cannot write {}", target.display());
         fs::create_dir_all(parent).with_context(cannot_write)?;
         let mut builder = tempfile::Builder::new();
@@ -156,7 +159,12 @@ impl PictureOutput {
         Ok(())
     }
 
-    /// Adds a sheet of all pictures, where pictures are written.
+    /// Whether there is to be a sheet: where pictures are written.
+    pub(crate) fn has_sheet(&self) -> bool {
+        matches!(self, Self::Folder(_))
+    }
+
+    /// Adds a sheet of pictures, where pictures are written.
     pub(crate) fn write_sheet(&self, name: &str, sheet: &RgbImage, provenance: &Provenance) -> Result<()> {
         match self {
             Self::Tensors { .. } => Ok(()),
@@ -177,6 +185,9 @@ impl PictureOutput {
         }
     }
 }
+
+/// A sheet shows at most this many pictures, or rows of them.
+pub(crate) const MOST_ON_SHEET: usize = 100;
 
 /// Whether a path names a safetensors file.
 pub(crate) fn is_safetensors(path: &Path) -> bool {
@@ -223,6 +234,8 @@ mod tests {
         fs::write(target.join("mine"), "").unwrap();
         let output = OutputDir::new(&target, &["a".to_owned()], Overwrite::Refuse).unwrap();
         output.write("a", b"1").unwrap();
+        // What is there may be a disk of its own: nothing is moved into it from outside.
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         output.commit().unwrap();
         assert_eq!(fs::read_dir(&target).unwrap().count(), 2);
         assert!(OutputDir::new(&target, &["a".to_owned()], Overwrite::Refuse).is_err());

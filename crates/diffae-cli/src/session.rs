@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use diffae_infer::{
     DecodeOptions, Input, LoadOptions, Model, ModelConfig, ModelSource, NoisePurpose, NoiseSource, read_batch,
 };
 use diffae_nets::weights::ArchitectureHints;
+use diffae_schedule::{StepChain, StepSequence};
 use serde_json::Value;
 
 use crate::args::{BatchArgs, GlobalArgs, HintArgs, ModelArgs};
@@ -36,6 +37,14 @@ impl Session {
         let model = Model::load(&args.model, &options)?;
         tracing::info!("loaded {} on {:?}", args.model.display(), options.device.location());
         Ok(Self { model, batch_size: batch.batch_size, path: args.model.clone(), options })
+    }
+
+    /// Fails if the model cannot go in so many steps, which an option has asked for: before anything is computed.
+    pub(crate) fn check_steps(&self, option: &'static str, num_steps: usize) -> Result<()> {
+        if self.is_one_shot() {
+            return Ok(());
+        }
+        StepChain::new(self.model.schedule()?, &StepSequence::Ddim(num_steps)).map(|_| ()).context(option)
     }
 
     /// What of the model decides the values that are measured on it.

@@ -50,8 +50,10 @@ impl Codes {
     pub fn read(path: &Path) -> Result<Self> {
         let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
         let problem = |problem: String| Error::Tensors { path: path.to_owned(), problem };
-        let read = |name: &str, num_axes| file.shape(name).map(|_| read_tensor(&file, name, num_axes)).transpose();
-        let (z_sem, x_terminal) = (read("z_sem", 2)?, read("x_T", 4)?);
+        let read =
+            |name: &str, num_axes: &[usize]| file.shape(name).map(|_| read_tensor(&file, name, num_axes)).transpose();
+        // A one-shot autoencoder's noise is a vector.
+        let (z_sem, x_terminal) = (read("z_sem", &[2])?, read("x_T", &[2, 4])?);
         let count = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.dims()[0]);
         let count = match (count(&z_sem), count(&x_terminal)) {
             (Some(z_sem), Some(x_terminal)) if z_sem != x_terminal => {

@@ -21,6 +21,28 @@ pub enum Overwrite {
 /// [`Error::Exists`] if the file is there and must not be replaced; [`Error::Io`] if it cannot be written, in which case
 /// nothing is left behind.
 pub fn write_atomically(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<()> {
+    write_together(&[(path, bytes)], overwrite)
+}
+
+/// [`write_atomically`] of files that belong together: none is renamed before all are written.
+pub(crate) fn write_together(files: &[(&Path, &[u8])], overwrite: Overwrite) -> Result<()> {
+    let staged = files.iter().map(|(path, bytes)| Ok((*path, stage(path, bytes, overwrite)?)));
+    for (path, file) in staged.collect::<Result<Vec<_>>>()? {
+        let renamed = match overwrite {
+            Overwrite::Refuse => file.persist_noclobber(path),
+            Overwrite::Replace => file.persist(path),
+        };
+        if let Err(error) = renamed {
+            let exists = error.error.kind() == std::io::ErrorKind::AlreadyExists;
+            let path = path.to_owned();
+            return Err(if exists { Error::Exists { path } } else { Error::Io { path, source: error.error } });
+        }
+    }
+    Ok(())
+}
+
+/// A temporary file beside `path` that holds `bytes`, on the disk.
+fn stage(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<tempfile::NamedTempFile> {
     let failed = |source| Error::Io { path: path.to_owned(), source };
     if overwrite == Overwrite::Refuse && path.exists() {
         return Err(Error::Exists { path: path.to_owned() });
@@ -32,17 +54,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Resu
     let mut file = builder.tempfile_in(folder).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
-    let renamed = match overwrite {
-        Overwrite::Refuse => file.persist_noclobber(path),
-        Overwrite::Replace => file.persist(path),
-    };
-    match renamed {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
-            Err(Error::Exists { path: path.to_owned() })
-        }
-        Err(error) => Err(failed(error.error)),
-    }
+    Ok(file)
 }
 
 /// Temporary files are private by default; results have the permissions of any other file.

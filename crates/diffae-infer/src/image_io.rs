@@ -6,7 +6,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use fast_image_resize as fir;
-use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::error::{LimitError, LimitErrorKind};
+use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
 use crate::error::{Error, Result, computing};
 
@@ -219,9 +220,13 @@ fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
     limits.max_image_width = Some(MOST_PIXELS_PER_SIDE);
     limits.max_image_height = Some(MOST_PIXELS_PER_SIDE);
     limits.max_alloc = Some(MOST_DECODED_BYTES);
-    reader.limits(limits);
-    warn_of_animation(path, bytes, reader.format());
+    reader.limits(limits.clone());
+    let format = reader.format();
     let mut decoder = reader.into_decoder().map_err(failed)?;
+    if decoder.total_bytes() > MOST_DECODED_BYTES {
+        return Err(failed(ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory))));
+    }
+    warn_of_animation(path, bytes, format, limits);
     let orientation = decoder.orientation().map_err(failed)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
     picture.apply_orientation(orientation);
@@ -229,10 +234,11 @@ fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
 }
 
 /// Says that only the first frame of an animation is used.
-fn warn_of_animation(path: &Path, bytes: &[u8], format: Option<ImageFormat>) {
+fn warn_of_animation(path: &Path, bytes: &[u8], format: Option<ImageFormat>, limits: Limits) {
     let source = || BufReader::new(Cursor::new(bytes));
     let has_more_frames = match format {
         Some(ImageFormat::Gif) => image::codecs::gif::GifDecoder::new(source())
+            .and_then(|mut decoder| decoder.set_limits(limits).map(|()| decoder))
             .is_ok_and(|decoder| decoder.into_frames().take(2).filter_map(std::result::Result::ok).count() > 1),
         Some(ImageFormat::WebP) => {
             image::codecs::webp::WebPDecoder::new(source()).is_ok_and(|decoder| decoder.has_animation())
@@ -301,6 +307,10 @@ impl Pixels {
             Ok(u32::try_from(scaled.checked_div(u64::from(shorter)).ok_or("the picture is empty")?)?)
         };
         let (new_width, new_height) = (scaled(width)?, scaled(height)?);
+        let bytes = u64::from(new_width) * u64::from(new_height) * self.image.pixel_type().size() as u64;
+        if bytes > MOST_DECODED_BYTES {
+            return Err(format!("{width}x{height} pixels are too narrow to be resized to {side}").into());
+        }
         let mut resized = fir::images::Image::new(new_width, new_height, self.image.pixel_type());
         let filter = match filter {
             ResizeFilter::Bilinear => fir::FilterType::Bilinear,
@@ -349,6 +359,17 @@ mod tests {
 
     fn values(tensor: &Tensor) -> Vec<f32> {
         tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn pictures_that_would_fill_the_memory_are_refused() {
+        // A screen of 65535 by 65535 pixels, and nothing on it.
+        let gif = [&b"GIF89a"[..], &[0xff; 4], &[0, 0, 0, 0x3b]].concat();
+        assert!(picture_from_bytes(&gif, Path::new("a.gif"), (3, 64), None).is_err());
+        let narrow = RgbImage::new(1, 20_000);
+        let error = tensor_from_rgb(&narrow, 3, 256).unwrap_err();
+        assert!(format!("{error:?}").contains("too narrow"), "{error:?}");
+        assert!(tensor_from_rgb(&narrow, 3, 4).is_ok());
     }
 
     #[test]

@@ -106,14 +106,15 @@ pub fn read_batch(inputs: &[Input], image_shape: [usize; 3], device: &Device) ->
 /// # Errors
 /// [`Error::Tensors`] if it is missing or has another number of axes; [`Error::Weights`] if the file is damaged or holds
 /// NaN.
-pub fn read_tensor(file: &SafetensorsFile, name: &str, num_axes: usize) -> Result<Tensor> {
+pub fn read_tensor(file: &SafetensorsFile, name: &str, num_axes: &[usize]) -> Result<Tensor> {
     let failed = |source| Error::Weights { path: file.path().to_owned(), source };
     let Some(shape) = file.shape(name) else {
         let problem = format!("there is no tensor {name} in it; it has {}", file.names().join(", "));
         return Err(Error::Tensors { path: file.path().to_owned(), problem });
     };
-    if shape.len() != num_axes || shape.contains(&0) {
-        let problem = format!("tensor {name} has shape {shape:?}, expected {num_axes} axes, none empty");
+    if !num_axes.contains(&shape.len()) || shape.contains(&0) {
+        let expected = num_axes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+        let problem = format!("tensor {name} has shape {shape:?}, expected {expected} axes, none empty");
         return Err(Error::Tensors { path: file.path().to_owned(), problem });
     }
     file.read(name).and_then(|stored| stored.to_tensor(DType::F32, &Device::Cpu)).map_err(failed)
@@ -129,6 +130,12 @@ pub fn picture_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Whether a file is taken for a picture by the ending of its name.
+#[must_use]
+pub fn is_picture_name(path: &Path) -> bool {
+    has_extension(path, &PICTURE_EXTENSIONS)
+}
+
 fn search(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let failed = |source| Error::Io { path: folder.to_owned(), source };
     let mut entries = Vec::new();
@@ -141,7 +148,7 @@ fn search(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         if file_type.is_dir() && !hidden {
             search(&path, files)?;
-        } else if !hidden && has_extension(&path, &PICTURE_EXTENSIONS) {
+        } else if !hidden && is_picture_name(&path) {
             files.push(path);
         }
     }
@@ -150,7 +157,7 @@ fn search(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 
 fn tensors_in(path: &Path) -> Result<Vec<(String, InputSource)>> {
     let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
-    let x = read_tensor(&file, "x", 4)?; // [N, C, H, W]
+    let x = read_tensor(&file, "x", &[4])?; // [N, C, H, W]
     let count = computing("reading x", x.dim(0))?;
     let each = |idx| Ok((format!("{}_{idx:04}", stem(path)), InputSource::Tensor(x.get(idx)?)));
     computing("reading x", (0..count).map(each).collect())

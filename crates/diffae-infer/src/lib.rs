@@ -86,7 +86,7 @@ pub use image_io::{
     CropBox, ResizeFilter, gif_bytes, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_tensor,
     square_from_bytes, tensor_from_rgb,
 };
-pub use inputs::{Input, list_inputs, picture_files, read_batch, read_tensor};
+pub use inputs::{Input, is_picture_name, list_inputs, picture_files, read_batch, read_tensor};
 pub use interpolate::{lerp, slerp};
 pub use model::{LoadOptions, Model};
 pub use model_config::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig, ModelKind};

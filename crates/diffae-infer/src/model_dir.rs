@@ -13,7 +13,7 @@ use diffae_nets::weights::{
 use diffae_nets::{ClassifierConfig, RawClassifierConfig, RawUnetConfig, UnetConfig};
 
 use crate::error::{Error, Result, computing};
-use crate::files::{Overwrite, write_atomically};
+use crate::files::{Overwrite, write_together};
 use crate::model_config::{FORMAT_VERSION, ModelConfig};
 
 /// Name of the config inside a model directory.
@@ -297,8 +297,8 @@ impl ModelSource {
         let is_new = !folder.exists();
         fs::create_dir_all(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
         let [weights_path, config_path] = &paths;
-        let written = write_atomically(weights_path, &bytes, overwrite)
-            .and_then(|()| write_atomically(config_path, json.as_bytes(), overwrite));
+        let files = [(weights_path.as_path(), &bytes[..]), (config_path.as_path(), json.as_bytes())];
+        let written = write_together(&files, overwrite);
         if written.is_err() && is_new {
             // Best effort: the error that matters is the first one.
             let _ = fs::remove_dir_all(folder);

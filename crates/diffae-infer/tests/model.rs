@@ -189,6 +189,9 @@ fn codes_survive_the_round_trip_and_mismatched_counts_do_not() {
     let read = Codes::read(&path).unwrap();
     assert_eq!((read.names, read.fingerprint), (codes.names.clone(), codes.fingerprint.clone()));
     assert_eq!(values(&read.z_sem.unwrap()), values(codes.z_sem.as_ref().unwrap()));
+    let one_shot = Codes { x_terminal: Some(tensor(&[2, 5])), ..codes.clone() };
+    one_shot.write(&path, &[], Overwrite::Replace).unwrap();
+    assert_eq!(Codes::read(&path).unwrap().x_terminal.unwrap().dims(), [2, 5]);
     let broken = Codes { x_terminal: Some(tensor(&[3, 3, 8, 8])), ..codes };
     broken.write(&path, &[], Overwrite::Replace).unwrap();
     assert!(matches!(Codes::read(&path), Err(Error::Tensors { .. })));

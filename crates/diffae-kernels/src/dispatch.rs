@@ -101,8 +101,11 @@ pub fn kernel_set() -> KernelSet {
         return set;
     }
     let set = kernels_from_environment().ok().flatten().unwrap_or_else(KernelSet::best);
-    IN_FORCE.store(set as u8, Ordering::Relaxed);
-    set
+    // Another thread may have put one in force meanwhile, which stays.
+    match IN_FORCE.compare_exchange(0, set as u8, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => set,
+        Err(other) => KernelSet::from_code(other).unwrap_or(set),
+    }
 }
 
 /// Puts a set in force, for the whole process, from the next operation on.
@@ -126,7 +129,8 @@ pub fn kernels_from_environment() -> Result<Option<KernelSet>> {
     name.map(|name| KernelSet::from_name(&name.to_string_lossy())).transpose()
 }
 
-/// Switches the algorithms off that round differently from a plain sum of products (Winograd), for the process.
+/// Switches the algorithms off that round differently from a plain sum of products (Winograd), for the process. Call it
+/// before any work: a frozen layer that has run once stays with the algorithm that its weights were packed for.
 ///
 /// Tests hold them within 1e-5 of the largest output of a layer; see `docs/parity.md`.
 #[expect(clippy::fn_params_excessive_bools, reason = "a switch; its name says what `true` means")]

@@ -22,12 +22,15 @@ pub enum ActivationStorage {
 
 /// An activation, or half of its bits.
 #[derive(Debug, Clone)]
-pub(crate) struct Kept(Tensor);
+pub(crate) struct Kept {
+    tensor: Tensor,
+    is_rounded: bool,
+}
 
 impl Kept {
     /// As it is.
     pub(crate) fn whole(tensor: &Tensor) -> Self {
-        Self(tensor.detach())
+        Self { tensor: tensor.detach(), is_rounded: false }
     }
 
     /// Rounded; only f32 on the CPU is.
@@ -41,26 +44,26 @@ impl Kept {
             pairs.for_each(|(to, from)| to.convert_from_f32_slice(from));
             Ok(())
         })?;
-        Ok(Self(Tensor::from_vec(rounded, tensor.shape(), &Device::Cpu)?))
+        Ok(Self { tensor: Tensor::from_vec(rounded, tensor.shape(), &Device::Cpu)?, is_rounded: true })
     }
 
     /// The activation, contiguous.
     pub(crate) fn get(&self) -> Result<Tensor> {
-        if self.0.dtype() != DType::BF16 || !self.0.device().is_cpu() {
-            return self.0.contiguous();
+        if !self.is_rounded {
+            return self.tensor.contiguous();
         }
-        let (storage, _) = self.0.storage_and_layout();
+        let (storage, _) = self.tensor.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { bail!("expected a tensor on the CPU") };
         let rounded = storage.as_slice::<bf16>()?;
         let mut values = vec![0.; rounded.len()];
         let pairs = values.par_chunks_mut(CHUNK).zip(rounded.par_chunks(CHUNK));
         pairs.for_each(|(to, from)| from.convert_to_f32_slice(to));
-        Tensor::from_vec(values, self.0.shape(), &Device::Cpu)
+        Tensor::from_vec(values, self.tensor.shape(), &Device::Cpu)
     }
 
     /// Memory that it takes.
     pub(crate) fn num_bytes(&self) -> usize {
-        self.0.elem_count() * self.0.dtype().size_in_bytes()
+        self.tensor.elem_count() * self.tensor.dtype().size_in_bytes()
     }
 }
 
@@ -81,5 +84,8 @@ mod tests {
         }
         let doubles = tensor.to_dtype(DType::F64).unwrap();
         assert_eq!(Kept::rounded(&doubles).unwrap().get().unwrap().dtype(), DType::F64);
+        let halves = tensor.to_dtype(DType::BF16).unwrap().narrow(1, 5, 7).unwrap();
+        let back = Kept::whole(&halves).get().unwrap();
+        assert_eq!((back.dtype(), back.dims()), (DType::BF16, &[2, 7][..]));
     }
 }

@@ -229,21 +229,26 @@ pub(crate) fn keeper(inputs: &[&Tensor]) -> fn(&Tensor) -> Result<Kept> {
 
 /// Keeps a tensor for the way back, as the tape that is being recorded says.
 fn keep(tensor: &Tensor) -> Result<Kept> {
-    MODE.with_borrow_mut(|mode| match mode {
-        Mode::Recording(tape) if !tensor.is_variable() => {
-            if let Some(kept) = tape.kept.get(&tensor.id()) {
-                return Ok(kept.clone());
-            }
-            let kept = match tape.storage {
-                ActivationStorage::F32 => Kept::whole(tensor),
-                ActivationStorage::Bf16 => Kept::rounded(tensor)?,
-            };
+    let (known, storage) = MODE.with_borrow(|mode| match mode {
+        Mode::Recording(tape) if !tensor.is_variable() => (tape.kept.get(&tensor.id()).cloned(), Some(tape.storage)),
+        _ => (None, None),
+    });
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    // Outside of the borrow: rounding waits for other threads, and may do their work on this one.
+    let kept = match storage {
+        Some(ActivationStorage::F32) => Kept::whole(tensor),
+        Some(ActivationStorage::Bf16) => Kept::rounded(tensor)?,
+        None => return Ok(Kept::whole(tensor)),
+    };
+    MODE.with_borrow_mut(|mode| {
+        if let Mode::Recording(tape) = mode {
             tape.num_kept_bytes += kept.num_bytes();
             tape.kept.insert(tensor.id(), kept.clone());
-            Ok(kept)
         }
-        _ => Ok(Kept::whole(tensor)),
-    })
+    });
+    Ok(kept)
 }
 
 /// Whether operations belong into Candle's graph.
@@ -310,6 +315,11 @@ fn record_onto<R, E: From<Error>>(
         (result, Mode::Recording(tape)) => Ok((result?, Tape { kept: HashMap::new(), ..tape })),
         _ => Err(Error::Msg("the tape is lost".to_owned()).into()),
     }
+}
+
+/// Runs `f` as if no tape were recorded on this thread.
+pub(crate) fn in_graph_mode<R>(f: impl FnOnce() -> R) -> R {
+    in_mode(Mode::Graph, f).0
 }
 
 /// Runs `f` in a mode, and returns to the one before, even if it panics.

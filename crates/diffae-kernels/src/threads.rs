@@ -2,7 +2,7 @@
 
 use candle_core::{Error, Result};
 
-use crate::tape::in_graph;
+use crate::tape::{in_graph, in_graph_mode};
 
 /// Sets the number of threads of all CPU work in this process. Call it once, before any.
 ///
@@ -19,5 +19,6 @@ pub fn set_num_threads(num_threads: usize) -> Result<()> {
 /// hands its work to the pool and sleeps until it is woken. While a tape is being recorded on this thread, or
 /// gradients are off, `f` runs right here; begin such work in the pool instead.
 pub fn run_in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
-    if in_graph() { rayon::scope(|_| f()) } else { f() }
+    // The worker may be in the midst of somebody else's recording, waiting for a kernel.
+    if in_graph() { rayon::scope(|_| in_graph_mode(f)) } else { f() }
 }

@@ -179,6 +179,46 @@ fn frozen_weights_compute_the_same() {
     }
 }
 
+/// Clones that were made before a layer was frozen stay as they are; the first use may come from several threads at once.
+#[test]
+fn clones_and_threads_may_share_a_layer() {
+    let _turn = turn();
+    force_kernel_set(KernelSet::Portable).unwrap();
+    let x = values(&[1, 64, 8, 8], 3.);
+    let trainable = ConvWeight::new(values(&[64, 64, 3, 3], 1.), values(&[64], 2.)).unwrap();
+    let (mut frozen, mut other) = (trainable.clone(), trainable.clone());
+    frozen.freeze();
+    other.freeze();
+    let shared = frozen.clone();
+    let apply = |layer: &ConvWeight| numbers(&layer.apply(&ConvInput::plain(&x)).unwrap());
+    let expected = apply(&trainable);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| apply(&frozen))).collect();
+        for thread in threads {
+            let got = thread.join().unwrap();
+            assert!(largest(got.iter().zip(&expected).map(|(a, b)| a - b)) < 1e-4);
+        }
+    });
+    assert_eq!(apply(&shared), apply(&frozen));
+    assert_eq!(apply(&other), apply(&frozen));
+    assert_eq!(apply(&trainable), expected);
+}
+
+#[test]
+fn attention_does_not_hide_what_is_no_number() {
+    let _turn = turn();
+    for set in KernelSet::available() {
+        force_kernel_set(set).unwrap();
+        for poison in [f32::NAN, f32::INFINITY] {
+            let mut qkv = numbers(&values(&[1, 24, 4, 4], 1.));
+            qkv[5] = poison;
+            let qkv = Tensor::from_vec(qkv, (1, 24, 4, 4), &candle_core::Device::Cpu).unwrap();
+            let y = numbers(&attention(&qkv, 1).unwrap());
+            assert!(y.iter().any(|value| value.is_nan()), "{} {poison}", set.name());
+        }
+    }
+}
+
 #[test]
 fn frozen_weights_refuse_gradients() {
     let _turn = turn();

@@ -26,6 +26,18 @@ impl DiffusionAutoencoder {
         })
     }
 
+    /// Promises that no gradients will be asked for; see [`Unet::freeze`].
+    pub fn freeze(&mut self) {
+        self.encoder.freeze();
+        self.unet.freeze();
+    }
+
+    /// Encoder and `UNet`.
+    #[must_use]
+    pub fn into_parts(self) -> (SemanticEncoder, Unet) {
+        (self.encoder, self.unet)
+    }
+
     /// `x_0 -> z_sem`.
     #[must_use]
     pub fn encoder(&self) -> &SemanticEncoder {

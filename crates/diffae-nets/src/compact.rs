@@ -83,14 +83,14 @@ fn widths(image_size: usize, first: usize) -> Vec<usize> {
     (0..halvings).map(|level| first * (1 << level).min(MOST_WIDENING)).collect()
 }
 
-/// Statistics of a batch, for the running ones.
+/// What the running statistics of a norm become after a batch: 0.9 of what they were, and 0.1 of the batch's.
 #[derive(Debug, Clone)]
 pub struct BatchMoments {
     /// Path of the norm's parameters.
     pub path: String,
     /// `[C]`
     pub mean: Tensor,
-    /// `[C]`, divided by n - 1.
+    /// `[C]`; that of the batch is divided by n - 1.
     pub variance: Tensor,
 }
 

@@ -77,9 +77,12 @@ impl LatentNet {
     /// # Errors
     /// If shapes do not fit.
     pub fn forward(&self, z_t: &Tensor, timesteps: &[f32]) -> Result<Tensor> {
-        let (_, width) = z_t.dims2()?;
+        let (count, width) = z_t.dims2()?;
         if width != self.config.z_channels {
             bail!("z_t has width {width}, the latent network expects {}", self.config.z_channels)
+        }
+        if timesteps.len() != 1 && timesteps.len() != count {
+            bail!("there are {} timesteps, expected one, or {count}", timesteps.len())
         }
         let z = z_t.to_dtype(self.dtype)?;
         let silu_t_emb = silu(&self.time_embedding.forward(timesteps, &z)?)?; // [M, D]

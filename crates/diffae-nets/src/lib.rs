@@ -10,7 +10,8 @@
 //! | [`AttributeClassifier`] | normalized `z_sem` -> one logit an attribute |
 //!
 //! Axes: N pictures, C channels, H x W pixels, D width of `z_sem`, E width of embeddings, L = H W. Timesteps are
-//! positions on the training grid `0..T`, as floats. Dropout is not applied. The crate knows no noise schedule
+//! positions on the training grid `0..T`, as floats. Dropout acts in [`Unet::forward_training`]
+//! alone. The crate knows no noise schedule
 //! (`diffae-schedule`) and draws no random numbers.
 //!
 //! A layer is a config, `new(config, VarBuilder)` and `forward`. Paths below the `VarBuilder` are those of the released

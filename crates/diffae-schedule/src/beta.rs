@@ -114,7 +114,9 @@ impl BetaSchedule {
             }
             Self::ShiftedCosine { scale } => {
                 let alpha_bar = |t: f64| shifted(cosine_alpha_bar(t / num) / cosine_alpha_bar(0.), scale);
-                (1.0 - alpha_bar(t + 1.0) / alpha_bar(t)).min(COSINE_BETA_LIMIT)
+                // A scale that is not positive, or has no finite square, gives NaN, which is refused.
+                let beta = if scale > 0. { 1.0 - alpha_bar(t + 1.0) / alpha_bar(t) } else { f64::NAN };
+                if beta > COSINE_BETA_LIMIT { COSINE_BETA_LIMIT } else { beta }
             }
             Self::Constant { value } => scale * value,
         }
@@ -294,6 +296,10 @@ mod tests {
         for value in [0.0, -0.01, 1.0, f64::NAN, f64::INFINITY] {
             let error = BetaSchedule::Constant { value }.betas(1000).unwrap_err();
             assert!(matches!(error, Error::BetaOutOfRange { timestep, .. } if timestep.get() == 0), "{error}");
+        }
+        for scale in [0.0, -4.0, 1e200, f64::NAN, f64::INFINITY] {
+            let error = BetaSchedule::ShiftedCosine { scale }.betas(50).unwrap_err();
+            assert!(matches!(error, Error::BetaOutOfRange { .. }), "{scale}: {error}");
         }
     }
 

@@ -97,15 +97,20 @@ impl NoiseSchedule {
     /// # Source
     /// Ho et al. 2020 (arXiv:2006.11239), Eq. 4.
     pub fn q_sample(&self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<Tensor> {
+        let alpha_bars = self.check_batch((x_0, noise), timesteps)?;
+        let signal = per_item(alpha_bars.iter().map(|alpha_bar| alpha_bar.sqrt()).collect(), x_0)?;
+        let spread = per_item(alpha_bars.iter().map(|alpha_bar| (1.0 - alpha_bar).sqrt()).collect(), x_0)?;
+        Ok((x_0.broadcast_mul(&signal)? + noise.broadcast_mul(&spread)?)?)
+    }
+
+    /// The `alpha_bar` of each item of a batch that fits together.
+    pub(crate) fn check_batch(&self, (x_0, noise): (&Tensor, &Tensor), timesteps: &[Timestep]) -> Result<Vec<f64>> {
         let num_items = num_items("x_0", x_0)?;
         check_like("noise", noise, x_0)?;
         if timesteps.len() != num_items {
             return Err(Error::NumTimestepsMismatch { got: timesteps.len(), expected: num_items });
         }
-        let alpha_bars: Vec<f64> = timesteps.iter().map(|&timestep| self.alpha_bar(timestep)).collect::<Result<_>>()?;
-        let signal = per_item(alpha_bars.iter().map(|alpha_bar| alpha_bar.sqrt()).collect(), x_0)?;
-        let spread = per_item(alpha_bars.iter().map(|alpha_bar| (1.0 - alpha_bar).sqrt()).collect(), x_0)?;
-        Ok((x_0.broadcast_mul(&signal)? + noise.broadcast_mul(&spread)?)?)
+        timesteps.iter().map(|&timestep| self.alpha_bar(timestep)).collect()
     }
 
     fn at<V: Copy>(&self, table: &[V], timestep: Timestep) -> Result<V> {

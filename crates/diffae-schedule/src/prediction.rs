@@ -92,7 +92,7 @@ pub(crate) fn weighted_sum(a: f64, x: &Tensor, b: f64, y: &Tensor) -> Result<Ten
 }
 
 /// Rejects an `alpha_bar` outside `(0, 1)`, and NaN.
-fn check_alpha_bar(alpha_bar: f64) -> Result<()> {
+pub(crate) fn check_alpha_bar(alpha_bar: f64) -> Result<()> {
     if alpha_bar > 0.0 && alpha_bar < 1.0 { Ok(()) } else { Err(Error::AlphaBarOutOfRange { got: alpha_bar }) }
 }
 

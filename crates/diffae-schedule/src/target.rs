@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use candle_core::Tensor;
 
-use crate::prediction::{eps_from_x_0, weighted_sum};
+use crate::prediction::{check_alpha_bar, eps_from_x_0, weighted_sum};
 use crate::tensor_checks::check_like;
 use crate::{Error, NoiseSchedule, Result, Timestep};
 
@@ -42,6 +42,7 @@ impl PredictionTarget {
         (x_0, noise): (&Tensor, &Tensor),
         timesteps: &[Timestep],
     ) -> Result<Tensor> {
+        schedule.check_batch((x_0, noise), timesteps)?;
         match self {
             Self::Eps => Ok(noise.clone()),
             Self::X0 => Ok(x_0.clone()),
@@ -58,6 +59,7 @@ impl PredictionTarget {
     /// As [`eps_from_x_0`].
     pub fn eps(self, predicted: &Tensor, x_t: &Tensor, alpha_bar: f64) -> Result<Tensor> {
         check_like("the prediction", predicted, x_t)?;
+        check_alpha_bar(alpha_bar)?;
         match self {
             Self::Eps => Ok(predicted.clone()),
             Self::X0 => eps_from_x_0(x_t, predicted, alpha_bar),
@@ -90,6 +92,20 @@ mod tests {
     use super::*;
     use crate::BetaSchedule;
     use candle_core::Device;
+
+    #[test]
+    fn what_does_not_fit_is_refused_for_every_target() {
+        let schedule = NoiseSchedule::new(&BetaSchedule::Linear, 1000).unwrap();
+        let (two, three) = ([2usize, 1], [3usize, 1]);
+        let zeros = |shape: [usize; 2]| Tensor::zeros(&shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let t = Timestep::new(4);
+        for target in PredictionTarget::ALL {
+            assert!(target.of(&schedule, (&zeros(two), &zeros(three)), &[t, t]).is_err(), "{target}");
+            assert!(target.of(&schedule, (&zeros(two), &zeros(two)), &[t]).is_err(), "{target}");
+            let error = target.eps(&zeros(two), &zeros(two), 1.5).unwrap_err();
+            assert!(matches!(error, Error::AlphaBarOutOfRange { .. }), "{target}: {error}");
+        }
+    }
 
     #[test]
     fn the_noise_follows_from_each_target() {

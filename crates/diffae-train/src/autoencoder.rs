@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::preview::Preview;
 use crate::run::{RunFolder, Stage, ValidationLine};
 use crate::trainer::{StepResult, Trainer};
-use crate::{OnStep, Outcome, StepReport};
+use crate::{OnStep, Outcome, StepReport, Work};
 
 /// Pictures that validation looks at.
 const MOST_VALIDATED: usize = 64;
@@ -92,7 +92,14 @@ pub(crate) fn run(folder: &RunFolder, trainer: &mut Trainer, data: &Data, on_ste
                 broken,
             })?;
         }
-        let report = StepReport { stage: Stage::Autoencoder, step, num_steps, loss: result.loss, batch: indices.len() };
+        let report = StepReport {
+            stage: Stage::Autoencoder,
+            work: Work::Training,
+            step,
+            num_steps,
+            loss: result.loss,
+            batch: indices.len(),
+        };
         let stop = on_step(&report) == ControlFlow::Break(());
         let every = config.run.preview_every_images;
         let crossed = every > 0 && images.div_euclid(every) > (images - indices.len()).div_euclid(every);

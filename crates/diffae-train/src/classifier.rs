@@ -25,8 +25,12 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
     let config = folder.config();
     let mut source = ModelSource::open(folder.path(), &ArchitectureHints::default())?;
     let model = source.build(&LoadOptions::cpu())?;
-    let codes = Codes::of(folder.path(), CODES_FILE, &model, &data.train)?;
-    let moments = codes.moments()?;
+    let of_stage = (folder, Stage::Classifier);
+    let Some(codes) = Codes::of(of_stage, CODES_FILE, &model, &data.train, on_step)? else {
+        return Ok(Outcome::Stopped);
+    };
+    // Those that the latent net was trained with, if there is one: pictures may have come since.
+    let moments = source.latent_moments().cloned().map_or_else(|| codes.moments(), Ok)?;
     let train = Labelled::new(&codes, &moments, &data.train, labels)?;
     if train.rows.is_empty() {
         let problem = "no picture that is trained on has labels".to_owned();
@@ -35,7 +39,9 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
     let validation = if data.validation.is_empty() {
         None
     } else {
-        let codes = Codes::of(folder.path(), VALIDATION_CODES_FILE, &model, &data.validation)?;
+        let Some(codes) = Codes::of(of_stage, VALIDATION_CODES_FILE, &model, &data.validation, on_step)? else {
+            return Ok(Outcome::Stopped);
+        };
         Some(Labelled::new(&codes, &moments, &data.validation, labels)?).filter(|some| !some.rows.is_empty())
     };
     let (width, count) = (config.model.z_channels, labels.names.len());

@@ -5,9 +5,10 @@ use diffae_nets::{
     AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, LatentNetConfig, RawCompactConfig, RawEncoderConfig,
     RawLatentNetConfig, RawUnetConfig, UnetConfig,
 };
-use diffae_schedule::PredictionTarget;
+use diffae_schedule::{PredictionTarget, StepChain, StepSequence};
 use serde::{Deserialize, Serialize};
 
+use crate::assignment::assign;
 use crate::error::{Error, Result};
 
 /// Everything about a run but its folders.
@@ -302,7 +303,10 @@ impl TrainConfig {
     /// # Errors
     /// As [`TrainConfig::from_toml`]; [`Error::UnknownKey`] and [`Error::NotAnAssignment`].
     pub fn from_toml_with(text: &str, assignments: &[String]) -> Result<Self> {
-        let mut table: toml::Table = toml::from_str(text).map_err(|source| Error::Config(Box::new(source)))?;
+        // With every key present, also those that the text leaves to their defaults.
+        let config: Self = toml::from_str(text).map_err(|source| Error::Config(Box::new(source)))?;
+        let mut table: toml::Table =
+            toml::from_str(&config.to_toml()).map_err(|source| Error::Config(Box::new(source)))?;
         for assignment in assignments {
             assign(&mut table, assignment)?;
         }
@@ -442,7 +446,11 @@ impl TrainConfig {
         }
         require(workers > 0, "data.workers", workers, "at least 1")?;
         require(self.run.keep > 0, "run.keep", self.run.keep, "at least 1")?;
-        require(self.run.save_every_secs >= 0., "run.save_every_secs", self.run.save_every_secs, "seconds, or 0")?;
+        let channels = self.model.image_channels;
+        require(matches!(channels, 1 | 3), "model.image_channels", channels, "1 (gray) or 3 (RGB)")?;
+        let secs = self.run.save_every_secs;
+        require((0. ..=1e9).contains(&secs), "run.save_every_secs", secs, "seconds from 0 to 1e9")?;
+        self.check_previews()?;
         require(self.run.log_every_steps > 0, "run.log_every_steps", self.run.log_every_steps, "at least 1")?;
         let p2_fits =
             self.objective.loss_weight != LossWeight::P2 || self.diffusion.prediction == PredictionTarget::Eps;
@@ -459,6 +467,21 @@ impl TrainConfig {
         require(latent == PredictionTarget::Eps, "latent_net.diffusion.prediction", latent, "eps")?;
         for stage in [&self.autoencoder, &self.latent, &self.classifier] {
             stage.check()?;
+        }
+        Ok(())
+    }
+}
+
+impl TrainConfig {
+    /// Fails now, not after hours, if the schedules have no such number of steps as previews are to take.
+    fn check_previews(&self) -> Result<()> {
+        if self.run.preview_every_images == 0 || self.model.kind == Kind::Compact {
+            return Ok(());
+        }
+        let latent = (self.model.kind == Kind::Autoencoder).then_some(&self.latent_net.diffusion);
+        for diffusion in [Some(&self.diffusion), latent].into_iter().flatten() {
+            let steps = StepSequence::Ddim(self.run.preview_steps);
+            StepChain::new(&diffusion.noise_schedule()?, &steps).map_err(Error::PreviewSteps)?;
         }
         Ok(())
     }
@@ -510,36 +533,6 @@ fn require(holds: bool, key: &'static str, got: impl ToString, expected: &'stati
     if holds { Ok(()) } else { Err(Error::Setting { key, got: got.to_string(), expected }) }
 }
 
-/// Applies `key=value`. Only keys that are there already can be set, and all are.
-fn assign(table: &mut toml::Table, assignment: &str) -> Result<()> {
-    let Some((key, value)) = assignment.split_once('=') else {
-        return Err(Error::NotAnAssignment { text: assignment.to_owned() });
-    };
-    let (key, value) = (key.trim(), value.trim());
-    let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|mut table| table.remove("v"));
-    let mut value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
-    let mut at = table;
-    let mut parts = key.split('.').peekable();
-    while let Some(part) = parts.next() {
-        let hint = format!("there are {}", at.keys().cloned().collect::<Vec<_>>().join(", "));
-        let unknown = || Error::UnknownKey { key: key.to_owned(), hint };
-        let Some(entry) = at.get_mut(part) else { return Err(unknown()) };
-        if parts.peek().is_none() {
-            // 1 for 1.0 is what people write.
-            if let (toml::Value::Float(_), toml::Value::Integer(whole)) = (&*entry, &value) {
-                value = toml::Value::Float(*whole as f64);
-            }
-            *entry = value;
-            return Ok(());
-        }
-        match entry {
-            toml::Value::Table(inner) => at = inner,
-            _ => return Err(unknown()),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -568,6 +561,10 @@ mod tests {
         assert!(message("diffusion.beta_schedule=linear-zsnr").contains("v or x_0"));
         assert!(smoke(&["diffusion.beta_schedule=linear-zsnr", "diffusion.prediction=v"]).is_ok());
         assert!(smoke(&["model.model_channels=31"]).is_err());
+        assert!(message("model.image_channels=4").contains("1 (gray) or 3"));
+        assert!(message("run.save_every_secs=inf").contains("save_every_secs"));
+        assert!(message("run.preview_steps=60").contains("run.preview_steps"));
+        assert!(smoke(&["run.preview_steps=60", "run.preview_every_images=0"]).is_ok());
         assert!(TrainConfig::from_toml("seed = 1\nnonsense = 2").is_err());
     }
 

@@ -65,7 +65,10 @@ pub enum Error {
     /// Sizes of networks that do not fit.
     #[error("the networks cannot be built")]
     Nets(#[from] diffae_nets::Error),
-    /// The noise schedule.
+    /// The schedule has no such number of steps as previews are to take.
+    #[error("run.preview_steps does not fit")]
+    PreviewSteps(#[source] diffae_schedule::Error),
+    /// A schedule or a chain.
     #[error("the diffusion failed")]
     Schedule(#[from] diffae_schedule::Error),
     /// A tensor operation failed.

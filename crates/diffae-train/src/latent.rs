@@ -96,7 +96,10 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
     let config = folder.config();
     let source = ModelSource::open(folder.path(), &diffae_nets::weights::ArchitectureHints::default())?;
     let model = source.build(&LoadOptions::cpu())?;
-    let codes = Codes::of(folder.path(), CODES_FILE, &model, &data.train)?;
+    let of_stage = (folder, Stage::Latent);
+    let Some(codes) = Codes::of(of_stage, CODES_FILE, &model, &data.train, on_step)? else {
+        return Ok(Outcome::Stopped);
+    };
     let moments = codes.moments()?;
     let z = codes.normalized(&moments)?;
     let latent = config.latent_config()?;
@@ -116,7 +119,10 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
     let validation = if data.validation.is_empty() {
         None
     } else {
-        Some(Codes::of(folder.path(), VALIDATION_CODES_FILE, &model, &data.validation)?.normalized(&moments)?)
+        let Some(codes) = Codes::of(of_stage, VALIDATION_CODES_FILE, &model, &data.validation, on_step)? else {
+            return Ok(Outcome::Stopped);
+        };
+        Some(codes.normalized(&moments)?)
     };
     drop(model);
     let with_latent_net = |parameters: &Parameters| -> Result<ModelSource> {

@@ -24,6 +24,7 @@
 //!   itself runs on the CPU.
 
 mod adversarial;
+mod assignment;
 mod autoencoder;
 mod checkpoint;
 mod classifier;
@@ -62,16 +63,27 @@ pub use latent::{LatentTrainer, latent_loss};
 pub use run::{Notes, RunFolder, Stage};
 pub use trainer::{StepResult, Trainer};
 
+/// What a step is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Pictures are encoded, which a later stage is trained on.
+    Encoding,
+    /// Parameters are trained.
+    Training,
+}
+
 /// What a caller learns after each step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
     /// The stage.
     pub stage: Stage,
+    /// What is done.
+    pub work: Work,
     /// Steps that have been made.
     pub step: usize,
     /// Steps of the stage.
     pub num_steps: usize,
-    /// Loss of this step.
+    /// Loss of this step; 0 while pictures are encoded.
     pub loss: f64,
     /// Pictures, or codes, of this step.
     pub batch: usize,
@@ -107,7 +119,8 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
     let config = folder.config().clone();
     let find = |split| Pictures::find(&folder.notes().data, &config.data, split);
     let data = Data { train: find(Split::Train)?, validation: find(Split::Validation)? };
-    let labels = read_labels(folder, &data.train, &data.validation)?;
+    let pictures = [&data.train, &data.validation];
+    let labels = folder.notes().labels.as_ref().map(|path| Labels::of_pictures(path, &pictures)).transpose()?;
     let stages = Stage::ALL.into_iter().filter(|stage| options.stage.is_none_or(|only| only == *stage));
     for stage in stages {
         if folder.is_done(stage) {
@@ -130,7 +143,10 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
         let outcome = match (stage, &labels) {
             (Stage::Autoencoder, _) => train_autoencoder(folder, &data, options, on_step)?,
             (Stage::Latent, _) => latent::run(folder, &data, on_step)?,
-            (Stage::Classifier, Some(labels)) => classifier::run(folder, &data, labels, on_step)?,
+            (Stage::Classifier, Some(labels)) => {
+                folder.note_labels(labels)?;
+                classifier::run(folder, &data, labels, on_step)?
+            }
             (Stage::Classifier, None) if options.stage.is_none() => {
                 tracing::warn!("stage classifier is left out: there are no labels (--labels)");
                 continue;
@@ -150,14 +166,6 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
 
 /// What stands for the names of folders where a label file is expected.
 pub const FOLDER_LABELS: &str = "folders";
-
-fn read_labels(folder: &RunFolder, pictures: &Pictures, validation: &Pictures) -> Result<Option<Labels>> {
-    let Some(path) = &folder.notes().labels else { return Ok(None) };
-    let all = [pictures, validation];
-    let labels = if path == Path::new(FOLDER_LABELS) { Labels::from_folders(&all)? } else { Labels::from_file(path)? };
-    labels.check(path, &all)?;
-    Ok(Some(labels))
-}
 
 fn train_autoencoder(
     folder: &RunFolder,

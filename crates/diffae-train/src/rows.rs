@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 use crate::random::permutation;
 use crate::run::{RunFolder, Stage, ValidationLine};
-use crate::{OnStep, Outcome, StepReport};
+use crate::{OnStep, Outcome, StepReport, Work};
 
 /// Pictures that are encoded at once.
 const ENCODED_AT_ONCE: usize = 32;
@@ -39,49 +39,106 @@ pub(crate) struct Codes {
     pub(crate) indices: Vec<u32>,
 }
 
+/// Codes of the first pictures.
+struct Begun {
+    /// By batches, `[n, D]`.
+    z_sem: Vec<Tensor>,
+    indices: Vec<u32>,
+}
+
+/// What says in a file of codes whose codes of which pictures they are, and how many of these were tried.
+const KEY: &str = "diffae:codes";
+const TRIED: &str = "diffae:tried";
+
+fn key(model: &Model, pictures: &Pictures) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(model.fingerprint().as_bytes());
+    for idx in 0..pictures.len() {
+        hasher.update(b"\n").update(pictures.name(idx).as_bytes());
+    }
+    hasher.finalize().to_hex().chars().take(16).collect()
+}
+
+impl Begun {
+    /// Codes that are there already, and how many pictures were tried for them.
+    fn read(path: &Path, key: &str) -> Option<(Self, usize)> {
+        let file = SafetensorsFile::open(path).ok()?;
+        let text = file.text();
+        if text.get(KEY).is_none_or(|noted| noted != key) {
+            return None;
+        }
+        let tried = text.get(TRIED)?.parse().ok()?;
+        let z_sem = file.read("z_sem").ok()?.to_tensor(DType::F32, &Device::Cpu).ok()?;
+        let stored = file.read("indices").ok()?;
+        let indices = Tensor::from_raw_buffer(&stored.bytes, stored.dtype, &stored.shape, &Device::Cpu);
+        let indices: Vec<u32> = indices.and_then(|indices| indices.to_vec1()).ok()?;
+        (z_sem.dims().first() == Some(&indices.len())).then_some((Self { z_sem: vec![z_sem], indices }, tried))
+    }
+
+    fn write(&self, path: &Path, key: &str, tried: usize) -> Result<()> {
+        if self.indices.is_empty() {
+            return Ok(());
+        }
+        let indices = Tensor::new(self.indices.as_slice(), &Device::Cpu)?;
+        let tensors = [("z_sem".to_owned(), Tensor::cat(&self.z_sem, 0)?), ("indices".to_owned(), indices)].into();
+        let text = [(KEY.to_owned(), key.to_owned()), (TRIED.to_owned(), tried.to_string())].into();
+        let bytes = safetensors_bytes(&tensors, &text)?;
+        Ok(write_atomically(path, &bytes, diffae_infer::Overwrite::Replace)?)
+    }
+}
+
 impl Codes {
-    /// Encodes all pictures, or reads what has been encoded before. Pictures that cannot be read are left out.
-    pub(crate) fn of(folder: &Path, file: &str, model: &Model, pictures: &Pictures) -> Result<Self> {
-        let path = folder.join(file);
-        if path.exists() {
-            return Self::read(&path);
-        }
+    /// Encodes all pictures, or reads what has been encoded before of the same pictures by the same model. Pictures that
+    /// cannot be read are left out. Nothing if `on_step` stops it; what is encoded by then is kept.
+    pub(crate) fn of(
+        (folder, stage): (&RunFolder, Stage),
+        file: &str,
+        model: &Model,
+        pictures: &Pictures,
+        on_step: &mut OnStep<'_>,
+    ) -> Result<Option<Self>> {
+        let path = folder.path().join(file);
+        let key = key(model, pictures);
+        // A file of other pictures, or of an earlier version that does not say of which, is made anew.
+        let nothing = (Begun { z_sem: vec![], indices: vec![] }, 0);
+        let (mut codes, mut first) = Begun::read(&path, &key).unwrap_or(nothing);
+        let save_every = Duration::from_secs_f64(folder.config().run.save_every_secs);
+        let mut last_save = Instant::now();
         let [channels, image_size, _] = model.image_shape();
-        let (mut codes, mut indices) = (vec![], vec![]);
         let all: Vec<usize> = (0..pictures.len()).collect();
-        for some in all.chunks(ENCODED_AT_ONCE) {
-            let read = some.par_iter().map(|&idx| (idx, pictures.read(idx, channels, image_size).ok()));
-            let read: Vec<(usize, Option<Tensor>)> = read.collect();
-            let present: Vec<(usize, Tensor)> = read.into_iter().filter_map(|(idx, x)| Some((idx, x?))).collect();
-            if present.is_empty() {
-                continue;
+        let num_steps = all.len().div_ceil(ENCODED_AT_ONCE);
+        while first < all.len() {
+            let some = &all[first..(first + ENCODED_AT_ONCE).min(all.len())];
+            let read = some.par_iter().map(|&idx| (idx, pictures.read(idx, channels, image_size)));
+            let mut present = vec![];
+            for (idx, read) in read.collect::<Vec<(usize, Result<Tensor>)>>() {
+                match read {
+                    Ok(x) => present.push((idx, x)),
+                    Err(error) => tracing::warn!("left out: {error} ({})", pictures.name(idx)),
+                }
             }
-            let x_0: Vec<&Tensor> = present.iter().map(|(_, x)| x).collect();
-            codes.push(model.encode_semantic(&Tensor::stack(&x_0, 0)?)?);
-            indices.extend(present.iter().map(|(idx, _)| u32::try_from(*idx).unwrap_or(u32::MAX)));
+            if !present.is_empty() {
+                let x_0: Vec<&Tensor> = present.iter().map(|(_, x)| x).collect();
+                codes.z_sem.push(model.encode_semantic(&Tensor::stack(&x_0, 0)?)?);
+                codes.indices.extend(present.iter().map(|(idx, _)| u32::try_from(*idx).unwrap_or(u32::MAX)));
+            }
+            first += some.len();
+            let (work, step) = (Work::Encoding, first.div_ceil(ENCODED_AT_ONCE));
+            let stop = on_step(&StepReport { stage, work, step, num_steps, loss: 0., batch: some.len() })
+                == ControlFlow::Break(());
+            if stop || first == all.len() || last_save.elapsed() >= save_every {
+                codes.write(&path, &key, first)?;
+                last_save = Instant::now();
+            }
+            if stop {
+                return Ok(None);
+            }
         }
-        if codes.is_empty() {
+        if codes.indices.is_empty() {
             let problem = "none of its pictures can be read".to_owned();
             return Err(Error::Data { path: pictures.root().to_owned(), problem });
         }
-        let codes = Self { z_sem: Tensor::cat(&codes, 0)?, indices };
-        codes.write(&path)?;
-        Ok(codes)
-    }
-
-    fn read(path: &Path) -> Result<Self> {
-        let file = SafetensorsFile::open(path)?;
-        let z_sem = file.read("z_sem")?.to_tensor(DType::F32, &Device::Cpu)?;
-        let stored = file.read("indices")?;
-        let indices = Tensor::from_raw_buffer(&stored.bytes, stored.dtype, &stored.shape, &Device::Cpu)?.to_vec1()?;
-        Ok(Self { z_sem, indices })
-    }
-
-    fn write(&self, path: &Path) -> Result<()> {
-        let indices = Tensor::new(self.indices.as_slice(), &Device::Cpu)?;
-        let tensors = [("z_sem".to_owned(), self.z_sem.clone()), ("indices".to_owned(), indices)].into();
-        let bytes = safetensors_bytes(&tensors, &std::collections::BTreeMap::new())?;
-        Ok(write_atomically(path, &bytes, diffae_infer::Overwrite::Replace)?)
+        Ok(Some(Self { z_sem: Tensor::cat(&codes.z_sem, 0)?, indices: codes.indices }))
     }
 
     /// Mean and standard deviation (with n - 1) of each direction.
@@ -172,7 +229,14 @@ impl RowStage<'_> {
                 let (images, lr, grad_norm) = (step * settings.batch_size, settings.lr_at(step - 1), norms.whole);
                 metrics.write(&Line { stage: self.stage, step, images, loss: value, lr, grad_norm })?;
             }
-            let report = StepReport { stage: self.stage, step, num_steps, loss: value, batch: settings.batch_size };
+            let report = StepReport {
+                stage: self.stage,
+                work: Work::Training,
+                step,
+                num_steps,
+                loss: value,
+                batch: settings.batch_size,
+            };
             let stop = on_step(&report) == ControlFlow::Break(());
             let crossed =
                 (step * VALIDATIONS).checked_div(num_steps) > ((step - 1) * VALIDATIONS).checked_div(num_steps);

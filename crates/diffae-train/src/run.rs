@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoints;
 use crate::config::TrainConfig;
+use crate::data::{Labels, Pictures, Split};
 use crate::error::{Error, Result, at};
 use crate::tensorboard::EventFile;
 
@@ -62,6 +63,9 @@ pub struct Notes {
     /// Stages that are finished.
     #[serde(default)]
     pub done: Vec<Stage>,
+    /// What tells the labels that the classifier was begun on from others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels_fingerprint: Option<String>,
 }
 
 /// A run folder that this process alone works in.
@@ -86,7 +90,9 @@ impl RunFolder {
         }
         if path.join(CONFIG_FILE).exists() {
             let mut run = Self::open(path)?;
-            if run.config == *config && (Notes { done: vec![], ..run.notes.clone() }) == *notes {
+            if run.config == *config
+                && (Notes { done: vec![], labels_fingerprint: None, ..run.notes.clone() }) == *notes
+            {
                 return Ok(run);
             }
             if run.is_begun() {
@@ -172,14 +178,27 @@ impl RunFolder {
     /// the model keeps the old one until then.
     ///
     /// # Errors
-    /// [`Error::Io`] if that cannot be noted.
-    pub fn set_labels(&mut self, labels: PathBuf) -> Result<()> {
-        let differ = self.notes.labels.as_ref().is_some_and(|noted| *noted != labels);
+    /// If they cannot be read or do not fit the pictures, in which case the run is as it was; [`Error::Io`] if that cannot
+    /// be noted.
+    pub fn set_labels(&mut self, path: PathBuf) -> Result<()> {
+        let find = |split| Pictures::find(&self.notes.data, &self.config.data, split);
+        let labels = Labels::of_pictures(&path, &[&find(Split::Train)?, &find(Split::Validation)?])?;
+        let differ = self.notes.labels.as_ref().is_some_and(|noted| *noted != path);
         if differ || self.is_done(Stage::Classifier) {
             Checkpoints::new(&self.path, Stage::Classifier.name(), 1).remove_all()?;
             self.notes.done.retain(|stage| *stage != Stage::Classifier);
         }
-        self.notes.labels = Some(labels);
+        self.notes.labels = Some(path);
+        self.note_labels(&labels)
+    }
+
+    /// Notes what the classifier is trained on. One that was begun on other labels is forgotten.
+    pub(crate) fn note_labels(&mut self, labels: &Labels) -> Result<()> {
+        let fingerprint = labels.fingerprint();
+        if self.notes.labels_fingerprint.as_ref().is_some_and(|noted| *noted != fingerprint) {
+            Checkpoints::new(&self.path, Stage::Classifier.name(), 1).remove_all()?;
+        }
+        self.notes.labels_fingerprint = Some(fingerprint);
         self.write_notes()
     }
 
@@ -270,7 +289,17 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("run");
         let config = crate::presets::config("smoke", &[]).unwrap();
-        let notes = Notes { data: "data".into(), ..Notes::default() };
+        let data = parent.path().join("data");
+        fs::create_dir(&data).unwrap();
+        for name in ["a.png", "b.png"] {
+            fs::write(data.join(name), "").unwrap();
+        }
+        let labels = |name: &str, text: &str| {
+            let path = parent.path().join(name);
+            fs::write(&path, format!("file,Blue\n{text}")).unwrap();
+            path
+        };
+        let notes = Notes { data, ..Notes::default() };
         let open = |config: &TrainConfig| RunFolder::open_or_create(&path, config, &notes);
         let run = open(&config).unwrap();
         assert!(matches!(open(&config), Err(Error::Locked { .. })));
@@ -279,16 +308,21 @@ mod tests {
         // As long as nothing is trained, another attempt replaces the first.
         drop(open(&other).unwrap());
         let mut run = open(&config).unwrap();
-        run.set_labels("labels.csv".into()).unwrap();
+        let first = labels("labels.csv", "a.png,1\nb.png,0\n");
+        run.set_labels(first.clone()).unwrap();
         run.set_done(Stage::Autoencoder).unwrap();
         drop(run);
         assert!(open(&other).unwrap_err().to_string().contains("another config"));
         let mut run = RunFolder::open(&path).unwrap();
         assert!(run.is_done(Stage::Autoencoder) && run.config() == &config);
-        assert_eq!(run.notes().labels.as_deref(), Some(Path::new("labels.csv")));
+        assert_eq!(run.notes().labels.as_ref(), Some(&first));
         run.set_done(Stage::Classifier).unwrap();
+        // Labels that do not fit change nothing.
+        assert!(run.set_labels(parent.path().join("missing.csv")).is_err());
+        assert!(run.set_labels(labels("wrong.csv", "c.png,1\nb.png,0\n")).is_err());
+        assert!(run.is_done(Stage::Classifier) && run.notes().labels.as_ref() == Some(&first));
         // Other labels ask for another classifier, and for nothing else.
-        run.set_labels("other.csv".into()).unwrap();
+        run.set_labels(labels("other.csv", "a.png,0\nb.png,1\n")).unwrap();
         assert!(run.is_done(Stage::Autoencoder) && !run.is_done(Stage::Classifier));
     }
 

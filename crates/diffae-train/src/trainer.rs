@@ -147,6 +147,9 @@ impl Trainer {
                     let loss = self.judge(real, made, &mut judging)?;
                     result.loss_discriminator = Some(result.loss_discriminator.unwrap_or(0.) + loss);
                 }
+                if !result.loss.is_finite() {
+                    break;
+                }
                 for BatchMoments { path, mean, variance } in forward.moments {
                     self.parameters.set(&format!("{path}.running_mean"), &mean)?;
                     self.parameters.set(&format!("{path}.running_var"), &variance)?;

@@ -38,6 +38,7 @@ fn measure_in(folder: &Path, work: &Work, python: Option<&Path>, threads: usize,
     let ours = || -> Result<f64> {
         let mut command = Command::new(&program);
         command.args(["reconstruct", "--quiet", "--force", "--threads", &threads, "--steps", STEPS]);
+        command.args(super::exact_flag());
         command.args(["--invert-steps", STEPS, "--model"]).arg(&model).arg(&picture).arg("--out").arg(&out);
         timed(command)
     };
@@ -95,6 +96,7 @@ pub(crate) fn measure_built_in(work: &Work, threads: usize, rounds: usize) -> Re
         }
         command.args(["--model", "toonheads", "--quiet", "--force", "--steps", STEPS]);
         command.args(["--threads", &threads.to_string(), "--out"]).arg(folder.path().join("out"));
+        command.args(super::exact_flag());
         let ms = timed(command)?;
         if round > 0 {
             measurement.ours_ms.push(ms);

@@ -213,7 +213,8 @@ pub(crate) fn peak_bytes(work: &Work) -> Result<u64> {
 pub(crate) fn peak_bytes_in_child(work: &Work, threads: usize) -> Result<u64> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let arguments = ["bench", "--threads", &threads.to_string(), "--memory-of", &work.name];
-    let output = Command::new(program).args(arguments).output().context("cannot start this program again")?;
+    let output = Command::new(program).args(arguments).args(super::exact_flag()).output();
+    let output = output.context("cannot start this program again")?;
     let text = String::from_utf8_lossy(&output.stdout);
     text.trim().parse().with_context(|| format!("the process of {} failed", work.name))
 }
@@ -226,7 +227,9 @@ pub(crate) fn memory_of_a_loaded_model() -> Result<String> {
         super::end_to_end::write_model(&folder, &work)?;
         let file = std::fs::metadata(folder.join(diffae_infer::WEIGHTS_FILE)).context("cannot find the model")?.len();
         let program = std::env::current_exe().context("cannot find this program")?;
-        let output = Command::new(program).args(["bench", "--loaded-memory"]).arg(&folder).output();
+        let mut command = Command::new(program);
+        command.args(["bench", "--loaded-memory"]).arg(&folder).args(super::exact_flag());
+        let output = command.output();
         let output = output.context("cannot start this program again")?;
         let held: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().context("the process has failed")?;
         let mib = f64::from(1 << 20);

@@ -68,8 +68,12 @@ fn in_a_process_of_one_thread(rounds: usize) -> Result<f64> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let rounds = rounds.to_string();
     let arguments = ["bench", "--threads", "1", "--only", THREADED, "--rounds", &rounds, "--json"];
-    let output =
-        Command::new(program).args(arguments).arg(&json).output().context("cannot start this program again")?;
+    let output = Command::new(program)
+        .args(arguments)
+        .arg(&json)
+        .args(super::exact_flag())
+        .output()
+        .context("cannot start this program again")?;
     if !output.status.success() {
         bail!("the process of one thread failed: {}", String::from_utf8_lossy(&output.stderr).trim())
     }

@@ -1,6 +1,6 @@
 //! `diffae decode --model MODEL codes.safetensors --out DIR`
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use candle_core::Tensor;
 use diffae_infer::{Codes, DecodeOptions, NoiseSource};
 use diffae_schedule::Clip;
@@ -71,10 +71,5 @@ fn check(codes: &Codes, session: &Session, args: &DecodeArgs) -> Result<()> {
         let expected = model.x_terminal_shape();
         bail!("the codes' x_T is {:?} a picture, the model expects {expected:?}", &x_terminal.dims()[1..])
     }
-    if session.is_one_shot() {
-        return Ok(());
-    }
-    diffae_schedule::StepChain::new(model.schedule()?, &diffae_schedule::StepSequence::Ddim(args.decoding.steps))
-        .map(|_| ())
-        .context("--steps")
+    session.check_steps("--steps", args.decoding.steps)
 }

@@ -21,14 +21,17 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
         bail!("a strength of {strength} is no strength")
     }
     let inputs = list_inputs(&args.input)?;
-    let has_strip = !args.strengths.is_empty();
+    let wants_strip = !args.strengths.is_empty();
     let planned = inputs.iter().flat_map(|input| {
         let edited = strengths.iter().map(|&strength| edited_name(input, attribute, strength));
-        edited.chain(has_strip.then(|| strip_name(input, attribute)))
+        edited.chain(wants_strip.then(|| strip_name(input, attribute)))
     });
     let mut output = PictureOutput::new(out, &planned.collect::<Vec<_>>(), args.force.overwrite())?;
     let session = Session::open(global, &args.model, &args.batch)?;
     let attribute_idx = session.model.attribute_idx(attribute)?;
+    session.check_steps("--steps", args.steps)?;
+    session.check_steps("--invert-steps", args.inversion.invert_steps)?;
+    let has_strip = wants_strip && output.has_sheet();
     let provenance = Provenance::new(session.model.fingerprint())
         .with("steps", &args.steps)
         .with("invert_steps", &args.inversion.invert_steps)
@@ -45,7 +48,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
             let decoded = session.decode(&x_terminal, Some(&edited), args.steps, &progress)?;
             let names: Vec<_> = batch.iter().map(|input| edited_name(input, attribute, strength)).collect();
             output.write(&decoded, &names, &provenance.clone().with("strength", &strength))?;
-            for (idx, strip) in strips.iter_mut().enumerate() {
+            for (idx, strip) in strips.iter_mut().enumerate().filter(|_| has_strip) {
                 strip.push(rgb_from_tensor(&decoded.get(idx)?)?);
             }
         }

@@ -32,6 +32,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
         bail!("expected two pictures, got {}", inputs.len())
     }
     let session = Session::open(global, &args.model, &args.batch)?;
+    session.check_steps("--steps", args.decoding.steps)?;
+    session.check_steps("--invert-steps", args.inversion.invert_steps)?;
     let progress = Progress::start("interpolate", args.frames, args.decoding.steps);
     let frames = frames(&session, &session.read(&inputs)?, args, &progress)?;
     progress.finish();

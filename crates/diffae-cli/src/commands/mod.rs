@@ -36,7 +36,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Edit(args) => edit::run(global, &args),
         Command::Sample(args) => sample::run(global, &args),
         Command::Variations(args) => variations::run(global, &args),
-        Command::Train(args) => train::run(&args),
+        Command::Train(args) => train::run(global, &args),
         Command::Eval(args) => eval::run(global, &args),
         Command::Presets(args) => presets::run(&args),
         Command::Completions(args) => {

@@ -7,7 +7,7 @@ use image::RgbImage;
 use serde::Serialize;
 
 use crate::args::{GlobalArgs, ReconstructArgs, ReconstructionNoise};
-use crate::output::{PictureOutput, Provenance, say, say_json};
+use crate::output::{MOST_ON_SHEET, PictureOutput, Provenance, say, say_json};
 use crate::progress::Progress;
 use crate::session::{Session, to_unit};
 
@@ -31,6 +31,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     let session = Session::open(global, &args.model, &args.batch)?;
     let inverted = args.x_t == ReconstructionNoise::Inverted;
     let invert_steps = if inverted { args.inversion.invert_steps } else { 0 };
+    session.check_steps("--steps", args.decoding.steps)?;
+    if inverted {
+        session.check_steps("--invert-steps", invert_steps)?;
+    }
     let mut provenance = Provenance::new(session.model.fingerprint()).with("steps", &args.decoding.steps);
     provenance = if inverted {
         provenance.with("invert_steps", &invert_steps)
@@ -52,10 +56,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
         let decoded = session.decode(&x_terminal, z_sem.as_ref(), args.decoding.steps, &progress)?;
         measured.extend(measure(&x_0, &decoded, batch_names)?);
         output.write(&decoded, batch_names, &provenance)?;
-        rows.extend(side_by_side(&x_0, &decoded)?);
+        if output.has_sheet() && rows.len() < MOST_ON_SHEET {
+            rows.extend(side_by_side(&x_0, &decoded)?);
+        }
         start += batch.len();
     }
     progress.finish();
+    rows.truncate(MOST_ON_SHEET);
     output.write_sheet("sheet.png", &sheet(&rows), &provenance)?;
     output.commit(&provenance)?;
     if args.json { say_json(&measured) } else { say_table(&measured) }

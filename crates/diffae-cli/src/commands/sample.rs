@@ -8,12 +8,9 @@ use diffae_schedule::Clip;
 use image::RgbImage;
 
 use crate::args::{GlobalArgs, SampleArgs};
-use crate::output::{PictureOutput, Provenance, say};
+use crate::output::{MOST_ON_SHEET, PictureOutput, Provenance, say};
 use crate::progress::Progress;
 use crate::session::Session;
-
-/// A sheet shows at most this many samples.
-const MOST_ON_SHEET: usize = 100;
 
 /// Noise that the user gave.
 struct GivenNoise {
@@ -33,6 +30,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     let mut output = PictureOutput::new(&args.out.out, &planned, args.out.force.overwrite())?;
     let session = Session::open(global, &args.model, &args.batch)?;
     given.check(&session)?;
+    session.check_steps("--steps", args.decoding.steps)?;
     let latent_steps = if session.has_z_sem() { args.latent_steps } else { 0 };
     if session.has_z_sem() {
         session.model.latent_net()?;
@@ -67,7 +65,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
                 progress.step(names.len())
             })?;
         output.write(&x_0, names, &provenance)?;
-        for idx in 0..names.len().min(MOST_ON_SHEET.saturating_sub(start)) {
+        let num_shown = if output.has_sheet() { MOST_ON_SHEET.saturating_sub(start).min(names.len()) } else { 0 };
+        for idx in 0..num_shown {
             shown.push(rgb_from_tensor(&x_0.get(idx)?)?);
         }
         start += names.len();
@@ -81,8 +80,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
 impl GivenNoise {
     fn read(path: &std::path::Path) -> Result<Self> {
         let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
-        let read = |name: &str, num_axes| file.shape(name).map(|_| read_tensor(&file, name, num_axes)).transpose();
-        let (z_terminal, x_terminal) = (read("z_T", 2)?, read("x_T", 4)?);
+        let read =
+            |name: &str, num_axes: &[usize]| file.shape(name).map(|_| read_tensor(&file, name, num_axes)).transpose();
+        // A one-shot autoencoder's noise is a vector.
+        let (z_terminal, x_terminal) = (read("z_T", &[2])?, read("x_T", &[2, 4])?);
         let counts: Vec<usize> =
             [&z_terminal, &x_terminal].into_iter().flatten().map(|tensor| tensor.dims()[0]).collect();
         match counts[..] {

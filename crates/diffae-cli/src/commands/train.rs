@@ -6,15 +6,16 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
+use diffae_infer::BUILT_IN_MODEL;
 use diffae_train::{
     FOLDER_LABELS, Notes, Outcome, Pictures, RunFolder, Split, Stage, StepReport, TrainConfig, TrainOptions, Trainer,
-    presets, train,
+    Work, presets, train,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::{StageChoice, TrainArgs};
+use crate::args::{GlobalArgs, NumberType, StageChoice, TrainArgs};
 use crate::output::say;
 use crate::session::{catch_interrupts, interrupted};
 
@@ -24,7 +25,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 const MOST_MEASURED: usize = 8;
 
 /// Trains what is missing in a run folder, or says what would be done.
-pub(crate) fn run(args: &TrainArgs) -> Result<()> {
+pub(crate) fn run(global: &GlobalArgs, args: &TrainArgs) -> Result<()> {
+    check_device(global)?;
     if args.dry_run {
         return dry_run(&config(args)?, args.data.as_deref());
     }
@@ -52,14 +54,28 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     }
 }
 
+/// Refuses what training would not follow.
+fn check_device(global: &GlobalArgs) -> Result<()> {
+    ensure!(
+        ["auto", "cpu"].contains(&global.device.as_str()),
+        "training runs on the CPU only, not on --device {}",
+        global.device
+    );
+    ensure!(
+        global.dtype == NumberType::F32,
+        "training computes in f32; --set objective.activations=bf16 keeps what the way back needs in half the memory"
+    );
+    Ok(())
+}
+
 fn begin(args: &TrainArgs, out: &Path) -> Result<RunFolder> {
     let data = args.data.as_deref().context("--data is missing: the folder of pictures")?;
     let notes = Notes {
         data: absolute(data)?,
         labels: args.labels.as_deref().map(labels_path).transpose()?,
-        init_from: args.init_from.as_deref().map(absolute).transpose()?,
+        init_from: args.init_from.as_deref().map(model_path).transpose()?,
         freeze: args.freeze.clone(),
-        done: vec![],
+        ..Notes::default()
     };
     Ok(RunFolder::open_or_create(out, &config(args)?, &notes)?)
 }
@@ -67,6 +83,11 @@ fn begin(args: &TrainArgs, out: &Path) -> Result<RunFolder> {
 /// A run may be resumed from anywhere.
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("{} is not a path", path.display()))
+}
+
+/// The same of a model, which may be the built-in one.
+fn model_path(model: &Path) -> Result<PathBuf> {
+    if model == Path::new(BUILT_IN_MODEL) { Ok(model.to_owned()) } else { absolute(model) }
 }
 
 fn labels_path(labels: &Path) -> Result<PathBuf> {
@@ -128,6 +149,7 @@ struct Progress(RefCell<Option<Shown>>);
 
 struct Shown {
     stage: Stage,
+    work: Work,
     start: Instant,
     first: usize,
     last_line: Instant,
@@ -140,7 +162,7 @@ impl Progress {
     /// Breaks after Ctrl-C.
     fn step(&self, report: &StepReport) -> ControlFlow<()> {
         let mut shown = self.0.borrow_mut();
-        if shown.as_ref().is_none_or(|shown| shown.stage != report.stage) {
+        if shown.as_ref().is_none_or(|shown| (shown.stage, shown.work) != (report.stage, report.work)) {
             if let Some(bar) = shown.take().and_then(|shown| shown.bar) {
                 bar.finish_and_clear();
             }
@@ -159,6 +181,14 @@ impl Progress {
     }
 }
 
+/// What is under way.
+fn label(report: &StepReport) -> String {
+    match report.work {
+        Work::Training => report.stage.name().to_owned(),
+        Work::Encoding => format!("{}, encoding", report.stage.name()),
+    }
+}
+
 impl Shown {
     fn new(report: &StepReport) -> Self {
         let loud = tracing::enabled!(tracing::Level::WARN);
@@ -166,18 +196,20 @@ impl Shown {
             let bar = ProgressBar::with_draw_target(Some(report.num_steps as u64), ProgressDrawTarget::stderr());
             let template = "{prefix} {wide_bar} {pos}/{len} steps, {msg}, ETA {eta}";
             bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.set_prefix(report.stage.name());
+            bar.set_prefix(label(report));
             bar
         });
         let start = Instant::now();
-        Self { stage: report.stage, start, first: report.step, last_line: start, bar, loss: report.loss }
+        let (stage, work) = (report.stage, report.work);
+        Self { stage, work, start, first: report.step, last_line: start, bar, loss: report.loss }
     }
 
     fn update(&mut self, report: &StepReport) {
         self.loss += (report.loss - self.loss) * 0.05;
         let elapsed = self.start.elapsed().as_secs_f64().max(1e-9);
         let rate = ((report.step - self.first) * report.batch) as f64 / elapsed;
-        let message = format!("loss {:.4}, {rate:.1} pictures/s", self.loss);
+        let loss = if self.work == Work::Training { format!("loss {:.4}, ", self.loss) } else { String::new() };
+        let message = format!("{loss}{rate:.1} pictures/s");
         if let Some(bar) = &self.bar {
             bar.set_position(report.step as u64);
             bar.set_message(message);
@@ -185,7 +217,7 @@ impl Shown {
             self.last_line = Instant::now();
             let left = (report.num_steps - report.step) * report.batch;
             let eta_secs = left as f64 / rate.max(1e-9);
-            let (name, step, num_steps) = (report.stage.name(), report.step, report.num_steps);
+            let (name, step, num_steps) = (label(report), report.step, report.num_steps);
             eprintln!("{name}: step {step} of {num_steps}, {message}, ETA {eta_secs:.0} s");
         }
     }

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use diffae_infer::{NoiseSource, list_inputs, rgb_from_tensor, sheet};
 
 use crate::args::{GlobalArgs, VariationsArgs};
-use crate::output::{PictureOutput, Provenance, say};
+use crate::output::{MOST_ON_SHEET, PictureOutput, Provenance, say};
 use crate::progress::Progress;
 use crate::session::Session;
 
@@ -18,16 +18,18 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
     if !session.has_z_sem() {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())
     }
+    session.check_steps("--steps", args.decoding.steps)?;
     let noise = NoiseSource::new(args.random.seed);
     let provenance = Provenance::new(session.model.fingerprint())
         .with("steps", &args.decoding.steps)
         .with("seed", &args.random.seed);
     let progress = Progress::start("variations", inputs.len() * args.count, args.decoding.steps);
-    let mut rows = Vec::with_capacity(inputs.len());
+    let mut rows = Vec::new();
     for (position, input) in inputs.iter().enumerate() {
         let x_0 = session.read(std::slice::from_ref(input))?;
         let z_sem = session.model.encode_semantic(&x_0)?;
-        let mut row = vec![rgb_from_tensor(&x_0.get(0)?)?];
+        let is_shown = output.has_sheet() && rows.len() < MOST_ON_SHEET;
+        let mut row = if is_shown { vec![rgb_from_tensor(&x_0.get(0)?)?] } else { vec![] };
         let mut done = 0;
         for names in names(&input.name).chunks(session.batch_size()) {
             let first = (position * args.count + done) as u64;
@@ -35,12 +37,14 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
             let z_sems = z_sem.repeat((names.len(), 1))?;
             let decoded = session.decode(&x_terminal, Some(&z_sems), args.decoding.steps, &progress)?;
             output.write(&decoded, names, &provenance)?;
-            for idx in 0..names.len() {
+            for idx in (0..names.len()).filter(|_| is_shown) {
                 row.push(rgb_from_tensor(&decoded.get(idx)?)?);
             }
             done += names.len();
         }
-        rows.push(row);
+        if is_shown {
+            rows.push(row);
+        }
     }
     progress.finish();
     output.write_sheet("sheet.png", &sheet(&rows), &provenance)?;

@@ -20,11 +20,53 @@ use crate::{add, concat_channels};
 /// packed, and lets go of the originals.
 #[derive(Debug, Clone)]
 pub struct ConvWeight {
-    /// `None` once packed.
-    weight: Arc<Mutex<Option<Tensor>>>,
+    weight: Weight,
     bias: Tensor,
     dims: (usize, usize, usize),
-    packed: Option<Arc<OnceLock<Packed>>>,
+}
+
+#[derive(Debug, Clone)]
+enum Weight {
+    Trainable(Tensor),
+    /// Clones share it.
+    Frozen(Arc<Frozen>),
+}
+
+/// Weights that are packed at the first use.
+#[derive(Debug)]
+struct Frozen {
+    /// Until they are packed.
+    original: Mutex<Option<Tensor>>,
+    packed: OnceLock<Packed>,
+}
+
+impl Frozen {
+    fn original(&self) -> std::sync::MutexGuard<'_, Option<Tensor>> {
+        // Nothing in it can be half done.
+        self.original.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The packed weights; packs them, and lets go of the originals, at the first call.
+    fn packed(&self, sizes: &Sizes) -> Result<&Packed> {
+        if let Some(packed) = self.packed.get() {
+            return Ok(packed);
+        }
+        // Not under the lock: while it waits for others to pack, this thread may take up work that comes here again.
+        let original = self.original().clone();
+        let Some(original) = original else {
+            // Another thread was faster.
+            return match self.packed.get() {
+                Some(packed) => Ok(packed),
+                None => bail!("the weights of this layer are lost"),
+            };
+        };
+        let made = with_floats(&original, |values| {
+            Ok(Packed::lasting(sizes.algorithm()?, Direction::Forward, values, (sizes.outputs, sizes.inputs)))
+        })?;
+        let packed = self.packed.get_or_init(|| made);
+        self.original().take();
+        Ok(packed)
+    }
 }
 
 /// What a convolution is applied to: `conv(act(norm([x, lateral]))) + residual`.
@@ -83,27 +125,32 @@ impl ConvWeight {
         if bias.dims() != [dims.0] {
             bail!("weight {:?} and bias {:?} are not those of a convolution", weight.dims(), bias.dims())
         }
-        let weight = Arc::new(Mutex::new(Some(weight)));
-        Ok(Self { weight, bias, dims, packed: None })
+        Ok(Self { weight: Weight::Trainable(weight), bias, dims })
     }
 
     /// Promises that no gradients will be asked for.
     ///
     /// Where this crate's kernels run on the weights, they are packed at the first use and the originals dropped; later
-    /// uses on pictures of another size are right, but may not be the fastest.
+    /// uses on pictures of another size are right, but may not be the fastest. Clones that were made before are not
+    /// frozen, those that are made later share the packed weights.
     pub fn freeze(&mut self) {
-        let fits = self.lock().as_ref().is_some_and(|weight| runs_here([weight]));
-        if fits && Algorithm::for_kernel(self.dims.2).is_some() && self.packed.is_none() {
-            self.packed = Some(Arc::new(OnceLock::new()));
+        let Weight::Trainable(weight) = &self.weight else { return };
+        if runs_here([weight]) && Algorithm::for_kernel(self.dims.2).is_some() {
+            let original = Mutex::new(Some(weight.clone()));
+            self.weight = Weight::Frozen(Arc::new(Frozen { original, packed: OnceLock::new() }));
         }
     }
 
     /// Bytes of the weights as they are held now, bias not counted.
     #[must_use]
     pub fn num_bytes(&self) -> usize {
-        match self.packed.as_ref().and_then(|packed| packed.get()) {
-            Some(packed) => packed.data.num_bytes(),
-            None => self.lock().as_ref().map_or(0, |weight| weight.elem_count() * weight.dtype().size_in_bytes()),
+        let bytes_of = |weight: &Tensor| weight.elem_count() * weight.dtype().size_in_bytes();
+        match &self.weight {
+            Weight::Trainable(weight) => bytes_of(weight),
+            Weight::Frozen(frozen) => match frozen.packed.get() {
+                Some(packed) => packed.data.num_bytes(),
+                None => frozen.original().as_ref().map_or(0, bytes_of),
+            },
         }
     }
 
@@ -114,12 +161,16 @@ impl ConvWeight {
     /// # Errors
     /// If shapes do not fit, or gradients are asked of frozen weights.
     pub fn apply(&self, input: &ConvInput<'_>) -> Result<Tensor> {
-        if let Some(packed) = &self.packed
-            && (kernel_set() != KernelSet::Candle || packed.get().is_some())
-        {
-            return self.apply_packed(packed, input);
-        }
-        let Some(weight) = self.lock().clone() else { bail!("the weights of this layer have been packed") };
+        let weight = match &self.weight {
+            Weight::Trainable(weight) => weight.clone(),
+            Weight::Frozen(frozen) => {
+                let original = if kernel_set() == KernelSet::Candle { frozen.original().clone() } else { None };
+                match original {
+                    Some(original) => original,
+                    None => return self.apply_packed(frozen, input),
+                }
+            }
+        };
         let has_kernel = Algorithm::for_kernel(self.dims.2).is_some();
         if !in_graph() && has_kernel && runs_here(input.tensors().chain([&weight, &self.bias])) {
             return fused::apply(input, [&weight, &self.bias]);
@@ -138,12 +189,7 @@ impl ConvWeight {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Tensor>> {
-        // Nothing in it can be half done.
-        self.weight.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn apply_packed(&self, packed: &OnceLock<Packed>, input: &ConvInput<'_>) -> Result<Tensor> {
+    fn apply_packed(&self, frozen: &Frozen, input: &ConvInput<'_>) -> Result<Tensor> {
         if input.tensors().any(|tensor| tensor.track_op() || tape::is_tracked(tensor)) {
             bail!("gradients were asked of a layer whose weights are frozen")
         }
@@ -151,10 +197,7 @@ impl ConvWeight {
             bail!("a frozen layer works on f32 tensors on the CPU")
         }
         let sizes = input.check(self.dims)?;
-        let packed = match packed.get() {
-            Some(packed) => packed,
-            None => self.pack(packed, &sizes)?,
-        };
+        let packed = frozen.packed(&sizes)?;
         let y = with_planes(input, &sizes, |planes, _| {
             with_floats(&self.bias, |bias| {
                 with_optional(input.residual, |residual| {
@@ -163,21 +206,6 @@ impl ConvWeight {
             })
         })?;
         Tensor::from_vec(y, sizes.output_shape(), &Device::Cpu)
-    }
-
-    /// Packs the weights and lets go of them.
-    fn pack<'p>(&self, packed: &'p OnceLock<Packed>, sizes: &Sizes) -> Result<&'p Packed> {
-        let mut weight = self.lock();
-        if let Some(original) = weight.take() {
-            let made = with_floats(&original, |values| {
-                Ok(Packed::lasting(sizes.algorithm()?, Direction::Forward, values, (sizes.outputs, sizes.inputs)))
-            })?;
-            return Ok(packed.get_or_init(|| made));
-        }
-        match packed.get() {
-            Some(packed) => Ok(packed),
-            None => bail!("the weights of this layer are lost"),
-        }
     }
 }
 

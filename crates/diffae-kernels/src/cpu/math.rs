@@ -2,7 +2,7 @@
 
 use super::simd::Simd;
 
-/// `e^x`, within 2 units in the last place for `x` in `[-87, 88]`; outside, of the nearer end.
+/// `e^x`, within 2 units in the last place for `x` in `[-87, 88]`; outside, of the nearer end; NaN of NaN.
 ///
 /// `x = n ln 2 + r` with n whole and `|r| <= ln(2) / 2`; `e^r` by a polynomial of degree 6.
 ///
@@ -16,7 +16,8 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     const POLYNOMIAL: [f32; 5] = [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5];
     // SAFETY: the caller's promise is that of every method called.
     unsafe {
-        let x = S::min(S::max(x, S::splat(-87.)), S::splat(88.));
+        // In this order NaN comes through: where one operand is NaN, the second is the result.
+        let x = S::min(S::splat(88.), S::max(S::splat(-87.), x));
         let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
         let r = S::fnma(n, S::splat(LN_2[1]), S::fnma(n, S::splat(LN_2[0]), x));
         let mut p = S::splat(POLYNOMIAL[0]);

@@ -214,11 +214,15 @@ impl LatentMoments {
     /// Joins mean and standard deviation.
     ///
     /// # Errors
-    /// [`Error::StdNotPositive`] if a standard deviation is zero or negative.
+    /// [`Error::StdNotPositive`] if a standard deviation is not a positive number; [`Error::ShapeMismatch`] if there are
+    /// not as many as means.
     pub fn new(mean: Tensor, std: Tensor) -> Result<Self> {
         let failed = |source| Error::Tensor { part: "reading latent statistics", source };
         let values = std.flatten_all().and_then(|std| std.to_vec1::<f32>()).map_err(failed)?;
-        match values.iter().position(|&value| value <= 0.) {
+        if mean.dims() != std.dims() {
+            return Err(shape_mismatch("the standard deviation of z_sem", &std, mean.dims()));
+        }
+        match values.iter().position(|&value| !(value > 0. && value.is_finite())) {
             Some(component) => Err(Error::StdNotPositive { component }),
             None => Ok(Self { mean, std }),
         }

@@ -77,6 +77,14 @@ impl SafetensorsFile {
     }
 }
 
+impl SafetensorsFile {
+    /// Whether a tensor is there, and holds floats.
+    pub(crate) fn is_float(&self, name: &str) -> bool {
+        let dtype = self.metadata.info(name).map(|info| info.dtype);
+        dtype.is_some_and(|dtype| matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16))
+    }
+}
+
 impl TensorSource for SafetensorsFile {
     fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.metadata.offset_keys();
@@ -102,6 +110,12 @@ impl TensorSource for SafetensorsFile {
             Dtype::U8 => DType::U8,
             other => return Err(Error::UnsupportedDtype { name: name.to_owned(), dtype: format!("{other:?}") }),
         };
+        // A tensor without elements may have any other sizes, which must not overflow where they are multiplied.
+        let product = info.shape.iter().filter(|size| **size > 0).try_fold(1usize, |all, size| all.checked_mul(*size));
+        if product.is_none() {
+            let source = safetensors::SafeTensorError::ValidationOverflow;
+            return Err(Error::Safetensors { path: self.path.clone(), source });
+        }
         let (start, end) = info.data_offsets;
         let bytes = Cow::Borrowed(&self.bytes[self.data_start + start..self.data_start + end]);
         Ok(StoredTensor { name: name.to_owned(), dtype, shape: info.shape.clone(), bytes })

@@ -165,7 +165,8 @@ struct Levels {
 impl Levels {
     fn attention(&self, image_size: usize) -> Vec<usize> {
         let attending = self.attends.iter().enumerate().filter(|&(_, &attends)| attends);
-        attending.map(|(level, _)| image_size >> level).collect()
+        let size_at = |level: usize| u32::try_from(level).ok().and_then(|level| image_size.checked_shr(level));
+        attending.map(|(level, _)| size_at(level).unwrap_or(0)).collect()
     }
 }
 

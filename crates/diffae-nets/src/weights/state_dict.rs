@@ -26,9 +26,9 @@ pub fn read_state_dict(path: &Path) -> Result<TensorMap> {
     if path.extension().is_some_and(|extension| extension == SAFETENSORS) {
         let file = SafetensorsFile::open(path)?;
         for name in file.names() {
-            let tensor = file.read(&name)?;
-            if tensor.dtype.is_float() {
-                tensors.insert(name, tensor.to_tensor(DType::F32, &Device::Cpu)?);
+            if file.is_float(&name) {
+                let tensor = file.read(&name)?.to_tensor(DType::F32, &Device::Cpu)?;
+                tensors.insert(name, tensor);
             }
         }
         return Ok(TensorMap(tensors));

@@ -73,6 +73,18 @@ fn tensors_that_share_a_storage_are_views_of_it() {
 }
 
 #[test]
+fn a_small_file_cannot_fill_the_memory() {
+    let names = ["a", "b", "c", "d", "e"];
+    let all = |names: &[&str]| {
+        let tensors: Vec<_> = names.iter().map(|&name| (name, tensor(&bytes_storage(), 0, &[8], &[1]))).collect();
+        with_tensors(&tensors).tensors_under("state_dict")
+    };
+    assert_eq!(all(&names[..4]).unwrap().len(), 4);
+    let error = all(&names).unwrap_err();
+    assert!(matches!(error, TorchError::TooManyBytes { limit: 32, .. }), "{error}");
+}
+
+#[test]
 fn all_forms_of_tensors_are_understood() {
     let data = tensor(&bytes_storage(), 0, &[2], &[1]);
     let hooks = || call("collections", "OrderedDict", &[]);
@@ -236,7 +248,7 @@ fn storages_must_be_there_with_the_declared_length() {
 
 #[test]
 fn the_number_of_tensors_is_limited() {
-    let mut entries = [b"}".to_vec(), tensor(&bytes_storage(), 0, &[2], &[1]), b"q\x010(".to_vec()].concat();
+    let mut entries = [b"}".to_vec(), tensor(&bytes_storage(), 0, &[0], &[1]), b"q\x010(".to_vec()].concat();
     for name in 0..=100_000 {
         entries.extend(text(&name.to_string()));
         entries.extend(b"h\x01");

@@ -4,11 +4,10 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use diffae_infer::is_picture_name;
+
 use super::folder::{Item, Place};
 use crate::error::{Result, at};
-
-/// Endings of members that are taken for pictures.
-const PICTURES: [&str; 6] = [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"];
 
 /// How names of archives end.
 pub(super) const EXTENSION: &str = "tar";
@@ -21,7 +20,7 @@ pub(super) fn members(archive: &Path) -> Result<Vec<Item>> {
     for entry in reader.entries_with_seek().map_err(at(archive))? {
         let entry = entry.map_err(at(archive))?;
         let name = entry.path().map_err(at(archive))?.to_string_lossy().into_owned();
-        let is_picture = PICTURES.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
+        let is_picture = is_picture_name(Path::new(&name));
         if entry.header().entry_type().is_file() && is_picture {
             let length = usize::try_from(entry.size()).unwrap_or(usize::MAX);
             items.push(Item {

@@ -1,6 +1,6 @@
 //! Attributes of pictures: `CelebA` attribute files, CSV, or one folder a class.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 
@@ -17,6 +17,25 @@ pub struct Labels {
 }
 
 impl Labels {
+    /// Labels of pictures, which they fit: of a file, or of folders if the path is [`FOLDER_LABELS`](crate::FOLDER_LABELS).
+    ///
+    /// # Errors
+    /// As [`Labels::from_file`], [`Labels::from_folders`] and [`Labels::check`].
+    pub fn of_pictures(path: &Path, pictures: &[&Pictures]) -> Result<Self> {
+        let is_folders = path == Path::new(crate::FOLDER_LABELS);
+        let labels = if is_folders { Self::from_folders(pictures)? } else { Self::from_file(path)? };
+        labels.check(path, pictures)?;
+        Ok(labels)
+    }
+
+    /// Tells labels from others.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let rows: BTreeMap<&String, &Vec<bool>> = self.rows.iter().collect();
+        let hash = blake3::hash(format!("{:?} {rows:?}", self.names).as_bytes());
+        hash.to_hex().chars().take(16).collect()
+    }
+
     /// Reads a `CelebA` or `CelebAMask-HQ` attribute file, or a CSV file: a header with a column of file names first and
     /// one attribute a further column, values 1 and 0 or -1.
     ///

@@ -164,7 +164,7 @@ impl Source {
 
     /// Warns once of each file, and fails if there are too many.
     fn note_broken(&self, idx: usize, error: &Error) -> Result<()> {
-        let path = self.pictures.file(idx).to_owned();
+        let path = self.pictures.root().join(self.pictures.name(idx));
         let mut broken = self.broken();
         if broken.insert(path.clone()) {
             tracing::warn!("left out: {error} ({})", path.display());

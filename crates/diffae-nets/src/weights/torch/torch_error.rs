@@ -123,6 +123,14 @@ pub enum TorchError {
         /// The limit.
         limit: usize,
     },
+    /// The tensors of a dict are far larger together than the storages that they share.
+    #[error("the tensors of {within} would take more than {limit} bytes, far more than their storages have")]
+    TooManyBytes {
+        /// The dict.
+        within: String,
+        /// The limit.
+        limit: u64,
+    },
     /// A tensor's description is not what PyTorch writes.
     #[error("the description of tensor {tensor:?} is broken: {problem}")]
     MalformedTensor {

@@ -5,8 +5,8 @@
 //! tensors are views of it; `<name>/byteorder` exists since PyTorch 2.1. No code of the pickle is ever run.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ use super::zip_directory::ZipDirectory;
 
 /// How many tensors one dict may hold.
 const MAX_TENSORS: usize = 100_000;
+/// How many times the size of their storages the tensors of a dict may have together: some share their numbers.
+const MOST_COPIES: u64 = 4;
 /// How many keys the error for a missing one lists.
 const NUM_LISTED_KEYS: usize = 16;
 
@@ -96,7 +98,7 @@ impl TorchFile {
     /// below.
     /// # Errors
     /// [`TorchError::MissingKey`], [`TorchError::NotDict`] if there is no such dict; [`TorchError::DuplicateKey`],
-    /// [`TorchError::MalformedTensor`] or [`TorchError::TooManyTensors`] if it is broken. A tensor of a kind that is not
+    /// [`TorchError::MalformedTensor`], [`TorchError::TooManyTensors`] or [`TorchError::TooManyBytes`] if it is broken. A tensor of a kind that is not
     /// supported is listed; [`TensorRef::view`] and [`TorchFile::read`] report it.
     pub fn tensors_under(&self, key: &str) -> Result<BTreeMap<String, TensorRef>, TorchError> {
         let Some(&dict) = self.root_entries.get(key) else {
@@ -170,6 +172,10 @@ impl TorchFile {
         let Some(entries) = self.arena.dict_entries(dict) else {
             return Err(TorchError::NotDict { key: excerpt(key), found: describe(&self.arena, dict) });
         };
+        // Tensors may share their numbers, as the copies of a parameter do: each is read for itself, so that a small file of
+        // many names for one tensor would fill the memory.
+        let mut storages: BTreeSet<String> = BTreeSet::new();
+        let (mut bytes, mut bytes_of_storages) = (0u64, 0u64);
         let mut tensors = BTreeMap::new();
         for (name, value) in entries {
             let Some(name) = self.arena.text(name) else {
@@ -180,6 +186,19 @@ impl TorchFile {
             };
             if tensors.len() == MAX_TENSORS {
                 return Err(TorchError::TooManyTensors { within: excerpt(key), limit: MAX_TENSORS });
+            }
+            if let Ok(view) = tensor.view() {
+                let sized = |numel: u64| numel.saturating_mul(view.dtype.num_bytes() as u64);
+                let numel = view.shape.iter().fold(1u64, |numel, &size| numel.saturating_mul(size as u64));
+                // One that is larger than its storage cannot be read.
+                bytes = bytes.saturating_add(sized(numel.min(view.storage_numel as u64)));
+                if storages.insert(view.storage_key.clone()) {
+                    bytes_of_storages = bytes_of_storages.saturating_add(sized(view.storage_numel as u64));
+                }
+            }
+            let limit = bytes_of_storages.saturating_mul(MOST_COPIES);
+            if bytes > limit {
+                return Err(TorchError::TooManyBytes { within: excerpt(key), limit });
             }
             if tensors.insert(name.to_owned(), tensor).is_some() {
                 return Err(TorchError::DuplicateKey { within: excerpt(key), key: excerpt(name) });
