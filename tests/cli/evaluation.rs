@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -117,14 +118,10 @@ fn attributes_that_codes_hold_are_found() {
     workspace.run(&[&args[..], &["--folds", "4"]].concat()).fails_with("plain DDPM");
 }
 
-#[test]
-fn edits_are_compared_with_the_truth() {
-    let workspace = Workspace::new();
-    workspace.import("autoenc32");
-    let info = workspace.run(&["info", "model", "--json"]).succeeds().json();
-    let attribute = info["attributes"][0].as_str().unwrap().to_owned();
+/// Six pictures without an attribute, a blue lower third, and with it.
+fn save_pairs(attribute: &Path) {
     for side in ["without", "with"] {
-        let folder = workspace.path("pairs").join(&attribute).join(side);
+        let folder = attribute.join(side);
         fs::create_dir_all(&folder).unwrap();
         for number in 0..6u32 {
             let picture = image::RgbImage::from_fn(32, 32, |x, y| {
@@ -134,6 +131,15 @@ fn edits_are_compared_with_the_truth() {
             picture.save(folder.join(format!("{number}.png"))).unwrap();
         }
     }
+}
+
+#[test]
+fn edits_are_compared_with_the_truth() {
+    let workspace = Workspace::new();
+    workspace.import("autoenc32");
+    let info = workspace.run(&["info", "model", "--json"]).succeeds().json();
+    let attribute = info["attributes"][0].as_str().unwrap().to_owned();
+    save_pairs(&workspace.path("pairs").join(&attribute));
     let args =
         ["eval", "edits", "--model", "model", "--pairs", "pairs", "--steps", "2", "--invert-steps", "2", "--json"];
     let report = workspace.run(&[&args[..], &["--out", "eval"]].concat()).succeeds().json();
@@ -147,6 +153,39 @@ fn edits_are_compared_with_the_truth() {
     assert!(figure(&by_pairs, "rmse_edited", &of) > 0.);
     fs::remove_file(workspace.path("pairs").join(&attribute).join("with/0.png")).unwrap();
     workspace.run(&[&args[..], &["--out", "third"]].concat()).fails_with("names differ");
+}
+
+#[test]
+fn edits_are_learnt_from_pairs() {
+    let workspace = Workspace::new();
+    workspace.import("autoenc32");
+    save_pairs(&workspace.path("pairs/attribute_1"));
+    save_pairs(&workspace.path("pairs/Unheard_Of"));
+    let args = ["fit-edits", "--model", "model", "--pairs", "pairs", "--out"];
+    let fitted = workspace.run(&[&args[..], &["taught"]].concat()).succeeds();
+    assert!(fitted.stderr().contains("Unheard_Of") && fitted.stdout().contains("attribute_1"));
+    workspace.run(&[&args[..], &["taught"]].concat()).fails_with("exists");
+    workspace.run(&[&args[..], &["other", "--rank", "49"]].concat()).fails_with("at most 48");
+    workspace.run(&[&args[..], &["other", "--limit", "1"]].concat()).fails_with("at least 2");
+    workspace.run(&[&args[..], &["fixed", "--rank", "0"]].concat()).succeeds();
+
+    // The way from a picture without to that with it is forward, with one direction for all and with local ones.
+    fs::remove_dir_all(workspace.path("pairs/Unheard_Of")).unwrap();
+    let measured = |model: &str| {
+        let args = ["eval", "edits", "--model", model, "--pairs", "pairs", "--steps", "2", "--invert-steps", "2"];
+        let out = format!("eval-{model}");
+        let report = workspace.run(&[&args[..], &["--json", "--out", &out]].concat()).succeeds().json();
+        figure(&report, "strength", &[("attribute", "attribute_1")])
+    };
+    let [by_row, fixed, local] = ["model", "fixed", "taught"].map(measured);
+    assert!(fixed > 0. && local > 0. && (fixed - by_row).abs() > 1e-6, "{by_row} {fixed} {local}");
+
+    let photograph = crate::support::photograph();
+    let args = ["edit", "--model", "taught", &photograph, "--attribute", "attribute_1", "--out", "out"];
+    workspace.run(&[&args[..], &["--steps", "2", "--invert-steps", "2"]].concat()).succeeds();
+    let model = checkpoint("autoenc32");
+    let args = ["fit-edits", "--model", &model, "--pairs", "pairs", "--out", "none"];
+    workspace.run(&args).fails_with("classifier");
 }
 
 #[test]

@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Variations(VariationsArgs),
     /// Train a model on a folder of pictures
     Train(TrainArgs),
+    /// Learn edits from pairs of pictures that differ in one attribute
+    FitEdits(FitEditsArgs),
     /// Measure a model
     Eval(EvalArgs),
     /// List the presets of training, or print one
@@ -381,6 +383,25 @@ pub(crate) struct EditArgs {
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) inversion: InversionArgs,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FitEditsArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Folder of pairs: ATTRIBUTE/without and ATTRIBUTE/with hold pictures of the same names
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pairs: PathBuf,
+    /// Take the first pairs of each attribute only
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) limit: Option<usize>,
+    /// In how many ways a direction may depend on the picture; 0 for one direction for all
+    #[arg(long, default_value_t = 8, value_name = "R")]
+    pub(crate) rank: usize,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
     #[command(flatten)]
     pub(crate) batch: BatchArgs,
 }

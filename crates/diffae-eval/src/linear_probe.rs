@@ -12,6 +12,24 @@ const MAX_STEPS: usize = 100;
 /// The gradient, relative to the number of rows, below which nothing moves any more.
 const TOLERANCE: f64 = 1e-10;
 
+/// Choices of [`InversePenalty::Chosen`], rising: the powers of ten that matter for standardized rows.
+const CHOICES: [f64; 9] = [1e-3, 1e-2, 0.1, 1., 10., 100., 1e3, 1e4, 1e5];
+/// One row in so many judges a choice, and is not fitted to meanwhile.
+const JUDGES_ONE_IN: usize = 5;
+
+/// How loosely a probe is held: the weight of its errors against that of the size of its weights, scikit-learn's `C`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum InversePenalty {
+    /// This one, above 0.
+    Fixed(f64),
+    /// The power of ten of 0.001 to 100,000 by which a probe of four fifths of the rows fitted to predicts the last fifth
+    /// best, by cross-entropy. 1 if one of these parts has rows of one kind only.
+    ///
+    /// Codes hold some of what they know in directions along which they hardly vary. A penalty that suits the rest keeps a
+    /// probe from reading these.
+    Chosen,
+}
+
 /// A logistic regression: `P(present | x) = 1 / (1 + exp(-(w . x + b)))`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinearProbe {
@@ -53,6 +71,11 @@ impl LinearProbe {
     }
 
     pub(crate) fn fit_rows(rows: &[Vec<f64>], present: &[bool], inverse_penalty: f64) -> Result<Self> {
+        Self::fit_from(None, rows, present, inverse_penalty)
+    }
+
+    /// Like [`LinearProbe::fit_rows`], from a probe that is near: the minimum is the same, the way to it shorter.
+    fn fit_from(near: Option<&Self>, rows: &[Vec<f64>], present: &[bool], inverse_penalty: f64) -> Result<Self> {
         if rows.len() != present.len() {
             return Err(Error::Lengths { scores: rows.len(), labels: present.len() });
         }
@@ -64,7 +87,8 @@ impl LinearProbe {
         let x = Mat::from_fn(rows.len(), width + 1, |i, j| rows[i].get(j).copied().unwrap_or(1.));
         let target: Vec<f64> = present.iter().map(|&present| f64::from(u8::from(present))).collect();
         let problem = Problem { x, target, inverse_penalty };
-        let mut w = Mat::zeros(width + 1, 1);
+        let start = |j: usize| near.map_or(0., |near| near.weight.get(j).copied().unwrap_or(near.bias));
+        let mut w = Mat::from_fn(width + 1, 1, |j, _| start(j));
         let mut loss = problem.loss(&w);
         for _ in 0..MAX_STEPS {
             let (gradient, hessian) = problem.derivatives(&w);
@@ -91,6 +115,41 @@ impl LinearProbe {
     }
 }
 
+impl InversePenalty {
+    /// The value for rows that a probe will be fitted to.
+    fn of(self, rows: &[Vec<f64>], present: &[bool]) -> Result<f64> {
+        const DEFAULT: f64 = 1.;
+        if let Self::Fixed(value) = self {
+            return Ok(value);
+        }
+        let part = |judges: bool| {
+            let chosen = rows.iter().zip(present).enumerate().filter(|(idx, _)| (idx % JUDGES_ONE_IN == 0) == judges);
+            chosen.map(|(_, (row, &present))| (row.clone(), present)).unzip()
+        };
+        let ((fitted, labels), (judges, truth)): ((Vec<_>, Vec<bool>), (Vec<_>, Vec<bool>)) = (part(false), part(true));
+        if [&labels, &truth].into_iter().any(|part| !part.contains(&true) || !part.contains(&false)) {
+            return Ok(DEFAULT);
+        }
+        let (mut best, mut probe) = ((f64::INFINITY, DEFAULT), None);
+        for choice in CHOICES {
+            let next = LinearProbe::fit_from(probe.as_ref(), &fitted, &labels, choice)?;
+            let entropy = |(row, y): (&Vec<f64>, &bool)| cross_entropy(next.logit(row), f64::from(u8::from(*y)));
+            let loss: f64 = judges.iter().zip(&truth).map(entropy).sum();
+            if loss >= best.0 {
+                break; // Looser ones fit ever more to chance.
+            }
+            best = (loss, choice);
+            probe = Some(next);
+        }
+        Ok(best.1)
+    }
+}
+
+/// `log(1 + exp(logit)) - y logit`, written so that nothing overflows.
+fn cross_entropy(logit: f64, y: f64) -> f64 {
+    logit.max(0.) + (-logit.abs()).exp().ln_1p() - y * logit
+}
+
 /// What is minimized.
 struct Problem {
     x: Mat<f64>,
@@ -101,11 +160,7 @@ struct Problem {
 impl Problem {
     fn loss(&self, w: &Mat<f64>) -> f64 {
         let logits = &self.x * w;
-        // log(1 + exp(a)) - y a, written so that nothing overflows.
-        let entropy = |(i, y): (usize, &f64)| {
-            let a = logits[(i, 0)];
-            a.max(0.) + (-a.abs()).exp().ln_1p() - y * a
-        };
+        let entropy = |(i, y): (usize, &f64)| cross_entropy(logits[(i, 0)], *y);
         let penalized = w.nrows() - 1;
         let penalty: f64 = (0..penalized).map(|j| w[(j, 0)].powi(2)).sum();
         self.inverse_penalty * self.target.iter().enumerate().map(entropy).sum::<f64>() + penalty / 2.
@@ -131,7 +186,8 @@ impl Problem {
 }
 
 /// The logit of each row from a probe that has not seen it: `num_folds` probes, each fitted to the rows of the other folds.
-/// Row i is in fold `i mod num_folds`. Columns are standardized with the mean and deviation of the rows fitted to.
+/// Row i is in fold `i mod num_folds`. Columns are standardized with the mean and deviation of the rows fitted to, and a
+/// penalty is chosen among these rows alone.
 ///
 /// # Shapes
 /// - `x`: `[N, D]`; result: N.
@@ -141,7 +197,7 @@ pub fn cross_validated_logits(
     x: &Tensor,
     present: &[bool],
     num_folds: usize,
-    inverse_penalty: f64,
+    inverse_penalty: InversePenalty,
 ) -> Result<Vec<f64>> {
     let rows = rows("x", x)?;
     for (what, got, least) in [("folds", num_folds, 2), ("rows for the folds", rows.len(), num_folds)] {
@@ -158,7 +214,7 @@ pub fn cross_validated_logits(
         let scale = Standardization::of(fitted.iter().map(|&row| rows[row].as_slice()));
         let x: Vec<Vec<f64>> = fitted.iter().map(|&row| scale.apply(&rows[row])).collect();
         let labels: Vec<bool> = fitted.iter().map(|&row| present[row]).collect();
-        let probe = LinearProbe::fit_rows(&x, &labels, inverse_penalty)?;
+        let probe = LinearProbe::fit_rows(&x, &labels, inverse_penalty.of(&x, &labels)?)?;
         for row in (fold..rows.len()).step_by(num_folds) {
             logits[row] = probe.logit(&scale.apply(&rows[row]));
         }
@@ -206,6 +262,8 @@ impl Standardization {
 mod tests {
     use super::*;
     use candle_core::Device;
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{Rng, SeedableRng};
 
     fn tensor(rows: &[[f64; 2]]) -> Tensor {
         Tensor::from_vec(rows.as_flattened().to_vec(), (rows.len(), 2), &Device::Cpu).unwrap()
@@ -217,7 +275,7 @@ mod tests {
         let present: Vec<bool> = (0..40).map(|i| i >= 20).collect();
         let probe = LinearProbe::fit(&tensor(&rows), &present, 1.).unwrap();
         assert!(probe.weight[0] > 3. * probe.weight[1].abs(), "{probe:?}");
-        let logits = cross_validated_logits(&tensor(&rows), &present, 5, 1.).unwrap();
+        let logits = cross_validated_logits(&tensor(&rows), &present, 5, InversePenalty::Fixed(1.)).unwrap();
         assert!(crate::auroc(&logits, &present).unwrap() > 0.99);
     }
 
@@ -247,11 +305,41 @@ mod tests {
     }
 
     #[test]
+    fn a_faint_direction_asks_for_a_loose_probe_and_chance_for_a_tight_one() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut uniform = || f64::from(random.next_u32()) / f64::from(u32::MAX);
+        // Two columns that are nearly the same; what little they differ by decides.
+        let rows: Vec<[f64; 2]> = (0..400)
+            .map(|_| {
+                let (x, d) = (uniform(), uniform());
+                [x, x + 0.01 * d]
+            })
+            .collect();
+        let present: Vec<bool> = rows.iter().map(|[x, y]| y - x > 0.005).collect();
+        let auroc_of = |penalty| {
+            let logits = cross_validated_logits(&tensor(&rows), &present, 5, penalty).unwrap();
+            crate::auroc(&logits, &present).unwrap()
+        };
+        let (fixed, chosen) = (auroc_of(InversePenalty::Fixed(1.)), auroc_of(InversePenalty::Chosen));
+        assert!(fixed < 0.9 && chosen > 0.99, "{fixed} {chosen}");
+
+        let rows: Vec<Vec<f64>> = (0..100).map(|_| (0..20).map(|_| uniform()).collect()).collect();
+        let chance: Vec<bool> = (0..100).map(|_| uniform() > 0.5).collect();
+        let tight = InversePenalty::Chosen.of(&standardized(&rows), &chance).unwrap();
+        assert!(tight < 1., "{tight}");
+        let few: Vec<bool> = (0..100).map(|i| i == 0).collect();
+        assert!((InversePenalty::Chosen.of(&rows, &few).unwrap() - 1.).abs() < 1e-9);
+    }
+
+    #[test]
     fn what_cannot_be_fitted_is_an_error() {
         let x = tensor(&[[0., 1.], [1., 0.]]);
         assert!(matches!(LinearProbe::fit(&x, &[true, true], 1.), Err(Error::OneClass)));
         assert!(matches!(LinearProbe::fit(&x, &[true], 1.), Err(Error::Lengths { .. })));
-        assert!(matches!(cross_validated_logits(&x, &[true, false], 5, 1.), Err(Error::TooFew { .. })));
+        assert!(matches!(
+            cross_validated_logits(&x, &[true, false], 5, InversePenalty::Chosen),
+            Err(Error::TooFew { .. })
+        ));
         let probe = LinearProbe { weight: vec![1.], bias: 0. };
         assert!(matches!(probe.logits(&x), Err(Error::WidthMismatch { got: 2, expected: 1 })));
     }

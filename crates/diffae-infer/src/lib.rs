@@ -90,7 +90,7 @@ pub use inputs::{Input, is_picture_name, list_inputs, picture_files, read_batch,
 pub use interpolate::{lerp, slerp};
 pub use model::{LoadOptions, Model};
 pub use model_config::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig, ModelKind};
-pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
+pub use model_dir::{CONFIG_FILE, LocalDirection, ModelSource, WEIGHTS_FILE};
 pub use noise::{NoisePurpose, NoiseSource};
 pub use pipeline::Pipeline;
 pub use sheet::{sheet, square_rows};

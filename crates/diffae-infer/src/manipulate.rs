@@ -18,7 +18,8 @@ impl Model {
         by_name.or_else(by_number).ok_or_else(unknown)
     }
 
-    /// `denormalize(normalize(z_sem) + strength * sqrt(D) * w_k / |w_k|)`, k being the attribute.
+    /// `denormalize(z + strength * sqrt(D) * w_k / |w_k|)` with `z = normalize(z_sem)`, k being the attribute; with local
+    /// directions `w_k + U_k^T V_k z` is in place of the `w_k` above the line.
     ///
     /// Strengths of -0.5 to 0.5 are useful, 0.3 is typical; negative ones take the attribute away.
     ///
@@ -34,11 +35,11 @@ impl Model {
             let got = strength.to_string();
             return Err(Error::OutOfRange { what: "the strength of an edit", got, expected: "a finite number" });
         }
-        let direction = computing("reading the attribute", self.classifier()?.direction(attribute_idx))?; // [D]
-        let width = direction.elem_count() as f64;
+        let classifier = self.classifier()?;
+        let length = strength * (classifier.config().z_channels as f64).sqrt();
         let z_sem_normalized = self.normalize(z_sem)?;
-        let offset = direction.to_device(self.device()).and_then(|direction| direction * (strength * width.sqrt()));
-        let moved = offset.and_then(|offset| z_sem_normalized.broadcast_add(&offset));
+        let directions = classifier.directions_at(attribute_idx, &z_sem_normalized);
+        let moved = directions.and_then(|directions| z_sem_normalized + (directions * length)?);
         self.denormalize(&computing("editing", moved)?)
     }
 }

@@ -11,7 +11,7 @@ use diffae_schedule::{NoiseSchedule, PredictionTarget};
 
 use crate::error::{Error, Result, computing};
 use crate::model_config::ModelConfig;
-use crate::model_dir::{ClassifierTensors, ModelSource};
+use crate::model_dir::ModelSource;
 
 /// Where and in which precision a model runs.
 #[derive(Debug, Clone)]
@@ -249,9 +249,8 @@ impl ModelSource {
 
     fn build_classifier(&self, device: &Device) -> candle_core::Result<Option<AttributeClassifier>> {
         let (Some(config), Some(tensors)) = (&self.config.classifier, &self.classifier) else { return Ok(None) };
-        let ClassifierTensors { weight, bias, directions } = tensors.clone();
-        let named = [("weight", weight), ("bias", bias), ("directions", directions)];
-        let named: HashMap<String, Tensor> = named.map(|(name, tensor)| (name.to_owned(), tensor)).into();
+        let named: HashMap<String, Tensor> =
+            tensors.named().into_iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
         AttributeClassifier::new(config, &VarBuilder::from_tensors(named, DType::F32, device)).map(Some)
     }
 }

@@ -40,12 +40,43 @@ pub(crate) struct ClassifierTensors {
     pub(crate) weight: Tensor,
     pub(crate) bias: Tensor,
     pub(crate) directions: Tensor,
+    /// V and U of local directions.
+    pub(crate) local: Option<[Tensor; 2]>,
+}
+
+impl ClassifierTensors {
+    /// By the names that they have below `classifier.`.
+    pub(crate) fn named(&self) -> Vec<(&'static str, &Tensor)> {
+        let mut named = vec![("weight", &self.weight), ("bias", &self.bias), ("directions", &self.directions)];
+        if let Some([inputs, outputs]) = &self.local {
+            named.extend([("local_inputs", inputs), ("local_outputs", outputs)]);
+        }
+        named
+    }
+}
+
+/// The way to an attribute: `direction + outputs^T inputs z` at the normalized code z.
+#[derive(Debug, Clone)]
+pub struct LocalDirection {
+    /// `[D]`: the way at the mean code.
+    pub direction: Tensor,
+    /// `[r, D]`: what of a code the way depends on.
+    pub inputs: Tensor,
+    /// `[r, D]`: how each of these bends it.
+    pub outputs: Tensor,
 }
 
 impl ModelSource {
     /// Tensors of a model directory that belong to no network.
-    pub(crate) const SIDE_TENSORS: [&str; 5] =
-        [MEAN, STD, "classifier.weight", "classifier.bias", "classifier.directions"];
+    pub(crate) const SIDE_TENSORS: [&str; 7] = [
+        MEAN,
+        STD,
+        "classifier.weight",
+        "classifier.bias",
+        "classifier.directions",
+        "classifier.local_inputs",
+        "classifier.local_outputs",
+    ];
 
     /// Opens a model directory, a `.safetensors` file inside one, or a released checkpoint. The path `toonheads` is the
     /// built-in model ([`BUILT_IN_MODEL`](crate::BUILT_IN_MODEL)) where that is compiled in; a folder of that name is
@@ -122,10 +153,14 @@ impl ModelSource {
         let weights = Weights::new(Arc::new(file));
         let read = |name: &str| weights.tensor(name, DType::F32, &Device::Cpu).map_err(failed);
         let classifier = match &config.classifier {
-            Some(_) => Some(ClassifierTensors {
+            Some(classifier) => Some(ClassifierTensors {
                 weight: read("classifier.weight")?,
                 bias: read("classifier.bias")?,
                 directions: read("classifier.directions")?,
+                local: match classifier.local_rank {
+                    0 => None,
+                    _ => Some([read("classifier.local_inputs")?, read("classifier.local_outputs")?]),
+                },
             }),
             None => None,
         };
@@ -181,7 +216,7 @@ impl ModelSource {
         Ok(())
     }
 
-    /// Adds or replaces the attribute classifier. Its statistics are taken over if the model has none.
+    /// Adds or replaces the attribute classifier; its directions are fixed. Its statistics are taken over if the model has none.
     ///
     /// `names` are those of its attributes; without them a classifier of 40 is taken for one of `CelebA`'s attributes,
     /// others are numbered.
@@ -199,15 +234,61 @@ impl ModelSource {
             let expected = format!("{num_attributes}, as many as the classifier has rows");
             return Err(mismatch("the number of attribute names", names.len(), expected));
         }
-        let config = ClassifierConfig::new(RawClassifierConfig { z_channels: width, attributes: names })
+        let config = ClassifierConfig::new(RawClassifierConfig { z_channels: width, attributes: names, local_rank: 0 })
             .map_err(|source| Error::Weights { path: self.path.clone(), source })?;
         self.config.classifier = Some(config);
         let ClassifierCheckpoint { directions, weight, bias, latent_moments } = checkpoint;
-        self.classifier = Some(ClassifierTensors { weight, bias, directions });
+        self.classifier = Some(ClassifierTensors { weight, bias, directions, local: None });
         match latent_moments {
             Some(moments) if self.moments.is_none() => self.set_latent_moments(moments),
             _ => Ok(()),
         }
+    }
+
+    /// Replaces the directions of some attributes, given by their numbers; the others keep theirs.
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`] if the model has no classifier; [`Error::Mismatch`] if there is no such attribute or the width
+    /// is another than that of its `z_sem`.
+    pub fn set_local_directions(&mut self, of_attributes: &BTreeMap<usize, LocalDirection>) -> Result<()> {
+        let missing = Error::MissingPart { part: "attribute classifier", hint: "train or import one first" };
+        let (Some(config), Some(classifier)) = (&self.config.classifier, &self.classifier) else { return Err(missing) };
+        let (count, width) = (config.attributes.len(), config.z_channels);
+        if let Some(&idx) = of_attributes.keys().find(|&&idx| idx >= count) {
+            return Err(mismatch("the number of the attribute", idx, format!("below {count}")));
+        }
+        let ranks = of_attributes.values().map(|of| of.inputs.dims().first().copied().unwrap_or(0));
+        let rank = ranks.fold(config.local_rank, usize::max);
+        let widths = of_attributes.values().flat_map(|of| [&of.direction, &of.inputs, &of.outputs]);
+        for tensor in widths {
+            self.check_width("the width of a direction", tensor.dims().last().copied().unwrap_or(0))?;
+        }
+        let stacked = || -> candle_core::Result<(Tensor, [Tensor; 2])> {
+            let padded = |rows: &Tensor| rows.pad_with_zeros(0, 0, rank.saturating_sub(rows.dim(0)?));
+            let none = Tensor::zeros((0, width), DType::F32, &Device::Cpu)?;
+            let (mut directions, mut inputs, mut outputs) = (vec![], vec![], vec![]);
+            for idx in 0..count {
+                let before = |which: usize| match &classifier.local {
+                    Some(local) => local[which].get(idx),
+                    None => Ok(none.clone()),
+                };
+                let (direction, input, output) = match of_attributes.get(&idx) {
+                    Some(of) => (of.direction.clone(), of.inputs.clone(), of.outputs.clone()),
+                    None => (classifier.directions.get(idx)?, before(0)?, before(1)?),
+                };
+                directions.push(direction);
+                inputs.push(padded(&input)?);
+                outputs.push(padded(&output)?);
+            }
+            Ok((Tensor::stack(&directions, 0)?, [Tensor::stack(&inputs, 0)?, Tensor::stack(&outputs, 0)?]))
+        };
+        let (directions, local) = computing("the directions of edits", stacked())?;
+        let raw = RawClassifierConfig { local_rank: rank, ..(**config).clone() };
+        let config = ClassifierConfig::new(raw).map_err(|source| Error::Weights { path: self.path.clone(), source })?;
+        let local = (rank > 0).then_some(local);
+        self.classifier = Some(ClassifierTensors { directions, local, ..classifier.clone() });
+        self.config.classifier = Some(config);
+        Ok(())
     }
 
     /// Number of parameters of the networks.
@@ -330,10 +411,8 @@ impl ModelSource {
             tensors.insert(MEAN.to_owned(), moments.mean.clone());
             tensors.insert(STD.to_owned(), moments.std.clone());
         }
-        if let Some(classifier) = &self.classifier {
-            tensors.insert("classifier.weight".to_owned(), classifier.weight.clone());
-            tensors.insert("classifier.bias".to_owned(), classifier.bias.clone());
-            tensors.insert("classifier.directions".to_owned(), classifier.directions.clone());
+        for (name, tensor) in self.classifier.iter().flat_map(ClassifierTensors::named) {
+            tensors.insert(format!("classifier.{name}"), tensor.clone());
         }
         Ok(tensors)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use diffae_infer::{
-    Codes, DecodeOptions, Error, LoadOptions, Model, ModelSource, NoisePurpose, NoiseSource, Overwrite,
+    Codes, DecodeOptions, Error, LoadOptions, LocalDirection, Model, ModelSource, NoisePurpose, NoiseSource, Overwrite,
 };
 use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, read_latent_moments};
 use diffae_schedule::{no_callback, no_noise};
@@ -127,6 +127,44 @@ fn statistics_and_classifiers_of_another_width_are_rejected() {
     assert!(matches!(source.set_latent_moments(moments), Err(Error::Mismatch { .. })));
     let classifier = ClassifierCheckpoint::open(&golden("autoenc32", "classifier.ckpt")).unwrap();
     assert!(matches!(source.set_classifier(classifier, None), Err(Error::Mismatch { .. })));
+}
+
+#[test]
+fn a_local_direction_bends_by_the_code_and_is_kept() {
+    let mut source = complete("autoenc32");
+    let row = |values: &[(usize, f32)]| {
+        let mut row = vec![0f32; 48];
+        values.iter().for_each(|&(idx, value)| row[idx] = value);
+        Tensor::from_vec(row, (1, 48), &Device::Cpu).unwrap()
+    };
+    // Along axis 0, and as far along axis 1 as the code is along axis 2.
+    let local = |direction: Tensor| LocalDirection {
+        direction: direction.squeeze(0).unwrap(),
+        inputs: row(&[(2, 1.)]),
+        outputs: row(&[(1, 2.)]),
+    };
+    let before = source.build(&LoadOptions::cpu()).unwrap();
+    source.set_local_directions(&[(3, local(row(&[(0, 2.)])))].into()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    source.write(folder.path(), DType::F32, Overwrite::Replace).unwrap();
+    let model = Model::load(folder.path(), &LoadOptions::cpu()).unwrap();
+    let z_sem = model.denormalize(&row(&[(2, -3.), (5, 1.)])).unwrap();
+    let moved = model.normalize(&model.edit(&z_sem, 3, 0.5).unwrap()).unwrap();
+    // 0.5 sqrt(48) (2, 2 * -3, 0, ..) / 2 is added.
+    let length = 0.5 * 48f32.sqrt();
+    assert!(largest_difference(&moved, &row(&[(0, length), (1, -3. * length), (2, -3.), (5, 1.)])) < 1e-4);
+    // Other attributes are what they were.
+    let [same, other] = [&before, &model].map(|model| model.edit(&z_sem, 1, 0.5).unwrap());
+    assert!(largest_difference(&same, &other) < 1e-6);
+    // Names of codes do not depend on edits.
+    assert_eq!(before.fingerprint(), model.fingerprint());
+
+    assert!(matches!(source.set_local_directions(&[(9, local(row(&[])))].into()), Err(Error::Mismatch { .. })));
+    let narrow = LocalDirection { direction: row(&[]).narrow(1, 0, 8).unwrap().squeeze(0).unwrap(), ..local(row(&[])) };
+    assert!(matches!(source.set_local_directions(&[(0, narrow)].into()), Err(Error::Mismatch { .. })));
+    let without_classifier = &mut self::source("autoenc32");
+    let missing = without_classifier.set_local_directions(&[].into());
+    assert!(matches!(missing, Err(Error::MissingPart { .. })));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The linear attribute classifier on normalized semantic codes.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use crate::config::ClassifierConfig;
@@ -11,16 +11,28 @@ use crate::precision::compute_dtype;
 ///
 /// The released checkpoints hold W twice: the average over training steps, which logits are computed with, and the
 /// last value, whose rows are the directions of edits. So does this type.
+///
+/// Directions can be local: that of attribute k at a normalized code z is `w_k + U_k^T V_k z` then, with `U_k` and `V_k`
+/// of a low rank r. A beard is of the color of the hair, so the way to it depends on where one is.
 #[derive(Debug, Clone)]
 pub struct AttributeClassifier {
     config: ClassifierConfig,
     linear: Linear,
     directions: Tensor, // [A, D]
-    dtype: candle_core::DType,
+    local: Option<Local>,
+    dtype: DType,
+}
+
+/// How directions depend on codes.
+#[derive(Debug, Clone)]
+struct Local {
+    inputs: Tensor,  // [A, r, D]
+    outputs: Tensor, // [A, r, D]
 }
 
 impl AttributeClassifier {
-    /// Reads `weight` `[A, D]`, `bias` `[A]` and `directions` `[A, D]` below `vb`.
+    /// Reads `weight` `[A, D]`, `bias` `[A]` and `directions` `[A, D]` below `vb`, and if directions are local `local_inputs`
+    /// (V) and `local_outputs` (U), each `[A, r, D]`.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
@@ -28,7 +40,16 @@ impl AttributeClassifier {
         let num_attributes = config.attributes.len();
         let linear = Linear::new(config.z_channels, num_attributes, vb)?;
         let directions = vb.get((num_attributes, config.z_channels), "directions")?;
-        Ok(Self { config: config.clone(), linear, directions, dtype: compute_dtype(vb.dtype(), vb.device()) })
+        let shape = (num_attributes, config.local_rank, config.z_channels);
+        let local = (config.local_rank > 0)
+            .then(|| {
+                Ok::<_, candle_core::Error>(Local {
+                    inputs: vb.get(shape, "local_inputs")?,
+                    outputs: vb.get(shape, "local_outputs")?,
+                })
+            })
+            .transpose()?;
+        Ok(Self { config: config.clone(), linear, directions, local, dtype: compute_dtype(vb.dtype(), vb.device()) })
     }
 
     /// The sizes and attribute names it was built with.
@@ -48,19 +69,27 @@ impl AttributeClassifier {
         logits.to_dtype(z_sem_normalized.dtype())
     }
 
-    /// The unit vector along which attribute `idx` grows: `w_k / |w_k|`, `w_k` being row k of the
-    /// directions.
+    /// Along which attribute `idx` grows at each code: `(w_k + U_k^T V_k z) / |w_k|`, `w_k` being row k of the directions;
+    /// the unit vector `w_k / |w_k|` everywhere if directions are fixed.
     ///
     /// # Shapes
-    /// - result: `[D]`, f32.
+    /// - `z_sem_normalized`, result: `[N, D]`, f32.
     /// # Errors
-    /// If there is no such attribute, or its row is zero.
-    pub fn direction(&self, idx: usize) -> Result<Tensor> {
-        let row = self.directions.get(idx)?.to_dtype(candle_core::DType::F32)?;
+    /// If there is no such attribute, its row is zero, or the width differs.
+    pub fn directions_at(&self, idx: usize, z_sem_normalized: &Tensor) -> Result<Tensor> {
+        let row = self.directions.get(idx)?.to_dtype(DType::F32)?; // [D]
         let norm = row.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?;
         if norm == 0. {
             bail!("attribute {idx} has no direction: its weights are all zero")
         }
-        row / f64::from(norm)
+        let directions = match &self.local {
+            None => row.broadcast_as(z_sem_normalized.shape())?,
+            Some(Local { inputs, outputs }) => {
+                let [inputs, outputs] = [inputs, outputs].map(|all| all.get(idx)?.to_dtype(DType::F32));
+                let by_code = z_sem_normalized.matmul(&inputs?.t()?)?.matmul(&outputs?)?;
+                by_code.broadcast_add(&row)?
+            }
+        };
+        directions / f64::from(norm)
     }
 }

@@ -295,6 +295,9 @@ pub struct RawClassifierConfig {
     pub z_channels: usize,
     /// Name of each attribute.
     pub attributes: Vec<String>,
+    /// r: in how many ways the direction of an attribute depends on the code that is moved; 0 for fixed directions.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub local_rank: usize,
 }
 
 /// Valid sizes of an [`AttributeClassifier`](crate::AttributeClassifier).
@@ -304,12 +307,18 @@ impl Check for RawClassifierConfig {
     fn check(&self) -> Result<()> {
         positive("classifier", "z_channels", self.z_channels)?;
         positive("classifier", "number of attributes", self.attributes.len())?;
+        at_most("classifier", "local_rank", self.local_rank, self.z_channels)?;
         let duplicate = self.attributes.iter().enumerate().find(|(i, name)| self.attributes[..*i].contains(name));
         match duplicate {
             Some((_, name)) => Err(Error::DuplicateAttribute { name: name.clone() }),
             None => Ok(()),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 fn check_dropout(network: &'static str, dropout: f64) -> Result<()> {
@@ -428,8 +437,11 @@ mod tests {
 
     #[test]
     fn attribute_names_are_unique() {
-        let raw = RawClassifierConfig { z_channels: 4, attributes: vec!["Smiling".into(), "Smiling".into()] };
+        let raw =
+            RawClassifierConfig { z_channels: 4, attributes: vec!["Smiling".into(), "Smiling".into()], local_rank: 0 };
         assert!(message(ClassifierConfig::new(raw)).contains("Smiling"));
+        let raw = RawClassifierConfig { z_channels: 4, attributes: vec!["Smiling".into()], local_rank: 5 };
+        assert!(message(ClassifierConfig::new(raw)).contains("local_rank"));
     }
 
     #[test]

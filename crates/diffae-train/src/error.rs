@@ -15,6 +15,12 @@ pub enum Error {
         /// The first tensor that does not fit.
         problem: String,
     },
+    /// Codes that are no pairs, or to which no direction can be fitted.
+    #[error("no direction can be fitted to the pairs: {problem}")]
+    Pairs {
+        /// Why.
+        problem: String,
+    },
     /// A file or folder could not be read or written.
     #[error("cannot access {}", path.display())]
     Io {

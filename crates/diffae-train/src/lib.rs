@@ -32,6 +32,7 @@ mod config;
 mod data;
 mod error;
 mod latent;
+mod local_direction;
 mod networks;
 mod objective;
 mod parameters;
@@ -60,6 +61,7 @@ pub use config::{
 pub use data::{CELEBA_BOX, Labels, Lmdb, LmdbWriter, Pictures, Split};
 pub use error::{Error, Result};
 pub use latent::{LatentTrainer, latent_loss};
+pub use local_direction::fit_local_direction;
 pub use run::{Notes, RunFolder, Stage};
 pub use trainer::{StepResult, Trainer};
 

@@ -317,9 +317,10 @@ pub(crate) struct LabelledArgs {
     /// Attributes: a CelebA attribute file, a CSV file, or `folders` for one class a folder
     #[arg(long, value_name = "FILE")]
     pub(crate) labels: PathBuf,
-    /// How loosely the probe is held: scikit-learn's C
-    #[arg(long, default_value_t = 1., value_name = "C")]
-    pub(crate) inverse_penalty: f64,
+    /// How loosely the probe is held: scikit-learn's C [default: attributes chooses it for each probe, by pictures that it
+    /// is neither fitted to nor scored on; the other measures take 1]
+    #[arg(long, value_name = "C")]
+    pub(crate) inverse_penalty: Option<f64>,
 }
 
 /// Which way an edit goes.

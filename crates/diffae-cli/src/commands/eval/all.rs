@@ -45,7 +45,7 @@ pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
             data: data(),
             run: run(measure),
             labels: labels.clone(),
-            inverse_penalty: 1.,
+            inverse_penalty: None,
         };
         let probes = AttributesArgs { labelled: labelled("attributes"), folds: 5 };
         measures.run("attributes", || attributes::run(global, &probes))?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
-use diffae_eval::{auroc, average_precision, cross_validated_logits};
+use diffae_eval::{InversePenalty, auroc, average_precision, cross_validated_logits};
 use diffae_train::{FOLDER_LABELS, Labels};
 
 use super::codes::encode_all;
@@ -61,7 +61,7 @@ pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArg
         let z_sem = z_sem.index_select(&Tensor::new(chosen, z_sem.device())?, 0)?;
         let of_rows = |present: &Vec<bool>| rows.iter().map(|&row| present[row]).collect::<Vec<bool>>();
         let present: Vec<Vec<bool>> = present.iter().map(of_rows).collect();
-        let dci = diffae_eval::dci(&z_sem, &present, labelled.inverse_penalty)?;
+        let dci = diffae_eval::dci(&z_sem, &present, labelled.inverse_penalty.unwrap_or(1.))?;
         let difference = diffae_eval::total_auroc_difference(&z_sem, &present)?;
         Ok([dci.disentanglement, dci.completeness, difference.total, difference.num_captured as f64])
     })?;
@@ -80,11 +80,9 @@ pub(super) fn encode(
 ) -> Result<Labelled> {
     let pictures = EvalPictures::find(&args.data)?;
     let labels = read_labels(&args.labels, &pictures)?;
-    ensure!(
-        args.inverse_penalty > 0. && args.inverse_penalty.is_finite(),
-        "--inverse-penalty is {}, expected a number above 0",
-        args.inverse_penalty
-    );
+    if let Some(value) = args.inverse_penalty {
+        ensure!(value > 0. && value.is_finite(), "--inverse-penalty is {value}, expected a number above 0");
+    }
     let rows: Vec<(usize, &[bool])> =
         (0..pictures.len()).filter_map(|idx| Some((idx, labels.of(&pictures.name(idx))?))).collect();
     if rows.len() < least {
@@ -93,13 +91,18 @@ pub(super) fn encode(
     let session = Session::open(global, &args.model, &args.run.batch)?;
     let is_folders = args.labels == Path::new(FOLDER_LABELS);
     let of_labels = if is_folders { FOLDER_LABELS.to_owned() } else { fingerprint_of_file(&args.labels)? };
+    let inverse_penalty = match args.inverse_penalty {
+        Some(value) => value.into(),
+        None if measure == NAME => "chosen".into(),
+        None => 1.0.into(),
+    };
     let mut settings = settings(&session)?;
     settings.extend(session.settings());
     settings.extend([
         ("data".to_owned(), pictures.fingerprint()?.into()),
         ("count".to_owned(), rows.len().into()),
         ("labels".to_owned(), of_labels.into()),
-        ("inverse_penalty".to_owned(), args.inverse_penalty.into()),
+        ("inverse_penalty".to_owned(), inverse_penalty),
         ("seed".to_owned(), args.run.random.seed.into()),
     ]);
     Report::check_folder(&args.run, measure, &settings)?;
@@ -117,10 +120,11 @@ fn figures(labelled: &Labelled, args: &AttributesArgs) -> Result<Vec<Figure>> {
     const MEASURES: [(&str, ScoreMeasure); 2] = [("auroc", auroc), ("average_precision", average_precision)];
     let seed = args.labelled.run.random.seed;
     let (mut figures, mut shares) = (vec![], vec![]);
+    let penalty = args.labelled.inverse_penalty.map_or(InversePenalty::Chosen, InversePenalty::Fixed);
     let progress = Progress::start("probe", labelled.names.len(), 1);
     for (name, present) in labelled.names.iter().zip(&labelled.present) {
         progress.check(1)?;
-        let logits = match cross_validated_logits(&labelled.z_sem, present, args.folds, args.labelled.inverse_penalty) {
+        let logits = match cross_validated_logits(&labelled.z_sem, present, args.folds, penalty) {
             Ok(logits) => logits,
             Err(diffae_eval::Error::OneClass) => {
                 tracing::warn!("{name} is (nearly) the same for all pictures and is left out");

@@ -1,15 +1,11 @@
 //! `diffae eval edits`: how near edits come to the truth, on pairs of pictures that differ in one attribute.
 
-use std::fs;
-use std::path::Path;
-
-use anyhow::{Context, Result, bail, ensure};
-use candle_core::{Device, Tensor};
+use anyhow::{Result, ensure};
+use candle_core::{DType, Device, Tensor};
 use diffae_infer::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
-use diffae_train::Crop;
 
 use super::journal::{Journal, Values};
-use super::pictures::EvalPictures;
+use super::pictures::{EvalPictures, Pairs};
 use super::report::{Figure, Report};
 use crate::args::{EditDirection, EditsArgs, GlobalArgs};
 use crate::drawing::{SheetRow, captioned_sheet};
@@ -28,13 +24,6 @@ const NUM_SHOWN: usize = 4;
 const MEASURES: [&str; 6] =
     ["nearer", "rmse_edited", "rmse_unedited", "mae_inside_edited", "mae_inside_unedited", "mae_outside_edited"];
 
-/// The pairs of one attribute.
-struct Pairs {
-    attribute: String,
-    without: EvalPictures,
-    with: EvalPictures,
-}
-
 /// Where an edit leads.
 enum Edit {
     /// Along the classifier's direction.
@@ -45,7 +34,7 @@ enum Edit {
 
 /// Edits the pictures without each attribute, and compares them with those that truly have it.
 pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
-    let all = find(&args.pairs, args.limit)?;
+    let all = Pairs::find(&args.pairs, args.limit)?;
     let session = Session::open(global, &args.model, &args.run.batch)?;
     let known = |pairs: &Pairs| {
         let known = args.direction == EditDirection::Pairs || session.model.attribute_idx(&pairs.attribute).is_ok();
@@ -115,27 +104,6 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
     Report::new(NAME, settings, figures).written(&args.run.out)
 }
 
-/// The pairs below a folder, by attribute.
-fn find(root: &Path, limit: Option<usize>) -> Result<Vec<Pairs>> {
-    let entries = fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
-    let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    folders.retain(|folder| folder.join("without").is_dir() && folder.join("with").is_dir());
-    folders.sort();
-    ensure!(!folders.is_empty(), "{} has no folder ATTRIBUTE with folders `without` and `with`", root.display());
-    let mut all = vec![];
-    for folder in folders {
-        let attribute = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let side = |name| EvalPictures::first(&folder.join(name), Crop::Center, limit);
-        let (without, with) = (side("without")?, side("with")?);
-        let same = without.len() == with.len() && (0..with.len()).all(|idx| without.name(idx) == with.name(idx));
-        if !same {
-            bail!("{} has pictures in `without` and `with` whose names differ", folder.display())
-        }
-        all.push(Pairs { attribute, without, with });
-    }
-    Ok(all)
-}
-
 /// How many pairs find the edit.
 fn calibrated(pairs: &Pairs) -> usize {
     pairs.without.len().div_ceil(ONE_IN)
@@ -152,9 +120,11 @@ fn directions_fingerprint(session: &Session, all: &[Pairs], args: &EditsArgs) ->
         return Ok(None);
     }
     let mut hasher = blake3::Hasher::new();
+    let classifier = session.model.classifier()?;
+    let everywhere = Tensor::eye(classifier.config().z_channels, DType::F32, session.model.device())?;
     for pairs in all {
-        let direction = session.model.classifier()?.direction(session.model.attribute_idx(&pairs.attribute)?)?;
-        for value in direction.to_vec1::<f32>()? {
+        let directions = classifier.directions_at(session.model.attribute_idx(&pairs.attribute)?, &everywhere)?;
+        for value in directions.flatten_all()?.to_vec1::<f32>()? {
             hasher.update(&value.to_le_bytes());
         }
     }
@@ -168,27 +138,18 @@ fn edit_of(session: &Session, pairs: &Pairs, args: &EditsArgs) -> Result<Edit> {
     }
     let count = calibrated(pairs);
     ensure!(count < pairs.without.len(), "{} has {} pair, at least two are needed", pairs.attribute, count);
-    let mut sum: Option<Tensor> = None;
-    for start in (0..count).step_by(session.batch_size()) {
-        let batch = start..(start + session.batch_size()).min(count);
-        let z_without = model.encode_semantic(&pairs.without.read(session, batch.clone())?)?;
-        let z_with = model.encode_semantic(&pairs.with.read(session, batch)?)?;
-        let difference = match args.direction {
-            EditDirection::Pairs => (z_with - z_without)?,
-            EditDirection::Classifier => (model.normalize(&z_with)? - model.normalize(&z_without)?)?,
-        };
-        let difference = difference.sum_keepdim(0)?;
-        sum = Some(sum.map_or_else(|| Ok(difference.clone()), |sum| sum + &difference)?);
-    }
-    let mean = (sum.context("there are no pairs")? / count as f64)?; // [1, D]
+    let z_without = pairs.without.encode(session, 0..count)?;
+    let z_with = pairs.with.encode(session, 0..count)?;
     if args.direction == EditDirection::Pairs {
-        return Ok(Edit::By(mean));
+        return Ok(Edit::By((z_with - z_without)?.mean_keepdim(0)?));
     }
-    // |z + s sqrt(D) d - z'|^2 is least where s sqrt(D) = (z' - z) . d, as |d| = 1.
+    // |z + s d - z'|^2, d being the move at strength 1, is least in the mean where s = sum((z' - z) . d) / sum(d . d).
     let attribute_idx = model.attribute_idx(&pairs.attribute)?;
-    let direction = model.classifier()?.direction(attribute_idx)?.to_device(model.device())?;
-    let along = f64::from(mean.broadcast_mul(&direction)?.sum_all()?.to_scalar::<f32>()?);
-    Ok(Edit::Along { attribute_idx, strength: along / (direction.elem_count() as f64).sqrt() })
+    let start = model.normalize(&z_without)?;
+    let direction = (model.normalize(&model.edit(&z_without, attribute_idx, 1.)?)? - &start)?;
+    let truth = (model.normalize(&z_with)? - start)?;
+    let sum = |x: Tensor| -> Result<f64> { Ok(f64::from(x.sum_all()?.to_scalar::<f32>()?)) };
+    Ok(Edit::Along { attribute_idx, strength: sum((truth * &direction)?)? / sum(direction.sqr()?)? })
 }
 
 fn item(pairs: &Pairs, idx: usize) -> String {

@@ -82,7 +82,7 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<Report> {
     let scale = Scale::of(&z_sem)?;
     let standardized = scale.apply(&z_sem)?;
     let invented = if args.invented > 0 { invent(args, session, &scale)? } else { None };
-    let (seed, penalty) = (args.labelled.run.random.seed, args.labelled.inverse_penalty);
+    let (seed, penalty) = (args.labelled.run.random.seed, args.labelled.inverse_penalty.unwrap_or(1.));
     let (mut figures, mut rows) = (vec![], vec![]);
     for (name, present) in names.iter().zip(&present) {
         let whole = match LinearProbe::fit(&standardized, present, penalty) {

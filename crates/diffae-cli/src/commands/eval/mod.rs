@@ -10,7 +10,7 @@ mod few_shot;
 mod fid;
 mod journal;
 mod perceptual;
-mod pictures;
+pub(super) mod pictures;
 mod ppl;
 mod recon;
 mod report;

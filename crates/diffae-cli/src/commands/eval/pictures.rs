@@ -2,10 +2,11 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
+use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use diffae_train::{Crop, Pictures};
 
@@ -13,7 +14,7 @@ use crate::args::EvalDataArgs;
 use crate::session::Session;
 
 /// The pictures of a folder, or the first of them.
-pub(super) struct EvalPictures {
+pub(in crate::commands) struct EvalPictures {
     pictures: Pictures,
     crop: Crop,
     count: usize,
@@ -38,7 +39,7 @@ impl EvalPictures {
         Ok(Self { pictures, crop, count, fingerprint: OnceCell::new() })
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::commands) fn len(&self) -> usize {
         self.count
     }
 
@@ -66,7 +67,7 @@ impl EvalPictures {
     }
 
     /// Pictures that follow each other, at most `size` at once.
-    pub(super) fn batches(&self, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    pub(in crate::commands) fn batches(&self, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let count = self.count;
         (0..count).step_by(size.max(1)).map(move |start| start..(start + size).min(count))
     }
@@ -78,5 +79,45 @@ impl EvalPictures {
         let read = |idx| self.pictures.read(idx, channels, height);
         let pictures = indices.map(read).collect::<diffae_train::Result<Vec<_>>>()?;
         Ok(Tensor::stack(&pictures, 0)?.to_device(session.model.device())?)
+    }
+
+    /// The codes of some, `[N, D]` on the model's device.
+    pub(in crate::commands) fn encode(&self, session: &Session, indices: Range<usize>) -> Result<Tensor> {
+        let mut codes = vec![];
+        for start in indices.clone().step_by(session.batch_size()) {
+            let batch = start..(start + session.batch_size()).min(indices.end);
+            codes.push(session.model.encode_semantic(&self.read(session, batch)?)?);
+        }
+        Ok(Tensor::cat(&codes, 0)?)
+    }
+}
+
+/// Pictures that differ in one attribute alone, by the same names.
+pub(in crate::commands) struct Pairs {
+    pub(in crate::commands) attribute: String,
+    pub(in crate::commands) without: EvalPictures,
+    pub(in crate::commands) with: EvalPictures,
+}
+
+impl Pairs {
+    /// Those below a folder, by attribute: `ATTRIBUTE/without` and `ATTRIBUTE/with`.
+    pub(in crate::commands) fn find(root: &Path, limit: Option<usize>) -> Result<Vec<Self>> {
+        let entries = fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
+        let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        folders.retain(|folder| folder.join("without").is_dir() && folder.join("with").is_dir());
+        folders.sort();
+        ensure!(!folders.is_empty(), "{} has no folder ATTRIBUTE with folders `without` and `with`", root.display());
+        let mut all = vec![];
+        for folder in folders {
+            let attribute = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let side = |name| EvalPictures::first(&folder.join(name), Crop::Center, limit);
+            let (without, with) = (side("without")?, side("with")?);
+            let same = without.len() == with.len() && (0..with.len()).all(|idx| without.name(idx) == with.name(idx));
+            if !same {
+                bail!("{} has pictures in `without` and `with` whose names differ", folder.display())
+            }
+            all.push(Self { attribute, without, with });
+        }
+        Ok(all)
     }
 }
