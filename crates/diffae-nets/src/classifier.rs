@@ -77,11 +77,7 @@ impl AttributeClassifier {
     /// # Errors
     /// If there is no such attribute, its row is zero, or the width differs.
     pub fn directions_at(&self, idx: usize, z_sem_normalized: &Tensor) -> Result<Tensor> {
-        let row = self.directions.get(idx)?.to_dtype(DType::F32)?; // [D]
-        let norm = row.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?;
-        if norm == 0. {
-            bail!("attribute {idx} has no direction: its weights are all zero")
-        }
+        let (row, norm) = self.row(idx)?;
         let directions = match &self.local {
             None => row.broadcast_as(z_sem_normalized.shape())?,
             Some(Local { inputs, outputs }) => {
@@ -90,6 +86,25 @@ impl AttributeClassifier {
                 by_code.broadcast_add(&row)?
             }
         };
-        directions / f64::from(norm)
+        directions / norm
+    }
+
+    /// `|w_k| / sqrt(D)`: the strength of an edit that goes the whole way from pictures without the attribute to those with
+    /// it, where directions are differences of codes. Of directions that are a classifier's weights it says nothing.
+    ///
+    /// # Errors
+    /// If there is no such attribute, or its row is zero.
+    pub fn whole_way(&self, idx: usize) -> Result<f64> {
+        Ok(self.row(idx)?.1 / (self.config.z_channels as f64).sqrt())
+    }
+
+    /// Row `idx` of the directions, `[D]`, f32, and its length.
+    fn row(&self, idx: usize) -> Result<(Tensor, f64)> {
+        let row = self.directions.get(idx)?.to_dtype(DType::F32)?;
+        let norm = row.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?;
+        if norm == 0. {
+            bail!("attribute {idx} has no direction: its weights are all zero")
+        }
+        Ok((row, f64::from(norm)))
     }
 }

@@ -326,7 +326,7 @@ pub(crate) struct LabelledArgs {
 /// Which way an edit goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EditDirection {
-    /// Along the weights of the model's classifier, as `diffae edit` does
+    /// Along the model's own directions, as `diffae edit` does
     Classifier,
     /// Along the mean difference of z_sem over the pairs that are not measured
     Pairs,

@@ -25,8 +25,8 @@ const NUM_SAMPLES: usize = 16;
 /// Steps of the diffusion that invents codes; they cost next to nothing.
 const LATENT_STEPS: usize = 100;
 const SAMPLES_PER_ROW: usize = 8;
-/// How far edits go.
-const STRENGTHS: [f64; 4] = [0.25, 0.5, 0.75, 1.];
+/// How far edits go: parts of the way to pictures that have the attribute.
+const PARTS: [f64; 4] = [0.5, 1., 1.5, 2.];
 /// How long the animation shows each frame.
 const MILLISECONDS_PER_FRAME: u32 = 120;
 const ANIMATION: &str = "interpolation.gif";
@@ -54,7 +54,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
     let provenance = Provenance::new(model.fingerprint()).with("steps", &args.steps).with("seed", &args.random.seed);
     let (faces, num_attributes) = (built_in_pictures()?, model.classifier()?.config().attributes.len());
     let num_decoded = 2 * faces.len()
-        + num_attributes * STRENGTHS.len()
+        + num_attributes * PARTS.len()
         + BLENDED.len() * NUM_FRAMES
         + NUM_VARIED * NUM_VARIATIONS
         + NUM_SAMPLES;
@@ -113,7 +113,7 @@ fn exhibits(
         Exhibit {
             file: edits,
             title: "Edits",
-            text: "z_sem moved along the direction of an attribute; x_T stays. Numbers are strengths.",
+            text: "z_sem moved along the direction of an attribute; x_T stays. 1 is the whole way to faces that have it.",
             bytes: sheet(&edit_columns, &edit_rows, edits)?,
         },
         Exhibit {
@@ -154,7 +154,8 @@ fn reconstruct(pipeline: &Pipeline, codes: &Codes, pictures: &[RgbImage]) -> Res
 /// A row an attribute: a face that lacks it, the one that comes nearest to it, with more and more.
 fn edit(pipeline: &Pipeline, codes: &Codes, pictures: &[RgbImage]) -> Result<(Vec<String>, Vec<SheetRow>)> {
     let z_sem = codes.z_sem.as_ref().context("the model has no z_sem")?;
-    let logits = pipeline.model().classifier()?.forward(&pipeline.model().normalize(z_sem)?)?; // [N, attributes]
+    let classifier = pipeline.model().classifier()?;
+    let logits = classifier.forward(&pipeline.model().normalize(z_sem)?)?; // [N, attributes]
     let logits = logits.to_vec2::<f32>()?;
     let mut rows = vec![];
     for (attribute_idx, attribute) in pipeline.attributes().iter().enumerate() {
@@ -164,12 +165,13 @@ fn edit(pipeline: &Pipeline, codes: &Codes, pictures: &[RgbImage]) -> Result<(Ve
         let face = lacks.or_else(|| faces().min_by(|a, b| of(a).total_cmp(&of(b)))).unwrap_or(0);
         let one = one_of(codes, face)?;
         let mut row_pictures = vec![pictures[face].clone()];
-        for strength in STRENGTHS {
+        let whole_way = classifier.whole_way(attribute_idx)?;
+        for strength in PARTS.map(|part| part * whole_way) {
             row_pictures.extend(pipeline.decode(&pipeline.edit(&one, attribute, strength)?)?);
         }
         rows.push(row(&attribute.replace('_', " "), row_pictures));
     }
-    let columns = ["real".to_owned()].into_iter().chain(STRENGTHS.iter().map(|strength| format!("+{strength}")));
+    let columns = ["real".to_owned()].into_iter().chain(PARTS.iter().map(f64::to_string));
     Ok((columns.collect(), rows))
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
-use diffae_infer::{Error, ModelSource, Overwrite};
+use diffae_infer::{Error, LoadOptions, ModelSource, Overwrite};
 use diffae_train::fit_local_direction;
 
 use super::eval::pictures::Pairs;
@@ -55,6 +55,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     let mut source = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
     source.set_local_directions(&directions)?;
     source.write(out, dtype(global.dtype), args.out.force.overwrite())?;
-    let names: Vec<&str> = known.iter().map(|(_, pairs)| pairs.attribute.as_str()).collect();
-    say(&format!("wrote {} with directions for {}", out.display(), names.join(", ")))
+    let taught = source.build(&LoadOptions::cpu())?;
+    say(&format!("wrote {}; the whole way is at these strengths:", out.display()))?;
+    for (idx, pairs) in &known {
+        say(&format!("{:<16} {:.2}", pairs.attribute, taught.classifier()?.whole_way(*idx)?))?;
+    }
+    Ok(())
 }
