@@ -166,8 +166,19 @@ fn edits_are_learnt_from_pairs() {
     assert!(fitted.stderr().contains("Unheard_Of") && fitted.stdout().contains("attribute_1"));
     workspace.run(&[&args[..], &["taught"]].concat()).fails_with("exists");
     workspace.run(&[&args[..], &["other", "--rank", "49"]].concat()).fails_with("at most 48");
-    workspace.run(&[&args[..], &["other", "--limit", "1"]].concat()).fails_with("at least 2");
+    workspace.run(&[&args[..], &["other", "--limit", "1"]].concat()).fails_with("at least two");
     workspace.run(&[&args[..], &["fixed", "--rank", "0"]].concat()).succeeds();
+    save_pairs(&workspace.path("pairs/1"));
+    workspace.run(&[&args[..], &["other"]].concat()).fails_with("1 and attribute_1 are the same");
+    fs::remove_dir_all(workspace.path("pairs/1")).unwrap();
+    // The networks stay what they are, in half precision too.
+    let half = ["import", "model/model.safetensors", "--dtype", "f16", "--out", "half"];
+    workspace.run(&half).succeeds();
+    let args = ["fit-edits", "--model", "half", "--pairs", "pairs", "--out", "half", "--force"];
+    let fingerprint = || workspace.run(&["info", "half", "--json"]).succeeds().json()["fingerprint"].clone();
+    let before = fingerprint();
+    workspace.run(&args).succeeds();
+    assert_eq!(before, fingerprint());
 
     // The way from a picture without to that with it is forward, with one direction for all and with local ones.
     fs::remove_dir_all(workspace.path("pairs/Unheard_Of")).unwrap();

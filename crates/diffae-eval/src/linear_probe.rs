@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use faer::linalg::solvers::Solve;
 use faer::{Mat, Side};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::frechet::rows;
@@ -135,10 +136,9 @@ impl InversePenalty {
             let next = LinearProbe::fit_from(probe.as_ref(), &fitted, &labels, choice)?;
             let entropy = |(row, y): (&Vec<f64>, &bool)| cross_entropy(next.logit(row), f64::from(u8::from(*y)));
             let loss: f64 = judges.iter().zip(&truth).map(entropy).sum();
-            if loss >= best.0 {
-                break; // Looser ones fit ever more to chance.
+            if loss < best.0 {
+                best = (loss, choice);
             }
-            best = (loss, choice);
             probe = Some(next);
         }
         Ok(best.1)
@@ -208,16 +208,17 @@ pub fn cross_validated_logits(
     if rows.len() != present.len() {
         return Err(Error::Lengths { scores: rows.len(), labels: present.len() });
     }
-    let mut logits = vec![0.; rows.len()];
-    for fold in 0..num_folds {
+    let scores = (0..num_folds).into_par_iter().map(|fold| {
         let fitted: Vec<usize> = (0..rows.len()).filter(|row| row % num_folds != fold).collect();
         let scale = Standardization::of(fitted.iter().map(|&row| rows[row].as_slice()));
         let x: Vec<Vec<f64>> = fitted.iter().map(|&row| scale.apply(&rows[row])).collect();
         let labels: Vec<bool> = fitted.iter().map(|&row| present[row]).collect();
         let probe = LinearProbe::fit_rows(&x, &labels, inverse_penalty.of(&x, &labels)?)?;
-        for row in (fold..rows.len()).step_by(num_folds) {
-            logits[row] = probe.logit(&scale.apply(&rows[row]));
-        }
+        Ok((fold..rows.len()).step_by(num_folds).map(|row| (row, probe.logit(&scale.apply(&rows[row])))).collect())
+    });
+    let mut logits = vec![0.; rows.len()];
+    for (row, logit) in scores.collect::<Result<Vec<Vec<_>>>>()?.into_iter().flatten() {
+        logits[row] = logit;
     }
     Ok(logits)
 }
@@ -265,8 +266,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::{Rng, SeedableRng};
 
-    fn tensor(rows: &[[f64; 2]]) -> Tensor {
-        Tensor::from_vec(rows.as_flattened().to_vec(), (rows.len(), 2), &Device::Cpu).unwrap()
+    fn tensor<const WIDTH: usize>(rows: &[[f64; WIDTH]]) -> Tensor {
+        Tensor::from_vec(rows.as_flattened().to_vec(), (rows.len(), WIDTH), &Device::Cpu).unwrap()
     }
 
     #[test]
@@ -308,14 +309,14 @@ mod tests {
     fn a_faint_direction_asks_for_a_loose_probe_and_chance_for_a_tight_one() {
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let mut uniform = || f64::from(random.next_u32()) / f64::from(u32::MAX);
-        // Two columns that are nearly the same; what little they differ by decides.
-        let rows: Vec<[f64; 2]> = (0..400)
-            .map(|_| {
-                let (x, d) = (uniform(), uniform());
-                [x, x + 0.01 * d]
-            })
-            .collect();
-        let present: Vec<bool> = rows.iter().map(|[x, y]| y - x > 0.005).collect();
+        // What little the first two columns differ by decides; the others mean nothing.
+        let row = |_| {
+            let mut row: [f64; 12] = std::array::from_fn(|_| uniform());
+            row[1] = row[0] + 0.01 * row[1];
+            row
+        };
+        let rows: Vec<[f64; 12]> = (0..400).map(row).collect();
+        let present: Vec<bool> = rows.iter().map(|row| row[1] - row[0] > 0.005).collect();
         let auroc_of = |penalty| {
             let logits = cross_validated_logits(&tensor(&rows), &present, 5, penalty).unwrap();
             crate::auroc(&logits, &present).unwrap()

@@ -164,6 +164,11 @@ impl ModelSource {
             }),
             None => None,
         };
+        let is_local = classifier.as_ref().is_some_and(|classifier: &ClassifierTensors| classifier.local.is_some());
+        let superfluous = |name: &str| name.contains(".local_") && !is_local && weights.source().shape(name).is_some();
+        if let Some(name) = Self::SIDE_TENSORS.into_iter().find(|name| superfluous(name)) {
+            return Err(failed(diffae_nets::Error::UnusedTensors { count: 1, name: name.to_owned() }));
+        }
         let moments = match weights.source().shape(MEAN) {
             Some(_) => Some(LatentMoments::new(read(MEAN)?, read(STD)?).map_err(failed)?),
             None => None,
@@ -248,8 +253,8 @@ impl ModelSource {
     /// Replaces the directions of some attributes, given by their numbers; the others keep theirs.
     ///
     /// # Errors
-    /// [`Error::MissingPart`] if the model has no classifier; [`Error::Mismatch`] if there is no such attribute or the width
-    /// is another than that of its `z_sem`.
+    /// [`Error::MissingPart`] if the model has no classifier; [`Error::Mismatch`] if there is no such attribute, the width is
+    /// another than that of its `z_sem`, or inputs and outputs are not as many.
     pub fn set_local_directions(&mut self, of_attributes: &BTreeMap<usize, LocalDirection>) -> Result<()> {
         let missing = Error::MissingPart { part: "attribute classifier", hint: "train or import one first" };
         let (Some(config), Some(classifier)) = (&self.config.classifier, &self.classifier) else { return Err(missing) };
@@ -257,11 +262,17 @@ impl ModelSource {
         if let Some(&idx) = of_attributes.keys().find(|&&idx| idx >= count) {
             return Err(mismatch("the number of the attribute", idx, format!("below {count}")));
         }
-        let ranks = of_attributes.values().map(|of| of.inputs.dims().first().copied().unwrap_or(0));
-        let rank = ranks.fold(config.local_rank, usize::max);
-        let widths = of_attributes.values().flat_map(|of| [&of.direction, &of.inputs, &of.outputs]);
-        for tensor in widths {
-            self.check_width("the width of a direction", tensor.dims().last().copied().unwrap_or(0))?;
+        let mut rank = config.local_rank;
+        for LocalDirection { direction, inputs, outputs } in of_attributes.values() {
+            let rows = |tensor: &Tensor| tensor.dims2().map_or((0, 0), |(rows, width)| (rows, width));
+            for got in [direction.dims1().unwrap_or(0), rows(inputs).1, rows(outputs).1] {
+                self.check_width("the width of a direction", got)?;
+            }
+            if rows(inputs).0 != rows(outputs).0 {
+                let expected = format!("{}, as many as there are inputs", rows(inputs).0);
+                return Err(mismatch("the number of outputs of a direction", rows(outputs).0, expected));
+            }
+            rank = rank.max(rows(inputs).0);
         }
         let stacked = || -> candle_core::Result<(Tensor, [Tensor; 2])> {
             let padded = |rows: &Tensor| rows.pad_with_zeros(0, 0, rank.saturating_sub(rows.dim(0)?));
@@ -276,9 +287,9 @@ impl ModelSource {
                     Some(of) => (of.direction.clone(), of.inputs.clone(), of.outputs.clone()),
                     None => (classifier.directions.get(idx)?, before(0)?, before(1)?),
                 };
-                directions.push(direction);
-                inputs.push(padded(&input)?);
-                outputs.push(padded(&output)?);
+                directions.push(direction.to_dtype(DType::F32)?);
+                inputs.push(padded(&input.to_dtype(DType::F32)?)?);
+                outputs.push(padded(&output.to_dtype(DType::F32)?)?);
             }
             Ok((Tensor::stack(&directions, 0)?, [Tensor::stack(&inputs, 0)?, Tensor::stack(&outputs, 0)?]))
         };
@@ -289,6 +300,18 @@ impl ModelSource {
         self.classifier = Some(ClassifierTensors { directions, local, ..classifier.clone() });
         self.config.classifier = Some(config);
         Ok(())
+    }
+
+    /// The number type that the parameters of its networks are stored in; that of the first if they differ.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the file is damaged.
+    pub fn number_type(&self) -> Result<DType> {
+        let source = self.weights.source();
+        let name = source.names().into_iter().find(|name| !Self::SIDE_TENSORS.contains(&name.as_str()));
+        let stored = name.map(|name| source.read(&name).map(|tensor| tensor.dtype)).transpose();
+        let stored = stored.map_err(|source| Error::Weights { path: self.path.clone(), source })?;
+        Ok(stored.unwrap_or(DType::F32))
     }
 
     /// Number of parameters of the networks.

@@ -156,6 +156,21 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
     // Other attributes are what they were.
     let [same, other] = [&before, &model].map(|model| model.edit(&z_sem, 1, 0.5).unwrap());
     assert!(largest_difference(&same, &other) < 1e-6);
+    let whole_way = model.classifier().unwrap().whole_way(3).unwrap();
+    assert!((whole_way - 2. / 48f64.sqrt()).abs() < 1e-6);
+    // A direction of a higher rank beside it changes nothing for it.
+    let mut again = ModelSource::open(folder.path(), &ArchitectureHints::default()).unwrap();
+    let two = LocalDirection {
+        inputs: Tensor::cat(&[row(&[(4, 1.)]), row(&[(5, 1.)])], 0).unwrap(),
+        outputs: Tensor::cat(&[row(&[(6, 1.)]), row(&[(7, 1.)])], 0).unwrap(),
+        ..local(row(&[(3, 1.)]))
+    };
+    again.set_local_directions(&[(0, two.clone())].into()).unwrap();
+    let both = again.build(&LoadOptions::cpu()).unwrap();
+    assert!(largest_difference(&both.edit(&z_sem, 3, 0.5).unwrap(), &model.edit(&z_sem, 3, 0.5).unwrap()) < 1e-6);
+    assert!(largest_difference(&both.edit(&z_sem, 0, 0.5).unwrap(), &model.edit(&z_sem, 0, 0.5).unwrap()) > 0.1);
+    let uneven = LocalDirection { outputs: row(&[(6, 1.)]), ..two };
+    assert!(matches!(again.set_local_directions(&[(0, uneven)].into()), Err(Error::Mismatch { .. })));
     // Names of codes do not depend on edits.
     assert_eq!(before.fingerprint(), model.fingerprint());
 

@@ -21,54 +21,61 @@ const JUDGES_ONE_IN: usize = 5;
 /// # Shapes
 /// - `without`, `with`: `[N, D]`, normalized `z_sem`; row i of one belongs to row i of the other.
 /// # Errors
-/// [`Error::Pairs`] with fewer than two pairs, other shapes, or values that are not finite.
+/// [`Error::Pairs`] with fewer than two pairs, shapes that differ, values that are not finite, or codes that do not differ.
 /// # Source
 /// Reduced-rank regression: Izenman 1975, Journal of Multivariate Analysis 5, 248.
 pub fn fit_local_direction(without: &Tensor, with: &Tensor, rank: usize) -> Result<LocalDirection> {
-    let [without, with] = [without, with].map(rows);
-    let (without, with) = (without?, with?);
-    if without.nrows() != with.nrows() || without.ncols() != with.ncols() {
-        return Err(Error::Pairs { problem: "there are not as many codes with the attribute as without".to_owned() });
+    if without.dims() != with.dims() {
+        let problem = format!("codes with the attribute are {:?}, those without {:?}", with.dims(), without.dims());
+        return Err(Error::Pairs { problem });
     }
+    let (without, with) = (matrix(without)?, matrix(with)?);
     let all: Vec<usize> = (0..without.nrows()).collect();
     if all.len() < 2 {
-        return Err(Error::Pairs { problem: format!("there are {} pairs, expected at least 2", all.len()) });
+        return Err(Error::Pairs { problem: format!("the number of pairs is {}, expected at least 2", all.len()) });
     }
-    let (judges, fitted): (Vec<usize>, Vec<usize>) = all.iter().copied().partition(|idx| idx % JUDGES_ONE_IN == 0);
-    let (part, judges) = (Rows::of(&without, &with, &fitted), Rows::of(&without, &with, &judges));
-    let constant =
-        Fit { matrix: Mat::zeros(without.ncols(), without.ncols()), mean_code: part.mean(), way: part.way() };
-    let mut best = (judges.error(&constant), None);
+    let whole = Rows::of(&without, &with, &all);
+    let ridge = if rank == 0 { None } else { choose_ridge(&without, &with, rank)? };
+    let Some(ridge) = ridge else {
+        let none = Mat::zeros(0, without.ncols());
+        return tensors(&whole.way, &none, &none);
+    };
+    let (matrix, basis) = whole.fit(ridge, rank)?;
+    // (z - mean) A + way = z A + (way - mean A), and A = (A B) B^T for the basis B of its rows.
+    let bend = &whole.mean_code * &matrix;
+    let direction = Mat::from_fn(1, whole.way.ncols(), |_, j| whole.way[(0, j)] - bend[(0, j)]);
+    tensors(&direction, &(&matrix * &basis).transpose().to_owned(), &basis.transpose().to_owned())
+}
+
+/// The ridge by which four fifths of the pairs predict the last fifth best; none if their mean way does.
+fn choose_ridge(without: &Mat<f64>, with: &Mat<f64>, rank: usize) -> Result<Option<f64>> {
+    let (judges, fitted): (Vec<usize>, Vec<usize>) = (0..without.nrows()).partition(|idx| idx % JUDGES_ONE_IN == 0);
+    let (part, judges) = (Rows::of(without, with, &fitted), Rows::of(without, with, &judges));
+    let constant = Mat::zeros(without.ncols(), without.ncols());
+    let mut best = (part.error_on(&judges, &constant), None);
     for ridge in RIDGES {
-        let error = judges.error(&part.fit(ridge, rank)?.0);
+        let error = part.error_on(&judges, &part.fit(ridge, rank)?.0);
         if error < best.0 {
             best = (error, Some(ridge));
         }
     }
-    let whole = Rows::of(&without, &with, &all);
-    let Some(ridge) = best.1 else { return tensors(&whole.way(), &Mat::zeros(0, without.ncols()), None) };
-    let (Fit { matrix, mean_code, way }, basis) = whole.fit(ridge, rank)?;
-    // (z - mean) A + way = z A + (way - mean A), and A = (A B) B^T for the basis B of its rows.
-    let bend = &mean_code * &matrix;
-    let direction = Mat::from_fn(1, way.ncols(), |_, j| way[(0, j)] - bend[(0, j)]);
-    tensors(&direction, &basis.transpose().to_owned(), Some(&(&matrix * &basis)))
+    Ok(best.1)
 }
 
-/// Codes and ways from them, centered.
+/// Codes, ways from them, and what fits are made of.
 struct Rows {
+    /// Both codes of each pair, `[2 N, D]`, and the way of the pair for both.
     codes: Mat<f64>,
     ways: Mat<f64>,
-}
-
-/// `way + (z - mean_code) matrix`
-struct Fit {
-    matrix: Mat<f64>,
+    /// Their means, `[1, D]`.
     mean_code: Mat<f64>,
     way: Mat<f64>,
+    /// `X^T X` and `X^T Y` of centered codes X and ways Y.
+    scatter: Mat<f64>,
+    product: Mat<f64>,
 }
 
 impl Rows {
-    /// Both codes of each of the pairs.
     fn of(without: &Mat<f64>, with: &Mat<f64>, pairs: &[usize]) -> Self {
         let (count, width) = (pairs.len(), without.ncols());
         let codes = Mat::from_fn(2 * count, width, |i, j| match pairs.get(i) {
@@ -76,51 +83,41 @@ impl Rows {
             None => with[(pairs[i - count], j)],
         });
         let way = |pair: usize, j: usize| with[(pair, j)] - without[(pair, j)];
-        Self { codes, ways: Mat::from_fn(2 * count, width, |i, j| way(pairs[i % count], j)) }
+        let ways = Mat::from_fn(2 * count, width, |i, j| way(pairs[i % count], j));
+        let (mean_code, way) = (column_means(&codes), column_means(&ways));
+        let (x, y) = (centered(&codes, &mean_code), centered(&ways, &way));
+        let (scatter, product) = (x.transpose() * &x, x.transpose() * &y);
+        Self { codes, ways, mean_code, way, scatter, product }
     }
 
-    /// `[1, D]`
-    fn mean(&self) -> Mat<f64> {
-        column_means(&self.codes)
-    }
-
-    /// The mean way, `[1, D]`.
-    fn way(&self) -> Mat<f64> {
-        column_means(&self.ways)
-    }
-
-    /// The fit, with a matrix of the rank or less, and a basis of the rows of the matrix, `[D, r]`.
-    fn fit(&self, ridge: f64, rank: usize) -> Result<(Fit, Mat<f64>)> {
-        let (mean_code, way) = (self.mean(), self.way());
-        let [x, y] = [(&self.codes, &mean_code), (&self.ways, &way)]
-            .map(|(rows, mean)| Mat::from_fn(rows.nrows(), rows.ncols(), |i, j| rows[(i, j)] - mean[(0, j)]));
-        let (count, width) = (x.nrows() as f64, x.ncols());
-        let scatter = x.transpose() * &x;
-        let ridged = Mat::from_fn(width, width, |i, j| scatter[(i, j)] + if i == j { ridge * count } else { 0. });
+    /// The matrix of `way + (z - mean_code) A`, of the rank or less, and a basis of its rows, `[D, r]`.
+    fn fit(&self, ridge: f64, rank: usize) -> Result<(Mat<f64>, Mat<f64>)> {
+        let (count, width) = (self.codes.nrows() as f64, self.codes.ncols());
+        let added = |i: usize, j: usize| if i == j { ridge * count } else { 0. };
+        let ridged = Mat::from_fn(width, width, |i, j| self.scatter[(i, j)] + added(i, j));
         let failed = |problem: String| Error::Pairs { problem };
         let solver = ridged.llt(Side::Lower).map_err(|error| failed(format!("the fit failed: {error:?}")))?;
-        let full = solver.solve(x.transpose() * &y); // [D, D]
-        let predicted = full.transpose() * &scatter * &full;
-        let symmetric = Mat::from_fn(width, width, |i, j| f64::midpoint(predicted[(i, j)], predicted[(j, i)]));
+        let full = solver.solve(&self.product);
+        // A^T (X^T X + ridge) A: what each way of bending takes off the error.
+        let gain = full.transpose() * &self.product;
+        let symmetric = Mat::from_fn(width, width, |i, j| f64::midpoint(gain[(i, j)], gain[(j, i)]));
         let eigen = symmetric.self_adjoint_eigen(Side::Lower);
         let eigen = eigen.map_err(|error| failed(format!("the fit failed: {error:?}")))?;
         // Eigenvalues rise: the last vectors keep most.
         let rank = rank.min(width);
         let basis = Mat::from_fn(width, rank, |i, j| eigen.U()[(i, width - rank + j)]);
-        let matrix = &full * &basis * basis.transpose();
-        Ok((Fit { matrix, mean_code, way }, basis))
+        Ok((&full * &basis * basis.transpose(), basis))
     }
 
-    /// The sum of squared errors of a fit.
-    fn error(&self, fit: &Fit) -> f64 {
-        let centered =
-            Mat::from_fn(self.codes.nrows(), self.codes.ncols(), |i, j| self.codes[(i, j)] - fit.mean_code[(0, j)]);
-        let bend = centered * &fit.matrix;
-        let error = Mat::from_fn(self.ways.nrows(), self.ways.ncols(), |i, j| {
-            self.ways[(i, j)] - fit.way[(0, j)] - bend[(i, j)]
-        });
+    /// The sum of squared errors of a fit to these rows on others.
+    fn error_on(&self, others: &Self, matrix: &Mat<f64>) -> f64 {
+        let error = centered(&others.ways, &self.way) - centered(&others.codes, &self.mean_code) * matrix;
         error.squared_norm_l2()
     }
+}
+
+fn centered(rows: &Mat<f64>, mean: &Mat<f64>) -> Mat<f64> {
+    Mat::from_fn(rows.nrows(), rows.ncols(), |i, j| rows[(i, j)] - mean[(0, j)])
 }
 
 fn column_means(matrix: &Mat<f64>) -> Mat<f64> {
@@ -128,7 +125,7 @@ fn column_means(matrix: &Mat<f64>) -> Mat<f64> {
     Mat::from_fn(1, matrix.ncols(), |_, j| matrix.col(j).iter().sum::<f64>() / count)
 }
 
-fn rows(codes: &Tensor) -> Result<Mat<f64>> {
+fn matrix(codes: &Tensor) -> Result<Mat<f64>> {
     let codes = codes.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
     let (count, width) = codes.dims2()?;
     let values = codes.flatten_all()?.to_vec1::<f64>()?;
@@ -138,17 +135,20 @@ fn rows(codes: &Tensor) -> Result<Mat<f64>> {
     Ok(Mat::from_fn(count, width, |i, j| values[i * width + j]))
 }
 
-/// As f32: the direction, the basis of the ways that bend it, and what of a code decides how far, `[D, r]`.
-fn tensors(direction: &Mat<f64>, outputs: &Mat<f64>, inputs: Option<&Mat<f64>>) -> Result<LocalDirection> {
+/// As f32; no way at all is an error, since nothing could be moved along it.
+fn tensors(direction: &Mat<f64>, inputs: &Mat<f64>, outputs: &Mat<f64>) -> Result<LocalDirection> {
     let tensor = |matrix: &Mat<f64>| -> Result<Tensor> {
         let (count, width) = (matrix.nrows(), matrix.ncols());
         let values: Vec<f64> = (0..count).flat_map(|i| (0..width).map(move |j| (i, j))).map(|at| matrix[at]).collect();
         Ok(Tensor::from_vec(values, (count, width), &Device::Cpu)?.to_dtype(DType::F32)?)
     };
-    let outputs = tensor(outputs)?;
-    let inputs =
-        inputs.map_or_else(|| Ok(outputs.clone()), |inputs| Ok::<_, Error>(tensor(inputs)?.t()?.contiguous()?))?;
-    Ok(LocalDirection { direction: tensor(direction)?.squeeze(0)?, inputs, outputs })
+    let direction = tensor(direction)?.squeeze(0)?;
+    let length = direction.sqr()?.sum_all()?.to_scalar::<f32>()?;
+    if length == 0. || !length.is_finite() {
+        let problem = "the pictures with the attribute have the same codes as those without".to_owned();
+        return Err(Error::Pairs { problem });
+    }
+    Ok(LocalDirection { direction, inputs: tensor(inputs)?, outputs: tensor(outputs)? })
 }
 
 #[cfg(test)]
@@ -203,15 +203,17 @@ mod tests {
         let (z, noise) = (codes(40, 1), codes(40, 2));
         let with = ((&z + 1.).unwrap() + (noise * 0.1).unwrap()).unwrap();
         let fit = fit_local_direction(&z, &with, 4).unwrap();
+        assert_eq!(fit.inputs.dims(), &[0, WIDTH]);
         let mean = (&with - &z).unwrap().mean(0).unwrap();
-        assert!(distance(&ways(&fit, &z), &mean.broadcast_as(z.dims()).unwrap()) < 0.1);
+        assert!(distance(&fit.direction, &mean) < 1e-6);
     }
 
     #[test]
     fn what_are_no_pairs_is_refused() {
         let z = codes(4, 1);
         let message = |without: &Tensor, with: &Tensor| fit_local_direction(without, with, 2).unwrap_err().to_string();
-        assert!(message(&z, &codes(3, 1)).contains("as many"));
+        assert!(message(&z, &codes(3, 1)).contains("[3, 6], those without [4, 6]"));
+        assert!(message(&z, &z).contains("the same codes"));
         assert!(message(&codes(1, 1), &codes(1, 2)).contains("at least 2"));
         assert!(message(&z, &(&z / 0.).unwrap()).contains("finite"));
     }

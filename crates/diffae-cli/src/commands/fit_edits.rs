@@ -2,42 +2,37 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
-use diffae_infer::{Error, LoadOptions, ModelSource, Overwrite};
+use diffae_infer::{CONFIG_FILE, Error, LoadOptions, ModelSource, Overwrite, WEIGHTS_FILE};
 use diffae_train::fit_local_direction;
 
 use super::eval::pictures::Pairs;
 use crate::args::{FitEditsArgs, GlobalArgs};
-use crate::device::dtype;
 use crate::output::say;
 use crate::progress::Progress;
 use crate::session::{Session, architecture_hints};
 
-/// Fits a direction to the pairs of each attribute, and writes the model with them.
+/// Fits a direction to the pairs of each attribute, and writes the model with them. Its networks stay what they are, number
+/// type included, so that codes of the model are codes of the written one.
 pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     let all = Pairs::find(&args.pairs, args.limit)?;
-    let out = &args.out.out;
-    if args.out.force.overwrite() == Overwrite::Refuse && out.exists() {
-        return Err(Error::Exists { path: out.clone() }.into());
+    let (out, overwrite) = (&args.out.out, args.out.force.overwrite());
+    ensure!(!out.is_file(), "--out {} is a file, expected a folder", out.display());
+    let exists = [WEIGHTS_FILE, CONFIG_FILE].map(|name| out.join(name)).into_iter().find(|path| path.exists());
+    if let (Overwrite::Refuse, Some(path)) = (overwrite, exists) {
+        return Err(Error::Exists { path }.into());
     }
     let session = Session::open(global, &args.model, &args.batch)?;
     let model = &session.model;
     let width = model.classifier()?.config().z_channels;
     model.latent_moments()?;
     ensure!(args.rank <= width, "--rank is {}, expected at most {width}, the width of z_sem", args.rank);
-    let mut known = vec![];
-    for pairs in all {
-        match model.attribute_idx(&pairs.attribute) {
-            Ok(idx) => known.push((idx, pairs)),
-            Err(error @ Error::UnknownAttribute { .. }) => tracing::warn!("{error}; its pairs are left out"),
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let known = known(&session, all)?;
     if known.is_empty() {
         bail!("the model has none of the attributes of {}", args.pairs.display())
     }
-    let total = known.iter().map(|(_, pairs)| 2 * pairs.without.len()).sum();
+    let total = known.values().map(|pairs| 2 * pairs.without.len()).sum();
     let progress = Progress::start("encode", total, 1);
     let mut directions = BTreeMap::new();
     for (idx, pairs) in &known {
@@ -48,17 +43,39 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
                 progress.check(batch.len())?;
             }
         }
-        let [without, with] = [Tensor::cat(&without, 0)?, Tensor::cat(&with, 0)?];
-        directions.insert(*idx, fit_local_direction(&without, &with, args.rank)?);
+        let direction = fit_local_direction(&Tensor::cat(&without, 0)?, &Tensor::cat(&with, 0)?, args.rank);
+        directions.insert(*idx, direction.with_context(|| pairs.attribute.clone())?);
     }
     progress.finish();
     let mut source = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
     source.set_local_directions(&directions)?;
-    source.write(out, dtype(global.dtype), args.out.force.overwrite())?;
     let taught = source.build(&LoadOptions::cpu())?;
+    source.write(out, source.number_type()?, overwrite)?;
     say(&format!("wrote {}; the whole way is at these strengths:", out.display()))?;
     for (idx, pairs) in &known {
         say(&format!("{:<16} {:.2}", pairs.attribute, taught.classifier()?.whole_way(*idx)?))?;
     }
     Ok(())
+}
+
+/// The pairs of the model's attributes, by their numbers.
+fn known(session: &Session, all: Vec<Pairs>) -> Result<BTreeMap<usize, Pairs>> {
+    let mut known: BTreeMap<usize, Pairs> = BTreeMap::new();
+    for pairs in all {
+        let Pairs { attribute, without, .. } = &pairs;
+        let idx = match session.model.attribute_idx(attribute) {
+            Ok(idx) => idx,
+            Err(error @ Error::UnknownAttribute { .. }) => {
+                tracing::warn!("{error}; its pairs are left out");
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        ensure!(without.len() > 1, "{attribute} has {} pair, at least two are needed", without.len());
+        if let Some(twice) = known.get(&idx) {
+            bail!("{} and {attribute} are the same attribute of the model", twice.attribute)
+        }
+        known.insert(idx, pairs);
+    }
+    Ok(known)
 }

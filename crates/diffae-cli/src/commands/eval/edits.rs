@@ -121,11 +121,17 @@ fn directions_fingerprint(session: &Session, all: &[Pairs], args: &EditsArgs) ->
     }
     let mut hasher = blake3::Hasher::new();
     let classifier = session.model.classifier()?;
-    let everywhere = Tensor::eye(classifier.config().z_channels, DType::F32, session.model.device())?;
+    let (width, device) = (classifier.config().z_channels, session.model.device());
+    let mut places = vec![Tensor::zeros((1, width), DType::F32, device)?];
+    if classifier.config().local_rank > 0 {
+        places.push(Tensor::eye(width, DType::F32, device)?);
+    }
     for pairs in all {
-        let directions = classifier.directions_at(session.model.attribute_idx(&pairs.attribute)?, &everywhere)?;
-        for value in directions.flatten_all()?.to_vec1::<f32>()? {
-            hasher.update(&value.to_le_bytes());
+        let idx = session.model.attribute_idx(&pairs.attribute)?;
+        for place in &places {
+            for value in classifier.directions_at(idx, place)?.flatten_all()?.to_vec1::<f32>()? {
+                hasher.update(&value.to_le_bytes());
+            }
         }
     }
     Ok(Some(hasher.finalize().to_hex().chars().take(16).collect()))
