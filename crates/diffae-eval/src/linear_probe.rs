@@ -123,11 +123,12 @@ impl InversePenalty {
         if let Self::Fixed(value) = self {
             return Ok(value);
         }
-        let part = |judges: bool| {
-            let chosen = rows.iter().zip(present).enumerate().filter(|(idx, _)| (idx % JUDGES_ONE_IN == 0) == judges);
-            chosen.map(|(_, (row, &present))| (row.clone(), present)).unzip()
+        let part = |is_chosen: fn(usize) -> bool| {
+            let chosen = rows.iter().zip(present).enumerate().filter(|(idx, _)| is_chosen(*idx));
+            chosen.map(|(_, (row, &present))| (row.clone(), present)).unzip::<_, _, Vec<Vec<f64>>, Vec<bool>>()
         };
-        let ((fitted, labels), (judges, truth)): ((Vec<_>, Vec<bool>), (Vec<_>, Vec<bool>)) = (part(false), part(true));
+        let (fitted, labels) = part(|idx| !idx.is_multiple_of(JUDGES_ONE_IN));
+        let (judges, truth) = part(|idx| idx.is_multiple_of(JUDGES_ONE_IN));
         if [&labels, &truth].into_iter().any(|part| !part.contains(&true) || !part.contains(&false)) {
             return Ok(DEFAULT);
         }

@@ -134,7 +134,9 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
     let mut source = complete("autoenc32");
     let row = |values: &[(usize, f32)]| {
         let mut row = vec![0f32; 48];
-        values.iter().for_each(|&(idx, value)| row[idx] = value);
+        for &(idx, value) in values {
+            row[idx] = value;
+        }
         Tensor::from_vec(row, (1, 48), &Device::Cpu).unwrap()
     };
     // Along axis 0, and as far along axis 1 as the code is along axis 2.
