@@ -6,6 +6,7 @@ mod device;
 mod drawing;
 mod logging;
 mod output;
+mod pictures;
 mod progress;
 mod session;
 

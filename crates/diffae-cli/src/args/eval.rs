@@ -323,6 +323,13 @@ pub(crate) struct LabelledArgs {
     pub(crate) inverse_penalty: Option<f64>,
 }
 
+impl LabelledArgs {
+    /// The penalty of measures that do not choose one.
+    pub(crate) fn fixed_inverse_penalty(&self) -> f64 {
+        self.inverse_penalty.unwrap_or(1.)
+    }
+}
+
 /// Which way an edit goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EditDirection {

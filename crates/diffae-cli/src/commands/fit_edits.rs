@@ -7,9 +7,9 @@ use candle_core::Tensor;
 use diffae_infer::{CONFIG_FILE, Error, LoadOptions, ModelSource, Overwrite, WEIGHTS_FILE};
 use diffae_train::fit_local_direction;
 
-use super::eval::pictures::Pairs;
 use crate::args::{FitEditsArgs, GlobalArgs};
 use crate::output::say;
+use crate::pictures::Pairs;
 use crate::progress::Progress;
 use crate::session::{Session, architecture_hints};
 

@@ -10,9 +10,9 @@ use diffae_train::{FOLDER_LABELS, Labels};
 use super::codes::encode_all;
 use super::feature_file::fingerprint_of_file;
 use super::journal::Settings;
-use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{AttributesArgs, DisentanglementArgs, GlobalArgs, LabelledArgs};
+use crate::pictures::PictureSet;
 use crate::progress::Progress;
 use crate::session::Session;
 
@@ -34,7 +34,11 @@ pub(super) struct Labelled {
 
 /// Fits the probes, and scores them on pictures that they have not seen.
 pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<Report> {
-    let more = |_: &Session| Ok(Settings::from([("folds".to_owned(), args.folds.into())]));
+    let penalty = args.labelled.inverse_penalty.map_or_else(|| "chosen".into(), Into::into);
+    let more = |_: &Session| {
+        let settings = [("folds", args.folds.into()), ("inverse_penalty", penalty)];
+        Ok(Settings::from(settings.map(|(name, value)| (name.to_owned(), value))))
+    };
     let labelled = encode(global, &args.labelled, NAME, args.folds, more)?;
     let figures = figures(&labelled, args)?;
     Report::new(NAME, labelled.settings, figures).written(&args.labelled.run.out)
@@ -43,7 +47,11 @@ pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<Report> 
 /// Asks whether single dimensions stand for single attributes.
 pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArgs) -> Result<Report> {
     let labelled = &args.labelled;
-    let more = |_: &Session| Ok(Settings::from([("resamples".to_owned(), args.resamples.into())]));
+    let penalty = labelled.fixed_inverse_penalty();
+    let more = |_: &Session| {
+        let settings = [("resamples", args.resamples.into()), ("inverse_penalty", penalty.into())];
+        Ok(Settings::from(settings.map(|(name, value)| (name.to_owned(), value))))
+    };
     let Labelled { z_sem, names, present, settings, .. } = encode(global, labelled, "disentanglement", 2, more)?;
     let varies = |(name, present): &(String, Vec<bool>)| {
         let varies = present.contains(&true) && present.contains(&false);
@@ -61,7 +69,7 @@ pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArg
         let z_sem = z_sem.index_select(&Tensor::new(chosen, z_sem.device())?, 0)?;
         let of_rows = |present: &Vec<bool>| rows.iter().map(|&row| present[row]).collect::<Vec<bool>>();
         let present: Vec<Vec<bool>> = present.iter().map(of_rows).collect();
-        let dci = diffae_eval::dci(&z_sem, &present, labelled.inverse_penalty.unwrap_or(1.))?;
+        let dci = diffae_eval::dci(&z_sem, &present, penalty)?;
         let difference = diffae_eval::total_auroc_difference(&z_sem, &present)?;
         Ok([dci.disentanglement, dci.completeness, difference.total, difference.num_captured as f64])
     })?;
@@ -78,7 +86,7 @@ pub(super) fn encode(
     least: usize,
     settings: impl FnOnce(&Session) -> Result<Settings>,
 ) -> Result<Labelled> {
-    let pictures = EvalPictures::find(&args.data)?;
+    let pictures = PictureSet::find(&args.data)?;
     let labels = read_labels(&args.labels, &pictures)?;
     if let Some(value) = args.inverse_penalty {
         ensure!(value > 0. && value.is_finite(), "--inverse-penalty is {value}, expected a number above 0");
@@ -91,18 +99,12 @@ pub(super) fn encode(
     let session = Session::open(global, &args.model, &args.run.batch)?;
     let is_folders = args.labels == Path::new(FOLDER_LABELS);
     let of_labels = if is_folders { FOLDER_LABELS.to_owned() } else { fingerprint_of_file(&args.labels)? };
-    let inverse_penalty = match args.inverse_penalty {
-        Some(value) => value.into(),
-        None if measure == NAME => "chosen".into(),
-        None => 1.0.into(),
-    };
     let mut settings = settings(&session)?;
     settings.extend(session.settings());
     settings.extend([
         ("data".to_owned(), pictures.fingerprint()?.into()),
         ("count".to_owned(), rows.len().into()),
         ("labels".to_owned(), of_labels.into()),
-        ("inverse_penalty".to_owned(), inverse_penalty),
         ("seed".to_owned(), args.run.random.seed.into()),
     ]);
     Report::check_folder(&args.run, measure, &settings)?;
@@ -168,7 +170,7 @@ fn figures(labelled: &Labelled, args: &AttributesArgs) -> Result<Vec<Figure>> {
 }
 
 /// Labels of a file or of folders.
-fn read_labels(path: &Path, pictures: &EvalPictures) -> Result<Labels> {
+fn read_labels(path: &Path, pictures: &PictureSet) -> Result<Labels> {
     let labels = if path == Path::new(FOLDER_LABELS) {
         Labels::from_folders(&[pictures.all()])?
     } else {

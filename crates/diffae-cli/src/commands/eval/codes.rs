@@ -8,8 +8,8 @@ use candle_core::Tensor;
 use diffae_infer::{Codes, NoiseSource, Overwrite};
 use diffae_nets::weights::SafetensorsFile;
 
-use super::pictures::EvalPictures;
 use crate::args::EvalRunArgs;
+use crate::pictures::PictureSet;
 use crate::progress::Progress;
 use crate::session::Session;
 
@@ -20,7 +20,7 @@ const KEY: &str = "diffae:codes";
 
 /// The codes of all pictures, `[N, D]` on the CPU. Parts that are in the folder already are read; those of another model
 /// or of other pictures are made anew.
-pub(super) fn encode_all(session: &Session, pictures: &EvalPictures, folder: &Path) -> Result<Tensor> {
+pub(super) fn encode_all(session: &Session, pictures: &PictureSet, folder: &Path) -> Result<Tensor> {
     let folder = folder.join("z_sem");
     fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
     let key = format!("{} {}", serde_json::to_string(&session.settings())?, pictures.fingerprint()?);
@@ -78,7 +78,7 @@ fn write(session: &Session, z_sem: &Tensor, names: Vec<String>, path: &Path, key
 
 fn encode(
     session: &Session,
-    pictures: &EvalPictures,
+    pictures: &PictureSet,
     part: std::ops::Range<usize>,
     progress: &Progress,
 ) -> Result<Tensor> {

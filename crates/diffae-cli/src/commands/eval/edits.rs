@@ -5,11 +5,11 @@ use candle_core::{DType, Device, Tensor};
 use diffae_infer::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 
 use super::journal::{Journal, Values};
-use super::pictures::{EvalPictures, Pairs};
 use super::report::{Figure, Report};
 use crate::args::{EditDirection, EditsArgs, GlobalArgs};
 use crate::drawing::{SheetRow, captioned_sheet};
 use crate::output::Provenance;
+use crate::pictures::{Pairs, PictureSet};
 use crate::progress::Progress;
 use crate::session::{Session, to_unit};
 
@@ -26,7 +26,7 @@ const MEASURES: [&str; 6] =
 
 /// Where an edit leads.
 enum Edit {
-    /// Along the classifier's direction.
+    /// Along the model's direction of an attribute.
     Along { attribute_idx: usize, strength: f64 },
     /// By a difference of `z_sem`, `[1, D]`.
     By(Tensor),
@@ -49,7 +49,7 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
     let all: Vec<Pairs> = all.into_iter().filter(known).collect();
     ensure!(!all.is_empty(), "the model has none of the attributes of {}", args.pairs.display());
     let both = all.iter().flat_map(|pairs| [&pairs.without, &pairs.with]);
-    let fingerprints = both.map(EvalPictures::fingerprint).collect::<Result<Vec<String>>>()?;
+    let fingerprints = both.map(PictureSet::fingerprint).collect::<Result<Vec<String>>>()?;
     let direction = if args.direction == EditDirection::Pairs { "pairs" } else { "classifier" };
     // The classifier's directions are those of normalized z_sem.
     let latent = if direction == "pairs" { None } else { session.latent_fingerprint()? };

@@ -65,12 +65,14 @@ struct Trial {
 pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<Report> {
     // One picture of each kind is left to judge by.
     let least = args.shots.iter().copied().min().unwrap_or(0) + 2;
+    let penalty = args.labelled.fixed_inverse_penalty();
     let more = |session: &Session| {
         let invents = args.invented > 0 && session.model.latent_net().is_ok();
         let mut settings = Settings::from([
             ("shots".to_owned(), args.shots.clone().into()),
             ("draws".to_owned(), args.draws.into()),
             ("invented".to_owned(), args.invented.into()),
+            ("inverse_penalty".to_owned(), penalty.into()),
         ]);
         if invents {
             settings.insert("latent".to_owned(), session.latent_fingerprint()?.into());
@@ -82,7 +84,7 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<Report> {
     let scale = Scale::of(&z_sem)?;
     let standardized = scale.apply(&z_sem)?;
     let invented = if args.invented > 0 { invent(args, session, &scale)? } else { None };
-    let (seed, penalty) = (args.labelled.run.random.seed, args.labelled.inverse_penalty.unwrap_or(1.));
+    let seed = args.labelled.run.random.seed;
     let (mut figures, mut rows) = (vec![], vec![]);
     for (name, present) in names.iter().zip(&present) {
         let whole = match LinearProbe::fit(&standardized, present, penalty) {

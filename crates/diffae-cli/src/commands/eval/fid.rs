@@ -13,10 +13,10 @@ use diffae_train::Crop;
 
 use super::feature_file::{FeatureFile, fingerprint_of_file};
 use super::journal::Settings;
-use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{FidArgs, FidProtocol, FidSource, GlobalArgs, Judged as JudgedArg, PictureCrop};
 use crate::device::device_from_name;
+use crate::pictures::PictureSet;
 use crate::progress::Progress;
 use crate::session::{Session, catch_interrupts, to_unit};
 
@@ -29,7 +29,7 @@ const BATCH: usize = 16;
 /// Where the pictures that are judged come from.
 enum Judged {
     /// A folder of them.
-    Folder(EvalPictures),
+    Folder(PictureSet),
     /// A model that invents them.
     Sampled(Session),
     /// A model that decodes the `z_sem` of real pictures from random `x_T`.
@@ -67,7 +67,7 @@ pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<Report> {
     let features = Features::open(global, args)?;
     let real = args.data.as_ref().map(|data| {
         let limit = args.limit.or(is_reference.then_some(REFERENCE_COUNT));
-        EvalPictures::first(data, args.crop.into(), limit)
+        PictureSet::first(data, args.crop.into(), limit)
     });
     let real = real.transpose()?;
     let judged = Judged::open(global, args)?;
@@ -136,7 +136,7 @@ fn neighborhoods(
 fn sets(
     args: &FidArgs,
     features: &Features,
-    real: Option<&EvalPictures>,
+    real: Option<&PictureSet>,
     judged: &Judged,
     reference: Option<Moments>,
 ) -> Result<Sets> {
@@ -144,7 +144,7 @@ fn sets(
     let common = |settings: Settings| features.settings.clone().into_iter().chain(settings).collect::<Settings>();
     let given = args.size.map(|size| [3, size, size]);
     let image_size = judged.session().map(|session| session.model.image_shape()).or(given);
-    let of_real = |pictures: &EvalPictures| -> Result<Settings> {
+    let of_real = |pictures: &PictureSet| -> Result<Settings> {
         Ok(Settings::from([
             ("data".to_owned(), pictures.fingerprint()?.into()),
             ("flips".to_owned(), (args.protocol == FidProtocol::Reference).into()),
@@ -157,7 +157,7 @@ fn sets(
     let count = match judged {
         Judged::Folder(pictures) => pictures.len(),
         _ if args.protocol == FidProtocol::Reference => args.count.unwrap_or(REFERENCE_COUNT),
-        _ => args.count.or(real.map(EvalPictures::len)).context("say with --count how many pictures to make")?,
+        _ => args.count.or(real.map(PictureSet::len)).context("say with --count how many pictures to make")?,
     };
     let width = features.network.width();
     let (mut real_file, mut moments) = (None, reference);
@@ -223,7 +223,7 @@ fn fill(
 /// Real pictures in `[0, 1]`, as a file of 8 bits a channel holds them.
 fn real_pictures(
     args: &FidArgs,
-    pictures: &EvalPictures,
+    pictures: &PictureSet,
     session: Option<&Session>,
     range: Range<usize>,
 ) -> Result<Vec<Tensor>> {
@@ -249,7 +249,7 @@ fn real_pictures(
 }
 
 /// Pictures of a folder, of the sizes that they have.
-fn as_they_are(pictures: &EvalPictures, range: Range<usize>) -> Result<Vec<Tensor>> {
+fn as_they_are(pictures: &PictureSet, range: Range<usize>) -> Result<Vec<Tensor>> {
     let read = |idx: usize| -> Result<Tensor> {
         let name = pictures.name(idx);
         let bytes = pictures.all().bytes(idx)?;
@@ -302,7 +302,7 @@ impl Judged {
     fn open(global: &GlobalArgs, args: &FidArgs) -> Result<Self> {
         let model = match args.judged.get()? {
             JudgedArg::Pictures(folder) => {
-                return Ok(Self::Folder(EvalPictures::first(&folder, Crop::Center, args.count)?));
+                return Ok(Self::Folder(PictureSet::first(&folder, Crop::Center, args.count)?));
             }
             JudgedArg::Model(model) => model,
         };
@@ -341,7 +341,7 @@ impl Judged {
         }
     }
 
-    fn settings(&self, args: &FidArgs, real: Option<&EvalPictures>) -> Result<Settings> {
+    fn settings(&self, args: &FidArgs, real: Option<&PictureSet>) -> Result<Settings> {
         let session = match self {
             Self::Folder(pictures) => {
                 return Ok(Settings::from([("pictures".to_owned(), pictures.fingerprint()?.into())]));
@@ -352,7 +352,7 @@ impl Judged {
         settings.extend([("steps".to_owned(), args.steps.into()), ("seed".to_owned(), args.run.random.seed.into())]);
         if matches!(self, Self::Decoded(_)) {
             settings.insert("source".to_owned(), "decoded".into());
-            settings.insert("data".to_owned(), real.map(EvalPictures::fingerprint).transpose()?.into());
+            settings.insert("data".to_owned(), real.map(PictureSet::fingerprint).transpose()?.into());
         } else {
             settings.insert("source".to_owned(), "sampled".into());
             settings.insert("latent_steps".to_owned(), args.latent_steps.into());
@@ -365,7 +365,7 @@ impl Judged {
     fn pictures(
         &self,
         args: &FidArgs,
-        real: Option<&EvalPictures>,
+        real: Option<&PictureSet>,
         range: Range<usize>,
         progress: &Progress,
     ) -> Result<Vec<Tensor>> {

@@ -10,7 +10,6 @@ mod few_shot;
 mod fid;
 mod journal;
 mod perceptual;
-pub(super) mod pictures;
 mod ppl;
 mod recon;
 mod report;

@@ -12,10 +12,10 @@ use image::ImageReader;
 
 use super::feature_file::fingerprint_of_file;
 use super::journal::{Journal, Settings};
-use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, LpipsArgs, LpipsPairsArgs};
 use crate::device::device_from_name;
+use crate::pictures::PictureSet;
 use crate::progress::Progress;
 use crate::session::catch_interrupts;
 
@@ -39,7 +39,7 @@ pub(super) fn settings(args: &LpipsArgs) -> Result<Settings> {
 }
 
 /// Which pictures of two folders have the same name but for its ending: places in the first and in the second.
-pub(super) fn pairs(x: &EvalPictures, y: &EvalPictures) -> Result<Vec<(usize, usize)>> {
+pub(super) fn pairs(x: &PictureSet, y: &PictureSet) -> Result<Vec<(usize, usize)>> {
     let stem = |name: String| Path::new(&name).with_extension("").display().to_string();
     let places: BTreeMap<String, usize> = (0..y.len()).map(|idx| (stem(y.name(idx)), idx)).collect();
     ensure!(places.len() == y.len(), "two of the pictures have one name but for its ending");
@@ -54,13 +54,13 @@ pub(super) fn pairs(x: &EvalPictures, y: &EvalPictures) -> Result<Vec<(usize, us
 }
 
 /// Two pictures of one size in `[0, 1]`, the first cut and resized to the size of the second.
-pub(super) fn read_pair(x: &EvalPictures, y: &EvalPictures, (of_x, of_y): (usize, usize)) -> Result<[Tensor; 2]> {
+pub(super) fn read_pair(x: &PictureSet, y: &PictureSet, (of_x, of_y): (usize, usize)) -> Result<[Tensor; 2]> {
     let bytes = y.all().bytes(of_y)?;
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let (width, height) = reader.into_dimensions().with_context(|| format!("cannot read {}", y.name(of_y)))?;
     ensure!(width == height, "{} has {width} by {height} pixels, expected a square", y.name(of_y));
     let size = usize::try_from(width)?;
-    let read = |pictures: &EvalPictures, idx: usize| -> Result<Tensor> {
+    let read = |pictures: &PictureSet, idx: usize| -> Result<Tensor> {
         crate::session::to_unit(&pictures.all().read(idx, 3, size)?.unsqueeze(0)?)
     };
     Ok([read(x, of_x)?, read(y, of_y)?])
@@ -69,7 +69,7 @@ pub(super) fn read_pair(x: &EvalPictures, y: &EvalPictures, (of_x, of_y): (usize
 /// Compares the pictures of two folders.
 pub(super) fn run(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<Report> {
     catch_interrupts();
-    let (x, y) = (EvalPictures::find(&args.data)?, EvalPictures::first(&args.pictures, Crop::Center, None)?);
+    let (x, y) = (PictureSet::find(&args.data)?, PictureSet::first(&args.pictures, Crop::Center, None)?);
     let pairs = pairs(&x, &y)?;
     let lpips_args = LpipsArgs { lpips_backbone: args.backbone, lpips_weights: Some(args.weights.clone()) };
     let lpips = open(global, &lpips_args)?.context("LPIPS needs weights")?;

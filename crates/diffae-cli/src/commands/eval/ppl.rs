@@ -7,9 +7,9 @@ use diffae_infer::{lerp, slerp};
 
 use super::feature_file::fingerprint_of_file;
 use super::journal::{Journal, Values};
-use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, PplArgs};
+use crate::pictures::PictureSet;
 use crate::progress::Progress;
 use crate::session::{Session, to_unit};
 
@@ -24,7 +24,7 @@ const TRIMMED: [f64; 2] = [0.01, 0.99];
 /// Karras et al. 2019 (arXiv:1812.04948), section 4.1; Preechakul et al. 2022 (arXiv:2111.15640), section 5.
 pub(super) fn run(global: &GlobalArgs, args: &PplArgs) -> Result<Report> {
     ensure!(args.epsilon > 0. && args.epsilon < 1., "--epsilon is {}, expected a number in (0, 1)", args.epsilon);
-    let pictures = EvalPictures::find(&args.data)?;
+    let pictures = PictureSet::find(&args.data)?;
     let session = Session::open(global, &args.model, &args.run.batch)?;
     if !session.has_z_sem() || session.is_one_shot() {
         bail!("the path between two pictures needs z_sem and x_T, which this model does not have both")

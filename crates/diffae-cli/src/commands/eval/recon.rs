@@ -11,11 +11,11 @@ use diffae_train::Crop;
 
 use super::journal::{Journal, Settings, Values};
 use super::perceptual;
-use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, Judged, ReconArgs};
 use crate::drawing::{Curve, SheetRow, captioned_sheet, plot};
 use crate::output::Provenance;
+use crate::pictures::PictureSet;
 use crate::progress::Progress;
 use crate::session::{Session, catch_interrupts, to_unit};
 
@@ -43,7 +43,7 @@ impl Way {
 
 /// Reconstructs every picture in every way, and measures.
 pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<Report> {
-    let pictures = EvalPictures::find(&args.data)?;
+    let pictures = PictureSet::find(&args.data)?;
     let lpips = perceptual::open(global, &args.lpips)?;
     let model = match args.judged.get()? {
         Judged::Model(model) => model,
@@ -139,9 +139,9 @@ fn write_plots(figures: &[Figure], args: &ReconArgs, provenance: &Provenance) ->
 }
 
 /// Measures reconstructions that another program has made.
-fn run_given(args: &ReconArgs, folder: &Path, pictures: &EvalPictures, lpips: Option<&Lpips>) -> Result<Report> {
+fn run_given(args: &ReconArgs, folder: &Path, pictures: &PictureSet, lpips: Option<&Lpips>) -> Result<Report> {
     catch_interrupts();
-    let made = EvalPictures::first(folder, Crop::Center, None)?;
+    let made = PictureSet::first(folder, Crop::Center, None)?;
     let pairs = perceptual::pairs(pictures, &made)?;
     let way = Way { kind: args.made_with.name(), steps: args.steps.first().copied().unwrap_or(0), invert_steps: 0 };
     let mut settings = Settings::from([
@@ -222,7 +222,7 @@ fn sheet_rows(columns: &[Tensor]) -> Result<Vec<SheetRow>> {
     (0..count).map(row).collect()
 }
 
-fn figures(ways: &[Way], pictures: &EvalPictures, journal: &Journal, seed: u64) -> Vec<Figure> {
+fn figures(ways: &[Way], pictures: &PictureSet, journal: &Journal, seed: u64) -> Vec<Figure> {
     let mut figures = vec![];
     for way in ways {
         for name in MEASURES {

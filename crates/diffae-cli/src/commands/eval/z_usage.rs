@@ -5,9 +5,9 @@ use candle_core::Tensor;
 use diffae_infer::NoiseSource;
 
 use super::journal::{Journal, Values};
-use super::pictures::EvalPictures;
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, ZUsageArgs};
+use crate::pictures::PictureSet;
 use crate::progress::Progress;
 use crate::session::{Session, to_unit};
 
@@ -19,7 +19,7 @@ const SHARE: &str = "z_sem_share";
 /// Decodes each picture's `z_sem` from a random `x_T`, then with the `z_sem` of the next picture, then with its `x_T`, and
 /// compares.
 pub(super) fn run(global: &GlobalArgs, args: &ZUsageArgs) -> Result<Report> {
-    let pictures = EvalPictures::find(&args.data)?;
+    let pictures = PictureSet::find(&args.data)?;
     let session = Session::open(global, &args.model, &args.run.batch)?;
     if !session.has_z_sem() {
         bail!("a plain DDPM has no z_sem whose use could be measured")

@@ -1,4 +1,4 @@
-//! The pictures of an evaluation, batch by batch.
+//! Pictures that are measured or learnt from, batch by batch, and pairs of them.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -14,21 +14,21 @@ use crate::args::EvalDataArgs;
 use crate::session::Session;
 
 /// The pictures of a folder, or the first of them.
-pub(in crate::commands) struct EvalPictures {
+pub(crate) struct PictureSet {
     pictures: Pictures,
     crop: Crop,
     count: usize,
     fingerprint: OnceCell<String>,
 }
 
-impl EvalPictures {
+impl PictureSet {
     /// Finds them.
-    pub(super) fn find(args: &EvalDataArgs) -> Result<Self> {
+    pub(crate) fn find(args: &EvalDataArgs) -> Result<Self> {
         Self::first(&args.data, args.crop.into(), args.limit)
     }
 
     /// The first ones below a folder.
-    pub(super) fn first(root: &Path, crop: Crop, limit: Option<usize>) -> Result<Self> {
+    pub(crate) fn first(root: &Path, crop: Crop, limit: Option<usize>) -> Result<Self> {
         let pictures = Pictures::all(root, crop)?;
         let count = limit.unwrap_or(usize::MAX).min(pictures.len());
         // Values are kept by name.
@@ -39,20 +39,20 @@ impl EvalPictures {
         Ok(Self { pictures, crop, count, fingerprint: OnceCell::new() })
     }
 
-    pub(in crate::commands) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.count
     }
 
-    pub(super) fn name(&self, idx: usize) -> String {
+    pub(crate) fn name(&self, idx: usize) -> String {
         self.pictures.name(idx)
     }
 
-    pub(super) fn all(&self) -> &Pictures {
+    pub(crate) fn all(&self) -> &Pictures {
         &self.pictures
     }
 
     /// A checksum of names, pictures and crop, so that values are not mistaken for those of other pictures.
-    pub(super) fn fingerprint(&self) -> Result<String> {
+    pub(crate) fn fingerprint(&self) -> Result<String> {
         if let Some(known) = self.fingerprint.get() {
             return Ok(known.clone());
         }
@@ -67,13 +67,13 @@ impl EvalPictures {
     }
 
     /// Pictures that follow each other, at most `size` at once.
-    pub(in crate::commands) fn batches(&self, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    pub(crate) fn batches(&self, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let count = self.count;
         (0..count).step_by(size.max(1)).map(move |start| start..(start + size).min(count))
     }
 
     /// Reads some, `[N, C, H, W]` in `[-1, 1]`, to the model's device.
-    pub(super) fn read(&self, session: &Session, indices: impl Iterator<Item = usize>) -> Result<Tensor> {
+    pub(crate) fn read(&self, session: &Session, indices: impl Iterator<Item = usize>) -> Result<Tensor> {
         let [channels, height, width] = session.model.image_shape();
         ensure!(height == width, "the model's pictures are {height} by {width} pixels, expected squares");
         let read = |idx| self.pictures.read(idx, channels, height);
@@ -82,7 +82,7 @@ impl EvalPictures {
     }
 
     /// The codes of some, `[N, D]` on the model's device.
-    pub(in crate::commands) fn encode(&self, session: &Session, indices: Range<usize>) -> Result<Tensor> {
+    pub(crate) fn encode(&self, session: &Session, indices: Range<usize>) -> Result<Tensor> {
         let mut codes = vec![];
         for start in indices.clone().step_by(session.batch_size()) {
             let batch = start..(start + session.batch_size()).min(indices.end);
@@ -93,15 +93,15 @@ impl EvalPictures {
 }
 
 /// Pictures that differ in one attribute alone, by the same names.
-pub(in crate::commands) struct Pairs {
-    pub(in crate::commands) attribute: String,
-    pub(in crate::commands) without: EvalPictures,
-    pub(in crate::commands) with: EvalPictures,
+pub(crate) struct Pairs {
+    pub(crate) attribute: String,
+    pub(crate) without: PictureSet,
+    pub(crate) with: PictureSet,
 }
 
 impl Pairs {
     /// Those below a folder, by attribute: `ATTRIBUTE/without` and `ATTRIBUTE/with`.
-    pub(in crate::commands) fn find(root: &Path, limit: Option<usize>) -> Result<Vec<Self>> {
+    pub(crate) fn find(root: &Path, limit: Option<usize>) -> Result<Vec<Self>> {
         let entries = fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
         let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         folders.retain(|folder| folder.join("without").is_dir() && folder.join("with").is_dir());
@@ -110,7 +110,7 @@ impl Pairs {
         let mut all = vec![];
         for folder in folders {
             let attribute = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let side = |name| EvalPictures::first(&folder.join(name), Crop::Center, limit);
+            let side = |name| PictureSet::first(&folder.join(name), Crop::Center, limit);
             let (without, with) = (side("without")?, side("with")?);
             let same = without.len() == with.len() && (0..with.len()).all(|idx| without.name(idx) == with.name(idx));
             if !same {
