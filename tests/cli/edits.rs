@@ -24,6 +24,26 @@ fn strengths_make_a_strip() {
 }
 
 #[test]
+fn what_decoding_loses_can_be_kept() {
+    let workspace = Workspace::new();
+    workspace.import("autoenc16_latent");
+    let picture = image::RgbImage::from_fn(16, 16, |x, y| {
+        let [x, y] = [x, y].map(|place| u8::try_from(place * 16).unwrap());
+        image::Rgb([x, y, x ^ y])
+    });
+    picture.save(workspace.path("picture.png")).unwrap();
+    let edit = ["edit", "--model", "model", "picture.png", "--attribute", "0", "--strengths", "0,0.3"];
+    let edit = [&edit[..], &FEW_STEPS, &FEW_INVERSION_STEPS].concat();
+    workspace.run(&[&edit[..], &["--out", "kept", "--keep-residual"]].concat()).succeeds();
+    workspace.run(&[&edit[..], &["--out", "plain"]].concat()).succeeds();
+    let read = |name: &str| image::open(workspace.path(name)).unwrap().to_rgb8();
+    // An edit of nothing is the picture itself, in any number of steps.
+    assert_eq!(read("kept/picture_0_+0.png"), picture);
+    assert_ne!(read("plain/picture_0_+0.png"), picture);
+    assert_ne!(read("kept/picture_0_+0.3.png"), picture);
+}
+
+#[test]
 fn an_unknown_attribute_is_answered_with_the_known_ones() {
     let workspace = Workspace::new();
     workspace.import("autoenc16_latent");

@@ -151,6 +151,10 @@ fn edits_are_compared_with_the_truth() {
     assert!((figure(&report, "mae_inside_unedited", &of) - 1. / 3.).abs() < 1e-6);
     let by_pairs = workspace.run(&[&args[..], &["--out", "other", "--direction", "pairs"]].concat()).succeeds().json();
     assert!(figure(&by_pairs, "rmse_edited", &of) > 0.);
+    // What an edit leaves alone stays as it is, though two steps decode hardly anything.
+    let kept = workspace.run(&[&args[..], &["--out", "kept", "--keep-residual"]].concat()).succeeds().json();
+    let outside = |report| figure(report, "mae_outside_edited", &of);
+    assert!(outside(&kept) < 0.5 * outside(&report), "{} {}", outside(&kept), outside(&report));
     fs::remove_file(workspace.path("pairs").join(&attribute).join("with/0.png")).unwrap();
     workspace.run(&[&args[..], &["--out", "third"]].concat()).fails_with("names differ");
 }
@@ -165,9 +169,9 @@ fn edits_are_learnt_from_pairs() {
     let fitted = workspace.run(&[&args[..], &["taught"]].concat()).succeeds();
     assert!(fitted.stderr().contains("Unheard_Of") && fitted.stdout().contains("attribute_1"));
     workspace.run(&[&args[..], &["taught"]].concat()).fails_with("exists");
-    workspace.run(&[&args[..], &["other", "--rank", "49"]].concat()).fails_with("at most 48");
+    workspace.run(&[&args[..], &["other", "--units", "2000"]].concat()).fails_with("at most 1024");
     workspace.run(&[&args[..], &["other", "--limit", "1"]].concat()).fails_with("at least two");
-    workspace.run(&[&args[..], &["fixed", "--rank", "0"]].concat()).succeeds();
+    workspace.run(&[&args[..], &["fixed", "--units", "0"]].concat()).succeeds();
     save_pairs(&workspace.path("pairs/1"));
     workspace.run(&[&args[..], &["other"]].concat()).fails_with("1 and attribute_1 are the same");
     fs::remove_dir_all(workspace.path("pairs/1")).unwrap();

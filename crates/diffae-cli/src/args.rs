@@ -381,6 +381,9 @@ pub(crate) struct EditArgs {
     /// Decoding steps
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
+    /// Give back what decoding loses, so that what the edit leaves alone stays as it is; decodes once more
+    #[arg(long)]
+    pub(crate) keep_residual: bool,
     #[command(flatten)]
     pub(crate) inversion: InversionArgs,
     #[command(flatten)]
@@ -397,9 +400,12 @@ pub(crate) struct FitEditsArgs {
     /// Take the first pairs of each attribute only
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<usize>,
-    /// In how many ways a direction may depend on the picture; 0 for one direction for all
-    #[arg(long, default_value_t = 8, value_name = "R")]
-    pub(crate) rank: usize,
+    /// Hidden units by which a direction depends on the picture; 0 for one direction for all
+    #[arg(long, default_value_t = 16, value_name = "H")]
+    pub(crate) units: usize,
+    /// Seed of what the fit begins with
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) out: OutArgs,
     #[command(flatten)]

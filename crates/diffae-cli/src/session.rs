@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use diffae_infer::{
-    DecodeOptions, Input, LoadOptions, Model, ModelConfig, ModelSource, NoisePurpose, NoiseSource, read_batch,
+    DecodeOptions, Input, LoadOptions, Model, ModelConfig, ModelSource, NoisePurpose, NoiseSource, keep_residual,
+    read_batch,
 };
 use diffae_nets::weights::ArchitectureHints;
 use diffae_schedule::{StepChain, StepSequence};
@@ -27,6 +28,12 @@ pub(crate) struct Session {
     batch_size: Option<usize>,
     path: PathBuf,
     options: LoadOptions,
+}
+
+/// Pictures, and what their codes decode to.
+pub(crate) struct Original {
+    pub(crate) x_0: Tensor,
+    pub(crate) decoded: Tensor,
 }
 
 impl Session {
@@ -123,6 +130,22 @@ impl Session {
     pub(crate) fn denoise(&self, z_terminal: &Tensor, num_steps: usize, progress: &Progress) -> Result<Tensor> {
         let count = z_terminal.dim(0)?;
         Ok(self.model.sample_z_sem(z_terminal, num_steps, &mut |_| progress.step(count))?)
+    }
+
+    /// Decodes edited codes, deterministically. With `original`, a picture with its codes as they are decoded, what these
+    /// lose of the picture is given back.
+    pub(crate) fn decode_edited(
+        &self,
+        (x_terminal, z_sem): (&Tensor, &Tensor),
+        original: Option<&Original>,
+        num_steps: usize,
+        progress: &Progress,
+    ) -> Result<Tensor> {
+        let edited = self.decode(x_terminal, Some(z_sem), num_steps, progress)?;
+        Ok(match original {
+            Some(Original { x_0, decoded }) => keep_residual(&edited, x_0, decoded)?,
+            None => edited,
+        })
     }
 
     /// Decodes pictures deterministically.

@@ -11,9 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     // A model directory or a released checkpoint would do as well.
     let pipeline = Pipeline::from_dir(Path::new(BUILT_IN_MODEL))?.with_steps(50);
-    let codes = pipeline.encode(&[image::open(input)?.to_rgb8()])?;
-    let edited = pipeline.edit(&codes, attribute, strength.parse()?)?;
-    for picture in pipeline.decode(&edited)? {
+    for picture in pipeline.edit_pictures(&[image::open(input)?.to_rgb8()], attribute, strength.parse()?)? {
         picture.save(output)?;
     }
     Ok(())

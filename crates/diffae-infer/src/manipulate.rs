@@ -1,9 +1,24 @@
-//! Moves `z_sem` along the direction of an attribute.
+//! Moves `z_sem` along the direction of an attribute, and gives back what decoding loses.
 
 use candle_core::Tensor;
 
 use crate::error::{Error, Result, computing};
 use crate::model::Model;
+
+/// `clamp(edited + x_0 - decoded, -1, 1)`: gives an edited picture back what its codes lose of the original, so that what
+/// the edit leaves alone stays as it was, whatever the number of steps.
+///
+/// # Shapes
+/// - `edited`: decoded from edited codes; `x_0`: the picture; `decoded`: decoded from its codes as they are, in as many steps.
+///   All `[N, C, H, W]`, in `[-1, 1]`.
+/// # Errors
+/// If the shapes differ.
+/// # Source
+/// The difference of an edit is taken between two decodings, as in Ju et al. 2023 (arXiv:2310.01506), who do it at each step.
+pub fn keep_residual(edited: &Tensor, x_0: &Tensor, decoded: &Tensor) -> Result<Tensor> {
+    let kept = (edited - decoded).and_then(|change| (x_0 + change)?.clamp(-1f32, 1f32));
+    computing("keeping the residual", kept)
+}
 
 impl Model {
     /// The position of an attribute among the model's, by name (in any case) or by number.

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use diffae_nets::weights::{
     ArchitectureHints, Checkpoint, ClassifierCheckpoint, LatentMoments, ParameterSet, SafetensorsFile, TensorMap,
-    Weights, safetensors_bytes,
+    Weights, is_finite, safetensors_bytes,
 };
 use diffae_nets::{ClassifierConfig, RawClassifierConfig, RawUnetConfig, UnetConfig};
 
 use crate::error::{Error, Result, computing};
 use crate::files::{Overwrite, write_together};
+use crate::local_direction::{LOCAL, LocalDirection};
 use crate::model_config::{FORMAT_VERSION, ModelConfig};
 
 /// Name of the config inside a model directory.
@@ -40,41 +41,51 @@ pub(crate) struct ClassifierTensors {
     pub(crate) weight: Tensor,
     pub(crate) bias: Tensor,
     pub(crate) directions: Tensor,
-    /// V and U of local directions.
-    pub(crate) local: Option<[Tensor; 2]>,
+    /// What bends local directions, in the order of [`LOCAL`].
+    pub(crate) local: Option<[Tensor; 6]>,
 }
 
 impl ClassifierTensors {
+    /// The direction of an attribute.
+    fn direction(&self, idx: usize) -> candle_core::Result<LocalDirection> {
+        let direction = self.directions.get(idx)?;
+        let Some(local) = &self.local else {
+            return LocalDirection::fixed(&direction).map_err(candle_core::Error::wrap);
+        };
+        let [inputs, bias, hidden, hidden_bias, center, outputs] = local.each_ref().map(|all| all.get(idx));
+        let (inputs, bias, hidden) = (inputs?, bias?, hidden?);
+        Ok(LocalDirection {
+            direction,
+            inputs,
+            bias,
+            hidden,
+            hidden_bias: hidden_bias?,
+            center: center?,
+            outputs: outputs?,
+        })
+    }
+
     /// By the names that they have below `classifier.`.
     pub(crate) fn named(&self) -> Vec<(&'static str, &Tensor)> {
         let mut named = vec![("weight", &self.weight), ("bias", &self.bias), ("directions", &self.directions)];
-        if let Some([inputs, outputs]) = &self.local {
-            named.extend([("local_inputs", inputs), ("local_outputs", outputs)]);
-        }
+        named.extend(self.local.iter().flat_map(|local| LOCAL.into_iter().zip(local)));
         named
     }
 }
 
-/// The way to an attribute: `direction + outputs^T inputs z` at the normalized code z.
-#[derive(Debug, Clone)]
-pub struct LocalDirection {
-    /// `[D]`: the way at the mean code.
-    pub direction: Tensor,
-    /// `[r, D]`: what of a code the way depends on.
-    pub inputs: Tensor,
-    /// `[r, D]`: how each of these bends it.
-    pub outputs: Tensor,
-}
-
 impl ModelSource {
     /// Tensors of a model directory that belong to no network.
-    pub(crate) const SIDE_TENSORS: [&str; 7] = [
+    pub(crate) const SIDE_TENSORS: [&str; 11] = [
         MEAN,
         STD,
         "classifier.weight",
         "classifier.bias",
         "classifier.directions",
         "classifier.local_inputs",
+        "classifier.local_bias",
+        "classifier.local_hidden",
+        "classifier.local_hidden_bias",
+        "classifier.local_center",
         "classifier.local_outputs",
     ];
 
@@ -157,10 +168,13 @@ impl ModelSource {
                 weight: read("classifier.weight")?,
                 bias: read("classifier.bias")?,
                 directions: read("classifier.directions")?,
-                local: match classifier.local_rank {
-                    0 => None,
-                    _ => Some([read("classifier.local_inputs")?, read("classifier.local_outputs")?]),
-                },
+                local: (classifier.local_units > 0)
+                    .then(|| {
+                        let [inputs, bias, hidden, hidden_bias, center, outputs] =
+                            LOCAL.map(|name| read(&format!("classifier.{name}")));
+                        Ok::<_, Error>([inputs?, bias?, hidden?, hidden_bias?, center?, outputs?])
+                    })
+                    .transpose()?,
             }),
             None => None,
         };
@@ -239,8 +253,9 @@ impl ModelSource {
             let expected = format!("{num_attributes}, as many as the classifier has rows");
             return Err(mismatch("the number of attribute names", names.len(), expected));
         }
-        let config = ClassifierConfig::new(RawClassifierConfig { z_channels: width, attributes: names, local_rank: 0 })
-            .map_err(|source| Error::Weights { path: self.path.clone(), source })?;
+        let config =
+            ClassifierConfig::new(RawClassifierConfig { z_channels: width, attributes: names, local_units: 0 })
+                .map_err(|source| Error::Weights { path: self.path.clone(), source })?;
         self.config.classifier = Some(config);
         let ClassifierCheckpoint { directions, weight, bias, latent_moments } = checkpoint;
         self.classifier = Some(ClassifierTensors { weight, bias, directions, local: None });
@@ -254,49 +269,40 @@ impl ModelSource {
     ///
     /// # Errors
     /// [`Error::MissingPart`] if the model has no classifier; [`Error::Mismatch`] if there is no such attribute, the width is
-    /// another than that of its `z_sem`, or inputs and outputs are not as many.
+    /// another than that of its `z_sem`, or the parts of a direction do not fit each other.
     pub fn set_local_directions(&mut self, of_attributes: &BTreeMap<usize, LocalDirection>) -> Result<()> {
         let missing = Error::MissingPart { part: "attribute classifier", hint: "train or import one first" };
         let (Some(config), Some(classifier)) = (&self.config.classifier, &self.classifier) else { return Err(missing) };
-        let (count, width) = (config.attributes.len(), config.z_channels);
+        let count = config.attributes.len();
         if let Some(&idx) = of_attributes.keys().find(|&&idx| idx >= count) {
             return Err(mismatch("the number of the attribute", idx, format!("below {count}")));
         }
-        let mut rank = config.local_rank;
-        for LocalDirection { direction, inputs, outputs } in of_attributes.values() {
-            let rows = |tensor: &Tensor| tensor.dims2().map_or((0, 0), |(rows, width)| (rows, width));
-            for got in [direction.dims1().unwrap_or(0), rows(inputs).1, rows(outputs).1] {
-                self.check_width("the width of a direction", got)?;
-            }
-            if rows(inputs).0 != rows(outputs).0 {
-                let expected = format!("{}, as many as there are inputs", rows(inputs).0);
-                return Err(mismatch("the number of outputs of a direction", rows(outputs).0, expected));
-            }
-            rank = rank.max(rows(inputs).0);
+        let mut units = config.local_units;
+        for of in of_attributes.values() {
+            let (of_this, width) = of.size()?;
+            self.check_width("the width of a direction", of.direction.dims1().unwrap_or(0))?;
+            self.check_width("the width of what bends a direction", width)?;
+            units = units.max(of_this);
         }
-        let stacked = || -> candle_core::Result<(Tensor, [Tensor; 2])> {
-            let padded = |rows: &Tensor| rows.pad_with_zeros(0, 0, rank.saturating_sub(rows.dim(0)?));
-            let none = Tensor::zeros((0, width), DType::F32, &Device::Cpu)?;
-            let (mut directions, mut inputs, mut outputs) = (vec![], vec![], vec![]);
+        let stacked = || -> candle_core::Result<(Tensor, [Tensor; 6])> {
+            let (mut directions, mut local) = (vec![], [const { Vec::<Tensor>::new() }; 6]);
             for idx in 0..count {
-                let before = |which: usize| match &classifier.local {
-                    Some(local) => local[which].get(idx),
-                    None => Ok(none.clone()),
+                let of = match of_attributes.get(&idx) {
+                    Some(of) => of.clone(),
+                    None => classifier.direction(idx)?,
                 };
-                let (direction, input, output) = match of_attributes.get(&idx) {
-                    Some(of) => (of.direction.clone(), of.inputs.clone(), of.outputs.clone()),
-                    None => (classifier.directions.get(idx)?, before(0)?, before(1)?),
-                };
-                directions.push(direction.to_dtype(DType::F32)?);
-                inputs.push(padded(&input.to_dtype(DType::F32)?)?);
-                outputs.push(padded(&output.to_dtype(DType::F32)?)?);
+                directions.push(of.direction.to_dtype(DType::F32)?);
+                for (all, part) in local.iter_mut().zip(of.padded(units)?) {
+                    all.push(part);
+                }
             }
-            Ok((Tensor::stack(&directions, 0)?, [Tensor::stack(&inputs, 0)?, Tensor::stack(&outputs, 0)?]))
+            let [inputs, bias, hidden, hidden_bias, center, outputs] = local.map(|all| Tensor::stack(&all, 0));
+            Ok((Tensor::stack(&directions, 0)?, [inputs?, bias?, hidden?, hidden_bias?, center?, outputs?]))
         };
         let (directions, local) = computing("the directions of edits", stacked())?;
-        let raw = RawClassifierConfig { local_rank: rank, ..(**config).clone() };
+        let raw = RawClassifierConfig { local_units: units, ..(**config).clone() };
         let config = ClassifierConfig::new(raw).map_err(|source| Error::Weights { path: self.path.clone(), source })?;
-        let local = (rank > 0).then_some(local);
+        let local = (units > 0).then_some(local);
         self.classifier = Some(ClassifierTensors { directions, local, ..classifier.clone() });
         self.config.classifier = Some(config);
         Ok(())
@@ -427,7 +433,7 @@ impl ModelSource {
             .map_err(|source| Error::Weights { path: self.path.clone(), source })
     }
 
-    /// All tensors of the model; those of the networks in `dtype`, statistics and classifier in f32.
+    /// All tensors of the model; networks and what bends directions in `dtype`, statistics and the classifier's rows in f32.
     fn tensors(&self, dtype: DType) -> Result<BTreeMap<String, Tensor>> {
         let mut tensors = self.networks(dtype)?;
         if let Some(moments) = &self.moments {
@@ -435,7 +441,18 @@ impl ModelSource {
             tensors.insert(STD.to_owned(), moments.std.clone());
         }
         for (name, tensor) in self.classifier.iter().flat_map(ClassifierTensors::named) {
-            tensors.insert(format!("classifier.{name}"), tensor.clone());
+            let name = format!("classifier.{name}");
+            let tensor = if LOCAL.iter().any(|local| name.ends_with(local)) {
+                let rounded = computing("rounding directions", tensor.to_dtype(dtype))?;
+                if !computing("checking directions", is_finite(&rounded))? {
+                    let source = diffae_nets::Error::NotFinite { name };
+                    return Err(Error::Weights { path: self.path.clone(), source });
+                }
+                rounded
+            } else {
+                tensor.clone()
+            };
+            tensors.insert(name, tensor);
         }
         Ok(tensors)
     }

@@ -13,6 +13,7 @@ use crate::decode::DecodeOptions;
 use crate::error::{Error, Result, computing};
 use crate::image_io::{rgb_from_tensor, tensor_from_rgb};
 use crate::interpolate::{lerp, slerp};
+use crate::manipulate::keep_residual;
 use crate::model::{LoadOptions, Model};
 use crate::noise::{NoisePurpose, NoiseSource};
 
@@ -147,11 +148,7 @@ impl Pipeline {
     /// # Errors
     /// [`Error::OutOfRange`] without pictures; [`Error::Interrupted`].
     pub fn encode(&self, pictures: &[RgbImage]) -> Result<Codes> {
-        let [channels, size, _] = self.model.image_shape();
-        let read = |picture: &RgbImage| tensor_from_rgb(picture, channels, size);
-        let pictures = pictures.iter().map(read).collect::<Result<Vec<_>>>()?;
-        check_count("pictures", pictures.len())?;
-        self.encode_tensor(&computing("stacking pictures", Tensor::stack(&pictures, 0))?)
+        self.encode_tensor(&self.tensor_of(pictures)?)
     }
 
     /// The codes of pictures as the model sees them.
@@ -186,9 +183,7 @@ impl Pipeline {
     /// # Errors
     /// If the codes do not fit the model; [`Error::Interrupted`].
     pub fn decode(&self, codes: &Codes) -> Result<Vec<RgbImage>> {
-        let x_0 = self.decode_tensor(codes)?;
-        let count = computing("reading pictures", x_0.dim(0))?;
-        (0..count).map(|idx| rgb_from_tensor(&computing("reading a picture", x_0.get(idx))?)).collect()
+        pictures_of(&self.decode_tensor(codes)?)
     }
 
     /// The pictures of codes, `[N, C, H, W]`, f32 in `[-1, 1]`. Without `x_T` fresh noise is taken.
@@ -224,6 +219,19 @@ impl Pipeline {
         let attribute_idx = self.model.attribute_idx(attribute)?;
         let z_sem = computing("moving codes", z_sem_of(codes)?.to_device(self.model.device()))?;
         Ok(Codes { z_sem: Some(self.model.edit(&z_sem, attribute_idx, strength)?), ..codes.clone() })
+    }
+
+    /// Pictures of any size with an attribute moved: encoded, edited, decoded, and given back what their codes lose, so that
+    /// what the edit leaves alone stays as it was. See [`Pipeline::edit`] for the strength, [`keep_residual`] for the rest.
+    ///
+    /// # Errors
+    /// As [`Pipeline::encode`], [`Pipeline::edit`] and [`Pipeline::decode`].
+    pub fn edit_pictures(&self, pictures: &[RgbImage], attribute: &str, strength: f64) -> Result<Vec<RgbImage>> {
+        let x_0 = self.tensor_of(pictures)?;
+        let codes = self.encode_tensor(&x_0)?;
+        let edited = self.edit(&codes, attribute, strength)?;
+        let x_0 = computing("moving pictures", x_0.to_device(self.model.device()))?;
+        pictures_of(&keep_residual(&self.decode_tensor(&edited)?, &x_0, &self.decode_tensor(&codes)?)?)
     }
 
     /// Codes on the way from one picture to another, both ends included: `z_sem` on a straight line, `x_T` on an arc.
@@ -290,6 +298,15 @@ impl Pipeline {
         Ok(self.codes(Some(z_sem), x_terminal, count))
     }
 
+    /// Pictures as the model sees them, on the CPU.
+    fn tensor_of(&self, pictures: &[RgbImage]) -> Result<Tensor> {
+        let [channels, size, _] = self.model.image_shape();
+        let read = |picture: &RgbImage| tensor_from_rgb(picture, channels, size);
+        let pictures = pictures.iter().map(read).collect::<Result<Vec<_>>>()?;
+        check_count("pictures", pictures.len())?;
+        computing("stacking pictures", Tensor::stack(&pictures, 0))
+    }
+
     fn batches(&self, count: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let size = self.batch_size;
         (0..count).step_by(size).map(move |start| start..(start + size).min(count))
@@ -307,6 +324,11 @@ impl Pipeline {
         let fingerprint = self.model.fingerprint().to_owned();
         Codes { z_sem, x_terminal: Some(x_terminal), names: numbered(count), fingerprint }
     }
+}
+
+fn pictures_of(x_0: &Tensor) -> Result<Vec<RgbImage>> {
+    let count = computing("reading pictures", x_0.dim(0))?;
+    (0..count).map(|idx| rgb_from_tensor(&computing("reading a picture", x_0.get(idx))?)).collect()
 }
 
 fn numbered(count: usize) -> Vec<String> {

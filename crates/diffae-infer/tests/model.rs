@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use diffae_infer::{
     Codes, DecodeOptions, Error, LoadOptions, LocalDirection, Model, ModelSource, NoisePurpose, NoiseSource, Overwrite,
+    Pipeline,
 };
 use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, read_latent_moments};
 use diffae_schedule::{no_callback, no_noise};
@@ -139,10 +140,15 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
         }
         Tensor::from_vec(row, (1, 48), &Device::Cpu).unwrap()
     };
-    // Along axis 0, and as far along axis 1 as the code is along axis 2.
+    let vector = |value: f32| Tensor::new(&[value], &Device::Cpu).unwrap();
+    // Along axis 0, and along axis 1 by how far the code is along axis 2.
     let local = |direction: Tensor| LocalDirection {
         direction: direction.squeeze(0).unwrap(),
         inputs: row(&[(2, 1.)]),
+        bias: vector(0.5),
+        hidden: vector(2.).unsqueeze(0).unwrap(),
+        hidden_bias: vector(-1.),
+        center: vector(0.25),
         outputs: row(&[(1, 2.)]),
     };
     let before = source.build(&LoadOptions::cpu()).unwrap();
@@ -152,18 +158,23 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
     let model = Model::load(folder.path(), &LoadOptions::cpu()).unwrap();
     let z_sem = model.denormalize(&row(&[(2, -3.), (5, 1.)])).unwrap();
     let moved = model.normalize(&model.edit(&z_sem, 3, 0.5).unwrap()).unwrap();
-    // 0.5 sqrt(48) (2, 2 * -3, 0, ..) / 2 is added.
-    let length = 0.5 * 48f32.sqrt();
-    assert!(largest_difference(&moved, &row(&[(0, length), (1, -3. * length), (2, -3.), (5, 1.)])) < 1e-4);
+    // 0.5 sqrt(48) (2, 2 bend, 0, ..) / 2 is added.
+    let (length, bend) = (0.5 * 48f32.sqrt(), (2. * (-2.5f32).tanh() - 1.).tanh() - 0.25);
+    assert!(largest_difference(&moved, &row(&[(0, length), (1, bend * length), (2, -3.), (5, 1.)])) < 1e-4);
     // Other attributes are what they were.
     let [same, other] = [&before, &model].map(|model| model.edit(&z_sem, 1, 0.5).unwrap());
     assert!(largest_difference(&same, &other) < 1e-6);
     let whole_way = model.classifier().unwrap().whole_way(3).unwrap();
     assert!((whole_way - 2. / 48f64.sqrt()).abs() < 1e-6);
-    // A direction of a higher rank beside it changes nothing for it.
+    // A direction of more units beside it changes nothing for it.
     let mut again = ModelSource::open(folder.path(), &ArchitectureHints::default()).unwrap();
+    let two_of = |value: f32| Tensor::new(&[value, value], &Device::Cpu).unwrap();
     let two = LocalDirection {
         inputs: Tensor::cat(&[row(&[(4, 1.)]), row(&[(5, 1.)])], 0).unwrap(),
+        bias: two_of(0.),
+        hidden: Tensor::new(&[[1f32, 0.], [0., 1.]], &Device::Cpu).unwrap(),
+        hidden_bias: two_of(0.1),
+        center: two_of(0.),
         outputs: Tensor::cat(&[row(&[(6, 1.)]), row(&[(7, 1.)])], 0).unwrap(),
         ..local(row(&[(3, 1.)]))
     };
@@ -182,6 +193,19 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
     let without_classifier = &mut self::source("autoenc32");
     let missing = without_classifier.set_local_directions(&[].into());
     assert!(matches!(missing, Err(Error::MissingPart { .. })));
+}
+
+#[test]
+fn edited_pictures_keep_what_the_edit_leaves_alone() {
+    let pipeline = Pipeline::new(complete("autoenc32").build(&LoadOptions::cpu()).unwrap());
+    let pipeline = pipeline.with_steps(2).with_invert_steps(2);
+    let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+        let [x, y] = [x, y].map(|place| u8::try_from(place * 8).unwrap());
+        image::Rgb([x, y, x ^ y])
+    });
+    let edited = |strength| pipeline.edit_pictures(std::slice::from_ref(&picture), "1", strength).unwrap().remove(0);
+    assert_eq!(edited(0.), picture);
+    assert_ne!(edited(0.3), picture);
 }
 
 #[test]

@@ -12,8 +12,9 @@ use crate::precision::compute_dtype;
 /// The released checkpoints hold W twice: the average over training steps, which logits are computed with, and the
 /// last value, whose rows are the directions of edits. So does this type.
 ///
-/// Directions can be local: that of attribute k at a normalized code z is `w_k + U_k^T V_k z` then, with `U_k` and `V_k`
-/// of a low rank r. A beard is of the color of the hair, so the way to it depends on where one is.
+/// Directions can be local: that of attribute k at a normalized code z is then
+/// `w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)`, a network of two small hidden layers; `c_k` centers it, so that
+/// `w_k` is the mean way. A beard is of the color of the hair, so the way to it depends on where one is.
 #[derive(Debug, Clone)]
 pub struct AttributeClassifier {
     config: ClassifierConfig,
@@ -26,13 +27,41 @@ pub struct AttributeClassifier {
 /// How directions depend on codes.
 #[derive(Debug, Clone)]
 struct Local {
-    inputs: Tensor,  // [A, r, D]
-    outputs: Tensor, // [A, r, D]
+    inputs: Tensor,      // [A, h, D]
+    bias: Tensor,        // [A, h]
+    hidden: Tensor,      // [A, h, h]
+    hidden_bias: Tensor, // [A, h]
+    center: Tensor,      // [A, h]
+    outputs: Tensor,     // [A, h, D]
+}
+
+impl Local {
+    fn new(config: &ClassifierConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let (count, units, width) = (config.attributes.len(), config.local_units, config.z_channels);
+        let (rows, vector) = ((count, units, width), (count, units));
+        Ok(Self {
+            inputs: vb.get(rows, "local_inputs")?,
+            bias: vb.get(vector, "local_bias")?,
+            hidden: vb.get((count, units, units), "local_hidden")?,
+            hidden_bias: vb.get(vector, "local_hidden_bias")?,
+            center: vb.get(vector, "local_center")?,
+            outputs: vb.get(rows, "local_outputs")?,
+        })
+    }
+
+    /// `U^T (tanh(M tanh(V z + b) + d) - c)` of attribute `idx`, `[N, D]`, f32.
+    fn bend(&self, idx: usize, z_sem_normalized: &Tensor) -> Result<Tensor> {
+        let of = |all: &Tensor| all.get(idx)?.to_dtype(DType::F32);
+        let first = z_sem_normalized.matmul(&of(&self.inputs)?.t()?)?.broadcast_add(&of(&self.bias)?)?.tanh()?;
+        let second = first.matmul(&of(&self.hidden)?.t()?)?.broadcast_add(&of(&self.hidden_bias)?)?.tanh()?;
+        second.broadcast_sub(&of(&self.center)?)?.matmul(&of(&self.outputs)?)
+    }
 }
 
 impl AttributeClassifier {
     /// Reads `weight` `[A, D]`, `bias` `[A]` and `directions` `[A, D]` below `vb`, and if directions are local `local_inputs`
-    /// (V) and `local_outputs` (U), each `[A, r, D]`.
+    /// (V) and `local_outputs` (U), `[A, h, D]`, `local_hidden` (M) `[A, h, h]`, and `local_bias`, `local_hidden_bias` and
+    /// `local_center` (b, d and c), `[A, h]`.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
@@ -40,15 +69,7 @@ impl AttributeClassifier {
         let num_attributes = config.attributes.len();
         let linear = Linear::new(config.z_channels, num_attributes, vb)?;
         let directions = vb.get((num_attributes, config.z_channels), "directions")?;
-        let shape = (num_attributes, config.local_rank, config.z_channels);
-        let local = (config.local_rank > 0)
-            .then(|| {
-                Ok::<_, candle_core::Error>(Local {
-                    inputs: vb.get(shape, "local_inputs")?,
-                    outputs: vb.get(shape, "local_outputs")?,
-                })
-            })
-            .transpose()?;
+        let local = (config.local_units > 0).then(|| Local::new(config, vb)).transpose()?;
         Ok(Self { config: config.clone(), linear, directions, local, dtype: compute_dtype(vb.dtype(), vb.device()) })
     }
 
@@ -69,8 +90,8 @@ impl AttributeClassifier {
         logits.to_dtype(z_sem_normalized.dtype())
     }
 
-    /// Along which attribute `idx` grows at each code: `(w_k + U_k^T V_k z) / |w_k|`, `w_k` being row k of the directions;
-    /// the unit vector `w_k / |w_k|` everywhere if directions are fixed.
+    /// Along which attribute `idx` grows at each code: `(w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)) / |w_k|`,
+    /// `w_k` being row k of the directions; the unit vector `w_k / |w_k|` everywhere if directions are fixed.
     ///
     /// # Shapes
     /// - `z_sem_normalized`, result: `[N, D]`, f32.
@@ -80,11 +101,7 @@ impl AttributeClassifier {
         let (row, norm) = self.row(idx)?;
         let directions = match &self.local {
             None => row.broadcast_as(z_sem_normalized.shape())?,
-            Some(Local { inputs, outputs }) => {
-                let [inputs, outputs] = [inputs, outputs].map(|all| all.get(idx)?.to_dtype(DType::F32));
-                let by_code = z_sem_normalized.matmul(&inputs?.t()?)?.matmul(&outputs?)?;
-                by_code.broadcast_add(&row)?
-            }
+            Some(local) => local.bend(idx, z_sem_normalized)?.broadcast_add(&row)?,
         };
         directions / norm
     }

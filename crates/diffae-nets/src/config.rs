@@ -295,9 +295,14 @@ pub struct RawClassifierConfig {
     pub z_channels: usize,
     /// Name of each attribute.
     pub attributes: Vec<String>,
-    /// r: in how many ways the direction of an attribute depends on the code that is moved; 0 for fixed directions.
+    /// h: hidden units by which the direction of an attribute depends on the code that is moved; 0 for fixed directions.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub local_rank: usize,
+    pub local_units: usize,
+}
+
+impl RawClassifierConfig {
+    /// The largest `local_units`. More would be no small correction of a direction, but a network of its own.
+    pub const MOST_LOCAL_UNITS: usize = 1024;
 }
 
 /// Valid sizes of an [`AttributeClassifier`](crate::AttributeClassifier).
@@ -307,7 +312,7 @@ impl Check for RawClassifierConfig {
     fn check(&self) -> Result<()> {
         positive("classifier", "z_channels", self.z_channels)?;
         positive("classifier", "number of attributes", self.attributes.len())?;
-        at_most("classifier", "local_rank", self.local_rank, self.z_channels)?;
+        at_most("classifier", "local_units", self.local_units, Self::MOST_LOCAL_UNITS)?;
         let duplicate = self.attributes.iter().enumerate().find(|(i, name)| self.attributes[..*i].contains(name));
         match duplicate {
             Some((_, name)) => Err(Error::DuplicateAttribute { name: name.clone() }),
@@ -438,10 +443,10 @@ mod tests {
     #[test]
     fn attribute_names_are_unique() {
         let raw =
-            RawClassifierConfig { z_channels: 4, attributes: vec!["Smiling".into(), "Smiling".into()], local_rank: 0 };
+            RawClassifierConfig { z_channels: 4, attributes: vec!["Smiling".into(), "Smiling".into()], local_units: 0 };
         assert!(message(ClassifierConfig::new(raw)).contains("Smiling"));
-        let raw = RawClassifierConfig { z_channels: 4, attributes: vec!["Smiling".into()], local_rank: 5 };
-        assert!(message(ClassifierConfig::new(raw)).contains("local_rank"));
+        let raw = RawClassifierConfig { z_channels: 4, attributes: vec!["Smiling".into()], local_units: 5000 };
+        assert!(message(ClassifierConfig::new(raw)).contains("local_units"));
     }
 
     #[test]

@@ -364,6 +364,9 @@ pub(crate) struct EditsArgs {
     /// Steps of the inversion
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = positive)]
     pub(crate) invert_steps: usize,
+    /// Edit as `diffae edit --keep-residual` does
+    #[arg(long)]
+    pub(crate) keep_residual: bool,
 }
 
 #[derive(Debug, Args)]

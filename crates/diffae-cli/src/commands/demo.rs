@@ -5,7 +5,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use base64::Engine;
-use diffae_infer::{BUILT_IN_MODEL, Codes, ModelSource, Pipeline, built_in_pictures, gif_bytes, png_bytes};
+use candle_core::Tensor;
+use diffae_infer::{
+    BUILT_IN_MODEL, Codes, ModelSource, Pipeline, built_in_pictures, gif_bytes, keep_residual, png_bytes,
+    rgb_from_tensor, tensor_from_rgb,
+};
 use image::RgbImage;
 
 use crate::args::{DemoArgs, GlobalArgs, HintArgs};
@@ -92,13 +96,14 @@ fn exhibits(
     provenance: &Provenance,
 ) -> Result<Vec<Exhibit>> {
     let codes = pipeline.encode(pictures)?;
+    let decoded = pipeline.decode_tensor(&codes)?;
     let sheet = |columns: &[String], rows: &[SheetRow], file: &str| -> Result<Vec<u8>> {
         let path = args.out.join(file);
         Ok(png_bytes(&captioned_sheet(columns, rows)?, provenance.entries(), &path)?)
     };
     let [reconstructions, edits, blends, _, variations, samples] = FILES;
-    let reconstruction_rows = reconstruct(pipeline, &codes, pictures)?;
-    let (edit_columns, edit_rows) = edit(pipeline, &codes, pictures)?;
+    let reconstruction_rows = reconstruct(pipeline, (&codes, &decoded), pictures)?;
+    let (edit_columns, edit_rows) = edit(pipeline, (&codes, &decoded), pictures)?;
     let blend_rows = interpolate(pipeline, &codes)?;
     let frames = blend_rows.first().map(|row| forth_and_back(&row.pictures)).unwrap_or_default();
     let gif = gif_bytes(&frames, MILLISECONDS_PER_FRAME, &args.out.join(ANIMATION))?;
@@ -113,7 +118,8 @@ fn exhibits(
         Exhibit {
             file: edits,
             title: "Edits",
-            text: "z_sem moved along the direction of an attribute; x_T stays. 1 is the whole way to faces that have it.",
+            text: "z_sem moved along the direction of an attribute; x_T stays, and so does what decoding loses. 1 is the \
+                   whole way to faces that have it.",
             bytes: sheet(&edit_columns, &edit_rows, edits)?,
         },
         Exhibit {
@@ -142,17 +148,22 @@ fn row(label: &str, pictures: Vec<RgbImage>) -> SheetRow {
     SheetRow { label: label.to_owned(), pictures }
 }
 
-fn reconstruct(pipeline: &Pipeline, codes: &Codes, pictures: &[RgbImage]) -> Result<Vec<SheetRow>> {
+fn reconstruct(
+    pipeline: &Pipeline,
+    (codes, decoded): (&Codes, &Tensor),
+    pictures: &[RgbImage],
+) -> Result<Vec<SheetRow>> {
+    let decoded = (0..pictures.len()).map(|face| Ok(rgb_from_tensor(&decoded.get(face)?)?)).collect::<Result<_>>()?;
     let random = Codes { x_terminal: None, ..codes.clone() };
-    Ok(vec![
-        row("real", pictures.to_vec()),
-        row("its x_T", pipeline.decode(codes)?),
-        row("random x_T", pipeline.decode(&random)?),
-    ])
+    Ok(vec![row("real", pictures.to_vec()), row("its x_T", decoded), row("random x_T", pipeline.decode(&random)?)])
 }
 
 /// A row an attribute: a face that lacks it, the one that comes nearest to it, with more and more.
-fn edit(pipeline: &Pipeline, codes: &Codes, pictures: &[RgbImage]) -> Result<(Vec<String>, Vec<SheetRow>)> {
+fn edit(
+    pipeline: &Pipeline,
+    (codes, decoded): (&Codes, &Tensor),
+    pictures: &[RgbImage],
+) -> Result<(Vec<String>, Vec<SheetRow>)> {
     let z_sem = codes.z_sem.as_ref().context("the model has no z_sem")?;
     let classifier = pipeline.model().classifier()?;
     let logits = classifier.forward(&pipeline.model().normalize(z_sem)?)?; // [N, attributes]
@@ -165,9 +176,13 @@ fn edit(pipeline: &Pipeline, codes: &Codes, pictures: &[RgbImage]) -> Result<(Ve
         let face = lacks.or_else(|| faces().min_by(|a, b| of(a).total_cmp(&of(b)))).unwrap_or(0);
         let one = one_of(codes, face)?;
         let mut row_pictures = vec![pictures[face].clone()];
+        let [channels, size, _] = pipeline.model().image_shape();
+        let x_0 = tensor_from_rgb(&pictures[face], channels, size)?.unsqueeze(0)?.to_device(decoded.device())?;
+        let decoded = decoded.narrow(0, face, 1)?;
         let whole_way = classifier.whole_way(attribute_idx)?;
         for strength in PARTS.map(|part| part * whole_way) {
-            row_pictures.extend(pipeline.decode(&pipeline.edit(&one, attribute, strength)?)?);
+            let edited = pipeline.decode_tensor(&pipeline.edit(&one, attribute, strength)?)?;
+            row_pictures.push(rgb_from_tensor(&keep_residual(&edited, &x_0, &decoded)?.get(0)?)?);
         }
         rows.push(row(&attribute.replace('_', " "), row_pictures));
     }
@@ -207,8 +222,7 @@ fn sample(pipeline: &Pipeline) -> Result<Vec<SheetRow>> {
 
 /// The codes of one face.
 fn one_of(codes: &Codes, face: usize) -> Result<Codes> {
-    let part =
-        |tensor: &Option<candle_core::Tensor>| tensor.as_ref().map(|tensor| tensor.narrow(0, face, 1)).transpose();
+    let part = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.narrow(0, face, 1)).transpose();
     Ok(Codes {
         z_sem: part(&codes.z_sem)?,
         x_terminal: part(&codes.x_terminal)?,

@@ -7,7 +7,7 @@ use image::RgbImage;
 use crate::args::{EditArgs, GlobalArgs};
 use crate::output::{PictureOutput, Provenance, say, say_json};
 use crate::progress::Progress;
-use crate::session::{Session, architecture_hints};
+use crate::session::{Original, Session, architecture_hints};
 
 /// Edits pictures, or lists what can be edited.
 pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
@@ -35,17 +35,21 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
     let provenance = Provenance::new(session.model.fingerprint())
         .with("steps", &args.steps)
         .with("invert_steps", &args.inversion.invert_steps)
-        .with("attribute", attribute);
+        .with("attribute", attribute)
+        .with("keep_residual", &args.keep_residual);
 
-    let progress = Progress::start("edit", inputs.len(), args.inversion.invert_steps + strengths.len() * args.steps);
+    let num_decodings = strengths.len() + usize::from(args.keep_residual);
+    let progress = Progress::start("edit", inputs.len(), args.inversion.invert_steps + num_decodings * args.steps);
     for batch in inputs.chunks(session.batch_size()) {
         let x_0 = session.read(batch)?;
         let z_sem = session.model.encode_semantic(&x_0)?;
         let x_terminal = session.invert(&x_0, Some(&z_sem), args.inversion.invert_steps, &progress)?;
+        let decoded = || session.decode(&x_terminal, Some(&z_sem), args.steps, &progress);
+        let original = args.keep_residual.then(decoded).transpose()?.map(|decoded| Original { x_0, decoded });
         let mut strips: Vec<Vec<RgbImage>> = vec![Vec::new(); batch.len()];
         for &strength in &strengths {
             let edited = session.model.edit(&z_sem, attribute_idx, strength)?;
-            let decoded = session.decode(&x_terminal, Some(&edited), args.steps, &progress)?;
+            let decoded = session.decode_edited((&x_terminal, &edited), original.as_ref(), args.steps, &progress)?;
             let names: Vec<_> = batch.iter().map(|input| edited_name(input, attribute, strength)).collect();
             output.write(&decoded, &names, &provenance.clone().with("strength", &strength))?;
             for (idx, strip) in strips.iter_mut().enumerate().filter(|_| has_strip) {

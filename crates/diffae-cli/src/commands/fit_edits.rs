@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use diffae_infer::{CONFIG_FILE, Error, LoadOptions, ModelSource, Overwrite, WEIGHTS_FILE};
-use diffae_train::fit_local_direction;
+use diffae_nets::RawClassifierConfig;
+use diffae_train::{NUM_JUDGEMENTS, fit_local_direction};
 
 use crate::args::{FitEditsArgs, GlobalArgs};
 use crate::output::say;
@@ -25,15 +26,17 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     }
     let session = Session::open(global, &args.model, &args.batch)?;
     let model = &session.model;
-    let width = model.classifier()?.config().z_channels;
+    model.classifier()?;
     model.latent_moments()?;
-    ensure!(args.rank <= width, "--rank is {}, expected at most {width}, the width of z_sem", args.rank);
+    let most = RawClassifierConfig::MOST_LOCAL_UNITS;
+    ensure!(args.units <= most, "--units is {}, expected at most {most}", args.units);
     let known = known(&session, all)?;
     if known.is_empty() {
         bail!("the model has none of the attributes of {}", args.pairs.display())
     }
-    let total = known.values().map(|pairs| 2 * pairs.without.len()).sum();
-    let progress = Progress::start("encode", total, 1);
+    let num_calls = if args.units == 0 { 0 } else { NUM_JUDGEMENTS };
+    let total = known.values().map(|pairs| 2 * pairs.without.len() + num_calls).sum();
+    let progress = Progress::start("fit", total, 1);
     let mut directions = BTreeMap::new();
     for (idx, pairs) in &known {
         let [mut without, mut with] = [vec![], vec![]];
@@ -43,7 +46,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
                 progress.check(batch.len())?;
             }
         }
-        let direction = fit_local_direction(&Tensor::cat(&without, 0)?, &Tensor::cat(&with, 0)?, args.rank);
+        let codes = (&Tensor::cat(&without, 0)?, &Tensor::cat(&with, 0)?);
+        let direction = fit_local_direction(codes, args.units, args.seed, &mut || anyhow::Ok(progress.check(1)?));
         directions.insert(*idx, direction.with_context(|| pairs.attribute.clone())?);
     }
     progress.finish();

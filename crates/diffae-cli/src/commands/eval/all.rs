@@ -155,6 +155,7 @@ fn edits_args(
         strength: None,
         steps,
         invert_steps: steps,
+        keep_residual: false,
     }
 }
 

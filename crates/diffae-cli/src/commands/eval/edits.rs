@@ -11,7 +11,7 @@ use crate::drawing::{SheetRow, captioned_sheet};
 use crate::output::Provenance;
 use crate::pictures::{Pairs, PictureSet};
 use crate::progress::Progress;
-use crate::session::{Session, to_unit};
+use crate::session::{Original, Session, to_unit};
 
 const NAME: &str = "edits";
 /// One pair in so many finds the strength of an edit, and is not measured.
@@ -63,6 +63,7 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
         ("strength".to_owned(), args.strength.into()),
         ("steps".to_owned(), args.steps.into()),
         ("invert_steps".to_owned(), args.invert_steps.into()),
+        ("keep_residual".to_owned(), args.keep_residual.into()),
     ]);
     let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
     let sheet_path = args.run.out.join("edits.png");
@@ -73,12 +74,12 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
     let has_sheet = sheet_path.is_file() && all.iter().all(is_known);
     let num_shown = if has_sheet { 0 } else { NUM_SHOWN };
     let total = all.iter().map(|pairs| pairs.without.len()).sum();
-    let progress = Progress::start(NAME, total, args.steps + args.invert_steps);
+    let progress = Progress::start(NAME, total, steps_a_pair(args));
     let (mut figures, mut rows) = (vec![], vec![]);
     for pairs in &all {
         let edit = edit_of(&session, pairs, args)?;
         let first = first_measured(pairs, args);
-        progress.check(first * (args.steps + args.invert_steps))?;
+        progress.check(first * steps_a_pair(args))?;
         let mut work = Work { session: &session, args, journal: &mut journal, progress: &progress, num_shown };
         let pictures = measure_pairs(&mut work, pairs, &edit, first)?;
         rows.push(SheetRow { label: pairs.attribute.clone(), pictures });
@@ -104,6 +105,11 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
     Report::new(NAME, settings, figures).written(&args.run.out)
 }
 
+/// Steps that the edit of one picture takes.
+fn steps_a_pair(args: &EditsArgs) -> usize {
+    args.invert_steps + args.steps * (1 + usize::from(args.keep_residual))
+}
+
 /// How many pairs find the edit.
 fn calibrated(pairs: &Pairs) -> usize {
     pairs.without.len().div_ceil(ONE_IN)
@@ -123,7 +129,7 @@ fn directions_fingerprint(session: &Session, all: &[Pairs], args: &EditsArgs) ->
     let classifier = session.model.classifier()?;
     let (width, device) = (classifier.config().z_channels, session.model.device());
     let mut places = vec![Tensor::zeros((1, width), DType::F32, device)?];
-    if classifier.config().local_rank > 0 {
+    if classifier.config().local_units > 0 {
         places.push(Tensor::eye(width, DType::F32, device)?);
     }
     for pairs in all {
@@ -183,7 +189,7 @@ fn measure_pairs(work: &mut Work<'_>, pairs: &Pairs, edit: &Edit, first: usize) 
         let known = batch.clone().all(|idx| journal.get(&item(pairs, idx)).is_some());
         start = batch.end;
         if known && !shown {
-            progress.check(batch.len() * (args.steps + args.invert_steps))?;
+            progress.check(batch.len() * steps_a_pair(args))?;
             continue;
         }
         let without = pairs.without.read(session, batch.clone())?;
@@ -194,7 +200,10 @@ fn measure_pairs(work: &mut Work<'_>, pairs: &Pairs, edit: &Edit, first: usize) 
             Edit::Along { attribute_idx, strength } => session.model.edit(&z_sem, *attribute_idx, *strength)?,
             Edit::By(difference) => z_sem.broadcast_add(difference)?,
         };
-        let edited = session.decode(&x_terminal, Some(&moved), args.steps, progress)?;
+        let decoded = || session.decode(&x_terminal, Some(&z_sem), args.steps, progress);
+        let original =
+            args.keep_residual.then(decoded).transpose()?.map(|decoded| Original { x_0: without.clone(), decoded });
+        let edited = session.decode_edited((&x_terminal, &moved), original.as_ref(), args.steps, progress)?;
         for (place, idx) in batch.clone().enumerate() {
             if shown && row.len() < 3 * *num_shown {
                 for x in [&without, &edited, &with] {
