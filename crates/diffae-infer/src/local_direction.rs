@@ -1,6 +1,7 @@
 //! Directions of edits that depend on the code.
 
 use candle_core::{DType, Device, Tensor};
+use diffae_nets::weights::is_finite;
 
 use crate::error::{Error, Result, computing};
 
@@ -12,7 +13,7 @@ pub(crate) const LOCAL: [&str; 6] =
 /// normalized code z.
 #[derive(Debug, Clone)]
 pub struct LocalDirection {
-    /// `[D]`: the mean way.
+    /// `[D]`: the mean of the ways.
     pub direction: Tensor,
     /// `[h, D]`: what of a code the way depends on.
     pub inputs: Tensor,
@@ -57,10 +58,16 @@ impl LocalDirection {
         [&self.inputs, &self.bias, &self.hidden, &self.hidden_bias, &self.center, &self.outputs]
     }
 
-    /// How many units of how wide codes it has; else what does not fit.
+    /// How many units of how wide codes it has; an error if the parts do not fit, or one is not finite.
     pub(crate) fn size(&self) -> Result<(usize, usize)> {
         let (units, width) = self.inputs.dims2().unwrap_or((0, 0));
         let expected: [&[usize]; 6] = [&[units, width], &[units], &[units, units], &[units], &[units], &[units, width]];
+        for tensor in [&self.direction].into_iter().chain(self.bend()) {
+            if !computing("checking a direction", is_finite(tensor))? {
+                let (what, expected) = ("a direction of edits", "finite numbers");
+                return Err(Error::OutOfRange { what, got: "a value that is not finite".to_owned(), expected });
+            }
+        }
         for ((name, tensor), shape) in LOCAL.iter().zip(self.bend()).zip(expected) {
             if tensor.dims() != shape {
                 let (what, got) = (format!("the shape of {name}"), format!("{:?}", tensor.dims()));

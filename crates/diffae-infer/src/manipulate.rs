@@ -34,7 +34,7 @@ impl Model {
     }
 
     /// `denormalize(z + strength * sqrt(D) * w_k / |w_k|)` with `z = normalize(z_sem)`, k being the attribute; with local
-    /// directions `w_k + U_k^T V_k z` is in place of the `w_k` above the line.
+    /// directions `w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)` is in place of the `w_k` above the line.
     ///
     /// Strengths of -0.5 to 0.5 are useful, 0.3 is typical; negative ones take the attribute away.
     ///

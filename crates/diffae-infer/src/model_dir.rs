@@ -269,7 +269,7 @@ impl ModelSource {
     ///
     /// # Errors
     /// [`Error::MissingPart`] if the model has no classifier; [`Error::Mismatch`] if there is no such attribute, the width is
-    /// another than that of its `z_sem`, or the parts of a direction do not fit each other.
+    /// another than that of its `z_sem`, or the parts of a direction do not fit each other; [`Error::OutOfRange`] if they are not finite.
     pub fn set_local_directions(&mut self, of_attributes: &BTreeMap<usize, LocalDirection>) -> Result<()> {
         let missing = Error::MissingPart { part: "attribute classifier", hint: "train or import one first" };
         let (Some(config), Some(classifier)) = (&self.config.classifier, &self.classifier) else { return Err(missing) };

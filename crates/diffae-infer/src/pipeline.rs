@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use diffae_schedule::no_noise;
 use image::RgbImage;
 
@@ -227,6 +227,11 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::encode`], [`Pipeline::edit`] and [`Pipeline::decode`].
     pub fn edit_pictures(&self, pictures: &[RgbImage], attribute: &str, strength: f64) -> Result<Vec<RgbImage>> {
+        // Before the long way back to x_T: an attribute or a strength that there is not.
+        let attribute_idx = self.model.attribute_idx(attribute)?;
+        let width = self.model.classifier()?.config().z_channels;
+        let nothing = Tensor::zeros((1, width), DType::F32, self.model.device());
+        self.model.edit(&computing("making zeros", nothing)?, attribute_idx, strength)?;
         let x_0 = self.tensor_of(pictures)?;
         let codes = self.encode_tensor(&x_0)?;
         let edited = self.edit(&codes, attribute, strength)?;

@@ -8,7 +8,9 @@ use diffae_infer::{
     Codes, DecodeOptions, Error, LoadOptions, LocalDirection, Model, ModelSource, NoisePurpose, NoiseSource, Overwrite,
     Pipeline,
 };
-use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, read_latent_moments};
+use diffae_nets::weights::{
+    ArchitectureHints, ClassifierCheckpoint, SafetensorsFile, TensorSource, read_latent_moments,
+};
 use diffae_schedule::{no_callback, no_noise};
 use proptest::prelude::*;
 
@@ -156,6 +158,14 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     source.write(folder.path(), DType::F32, Overwrite::Replace).unwrap();
     let model = Model::load(folder.path(), &LoadOptions::cpu()).unwrap();
+    // What bends is stored as the networks are, the classifier's rows always in f32.
+    let half = tempfile::tempdir().unwrap();
+    source.write(half.path(), DType::F16, Overwrite::Replace).unwrap();
+    let stored = SafetensorsFile::open(&half.path().join("model.safetensors")).unwrap();
+    let number_type = |name: &str| stored.read(name).unwrap().dtype;
+    assert_eq!(number_type("classifier.local_hidden"), DType::F16);
+    assert_eq!(number_type("classifier.directions"), DType::F32);
+    Model::load(half.path(), &LoadOptions::cpu()).unwrap();
     let z_sem = model.denormalize(&row(&[(2, -3.), (5, 1.)])).unwrap();
     let moved = model.normalize(&model.edit(&z_sem, 3, 0.5).unwrap()).unwrap();
     // 0.5 sqrt(48) (2, 2 bend, 0, ..) / 2 is added.
@@ -182,6 +192,8 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
     let both = again.build(&LoadOptions::cpu()).unwrap();
     assert!(largest_difference(&both.edit(&z_sem, 3, 0.5).unwrap(), &model.edit(&z_sem, 3, 0.5).unwrap()) < 1e-6);
     assert!(largest_difference(&both.edit(&z_sem, 0, 0.5).unwrap(), &model.edit(&z_sem, 0, 0.5).unwrap()) > 0.1);
+    let no_number = LocalDirection { center: two_of(f32::NAN), ..two.clone() };
+    assert!(matches!(again.set_local_directions(&[(0, no_number)].into()), Err(Error::OutOfRange { .. })));
     let uneven = LocalDirection { outputs: row(&[(6, 1.)]), ..two };
     assert!(matches!(again.set_local_directions(&[(0, uneven)].into()), Err(Error::Mismatch { .. })));
     // Names of codes do not depend on edits.
@@ -204,6 +216,9 @@ fn edited_pictures_keep_what_the_edit_leaves_alone() {
         image::Rgb([x, y, x ^ y])
     });
     let edited = |strength| pipeline.edit_pictures(std::slice::from_ref(&picture), "1", strength).unwrap().remove(0);
+    let refused = |attribute, strength| pipeline.edit_pictures(&[], attribute, strength).unwrap_err();
+    assert!(matches!(refused("Hat", 0.3), Error::UnknownAttribute { .. }));
+    assert!(matches!(refused("1", f64::NAN), Error::OutOfRange { .. }));
     assert_eq!(edited(0.), picture);
     assert_ne!(edited(0.3), picture);
 }

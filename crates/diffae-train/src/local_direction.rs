@@ -23,6 +23,8 @@ const NUM_EPOCHS: usize = 100;
 const NUM_STEPS: RangeInclusive<usize> = 3000..=30_000;
 /// One pair in so many judges, and is not fitted to.
 const JUDGES_ONE_IN: usize = 5;
+/// Part of the mean way's error that a network must fall below; a little less is chance, or another mean.
+const WORTHWHILE: f64 = 0.98;
 /// Squared length of a way, as a part of the mean one, below which errors no longer weigh more.
 const SHORT: f64 = 0.05;
 
@@ -36,9 +38,9 @@ pub const NUM_JUDGEMENTS: usize = 90;
 /// hardly be seen little may change. Both codes of a pair are rows of the fit, with the same way: it can be gone in both
 /// directions, and bends little on the way.
 ///
-/// Adam fits to four fifths of the pairs; the moving average of the parameters that predicts the last fifth best is taken, the
-/// mean way of all pairs, `U = 0`, among the choices. c is the mean of the tanh over the pairs, so that w is the mean way. The
-/// same seed gives the same bits.
+/// Every fifth pair judges, and Adam fits to the others; the moving average of the parameters that predicts the judges best is
+/// taken, or the mean way of all pairs where that does as well. c is the mean of the tanh over the pairs, so that w is the mean
+/// of the ways that are predicted. The same seed gives the same bits.
 ///
 /// # Shapes
 /// - `without`, `with`: `[N, D]`, normalized `z_sem`; row i of one belongs to row i of the other.
@@ -60,8 +62,11 @@ pub fn fit_local_direction<E: From<Error>>(
     };
     let length = || -> Result<f32> { Ok(found.direction.sqr()?.sum_all()?.to_scalar::<f32>()?) };
     let length = length()?;
-    if length == 0. || !length.is_finite() {
-        let problem = "the pictures with the attribute have the same codes as those without".to_owned();
+    if !length.is_finite() {
+        return Err(Error::Pairs { problem: "the codes are too large".to_owned() }.into());
+    }
+    if length == 0. {
+        let problem = "on average the pictures with the attribute have the same codes as those without".to_owned();
         return Err(Error::Pairs { problem }.into());
     }
     Ok(found)
@@ -107,7 +112,7 @@ impl Pairs {
         let (judges, fitted): (Vec<usize>, Vec<usize>) = (0..self.count).partition(|idx| idx % JUDGES_ONE_IN == 0);
         let (judges, fitted) = (Rows::of(self, &judges)?, Rows::of(self, &fitted)?);
         let (way, mut parameters) = Way::new(&fitted, num_units, seed)?;
-        let (mut least, mut best) = (judges.error(&way)?, None);
+        let (mut least, mut best) = (WORTHWHILE * judges.error(&way)?, None);
         let num_rows = fitted.weights.elem_count();
         let num_steps = NUM_EPOCHS * num_rows.div_ceil(BATCH_SIZE);
         let steps_each = num_steps.clamp(*NUM_STEPS.start(), *NUM_STEPS.end()).div_ceil(NUM_JUDGEMENTS);

@@ -17,6 +17,8 @@ use crate::session::{Session, architecture_hints};
 /// Fits a direction to the pairs of each attribute, and writes the model with them. Its networks stay what they are, number
 /// type included, so that codes of the model are codes of the written one.
 pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
+    let most = RawClassifierConfig::MOST_LOCAL_UNITS;
+    ensure!(args.units <= most, "--units is {}, expected at most {most}", args.units);
     let all = Pairs::find(&args.pairs, args.limit)?;
     let (out, overwrite) = (&args.out.out, args.out.force.overwrite());
     ensure!(!out.is_file(), "--out {} is a file, expected a folder", out.display());
@@ -28,8 +30,6 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     let model = &session.model;
     model.classifier()?;
     model.latent_moments()?;
-    let most = RawClassifierConfig::MOST_LOCAL_UNITS;
-    ensure!(args.units <= most, "--units is {}, expected at most {most}", args.units);
     let known = known(&session, all)?;
     if known.is_empty() {
         bail!("the model has none of the attributes of {}", args.pairs.display())

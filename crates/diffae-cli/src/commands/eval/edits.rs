@@ -130,7 +130,9 @@ fn directions_fingerprint(session: &Session, all: &[Pairs], args: &EditsArgs) ->
     let (width, device) = (classifier.config().z_channels, session.model.device());
     let mut places = vec![Tensor::zeros((1, width), DType::F32, device)?];
     if classifier.config().local_units > 0 {
-        places.push(Tensor::eye(width, DType::F32, device)?);
+        // A network is told by what it says near and far.
+        let axes = Tensor::eye(width, DType::F32, device)?;
+        places.extend([(&axes * 4.)?, (&axes * -4.)?, axes]);
     }
     for pairs in all {
         let idx = session.model.attribute_idx(&pairs.attribute)?;
