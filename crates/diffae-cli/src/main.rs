@@ -35,18 +35,21 @@ fn main() -> ExitCode {
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
+            tracing::debug!("{error:?}");
             eprintln!("error: {}", one_sentence(&error));
             ExitCode::from(FAILURE)
         }
     }
 }
 
-/// The error and its causes as one line; a cause that its effect quotes already is left out.
+/// The error and its causes as one line; a cause that its effect quotes already is left out, and so is the backtrace that
+/// Candle writes into its errors where `RUST_BACKTRACE` is set (`-vv` shows it).
 fn one_sentence(error: &anyhow::Error) -> String {
     let mut sentence = String::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        let text = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+        let lines = text.lines().map(str::trim).take_while(|line| !is_frame(line));
+        let text = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
         if sentence.is_empty() {
             sentence = text;
         } else if !sentence.contains(&text) {
@@ -54,6 +57,11 @@ fn one_sentence(error: &anyhow::Error) -> String {
         }
     }
     sentence
+}
+
+/// Whether a line begins a frame of a backtrace: `12: path::of::a::function`.
+fn is_frame(line: &str) -> bool {
+    line.split_once(": ").is_some_and(|(number, path)| number.parse::<u32>().is_ok() && path.contains("::"))
 }
 
 fn is_interrupt(error: &anyhow::Error) -> bool {
@@ -74,5 +82,13 @@ mod tests {
     fn causes_follow_their_effect_once() {
         let error = anyhow!("file is damaged").context("cannot load m: file is damaged").context("no model");
         assert_eq!(one_sentence(&error), "no model: cannot load m: file is damaged");
+    }
+
+    #[test]
+    fn backtraces_are_no_part_of_the_sentence() {
+        let text =
+            "shape [2], expected [3]\n   0: candle_core::error::Error::bt\n             at error.rs:264\n   1: main";
+        assert_eq!(one_sentence(&anyhow!(text)), "shape [2], expected [3]");
+        assert_eq!(one_sentence(&anyhow!("rows\n2: too long")), "rows; 2: too long");
     }
 }

@@ -32,8 +32,8 @@ pub(crate) struct Session {
 
 /// Pictures, and what their codes decode to.
 pub(crate) struct Original {
-    pub(crate) x_0: Tensor,
-    pub(crate) decoded: Tensor,
+    x_0: Tensor,
+    decoded: Tensor,
 }
 
 impl Session {
@@ -130,6 +130,17 @@ impl Session {
     pub(crate) fn denoise(&self, z_terminal: &Tensor, num_steps: usize, progress: &Progress) -> Result<Tensor> {
         let count = z_terminal.dim(0)?;
         Ok(self.model.sample_z_sem(z_terminal, num_steps, &mut |_| progress.step(count))?)
+    }
+
+    /// Pictures with what their codes decode to.
+    pub(crate) fn original(
+        &self,
+        x_0: &Tensor,
+        (x_terminal, z_sem): (&Tensor, &Tensor),
+        num_steps: usize,
+        progress: &Progress,
+    ) -> Result<Original> {
+        Ok(Original { x_0: x_0.clone(), decoded: self.decode(x_terminal, Some(z_sem), num_steps, progress)? })
     }
 
     /// Decodes edited codes, deterministically. With `original`, a picture with its codes as they are decoded, what these

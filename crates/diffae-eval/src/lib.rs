@@ -59,7 +59,7 @@ pub use disentanglement::{AurocDifference, Dci, dci, total_auroc_difference};
 pub use error::{Error, Result};
 pub use features::{FeatureKind, FeatureNetwork, Lpips, LpipsBackbone};
 pub use frechet::{FeatureStatistics, frechet_distance, kernel_distance, kernel_distance_of_subsets};
-pub use linear_probe::{InversePenalty, LinearProbe, cross_validated_logits};
+pub use linear_probe::{InversePenalty, LinearProbe, cross_validated_logits, logits_of_others};
 pub use manifold::{ManifoldMembers, ManifoldOverlap, manifold_members, manifold_overlap};
 pub use moments::Moments;
 pub use pixel_error::{mse, psnr};

@@ -211,17 +211,60 @@ pub fn cross_validated_logits(
     }
     let scores = (0..num_folds).into_par_iter().map(|fold| {
         let fitted: Vec<usize> = (0..rows.len()).filter(|row| row % num_folds != fold).collect();
-        let scale = Standardization::of(fitted.iter().map(|&row| rows[row].as_slice()));
-        let x: Vec<Vec<f64>> = fitted.iter().map(|&row| scale.apply(&rows[row])).collect();
+        let x: Vec<&[f64]> = fitted.iter().map(|&row| rows[row].as_slice()).collect();
         let labels: Vec<bool> = fitted.iter().map(|&row| present[row]).collect();
-        let probe = LinearProbe::fit_rows(&x, &labels, inverse_penalty.of(&x, &labels)?)?;
-        Ok((fold..rows.len()).step_by(num_folds).map(|row| (row, probe.logit(&scale.apply(&rows[row])))).collect())
+        let probe = StandardizedProbe::fit(&x, &labels, inverse_penalty)?;
+        Ok((fold..rows.len()).step_by(num_folds).map(|row| (row, probe.logit(&rows[row]))).collect())
     });
     let mut logits = vec![0.; rows.len()];
     for (row, logit) in scores.collect::<Result<Vec<Vec<_>>>>()?.into_iter().flatten() {
         logits[row] = logit;
     }
     Ok(logits)
+}
+
+/// The logits of rows from a probe that is fitted to others. Columns are standardized with the mean and deviation of the rows
+/// fitted to, and a penalty is chosen among these rows alone.
+///
+/// # Shapes
+/// - `x`: `[N, D]` with N labels, which is fitted to; `others`: `[M, D]`; result: M.
+/// # Errors
+/// [`Error::WidthMismatch`] if the widths differ; else as [`LinearProbe::fit`].
+pub fn logits_of_others(
+    (x, present): (&Tensor, &[bool]),
+    others: &Tensor,
+    inverse_penalty: InversePenalty,
+) -> Result<Vec<f64>> {
+    let (x, others) = (rows("x", x)?, rows("others", others)?);
+    let (width, got) = (x.first().map_or(0, Vec::len), others.first().map_or(0, Vec::len));
+    if got != width {
+        return Err(Error::WidthMismatch { got, expected: width });
+    }
+    if x.len() != present.len() {
+        return Err(Error::Lengths { scores: x.len(), labels: present.len() });
+    }
+    let x: Vec<&[f64]> = x.iter().map(Vec::as_slice).collect();
+    let probe = StandardizedProbe::fit(&x, present, inverse_penalty)?;
+    Ok(others.iter().map(|row| probe.logit(row)).collect())
+}
+
+/// A probe of rows as they are, which it standardizes.
+struct StandardizedProbe {
+    scale: Standardization,
+    probe: LinearProbe,
+}
+
+impl StandardizedProbe {
+    fn fit(rows: &[&[f64]], present: &[bool], inverse_penalty: InversePenalty) -> Result<Self> {
+        let scale = Standardization::of(rows.iter().copied());
+        let x: Vec<Vec<f64>> = rows.iter().map(|row| scale.apply(row)).collect();
+        let probe = LinearProbe::fit_rows(&x, present, inverse_penalty.of(&x, present)?)?;
+        Ok(Self { scale, probe })
+    }
+
+    fn logit(&self, row: &[f64]) -> f64 {
+        self.probe.logit(&self.scale.apply(row))
+    }
 }
 
 /// Rows with columns of mean 0 and variance 1; a column that does not vary becomes zero.
@@ -331,6 +374,25 @@ mod tests {
         assert!(tight < 1., "{tight}");
         let few: Vec<bool> = (0..100).map(|i| i == 0).collect();
         assert!((InversePenalty::Chosen.of(&rows, &few).unwrap() - 1.).abs() < 1e-9);
+    }
+
+    #[test]
+    fn others_are_scored_by_a_probe_of_the_first() {
+        let rows = |offset: i32| -> Vec<[f64; 2]> {
+            (0..40).map(|i| [f64::from(i + offset) / 20. - 1., f64::from(i % 3)]).collect()
+        };
+        let (first, others): (Vec<bool>, Vec<bool>) =
+            ((0..40).map(|i| i >= 20).collect(), (0..40).map(|i| i >= 10).collect());
+        let logits =
+            |x: &[bool]| logits_of_others((&tensor(&rows(0)), x), &tensor(&rows(10)), InversePenalty::Fixed(1.));
+        let scored = logits(&first).unwrap();
+        assert!(crate::auroc(&scored, &others).unwrap() > 0.99);
+        // The threshold is that of the first, not of the others.
+        assert!(scored[5] < 0. && scored[15] > 0., "{scored:?}");
+        assert!(matches!(logits(&[true; 40]), Err(Error::OneClass)));
+        assert!(matches!(logits(&[true; 3]), Err(Error::Lengths { .. })));
+        let narrow = logits_of_others((&tensor(&rows(0)), &first), &tensor(&[[1.]]), InversePenalty::Fixed(1.));
+        assert!(matches!(narrow, Err(Error::WidthMismatch { got: 1, expected: 2 })));
     }
 
     #[test]

@@ -20,6 +20,14 @@ pub fn keep_residual(edited: &Tensor, x_0: &Tensor, decoded: &Tensor) -> Result<
     computing("keeping the residual", kept)
 }
 
+/// Fails if a strength is NaN or infinite.
+pub(crate) fn check_strength(strength: f64) -> Result<()> {
+    if strength.is_finite() {
+        return Ok(());
+    }
+    Err(Error::OutOfRange { what: "the strength of an edit", got: strength.to_string(), expected: "a finite number" })
+}
+
 impl Model {
     /// The position of an attribute among the model's, by name (in any case) or by number.
     ///
@@ -46,10 +54,7 @@ impl Model {
     /// # Source
     /// Preechakul et al. 2022 (arXiv:2111.15640), section 5.3.
     pub fn edit(&self, z_sem: &Tensor, attribute_idx: usize, strength: f64) -> Result<Tensor> {
-        if !strength.is_finite() {
-            let got = strength.to_string();
-            return Err(Error::OutOfRange { what: "the strength of an edit", got, expected: "a finite number" });
-        }
+        check_strength(strength)?;
         let classifier = self.classifier()?;
         let length = strength * (classifier.config().z_channels as f64).sqrt();
         let z_sem_normalized = self.normalize(z_sem)?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use diffae_schedule::no_noise;
 use image::RgbImage;
 
@@ -13,7 +13,7 @@ use crate::decode::DecodeOptions;
 use crate::error::{Error, Result, computing};
 use crate::image_io::{rgb_from_tensor, tensor_from_rgb};
 use crate::interpolate::{lerp, slerp};
-use crate::manipulate::keep_residual;
+use crate::manipulate::{check_strength, keep_residual};
 use crate::model::{LoadOptions, Model};
 use crate::noise::{NoisePurpose, NoiseSource};
 
@@ -227,11 +227,9 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::encode`], [`Pipeline::edit`] and [`Pipeline::decode`].
     pub fn edit_pictures(&self, pictures: &[RgbImage], attribute: &str, strength: f64) -> Result<Vec<RgbImage>> {
-        // Before the long way back to x_T: an attribute or a strength that there is not.
-        let attribute_idx = self.model.attribute_idx(attribute)?;
-        let width = self.model.classifier()?.config().z_channels;
-        let nothing = Tensor::zeros((1, width), DType::F32, self.model.device());
-        self.model.edit(&computing("making zeros", nothing)?, attribute_idx, strength)?;
+        // Before the long way back to x_T.
+        self.model.attribute_idx(attribute)?;
+        check_strength(strength)?;
         let x_0 = self.tensor_of(pictures)?;
         let codes = self.encode_tensor(&x_0)?;
         let edited = self.edit(&codes, attribute, strength)?;

@@ -7,7 +7,7 @@ use image::RgbImage;
 use crate::args::{EditArgs, GlobalArgs};
 use crate::output::{PictureOutput, Provenance, say, say_json};
 use crate::progress::Progress;
-use crate::session::{Original, Session, architecture_hints};
+use crate::session::{Session, architecture_hints};
 
 /// Edits pictures, or lists what can be edited.
 pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
@@ -44,8 +44,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
         let x_0 = session.read(batch)?;
         let z_sem = session.model.encode_semantic(&x_0)?;
         let x_terminal = session.invert(&x_0, Some(&z_sem), args.inversion.invert_steps, &progress)?;
-        let decoded = || session.decode(&x_terminal, Some(&z_sem), args.steps, &progress);
-        let original = args.keep_residual.then(decoded).transpose()?.map(|decoded| Original { x_0, decoded });
+        let original = || session.original(&x_0, (&x_terminal, &z_sem), args.steps, &progress);
+        let original = args.keep_residual.then(original).transpose()?;
         let mut strips: Vec<Vec<RgbImage>> = vec![Vec::new(); batch.len()];
         for &strength in &strengths {
             let edited = session.model.edit(&z_sem, attribute_idx, strength)?;

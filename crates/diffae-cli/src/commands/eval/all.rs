@@ -47,7 +47,8 @@ pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
             labels: labels.clone(),
             inverse_penalty: None,
         };
-        let probes = AttributesArgs { labelled: labelled("attributes"), folds: 5 };
+        let probes =
+            AttributesArgs { labelled: labelled("attributes"), folds: 5, train_data: None, train_labels: None };
         measures.run("attributes", || attributes::run(global, &probes))?;
         let dimensions = DisentanglementArgs { labelled: labelled("disentanglement"), resamples: args.resamples };
         measures.run("disentanglement", || attributes::run_disentanglement(global, &dimensions))?;

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
-use diffae_eval::{InversePenalty, auroc, average_precision, cross_validated_logits};
+use diffae_eval::{InversePenalty, auroc, average_precision, cross_validated_logits, logits_of_others};
 use diffae_train::{FOLDER_LABELS, Labels};
 
 use super::codes::encode_all;
@@ -35,12 +35,30 @@ pub(super) struct Labelled {
 /// Fits the probes, and scores them on pictures that they have not seen.
 pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<Report> {
     let penalty = args.labelled.inverse_penalty.map_or_else(|| "chosen".into(), Into::into);
+    let train = args.train_data.as_deref().zip(args.train_labels.as_deref());
+    let train = train.map(|(data, labels)| {
+        LabelledPictures::find(PictureSet::first(data, args.labelled.data.crop.into(), None)?, labels, 2)
+    });
+    let train = train.transpose()?;
     let more = |_: &Session| {
-        let settings = [("folds", args.folds.into()), ("inverse_penalty", penalty)];
-        Ok(Settings::from(settings.map(|(name, value)| (name.to_owned(), value))))
+        let mut settings = Settings::from([("inverse_penalty".to_owned(), penalty)]);
+        match &train {
+            Some(train) => {
+                let prefixed = |(name, value)| (format!("train_{name}"), value);
+                settings.extend(train.settings()?.into_iter().map(prefixed));
+            }
+            None => settings.extend([("folds".to_owned(), args.folds.into())]),
+        }
+        Ok(settings)
     };
-    let labelled = encode(global, &args.labelled, NAME, args.folds, more)?;
-    let figures = figures(&labelled, args)?;
+    let least = if train.is_some() { 2 } else { args.folds };
+    let labelled = encode(global, &args.labelled, NAME, least, more)?;
+    let train = train.map(|train| {
+        let folder = args.labelled.run.out.join("train");
+        let present = train.present_as(&labelled.names)?;
+        Ok::<_, anyhow::Error>((train.encode(&labelled.session, &folder)?, present))
+    });
+    let figures = figures(&labelled, args, train.transpose()?.as_ref())?;
     Report::new(NAME, labelled.settings, figures).written(&args.labelled.run.out)
 }
 
@@ -77,6 +95,58 @@ pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArg
     Report::new("disentanglement", settings, figures).written(&labelled.run.out)
 }
 
+/// Pictures that have labels.
+struct LabelledPictures {
+    pictures: PictureSet,
+    labels: Labels,
+    fingerprint_of_labels: String,
+    /// Places of those with labels.
+    rows: Vec<usize>,
+}
+
+impl LabelledPictures {
+    /// Fails with fewer than `least` pictures that have labels.
+    fn find(pictures: PictureSet, path: &Path, least: usize) -> Result<Self> {
+        let labels = read_labels(path, &pictures)?;
+        let rows: Vec<usize> = (0..pictures.len()).filter(|&idx| labels.of(&pictures.name(idx)).is_some()).collect();
+        if rows.len() < least {
+            bail!("{} pictures have labels, at least {least} are needed", rows.len())
+        }
+        let is_folders = path == Path::new(FOLDER_LABELS);
+        let fingerprint_of_labels = if is_folders { FOLDER_LABELS.to_owned() } else { fingerprint_of_file(path)? };
+        Ok(Self { pictures, labels, fingerprint_of_labels, rows })
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        Ok(Settings::from([
+            ("data".to_owned(), self.pictures.fingerprint()?.into()),
+            ("count".to_owned(), self.rows.len().into()),
+            ("labels".to_owned(), self.fingerprint_of_labels.clone().into()),
+        ]))
+    }
+
+    /// The codes of those with labels, `[N, D]` on the CPU.
+    fn encode(&self, session: &Session, folder: &Path) -> Result<Tensor> {
+        let z_sem = encode_all(session, &self.pictures, folder)?;
+        let rows = self.rows.iter().map(|&idx| u32::try_from(idx)).collect::<Result<Vec<_>, _>>()?;
+        Ok(z_sem.index_select(&Tensor::new(rows, &candle_core::Device::Cpu)?, 0)?)
+    }
+
+    /// N labels for each of the attributes of these names.
+    fn present_as(&self, names: &[String]) -> Result<Vec<Vec<bool>>> {
+        let of_name = |name: &String| {
+            let known = self.labels.names.iter().position(|known| known == name);
+            let attribute = known.with_context(|| format!("the labels of --train-data have no attribute {name}"))?;
+            let label = |&idx: &usize| {
+                let row = self.labels.of(&self.pictures.name(idx));
+                row.and_then(|row| row.get(attribute).copied()).unwrap_or(false)
+            };
+            Ok(self.rows.iter().map(label).collect())
+        };
+        names.iter().map(of_name).collect()
+    }
+}
+
 /// Encodes all pictures for a measure, and keeps those with labels, `least` or more. `settings` are those of the measure
 /// beside model, pictures and labels.
 pub(super) fn encode(
@@ -86,47 +156,39 @@ pub(super) fn encode(
     least: usize,
     settings: impl FnOnce(&Session) -> Result<Settings>,
 ) -> Result<Labelled> {
-    let pictures = PictureSet::find(&args.data)?;
-    let labels = read_labels(&args.labels, &pictures)?;
     if let Some(value) = args.inverse_penalty {
         ensure!(value > 0. && value.is_finite(), "--inverse-penalty is {value}, expected a number above 0");
     }
-    let rows: Vec<(usize, &[bool])> =
-        (0..pictures.len()).filter_map(|idx| Some((idx, labels.of(&pictures.name(idx))?))).collect();
-    if rows.len() < least {
-        bail!("{} pictures have labels, at least {least} are needed", rows.len())
-    }
+    let pictures = LabelledPictures::find(PictureSet::find(&args.data)?, &args.labels, least)?;
     let session = Session::open(global, &args.model, &args.run.batch)?;
-    let is_folders = args.labels == Path::new(FOLDER_LABELS);
-    let of_labels = if is_folders { FOLDER_LABELS.to_owned() } else { fingerprint_of_file(&args.labels)? };
     let mut settings = settings(&session)?;
     settings.extend(session.settings());
-    settings.extend([
-        ("data".to_owned(), pictures.fingerprint()?.into()),
-        ("count".to_owned(), rows.len().into()),
-        ("labels".to_owned(), of_labels.into()),
-        ("seed".to_owned(), args.run.random.seed.into()),
-    ]);
+    settings.extend(pictures.settings()?);
+    settings.insert("seed".to_owned(), args.run.random.seed.into());
     Report::check_folder(&args.run, measure, &settings)?;
-    let z_sem = encode_all(&session, &pictures, &args.run.out)?;
-    let indices = rows.iter().map(|&(idx, _)| u32::try_from(idx)).collect::<Result<Vec<_>, _>>()?;
-    let z_sem = z_sem.index_select(&Tensor::new(indices, &candle_core::Device::Cpu)?, 0)?;
-    let of_attribute = |attribute: usize| {
-        rows.iter().map(|(_, row)| row.get(attribute).copied().unwrap_or(false)).collect::<Vec<bool>>()
-    };
-    let present = (0..labels.names.len()).map(of_attribute).collect();
-    Ok(Labelled { session, z_sem, names: labels.names, present, settings })
+    let z_sem = pictures.encode(&session, &args.run.out)?;
+    let present = pictures.present_as(&pictures.labels.names)?;
+    Ok(Labelled { session, z_sem, names: pictures.labels.names, present, settings })
 }
 
-fn figures(labelled: &Labelled, args: &AttributesArgs) -> Result<Vec<Figure>> {
+/// `train` holds what probes are fitted to, as `labelled` does; without it they are cross-validated.
+fn figures(
+    labelled: &Labelled,
+    args: &AttributesArgs,
+    train: Option<&(Tensor, Vec<Vec<bool>>)>,
+) -> Result<Vec<Figure>> {
     const MEASURES: [(&str, ScoreMeasure); 2] = [("auroc", auroc), ("average_precision", average_precision)];
     let seed = args.labelled.run.random.seed;
     let (mut figures, mut shares) = (vec![], vec![]);
     let penalty = args.labelled.inverse_penalty.map_or(InversePenalty::Chosen, InversePenalty::Fixed);
     let progress = Progress::start("probe", labelled.names.len(), 1);
-    for (name, present) in labelled.names.iter().zip(&labelled.present) {
+    for (attribute, (name, present)) in labelled.names.iter().zip(&labelled.present).enumerate() {
         progress.check(1)?;
-        let logits = match cross_validated_logits(&labelled.z_sem, present, args.folds, penalty) {
+        let logits = match train {
+            Some((z_sem, of_train)) => logits_of_others((z_sem, &of_train[attribute]), &labelled.z_sem, penalty),
+            None => cross_validated_logits(&labelled.z_sem, present, args.folds, penalty),
+        };
+        let logits = match logits {
             Ok(logits) => logits,
             Err(diffae_eval::Error::OneClass) => {
                 tracing::warn!("{name} is (nearly) the same for all pictures and is left out");

@@ -11,7 +11,7 @@ use crate::drawing::{SheetRow, captioned_sheet};
 use crate::output::Provenance;
 use crate::pictures::{Pairs, PictureSet};
 use crate::progress::Progress;
-use crate::session::{Original, Session, to_unit};
+use crate::session::{Session, to_unit};
 
 const NAME: &str = "edits";
 /// One pair in so many finds the strength of an edit, and is not measured.
@@ -202,9 +202,8 @@ fn measure_pairs(work: &mut Work<'_>, pairs: &Pairs, edit: &Edit, first: usize) 
             Edit::Along { attribute_idx, strength } => session.model.edit(&z_sem, *attribute_idx, *strength)?,
             Edit::By(difference) => z_sem.broadcast_add(difference)?,
         };
-        let decoded = || session.decode(&x_terminal, Some(&z_sem), args.steps, progress);
-        let original =
-            args.keep_residual.then(decoded).transpose()?.map(|decoded| Original { x_0: without.clone(), decoded });
+        let original = || session.original(&without, (&x_terminal, &z_sem), args.steps, progress);
+        let original = args.keep_residual.then(original).transpose()?;
         let edited = session.decode_edited((&x_terminal, &moved), original.as_ref(), args.steps, progress)?;
         for (place, idx) in batch.clone().enumerate() {
             if shown && row.len() < 3 * *num_shown {
