@@ -182,6 +182,22 @@ fn edits_are_learnt_from_pairs() {
     workspace.run(&[&args[..], &["taught"]].concat()).fails_with("exists");
     workspace.run(&[&args[..], &["other", "--units", "2000"]].concat()).fails_with("at most 1024");
     workspace.run(&[&args[..], &["other", "--limit", "1"]].concat()).fails_with("at least two");
+    // Pictures that lack the attribute in other ways are learnt from as well.
+    let others = workspace.path("pairs/attribute_1/others");
+    fs::create_dir(&others).unwrap();
+    for number in 0..6u8 {
+        let plain = image::RgbImage::from_pixel(32, 32, image::Rgb([200, 30 * number, 90]));
+        plain.save(others.join(format!("{number}.png"))).unwrap();
+    }
+    workspace.run(&[&args[..], &["more"]].concat()).succeeds();
+    let weights = |folder: &str| fs::read(workspace.path(folder).join("model.safetensors")).unwrap();
+    assert!(weights("more") != weights("taught"), "others change nothing");
+    workspace.run(&[&args[..], &["fewer", "--limit", "5"]].concat()).succeeds();
+    fs::rename(others.join("5.png"), others.join("6.png")).unwrap();
+    workspace
+        .run(&[&args[..], &["other"]].concat())
+        .fails_with("6.png of pairs/attribute_1/others is missing in `with`");
+    fs::remove_dir_all(&others).unwrap();
     workspace.run(&[&args[..], &["fixed", "--units", "0"]].concat()).succeeds();
     save_pairs(&workspace.path("pairs/1"));
     workspace.run(&[&args[..], &["other"]].concat()).fails_with("1 and attribute_1 are the same");

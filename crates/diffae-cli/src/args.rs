@@ -363,7 +363,7 @@ pub(crate) struct EditArgs {
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) force: ForceArgs,
-    /// Print the names of the model's attributes
+    /// Print the names of the model's attributes, and the strengths that go the whole way where the model knows them
     #[arg(long, conflicts_with_all = ["input", "out", "attribute", "strength", "strengths"])]
     pub(crate) list: bool,
     /// Print the list as JSON
@@ -372,9 +372,9 @@ pub(crate) struct EditArgs {
     /// Name or number of the attribute
     #[arg(long, short, required_unless_present = "list")]
     pub(crate) attribute: Option<String>,
-    /// How far to go; negative takes the attribute away
-    #[arg(long, short, default_value_t = 0.3, allow_negative_numbers = true)]
-    pub(crate) strength: f64,
+    /// How far to go; negative takes the attribute away [default: the whole way if the model knows it, as --list shows, or 0.3]
+    #[arg(long, short, allow_negative_numbers = true)]
+    pub(crate) strength: Option<f64>,
     /// Several strengths, such as -0.3,0,0.3: adds a strip for each picture
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true, conflicts_with = "strength")]
     pub(crate) strengths: Vec<f64>,
@@ -394,7 +394,8 @@ pub(crate) struct EditArgs {
 pub(crate) struct FitEditsArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Folder of pairs: ATTRIBUTE/without and ATTRIBUTE/with hold pictures of the same names
+    /// Folder of pairs: ATTRIBUTE/without and ATTRIBUTE/with hold pictures of the same names; ATTRIBUTE/others may hold more
+    /// that lack the attribute, in other ways, by the names of the same pictures in `with`
     #[arg(long, value_name = "DIR")]
     pub(crate) pairs: PathBuf,
     /// Take the first pairs of each attribute only

@@ -1,7 +1,7 @@
 //! Pictures that are measured or learnt from, batch by batch, and pairs of them.
 
 use std::cell::OnceCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
@@ -97,10 +97,18 @@ pub(crate) struct Pairs {
     pub(crate) attribute: String,
     pub(crate) without: PictureSet,
     pub(crate) with: PictureSet,
+    pub(crate) others: Option<OtherPictures>,
+}
+
+/// Pictures that lack the attribute in other ways than `without`.
+pub(crate) struct OtherPictures {
+    pub(crate) pictures: PictureSet,
+    /// Places of some here, and of the same pictures in `with`.
+    pub(crate) places: Vec<[usize; 2]>,
 }
 
 impl Pairs {
-    /// Those below a folder, by attribute: `ATTRIBUTE/without` and `ATTRIBUTE/with`.
+    /// Those below a folder, by attribute: `ATTRIBUTE/without`, `ATTRIBUTE/with`, and `ATTRIBUTE/others` where there are any.
     pub(crate) fn find(root: &Path, limit: Option<usize>) -> Result<Vec<Self>> {
         let entries = fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
         let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -116,8 +124,28 @@ impl Pairs {
             if !same {
                 bail!("{} has pictures in `without` and `with` whose names differ", folder.display())
             }
-            all.push(Self { attribute, without, with });
+            let others = folder.join("others");
+            let others = others.is_dir().then(|| OtherPictures::find(&others, &with)).transpose()?;
+            all.push(Self { attribute, without, with, others });
         }
         Ok(all)
+    }
+}
+
+impl OtherPictures {
+    fn find(folder: &Path, with: &PictureSet) -> Result<Self> {
+        let pictures = PictureSet::first(folder, Crop::Center, None)?;
+        let all = with.all();
+        let known: BTreeMap<String, usize> = (0..all.len()).map(|place| (all.name(place), place)).collect();
+        let mut places = vec![];
+        for here in 0..pictures.len() {
+            let name = pictures.name(here);
+            let there = known.get(&name);
+            let there = *there.with_context(|| format!("{name} of {} is missing in `with`", folder.display()))?;
+            if there < with.len() {
+                places.push([here, there]);
+            }
+        }
+        Ok(Self { pictures, places })
     }
 }

@@ -210,7 +210,7 @@ impl Pipeline {
         computing("joining pictures", Tensor::cat(&pictures, 0))
     }
 
-    /// Codes with an attribute moved: 0.3 is much, negative takes it away. See [`Model::edit`].
+    /// Codes with an attribute moved: 0.3 is much, negative takes it away. See [`Model::edit`] and [`Pipeline::whole_way`].
     ///
     /// # Errors
     /// [`Error::UnknownAttribute`] with the known names; [`Error::MissingPart`] if the model has no classifier, or the codes
@@ -219,6 +219,17 @@ impl Pipeline {
         let attribute_idx = self.model.attribute_idx(attribute)?;
         let z_sem = computing("moving codes", z_sem_of(codes)?.to_device(self.model.device()))?;
         Ok(Codes { z_sem: Some(self.model.edit(&z_sem, attribute_idx, strength)?), ..codes.clone() })
+    }
+
+    /// The strength of [`Pipeline::edit`] at which pictures come to have an attribute, `|w| / sqrt(D)`, where directions are
+    /// differences of codes, as those of the built-in model and those that `diffae fit-edits` finds. Of directions that are a
+    /// classifier's weights it says nothing; there 0.3 is a good try.
+    ///
+    /// # Errors
+    /// [`Error::UnknownAttribute`]; without a classifier [`Error::MissingPart`].
+    pub fn whole_way(&self, attribute: &str) -> Result<f64> {
+        let attribute_idx = self.model.attribute_idx(attribute)?;
+        computing("measuring a direction", self.model.classifier()?.whole_way(attribute_idx))
     }
 
     /// Pictures of any size with an attribute moved: encoded, edited, decoded, and given back what their codes lose, so that

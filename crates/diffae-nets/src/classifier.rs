@@ -115,6 +115,19 @@ impl AttributeClassifier {
         Ok(self.row(idx)?.1 / (self.config.z_channels as f64).sqrt())
     }
 
+    /// Whether the direction of an attribute depends on the code. Those that do are differences of codes, so that
+    /// [`Self::whole_way`] tells how far to go; of fixed ones the weights do not say what they are.
+    ///
+    /// # Errors
+    /// If there is no such attribute.
+    pub fn is_local(&self, idx: usize) -> Result<bool> {
+        if idx >= self.config.attributes.len() {
+            bail!("there is no attribute {idx}")
+        }
+        let Some(local) = &self.local else { return Ok(false) };
+        Ok(local.outputs.get(idx)?.to_dtype(DType::F32)?.abs()?.max_all()?.to_scalar::<f32>()? > 0.)
+    }
+
     /// Row `idx` of the directions, `[D]`, f32, and its length.
     fn row(&self, idx: usize) -> Result<(Tensor, f64)> {
         let row = self.directions.get(idx)?.to_dtype(DType::F32)?;

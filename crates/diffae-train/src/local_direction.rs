@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use candle_nn::Init;
 use diffae_infer::LocalDirection;
 use diffae_kernels::{Gradients, differentiable, no_gradients, record};
@@ -31,6 +31,16 @@ const SHORT: f64 = 0.05;
 /// How often the fit is judged, and [`fit_local_direction`] calls `between`.
 pub const NUM_JUDGEMENTS: usize = 90;
 
+/// Codes of pictures that lack an attribute, and of the same pictures with it: `[N, D]` each, normalized `z_sem`; row i of one
+/// belongs to row i of the other.
+#[derive(Debug, Clone, Copy)]
+pub struct PairedCodes<'a> {
+    /// Those that lack it.
+    pub without: &'a Tensor,
+    /// Those that have it.
+    pub with: &'a Tensor,
+}
+
 /// Fits the way from pictures without an attribute to the same pictures with it,
 /// `z' - z = w + U^T (tanh(M tanh(V z + b) + d) - c)`.
 ///
@@ -38,27 +48,31 @@ pub const NUM_JUDGEMENTS: usize = 90;
 /// hardly be seen little may change. Both codes of a pair are rows of the fit, with the same way: it can be gone in both
 /// directions, and bends little on the way.
 ///
-/// Every fifth pair judges, and Adam fits to the others; the moving average of the parameters that predicts the judges best is
-/// taken, or the mean way of all pairs where that does as well. c is the mean of the tanh over the pairs, so that w is the mean
-/// of the ways that are predicted. The same seed gives the same bits.
+/// `others` are pictures that lack the attribute in other ways: where `pairs` take sad mouths to smiles, mouths that are
+/// open. The way is fitted to their codes as well, but not back to them: a smile that is taken away leaves a sad mouth.
 ///
-/// # Shapes
-/// - `without`, `with`: `[N, D]`, normalized `z_sem`; row i of one belongs to row i of the other.
+/// Every fifth pair judges, and Adam fits to the others; the moving average of the parameters that predicts the judges best is
+/// taken, or the mean way of all `pairs` where that does as well. c is the mean of the tanh over `pairs`, so that w is the mean
+/// of the ways that are predicted there. The same seed gives the same bits.
+///
+/// # Parameters
+/// - `num_units`: h; 0 gives the mean way of `pairs`, for which `others` do not matter.
 /// - `between`: called [`NUM_JUDGEMENTS`] times on the way, to show progress or to stop with an error; not at all with 0 units.
 /// # Errors
 /// [`Error::Pairs`] with fewer than two pairs, shapes that differ, values that are not finite, or codes that do not differ; as
 /// `between`.
 pub fn fit_local_direction<E: From<Error>>(
-    (without, with): (&Tensor, &Tensor),
+    pairs: PairedCodes<'_>,
+    others: Option<PairedCodes<'_>>,
     num_units: usize,
     seed: u64,
     between: &mut dyn FnMut() -> std::result::Result<(), E>,
 ) -> std::result::Result<LocalDirection, E> {
-    let pairs = Pairs::new(without, with)?;
+    let pairs = Pairs::new(pairs, others)?;
     let bent = if num_units == 0 { None } else { pairs.bent(num_units, seed, between)? };
     let found = match bent {
         Some(bent) => bent,
-        None => LocalDirection::fixed(&pairs.mean_way()?).map_err(Error::from)?,
+        None => LocalDirection::fixed(&pairs.ways.mean(0).map_err(Error::from)?).map_err(Error::from)?,
     };
     let length = || -> Result<f32> { Ok(found.direction.sqr()?.sum_all()?.to_scalar::<f32>()?) };
     let length = length()?;
@@ -72,34 +86,53 @@ pub fn fit_local_direction<E: From<Error>>(
     Ok(found)
 }
 
-/// Codes of pairs, f32 on the CPU.
+/// Codes of pairs and the ways between them, f32 on the CPU.
 struct Pairs {
     without: Tensor,
     with: Tensor,
-    count: usize,
+    ways: Tensor,
+    /// Codes without the attribute, and the ways from there.
+    others: Option<(Tensor, Tensor)>,
 }
 
 impl Pairs {
-    fn new(without: &Tensor, with: &Tensor) -> Result<Self> {
-        if without.dims() != with.dims() {
-            let problem = format!("codes with the attribute are {:?}, those without {:?}", with.dims(), without.dims());
-            return Err(Error::Pairs { problem });
-        }
-        let codes = |codes: &Tensor| -> Result<Tensor> {
-            let codes = codes.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-            let problem = || "a code holds values that are not finite".to_owned();
-            if is_finite(&codes)? { Ok(codes) } else { Err(Error::Pairs { problem: problem() }) }
-        };
-        let (without, with) = (codes(without)?, codes(with)?);
-        let (count, _) = without.dims2()?;
+    fn new(pairs: PairedCodes<'_>, others: Option<PairedCodes<'_>>) -> Result<Self> {
+        let [without, with] = checked(pairs)?;
+        let (count, width) = without.dims2()?;
         if count < 2 {
             return Err(Error::Pairs { problem: format!("the number of pairs is {count}, expected at least 2") });
         }
-        Ok(Self { without, with, count })
+        let others = match others.map(checked).transpose()? {
+            Some([others, _]) if others.dim(D::Minus1)? != width => {
+                let problem = format!("codes of others are {:?}, those of pairs {:?}", others.dims(), without.dims());
+                return Err(Error::Pairs { problem });
+            }
+            Some([others, with]) => {
+                let ways = (with - &others)?;
+                Some((others, ways))
+            }
+            None => None,
+        };
+        Ok(Self { ways: (&with - &without)?, without, with, others })
     }
 
-    fn mean_way(&self) -> Result<Tensor> {
-        Ok((&self.with - &self.without)?.mean(0)?)
+    /// Codes and ways of the pairs of some numbers.
+    fn rows(&self, is_wanted: fn(usize) -> bool) -> Result<Rows> {
+        let squares = |ways: &Tensor| ways.sqr()?.sum(1); // [N]
+        let mean = f64::from(squares(&self.ways)?.mean_all()?.to_scalar::<f32>()?);
+        let rows = |codes: &Tensor, ways: &Tensor| -> Result<Rows> {
+            let squares = squares(ways)?;
+            // Where no code changes at all, nothing weighs more.
+            let weights = if mean > 0. { ((squares / mean)? + SHORT)?.recip()? } else { squares.ones_like()? };
+            let wanted: Vec<usize> = (0..codes.dim(0)?).filter(|&idx| is_wanted(idx)).collect();
+            Rows { codes: codes.clone(), ways: ways.clone(), weights }.some(&wanted)
+        };
+        let mut parts = vec![rows(&self.without, &self.ways)?, rows(&self.with, &self.ways)?];
+        if let Some((codes, ways)) = &self.others {
+            parts.push(rows(codes, ways)?);
+        }
+        let joined = |of: fn(&Rows) -> &Tensor| Tensor::cat(&parts.iter().map(of).collect::<Vec<_>>(), 0);
+        Ok(Rows { codes: joined(|it| &it.codes)?, ways: joined(|it| &it.ways)?, weights: joined(|it| &it.weights)? })
     }
 
     /// The way that predicts the judges best; none if the mean way of the others does.
@@ -109,8 +142,8 @@ impl Pairs {
         seed: u64,
         between: &mut dyn FnMut() -> std::result::Result<(), E>,
     ) -> std::result::Result<Option<LocalDirection>, E> {
-        let (judges, fitted): (Vec<usize>, Vec<usize>) = (0..self.count).partition(|idx| idx % JUDGES_ONE_IN == 0);
-        let (judges, fitted) = (Rows::of(self, &judges)?, Rows::of(self, &fitted)?);
+        let judges = self.rows(|idx| idx % JUDGES_ONE_IN == 0)?;
+        let fitted = self.rows(|idx| idx % JUDGES_ONE_IN != 0)?;
         let (way, mut parameters) = Way::new(&fitted, num_units, seed)?;
         let (mut least, mut best) = (WORTHWHILE * judges.error(&way)?, None);
         let num_rows = fitted.weights.elem_count();
@@ -137,10 +170,23 @@ impl Pairs {
             }
             between()?;
         }
-        let all: Vec<usize> = (0..self.count).collect();
-        let codes = Rows::of(self, &all)?.codes;
+        let codes = Tensor::cat(&[&self.without, &self.with], 0).map_err(Error::from)?;
         Ok(best.map(|way| way.centered(&codes)).transpose()?)
     }
+}
+
+/// The codes without and with the attribute, f32 on the CPU.
+fn checked(PairedCodes { without, with }: PairedCodes<'_>) -> Result<[Tensor; 2]> {
+    if without.dims() != with.dims() {
+        let problem = format!("codes with the attribute are {:?}, those without {:?}", with.dims(), without.dims());
+        return Err(Error::Pairs { problem });
+    }
+    let codes = |codes: &Tensor| -> Result<Tensor> {
+        let codes = codes.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let problem = || "a code holds values that are not finite".to_owned();
+        if is_finite(&codes)? { Ok(codes) } else { Err(Error::Pairs { problem: problem() }) }
+    };
+    Ok([codes(without)?, codes(with)?])
 }
 
 /// A way that is being fitted, `w + U^T tanh(M tanh(V z + b) + d)`.
@@ -237,22 +283,6 @@ struct Rows {
 }
 
 impl Rows {
-    /// Both codes of some pairs, and the way of the pair for both.
-    fn of(pairs: &Pairs, some: &[usize]) -> Result<Self> {
-        let ways = (&pairs.with - &pairs.without)?;
-        let squares = ways.sqr()?.sum(1)?; // [N]
-        let mean = f64::from(squares.mean_all()?.to_scalar::<f32>()?);
-        // Where no code changes at all, nothing weighs more.
-        let weights = if mean > 0. { ((squares / mean)? + SHORT)?.recip()? } else { squares.ones_like()? };
-        let some = Self { codes: pairs.without.clone(), ways, weights }.some(some)?;
-        let Self { codes, ways, weights } = &some;
-        Ok(Self {
-            codes: Tensor::cat(&[codes, &(codes + ways)?], 0)?,
-            ways: Tensor::cat(&[ways, ways], 0)?,
-            weights: Tensor::cat(&[weights, weights], 0)?,
-        })
-    }
-
     fn some(&self, rows: &[usize]) -> Result<Self> {
         let rows: Vec<u32> = rows.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
         let rows = Tensor::new(rows, &Device::Cpu)?;
@@ -293,7 +323,7 @@ mod tests {
     }
 
     fn fit(without: &Tensor, with: &Tensor, num_units: usize) -> Result<LocalDirection> {
-        fit_local_direction((without, with), num_units, 0, &mut || Ok(()))
+        fit_local_direction(PairedCodes { without, with }, None, num_units, 0, &mut || Ok(()))
     }
 
     /// The way that a fit predicts at codes.
@@ -311,11 +341,14 @@ mod tests {
 
     /// A beard (column 0) of the color of the hair (column 1): its color shows in column 2, but not on dark skin (column 3).
     fn bearded(z: &Tensor) -> Tensor {
-        let columns = |row: &[f64]| {
+        map(z, |row| {
             let color = if row[3] < 0. { 0.5 * row[1] - 0.3 } else { 0. };
             [row[0] + 2., row[1], row[2] + 2. * color, row[3], row[4], row[5]]
-        };
-        let rows: Vec<f64> = z.to_vec2::<f64>().unwrap().iter().flat_map(|row| columns(row)).collect();
+        })
+    }
+
+    fn map(z: &Tensor, row: impl Fn(&[f64]) -> [f64; WIDTH]) -> Tensor {
+        let rows: Vec<f64> = z.to_vec2::<f64>().unwrap().iter().flat_map(|values| row(values)).collect();
         Tensor::from_vec(rows, z.dims(), &Device::Cpu).unwrap()
     }
 
@@ -354,6 +387,32 @@ mod tests {
     }
 
     #[test]
+    fn others_find_the_way_and_nothing_leads_back_to_them() {
+        // Shaven faces, and stubble, which a beard replaces: column 0 is the length, column 4 tells stubble.
+        let shaven = |seed| map(&codes(400, seed), |row| [-1., row[1], row[2], row[3], -1., row[5]]);
+        let stubbly = |z: &Tensor| map(z, |row| [0., row[1], row[2], row[3], 1., row[5]]);
+        let bearded = |z: &Tensor| map(z, |row| [2., row[1], row[2], row[3], -1., row[5]]);
+        let (z, new) = (shaven(1), shaven(2));
+        let (with, stubble) = (bearded(&z), stubbly(&z));
+        let pairs = PairedCodes { without: &z, with: &with };
+        let others = PairedCodes { without: &stubble, with: &with };
+        let found = fit_local_direction(pairs, Some(others), 8, 0, &mut || Ok::<_, Error>(())).unwrap();
+        for start in [new.clone(), stubbly(&new)] {
+            let end = (start.to_dtype(DType::F32).unwrap() + ways(&found, &start)).unwrap();
+            assert!(mean_distance(&end, &bearded(&new)) < 0.03);
+        }
+        let with = bearded(&new);
+        let back = (with.to_dtype(DType::F32).unwrap() - ways(&found, &with)).unwrap();
+        assert!(mean_distance(&back, &new) < 0.03);
+        // The unit of strengths stays that of the pairs.
+        assert!(mean_distance(&found.direction, &(&with - &new).unwrap().mean(0).unwrap()) < 0.03);
+        let narrow = codes(3, 1).narrow(1, 0, WIDTH - 1).unwrap();
+        let others = PairedCodes { without: &narrow, with: &narrow };
+        let refused = fit_local_direction(pairs, Some(others), 8, 0, &mut || Ok::<_, Error>(()));
+        assert!(refused.unwrap_err().to_string().contains("[3, 5], those of pairs [400, 6]"));
+    }
+
+    #[test]
     fn chance_bends_nothing() {
         let (z, noise) = (codes(40, 1), codes(40, 2));
         let with = ((&z + 1.).unwrap() + (noise * 0.1).unwrap()).unwrap();
@@ -370,7 +429,8 @@ mod tests {
     fn a_fit_can_be_stopped() {
         let z = codes(10, 1);
         let mut calls = 0;
-        let stopped = fit_local_direction((&z, &bearded(&z)), 2, 0, &mut || {
+        let pairs = PairedCodes { without: &z, with: &bearded(&z) };
+        let stopped = fit_local_direction(pairs, None, 2, 0, &mut || {
             calls += 1;
             if calls < 3 { Ok(()) } else { Err(Error::Pairs { problem: "enough".to_owned() }) }
         });

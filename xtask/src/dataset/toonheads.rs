@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// How many pairs for each attribute
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pair_count: u32,
+    /// With each pair also the face as the seed draws it, where that lacks the attribute in another way
+    #[arg(long, requires = "pairs")]
+    others: bool,
 }
 
 /// The styles whose attributes are known here.

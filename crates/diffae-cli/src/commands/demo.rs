@@ -30,7 +30,7 @@ const NUM_SAMPLES: usize = 16;
 const LATENT_STEPS: usize = 100;
 const SAMPLES_PER_ROW: usize = 8;
 /// How far edits go: parts of the way to pictures that have the attribute.
-const PARTS: [f64; 4] = [0.5, 1., 1.5, 2.];
+const PARTS: [f64; 5] = [0.25, 0.5, 0.75, 1., 1.5];
 /// How long the animation shows each frame.
 const MILLISECONDS_PER_FRAME: u32 = 120;
 const ANIMATION: &str = "interpolation.gif";
@@ -119,7 +119,7 @@ fn exhibits(
             file: edits,
             title: "Edits",
             text: "z_sem moved along the direction of an attribute; x_T stays, and so does what decoding loses. 1 is the \
-                   whole way to faces that have it.",
+                   whole way to faces that have it; beyond, they become what the model does not know.",
             bytes: sheet(&edit_columns, &edit_rows, edits)?,
         },
         Exhibit {
@@ -158,7 +158,7 @@ fn reconstruct(
     Ok(vec![row("real", pictures.to_vec()), row("its x_T", decoded), row("random x_T", pipeline.decode(&random)?)])
 }
 
-/// A row an attribute: a face that lacks it, the one that comes nearest to it, with more and more.
+/// A row an attribute: the face that lacks it most clearly, with more and more.
 fn edit(
     pipeline: &Pipeline,
     (codes, decoded): (&Codes, &Tensor),
@@ -171,9 +171,7 @@ fn edit(
     let mut rows = vec![];
     for (attribute_idx, attribute) in pipeline.attributes().iter().enumerate() {
         let of = |face: &usize| logits.get(*face).and_then(|row| row.get(attribute_idx)).copied().unwrap_or_default();
-        let faces = || 0..pictures.len();
-        let lacks = faces().filter(|face| of(face) < 0.).max_by(|a, b| of(a).total_cmp(&of(b)));
-        let face = lacks.or_else(|| faces().min_by(|a, b| of(a).total_cmp(&of(b)))).unwrap_or(0);
+        let face = (0..pictures.len()).min_by(|a, b| of(a).total_cmp(&of(b))).unwrap_or(0);
         let one = one_of(codes, face)?;
         let mut row_pictures = vec![pictures[face].clone()];
         let [channels, size, _] = pipeline.model().image_shape();

@@ -2,12 +2,16 @@
 
 use anyhow::{Context, Result, bail};
 use diffae_infer::{Input, LoadOptions, ModelSource, list_inputs, rgb_from_tensor, sheet};
+use diffae_nets::AttributeClassifier;
 use image::RgbImage;
 
 use crate::args::{EditArgs, GlobalArgs};
 use crate::output::{PictureOutput, Provenance, say, say_json};
 use crate::progress::Progress;
 use crate::session::{Session, architecture_hints};
+
+/// How far edits go where nothing is known.
+const USUAL_STRENGTH: f64 = 0.3;
 
 /// Edits pictures, or lists what can be edited.
 pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
@@ -16,19 +20,25 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
     }
     let attribute = args.attribute.as_deref().context("--attribute is missing")?;
     let out = args.out.as_deref().context("--out is missing")?;
-    let strengths = if args.strengths.is_empty() { vec![args.strength] } else { args.strengths.clone() };
-    if let Some(strength) = strengths.iter().find(|strength| !strength.is_finite()) {
+    if let Some(strength) = args.strengths.iter().chain(&args.strength).find(|strength| !strength.is_finite()) {
         bail!("a strength of {strength} is no strength")
     }
     let inputs = list_inputs(&args.input)?;
+    let session = Session::open(global, &args.model, &args.batch)?;
+    let attribute_idx = session.model.attribute_idx(attribute)?;
+    let strengths = match args.strength {
+        Some(strength) => vec![strength],
+        None if args.strengths.is_empty() => {
+            vec![whole_way(session.model.classifier()?, attribute_idx)?.unwrap_or(USUAL_STRENGTH)]
+        }
+        None => args.strengths.clone(),
+    };
     let wants_strip = !args.strengths.is_empty();
     let planned = inputs.iter().flat_map(|input| {
         let edited = strengths.iter().map(|&strength| edited_name(input, attribute, strength));
         edited.chain(wants_strip.then(|| strip_name(input, attribute)))
     });
     let mut output = PictureOutput::new(out, &planned.collect::<Vec<_>>(), args.force.overwrite())?;
-    let session = Session::open(global, &args.model, &args.batch)?;
-    let attribute_idx = session.model.attribute_idx(attribute)?;
     session.check_steps("--steps", args.steps)?;
     session.check_steps("--invert-steps", args.inversion.invert_steps)?;
     let has_strip = wants_strip && output.has_sheet();
@@ -69,11 +79,21 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
 fn list(args: &EditArgs) -> Result<()> {
     let source = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
     let model = source.build(&LoadOptions::cpu())?;
-    let attributes = &model.classifier()?.config().attributes;
+    let classifier = model.classifier()?;
+    let attributes = &classifier.config().attributes;
     if args.json {
         return say_json(attributes);
     }
-    attributes.iter().try_for_each(|name| say(name))
+    attributes.iter().enumerate().try_for_each(|(idx, name)| match whole_way(classifier, idx)? {
+        Some(strength) => say(&format!("{name:<16} the whole way: {strength}")),
+        None => say(name),
+    })
+}
+
+/// The strength that goes the whole way, to two digits, where the model knows it.
+fn whole_way(classifier: &AttributeClassifier, attribute_idx: usize) -> Result<Option<f64>> {
+    let rounded = || Ok(format!("{:.2}", classifier.whole_way(attribute_idx)?).parse()?);
+    classifier.is_local(attribute_idx)?.then(rounded).transpose()
 }
 
 /// `me_Smiling_+0.3`

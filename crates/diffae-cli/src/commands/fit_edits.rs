@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use diffae_infer::{CONFIG_FILE, Error, LoadOptions, ModelSource, Overwrite, WEIGHTS_FILE};
 use diffae_nets::RawClassifierConfig;
-use diffae_train::{NUM_JUDGEMENTS, fit_local_direction};
+use diffae_train::{NUM_JUDGEMENTS, PairedCodes, fit_local_direction};
 
 use crate::args::{FitEditsArgs, GlobalArgs};
 use crate::output::say;
-use crate::pictures::Pairs;
+use crate::pictures::{Pairs, PictureSet};
 use crate::progress::Progress;
 use crate::session::{Session, architecture_hints};
 
@@ -35,19 +35,29 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
         bail!("the model has none of the attributes of {}", args.pairs.display())
     }
     let num_calls = if args.units == 0 { 0 } else { NUM_JUDGEMENTS };
-    let total = known.values().map(|pairs| 2 * pairs.without.len() + num_calls).sum();
+    let num_others = |pairs: &Pairs| pairs.others.as_ref().map_or(0, |others| others.places.len());
+    let total = known.values().map(|pairs| 2 * pairs.without.len() + num_others(pairs) + num_calls).sum();
     let progress = Progress::start("fit", total, 1);
     let mut directions = BTreeMap::new();
     for (idx, pairs) in &known {
-        let [mut without, mut with] = [vec![], vec![]];
-        for batch in pairs.without.batches(session.batch_size()) {
-            for (side, codes) in [(&pairs.without, &mut without), (&pairs.with, &mut with)] {
-                codes.push(model.normalize(&side.encode(&session, batch.clone())?)?);
-                progress.check(batch.len())?;
+        let codes = |pictures: &PictureSet, places: &[usize]| normalized_codes(&session, pictures, places, &progress);
+        let places: Vec<usize> = (0..pairs.with.len()).collect();
+        let (without, with) = (codes(&pairs.without, &places)?, codes(&pairs.with, &places)?);
+        let others = match &pairs.others {
+            Some(others) if !others.places.is_empty() => {
+                let [here, there] =
+                    [0, 1].map(|side| others.places.iter().map(|place| place[side]).collect::<Vec<_>>());
+                let there = there.into_iter().map(u32::try_from).collect::<Result<Vec<_>, _>>()?;
+                let with = with.index_select(&Tensor::new(there, with.device())?, 0)?;
+                Some((codes(&others.pictures, &here)?, with))
             }
-        }
-        let codes = (&Tensor::cat(&without, 0)?, &Tensor::cat(&with, 0)?);
-        let direction = fit_local_direction(codes, args.units, args.seed, &mut || anyhow::Ok(progress.check(1)?));
+            _ => None,
+        };
+        let (units, seed) = (args.units, args.seed);
+        let others = others.as_ref().map(|(without, with)| PairedCodes { without, with });
+        let pairs_of_codes = PairedCodes { without: &without, with: &with };
+        let direction =
+            fit_local_direction(pairs_of_codes, others, units, seed, &mut || anyhow::Ok(progress.check(1)?));
         directions.insert(*idx, direction.with_context(|| pairs.attribute.clone())?);
     }
     progress.finish();
@@ -60,6 +70,17 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
         say(&format!("{:<16} {:.2}", pairs.attribute, taught.classifier()?.whole_way(*idx)?))?;
     }
     Ok(())
+}
+
+/// The codes of some pictures, `[N, D]`.
+fn normalized_codes(session: &Session, pictures: &PictureSet, places: &[usize], progress: &Progress) -> Result<Tensor> {
+    let mut codes = vec![];
+    for batch in places.chunks(session.batch_size()) {
+        let z_sem = session.model.encode_semantic(&pictures.read(session, batch.iter().copied())?)?;
+        codes.push(session.model.normalize(&z_sem)?);
+        progress.check(batch.len())?;
+    }
+    Ok(Tensor::cat(&codes, 0)?)
 }
 
 /// The pairs of the model's attributes, by their numbers.

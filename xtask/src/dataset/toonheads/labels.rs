@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 
-use super::style::{Attribute, Choice, Style};
+use super::style::Style;
 
 type Options = Map<String, Value>;
 
@@ -27,7 +27,7 @@ impl Lines {
     pub(super) fn new(style: &Style, name: &str, options: &Options, choices: &BTreeSet<String>) -> Result<Self> {
         let attributes = |words: [&str; 2]| {
             let mut line = name.to_owned();
-            line.extend(style.attributes.iter().map(|attribute| words[usize::from(has(attribute, options))]));
+            line.extend(style.attributes.iter().map(|attribute| words[usize::from(attribute.is_of(options))]));
             line + "\n"
         };
         let mut of_options = name.to_owned();
@@ -60,9 +60,4 @@ pub(super) fn options(choices: &BTreeSet<String>, rows: &[Lines]) -> String {
 
 fn names(style: &Style) -> Vec<&'static str> {
     style.attributes.iter().map(|attribute| attribute.name).collect()
-}
-
-fn has(attribute: &Attribute, options: &Options) -> bool {
-    let choice: Choice = attribute.option;
-    choice.of(options).is_some_and(|value| attribute.present.contains(&value))
 }

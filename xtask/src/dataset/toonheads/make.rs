@@ -46,6 +46,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     for &attribute in &paired {
         pictures.extend((0..args.pair_count).flat_map(|idx| pair(&args.seed, attribute, idx)));
+        if args.others {
+            let others = (0..args.pair_count).into_par_iter().map(|idx| other(&painter, (&args.seed, attribute), idx));
+            pictures.extend(others.collect::<Result<Vec<_>>>()?.into_iter().flatten());
+        }
     }
     let names: Vec<String> = pictures.iter().map(|picture| picture.name.clone()).collect();
     output.finish(&names, &manifest, |idx| {
@@ -67,7 +71,8 @@ fn manifest(args: &Args, style: &Style, paired: &[&Attribute]) -> Manifest {
         format!("{} faces of style {}, seed {:?}, enlarged by {}", args.count, style.name, args.seed, style.scale);
     if !paired.is_empty() {
         let names: Vec<&str> = paired.iter().map(|attribute| attribute.name).collect();
-        made = format!("{made}; {} pairs for each of {}", args.pair_count, names.join(", "));
+        let others = if args.others { ", others too," } else { "" };
+        made = format!("{made}; {} pairs{others} for each of {}", args.pair_count, names.join(", "));
     }
     Manifest {
         name: "toonheads",
@@ -92,6 +97,15 @@ fn pair(seed: &str, attribute: &'static Attribute, idx: u32) -> [Picture; 2] {
         seed: format!("{seed}-{}-{idx}", attribute.name),
         forced: Some((attribute, side)),
     })
+}
+
+/// The face of a pair as the seed draws it, unless that has the attribute, or is the one without.
+fn other(painter: &Painter, (seed, attribute): (&str, &'static Attribute), idx: u32) -> Result<Option<Picture>> {
+    let [without, _] = pair(seed, attribute, idx);
+    let drawn = painter.face(&without.seed, &Map::new())?.options;
+    let is_without = attribute.option.of(&drawn) == attribute.pair.0;
+    let name = format!("pairs/{}/others/{idx:06}.png", attribute.name);
+    Ok((!attribute.is_of(&drawn) && !is_without).then_some(Picture { name, seed: without.seed, forced: None }))
 }
 
 fn file_name(path: &str) -> &str {

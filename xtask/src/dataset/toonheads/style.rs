@@ -49,6 +49,11 @@ pub(super) enum Choice {
 }
 
 impl Attribute {
+    /// Whether a face of these options has it.
+    pub(super) fn is_of(&self, options: &Map<String, Value>) -> bool {
+        self.option.of(options).is_some_and(|value| self.present.contains(&value))
+    }
+
     /// Options that force the attribute to be there or not.
     pub(super) fn forced(&self, side: Side) -> Map<String, Value> {
         let value = if side == Side::With { Some(self.pair.1) } else { self.pair.0 };

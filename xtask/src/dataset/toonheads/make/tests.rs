@@ -12,7 +12,16 @@ const DRAWINGS: [Drawing; 3] = [Drawing::ToonHead, Drawing::OpenPeeps, Drawing::
 
 fn args(out: &Path, drawing: Drawing, count: u32, pairs: &[&str]) -> Args {
     let pairs = pairs.iter().map(|&name| name.to_owned()).collect();
-    Args { out: out.to_owned(), count, size: 64, seed: "test".to_owned(), style: drawing, pairs, pair_count: 3 }
+    Args {
+        out: out.to_owned(),
+        count,
+        size: 64,
+        seed: "test".to_owned(),
+        style: drawing,
+        pairs,
+        pair_count: 3,
+        others: false,
+    }
 }
 
 fn rendered(painter: &Painter, attribute: &Attribute, idx: u32) -> [RgbImage; 2] {
@@ -59,12 +68,37 @@ fn forced_attributes_are_there_or_not() {
         for attribute in style.attributes {
             for side in [Side::Without, Side::With] {
                 let face = painter.face("x", &attribute.forced(side)).unwrap();
-                let value = attribute.option.of(&face.options);
-                let is_there = value.is_some_and(|value| attribute.present.contains(&value));
-                assert_eq!(is_there, side == Side::With, "{drawing:?} {} {value:?}", attribute.name);
+                let is_there = attribute.is_of(&face.options);
+                assert_eq!(is_there, side == Side::With, "{drawing:?} {} {:?}", attribute.name, face.options);
             }
         }
     }
+}
+
+#[test]
+fn others_lack_the_attribute_in_another_way() {
+    for drawing in DRAWINGS {
+        let style = Style::of(drawing);
+        let painter = Painter::new(style, 64).unwrap();
+        for attribute in style.attributes {
+            let others = (0..60).filter_map(|idx| other(&painter, ("test", attribute), idx).unwrap());
+            let options = others.map(|picture| painter.face(&picture.seed, &Map::new()).unwrap().options);
+            let lacking: BTreeSet<Option<String>> =
+                options.map(|options| attribute.option.of(&options).map(str::to_owned)).collect();
+            let has = |value: &Option<String>| value.as_deref().is_some_and(|value| attribute.present.contains(&value));
+            assert!(!lacking.iter().any(has), "{drawing:?} {}: {lacking:?}", attribute.name);
+            assert!(!lacking.contains(&attribute.pair.0.map(str::to_owned)), "{drawing:?} {}", attribute.name);
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let wanted = Args { others: true, pair_count: 30, ..args(folder.path(), Drawing::ToonHead, 0, &["Spiky_Hair"]) };
+    run(&wanted).unwrap();
+    let names = |side: &str| -> BTreeSet<std::ffi::OsString> {
+        let files = fs::read_dir(folder.path().join("pairs/Spiky_Hair").join(side)).unwrap();
+        files.map(|file| file.unwrap().file_name()).collect()
+    };
+    let (others, with) = (names("others"), names("with"));
+    assert!(others.is_subset(&with) && (8..25).contains(&others.len()), "{}", others.len());
 }
 
 /// Where the style draws mouth and eyes, in pixels of its own 768, without the enlargement.
