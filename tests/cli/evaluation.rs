@@ -113,6 +113,14 @@ fn attributes_that_codes_hold_are_found() {
     let report = workspace.run(&[&trained[..], &["--train-labels", "train.csv", "--json"]].concat()).succeeds().json();
     assert!(figure(&report, "auroc", &[("attribute", "Blue")]) > 0.99);
     assert!(report["settings"]["train_count"] == 8 && report["settings"]["folds"].is_null());
+    // What is the same for all that are scored counts in no mean.
+    let rows: Vec<String> =
+        (0..8).map(|number| format!("{number}.png,{},{}", number % 2, u8::from(number > 3))).collect();
+    fs::write(workspace.path("odd.csv"), format!("file,Always,Blue\n{}\n", rows.join("\n"))).unwrap();
+    let odd = [&trained[..], &["--train-labels", "odd.csv", "--force", "--json"]].concat();
+    let report = workspace.run(&odd).succeeds().json();
+    let auroc = |of| figure(&report, "auroc", &[("attribute", of)]);
+    assert!((auroc("(weighted mean)") - auroc("Blue")).abs() < 1e-12 && !report.to_string().contains("Always"));
     fs::write(workspace.path("other.csv"), "file,Red\n0.png,1\n1.png,0\n").unwrap();
     let other = [&trained[..], &["--train-labels", "other.csv", "--force"]].concat();
     workspace.run(&other).fails_with("no attribute Blue");

@@ -263,6 +263,8 @@ fn a_one_shot_autoencoder_is_one_more_kind_of_model() {
         image::open(workspace.path("reconstructed/00.png")).unwrap()
     );
     workspace.run(&["edit", "-m", "one", picture, "--attribute", "disc", "-o", "edited"]).succeeds();
+    // Along a classifier's weights nobody knows how far to go.
+    assert_eq!(workspace.files("edited"), ["00_disc_+0.3.png"]);
     workspace.run(&["interpolate", "-m", "one", picture, "shapes/square/00.png", "-o", "strip.png"]).succeeds();
     workspace.run(&["variations", "-m", "one", picture, "-n", "2", "-o", "varied"]).succeeds();
     workspace.run(&["sample", "-m", "one", "-n", "2", "-o", "sampled"]).succeeds();

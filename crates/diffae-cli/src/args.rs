@@ -366,7 +366,7 @@ pub(crate) struct EditArgs {
     /// Print the names of the model's attributes, and the strengths that go the whole way where the model knows them
     #[arg(long, conflicts_with_all = ["input", "out", "attribute", "strength", "strengths"])]
     pub(crate) list: bool,
-    /// Print the list as JSON
+    /// Print the names as JSON
     #[arg(long, requires = "list")]
     pub(crate) json: bool,
     /// Name or number of the attribute

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
@@ -97,18 +97,20 @@ pub(crate) struct Pairs {
     pub(crate) attribute: String,
     pub(crate) without: PictureSet,
     pub(crate) with: PictureSet,
-    pub(crate) others: Option<OtherPictures>,
+    folder: PathBuf,
 }
 
 /// Pictures that lack the attribute in other ways than `without`.
 pub(crate) struct OtherPictures {
     pub(crate) pictures: PictureSet,
-    /// Places of some here, and of the same pictures in `with`.
-    pub(crate) places: Vec<[usize; 2]>,
+    /// Places of those whose pairs are there.
+    pub(crate) places: Vec<usize>,
+    /// The pair of each.
+    pub(crate) pairs: Vec<u32>,
 }
 
 impl Pairs {
-    /// Those below a folder, by attribute: `ATTRIBUTE/without`, `ATTRIBUTE/with`, and `ATTRIBUTE/others` where there are any.
+    /// Those below a folder, by attribute: `ATTRIBUTE/without` and `ATTRIBUTE/with`.
     pub(crate) fn find(root: &Path, limit: Option<usize>) -> Result<Vec<Self>> {
         let entries = fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
         let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -124,28 +126,30 @@ impl Pairs {
             if !same {
                 bail!("{} has pictures in `without` and `with` whose names differ", folder.display())
             }
-            let others = folder.join("others");
-            let others = others.is_dir().then(|| OtherPictures::find(&others, &with)).transpose()?;
-            all.push(Self { attribute, without, with, others });
+            all.push(Self { attribute, without, with, folder });
         }
         Ok(all)
     }
-}
 
-impl OtherPictures {
-    fn find(folder: &Path, with: &PictureSet) -> Result<Self> {
-        let pictures = PictureSet::first(folder, Crop::Center, None)?;
-        let all = with.all();
+    /// Those in `ATTRIBUTE/others`, which bear names of pictures in `with`; none without that folder.
+    pub(crate) fn others(&self) -> Result<Option<OtherPictures>> {
+        let folder = self.folder.join("others");
+        if !folder.is_dir() {
+            return Ok(None);
+        }
+        let pictures = PictureSet::first(&folder, Crop::Center, None)?;
+        let all = self.with.all();
         let known: BTreeMap<String, usize> = (0..all.len()).map(|place| (all.name(place), place)).collect();
-        let mut places = vec![];
+        let (mut places, mut pairs) = (vec![], vec![]);
         for here in 0..pictures.len() {
             let name = pictures.name(here);
             let there = known.get(&name);
             let there = *there.with_context(|| format!("{name} of {} is missing in `with`", folder.display()))?;
-            if there < with.len() {
-                places.push([here, there]);
+            if there < self.with.len() {
+                places.push(here);
+                pairs.push(u32::try_from(there)?);
             }
         }
-        Ok(Self { pictures, places })
+        Ok((!places.is_empty()).then_some(OtherPictures { pictures, places, pairs }))
     }
 }

@@ -41,7 +41,7 @@
 //! let pipeline = Pipeline::from_built_in()?.with_steps(20);
 //! let face = image::open("face.png")?.to_rgb8();
 //! let codes = pipeline.encode(&[face])?;
-//! let smiling = pipeline.edit(&codes, "Smiling", pipeline.whole_way("Smiling")?)?;
+//! let smiling = pipeline.edit(&codes, "Smiling", pipeline.whole_way("Smiling")?.unwrap_or(0.3))?;
 //! pipeline.decode(&smiling)?[0].save("smiling.png")?;
 //! # Ok(())
 //! # }

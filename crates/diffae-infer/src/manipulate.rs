@@ -44,7 +44,8 @@ impl Model {
     /// `denormalize(z + strength * sqrt(D) * w_k / |w_k|)` with `z = normalize(z_sem)`, k being the attribute; with local
     /// directions `w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)` is in place of the `w_k` above the line.
     ///
-    /// Strengths of -0.5 to 0.5 are useful, 0.3 is typical; negative ones take the attribute away.
+    /// Along a classifier's weights -0.5 to 0.5 is useful, 0.3 is typical; along differences of codes,
+    /// [`whole_way`](diffae_nets::AttributeClassifier::whole_way) tells how far to go. Negative takes the attribute away.
     ///
     /// # Shapes
     /// - `z_sem`, result: `[N, D]`, f32.

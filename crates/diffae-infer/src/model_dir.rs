@@ -1,6 +1,6 @@
 //! Models on disk: `config.json` beside `model.safetensors`, or a released checkpoint as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -253,9 +253,8 @@ impl ModelSource {
             let expected = format!("{num_attributes}, as many as the classifier has rows");
             return Err(mismatch("the number of attribute names", names.len(), expected));
         }
-        let config =
-            ClassifierConfig::new(RawClassifierConfig { z_channels: width, attributes: names, local_units: 0 })
-                .map_err(|source| Error::Weights { path: self.path.clone(), source })?;
+        let raw = RawClassifierConfig { z_channels: width, attributes: names, local_units: 0, known_ways: vec![] };
+        let config = ClassifierConfig::new(raw).map_err(|source| Error::Weights { path: self.path.clone(), source })?;
         self.config.classifier = Some(config);
         let ClassifierCheckpoint { directions, weight, bias, latent_moments } = checkpoint;
         self.classifier = Some(ClassifierTensors { weight, bias, directions, local: None });
@@ -265,7 +264,8 @@ impl ModelSource {
         }
     }
 
-    /// Replaces the directions of some attributes, given by their numbers; the others keep theirs.
+    /// Replaces the directions of some attributes, given by their numbers, by mean ways from codes without the attribute to
+    /// codes with it, so that the model knows how far to go; the others keep theirs.
     ///
     /// # Errors
     /// [`Error::MissingPart`] if the model has no classifier; [`Error::Mismatch`] if there is no such attribute, the width is
@@ -300,7 +300,9 @@ impl ModelSource {
             Ok((Tensor::stack(&directions, 0)?, [inputs?, bias?, hidden?, hidden_bias?, center?, outputs?]))
         };
         let (directions, local) = computing("the directions of edits", stacked())?;
-        let raw = RawClassifierConfig { local_units: units, ..(**config).clone() };
+        let known_ways: BTreeSet<usize> = config.known_ways.iter().chain(of_attributes.keys()).copied().collect();
+        let known_ways = known_ways.into_iter().collect();
+        let raw = RawClassifierConfig { local_units: units, known_ways, ..(**config).clone() };
         let config = ClassifierConfig::new(raw).map_err(|source| Error::Weights { path: self.path.clone(), source })?;
         let local = (units > 0).then_some(local);
         self.classifier = Some(ClassifierTensors { directions, local, ..classifier.clone() });

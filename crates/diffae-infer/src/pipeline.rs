@@ -210,7 +210,7 @@ impl Pipeline {
         computing("joining pictures", Tensor::cat(&pictures, 0))
     }
 
-    /// Codes with an attribute moved: 0.3 is much, negative takes it away. See [`Model::edit`] and [`Pipeline::whole_way`].
+    /// Codes with an attribute moved: [`Pipeline::whole_way`] tells how far to go, negative takes it away. See [`Model::edit`].
     ///
     /// # Errors
     /// [`Error::UnknownAttribute`] with the known names; [`Error::MissingPart`] if the model has no classifier, or the codes
@@ -221,13 +221,13 @@ impl Pipeline {
         Ok(Codes { z_sem: Some(self.model.edit(&z_sem, attribute_idx, strength)?), ..codes.clone() })
     }
 
-    /// The strength of [`Pipeline::edit`] at which pictures come to have an attribute, `|w| / sqrt(D)`, where directions are
-    /// differences of codes, as those of the built-in model and those that `diffae fit-edits` finds. Of directions that are a
-    /// classifier's weights it says nothing; there 0.3 is a good try.
+    /// The strength of [`Pipeline::edit`] at which pictures come to have an attribute, `|w| / sqrt(D)`, where the model knows
+    /// it: its direction is a difference of codes, as those of the built-in model and those that `diffae fit-edits` finds.
+    /// Along a classifier's weights, as in released checkpoints, 0.3 is a good try.
     ///
     /// # Errors
     /// [`Error::UnknownAttribute`]; without a classifier [`Error::MissingPart`].
-    pub fn whole_way(&self, attribute: &str) -> Result<f64> {
+    pub fn whole_way(&self, attribute: &str) -> Result<Option<f64>> {
         let attribute_idx = self.model.attribute_idx(attribute)?;
         computing("measuring a direction", self.model.classifier()?.whole_way(attribute_idx))
     }

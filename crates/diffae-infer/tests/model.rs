@@ -174,10 +174,9 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
     // Other attributes are what they were.
     let [same, other] = [&before, &model].map(|model| model.edit(&z_sem, 1, 0.5).unwrap());
     assert!(largest_difference(&same, &other) < 1e-6);
-    let whole_way = model.classifier().unwrap().whole_way(3).unwrap();
-    assert!((whole_way - 2. / 48f64.sqrt()).abs() < 1e-6);
-    let is_local = |idx| model.classifier().unwrap().is_local(idx);
-    assert!(is_local(3).unwrap() && !is_local(1).unwrap() && is_local(99).is_err());
+    let whole_way = |idx| model.classifier().unwrap().whole_way(idx);
+    assert!((whole_way(3).unwrap().unwrap() - 2. / 48f64.sqrt()).abs() < 1e-6);
+    assert!(whole_way(1).unwrap().is_none() && whole_way(99).is_err());
     // A direction of more units beside it changes nothing for it.
     let mut again = ModelSource::open(folder.path(), &ArchitectureHints::default()).unwrap();
     let two_of = |value: f32| Tensor::new(&[value, value], &Device::Cpu).unwrap();

@@ -99,6 +99,9 @@ impl AttributeClassifier {
     /// If there is no such attribute, its row is zero, or the width differs.
     pub fn directions_at(&self, idx: usize, z_sem_normalized: &Tensor) -> Result<Tensor> {
         let (row, norm) = self.row(idx)?;
+        if norm == 0. {
+            bail!("attribute {idx} has no direction: its weights are all zero")
+        }
         let directions = match &self.local {
             None => row.broadcast_as(z_sem_normalized.shape())?,
             Some(local) => local.bend(idx, z_sem_normalized)?.broadcast_add(&row)?,
@@ -107,34 +110,19 @@ impl AttributeClassifier {
     }
 
     /// `|w_k| / sqrt(D)`: the strength of an edit that goes the whole way from pictures without the attribute to those with
-    /// it, where directions are differences of codes. Of directions that are a classifier's weights it says nothing.
-    ///
-    /// # Errors
-    /// If there is no such attribute, or its row is zero.
-    pub fn whole_way(&self, idx: usize) -> Result<f64> {
-        Ok(self.row(idx)?.1 / (self.config.z_channels as f64).sqrt())
-    }
-
-    /// Whether the direction of an attribute depends on the code. Those that do are differences of codes, so that
-    /// [`Self::whole_way`] tells how far to go; of fixed ones the weights do not say what they are.
+    /// it, where the direction is a difference of codes; nothing where it is a classifier's weights.
     ///
     /// # Errors
     /// If there is no such attribute.
-    pub fn is_local(&self, idx: usize) -> Result<bool> {
-        if idx >= self.config.attributes.len() {
-            bail!("there is no attribute {idx}")
-        }
-        let Some(local) = &self.local else { return Ok(false) };
-        Ok(local.outputs.get(idx)?.to_dtype(DType::F32)?.abs()?.max_all()?.to_scalar::<f32>()? > 0.)
+    pub fn whole_way(&self, idx: usize) -> Result<Option<f64>> {
+        let (_, norm) = self.row(idx)?;
+        Ok(self.config.known_ways.contains(&idx).then(|| norm / (self.config.z_channels as f64).sqrt()))
     }
 
     /// Row `idx` of the directions, `[D]`, f32, and its length.
     fn row(&self, idx: usize) -> Result<(Tensor, f64)> {
         let row = self.directions.get(idx)?.to_dtype(DType::F32)?;
         let norm = row.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?;
-        if norm == 0. {
-            bail!("attribute {idx} has no direction: its weights are all zero")
-        }
         Ok((row, f64::from(norm)))
     }
 }

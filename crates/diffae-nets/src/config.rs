@@ -298,6 +298,10 @@ pub struct RawClassifierConfig {
     /// h: hidden units by which the direction of an attribute depends on the code that is moved; 0 for fixed directions.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub local_units: usize,
+    /// Numbers of the attributes whose direction is the mean way from codes without the attribute to codes with it. The others
+    /// have weights of a classifier, whose length says nothing of how far to go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known_ways: Vec<usize>,
 }
 
 impl RawClassifierConfig {
@@ -313,6 +317,9 @@ impl Check for RawClassifierConfig {
         positive("classifier", "z_channels", self.z_channels)?;
         positive("classifier", "number of attributes", self.attributes.len())?;
         at_most("classifier", "local_units", self.local_units, Self::MOST_LOCAL_UNITS)?;
+        for &known in &self.known_ways {
+            at_most("classifier", "number in known_ways", known, self.attributes.len() - 1)?;
+        }
         let duplicate = self.attributes.iter().enumerate().find(|(i, name)| self.attributes[..*i].contains(name));
         match duplicate {
             Some((_, name)) => Err(Error::DuplicateAttribute { name: name.clone() }),
@@ -442,11 +449,19 @@ mod tests {
 
     #[test]
     fn attribute_names_are_unique() {
-        let raw =
-            RawClassifierConfig { z_channels: 4, attributes: vec!["Smiling".into(), "Smiling".into()], local_units: 0 };
-        assert!(message(ClassifierConfig::new(raw)).contains("Smiling"));
-        let raw = RawClassifierConfig { z_channels: 4, attributes: vec!["Smiling".into()], local_units: 5000 };
-        assert!(message(ClassifierConfig::new(raw)).contains("local_units"));
+        let raw = RawClassifierConfig {
+            z_channels: 4,
+            attributes: vec!["Smiling".into()],
+            local_units: 0,
+            known_ways: vec![0],
+        };
+        assert!(ClassifierConfig::new(raw.clone()).is_ok());
+        let twice = RawClassifierConfig { attributes: vec!["Smiling".into(), "Smiling".into()], ..raw.clone() };
+        assert!(message(ClassifierConfig::new(twice)).contains("Smiling"));
+        let many = RawClassifierConfig { local_units: 5000, ..raw.clone() };
+        assert!(message(ClassifierConfig::new(many)).contains("local_units"));
+        let unheard_of = RawClassifierConfig { known_ways: vec![1], ..raw };
+        assert!(message(ClassifierConfig::new(unheard_of)).contains("known_ways"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
-use diffae_infer::{LoadOptions, ModelSource, Overwrite};
+use diffae_infer::{LoadOptions, LocalDirection, ModelSource, Overwrite};
 use diffae_kernels::{differentiable, linear, no_gradients};
 use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, LatentMoments};
 
@@ -83,7 +83,12 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
         bias: take(Which::Average, "bias")?,
         latent_moments: Some(moments),
     };
+    let directions = checkpoint.directions.clone();
     source.set_classifier(checkpoint, Some(labels.names.clone()))?;
+    if config.edit_directions == EditDirections::ClassMeans {
+        let fixed = |idx| Ok((idx, LocalDirection::fixed(&directions.get(idx)?)?));
+        source.set_local_directions(&(0..count).map(fixed).collect::<Result<_>>()?)?;
+    }
     source.write(folder.path(), DType::F32, Overwrite::Replace)?;
     Ok(Outcome::Finished)
 }

@@ -61,7 +61,7 @@ pub use config::{
 pub use data::{CELEBA_BOX, Labels, Lmdb, LmdbWriter, Pictures, Split};
 pub use error::{Error, Result};
 pub use latent::{LatentTrainer, latent_loss};
-pub use local_direction::{NUM_JUDGEMENTS, PairedCodes, fit_local_direction};
+pub use local_direction::{NUM_JUDGEMENTS, OtherCodes, PairedCodes, fit_local_direction};
 pub use run::{Notes, RunFolder, Stage};
 pub use trainer::{StepResult, Trainer};
 

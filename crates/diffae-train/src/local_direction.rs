@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
 use diffae_infer::LocalDirection;
 use diffae_kernels::{Gradients, differentiable, no_gradients, record};
@@ -22,7 +22,7 @@ const LEARNING_RATES: [f64; 3] = [3e-3, 1e-3, 3e-4];
 const NUM_EPOCHS: usize = 100;
 const NUM_STEPS: RangeInclusive<usize> = 3000..=30_000;
 /// One pair in so many judges, and is not fitted to.
-const JUDGES_ONE_IN: usize = 5;
+const JUDGES_ONE_IN: u32 = 5;
 /// Part of the mean way's error that a network must fall below; a little less is chance, or another mean.
 const WORTHWHILE: f64 = 0.98;
 /// Squared length of a way, as a part of the mean one, below which errors no longer weigh more.
@@ -31,14 +31,24 @@ const SHORT: f64 = 0.05;
 /// How often the fit is judged, and [`fit_local_direction`] calls `between`.
 pub const NUM_JUDGEMENTS: usize = 90;
 
-/// Codes of pictures that lack an attribute, and of the same pictures with it: `[N, D]` each, normalized `z_sem`; row i of one
-/// belongs to row i of the other.
+/// Codes of pictures that differ in one attribute, normalized `z_sem`.
 #[derive(Debug, Clone, Copy)]
 pub struct PairedCodes<'a> {
-    /// Those that lack it.
+    /// Those without it, `[N, D]`.
     pub without: &'a Tensor,
-    /// Those that have it.
+    /// The same pictures with it, `[N, D]`.
     pub with: &'a Tensor,
+    /// Pictures of some pairs that lack it in another way.
+    pub others: Option<OtherCodes<'a>>,
+}
+
+/// Codes of pictures that lack an attribute in another way than those that most pairs begin with.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherCodes<'a> {
+    /// `[M, D]`
+    pub codes: &'a Tensor,
+    /// The pair of each.
+    pub pairs: &'a [u32],
 }
 
 /// Fits the way from pictures without an attribute to the same pictures with it,
@@ -48,27 +58,26 @@ pub struct PairedCodes<'a> {
 /// hardly be seen little may change. Both codes of a pair are rows of the fit, with the same way: it can be gone in both
 /// directions, and bends little on the way.
 ///
-/// `others` are pictures that lack the attribute in other ways: where `pairs` take sad mouths to smiles, mouths that are
-/// open. The way is fitted to their codes as well, but not back to them: a smile that is taken away leaves a sad mouth.
+/// `others` lack the attribute in other ways: where `without` takes sad mouths to smiles, mouths that are open. The way is
+/// fitted to their codes as well, but not back to them: a smile that is taken away leaves a sad mouth.
 ///
-/// Every fifth pair judges, and Adam fits to the others; the moving average of the parameters that predicts the judges best is
-/// taken, or the mean way of all `pairs` where that does as well. c is the mean of the tanh over `pairs`, so that w is the mean
-/// of the ways that are predicted there. The same seed gives the same bits.
+/// Every fifth pair judges, and Adam fits to the rest; the moving average of the parameters that predicts the judges best is
+/// taken, or the mean way from `without` to `with` where that does as well. c is the mean of the tanh over these two, so that
+/// w is the mean of the ways that are predicted there. The same seed gives the same bits.
 ///
-/// # Parameters
-/// - `num_units`: h; 0 gives the mean way of `pairs`, for which `others` do not matter.
-/// - `between`: called [`NUM_JUDGEMENTS`] times on the way, to show progress or to stop with an error; not at all with 0 units.
+/// With 0 for `num_units`, h, the result is the mean way, and `others` do not matter. `between` is called [`NUM_JUDGEMENTS`]
+/// times on the way, to show progress or to stop with an error; not at all with 0 units.
+///
 /// # Errors
-/// [`Error::Pairs`] with fewer than two pairs, shapes that differ, values that are not finite, or codes that do not differ; as
-/// `between`.
+/// [`Error::Pairs`] with fewer than two pairs, shapes that differ, `others` of pairs that there are not, values that are not
+/// finite, or codes that do not differ; as `between`.
 pub fn fit_local_direction<E: From<Error>>(
     pairs: PairedCodes<'_>,
-    others: Option<PairedCodes<'_>>,
     num_units: usize,
     seed: u64,
     between: &mut dyn FnMut() -> std::result::Result<(), E>,
 ) -> std::result::Result<LocalDirection, E> {
-    let pairs = Pairs::new(pairs, others)?;
+    let pairs = Pairs::new(pairs)?;
     let bent = if num_units == 0 { None } else { pairs.bent(num_units, seed, between)? };
     let found = match bent {
         Some(bent) => bent,
@@ -91,60 +100,61 @@ struct Pairs {
     without: Tensor,
     with: Tensor,
     ways: Tensor,
-    /// Codes without the attribute, and the ways from there.
-    others: Option<(Tensor, Tensor)>,
+    others: Option<Others>,
+}
+
+/// Other codes without the attribute, the ways from there, and the pair of each.
+struct Others {
+    codes: Tensor,
+    ways: Tensor,
+    pairs: Vec<u32>,
 }
 
 impl Pairs {
-    fn new(pairs: PairedCodes<'_>, others: Option<PairedCodes<'_>>) -> Result<Self> {
-        let [without, with] = checked(pairs)?;
-        let (count, width) = without.dims2()?;
+    fn new(PairedCodes { without, with, others }: PairedCodes<'_>) -> Result<Self> {
+        if without.dims() != with.dims() {
+            let problem = format!("codes with the attribute are {:?}, those without {:?}", with.dims(), without.dims());
+            return Err(Error::Pairs { problem });
+        }
+        let (without, with) = (checked(without)?, checked(with)?);
+        let (count, _) = without.dims2()?;
         if count < 2 {
             return Err(Error::Pairs { problem: format!("the number of pairs is {count}, expected at least 2") });
         }
-        let others = match others.map(checked).transpose()? {
-            Some([others, _]) if others.dim(D::Minus1)? != width => {
-                let problem = format!("codes of others are {:?}, those of pairs {:?}", others.dims(), without.dims());
-                return Err(Error::Pairs { problem });
-            }
-            Some([others, with]) => {
-                let ways = (with - &others)?;
-                Some((others, ways))
-            }
-            None => None,
-        };
+        let others = others.map(|others| Others::new(others, &with)).transpose()?;
         Ok(Self { ways: (&with - &without)?, without, with, others })
     }
 
     /// Codes and ways of the pairs of some numbers.
-    fn rows(&self, is_wanted: fn(usize) -> bool) -> Result<Rows> {
+    fn rows(&self, is_wanted: fn(u32) -> bool) -> Result<Rows> {
         let squares = |ways: &Tensor| ways.sqr()?.sum(1); // [N]
         let mean = f64::from(squares(&self.ways)?.mean_all()?.to_scalar::<f32>()?);
-        let rows = |codes: &Tensor, ways: &Tensor| -> Result<Rows> {
+        let rows = |codes: &Tensor, ways: &Tensor, pairs: &[u32]| -> Result<Rows> {
             let squares = squares(ways)?;
             // Where no code changes at all, nothing weighs more.
             let weights = if mean > 0. { ((squares / mean)? + SHORT)?.recip()? } else { squares.ones_like()? };
-            let wanted: Vec<usize> = (0..codes.dim(0)?).filter(|&idx| is_wanted(idx)).collect();
+            let wanted: Vec<usize> = (0..pairs.len()).filter(|&row| is_wanted(pairs[row])).collect();
             Rows { codes: codes.clone(), ways: ways.clone(), weights }.some(&wanted)
         };
-        let mut parts = vec![rows(&self.without, &self.ways)?, rows(&self.with, &self.ways)?];
-        if let Some((codes, ways)) = &self.others {
-            parts.push(rows(codes, ways)?);
+        let numbers: Vec<u32> = (0u32..).take(self.ways.dim(0)?).collect();
+        let mut parts = vec![rows(&self.without, &self.ways, &numbers)?, rows(&self.with, &self.ways, &numbers)?];
+        if let Some(Others { codes, ways, pairs }) = &self.others {
+            parts.push(rows(codes, ways, pairs)?);
         }
         let joined = |of: fn(&Rows) -> &Tensor| Tensor::cat(&parts.iter().map(of).collect::<Vec<_>>(), 0);
         Ok(Rows { codes: joined(|it| &it.codes)?, ways: joined(|it| &it.ways)?, weights: joined(|it| &it.weights)? })
     }
 
-    /// The way that predicts the judges best; none if the mean way of the others does.
+    /// The way that predicts the judges best; none if the mean way of the pairs does.
     fn bent<E: From<Error>>(
         &self,
         num_units: usize,
         seed: u64,
         between: &mut dyn FnMut() -> std::result::Result<(), E>,
     ) -> std::result::Result<Option<LocalDirection>, E> {
-        let judges = self.rows(|idx| idx % JUDGES_ONE_IN == 0)?;
-        let fitted = self.rows(|idx| idx % JUDGES_ONE_IN != 0)?;
-        let (way, mut parameters) = Way::new(&fitted, num_units, seed)?;
+        let judges = self.rows(|pair| pair % JUDGES_ONE_IN == 0)?;
+        let fitted = self.rows(|pair| pair % JUDGES_ONE_IN != 0)?;
+        let (way, mut parameters) = Way::new(self.ways.mean(0).map_err(Error::from)?, num_units, seed)?;
         let (mut least, mut best) = (WORTHWHILE * judges.error(&way)?, None);
         let num_rows = fitted.weights.elem_count();
         let num_steps = NUM_EPOCHS * num_rows.div_ceil(BATCH_SIZE);
@@ -175,18 +185,27 @@ impl Pairs {
     }
 }
 
-/// The codes without and with the attribute, f32 on the CPU.
-fn checked(PairedCodes { without, with }: PairedCodes<'_>) -> Result<[Tensor; 2]> {
-    if without.dims() != with.dims() {
-        let problem = format!("codes with the attribute are {:?}, those without {:?}", with.dims(), without.dims());
-        return Err(Error::Pairs { problem });
+impl Others {
+    fn new(OtherCodes { codes, pairs }: OtherCodes<'_>, with: &Tensor) -> Result<Self> {
+        let codes = checked(codes)?;
+        let (count, width) = with.dims2()?;
+        if codes.dims() != [pairs.len(), width] {
+            let problem = format!("other codes are {:?}, expected [{}, {width}]", codes.dims(), pairs.len());
+            return Err(Error::Pairs { problem });
+        }
+        if let Some(pair) = pairs.iter().find(|&&pair| usize::try_from(pair).is_ok_and(|pair| pair >= count)) {
+            return Err(Error::Pairs { problem: format!("an other code is of pair {pair}, there are {count}") });
+        }
+        let ways = (with.index_select(&Tensor::new(pairs, &Device::Cpu)?, 0)? - &codes)?;
+        Ok(Self { codes, ways, pairs: pairs.to_vec() })
     }
-    let codes = |codes: &Tensor| -> Result<Tensor> {
-        let codes = codes.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-        let problem = || "a code holds values that are not finite".to_owned();
-        if is_finite(&codes)? { Ok(codes) } else { Err(Error::Pairs { problem: problem() }) }
-    };
-    Ok([codes(without)?, codes(with)?])
+}
+
+/// Finite codes, f32 on the CPU.
+fn checked(codes: &Tensor) -> Result<Tensor> {
+    let codes = codes.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    let problem = || "a code holds values that are not finite".to_owned();
+    if is_finite(&codes)? { Ok(codes) } else { Err(Error::Pairs { problem: problem() }) }
 }
 
 /// A way that is being fitted, `w + U^T tanh(M tanh(V z + b) + d)`.
@@ -201,9 +220,8 @@ struct Way {
 }
 
 impl Way {
-    /// Begins with the mean way of the rows.
-    fn new(rows: &Rows, num_units: usize, seed: u64) -> Result<(Self, Parameters)> {
-        let mean = rows.ways.mean(0)?;
+    /// Begins with a mean way everywhere.
+    fn new(mean: Tensor, num_units: usize, seed: u64) -> Result<(Self, Parameters)> {
         let width = mean.elem_count();
         let given = HashMap::from([("direction".to_owned(), mean)]);
         let random = |num_inputs: usize| {
@@ -323,7 +341,7 @@ mod tests {
     }
 
     fn fit(without: &Tensor, with: &Tensor, num_units: usize) -> Result<LocalDirection> {
-        fit_local_direction(PairedCodes { without, with }, None, num_units, 0, &mut || Ok(()))
+        fit_local_direction(PairedCodes { without, with, others: None }, num_units, 0, &mut || Ok(()))
     }
 
     /// The way that a fit predicts at codes.
@@ -393,23 +411,27 @@ mod tests {
         let stubbly = |z: &Tensor| map(z, |row| [0., row[1], row[2], row[3], 1., row[5]]);
         let bearded = |z: &Tensor| map(z, |row| [2., row[1], row[2], row[3], -1., row[5]]);
         let (z, new) = (shaven(1), shaven(2));
-        let (with, stubble) = (bearded(&z), stubbly(&z));
-        let pairs = PairedCodes { without: &z, with: &with };
-        let others = PairedCodes { without: &stubble, with: &with };
-        let found = fit_local_direction(pairs, Some(others), 8, 0, &mut || Ok::<_, Error>(())).unwrap();
+        let with = bearded(&z);
+        let numbers: Vec<u32> = (0..400).step_by(2).collect();
+        let stubble = stubbly(&z.index_select(&Tensor::new(&numbers[..], &Device::Cpu).unwrap(), 0).unwrap());
+        let fit = |codes: &Tensor, pairs: &[u32]| {
+            let others = Some(OtherCodes { codes, pairs });
+            let pairs = PairedCodes { without: &z, with: &with, others };
+            fit_local_direction(pairs, 8, 0, &mut || Ok::<_, Error>(()))
+        };
+        let found = fit(&stubble, &numbers).unwrap();
         for start in [new.clone(), stubbly(&new)] {
             let end = (start.to_dtype(DType::F32).unwrap() + ways(&found, &start)).unwrap();
             assert!(mean_distance(&end, &bearded(&new)) < 0.03);
         }
-        let with = bearded(&new);
-        let back = (with.to_dtype(DType::F32).unwrap() - ways(&found, &with)).unwrap();
+        let new_with = bearded(&new);
+        let back = (new_with.to_dtype(DType::F32).unwrap() - ways(&found, &new_with)).unwrap();
         assert!(mean_distance(&back, &new) < 0.03);
         // The unit of strengths stays that of the pairs.
-        assert!(mean_distance(&found.direction, &(&with - &new).unwrap().mean(0).unwrap()) < 0.03);
-        let narrow = codes(3, 1).narrow(1, 0, WIDTH - 1).unwrap();
-        let others = PairedCodes { without: &narrow, with: &narrow };
-        let refused = fit_local_direction(pairs, Some(others), 8, 0, &mut || Ok::<_, Error>(()));
-        assert!(refused.unwrap_err().to_string().contains("[3, 5], those of pairs [400, 6]"));
+        assert!(mean_distance(&found.direction, &(&new_with - &new).unwrap().mean(0).unwrap()) < 0.03);
+        let refused = |codes: &Tensor, pairs: &[u32]| fit(codes, pairs).unwrap_err().to_string();
+        assert!(refused(&stubble, &numbers[1..]).contains("[200, 6], expected [199, 6]"));
+        assert!(refused(&codes(1, 1), &[400]).contains("of pair 400, there are 400"));
     }
 
     #[test]
@@ -429,8 +451,8 @@ mod tests {
     fn a_fit_can_be_stopped() {
         let z = codes(10, 1);
         let mut calls = 0;
-        let pairs = PairedCodes { without: &z, with: &bearded(&z) };
-        let stopped = fit_local_direction(pairs, None, 2, 0, &mut || {
+        let pairs = PairedCodes { without: &z, with: &bearded(&z), others: None };
+        let stopped = fit_local_direction(pairs, 2, 0, &mut || {
             calls += 1;
             if calls < 3 { Ok(()) } else { Err(Error::Pairs { problem: "enough".to_owned() }) }
         });

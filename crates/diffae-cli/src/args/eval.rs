@@ -294,10 +294,10 @@ pub(crate) struct AttributesArgs {
     /// Parts of the cross-validation, two or more: each is scored by a probe that has seen the others only
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = two_or_more)]
     pub(crate) folds: usize,
-    /// Fit the probes to these pictures, cropped alike, and score all of --data, instead of cross-validating
+    /// Fit the probes to all of these pictures, cropped alike, and score those of --data, instead of cross-validating
     #[arg(long, value_name = "DIR", requires = "train_labels", conflicts_with = "folds")]
     pub(crate) train_data: Option<PathBuf>,
-    /// Attributes of --train-data: the names are those of --labels, in any order
+    /// Attributes of --train-data, those of --labels among them in any order; or `folders`
     #[arg(long, value_name = "FILE", requires = "train_data")]
     pub(crate) train_labels: Option<PathBuf>,
 }

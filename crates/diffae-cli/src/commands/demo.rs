@@ -177,7 +177,7 @@ fn edit(
         let [channels, size, _] = pipeline.model().image_shape();
         let x_0 = tensor_from_rgb(&pictures[face], channels, size)?.unsqueeze(0)?.to_device(decoded.device())?;
         let decoded = decoded.narrow(0, face, 1)?;
-        let whole_way = classifier.whole_way(attribute_idx)?;
+        let whole_way = classifier.whole_way(attribute_idx)?.context("the model does not know how far to go")?;
         for strength in PARTS.map(|part| part * whole_way) {
             let edited = pipeline.decode_tensor(&pipeline.edit(&one, attribute, strength)?)?;
             row_pictures.push(rgb_from_tensor(&keep_residual(&edited, &x_0, &decoded)?.get(0)?)?);

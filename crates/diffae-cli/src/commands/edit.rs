@@ -24,14 +24,15 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
         bail!("a strength of {strength} is no strength")
     }
     let inputs = list_inputs(&args.input)?;
-    let session = Session::open(global, &args.model, &args.batch)?;
-    let attribute_idx = session.model.attribute_idx(attribute)?;
-    let strengths = match args.strength {
-        Some(strength) => vec![strength],
-        None if args.strengths.is_empty() => {
-            vec![whole_way(session.model.classifier()?, attribute_idx)?.unwrap_or(USUAL_STRENGTH)]
+    let open = || Session::open(global, &args.model, &args.batch);
+    let mut session = None;
+    let strengths = match (args.strength, &args.strengths[..]) {
+        (Some(strength), _) => vec![strength],
+        (None, []) => {
+            let model = &session.insert(open()?).model;
+            vec![whole_way(model.classifier()?, model.attribute_idx(attribute)?)?.unwrap_or(USUAL_STRENGTH)]
         }
-        None => args.strengths.clone(),
+        (None, several) => several.to_vec(),
     };
     let wants_strip = !args.strengths.is_empty();
     let planned = inputs.iter().flat_map(|input| {
@@ -39,6 +40,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
         edited.chain(wants_strip.then(|| strip_name(input, attribute)))
     });
     let mut output = PictureOutput::new(out, &planned.collect::<Vec<_>>(), args.force.overwrite())?;
+    let session = session.map_or_else(open, Ok)?;
+    let attribute_idx = session.model.attribute_idx(attribute)?;
     session.check_steps("--steps", args.steps)?;
     session.check_steps("--invert-steps", args.inversion.invert_steps)?;
     let has_strip = wants_strip && output.has_sheet();
@@ -92,8 +95,8 @@ fn list(args: &EditArgs) -> Result<()> {
 
 /// The strength that goes the whole way, to two digits, where the model knows it.
 fn whole_way(classifier: &AttributeClassifier, attribute_idx: usize) -> Result<Option<f64>> {
-    let rounded = || Ok(format!("{:.2}", classifier.whole_way(attribute_idx)?).parse()?);
-    classifier.is_local(attribute_idx)?.then(rounded).transpose()
+    let rounded = |strength: f64| Ok(format!("{strength:.2}").parse()?);
+    classifier.whole_way(attribute_idx)?.map(rounded).transpose()
 }
 
 /// `me_Smiling_+0.3`

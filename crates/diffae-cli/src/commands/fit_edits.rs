@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
-use diffae_infer::{CONFIG_FILE, Error, LoadOptions, ModelSource, Overwrite, WEIGHTS_FILE};
+use diffae_infer::{CONFIG_FILE, Error, LoadOptions, LocalDirection, ModelSource, Overwrite, WEIGHTS_FILE};
 use diffae_nets::RawClassifierConfig;
-use diffae_train::{NUM_JUDGEMENTS, PairedCodes, fit_local_direction};
+use diffae_train::{NUM_JUDGEMENTS, OtherCodes, PairedCodes, fit_local_direction};
 
 use crate::args::{FitEditsArgs, GlobalArgs};
 use crate::output::say;
-use crate::pictures::{Pairs, PictureSet};
+use crate::pictures::{OtherPictures, Pairs, PictureSet};
 use crate::progress::Progress;
 use crate::session::{Session, architecture_hints};
 
@@ -35,29 +35,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
         bail!("the model has none of the attributes of {}", args.pairs.display())
     }
     let num_calls = if args.units == 0 { 0 } else { NUM_JUDGEMENTS };
-    let num_others = |pairs: &Pairs| pairs.others.as_ref().map_or(0, |others| others.places.len());
-    let total = known.values().map(|pairs| 2 * pairs.without.len() + num_others(pairs) + num_calls).sum();
+    let others = known.values().map(Pairs::others).collect::<Result<Vec<_>>>()?;
+    let num_others: usize = others.iter().flatten().map(|others| others.places.len()).sum();
+    let total = num_others + known.values().map(|pairs| 2 * pairs.without.len() + num_calls).sum::<usize>();
     let progress = Progress::start("fit", total, 1);
     let mut directions = BTreeMap::new();
-    for (idx, pairs) in &known {
-        let codes = |pictures: &PictureSet, places: &[usize]| normalized_codes(&session, pictures, places, &progress);
-        let places: Vec<usize> = (0..pairs.with.len()).collect();
-        let (without, with) = (codes(&pairs.without, &places)?, codes(&pairs.with, &places)?);
-        let others = match &pairs.others {
-            Some(others) if !others.places.is_empty() => {
-                let [here, there] =
-                    [0, 1].map(|side| others.places.iter().map(|place| place[side]).collect::<Vec<_>>());
-                let there = there.into_iter().map(u32::try_from).collect::<Result<Vec<_>, _>>()?;
-                let with = with.index_select(&Tensor::new(there, with.device())?, 0)?;
-                Some((codes(&others.pictures, &here)?, with))
-            }
-            _ => None,
-        };
-        let (units, seed) = (args.units, args.seed);
-        let others = others.as_ref().map(|(without, with)| PairedCodes { without, with });
-        let pairs_of_codes = PairedCodes { without: &without, with: &with };
-        let direction =
-            fit_local_direction(pairs_of_codes, others, units, seed, &mut || anyhow::Ok(progress.check(1)?));
+    for ((idx, pairs), others) in known.iter().zip(&others) {
+        let direction = fit(args, &session, (pairs, others.as_ref()), &progress);
         directions.insert(*idx, direction.with_context(|| pairs.attribute.clone())?);
     }
     progress.finish();
@@ -67,9 +51,26 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     source.write(out, source.number_type()?, overwrite)?;
     say(&format!("wrote {}; the whole way is at these strengths:", out.display()))?;
     for (idx, pairs) in &known {
-        say(&format!("{:<16} {:.2}", pairs.attribute, taught.classifier()?.whole_way(*idx)?))?;
+        let whole_way = taught.classifier()?.whole_way(*idx)?.unwrap_or_default();
+        say(&format!("{:<16} {whole_way:.2}", pairs.attribute))?;
     }
     Ok(())
+}
+
+/// The direction of an attribute.
+fn fit(
+    args: &FitEditsArgs,
+    session: &Session,
+    (pairs, others): (&Pairs, Option<&OtherPictures>),
+    progress: &Progress,
+) -> Result<LocalDirection> {
+    let codes = |pictures: &PictureSet, places: &[usize]| normalized_codes(session, pictures, places, progress);
+    let places: Vec<usize> = (0..pairs.with.len()).collect();
+    let (without, with) = (codes(&pairs.without, &places)?, codes(&pairs.with, &places)?);
+    let other_codes = others.map(|others| codes(&others.pictures, &others.places)).transpose()?;
+    let others = other_codes.as_ref().zip(others).map(|(codes, others)| OtherCodes { codes, pairs: &others.pairs });
+    let paired = PairedCodes { without: &without, with: &with, others };
+    fit_local_direction(paired, args.units, args.seed, &mut || Ok(progress.check(1)?))
 }
 
 /// The codes of some pictures, `[N, D]`.

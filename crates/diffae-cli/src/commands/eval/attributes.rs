@@ -40,10 +40,11 @@ pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<Report> 
         LabelledPictures::find(PictureSet::first(data, args.labelled.data.crop.into(), None)?, labels, 2)
     });
     let train = train.transpose()?;
-    let more = |_: &Session| {
+    let more = |_: &Session, names: &[String]| {
         let mut settings = Settings::from([("inverse_penalty".to_owned(), penalty)]);
         match &train {
             Some(train) => {
+                train.present_as(names)?; // before anything is encoded
                 let prefixed = |(name, value)| (format!("train_{name}"), value);
                 settings.extend(train.settings()?.into_iter().map(prefixed));
             }
@@ -53,10 +54,9 @@ pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<Report> 
     };
     let least = if train.is_some() { 2 } else { args.folds };
     let labelled = encode(global, &args.labelled, NAME, least, more)?;
-    let train = train.map(|train| {
+    let train = train.as_ref().map(|train| {
         let folder = args.labelled.run.out.join("train");
-        let present = train.present_as(&labelled.names)?;
-        Ok::<_, anyhow::Error>((train.encode(&labelled.session, &folder)?, present))
+        Ok::<_, anyhow::Error>((train.encode(&labelled.session, &folder)?, train.present_as(&labelled.names)?))
     });
     let figures = figures(&labelled, args, train.transpose()?.as_ref())?;
     Report::new(NAME, labelled.settings, figures).written(&args.labelled.run.out)
@@ -66,7 +66,7 @@ pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<Report> 
 pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArgs) -> Result<Report> {
     let labelled = &args.labelled;
     let penalty = labelled.fixed_inverse_penalty();
-    let more = |_: &Session| {
+    let more = |_: &Session, _: &[String]| {
         let settings = [("resamples", args.resamples.into()), ("inverse_penalty", penalty.into())];
         Ok(Settings::from(settings.map(|(name, value)| (name.to_owned(), value))))
     };
@@ -110,7 +110,8 @@ impl LabelledPictures {
         let labels = read_labels(path, &pictures)?;
         let rows: Vec<usize> = (0..pictures.len()).filter(|&idx| labels.of(&pictures.name(idx)).is_some()).collect();
         if rows.len() < least {
-            bail!("{} pictures have labels, at least {least} are needed", rows.len())
+            let (root, count) = (pictures.all().root().display(), rows.len());
+            bail!("{count} pictures of {root} have labels, at least {least} are needed")
         }
         let is_folders = path == Path::new(FOLDER_LABELS);
         let fingerprint_of_labels = if is_folders { FOLDER_LABELS.to_owned() } else { fingerprint_of_file(path)? };
@@ -154,14 +155,14 @@ pub(super) fn encode(
     args: &LabelledArgs,
     measure: &str,
     least: usize,
-    settings: impl FnOnce(&Session) -> Result<Settings>,
+    settings: impl FnOnce(&Session, &[String]) -> Result<Settings>,
 ) -> Result<Labelled> {
     if let Some(value) = args.inverse_penalty {
         ensure!(value > 0. && value.is_finite(), "--inverse-penalty is {value}, expected a number above 0");
     }
     let pictures = LabelledPictures::find(PictureSet::find(&args.data)?, &args.labels, least)?;
     let session = Session::open(global, &args.model, &args.run.batch)?;
-    let mut settings = settings(&session)?;
+    let mut settings = settings(&session, &pictures.labels.names)?;
     settings.extend(session.settings());
     settings.extend(pictures.settings()?);
     settings.insert("seed".to_owned(), args.run.random.seed.into());
@@ -180,10 +181,17 @@ fn figures(
     const MEASURES: [(&str, ScoreMeasure); 2] = [("auroc", auroc), ("average_precision", average_precision)];
     let seed = args.labelled.run.random.seed;
     let (mut figures, mut shares) = (vec![], vec![]);
+    let constant = |name: &str, data: &str| {
+        tracing::warn!("{name} is (nearly) the same for all pictures of {data} and is left out");
+    };
     let penalty = args.labelled.inverse_penalty.map_or(InversePenalty::Chosen, InversePenalty::Fixed);
     let progress = Progress::start("probe", labelled.names.len(), 1);
     for (attribute, (name, present)) in labelled.names.iter().zip(&labelled.present).enumerate() {
         progress.check(1)?;
+        if !(present.contains(&true) && present.contains(&false)) {
+            constant(name, "--data");
+            continue;
+        }
         let logits = match train {
             Some((z_sem, of_train)) => logits_of_others((z_sem, &of_train[attribute]), &labelled.z_sem, penalty),
             None => cross_validated_logits(&labelled.z_sem, present, args.folds, penalty),
@@ -191,7 +199,7 @@ fn figures(
         let logits = match logits {
             Ok(logits) => logits,
             Err(diffae_eval::Error::OneClass) => {
-                tracing::warn!("{name} is (nearly) the same for all pictures and is left out");
+                constant(name, if train.is_some() { "--train-data" } else { "--data" });
                 continue;
             }
             Err(error) => return Err(error.into()),

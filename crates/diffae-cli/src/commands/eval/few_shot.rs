@@ -66,7 +66,7 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<Report> {
     // One picture of each kind is left to judge by.
     let least = args.shots.iter().copied().min().unwrap_or(0) + 2;
     let penalty = args.labelled.fixed_inverse_penalty();
-    let more = |session: &Session| {
+    let more = |session: &Session, _: &[String]| {
         let invents = args.invented > 0 && session.model.latent_net().is_ok();
         let mut settings = Settings::from([
             ("shots".to_owned(), args.shots.clone().into()),

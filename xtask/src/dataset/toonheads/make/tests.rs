@@ -82,7 +82,10 @@ fn others_lack_the_attribute_in_another_way() {
         let painter = Painter::new(style, 64).unwrap();
         for attribute in style.attributes {
             let others = (0..60).filter_map(|idx| other(&painter, ("test", attribute), idx).unwrap());
-            let options = others.map(|picture| painter.face(&picture.seed, &Map::new()).unwrap().options);
+            let options = others.map(|picture| {
+                assert!(picture.forced.is_none() && picture.seed.starts_with(&format!("test-{}-", attribute.name)));
+                painter.face(&picture.seed, &Map::new()).unwrap().options
+            });
             let lacking: BTreeSet<Option<String>> =
                 options.map(|options| attribute.option.of(&options).map(str::to_owned)).collect();
             let has = |value: &Option<String>| value.as_deref().is_some_and(|value| attribute.present.contains(&value));
