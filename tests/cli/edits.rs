@@ -19,6 +19,9 @@ fn strengths_make_a_strip() {
             "astronaut_attribute_2_strip.png",
         ]
     );
+    // What is there is kept, which is known before any model is.
+    let again: Vec<&str> = args.iter().map(|&arg| if arg == "model" { "nowhere" } else { arg }).collect();
+    workspace.run(&again).fails_with("exists");
     let read = |name: &str| std::fs::read(workspace.path("out").join(name)).unwrap();
     assert_ne!(read("astronaut_attribute_2_+0.3.png"), read("astronaut_attribute_2_-0.3.png"));
 }

@@ -110,13 +110,14 @@ impl AttributeClassifier {
     }
 
     /// `|w_k| / sqrt(D)`: the strength of an edit that goes the whole way from pictures without the attribute to those with
-    /// it, where the direction is a difference of codes; nothing where it is a classifier's weights.
+    /// it, where the direction is a difference of codes; nothing where it is a classifier's weights, or zero.
     ///
     /// # Errors
     /// If there is no such attribute.
     pub fn whole_way(&self, idx: usize) -> Result<Option<f64>> {
         let (_, norm) = self.row(idx)?;
-        Ok(self.config.known_ways.contains(&idx).then(|| norm / (self.config.z_channels as f64).sqrt()))
+        let is_known = norm > 0. && self.config.known_ways.contains(&idx);
+        Ok(is_known.then(|| norm / (self.config.z_channels as f64).sqrt()))
     }
 
     /// Row `idx` of the directions, `[D]`, f32, and its length.

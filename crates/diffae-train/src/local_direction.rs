@@ -435,6 +435,20 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_to_a_pair_that_judges_is_not_fitted_to() {
+        let (without, with, others) = (codes(10, 1), codes(10, 2), codes(2, 3));
+        let others = Some(OtherCodes { codes: &others, pairs: &[5, 6] });
+        let pairs = Pairs::new(PairedCodes { without: &without, with: &with, others }).unwrap();
+        let [judges, fitted] = [pairs.rows(|pair| pair == 5), pairs.rows(|pair| pair != 5)].map(Result::unwrap);
+        assert_eq!((judges.codes.dims(), fitted.codes.dims()), (&[3, WIDTH][..], &[19, WIDTH][..]));
+        // From each code its way leads to the picture with the attribute, or ends there.
+        let ends = (&judges.codes + &judges.ways).unwrap();
+        let with = with.get(5).unwrap();
+        assert!([0, 2].iter().all(|&row| mean_distance(&ends.get(row).unwrap(), &with) < 1e-6));
+        assert!(mean_distance(&judges.codes.get(1).unwrap(), &with) < 1e-6);
+    }
+
+    #[test]
     fn chance_bends_nothing() {
         let (z, noise) = (codes(40, 1), codes(40, 2));
         let with = ((&z + 1.).unwrap() + (noise * 0.1).unwrap()).unwrap();

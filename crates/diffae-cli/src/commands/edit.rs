@@ -93,9 +93,9 @@ fn list(args: &EditArgs) -> Result<()> {
     })
 }
 
-/// The strength that goes the whole way, to two digits, where the model knows it.
-fn whole_way(classifier: &AttributeClassifier, attribute_idx: usize) -> Result<Option<f64>> {
-    let rounded = |strength: f64| Ok(format!("{strength:.2}").parse()?);
+/// The strength that goes the whole way, to two significant digits, where the model knows it.
+pub(super) fn whole_way(classifier: &AttributeClassifier, attribute_idx: usize) -> Result<Option<f64>> {
+    let rounded = |strength: f64| Ok(format!("{strength:.1e}").parse()?);
     classifier.whole_way(attribute_idx)?.map(rounded).transpose()
 }
 

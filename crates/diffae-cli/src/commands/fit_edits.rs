@@ -8,6 +8,7 @@ use diffae_infer::{CONFIG_FILE, Error, LoadOptions, LocalDirection, ModelSource,
 use diffae_nets::RawClassifierConfig;
 use diffae_train::{NUM_JUDGEMENTS, OtherCodes, PairedCodes, fit_local_direction};
 
+use super::edit::whole_way;
 use crate::args::{FitEditsArgs, GlobalArgs};
 use crate::output::say;
 use crate::pictures::{OtherPictures, Pairs, PictureSet};
@@ -35,7 +36,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
         bail!("the model has none of the attributes of {}", args.pairs.display())
     }
     let num_calls = if args.units == 0 { 0 } else { NUM_JUDGEMENTS };
-    let others = known.values().map(Pairs::others).collect::<Result<Vec<_>>>()?;
+    let others = |pairs: &Pairs| if args.units == 0 { Ok(None) } else { pairs.others() };
+    let others = known.values().map(others).collect::<Result<Vec<_>>>()?;
     let num_others: usize = others.iter().flatten().map(|others| others.places.len()).sum();
     let total = num_others + known.values().map(|pairs| 2 * pairs.without.len() + num_calls).sum::<usize>();
     let progress = Progress::start("fit", total, 1);
@@ -51,8 +53,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     source.write(out, source.number_type()?, overwrite)?;
     say(&format!("wrote {}; the whole way is at these strengths:", out.display()))?;
     for (idx, pairs) in &known {
-        let whole_way = taught.classifier()?.whole_way(*idx)?.unwrap_or_default();
-        say(&format!("{:<16} {whole_way:.2}", pairs.attribute))?;
+        let whole_way = whole_way(taught.classifier()?, *idx)?.context("a direction that was fitted has no length")?;
+        say(&format!("{:<16} {whole_way}", pairs.attribute))?;
     }
     Ok(())
 }
