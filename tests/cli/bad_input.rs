@@ -46,6 +46,7 @@ fn damaged_model_directories_are_named() {
     }
     fs::remove_file(&config).unwrap();
     workspace.run(&["info", "model"]).fails_with("not a model");
+    workspace.run(&["info", "model/model.safetensors"]).fails_with("model/model.safetensors is not a model");
 }
 
 #[test]

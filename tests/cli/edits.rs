@@ -53,6 +53,12 @@ fn an_unknown_attribute_is_answered_with_the_known_ones() {
     let photograph = photograph();
     let edit = ["edit", "--model", "model", &photograph, "--out", "out", "--attribute"];
     workspace.run(&[&edit[..], &["Smiling"]].concat()).fails_with("attribute_0, attribute_1");
+    // No folder is left of what failed, and folders are made for what does not.
+    let deep = ["edit", "--model", "model", &photograph, "--strength", "0.1", "--out", "a/b/c", "--attribute"];
+    workspace.run(&[&deep[..], &["Smiling"]].concat()).fails_with("attribute_0, attribute_1");
+    assert!(!workspace.path("a").exists());
+    workspace.run(&[&deep[..], &["0"], &FEW_STEPS, &FEW_INVERSION_STEPS].concat()).succeeds();
+    assert_eq!(workspace.files("a/b/c"), ["astronaut_0_+0.1.png"]);
     workspace.run(&[&edit[..], &["0", "--strengths", "0,nan"]].concat()).fails_with("NaN");
 }
 

@@ -409,6 +409,9 @@ fn everything_is_measured_at_once() {
     fs::write(&labels, format!("file,Odd,Large\n{}\n", lines.join("\n"))).unwrap();
     let labels = labels.to_str().unwrap();
     let few = ["eval", "few-shot", "--model", &model, "--data", &data, "--labels", labels, "--out", "few"];
+    fs::create_dir(workspace.path("empty")).unwrap();
+    let nothing = ["eval", "all", "--model", &model, "--data", "empty", "--out", "nothing"];
+    workspace.run(&nothing).fails_with("there are no pictures in it");
     let options =
         ["--shots", "2,4", "--draws", "2", "--invented", "16", "--latent-steps", "2", "--steps", "2", "--json"];
     let report = workspace.run(&[&few[..], &options].concat()).succeeds().json();

@@ -63,8 +63,8 @@ pub(crate) struct OutputDir {
 }
 
 impl OutputDir {
-    /// Checks that none of `names` is there already, and makes the staging folder: inside `target` if that is there, else
-    /// beside it.
+    /// Checks that none of `names` is there already, and makes the staging folder: inside `target` if that is there, else in
+    /// the folder above that is, so that nothing else has to be made before there are results.
     pub(crate) fn new(target: &Path, names: &[String], overwrite: Overwrite) -> Result<Self> {
         if target.is_file() {
             bail!("{} is a file, expected a folder", target.display())
@@ -73,14 +73,13 @@ impl OutputDir {
             refuse_existing(&target.join(name), overwrite)?;
         }
         // A folder that is there may be a disk of its own, into which nothing can be moved from beside it.
-        let parent = if target.is_dir() { Some(target) } else { target.parent() };
-        let parent = parent.filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let cannot_write = || format!("cannot write {}", target.display());
-        fs::create_dir_all(parent).with_context(cannot_write)?;
+        let is_there = |folder: &&Path| folder.as_os_str().is_empty() || folder.exists();
+        let above = target.ancestors().find(is_there).filter(|folder| !folder.as_os_str().is_empty());
         let mut builder = tempfile::Builder::new();
         builder.prefix(".diffae-partial-");
         set_mode(&mut builder);
-        let staging = builder.tempdir_in(parent).with_context(cannot_write)?;
+        let staging = builder.tempdir_in(above.unwrap_or(Path::new(".")));
+        let staging = staging.with_context(|| format!("cannot write {}", target.display()))?;
         Ok(Self { target: target.to_owned(), staging, overwrite })
     }
 
@@ -103,6 +102,7 @@ impl OutputDir {
     pub(crate) fn commit(self) -> Result<()> {
         let cannot_write = || format!("cannot write {}", self.target.display());
         if !self.target.exists() {
+            self.target.parent().map_or(Ok(()), fs::create_dir_all).with_context(cannot_write)?;
             fs::rename(self.staging.path(), &self.target).with_context(cannot_write)?;
             // The staging folder is gone under its old name; nothing is left to remove.
             let _ = self.staging.keep();

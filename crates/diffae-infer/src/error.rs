@@ -25,7 +25,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// No model where one was expected.
-    #[error("{} is not a model: expected a model directory, its .safetensors file, or a .ckpt", path.display())]
+    #[error("{} is not a model: expected a folder with config.json and model.safetensors, that file itself, or a .ckpt", path.display())]
     NotAModel {
         /// The path.
         path: PathBuf,

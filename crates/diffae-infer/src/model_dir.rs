@@ -105,11 +105,11 @@ impl ModelSource {
         }
         let metadata = fs::metadata(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         if metadata.is_dir() {
-            return Self::open_dir(path, &path.join(WEIGHTS_FILE));
+            return Self::open_dir((path, &path.join(WEIGHTS_FILE)), path);
         }
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            return Self::open_dir(folder, path);
+            return Self::open_dir((folder, path), path);
         }
         Self::open_checkpoint(path, ParameterSet::Ema, hints)
     }
@@ -135,10 +135,11 @@ impl ModelSource {
         Ok(source)
     }
 
-    fn open_dir(folder: &Path, weights: &Path) -> Result<Self> {
+    /// Opens what is in a folder; `given` is what the user named.
+    fn open_dir((folder, weights): (&Path, &Path), given: &Path) -> Result<Self> {
         let config_path = folder.join(CONFIG_FILE);
         if !config_path.is_file() || !weights.is_file() {
-            return Err(Error::NotAModel { path: folder.to_owned() });
+            return Err(Error::NotAModel { path: given.to_owned() });
         }
         let config =
             fs::read_to_string(&config_path).map_err(|source| Error::Io { path: config_path.clone(), source })?;

@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn attribute_names_are_unique() {
+    fn classifiers_that_cannot_be_are_refused() {
         let raw = RawClassifierConfig {
             z_channels: 4,
             attributes: vec!["Smiling".into()],

@@ -18,7 +18,7 @@ use crate::random::permutation;
 const BATCH_SIZE: usize = 64;
 /// Learning rates, one after the other for as many steps each.
 const LEARNING_RATES: [f64; 3] = [3e-3, 1e-3, 3e-4];
-/// How often each pair is seen, unless steps are too few or too many then.
+/// How often each code is seen, unless steps are too few or too many then.
 const NUM_EPOCHS: usize = 100;
 const NUM_STEPS: RangeInclusive<usize> = 3000..=30_000;
 /// One pair in so many judges, and is not fitted to.
@@ -42,7 +42,7 @@ pub struct PairedCodes<'a> {
     pub others: Option<OtherCodes<'a>>,
 }
 
-/// Codes of pictures that lack an attribute in another way than those that most pairs begin with.
+/// Codes of pictures that lack an attribute in another way than those that pairs begin with.
 #[derive(Debug, Clone, Copy)]
 pub struct OtherCodes<'a> {
     /// `[M, D]`
@@ -194,7 +194,9 @@ impl Others {
             return Err(Error::Pairs { problem });
         }
         if let Some(pair) = pairs.iter().find(|&&pair| usize::try_from(pair).is_ok_and(|pair| pair >= count)) {
-            return Err(Error::Pairs { problem: format!("an other code is of pair {pair}, there are {count}") });
+            return Err(Error::Pairs {
+                problem: format!("a code of others belongs to pair {pair}, expected below {count}"),
+            });
         }
         let ways = (with.index_select(&Tensor::new(pairs, &Device::Cpu)?, 0)? - &codes)?;
         Ok(Self { codes, ways, pairs: pairs.to_vec() })
@@ -431,7 +433,7 @@ mod tests {
         assert!(mean_distance(&found.direction, &(&new_with - &new).unwrap().mean(0).unwrap()) < 0.03);
         let refused = |codes: &Tensor, pairs: &[u32]| fit(codes, pairs).unwrap_err().to_string();
         assert!(refused(&stubble, &numbers[1..]).contains("[200, 6], expected [199, 6]"));
-        assert!(refused(&codes(1, 1), &[400]).contains("of pair 400, there are 400"));
+        assert!(refused(&codes(1, 1), &[400]).contains("pair 400, expected below 400"));
     }
 
     #[test]

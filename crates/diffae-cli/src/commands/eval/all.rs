@@ -12,6 +12,7 @@ use crate::args::{
     FidArgs, FidProtocol, FidSource, GlobalArgs, LabelledArgs, PplArgs, ReconArgs, XTerminalKind, ZUsageArgs,
 };
 use crate::output::{say, say_json};
+use crate::pictures::PictureSet;
 use crate::session::{Session, interrupted};
 
 /// Numbers of labels that classifiers get.
@@ -23,6 +24,7 @@ pub(super) const FILE: &str = "all.json";
 /// Each measure writes into a folder of its own, where interrupted work goes on, and all together into `all.json`. One
 /// that fails does not stop the others, but the command fails in the end.
 pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
+    PictureSet::find(&args.data)?; // else every measure would fail by itself
     let (has_z_sem, is_one_shot, has_classifier) = {
         let session = Session::open(global, &args.model, &args.run.batch)?;
         (session.has_z_sem(), session.is_one_shot(), session.model.classifier().is_ok())
@@ -70,8 +72,10 @@ pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
         let ppl = ppl_args(args, weights.clone(), run("ppl"), steps);
         measures.run("ppl", || ppl::run(global, &ppl))?;
     }
-    let text = format!("{}\n", serde_json::to_string_pretty(&measures.reports)?);
-    write_atomically(&args.run.out.join(FILE), text.as_bytes(), Overwrite::Replace)?;
+    if !measures.reports.is_empty() {
+        let text = format!("{}\n", serde_json::to_string_pretty(&measures.reports)?);
+        write_atomically(&args.run.out.join(FILE), text.as_bytes(), Overwrite::Replace)?;
+    }
     if args.run.json {
         say_json(&measures.reports)?;
     }
