@@ -4,7 +4,7 @@ use super::problem::Problem;
 use super::tree::{File, Tree};
 
 /// What may stand next to the workspace's `Cargo.toml`, besides names that start with a dot.
-const TOP_LEVEL: [&str; 9] = [
+const TOP_LEVEL: [&str; 10] = [
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE-APACHE",
@@ -12,6 +12,7 @@ const TOP_LEVEL: [&str; 9] = [
     "README.md",
     "crates",
     "docs",
+    "findings",
     "rust-toolchain.toml",
     "xtask",
 ];
