@@ -58,6 +58,7 @@ mod built_in;
 mod chain;
 mod codes;
 mod decode;
+mod domain;
 mod encode;
 mod error;
 mod files;
@@ -80,6 +81,7 @@ pub use attributes::{CELEBA_ATTRIBUTES, names_from_text};
 #[cfg(feature = "built-in")]
 pub use built_in::{BUILT_IN_MODEL, built_in_pictures};
 pub use codes::Codes;
+pub use domain::PictureDomain;
 pub use decode::DecodeOptions;
 pub use error::{Error, Result};
 pub use files::{Overwrite, write_atomically};

@@ -5,6 +5,7 @@ use diffae_nets::{AutoencoderConfig, ClassifierConfig, CompactConfig, EncoderCon
 use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::domain::PictureDomain;
 use crate::error::{Error, Result};
 
 /// The version of the format that this crate writes and reads.
@@ -94,6 +95,9 @@ pub struct ModelConfig {
     /// The attribute classifier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classifier: Option<ClassifierConfig>,
+    /// The pictures that it was made for, where these are of one kind only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<PictureDomain>,
 }
 
 impl ModelConfig {
@@ -147,6 +151,7 @@ impl ModelConfig {
             compact: None,
             latent,
             classifier: None,
+            domain: None,
         })
     }
 

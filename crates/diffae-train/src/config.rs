@@ -346,6 +346,7 @@ impl TrainConfig {
                 compact: Some(compact),
                 latent: None,
                 classifier: None,
+                domain: None,
             });
         }
         let with_encoder = kind == Kind::Autoencoder;
@@ -388,6 +389,7 @@ impl TrainConfig {
             compact: None,
             latent: None,
             classifier: None,
+            domain: None,
         })
     }
 

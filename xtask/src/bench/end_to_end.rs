@@ -136,6 +136,7 @@ pub(crate) fn write_model(folder: &Path, work: &Work) -> Result<()> {
         compact: None,
         latent: None,
         classifier: None,
+        domain: None,
     };
     Ok(ModelSource::from_networks(config, tensors).write(folder, DType::F32, Overwrite::Replace)?)
 }
