@@ -3,6 +3,7 @@
 
 mod align;
 mod bad_input;
+mod checkpoints;
 mod codes;
 mod demo;
 mod edits;

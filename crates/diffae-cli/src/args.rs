@@ -18,7 +18,10 @@ pub(crate) use eval::{
 };
 
 /// Heading of the options that only some checkpoints need.
-const HINT_HEADING: &str = "For checkpoints without hyper-parameters";
+const HINT_HEADING: &str = "For files of weights that do not tell all of themselves";
+
+/// Name of [`HintArgs::weights`], by which commands that have a `--weights` of their own rename it.
+const MODEL_WEIGHTS: &str = "model_weights";
 
 /// Encode, edit, blend and invent pictures with Diffusion Autoencoders.
 #[derive(Debug, Parser)]
@@ -67,7 +70,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Show what a model is and what it can do
     Info(InfoArgs),
-    /// Turn released PyTorch files into one model directory
+    /// Turn released weights into one model directory
     Import(ImportArgs),
     /// Cut faces out of photographs as models of faces want them
     Align(AlignArgs),
@@ -102,27 +105,52 @@ pub(crate) enum Command {
 /// A model on the command line.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
+    /// A model directory, weights under released names (.ckpt, .pt, .safetensors, or a folder of it), or `toonheads`, which is
+    /// built in
     #[arg(long, short, value_name = "MODEL")]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) hints: HintArgs,
 }
 
-/// What a checkpoint without hyper-parameters does not tell.
+/// Which set of parameters in a training checkpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WeightsChoice {
+    /// The average where there is one, else what there is
+    #[default]
+    Auto,
+    /// The moving average: ema_model.*, or what Lightning's WeightAveraging has put in place of the parameters
+    Ema,
+    /// What the optimizer works on: model.*
+    Model,
+}
+
+/// What a file of weights does not tell by itself.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct HintArgs {
-    /// Height and width of the pictures, if the checkpoint holds no x_T
-    #[arg(long, help_heading = HINT_HEADING, value_name = "PIXELS")]
+    /// Which parameters of a training checkpoint
+    #[arg(
+        id = MODEL_WEIGHTS,
+        long = "weights",
+        visible_alias = "model-weights",
+        value_enum,
+        default_value_t,
+        hide_possible_values = false,
+        help_heading = HINT_HEADING,
+        value_name = "SET"
+    )]
+    pub(crate) weights: WeightsChoice,
+    /// Height and width of the pictures, if the file holds no x_T
+    #[arg(long, help_heading = HINT_HEADING, value_name = "PIXELS", value_parser = positive)]
     pub(crate) image_size: Option<usize>,
     /// Attention heads [default: 1]
-    #[arg(long, help_heading = HINT_HEADING, value_name = "N")]
+    #[arg(long, help_heading = HINT_HEADING, value_name = "N", value_parser = positive)]
     pub(crate) num_heads: Option<usize>,
     /// Residual blocks a level of the encoder, if several numbers fit
-    #[arg(long, help_heading = HINT_HEADING, value_name = "N")]
+    #[arg(long, help_heading = HINT_HEADING, value_name = "N", value_parser = positive)]
     pub(crate) encoder_res_blocks: Option<usize>,
     /// Length of the noise schedule [default: 1000]
-    #[arg(long, help_heading = HINT_HEADING, value_name = "T")]
+    #[arg(long, help_heading = HINT_HEADING, value_name = "T", value_parser = positive)]
     pub(crate) train_timesteps: Option<usize>,
     /// Noise schedule of pictures [default: linear]
     #[arg(long, help_heading = HINT_HEADING, value_name = "NAME")]
@@ -213,7 +241,8 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InfoArgs {
-    /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
+    /// A model directory, weights under released names (.ckpt, .pt, .safetensors, or a folder of it), or `toonheads`, which is
+    /// built in
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) hints: HintArgs,
@@ -224,15 +253,16 @@ pub(crate) struct InfoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// The checkpoint: last.ckpt of an autoencoder, autoencoder with latent net, or plain DDPM
+    /// Weights of an autoencoder, autoencoder with latent net, or plain DDPM under released names: last.ckpt, a .pt of its
+    /// state dict, a .safetensors file, the index or the folder of several
     #[arg(value_name = "CKPT")]
     pub(crate) checkpoint: PathBuf,
     #[command(flatten)]
     pub(crate) out: OutArgs,
-    /// Statistics of z_sem: the latent.pkl that belongs to the checkpoint
+    /// Statistics of z_sem: the latent.pkl that belongs to the checkpoint, or a file with conds_mean and conds_std
     #[arg(long, value_name = "FILE")]
     pub(crate) latent: Option<PathBuf>,
-    /// An attribute classifier: its last.ckpt
+    /// An attribute classifier: its last.ckpt, or a file with classifier.weight and classifier.bias
     #[arg(long, value_name = "FILE")]
     pub(crate) classifier: Option<PathBuf>,
     /// Names of the classifier's attributes: one a line, or a CelebA label file [default: CelebA's, if there are 40]

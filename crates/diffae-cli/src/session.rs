@@ -1,7 +1,6 @@
 //! A loaded model, and what every command does with it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,11 +10,11 @@ use diffae_infer::{
     DecodeOptions, Input, LoadOptions, Model, ModelConfig, ModelSource, NoisePurpose, NoiseSource, keep_residual,
     read_batch,
 };
-use diffae_nets::weights::ArchitectureHints;
+use diffae_nets::weights::{ArchitectureHints, ParameterSet};
 use diffae_schedule::{StepChain, StepSequence};
 use serde_json::Value;
 
-use crate::args::{BatchArgs, GlobalArgs, HintArgs, ModelArgs};
+use crate::args::{BatchArgs, GlobalArgs, HintArgs, ModelArgs, WeightsChoice};
 use crate::device::{device_from_name, dtype};
 use crate::progress::Progress;
 
@@ -26,7 +25,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub(crate) struct Session {
     pub(crate) model: Model,
     batch_size: Option<usize>,
-    path: PathBuf,
+    source: ModelSource,
     options: LoadOptions,
 }
 
@@ -41,9 +40,10 @@ impl Session {
     pub(crate) fn open(global: &GlobalArgs, args: &ModelArgs, batch: &BatchArgs) -> Result<Self> {
         catch_interrupts();
         let options = load_options(global, &args.hints)?;
-        let model = Model::load(&args.model, &options)?;
+        let source = ModelSource::open(&args.model, &options.hints)?;
+        let model = source.build(&options)?;
         tracing::info!("loaded {} on {:?}", args.model.display(), options.device.location());
-        Ok(Self { model, batch_size: batch.batch_size, path: args.model.clone(), options })
+        Ok(Self { model, batch_size: batch.batch_size, source, options })
     }
 
     /// Fails if the model cannot go in so many steps, which an option has asked for: before anything is computed.
@@ -64,7 +64,7 @@ impl Session {
 
     /// What names the latent net and the moments of `z_sem`, which are no part of the model's fingerprint.
     pub(crate) fn latent_fingerprint(&self) -> Result<Option<String>> {
-        Ok(ModelSource::open(&self.path, &self.options.hints)?.latent_fingerprint()?)
+        Ok(self.source.latent_fingerprint()?)
     }
 
     /// Pictures at once: what was asked for, or what keeps activations of a step below about a gigabyte.
@@ -180,9 +180,14 @@ pub(crate) fn load_options(global: &GlobalArgs, hints: &HintArgs) -> Result<Load
     Ok(LoadOptions { device, dtype: dtype(global.dtype), hints: architecture_hints(hints) })
 }
 
-/// What the command line says about a checkpoint without hyper-parameters.
+/// What the command line says about a file of weights.
 pub(crate) fn architecture_hints(args: &HintArgs) -> ArchitectureHints {
     ArchitectureHints {
+        parameters: match args.weights {
+            WeightsChoice::Auto => ParameterSet::Auto,
+            WeightsChoice::Ema => ParameterSet::Ema,
+            WeightsChoice::Model => ParameterSet::Online,
+        },
         image_size: args.image_size,
         num_heads: args.num_heads,
         encoder_res_blocks: args.encoder_res_blocks,

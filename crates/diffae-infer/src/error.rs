@@ -25,10 +25,12 @@ pub enum Error {
         path: PathBuf,
     },
     /// No model where one was expected.
-    #[error("{} is not a model: expected a folder with config.json and model.safetensors, that file itself, or a .ckpt", path.display())]
+    #[error("{} is not a model: {problem}", path.display())]
     NotAModel {
         /// The path.
         path: PathBuf,
+        /// What it is, and what to do about it.
+        problem: String,
     },
     /// A `config.json` is damaged.
     #[error("{} is not a valid model config", path.display())]

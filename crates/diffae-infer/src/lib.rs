@@ -70,6 +70,7 @@ mod manipulate;
 mod model;
 mod model_config;
 mod model_dir;
+mod model_location;
 mod noise;
 mod pipeline;
 mod sample;

@@ -22,7 +22,7 @@ pub struct LoadOptions {
     ///
     /// On CUDA and Metal also that of activations; on a CPU those are f32. Norm statistics and softmax are f32 everywhere.
     pub dtype: DType,
-    /// What a checkpoint without hyper-parameters does not tell.
+    /// Which parameters of a file are meant, and what it does not tell of them.
     pub hints: ArchitectureHints,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Latent {
 }
 
 impl Model {
-    /// Loads a model directory, a `.safetensors` file inside one, or a released checkpoint.
+    /// Loads whatever [`ModelSource::open`] opens.
     ///
     /// # Errors
     /// As [`ModelSource::open`] and [`ModelSource::build`].
@@ -225,7 +225,7 @@ impl ModelSource {
     fn build_diffusion(&self, vb: &VarBuilder<'_>) -> Result<(Option<Encoder>, Decoder)> {
         let building = |part| move |source| Error::Build { part, path: self.path.clone(), source };
         let (Some(unet), Some(diffusion)) = (&self.config.unet, &self.config.diffusion) else {
-            return Err(Error::NotAModel { path: self.path.clone() });
+            return Err(Error::NotAModel { path: self.path.clone(), problem: "its config has no unet".to_owned() });
         };
         let mut unet = Box::new(Unet::new(unet, &vb.pp("unet")).map_err(building("unet"))?);
         let encoder = self.config.encoder.as_ref().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));

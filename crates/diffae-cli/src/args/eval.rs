@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use diffae_eval::{FeatureKind, LpipsBackbone};
 use diffae_train::Crop;
 
-use super::{BatchArgs, ForceArgs, HintArgs, ModelArgs, RandomArgs, positive};
+use super::{BatchArgs, ForceArgs, HintArgs, MODEL_WEIGHTS, ModelArgs, RandomArgs, positive};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -45,7 +45,8 @@ pub(crate) enum Measure {
 /// A model, or what some program has made.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct JudgedArgs {
-    /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
+    /// A model directory, weights under released names (.ckpt, .pt, .safetensors, or a folder of it), or `toonheads`, which is
+    /// built in
     #[arg(long, short, value_name = "MODEL", required_unless_present = "pictures")]
     model: Option<PathBuf>,
     #[command(flatten)]
@@ -166,6 +167,7 @@ pub(crate) struct LpipsPairsArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg(MODEL_WEIGHTS, |arg| arg.long("model-weights").visible_alias(None)))]
 pub(crate) struct PplArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -422,6 +424,7 @@ pub(crate) enum FidSource {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg(MODEL_WEIGHTS, |arg| arg.long("model-weights").visible_alias(None)))]
 pub(crate) struct FidArgs {
     #[command(flatten)]
     pub(crate) judged: JudgedArgs,
