@@ -13,7 +13,7 @@ use crate::support::{Finished, Workspace, checkpoint, fixture};
 
 /// A golden model with latent net.
 const MODEL: &str = "autoenc16_latent";
-/// What it needs to be told where a file holds nothing but parameters.
+/// The option that a file with nothing but parameters needs.
 const SIZE: [&str; 2] = ["--image-size", "16"];
 
 fn fault(name: &str) -> String {

@@ -113,7 +113,7 @@ pub(crate) struct ModelArgs {
     pub(crate) hints: HintArgs,
 }
 
-/// Which set of parameters in a training checkpoint.
+/// The set of parameters that is read from a training checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum WeightsChoice {
     /// The average where there is one, else what there is
@@ -121,14 +121,14 @@ pub(crate) enum WeightsChoice {
     Auto,
     /// The moving average: ema_model.*, or what Lightning's WeightAveraging has put in place of the parameters
     Ema,
-    /// What the optimizer works on: model.*
+    /// The parameters under training: model.*
     Model,
 }
 
-/// What a file of weights does not tell by itself.
+/// Facts that a file of weights may leave open.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct HintArgs {
-    /// Which parameters of a training checkpoint
+    /// Parameters to read from a training checkpoint
     #[arg(
         id = MODEL_WEIGHTS,
         long = "weights",

@@ -180,7 +180,7 @@ pub(crate) fn load_options(global: &GlobalArgs, hints: &HintArgs) -> Result<Load
     Ok(LoadOptions { device, dtype: dtype(global.dtype), hints: architecture_hints(hints) })
 }
 
-/// What the command line says about a file of weights.
+/// Facts about a file of weights from the command line.
 pub(crate) fn architecture_hints(args: &HintArgs) -> ArchitectureHints {
     ArchitectureHints {
         parameters: match args.weights {

@@ -29,7 +29,7 @@ pub enum Error {
     NotAModel {
         /// The path.
         path: PathBuf,
-        /// What it is, and what to do about it.
+        /// The reason, with the way out.
         problem: String,
     },
     /// A `config.json` is damaged.

@@ -22,7 +22,7 @@ pub struct LoadOptions {
     ///
     /// On CUDA and Metal also that of activations; on a CPU those are f32. Norm statistics and softmax are f32 everywhere.
     pub dtype: DType,
-    /// Which parameters of a file are meant, and what it does not tell of them.
+    /// Choice of parameters, and facts that a file of weights may leave open.
     pub hints: ArchitectureHints,
 }
 

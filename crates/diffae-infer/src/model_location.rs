@@ -1,4 +1,4 @@
-//! What a path to a model leads to.
+//! Resolves the path of a model to its files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use crate::model_dir::{CONFIG_FILE, WEIGHTS_FILE};
 const INDEX_ENDING: &str = ".safetensors.index.json";
 /// Endings of files that `torch.save` writes.
 const TORCH_ENDINGS: [&str; 5] = [".ckpt", ".pt", ".pth", ".pkl", ".bin"];
-/// What a folder of a model holds.
+/// The contents of a model.
 const EXPECTED: &str =
     "expected a folder with config.json and model.safetensors, or a file of weights: .ckpt, .pt, .safetensors";
 /// A config that is longer belongs to something else.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// Where a model is.
+/// The files of a model.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Location {
     /// A model directory.
@@ -88,9 +88,9 @@ enum Config {
     Missing,
     /// No JSON object.
     Broken,
-    /// That of a model directory.
+    /// The config of a model directory.
     Ours,
-    /// That of another library: which.
+    /// The config of a model of another library, which is named.
     Foreign(String),
     /// Any other.
     Unknown,
@@ -120,7 +120,7 @@ impl Config {
     }
 }
 
-/// What a foreign config beside a file says that the file belongs to.
+/// Names the library that the `config.json` beside a file belongs to.
 pub(crate) fn foreign_config_beside(path: &Path) -> Option<String> {
     let folder = if path.is_dir() { path } else { path.parent()? };
     match Config::in_folder(folder) {
@@ -129,7 +129,7 @@ pub(crate) fn foreign_config_beside(path: &Path) -> Option<String> {
     }
 }
 
-/// What a folder without a model holds, and the way out.
+/// Describes a folder without a model, with the way out.
 fn describe(folder: &Path, config: &Config, names: &[String]) -> String {
     let has = |name: &str| names.iter().any(|own| own == name);
     let listed = |endings: &[&str]| -> Vec<&str> {

@@ -159,7 +159,7 @@ pub enum Error {
     NotSafetensors {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// Its kind.
         kind: FileKind,
     },
     /// An index of several safetensors files that does not fit them.
@@ -167,7 +167,7 @@ pub enum Error {
     Shards {
         /// The index.
         path: PathBuf,
-        /// What is wrong.
+        /// The mismatch.
         problem: String,
     },
     /// A file of hyper-parameters beside the weights cannot be used.
@@ -175,7 +175,7 @@ pub enum Error {
     HyperParameterFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         problem: String,
     },
     /// A `PyTorch` file cannot be used.
@@ -272,7 +272,7 @@ pub enum Error {
     NoNetwork {
         /// The file.
         path: PathBuf,
-        /// What it holds instead, and what that is good for.
+        /// Its contents, and their use.
         found: String,
     },
     /// A file that has only another set of parameters.
@@ -280,9 +280,9 @@ pub enum Error {
     NoSuchSet {
         /// The file.
         path: PathBuf,
-        /// What was asked for.
+        /// The set that was asked for.
         asked: &'static str,
-        /// What there is.
+        /// The set that the file has.
         there: String,
         /// The choice that reads what there is.
         instead: &'static str,
@@ -292,19 +292,19 @@ pub enum Error {
     TwoSets {
         /// The file.
         path: PathBuf,
-        /// What stands before the names of one.
+        /// Prefix of the names of one.
         first: String,
-        /// What stands before the names of the other.
+        /// Prefix of the names of the other.
         second: String,
     },
     /// Two sources tell different things of one fact.
     #[error("{first}, but {second}: {remedy}")]
     Contradiction {
-        /// What one says.
+        /// One statement.
         first: String,
-        /// What the other says.
+        /// The other statement.
         second: String,
-        /// What to do about it.
+        /// The way out.
         remedy: &'static str,
     },
     /// A component of `z_sem` that does not vary cannot be normalized.

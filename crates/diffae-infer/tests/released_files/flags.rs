@@ -1,4 +1,4 @@
-//! What is told by hand where hyper-parameters are silent, and where they are not.
+//! Flags where hyper-parameters are silent, and where they are not.
 
 use diffae_infer::ModelSource;
 use diffae_nets::weights::ArchitectureHints;

@@ -1,4 +1,4 @@
-//! The same model in every form that a file of weights may have: each is read, and is the same to the last bit.
+//! One model in every form that a file of weights may have: each is read, and is the same to the last bit.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -84,7 +84,7 @@ impl Folder {
     }
 }
 
-/// What decides all that a model computes: its config and fingerprints, which cover every number.
+/// The config of a model and its fingerprints, which cover every number.
 fn identity(source: &ModelSource) -> (String, String, Option<String>) {
     source.build(&LoadOptions::cpu()).unwrap();
     let config = serde_json::to_string(source.config()).unwrap().replace("\"dropout\":0.1", "\"dropout\":0.0");

@@ -41,10 +41,10 @@ pub struct DiffusionFacts {
     pub beta_schedule: String,
 }
 
-/// What a file of weights does not tell by itself. Where its hyper-parameters tell it too, both must agree.
+/// Facts that a file of weights may leave open. Where its hyper-parameters state one of them too, both must agree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ArchitectureHints {
-    /// Which set of parameters is read.
+    /// The set of parameters to read.
     pub parameters: ParameterSet,
     /// Height and width of pictures; not needed if the checkpoint holds an `x_T`.
     pub image_size: Option<usize>,

@@ -56,7 +56,7 @@ const LATENT_BETA_SCHEDULE: Fact = Fact {
 };
 
 impl Fact {
-    /// What was given or told.
+    /// Joins the value of the option and that of the hyper-parameter, which must agree.
     fn joined<T: PartialEq + std::fmt::Display>(&self, given: Option<T>, told: Option<T>) -> Result<Option<T>> {
         match (given, told) {
             (Some(given), Some(told)) if given != told => Err(Error::Contradiction {
@@ -141,7 +141,7 @@ impl<'a> HyperParameters<'a> {
 
     /// The architecture by the sizes that are told; the hints are those of [`HyperParameters::join`].
     /// # Errors
-    /// What is missing or is no architecture of a Diffusion Autoencoder.
+    /// [`Error::BadHyperParameter`] if a size is missing; others if this is no Diffusion Autoencoder.
     pub(super) fn architecture(&self, parts: Parts, hints: &ArchitectureHints) -> Result<Architecture> {
         let encoder = parts.encoder.then(|| self.encoder(hints)).transpose()?;
         let conditioning = if parts.encoder { Conditioning::TimeAndZSem } else { Conditioning::Time };

@@ -1,4 +1,4 @@
-//! The sets of parameters in a file: the average, and what the optimizer works on.
+//! The sets of parameters in a file: the moving average, and the parameters under training.
 //!
 //! A set is found by the first convolution of its `UNet`, whatever stands before the name of that.
 
@@ -17,10 +17,10 @@ const AVERAGE_MARKS: [&str; 8] =
     ["ema_model", "ema", "ema_net", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema", "averaged_model"];
 /// The part of a name that marks what an average is taken of, within the wrapper that takes it.
 const ONLINE_MARK: &str = "online_model";
-/// How many names the error for a file of something else lists.
+/// Number of names that the error for a file of something else lists.
 const NUM_LISTED_NAMES: usize = 6;
 
-/// Which set of parameters in a training checkpoint.
+/// A choice among the sets of parameters of a training checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ParameterSet {
     /// The average where there is one, else the only set.
@@ -28,7 +28,7 @@ pub enum ParameterSet {
     Auto,
     /// The exponential moving average, which everything but training uses: `ema_model.*` in released checkpoints.
     Ema,
-    /// What the optimizer works on: `model.*` in released checkpoints.
+    /// The parameters under training: `model.*` in released checkpoints.
     Online,
 }
 
@@ -37,7 +37,7 @@ pub enum ParameterSet {
 pub(super) struct FoundSet {
     /// The tensors of the state dict, without the names of wrappers.
     pub(super) state: Arc<dyn TensorSource>,
-    /// What stands before the names of its parameters.
+    /// Prefix of the names of its parameters.
     pub(super) prefix: String,
 }
 
@@ -89,7 +89,7 @@ fn describe_prefix(prefix: &str) -> String {
     if prefix.is_empty() { "names without prefix".to_owned() } else { format!("{prefix}*") }
 }
 
-/// What stands before the names of the `UNet`s of a state dict, sorted.
+/// Prefixes of the names of the `UNet`s in a state dict, sorted.
 fn prefixes(state: &dyn TensorSource) -> Vec<String> {
     let names = state.names();
     let prefixes = names.iter().filter_map(|name| name.strip_suffix(STEM));
@@ -125,7 +125,7 @@ fn the_only(path: &Path, mut prefixes: Vec<String>) -> Result<String> {
     }
 }
 
-/// What a file without a `UNet` holds instead, and what it is good for.
+/// Describes a file without a `UNet`, and its use.
 fn describe(state: &dyn TensorSource) -> String {
     let names = state.names();
     let has = |part: &str| names.iter().any(|name| name.split('.').any(|own| own == part));

@@ -93,7 +93,7 @@ impl SafetensorsFile {
     }
 }
 
-/// How many bytes a safetensors file must have by its header, as far as that is there.
+/// Length of a safetensors file by its header, or the end of the header if that is cut off itself.
 fn needed_len(bytes: &[u8]) -> Option<u64> {
     #[derive(serde::Deserialize)]
     struct Place {

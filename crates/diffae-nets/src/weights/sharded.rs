@@ -12,10 +12,10 @@ use crate::error::{Error, Result};
 
 /// The longest index that is read: some hundred bytes a tensor.
 const MAX_INDEX_BYTES: usize = 16 << 20;
-/// How many files an index may name.
+/// Number of files that an index may name.
 const MAX_FILES: usize = 1024;
 
-/// Which file holds which tensor.
+/// Maps tensors to files.
 #[derive(Debug, Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,

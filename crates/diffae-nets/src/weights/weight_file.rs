@@ -15,22 +15,22 @@ use super::torch::{FilePart, MappedFile, ShardedCheckpoint, TensorRef, TorchDtyp
 use super::wrappers::Renamed;
 use crate::error::{Error, Result};
 
-/// Where a checkpoint has its tensors.
+/// Key of the tensors of a checkpoint.
 const STATE_DICT: &str = "state_dict";
-/// Where others have them, without a `state_dict` around.
+/// Keys of the tensors in files without that.
 const OTHER_STATE_DICTS: [&str; 6] = ["model", "model_state_dict", "module", "net", "network", "params"];
-/// Where some have an average.
+/// Keys of averages beside them.
 const AVERAGES: [&str; 6] = ["ema", "ema_model", "ema_state_dict", "model_ema", "state_dict_ema", "params_ema"];
-/// Where Lightning's `WeightAveraging` has what the optimizer works on; its average is then the `state_dict`.
+/// Key of the parameters under training in files of Lightning's `WeightAveraging`, whose average is the `state_dict`.
 /// # Source
 /// Lightning's `pytorch/callbacks/weight_averaging.py`, `on_save_checkpoint`.
 const CURRENT_STATE: &str = "current_model_state";
-/// Where Lightning has the hyper-parameters.
+/// Key of the hyper-parameters.
 const HYPER_PARAMETERS: &str = "hyper_parameters";
 
 /// The file by which a folder of `torch.distributed.checkpoint` is known.
 const SHARDED_METADATA: &str = ".metadata";
-/// Where Lightning puts what of a checkpoint is not in pieces.
+/// File in which Lightning puts the rest of a checkpoint in pieces.
 const LIGHTNING_REST: &str = "meta.pt";
 
 /// Whether a path is a folder that `torch.distributed.checkpoint` wrote.
@@ -45,7 +45,7 @@ pub(super) struct WeightFile {
     pub(super) path: PathBuf,
     /// The tensors of the state dict, by the names that they have in it.
     pub(super) state: Arc<dyn TensorSource>,
-    /// What the optimizer works on, where `state` is known to be its average.
+    /// The parameters under training, where `state` is known to be their average.
     pub(super) online_state: Option<Arc<dyn TensorSource>>,
     /// A JSON object: of the file itself, or of one beside it.
     pub(super) hyper_parameters: Option<Value>,
@@ -77,7 +77,7 @@ impl WeightFile {
         Self { path: path.to_owned(), state, online_state: None, hyper_parameters }
     }
 
-    /// Lightning's strategies put what is not in pieces into a file beside them.
+    /// Opens a checkpoint in pieces; Lightning puts the rest of it into a file beside these.
     fn of_pieces(path: &Path) -> Result<Self> {
         let checkpoint = Arc::new(ShardedCheckpoint::open(path)?);
         let beside_pieces = path.join(LIGHTNING_REST);

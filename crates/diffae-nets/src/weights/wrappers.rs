@@ -23,7 +23,7 @@ const WRAPPERS: [&str; 7] = [
     "_fpw_module",
     "_checkpoint_wrapped_module",
 ];
-/// What `AveragedModel` counts beside the parameters.
+/// The counter that `AveragedModel` has beside the parameters.
 const COUNTER: &str = "n_averaged";
 
 /// The name without those of wrappers; `None` for what only a wrapper has.
@@ -59,9 +59,9 @@ impl Renamed {
         Ok(Self { source, stored })
     }
 
-    /// The same without the names of wrappers.
+    /// Renames tensors to their names without those of wrappers.
     /// # Errors
-    /// As [`Renamed::new`].
+    /// [`Error::CopiesDiffer`], like [`Renamed::new`].
     pub(super) fn unwrapped(source: Arc<dyn TensorSource>) -> Result<Self> {
         Self::new(source, unwrapped)
     }

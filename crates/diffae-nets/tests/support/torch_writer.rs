@@ -12,7 +12,7 @@ use crate::stored_zip::{ZipForm, stored_zip};
 /// Tensors by name.
 pub(crate) type Named = BTreeMap<String, Tensor>;
 
-/// What stands under a key of the dict that is saved.
+/// A value of the dict that is saved.
 pub(crate) enum Entry<'a> {
     /// A dict of tensors.
     Tensors(&'a Named),

@@ -85,7 +85,7 @@ fn broken_files_before_pytorch_1_6_say_where() {
     let whole = include_bytes!("../data/legacy.pth");
     assert!(open(whole).is_ok());
     for (len, hint) in
-        [(13, "magic number"), (40, "facts of the machine"), (300, "saved object"), (750, "within storage")]
+        [(14, "magic number"), (40, "facts of the machine"), (300, "saved object"), (750, "within storage")]
     {
         let error = error_of(&whole[..len]);
         let message = whole_message(&error);

@@ -36,7 +36,7 @@ const MAX_CASE_TIME: Duration = Duration::from_secs(5);
 const CLASSIFIER: &[u8] = include_bytes!("../data/classifier.ckpt");
 const LATENT: &[u8] = include_bytes!("../data/latent.pkl");
 const LEGACY: &[u8] = include_bytes!("../data/legacy.pth");
-/// The same format in protocol 0, whose operands are text, and in protocol 4, which has frames.
+/// Files of that format in protocol 0, whose operands are text, and in protocol 4, which has frames.
 const OTHER_PROTOCOLS: [&[u8]; 2] = [
     include_bytes!("../../../../tests/fixtures/faults/checkpoints/latent_legacy_p0.pkl"),
     include_bytes!("../../../../tests/fixtures/faults/checkpoints/latent_legacy_p4.pkl"),

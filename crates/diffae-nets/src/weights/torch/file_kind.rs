@@ -1,4 +1,4 @@
-//! What a file is that is no checkpoint.
+//! Kinds of files that are no checkpoints.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ const SHOWN_BYTES: usize = 8;
 /// The longest header of a safetensors file.
 const MAX_SAFETENSORS_HEADER: u64 = 100_000_000;
 
-/// How files of known kinds begin, and what they are.
+/// The first bytes of files of known kinds.
 const STARTS: [(&[u8], FileKind); 15] = [
     (b"PK\x03\x04", FileKind::Zip),
     (b"PK\x05\x06", FileKind::Zip),
@@ -50,7 +50,7 @@ pub enum FileKind {
     OldTorchTar,
     /// A compressed file, or an archive of compressed files.
     Compressed {
-        /// What unpacks it.
+        /// The program that unpacks it.
         program: &'static str,
     },
     /// A safetensors file.

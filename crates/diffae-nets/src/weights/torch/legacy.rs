@@ -24,9 +24,9 @@ use super::torch_tensor::StorageId;
 /// # Source
 /// PyTorch's `torch/serialization.py`, `MAGIC_NUMBER`.
 const MAGIC: [u8; 12] = [0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-/// The same in the protocols 0 and 1.
+/// [`MAGIC`] in the protocols 0 and 1.
 const MAGIC_IN_TEXT: &[u8] = b"L119547037146038801333356L\n.";
-/// How long the frame is that the protocols from 4 on may put around the number.
+/// Length of the frame header that the protocols from 4 on may put before the number.
 const FRAME_LEN: usize = 9;
 /// The version that all of these files have.
 const VERSION: i64 = 1001;

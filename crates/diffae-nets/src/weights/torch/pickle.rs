@@ -44,9 +44,9 @@ impl Pickle {
         Self::parse_whole(input, Attributes::Dropped)
     }
 
-    /// The same, with the attributes of objects as if they were dicts of these.
+    /// Reads a pickle like [`Pickle::parse`], with objects as dicts of their attributes.
     /// # Errors
-    /// As [`Pickle::parse`].
+    /// [`PickleError`], like [`Pickle::parse`].
     pub(super) fn parse_with_attributes(input: &[u8]) -> Result<Self> {
         Self::parse_whole(input, Attributes::Kept)
     }
@@ -71,7 +71,7 @@ impl Pickle {
     }
 }
 
-/// What becomes of the attributes that objects are given.
+/// Treatment of the attributes that objects are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attributes {
     /// Nothing.

@@ -25,21 +25,21 @@ use super::torch_tensor::lengths;
 
 /// The file that says where everything is.
 const METADATA: &str = ".metadata";
-/// What names of tensors begin with where they were saved as a checkpoint has them.
+/// Prefix of the names of tensors that were saved as part of a checkpoint.
 const STATE_DICT: &str = "state_dict.";
-/// What the names of hyper-parameters begin with.
+/// Prefix of the names of hyper-parameters.
 const HYPER_PARAMETERS: &str = "hyper_parameters.";
-/// How many attributes of an object are looked at; the classes have up to six.
+/// Number of attributes of an object that are looked at; the classes have up to six.
 const MAX_ATTRIBUTES: usize = 16;
-/// How many files there may be: one a process and thread.
+/// Largest number of files: one a process and thread.
 const MAX_FILES: usize = 4096;
-/// How many pieces a tensor may have.
+/// Largest number of pieces of a tensor.
 const MAX_PIECES: usize = 4096;
-/// How many hyper-parameters are read.
+/// Largest number of hyper-parameters that are read.
 const MAX_HYPER_PARAMETERS: usize = 4096;
-/// How deep hyper-parameters may be nested.
+/// Deepest nesting of hyper-parameters that are read.
 const MAX_DEPTH: usize = 16;
-/// How many times the size of the files all pieces may have together.
+/// Largest size of all pieces together, in sizes of all files.
 const MOST_COPIES: usize = 4;
 
 /// An open folder.
@@ -64,7 +64,7 @@ struct Piece {
     file: usize,
     start: usize,
     len: usize,
-    /// Where a piece of a tensor begins in it, along each axis.
+    /// Start of a piece in its tensor, along each axis.
     offsets: Vec<usize>,
 }
 
@@ -83,7 +83,7 @@ pub(in crate::weights) struct JoinedTensor {
     pub(in crate::weights) bytes: Vec<u8>,
 }
 
-/// What the metadata say of one range.
+/// One range by the metadata.
 struct Storage<'a> {
     name: &'a str,
     offsets: Option<Vec<usize>>,
@@ -153,7 +153,7 @@ impl ShardedCheckpoint {
 
     /// Joins the pieces of a tensor; `None` if there is none of this name.
     /// # Errors
-    /// What is broken in one, or [`TorchError::Sharded`] if they do not make the whole.
+    /// [`TorchError`] if a piece is broken; [`TorchError::Sharded`] if they do not make the whole.
     pub(in crate::weights) fn read(&self, name: &str) -> Result<Option<JoinedTensor>, TorchError> {
         let Some(tensor) = self.tensors.get(name) else { return Ok(None) };
         let broken = || self.broken(ShardedError::Pieces { tensor: excerpt(name) });
@@ -170,7 +170,7 @@ impl ShardedCheckpoint {
 
     /// The hyper-parameters that were saved with the tensors.
     /// # Errors
-    /// What is broken in one.
+    /// [`TorchError`] if one is broken.
     pub(in crate::weights) fn hyper_parameters(&self) -> Result<Option<Value>, TorchError> {
         let mut root = Map::new();
         for (name, piece) in &self.hyper_parameters {

@@ -43,7 +43,7 @@ pub enum TorchError {
     Sharded {
         /// The folder.
         path: PathBuf,
-        /// What is broken.
+        /// The damage.
         source: ShardedError,
     },
     /// The file is a zip archive, but a broken one.
@@ -59,7 +59,7 @@ pub enum TorchError {
     OtherArchive {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// Its kind.
         kind: ZipKind,
     },
     /// The archive holds more than one checkpoint.
@@ -331,7 +331,7 @@ pub enum JsonError {
     },
 }
 
-/// What is broken in a folder of `torch.distributed.checkpoint`.
+/// Damage to a folder of `torch.distributed.checkpoint`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShardedError {
@@ -341,13 +341,13 @@ pub enum ShardedError {
     /// The metadata lack something, or have it in another form.
     #[error(".metadata lacks {what} in the form that PyTorch writes")]
     Missing {
-        /// What.
+        /// Its name.
         what: &'static str,
     },
     /// More of something than any checkpoint needs.
     #[error("there are more than {limit} {what}")]
     TooMany {
-        /// What.
+        /// Its name.
         what: &'static str,
         /// The limit.
         limit: usize,
@@ -361,7 +361,7 @@ pub enum ShardedError {
     /// A range that a file does not have.
     #[error("a piece of {len} bytes at byte {start} reaches beyond the end of its file; copy the folder again")]
     BeyondFile {
-        /// Where it starts.
+        /// Its start.
         start: usize,
         /// Its length.
         len: usize,

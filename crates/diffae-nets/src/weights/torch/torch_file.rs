@@ -79,7 +79,7 @@ impl TorchFile {
 
     /// Reads the pickle of a file that is mapped already; `path` is its name in messages.
     /// # Errors
-    /// As [`TorchFile::open`].
+    /// Those of [`TorchFile::open`].
     pub(in crate::weights) fn from_part(path: &Path, file: FilePart) -> Result<Self, TorchError> {
         let file = Self::of_any(path, file)?;
         if file.arena.dict_entries(file.root).is_none() {
@@ -89,9 +89,9 @@ impl TorchFile {
         Ok(file)
     }
 
-    /// The same, of a file that may hold something else than a dict.
+    /// Reads the pickle of a file that may hold something else than a dict.
     /// # Errors
-    /// As [`TorchFile::open`], but [`TorchError::RootNotDict`].
+    /// Those of [`TorchFile::open`], but [`TorchError::RootNotDict`].
     pub(super) fn of_any(path: &Path, file: FilePart) -> Result<Self, TorchError> {
         let (Pickle { arena, root }, storages) = if LegacyStorages::is_legacy(&file) {
             let broken = |source| TorchError::Legacy { path: path.to_path_buf(), source };
@@ -115,7 +115,7 @@ impl TorchFile {
         TensorRef::from_value(&self.arena, name, self.root)
     }
 
-    /// What was saved, as plain data; see [`TorchFile::json_under`].
+    /// The saved object as plain data; see [`TorchFile::json_under`].
     /// # Errors
     /// [`TorchError::Json`] for data that are nested too deep or too large.
     pub(super) fn root_json(&self) -> Result<serde_json::Value, TorchError> {

@@ -1,4 +1,4 @@
-//! What a zip archive is that is no checkpoint.
+//! Kinds of zip archives that are no checkpoints.
 
 use std::fmt;
 
@@ -58,7 +58,9 @@ impl ZipKind {
         if let Some(program) = Self::of_program(directory) {
             return program;
         }
-        let is_weights = |name: &&[u8]| WEIGHT_ENDINGS.iter().any(|ending| name.ends_with(ending.as_bytes()));
+        let is_weights = |name: &&[u8]| {
+            !name.ends_with(b"/data.pkl") && WEIGHT_ENDINGS.iter().any(|ending| name.ends_with(ending.as_bytes()))
+        };
         let num_entries = directory.names().len();
         if num_entries > 0 && directory.names().all(|name| name.ends_with(b".npy")) {
             Self::Npz
