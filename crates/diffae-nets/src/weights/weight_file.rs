@@ -108,14 +108,12 @@ impl WeightFile {
             None => beside(path)?,
         };
         let file = Arc::new(file);
-        let state = Arc::new(TorchState { tensors: state_dict(&file)?, file: Arc::clone(&file) });
-        let online_state = match file.has_dict(CURRENT_STATE) {
-            true => {
-                let tensors = file.tensors_under(CURRENT_STATE)?;
-                Some(Arc::new(TorchState { tensors, file }) as Arc<dyn TensorSource>)
-            }
-            false => None,
-        };
+        let state = Arc::new(TorchState { file: Arc::clone(&file), tensors: state_dict(&file)? });
+        let mut online_state: Option<Arc<dyn TensorSource>> = None;
+        if file.has_dict(CURRENT_STATE) {
+            let tensors = file.tensors_under(CURRENT_STATE)?;
+            online_state = Some(Arc::new(TorchState { file, tensors }));
+        }
         Ok(Self { path: path.to_owned(), state, online_state, hyper_parameters })
     }
 }
