@@ -8,6 +8,9 @@ use crate::{
     Folder, MODEL, below, golden, hyper_parameters, is_golden, open, refused, renamed, safetensors, state_dict, whole,
 };
 
+/// Puts the name of a wrapper into that of a parameter.
+type Wrap = fn(&str) -> String;
+
 fn no_hints() -> ArchitectureHints {
     ArchitectureHints::default()
 }
@@ -16,7 +19,6 @@ fn no_hints() -> ArchitectureHints {
 fn wrappers_may_stand_at_any_place_of_a_name() {
     let folder = Folder::new();
     let (state, told) = (state_dict(MODEL, "last.ckpt"), hyper_parameters(MODEL));
-    type Wrap = fn(&str) -> String;
     let wraps: [(&str, Wrap); 5] = [
         ("compiled", |name| name.replacen("model.", "model._orig_mod.", 1)),
         ("distributed", |name| format!("module.{name}")),
