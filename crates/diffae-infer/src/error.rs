@@ -104,6 +104,22 @@ pub enum Error {
         #[source]
         source: image::ImageError,
     },
+    /// A file that is no picture, or a picture of a kind that is not read.
+    #[error("cannot read {} as a picture: {problem}", path.display())]
+    UnreadPicture {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do about it.
+        problem: String,
+    },
+    /// A picture file that is not whole.
+    #[error("{} is damaged: {problem}", path.display())]
+    DamagedPicture {
+        /// The file.
+        path: PathBuf,
+        /// What is missing or wrong.
+        problem: String,
+    },
     /// A picture could not be encoded.
     #[error("cannot write the picture {}", path.display())]
     Encode {
@@ -135,6 +151,14 @@ pub enum Error {
     NoPictures {
         /// The folder or file.
         path: PathBuf,
+    },
+    /// A folder whose pictures are all of formats that are not read.
+    #[error("{} holds {found}, which are not read; convert them to PNG or JPEG", path.display())]
+    OnlyUnreadPictures {
+        /// The folder.
+        path: PathBuf,
+        /// How many of which formats.
+        found: String,
     },
     /// A safetensors file lacks a tensor or holds one of another kind.
     #[error("{}: {problem}", path.display())]

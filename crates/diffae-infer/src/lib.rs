@@ -71,6 +71,9 @@ mod model;
 mod model_config;
 mod model_dir;
 mod noise;
+mod notices;
+mod picture_file;
+mod picture_folder;
 mod pipeline;
 mod sample;
 mod sheet;
@@ -84,10 +87,10 @@ pub use decode::DecodeOptions;
 pub use error::{Error, Result};
 pub use files::{Overwrite, write_atomically};
 pub use image_io::{
-    CropBox, ResizeFilter, gif_bytes, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_tensor,
-    square_from_bytes, tensor_from_rgb,
+    CropBox, ResizeFilter, gif_bytes, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_bytes,
+    rgb_from_tensor, square_from_bytes, tensor_from_rgb,
 };
-pub use inputs::{Input, is_picture_name, list_inputs, picture_files, read_batch, read_tensor};
+pub use inputs::{BrokenInput, Input, broken_inputs, list_inputs, read_batch, read_tensor};
 pub use interpolate::{lerp, slerp};
 pub use local_direction::LocalDirection;
 pub use manipulate::keep_residual;
@@ -95,6 +98,8 @@ pub use model::{LoadOptions, Model};
 pub use model_config::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig, ModelKind};
 pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
 pub use noise::{NoisePurpose, NoiseSource};
+pub use notices::warn_once;
+pub use picture_folder::{is_picture_name, no_pictures, picture_files};
 pub use pipeline::Pipeline;
 pub use sheet::{sheet, square_rows};
 
