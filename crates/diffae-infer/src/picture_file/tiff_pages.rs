@@ -125,22 +125,73 @@ fn described_pictures(description: &str, page_samples: u64) -> usize {
     images.unwrap_or(1).max(1)
 }
 
+/// Fails if the first page has several slices, for which the decoder has no words.
+pub(super) fn refuse_volumes(bytes: &[u8]) -> Result<(), Problem> {
+    let file = Directories::of(bytes);
+    let depth = file.as_ref().and_then(|file| {
+        let entry = file.entry(file.number(file.first_place, file.offset_bytes)?, IMAGE_DEPTH)?;
+        file.number(entry + 2, 2).and_then(|kind| file.number(entry + file.value_place, if kind == 3 { 2 } else { 4 }))
+    });
+    match depth {
+        None | Some(0 | 1) => Ok(()),
+        Some(depth) => Err(Problem::Unread(format!(
+            "it holds a volume of {depth} slices, and a picture is one; save each slice as a file of its own"
+        ))),
+    }
+}
+
 /// The file with the page's samples declared gray instead of places in a palette; none if it has no such entry.
 pub(super) fn with_gray_indices(bytes: &[u8], directory: u64) -> Option<Vec<u8>> {
-    let is_little = bytes.first() == Some(&b'I');
-    let number = |at: usize, length: usize| -> Option<u64> {
-        let field = bytes.get(at..at.checked_add(length)?)?;
-        let add = |all: u64, &byte: &u8| all << 8 | u64::from(byte);
-        Some(if is_little { field.iter().rev().fold(0, add) } else { field.iter().fold(0, add) })
-    };
-    let (count_bytes, entry_bytes, value_place) = if number(2, 2)? == 43 { (8, 20, 12) } else { (2, 12, 8) };
-    let start = usize::try_from(directory).ok()?;
-    let count = usize::try_from(number(start, count_bytes)?).ok()?;
-    let mut entries = (0..count).map(|idx| start + count_bytes + idx * entry_bytes);
-    let entry = entries.find(|&entry| number(entry, 2) == Some(u64::from(Tag::PhotometricInterpretation.to_u16())))?;
+    let file = Directories::of(bytes)?;
+    let entry = file.entry(directory, Tag::PhotometricInterpretation)?;
     let mut patched = bytes.to_vec();
     let value: u16 = 1;
-    let field = patched.get_mut(entry + value_place..entry + value_place + 2)?;
-    field.copy_from_slice(&if is_little { value.to_le_bytes() } else { value.to_be_bytes() });
+    let field = patched.get_mut(entry + file.value_place..entry + file.value_place + 2)?;
+    field.copy_from_slice(&if file.is_little { value.to_le_bytes() } else { value.to_be_bytes() });
     Some(patched)
+}
+
+/// Directories of a TIFF as bytes.
+struct Directories<'a> {
+    bytes: &'a [u8],
+    is_little: bool,
+    /// Where the offset of the first directory is, and how long offsets are.
+    first_place: usize,
+    offset_bytes: usize,
+    /// Sizes of the count of entries and of an entry, and where in it the value is.
+    count_bytes: usize,
+    entry_bytes: usize,
+    value_place: usize,
+}
+
+impl<'a> Directories<'a> {
+    fn of(bytes: &'a [u8]) -> Option<Self> {
+        let is_little = bytes.first()? == &b'I';
+        let classic =
+            Self { bytes, is_little, first_place: 4, offset_bytes: 4, count_bytes: 2, entry_bytes: 12, value_place: 8 };
+        let is_big = classic.number(2, 2)? == 43;
+        let big = |classic| Self {
+            first_place: 8,
+            offset_bytes: 8,
+            count_bytes: 8,
+            entry_bytes: 20,
+            value_place: 12,
+            ..classic
+        };
+        Some(if is_big { big(classic) } else { classic })
+    }
+
+    fn number(&self, at: usize, length: usize) -> Option<u64> {
+        let field = self.bytes.get(at..at.checked_add(length)?)?;
+        let add = |all: u64, &byte: &u8| all << 8 | u64::from(byte);
+        Some(if self.is_little { field.iter().rev().fold(0, add) } else { field.iter().fold(0, add) })
+    }
+
+    /// The place of a directory's entry.
+    fn entry(&self, directory: u64, tag: Tag) -> Option<usize> {
+        let start = usize::try_from(directory).ok()?.checked_add(self.count_bytes)?;
+        let count = self.number(start - self.count_bytes, self.count_bytes)?.min(u64::from(u16::MAX));
+        let places = (0..usize::try_from(count).ok()?).map(|idx| start.saturating_add(idx * self.entry_bytes));
+        places.into_iter().find(|&place| self.number(place, 2) == Some(u64::from(tag.to_u16())))
+    }
 }
