@@ -7,6 +7,7 @@ mod codes;
 mod demo;
 mod edits;
 mod evaluation;
+mod faulty_pictures;
 mod kernels;
 mod models;
 mod pictures;

@@ -163,6 +163,16 @@ pub(crate) struct PictureArgs {
     /// Picture files, folders, or .safetensors files that hold x [N, C, H, W] in [-1, 1]
     #[arg(required = true)]
     pub(crate) input: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) broken: BrokenArgs,
+}
+
+/// What to do about pictures that cannot be read.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct BrokenArgs {
+    /// Leave out pictures that cannot be read, and say which and why
+    #[arg(long)]
+    pub(crate) skip_broken: bool,
 }
 
 /// How pictures are decoded.
@@ -358,6 +368,8 @@ pub(crate) struct EditArgs {
     /// Picture files, folders, or .safetensors files that hold x [N, C, H, W] in [-1, 1]
     #[arg(required_unless_present = "list")]
     pub(crate) input: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) broken: BrokenArgs,
     /// Where to write
     #[arg(long, short, value_name = "PATH", required_unless_present = "list")]
     pub(crate) out: Option<PathBuf>,

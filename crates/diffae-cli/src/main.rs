@@ -28,7 +28,10 @@ fn main() -> ExitCode {
     let cli = args::Cli::parse();
     logging::install(&cli.global);
     match device::set_up_kernels(&cli.global).and_then(|()| commands::run(cli)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            pictures::warn_of_left_out();
+            ExitCode::SUCCESS
+        }
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if is_interrupt(&error) => {
             eprintln!("interrupted; what was written is whole");

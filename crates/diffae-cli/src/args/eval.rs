@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use diffae_eval::{FeatureKind, LpipsBackbone};
 use diffae_train::Crop;
 
-use super::{BatchArgs, ForceArgs, HintArgs, ModelArgs, RandomArgs, positive};
+use super::{BatchArgs, BrokenArgs, ForceArgs, HintArgs, ModelArgs, RandomArgs, positive};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -115,6 +115,8 @@ pub(crate) struct EvalDataArgs {
     /// Take the first pictures only
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<usize>,
+    #[command(flatten)]
+    pub(crate) broken: BrokenArgs,
 }
 
 /// What is cut out of a picture.
@@ -437,6 +439,8 @@ pub(crate) struct FidArgs {
     /// Take the first real pictures only
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<usize>,
+    #[command(flatten)]
+    pub(crate) broken: BrokenArgs,
     /// Whose features are compared
     #[arg(long, value_enum, default_value_t = FeatureName::Inception)]
     pub(crate) features: FeatureName,

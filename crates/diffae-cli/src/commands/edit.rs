@@ -1,12 +1,13 @@
 //! `diffae edit --model MODEL INPUT.. --attribute NAME --strength 0.3 --out DIR`
 
 use anyhow::{Context, Result, bail};
-use diffae_infer::{Input, LoadOptions, ModelSource, list_inputs, rgb_from_tensor, sheet};
+use diffae_infer::{Input, LoadOptions, ModelSource, rgb_from_tensor, sheet};
 use diffae_nets::AttributeClassifier;
 use image::RgbImage;
 
 use crate::args::{EditArgs, GlobalArgs};
 use crate::output::{PictureOutput, Provenance, say, say_json};
+use crate::pictures::list_readable;
 use crate::progress::Progress;
 use crate::session::{Session, architecture_hints};
 
@@ -23,7 +24,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
     if let Some(strength) = args.strengths.iter().chain(&args.strength).find(|strength| !strength.is_finite()) {
         bail!("a strength of {strength} is no strength")
     }
-    let inputs = list_inputs(&args.input)?;
+    let inputs = list_readable(&args.input, &args.broken)?;
     let open = || Session::open(global, &args.model, &args.batch);
     let mut session = None;
     let strengths = match (args.strength, &args.strengths[..]) {

@@ -2,10 +2,11 @@
 
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
-use diffae_infer::{Codes, list_inputs};
+use diffae_infer::Codes;
 
 use crate::args::{EncodeArgs, GlobalArgs};
 use crate::output::{Provenance, is_safetensors, refuse_existing, say};
+use crate::pictures::list_readable;
 use crate::progress::Progress;
 use crate::session::Session;
 
@@ -16,7 +17,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     }
     let overwrite = args.out.force.overwrite();
     refuse_existing(&args.out.out, overwrite)?;
-    let inputs = list_inputs(&args.pictures.input)?;
+    let inputs = list_readable(&args.pictures.input, &args.pictures.broken)?;
     let session = Session::open(global, &args.model, &args.batch)?;
     if args.semantic_only && !session.has_z_sem() {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())

@@ -2,12 +2,13 @@
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use diffae_infer::{NoiseSource, list_inputs, rgb_from_tensor, sheet};
+use diffae_infer::{NoiseSource, rgb_from_tensor, sheet};
 use image::RgbImage;
 use serde::Serialize;
 
 use crate::args::{GlobalArgs, ReconstructArgs, ReconstructionNoise};
 use crate::output::{MOST_ON_SHEET, PictureOutput, Provenance, say, say_json};
+use crate::pictures::list_readable;
 use crate::progress::Progress;
 use crate::session::{Session, to_unit};
 
@@ -24,7 +25,7 @@ struct Measured {
 
 /// Encodes and decodes pictures, shows both side by side, and measures the difference.
 pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
-    let inputs = list_inputs(&args.pictures.input)?;
+    let inputs = list_readable(&args.pictures.input, &args.pictures.broken)?;
     let names: Vec<String> = inputs.iter().map(|input| input.name.clone()).collect();
     let planned: Vec<String> = names.iter().cloned().chain([SHEET.to_owned()]).collect();
     let mut output = PictureOutput::new(&args.out.out, &planned, args.out.force.overwrite())?;

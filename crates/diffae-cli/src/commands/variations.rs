@@ -1,16 +1,17 @@
 //! `diffae variations --model MODEL INPUT.. -n 8 --out DIR`
 
 use anyhow::{Result, bail};
-use diffae_infer::{NoiseSource, list_inputs, rgb_from_tensor, sheet};
+use diffae_infer::{NoiseSource, rgb_from_tensor, sheet};
 
 use crate::args::{GlobalArgs, VariationsArgs};
 use crate::output::{MOST_ON_SHEET, PictureOutput, Provenance, say};
+use crate::pictures::list_readable;
 use crate::progress::Progress;
 use crate::session::Session;
 
 /// Decodes the `z_sem` of each picture with several random `x_T`.
 pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
-    let inputs = list_inputs(&args.pictures.input)?;
+    let inputs = list_readable(&args.pictures.input, &args.pictures.broken)?;
     let names = |name: &str| (0..args.count).map(|idx| format!("{name}_variation_{idx:03}")).collect::<Vec<_>>();
     let planned = inputs.iter().flat_map(|input| names(&input.name)).chain(["sheet".to_owned()]);
     let mut output = PictureOutput::new(&args.out.out, &planned.collect::<Vec<_>>(), args.out.force.overwrite())?;

@@ -122,6 +122,15 @@ impl Pictures {
         self.items.len()
     }
 
+    /// Leaves out those whose place is not to be kept.
+    pub fn retain(&mut self, is_kept: impl Fn(usize) -> bool) {
+        let mut place = 0;
+        self.items.retain(|_| {
+            place += 1;
+            is_kept(place - 1)
+        });
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -170,6 +170,7 @@ fn fid_args(args: &AllArgs, weights: PathBuf, run: EvalRunArgs, steps: usize) ->
         data: Some(args.data.data.clone()),
         crop: args.data.crop,
         limit: args.data.limit,
+        broken: args.data.broken.clone(),
         features: args.features,
         weights,
         protocol: FidProtocol::Plain,

@@ -37,7 +37,8 @@ pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<Report> 
     let penalty = args.labelled.inverse_penalty.map_or_else(|| "chosen".into(), Into::into);
     let train = args.train_data.as_deref().zip(args.train_labels.as_deref());
     let train = train.map(|(data, labels)| {
-        LabelledPictures::find(PictureSet::first(data, args.labelled.data.crop.into(), None)?, labels, 2)
+        let pictures = PictureSet::first(data, args.labelled.data.crop.into(), None)?;
+        LabelledPictures::find(pictures.handling_broken(&args.labelled.data.broken)?, labels, 2)
     });
     let train = train.transpose()?;
     let more = |_: &Session, names: &[String]| {

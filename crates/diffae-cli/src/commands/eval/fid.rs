@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use diffae_eval::{
     FeatureKind, FeatureNetwork, Moments, frechet_distance, kernel_distance_of_subsets, manifold_members,
 };
-use diffae_infer::{NoiseSource, write_atomically};
+use diffae_infer::{NoiseSource, rgb_from_bytes, write_atomically};
 use diffae_train::Crop;
 
 use super::feature_file::{FeatureFile, fingerprint_of_file};
@@ -67,7 +67,7 @@ pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<Report> {
     let features = Features::open(global, args)?;
     let real = args.data.as_ref().map(|data| {
         let limit = args.limit.or(is_reference.then_some(REFERENCE_COUNT));
-        PictureSet::first(data, args.crop.into(), limit)
+        PictureSet::first(data, args.crop.into(), limit)?.handling_broken(&args.broken)
     });
     let real = real.transpose()?;
     let judged = Judged::open(global, args)?;
@@ -251,9 +251,7 @@ fn real_pictures(
 /// Pictures of a folder, of the sizes that they have.
 fn as_they_are(pictures: &PictureSet, range: Range<usize>) -> Result<Vec<Tensor>> {
     let read = |idx: usize| -> Result<Tensor> {
-        let name = pictures.name(idx);
-        let bytes = pictures.all().bytes(idx)?;
-        let picture = image::load_from_memory(&bytes).with_context(|| format!("cannot read {name}"))?.into_rgb8();
+        let picture = rgb_from_bytes(&pictures.all().bytes(idx)?, Path::new(&pictures.name(idx)))?;
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         let x = Tensor::from_vec(picture.into_raw(), (1, height, width, 3), &Device::Cpu)?;
         Ok((x.permute((0, 3, 1, 2))?.to_dtype(candle_core::DType::F32)? / 255.)?.contiguous()?)
@@ -302,7 +300,8 @@ impl Judged {
     fn open(global: &GlobalArgs, args: &FidArgs) -> Result<Self> {
         let model = match args.judged.get()? {
             JudgedArg::Pictures(folder) => {
-                return Ok(Self::Folder(PictureSet::first(&folder, Crop::Center, args.count)?));
+                let pictures = PictureSet::first(&folder, Crop::Center, args.count)?;
+                return Ok(Self::Folder(pictures.handling_broken(&args.broken)?));
             }
             JudgedArg::Model(model) => model,
         };
