@@ -235,3 +235,36 @@ fn pictures_of_other_kinds_keep_their_colors() {
     let greens = sheet.pixels().filter(|pixel| pixel.0 == [0, 200, 0]).count();
     assert!(greens >= 3 * 16 * 16, "{greens}");
 }
+
+#[test]
+fn training_warns_of_an_animation_once() {
+    let workspace = Workspace::new();
+    mixed_folder(&workspace);
+    for name in ["b.jpg", "d.png"] {
+        fs::remove_file(workspace.path("mixed").join(name)).unwrap();
+    }
+    fs::copy(fault("whole/animation.gif"), workspace.path("mixed/film.gif")).unwrap();
+    let args = ["train", "--preset", "smoke", "--data", "mixed", "--out", "run", "--stage", "autoencoder"];
+    let settings = ["--set", "autoencoder.images=64", "--set", "data.validation_share=0"];
+    let finished = workspace.run(&[&args[..], &settings].concat()).succeeds();
+    assert_eq!(finished.stderr().matches("is an animation").count(), 1, "{}", finished.stderr());
+}
+
+#[test]
+fn faces_of_broken_photographs_are_left_out() {
+    let workspace = Workspace::new();
+    fs::create_dir(workspace.path("photos")).unwrap();
+    fs::copy(fixture("align/astronaut.png"), workspace.path("photos/a.png")).unwrap();
+    fs::copy(fault("truncated.jpg"), workspace.path("photos/b.jpg")).unwrap();
+    let landmarks = fixture("align/small_68.dat");
+    let align = |more: &[&str]| {
+        let args = ["align", "photos", "--landmarks", &landmarks, "--whole", "--size", "32", "--out", "out", "--force"];
+        workspace.run(&[&args[..], more].concat())
+    };
+    align(&[])
+        .fails_with("1 of 2 pictures could not be aligned: b; --skip-broken leaves out those that cannot be read");
+    let finished = align(&["--skip-broken"]).succeeds();
+    assert_eq!(warnings(&finished).len(), 2, "{}", finished.stderr());
+    assert!(finished.stderr().contains("1 of 2 pictures could not be read and was left out"), "{}", finished.stderr());
+    assert_eq!(workspace.files("out"), ["a.png"]);
+}

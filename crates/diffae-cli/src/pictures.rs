@@ -82,7 +82,9 @@ fn left_out(
     let so_far = left_out.get_or_insert_with(|| LeftOut { names: BTreeSet::new(), total });
     so_far.names.extend(broken.iter().map(|&(place, _)| name(place)));
     let mut kept = vec![true; total];
-    broken.iter().for_each(|&(place, _)| kept[place] = false);
+    for &(place, _) in broken {
+        kept[place] = false;
+    }
     Ok(kept)
 }
 

@@ -98,9 +98,9 @@ impl Search {
             let file_type = entry.file_type().map_err(failed)?;
             if !file_type.is_symlink() {
                 if file_type.is_dir() {
-                    self.enter(&path)?
+                    self.enter(&path)?;
                 } else {
-                    self.add(path, file_type)
+                    self.add(path, file_type);
                 }
                 continue;
             }

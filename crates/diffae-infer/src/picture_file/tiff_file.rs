@@ -3,6 +3,7 @@
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageBuffer};
+use tiff::decoder::ifd::Value;
 use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::{CompressionMethod, Tag};
 use tiff::{ColorType, TiffError, TiffUnsupportedError};
@@ -109,7 +110,7 @@ fn check_compression(decoder: &mut TiffDecoder<'_>, bytes: &[u8]) -> Result<(), 
 /// Strips and tiles that are JPEGs have to be whole: their decoder fills with gray what is missing.
 fn check_jpegs(decoder: &mut TiffDecoder<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let tables = decoder.find_tag(Tag::JPEGTables).map_err(in_words)?;
-    let tables = tables.map(|tables| tables.into_u8_vec()).transpose().map_err(in_words)?;
+    let tables = tables.map(Value::into_u8_vec).transpose().map_err(in_words)?;
     let mut numbers = |strips, tiles| -> Result<Vec<u64>, Problem> {
         let of_strips = decoder.find_tag_unsigned_vec(strips).map_err(in_words)?;
         let of_tiles = decoder.find_tag_unsigned_vec(tiles).map_err(in_words)?;
@@ -201,7 +202,7 @@ fn samples(decoder: &mut TiffDecoder<'_>, color: ColorType, page: &Page) -> Resu
         }
         DecodingResult::U8(mut samples) => {
             if matches!(color, ColorType::YCbCr(_)) {
-                samples.chunks_exact_mut(3).for_each(|pixel| rgb_from_ycbcr(pixel));
+                samples.chunks_exact_mut(3).for_each(rgb_from_ycbcr);
             }
             samples.into_iter().map(|sample| u16::from(sample) * 257).collect()
         }
@@ -339,7 +340,7 @@ mod tests {
                 "4" => 16,
                 _ => 256,
             };
-            let first = (place % count) * 255 / (count - 1);
+            let first = ((place % count) * 255).checked_div(count - 1).unwrap();
             return [first, 255 - first, 77].map(|value| f64::from(value) / 255.);
         }
         let is_rgb = name.starts_with("rgb");

@@ -50,9 +50,9 @@ pub(super) fn find_picture(mut decoder: TiffDecoder<'_>) -> Result<Page, Problem
         }
         let (page, after) = read_page(&mut decoder, pointer, seen.len() - 1)?;
         if page.is_aside {
-            num_asides += 1
+            num_asides += 1;
         } else {
-            pages.push(page)
+            pages.push(page);
         }
         next = after;
     }
