@@ -4,6 +4,7 @@
 mod align;
 mod bad_input;
 mod codes;
+mod datasets;
 mod demo;
 mod edits;
 mod evaluation;

@@ -135,19 +135,20 @@ fn warn_of_unused_z(z_usage: Option<f64>, images: usize) {
     }
 }
 
-/// The pictures of validation and previews; those of training where none are kept.
+/// The pictures of validation and previews; those of training where none are kept, or none of these can be read.
 fn watched(data: &Data, config: &TrainConfig) -> Result<Tensor> {
-    let pictures = if data.validation.is_empty() { &data.train } else { &data.validation };
-    // Spread over the whole, since names often sort by kind. Broken ones are reported when training meets them.
-    let count = pictures.len().min(MOST_VALIDATED);
-    let spread = (0..count).map(|i| (i * pictures.len()).checked_div(count).unwrap_or(0));
-    let picture = |idx| pictures.read(idx, config.model.image_channels, config.model.image_size).ok();
-    let read: Vec<Tensor> = spread.filter_map(picture).collect();
-    if read.is_empty() {
-        let problem = "none of its pictures can be read".to_owned();
-        return Err(Error::Data { path: pictures.root().to_owned(), problem });
+    for pictures in [&data.validation, &data.train] {
+        // Spread over the whole, since names often sort by kind.
+        let count = pictures.len().min(MOST_VALIDATED);
+        let spread = (0..count).map(|i| (i * pictures.len()).checked_div(count).unwrap_or(0));
+        let (channels, image_size) = (config.model.image_channels, config.model.image_size);
+        let picture = |idx| pictures.read_or_leave_out(idx, channels, image_size).transpose();
+        let read: Vec<Tensor> = spread.filter_map(picture).collect::<Result<_>>()?;
+        if !read.is_empty() {
+            return Ok(Tensor::stack(&read, 0)?);
+        }
     }
-    Ok(Tensor::stack(&read, 0)?)
+    Err(data.train.none_readable())
 }
 
 /// Images a second, and the share of time spent waiting.

@@ -29,6 +29,9 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
     let Some(codes) = Codes::of(of_stage, CODES_FILE, &model, &data.train, on_step)? else {
         return Ok(Outcome::Stopped);
     };
+    if codes.indices.is_empty() {
+        return Err(data.train.none_readable());
+    }
     // Those that the latent net was trained with, if there is one: pictures may have come since.
     let moments = source.latent_moments().cloned().map_or_else(|| codes.moments(), Ok)?;
     let train = Labelled::new(&codes, &moments, &data.train, labels)?;
@@ -42,7 +45,9 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
         let Some(codes) = Codes::of(of_stage, VALIDATION_CODES_FILE, &model, &data.validation, on_step)? else {
             return Ok(Outcome::Stopped);
         };
-        Some(Labelled::new(&codes, &moments, &data.validation, labels)?).filter(|some| !some.rows.is_empty())
+        let labelled = || Labelled::new(&codes, &moments, &data.validation, labels);
+        let labelled = (!codes.indices.is_empty()).then(labelled).transpose()?;
+        labelled.filter(|labelled| !labelled.rows.is_empty())
     };
     let (width, count) = (config.model.z_channels, labels.names.len());
     let bound = (width as f64).sqrt().recip();

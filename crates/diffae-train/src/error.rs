@@ -89,16 +89,18 @@ pub enum Error {
         problem: String,
     },
     /// Too many pictures could not be read.
-    #[error("{broken} of {seen} pictures could not be read, more than the share {limit} that data.max_broken_share allows; the last was {}", last.display())]
+    #[error(
+        "{broken} of {seen} pictures could not be read, more than the share {limit} that data.max_broken_share allows; the last: {last}"
+    )]
     TooManyBroken {
         /// How many.
         broken: usize,
-        /// Of how many that were tried.
+        /// Pictures of the data.
         seen: usize,
         /// What is allowed.
         limit: f64,
-        /// One of them.
-        last: PathBuf,
+        /// The last one, with the reason.
+        last: String,
     },
     /// Another process works in the run folder.
     #[error("another run is at work in {}", path.display())]

@@ -100,6 +100,9 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
     let Some(codes) = Codes::of(of_stage, CODES_FILE, &model, &data.train, on_step)? else {
         return Ok(Outcome::Stopped);
     };
+    if codes.indices.is_empty() {
+        return Err(data.train.none_readable());
+    }
     let moments = codes.moments()?;
     let z = codes.normalized(&moments)?;
     let latent = config.latent_config()?;
@@ -122,7 +125,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
         let Some(codes) = Codes::of(of_stage, VALIDATION_CODES_FILE, &model, &data.validation, on_step)? else {
             return Ok(Outcome::Stopped);
         };
-        Some(codes.normalized(&moments)?)
+        (!codes.indices.is_empty()).then(|| codes.normalized(&moments)).transpose()?
     };
     drop(model);
     let with_latent_net = |parameters: &Parameters| -> Result<ModelSource> {

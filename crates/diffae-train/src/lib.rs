@@ -58,7 +58,7 @@ pub use config::{
     Activations, Crop, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings,
     ObjectiveSettings, OptimizerKind, RunSettings, StageSettings, TrainConfig,
 };
-pub use data::{CELEBA_BOX, Labels, Lmdb, LmdbWriter, Pictures, Split};
+pub use data::{CELEBA_BOX, LabelForm, LabelRow, LabelTable, Labels, Lmdb, LmdbWriter, Pictures, Split, Strangers};
 pub use error::{Error, Result};
 pub use latent::{LatentTrainer, latent_loss};
 pub use local_direction::{NUM_JUDGEMENTS, OtherCodes, PairedCodes, fit_local_direction};
@@ -120,7 +120,9 @@ pub struct TrainOptions {
 pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep<'_>) -> Result<Outcome> {
     let config = folder.config().clone();
     let find = |split| Pictures::find(&folder.notes().data, &config.data, split);
-    let data = Data { train: find(Split::Train)?, validation: find(Split::Validation)? };
+    let mut data = Data { train: find(Split::Train)?, validation: find(Split::Validation)? };
+    let splits = [&mut data.train, &mut data.validation];
+    Pictures::count_unreadable(splits, folder.path(), config.data.max_broken_share)?;
     let pictures = [&data.train, &data.validation];
     let labels = folder.notes().labels.as_ref().map(|path| Labels::of_pictures(path, &pictures)).transpose()?;
     let stages = Stage::ALL.into_iter().filter(|stage| options.stage.is_none_or(|only| only == *stage));
@@ -163,6 +165,7 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
         }
         folder.set_done(stage)?;
     }
+    data.train.unreadable().say();
     Ok(Outcome::Finished)
 }
 

@@ -89,7 +89,7 @@ impl Begun {
 
 impl Codes {
     /// Encodes all pictures, or reads what has been encoded before of the same pictures by the same model. Pictures that
-    /// cannot be read are left out. Nothing if `on_step` stops it; what is encoded by then is kept.
+    /// cannot be read are left out, if need be all. Nothing if `on_step` stops it; what is encoded by then is kept.
     pub(crate) fn of(
         (folder, stage): (&RunFolder, Stage),
         file: &str,
@@ -109,14 +109,9 @@ impl Codes {
         let num_steps = all.len().div_ceil(ENCODED_AT_ONCE);
         while first < all.len() {
             let some = &all[first..(first + ENCODED_AT_ONCE).min(all.len())];
-            let read = some.par_iter().map(|&idx| (idx, pictures.read(idx, channels, image_size)));
-            let mut present = vec![];
-            for (idx, read) in read.collect::<Vec<(usize, Result<Tensor>)>>() {
-                match read {
-                    Ok(x) => present.push((idx, x)),
-                    Err(error) => tracing::warn!("left out: {error} ({})", pictures.name(idx)),
-                }
-            }
+            let read = some.par_iter().map(|&idx| Ok((idx, pictures.read_or_leave_out(idx, channels, image_size)?)));
+            let read = read.collect::<Result<Vec<(usize, Option<Tensor>)>>>()?;
+            let present: Vec<(usize, Tensor)> = read.into_iter().filter_map(|(idx, x)| Some((idx, x?))).collect();
             if !present.is_empty() {
                 let x_0: Vec<&Tensor> = present.iter().map(|(_, x)| x).collect();
                 codes.z_sem.push(model.encode_semantic(&Tensor::stack(&x_0, 0)?)?);
@@ -135,8 +130,7 @@ impl Codes {
             }
         }
         if codes.indices.is_empty() {
-            let problem = "none of its pictures can be read".to_owned();
-            return Err(Error::Data { path: pictures.root().to_owned(), problem });
+            return Ok(Some(Self { z_sem: Tensor::zeros((0, 1), DType::F32, &Device::Cpu)?, indices: vec![] }));
         }
         Ok(Some(Self { z_sem: Tensor::cat(&codes.z_sem, 0)?, indices: codes.indices }))
     }

@@ -61,7 +61,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 fn given(path: &Path) -> Result<LabelFile> {
-    LabelFile::new(path, fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?)
+    LabelFile::new(path, fs::read(path).with_context(|| format!("cannot read {}", path.display()))?)
 }
 
 /// The path of each without its ending, which stays where two would be the same; without the folders of a zip that hold

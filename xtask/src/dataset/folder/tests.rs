@@ -61,8 +61,9 @@ fn labels_get_the_new_names_and_must_name_pictures() {
     run("folder", &tree, &out, &options).unwrap();
     let made = std::fs::read_to_string(out.join("attributes.csv")).unwrap();
     assert_eq!(made, "file,Small\nb.png,0\na.jpg.png,1\n");
-    let read = Labels::from_file(&out.join("attributes.csv")).unwrap();
-    read.check(&out, &[&Pictures::all(&out.join("images"), Crop::Center).unwrap()]).unwrap();
+    let pictures = Pictures::all(&out.join("images"), Crop::Center).unwrap();
+    let read = Labels::of_pictures(&out.join("attributes.csv"), &[&pictures]).unwrap();
+    assert_eq!(read.of("cat/a.jpg.png"), Some(&[true][..]));
 
     folder(&tree, &[("fox/b.webp".to_owned(), encoded(&gradient(20, 20, 0), ImageFormat::WebP))]);
     std::fs::write(&labels, "2\nSmall\nfox/b.webp 1\ndog/b.webp -1\n").unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use diffae_eval::{InversePenalty, auroc, average_precision, cross_validated_logits, logits_of_others};
-use diffae_train::{FOLDER_LABELS, Labels};
+use diffae_train::{FOLDER_LABELS, Labels, Strangers};
 
 use super::codes::encode_all;
 use super::feature_file::fingerprint_of_file;
@@ -244,7 +244,7 @@ fn read_labels(path: &Path, pictures: &PictureSet) -> Result<Labels> {
     let labels = if path == Path::new(FOLDER_LABELS) {
         Labels::from_folders(&[pictures.all()])?
     } else {
-        Labels::from_file(path)?
+        Labels::matched(path, &[pictures.all()], Strangers::PassOver)?
     };
     Ok(labels)
 }
