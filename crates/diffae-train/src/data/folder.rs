@@ -1,6 +1,5 @@
 //! The pictures of a folder, or of archives and databases in it.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -128,12 +127,9 @@ impl Pictures {
     /// # Errors
     /// If the list in the run folder cannot be read.
     pub(crate) fn count_unreadable(splits: [&mut Self; 2], run: &Path, limit: f64) -> Result<()> {
-        let unreadable = {
-            let names: BTreeSet<&str> =
-                splits.iter().flat_map(|split| split.items.iter().map(|item| item.name.as_str())).collect();
-            let num_pictures = splits.iter().map(|split| split.len()).sum();
-            Arc::new(Unreadable::of_run(run, Unreadable::new(num_pictures, limit), |name| names.contains(name))?)
-        };
+        let unreadable = Unreadable::new(splits.iter().map(|split| split.len()).sum(), limit);
+        let paths = || splits.iter().flat_map(|split| split.items.iter().map(Item::path));
+        let unreadable = Arc::new(unreadable.of_run(run, paths)?);
         for split in splits {
             split.unreadable = Arc::clone(&unreadable);
         }
@@ -195,10 +191,10 @@ impl Pictures {
     /// # Errors
     /// [`Error::TooManyBroken`] if more pictures are unreadable than the settings put up with.
     pub(crate) fn read_or_leave_out(&self, idx: usize, channels: usize, image_size: usize) -> Result<Option<Tensor>> {
-        let name = self.name(idx);
+        let path = || self.items.get(idx).map(Item::path).unwrap_or_default();
         match self.read(idx, channels, image_size) {
-            Ok(picture) => self.unreadable.remove(&name).map(|()| Some(picture)),
-            Err(error) => self.unreadable.add(&name, &error).map(|()| None),
+            Ok(picture) => self.unreadable.remove(path).map(|()| Some(picture)),
+            Err(error) => self.unreadable.add(path(), &error).map(|()| None),
         }
     }
 

@@ -183,7 +183,7 @@ fn from_csv(text: &str, first: &str) -> Parsed<LabelTable> {
     let mut rows = vec![];
     for record in records {
         let record = record.map_err(|error| error.to_string())?;
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = record.position().map_or(0, |position| line_of(text, position));
         let fields: Vec<String> = record.iter().map(str::to_owned).collect();
         if fields.iter().all(String::is_empty) {
             continue;
@@ -209,6 +209,14 @@ fn from_csv(text: &str, first: &str) -> Parsed<LabelTable> {
     };
     let rows = rows.into_iter().map(row).collect::<Parsed<_>>()?;
     Ok(LabelTable { form: LabelForm::Csv, name_header, attributes: header.collect(), rows })
+}
+
+/// The line on which a record begins: its position is before the empty lines in front of it.
+fn line_of(text: &str, position: &csv::Position) -> u64 {
+    let start = usize::try_from(position.byte()).unwrap_or(usize::MAX);
+    let rest = text.as_bytes().get(start..).unwrap_or_default();
+    let empty = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n'));
+    position.line() + empty.filter(|&&byte| byte == b'\n').count() as u64
 }
 
 /// The separator that a header has most of, outside quotes.

@@ -51,20 +51,22 @@ impl Labels {
         let values = table.labels(path)?;
         let known = Known::new(pictures);
         let failed = |problem| Error::Data { path: path.to_owned(), problem };
-        let (mut rows, mut missing) = (Rows::default(), vec![]);
+        let (mut rows, mut missing) = (Rows::of(&table.attributes), vec![]);
         for (row, values) in table.rows.iter().zip(values) {
             match known.find(&row.name).map_err(|problem| failed(format!("line {}: {problem}", row.line)))? {
-                Some(name) => rows.add((row.line, name), values, &table.attributes).map_err(failed)?,
+                Some(name) => rows.add(row.line, name, values).map_err(failed)?,
                 None => missing.push(row),
             }
         }
         if let Some(first) = missing.first().filter(|_| strangers == Strangers::Refuse) {
             let count = counted(missing.len(), "labelled picture");
             let (are, name, line) = (if missing.len() == 1 { "is" } else { "are" }, &first.name, first.line);
-            return Err(failed(format!("{count} {are} not among the data, such as {name} (line {line})")));
+            let all = missing.len() == table.rows.len();
+            let hint = if all { "; the first column must name the pictures" } else { "" };
+            return Err(failed(format!("{count} {are} not among the data, such as {name} (line {line}){hint}")));
         }
         rows.say_repeats(path);
-        let labels = Self { names: table.attributes, rows: rows.by_name() };
+        let labels = Self { names: table.attributes.clone(), rows: rows.by_name() };
         labels.say_coverage(path, pictures);
         Ok(labels)
     }
@@ -93,13 +95,12 @@ impl Labels {
     /// As [`Labels::from_file`].
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
         let table = LabelTable::from_bytes(bytes, path)?;
-        let mut rows = Rows::default();
+        let mut rows = Rows::of(&table.attributes);
         for (row, values) in table.rows.iter().zip(table.labels(path)?) {
-            let added = rows.add((row.line, &row.name), values, &table.attributes);
+            let added = rows.add(row.line, &row.name, values);
             added.map_err(|problem| Error::Data { path: path.to_owned(), problem })?;
         }
-        let rows = rows.by_name();
-        Ok(Self { names: table.attributes, rows })
+        Ok(Self { names: table.attributes.clone(), rows: rows.by_name() })
     }
 
     /// One attribute for each folder right below the root. Pictures in no folder have no labels.
@@ -172,27 +173,26 @@ impl Labels {
 }
 
 /// Rows by picture, with their lines.
-#[derive(Default)]
-struct Rows {
+struct Rows<'a> {
+    attributes: &'a [String],
     rows: HashMap<String, (u64, Vec<bool>)>,
     /// Lines that say the same again.
     repeats: Vec<(u64, String)>,
 }
 
-impl Rows {
+impl<'a> Rows<'a> {
+    fn of(attributes: &'a [String]) -> Self {
+        Self { attributes, rows: HashMap::new(), repeats: vec![] }
+    }
+
     /// Fails if there is a row of the picture that says something else.
-    fn add(
-        &mut self,
-        (line, name): (u64, &str),
-        values: Vec<bool>,
-        attributes: &[String],
-    ) -> std::result::Result<(), String> {
+    fn add(&mut self, line: u64, name: &str, values: Vec<bool>) -> std::result::Result<(), String> {
         let Some((before, known)) = self.rows.get(name) else {
             self.rows.insert(name.to_owned(), (line, values));
             return Ok(());
         };
         let differs = known.iter().zip(&values).position(|(known, value)| known != value);
-        if let Some(attribute) = differs.and_then(|idx| attributes.get(idx)) {
+        if let Some(attribute) = differs.and_then(|idx| self.attributes.get(idx)) {
             return Err(format!("lines {before} and {line} contradict each other on {attribute} of {name}"));
         }
         self.repeats.push((line, name.to_owned()));

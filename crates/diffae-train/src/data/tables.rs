@@ -196,51 +196,52 @@ mod unpack {
             field.is_group().then(|| narrowed(field, "path")).flatten()
         }
 
-        /// The column of pictures, without what is beside the bytes.
+        /// The column of pictures, without what is beside the bytes: the one that `setting` names, or the one that is found.
         fn column(&self, setting: &str) -> Result<Arc<Type>> {
             let fields = self.schema.get_fields();
             let columns: Vec<Arc<Type>> = fields.iter().filter_map(column_of_bytes).collect();
-            let listed =
-                |columns: &[Arc<Type>]| columns.iter().map(|column| column.name()).collect::<Vec<_>>().join(", ");
             if !setting.is_empty() {
-                let named = columns.iter().find(|column| column.name() == setting);
-                return named.map(Arc::clone).ok_or_else(|| {
+                let missing = || {
+                    let names = names(fields);
                     self.failed(format!(
-                        "it has no column {setting} of bytes, which data.picture_key names; it has {}",
-                        listed(fields)
+                        "it has no column {setting} of bytes, which data.picture_key names; it has {names}"
                     ))
-                });
+                };
+                return columns.into_iter().find(|column| column.name() == setting).ok_or_else(missing);
             }
-            let mut with_pictures = vec![];
+            let mut found = vec![];
             for column in columns {
                 if self.holds_pictures(&column)? {
-                    with_pictures.push(column);
+                    found.push(column);
                 }
             }
-            let preferred =
-                || PICTURE_NAMES.iter().find_map(|name| with_pictures.iter().find(|column| column.name() == *name));
-            match (with_pictures.as_slice(), preferred()) {
-                ([], _) => Err(self.failed(format!(
+            self.obvious(found)
+        }
+
+        /// The one of several columns of pictures that is named so.
+        fn obvious(&self, mut found: Vec<Arc<Type>>) -> Result<Arc<Type>> {
+            let (table, listed) = (self.path.display(), names(&found));
+            let place = |name: &&str| found.iter().position(|column| column.name() == *name);
+            match (found.len(), PICTURE_NAMES.iter().find_map(place)) {
+                (0, _) => Err(self.failed(format!(
                     "it has no column of pictures (a struct with bytes, or encoded pictures as bytes); it has {}",
-                    listed(fields)
+                    names(self.schema.get_fields())
                 ))),
-                ([only], _) => {
-                    inform_once(format!("{}: pictures are in column {}", self.path.display(), only.name()));
-                    Ok(Arc::clone(only))
+                (1, _) => {
+                    inform_once(format!("{table}: pictures are in column {listed}"));
+                    Ok(found.swap_remove(0))
                 }
-                (several, Some(preferred)) => {
+                (_, Some(place)) => {
+                    let column = found.swap_remove(place);
                     warn_once(format!(
-                        "{}: the columns {} hold pictures; {} is taken, one picture a row (data.picture_key=COLUMN takes \
-                         another)",
-                        self.path.display(),
-                        listed(several),
-                        preferred.name()
+                        "{table}: the columns {listed} hold pictures; {} is taken, one picture a row (data.picture_key=COLUMN \
+                         takes another)",
+                        column.name()
                     ));
-                    Ok(Arc::clone(preferred))
+                    Ok(column)
                 }
-                (several, None) => Err(self.failed(format!(
-                    "the columns {} hold pictures; choose one by --set data.picture_key=COLUMN",
-                    listed(several)
+                (_, None) => Err(self.failed(format!(
+                    "the columns {listed} hold pictures; choose one by --set data.picture_key=COLUMN"
                 ))),
             }
         }
@@ -257,6 +258,10 @@ mod unpack {
             let is_named_so = PICTURE_NAMES.contains(&column.name());
             Ok(pictures > 0 || (is_named_so && column.is_primitive()) || (found == 0 && column.is_group()))
         }
+    }
+
+    fn names(columns: &[Arc<Type>]) -> String {
+        columns.iter().map(|column| column.name()).collect::<Vec<_>>().join(", ")
     }
 
     /// A column as it is read if it may hold encoded pictures: bytes that are no text, or a struct with such bytes.

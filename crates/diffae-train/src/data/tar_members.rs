@@ -98,7 +98,7 @@ struct Found {
     /// Name and target.
     links: Vec<(String, String)>,
     sparse: Vec<String>,
-    num_headers: usize,
+    num_members: usize,
     last: String,
     /// Position of the first block of zeros after the last member.
     end_mark: Option<u64>,
@@ -110,9 +110,12 @@ impl Walk<'_> {
     }
 
     fn cut_off(&self, place: &str) -> Error {
-        let before = counted(self.found.num_headers, "member");
+        let before = match self.found.num_members {
+            1 => "1 member before is whole".to_owned(),
+            count => format!("{count} members before are whole"),
+        };
         self.failed(format!(
-            "the archive is cut off after {} bytes, {place}; {before} before that are whole. Download or make it again, \
+            "the archive is cut off after {} bytes, {place}; {before}. Download or make it again, \
              or take it out of the data",
             self.length
         ))
@@ -139,7 +142,7 @@ impl Walk<'_> {
         if block.iter().all(|&byte| byte == 0) {
             return self.zeros(start, block.len() as u64);
         }
-        let is_first = self.found.num_headers == 0 && self.found.end_mark.is_none();
+        let is_first = self.found.num_members == 0 && self.found.end_mark.is_none();
         if !is_header(&block) {
             return match self.found.end_mark {
                 Some(_) => self.foreign_end(start),
@@ -153,7 +156,7 @@ impl Walk<'_> {
             };
         }
         self.found.end_mark = None;
-        self.member(Header::from_byte_slice(&block), start)?;
+        self.member(Header::from_byte_slice(&block))?;
         Ok(true)
     }
 
@@ -177,7 +180,7 @@ impl Walk<'_> {
             Some(mark) if start - mark > MOST_ZEROS => warn_once(format!(
                 "{name} ends in {} bytes of zeros after {}; if its download was not finished, pictures are missing",
                 self.length - mark,
-                counted(self.found.num_headers, "member")
+                counted(self.found.num_members, "member")
             )),
             Some(_) => {}
         }
@@ -191,33 +194,20 @@ impl Walk<'_> {
         Ok(false)
     }
 
-    fn member(&mut self, header: &Header, start: u64) -> Result<()> {
+    /// Notes what a header says, and passes over the data behind it.
+    fn member(&mut self, header: &Header) -> Result<()> {
         let kind = header.entry_type();
-        let name = |bytes: &[u8]| clean_name(&String::from_utf8_lossy(bytes));
-        let extensions = match kind {
-            EntryType::GNULongName | EntryType::GNULongLink | EntryType::XHeader | EntryType::XGlobalHeader => {
-                Extensions::default()
-            }
-            _ => std::mem::take(&mut self.extensions),
-        };
-        let (path, is_folder) = (header.path_bytes(), header.path_bytes().ends_with(b"/"));
-        let path = extensions.name.as_deref().map_or_else(|| name(&path), clean_name);
+        let extensions = if is_extension(kind) { Extensions::default() } else { std::mem::take(&mut self.extensions) };
+        let written = header.path_bytes();
+        let path =
+            extensions.name.as_deref().map_or_else(|| clean_name(&String::from_utf8_lossy(&written)), clean_name);
         let size = extensions.size.map_or_else(|| header.entry_size(), Ok);
         let size = size.map_err(|_| self.failed(format!("the archive is damaged: the size of {path} is no number")))?;
-        let is_old_sparse = kind == EntryType::GNUSparse;
-        if is_old_sparse {
+        let is_sparse = kind == EntryType::GNUSparse || extensions.is_sparse;
+        if kind == EntryType::GNUSparse {
             self.pass_sparse_map(header, &path)?;
         }
-        let has_data = !matches!(
-            kind,
-            EntryType::Link
-                | EntryType::Symlink
-                | EntryType::Directory
-                | EntryType::Char
-                | EntryType::Block
-                | EntryType::Fifo
-        );
-        let data = self.position;
+        let (data, has_data) = (self.position, has_data(kind));
         if has_data {
             self.check_whole(&path, size)?;
         }
@@ -230,8 +220,8 @@ impl Walk<'_> {
                 let target = extensions.link.unwrap_or_else(|| String::from_utf8_lossy(&link).into_owned());
                 self.found.links.push((path.clone(), target_of(&path, &target, kind)));
             }
-            _ if is_old_sparse || extensions.is_sparse => self.found.sparse.push(path.clone()),
-            EntryType::Regular | EntryType::Continuous if !is_folder => {
+            _ if is_sparse => self.found.sparse.push(path.clone()),
+            EntryType::Regular | EntryType::Continuous if !written.ends_with(b"/") => {
                 self.found.files.push(Member { name: path.clone(), offset: data, length: size });
             }
             _ => {}
@@ -239,8 +229,9 @@ impl Walk<'_> {
         if has_data {
             self.seek(data + size.next_multiple_of(BLOCK))?;
         }
-        debug_assert!(self.position > start);
-        (self.found.num_headers, self.found.last) = (self.found.num_headers + 1, path);
+        if !is_extension(kind) {
+            (self.found.num_members, self.found.last) = (self.found.num_members + 1, path);
+        }
         Ok(())
     }
 
@@ -294,6 +285,24 @@ impl Walk<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a header only says more about the next member.
+fn is_extension(kind: EntryType) -> bool {
+    matches!(kind, EntryType::GNULongName | EntryType::GNULongLink | EntryType::XHeader | EntryType::XGlobalHeader)
+}
+
+/// Whether data follow a header, whatever size it notes.
+fn has_data(kind: EntryType) -> bool {
+    !matches!(
+        kind,
+        EntryType::Link
+            | EntryType::Symlink
+            | EntryType::Directory
+            | EntryType::Char
+            | EntryType::Block
+            | EntryType::Fifo
+    )
 }
 
 /// Keys and values of records of the form `LENGTH KEY=VALUE\n`; values may hold any bytes.

@@ -14,10 +14,10 @@ use crate::error::{Error, Result, at};
 /// Columns of the list.
 const HEADER: [&str; 2] = ["picture", "reason"];
 
-/// Pictures that were left out, by name, with the reasons.
+/// Pictures that were left out, by path, with the reasons.
 #[derive(Debug)]
 pub(crate) struct Unreadable {
-    reasons: Mutex<BTreeMap<String, String>>,
+    reasons: Mutex<BTreeMap<PathBuf, String>>,
     /// Pictures of the data, of both splits.
     num_pictures: usize,
     /// Largest share of them that may be unreadable.
@@ -35,19 +35,19 @@ impl Unreadable {
         Self { reasons: Mutex::default(), num_pictures, limit, file: None }
     }
 
-    /// Those that a run has met, of the pictures that `is_there` still knows; others will be added to its list.
+    /// Those that a run has met, of the pictures that are still there; others will be added to its list.
     ///
     /// # Errors
-    /// If the list cannot be read or written.
-    pub(crate) fn of_run(run: &Path, unreadable: Self, is_there: impl Fn(&str) -> bool) -> Result<Self> {
+    /// If the list cannot be read.
+    pub(crate) fn of_run<P: Iterator<Item = PathBuf>>(self, run: &Path, paths: impl Fn() -> P) -> Result<Self> {
         let file = run.join(Self::FILE);
-        let unreadable = Self { file: Some(file.clone()), ..unreadable };
         if file.exists() {
             let text = std::fs::read(&file).map_err(at(&file))?;
-            let rows = csv::Reader::from_reader(text.as_slice()).into_deserialize::<(String, String)>().flatten();
-            unreadable.reasons().extend(rows.filter(|(picture, _)| is_there(picture)));
+            let rows = csv::Reader::from_reader(text.as_slice()).into_deserialize::<(PathBuf, String)>();
+            let mut noted: BTreeMap<PathBuf, String> = rows.flatten().collect();
+            self.reasons().extend(paths().filter_map(|path| noted.remove_entry(&path)));
         }
-        Ok(unreadable)
+        Ok(Self { file: Some(file), ..self })
     }
 
     /// How many.
@@ -64,13 +64,13 @@ impl Unreadable {
     ///
     /// # Errors
     /// [`Error::TooManyBroken`] if there are more than the limit; [`Error::Io`] if it cannot be added to the list.
-    pub(crate) fn add(&self, picture: &str, error: &Error) -> Result<()> {
+    pub(crate) fn add(&self, picture: PathBuf, error: &Error) -> Result<()> {
         let mut reasons = self.reasons();
         let reason = reason(error);
-        if !reasons.contains_key(picture) {
+        if !reasons.contains_key(&picture) {
             tracing::warn!("left out: {reason}");
-            reasons.insert(picture.to_owned(), reason.clone());
-            self.append(picture, &reason)?;
+            self.append(&picture, &reason)?;
+            reasons.insert(picture, reason.clone());
         }
         let (broken, limit) = (reasons.len(), self.limit);
         if broken as f64 > (limit * self.num_pictures as f64).max(1.) {
@@ -84,9 +84,9 @@ impl Unreadable {
     ///
     /// # Errors
     /// If the list cannot be written.
-    pub(crate) fn remove(&self, picture: &str) -> Result<()> {
+    pub(crate) fn remove(&self, picture: impl FnOnce() -> PathBuf) -> Result<()> {
         let mut reasons = self.reasons();
-        if reasons.remove(picture).is_some() { self.rewrite(&reasons) } else { Ok(()) }
+        if !reasons.is_empty() && reasons.remove(&picture()).is_some() { self.rewrite(&reasons) } else { Ok(()) }
     }
 
     /// Says how many there were, if any.
@@ -98,27 +98,32 @@ impl Unreadable {
         }
     }
 
-    fn reasons(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+    fn reasons(&self) -> MutexGuard<'_, BTreeMap<PathBuf, String>> {
         self.reasons.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn append(&self, picture: &str, reason: &str) -> Result<()> {
+    fn append(&self, picture: &Path, reason: &str) -> Result<()> {
         let Some(path) = &self.file else { return Ok(()) };
         let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(at(path))?;
         let is_new = file.metadata().map_err(at(path))?.len() == 0;
-        let rows = [HEADER, [picture, reason]];
-        file.write_all(&lines(rows.into_iter().skip(usize::from(!is_new)))).map_err(at(path))
+        let header = is_new.then(|| HEADER.map(str::to_owned));
+        file.write_all(&lines(header.into_iter().chain([line(picture, reason)]))).map_err(at(path))
     }
 
-    fn rewrite(&self, reasons: &BTreeMap<String, String>) -> Result<()> {
+    fn rewrite(&self, reasons: &BTreeMap<PathBuf, String>) -> Result<()> {
         let Some(path) = &self.file else { return Ok(()) };
-        let rows = reasons.iter().map(|(picture, reason)| [picture.as_str(), reason.as_str()]);
-        Ok(write_atomically(path, &lines([HEADER].into_iter().chain(rows)), Overwrite::Replace)?)
+        let rows = reasons.iter().map(|(picture, reason)| line(picture, reason));
+        let rows = [HEADER.map(str::to_owned)].into_iter().chain(rows);
+        Ok(write_atomically(path, &lines(rows), Overwrite::Replace)?)
     }
 }
 
+fn line(picture: &Path, reason: &str) -> [String; 2] {
+    [picture.to_string_lossy().into_owned(), reason.to_owned()]
+}
+
 /// Lines of CSV.
-fn lines<'a>(rows: impl Iterator<Item = [&'a str; 2]>) -> Vec<u8> {
+fn lines(rows: impl Iterator<Item = [String; 2]>) -> Vec<u8> {
     let mut csv = csv::Writer::from_writer(vec![]);
     // Writing to memory cannot fail.
     let _ = rows.map(|row| csv.write_record(row)).count();
@@ -152,19 +157,20 @@ mod tests {
     #[test]
     fn a_resumed_run_knows_what_it_has_met() {
         let run = tempfile::tempdir().unwrap();
-        let open = || Unreadable::of_run(run.path(), Unreadable::new(30, 0.1), |name| name != "gone.png").unwrap();
+        let there = || ["a, b.png", "mended.png", "c", "d", "e"].into_iter().map(PathBuf::from);
+        let open = || Unreadable::new(30, 0.1).of_run(run.path(), there).unwrap();
         let first = open();
         for name in ["a, b.png", "a, b.png", "gone.png", "mended.png"] {
-            first.add(name, &broken(name)).unwrap();
+            first.add(name.into(), &broken(name)).unwrap();
         }
         assert_eq!(first.len(), 3);
         let second = open();
         assert_eq!(second.len(), 2);
-        second.remove("mended.png").unwrap();
+        second.remove(|| "mended.png".into()).unwrap();
         assert_eq!(open().len(), 1);
         let text = std::fs::read_to_string(run.path().join(Unreadable::FILE)).unwrap();
         assert!(text.contains("\"a, b.png\"") && text.contains("a reason"), "{text}");
-        let error = ["c", "d", "e"].into_iter().find_map(|name| second.add(name, &broken(name)).err()).unwrap();
+        let error = ["c", "d", "e"].into_iter().find_map(|name| second.add(name.into(), &broken(name)).err()).unwrap();
         assert!(matches!(&error, Error::TooManyBroken { broken: 4, seen: 30, .. }), "{error}");
         assert!(error.to_string().contains("cannot access e: a reason"), "{error}");
     }
@@ -172,7 +178,7 @@ mod tests {
     #[test]
     fn one_may_always_be_broken() {
         let few = Unreadable::new(3, 0.01);
-        few.add("a", &broken("a")).unwrap();
-        assert!(few.add("b", &broken("b")).is_err());
+        few.add("a".into(), &broken("a")).unwrap();
+        assert!(few.add("b".into(), &broken("b")).is_err());
     }
 }
