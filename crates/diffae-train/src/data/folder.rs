@@ -136,7 +136,7 @@ impl Pictures {
         Ok(())
     }
 
-    /// How many.
+    /// Number of pictures.
     #[must_use]
     pub fn len(&self) -> usize {
         self.items.len()
@@ -166,7 +166,7 @@ impl Pictures {
         self.items.get(idx).map_or_else(String::new, |item| item.name.clone())
     }
 
-    /// Those that could not be read so far.
+    /// Pictures that could not be read so far.
     pub(crate) fn unreadable(&self) -> &Unreadable {
         &self.unreadable
     }
@@ -236,7 +236,9 @@ fn of_file(file: &Path, picture_key: &str) -> Result<Vec<Item>> {
         FileKind::Foreign(Foreign { kind, advice }) => failed(format!("it is {kind}; {advice}")),
         FileKind::Picture => failed("it is a single picture; name its folder".to_owned()),
         FileKind::Empty => failed("the file is empty".to_owned()),
-        _ => failed("it is neither a folder nor a .tar archive nor a .parquet file nor an LMDB".to_owned()),
+        FileKind::Unknown => {
+            failed("it is neither a folder nor a .tar archive nor a .parquet file nor an LMDB".to_owned())
+        }
     }
 }
 

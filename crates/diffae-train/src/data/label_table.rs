@@ -95,7 +95,7 @@ impl LabelTable {
         for (attribute, seen) in self.attributes.iter().zip(&seen) {
             if *seen == [true; 3] {
                 let file = path.display();
-                warn_once(format!("{file}: column {attribute} has 1, 0 and -1; 0 and -1 both count as no"));
+                warn_once(&format!("{file}: column {attribute} has 1, 0 and -1; 0 and -1 both count as no"));
             }
         }
         Ok(all)
@@ -127,7 +127,7 @@ fn decoded(bytes: &[u8]) -> Parsed<Cow<'_, str>> {
     let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
         let text: std::result::Result<String, _> = char::decode_utf16(units).collect();
-        text.map(Cow::Owned).map_err(|_| "it is damaged UTF-16; save it as UTF-8".to_owned())
+        text.map(Cow::Owned).map_err(|error| format!("it is damaged UTF-16 ({error}); save it as UTF-8"))
     };
     match bytes {
         [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
@@ -140,7 +140,7 @@ fn decoded(bytes: &[u8]) -> Parsed<Cow<'_, str>> {
 fn utf8(bytes: &[u8]) -> Parsed<Cow<'_, str>> {
     std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
-        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let line = String::from_utf8_lossy(before).matches('\n').count() + 1;
         format!("line {line} is not UTF-8; save the file as UTF-8")
     })
 }
@@ -195,7 +195,9 @@ fn from_csv(text: &str, first: &str) -> Parsed<LabelTable> {
     }
     while let Some(column) = superfluous_column(&header, &rows) {
         header.remove(column);
-        rows.iter_mut().for_each(|(_, fields)| drop(fields.remove(column)));
+        for (_, fields) in &mut rows {
+            fields.remove(column);
+        }
     }
     let mut header = header.into_iter();
     let name_header = header.next().unwrap_or_default();

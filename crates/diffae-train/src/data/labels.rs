@@ -66,7 +66,7 @@ impl Labels {
             return Err(failed(format!("{count} {are} not among the data, such as {name} (line {line}){hint}")));
         }
         rows.say_repeats(path);
-        let labels = Self { names: table.attributes.clone(), rows: rows.by_name() };
+        let labels = Self { names: table.attributes.clone(), rows: rows.without_lines() };
         labels.say_coverage(path, pictures);
         Ok(labels)
     }
@@ -100,7 +100,7 @@ impl Labels {
             let added = rows.add(row.line, &row.name, values);
             added.map_err(|problem| Error::Data { path: path.to_owned(), problem })?;
         }
-        Ok(Self { names: table.attributes.clone(), rows: rows.by_name() })
+        Ok(Self { names: table.attributes.clone(), rows: rows.without_lines() })
     }
 
     /// One attribute for each folder right below the root. Pictures in no folder have no labels.
@@ -141,7 +141,7 @@ impl Labels {
         let labelled: usize =
             pictures.iter().map(|pictures| (0..pictures.len()).filter(|idx| has(pictures, idx)).count()).sum();
         let text = format!("{}: {labelled} of {} are labelled", path.display(), counted(all, "picture"));
-        if labelled < all { warn_once(text) } else { inform_once(text) }
+        if labelled < all { warn_once(&text) } else { inform_once(&text) }
     }
 
     fn without_constants(self, file: &Path, pictures: &[&Pictures]) -> Result<Self> {
@@ -162,7 +162,7 @@ impl Labels {
             return Err(Error::Data { path: file.to_owned(), problem });
         }
         for (name, _) in self.names.iter().zip(&varies).filter(|(_, varies)| !**varies) {
-            warn_once(format!("{}: attribute {name} is the same for all pictures and is left out", file.display()));
+            warn_once(&format!("{}: attribute {name} is the same for all pictures and is left out", file.display()));
         }
         let kept = |values: Vec<bool>| {
             values.into_iter().zip(&varies).filter(|(_, varies)| **varies).map(|(v, _)| v).collect()
@@ -175,20 +175,20 @@ impl Labels {
 /// Rows by picture, with their lines.
 struct Rows<'a> {
     attributes: &'a [String],
-    rows: HashMap<String, (u64, Vec<bool>)>,
+    by_name: HashMap<String, (u64, Vec<bool>)>,
     /// Lines that say the same again.
     repeats: Vec<(u64, String)>,
 }
 
 impl<'a> Rows<'a> {
     fn of(attributes: &'a [String]) -> Self {
-        Self { attributes, rows: HashMap::new(), repeats: vec![] }
+        Self { attributes, by_name: HashMap::new(), repeats: vec![] }
     }
 
     /// Fails if there is a row of the picture that says something else.
     fn add(&mut self, line: u64, name: &str, values: Vec<bool>) -> std::result::Result<(), String> {
-        let Some((before, known)) = self.rows.get(name) else {
-            self.rows.insert(name.to_owned(), (line, values));
+        let Some((before, known)) = self.by_name.get(name) else {
+            self.by_name.insert(name.to_owned(), (line, values));
             return Ok(());
         };
         let differs = known.iter().zip(&values).position(|(known, value)| known != value);
@@ -202,12 +202,12 @@ impl<'a> Rows<'a> {
     fn say_repeats(&self, path: &Path) {
         if let Some((line, name)) = self.repeats.first() {
             let (count, path) = (counted(self.repeats.len(), "line"), path.display());
-            warn_once(format!("{path}: {count} repeat another of the same picture, such as line {line} of {name}"));
+            warn_once(&format!("{path}: {count} repeat another of the same picture, such as line {line} of {name}"));
         }
     }
 
-    fn by_name(self) -> HashMap<String, Vec<bool>> {
-        self.rows.into_iter().map(|(name, (_, values))| (name, values)).collect()
+    fn without_lines(self) -> HashMap<String, Vec<bool>> {
+        self.by_name.into_iter().map(|(name, (_, values))| (name, values)).collect()
     }
 }
 

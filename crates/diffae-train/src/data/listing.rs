@@ -67,12 +67,12 @@ impl Listing {
             }
             // A link that leads nowhere is a picture that cannot be read, if its name says so.
             if !path.is_dir() {
-                self.file(&path, above.len() == 1);
+                self.file(&path, above.len());
                 continue;
             }
             let real = path.canonicalize().map_err(at(&path))?;
             if above.contains(&real) {
-                warn_once(format!("{} leads back to {} and is not followed", path.display(), real.display()));
+                warn_once(&format!("{} leads back to {} and is not followed", path.display(), real.display()));
             } else if lmdb::is_database(&path) {
                 self.left_out.deeper.push(path);
             } else {
@@ -82,14 +82,15 @@ impl Listing {
         Ok(())
     }
 
-    fn file(&mut self, path: &Path, is_right_below: bool) {
+    /// Notes a file that is so many folders down.
+    fn file(&mut self, path: &Path, depth: usize) {
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         let file = path.to_owned();
         if is_picture_name(path) {
             self.pictures.push(file);
         } else if is_archive_name(path) || ending == tables::EXTENSION || lmdb::is_database_name(&ending) {
             match ending.as_str() {
-                _ if !is_right_below => self.left_out.deeper.push(file),
+                _ if depth > 1 => self.left_out.deeper.push(file),
                 tables::EXTENSION => self.tables.push(file),
                 _ if is_archive_name(path) => self.archives.push(file),
                 _ => self.databases.push(file),
@@ -131,6 +132,6 @@ impl Listing {
 /// Warns of what is left out below a folder, once.
 pub(super) fn warn_of_left_out(root: &Path, listing: &Listing) {
     for clause in listing.left_out() {
-        warn_once(format!("{}: left out: {clause}", root.display()));
+        warn_once(&format!("{}: left out: {clause}", root.display()));
     }
 }

@@ -206,7 +206,7 @@ impl Lmdb {
         }
         for (count, text) in [(others, "no encoded picture"), (no_text, "under a key that is no text")] {
             if count > 0 {
-                warn_once(format!("{}: {} left out: {text}", given.display(), counted(count, "value")));
+                warn_once(&format!("{}: {} left out: {text}", given.display(), counted(count, "value")));
             }
         }
         Ok(keys)

@@ -74,9 +74,9 @@ impl<'a> Samples<'a> {
         }
         let name = root.display();
         if without > 0 {
-            warn_once(format!("{name}: {} without {setting} left out", counted(without, "sample")));
+            warn_once(&format!("{name}: {} without {setting} left out", counted(without, "sample")));
         }
-        inform_once(format!("{name}: pictures under the keys {}; {setting} is taken", self.listed()));
+        inform_once(&format!("{name}: pictures under the keys {}; {setting} is taken", self.listed()));
         Ok(chosen)
     }
 
@@ -108,15 +108,15 @@ impl<'a> Samples<'a> {
         let (name, found) = (root.display(), self.listed());
         if let Some(other) = passed_over.iter().find(|key| !taken.contains(*key)) {
             let taken = taken.into_iter().collect::<Vec<_>>().join(" or ");
-            warn_once(format!(
+            warn_once(&format!(
                 "{name}: samples hold several pictures, under the keys {found}; {taken} is taken, one picture a sample \
                  (data.picture_key={other} takes another, data.picture_key=* all)"
             ));
         } else {
-            inform_once(format!("{name}: pictures under the keys {found}; each is taken"));
+            inform_once(&format!("{name}: pictures under the keys {found}; each is taken"));
         }
         if alone > 0 {
-            warn_once(format!("{name}: {} without a picture under that key left out", counted(alone, "sample")));
+            warn_once(&format!("{name}: {} without a picture under that key left out", counted(alone, "sample")));
         }
         Ok(chosen)
     }
@@ -144,7 +144,7 @@ fn preferred(pictures: &[(usize, String)]) -> std::result::Result<Option<&(usize
                     pictures.iter().filter(|(_, key)| key.rsplit_once('.').is_some_and(|(middle, _)| middle == *name));
                 with.next().filter(|_| with.next().is_none())
             };
-            Ok(PICTURE_NAMES.iter().find_map(|name| called(&name)))
+            Ok(PICTURE_NAMES.iter().find_map(called))
         }
         several => Err(several.iter().map(|(_, key)| key.as_str()).collect()),
     }
@@ -210,7 +210,7 @@ mod tests {
     fn names_with_dots_are_no_samples() {
         let names = ["cat.001.png", "cat.002.png", "Mr. Smith.jpg", "v1.2/a.png", "v1.2/b.png"];
         assert_eq!(chosen(&names, "").unwrap(), names);
-        let days: Vec<String> = (0..40).map(|day| format!("{}.{:02}.jpg", 2020 + day % 2, day / 2)).collect();
+        let days: Vec<String> = (0..40).map(|day| format!("{}.{:02}.jpg", 2020 + day % 2, day >> 1)).collect();
         let days: Vec<&str> = days.iter().map(String::as_str).collect();
         assert_eq!(chosen(&days, "").unwrap().len(), 40);
     }

@@ -160,7 +160,7 @@ mod unpack {
                 return Err(self.without_bytes(column.name()));
             }
             if let Some(first) = without.first() {
-                warn_once(format!(
+                warn_once(&format!(
                     "{}: {} of {} left out: column {} has no bytes there; the first is row {first}",
                     self.path.display(),
                     without.len(),
@@ -171,7 +171,7 @@ mod unpack {
             Ok(Unpacked { file: Arc::new(file), rows })
         }
 
-        /// Why a column whose rows are all without bytes is of no use, with the first path that it has instead.
+        /// Error of a column whose rows are all without bytes is of no use, with the first path that it has instead.
         fn without_bytes(&self, column: &str) -> Error {
             let path = self.path_column(column).and_then(|paths| {
                 let mut first = None;
@@ -228,12 +228,12 @@ mod unpack {
                     names(self.schema.get_fields())
                 ))),
                 (1, _) => {
-                    inform_once(format!("{table}: pictures are in column {listed}"));
+                    inform_once(&format!("{table}: pictures are in column {listed}"));
                     Ok(found.swap_remove(0))
                 }
                 (_, Some(place)) => {
                     let column = found.swap_remove(place);
-                    warn_once(format!(
+                    warn_once(&format!(
                         "{table}: the columns {listed} hold pictures; {} is taken, one picture a row (data.picture_key=COLUMN \
                          takes another)",
                         column.name()

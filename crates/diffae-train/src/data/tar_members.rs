@@ -145,7 +145,10 @@ impl Walk<'_> {
         let is_first = self.found.num_members == 0 && self.found.end_mark.is_none();
         if !is_header(&block) {
             return match self.found.end_mark {
-                Some(_) => self.foreign_end(start),
+                Some(_) => {
+                    self.warn_of_foreign_end(start);
+                    Ok(false)
+                }
                 None if block.len() < 512 => Err(self.cut_off("inside the header of a member")),
                 None if is_first => Err(self.failed("it is no tar archive".to_owned())),
                 None => Err(self.failed(format!(
@@ -172,12 +175,12 @@ impl Walk<'_> {
                 return Err(self.failed("the file is empty; download or make it again".to_owned()));
             }
             None if count > 0 => return Err(self.cut_off("inside its end mark")),
-            None => warn_once(format!(
+            None => warn_once(&format!(
                 "{name} has no end mark after its last member, {}; if the file was cut off exactly there, pictures are \
                  missing",
                 self.found.last
             )),
-            Some(mark) if start - mark > MOST_ZEROS => warn_once(format!(
+            Some(mark) if start - mark > MOST_ZEROS => warn_once(&format!(
                 "{name} ends in {} bytes of zeros after {}; if its download was not finished, pictures are missing",
                 self.length - mark,
                 counted(self.found.num_members, "member")
@@ -188,10 +191,9 @@ impl Walk<'_> {
     }
 
     /// Other bytes behind the end mark are no part of the archive.
-    fn foreign_end(&self, start: u64) -> Result<bool> {
+    fn warn_of_foreign_end(&self, start: u64) {
         let name = self.archive.display();
-        warn_once(format!("{name}: the {} bytes behind the end mark are no archive", self.length - start));
-        Ok(false)
+        warn_once(&format!("{name}: the {} bytes behind the end mark are no archive", self.length - start));
     }
 
     /// Notes what a header says, and passes over the data behind it.
@@ -202,7 +204,7 @@ impl Walk<'_> {
         let path =
             extensions.name.as_deref().map_or_else(|| clean_name(&String::from_utf8_lossy(&written)), clean_name);
         let size = extensions.size.map_or_else(|| header.entry_size(), Ok);
-        let size = size.map_err(|_| self.failed(format!("the archive is damaged: the size of {path} is no number")))?;
+        let size = size.map_err(|error| self.failed(format!("the archive is damaged at {path}: {error}")))?;
         let is_sparse = kind == EntryType::GNUSparse || extensions.is_sparse;
         if kind == EntryType::GNUSparse {
             self.pass_sparse_map(header, &path)?;
@@ -364,7 +366,7 @@ impl Found {
         };
         let say = |names: Vec<String>, text: &str| {
             if let Some(first) = names.first() {
-                warn_once(format!("{name}: {} {text}, such as {first}", counted(names.len(), "picture")));
+                warn_once(&format!("{name}: {} {text}, such as {first}", counted(names.len(), "picture")));
             }
         };
         say(pictures(lost), "left out: links that lead out of the archive");
@@ -376,7 +378,7 @@ impl Found {
             replaced += usize::from(last.insert(member.name.clone(), idx).is_some());
         }
         if replaced > 0 {
-            warn_once(format!("{name}: {} in it twice; the last of each counts", counted(replaced, "file")));
+            warn_once(&format!("{name}: {} in it twice; the last of each counts", counted(replaced, "file")));
         }
         let is_last = |(idx, member): &(usize, Member)| last.get(&member.name) == Some(idx);
         all.into_iter().enumerate().filter(is_last).map(|(_, member)| member).collect()

@@ -1,6 +1,7 @@
 //! Pictures that cannot be read: each is named once with its reason, and all are counted over the stages of a run.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,12 +31,12 @@ impl Unreadable {
     /// The list in a run folder.
     pub(crate) const FILE: &'static str = "unreadable.csv";
 
-    /// None so far.
+    /// Begins a count over so many pictures.
     pub(crate) fn new(num_pictures: usize, limit: f64) -> Self {
         Self { reasons: Mutex::default(), num_pictures, limit, file: None }
     }
 
-    /// Those that a run has met, of the pictures that are still there; others will be added to its list.
+    /// Goes on with the list in a run folder, for the pictures that are still there.
     ///
     /// # Errors
     /// If the list cannot be read.
@@ -50,12 +51,12 @@ impl Unreadable {
         Ok(Self { file: Some(file), ..self })
     }
 
-    /// How many.
+    /// Number of unreadable pictures.
     pub(crate) fn len(&self) -> usize {
         self.reasons().len()
     }
 
-    /// Why the first of them cannot be read.
+    /// Reason for the first of them.
     pub(crate) fn first(&self) -> Option<String> {
         self.reasons().values().next().cloned()
     }
@@ -67,10 +68,10 @@ impl Unreadable {
     pub(crate) fn add(&self, picture: PathBuf, error: &Error) -> Result<()> {
         let mut reasons = self.reasons();
         let reason = reason(error);
-        if !reasons.contains_key(&picture) {
+        if let Entry::Vacant(entry) = reasons.entry(picture) {
             tracing::warn!("left out: {reason}");
-            self.append(&picture, &reason)?;
-            reasons.insert(picture, reason.clone());
+            self.append(entry.key(), &reason)?;
+            entry.insert(reason.clone());
         }
         let (broken, limit) = (reasons.len(), self.limit);
         if broken as f64 > (limit * self.num_pictures as f64).max(1.) {
@@ -89,7 +90,7 @@ impl Unreadable {
         if !reasons.is_empty() && reasons.remove(&picture()).is_some() { self.rewrite(&reasons) } else { Ok(()) }
     }
 
-    /// Says how many there were, if any.
+    /// Logs their number, if there are any.
     pub(crate) fn say(&self) {
         let (broken, of) = (self.len(), self.num_pictures);
         if broken > 0 {

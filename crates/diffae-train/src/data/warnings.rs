@@ -7,15 +7,15 @@ use std::sync::{Mutex, PoisonError};
 static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Logs a warning, unless the same text has been logged before.
-pub(super) fn warn_once(text: String) {
-    if is_new(&text) {
+pub(super) fn warn_once(text: &str) {
+    if is_new(text) {
         tracing::warn!("{text}");
     }
 }
 
 /// Logs a remark that only `--verbose` shows, unless the same text has been logged before.
-pub(super) fn inform_once(text: String) {
-    if is_new(&text) {
+pub(super) fn inform_once(text: &str) {
+    if is_new(text) {
         tracing::info!("{text}");
     }
 }
