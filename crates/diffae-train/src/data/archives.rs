@@ -14,7 +14,7 @@ use super::folder::{Item, Place};
 use super::tar_members::{Member, is_hidden, list};
 use crate::error::{Error, Result, at};
 
-/// How names of archives end.
+/// Endings of the names of archives.
 const ENDINGS: [&str; 12] = [
     ".tar",
     ".tgz",
@@ -224,7 +224,7 @@ mod tests {
         assert!(!temporary.exists(), "what is unpacked goes with the last reader");
     }
 
-    /// Wherever an archive is cut, that is an error, but between two members.
+    /// A cut is an error at any place but between two members.
     #[test]
     fn an_archive_that_is_cut_off_is_an_error() {
         let folder = tempfile::tempdir().unwrap();

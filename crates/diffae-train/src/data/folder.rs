@@ -19,7 +19,7 @@ use crate::error::{Error, Result, at};
 /// The part of aligned `CelebA` pictures that the paper uses.
 pub const CELEBA_BOX: CropBox = CropBox { left: 25, top: 57, width: 128, height: 128 };
 
-/// Which pictures of a folder.
+/// A part of the pictures of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
     /// The training split.
@@ -47,7 +47,7 @@ pub(super) struct Item {
     pub(super) place: Place,
 }
 
-/// Where the bytes of a picture are.
+/// Location of the bytes of a picture.
 #[derive(Debug, Clone)]
 pub(super) enum Place {
     /// The whole file.

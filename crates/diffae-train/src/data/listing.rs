@@ -21,7 +21,7 @@ const UNREADABLE_PICTURES: [&str; 37] = [
 const CONTAINERS: [&str; 14] =
     ["zip", "7z", "rar", "gz", "bz2", "xz", "zst", "npy", "npz", "h5", "hdf5", "arrow", "feather", "tfrecord"];
 
-/// What is below a folder, in order of the names.
+/// Contents of a folder, in order of the names.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     pub(super) pictures: Vec<PathBuf>,
@@ -34,7 +34,7 @@ pub(super) struct Listing {
 
 #[derive(Debug, Default)]
 struct LeftOut {
-    /// How many by ending.
+    /// Counts by ending.
     unreadable: BTreeMap<String, usize>,
     containers: BTreeMap<String, usize>,
     /// Archives, tables and databases further down.

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::folder::Item;
 use crate::error::{Error, Result};
 
-/// How names of tables end.
+/// Ending of the names of tables.
 pub(super) const EXTENSION: &str = "parquet";
 
 /// Says what is missing.
