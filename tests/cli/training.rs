@@ -342,8 +342,8 @@ fn what_cannot_be_trained_is_refused_in_one_sentence() {
     let workspace = Workspace::new();
     shapes(&workspace, 4);
     fs::create_dir(workspace.path("empty")).unwrap();
-    fs::write(workspace.path("missing.csv"), "file,round\nnobody.png,1\n00.png,0\n").unwrap();
-    fs::write(workspace.path("same.csv"), "file,round\n00.png,1\n01.png,1\n").unwrap();
+    fs::write(workspace.path("missing.csv"), "file,round\nnobody.png,1\ndisc/00.png,0\n").unwrap();
+    fs::write(workspace.path("same.csv"), "file,round\ndisc/00.png,1\ndisc/01.png,1\n").unwrap();
     fs::write(workspace.path("other.toml"), "seed = 0\nnonsense = 1\n").unwrap();
     let train = |args: &[&str]| workspace.run(&[&["train", "--out", "run"], args].concat());
     train(&["--preset", "smoke"]).fails_with("--data");
@@ -391,7 +391,7 @@ fn mistakes_can_be_mended_in_the_same_folder() {
         let names = ["disc", "square"].map(|class| {
             let mut files = workspace.files(&format!("shapes/{class}"));
             files.retain(|file| file.ends_with("png"));
-            files
+            files.into_iter().map(|file| format!("{class}/{file}")).collect::<Vec<_>>()
         });
         let row = |(number, file): (usize, String)| format!("{file},{}\n", number % 2);
         names.into_iter().flatten().enumerate().map(row).collect()
