@@ -361,7 +361,7 @@ mod tests {
         let message = || Pictures::find(folder.path(), &settings, Split::Train).unwrap_err().to_string();
         std::fs::write(&table, b"no table").unwrap();
         assert!(message().contains("cannot be read"), "{}", message());
-        write(&table, "message schema { optional binary text; }", &[Some(1)]);
+        write(&table, "message schema { optional binary text (UTF8); }", &[Some(1)]);
         assert!(message().contains("no column of pictures") && message().contains("it has text"), "{}", message());
         std::fs::write(&table, b"").unwrap();
         assert!(message().contains("the file is empty"), "{}", message());
