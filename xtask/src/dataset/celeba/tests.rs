@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use diffae_train::{Crop, Labels, Pictures};
+use diffae_train::{Crop, Labels, Pictures, Strangers};
 use image::ImageFormat;
 
 use crate::dataset::pictures::made_up::{
@@ -48,7 +48,7 @@ fn the_crop_is_that_of_the_paper_and_attributes_go_with_their_pictures() {
 
     let labels = Labels::from_file(&out.join("attributes.txt")).unwrap();
     let found = Pictures::all(&images, Crop::Center).unwrap();
-    labels.check(&out.join("attributes.txt"), &[&found]).unwrap();
+    Labels::matched(&out.join("attributes.txt"), &[&found], Strangers::Refuse).unwrap();
     assert_eq!(labels.names, ["Smiling", "Young"]);
     assert_eq!(labels.of("000/000002.png"), Some(&[false, true][..]));
     let before = snapshot(&out);
