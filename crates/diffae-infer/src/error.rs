@@ -95,6 +95,47 @@ pub enum Error {
         /// What there is.
         known: String,
     },
+    /// Names of attributes that differ in case, spaces, underscores and hyphens alone.
+    #[error("{name:?} may be {first:?} or {second:?}; spell it exactly")]
+    AmbiguousAttribute {
+        /// What was asked for.
+        name: String,
+        /// One attribute.
+        first: String,
+        /// Another.
+        second: String,
+    },
+    /// An attribute that is edited twice at once.
+    #[error("attribute {name} is given twice")]
+    AttributeTwice {
+        /// The attribute.
+        name: String,
+    },
+    /// Codes that another model made.
+    #[error("{} was made by model {got}, not by the one given, which is {expected}", path.display())]
+    ForeignCodes {
+        /// The file.
+        path: PathBuf,
+        /// Fingerprint of the model that made them.
+        got: String,
+        /// Fingerprint of the model given.
+        expected: String,
+    },
+    /// Another run writes there.
+    #[error("another run is writing {}; wait until it has ended, or write elsewhere", path.display())]
+    Locked {
+        /// Where both want to write.
+        path: PathBuf,
+    },
+    /// What an interrupted run has kept was made with other settings.
+    #[error("{} was begun with other settings: {differences}; begin anew without --resume, or repeat the command of then",
+        path.display())]
+    OtherSettings {
+        /// Where results go.
+        path: PathBuf,
+        /// What differs, in words.
+        differences: String,
+    },
     /// A picture could not be decoded.
     #[error("cannot read {} as a picture", path.display())]
     Image {

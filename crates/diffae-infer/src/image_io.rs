@@ -191,13 +191,22 @@ pub fn png_bytes(picture: &RgbImage, text: &[(String, String)], path: &Path) -> 
 /// # Errors
 /// [`Error::Encode`] with `path` if it cannot be encoded.
 pub fn gif_bytes(frames: &[RgbImage], milliseconds_per_frame: u32, path: &Path) -> Result<Vec<u8>> {
+    gif_with_delays(frames, std::iter::repeat(milliseconds_per_frame), path)
+}
+
+/// An endless GIF of frames, each shown for so many milliseconds, which the format rounds down to hundredths of a second.
+pub(crate) fn gif_with_delays(
+    frames: &[RgbImage],
+    delays_ms: impl IntoIterator<Item = u32>,
+    path: &Path,
+) -> Result<Vec<u8>> {
     let encode = || -> image::ImageResult<Vec<u8>> {
         let mut bytes = Vec::new();
         let mut encoder = image::codecs::gif::GifEncoder::new_with_speed(&mut bytes, 10);
         encoder.set_repeat(image::codecs::gif::Repeat::Infinite)?;
-        let delay = image::Delay::from_numer_denom_ms(milliseconds_per_frame, 1);
-        for frame in frames {
+        for (frame, delay_ms) in frames.iter().zip(delays_ms) {
             let rgba = DynamicImage::ImageRgb8(frame.clone()).into_rgba8();
+            let delay = image::Delay::from_numer_denom_ms(delay_ms, 1);
             encoder.encode_frame(image::Frame::from_parts(rgba, 0, 0, delay))?;
         }
         drop(encoder);

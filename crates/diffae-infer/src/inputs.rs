@@ -63,6 +63,35 @@ impl Input {
     }
 }
 
+impl Input {
+    /// What tells the input from another of its name: size and time of its file, or a checksum of its tensor.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file is gone.
+    pub fn stamp(&self) -> Result<String> {
+        match &self.source {
+            InputSource::File(path) => stamp(path),
+            InputSource::Tensor(tensor) => {
+                let values = tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>());
+                let mut hasher = blake3::Hasher::new();
+                for value in computing("reading x", values)? {
+                    hasher.update(&value.to_le_bytes());
+                }
+                Ok(hasher.finalize().to_hex().to_string())
+            }
+        }
+    }
+}
+
+/// Size and time of a file.
+pub(crate) fn stamp(path: &Path) -> Result<String> {
+    let failed = |source| Error::Io { path: path.to_owned(), source };
+    let metadata = fs::metadata(path).map_err(failed)?;
+    let modified = metadata.modified().map_err(failed)?;
+    let since = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(format!("{} bytes of {} ns", metadata.len(), since.as_nanos()))
+}
+
 /// Lists the pictures in a mix of picture files, folders (searched to the bottom, in order of their names) and
 /// `.safetensors` files that hold `x` `[N, C, H, W]` in `[-1, 1]`.
 ///
