@@ -4,6 +4,7 @@
 
 mod align;
 mod eval;
+mod pictures;
 
 use std::path::PathBuf;
 
@@ -17,12 +18,21 @@ pub(crate) use eval::{
     LpipsPairsArgs, Measure, PictureCrop, PplArgs, ReconArgs, XTerminalKind, ZUsageArgs,
 };
 
+pub(crate) use pictures::{
+    DecodeArgs, EditArgs, EncodeArgs, InterpolateArgs, ReconstructArgs, ReconstructionNoise, SampleArgs,
+    VariationsArgs, XTerminalChoice,
+};
+
+/// Exit codes, for `--help`.
+const EXIT_CODES: &str = "Exit codes: 0 done; 2 something is wrong, and one sentence says what; 130 interrupted by Ctrl-C. A \
+                          training that Ctrl-C has stopped and saved ends with 0.";
+
 /// Heading of the options that only some checkpoints need.
 const HINT_HEADING: &str = "For checkpoints without hyper-parameters";
 
 /// Encode, edit, blend and invent pictures with Diffusion Autoencoders.
 #[derive(Debug, Parser)]
-#[command(name = "diffae", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "diffae", version, max_term_width = 100, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,
@@ -243,154 +253,6 @@ pub(crate) struct ImportArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct EncodeArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) pictures: PictureArgs,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    /// Steps of the inversion
-    #[arg(long, default_value_t = 250, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
-    /// Leave x_T out: much faster
-    #[arg(long)]
-    pub(crate) semantic_only: bool,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-/// Where the x_T of decoded pictures comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum XTerminalChoice {
-    /// From the codes
-    Stored,
-    /// Fresh noise
-    Random,
-    /// All zero
-    Zero,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DecodeArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// What `diffae encode` wrote
-    pub(crate) codes: PathBuf,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    #[command(flatten)]
-    pub(crate) decoding: DecodingArgs,
-    /// Where x_T comes from
-    #[arg(long = "x-t", value_enum, default_value_t = XTerminalChoice::Stored)]
-    pub(crate) x_t: XTerminalChoice,
-    #[command(flatten)]
-    pub(crate) random: RandomArgs,
-    /// Noise added at each step: 0 none, 1 as much as DDPM
-    #[arg(long, default_value_t = 0.)]
-    pub(crate) eta: f64,
-    /// Decode codes that another model made
-    #[arg(long)]
-    pub(crate) any_model: bool,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-/// Where the x_T of a reconstruction comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ReconstructionNoise {
-    /// From the picture: near-exact
-    Inverted,
-    /// Fresh noise: shows what z_sem holds
-    Random,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ReconstructArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) pictures: PictureArgs,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    #[command(flatten)]
-    pub(crate) decoding: DecodingArgs,
-    #[command(flatten)]
-    pub(crate) inversion: InversionArgs,
-    /// Where x_T comes from
-    #[arg(long = "x-t", value_enum, default_value_t = ReconstructionNoise::Inverted)]
-    pub(crate) x_t: ReconstructionNoise,
-    #[command(flatten)]
-    pub(crate) random: RandomArgs,
-    /// Print the measures as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct InterpolateArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// The picture to start from
-    pub(crate) from: PathBuf,
-    /// The picture to end at
-    pub(crate) to: PathBuf,
-    /// FILE.png for a strip, FILE.gif for an animation, or a folder for single frames
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    /// Number of frames, both ends included
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = positive)]
-    pub(crate) frames: usize,
-    #[command(flatten)]
-    pub(crate) decoding: DecodingArgs,
-    #[command(flatten)]
-    pub(crate) inversion: InversionArgs,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct EditArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// Picture files, folders, or .safetensors files that hold x [N, C, H, W] in [-1, 1]
-    #[arg(required_unless_present = "list")]
-    pub(crate) input: Vec<PathBuf>,
-    /// Where to write
-    #[arg(long, short, value_name = "PATH", required_unless_present = "list")]
-    pub(crate) out: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) force: ForceArgs,
-    /// Print the names of the model's attributes, and the strengths that go the whole way where the model knows them
-    #[arg(long, conflicts_with_all = ["input", "out", "attribute", "strength", "strengths"])]
-    pub(crate) list: bool,
-    /// Print the names as JSON
-    #[arg(long, requires = "list")]
-    pub(crate) json: bool,
-    /// Name or number of the attribute
-    #[arg(long, short, required_unless_present = "list")]
-    pub(crate) attribute: Option<String>,
-    /// How far to go; negative takes the attribute away [default: the whole way if the model knows it, as --list shows, or 0.3]
-    #[arg(long, short, allow_negative_numbers = true)]
-    pub(crate) strength: Option<f64>,
-    /// Several strengths, such as -0.3,0,0.3: adds a strip for each picture
-    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, conflicts_with = "strength")]
-    pub(crate) strengths: Vec<f64>,
-    /// Decoding steps
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
-    /// Give back what decoding loses, so that what the edit leaves alone stays as it is; decodes once more
-    #[arg(long)]
-    pub(crate) keep_residual: bool,
-    #[command(flatten)]
-    pub(crate) inversion: InversionArgs,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct FitEditsArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -465,51 +327,6 @@ pub(crate) struct TrainArgs {
 pub(crate) struct PresetsArgs {
     /// Print this one as TOML
     pub(crate) name: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SampleArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    /// Number of pictures
-    #[arg(short = 'n', long = "count", default_value_t = 16, value_name = "N", value_parser = positive)]
-    pub(crate) count: usize,
-    #[command(flatten)]
-    pub(crate) decoding: DecodingArgs,
-    /// Steps of the latent diffusion
-    #[arg(long, default_value_t = 200, value_name = "N", value_parser = positive)]
-    pub(crate) latent_steps: usize,
-    #[command(flatten)]
-    pub(crate) random: RandomArgs,
-    /// Noise added at each decoding step: 0 none, 1 as much as DDPM
-    #[arg(long, default_value_t = 0.)]
-    pub(crate) eta: f64,
-    /// Take z_T [N, D] and x_T [N, C, H, W] from this .safetensors file; what it lacks is drawn
-    #[arg(long, value_name = "FILE", conflicts_with = "count")]
-    pub(crate) noise: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct VariationsArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) pictures: PictureArgs,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    /// Variations of each picture
-    #[arg(short = 'n', long = "count", default_value_t = 8, value_name = "N", value_parser = positive)]
-    pub(crate) count: usize,
-    #[command(flatten)]
-    pub(crate) decoding: DecodingArgs,
-    #[command(flatten)]
-    pub(crate) random: RandomArgs,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
 }
 
 #[derive(Debug, Args)]

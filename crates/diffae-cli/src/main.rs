@@ -4,8 +4,10 @@ mod args;
 mod commands;
 mod device;
 mod drawing;
+mod estimate;
 mod logging;
 mod output;
+mod picture_output;
 mod pictures;
 mod progress;
 mod session;
@@ -31,7 +33,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if is_interrupt(&error) => {
-            eprintln!("interrupted; what was written is whole");
+            let told = error.downcast_ref::<session::Interruption>().map(ToString::to_string);
+            eprintln!("interrupted: {}", told.as_deref().unwrap_or("nothing was written"));
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {

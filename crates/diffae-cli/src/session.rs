@@ -1,6 +1,7 @@
 //! A loaded model, and what every command does with it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use diffae_infer::{
-    DecodeOptions, Input, LoadOptions, Model, ModelConfig, ModelSource, NoisePurpose, NoiseSource, keep_residual,
-    read_batch,
+    CodesNeed, DecodeOptions, Encoded, Error, Input, LoadOptions, Model, ModelConfig, ModelSource, NetworkCall,
+    NoisePurpose, NoiseSource, Settings, Subjects, keep_residual, read_batch,
 };
 use diffae_nets::weights::ArchitectureHints;
 use diffae_schedule::{StepChain, StepSequence};
@@ -17,7 +18,7 @@ use serde_json::Value;
 
 use crate::args::{BatchArgs, GlobalArgs, HintArgs, ModelArgs};
 use crate::device::{device_from_name, dtype};
-use crate::progress::Progress;
+use crate::progress::{Job, Progress};
 
 /// Set by Ctrl-C; chains look at it after every step.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -34,6 +35,12 @@ pub(crate) struct Session {
 pub(crate) struct Original {
     x_0: Tensor,
     decoded: Tensor,
+}
+
+/// How pictures are decoded.
+pub(crate) struct Decoding<'a> {
+    pub(crate) options: DecodeOptions,
+    pub(crate) noise: &'a mut diffae_schedule::NoiseFn<'a>,
 }
 
 impl Session {
@@ -60,6 +67,48 @@ impl Session {
             ("model".to_owned(), self.model.fingerprint().into()),
             ("dtype".to_owned(), self.options.dtype.as_str().into()),
         ])
+    }
+
+    /// Settings that a command shares with all others whose values depend on the model: they go into results, and decide
+    /// whether a run can go on with what another has kept.
+    pub(crate) fn run_settings(&self, global: &GlobalArgs) -> Settings {
+        let mut settings = self.settings();
+        settings.insert("program".to_owned(), env!("CARGO_PKG_VERSION").into());
+        settings.insert("device".to_owned(), format!("{:?}", self.options.device.location()).into());
+        settings.insert("threads".to_owned(), global.threads.map_or("all".into(), Value::from));
+        settings.insert("exact".to_owned(), global.exact.into());
+        settings
+    }
+
+    /// Starts to show the progress of a job.
+    pub(crate) fn progress(&self, job: Job) -> Progress {
+        Progress::of(job, &self.model)
+    }
+
+    /// The number of calls that a chain of so many steps takes for a picture: one where there are no steps.
+    pub(crate) fn decoding_calls(&self, num_steps: usize) -> usize {
+        if self.is_one_shot() { 1 } else { num_steps }
+    }
+
+    /// The number of calls that an inversion takes for a picture.
+    pub(crate) fn inversion_calls(&self, num_steps: usize) -> usize {
+        if self.is_one_shot() { 0 } else { num_steps }
+    }
+
+    /// Pictures of which the encoder must be asked: all, or none in a plain DDPM.
+    pub(crate) fn encoder_calls(&self, num_pictures: usize) -> usize {
+        if self.has_z_sem() { num_pictures } else { 0 }
+    }
+
+    /// The codes of some subjects.
+    pub(crate) fn encode(
+        &self,
+        subjects: &Subjects,
+        range: Range<usize>,
+        need: CodesNeed,
+        progress: &Progress,
+    ) -> Result<Encoded> {
+        Ok(subjects.encode(&self.model, range, need, &mut |call, count| progress.call(call, count))?)
     }
 
     /// What names the latent net and the moments of `z_sem`, which are no part of the model's fingerprint.
@@ -93,6 +142,15 @@ impl Session {
         Ok(z_sem)
     }
 
+    /// [`Session::encode_semantic`], shown as progress.
+    pub(crate) fn encode_semantic_of(&self, x_0: &Tensor, progress: &Progress) -> Result<Option<Tensor>> {
+        let z_sem = self.encode_semantic(x_0)?;
+        if z_sem.is_some() && progress.call(NetworkCall::Encoder, x_0.dim(0)?).is_break() {
+            return Err(Error::Interrupted.into());
+        }
+        Ok(z_sem)
+    }
+
     /// The noise maps of pictures; of a one-shot autoencoder, which has none to invert, those that add nothing.
     pub(crate) fn invert(
         &self,
@@ -109,7 +167,11 @@ impl Session {
     }
 
     /// Fresh noise maps for the pictures with the given numbers.
-    pub(crate) fn random_x_terminal(&self, noise: NoiseSource, indices: std::ops::Range<u64>) -> Result<Tensor> {
+    pub(crate) fn random_x_terminal(
+        &self,
+        noise: NoiseSource,
+        indices: impl IntoIterator<Item = u64>,
+    ) -> Result<Tensor> {
         Ok(self.model.random_x_terminal(noise, indices)?)
     }
 
@@ -117,7 +179,7 @@ impl Session {
     pub(crate) fn invent(
         &self,
         noise: NoiseSource,
-        indices: std::ops::Range<u64>,
+        indices: impl IntoIterator<Item = u64>,
         num_steps: usize,
         progress: &Progress,
     ) -> Result<Tensor> {
@@ -126,10 +188,10 @@ impl Session {
         self.denoise(&z_terminal, num_steps, progress)
     }
 
-    /// The same of given noise.
+    /// The `z_sem` that the latent net makes of given noise.
     pub(crate) fn denoise(&self, z_terminal: &Tensor, num_steps: usize, progress: &Progress) -> Result<Tensor> {
         let count = z_terminal.dim(0)?;
-        Ok(self.model.sample_z_sem(z_terminal, num_steps, &mut |_| progress.step(count))?)
+        Ok(self.model.sample_z_sem(z_terminal, num_steps, &mut |_| progress.call(NetworkCall::LatentNet, count))?)
     }
 
     /// Pictures with what their codes decode to.
@@ -167,10 +229,41 @@ impl Session {
         num_steps: usize,
         progress: &Progress,
     ) -> Result<Tensor> {
+        let how = Decoding { options: DecodeOptions::ddim(num_steps), noise: &mut diffae_schedule::no_noise };
+        self.decode_as(x_terminal, z_sem, how, progress)
+    }
+
+    /// Decodes pictures.
+    pub(crate) fn decode_as(
+        &self,
+        x_terminal: &Tensor,
+        z_sem: Option<&Tensor>,
+        how: Decoding<'_>,
+        progress: &Progress,
+    ) -> Result<Tensor> {
         let count = x_terminal.dim(0)?;
-        let options = DecodeOptions::ddim(num_steps);
         let on_step = &mut |_: &diffae_schedule::Step<'_>| progress.step(count);
-        Ok(self.model.decode(x_terminal, z_sem, &options, &mut diffae_schedule::no_noise, on_step)?)
+        let x_0 = self.model.decode(x_terminal, z_sem, &how.options, how.noise, on_step)?;
+        if self.is_one_shot() && progress.step(count).is_break() {
+            return Err(Error::Interrupted.into());
+        }
+        Ok(x_0)
+    }
+}
+
+/// Says what is there after Ctrl-C.
+#[derive(Debug)]
+pub(crate) struct Interruption(String);
+
+impl Interruption {
+    pub(crate) fn new(sentence: String) -> Self {
+        Self(sentence)
+    }
+}
+
+impl std::fmt::Display for Interruption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `diffae demo`
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use anyhow::{Context, Result};
 use base64::Engine;
 use candle_core::Tensor;
 use diffae_infer::{
-    BUILT_IN_MODEL, Codes, ModelSource, Pipeline, built_in_pictures, gif_bytes, keep_residual, png_bytes,
+    BUILT_IN_MODEL, Codes, ModelSource, NetworkCall, Pipeline, built_in_pictures, gif_bytes, keep_residual, png_bytes,
     rgb_from_tensor, tensor_from_rgb,
 };
 use image::RgbImage;
@@ -15,7 +16,7 @@ use image::RgbImage;
 use crate::args::{DemoArgs, GlobalArgs, HintArgs};
 use crate::drawing::{SheetRow, captioned_sheet};
 use crate::output::{OutputDir, Provenance, say};
-use crate::progress::Progress;
+use crate::progress::{Job, Noun, Progress, Work};
 use crate::session::{catch_interrupts, load_options};
 
 /// Faces that are varied, each in so many ways.
@@ -62,17 +63,27 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
         + BLENDED.len() * NUM_FRAMES
         + NUM_VARIED * NUM_VARIATIONS
         + NUM_SAMPLES;
-    // An inversion takes as many steps as a picture; those of the latent net are counted as whole pictures.
-    let num_invented = (NUM_SAMPLES * LATENT_STEPS).div_ceil(args.steps);
-    let progress = Progress::start("demo", faces.len() + num_decoded + num_invented, args.steps);
-    let progress = Arc::new(Mutex::new(progress));
-    let shown = Arc::clone(&progress);
+    // An inversion takes as many steps as a picture, and counts as one.
+    let num_pictures = faces.len() + num_decoded;
+    let work =
+        Work { encoder: faces.len(), decoder: num_pictures * args.steps, latent_net: NUM_SAMPLES * LATENT_STEPS };
+    let job = Job { label: "demo", noun: Noun::Pictures, num_items: num_pictures, num_kept: 0, work };
+    let progress = Arc::new(Mutex::new(Progress::of(job, &model)));
+    let (shown, num_steps, num_calls) = (Arc::clone(&progress), args.steps, AtomicUsize::new(0));
     let pipeline = Pipeline::new(model)
         .with_steps(args.steps)
         .with_invert_steps(args.steps)
         .with_latent_steps(LATENT_STEPS)
         .with_seed(args.random.seed)
-        .with_callback(move |count| shown.lock().unwrap_or_else(PoisonError::into_inner).step(count));
+        .with_call_callback(move |call, count| {
+            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            if call == NetworkCall::Decoder {
+                let before = num_calls.fetch_add(count, Ordering::Relaxed);
+                let whole = |calls: usize| calls.checked_div(num_steps).unwrap_or(0);
+                shown.done(whole(before + count) - whole(before));
+            }
+            shown.call(call, count)
+        });
     let pictures: Vec<RgbImage> = faces.into_iter().map(|(_, face)| face).collect();
     let exhibits = exhibits(&pipeline, &pictures, args, &provenance)?;
     drop(pipeline);
@@ -220,13 +231,7 @@ fn sample(pipeline: &Pipeline) -> Result<Vec<SheetRow>> {
 
 /// The codes of one face.
 fn one_of(codes: &Codes, face: usize) -> Result<Codes> {
-    let part = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.narrow(0, face, 1)).transpose();
-    Ok(Codes {
-        z_sem: part(&codes.z_sem)?,
-        x_terminal: part(&codes.x_terminal)?,
-        names: codes.names.get(face).cloned().into_iter().collect(),
-        fingerprint: codes.fingerprint.clone(),
-    })
+    Ok(codes.select(&[face])?)
 }
 
 /// A page that needs no other file.
