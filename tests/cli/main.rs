@@ -10,6 +10,8 @@ mod evaluation;
 mod kernels;
 mod models;
 mod pictures;
+#[cfg(unix)]
+mod resume;
 mod samples;
 mod support;
 mod training;
