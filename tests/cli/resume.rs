@@ -57,9 +57,10 @@ fn a_killed_encode_goes_on_by_itself_if_nothing_has_changed() {
     // Another picture of a name is another run.
     fs::copy(fixture("photographs/cat.jpg"), workspace.path("photos/0.jpg")).unwrap();
     workspace.run(&[&args[..], &["codes.safetensors", "--resume"]].concat()).fails_with("inputs was");
+    fs::remove_dir_all(&workspace.partials(".")[0]).unwrap();
     killed();
     let said = workspace.run(&[&args[..], &["codes.safetensors"]].concat()).succeeds();
-    assert!(said.stderr().contains("going on with") || said.stderr().is_empty(), "{}", said.stderr());
+    assert!(said.stderr().contains("of 8 pictures are kept from an interrupted run"), "{}", said.stderr());
     workspace.run(&[&args[..], &["whole.safetensors"]].concat()).succeeds();
     let read = |name: &str| {
         let bytes = fs::read(workspace.path(name)).unwrap();
@@ -77,7 +78,7 @@ fn edits_and_reconstructions_go_on() {
     photographs(&workspace, 6);
     let common = ["--model", "model", "photos", "--batch-size", "1", "--invert-steps", "20", "--steps", "20", "--json"];
     for command in [&["edit", "-a", "0", "--strengths", "0.1,0.2"][..], &["reconstruct"], &["variations", "-n", "2"]] {
-        let common = if command[0] == "variations" { [&common[..4], &common[7..]].concat() } else { common.to_vec() };
+        let common = if command[0] == "variations" { [&common[..5], &common[7..]].concat() } else { common.to_vec() };
         // Into a folder that is there, beside what is in it.
         let (out, whole) = (command[0], format!("{}-whole", command[0]));
         fs::create_dir(workspace.path(out)).unwrap();
@@ -91,7 +92,9 @@ fn edits_and_reconstructions_go_on() {
         let text = |json: serde_json::Value| json.to_string().replace(&whole, out);
         assert_eq!(text(resumed), text(expected));
         let names = workspace.files(&whole);
-        assert_eq!(workspace.files(out), [&names[..], &["mine".to_owned()]].concat());
+        let mut expected = [&names[..], &["mine".to_owned()]].concat();
+        expected.sort();
+        assert_eq!(workspace.files(out), expected);
         for name in names {
             assert_eq!(
                 workspace.pixels(&format!("{out}/{name}")),

@@ -118,3 +118,60 @@ impl Estimator {
         (cost > 0.).then(|| kind.cost * secs / cost)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENCODER: usize = 0;
+    const DECODER: usize = 1;
+    const LATENT_NET: usize = 2;
+
+    /// Calls of one kind in a row: the first, and the others.
+    struct Calls {
+        kind_idx: usize,
+        /// Pictures in each.
+        count: usize,
+        num_calls: usize,
+        first_secs: f64,
+        other_secs: f64,
+    }
+
+    /// Follows calls by a clock that is not real, and checks the time that is left, at the end of each call and in its middle,
+    /// from a tenth of the way on.
+    fn check(costs: [f64; 3], all: &[Calls]) {
+        let mut planned = costs.map(|cost| PlannedCalls { count: 0, cost });
+        let mut durations = vec![];
+        for calls in all {
+            planned[calls.kind_idx].count += calls.count * calls.num_calls;
+            let secs = |call: usize| if call == 0 { calls.first_secs } else { calls.other_secs * jitter(call) };
+            durations.extend((0..calls.num_calls).map(|call| (calls.kind_idx, calls.count, secs(call))));
+        }
+        let total: f64 = durations.iter().map(|(_, _, secs)| secs).sum();
+        let (mut estimator, mut now, mut fraction) = (Estimator::new(&planned), 0., 0.);
+        for (kind_idx, count, secs) in durations {
+            if now > 0.1 * total {
+                near(&estimator, now + 0.5 * secs, total);
+            }
+            now += secs;
+            estimator.note(kind_idx, count, Duration::from_secs_f64(now));
+            assert!(estimator.fraction() >= fraction, "{} after {fraction}", estimator.fraction());
+            fraction = estimator.fraction();
+            if now > 0.1 * total {
+                near(&estimator, now, total);
+                assert!((fraction - now / total).abs() < 0.1, "{fraction} at {}", now / total);
+            }
+        }
+        assert!(fraction > 0.999, "{fraction}");
+    }
+
+    fn near(estimator: &Estimator, now: f64, total: f64) {
+        let (got, truth) = (estimator.remaining(Duration::from_secs_f64(now)).unwrap().as_secs_f64(), total - now);
+        assert!((got - truth).abs() <= 0.3 * truth + 0.02 * total, "{got} s left after {now} s, in truth {truth} s");
+    }
+
+    /// Calls take a little more or less time.
+    fn jitter(call: usize) -> f64 {
+        1. + 0.15 * ((call * 7919 % 13) as f64 / 6. - 1.)
+    }
+}

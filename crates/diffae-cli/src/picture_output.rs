@@ -121,9 +121,7 @@ impl PictureOutput {
         decisive.insert("output".to_owned(), if self.has_sheet() { "pictures" } else { "tensors" }.into());
         self.settings = public;
         let num_kept = self.partial.begin(&decisive, resume)?;
-        if num_kept > 0 {
-            tracing::info!("going on with {num_kept} of {num_items} that an interrupted run has kept");
-        }
+        tell_going_on(num_kept, num_items);
         Ok(num_kept)
     }
 
@@ -252,6 +250,13 @@ impl Written {
 
     pub(crate) fn out(&self) -> &Path {
         &self.out
+    }
+}
+
+/// Says that work does not begin with the first of `num_items` items, unless that is not wanted.
+pub(crate) fn tell_going_on(num_kept: usize, num_items: usize) {
+    if num_kept > 0 && tracing::enabled!(tracing::Level::WARN) {
+        eprintln!("going on: {num_kept} of {} are kept from an interrupted run", Noun::Pictures.counted(num_items));
     }
 }
 

@@ -172,6 +172,7 @@ impl Progress {
     pub(crate) fn call(&self, call: NetworkCall, count: usize) -> ControlFlow<()> {
         let kind = NetworkCall::ALL.iter().position(|known| *known == call).unwrap_or_default();
         let now = self.start.elapsed();
+        tracing::trace!(?call, count, secs = now.as_secs_f64());
         let view = locked(&self.state).note(kind, count, now).view(self.label, now);
         match &mut *self.display.lock().unwrap_or_else(PoisonError::into_inner) {
             Display::Bar(bar) => bar.tick(),

@@ -18,6 +18,14 @@ struct Chosen {
     indices: Vec<usize>,
 }
 
+/// Everything that decoding needs.
+struct Decode<'a> {
+    session: &'a Session,
+    args: &'a DecodeArgs,
+    chosen: &'a Chosen,
+    records: &'a [Record],
+}
+
 /// Decodes all codes of a file, or those that were chosen.
 pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
     let (codes, indices) = pick_codes(&args.codes)?;
@@ -50,50 +58,51 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
     );
     let resume = args.resume.mode(&args.out.force);
     let num_kept = output.begin(Begin { public, hidden, num_items: records.len(), resume })?;
-    let decoded = decode(&session, args, (&chosen, &records), (&mut output, num_kept));
+    let decoded = Decode { session: &session, args, chosen: &chosen, records: &records }.run(&mut output, num_kept);
     output.guard(decoded)?;
     let written = output.commit()?;
     if args.json.json { written.say_json() } else { written.say() }
 }
 
-fn decode(
-    session: &Session,
-    args: &DecodeArgs,
-    (chosen, records): (&Chosen, &[Record]),
-    (output, num_kept): (&mut PictureOutput, usize),
-) -> Result<()> {
-    let Chosen { codes, indices } = chosen;
-    let noise = NoiseSource::new(args.random.seed);
-    let options = DecodeOptions { num_steps: args.decoding.steps, eta: args.eta, clip: Clip::UnitRange };
-    let decoder = (records.len() - num_kept) * session.decoding_calls(args.decoding.steps);
-    let work = Work { decoder, ..Work::default() };
-    let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: records.len(), num_kept, work };
-    let progress = session.progress(job);
-    let mut start = num_kept;
-    for records in records[num_kept..].chunks(session.batch_size()) {
-        let indices = &indices[start..start + records.len()];
-        let part = |tensor: &Tensor| -> Result<Tensor> {
-            let rows = indices.iter().map(|&idx| tensor.narrow(0, idx, 1)).collect::<candle_core::Result<Vec<_>>>()?;
-            Ok(Tensor::cat(&rows, 0)?.to_device(session.model.device())?)
-        };
-        let z_sem = codes.z_sem.as_ref().map(part).transpose()?;
-        let numbers: Vec<u64> = indices.iter().map(|&idx| idx as u64).collect();
-        let x_terminal = match (args.x_t, &codes.x_terminal) {
-            (XTerminalChoice::Stored, Some(x_terminal)) => part(x_terminal)?,
-            (XTerminalChoice::Stored, None) if session.is_one_shot() => session.model.zero_x_terminal(records.len())?,
-            (XTerminalChoice::Stored, None) => bail!("the codes hold no x_T; use --x-t random or --x-t zero"),
-            (XTerminalChoice::Random, _) => session.random_x_terminal(noise, numbers.iter().copied())?,
-            (XTerminalChoice::Zero, _) => session.model.zero_x_terminal(records.len())?,
-        };
-        let how = Decoding { options, noise: &mut noise.steps(numbers) };
-        let x_0 = session.decode_as(&x_terminal, z_sem.as_ref(), how, &progress)?;
-        output.write(&x_0, &records.iter().collect::<Vec<_>>())?;
-        start += records.len();
-        output.keep(start, serde_json::Value::Null)?;
-        progress.done(records.len());
+impl Decode<'_> {
+    /// Decodes what is not kept yet, batch by batch.
+    fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
+        let Self { session, args, chosen: Chosen { codes, indices }, records } = *self;
+        let noise = NoiseSource::new(args.random.seed);
+        let options = DecodeOptions { num_steps: args.decoding.steps, eta: args.eta, clip: Clip::UnitRange };
+        let decoder = (records.len() - num_kept) * session.decoding_calls(args.decoding.steps);
+        let work = Work { decoder, ..Work::default() };
+        let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: records.len(), num_kept, work };
+        let progress = session.progress(job);
+        let mut start = num_kept;
+        for records in records[num_kept..].chunks(session.batch_size()) {
+            let indices = &indices[start..start + records.len()];
+            let part = |tensor: &Tensor| -> Result<Tensor> {
+                let rows =
+                    indices.iter().map(|&idx| tensor.narrow(0, idx, 1)).collect::<candle_core::Result<Vec<_>>>()?;
+                Ok(Tensor::cat(&rows, 0)?.to_device(session.model.device())?)
+            };
+            let z_sem = codes.z_sem.as_ref().map(part).transpose()?;
+            let numbers: Vec<u64> = indices.iter().map(|&idx| idx as u64).collect();
+            let x_terminal = match (args.x_t, &codes.x_terminal) {
+                (XTerminalChoice::Stored, Some(x_terminal)) => part(x_terminal)?,
+                (XTerminalChoice::Stored, None) if session.is_one_shot() => {
+                    session.model.zero_x_terminal(records.len())?
+                }
+                (XTerminalChoice::Stored, None) => bail!("the codes hold no x_T; use --x-t random or --x-t zero"),
+                (XTerminalChoice::Random, _) => session.random_x_terminal(noise, numbers.iter().copied())?,
+                (XTerminalChoice::Zero, _) => session.model.zero_x_terminal(records.len())?,
+            };
+            let how = Decoding { options, noise: &mut noise.steps(numbers) };
+            let x_0 = session.decode_as(&x_terminal, z_sem.as_ref(), how, &progress)?;
+            output.write(&x_0, &records.iter().collect::<Vec<_>>())?;
+            start += records.len();
+            output.keep(start, serde_json::Value::Null)?;
+            progress.done(records.len());
+        }
+        progress.finish();
+        Ok(())
     }
-    progress.finish();
-    Ok(())
 }
 
 /// Fails if the codes cannot be those of the model.

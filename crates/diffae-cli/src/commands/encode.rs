@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::args::{EncodeArgs, GlobalArgs};
 use crate::output::{Provenance, is_safetensors, make_parents, refuse_existing, say, say_json};
-use crate::picture_output::{joined_parts, part_name, tell_kept};
+use crate::picture_output::{joined_parts, part_name, tell_going_on, tell_kept};
 use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
 
@@ -47,6 +47,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     decisive.extend(settings.clone());
     decisive.insert("inputs".to_owned(), list_subjects(&args.pictures.input)?.fingerprint()?.into());
     let num_kept = partial.begin(&decisive, args.resume.mode(&args.out.force))?;
+    tell_going_on(num_kept, inputs.len());
     let encoding = Encoding { session: &session, inputs: &inputs, num_steps };
     let encoded = encoding.encode(&mut partial, num_kept);
     encoded.map_err(|error| tell_kept(error, partial.num_kept(), inputs.len()))?;

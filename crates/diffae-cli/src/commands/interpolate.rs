@@ -1,7 +1,7 @@
 //! `diffae interpolate --model MODEL A B .. --out FILE`
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
@@ -68,24 +68,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
         settings.insert("invert_steps".to_owned(), num_invert_steps.into());
     }
     let provenance = Provenance::without_model().with_all(&settings);
-    let files = match output {
-        FrameOutput::Strip => {
-            let strip = sheet(&[pictures]);
-            write_file(path, &png_bytes(&strip, provenance.entries(), path)?, overwrite)?;
-            vec![path.clone()]
-        }
-        FrameOutput::Animation => {
-            write_file(path, &animation_bytes(&pictures, rate, path)?, overwrite)?;
-            vec![path.clone()]
-        }
-        FrameOutput::Folder(folder) => {
-            for (name, picture) in names.iter().zip(&pictures) {
-                folder.write_png(name, picture, &provenance)?;
-            }
-            folder.commit()?;
-            names.iter().map(|name| path.join(name)).collect()
-        }
-    };
+    let files = Film { path, pictures: &pictures, names: &names, provenance, rate }.write(output, overwrite)?;
     if args.json.json {
         let stops: Vec<&str> = subjects.all().iter().map(|subject| subject.name.as_str()).collect();
         let report =
@@ -95,6 +78,35 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
         return say_json(&report);
     }
     say(&format!("wrote {} to {}", Noun::Frames.counted(frames.len()), path.display()))
+}
+
+/// Frames, and how they are shown.
+struct Film<'a> {
+    path: &'a Path,
+    pictures: &'a [RgbImage],
+    names: &'a [String],
+    provenance: Provenance,
+    rate: FrameRate,
+}
+
+impl Film<'_> {
+    /// Writes the frames, and returns the files.
+    fn write(&self, output: FrameOutput, overwrite: Overwrite) -> Result<Vec<PathBuf>> {
+        let Self { path, pictures, names, provenance, rate } = self;
+        let bytes = match output {
+            FrameOutput::Strip => png_bytes(&sheet(&[pictures.to_vec()]), provenance.entries(), path)?,
+            FrameOutput::Animation => animation_bytes(pictures, *rate, path)?,
+            FrameOutput::Folder(folder) => {
+                for (name, picture) in names.iter().zip(*pictures) {
+                    folder.write_png(name, picture, provenance)?;
+                }
+                folder.commit()?;
+                return Ok(names.iter().map(|name| path.join(name)).collect());
+            }
+        };
+        write_file(path, &bytes, overwrite)?;
+        Ok(vec![path.to_path_buf()])
+    }
 }
 
 fn frame_output(path: &Path, names: &[String], overwrite: Overwrite) -> Result<FrameOutput> {

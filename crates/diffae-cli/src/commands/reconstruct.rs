@@ -59,7 +59,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     hidden.insert("inputs".to_owned(), list_subjects(&args.pictures.input)?.fingerprint()?.into());
     let resume = args.resume.mode(&args.out.force);
     let num_kept = output.begin(Begin { public, hidden, num_items: inputs.len(), resume })?;
-    let reconstructed = reconstruct(&session, args, &inputs, (&mut output, num_kept));
+    let reconstructed = Reconstruction { session: &session, args, inputs: &inputs }.run(&mut output, num_kept);
     output.guard(reconstructed)?;
     let mut measured: Vec<Measured> = vec![];
     for note in output.notes() {
@@ -79,40 +79,45 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     say(&format!("wrote {} to {}", Noun::Pictures.counted(measured.len()), written.out().display()))
 }
 
-/// Reconstructs what is not kept yet, batch by batch, and notes the measures.
-fn reconstruct(
-    session: &Session,
-    args: &ReconstructArgs,
-    inputs: &[Input],
-    (output, num_kept): (&mut PictureOutput, usize),
-) -> Result<()> {
-    let inverted = args.x_t == ReconstructionNoise::Inverted;
-    let invert_calls = if inverted { session.inversion_calls(args.inversion.invert_steps) } else { 0 };
-    let left = inputs.len() - num_kept;
-    let calls = session.decoding_calls(args.decoding.steps) + invert_calls;
-    let work = Work { encoder: session.encoder_calls(left), decoder: left * calls, latent_net: 0 };
-    let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: inputs.len(), num_kept, work };
-    let progress = session.progress(job);
-    let mut start = num_kept;
-    for batch in inputs[num_kept..].chunks(session.batch_size()) {
-        let x_0 = session.read(batch)?;
-        let z_sem = session.encode_semantic_of(&x_0, &progress)?;
-        let numbers = start as u64..(start + batch.len()) as u64;
-        let x_terminal = if inverted {
-            session.invert(&x_0, z_sem.as_ref(), args.inversion.invert_steps, &progress)?
-        } else {
-            session.random_x_terminal(NoiseSource::new(args.random.seed), numbers)?
-        };
-        let decoded = session.decode(&x_terminal, z_sem.as_ref(), args.decoding.steps, &progress)?;
-        let records: Vec<Record> = batch.iter().map(|input| Record::plain(&input.name)).collect();
-        output.write(&decoded, &records.iter().collect::<Vec<_>>())?;
-        start += batch.len();
-        let names: Vec<String> = batch.iter().map(|input| input.name.clone()).collect();
-        output.keep(start, serde_json::to_value(measure(&x_0, &decoded, &names)?)?)?;
-        progress.done(batch.len());
+/// Everything that a reconstruction needs.
+struct Reconstruction<'a> {
+    session: &'a Session,
+    args: &'a ReconstructArgs,
+    inputs: &'a [Input],
+}
+
+impl Reconstruction<'_> {
+    /// Reconstructs what is not kept yet, batch by batch, and notes the measures.
+    fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
+        let Self { session, args, inputs } = *self;
+        let inverted = args.x_t == ReconstructionNoise::Inverted;
+        let invert_calls = if inverted { session.inversion_calls(args.inversion.invert_steps) } else { 0 };
+        let left = inputs.len() - num_kept;
+        let calls = session.decoding_calls(args.decoding.steps) + invert_calls;
+        let work = Work { encoder: session.encoder_calls(left), decoder: left * calls, latent_net: 0 };
+        let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: inputs.len(), num_kept, work };
+        let progress = session.progress(job);
+        let mut start = num_kept;
+        for batch in inputs[num_kept..].chunks(session.batch_size()) {
+            let x_0 = session.read(batch)?;
+            let z_sem = session.encode_semantic_of(&x_0, &progress)?;
+            let numbers = start as u64..(start + batch.len()) as u64;
+            let x_terminal = if inverted {
+                session.invert(&x_0, z_sem.as_ref(), args.inversion.invert_steps, &progress)?
+            } else {
+                session.random_x_terminal(NoiseSource::new(args.random.seed), numbers)?
+            };
+            let decoded = session.decode(&x_terminal, z_sem.as_ref(), args.decoding.steps, &progress)?;
+            let records: Vec<Record> = batch.iter().map(|input| Record::plain(&input.name)).collect();
+            output.write(&decoded, &records.iter().collect::<Vec<_>>())?;
+            start += batch.len();
+            let names: Vec<String> = batch.iter().map(|input| input.name.clone()).collect();
+            output.keep(start, serde_json::to_value(measure(&x_0, &decoded, &names)?)?)?;
+            progress.done(batch.len());
+        }
+        progress.finish();
+        Ok(())
     }
-    progress.finish();
-    Ok(())
 }
 
 fn measure(x_0: &Tensor, decoded: &Tensor, names: &[String]) -> Result<Vec<Measured>> {

@@ -29,6 +29,8 @@ struct Sampling<'a> {
     options: DecodeOptions,
     num_latent_steps: usize,
     seed: u64,
+    indices: &'a [u64],
+    records: &'a [Record],
 }
 
 /// Samples the pictures of a seed, or some of them.
@@ -57,16 +59,17 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
         session.model.latent_net()?;
         session.model.latent_moments()?;
     }
-    let begin = begin(&session, args, global, (&indices, num_latent_steps))?;
-    let num_kept = output.begin(begin)?;
     let sampling = Sampling {
         session: &session,
         given: &given,
         options: DecodeOptions { num_steps: args.decoding.steps, eta: args.eta, clip: Clip::UnitRange },
         num_latent_steps,
         seed: args.random.seed,
+        indices: &indices,
+        records: &records,
     };
-    let sampled = sampling.sample((&indices, &records), &mut output, num_kept);
+    let num_kept = output.begin(sampling.begin(global, args)?)?;
+    let sampled = sampling.sample(&mut output, num_kept);
     output.guard(sampled)?;
     if wants_sheet && output.has_sheet() {
         let shown = records.iter().take(MOST_ON_SHEET).map(|record| output.picture(&record.name));
@@ -90,39 +93,31 @@ fn indices(args: &SampleArgs, given: &GivenNoise) -> Result<Vec<u64>> {
     Ok(indices)
 }
 
-fn begin(
-    session: &Session,
-    args: &SampleArgs,
-    global: &GlobalArgs,
-    (indices, num_latent_steps): (&[u64], usize),
-) -> Result<Begin> {
-    let mut public = Settings::from([
-        ("model".to_owned(), session.model.fingerprint().into()),
-        ("steps".to_owned(), args.decoding.steps.into()),
-        ("latent_steps".to_owned(), num_latent_steps.into()),
-        ("eta".to_owned(), args.eta.into()),
-    ]);
-    let mut hidden = session.run_settings(global);
-    hidden.insert("latent_net".to_owned(), session.latent_fingerprint()?.into());
-    hidden.insert("first_index".to_owned(), indices.first().copied().into());
-    hidden.insert("last_index".to_owned(), indices.last().copied().into());
-    public.insert("seed".to_owned(), args.random.seed.into());
-    if let Some(path) = &args.noise {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        hidden.insert("noise".to_owned(), blake3::hash(&bytes).to_string().into());
-    }
-    Ok(Begin { public, hidden, num_items: indices.len(), resume: args.resume.mode(&args.out.force) })
-}
-
 impl Sampling<'_> {
-    /// Samples what is not kept yet, batch by batch.
-    fn sample(
-        &self,
-        (indices, records): (&[u64], &[Record]),
-        output: &mut PictureOutput,
-        num_kept: usize,
-    ) -> Result<()> {
+    /// What the pictures depend on.
+    fn begin(&self, global: &GlobalArgs, args: &SampleArgs) -> Result<Begin> {
         let session = self.session;
+        let mut public = Settings::from([
+            ("model".to_owned(), session.model.fingerprint().into()),
+            ("steps".to_owned(), args.decoding.steps.into()),
+            ("latent_steps".to_owned(), self.num_latent_steps.into()),
+            ("eta".to_owned(), args.eta.into()),
+        ]);
+        let mut hidden = session.run_settings(global);
+        hidden.insert("latent_net".to_owned(), session.latent_fingerprint()?.into());
+        let ranges = args.index.iter().map(|range| format!("{}..{}", range.0.start, range.0.end));
+        hidden.insert("index".to_owned(), ranges.collect::<Vec<_>>().join(",").into());
+        public.insert("seed".to_owned(), args.random.seed.into());
+        if let Some(path) = &args.noise {
+            let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.clone(), source })?;
+            hidden.insert("noise".to_owned(), blake3::hash(&bytes).to_string().into());
+        }
+        Ok(Begin { public, hidden, num_items: self.records.len(), resume: args.resume.mode(&args.out.force) })
+    }
+
+    /// Samples what is not kept yet, batch by batch.
+    fn sample(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
+        let Self { session, indices, records, .. } = *self;
         let left = records.len() - num_kept;
         let work = Work {
             encoder: 0,

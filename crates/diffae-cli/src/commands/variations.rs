@@ -58,10 +58,11 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
     hidden.insert("variations".to_owned(), format!("{chosen:?} of {}", args.count).into());
     let resume = args.resume.mode(&args.out.force);
     let num_kept = output.begin(Begin { public, hidden, num_items: variations.len(), resume })?;
-    let varied = vary(&session, args, (&subjects, &variations), (&mut output, num_kept));
+    let varying = Varying { session: &session, args, subjects: &subjects, variations: &variations };
+    let varied = varying.run(&mut output, num_kept);
     output.guard(varied)?;
     if output.has_sheet() {
-        output.write_sheet(SHEET, &sheet(&rows(&session, &subjects, &variations, &output)?))?;
+        output.write_sheet(SHEET, &sheet(&varying.rows(&output)?))?;
     }
     let written = output.commit()?;
     if args.json.json { written.say_json() } else { written.say() }
@@ -81,58 +82,62 @@ fn chosen(args: &VariationsArgs) -> Result<Vec<usize>> {
     Ok(chosen)
 }
 
-fn vary(
-    session: &Session,
-    args: &VariationsArgs,
-    (subjects, variations): (&Subjects, &[Variation]),
-    (output, num_kept): (&mut PictureOutput, usize),
-) -> Result<()> {
-    let left = &variations[num_kept..];
-    let of_one = |subject: usize| left.iter().filter(move |variation| variation.subject == subject).count();
-    let encoded = (0..subjects.len()).filter(|&idx| of_one(idx) > 0 && subjects.picture(idx).is_some()).count();
-    let decoder = left.len() * session.decoding_calls(args.decoding.steps);
-    let work = Work { encoder: encoded, decoder, latent_net: 0 };
-    let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: variations.len(), num_kept, work };
-    let progress = session.progress(job);
-    let noise = NoiseSource::new(args.random.seed);
-    let mut done = num_kept;
-    for of_one in left.chunk_by(|a, b| a.subject == b.subject) {
-        let subject = of_one.first().map_or(0, |variation| variation.subject);
-        let encoded = session.encode(subjects, subject..subject + 1, CodesNeed::ZSem, &progress)?;
-        let z_sem =
-            encoded.z_sem.ok_or(diffae_infer::Error::MissingPart { part: "z_sem", hint: "nothing is to be varied" })?;
-        for batch in of_one.chunks(session.batch_size()) {
-            let numbers = batch.iter().map(|variation| (subject * args.count + variation.idx) as u64);
-            let x_terminal = session.random_x_terminal(noise, numbers)?;
-            let z_sems = z_sem.repeat((batch.len(), 1))?;
-            let decoded = session.decode(&x_terminal, Some(&z_sems), args.decoding.steps, &progress)?;
-            output.write(&decoded, &batch.iter().map(|variation| &variation.record).collect::<Vec<_>>())?;
-            done += batch.len();
-            output.keep(done, serde_json::Value::Null)?;
-            progress.done(batch.len());
-        }
-    }
-    progress.finish();
-    Ok(())
+/// Everything that variations need.
+struct Varying<'a> {
+    session: &'a Session,
+    args: &'a VariationsArgs,
+    subjects: &'a Subjects,
+    variations: &'a [Variation],
 }
 
-/// A row a picture: the picture, unless its codes alone are known, and its variations.
-fn rows(
-    session: &Session,
-    subjects: &Subjects,
-    variations: &[Variation],
-    output: &PictureOutput,
-) -> Result<Vec<Vec<RgbImage>>> {
-    let mut rows = vec![];
-    for of_one in variations.chunk_by(|a, b| a.subject == b.subject).take(MOST_ON_SHEET) {
-        let picture = of_one.first().and_then(|variation| subjects.picture(variation.subject));
-        let picture = picture.map(|input| input.read(session.model.image_shape()));
-        let mut row: Vec<RgbImage> =
-            picture.transpose()?.map(|x_0| rgb_from_tensor(&x_0)).transpose()?.into_iter().collect();
-        for variation in of_one {
-            row.push(output.picture(&variation.record.name)?);
+impl Varying<'_> {
+    /// Decodes what is not kept yet, batch by batch.
+    fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
+        let Self { session, args, subjects, variations } = *self;
+        let left = &variations[num_kept..];
+        let of_one = |subject: usize| left.iter().filter(move |variation| variation.subject == subject).count();
+        let encoded = (0..subjects.len()).filter(|&idx| of_one(idx) > 0 && subjects.picture(idx).is_some()).count();
+        let decoder = left.len() * session.decoding_calls(args.decoding.steps);
+        let work = Work { encoder: encoded, decoder, latent_net: 0 };
+        let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: variations.len(), num_kept, work };
+        let progress = session.progress(job);
+        let noise = NoiseSource::new(args.random.seed);
+        let mut done = num_kept;
+        for of_one in left.chunk_by(|a, b| a.subject == b.subject) {
+            let subject = of_one.first().map_or(0, |variation| variation.subject);
+            let encoded = session.encode(subjects, subject..subject + 1, CodesNeed::ZSem, &progress)?;
+            let z_sem = encoded
+                .z_sem
+                .ok_or(diffae_infer::Error::MissingPart { part: "z_sem", hint: "nothing is to be varied" })?;
+            for batch in of_one.chunks(session.batch_size()) {
+                let numbers = batch.iter().map(|variation| (subject * args.count + variation.idx) as u64);
+                let x_terminal = session.random_x_terminal(noise, numbers)?;
+                let z_sems = z_sem.repeat((batch.len(), 1))?;
+                let decoded = session.decode(&x_terminal, Some(&z_sems), args.decoding.steps, &progress)?;
+                output.write(&decoded, &batch.iter().map(|variation| &variation.record).collect::<Vec<_>>())?;
+                done += batch.len();
+                output.keep(done, serde_json::Value::Null)?;
+                progress.done(batch.len());
+            }
         }
-        rows.push(row);
+        progress.finish();
+        Ok(())
     }
-    Ok(rows)
+
+    /// A row a picture: the picture, unless its codes alone are known, and its variations.
+    fn rows(&self, output: &PictureOutput) -> Result<Vec<Vec<RgbImage>>> {
+        let Self { session, subjects, variations, .. } = *self;
+        let mut rows = vec![];
+        for of_one in variations.chunk_by(|a, b| a.subject == b.subject).take(MOST_ON_SHEET) {
+            let picture = of_one.first().and_then(|variation| subjects.picture(variation.subject));
+            let picture = picture.map(|input| input.read(session.model.image_shape()));
+            let mut row: Vec<RgbImage> =
+                picture.transpose()?.map(|x_0| rgb_from_tensor(&x_0)).transpose()?.into_iter().collect();
+            for variation in of_one {
+                row.push(output.picture(&variation.record.name)?);
+            }
+            rows.push(row);
+        }
+        Ok(rows)
+    }
 }
