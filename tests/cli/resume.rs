@@ -162,3 +162,9 @@ fn a_second_run_into_the_same_place_is_refused_at_once() {
     running.signal("INT");
     assert_eq!(workspace.files("."), ["frames"]);
 }
+
+#[test]
+fn exit_codes_are_in_the_help() {
+    let help = Workspace::new().run(&["--help"]).succeeds().stdout();
+    assert!(help.contains("Exit codes: 0 done; 2 ") && help.contains("130"), "{help}");
+}

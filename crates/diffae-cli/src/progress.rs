@@ -21,8 +21,9 @@ const USUAL_WIDTH: usize = 80;
 const LEAST_WIDTH_OF_BAR: usize = 60;
 /// From here on, the line says how fast it goes.
 const LEAST_WIDTH_OF_RATE: usize = 90;
-/// A multiply-add of the latent net takes as long as this many of a convolution: its weights are read for a few rows each time.
-const LATENT_NET_SLOWNESS: f64 = 8.;
+/// A multiply-add of the latent net takes as long as this many of a convolution, since its weights are read for a few rows
+/// each time; measured on the built-in model.
+const LATENT_NET_SLOWNESS: f64 = 6.5;
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
