@@ -33,7 +33,7 @@ fn a_picture_of_a_seed_can_be_had_alone() {
     };
     // More than eight rows at once go another way through the kernels where training needs them.
     let all = exact("all.safetensors", &["-n", "12", "--batch-size", "12"]);
-    let size = all.len() / 12;
+    let size = all.len().div_ceil(12);
     assert_eq!(exact("one.safetensors", &["--index", "10"]), all[10 * size..11 * size]);
     assert_eq!(exact("some.safetensors", &["--index", "9..11,2", "--batch-size", "2"]), {
         [&all[2 * size..3 * size], &all[9 * size..11 * size]].concat()

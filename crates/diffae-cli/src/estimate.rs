@@ -74,9 +74,9 @@ impl Estimator {
         let count = count as f64;
         kind.done += count;
         if kind.first.count > 0. {
-            kind.others.add(count, secs)
+            kind.others.add(count, secs);
         } else {
-            kind.first.add(count, secs)
+            kind.first.add(count, secs);
         }
         self.last_call = Some((kind_idx, count));
         let (done, all) = (self.secs_of(|kind| kind.done), self.secs_of(|kind| kind.planned.max(kind.done)));
@@ -138,7 +138,7 @@ mod tests {
         kind_idx: usize,
         /// Pictures in each.
         count: usize,
-        num_calls: usize,
+        repeats: usize,
         first_secs: f64,
         other_secs: f64,
     }
@@ -149,9 +149,9 @@ mod tests {
         let mut planned = costs.map(|cost| PlannedCalls { count: 0, cost });
         let mut durations = vec![];
         for calls in all {
-            planned[calls.kind_idx].count += calls.count * calls.num_calls;
+            planned[calls.kind_idx].count += calls.count * calls.repeats;
             let secs = |call: usize| if call == 0 { calls.first_secs } else { calls.other_secs * jitter(call) };
-            durations.extend((0..calls.num_calls).map(|call| (calls.kind_idx, calls.count, secs(call))));
+            durations.extend((0..calls.repeats).map(|call| (calls.kind_idx, calls.count, secs(call))));
         }
         let total: f64 = durations.iter().map(|(_, _, secs)| secs).sum();
         let (mut estimator, mut now, mut fraction) = (Estimator::new(&planned), 0., 0.);
@@ -179,17 +179,17 @@ mod tests {
     #[test]
     fn the_rest_is_known_to_a_third_from_a_tenth_of_the_way_on() {
         // `sample --model toonheads -n 2`, on a busy machine.
-        let latent = Calls { kind_idx: LATENT_NET, count: 2, num_calls: 200, first_secs: 0.0012, other_secs: 0.0009 };
-        let decode = Calls { kind_idx: DECODER, count: 2, num_calls: 20, first_secs: 0.341, other_secs: 0.251 };
+        let latent = Calls { kind_idx: LATENT_NET, count: 2, repeats: 200, first_secs: 0.0012, other_secs: 0.0009 };
+        let decode = Calls { kind_idx: DECODER, count: 2, repeats: 20, first_secs: 0.341, other_secs: 0.251 };
         check(COSTS, &[latent, decode]);
         // `interpolate --model toonheads --frames 6 --invert-steps 50`.
-        let encode = Calls { kind_idx: ENCODER, count: 2, num_calls: 1, first_secs: 0.0996, other_secs: 0. };
-        let invert = Calls { kind_idx: DECODER, count: 2, num_calls: 50, first_secs: 0.342, other_secs: 0.258 };
-        let decode = Calls { kind_idx: DECODER, count: 6, num_calls: 20, first_secs: 0.765, other_secs: 0.738 };
+        let encode = Calls { kind_idx: ENCODER, count: 2, repeats: 1, first_secs: 0.0996, other_secs: 0. };
+        let invert = Calls { kind_idx: DECODER, count: 2, repeats: 50, first_secs: 0.342, other_secs: 0.258 };
+        let decode = Calls { kind_idx: DECODER, count: 6, repeats: 20, first_secs: 0.765, other_secs: 0.738 };
         check(COSTS, &[encode, invert, decode]);
         // Costs that are wrong by three do no harm once calls were timed.
-        let latent = Calls { kind_idx: LATENT_NET, count: 8, num_calls: 200, first_secs: 0.003, other_secs: 0.008 };
-        let decode = Calls { kind_idx: DECODER, count: 8, num_calls: 250, first_secs: 4.4, other_secs: 3.27 };
+        let latent = Calls { kind_idx: LATENT_NET, count: 8, repeats: 200, first_secs: 0.003, other_secs: 0.008 };
+        let decode = Calls { kind_idx: DECODER, count: 8, repeats: 250, first_secs: 4.4, other_secs: 3.27 };
         check([COSTS[0], 3. * COSTS[1], COSTS[2]], &[latent, decode]);
     }
 

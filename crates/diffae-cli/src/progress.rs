@@ -271,7 +271,8 @@ fn terminal_line(width: usize, view: &View) -> String {
     let nouns = noun.after(num_items);
     if width >= LEAST_WIDTH_OF_BAR {
         let rate = format!(", {per_second:.2} {}/s", noun.after(2));
-        let rate = if width >= LEAST_WIDTH_OF_RATE { rate } else { String::new() };
+        // There is no rate before a picture is whole.
+        let rate = if width >= LEAST_WIDTH_OF_RATE && per_second > 0. { rate } else { String::new() };
         let tail = format!("{percent}, {counted} {nouns}{rate}, {eta}");
         let cells = room.saturating_sub(label.len() + tail.len() + 2);
         if cells >= 8 {
@@ -343,7 +344,7 @@ mod tests {
         for width in 20..=120 {
             for num_items in [1, 16, 100_000] {
                 for remaining in [None, Some(Duration::from_secs(5)), Some(Duration::from_secs(400_000))] {
-                    let view = View { num_items, num_done: num_items / 2, remaining, ..view() };
+                    let view = View { num_items, num_done: num_items - 1, remaining, ..view() };
                     let line = terminal_line(width, &view);
                     assert!(line.chars().count() < width, "{width}: {line}");
                     assert!(line.contains("50%") && line.contains("ETA "), "{width}: {line}");

@@ -243,7 +243,8 @@ impl Session {
     ) -> Result<Tensor> {
         let count = x_terminal.dim(0)?;
         let on_step = &mut |_: &diffae_schedule::Step<'_>| progress.step(count);
-        let x_0 = self.model.decode(x_terminal, z_sem, &how.options, how.noise, on_step)?;
+        let Decoding { options, noise } = how;
+        let x_0 = self.model.decode(x_terminal, z_sem, &options, noise, on_step)?;
         if self.is_one_shot() && progress.step(count).is_break() {
             return Err(Error::Interrupted.into());
         }

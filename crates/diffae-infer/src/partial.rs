@@ -126,7 +126,7 @@ impl PartialFolder {
         let emptied = fs::remove_dir_all(&results).and_then(|()| fs::create_dir(&results));
         emptied.map_err(|source| Error::Io { path: results, source })?;
         let header = Header { settings: settings.clone() };
-        self.append(&journal_path, &header, OpenOptions::new().write(true).create(true).truncate(true))?;
+        append(&journal_path, &header, OpenOptions::new().write(true).create(true).truncate(true))?;
         self.journal.header = Some(header);
         Ok(0)
     }
@@ -137,7 +137,7 @@ impl PartialFolder {
     /// [`Error::Io`].
     pub fn keep(&mut self, done: usize, note: Value) -> Result<()> {
         let kept = Kept { done, note };
-        self.append(&self.path.join(JOURNAL_FILE), &kept, OpenOptions::new().append(true))?;
+        append(&self.path.join(JOURNAL_FILE), &kept, OpenOptions::new().append(true))?;
         self.journal.kept.push(kept);
         Ok(())
     }
@@ -190,14 +190,6 @@ impl PartialFolder {
     pub fn discard(mut self) {
         self.journal = Journal::default();
     }
-
-    fn append(&self, path: &Path, line: &impl Serialize, options: &OpenOptions) -> Result<()> {
-        let failed = |source| Error::Io { path: path.to_owned(), source };
-        let mut text = serde_json::to_vec(line).map_err(|error| failed(error.into()))?;
-        text.push(b'\n');
-        let mut file = options.open(path).map_err(failed)?;
-        file.write_all(&text).and_then(|()| file.sync_data()).map_err(failed)
-    }
 }
 
 impl Drop for PartialFolder {
@@ -226,6 +218,15 @@ impl Journal {
         }
         journal
     }
+}
+
+/// Adds a line to the journal.
+fn append(path: &Path, line: &impl Serialize, options: &OpenOptions) -> Result<()> {
+    let failed = |source| Error::Io { path: path.to_owned(), source };
+    let mut text = serde_json::to_vec(line).map_err(|error| failed(error.into()))?;
+    text.push(b'\n');
+    let mut file = options.open(path).map_err(failed)?;
+    file.write_all(&text).and_then(|()| file.sync_data()).map_err(failed)
 }
 
 /// Makes the folders above a path.

@@ -102,12 +102,12 @@ impl Plan {
 
     fn with_model(wanted: Vec<Wanted>, args: &EditArgs, session: &Session) -> Result<Self> {
         let classifier = session.model.classifier()?;
-        let strength = |wanted: &Wanted| match wanted.strength {
-            Some(strength) => Ok(strength),
-            None => {
-                let attribute_idx = attribute_idx(session, &wanted.attribute)?;
-                Ok(whole_way(classifier, attribute_idx)?.unwrap_or(USUAL_STRENGTH))
+        let strength = |wanted: &Wanted| {
+            if let Some(strength) = wanted.strength {
+                return Ok(strength);
             }
+            let attribute_idx = attribute_idx(session, &wanted.attribute)?;
+            Ok(whole_way(classifier, attribute_idx)?.unwrap_or(USUAL_STRENGTH))
         };
         let base = wanted.iter().map(strength).collect::<Result<Vec<f64>>>()?;
         Ok(Self::new(wanted, &base, args))
@@ -353,8 +353,8 @@ mod tests {
 
     #[test]
     fn products_have_no_digits_of_arithmetic() {
-        assert_eq!(rounded(0.1 * 3.), 0.3);
-        assert_eq!(rounded(f64::MAX), f64::MAX);
+        assert_eq!(rounded(0.1 * 3.).to_string(), "0.3");
+        assert!(rounded(f64::MAX) >= f64::MAX);
         let long = shortened(&"Attribute_+0.25_".repeat(40));
         assert!(long.len() < 140 && long != shortened(&"Attribute_+0.25_".repeat(41)));
     }
