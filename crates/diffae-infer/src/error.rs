@@ -30,6 +30,15 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// A training run whose first stage is not finished.
+    #[error(
+        "the training run in {path} has not reached its first model: go on with `diffae train --out {path} --resume`",
+        path = path.display()
+    )]
+    UntrainedRun {
+        /// The folder of the run.
+        path: PathBuf,
+    },
     /// A `config.json` is damaged.
     #[error("{} is not a valid model config", path.display())]
     Config {
@@ -94,6 +103,12 @@ pub enum Error {
         name: String,
         /// What there is.
         known: String,
+    },
+    /// A new attribute whose name the model has already.
+    #[error("the model has an attribute {name:?} already")]
+    AttributeExists {
+        /// The name.
+        name: String,
     },
     /// A picture could not be decoded.
     #[error("cannot read {} as a picture", path.display())]

@@ -164,7 +164,8 @@ impl Model {
     /// # Errors
     /// [`Error::MissingPart`] if they are not known.
     pub fn latent_moments(&self) -> Result<&LatentMoments> {
-        let hint = "import it with --latent latent.pkl";
+        let hint = "train the latent stage of a run of your own, teach the model attributes with `diffae fit-attributes`, \
+                    or import a released one with --latent latent.pkl";
         self.moments.as_ref().ok_or(Error::MissingPart { part: "latent statistics", hint })
     }
 
@@ -173,12 +174,14 @@ impl Model {
     /// # Errors
     /// [`Error::MissingPart`] if there is none.
     pub fn classifier(&self) -> Result<&AttributeClassifier> {
-        let hint = "import it with --classifier CLS.ckpt";
+        let hint = "teach it attributes with `diffae fit-attributes`, train the stage in a run of your own with `diffae \
+                    train --out RUN --resume --stage classifier --labels FILE`, or import a released one with \
+                    --classifier CLS.ckpt";
         self.classifier.as_ref().ok_or(Error::MissingPart { part: "attribute classifier", hint })
     }
 
     pub(crate) fn latent(&self) -> Result<&Latent> {
-        let hint = "codes cannot be invented; it can still encode, decode and edit pictures";
+        let hint = "codes cannot be invented; it can still encode and decode pictures";
         self.latent.as_ref().ok_or(Error::MissingPart { part: "latent net", hint })
     }
 }

@@ -22,6 +22,9 @@ pub const CONFIG_FILE: &str = "config.json";
 /// Name of the weights inside a model directory.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 
+/// What a training run has from its beginning, before it has a model.
+const RUN_FILE: &str = "train.toml";
+
 const MEAN: &str = "latent_stats.mean";
 const STD: &str = "latent_stats.std";
 
@@ -139,6 +142,9 @@ impl ModelSource {
     fn open_dir((folder, weights): (&Path, &Path), given: &Path) -> Result<Self> {
         let config_path = folder.join(CONFIG_FILE);
         if !config_path.is_file() || !weights.is_file() {
+            if folder.join(RUN_FILE).is_file() {
+                return Err(Error::UntrainedRun { path: folder.to_owned() });
+            }
             return Err(Error::NotAModel { path: given.to_owned() });
         }
         let config =
