@@ -187,7 +187,9 @@ fn edits_are_learnt_from_pairs() {
     save_pairs(&workspace.path("pairs/Unheard_Of"));
     let args = ["fit-edits", "--model", "model", "--pairs", "pairs", "--out"];
     let fitted = workspace.run(&[&args[..], &["taught"]].concat()).succeeds();
-    assert!(fitted.stderr().contains("Unheard_Of") && fitted.stdout().contains("attribute_1"));
+    let said = fitted.stdout();
+    let new: Vec<&str> = said.lines().filter(|line| line.ends_with("(new)")).collect();
+    assert!(new.len() == 1 && new[0].starts_with("Unheard_Of") && said.contains("attribute_1"), "{said}");
     workspace.run(&[&args[..], &["taught"]].concat()).fails_with("exists");
     workspace.run(&[&args[..], &["other", "--units", "2000"]].concat()).fails_with("at most 1024");
     workspace.run(&[&args[..], &["other", "--limit", "1"]].concat()).fails_with("at least two");
@@ -241,7 +243,34 @@ fn edits_are_learnt_from_pairs() {
     assert_eq!(workspace.files("out"), [format!("astronaut_attribute_1_+{strength}.png")]);
     let model = checkpoint("autoenc32");
     let args = ["fit-edits", "--model", &model, "--pairs", "pairs", "--out", "none"];
-    workspace.run(&args).fails_with("classifier");
+    // A model without classifier or statistics gets both.
+    let fitted = workspace.run(&[&args[..], &["--json"]].concat()).succeeds();
+    assert!(fitted.stderr().contains("no latent statistics"), "{}", fitted.stderr());
+    let fitted = fitted.json();
+    assert_eq!(
+        (&fitted["attributes"][0]["attribute"], &fitted["attributes"][0]["new"]),
+        (&"attribute_1".into(), &true.into())
+    );
+    let listed = workspace.run(&["edit", "--model", "none", "--list"]).succeeds().stdout();
+    assert!(listed.starts_with("attribute_1 ") && listed.contains("the whole way: "), "{listed}");
+}
+
+/// Pairs teach an attribute that the model does not have.
+#[test]
+fn pairs_add_an_attribute() {
+    let workspace = Workspace::new();
+    workspace.import("autoenc32");
+    let before = workspace.run(&["edit", "--model", "model", "--list"]).succeeds().stdout();
+    save_pairs(&workspace.path("pairs/Round"));
+    let args = ["fit-edits", "--model", "model", "--pairs", "pairs", "--out", "taught"];
+    workspace.run(&args).succeeds();
+    let listed = workspace.run(&["edit", "--model", "taught", "--list"]).succeeds().stdout();
+    assert!(listed.starts_with(&before), "what was there stays: {listed}");
+    let new = listed.lines().last().unwrap();
+    assert!(new.starts_with("Round ") && new.contains("the whole way: "), "{listed}");
+    let again = ["fit-edits", "--model", "taught", "--pairs", "pairs", "--out", "twice"];
+    let said = workspace.run(&again).succeeds().stdout();
+    assert!(!said.contains("(new)"), "{said}");
 }
 
 #[test]

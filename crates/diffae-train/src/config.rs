@@ -512,7 +512,7 @@ impl StageSettings {
         if self.ema_warmup { self.ema_decay.min((1. + t) / (10. + t)) } else { self.ema_decay }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         require(self.batch_size > 0, "batch_size", self.batch_size, "at least 1")?;
         let divides = self.accumulate > 0 && self.batch_size.is_multiple_of(self.accumulate);
         require(divides, "accumulate", self.accumulate, "a divisor of batch_size")?;

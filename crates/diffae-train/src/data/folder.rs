@@ -199,7 +199,8 @@ fn relative(root: &Path, path: &Path) -> String {
     below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
-fn is_validation(name: &str, share: f64) -> bool {
+/// Whether a picture belongs to a share that is not trained on, by a hash of its name.
+pub(crate) fn is_validation(name: &str, share: f64) -> bool {
     let hash = blake3::hash(name.as_bytes());
     let number = hash.as_bytes().iter().take(4).fold(0u32, |all, &byte| (all << 8) | u32::from(byte));
     f64::from(number) / 4_294_967_296. < share

@@ -7,6 +7,7 @@ mod lmdb;
 mod loader;
 mod tables;
 
+pub(crate) use folder::is_validation;
 pub use folder::{CELEBA_BOX, Pictures, Split};
 pub use labels::Labels;
 pub use lmdb::{Lmdb, LmdbWriter};
