@@ -2,14 +2,17 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 mod align;
+mod attributes;
 mod bad_input;
 mod codes;
 mod demo;
+mod dry_runs;
 mod edits;
 mod evaluation;
 mod kernels;
 mod models;
 mod pictures;
+mod prolonging;
 mod samples;
 mod support;
 mod training;

@@ -4,6 +4,7 @@
 
 mod align;
 mod eval;
+mod training;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,8 @@ pub(crate) use eval::{
     EvalDataArgs, EvalRunArgs, FewShotArgs, FidArgs, FidProtocol, FidSource, Judged, LabelledArgs, LpipsArgs,
     LpipsPairsArgs, Measure, PictureCrop, PplArgs, ReconArgs, XTerminalKind, ZUsageArgs,
 };
+
+pub(crate) use training::{DirectionChoice, FitAttributesArgs, FitEditsArgs, PresetsArgs, StageChoice, TrainArgs};
 
 /// Heading of the options that only some checkpoints need.
 const HINT_HEADING: &str = "For checkpoints without hyper-parameters";
@@ -87,6 +90,8 @@ pub(crate) enum Command {
     Variations(VariationsArgs),
     /// Train a model on a folder of pictures
     Train(TrainArgs),
+    /// Teach a model attributes of your own, from labelled pictures
+    FitAttributes(FitAttributesArgs),
     /// Learn edits from pairs of pictures that differ in one attribute
     FitEdits(FitEditsArgs),
     /// Measure a model
@@ -388,83 +393,6 @@ pub(crate) struct EditArgs {
     pub(crate) inversion: InversionArgs,
     #[command(flatten)]
     pub(crate) batch: BatchArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FitEditsArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// Folder of pairs: ATTRIBUTE/without and ATTRIBUTE/with hold pictures of the same names; ATTRIBUTE/others may hold more
-    /// that lack the attribute, in other ways, by the names of the same pictures in `with`
-    #[arg(long, value_name = "DIR")]
-    pub(crate) pairs: PathBuf,
-    /// Take the first pairs of each attribute only
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub(crate) limit: Option<usize>,
-    /// Hidden units by which a direction depends on the picture; 0 for one direction for all
-    #[arg(long, default_value_t = 16, value_name = "H")]
-    pub(crate) units: usize,
-    /// Seed of what the fit begins with
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-/// A stage of training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StageChoice {
-    /// Encoder and UNet, or a plain DDPM
-    Autoencoder,
-    /// The diffusion over z_sem, which invents codes
-    Latent,
-    /// The attribute classifier, which edits go along
-    Classifier,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TrainArgs {
-    /// A preset; `diffae presets` lists them
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["config", "resume"])]
-    pub(crate) preset: Option<String>,
-    /// A config file, in the form that --dry-run prints
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
-    pub(crate) config: Option<PathBuf>,
-    /// Change a setting, such as autoencoder.lr=2e-4; may be repeated
-    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "resume")]
-    pub(crate) set: Vec<String>,
-    /// The folder of pictures, searched to the bottom
-    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
-    pub(crate) data: Option<PathBuf>,
-    /// Attributes: a CelebA attribute file, a CSV file, or `folders` for one class a folder
-    #[arg(long, value_name = "FILE")]
-    pub(crate) labels: Option<PathBuf>,
-    /// The folder of the run; it ends as a model directory
-    #[arg(long, short, value_name = "RUN", required_unless_present = "dry_run")]
-    pub(crate) out: Option<PathBuf>,
-    /// Run one stage only
-    #[arg(long, value_enum)]
-    pub(crate) stage: Option<StageChoice>,
-    /// Go on from the newest whole checkpoint of the run
-    #[arg(long)]
-    pub(crate) resume: bool,
-    /// Begin with the weights of a model directory or a released checkpoint
-    #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
-    pub(crate) init_from: Option<PathBuf>,
-    /// Leave a part as it is: encoder or unet; may be repeated
-    #[arg(long, value_name = "PART", conflicts_with = "resume")]
-    pub(crate) freeze: Vec<String>,
-    /// Print the whole config, sizes, steps and the time it would take, and stop
-    #[arg(long, conflicts_with = "resume")]
-    pub(crate) dry_run: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PresetsArgs {
-    /// Print this one as TOML
-    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -30,6 +30,10 @@ fn main() -> ExitCode {
     match device::set_up_kernels(&cli.global).and_then(|()| commands::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<session::Stopped>() => {
+            eprintln!("{error}");
+            ExitCode::from(INTERRUPTED)
+        }
         Err(error) if is_interrupt(&error) => {
             eprintln!("interrupted; what was written is whole");
             ExitCode::from(INTERRUPTED)

@@ -106,6 +106,18 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// The folder holds a run that has been begun.
+    #[error(
+        "a run was already started in {path}{how}; go on with it by `diffae train --out {path} --resume`, or choose \
+         another folder",
+        path = path.display()
+    )]
+    Started {
+        /// The folder.
+        path: PathBuf,
+        /// In what it differs from the one that was asked for, after a space; empty if in nothing.
+        how: String,
+    },
     /// The run folder holds something else than this run.
     #[error("{}: {problem}", path.display())]
     Run {

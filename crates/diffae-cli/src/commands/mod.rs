@@ -7,6 +7,7 @@ mod demo;
 mod edit;
 mod encode;
 mod eval;
+mod fit_attributes;
 mod fit_edits;
 mod import;
 mod info;
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Sample(args) => sample::run(global, &args),
         Command::Variations(args) => variations::run(global, &args),
         Command::Train(args) => train::run(global, &args),
+        Command::FitAttributes(args) => fit_attributes::run(global, &args),
         Command::FitEdits(args) => fit_edits::run(global, &args),
         Command::Eval(args) => eval::run(global, &args),
         Command::Presets(args) => presets::run(&args),
