@@ -96,8 +96,8 @@ mod tests {
 
     #[test]
     fn purposes_share_no_values() {
-        let first = |purpose| below(&mut stream(7, purpose, 3), usize::MAX);
         use Purpose::{Dropout, Flip, LatentNoise, Noise, Order, Preview, Weights};
+        let first = |purpose| below(&mut stream(7, purpose, 3), usize::MAX);
         let all = [Order, Flip, Noise, LatentNoise, Dropout, Weights, Preview].map(first);
         let different: std::collections::BTreeSet<_> = all.into_iter().collect();
         assert_eq!(different.len(), all.len());
