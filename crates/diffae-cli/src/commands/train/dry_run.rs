@@ -28,10 +28,7 @@ const MOST_LISTED: usize = 5;
 pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let config = config(args)?;
     say(&config.to_toml())?;
-    let notes = match &args.data {
-        Some(data) => notes(args, data)?,
-        None => Notes { freeze: args.freeze.clone(), ..notes(args, Path::new("."))? },
-    };
+    let notes = notes(args, args.data.as_deref().unwrap_or(Path::new(".")))?;
     let mut refusals = Refusals::default();
     let stages: Vec<Stage> = Stage::ALL.into_iter().filter(|it| stage(args).is_none_or(|only| only == *it)).collect();
     if let Some(out) = &args.out {
@@ -48,9 +45,19 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let Some(mut trainer) = trainer.filter(|_| refusals.0.is_empty()) else { return refusals.report() };
     let estimate = Estimate::new(&config, &mut trainer, planned)?;
     say_sizes(&config, trainer.num_parameters(), &estimate)?;
-    let wanted = |estimated: &&StageEstimate| stages.contains(&estimated.stage);
-    let estimated: Vec<StageEstimate> = estimate.stages.iter().filter(wanted).copied().collect();
-    say_times(&estimated, planned)
+    say_times(&of_stages(&estimate, &stages), planned)
+}
+
+/// Those of some stages; the first of them after the autoencoder encodes the pictures.
+fn of_stages(estimate: &Estimate, stages: &[Stage]) -> Vec<StageEstimate> {
+    let encoding_secs: f64 = estimate.stages.iter().map(|estimated| estimated.encoding_secs).sum();
+    let wanted = estimate.stages.iter().copied().filter(|estimated| stages.contains(&estimated.stage));
+    let mut wanted: Vec<StageEstimate> =
+        wanted.map(|estimated| StageEstimate { encoding_secs: 0., ..estimated }).collect();
+    if let Some(first) = wanted.iter_mut().find(|estimated| estimated.stage != Stage::Autoencoder) {
+        first.encoding_secs = encoding_secs;
+    }
+    wanted
 }
 
 /// What a run would be refused for, in sentences.
