@@ -61,7 +61,7 @@ fn a_model_learns_attributes_and_stays_what_it_was() {
         let red = &report["attributes"][0];
         let held_out = red["held_out"].as_u64().unwrap();
         assert!(held_out > 2 && report["trained_on"].as_u64().unwrap() + held_out == 32, "{report}");
-        assert!(red["auroc"].as_f64().unwrap() > 0.9, "red and blue are told apart: {report}");
+        assert!((0. ..=1.).contains(&red["auroc"].as_f64().unwrap()), "{report}");
         assert!(red["whole_way"].as_f64().unwrap() > 0., "{report}");
 
         let (before, after) = (tensors(&workspace, model), tensors(&workspace, &taught));
@@ -100,7 +100,10 @@ fn any_kind_of_model_can_learn() {
     let released = checkpoint("autoenc32");
     let file = "model/model.safetensors";
     for (model, out) in [(released.as_str(), "a"), (file, "b"), ("toonheads", "c")] {
-        workspace.run(&teach(model, out, &[])).succeeds();
+        let report = workspace.run(&teach(model, out, &["--json"])).succeeds().json();
+        let auroc = report["attributes"][0]["auroc"].as_f64().unwrap();
+        // The others have weights that nobody trained.
+        assert!(model != "toonheads" || auroc > 0.9, "red and blue are told apart: {report}");
         let known = attributes(&workspace, out);
         assert_eq!(known[known.len() - 2..], ["Red", "Odd"], "{model}");
         let info = workspace.run(&["info", out, "--json"]).succeeds().json();
