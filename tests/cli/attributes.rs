@@ -1,6 +1,7 @@
 //! `diffae fit-attributes`: attributes of one's own on any model.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs;
 
 use image::{Rgb, RgbImage};
@@ -21,7 +22,7 @@ fn colors(workspace: &Workspace) {
         let picture = RgbImage::from_fn(16, 16, |x, y| if x + y < 20 { Rgb(color) } else { Rgb([90; 3]) });
         picture.save(workspace.path(&format!("colors/{i:02}.png"))).unwrap();
         if i < 32 {
-            labels += &format!("{i:02}.png,{},{}\n", u8::from(i % 2 == 0), u8::from(i % 3 == 0));
+            writeln!(labels, "{i:02}.png,{},{}", u8::from(i % 2 == 0), u8::from(i % 3 == 0)).unwrap();
         }
     }
     fs::write(workspace.path("labels.csv"), labels).unwrap();

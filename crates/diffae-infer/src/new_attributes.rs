@@ -66,15 +66,14 @@ impl ModelSource {
             }
         };
         let rows = NewRows { names, weight, bias, directions: rows };
-        let places = match (self.config.classifier.clone(), self.classifier.clone()) {
-            (Some(config), Some(old)) => self.extend(&config, &old, rows)?,
-            _ => {
-                let NewRows { names, weight, bias, directions } = rows;
-                let places = (0..names.len()).collect();
-                let checkpoint = ClassifierCheckpoint { directions, weight, bias, latent_moments: None };
-                self.set_classifier(checkpoint, Some(names))?;
-                places
-            }
+        let places = if let (Some(config), Some(old)) = (self.config.classifier.clone(), self.classifier.clone()) {
+            self.extend(&config, &old, &rows)?
+        } else {
+            let NewRows { names, weight, bias, directions } = rows;
+            let places = (0..names.len()).collect();
+            let checkpoint = ClassifierCheckpoint { directions, weight, bias, latent_moments: None };
+            self.set_classifier(checkpoint, Some(names))?;
+            places
         };
         match directions {
             NewDirections::Weights(_) => Ok(()),
@@ -85,7 +84,7 @@ impl ModelSource {
     }
 
     /// Places new rows among the old ones; the number that each of the new ones gets.
-    fn extend(&mut self, config: &ClassifierConfig, old: &ClassifierTensors, new: NewRows) -> Result<Vec<usize>> {
+    fn extend(&mut self, config: &ClassifierConfig, old: &ClassifierTensors, new: &NewRows) -> Result<Vec<usize>> {
         let width = config.z_channels;
         let expected = format!("{width} for each of {} attributes", new.names.len());
         for rows in [&new.weight, &new.directions] {
@@ -112,7 +111,7 @@ impl ModelSource {
         let known_ways = config.known_ways.iter().copied().filter(|&idx| from[idx] == idx).collect();
         let raw = RawClassifierConfig { z_channels: width, attributes: names, known_ways, ..(**config).clone() };
         let config = ClassifierConfig::new(raw).map_err(|source| Error::Weights { path: self.path.clone(), source })?;
-        self.classifier = Some(computing("adding attributes", old.rows(&new, &from))?);
+        self.classifier = Some(computing("adding attributes", old.rows(new, &from))?);
         self.config.classifier = Some(config);
         Ok(places)
     }

@@ -285,11 +285,10 @@ impl RowStage<'_> {
                     let (lr, grad_norm) = (settings.lr_at(step - 1), norms.whole);
                     kept.metrics.write(&Line { stage: self.stage, step, images, loss: value, lr, grad_norm })?;
                 }
-                if kept.settings.preview_every_images > 0 && crosses_a_part(step, num_steps) && !stop {
-                    if let Some(validation_loss) = watch(parameters, images)? {
-                        let (stage, z_usage) = (self.stage, None);
-                        kept.metrics.write(&ValidationLine { stage, step, images, validation_loss, z_usage })?;
-                    }
+                let is_watched = kept.settings.preview_every_images > 0 && crosses_a_part(step, num_steps) && !stop;
+                if is_watched && let Some(validation_loss) = watch(parameters, images)? {
+                    let (stage, z_usage) = (self.stage, None);
+                    kept.metrics.write(&ValidationLine { stage, step, images, validation_loss, z_usage })?;
                 }
                 let due = kept.last_save.elapsed() >= Duration::from_secs_f64(kept.settings.save_every_secs);
                 if stop || due || step == num_steps {

@@ -283,7 +283,7 @@ mod tests {
             RgbImage::from_pixel(16, 16, Rgb([shade, 255 - shade, i]))
                 .save(folder.join(format!("{i:02}.png")))
                 .unwrap();
-            text += &format!("{i:02}.png,{}\n", u8::from(i % 2 == 0));
+            writeln!(text, "{i:02}.png,{}", u8::from(i % 2 == 0)).unwrap();
         }
         let pictures = Pictures::all(folder, Crop::Center).unwrap();
         (pictures, Labels::from_text(&text, Path::new("labels.csv")).unwrap())
