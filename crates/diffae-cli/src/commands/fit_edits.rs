@@ -38,13 +38,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     let num_calls = if args.units == 0 { 0 } else { NUM_JUDGEMENTS };
     let progress = Progress::start("fit", wanted.iter().map(|it| it.num_pictures() + num_calls).sum(), 1);
     let coded = wanted.iter().map(|it| Coded::new(it, &session, &progress)).collect::<Result<Vec<_>>>()?;
-    let moments = match source.latent_moments() {
-        Some(moments) => moments.clone(),
-        None => {
-            tracing::warn!("the model has no latent statistics; those of the pairs are taken");
-            let all = coded.iter().flat_map(|coded| [&coded.without, &coded.with]).collect::<Vec<_>>();
-            moments_of(&Tensor::cat(&all, 0)?)?
-        }
+    let moments = if let Some(moments) = source.latent_moments() {
+        moments.clone()
+    } else {
+        tracing::warn!("the model has no latent statistics; those of the pairs are taken");
+        let all = coded.iter().flat_map(|coded| [&coded.without, &coded.with]).collect::<Vec<_>>();
+        moments_of(&Tensor::cat(&all, 0)?)?
     };
     for (wanted, coded) in wanted.iter().zip(coded) {
         let coded = coded.normalized(&moments)?;

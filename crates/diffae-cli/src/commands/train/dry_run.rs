@@ -34,12 +34,11 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     if let Some(out) = &args.out {
         refusals.take(RunFolder::check(out, &config, &notes));
     }
-    let planned = match &args.data {
-        Some(data) => look_at_data(&config, &stages, (data, &notes), &mut refusals)?,
-        None => {
-            say("no --data: pictures and labels are not looked at")?;
-            Planned::default()
-        }
+    let planned = if let Some(data) = &args.data {
+        look_at_data(&config, &stages, (data, &notes), &mut refusals)?
+    } else {
+        say("no --data: pictures and labels are not looked at")?;
+        Planned::default()
     };
     let trainer = refusals.take(Trainer::of_run(&config, &notes));
     let Some(mut trainer) = trainer.filter(|_| refusals.0.is_empty()) else { return refusals.report() };
