@@ -28,7 +28,7 @@ fn a_dry_run_tells_sizes_and_the_time_of_all_stages_and_writes_nothing() {
     ] {
         assert!(said.contains(text), "{text} is missing in {said}");
     }
-    for stage in ["autoencoder  300 steps: about", "latent       200 steps: about", "classifier   200 steps: about"] {
+    for stage in ["autoencoder  300 steps: ", "latent       200 steps: ", "classifier   200 steps: "] {
         assert!(said.contains(stage), "{stage} is missing in {said}");
     }
     assert!(said.lines().last().unwrap().trim_start().starts_with("all"), "{said}");

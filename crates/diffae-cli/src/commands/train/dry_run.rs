@@ -12,7 +12,7 @@ use diffae_train::{
 };
 use image::ImageReader;
 
-use super::times::in_words;
+use super::times::{about, in_words};
 use super::{config, notes, stage};
 use crate::args::TrainArgs;
 use crate::one_sentence;
@@ -216,10 +216,10 @@ fn say_times(stages: &[StageEstimate], planned: Planned) -> Result<()> {
             .map(|(name, secs)| format!("{name} {}", in_words(*secs)))
             .collect();
         let parts = if parts.len() > 1 { format!(" ({})", parts.join(", ")) } else { String::new() };
-        let (name, total) = (stage.name(), in_words(estimated.secs()));
-        say(&format!("  {name:<12} {num_steps} steps: about {total}{parts}"))?;
+        let (name, total) = (stage.name(), about(estimated.secs()));
+        say(&format!("  {name:<12} {num_steps} steps: {total}{parts}"))?;
     }
     let all: f64 = stages.iter().map(StageEstimate::secs).sum();
     let without = if planned.num_train == 0 { ", without encoding the pictures between stages" } else { "" };
-    say(&format!("  {:<12} about {}{without}", "all", in_words(all)))
+    say(&format!("  {:<12} {}{without}", "all", about(all)))
 }

@@ -20,6 +20,11 @@ pub(super) fn in_words(secs: f64) -> String {
     }
 }
 
+/// The same of a guess: `about 12 min`.
+pub(super) fn about(secs: f64) -> String {
+    if secs < 1. { in_words(secs) } else { format!("about {}", in_words(secs)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,5 +35,6 @@ mod tests {
         let expected =
             ["less than a second", "40 s", "95 s", "12 min", "2 h 10 min", "35 h 59 min", "3.5 days", "140 days"];
         assert_eq!(said, expected);
+        assert_eq!([0.2, 40.].map(about), ["less than a second", "about 40 s"]);
     }
 }
