@@ -48,7 +48,7 @@ fn steps(test_command: String) -> [Step<Action>; 8] {
             ),
         },
         Step { name: "test", action: Action::Shell(test_command) },
-        Step { name: "faces", action: Action::Cargo("test --package xtask --features toonheads --locked dataset") },
+        Step { name: "faces", action: Action::Cargo("test --package xtask-datasets --features toonheads --locked") },
         Step {
             name: "parquet",
             action: Action::Cargo("test --package diffae-train --lib --features parquet --locked tables"),

@@ -7,7 +7,6 @@ mod fashion_mnist;
 mod ffhq;
 mod folder;
 mod lsun;
-mod output;
 mod pictures;
 mod toonheads;
 

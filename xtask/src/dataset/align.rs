@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use diffae_infer::{FaceBoxes, FacePlace, ShapePredictor, align_face, picture_files, png_bytes, read_rgb};
 
-use super::output::{Fingerprint, Manifest, Output};
+use xtask_datasets::{Fingerprint, Manifest, Output};
 
 /// The folder of the pictures in the data set.
 const PICTURES: &str = "images";

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 use image::{GrayImage, ImageFormat, Luma};
 
-use super::output::{Manifest, Output};
+use xtask_datasets::{Manifest, Output};
 
 const LICENCE: &str = "Fashion-MNIST, Copyright 2017 Zalando SE, https://github.com/zalandoresearch/fashion-mnist\n\
     Licence: MIT; its text comes with the Debian package, /usr/share/doc/dataset-fashion-mnist/copyright\n";

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use diffae_infer::ResizeFilter;
 use diffae_train::Lmdb;
 
-use super::output::Fingerprint;
 use super::pictures::{About, Archive, Common, Cut, Job, Originals, Owner, Picture, Recipe, Shape};
+use xtask_datasets::Fingerprint;
 
 const OWNER: Owner = Owner {
     advice: "download the zip of a category, such as horse.zip or bedroom_train_lmdb.zip, from \

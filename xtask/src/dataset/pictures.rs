@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 
-use super::output::{Fingerprint, Manifest};
+use xtask_datasets::{Fingerprint, Manifest};
 
 pub(super) use archive::Archive;
 pub(super) use job::{Job, Recipe, make};

@@ -1,79 +1,60 @@
-//! Labelled cartoon faces, as many as wanted, drawn by the `DiceBear` styles.
-//!
-//! A face is the options that a seed draws. Forcing one option leaves the others as they were, which gives pairs of
-//! pictures that differ in one attribute alone.
+//! Labelled cartoon faces: builds and starts the renderer, which is a crate of its own.
 
-#[cfg(feature = "toonheads")]
-mod face;
-#[cfg(feature = "toonheads")]
-mod labels;
-#[cfg(feature = "toonheads")]
-mod make;
-#[cfg(feature = "toonheads")]
-mod style;
+use std::ffi::OsString;
+use std::time::Instant;
 
-use std::path::PathBuf;
+use anyhow::{Context, Result};
 
-use anyhow::Result;
+use crate::repository;
 
-/// Arguments of `cargo xtask dataset toonheads`.
+/// Arguments of `cargo xtask dataset toonheads`, which are those of the renderer.
 #[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    /// Where the pictures and labels go
-    #[arg(long, short, value_name = "DIR")]
-    out: PathBuf,
-    /// How many pictures
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
-    count: u32,
-    /// Height and width
-    #[arg(long, value_name = "PIXELS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(8..=2048))]
-    size: u32,
-    /// Text that decides which faces; others for a held-out set
-    #[arg(long, value_name = "TEXT", default_value = "0")]
-    seed: String,
-    /// Whose drawing
-    #[arg(long, value_enum, default_value_t = Drawing::ToonHead)]
-    style: Drawing,
-    /// Also pairs of pictures that differ in these attributes alone; `all` for each
-    #[arg(long, value_name = "ATTRIBUTE", value_delimiter = ',')]
-    pairs: Vec<String>,
-    /// How many pairs for each attribute
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pair_count: u32,
-    /// With each pair also the face as the seed draws it, where that lacks the attribute in another way
-    #[arg(long, requires = "pairs")]
-    others: bool,
+    /// Options of the renderer; --help lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    of_renderer: Vec<OsString>,
 }
 
-/// The styles whose attributes are known here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Drawing {
-    /// Faces in color by Johan Melin, CC BY 4.0
-    ToonHead,
-    /// Heads in ink by Pablo Stanley, CC0
-    OpenPeeps,
-    /// Faces of 16 pixels by `DiceBear`, CC0
-    PixelArt,
-}
-
-/// Writes pictures, labels, pairs and the licence.
-#[cfg(feature = "toonheads")]
+/// Builds the renderer in front of the user, for it takes minutes the first time, and starts it.
 pub(super) fn run(args: &Args) -> Result<()> {
-    make::run(args)
+    let root = repository::root()?;
+    let start = Instant::now();
+    println!("building the renderer; the first time it takes some minutes (about 110 crates that nothing else needs)");
+    let mut build = repository::cargo(&root);
+    build.args(["build", "--locked", "--package", "xtask-datasets", "--features", "toonheads", "--bin", "toonheads"]);
+    build.args(["--message-format", "json-render-diagnostics"]).stdout(std::process::Stdio::piped());
+    let built = build.spawn().and_then(std::process::Child::wait_with_output).context("cannot start cargo")?;
+    if !built.status.success() {
+        // It has said what is wrong.
+        std::process::exit(built.status.code().unwrap_or(1));
+    }
+    println!("built the renderer in {:.0} s", start.elapsed().as_secs_f64());
+    let renderer = executable(&String::from_utf8_lossy(&built.stdout)).context("cargo names no program toonheads")?;
+    let status = std::process::Command::new(&renderer).args(&args.of_renderer).status();
+    let status = status.with_context(|| format!("cannot start {renderer}"))?;
+    if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
 }
 
-/// Starts this program again, built with the feature: the crates that draw are many, and no other command needs them.
-#[cfg(not(feature = "toonheads"))]
-pub(super) fn run(_: &Args) -> Result<()> {
-    use anyhow::Context;
+/// The path of the program that cargo has built, out of its messages.
+fn executable(messages: &str) -> Option<String> {
+    let programs = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        message.get("executable")?.as_str().map(str::to_owned)
+    });
+    programs.last()
+}
 
-    use crate::repository;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    println!("building the renderer (once; minutes from nothing)");
-    let mut command = std::process::Command::new(repository::cargo_program());
-    command.args(["run", "--quiet", "--locked", "--package", "xtask", "--features", "toonheads", "--manifest-path"]);
-    command.arg(repository::root()?.join("Cargo.toml")).arg("--").args(std::env::args_os().skip(1));
-    let status = command.status().context("cannot start cargo")?;
-    // It has said what is wrong.
-    if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
+    #[test]
+    fn the_program_is_found_among_the_messages_of_cargo() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\nnot json\n\
+                        {\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/toonheads\"}\n\
+                        {\"reason\":\"build-finished\",\"success\":true}\n";
+        assert_eq!(executable(messages).as_deref(), Some("/t/debug/toonheads"));
+        assert_eq!(executable(""), None);
+    }
 }

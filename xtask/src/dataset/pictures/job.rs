@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::making::{self, Cut, Making, Picture};
 use super::{About, Common, Format, LabelFile, Originals};
-use crate::dataset::output::{Fingerprint, Listing, Manifest, Output, Survey};
+use xtask_datasets::{Fingerprint, Listing, Manifest, Output, Survey};
 
 const LICENCE: &str = "LICENCE.txt";
 /// Which original each picture was made of.

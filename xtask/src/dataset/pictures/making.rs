@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Format, Originals};
-use crate::dataset::output::{Fingerprint, MANIFEST};
+use xtask_datasets::{Fingerprint, MANIFEST};
 
 /// The folder of the pictures.
 pub(super) const PICTURES: &str = "images";

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 use serde_json::Map;
+use xtask_datasets::{Manifest, Output};
 
 use super::face::Painter;
+use super::labels;
 use super::labels::Lines;
 use super::style::{Attribute, Side, Style};
-use super::{Args, labels};
-use crate::dataset::output::{Manifest, Output};
+use crate::Args;
 
 /// Pictures of one folder.
 const PER_FOLDER: u32 = 1000;

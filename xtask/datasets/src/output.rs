@@ -2,39 +2,46 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use diffae_infer::{Overwrite, write_atomically};
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
-pub(crate) const MANIFEST: &str = "manifest.json";
+/// Name of the file that describes a data set.
+pub const MANIFEST: &str = "manifest.json";
 
-/// What a data set says of itself.
+/// Description of a data set.
 #[derive(Debug, Serialize)]
-pub(crate) struct Manifest {
-    pub(crate) name: &'static str,
-    pub(crate) source: &'static str,
-    pub(crate) version: String,
-    pub(crate) licence: &'static str,
-    /// How it was made.
-    pub(crate) made: String,
+pub struct Manifest {
+    /// Name of the data set.
+    pub name: &'static str,
+    /// Origin of the images.
+    pub source: &'static str,
+    /// Version of the source.
+    pub version: String,
+    /// Licence of the images.
+    pub licence: &'static str,
+    /// Recipe, in words.
+    pub made: String,
     /// Height and width of the pictures.
-    pub(crate) image_size: u32,
-    /// Which files it was made from, where they are the user's own copy.
+    pub image_size: u32,
+    /// The files it was made from, if they are the user's own copy.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) originals: Option<Fingerprint>,
+    pub originals: Option<Fingerprint>,
 }
 
-/// What tells one set of original files from another.
+/// Fingerprint of a set of original files.
 #[derive(Debug, Serialize)]
-pub(crate) struct Fingerprint {
-    pub(crate) count: usize,
+pub struct Fingerprint {
+    /// Number of files.
+    pub count: usize,
     /// BLAKE3 of their names, or what else tells them apart without reading all of them.
-    pub(crate) listing_blake3: String,
+    pub listing_blake3: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,36 +62,41 @@ struct Complete<'a> {
 
 /// The files of a data set in order.
 #[derive(Debug, Default)]
-pub(crate) struct Listing {
+pub struct Listing {
     hasher: blake3::Hasher,
 }
 
 impl Listing {
-    pub(crate) fn add(&mut self, name: &str, hash: blake3::Hash) {
+    /// Adds a file with the BLAKE3 of its contents.
+    pub fn add(&mut self, name: &str, hash: blake3::Hash) {
         self.hasher.update(format!("{name} {}\n", hash.to_hex()).as_bytes());
     }
 
-    pub(crate) fn blake3(&self) -> String {
+    /// BLAKE3 of the listing so far.
+    #[must_use]
+    pub fn blake3(&self) -> String {
         self.hasher.finalize().to_hex().to_string()
     }
 }
 
-/// What is found in the folder when all is made.
+/// Contents of the folder when all is made.
 #[derive(Debug)]
-pub(crate) struct Survey {
+pub struct Survey {
     /// Pictures of each folder below the root.
-    pub(crate) counts: BTreeMap<String, usize>,
-    pub(crate) bytes: u64,
-    pub(crate) listing_blake3: String,
+    pub counts: BTreeMap<String, usize>,
+    /// Bytes of all files together.
+    pub bytes: u64,
+    /// [`Listing::blake3`] of all files.
+    pub listing_blake3: String,
 }
 
 /// The folder.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub struct Output {
     root: PathBuf,
     /// Files beside the pictures.
     listing: Listing,
-    /// What the manifest promised before; nothing if not all was made.
+    /// Listing of the manifest that was there before; `None` if not all was made.
     promised: Option<String>,
 }
 
@@ -93,7 +105,7 @@ impl Output {
     ///
     /// # Errors
     /// If the folder holds another data set, whose pictures would mix with these.
-    pub(crate) fn new(root: &Path, manifest: &Manifest) -> Result<Self> {
+    pub fn new(root: &Path, manifest: &Manifest) -> Result<Self> {
         fs::create_dir_all(root).with_context(|| format!("cannot make {}", root.display()))?;
         let path = root.join(MANIFEST);
         let mut promised = None;
@@ -118,17 +130,21 @@ impl Output {
     }
 
     /// Writes a file beside the pictures, such as labels or a licence.
-    pub(crate) fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.listing.add(name, blake3::hash(bytes));
         let path = self.root.join(name);
         if fs::read(&path).is_ok_and(|there| there == bytes) {
             return Ok(());
         }
-        Ok(write_atomically(&path, bytes, Overwrite::Replace)?)
+        write_atomically(&path, bytes)
     }
 
     /// The checksum of the listing when all was made, if ever it was.
-    pub(crate) fn promised(&self) -> Option<&str> {
+    #[must_use]
+    pub fn promised(&self) -> Option<&str> {
         self.promised.as_deref()
     }
 
@@ -136,7 +152,7 @@ impl Output {
     ///
     /// # Errors
     /// If all was made before, and the files are others now.
-    pub(crate) fn complete(&self, manifest: &Manifest, survey: Survey, broken: &[String]) -> Result<()> {
+    pub fn complete(&self, manifest: &Manifest, survey: Survey, broken: &[String]) -> Result<()> {
         self.check(&survey.listing_blake3)?;
         let Survey { counts, bytes, listing_blake3 } = survey;
         let complete = Complete { manifest, counts, bytes: Some(bytes), broken, listing_blake3 };
@@ -157,7 +173,7 @@ impl Output {
     ///
     /// # Errors
     /// If one cannot be made or written; if all was made before, and the files are others now.
-    pub(crate) fn finish(
+    pub fn finish(
         mut self,
         names: &[String],
         manifest: &Manifest,
@@ -165,6 +181,7 @@ impl Output {
     ) -> Result<()> {
         let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} pictures, ETA {eta}");
         let bar = ProgressBar::new(names.len() as u64).with_style(style.context("the progress bar is wrong")?);
+        let start = Instant::now();
         let hashes: Vec<blake3::Hash> = names
             .par_iter()
             .enumerate()
@@ -177,7 +194,7 @@ impl Output {
                 let folder = path.parent().context("a name without a folder")?;
                 fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
                 let bytes = contents(idx)?;
-                write_atomically(&path, &bytes, Overwrite::Replace)?;
+                write_atomically(&path, &bytes)?;
                 Ok(blake3::hash(&bytes))
             })
             .collect::<Result<_>>()?;
@@ -192,7 +209,8 @@ impl Output {
         self.check(&listing_blake3)?;
         let complete = Complete { manifest, counts, bytes: None, broken: &[], listing_blake3 };
         write_json(&self.root.join(MANIFEST), &complete)?;
-        println!("{} pictures in {}", names.len(), self.root.display());
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{} pictures in {} ({seconds:.0} s)", names.len(), self.root.display());
         Ok(())
     }
 }
@@ -202,7 +220,21 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     if fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
         return Ok(());
     }
-    Ok(write_atomically(path, text.as_bytes(), Overwrite::Replace)?)
+    write_atomically(path, text.as_bytes())
+}
+
+/// Writes a file that appears whole or not at all.
+fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // No other process writes under this name.
+        let partial = path.with_file_name(format!(".partial-{}-{name}", std::process::id()));
+        let mut file = fs::File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

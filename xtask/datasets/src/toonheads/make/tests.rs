@@ -6,7 +6,7 @@ use std::path::Path;
 use image::RgbImage;
 
 use super::*;
-use crate::dataset::toonheads::Drawing;
+use crate::Drawing;
 
 const DRAWINGS: [Drawing; 3] = [Drawing::ToonHead, Drawing::OpenPeeps, Drawing::PixelArt];
 
