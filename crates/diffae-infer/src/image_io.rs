@@ -10,6 +10,7 @@ use image::error::{LimitError, LimitErrorKind};
 use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
 use crate::error::{Error, Result, computing};
+use crate::sheet::enlarged_frames;
 
 /// Largest width or height of a picture that is read.
 const MOST_PIXELS_PER_SIDE: u32 = 1 << 15;
@@ -196,8 +197,8 @@ pub fn gif_bytes(frames: &[RgbImage], milliseconds_per_frame: u32, path: &Path) 
         let mut encoder = image::codecs::gif::GifEncoder::new_with_speed(&mut bytes, 10);
         encoder.set_repeat(image::codecs::gif::Repeat::Infinite)?;
         let delay = image::Delay::from_numer_denom_ms(milliseconds_per_frame, 1);
-        for frame in frames {
-            let rgba = DynamicImage::ImageRgb8(frame.clone()).into_rgba8();
+        for frame in enlarged_frames(frames) {
+            let rgba = DynamicImage::ImageRgb8(frame).into_rgba8();
             encoder.encode_frame(image::Frame::from_parts(rgba, 0, 0, delay))?;
         }
         drop(encoder);

@@ -74,6 +74,7 @@ mod noise;
 mod pipeline;
 mod sample;
 mod sheet;
+mod text;
 
 pub use align::{AlignedFace, FaceBox, FaceBoxes, FaceCrop, FacePlace, ShapePredictor, align_face};
 pub use attributes::{CELEBA_ATTRIBUTES, names_from_text};
@@ -96,7 +97,8 @@ pub use model_config::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfi
 pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
 pub use noise::{NoisePurpose, NoiseSource};
 pub use pipeline::Pipeline;
-pub use sheet::{sheet, square_rows};
+pub use sheet::{Sheet, enlarged_frames, sheet, square_rows};
+pub use text::TextLine;
 
 /// The examples of the repository's README are compiled with the documentation's.
 #[cfg(doctest)]

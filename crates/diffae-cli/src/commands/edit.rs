@@ -1,7 +1,7 @@
 //! `diffae edit --model MODEL INPUT.. --attribute NAME --strength 0.3 --out DIR`
 
 use anyhow::{Context, Result, bail};
-use diffae_infer::{Input, LoadOptions, ModelSource, list_inputs, rgb_from_tensor, sheet};
+use diffae_infer::{Input, LoadOptions, ModelSource, Sheet, list_inputs, rgb_from_tensor};
 use diffae_nets::AttributeClassifier;
 use image::RgbImage;
 
@@ -71,7 +71,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
         }
         for (input, row) in batch.iter().zip(strips).filter(|_| has_strip) {
             let name = format!("{}.png", strip_name(input, attribute));
-            output.write_sheet(&name, &sheet(&[row]), &provenance)?;
+            let mut strip = Sheet::new().with_columns(strengths.iter().map(|strength| format!("{strength:+}")));
+            strip.push(&input.name, row);
+            output.write_sheet(&name, &strip.draw(), &provenance)?;
         }
     }
     progress.finish();

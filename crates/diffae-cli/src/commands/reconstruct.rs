@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use diffae_infer::{NoiseSource, list_inputs, rgb_from_tensor, sheet};
+use diffae_infer::{NoiseSource, Sheet, list_inputs, rgb_from_tensor};
 use image::RgbImage;
 use serde::Serialize;
 
 use crate::args::{GlobalArgs, ReconstructArgs, ReconstructionNoise};
-use crate::output::{MOST_ON_SHEET, PictureOutput, Provenance, say, say_json};
+use crate::output::{PictureOutput, Provenance, say, say_json};
 use crate::progress::Progress;
 use crate::session::{Session, to_unit};
 
@@ -43,7 +43,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     };
 
     let progress = Progress::start("reconstruct", inputs.len(), args.decoding.steps + invert_steps);
-    let (mut measured, mut rows, mut start) = (Vec::new(), Vec::new(), 0);
+    let mut sheet = Sheet::new().with_columns(["original", if inverted { "inverted x_T" } else { "random x_T" }]);
+    let (mut measured, mut start) = (Vec::new(), 0);
     for batch in inputs.chunks(session.batch_size()) {
         let batch_names = &names[start..start + batch.len()];
         let x_0 = session.read(batch)?;
@@ -56,14 +57,15 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
         let decoded = session.decode(&x_terminal, z_sem.as_ref(), args.decoding.steps, &progress)?;
         measured.extend(measure(&x_0, &decoded, batch_names)?);
         output.write(&decoded, batch_names, &provenance)?;
-        if output.has_sheet() && rows.len() < MOST_ON_SHEET {
-            rows.extend(side_by_side(&x_0, &decoded)?);
+        if output.has_sheet() {
+            for (name, row) in batch_names.iter().zip(side_by_side(&x_0, &decoded)?) {
+                sheet.push(name, row);
+            }
         }
         start += batch.len();
     }
     progress.finish();
-    rows.truncate(MOST_ON_SHEET);
-    output.write_sheet("sheet.png", &sheet(&rows), &provenance)?;
+    output.write_sheet("sheet.png", &sheet.draw(), &provenance)?;
     output.commit(&provenance)?;
     if args.json { say_json(&measured) } else { say_table(&measured) }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
-use diffae_infer::{DecodeOptions, Error, NoiseSource, read_tensor, rgb_from_tensor, sheet, square_rows};
+use diffae_infer::{DecodeOptions, Error, NoiseSource, Sheet, read_tensor, rgb_from_tensor};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
 use diffae_schedule::Clip;
 use image::RgbImage;
@@ -72,7 +72,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
         start += names.len();
     }
     progress.finish();
-    output.write_sheet("sheet.png", &sheet(&square_rows(&shown)), &provenance)?;
+    output.write_sheet("sheet.png", &Sheet::grid(&shown).draw(), &provenance)?;
     output.commit(&provenance)?;
     say(&format!("wrote {} pictures to {}", given.count, args.out.out.display()))
 }

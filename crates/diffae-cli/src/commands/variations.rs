@@ -1,10 +1,10 @@
 //! `diffae variations --model MODEL INPUT.. -n 8 --out DIR`
 
 use anyhow::{Result, bail};
-use diffae_infer::{NoiseSource, list_inputs, rgb_from_tensor, sheet};
+use diffae_infer::{NoiseSource, Sheet, list_inputs, rgb_from_tensor};
 
 use crate::args::{GlobalArgs, VariationsArgs};
-use crate::output::{MOST_ON_SHEET, PictureOutput, Provenance, say};
+use crate::output::{PictureOutput, Provenance, say};
 use crate::progress::Progress;
 use crate::session::Session;
 
@@ -24,11 +24,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
         .with("steps", &args.decoding.steps)
         .with("seed", &args.random.seed);
     let progress = Progress::start("variations", inputs.len() * args.count, args.decoding.steps);
-    let mut rows = Vec::new();
+    let titles = (0..args.count).map(|idx| format!("x_T {idx}"));
+    let mut sheet = Sheet::new().with_columns(["original".to_owned()].into_iter().chain(titles));
     for (position, input) in inputs.iter().enumerate() {
         let x_0 = session.read(std::slice::from_ref(input))?;
         let z_sem = session.model.encode_semantic(&x_0)?;
-        let is_shown = output.has_sheet() && rows.len() < MOST_ON_SHEET;
+        let is_shown = output.has_sheet() && !sheet.is_full();
         let mut row = if is_shown { vec![rgb_from_tensor(&x_0.get(0)?)?] } else { vec![] };
         let mut done = 0;
         for names in names(&input.name).chunks(session.batch_size()) {
@@ -42,12 +43,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
             }
             done += names.len();
         }
-        if is_shown {
-            rows.push(row);
-        }
+        sheet.push(&input.name, row);
     }
     progress.finish();
-    output.write_sheet("sheet.png", &sheet(&rows), &provenance)?;
+    output.write_sheet("sheet.png", &sheet.draw(), &provenance)?;
     output.commit(&provenance)?;
     say(&format!("wrote {} variations to {}", inputs.len() * args.count, args.out.out.display()))
 }
