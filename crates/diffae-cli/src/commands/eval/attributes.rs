@@ -74,7 +74,7 @@ pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArg
     let varies = |(name, present): &(String, Vec<bool>)| {
         let varies = present.contains(&true) && present.contains(&false);
         if !varies {
-            tracing::warn!("{name} is the same for all pictures and is left out");
+            tracing::warn!("attribute {name} is constant and is left out");
         }
         varies
     };
@@ -91,7 +91,7 @@ pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArg
         let difference = diffae_eval::total_auroc_difference(&z_sem, &present)?;
         Ok([dci.disentanglement, dci.completeness, difference.total, difference.num_captured as f64])
     })?;
-    figures.push(Figure::point("attributes", &[], present.len() as f64, count));
+    figures.push(Figure::single("attributes", &[], present.len() as f64, count));
     Report::new("disentanglement", settings, figures).written(&labelled.run.out)
 }
 
@@ -111,7 +111,7 @@ impl LabelledPictures {
         let rows: Vec<usize> = (0..pictures.len()).filter(|&idx| labels.of(&pictures.name(idx)).is_some()).collect();
         if rows.len() < least {
             let (root, count) = (pictures.all().root().display(), rows.len());
-            bail!("{count} pictures of {root} have labels, at least {least} are needed")
+            bail!("{count} images of {root} have labels, expected at least {least}")
         }
         let is_folders = path == Path::new(FOLDER_LABELS);
         let fingerprint_of_labels = if is_folders { FOLDER_LABELS.to_owned() } else { fingerprint_of_file(path)? };
@@ -182,7 +182,7 @@ fn figures(
     let seed = args.labelled.run.random.seed;
     let (mut figures, mut shares) = (vec![], vec![]);
     let constant = |name: &str, data: &str| {
-        tracing::warn!("{name} is (nearly) the same for all pictures of {data} and is left out");
+        tracing::warn!("attribute {name} is (nearly) constant over {data} and is left out");
     };
     let penalty = args.labelled.inverse_penalty.map_or(InversePenalty::Chosen, InversePenalty::Fixed);
     let progress = Progress::start("probe", labelled.names.len(), 1);
@@ -216,7 +216,7 @@ fn figures(
     }
     progress.finish();
     if shares.is_empty() {
-        bail!("no attribute is there in some pictures and missing in others")
+        bail!("every attribute is constant: none is present in some images and absent in others")
     }
     for (measure_name, _) in MEASURES {
         let values: Vec<f64> = figures.iter().filter(|f| f.name == measure_name).map(|f: &Figure| f.value).collect();
