@@ -7,6 +7,7 @@ mod codes;
 mod demo;
 mod edits;
 mod evaluation;
+mod help;
 mod kernels;
 mod models;
 mod pictures;

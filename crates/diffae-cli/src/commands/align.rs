@@ -9,7 +9,7 @@ use crate::output::{OutputDir, Provenance, say, say_json};
 use crate::progress::Progress;
 use crate::session::catch_interrupts;
 
-/// What was found in a picture.
+/// Face found in an image.
 #[derive(Debug, Serialize)]
 struct Found {
     name: String,
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &AlignArgs) -> Result<()> {
         say(&format!("wrote {} {faces} to {}", found.len(), args.out.out.display()))?;
     }
     if !failed.is_empty() {
-        bail!("{} of {} pictures could not be aligned: {}", failed.len(), inputs.len(), failed.join(", "))
+        bail!("{} of {} images could not be aligned: {}", failed.len(), inputs.len(), failed.join(", "))
     }
     Ok(())
 }
@@ -73,7 +73,7 @@ fn place(args: &FacePlaceArgs) -> Result<FacePlace> {
         FacePlaceArgs { boxes: Some(path), .. } => Ok(FacePlace::Listed(FaceBoxes::open(path)?)),
         FacePlaceArgs { whole: true, .. } => Ok(FacePlace::Middle),
         _ => bail!(
-            "nothing says where the face is: give --box LEFT,TOP,WIDTH,HEIGHT, --boxes FILE for many pictures, or \
+            "the position of the face is unknown: give --box LEFT,TOP,WIDTH,HEIGHT, --boxes FILE for many images, or \
              --whole if they show head and shoulders"
         ),
     }

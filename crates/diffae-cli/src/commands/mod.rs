@@ -41,10 +41,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::FitEdits(args) => fit_edits::run(global, &args),
         Command::Eval(args) => eval::run(global, &args),
         Command::Presets(args) => presets::run(&args),
-        Command::Completions(args) => {
-            completions::run(&args);
-            Ok(())
-        }
+        Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
 }
