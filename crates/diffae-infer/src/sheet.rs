@@ -417,7 +417,7 @@ mod tests {
             for row in 0..rows {
                 sheet.push(format!("picture {row}"), vec![color(100, side); columns]);
             }
-            let (width, height) = sheet.draw().dimensions();
+            let Extent { width, height } = sheet.layout().extent();
             let aspect = f64::from(width) / f64::from(height);
             assert!((0.45..=3.5).contains(&aspect), "{rows} rows of {columns}: {width} x {height}");
             assert!(width <= MAX_WIDTH && height <= 2700, "{rows} rows of {columns}: {width} x {height}");
