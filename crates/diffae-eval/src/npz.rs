@@ -1,4 +1,4 @@
-//! Reads arrays from NumPy's `.npz` archives: any byte order, either memory order, compressed or not.
+//! Reads arrays from `NumPy`'s `.npz` archives: any byte order, either memory order, compressed or not.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -9,7 +9,7 @@ use zip::ZipArchive;
 
 /// First bytes of each array of an archive.
 const MAGIC: &[u8] = b"\x93NUMPY";
-/// Upper bound of a header's length; NumPy's own are below 200 bytes.
+/// Upper bound of a header's length; `NumPy`'s own are below 200 bytes.
 const MAX_HEADER_BYTES: usize = 1 << 16;
 
 /// An archive whose problems are sentences without the path.
@@ -24,7 +24,7 @@ pub(crate) struct Array {
     pub(crate) values: Vec<f64>,
 }
 
-/// A number type of NumPy that fits into f64.
+/// A number type of `NumPy` that fits into f64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Number {
     kind: Kind,
@@ -134,7 +134,8 @@ fn parse_header(text: &str) -> Result<Header, String> {
     let shape = after("shape")?;
     let shape = shape.strip_prefix('(').and_then(|shape| shape.split_once(')')).ok_or("the header has no shape")?.0;
     let sides = shape.split(',').map(|side| side.trim().trim_end_matches('L')).filter(|side| !side.is_empty());
-    let shape = sides.map(str::parse).collect::<Result<_, _>>().map_err(|_| format!("({shape}) is not a shape"))?;
+    let shape =
+        sides.map(str::parse).collect::<Result<_, _>>().map_err(|_invalid| format!("({shape}) is not a shape"))?;
     Ok(Header { number, is_fortran, shape })
 }
 
@@ -206,7 +207,7 @@ fn to_c_order(shape: &[usize], values: &[f64]) -> Vec<f64> {
 mod tests {
     use super::*;
 
-    /// The bytes of an array as NumPy writes them.
+    /// The bytes of an array as `NumPy` writes them.
     fn npy(descr: &str, order: &str, data: &[u8]) -> Vec<u8> {
         let header = format!("{{'descr': '{descr}', 'fortran_order': {order}, }}\n");
         let length = u16::try_from(header.len()).unwrap().to_le_bytes();

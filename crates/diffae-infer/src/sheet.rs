@@ -172,7 +172,7 @@ impl Sheet {
             for block in 0..layout.num_blocks {
                 let left = count(block) * (layout.block_width() + BLOCK_GAP);
                 let top = title_height + count(part) * layout.part_height();
-                self.draw_block(&mut page, &layout, Block { part, block, left, top });
+                self.draw_block(&mut page, &layout, Block { part, number: block, left, top });
             }
         }
         page
@@ -189,7 +189,7 @@ impl Sheet {
             let left = left_of(column) + (width.saturating_sub(line.width()) >> 1);
             line.draw(page, left.into(), (at.top + GAP).into());
         }
-        let rows = self.rows.iter().skip(at.block * layout.num_rows).take(layout.num_rows);
+        let rows = self.rows.iter().skip(at.number * layout.num_rows).take(layout.num_rows);
         for (row_idx, row) in rows.enumerate() {
             let top = at.top + layout.header_height + GAP + count(row_idx) * (height + GAP);
             let label = TextLine::new(&row.label).fitted(MAX_LABEL_WIDTH);
@@ -288,7 +288,7 @@ impl Sheet {
 #[derive(Debug, Clone, Copy)]
 struct Block {
     part: usize,
-    block: usize,
+    number: usize,
     left: u32,
     top: u32,
 }

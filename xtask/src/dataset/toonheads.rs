@@ -38,11 +38,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 /// The path of the program that cargo has built, out of its messages.
 fn executable(messages: &str) -> Option<String> {
-    let programs = messages.lines().filter_map(|line| {
+    let mut programs = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         message.get("executable")?.as_str().map(str::to_owned)
     });
-    programs.last()
+    programs.next_back()
 }
 
 #[cfg(test)]

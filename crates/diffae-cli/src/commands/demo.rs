@@ -104,7 +104,9 @@ fn exhibits(
     let frames = paths.first().map(|path| forth_and_back(path)).unwrap_or_default();
     let gif = gif_bytes(&frames, MILLISECONDS_PER_FRAME, &args.out.join(ANIMATION))?;
     let mut blended = Sheet::new();
-    paths.into_iter().for_each(|path| blended.push("", path));
+    for path in paths {
+        blended.push("", path);
+    }
     Ok(vec![
         Exhibit {
             file: reconstructions,

@@ -58,8 +58,8 @@ pub(super) fn page(exhibits: &[Exhibit], args: &DemoArgs) -> String {
     html += "<p>The model has learnt from faces of the style ToonHead by Johan Melin, CC BY 4.0, with parts and colors drawn \
              at random.</p>\n</html>\n";
     let files = exhibits.iter().map(|exhibit| (exhibit.file, checksum(&exhibit.bytes)));
-    let note: String =
-        files.chain([(PAGE, checksum(html.as_bytes()))]).map(|(file, sum)| format!(" {file}={sum}")).collect();
+    let all = files.chain([(PAGE, checksum(html.as_bytes()))]);
+    let note = all.fold(String::new(), |note, (file, sum)| note + " " + file + "=" + &sum);
     format!("{html}{NOTE}{note} -->\n")
 }
 
