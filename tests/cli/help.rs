@@ -59,7 +59,7 @@ fn completions_and_man_pages_are_made() {
 /// As `diffae completions zsh | head` does.
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
-    for arguments in [&["completions", "zsh"][..], &["completions", "bash"], &["presets", "paper256"], &["--help"]] {
+    for arguments in [&["completions", "zsh"][..], &["completions", "bash"], &["presets", "smoke"], &["--help"]] {
         let mut program = Command::new(env!("CARGO_BIN_EXE_diffae"))
             .args(arguments)
             .stdout(Stdio::piped())
