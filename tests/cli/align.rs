@@ -40,7 +40,7 @@ fn a_face_is_cut_out_where_dlib_finds_it() {
 fn without_a_box_the_way_out_is_named() {
     let workspace = Workspace::new();
     let photograph = fixture("align/astronaut.png");
-    align(&workspace, &[&photograph], &[]).fails_with("nothing says where the face is: give --box");
+    align(&workspace, &[&photograph], &[]).fails_with("the position of the face is unknown: give --box");
     let boxes = workspace.path("boxes.csv");
     fs::write(&boxes, format!("file,left,top,width,height\nother.png,{FACE}\n")).unwrap();
     align(&workspace, &[&photograph], &["--boxes", "boxes.csv"]).fails_with("no box for astronaut");
@@ -77,7 +77,7 @@ fn an_unfit_picture_does_not_stop_the_others() {
     fs::copy(fixture("align/astronaut.png"), workspace.path("photos/a.png")).unwrap();
     fs::write(workspace.path("photos/b.png"), "no picture").unwrap();
     let finished = align(&workspace, &["photos"], &["--box", FACE, "--size", "16"]);
-    let finished = finished.fails_with("1 of 2 pictures could not be aligned: b");
+    let finished = finished.fails_with("1 of 2 images could not be aligned: b");
     assert!(finished.stderr().contains("cannot align b: cannot read photos/b.png"), "{}", finished.stderr());
     assert_eq!(workspace.files("out"), ["a.png"]);
     assert_eq!(workspace.files("."), ["out", "photos"]);

@@ -102,3 +102,20 @@ fn results_are_not_replaced_unasked() {
     workspace.run(&args).fails_with("exists already");
     workspace.run(&[&args[..], &["--force"]].concat()).succeeds();
 }
+
+#[test]
+fn a_part_of_the_codes_decodes_alone() {
+    let workspace = Workspace::new();
+    let (model, photograph, cat) = (checkpoint("autoenc16_latent"), photograph(), fixture("photographs/cat.jpg"));
+    let args = ["encode", "--model", &model, &photograph, &cat, "--out", "codes.safetensors", "--steps", "2"];
+    assert_eq!(workspace.run(&args).succeeds().stdout(), "wrote the codes of 2 pictures to codes.safetensors\n");
+    let decode = |codes: &str, out: &str| {
+        let args = ["decode", "--model", &model, codes, "--out", out, "--x-t", "random", "--json"];
+        workspace.run(&[&args[..], &FEW_STEPS].concat()).succeeds().json()
+    };
+    decode("codes.safetensors", "all");
+    let told = decode("codes.safetensors:cat", "one");
+    assert_eq!(told["pictures"][0], serde_json::json!({ "name": "cat", "index": 1, "file": "one/cat.png" }));
+    // Random x_T go by the place in the file.
+    assert_eq!(workspace.pixels("all/cat.png"), workspace.pixels("one/cat.png"));
+}

@@ -23,9 +23,17 @@ fn the_demo_needs_nothing_and_shows_everything() {
     assert_eq!(page.matches("src=").count(), 6, "the page needs another file");
     // The pictures' base64 may spell anything, but has no colon.
     assert!(!page.contains("://"), "the page needs the net");
-    // What is there is not replaced by accident.
-    workspace.run(&["demo", "--steps", "2"]).fails_with("--force");
-    workspace.run(&["demo", "--steps", "2", "--force"]).succeeds();
+    assert!(page.contains("<meta name=\"viewport\"") && page.contains("prefers-color-scheme:dark"));
+    assert!(!page.contains("<p></p>"), "every exhibit is explained");
+    let film = fs::File::open(workspace.path("diffae-demo/interpolation.gif")).unwrap();
+    let film = image::codecs::gif::GifDecoder::new(std::io::BufReader::new(film)).unwrap();
+    assert_eq!(image::ImageDecoder::dimensions(&film), (512, 512));
+    // Once more replaces what the first one wrote, but nothing that the user has changed.
+    workspace.run(&["demo", "--steps", "1"]).succeeds();
+    assert_ne!(fs::read_to_string(workspace.path("diffae-demo/index.html")).unwrap(), page);
+    fs::write(workspace.path("diffae-demo/edits.png"), "mine").unwrap();
+    workspace.run(&["demo", "--steps", "1"]).fails_with("edits.png is not what an earlier demo wrote; use --force");
+    assert_eq!(fs::read_to_string(workspace.path("diffae-demo/edits.png")).unwrap(), "mine");
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn an_interrupted_evaluation_goes_on_and_ends_the_same() {
     assert!(rows[0]["figures"][2].is_null() && rows[11]["figures"][0].is_null());
     let table = workspace.run(&reports).succeeds().stdout();
     assert!(table.contains("whole/recon.json") && table.contains("steps 3, x_T random"), "{table}");
-    workspace.run(&["eval", "compare", "whole/recon.csv"]).fails_with("no report");
+    workspace.run(&["eval", "compare", "whole/recon.csv"]).fails_with("not a report");
     // Neither values of other settings are mixed in nor those of other pictures of the same names.
     let picture = workspace.path("data/0.png");
     let original = fs::read(&picture).unwrap();
@@ -119,7 +119,7 @@ fn attributes_that_codes_hold_are_found() {
     fs::write(workspace.path("odd.csv"), format!("file,Always,Blue\n{}\n", rows.join("\n"))).unwrap();
     let odd = [&trained[..], &["--train-labels", "odd.csv", "--force", "--json"]].concat();
     let scored = workspace.run(&odd).succeeds();
-    assert!(scored.stderr().contains("Always is (nearly) the same for all pictures of --data"), "{}", scored.stderr());
+    assert!(scored.stderr().contains("attribute Always is (nearly) constant over --data"), "{}", scored.stderr());
     assert!(!scored.stdout().contains("Always"));
     fs::write(workspace.path("other.csv"), "file,Red\n0.png,1\n1.png,0\n").unwrap();
     let other = [&args[..8], &["--out", "refused", "--train-data", &data, "--train-labels", "other.csv"]].concat();
@@ -187,7 +187,9 @@ fn edits_are_learnt_from_pairs() {
     save_pairs(&workspace.path("pairs/Unheard_Of"));
     let args = ["fit-edits", "--model", "model", "--pairs", "pairs", "--out"];
     let fitted = workspace.run(&[&args[..], &["taught"]].concat()).succeeds();
-    assert!(fitted.stderr().contains("Unheard_Of") && fitted.stdout().contains("attribute_1"));
+    let said = fitted.stdout();
+    let new: Vec<&str> = said.lines().filter(|line| line.ends_with("(new)")).collect();
+    assert!(new.len() == 1 && new[0].starts_with("Unheard_Of") && said.contains("attribute_1"), "{said}");
     workspace.run(&[&args[..], &["taught"]].concat()).fails_with("exists");
     workspace.run(&[&args[..], &["other", "--units", "2000"]].concat()).fails_with("at most 1024");
     workspace.run(&[&args[..], &["other", "--limit", "1"]].concat()).fails_with("at least two");
@@ -241,7 +243,34 @@ fn edits_are_learnt_from_pairs() {
     assert_eq!(workspace.files("out"), [format!("astronaut_attribute_1_+{strength}.png")]);
     let model = checkpoint("autoenc32");
     let args = ["fit-edits", "--model", &model, "--pairs", "pairs", "--out", "none"];
-    workspace.run(&args).fails_with("classifier");
+    // A model without classifier or statistics gets both.
+    let fitted = workspace.run(&[&args[..], &["--json"]].concat()).succeeds();
+    assert!(fitted.stderr().contains("no latent statistics"), "{}", fitted.stderr());
+    let fitted = fitted.json();
+    assert_eq!(
+        (&fitted["attributes"][0]["attribute"], &fitted["attributes"][0]["new"]),
+        (&"attribute_1".into(), &true.into())
+    );
+    let listed = workspace.run(&["edit", "--model", "none", "--list"]).succeeds().stdout();
+    assert!(listed.starts_with("attribute_1 ") && listed.contains("the whole way: "), "{listed}");
+}
+
+/// Pairs teach an attribute that the model does not have.
+#[test]
+fn pairs_add_an_attribute() {
+    let workspace = Workspace::new();
+    workspace.import("autoenc32");
+    let before = workspace.run(&["edit", "--model", "model", "--list"]).succeeds().stdout();
+    save_pairs(&workspace.path("pairs/Round"));
+    let args = ["fit-edits", "--model", "model", "--pairs", "pairs", "--out", "taught"];
+    workspace.run(&args).succeeds();
+    let listed = workspace.run(&["edit", "--model", "taught", "--list"]).succeeds().stdout();
+    assert!(listed.starts_with(&before), "what was there stays: {listed}");
+    let new = listed.lines().last().unwrap();
+    assert!(new.starts_with("Round ") && new.contains("the whole way: "), "{listed}");
+    let again = ["fit-edits", "--model", "taught", "--pairs", "pairs", "--out", "twice"];
+    let said = workspace.run(&again).succeeds().stdout();
+    assert!(!said.contains("(new)"), "{said}");
 }
 
 #[test]
@@ -354,6 +383,67 @@ fn sets_of_pictures_are_compared_by_features() {
 }
 
 #[test]
+fn sets_that_are_too_small_for_a_frechet_distance_are_named() {
+    let workspace = Workspace::new();
+    let data = pictures(&workspace, "data");
+    fs::create_dir(workspace.path("one")).unwrap();
+    fs::copy(workspace.path("data/0.png"), workspace.path("one/0.png")).unwrap();
+    let weights = random_weights(&workspace, "efficientnet-lite0");
+    let fid = |pictures: &str, data: &str, out: &str| {
+        let features = ["--features", "efficientnet-lite0", "--weights", &weights];
+        let sets = ["--pictures", pictures, "--data", data, "--out", out, "--neighbors", "2"];
+        workspace.run(&[&["eval", "fid"][..], &features, &sets].concat())
+    };
+    let one = workspace.path("one");
+    fid(one.to_str().unwrap(), &data, "a")
+        .fails_with("the judged set has 1 image; a Frechet distance needs at least two");
+    fid(&data, one.to_str().unwrap(), "b").fails_with("the real set has 1 image;");
+    let few = fid(&data, &data, "c").succeeds().stderr();
+    assert!(few.contains("the judged set has 8 images for 1280 features: its covariance is singular"), "{few}");
+    let clean = ["eval", "fid", "--features", "efficientnet-lite0", "--weights", &weights, "--resize", "clean"];
+    let sets = ["--pictures", &data, "--data", &data, "--out", "d"];
+    workspace.run(&[&clean[..], &sets].concat()).fails_with("--resize clean needs --features inception");
+}
+
+#[test]
+fn images_may_be_resized_as_clean_fid_does() {
+    let workspace = Workspace::new();
+    fs::create_dir(workspace.path("data")).unwrap();
+    for number in 0..2u32 {
+        let noise = |x: u32, y: u32| image::Rgb([x * 97 + y * 31, y * 77 + number, x * y * 13].map(byte));
+        image::RgbImage::from_fn(24, 24, noise).save(workspace.path(&format!("data/{number}.png"))).unwrap();
+    }
+    let weights = random_weights(&workspace, "inception");
+    let fid = |resize: &str, out: &str| {
+        let sets = ["--pictures", "data", "--data", "data", "--out", out, "--weights", &weights, "--json"];
+        workspace.run(&[&["eval", "fid", "--resize", resize][..], &sets].concat())
+    };
+    let plain = fid("pytorch-fid", "plain").succeeds().json();
+    assert!(plain["settings"].get("resize").is_none());
+    let clean = fid("clean", "clean").succeeds().json();
+    assert_eq!(clean["settings"]["resize"], "clean");
+    let features = |folder: &str| fs::read(workspace.path(folder).join("judged.features")).unwrap();
+    assert_ne!(features("plain"), features("clean"));
+    // Features of one way are not taken for those of the other.
+    fid("clean", "plain").fails_with("features of something else");
+}
+
+#[test]
+fn statistics_are_read_as_numpy_writes_them() {
+    let workspace = Workspace::new();
+    let data = pictures(&workspace, "data");
+    let weights = random_weights(&workspace, "efficientnet-lite0");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../diffae-eval/tests/fixtures");
+    for name in ["fortran_order.npz", "big_endian.npz"] {
+        let statistics = fixtures.join(name);
+        let sets = ["--pictures", &data, "--reference-statistics", statistics.to_str().unwrap(), "--out", "out"];
+        let features = ["eval", "fid", "--features", "efficientnet-lite0", "--weights", &weights];
+        // They are read, and found to be of another network's features.
+        workspace.run(&[&features[..], &sets].concat()).fails_with("has 4 features, efficientnet-lite0 has 1280");
+    }
+}
+
+#[test]
 fn pictures_are_compared_with_the_eyes_of_a_network() {
     let workspace = Workspace::new();
     let data = workspace.path("data");
@@ -424,7 +514,7 @@ fn everything_is_measured_at_once() {
     let again = workspace.run(&[&few[..], &options].concat()).succeeds().json();
     assert_eq!(again, report);
     let few_pictures = ["eval", "few-shot", "--shots", "20", "--model", &model, "--data", &data, "--labels", labels];
-    workspace.run(&[&few_pictures[..], &["--out", "too-few"]].concat()).fails_with("at least 22 are needed");
+    workspace.run(&[&few_pictures[..], &["--out", "too-few"]].concat()).fails_with("expected at least 22");
     let dimensions = ["eval", "disentanglement", "--model", &model, "--data", &data, "--labels", labels, "--json"];
     let dimensions =
         |out: &str, more: &[&str]| workspace.run(&[&dimensions[..], &["--out", out], more].concat()).succeeds().json();
@@ -439,7 +529,7 @@ fn everything_is_measured_at_once() {
     let features = ["--features", "efficientnet-lite0", "--feature-weights", &weights];
     // Eight pictures are too few for folds of every attribute, but not for the other measures.
     let all = workspace.run(&[&args[..], &features, &["--labels", labels]].concat());
-    all.fails_with("few-shot failed");
+    all.fails_with("some measures failed: few-shot");
     for name in ["recon/recon.json", "z-usage/z-usage.json", "disentanglement/disentanglement.json", "fid/fid.json"] {
         assert!(workspace.path("all").join(name).is_file(), "{name}");
     }
@@ -458,7 +548,7 @@ fn paths_between_pictures_have_a_length() {
     let args = ["eval", "ppl", "--model", &model, "--data", &data, "--out", "ppl", "--backbone", "squeeze"];
     let args = [&args[..], &["--weights", &weights, "--pairs", "2", "--steps", "2", "--invert-steps", "2"]].concat();
     // The pictures of this model are too small for the network.
-    workspace.run(&args).fails_with("at least 32 are needed");
+    workspace.run(&args).fails_with("expected at least 32");
     let args: Vec<&str> = args.iter().map(|&arg| if arg == model { "toonheads" } else { arg }).collect();
     let report = workspace.run(&[&args[..], &["--force", "--json"]].concat()).succeeds().json();
     let length = figure(&report, "ppl", &[("backbone", "squeeze")]);

@@ -2,14 +2,24 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 mod align;
+mod attributes;
 mod bad_input;
+mod checkpoints;
 mod codes;
+mod datasets;
 mod demo;
+mod dry_runs;
 mod edits;
 mod evaluation;
+mod faulty_pictures;
+mod help;
 mod kernels;
 mod models;
 mod pictures;
+mod prolonging;
+mod readme;
+#[cfg(unix)]
+mod resume;
 mod samples;
 mod support;
 mod training;

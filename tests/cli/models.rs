@@ -58,12 +58,3 @@ fn parts_of_another_model_are_refused() {
         .fails_with("the width of the latent statistics is 32, the model expects 48");
     assert!(workspace.files(".").is_empty());
 }
-
-#[test]
-fn completions_and_man_pages_are_made() {
-    let workspace = Workspace::new();
-    let script = workspace.run(&["completions", "bash"]).succeeds().stdout();
-    assert!(script.contains("reconstruct"));
-    workspace.run(&["man", "--out", "man"]).succeeds();
-    assert!(workspace.files("man").contains(&"diffae-reconstruct.1".to_owned()));
-}

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// Few steps: tests look at behavior, golden checks at numbers.
 pub(crate) const FEW_STEPS: [&str; 2] = ["--steps", "2"];
@@ -48,6 +49,33 @@ impl Workspace {
         Finished(command.output().unwrap())
     }
 
+    /// Starts the program on the CPU.
+    pub(crate) fn start(&self, args: &[&str]) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_diffae"));
+        command.args(args).args(["--device", "cpu"]).current_dir(self.0.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running(command.spawn().unwrap())
+    }
+
+    /// Folders of results that are not complete, in a folder.
+    pub(crate) fn partials(&self, folder: &str) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.path(folder)) else { return vec![] };
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(".diffae-partial-")).collect()
+    }
+
+    /// Items that an interrupted run into a folder has kept.
+    pub(crate) fn num_kept(&self, folder: &str) -> usize {
+        let journals = self.partials(folder).into_iter().map(|path| path.join("kept.jsonl"));
+        let lines = journals.filter_map(|path| fs::read_to_string(path).ok()).map(|text| text.lines().count());
+        lines.sum::<usize>().saturating_sub(1)
+    }
+
+    /// The pixels of a picture.
+    pub(crate) fn pixels(&self, name: &str) -> image::RgbImage {
+        image::open(self.path(name)).unwrap().into_rgb8()
+    }
+
     /// Imports a golden model with everything that belongs to it, as `model`.
     pub(crate) fn import(&self, model: &str) {
         let file = |name: &str| fixture(&format!("golden/{model}/{name}"));
@@ -82,6 +110,38 @@ impl Workspace {
     }
 }
 
+/// A program at work; it is killed with the test.
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// Waits until something is so.
+    #[track_caller]
+    pub(crate) fn wait_until(&mut self, what: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !what() {
+            assert!(self.0.try_wait().unwrap().is_none(), "the program has ended too early");
+            assert!(start.elapsed() < Duration::from_mins(2), "the program is too slow");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Sends a signal, such as `INT` or `KILL`, and waits for the end.
+    pub(crate) fn signal(mut self, name: &str) -> (Option<i32>, String) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+        let mut stderr = String::new();
+        std::io::Read::read_to_string(self.0.stderr.as_mut().unwrap(), &mut stderr).unwrap();
+        (self.0.wait().unwrap().code(), stderr)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// How the program ended.
 pub(crate) struct Finished(Output);
 
@@ -92,6 +152,10 @@ impl Finished {
 
     pub(crate) fn stderr(&self) -> String {
         String::from_utf8(self.0.stderr.clone()).unwrap()
+    }
+
+    pub(crate) fn is_success(&self) -> bool {
+        self.0.status.success()
     }
 
     #[track_caller]

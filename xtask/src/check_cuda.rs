@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use self::toolkit::Toolkit;
-use crate::repository;
+use xtask::repository;
 
 /// The compute capability to compile kernels for: the oldest (Ampere) on which Candle compiles all of them.
 const COMPUTE_CAPABILITY: &str = "80";

@@ -1,29 +1,20 @@
 //! Repository chores, started as `cargo xtask <command>`.
 //!
-//! Each command is a module of its name with a `run` function; a new one also needs a line in [`Command`] and one
-//! in [`run`].
+//! This package does what needs no crate of ours: the gate and its checks. Commands that compute are those of `xtask-lab`,
+//! which is built when one of them is asked for; a new one needs a line in [`Command`] and one in [`run`], here and there.
 
 #![expect(clippy::print_stdout, reason = "a command line tool reports on standard output")]
 
-mod bench;
 mod check_cuda;
 mod ci;
-mod curves;
-mod dataset;
-mod font;
-mod golden;
-mod repository;
 mod tidy;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-
-/// Large tensors come and go at every step; glibc would give their memory back to the system each time.
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use xtask::{repository, toonheads};
 
 /// Repository chores.
 #[derive(Debug, Parser)]
@@ -40,19 +31,28 @@ enum Command {
     /// Check layout, sources, manifests and documentation against docs/style.md.
     Tidy,
     /// Compare with the numbers of the reference implementation.
-    Golden(golden::Args),
+    Golden(Forwarded),
     /// Measure speed and memory, beside PyTorch if wanted.
-    Bench(bench::Args),
+    Bench(Forwarded),
     /// Draw the log of a training run.
-    Curves(curves::Args),
+    Curves(Forwarded),
     /// Make a data set from its original source.
-    Dataset(dataset::Args),
+    Dataset(Forwarded),
     /// Type-check the CUDA build with NVIDIA's compiler from the Python package index; needs no GPU.
     CheckCuda(check_cuda::Args),
 }
 
+/// Arguments of a command of `xtask-lab`.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+struct Forwarded {
+    /// Arguments of the command; --help lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
 fn main() -> ExitCode {
-    match run(&Cli::parse().command) {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -61,16 +61,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> Result<()> {
+fn run(command: Command) -> Result<()> {
     match command {
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
-        Command::Golden(args) => golden::run(args),
-        Command::Bench(args) => bench::run(args),
-        Command::Curves(args) => curves::run(args),
-        Command::Dataset(args) => dataset::run(args),
-        Command::CheckCuda(args) => check_cuda::run(args),
+        Command::Golden(golden) => in_lab("golden", &golden, &[]),
+        // What is measured is what users run.
+        Command::Bench(bench) => in_lab("bench", &bench, &["--release"]),
+        Command::Curves(curves) => in_lab("curves", &curves, &[]),
+        Command::Dataset(Forwarded { args }) if args.first().is_some_and(|source| source == "toonheads") => {
+            toonheads::run(&toonheads::Args::new(args.into_iter().skip(1)))
+        }
+        Command::Dataset(dataset) => in_lab("dataset", &dataset, &[]),
+        Command::CheckCuda(args) => check_cuda::run(&args),
     }
+}
+
+/// Builds `xtask-lab`, in front of the user, and hands it the command; ends with its exit code.
+fn in_lab(command: &str, forwarded: &Forwarded, profile: &[&str]) -> Result<()> {
+    let mut lab = std::process::Command::new(repository::cargo_program());
+    lab.args(["run", "--locked", "--package", "xtask-lab", "--manifest-path"]);
+    lab.arg(repository::root()?.join("Cargo.toml")).args(profile).args(["--", command]).args(&forwarded.args);
+    let status = lab.status().context("cannot start cargo")?;
+    // It has said what is wrong.
+    if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
 }
 
 #[cfg(test)]
@@ -82,5 +96,12 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_commands_that_compute_are_handed_on() {
+        let words = ["cargo xtask", "dataset", "folder", "--from", "pets", "--help"];
+        let Command::Dataset(Forwarded { args }) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+        assert_eq!(args, words[2..]);
     }
 }

@@ -6,22 +6,27 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// The folder of the workspace's `Cargo.toml`: of the checkout in which cargo started this program, or else of the
+/// The folder of the workspace's `Cargo.lock`: of the checkout in which cargo started this program, or else of the
 /// one it was built from.
-pub(crate) fn root() -> Result<PathBuf> {
+///
+/// # Errors
+/// If no folder above the package has one.
+pub fn root() -> Result<PathBuf> {
     let started_in = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let package = started_in.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
-    let root = package.parent().with_context(|| format!("{} has no parent folder", package.display()))?;
-    Ok(root.to_path_buf())
+    let root = package.ancestors().find(|folder| folder.join("Cargo.lock").is_file());
+    root.map(Path::to_path_buf).with_context(|| format!("{} is in no workspace", package.display()))
 }
 
 /// The name of the cargo that runs this program, or the one in the path.
-pub(crate) fn cargo_program() -> String {
+#[must_use]
+pub fn cargo_program() -> String {
     env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
 }
 
 /// A cargo command that runs in `root`.
-pub(crate) fn cargo(root: &Path) -> Command {
+#[must_use]
+pub fn cargo(root: &Path) -> Command {
     let mut command = Command::new(cargo_program());
     command.current_dir(root);
     command

@@ -21,7 +21,7 @@ use anyhow::{Result, ensure};
 use self::dependency_direction::Metadata;
 use self::problem::Problem;
 use self::tree::Tree;
-use crate::repository;
+use xtask::repository;
 
 /// Checks this repository and prints what it finds.
 pub(crate) fn run() -> Result<()> {

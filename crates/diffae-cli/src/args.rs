@@ -1,9 +1,12 @@
-//! What can be written on the command line.
+//! The command line.
 
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts, shown as they stand")]
 
 mod align;
 mod eval;
+mod help;
+mod pictures;
+mod training;
 
 use std::path::PathBuf;
 
@@ -14,13 +17,25 @@ pub(crate) use align::{AlignArgs, FacePlaceArgs};
 pub(crate) use eval::{
     AllArgs, AttributesArgs, BackboneName, CompareArgs, DisentanglementArgs, EditDirection, EditsArgs, EvalArgs,
     EvalDataArgs, EvalRunArgs, FewShotArgs, FidArgs, FidProtocol, FidSource, Judged, LabelledArgs, LpipsArgs,
-    LpipsPairsArgs, Measure, PictureCrop, PplArgs, ReconArgs, XTerminalKind, ZUsageArgs,
+    LpipsPairsArgs, Measure, PictureCrop, PplArgs, ReconArgs, ResizeName, XTerminalKind, ZUsageArgs,
 };
+pub(crate) use help::command;
 
+pub(crate) use pictures::{
+    DecodeArgs, EditArgs, EncodeArgs, InterpolateArgs, ReconstructArgs, ReconstructionNoise, SampleArgs,
+    VariationsArgs, XTerminalChoice,
+};
+pub(crate) use training::{DirectionChoice, FitAttributesArgs, FitEditsArgs, PresetsArgs, StageChoice, TrainArgs};
+
+/// Heading of the options of every command.
+const GLOBAL_HEADING: &str = "Global options";
 /// Heading of the options that only some checkpoints need.
-const HINT_HEADING: &str = "For checkpoints without hyper-parameters";
+const HINT_HEADING: &str = "For files of weights that do not tell all of themselves";
 
-/// Encode, edit, blend and invent pictures with Diffusion Autoencoders.
+/// Name of [`HintArgs::weights`], by which commands that have a `--weights` of their own rename it.
+const MODEL_WEIGHTS: &str = "model_weights";
+
+/// Encode, edit, interpolate and sample images with Diffusion Autoencoders.
 #[derive(Debug, Parser)]
 #[command(name = "diffae", version, max_term_width = 100, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -30,26 +45,26 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// Options of every command.
+/// Options of every command, shown after its own.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct GlobalArgs {
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal. auto takes a GPU if this program has a backend for it
-    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    /// Device: auto, cpu, cuda, cuda:N or metal; auto is the GPU if this program has a backend for it, else the CPU
+    #[arg(long, global = true, help_heading = GLOBAL_HEADING, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: String,
-    /// Number type of the weights, and on a GPU of the network's arithmetic
-    #[arg(long, global = true, value_enum, default_value_t = NumberType::F32)]
+    /// Number type of the weights, and on a GPU of the arithmetic
+    #[arg(long, global = true, help_heading = GLOBAL_HEADING, value_enum, default_value_t = NumberType::F32)]
     pub(crate) dtype: NumberType,
-    /// Threads of the work on the CPU [default: one a core]
-    #[arg(long, global = true, value_name = "N", value_parser = positive)]
+    /// CPU threads [default: one per core]
+    #[arg(long, global = true, help_heading = GLOBAL_HEADING, value_name = "N", value_parser = positive)]
     pub(crate) threads: Option<usize>,
-    /// On the CPU, switch off what rounds differently from plain sums of products (Winograd's convolution); slower
-    #[arg(long, global = true)]
+    /// CPU only: no Winograd convolutions, which round differently from plain sums of products; slower
+    #[arg(long, global = true, help_heading = GLOBAL_HEADING)]
     pub(crate) exact: bool,
-    /// Say less: errors only
-    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    /// Log errors only
+    #[arg(long, short, global = true, help_heading = GLOBAL_HEADING, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Say more; twice for debugging
-    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    /// Log more; twice for debugging
+    #[arg(long, short, global = true, help_heading = GLOBAL_HEADING, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
@@ -63,37 +78,39 @@ pub(crate) enum NumberType {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show what a Diffusion Autoencoder does, with the built-in model and pictures: needs nothing, takes a minute
+    /// Show what a Diffusion Autoencoder does, as a web page: built-in model and images, half a minute to a few minutes
     Demo(DemoArgs),
-    /// Show what a model is and what it can do
+    /// Describe a model: architecture, sizes, and which commands it supports
     Info(InfoArgs),
-    /// Turn released PyTorch files into one model directory
+    /// Convert released weights into a model folder
     Import(ImportArgs),
-    /// Cut faces out of photographs as models of faces want them
+    /// Crop and align faces in photographs as in FFHQ
     Align(AlignArgs),
-    /// Turn pictures into codes: z_sem and x_T
+    /// Encode images: semantic code z_sem and stochastic code x_T
     Encode(EncodeArgs),
-    /// Turn codes into pictures
+    /// Decode codes into images
     Decode(DecodeArgs),
-    /// Encode and decode pictures, and measure what was lost
+    /// Encode and decode images, and measure the reconstructions: PSNR, SSIM, MSE
     Reconstruct(ReconstructArgs),
-    /// Blend one picture into another
+    /// Interpolate between images
     Interpolate(InterpolateArgs),
-    /// Change an attribute of pictures
+    /// Edit an attribute of images, such as Smiling
     Edit(EditArgs),
-    /// Invent pictures
+    /// Sample new images
     Sample(SampleArgs),
-    /// Show pictures that mean the same: one z_sem, new x_T
+    /// Decode the z_sem of an image with several random x_T
     Variations(VariationsArgs),
-    /// Train a model on a folder of pictures
+    /// Train a model on your own images
     Train(TrainArgs),
-    /// Learn edits from pairs of pictures that differ in one attribute
+    /// Add attributes of your own to a model, from labelled images
+    FitAttributes(FitAttributesArgs),
+    /// Learn edit directions from pairs of images that differ in one attribute
     FitEdits(FitEditsArgs),
-    /// Measure a model
+    /// Evaluate a model: reconstruction, FID, linear probes, edits and more
     Eval(EvalArgs),
-    /// List the presets of training, or print one
+    /// List the training presets, or print one
     Presets(PresetsArgs),
-    /// Print a completion script for a shell
+    /// Print a shell completion script
     Completions(CompletionsArgs),
     /// Write man pages
     Man(ManArgs),
@@ -102,29 +119,53 @@ pub(crate) enum Command {
 /// A model on the command line.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
+    /// Model folder, file or folder of released weights (.ckpt, .pt, .safetensors), or `toonheads` (built in)
     #[arg(long, short, value_name = "MODEL")]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) hints: HintArgs,
 }
 
-/// What a checkpoint without hyper-parameters does not tell.
+/// The set of parameters that is read from a training checkpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WeightsChoice {
+    /// The average where there is one, else what there is
+    #[default]
+    Auto,
+    /// The moving average: ema_model.*, or what Lightning's WeightAveraging has put in place of the parameters
+    Ema,
+    /// The parameters under training: model.*
+    Model,
+}
+
+/// Facts that a file of weights may leave open.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct HintArgs {
-    /// Height and width of the pictures, if the checkpoint holds no x_T
-    #[arg(long, help_heading = HINT_HEADING, value_name = "PIXELS")]
+    /// Parameters to read from a training checkpoint
+    #[arg(
+        id = MODEL_WEIGHTS,
+        long = "weights",
+        visible_alias = "model-weights",
+        value_enum,
+        default_value_t,
+        hide_possible_values = false,
+        help_heading = HINT_HEADING,
+        value_name = "SET"
+    )]
+    pub(crate) weights: WeightsChoice,
+    /// Height and width of the images, if the file holds no x_T
+    #[arg(long, help_heading = HINT_HEADING, value_name = "PIXELS", value_parser = positive)]
     pub(crate) image_size: Option<usize>,
     /// Attention heads [default: 1]
-    #[arg(long, help_heading = HINT_HEADING, value_name = "N")]
+    #[arg(long, help_heading = HINT_HEADING, value_name = "N", value_parser = positive)]
     pub(crate) num_heads: Option<usize>,
-    /// Residual blocks a level of the encoder, if several numbers fit
-    #[arg(long, help_heading = HINT_HEADING, value_name = "N")]
+    /// Residual blocks per level of the encoder, if several numbers fit
+    #[arg(long, help_heading = HINT_HEADING, value_name = "N", value_parser = positive)]
     pub(crate) encoder_res_blocks: Option<usize>,
     /// Length of the noise schedule [default: 1000]
-    #[arg(long, help_heading = HINT_HEADING, value_name = "T")]
+    #[arg(long, help_heading = HINT_HEADING, value_name = "T", value_parser = positive)]
     pub(crate) train_timesteps: Option<usize>,
-    /// Noise schedule of pictures [default: linear]
+    /// Noise schedule of the images [default: linear]
     #[arg(long, help_heading = HINT_HEADING, value_name = "NAME")]
     pub(crate) beta_schedule: Option<String>,
     /// Noise schedule of the latent diffusion [default: const0.008]
@@ -132,10 +173,10 @@ pub(crate) struct HintArgs {
     pub(crate) latent_beta_schedule: Option<String>,
 }
 
-/// Where results go.
+/// Destination of results.
 #[derive(Debug, Args)]
 pub(crate) struct OutArgs {
-    /// Where to write
+    /// File or folder to write
     #[arg(long, short, value_name = "PATH")]
     pub(crate) out: PathBuf,
     #[command(flatten)]
@@ -145,27 +186,37 @@ pub(crate) struct OutArgs {
 /// Whether results may replace files.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ForceArgs {
-    /// Replace files that exist already
+    /// Replace existing files
     #[arg(long)]
     force: bool,
 }
 
 impl ForceArgs {
-    /// What to do about files that exist already.
+    /// Policy for existing files.
     pub(crate) fn overwrite(&self) -> Overwrite {
         if self.force { Overwrite::Replace } else { Overwrite::Refuse }
     }
 }
 
-/// Pictures on the command line.
+/// Images on the command line.
 #[derive(Debug, Args)]
 pub(crate) struct PictureArgs {
-    /// Picture files, folders, or .safetensors files that hold x [N, C, H, W] in [-1, 1]
+    /// Image files, folders, or .safetensors files with x [N, C, H, W] in [-1, 1]
     #[arg(required = true)]
     pub(crate) input: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) broken: BrokenArgs,
 }
 
-/// How pictures are decoded.
+/// What to do about pictures that cannot be read.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct BrokenArgs {
+    /// Leave out pictures that cannot be read, and say which and why
+    #[arg(long)]
+    pub(crate) skip_broken: bool,
+}
+
+/// Options of decoding.
 #[derive(Debug, Args)]
 pub(crate) struct DecodingArgs {
     /// Decoding steps
@@ -173,38 +224,38 @@ pub(crate) struct DecodingArgs {
     pub(crate) steps: usize,
 }
 
-/// How pictures are turned into noise maps.
+/// Options of the inversion.
 #[derive(Debug, Args)]
 pub(crate) struct InversionArgs {
-    /// Steps of the inversion
+    /// Inversion steps
     #[arg(long, default_value_t = 250, value_name = "N", value_parser = positive)]
     pub(crate) invert_steps: usize,
 }
 
-/// Where random numbers come from.
+/// Options of randomness.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RandomArgs {
-    /// Seed of the noise
+    /// Random seed
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
 }
 
-/// How many pictures are worked on at once.
+/// Options of batching.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BatchArgs {
-    /// Pictures at once [default: by the size of the model]
+    /// Batch size [default: by the size of the model]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) batch_size: Option<usize>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Folder of the sheets and of index.html, which shows them all
+    /// Folder to write the sheets and index.html into
     #[arg(long, short, value_name = "DIR", default_value = "diffae-demo")]
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) force: ForceArgs,
-    /// Steps of decoding and of the inversion
+    /// Decoding steps, and inversion steps
     #[arg(long, default_value_t = 30, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
     #[command(flatten)]
@@ -213,7 +264,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InfoArgs {
-    /// A model directory, a .safetensors file in one, a released .ckpt, or `toonheads`, which is built in
+    /// Model folder, file or folder of released weights (.ckpt, .pt, .safetensors), or `toonheads` (built in)
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) hints: HintArgs,
@@ -224,18 +275,19 @@ pub(crate) struct InfoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// The checkpoint: last.ckpt of an autoencoder, autoencoder with latent net, or plain DDPM
+    /// Weights of an autoencoder, autoencoder with latent net, or plain DDPM under released names: last.ckpt, a .pt of its
+    /// state dict, a .safetensors file, the index or the folder of several
     #[arg(value_name = "CKPT")]
     pub(crate) checkpoint: PathBuf,
     #[command(flatten)]
     pub(crate) out: OutArgs,
-    /// Statistics of z_sem: the latent.pkl that belongs to the checkpoint
+    /// Statistics of z_sem: the latent.pkl that belongs to the checkpoint, or a file with conds_mean and conds_std
     #[arg(long, value_name = "FILE")]
     pub(crate) latent: Option<PathBuf>,
-    /// An attribute classifier: its last.ckpt
+    /// An attribute classifier: its last.ckpt, or a file with classifier.weight and classifier.bias
     #[arg(long, value_name = "FILE")]
     pub(crate) classifier: Option<PathBuf>,
-    /// Names of the classifier's attributes: one a line, or a CelebA label file [default: CelebA's, if there are 40]
+    /// Attribute names of the classifier: one per line, or a CelebA label file [default: CelebA's if there are 40]
     #[arg(long, value_name = "FILE", requires = "classifier")]
     pub(crate) attributes: Option<PathBuf>,
     #[command(flatten)]
@@ -243,278 +295,8 @@ pub(crate) struct ImportArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct EncodeArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) pictures: PictureArgs,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    /// Steps of the inversion
-    #[arg(long, default_value_t = 250, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
-    /// Leave x_T out: much faster
-    #[arg(long)]
-    pub(crate) semantic_only: bool,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-/// Where the x_T of decoded pictures comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum XTerminalChoice {
-    /// From the codes
-    Stored,
-    /// Fresh noise
-    Random,
-    /// All zero
-    Zero,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DecodeArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// What `diffae encode` wrote
-    pub(crate) codes: PathBuf,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    #[command(flatten)]
-    pub(crate) decoding: DecodingArgs,
-    /// Where x_T comes from
-    #[arg(long = "x-t", value_enum, default_value_t = XTerminalChoice::Stored)]
-    pub(crate) x_t: XTerminalChoice,
-    #[command(flatten)]
-    pub(crate) random: RandomArgs,
-    /// Noise added at each step: 0 none, 1 as much as DDPM
-    #[arg(long, default_value_t = 0.)]
-    pub(crate) eta: f64,
-    /// Decode codes that another model made
-    #[arg(long)]
-    pub(crate) any_model: bool,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-/// Where the x_T of a reconstruction comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ReconstructionNoise {
-    /// From the picture: near-exact
-    Inverted,
-    /// Fresh noise: shows what z_sem holds
-    Random,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ReconstructArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) pictures: PictureArgs,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    #[command(flatten)]
-    pub(crate) decoding: DecodingArgs,
-    #[command(flatten)]
-    pub(crate) inversion: InversionArgs,
-    /// Where x_T comes from
-    #[arg(long = "x-t", value_enum, default_value_t = ReconstructionNoise::Inverted)]
-    pub(crate) x_t: ReconstructionNoise,
-    #[command(flatten)]
-    pub(crate) random: RandomArgs,
-    /// Print the measures as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct InterpolateArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// The picture to start from
-    pub(crate) from: PathBuf,
-    /// The picture to end at
-    pub(crate) to: PathBuf,
-    /// FILE.png for a strip, FILE.gif for an animation, or a folder for single frames
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    /// Number of frames, both ends included
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = positive)]
-    pub(crate) frames: usize,
-    #[command(flatten)]
-    pub(crate) decoding: DecodingArgs,
-    #[command(flatten)]
-    pub(crate) inversion: InversionArgs,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct EditArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// Picture files, folders, or .safetensors files that hold x [N, C, H, W] in [-1, 1]
-    #[arg(required_unless_present = "list")]
-    pub(crate) input: Vec<PathBuf>,
-    /// Where to write
-    #[arg(long, short, value_name = "PATH", required_unless_present = "list")]
-    pub(crate) out: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) force: ForceArgs,
-    /// Print the names of the model's attributes, and the strengths that go the whole way where the model knows them
-    #[arg(long, conflicts_with_all = ["input", "out", "attribute", "strength", "strengths"])]
-    pub(crate) list: bool,
-    /// Print the names as JSON
-    #[arg(long, requires = "list")]
-    pub(crate) json: bool,
-    /// Name or number of the attribute
-    #[arg(long, short, required_unless_present = "list")]
-    pub(crate) attribute: Option<String>,
-    /// How far to go; negative takes the attribute away [default: the whole way if the model knows it, as --list shows, or 0.3]
-    #[arg(long, short, allow_negative_numbers = true)]
-    pub(crate) strength: Option<f64>,
-    /// Several strengths, such as -0.3,0,0.3: adds a strip for each picture
-    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, conflicts_with = "strength")]
-    pub(crate) strengths: Vec<f64>,
-    /// Decoding steps
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
-    /// Give back what decoding loses, so that what the edit leaves alone stays as it is; decodes once more
-    #[arg(long)]
-    pub(crate) keep_residual: bool,
-    #[command(flatten)]
-    pub(crate) inversion: InversionArgs,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FitEditsArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// Folder of pairs: ATTRIBUTE/without and ATTRIBUTE/with hold pictures of the same names; ATTRIBUTE/others may hold more
-    /// that lack the attribute, in other ways, by the names of the same pictures in `with`
-    #[arg(long, value_name = "DIR")]
-    pub(crate) pairs: PathBuf,
-    /// Take the first pairs of each attribute only
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub(crate) limit: Option<usize>,
-    /// Hidden units by which a direction depends on the picture; 0 for one direction for all
-    #[arg(long, default_value_t = 16, value_name = "H")]
-    pub(crate) units: usize,
-    /// Seed of what the fit begins with
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-/// A stage of training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StageChoice {
-    /// Encoder and UNet, or a plain DDPM
-    Autoencoder,
-    /// The diffusion over z_sem, which invents codes
-    Latent,
-    /// The attribute classifier, which edits go along
-    Classifier,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TrainArgs {
-    /// A preset; `diffae presets` lists them
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["config", "resume"])]
-    pub(crate) preset: Option<String>,
-    /// A config file, in the form that --dry-run prints
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
-    pub(crate) config: Option<PathBuf>,
-    /// Change a setting, such as autoencoder.lr=2e-4; may be repeated
-    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "resume")]
-    pub(crate) set: Vec<String>,
-    /// The folder of pictures, searched to the bottom
-    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
-    pub(crate) data: Option<PathBuf>,
-    /// Attributes: a CelebA attribute file, a CSV file, or `folders` for one class a folder
-    #[arg(long, value_name = "FILE")]
-    pub(crate) labels: Option<PathBuf>,
-    /// The folder of the run; it ends as a model directory
-    #[arg(long, short, value_name = "RUN", required_unless_present = "dry_run")]
-    pub(crate) out: Option<PathBuf>,
-    /// Run one stage only
-    #[arg(long, value_enum)]
-    pub(crate) stage: Option<StageChoice>,
-    /// Go on from the newest whole checkpoint of the run
-    #[arg(long)]
-    pub(crate) resume: bool,
-    /// Begin with the weights of a model directory or a released checkpoint
-    #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
-    pub(crate) init_from: Option<PathBuf>,
-    /// Leave a part as it is: encoder or unet; may be repeated
-    #[arg(long, value_name = "PART", conflicts_with = "resume")]
-    pub(crate) freeze: Vec<String>,
-    /// Print the whole config, sizes, steps and the time it would take, and stop
-    #[arg(long, conflicts_with = "resume")]
-    pub(crate) dry_run: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PresetsArgs {
-    /// Print this one as TOML
-    pub(crate) name: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SampleArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    /// Number of pictures
-    #[arg(short = 'n', long = "count", default_value_t = 16, value_name = "N", value_parser = positive)]
-    pub(crate) count: usize,
-    #[command(flatten)]
-    pub(crate) decoding: DecodingArgs,
-    /// Steps of the latent diffusion
-    #[arg(long, default_value_t = 200, value_name = "N", value_parser = positive)]
-    pub(crate) latent_steps: usize,
-    #[command(flatten)]
-    pub(crate) random: RandomArgs,
-    /// Noise added at each decoding step: 0 none, 1 as much as DDPM
-    #[arg(long, default_value_t = 0.)]
-    pub(crate) eta: f64,
-    /// Take z_T [N, D] and x_T [N, C, H, W] from this .safetensors file; what it lacks is drawn
-    #[arg(long, value_name = "FILE", conflicts_with = "count")]
-    pub(crate) noise: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct VariationsArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) pictures: PictureArgs,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    /// Variations of each picture
-    #[arg(short = 'n', long = "count", default_value_t = 8, value_name = "N", value_parser = positive)]
-    pub(crate) count: usize,
-    #[command(flatten)]
-    pub(crate) decoding: DecodingArgs,
-    #[command(flatten)]
-    pub(crate) random: RandomArgs,
-    #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
-    /// The shell
+    /// Shell
     pub(crate) shell: clap_complete::Shell,
 }
 

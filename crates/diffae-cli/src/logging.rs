@@ -1,4 +1,4 @@
-//! What is said on standard error.
+//! Log setup (stderr).
 
 use std::io::IsTerminal;
 

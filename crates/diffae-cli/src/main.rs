@@ -4,15 +4,18 @@ mod args;
 mod commands;
 mod device;
 mod drawing;
+mod estimate;
 mod logging;
 mod output;
+mod picture_output;
 mod pictures;
+mod plot;
 mod progress;
 mod session;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
 /// Large tensors come and go at every step; the system's allocator gives their memory back and faults it in again.
 #[cfg(feature = "mimalloc")]
@@ -25,13 +28,17 @@ const FAILURE: u8 = 2;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let cli = args::Cli::parse();
+    let cli = args::Cli::from_arg_matches(&args::command().get_matches()).unwrap_or_else(|error| error.exit());
     logging::install(&cli.global);
     match device::set_up_kernels(&cli.global).and_then(|()| commands::run(cli)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            pictures::warn_of_left_out();
+            ExitCode::SUCCESS
+        }
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if is_interrupt(&error) => {
-            eprintln!("interrupted; what was written is whole");
+            let told = error.downcast_ref::<session::Interruption>().map(ToString::to_string);
+            eprintln!("interrupted: {}", told.as_deref().unwrap_or("nothing was written"));
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
@@ -45,6 +52,9 @@ fn main() -> ExitCode {
 /// The error and its causes as one line; a cause that its effect quotes already is left out, and so is the backtrace that
 /// Candle writes into its errors where `RUST_BACKTRACE` is set (`-vv` shows it).
 fn one_sentence(error: &anyhow::Error) -> String {
+    if let Some(diffae_infer::Error::Exists { path }) = error.chain().find_map(|cause| cause.downcast_ref()) {
+        return format!("{} exists already; use --force to replace it", path.display());
+    }
     let mut sentence = String::new();
     for cause in error.chain() {
         let text = cause.to_string();
@@ -65,7 +75,7 @@ fn is_frame(line: &str) -> bool {
 }
 
 fn is_interrupt(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(diffae_infer::Error::Interrupted))
+    error.is::<session::Interruption>() || matches!(error.downcast_ref(), Some(diffae_infer::Error::Interrupted))
 }
 
 /// Whoever read our output has seen enough, as `diffae info .. | head` does.
@@ -82,6 +92,14 @@ mod tests {
     fn causes_follow_their_effect_once() {
         let error = anyhow!("file is damaged").context("cannot load m: file is damaged").context("no model");
         assert_eq!(one_sentence(&error), "no model: cannot load m: file is damaged");
+    }
+
+    #[test]
+    fn what_exists_is_named_before_the_way_out() {
+        let error = anyhow::Error::new(diffae_infer::Error::Exists { path: "out/sheet.png".into() });
+        let expected = "out/sheet.png exists already; use --force to replace it";
+        assert_eq!(one_sentence(&error), expected);
+        assert_eq!(one_sentence(&error.context("cannot import")), expected);
     }
 
     #[test]

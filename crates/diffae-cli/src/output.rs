@@ -5,10 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use candle_core::Tensor;
-use diffae_infer::{Error, Overwrite, png_bytes, rgb_from_tensor, write_atomically};
-use diffae_nets::weights::safetensors_bytes;
+use diffae_infer::{Overwrite, PartialFolder, Settings, png_bytes, write_atomically};
 use image::RgbImage;
+use serde_json::Value;
 
 /// Entries that say how a result was made.
 #[derive(Debug, Clone)]
@@ -34,9 +33,28 @@ impl Provenance {
         self
     }
 
+    /// Adds entries of settings.
+    #[must_use]
+    pub(crate) fn with_all(self, settings: &Settings) -> Self {
+        settings.iter().fold(self, |provenance, (name, value)| match value {
+            Value::String(text) => provenance.with(name, text),
+            value => provenance.with(name, value),
+        })
+    }
+
     pub(crate) fn entries(&self) -> &[(String, String)] {
         &self.0
     }
+}
+
+/// The command line with one more option.
+pub(crate) fn command_with(option: &str) -> String {
+    let mut args: Vec<String> = std::env::args_os().map(|arg| quoted(&arg.to_string_lossy())).collect();
+    if !args.iter().any(|arg| arg == option) {
+        let end = args.iter().position(|arg| arg == "--").unwrap_or(args.len());
+        args.insert(end, option.to_owned());
+    }
+    args.join(" ")
 }
 
 /// An argument as a shell would read it back.
@@ -48,9 +66,20 @@ fn quoted(arg: &str) -> String {
 /// Fails early if a result is there already and must not be replaced.
 pub(crate) fn refuse_existing(path: &Path, overwrite: Overwrite) -> Result<()> {
     if overwrite == Overwrite::Refuse && path.exists() {
-        return Err(Error::Exists { path: path.to_owned() }).context("use --force to replace it");
+        bail!("{} exists already; use --force to replace it", path.display())
     }
     Ok(())
+}
+
+/// Writes one file, and the folders above it.
+pub(crate) fn write_file(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<()> {
+    make_parents(path)?;
+    Ok(write_atomically(path, bytes, overwrite)?)
+}
+
+/// Makes the folders above a path.
+pub(crate) fn make_parents(path: &Path) -> Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A folder of results. Files are written aside and moved in place together by [`OutputDir::commit`]; without it they
@@ -58,39 +87,33 @@ pub(crate) fn refuse_existing(path: &Path, overwrite: Overwrite) -> Result<()> {
 #[derive(Debug)]
 pub(crate) struct OutputDir {
     target: PathBuf,
-    staging: tempfile::TempDir,
+    partial: PartialFolder,
     overwrite: Overwrite,
 }
 
 impl OutputDir {
-    /// Checks that none of `names` is there already, and makes the staging folder: inside `target` if that is there, else in
-    /// the folder above that is, so that nothing else has to be made before there are results.
+    /// Checks that none of `names` is there already and that no other run is writing them, and makes the folder that they are
+    /// written to at first: inside `target` if that is there, else in the folder above that is, so that nothing else has to be
+    /// made before there are results.
     pub(crate) fn new(target: &Path, names: &[String], overwrite: Overwrite) -> Result<Self> {
+        let names_hash = blake3::hash(names.join("\n").as_bytes()).to_hex();
+        Self::for_purpose(target, names, &format!("files {names_hash}"), overwrite)
+    }
+
+    fn for_purpose(target: &Path, names: &[String], purpose: &str, overwrite: Overwrite) -> Result<Self> {
         if target.is_file() {
             bail!("{} is a file, expected a folder", target.display())
         }
         for name in names {
             refuse_existing(&target.join(name), overwrite)?;
         }
-        // A folder that is there may be a disk of its own, into which nothing can be moved from beside it.
-        let is_there = |folder: &&Path| folder.as_os_str().is_empty() || folder.exists();
-        let above = target.ancestors().find(is_there).filter(|folder| !folder.as_os_str().is_empty());
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".diffae-partial-");
-        set_mode(&mut builder);
-        let staging = builder.tempdir_in(above.unwrap_or(Path::new(".")));
-        let staging = staging.with_context(|| format!("cannot write {}", target.display()))?;
-        Ok(Self { target: target.to_owned(), staging, overwrite })
+        let partial = PartialFolder::open(target, purpose)?;
+        Ok(Self { target: target.to_owned(), partial, overwrite })
     }
 
     /// Adds a file.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.staging.path().join(name);
-        let written = fs::File::create(&path).and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        });
-        written.with_context(|| format!("cannot write {}", self.target.join(name).display()))
+        Ok(self.partial.write(name, bytes)?)
     }
 
     /// Adds a PNG.
@@ -100,89 +123,7 @@ impl OutputDir {
 
     /// Moves everything in place.
     pub(crate) fn commit(self) -> Result<()> {
-        let cannot_write = || format!("cannot write {}", self.target.display());
-        if !self.target.exists() {
-            self.target.parent().map_or(Ok(()), fs::create_dir_all).with_context(cannot_write)?;
-            fs::rename(self.staging.path(), &self.target).with_context(cannot_write)?;
-            // The staging folder is gone under its old name; nothing is left to remove.
-            let _ = self.staging.keep();
-            return Ok(());
-        }
-        for entry in fs::read_dir(self.staging.path()).with_context(cannot_write)? {
-            let entry = entry.with_context(cannot_write)?;
-            let path = self.target.join(entry.file_name());
-            refuse_existing(&path, self.overwrite)?;
-            fs::rename(entry.path(), &path).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
-    }
-}
-
-/// Temporary folders are private by default; results have the permissions of any other folder.
-#[cfg(unix)]
-fn set_mode(builder: &mut tempfile::Builder<'_, '_>) {
-    use std::os::unix::fs::PermissionsExt;
-    builder.permissions(fs::Permissions::from_mode(0o777));
-}
-
-#[cfg(not(unix))]
-fn set_mode(_: &mut tempfile::Builder<'_, '_>) {}
-
-/// Decoded pictures: PNGs in a folder, or one `.safetensors` file of unquantized `x`.
-#[derive(Debug)]
-pub(crate) enum PictureOutput {
-    Folder(OutputDir),
-    Tensors { path: PathBuf, batches: Vec<Tensor>, overwrite: Overwrite },
-}
-
-impl PictureOutput {
-    /// `--out` ends in `.safetensors`, or is a folder that will get a PNG for each name.
-    pub(crate) fn new(out: &Path, names: &[String], overwrite: Overwrite) -> Result<Self> {
-        if is_safetensors(out) {
-            refuse_existing(out, overwrite)?;
-            return Ok(Self::Tensors { path: out.to_owned(), batches: Vec::new(), overwrite });
-        }
-        let names: Vec<String> = names.iter().map(|name| format!("{name}.png")).collect();
-        OutputDir::new(out, &names, overwrite).map(Self::Folder)
-    }
-
-    /// Adds a batch `[N, C, H, W]`, with a name a picture.
-    pub(crate) fn write(&mut self, x_0: &Tensor, names: &[String], provenance: &Provenance) -> Result<()> {
-        match self {
-            Self::Tensors { batches, .. } => batches.push(x_0.to_device(&candle_core::Device::Cpu)?),
-            Self::Folder(folder) => {
-                for (idx, name) in names.iter().enumerate() {
-                    folder.write_png(&format!("{name}.png"), &rgb_from_tensor(&x_0.get(idx)?)?, provenance)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether there is to be a sheet: where pictures are written.
-    pub(crate) fn has_sheet(&self) -> bool {
-        matches!(self, Self::Folder(_))
-    }
-
-    /// Adds a sheet of pictures, where pictures are written.
-    pub(crate) fn write_sheet(&self, name: &str, sheet: &RgbImage, provenance: &Provenance) -> Result<()> {
-        match self {
-            Self::Tensors { .. } => Ok(()),
-            Self::Folder(folder) => folder.write_png(name, sheet, provenance),
-        }
-    }
-
-    /// Puts everything in place.
-    pub(crate) fn commit(self, provenance: &Provenance) -> Result<()> {
-        match self {
-            Self::Folder(folder) => folder.commit(),
-            Self::Tensors { path, batches, overwrite } => {
-                let x = Tensor::cat(&batches, 0)?;
-                let bytes =
-                    safetensors_bytes(&[("x".to_owned(), x)].into(), &provenance.entries().iter().cloned().collect())?;
-                Ok(write_atomically(&path, &bytes, overwrite)?)
-            }
-        }
+        Ok(self.partial.commit(self.overwrite)?)
     }
 }
 

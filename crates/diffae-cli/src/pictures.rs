@@ -5,13 +5,101 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
+use diffae_infer::{Input, Subjects, broken_inputs, list_inputs, list_subjects, warn_once};
 use diffae_train::{Crop, Pictures};
+use rayon::prelude::*;
 
-use crate::args::EvalDataArgs;
+use crate::args::{BrokenArgs, EvalDataArgs};
 use crate::session::Session;
+
+/// What an error says about pictures that cannot be read.
+const WAY_OUT: &str = "; --skip-broken leaves such pictures out";
+/// Pictures are resized to this side when they are opened to see whether they can be read.
+const CHECKED_SIZE: usize = 64;
+
+/// Names of pictures that were left out because they cannot be read, and of how many.
+static LEFT_OUT: Mutex<Option<LeftOut>> = Mutex::new(None);
+
+struct LeftOut {
+    names: BTreeSet<String>,
+    total: usize,
+}
+
+/// The pictures of the command line, after all of them were opened: hours of work should not end at the last one.
+///
+/// Those that cannot be read are left out with `--skip-broken`, each with a warning, and without it are an error.
+pub(crate) fn list_readable(paths: &[PathBuf], broken: &BrokenArgs) -> Result<Vec<Input>> {
+    let inputs = list_inputs(paths)?;
+    let kept = readable(&inputs, broken)?;
+    Ok(inputs.into_iter().zip(kept).filter_map(|(input, is_kept)| is_kept.then_some(input)).collect())
+}
+
+/// [`list_readable`] of pictures and codes.
+pub(crate) fn list_readable_subjects(paths: &[PathBuf], broken: &BrokenArgs) -> Result<Subjects> {
+    let mut subjects = list_subjects(paths)?;
+    let pictures = (0..subjects.len()).filter_map(|idx| Some((idx, subjects.picture(idx)?.clone())));
+    let (places, inputs): (Vec<usize>, Vec<Input>) = pictures.unzip();
+    let kept = readable(&inputs, broken)?;
+    let unread: BTreeSet<usize> =
+        places.into_iter().zip(kept).filter_map(|(place, is_kept)| (!is_kept).then_some(place)).collect();
+    subjects.retain(|idx| !unread.contains(&idx));
+    Ok(subjects)
+}
+
+/// Which of the inputs are kept.
+fn readable(inputs: &[Input], broken: &BrokenArgs) -> Result<Vec<bool>> {
+    if inputs.len() <= 1 {
+        return Ok(vec![true; inputs.len()]); // what is wrong with a single one is said when it is read
+    }
+    let found = broken_inputs(inputs).into_iter();
+    let found: Vec<_> = found.map(|broken| (broken.place, anyhow::Error::from(broken.error))).collect();
+    let of = |place: usize| inputs.get(place).map_or_else(String::new, |input| input.name.clone());
+    left_out(&found, inputs.len(), &of, broken)
+}
+
+/// Says at the end of a command how many pictures were left out.
+pub(crate) fn warn_of_left_out() {
+    let left_out = LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(LeftOut { names, total }) = &*left_out {
+        let were = if names.len() == 1 { "was" } else { "were" };
+        tracing::warn!("{} of {total} pictures could not be read and {were} left out", names.len());
+    }
+}
+
+/// Which pictures are kept, after a word about the others.
+fn left_out(
+    broken: &[(usize, anyhow::Error)],
+    total: usize,
+    name: &dyn Fn(usize) -> String,
+    args: &BrokenArgs,
+) -> Result<Vec<bool>> {
+    let Some((_, first)) = broken.first() else { return Ok(vec![true; total]) };
+    if !args.skip_broken {
+        broken.iter().skip(1).for_each(|(_, error)| tracing::warn!("{error:#}"));
+        match broken.len() {
+            1 => bail!("{first:#}{WAY_OUT}"),
+            count => bail!("{count} of {total} pictures cannot be read, the first because of this: {first:#}{WAY_OUT}"),
+        }
+    }
+    for (_, error) in broken {
+        warn_once(&format!("left out: {error:#}"));
+    }
+    if broken.len() == total {
+        bail!("none of the {total} pictures can be read")
+    }
+    let mut left_out = LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner);
+    let so_far = left_out.get_or_insert_with(|| LeftOut { names: BTreeSet::new(), total });
+    so_far.names.extend(broken.iter().map(|&(place, _)| name(place)));
+    let mut kept = vec![true; total];
+    for &(place, _) in broken {
+        kept[place] = false;
+    }
+    Ok(kept)
+}
 
 /// The pictures of a folder, or the first of them.
 pub(crate) struct PictureSet {
@@ -19,12 +107,28 @@ pub(crate) struct PictureSet {
     crop: Crop,
     count: usize,
     fingerprint: OnceCell<String>,
+    /// What to do about a picture that cannot be read.
+    way_out: &'static str,
 }
 
 impl PictureSet {
-    /// Finds them.
+    /// Finds them; with `--skip-broken` those that can be read.
     pub(crate) fn find(args: &EvalDataArgs) -> Result<Self> {
-        Self::first(&args.data, args.crop.into(), args.limit)
+        Self::first(&args.data, args.crop.into(), args.limit)?.handling_broken(&args.broken)
+    }
+
+    /// Those that can be read, if the others are to be left out; else an error at one of the others will name the option.
+    pub(crate) fn handling_broken(mut self, args: &BrokenArgs) -> Result<Self> {
+        if !args.skip_broken {
+            self.way_out = WAY_OUT;
+            return Ok(self);
+        }
+        let check = |idx| self.pictures.read(idx, 3, CHECKED_SIZE).err().map(|error| (idx, anyhow::Error::from(error)));
+        let broken: Vec<_> = (0..self.count).into_par_iter().filter_map(check).collect();
+        let kept = left_out(&broken, self.count, &|idx| self.pictures.name(idx), args)?;
+        self.count -= broken.len();
+        self.pictures.retain(|idx| kept.get(idx) != Some(&false));
+        Ok(self)
     }
 
     /// The first ones below a folder.
@@ -36,7 +140,7 @@ impl PictureSet {
         if let Some(twice) = (0..count).map(|idx| pictures.name(idx)).find(|name| !names.insert(name.clone())) {
             bail!("two pictures of {} are named {twice}; give every picture a name of its own", root.display())
         }
-        Ok(Self { pictures, crop, count, fingerprint: OnceCell::new() })
+        Ok(Self { pictures, crop, count, fingerprint: OnceCell::new(), way_out: "" })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -77,7 +181,8 @@ impl PictureSet {
         let [channels, height, width] = session.model.image_shape();
         ensure!(height == width, "the model's pictures are {height} by {width} pixels, expected squares");
         let read = |idx| self.pictures.read(idx, channels, height);
-        let pictures = indices.map(read).collect::<diffae_train::Result<Vec<_>>>()?;
+        let pictures = indices.map(read).collect::<diffae_train::Result<Vec<_>>>();
+        let pictures = pictures.map_err(|error| anyhow!("{:#}{}", anyhow::Error::from(error), self.way_out))?;
         Ok(Tensor::stack(&pictures, 0)?.to_device(session.model.device())?)
     }
 

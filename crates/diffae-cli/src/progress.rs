@@ -1,29 +1,109 @@
 //! How far the work is: a bar on a terminal, plain lines elsewhere.
 
-use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use diffae_infer::{Model, NetworkCall};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use crate::estimate::{Estimator, PlannedCalls};
 use crate::session::interrupted;
 
 /// Lines on something that is no terminal are at least this far apart.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the time that is left is shown anew while a call runs.
+const TICK: Duration = Duration::from_millis(500);
+/// Columns of a terminal that does not tell.
+const USUAL_WIDTH: usize = 80;
+/// Below, the line has no bar.
+const LEAST_WIDTH_OF_BAR: usize = 60;
+/// From here on, the line says how fast it goes.
+const LEAST_WIDTH_OF_RATE: usize = 90;
+/// A multiply-add of the latent net takes as long as this many of a convolution, since its weights are read for a few rows
+/// each time; measured on the built-in model.
+const LATENT_NET_SLOWNESS: f64 = 6.5;
 
-/// The progress of one command over many pictures, each of which takes the same number of network calls.
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Noun {
+    Pictures,
+    Frames,
+}
+
+impl Noun {
+    /// As it follows a number.
+    pub(crate) fn after(self, count: usize) -> &'static str {
+        match (self, count) {
+            (Self::Pictures, 1) => "picture",
+            (Self::Pictures, _) => "pictures",
+            (Self::Frames, 1) => "frame",
+            (Self::Frames, _) => "frames",
+        }
+    }
+
+    /// `1 picture`, `2 pictures`.
+    pub(crate) fn counted(self, count: usize) -> String {
+        format!("{count} {}", self.after(count))
+    }
+}
+
+/// Network calls of a command, each kind in calls times pictures.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    pub(crate) encoder: usize,
+    pub(crate) decoder: usize,
+    pub(crate) latent_net: usize,
+}
+
+impl Work {
+    fn count(self, call: NetworkCall) -> usize {
+        match call {
+            NetworkCall::Encoder => self.encoder,
+            NetworkCall::Decoder => self.decoder,
+            NetworkCall::LatentNet => self.latent_net,
+        }
+    }
+}
+
+/// What a command is going to do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Job {
+    pub(crate) label: &'static str,
+    pub(crate) noun: Noun,
+    /// All that is asked for.
+    pub(crate) num_items: usize,
+    /// Those of them that an interrupted run has kept.
+    pub(crate) num_kept: usize,
+    /// What the rest takes.
+    pub(crate) work: Work,
+}
+
+/// The progress of one command.
 pub(crate) struct Progress {
     label: &'static str,
-    num_pictures: usize,
-    calls_per_picture: usize,
     start: Instant,
-    state: RefCell<State>,
+    state: Arc<Mutex<State>>,
+    display: Mutex<Display>,
 }
 
 struct State {
-    calls_done: usize,
-    display: Display,
+    noun: Noun,
+    num_items: usize,
+    num_kept: usize,
+    num_done: usize,
+    counting: Counting,
+    estimator: Estimator,
+}
+
+/// How items are counted.
+#[derive(Debug, Clone, Copy)]
+enum Counting {
+    /// The command tells.
+    Told,
+    /// By calls, of which all are alike.
+    ByCalls { per_item: usize, so_far: usize },
 }
 
 enum Display {
@@ -32,76 +112,262 @@ enum Display {
     Nothing,
 }
 
+/// What a line shows.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    label: &'static str,
+    noun: Noun,
+    num_items: usize,
+    num_done: usize,
+    fraction: f64,
+    remaining: Option<Duration>,
+    per_second: f64,
+}
+
 impl Progress {
-    /// Starts. Nothing is shown with `--quiet`.
+    /// Starts over pictures that each take the same number of calls, all alike. Nothing is shown with `--quiet`.
     pub(crate) fn start(label: &'static str, num_pictures: usize, calls_per_picture: usize) -> Self {
+        let per_item = calls_per_picture.max(1);
+        let state = State {
+            noun: Noun::Pictures,
+            num_items: num_pictures,
+            num_kept: 0,
+            num_done: 0,
+            counting: Counting::ByCalls { per_item, so_far: 0 },
+            estimator: Estimator::new(&[PlannedCalls { count: num_pictures * per_item, cost: 1. }]),
+        };
+        Self::show(label, state)
+    }
+
+    /// Starts over work whose calls are weighed by what they cost in a model.
+    pub(crate) fn of(job: Job, model: &Model) -> Self {
+        let planned = NetworkCall::ALL.map(|call| {
+            let slowness = if call == NetworkCall::LatentNet { LATENT_NET_SLOWNESS } else { 1. };
+            PlannedCalls { count: job.work.count(call), cost: model.multiply_adds(call) as f64 * slowness }
+        });
+        let state = State {
+            noun: job.noun,
+            num_items: job.num_items,
+            num_kept: job.num_kept,
+            num_done: job.num_kept,
+            counting: Counting::Told,
+            estimator: Estimator::new(&planned),
+        };
+        Self::show(job.label, state)
+    }
+
+    fn show(label: &'static str, state: State) -> Self {
         let start = Instant::now();
+        let state = Arc::new(Mutex::new(state));
         let display = if !tracing::enabled!(tracing::Level::WARN) {
             Display::Nothing
         } else if std::io::stderr().is_terminal() {
-            Display::Bar(bar(label, num_pictures, calls_per_picture))
+            Display::Bar(bar(label, start, Arc::clone(&state)))
         } else {
             Display::Lines { last: start }
         };
-        let state = RefCell::new(State { calls_done: 0, display });
-        Self { label, num_pictures, calls_per_picture: calls_per_picture.max(1), start, state }
+        Self { label, start, state, display: Mutex::new(display) }
     }
 
-    /// Notes that the network was called for `count` pictures; breaks after Ctrl-C.
-    pub(crate) fn step(&self, count: usize) -> ControlFlow<()> {
-        let mut state = self.state.borrow_mut();
-        state.calls_done += count;
-        let calls_done = state.calls_done;
-        match &mut state.display {
-            Display::Bar(bar) => bar.set_position(calls_done as u64),
+    /// Notes that a network was called for `count` pictures; breaks after Ctrl-C.
+    pub(crate) fn call(&self, call: NetworkCall, count: usize) -> ControlFlow<()> {
+        let kind = NetworkCall::ALL.iter().position(|known| *known == call).unwrap_or_default();
+        let now = self.start.elapsed();
+        tracing::trace!(?call, count, secs = now.as_secs_f64());
+        let view = locked(&self.state).note(kind, count, now).view(self.label, now);
+        match &mut *self.display.lock().unwrap_or_else(PoisonError::into_inner) {
+            Display::Bar(bar) => bar.tick(),
             Display::Lines { last } if last.elapsed() >= LINE_INTERVAL => {
                 *last = Instant::now();
-                eprintln!("{}", self.line(calls_done));
+                eprintln!("{}", plain_line(&view));
             }
             Display::Lines { .. } | Display::Nothing => {}
         }
         if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// The same where an interruption is an error.
+    /// [`Progress::call`] where all calls are alike.
+    pub(crate) fn step(&self, count: usize) -> ControlFlow<()> {
+        self.call(NetworkCall::Decoder, count)
+    }
+
+    /// [`Progress::step`] where an interruption is an error.
     pub(crate) fn check(&self, count: usize) -> Result<(), diffae_infer::Error> {
         if self.step(count).is_break() { Err(diffae_infer::Error::Interrupted) } else { Ok(()) }
     }
 
+    /// Notes that so many more items are whole.
+    pub(crate) fn done(&self, count: usize) {
+        locked(&self.state).num_done += count;
+    }
+
     /// Ends, and says how long it took.
     pub(crate) fn finish(self) {
-        if let Display::Bar(bar) = self.state.into_inner().display {
+        if let Display::Bar(bar) = self.display.into_inner().unwrap_or_else(PoisonError::into_inner) {
             bar.finish_and_clear();
         }
         let elapsed_secs = self.start.elapsed().as_secs_f64();
-        let rate = self.num_pictures as f64 / elapsed_secs.max(1e-9);
-        tracing::info!("{}: {} pictures in {elapsed_secs:.1} s, {rate:.3} a second", self.label, self.num_pictures);
-    }
-
-    fn line(&self, calls_done: usize) -> String {
-        let done = calls_done as f64 / self.calls_per_picture as f64;
-        let elapsed_secs = self.start.elapsed().as_secs_f64();
-        let eta_secs = elapsed_secs * (self.num_pictures as f64 / done.max(1e-9) - 1.).max(0.);
-        let rate = done / elapsed_secs.max(1e-9);
-        let (label, num_pictures) = (self.label, self.num_pictures);
-        format!("{label}: {done:.1} of {num_pictures} pictures, {rate:.3} pictures/s, ETA {eta_secs:.0} s")
+        let state = locked(&self.state);
+        let made = state.num_items.saturating_sub(state.num_kept);
+        let (made, rate) = (state.noun.counted(made), made as f64 / elapsed_secs.max(1e-9));
+        tracing::info!("{}: {made} in {elapsed_secs:.1} s, {rate:.3} a second", self.label);
     }
 }
 
-fn bar(label: &'static str, num_pictures: usize, calls_per_picture: usize) -> ProgressBar {
-    let length = num_pictures * calls_per_picture;
-    let bar = ProgressBar::with_draw_target(Some(length as u64), ProgressDrawTarget::stderr());
-    let calls_per_picture = calls_per_picture.max(1) as f64;
-    let pictures = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn note(&mut self, kind_idx: usize, count: usize, now: Duration) -> &Self {
+        match &mut self.counting {
+            Counting::Told => self.estimator.note(kind_idx, count, now),
+            Counting::ByCalls { per_item, so_far } => {
+                *so_far += count;
+                self.num_done = so_far.checked_div(*per_item).unwrap_or(0).min(self.num_items);
+                self.estimator.note(0, count, now);
+            }
+        }
+        self
+    }
+
+    fn view(&self, label: &'static str, now: Duration) -> View {
+        let made = self.num_done.saturating_sub(self.num_kept);
+        View {
+            label,
+            noun: self.noun,
+            num_items: self.num_items,
+            num_done: self.num_done,
+            fraction: self.estimator.fraction(),
+            remaining: self.estimator.remaining(now),
+            per_second: made as f64 / now.as_secs_f64().max(1e-9),
+        }
+    }
+}
+
+/// A bar that reads the state whenever it is drawn.
+fn bar(label: &'static str, start: Instant, state: Arc<Mutex<State>>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let terminal = console::Term::stderr();
+    let text = move |_: &ProgressState, text: &mut dyn std::fmt::Write| {
+        let view = locked(&state).view(label, start.elapsed());
+        let width = terminal.size_checked().map_or(USUAL_WIDTH, |(_, columns)| usize::from(columns));
         // A bar that cannot be drawn is no reason to stop.
-        let _ = write!(text, "{:.1}/{num_pictures} pictures", state.pos() as f64 / calls_per_picture);
+        let _ = text.write_str(&terminal_line(width, &view));
     };
-    let rate = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
-        let _ = write!(text, "{:.3} pictures/s", state.per_sec() / calls_per_picture);
-    };
-    let template = "{prefix} {wide_bar} {pictures}, {rate}, ETA {eta}";
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.set_style(style.with_key("pictures", pictures).with_key("rate", rate));
-    bar.set_prefix(label);
+    let style = ProgressStyle::with_template("{line}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style.with_key("line", text));
+    bar.enable_steady_tick(TICK);
     bar
+}
+
+/// One line on a terminal of so many columns, of which it leaves the last one free.
+fn terminal_line(width: usize, view: &View) -> String {
+    let &View { label, noun, num_items, num_done, fraction, per_second, .. } = view;
+    let room = width.saturating_sub(1);
+    let percent = format!("{}%", percent(fraction));
+    let eta = format!("ETA {}", remaining_text(view.remaining));
+    let counted = format!("{num_done}/{num_items}");
+    let nouns = noun.after(num_items);
+    if width >= LEAST_WIDTH_OF_BAR {
+        let rate = format!(", {per_second:.2} {}/s", noun.after(2));
+        // There is no rate before a picture is whole.
+        let rate = if width >= LEAST_WIDTH_OF_RATE && per_second > 0. { rate } else { String::new() };
+        let tail = format!("{percent}, {counted} {nouns}{rate}, {eta}");
+        let cells = room.saturating_sub(label.len() + tail.len() + 2);
+        if cells >= 8 {
+            return format!("{label} {} {tail}", cells_text(cells, fraction));
+        }
+    }
+    let shorter = [
+        format!("{label} {percent} {counted} {nouns}, {eta}"),
+        format!("{label} {percent} {counted}, {eta}"),
+        format!("{percent} {counted}, {eta}"),
+        format!("{percent} {eta}"),
+        percent,
+    ];
+    shorter.into_iter().find(|line| line.chars().count() <= room).unwrap_or_default()
+}
+
+fn cells_text(cells: usize, fraction: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to the number of cells")]
+    let full = (fraction.clamp(0., 1.) * cells as f64) as usize;
+    format!("{}{}", "#".repeat(full), "-".repeat(cells.saturating_sub(full)))
+}
+
+fn plain_line(view: &View) -> String {
+    let &View { label, noun, num_items, num_done, fraction, per_second, remaining } = view;
+    let (nouns, percent, remaining) = (noun.after(num_items), percent(fraction), remaining_text(remaining));
+    let each = noun.after(2);
+    format!("{label}: {num_done} of {num_items} {nouns}, {percent}%, {per_second:.2} {each}/s, ETA {remaining}")
+}
+
+/// Whole percents, rounded down: 100 is done.
+fn percent(fraction: f64) -> u8 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
+    let percent = (fraction.clamp(0., 1.) * 100.) as u8;
+    percent
+}
+
+/// `45s`, `3m20s`, `2h05m`, `3d04h`.
+fn remaining_text(remaining: Option<Duration>) -> String {
+    let Some(remaining) = remaining else { return "--".to_owned() };
+    let secs = remaining.as_secs_f64().round();
+    let units = [(86_400., "d", 3600., "h"), (3600., "h", 60., "m"), (60., "m", 1., "s")];
+    for (unit, name, part, part_name) in units {
+        if secs >= unit {
+            let (whole, rest) = ((secs / unit).floor(), ((secs % unit) / part).floor());
+            return format!("{whole}{name}{rest:02}{part_name}");
+        }
+    }
+    format!("{secs}s")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view() -> View {
+        View {
+            label: "interpolate",
+            noun: Noun::Pictures,
+            num_items: 5000,
+            num_done: 1234,
+            fraction: 0.5,
+            remaining: Some(Duration::from_secs(3750)),
+            per_second: 1.5,
+        }
+    }
+
+    #[test]
+    fn a_line_fits_every_terminal() {
+        for width in 20..=120 {
+            for num_items in [1, 16, 100_000] {
+                for remaining in [None, Some(Duration::from_secs(5)), Some(Duration::from_secs(400_000))] {
+                    let view = View { num_items, num_done: num_items - 1, remaining, ..view() };
+                    let line = terminal_line(width, &view);
+                    assert!(line.chars().count() < width, "{width}: {line}");
+                    assert!(line.contains("50%") && line.contains("ETA "), "{width}: {line}");
+                    assert_eq!(line.contains('#'), width >= LEAST_WIDTH_OF_BAR, "{width}: {line}");
+                }
+            }
+        }
+        let line = |width| terminal_line(width, &view());
+        assert_eq!(line(60), "interpolate ######------ 50%, 1234/5000 pictures, ETA 1h02m");
+        assert_eq!(line(40), "interpolate 50% 1234/5000, ETA 1h02m");
+        assert_eq!(line(20), "50% ETA 1h02m");
+    }
+
+    #[test]
+    fn times_are_in_units_that_people_use() {
+        let text = |secs| remaining_text(Some(Duration::from_secs(secs)));
+        assert_eq!([text(0), text(59), text(60), text(200)], ["0s", "59s", "1m00s", "3m20s"]);
+        assert_eq!([text(7500), text(86_400 * 3 + 4 * 3600)], ["2h05m", "3d04h"]);
+    }
+
+    #[test]
+    fn one_is_a_picture() {
+        assert_eq!(Noun::Pictures.counted(1), "1 picture");
+        assert_eq!(Noun::Frames.counted(2), "2 frames");
+    }
 }

@@ -1,4 +1,4 @@
-//! How sure a figure is: intervals from resampled items.
+//! Bootstrap confidence intervals.
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};

@@ -1,4 +1,4 @@
-//! How well scores order what is present before what is not.
+//! Ranking measures of binary classifiers: AUROC and average precision.
 
 use crate::error::{Error, Result};
 

@@ -63,7 +63,7 @@ fn one_sidedness(parts: &[f64]) -> f64 {
     1. + shares.map(|share| share * share.ln()).sum::<f64>() / (parts.len() as f64).ln()
 }
 
-/// How far the best dimension of each attribute is ahead of the second.
+/// Margin of the best dimension of each attribute over the second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AurocDifference {
     /// The sum, over captured attributes, of the best dimension's AUROC less the second best's.

@@ -1,4 +1,4 @@
-//! What can be wrong with a pair of image batches.
+//! Errors of measures and feature networks.
 
 use candle_core::DType;
 
@@ -50,7 +50,7 @@ pub enum Error {
     NonFinite {
         /// The parameter at fault.
         batch: &'static str,
-        /// Which image of the batch, from 0.
+        /// Index of the image in the batch, from 0.
         image_idx: usize,
         /// The first such value of that image.
         value: f32,
@@ -61,7 +61,7 @@ pub enum Error {
     ValueOutOfRange {
         /// The parameter at fault.
         batch: &'static str,
-        /// Which image of the batch, from 0.
+        /// Index of the image in the batch, from 0.
         image_idx: usize,
         /// The first such value of that image.
         value: f32,
@@ -72,7 +72,7 @@ pub enum Error {
     Tensor {
         /// The parameter at fault.
         batch: &'static str,
-        /// What Candle reported.
+        /// Candle's error.
         #[source]
         source: candle_core::Error,
     },
@@ -87,7 +87,7 @@ pub enum Error {
     StatisticsFile {
         /// The file.
         path: std::path::PathBuf,
-        /// What is wrong with it.
+        /// Description of the problem.
         problem: String,
     },
     /// The weights of a feature network cannot be read, or are of another one.
@@ -97,11 +97,11 @@ pub enum Error {
     #[error("a feature network could not be run")]
     Network(#[from] candle_core::Error),
     /// A measure over several scales needs room.
-    #[error("images have a side of {got} pixels, at least {least} are needed")]
+    #[error("images have a side of {got} pixels, expected at least {least}")]
     TooSmall {
         /// The shorter side.
         got: usize,
-        /// What it takes.
+        /// Smallest side.
         least: usize,
     },
     /// Features are rows.
@@ -115,33 +115,33 @@ pub enum Error {
     WidthMismatch {
         /// Theirs.
         got: usize,
-        /// That of the others.
+        /// Width of the others.
         expected: usize,
     },
     /// Not enough for a statistic.
-    #[error("there are {got} {what}, {least} are needed")]
+    #[error("got {got} {what}, expected at least {least}")]
     TooFew {
-        /// Of what.
+        /// Name of the items.
         what: &'static str,
-        /// How many there are.
+        /// Number of items.
         got: usize,
-        /// How many it takes.
+        /// Smallest number of items.
         least: usize,
     },
     /// NaN or infinity.
-    #[error("{batch} hold a value that is not finite")]
+    #[error("{batch} hold NaN or infinity")]
     NotFinite {
-        /// Which.
+        /// Name of the batch.
         batch: &'static str,
     },
     /// Eigenvalues did not converge.
-    #[error("the eigenvalues of a covariance cannot be found: {problem}")]
+    #[error("cannot compute the eigenvalues of a covariance: {problem}")]
     Eigen {
-        /// What the solver reported.
+        /// The solver's error.
         problem: String,
     },
     /// An area needs both classes.
-    #[error("the labels are all the same, so scores cannot tell them apart")]
+    #[error("all labels are the same, expected both classes")]
     OneClass,
     /// Scores without labels, or the other way.
     #[error("there are {scores} scores for {labels} labels")]

@@ -59,7 +59,7 @@ impl FeatureStatistics {
         Ok(())
     }
 
-    /// How many were added.
+    /// Number of features added.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count

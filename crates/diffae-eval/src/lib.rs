@@ -50,6 +50,7 @@ mod image_pairs;
 mod linear_probe;
 mod manifold;
 mod moments;
+mod npz;
 mod pixel_error;
 mod ssim;
 
@@ -57,7 +58,7 @@ pub use bootstrap::{Interval, bootstrap, bootstrap_all, bootstrap_mean};
 pub use classification::{auroc, average_precision};
 pub use disentanglement::{AurocDifference, Dci, dci, total_auroc_difference};
 pub use error::{Error, Result};
-pub use features::{FeatureKind, FeatureNetwork, Lpips, LpipsBackbone};
+pub use features::{FeatureKind, FeatureNetwork, InceptionInput, Lpips, LpipsBackbone};
 pub use frechet::{FeatureStatistics, frechet_distance, kernel_distance, kernel_distance_of_subsets};
 pub use linear_probe::{InversePenalty, LinearProbe, cross_validated_logits, logits_of_others};
 pub use manifold::{ManifoldMembers, ManifoldOverlap, manifold_members, manifold_overlap};

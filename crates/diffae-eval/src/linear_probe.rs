@@ -1,4 +1,4 @@
-//! What a linear classifier reads out of codes.
+//! Linear probes: logistic regression on codes.
 
 use candle_core::Tensor;
 use faer::linalg::solvers::Solve;
@@ -15,10 +15,10 @@ const TOLERANCE: f64 = 1e-10;
 
 /// Choices of [`InversePenalty::Chosen`], rising: the powers of ten that matter for standardized rows.
 const CHOICES: [f64; 9] = [1e-3, 1e-2, 0.1, 1., 10., 100., 1e3, 1e4, 1e5];
-/// One row in so many judges a choice, and is not fitted to meanwhile.
-const JUDGES_ONE_IN: usize = 5;
+/// One row in five is held out to select the penalty.
+const HELD_OUT_ONE_IN: usize = 5;
 
-/// How loosely a probe is held: the weight of its errors against that of the size of its weights, scikit-learn's `C`.
+/// Inverse regularization strength, scikit-learn's `C`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum InversePenalty {
     /// This one, above 0.
@@ -127,8 +127,8 @@ impl InversePenalty {
             let chosen = rows.iter().zip(present).enumerate().filter(|(idx, _)| is_chosen(*idx));
             chosen.map(|(_, (row, &present))| (row.clone(), present)).unzip::<_, _, Vec<Vec<f64>>, Vec<bool>>()
         };
-        let (fitted, labels) = part(|idx| !idx.is_multiple_of(JUDGES_ONE_IN));
-        let (judges, truth) = part(|idx| idx.is_multiple_of(JUDGES_ONE_IN));
+        let (fitted, labels) = part(|idx| !idx.is_multiple_of(HELD_OUT_ONE_IN));
+        let (judges, truth) = part(|idx| idx.is_multiple_of(HELD_OUT_ONE_IN));
         if [&labels, &truth].into_iter().any(|part| !part.contains(&true) || !part.contains(&false)) {
             return Ok(DEFAULT);
         }
@@ -151,7 +151,7 @@ fn cross_entropy(logit: f64, y: f64) -> f64 {
     logit.max(0.) + (-logit.abs()).exp().ln_1p() - y * logit
 }
 
-/// What is minimized.
+/// The objective of the fit.
 struct Problem {
     x: Mat<f64>,
     target: Vec<f64>,

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::frechet::rows;
 
-/// How two sets of features overlap. See [`manifold_overlap`].
+/// Overlap of two sets of features. See [`manifold_overlap`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ManifoldOverlap {
     /// Share of samples that lie in the neighborhood of a real picture.
@@ -19,7 +19,7 @@ pub struct ManifoldOverlap {
     pub coverage: f64,
 }
 
-/// What each item adds to [`ManifoldOverlap`], whose figures are the means: intervals can be made of it.
+/// Contribution of each item to [`ManifoldOverlap`], whose figures are the means; bootstrap intervals need it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ManifoldMembers {
     /// Of each sample, 1 if it lies in the neighborhood of a real picture.
@@ -56,7 +56,7 @@ pub fn manifold_overlap(real: &Tensor, samples: &Tensor, k: usize) -> Result<Man
     })
 }
 
-/// The same item by item.
+/// [`manifold_overlap`], item by item.
 ///
 /// # Errors
 /// As [`manifold_overlap`].

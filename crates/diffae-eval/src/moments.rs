@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use faer::Mat;
 
 use crate::error::{Error, Result};
+use crate::npz::Npz;
 
 /// Names of the arrays in a file.
 const MEAN: &str = "mu";
@@ -16,7 +17,7 @@ const COUNT: &str = "count";
 /// Mean and covariance of a set of features.
 #[derive(Debug, Clone)]
 pub struct Moments {
-    /// How many features they are of, if that is known.
+    /// Number of features, if it is known.
     pub count: Option<usize>,
     /// `[D]`
     pub mean: Vec<f64>,
@@ -25,36 +26,46 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Reads a `.npz` file with the arrays `mu` and `sigma`, as pytorch-fid writes them.
+    /// Reads a `.npz` file with the arrays `mu` `[D]` and `sigma` `[D, D]`, as pytorch-fid writes them: f64, f32 or f16, any
+    /// byte order, C or Fortran order, compressed or not.
     ///
     /// # Errors
-    /// [`Error::StatisticsFile`] if it cannot be read or holds something else, [`Error::NotFinite`].
+    /// [`Error::StatisticsFile`] if it cannot be read, or lacks an array, or holds other shapes or values that are not finite.
     pub fn read_npz(path: &Path) -> Result<Self> {
         let failed = |problem: String| Error::StatisticsFile { path: PathBuf::from(path), problem };
-        let read = |name: &str| {
-            let arrays = Tensor::read_npz_by_name(path, &[name]).map_err(|error| failed(error.to_string()))?;
-            let array = arrays.into_iter().next().ok_or_else(|| failed(format!("there is no array {name}")))?;
-            array.to_dtype(DType::F64).map_err(|error| failed(error.to_string()))
+        let mut file = Npz::open(path).map_err(failed)?;
+        let names = file.names();
+        let mut read = |name: &str| {
+            let lacks = || {
+                let there = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+                failed(format!("there is no array {name}; expected {MEAN} [D] and {COVARIANCE} [D, D], got {there}"))
+            };
+            file.read(name).map_err(failed)?.ok_or_else(lacks)
         };
         let (mean, covariance) = (read(MEAN)?, read(COVARIANCE)?);
-        let width = mean.elem_count();
-        if mean.dims() != [width] || covariance.dims() != [width, width] {
-            let (mean, covariance) = (mean.dims(), covariance.dims());
-            return Err(failed(format!("mu has shape {mean:?} and sigma {covariance:?}, expected [D] and [D, D]")));
+        let count = read(COUNT).ok().and_then(|count| count.values.first().copied());
+        let width = mean.values.len();
+        if mean.shape != [width] || covariance.shape != [width, width] {
+            let [mean, covariance] = [mean, covariance].map(|array| match array.shape[..] {
+                [] => "is a scalar".to_owned(),
+                _ => format!("has shape {:?}", array.shape),
+            });
+            return Err(failed(format!("mu {mean} and sigma {covariance}, expected [D] and [D, D]")));
         }
-        let mean = mean.to_vec1::<f64>()?;
-        let rows = covariance.to_vec2::<f64>()?;
-        if !mean.iter().chain(rows.iter().flatten()).all(|value| value.is_finite()) {
-            return Err(Error::NotFinite { batch: "statistics" });
+        if width == 0 {
+            return Err(failed("mu and sigma are empty".to_owned()));
         }
-        let count = read(COUNT).ok().and_then(|count| count.flatten_all().ok()?.to_vec1::<f64>().ok());
+        if !mean.values.iter().chain(&covariance.values).all(|value| value.is_finite()) {
+            return Err(failed("mu or sigma holds NaN or infinity".to_owned()));
+        }
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a count is small and not negative"
         )]
-        let count = count.and_then(|count| count.first().map(|&count| count as usize));
-        Ok(Self { count, mean, covariance: Mat::from_fn(width, width, |i, j| rows[i][j]) })
+        let count = count.map(|count| count as usize);
+        let covariance = Mat::from_fn(width, width, |i, j| covariance.values[i * width + j]);
+        Ok(Self { count, mean: mean.values, covariance })
     }
 
     /// Writes such a file.
@@ -78,13 +89,14 @@ impl Moments {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
 
     #[test]
     fn files_of_numpy_and_our_own_are_read() {
         // np.savez_compressed(path, mu=[1.5, -2], sigma=[[2, 0.5], [0.5, 3]])
-        let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", "statistics.npz"].iter().collect();
-        let moments = Moments::read_npz(&path).unwrap();
+        let moments = Moments::read_npz(&fixture("statistics.npz")).unwrap();
         assert_eq!((moments.count, &moments.mean[..]), (None, &[1.5, -2.][..]));
         assert_eq!(moments.covariance, Mat::from_fn(2, 2, |i, j| [[2., 0.5], [0.5, 3.]][i][j]));
         let folder = tempfile::tempdir().unwrap();
@@ -94,6 +106,20 @@ mod tests {
         let read = Moments::read_npz(&copy).unwrap();
         assert_eq!((read.count, &read.mean), (Some(7), &moments.mean));
         assert_eq!(read.covariance, moments.covariance);
+    }
+
+    fn fixture(name: &str) -> PathBuf {
+        [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", name].iter().collect()
+    }
+
+    #[test]
+    fn memory_order_and_byte_order_do_not_matter() {
+        // np.savez(path, mu=np.zeros(4), sigma=np.asfortranarray(np.arange(16.).reshape(4, 4)))
+        let fortran = Moments::read_npz(&fixture("fortran_order.npz")).unwrap();
+        assert_eq!(fortran.covariance, Mat::from_fn(4, 4, |i, j| (4 * i + j) as f64));
+        // np.savez(path, mu=np.zeros(4, ">f8"), sigma=np.eye(4, dtype=">f8"))
+        let big_endian = Moments::read_npz(&fixture("big_endian.npz")).unwrap();
+        assert_eq!((big_endian.mean, big_endian.covariance), (vec![0.; 4], Mat::identity(4, 4)));
     }
 
     #[test]
@@ -106,5 +132,13 @@ mod tests {
         let flat = Tensor::zeros(3, DType::F64, &Device::Cpu).unwrap();
         Tensor::write_npz(&[("mu", flat.clone()), ("sigma", flat)], &path).unwrap();
         assert!(Moments::read_npz(&path).unwrap_err().to_string().contains("expected [D] and [D, D]"));
+        let scalar = Tensor::new(1_f64, &Device::Cpu).unwrap();
+        Tensor::write_npz(&[("mu", scalar.clone()), ("sigma", scalar)], &path).unwrap();
+        assert!(Moments::read_npz(&path).unwrap_err().to_string().contains("mu is a scalar"));
+        let nan = Tensor::full(f64::NAN, 1, &Device::Cpu).unwrap();
+        Tensor::write_npz(&[("mu", nan.clone()), ("sigma", nan.reshape((1, 1)).unwrap())], &path).unwrap();
+        assert!(Moments::read_npz(&path).unwrap_err().to_string().contains("holds NaN"));
+        Tensor::write_npz(&[("features", nan)], &path).unwrap();
+        assert!(Moments::read_npz(&path).unwrap_err().to_string().contains("no array mu; expected mu [D]"));
     }
 }

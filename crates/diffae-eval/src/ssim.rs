@@ -82,13 +82,13 @@ impl Moments {
         }
     }
 
-    /// How alike the means around pixel `i` are.
+    /// Luminance term at pixel `i`.
     fn luminance(&self, i: usize) -> f64 {
         let (mu_x, mu_y) = (self.mu_x[i], self.mu_y[i]);
         (2. * mu_x * mu_y + C1) / (mu_x * mu_x + mu_y * mu_y + C1)
     }
 
-    /// How alike contrast and structure around pixel `i` are.
+    /// Contrast and structure term at pixel `i`.
     fn structure(&self, i: usize) -> f64 {
         let sigma_sq_x = self.mean_xx[i] - self.mu_x[i] * self.mu_x[i];
         let sigma_sq_y = self.mean_yy[i] - self.mu_y[i] * self.mu_y[i];

@@ -6,9 +6,11 @@ use std::path::Path;
 use candle_core::Tensor;
 use diffae_nets::weights::{SafetensorsFile, TensorSource, safetensors_bytes};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, computing};
 use crate::files::{Overwrite, write_atomically};
 use crate::inputs::{file_names, read_tensor};
+use crate::interpolate::{PathFrame, lerp, slerp};
+use crate::model::Model;
 
 /// The codes of N pictures.
 #[derive(Debug, Clone)]
@@ -24,6 +26,123 @@ pub struct Codes {
 }
 
 impl Codes {
+    /// The number of pictures.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is no picture.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The codes of some pictures, in the order of `indices`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if there is no picture of a number, or no number.
+    pub fn select(&self, indices: &[usize]) -> Result<Self> {
+        if indices.is_empty() || indices.iter().any(|&idx| idx >= self.len()) {
+            let got = format!("{indices:?} of {}", self.len());
+            return Err(Error::OutOfRange {
+                what: "a choice of codes",
+                got,
+                expected: "numbers of codes that there are",
+            });
+        }
+        let part = |tensor: &Tensor| {
+            let rows = indices.iter().map(|&idx| tensor.narrow(0, idx, 1)).collect::<candle_core::Result<Vec<_>>>()?;
+            Tensor::cat(&rows, 0)
+        };
+        Ok(Self {
+            z_sem: computing("choosing z_sem", self.z_sem.as_ref().map(part).transpose())?,
+            x_terminal: computing("choosing x_T", self.x_terminal.as_ref().map(part).transpose())?,
+            names: indices.iter().map(|&idx| self.names[idx].clone()).collect(),
+            fingerprint: self.fingerprint.clone(),
+        })
+    }
+
+    /// Several codes as one, in their order; of the fingerprint and the names those as they are.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if there are none; [`Error::Tensor`] if some have `z_sem` or `x_T` and others not, or widths
+    /// differ.
+    pub fn joined(all: &[Self]) -> Result<Self> {
+        let first = all.first().ok_or(Error::OutOfRange {
+            what: "the number of codes to join",
+            got: "0".to_owned(),
+            expected: "one or more",
+        })?;
+        let join = |part: fn(&Self) -> Option<&Tensor>| {
+            let parts: Vec<&Tensor> = all.iter().filter_map(part).collect();
+            match parts.len() {
+                0 => Ok(None),
+                count if count == all.len() => Tensor::cat(&parts, 0).map(Some),
+                count => candle_core::bail!("{count} of {} have it", all.len()),
+            }
+        };
+        Ok(Self {
+            z_sem: computing("joining z_sem", join(|codes| codes.z_sem.as_ref()))?,
+            x_terminal: computing("joining x_T", join(|codes| codes.x_terminal.as_ref()))?,
+            names: all.iter().flat_map(|codes| codes.names.iter().cloned()).collect(),
+            fingerprint: first.fingerprint.clone(),
+        })
+    }
+
+    /// Codes of the frames of a path: `z_sem` on a straight line, `x_T` on an arc.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if a frame is between pictures that there are not.
+    pub fn at_frames(&self, frames: &[PathFrame]) -> Result<Self> {
+        let between = |all: &Tensor, path: fn(&Tensor, &Tensor, f64) -> candle_core::Result<Tensor>| {
+            let at = |frame: &PathFrame| path(&all.get(frame.from)?, &all.get(frame.to)?, frame.alpha);
+            Tensor::stack(&frames.iter().map(at).collect::<candle_core::Result<Vec<_>>>()?, 0)
+        };
+        let z_sem = self.z_sem.as_ref().map(|z_sem| between(z_sem, lerp)).transpose();
+        let x_terminal = self.x_terminal.as_ref().map(|x_terminal| between(x_terminal, slerp)).transpose();
+        Ok(Self {
+            z_sem: computing("interpolating z_sem", z_sem)?,
+            x_terminal: computing("interpolating x_T", x_terminal)?,
+            names: (0..frames.len()).map(|idx| format!("{idx:04}")).collect(),
+            fingerprint: self.fingerprint.clone(),
+        })
+    }
+
+    /// Fails if another model made the codes; those of an unknown model pass.
+    ///
+    /// # Errors
+    /// [`Error::ForeignCodes`]. `path` is for the message.
+    pub fn check_made_by(&self, model: &Model, path: &Path) -> Result<()> {
+        if self.fingerprint.is_empty() || self.fingerprint == model.fingerprint() {
+            return Ok(());
+        }
+        let (got, expected) = (self.fingerprint.clone(), model.fingerprint().to_owned());
+        Err(Error::ForeignCodes { path: path.to_owned(), got, expected })
+    }
+
+    /// Fails if the codes are not of the model's sizes.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`]. `path` is for the message.
+    pub fn check_sizes(&self, model: &Model, path: &Path) -> Result<()> {
+        let width = self.z_sem.as_ref().map(|z_sem| z_sem.dims()[1]);
+        let expected = model.config().z_channels();
+        if width != expected {
+            let show = |width: Option<usize>| width.map_or("none".to_owned(), |width| format!("of width {width}"));
+            let what = format!("z_sem in {}", path.display());
+            return Err(Error::Mismatch { what, got: show(width), expected: show(expected) });
+        }
+        if let Some(x_terminal) = &self.x_terminal
+            && x_terminal.dims()[1..] != model.x_terminal_shape()
+        {
+            let (got, expected) = (&x_terminal.dims()[1..], model.x_terminal_shape());
+            let what = format!("x_T of a picture in {}", path.display());
+            return Err(Error::Mismatch { what, got: format!("{got:?}"), expected: format!("{expected:?}") });
+        }
+        Ok(())
+    }
+
     /// Writes tensors `z_sem` and `x_T`, and the rest as text.
     ///
     /// # Errors

@@ -73,7 +73,7 @@ impl Model {
     /// - result: `[N, ..]` as [`x_terminal_shape`](Self::x_terminal_shape), f32 on the model's device.
     /// # Errors
     /// If there is no number, or the tensor cannot be made.
-    pub fn random_x_terminal(&self, noise: NoiseSource, indices: std::ops::Range<u64>) -> Result<Tensor> {
+    pub fn random_x_terminal(&self, noise: NoiseSource, indices: impl IntoIterator<Item = u64>) -> Result<Tensor> {
         let shape = self.x_terminal_shape();
         let drawn = || {
             let drawn = noise.batch(NoisePurpose::XTerminal, indices, &shape, self.device())?;

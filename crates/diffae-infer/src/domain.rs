@@ -38,7 +38,8 @@ impl Model {
         let options = DecodeOptions::ddim(NUM_STEPS);
         let (mut no_noise, mut no_callback) = (diffae_schedule::no_noise, diffae_schedule::no_callback);
         let decoded = self.decode(&x_terminal, Some(z_sem), &options, &mut no_noise, &mut no_callback)?;
-        let errors = (x_0 - decoded).and_then(|difference| difference.sqr()?.flatten_from(1)?.mean(1)?.to_vec1::<f32>());
+        let errors =
+            (x_0 - decoded).and_then(|difference| difference.sqr()?.flatten_from(1)?.mean(1)?.to_vec1::<f32>());
         let errors = computing("comparing pictures", errors)?;
         Ok(errors.into_iter().map(|error| 10. * (4. / f64::from(error)).log10()).collect())
     }

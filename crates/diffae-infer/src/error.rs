@@ -25,9 +25,20 @@ pub enum Error {
         path: PathBuf,
     },
     /// No model where one was expected.
-    #[error("{} is not a model: expected a folder with config.json and model.safetensors, that file itself, or a .ckpt", path.display())]
+    #[error("{} is not a model: {problem}", path.display())]
     NotAModel {
         /// The path.
+        path: PathBuf,
+        /// The reason, with the way out.
+        problem: String,
+    },
+    /// A training run whose first stage is not finished.
+    #[error(
+        "the training run in {path} has not reached its first model: go on with `diffae train --out {path} --resume`",
+        path = path.display()
+    )]
+    UntrainedRun {
+        /// The folder of the run.
         path: PathBuf,
     },
     /// A `config.json` is damaged.
@@ -95,6 +106,53 @@ pub enum Error {
         /// What there is.
         known: String,
     },
+    /// A new attribute whose name the model has already.
+    #[error("the model has an attribute {name:?} already")]
+    AttributeExists {
+        /// The name.
+        name: String,
+    },
+    /// Names of attributes that differ in case, spaces, underscores and hyphens alone.
+    #[error("{name:?} may be {first:?} or {second:?}; spell it exactly")]
+    AmbiguousAttribute {
+        /// What was asked for.
+        name: String,
+        /// One attribute.
+        first: String,
+        /// Another.
+        second: String,
+    },
+    /// An attribute that is edited twice at once.
+    #[error("attribute {name} is given twice")]
+    AttributeTwice {
+        /// The attribute.
+        name: String,
+    },
+    /// Codes that another model made.
+    #[error("{} was made by model {got}, not by the one given, which is {expected}", path.display())]
+    ForeignCodes {
+        /// The file.
+        path: PathBuf,
+        /// Fingerprint of the model that made them.
+        got: String,
+        /// Fingerprint of the model given.
+        expected: String,
+    },
+    /// Another run writes there.
+    #[error("another run is writing {}; wait until it has ended, or write elsewhere", path.display())]
+    Locked {
+        /// Where both want to write.
+        path: PathBuf,
+    },
+    /// What an interrupted run has kept was made with other settings.
+    #[error("{} was begun with other settings: {differences}; begin anew without --resume, or repeat the command of then",
+        path.display())]
+    OtherSettings {
+        /// Where results go.
+        path: PathBuf,
+        /// What differs, in words.
+        differences: String,
+    },
     /// A picture could not be decoded.
     #[error("cannot read {} as a picture", path.display())]
     Image {
@@ -103,6 +161,22 @@ pub enum Error {
         /// Why.
         #[source]
         source: image::ImageError,
+    },
+    /// A file that is no picture, or a picture of a kind that is not read.
+    #[error("cannot read {} as a picture: {problem}", path.display())]
+    UnreadPicture {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do about it.
+        problem: String,
+    },
+    /// A picture file that is not whole.
+    #[error("{} is damaged: {problem}", path.display())]
+    DamagedPicture {
+        /// The file.
+        path: PathBuf,
+        /// What is missing or wrong.
+        problem: String,
     },
     /// A picture could not be encoded.
     #[error("cannot write the picture {}", path.display())]
@@ -135,6 +209,14 @@ pub enum Error {
     NoPictures {
         /// The folder or file.
         path: PathBuf,
+    },
+    /// A folder whose pictures are all of formats that are not read.
+    #[error("{} holds {found}, which are not read; convert them to PNG or JPEG", path.display())]
+    OnlyUnreadPictures {
+        /// The folder.
+        path: PathBuf,
+        /// How many of which formats.
+        found: String,
     },
     /// A safetensors file lacks a tensor or holds one of another kind.
     #[error("{}: {problem}", path.display())]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 
@@ -13,6 +14,47 @@ pub enum Overwrite {
     Refuse,
     /// Replace it.
     Replace,
+}
+
+/// How names begin of what is not complete yet.
+pub(crate) const PARTIAL_PREFIX: &str = ".diffae-partial-";
+
+/// Files without a lock that are younger may be in use: a lock comes a moment after its file.
+const LEAST_AGE: Duration = Duration::from_secs(10);
+
+/// Whether a file was left half-written by a run that is dead.
+pub(crate) fn is_stale_file(path: &Path) -> bool {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return false };
+    let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
+    let is_old = metadata.is_file() && age.is_some_and(|age| age >= LEAST_AGE);
+    is_old && fs::File::open(path).is_ok_and(|file| file.try_lock().is_ok())
+}
+
+/// Whether two files are of one user.
+#[cfg(unix)]
+pub(crate) fn same_owner(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let owner = |path: &Path| fs::symlink_metadata(path).map(|metadata| metadata.uid()).ok();
+    owner(a).is_some() && owner(a) == owner(b)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn same_owner(_: &Path, _: &Path) -> bool {
+    true
+}
+
+/// Fails if a file cannot be written to `path`: before anything is computed for it. Nothing is left there.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Exists`] if a folder is there.
+pub fn check_writable(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::Exists { path: path.to_owned() });
+    }
+    let is_folder = |folder: &&Path| folder.as_os_str().is_empty() || folder.is_dir();
+    let above = path.ancestors().skip(1).find(is_folder).filter(|folder| !folder.as_os_str().is_empty());
+    let tried = tempfile::Builder::new().prefix(PARTIAL_PREFIX).tempfile_in(above.unwrap_or(Path::new(".")));
+    tried.map(|_| ()).map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
 /// Writes `bytes` under a temporary name beside `path`, syncs, and renames.
@@ -49,9 +91,11 @@ fn stage(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<tempfile::Na
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".diffae-partial-");
+    builder.prefix(PARTIAL_PREFIX);
     set_mode(&mut builder);
     let mut file = builder.tempfile_in(folder).map_err(failed)?;
+    // Tells other runs that somebody writes it. Where nothing can be locked, its age does.
+    let _ = file.as_file().try_lock();
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     Ok(file)

@@ -1,30 +1,27 @@
 //! Picture files <-> f32 tensors in `[-1, 1]`.
 
 use std::fs;
-use std::io::{BufReader, Cursor};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use fast_image_resize as fir;
-use image::error::{LimitError, LimitErrorKind};
-use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, RgbImage};
 
 use crate::error::{Error, Result, computing};
-
-/// Largest width or height of a picture that is read.
-const MOST_PIXELS_PER_SIDE: u32 = 1 << 15;
-/// Most memory that decoding one picture may take, in bytes.
-const MOST_DECODED_BYTES: u64 = 1 << 30;
+use crate::picture_file::{MOST_DECODED_BYTES, decode};
+use crate::sheet::enlarged_frames;
 
 /// Reads a picture file as the reference model sees it: upright, on white where it is transparent, its shorter side
 /// resized to `image_size` with an antialiased bilinear filter, then cropped to the center.
 ///
-/// Of an animation the first frame is read. 16-bit pictures keep their precision.
+/// Of an animation the first frame is read. 16-bit pictures keep their precision; floats, which TIFFs may hold, are kept to
+/// 16 bits.
 ///
 /// # Shapes
 /// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU; C is 1 (gray) or 3 (RGB).
 /// # Errors
-/// [`Error::Io`], [`Error::Image`] if the file is no picture; [`Error::Channels`] if C is neither 1 nor 3.
+/// [`Error::Io`]; [`Error::UnreadPicture`], [`Error::DamagedPicture`] or [`Error::Image`] if the file is no picture, is not
+/// whole, or holds what would be lost; [`Error::Channels`] if C is neither 1 nor 3.
 pub fn read_image(path: &Path, channels: usize, image_size: usize) -> Result<Tensor> {
     let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     picture_from_bytes(&bytes, path, (channels, image_size), None)
@@ -33,10 +30,18 @@ pub fn read_image(path: &Path, channels: usize, image_size: usize) -> Result<Ten
 /// Reads a picture file at its own size: upright, on white where it is transparent, the first frame of an animation.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Image`] if the file is no picture.
+/// As [`read_image`].
 pub fn read_rgb(path: &Path) -> Result<RgbImage> {
     let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    Ok(on_white(decode(&bytes, path)?).into_rgb8())
+    rgb_from_bytes(&bytes, path)
+}
+
+/// [`read_rgb`] of an encoded picture in memory, `path` being its name in messages.
+///
+/// # Errors
+/// As [`read_image`].
+pub fn rgb_from_bytes(bytes: &[u8], path: &Path) -> Result<RgbImage> {
+    Ok(on_white(decode(bytes, path)?).into_rgb8())
 }
 
 /// A part of a picture, in pixels.
@@ -191,66 +196,28 @@ pub fn png_bytes(picture: &RgbImage, text: &[(String, String)], path: &Path) -> 
 /// # Errors
 /// [`Error::Encode`] with `path` if it cannot be encoded.
 pub fn gif_bytes(frames: &[RgbImage], milliseconds_per_frame: u32, path: &Path) -> Result<Vec<u8>> {
+    gif_with_delays(frames, std::iter::repeat(milliseconds_per_frame), path)
+}
+
+/// An endless GIF of frames, each shown for so many milliseconds, which the format rounds down to hundredths of a second.
+pub(crate) fn gif_with_delays(
+    frames: &[RgbImage],
+    delays_ms: impl IntoIterator<Item = u32>,
+    path: &Path,
+) -> Result<Vec<u8>> {
     let encode = || -> image::ImageResult<Vec<u8>> {
         let mut bytes = Vec::new();
         let mut encoder = image::codecs::gif::GifEncoder::new_with_speed(&mut bytes, 10);
         encoder.set_repeat(image::codecs::gif::Repeat::Infinite)?;
-        let delay = image::Delay::from_numer_denom_ms(milliseconds_per_frame, 1);
-        for frame in frames {
-            let rgba = DynamicImage::ImageRgb8(frame.clone()).into_rgba8();
+        for (frame, delay_ms) in enlarged_frames(frames).into_iter().zip(delays_ms) {
+            let rgba = DynamicImage::ImageRgb8(frame).into_rgba8();
+            let delay = image::Delay::from_numer_denom_ms(delay_ms, 1);
             encoder.encode_frame(image::Frame::from_parts(rgba, 0, 0, delay))?;
         }
         drop(encoder);
         Ok(bytes)
     };
     encode().map_err(|source| Error::Encode { path: path.to_owned(), source: source.into() })
-}
-
-/// Decodes a picture by its content, not its name, and turns it upright.
-fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
-    let failed = |source| Error::Image { path: path.to_owned(), source };
-    let unreadable = |source| Error::Io { path: path.to_owned(), source };
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(unreadable)?;
-    if reader.format().is_none()
-        && let Ok(format) = ImageFormat::from_path(path)
-    {
-        reader.set_format(format);
-    }
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MOST_PIXELS_PER_SIDE);
-    limits.max_image_height = Some(MOST_PIXELS_PER_SIDE);
-    limits.max_alloc = Some(MOST_DECODED_BYTES);
-    reader.limits(limits.clone());
-    let format = reader.format();
-    let mut decoder = reader.into_decoder().map_err(failed)?;
-    if decoder.total_bytes() > MOST_DECODED_BYTES {
-        return Err(failed(ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory))));
-    }
-    warn_of_animation(path, bytes, format, limits);
-    let orientation = decoder.orientation().map_err(failed)?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
-    picture.apply_orientation(orientation);
-    Ok(picture)
-}
-
-/// Says that only the first frame of an animation is used.
-fn warn_of_animation(path: &Path, bytes: &[u8], format: Option<ImageFormat>, limits: Limits) {
-    let source = || BufReader::new(Cursor::new(bytes));
-    let has_more_frames = match format {
-        Some(ImageFormat::Gif) => image::codecs::gif::GifDecoder::new(source())
-            .and_then(|mut decoder| decoder.set_limits(limits).map(|()| decoder))
-            .is_ok_and(|decoder| decoder.into_frames().take(2).filter_map(std::result::Result::ok).count() > 1),
-        Some(ImageFormat::WebP) => {
-            image::codecs::webp::WebPDecoder::new(source()).is_ok_and(|decoder| decoder.has_animation())
-        }
-        Some(ImageFormat::Png) => {
-            image::codecs::png::PngDecoder::new(source()).is_ok_and(|decoder| decoder.is_apng().unwrap_or(false))
-        }
-        _ => false,
-    };
-    if has_more_frames {
-        tracing::warn!("{} is an animation; only its first frame is used", path.display());
-    }
 }
 
 /// Puts a picture that has transparency on a white ground.
@@ -351,7 +318,8 @@ fn half_to_even(n: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::{ImageBuffer, Luma, Rgb, Rgba};
+    use image::{ImageBuffer, ImageFormat, Luma, Rgb, Rgba};
+    use std::io::Cursor;
 
     fn folder() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
@@ -438,7 +406,7 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("a.png");
         fs::write(&path, "hello").unwrap();
-        assert!(matches!(read_image(&path, 3, 8), Err(Error::Image { .. })));
+        assert!(matches!(read_image(&path, 3, 8), Err(Error::UnreadPicture { .. })));
     }
 
     #[test]

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
 use image::RgbImage;
+use rayon::prelude::*;
 
 use crate::error::{Error, Result, computing};
 use crate::image_io::{read_image, read_rgb, rgb_from_tensor};
+use crate::picture_folder::{no_pictures, picture_files};
 
-/// Endings of files that are taken for pictures when a folder is searched.
-const PICTURE_EXTENSIONS: [&str; 14] =
-    ["png", "apng", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "tga", "qoi", "ppm", "pgm"];
+/// Values of `x` this far beyond `[-1, 1]` are taken for rounding.
+const ROUNDING: f32 = 1e-3;
 
 /// Longer names are cut, so that endings can be added.
 const MOST_NAME_CHARS: usize = 100;
@@ -63,21 +64,49 @@ impl Input {
     }
 }
 
-/// Lists the pictures in a mix of picture files, folders (searched to the bottom, in order of their names) and
+impl Input {
+    /// What tells the input from another of its name: size and time of its file, or a checksum of its tensor.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file is gone.
+    pub fn stamp(&self) -> Result<String> {
+        match &self.source {
+            InputSource::File(path) => stamp(path),
+            InputSource::Tensor(tensor) => {
+                let values = tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>());
+                let mut hasher = blake3::Hasher::new();
+                for value in computing("reading x", values)? {
+                    hasher.update(&value.to_le_bytes());
+                }
+                Ok(hasher.finalize().to_hex().to_string())
+            }
+        }
+    }
+}
+
+/// Size and time of a file.
+pub(crate) fn stamp(path: &Path) -> Result<String> {
+    let failed = |source| Error::Io { path: path.to_owned(), source };
+    let metadata = fs::metadata(path).map_err(failed)?;
+    let modified = metadata.modified().map_err(failed)?;
+    let since = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(format!("{} bytes of {} ns", metadata.len(), since.as_nanos()))
+}
+
+/// Lists the pictures in a mix of picture files, folders (searched as [`picture_files`] does, in order of their names) and
 /// `.safetensors` files that hold `x` `[N, C, H, W]` in `[-1, 1]`.
 ///
 /// # Errors
-/// [`Error::Io`] if a path does not exist; [`Error::NoPictures`] for an empty folder; [`Error::Tensors`] or
-/// [`Error::NotFinite`] for a `.safetensors` file without usable `x`.
+/// [`Error::Io`] if a path does not exist; [`Error::NoPictures`] or [`Error::OnlyUnreadPictures`] for a folder without
+/// pictures; [`Error::Tensors`] or [`Error::Weights`] for a `.safetensors` file without usable `x`.
 pub fn list_inputs(paths: &[PathBuf]) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for path in paths {
         let metadata = fs::metadata(path).map_err(|source| Error::Io { path: path.clone(), source })?;
         if metadata.is_dir() {
-            let mut files = Vec::new();
-            search(path, &mut files)?;
+            let files = picture_files(path)?;
             if files.is_empty() {
-                return Err(Error::NoPictures { path: path.clone() });
+                return Err(no_pictures(path));
             }
             inputs.extend(files.into_iter().map(|file| (stem(&file), InputSource::File(file))));
         } else if has_extension(path, &["safetensors"]) {
@@ -101,6 +130,25 @@ pub fn read_batch(inputs: &[Input], image_shape: [usize; 3], device: &Device) ->
     computing("stacking pictures", Tensor::stack(&pictures, 0).and_then(|batch| batch.to_device(device)))
 }
 
+/// A picture that cannot be read.
+#[derive(Debug)]
+pub struct BrokenInput {
+    /// Its place in the list.
+    pub place: usize,
+    /// Why.
+    pub error: Error,
+}
+
+/// Those of the inputs that cannot be read, found by decoding all files, several at a time.
+#[must_use]
+pub fn broken_inputs(inputs: &[Input]) -> Vec<BrokenInput> {
+    let check = |(place, input): (usize, &Input)| match &input.source {
+        InputSource::File(path) => read_rgb(path).err().map(|error| BrokenInput { place, error }),
+        InputSource::Tensor(_) => None,
+    };
+    inputs.par_iter().enumerate().filter_map(check).collect()
+}
+
 /// Reads one float tensor of a safetensors file as f32 on the CPU.
 ///
 /// # Errors
@@ -117,50 +165,39 @@ pub fn read_tensor(file: &SafetensorsFile, name: &str, num_axes: &[usize]) -> Re
         let problem = format!("tensor {name} has shape {shape:?}, expected {expected} axes, none empty");
         return Err(Error::Tensors { path: file.path().to_owned(), problem });
     }
-    file.read(name).and_then(|stored| stored.to_tensor(DType::F32, &Device::Cpu)).map_err(failed)
-}
-
-/// The picture files of a folder, searched to the bottom, in order of their names; by their endings, unopened.
-///
-/// # Errors
-/// [`Error::Io`] if a folder cannot be read.
-pub fn picture_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    search(folder, &mut files)?;
-    Ok(files)
-}
-
-/// Whether a file is taken for a picture by the ending of its name.
-#[must_use]
-pub fn is_picture_name(path: &Path) -> bool {
-    has_extension(path, &PICTURE_EXTENSIONS)
-}
-
-fn search(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let failed = |source| Error::Io { path: folder.to_owned(), source };
-    let mut entries = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        entries.push((entry.path(), entry.file_type().map_err(failed)?));
+    let stored = file.read(name).map_err(failed)?;
+    if !stored.dtype.is_float() {
+        let bytes = if stored.dtype == DType::U8 { " (of bytes: x / 127.5 - 1)" } else { "" };
+        let problem = format!("tensor {name} holds {:?}, expected floats{bytes}", stored.dtype);
+        return Err(Error::Tensors { path: file.path().to_owned(), problem });
     }
-    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-    for (path, file_type) in entries {
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if file_type.is_dir() && !hidden {
-            search(&path, files)?;
-        } else if !hidden && is_picture_name(&path) {
-            files.push(path);
-        }
-    }
-    Ok(())
+    stored.to_tensor(DType::F32, &Device::Cpu).map_err(failed)
 }
 
 fn tensors_in(path: &Path) -> Result<Vec<(String, InputSource)>> {
     let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
     let x = read_tensor(&file, "x", &[4])?; // [N, C, H, W]
+    check_range(path, &x)?;
+    let x = computing("reading x", x.clamp(-1f32, 1f32))?;
     let count = computing("reading x", x.dim(0))?;
     let each = |idx| Ok((format!("{}_{idx:04}", stem(path)), InputSource::Tensor(x.get(idx)?)));
     computing("reading x", (0..count).map(each).collect())
+}
+
+/// Fails if a tensor of pictures has values beyond `[-1, 1]`, which no picture has.
+fn check_range(path: &Path, x: &Tensor) -> Result<()> {
+    let extreme =
+        |value: candle_core::Result<Tensor>| computing("reading x", value.and_then(|value| value.to_scalar()));
+    let (least, most): (f32, f32) = (extreme(x.min_all())?, extreme(x.max_all())?);
+    if least >= -1. - ROUNDING && most <= 1. + ROUNDING {
+        return Ok(());
+    }
+    let way_out = match most {
+        most if least >= 0. && most > 2. => "; bytes become such values by x / 127.5 - 1",
+        _ => "; scale them to that range",
+    };
+    let problem = format!("tensor x has values from {least} to {most}, expected -1 (black) to 1 (white){way_out}");
+    Err(Error::Tensors { path: path.to_owned(), problem })
 }
 
 fn stem(path: &Path) -> String {

@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::error::Error;
+
 /// `(1 - alpha) * from + alpha * to`, for `z_sem`.
 ///
 /// # Shapes
@@ -37,10 +39,93 @@ pub fn slerp(from: &Tensor, to: &Tensor, alpha: f64) -> Result<Tensor> {
     (from * (((1. - alpha) * theta).sin() / sine))? + (to * ((alpha * theta).sin() / sine))?
 }
 
+/// Whether a path through several pictures comes back to the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathEnd {
+    /// It ends at the last picture.
+    Last,
+    /// A last leg leads back to the first picture, whose frame does not come again: shown over and over, it goes on smoothly.
+    /// Two pictures make a way there and back.
+    First,
+}
+
+/// A frame of a path: between picture `from` and picture `to`, `alpha` of the way.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PathFrame {
+    /// Number of a picture.
+    pub from: usize,
+    /// Number of another.
+    pub to: usize,
+    /// 0 at `from`, in `[0, 1)` but for the end of an open path, where it is 1.
+    pub alpha: f64,
+}
+
+/// The frames of a path through pictures `0..num_pictures`, `frames_per_leg` a leg, both of its ends included. Legs share the
+/// picture where they meet: an open path has `(num_pictures - 1) * (frames_per_leg - 1) + 1` frames, a closed one
+/// `num_pictures * (frames_per_leg - 1)`.
+///
+/// The way back of two pictures passes the very frames of the way there.
+///
+/// # Errors
+/// [`Error::OutOfRange`] for fewer than two pictures; for fewer than two frames a leg, but for the one frame of an open path
+/// between two pictures, which shows the first.
+pub fn path_frames(
+    num_pictures: usize,
+    frames_per_leg: usize,
+    end: PathEnd,
+) -> std::result::Result<Vec<PathFrame>, Error> {
+    if num_pictures < 2 {
+        let (what, expected) = ("the number of pictures of an interpolation", "two or more");
+        return Err(Error::OutOfRange { what, got: num_pictures.to_string(), expected });
+    }
+    if frames_per_leg == 1 && (num_pictures, end) == (2, PathEnd::Last) {
+        return Ok(vec![PathFrame { from: 0, to: 1, alpha: 0. }]);
+    }
+    if frames_per_leg < 2 {
+        let (what, expected) = ("the number of frames a leg", "two or more");
+        return Err(Error::OutOfRange { what, got: frames_per_leg.to_string(), expected });
+    }
+    let steps = frames_per_leg - 1;
+    let mut frames = Vec::new();
+    for from in 0..num_pictures - 1 {
+        frames.extend((0..steps).map(|step| PathFrame { from, to: from + 1, alpha: step as f64 / steps as f64 }));
+    }
+    let last = num_pictures - 1;
+    match end {
+        PathEnd::Last => frames.push(PathFrame { from: last - 1, to: last, alpha: 1. }),
+        PathEnd::First if num_pictures == 2 => {
+            let back = (1..=steps).rev().map(|step| PathFrame { from: 0, to: 1, alpha: step as f64 / steps as f64 });
+            frames.extend(back);
+        }
+        PathEnd::First => {
+            frames.extend((0..steps).map(|step| PathFrame { from: last, to: 0, alpha: step as f64 / steps as f64 }));
+        }
+    }
+    Ok(frames)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use candle_core::Device;
+
+    #[test]
+    fn a_path_visits_every_picture_once() {
+        let open = path_frames(3, 4, PathEnd::Last).unwrap();
+        assert_eq!(open.len(), 2 * 3 + 1);
+        let at = |from, to, alpha| PathFrame { from, to, alpha };
+        assert_eq!([open[0], open[3], open[6]], [at(0, 1, 0.), at(1, 2, 0.), at(1, 2, 1.)]);
+        let closed = path_frames(3, 4, PathEnd::First).unwrap();
+        assert_eq!(closed.len(), 3 * 3);
+        assert_eq!([closed[6], closed[8]], [at(2, 0, 0.), at(2, 0, 2. / 3.)]);
+        let there_and_back = path_frames(2, 5, PathEnd::First).unwrap();
+        let alphas: Vec<f64> = there_and_back.iter().map(|frame| frame.alpha).collect();
+        assert_eq!(alphas, [0., 0.25, 0.5, 0.75, 1., 0.75, 0.5, 0.25]);
+        assert_eq!(path_frames(2, 1, PathEnd::Last).unwrap(), [at(0, 1, 0.)]);
+        for (pictures, frames, end) in [(1, 5, PathEnd::Last), (3, 1, PathEnd::Last), (2, 1, PathEnd::First)] {
+            assert!(matches!(path_frames(pictures, frames, end), Err(Error::OutOfRange { .. })));
+        }
+    }
 
     fn vector(values: &[f32]) -> Tensor {
         Tensor::new(values, &Device::Cpu).unwrap()

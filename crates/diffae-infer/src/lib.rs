@@ -52,6 +52,7 @@
 //! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
 
 mod align;
+mod animation;
 mod attributes;
 #[cfg(feature = "built-in")]
 mod built_in;
@@ -71,34 +72,51 @@ mod manipulate;
 mod model;
 mod model_config;
 mod model_dir;
+mod model_location;
+mod new_attributes;
 mod noise;
+mod notices;
+mod partial;
+mod picture_file;
+mod picture_folder;
 mod pipeline;
 mod sample;
 mod sheet;
+mod subjects;
+mod text;
+mod work;
 
 pub use align::{AlignedFace, FaceBox, FaceBoxes, FaceCrop, FacePlace, ShapePredictor, align_face};
+pub use animation::{FrameRate, animation_bytes};
 pub use attributes::{CELEBA_ATTRIBUTES, names_from_text};
 #[cfg(feature = "built-in")]
 pub use built_in::{BUILT_IN_MODEL, built_in_pictures};
 pub use codes::Codes;
-pub use domain::PictureDomain;
 pub use decode::DecodeOptions;
+pub use domain::PictureDomain;
 pub use error::{Error, Result};
-pub use files::{Overwrite, write_atomically};
+pub use files::{Overwrite, check_writable, write_atomically};
 pub use image_io::{
-    CropBox, ResizeFilter, gif_bytes, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_tensor,
-    square_from_bytes, tensor_from_rgb,
+    CropBox, ResizeFilter, gif_bytes, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_bytes,
+    rgb_from_tensor, square_from_bytes, tensor_from_rgb,
 };
-pub use inputs::{Input, is_picture_name, list_inputs, picture_files, read_batch, read_tensor};
-pub use interpolate::{lerp, slerp};
+pub use inputs::{BrokenInput, Input, broken_inputs, list_inputs, read_batch, read_tensor};
+pub use interpolate::{PathEnd, PathFrame, lerp, path_frames, slerp};
 pub use local_direction::LocalDirection;
-pub use manipulate::keep_residual;
+pub use manipulate::{AttributeEdit, keep_residual};
 pub use model::{LoadOptions, Model};
 pub use model_config::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig, ModelKind};
 pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
+pub use new_attributes::{NewAttributes, NewDirections, is_same_attribute};
 pub use noise::{NoisePurpose, NoiseSource};
+pub use notices::warn_once;
+pub use partial::{PartialFolder, Resume, Settings};
+pub use picture_folder::{is_picture_name, no_pictures, picture_files};
 pub use pipeline::Pipeline;
-pub use sheet::{sheet, square_rows};
+pub use sheet::{Sheet, enlarged_frames, sheet, square_rows};
+pub use subjects::{CodesNeed, Encoded, Subject, Subjects, is_codes, list_subjects, pick_codes};
+pub use text::TextLine;
+pub use work::NetworkCall;
 
 /// The examples of the repository's README are compiled with the documentation's.
 #[cfg(doctest)]

@@ -1,5 +1,7 @@
 //! Moves `z_sem` along the direction of an attribute, and gives back what decoding loses.
 
+use std::collections::BTreeSet;
+
 use candle_core::Tensor;
 
 use crate::error::{Error, Result, computing};
@@ -28,21 +30,40 @@ pub(crate) fn check_strength(strength: f64) -> Result<()> {
     Err(Error::OutOfRange { what: "the strength of an edit", got: strength.to_string(), expected: "a finite number" })
 }
 
+/// An attribute that is moved, and how far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttributeEdit {
+    /// Its position among the model's attributes; see [`Model::attribute_idx`].
+    pub attribute_idx: usize,
+    /// How far; negative takes the attribute away.
+    pub strength: f64,
+}
+
 impl Model {
-    /// The position of an attribute among the model's, by name (in any case) or by number.
+    /// The position of an attribute among the model's, by name or by number. Names are compared without regard to case, and
+    /// spaces, underscores and hyphens are the same: `Blond Hair` is `blond_hair`. A name that is spelt exactly goes first.
     ///
     /// # Errors
-    /// [`Error::UnknownAttribute`] with the known names; [`Error::MissingPart`] if the model has no classifier.
+    /// [`Error::UnknownAttribute`] with the known names; [`Error::AmbiguousAttribute`] if several names differ in nothing else;
+    /// [`Error::MissingPart`] if the model has no classifier.
     pub fn attribute_idx(&self, name: &str) -> Result<usize> {
-        let known = &self.classifier()?.config().attributes;
-        let by_name = known.iter().position(|attribute| attribute.eq_ignore_ascii_case(name));
-        let by_number = || name.parse().ok().filter(|&idx: &usize| idx < known.len());
-        let unknown = || Error::UnknownAttribute { name: name.to_owned(), known: known.join(", ") };
-        by_name.or_else(by_number).ok_or_else(unknown)
+        attribute_position(&self.classifier()?.config().attributes, name)
     }
 
-    /// `denormalize(z + strength * sqrt(D) * w_k / |w_k|)` with `z = normalize(z_sem)`, k being the attribute; with local
-    /// directions `w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)` is in place of the `w_k` above the line.
+    /// Moves one attribute: [`Model::edit_many`] of one.
+    ///
+    /// # Shapes
+    /// - `z_sem`, result: `[N, D]`, f32.
+    /// # Errors
+    /// As [`Model::edit_many`].
+    pub fn edit(&self, z_sem: &Tensor, attribute_idx: usize, strength: f64) -> Result<Tensor> {
+        self.edit_many(z_sem, &[AttributeEdit { attribute_idx, strength }])
+    }
+
+    /// `denormalize(z + sqrt(D) * sum_k strength_k * w_k / |w_k|)` with `z = normalize(z_sem)`, k running over the edited
+    /// attributes; with local directions `w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)` replaces `w_k` in the
+    /// numerator. All directions are taken at the code as it was, so the order of the edits does not matter, and a row of the
+    /// result depends on that row alone.
     ///
     /// Along a classifier's weights -0.5 to 0.5 is useful, 0.3 is typical; along differences of codes,
     /// [`whole_way`](diffae_nets::AttributeClassifier::whole_way) tells how far to go. Negative takes the attribute away.
@@ -50,17 +71,95 @@ impl Model {
     /// # Shapes
     /// - `z_sem`, result: `[N, D]`, f32.
     /// # Errors
-    /// [`Error::MissingPart`] if the model has no classifier or no latent statistics; [`Error::OutOfRange`] if the
-    /// strength is not finite.
+    /// [`Error::MissingPart`] if the model has no classifier or no latent statistics; [`Error::OutOfRange`] if a
+    /// strength is not finite; [`Error::AttributeTwice`] if an attribute is edited twice.
     /// # Source
     /// Preechakul et al. 2022 (arXiv:2111.15640), section 5.3.
-    pub fn edit(&self, z_sem: &Tensor, attribute_idx: usize, strength: f64) -> Result<Tensor> {
-        check_strength(strength)?;
+    pub fn edit_many(&self, z_sem: &Tensor, edits: &[AttributeEdit]) -> Result<Tensor> {
+        self.check_edits(edits)?;
         let classifier = self.classifier()?;
-        let length = strength * (classifier.config().z_channels as f64).sqrt();
+        let mut edits = edits.to_vec();
+        edits.sort_by_key(|edit| edit.attribute_idx);
+        let unit = (classifier.config().z_channels as f64).sqrt();
         let z_sem_normalized = self.normalize(z_sem)?;
-        let directions = classifier.directions_at(attribute_idx, &z_sem_normalized);
-        let moved = directions.and_then(|directions| z_sem_normalized + (directions * length)?);
-        self.denormalize(&computing("editing", moved)?)
+        let moved = || {
+            let count = z_sem_normalized.dim(0)?;
+            let mut rows = Vec::with_capacity(count);
+            // Row by row: a product of several rows rounds differently.
+            for row in (0..count).map(|row| z_sem_normalized.narrow(0, row, 1)) {
+                let row = row?;
+                let mut moved = row.clone();
+                for edit in &edits {
+                    let direction = classifier.directions_at(edit.attribute_idx, &row)?;
+                    moved = (moved + (direction * (edit.strength * unit))?)?;
+                }
+                rows.push(moved);
+            }
+            Tensor::cat(&rows, 0)
+        };
+        self.denormalize(&computing("editing", moved())?)
+    }
+}
+
+impl Model {
+    /// Fails where [`Model::edit_many`] would: before anything is encoded for it.
+    ///
+    /// # Errors
+    /// As [`Model::edit_many`].
+    pub fn check_edits(&self, edits: &[AttributeEdit]) -> Result<()> {
+        let known = &self.classifier()?.config().attributes;
+        self.latent_moments()?;
+        let mut seen = BTreeSet::new();
+        for &AttributeEdit { attribute_idx, strength } in edits {
+            check_strength(strength)?;
+            if !seen.insert(attribute_idx) {
+                return Err(Error::AttributeTwice { name: known.get(attribute_idx).cloned().unwrap_or_default() });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn attribute_position(known: &[String], name: &str) -> Result<usize> {
+    if let Some(exact) = known.iter().position(|attribute| attribute == name) {
+        return Ok(exact);
+    }
+    let plain = plain_name(name);
+    let alike: Vec<usize> = (0..known.len()).filter(|&idx| plain_name(&known[idx]) == plain).collect();
+    match alike[..] {
+        [only] => Ok(only),
+        [first, second, ..] => {
+            let (name, first, second) = (name.to_owned(), known[first].clone(), known[second].clone());
+            Err(Error::AmbiguousAttribute { name, first, second })
+        }
+        [] => {
+            let by_number = name.parse().ok().filter(|&idx: &usize| idx < known.len());
+            by_number.ok_or_else(|| Error::UnknownAttribute { name: name.to_owned(), known: known.join(", ") })
+        }
+    }
+}
+
+/// A name as it is compared: lower case, words joined by underscores.
+fn plain_name(name: &str) -> String {
+    let words = name.split([' ', '_', '-']).filter(|word| !word.is_empty());
+    words.map(str::to_lowercase).collect::<Vec<_>>().join("_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_attributes_are_compared_as_people_write_them() {
+        let known = ["Blond_Hair", "5_o_Clock_Shadow", "No-Beard", "blond hair"].map(str::to_owned);
+        let of = |name: &str| attribute_position(&known[..3], name);
+        for name in ["Blond_Hair", "blond hair", "BLOND-HAIR", " Blond  Hair "] {
+            assert_eq!(of(name).unwrap(), 0, "{name}");
+        }
+        assert_eq!((of("no_beard").unwrap(), of("1").unwrap()), (2, 1));
+        assert!(matches!(of("Blond"), Err(Error::UnknownAttribute { .. })));
+        assert!(matches!(of("3"), Err(Error::UnknownAttribute { .. })));
+        assert_eq!(attribute_position(&known, "blond hair").unwrap(), 3);
+        assert!(matches!(attribute_position(&known, "Blond-Hair"), Err(Error::AmbiguousAttribute { .. })));
     }
 }

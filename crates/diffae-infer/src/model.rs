@@ -22,7 +22,7 @@ pub struct LoadOptions {
     ///
     /// On CUDA and Metal also that of activations; on a CPU those are f32. Norm statistics and softmax are f32 everywhere.
     pub dtype: DType,
-    /// What a checkpoint without hyper-parameters does not tell.
+    /// Choice of parameters, and facts that a file of weights may leave open.
     pub hints: ArchitectureHints,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Latent {
 }
 
 impl Model {
-    /// Loads a model directory, a `.safetensors` file inside one, or a released checkpoint.
+    /// Loads whatever [`ModelSource::open`] opens.
     ///
     /// # Errors
     /// As [`ModelSource::open`] and [`ModelSource::build`].
@@ -164,7 +164,8 @@ impl Model {
     /// # Errors
     /// [`Error::MissingPart`] if they are not known.
     pub fn latent_moments(&self) -> Result<&LatentMoments> {
-        let hint = "import it with --latent latent.pkl";
+        let hint = "train the latent stage of a run of your own, teach the model attributes with `diffae fit-attributes`, \
+                    or import a released one with --latent latent.pkl";
         self.moments.as_ref().ok_or(Error::MissingPart { part: "latent statistics", hint })
     }
 
@@ -173,12 +174,14 @@ impl Model {
     /// # Errors
     /// [`Error::MissingPart`] if there is none.
     pub fn classifier(&self) -> Result<&AttributeClassifier> {
-        let hint = "import it with --classifier CLS.ckpt";
+        let hint = "teach it attributes with `diffae fit-attributes`, train the stage in a run of your own with `diffae \
+                    train --out RUN --resume --stage classifier --labels FILE`, or import a released one with \
+                    --classifier CLS.ckpt";
         self.classifier.as_ref().ok_or(Error::MissingPart { part: "attribute classifier", hint })
     }
 
     pub(crate) fn latent(&self) -> Result<&Latent> {
-        let hint = "codes cannot be invented; it can still encode, decode and edit pictures";
+        let hint = "codes cannot be invented; it can still encode and decode pictures";
         self.latent.as_ref().ok_or(Error::MissingPart { part: "latent net", hint })
     }
 }
@@ -225,7 +228,7 @@ impl ModelSource {
     fn build_diffusion(&self, vb: &VarBuilder<'_>) -> Result<(Option<Encoder>, Decoder)> {
         let building = |part| move |source| Error::Build { part, path: self.path.clone(), source };
         let (Some(unet), Some(diffusion)) = (&self.config.unet, &self.config.diffusion) else {
-            return Err(Error::NotAModel { path: self.path.clone() });
+            return Err(Error::NotAModel { path: self.path.clone(), problem: "its config has no unet".to_owned() });
         };
         let mut unet = Box::new(Unet::new(unet, &vb.pp("unet")).map_err(building("unet"))?);
         let encoder = self.config.encoder.as_ref().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));

@@ -1,4 +1,4 @@
-//! Models on disk: `config.json` beside `model.safetensors`, or a released checkpoint as it is.
+//! Models on disk: `config.json` beside `model.safetensors`, or a file of weights under released names as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,7 +15,8 @@ use diffae_nets::{ClassifierConfig, RawClassifierConfig, RawUnetConfig, UnetConf
 use crate::error::{Error, Result, computing};
 use crate::files::{Overwrite, write_together};
 use crate::local_direction::{LOCAL, LocalDirection};
-use crate::model_config::{FORMAT_VERSION, ModelConfig};
+use crate::model_config::{DiffusionConfig, FORMAT_VERSION, ModelConfig};
+use crate::model_location::{Location, foreign_config_beside};
 
 /// Name of the config inside a model directory.
 pub const CONFIG_FILE: &str = "config.json";
@@ -89,38 +90,43 @@ impl ModelSource {
         "classifier.local_outputs",
     ];
 
-    /// Opens a model directory, a `.safetensors` file inside one, or a released checkpoint. The path `toonheads` is the
-    /// built-in model ([`BUILT_IN_MODEL`](crate::BUILT_IN_MODEL)) where that is compiled in; a folder of that name is
-    /// `./toonheads`.
+    /// Opens a model directory, a `.safetensors` file inside one, or a file of weights under released names: what
+    /// `torch.save` wrote, safetensors, or an index or a folder of these. The path `toonheads` is the built-in model
+    /// ([`BUILT_IN_MODEL`](crate::BUILT_IN_MODEL)) where that is compiled in; a folder of that name is `./toonheads`.
     ///
-    /// `hints` say what a checkpoint without hyper-parameters cannot; other models ignore them.
+    /// `hints` say what a file does not tell by itself. What it tells too must agree with them.
     ///
     /// # Errors
     /// [`Error::NotAModel`] if it is none of these; [`Error::Config`], [`Error::FormatVersion`] or [`Error::Weights`] if
-    /// it is damaged.
+    /// it is damaged or the hints contradict it.
     pub fn open(path: &Path, hints: &ArchitectureHints) -> Result<Self> {
         #[cfg(feature = "built-in")]
         if path == Path::new(crate::BUILT_IN_MODEL) {
-            return Self::built_in();
+            let source = Self::built_in()?;
+            return source.check_hints(hints).map(|()| source);
         }
-        let metadata = fs::metadata(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        if metadata.is_dir() {
-            return Self::open_dir((path, &path.join(WEIGHTS_FILE)), path);
+        match Location::of(path)? {
+            Location::Directory { folder, weights } => {
+                let source = Self::open_dir(&folder, &weights)?;
+                source.check_hints(hints).map(|()| source)
+            }
+            Location::Released(file) => Self::open_checkpoint(&file, hints.parameters, hints),
         }
-        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            return Self::open_dir((folder, path), path);
-        }
-        Self::open_checkpoint(path, ParameterSet::Ema, hints)
     }
 
-    /// Opens one parameter set of a released checkpoint.
+    /// Opens one set of parameters of a file of weights under released names.
     ///
     /// # Errors
-    /// [`Error::Weights`] if the file is damaged or holds another kind of model.
+    /// [`Error::NotAModel`] if the file holds something else; [`Error::Weights`] if it is damaged.
     pub fn open_checkpoint(path: &Path, set: ParameterSet, hints: &ArchitectureHints) -> Result<Self> {
         let failed = |source| Error::Weights { path: path.to_owned(), source };
-        let checkpoint = Checkpoint::open(path, set, hints).map_err(failed)?;
+        let checkpoint = Checkpoint::open(path, set, hints).map_err(|source| match source {
+            diffae_nets::Error::NoNetwork { path, found } => {
+                let foreign = foreign_config_beside(&path);
+                Error::NotAModel { path, problem: foreign.unwrap_or(found) }
+            }
+            other => failed(other),
+        })?;
         let mut source = Self {
             path: path.to_owned(),
             config: ModelConfig::from_architecture(&checkpoint.architecture)?,
@@ -135,12 +141,9 @@ impl ModelSource {
         Ok(source)
     }
 
-    /// Opens what is in a folder; `given` is what the user named.
-    fn open_dir((folder, weights): (&Path, &Path), given: &Path) -> Result<Self> {
+    /// Opens a model directory.
+    fn open_dir(folder: &Path, weights: &Path) -> Result<Self> {
         let config_path = folder.join(CONFIG_FILE);
-        if !config_path.is_file() || !weights.is_file() {
-            return Err(Error::NotAModel { path: given.to_owned() });
-        }
         let config =
             fs::read_to_string(&config_path).map_err(|source| Error::Io { path: config_path.clone(), source })?;
         let config = read_config(&config, &config_path)?;
@@ -212,6 +215,47 @@ impl ModelSource {
             moments: self.moments.clone(),
             classifier: self.classifier.clone(),
         }
+    }
+
+    /// Checks that hints agree with the config of a model directory, which tells everything.
+    fn check_hints(&self, hints: &ArchitectureHints) -> Result<()> {
+        if hints.parameters != ParameterSet::Auto {
+            tracing::warn!("{} holds one set of parameters, whichever --weights names", self.path.display());
+        }
+        let config = &self.config;
+        let text = |number: Option<usize>| number.map(|number| number.to_string());
+        let schedule =
+            |diffusion: Option<&DiffusionConfig>| diffusion.map(|diffusion| diffusion.beta_schedule.to_string());
+        let (unet, encoder, diffusion) = (config.unet.as_ref(), config.encoder.as_ref(), config.diffusion.as_ref());
+        let [_, image_size, _] = config.image_shape();
+        for (option, given, told) in [
+            ("--image-size", text(hints.image_size), text(Some(image_size))),
+            ("--num-heads", text(hints.num_heads), text(unet.map(|unet| unet.num_heads))),
+            (
+                "--encoder-res-blocks",
+                text(hints.encoder_res_blocks),
+                text(encoder.map(|encoder| encoder.num_res_blocks)),
+            ),
+            ("--train-timesteps", text(hints.num_train_timesteps), text(diffusion.map(|of| of.num_train_timesteps))),
+            ("--beta-schedule", hints.beta_schedule.clone(), schedule(diffusion)),
+            (
+                "--latent-beta-schedule",
+                hints.latent_beta_schedule.clone(),
+                schedule(config.latent.as_ref().map(|latent| &latent.diffusion)),
+            ),
+        ] {
+            if let (Some(given), Some(told)) = (given, told)
+                && given != told
+            {
+                let source = diffae_nets::Error::Contradiction {
+                    first: format!("{option} is {given}"),
+                    second: format!("its config.json says {told}"),
+                    remedy: "leave the option out",
+                };
+                return Err(Error::Weights { path: self.path.clone(), source });
+            }
+        }
+        Ok(())
     }
 
     /// What the model is.

@@ -1,7 +1,5 @@
 //! Seeded Gaussian noise, the same on every device.
 
-use std::ops::Range;
-
 use candle_core::{Device, Result, Tensor};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -74,8 +72,8 @@ impl NoiseSource {
     }
 
     /// Noise for the steps of a stochastic chain over a batch; each call draws the next tensor like its argument.
-    pub fn steps(&self, indices: Range<u64>) -> impl FnMut(&Tensor) -> Result<Tensor> + use<> {
-        let mut streams: Vec<_> = indices.map(|idx| self.stream(NoisePurpose::Step, idx)).collect();
+    pub fn steps<I: IntoIterator<Item = u64>>(&self, indices: I) -> impl FnMut(&Tensor) -> Result<Tensor> + use<I> {
+        let mut streams: Vec<_> = indices.into_iter().map(|idx| self.stream(NoisePurpose::Step, idx)).collect();
         move |like| {
             let count = like.elem_count().checked_div(streams.len()).unwrap_or(0);
             let values: Vec<f32> = streams.iter_mut().flat_map(|stream| draw(stream, count)).collect();

@@ -12,13 +12,14 @@ use crate::codes::Codes;
 use crate::decode::DecodeOptions;
 use crate::error::{Error, Result, computing};
 use crate::image_io::{rgb_from_tensor, tensor_from_rgb};
-use crate::interpolate::{lerp, slerp};
-use crate::manipulate::{check_strength, keep_residual};
+use crate::interpolate::{PathEnd, path_frames};
+use crate::manipulate::{AttributeEdit, check_strength, keep_residual};
 use crate::model::{LoadOptions, Model};
 use crate::noise::{NoisePurpose, NoiseSource};
+use crate::work::NetworkCall;
 
-/// What is called after each step of a chain, with the number of pictures in it; `Break` stops the work.
-type StepCallback = Box<dyn Fn(usize) -> ControlFlow<()> + Send + Sync>;
+/// Called after each call of a network, with the number of pictures in it; `Break` stops the work.
+type CallCallback = Box<dyn Fn(NetworkCall, usize) -> ControlFlow<()> + Send + Sync>;
 
 /// A model and how it is used.
 ///
@@ -47,7 +48,7 @@ pub struct Pipeline {
     num_latent_steps: usize,
     batch_size: usize,
     seed: u64,
-    on_step: Option<StepCallback>,
+    on_call: Option<CallCallback>,
 }
 
 impl fmt::Debug for Pipeline {
@@ -90,7 +91,7 @@ impl Pipeline {
             num_latent_steps: 100,
             batch_size: 8,
             seed: 0,
-            on_step: None,
+            on_call: None,
         }
     }
 
@@ -128,7 +129,22 @@ impl Pipeline {
     /// `Break`, which makes the call fail with [`Error::Interrupted`].
     #[must_use]
     pub fn with_callback(self, on_step: impl Fn(usize) -> ControlFlow<()> + Send + Sync + 'static) -> Self {
-        Self { on_step: Some(Box::new(on_step)), ..self }
+        // One call of the encoder is no step.
+        self.with_call_callback(move |call, count| match call {
+            NetworkCall::Encoder => ControlFlow::Continue(()),
+            NetworkCall::Decoder | NetworkCall::LatentNet => on_step(count),
+        })
+    }
+
+    /// Calls `on_call` after each call of a network, with its kind and the number of pictures in it: for a progress bar that
+    /// weighs calls by what they cost ([`Model::multiply_adds`]), or to stop by `Break`, which makes the call fail with
+    /// [`Error::Interrupted`].
+    #[must_use]
+    pub fn with_call_callback(
+        self,
+        on_call: impl Fn(NetworkCall, usize) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self { on_call: Some(Box::new(on_call)), ..self }
     }
 
     /// The model, for what a pipeline does not offer.
@@ -165,10 +181,13 @@ impl Pipeline {
             let moved = x_0.narrow(0, batch.start, batch.len()).and_then(|x_0| x_0.to_device(self.model.device()));
             let x_0 = computing("moving pictures", moved)?;
             let z_sem = self.model.has_z_sem().then(|| self.model.encode_semantic(&x_0)).transpose()?;
+            if z_sem.is_some() && self.called(NetworkCall::Encoder, batch.len()).is_break() {
+                return Err(Error::Interrupted);
+            }
             x_terminals.push(if self.model.config().compact.is_some() {
                 self.model.zero_x_terminal(batch.len())?
             } else {
-                let on_step = &mut |_: &diffae_schedule::Step<'_>| self.step(batch.len());
+                let on_step = &mut |_: &diffae_schedule::Step<'_>| self.called(NetworkCall::Decoder, batch.len());
                 self.model.invert(&x_0, z_sem.as_ref(), self.num_invert_steps, on_step)?
             });
             z_sems.extend(z_sem);
@@ -204,7 +223,7 @@ impl Pipeline {
                 Some(x_terminal) => part(x_terminal)?,
                 None => self.random_x_terminal(batch.start as u64..batch.end as u64)?,
             };
-            let on_step = &mut |_: &diffae_schedule::Step<'_>| self.step(batch.len());
+            let on_step = &mut |_: &diffae_schedule::Step<'_>| self.called(NetworkCall::Decoder, batch.len());
             pictures.push(self.model.decode(&x_terminal, z_sem.as_ref(), &options, &mut no_noise, on_step)?);
         }
         computing("joining pictures", Tensor::cat(&pictures, 0))
@@ -216,9 +235,21 @@ impl Pipeline {
     /// [`Error::UnknownAttribute`] with the known names; [`Error::MissingPart`] if the model has no classifier, or the codes
     /// no `z_sem`.
     pub fn edit(&self, codes: &Codes, attribute: &str, strength: f64) -> Result<Codes> {
-        let attribute_idx = self.model.attribute_idx(attribute)?;
+        self.edit_many(codes, &[(attribute, strength)])
+    }
+
+    /// Codes with several attributes moved at once, each by name and strength: all directions are taken at the codes as they
+    /// were, so the order does not matter. See [`Model::edit_many`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::edit`]; [`Error::AttributeTwice`].
+    pub fn edit_many(&self, codes: &Codes, edits: &[(&str, f64)]) -> Result<Codes> {
+        let edit = |&(attribute, strength): &(&str, f64)| {
+            Ok(AttributeEdit { attribute_idx: self.model.attribute_idx(attribute)?, strength })
+        };
+        let edits = edits.iter().map(edit).collect::<Result<Vec<_>>>()?;
         let z_sem = computing("moving codes", z_sem_of(codes)?.to_device(self.model.device()))?;
-        Ok(Codes { z_sem: Some(self.model.edit(&z_sem, attribute_idx, strength)?), ..codes.clone() })
+        Ok(Codes { z_sem: Some(self.model.edit_many(&z_sem, &edits)?), ..codes.clone() })
     }
 
     /// The strength of [`Pipeline::edit`] at which pictures come to have an attribute, `|w| / sqrt(D)`, where the model knows
@@ -251,26 +282,22 @@ impl Pipeline {
     /// Codes on the way from one picture to another, both ends included: `z_sem` on a straight line, `x_T` on an arc.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] unless both hold one picture and there are two frames or more.
+    /// [`Error::OutOfRange`] unless both hold one picture and there are two frames or more; as [`Codes::joined`].
     pub fn interpolate(&self, from: &Codes, to: &Codes, num_frames: usize) -> Result<Codes> {
         if [count_of(from)?, count_of(to)?] != [1, 1] || num_frames < 2 {
             let got = format!("{} and {} pictures, {num_frames} frames", count_of(from)?, count_of(to)?);
             return Err(Error::OutOfRange { what: "an interpolation", got, expected: "one and one, two or more" });
         }
-        let alphas: Vec<f64> = (0..num_frames).map(|frame| frame as f64 / (num_frames - 1) as f64).collect();
-        let between = |from: &Tensor, to: &Tensor, path: fn(&Tensor, &Tensor, f64) -> candle_core::Result<Tensor>| {
-            let frames = alphas.iter().map(|&alpha| path(&from.get(0)?, &to.get(0)?, alpha));
-            Tensor::stack(&frames.collect::<candle_core::Result<Vec<_>>>()?, 0)
-        };
-        let both = |of: fn(&Codes) -> Option<&Tensor>| of(from).zip(of(to));
-        let z_sem = both(|codes| codes.z_sem.as_ref()).map(|(from, to)| between(from, to, lerp)).transpose();
-        let x_terminal = both(|codes| codes.x_terminal.as_ref()).map(|(from, to)| between(from, to, slerp)).transpose();
-        Ok(Codes {
-            z_sem: computing("interpolating z_sem", z_sem)?,
-            x_terminal: computing("interpolating x_T", x_terminal)?,
-            names: numbered(num_frames),
-            fingerprint: from.fingerprint.clone(),
-        })
+        let both = Codes::joined(&[from.clone(), to.clone()])?;
+        both.at_frames(&path_frames(2, num_frames, PathEnd::Last)?)
+    }
+
+    /// Codes on a path through all pictures in their order, `frames_per_leg` a leg with both of its ends; see [`path_frames`].
+    ///
+    /// # Errors
+    /// As [`path_frames`].
+    pub fn interpolate_through(&self, codes: &Codes, frames_per_leg: usize, end: PathEnd) -> Result<Codes> {
+        codes.at_frames(&path_frames(count_of(codes)?, frames_per_leg, end)?)
     }
 
     /// Pictures that mean the same as the first of the codes: its `z_sem`, `count` fresh `x_T`.
@@ -285,7 +312,7 @@ impl Pipeline {
         self.decode(&self.codes(Some(computing("repeating z_sem", repeated)?), x_terminal, count))
     }
 
-    /// Invents pictures.
+    /// Samples pictures 0, 1, ... of the seed.
     ///
     /// # Errors
     /// [`Error::MissingPart`] if the model has a `z_sem` but no latent net; [`Error::Interrupted`].
@@ -293,21 +320,38 @@ impl Pipeline {
         self.decode(&self.sample_codes(count)?)
     }
 
-    /// Invents codes.
+    /// Samples pictures of the seed by their numbers: each is the same whatever it is sampled with.
+    ///
+    /// # Errors
+    /// As [`Pipeline::sample`].
+    pub fn sample_at(&self, indices: &[u64]) -> Result<Vec<RgbImage>> {
+        self.decode(&self.sample_codes_at(indices)?)
+    }
+
+    /// Samples codes.
     ///
     /// # Errors
     /// As [`Pipeline::sample`].
     pub fn sample_codes(&self, count: usize) -> Result<Codes> {
+        self.sample_codes_at(&(0..count as u64).collect::<Vec<_>>())
+    }
+
+    /// Samples codes of the seed by their numbers.
+    ///
+    /// # Errors
+    /// As [`Pipeline::sample`].
+    pub fn sample_codes_at(&self, indices: &[u64]) -> Result<Codes> {
+        let count = indices.len();
         check_count("samples", count)?;
-        let x_terminal = self.random_x_terminal(0..count as u64)?;
+        let noise = NoiseSource::new(self.seed);
+        let x_terminal = self.model.random_x_terminal(noise, indices.iter().copied())?;
         if !self.model.has_z_sem() {
             return Ok(self.codes(None, x_terminal, count));
         }
         let width = self.model.latent_net()?.config().z_channels;
-        let noise = NoiseSource::new(self.seed);
-        let drawn = noise.batch(NoisePurpose::ZTerminal, 0..count as u64, &[width], self.model.device());
+        let drawn = noise.batch(NoisePurpose::ZTerminal, indices.iter().copied(), &[width], self.model.device());
         let z_terminal = computing("drawing noise", drawn)?;
-        let on_step = &mut |_: &diffae_schedule::Step<'_>| self.step(count);
+        let on_step = &mut |_: &diffae_schedule::Step<'_>| self.called(NetworkCall::LatentNet, count);
         let z_sem = self.model.sample_z_sem(&z_terminal, self.num_latent_steps, on_step)?;
         Ok(self.codes(Some(z_sem), x_terminal, count))
     }
@@ -330,8 +374,8 @@ impl Pipeline {
         self.model.random_x_terminal(NoiseSource::new(self.seed), indices)
     }
 
-    fn step(&self, count: usize) -> ControlFlow<()> {
-        self.on_step.as_ref().map_or(ControlFlow::Continue(()), |on_step| on_step(count))
+    fn called(&self, call: NetworkCall, count: usize) -> ControlFlow<()> {
+        self.on_call.as_ref().map_or(ControlFlow::Continue(()), |on_call| on_call(call, count))
     }
 
     fn codes(&self, z_sem: Option<Tensor>, x_terminal: Tensor, count: usize) -> Codes {
@@ -392,8 +436,8 @@ mod tests {
         let (pipeline, pictures) = (pipeline(), pictures());
         let together = pipeline.encode(&pictures).unwrap();
         let alone = pipeline.encode(&pictures[2..]).unwrap();
-        let difference = (together.z_sem.unwrap().get(2).unwrap() - alone.z_sem.unwrap().get(0).unwrap()).unwrap();
-        assert!(difference.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-5);
+        let codes = |codes: &Codes| codes.z_sem.as_ref().unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(codes(&together)[2], codes(&alone)[0]);
         assert_eq!(together.names, ["0000", "0001", "0002"]);
     }
 
@@ -409,8 +453,9 @@ mod tests {
     }
 
     #[test]
-    fn samples_depend_on_the_seed_alone() {
+    fn samples_depend_on_the_seed_and_their_number_alone() {
         let first = pipeline().with_seed(1).sample(3).unwrap();
+        assert_eq!(pipeline().with_seed(1).sample_at(&[2, 0]).unwrap(), [first[2].clone(), first[0].clone()]);
         assert_eq!(first, pipeline().with_seed(1).sample(3).unwrap());
         assert_eq!(first[..2], pipeline().with_seed(1).sample(2).unwrap()[..]);
         assert_ne!(first, pipeline().with_seed(2).sample(3).unwrap());

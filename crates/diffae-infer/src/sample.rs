@@ -1,4 +1,4 @@
-//! Noise -> `z_sem`: codes of pictures that do not exist.
+//! Latent sampling: noise -> `z_sem`.
 
 use candle_core::Tensor;
 use diffae_schedule::{Clip, OnStep, no_noise};
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::Model;
 
 impl Model {
-    /// Invents normalized semantic codes with the latent diffusion: deterministic DDIM without clipping.
+    /// Samples normalized semantic codes with the latent diffusion: deterministic DDIM without clipping.
     ///
     /// # Shapes
     /// - `z_terminal`: standard normal noise, `[N, D]`, f32; result: normalized `z_sem`, `[N, D]`, f32.
@@ -27,7 +27,7 @@ impl Model {
         Ok(sampler.decode(&LatentDenoiser(latent), z_terminal, &mut no_noise, on_step)?)
     }
 
-    /// Invents semantic codes, ready for [`Model::decode`].
+    /// Samples semantic codes, ready for [`Model::decode`].
     ///
     /// # Shapes
     /// - `z_terminal`: standard normal noise, `[N, D]`, f32; result: `z_sem`, `[N, D]`, f32.

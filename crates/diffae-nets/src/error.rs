@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::weights::TorchError;
+use crate::weights::{FileKind, TorchError};
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -144,6 +144,40 @@ pub enum Error {
         #[source]
         source: safetensors::SafeTensorError,
     },
+    /// A safetensors file that ends too early.
+    #[error("{} is a safetensors file that was cut off: it has {got} of at least {needed} bytes; download or copy it again", path.display())]
+    SafetensorsCut {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        got: u64,
+        /// The length by its header; that of the header if this is cut off itself.
+        needed: u64,
+    },
+    /// Another kind of file where tensors in safetensors were expected.
+    #[error("{} is not a safetensors file but {kind}", path.display())]
+    NotSafetensors {
+        /// The file.
+        path: PathBuf,
+        /// Its kind.
+        kind: FileKind,
+    },
+    /// An index of several safetensors files that does not fit them.
+    #[error("the index {} does not fit: {problem}", path.display())]
+    Shards {
+        /// The index.
+        path: PathBuf,
+        /// The mismatch.
+        problem: String,
+    },
+    /// A file of hyper-parameters beside the weights cannot be used.
+    #[error("{} holds no hyper-parameters: {problem}; correct or remove it", path.display())]
+    HyperParameterFile {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        problem: String,
+    },
     /// A `PyTorch` file cannot be used.
     #[error(transparent)]
     Torch(#[from] TorchError),
@@ -192,7 +226,7 @@ pub enum Error {
         name: String,
     },
     /// Two copies of one parameter differ.
-    #[error("tensors {first} and {second} are copies of one parameter but differ")]
+    #[error("tensors {first} and {second} name one parameter but differ: keep the right one alone")]
     CopiesDiffer {
         /// One name.
         first: String,
@@ -232,6 +266,46 @@ pub enum Error {
         path: PathBuf,
         /// What was looked for.
         expected: &'static str,
+    },
+    /// A file without the parameters of a model.
+    #[error("{} holds no Diffusion Autoencoder (input_blocks.0.0.weight below ema_model., model. or no prefix): {found}", path.display())]
+    NoNetwork {
+        /// The file.
+        path: PathBuf,
+        /// Its contents, and their use.
+        found: String,
+    },
+    /// A file that has only another set of parameters.
+    #[error("{} holds no {asked}, only {there}: read it with --weights {instead}", path.display())]
+    NoSuchSet {
+        /// The file.
+        path: PathBuf,
+        /// The set that was asked for.
+        asked: &'static str,
+        /// The set that the file has.
+        there: String,
+        /// The choice that reads what there is.
+        instead: &'static str,
+    },
+    /// A file with several sets of parameters of one kind.
+    #[error("{} holds two models, {first}* and {second}*: save the right one alone", path.display())]
+    TwoSets {
+        /// The file.
+        path: PathBuf,
+        /// Prefix of the names of one.
+        first: String,
+        /// Prefix of the names of the other.
+        second: String,
+    },
+    /// Two sources tell different things of one fact.
+    #[error("{first}, but {second}: {remedy}")]
+    Contradiction {
+        /// One statement.
+        first: String,
+        /// The other statement.
+        second: String,
+        /// The way out.
+        remedy: &'static str,
     },
     /// A component of `z_sem` that does not vary cannot be normalized.
     #[error("the standard deviation of component {component} of z_sem is not positive")]

@@ -60,6 +60,7 @@ mod classifier;
 mod compact;
 mod config;
 mod conv;
+mod cost;
 mod encoder;
 mod error;
 mod init;

@@ -42,6 +42,32 @@ struct Line {
     broken: usize,
 }
 
+impl Line {
+    /// Of a step, with pictures a second, the share of the time spent waiting, and broken pictures.
+    fn new(
+        config: &TrainConfig,
+        step: usize,
+        result: &StepResult,
+        ((images_per_sec, data_wait), broken): ((f64, f64), usize),
+    ) -> Self {
+        let &StepResult { loss, loss_discriminator, grad_norm, grad_norm_encoder, grad_norm_unet, .. } = result;
+        Self {
+            stage: Stage::Autoencoder,
+            step,
+            images: step * config.autoencoder.batch_size,
+            loss,
+            lr: config.autoencoder.lr_at(step - 1),
+            grad_norm,
+            grad_norm_encoder,
+            grad_norm_unet,
+            loss_discriminator,
+            images_per_sec,
+            data_wait,
+            broken,
+        }
+    }
+}
+
 /// Where the data of a stage come from.
 #[derive(Debug, Clone)]
 pub(crate) struct Data {
@@ -63,44 +89,24 @@ pub(crate) fn run(folder: &RunFolder, trainer: &mut Trainer, data: &Data, on_ste
     let preview = Preview::new(folder.path(), &config, &watched)?;
     let num_steps = config.autoencoder.num_steps();
     let (mut meter, mut last_save) = (Meter::new(), Instant::now());
+    let report = |work, step, loss, batch| StepReport { stage: Stage::Autoencoder, work, step, num_steps, loss, batch };
+    if on_step(&report(Work::Starting, trainer.num_steps_made(), 0., 0)) == ControlFlow::Break(()) {
+        return Ok(Outcome::Stopped);
+    }
     while trainer.num_steps_made() < num_steps {
         let Batch { x_0, indices } = loader.next()?;
-        let result = trainer.step(&x_0)?;
-        if !result.loss.is_finite() {
-            let (step, pictures) = (trainer.num_steps_made(), loader.names(&indices));
-            return Err(Error::Diverged { loss: result.loss, step, pictures });
-        }
+        let result = trainer.step(&x_0).map_err(|error| match error {
+            Error::Diverged { loss, step, .. } => Error::Diverged { loss, step, pictures: loader.names(&indices) },
+            other => other,
+        })?;
         let step = trainer.num_steps_made();
         let images = step * config.autoencoder.batch_size;
         meter.add(indices.len());
         if step.is_multiple_of(config.run.log_every_steps) || step == num_steps {
-            let (images_per_sec, data_wait) = meter.take(&mut loader.waited);
-            let StepResult { loss, loss_discriminator, grad_norm, grad_norm_encoder, grad_norm_unet, .. } = result;
-            let (lr, broken) = (config.autoencoder.lr_at(step - 1), loader.num_broken());
-            metrics.write(&Line {
-                stage: Stage::Autoencoder,
-                step,
-                images,
-                loss,
-                lr,
-                grad_norm,
-                grad_norm_encoder,
-                grad_norm_unet,
-                loss_discriminator,
-                images_per_sec,
-                data_wait,
-                broken,
-            })?;
+            let rates = meter.take(&mut loader.waited);
+            metrics.write(&Line::new(&config, step, &result, (rates, loader.num_broken())))?;
         }
-        let report = StepReport {
-            stage: Stage::Autoencoder,
-            work: Work::Training,
-            step,
-            num_steps,
-            loss: result.loss,
-            batch: indices.len(),
-        };
-        let stop = on_step(&report) == ControlFlow::Break(());
+        let stop = on_step(&report(Work::Training, step, result.loss, indices.len())) == ControlFlow::Break(());
         let every = config.run.preview_every_images;
         let crossed = every > 0 && images.div_euclid(every) > (images - indices.len()).div_euclid(every);
         if crossed && !stop {
@@ -135,19 +141,20 @@ fn warn_of_unused_z(z_usage: Option<f64>, images: usize) {
     }
 }
 
-/// The pictures of validation and previews; those of training where none are kept.
+/// The pictures of validation and previews; those of training where none are kept, or none of these can be read.
 fn watched(data: &Data, config: &TrainConfig) -> Result<Tensor> {
-    let pictures = if data.validation.is_empty() { &data.train } else { &data.validation };
-    // Spread over the whole, since names often sort by kind. Broken ones are reported when training meets them.
-    let count = pictures.len().min(MOST_VALIDATED);
-    let spread = (0..count).map(|i| (i * pictures.len()).checked_div(count).unwrap_or(0));
-    let picture = |idx| pictures.read(idx, config.model.image_channels, config.model.image_size).ok();
-    let read: Vec<Tensor> = spread.filter_map(picture).collect();
-    if read.is_empty() {
-        let problem = "none of its pictures can be read".to_owned();
-        return Err(Error::Data { path: pictures.root().to_owned(), problem });
+    for pictures in [&data.validation, &data.train] {
+        // Spread over the whole, since names often sort by kind.
+        let count = pictures.len().min(MOST_VALIDATED);
+        let spread = (0..count).map(|i| (i * pictures.len()).checked_div(count).unwrap_or(0));
+        let (channels, image_size) = (config.model.image_channels, config.model.image_size);
+        let picture = |idx| pictures.read_or_leave_out(idx, channels, image_size).transpose();
+        let read: Vec<Tensor> = spread.filter_map(picture).collect::<Result<_>>()?;
+        if !read.is_empty() {
+            return Ok(Tensor::stack(&read, 0)?);
+        }
     }
-    Ok(Tensor::stack(&read, 0)?)
+    Err(data.train.none_readable())
 }
 
 /// Images a second, and the share of time spent waiting.

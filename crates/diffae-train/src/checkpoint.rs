@@ -40,6 +40,11 @@ impl Checkpoints {
         !self.list().is_empty()
     }
 
+    /// Steps of the newest one, broken or not.
+    pub(crate) fn newest_step(&self) -> Option<usize> {
+        self.list().last().map(|&(step, _)| step)
+    }
+
     /// Removes them.
     pub(crate) fn remove_all(&self) -> Result<()> {
         for (_, path) in self.list() {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use candle_nn::Init;
 use diffae_infer::{LoadOptions, LocalDirection, ModelSource, Overwrite};
 use diffae_kernels::{differentiable, linear, no_gradients};
@@ -25,88 +25,117 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
     let config = folder.config();
     let mut source = ModelSource::open(folder.path(), &ArchitectureHints::default())?;
     let model = source.build(&LoadOptions::cpu())?;
-    let of_stage = (folder, Stage::Classifier);
-    let Some(codes) = Codes::of(of_stage, CODES_FILE, &model, &data.train, on_step)? else {
+    let mut encoded = |file, pictures| Codes::of_run((folder, Stage::Classifier), file, (&model, pictures), on_step);
+    let Some(codes) = encoded(CODES_FILE, &data.train)? else {
         return Ok(Outcome::Stopped);
     };
+    if codes.indices.is_empty() {
+        return Err(data.train.none_readable());
+    }
     // Those that the latent net was trained with, if there is one: pictures may have come since.
     let moments = source.latent_moments().cloned().map_or_else(|| codes.moments(), Ok)?;
     let train = Labelled::new(&codes, &moments, &data.train, labels)?;
-    if train.rows.is_empty() {
-        let problem = "no picture that is trained on has labels".to_owned();
-        return Err(Error::Data { path: data.train.root().to_owned(), problem });
-    }
     let validation = if data.validation.is_empty() {
         None
     } else {
-        let Some(codes) = Codes::of(of_stage, VALIDATION_CODES_FILE, &model, &data.validation, on_step)? else {
+        let Some(codes) = encoded(VALIDATION_CODES_FILE, &data.validation)? else {
             return Ok(Outcome::Stopped);
         };
-        Some(Labelled::new(&codes, &moments, &data.validation, labels)?).filter(|some| !some.rows.is_empty())
+        let labelled = || Labelled::new(&codes, &moments, &data.validation, labels);
+        let labelled = (!codes.indices.is_empty()).then(labelled).transpose()?;
+        labelled.filter(|labelled| !labelled.rows.is_empty())
     };
-    let (width, count) = (config.model.z_channels, labels.names.len());
-    let bound = (width as f64).sqrt().recip();
-    let init = Init::Uniform { lo: -bound, up: bound };
-    let ((weight, bias), mut parameters) = Parameters::build(config.seed, HashMap::new(), |vb| {
-        let vb = vb.pp("classifier");
-        Ok((vb.get_with_hints((count, width), "weight", init)?, vb.get_with_hints(count, "bias", init)?))
-    })?;
-    let stage = RowStage { folder, stage: Stage::Classifier, settings: &config.classifier, num_rows: train.rows.len() };
-    let loss_of = |labelled: &Labelled<'_>, rows: &[usize]| -> Result<Tensor> {
-        let (z, targets) = labelled.batch(rows, count)?;
-        let logits = linear(&z, &weight, &bias)?;
-        Ok(differentiable([&logits], |[logits]| cross_entropy(logits, &targets))?)
+    let stage = RowStage {
+        folder: Some(folder),
+        stage: Stage::Classifier,
+        settings: &config.classifier,
+        seed: config.seed,
+        num_rows: train.rows.len(),
     };
-    let loss = |_: usize, rows: &[usize]| loss_of(&train, rows);
-    let watch = |_: &Parameters, _: usize| {
-        let Some(validation) = &validation else { return Ok(None) };
-        let all: Vec<usize> = (0..validation.rows.len()).collect();
-        Ok(Some(f64::from(no_gradients(|| loss_of(validation, &all))?.to_scalar::<f32>()?)))
-    };
-    if stage.run(&mut parameters, on_step, &loss, &watch)? == Outcome::Stopped {
-        return Ok(Outcome::Stopped);
-    }
-    let (mut averages, mut current) = (parameters.averages()?, parameters.current()?);
-    let mut take = |from: Which, name: &str| {
-        let from = if from == Which::Average { &mut averages } else { &mut current };
-        let missing = || Error::Tensor(candle_core::Error::Msg(format!("{name} is missing")));
-        from.remove(&format!("classifier.{name}")).ok_or_else(missing)
-    };
-    let directions = match config.edit_directions {
-        // As released checkpoints do: edits go along the weights themselves, logits come from their averages.
-        EditDirections::Weights => take(Which::Current, "weight")?,
-        EditDirections::ClassMeans => train.differences_of_means(count)?,
-    };
-    let checkpoint = ClassifierCheckpoint {
-        directions,
-        weight: take(Which::Average, "weight")?,
-        bias: take(Which::Average, "bias")?,
-        latent_moments: Some(moments),
-    };
-    let directions = checkpoint.directions.clone();
+    let examples = Examples { train, validation, num_attributes: labels.names.len() };
+    let Some(fitted) = examples.fit(&stage, config.edit_directions, on_step)? else { return Ok(Outcome::Stopped) };
+    let Fitted { weight, bias, directions } = fitted;
+    let checkpoint =
+        ClassifierCheckpoint { directions: directions.clone(), weight, bias, latent_moments: Some(moments) };
     source.set_classifier(checkpoint, Some(labels.names.clone()))?;
     if config.edit_directions == EditDirections::ClassMeans {
         let fixed = |idx| Ok((idx, LocalDirection::fixed(&directions.get(idx)?)?));
-        source.set_local_directions(&(0..count).map(fixed).collect::<Result<_>>()?)?;
+        source.set_local_directions(&(0..labels.names.len()).map(fixed).collect::<Result<_>>()?)?;
     }
     source.write(folder.path(), DType::F32, Overwrite::Replace)?;
     Ok(Outcome::Finished)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Which {
-    Average,
-    Current,
+/// Labelled codes that a classifier is fitted to, and others that it is validated on.
+pub(crate) struct Examples<'a> {
+    pub(crate) train: Labelled<'a>,
+    pub(crate) validation: Option<Labelled<'a>>,
+    pub(crate) num_attributes: usize,
+}
+
+/// A linear classifier of attributes.
+#[derive(Debug)]
+pub(crate) struct Fitted {
+    /// Averages over the steps, `[A, D]`: logits come from them.
+    pub(crate) weight: Tensor,
+    /// The same of the biases, `[A]`.
+    pub(crate) bias: Tensor,
+    /// Which way edits go, `[A, D]`.
+    pub(crate) directions: Tensor,
+}
+
+impl Examples<'_> {
+    /// Fits the classifier; nothing if `on_step` stops it.
+    pub(crate) fn fit(
+        &self,
+        stage: &RowStage<'_>,
+        edit_directions: EditDirections,
+        on_step: &mut OnStep<'_>,
+    ) -> Result<Option<Fitted>> {
+        let (train, count) = (&self.train, self.num_attributes);
+        let width = train.z.dim(D::Minus1)?;
+        let bound = (width as f64).sqrt().recip();
+        let init = Init::Uniform { lo: -bound, up: bound };
+        let ((weight, bias), mut parameters) = Parameters::build(stage.seed, HashMap::new(), |vb| {
+            let vb = vb.pp("classifier");
+            Ok((vb.get_with_hints((count, width), "weight", init)?, vb.get_with_hints(count, "bias", init)?))
+        })?;
+        let loss_of = |labelled: &Labelled<'_>, rows: &[usize]| -> Result<Tensor> {
+            let (z, targets) = labelled.batch(rows, count)?;
+            let logits = linear(&z, &weight, &bias)?;
+            Ok(differentiable([&logits], |[logits]| cross_entropy(logits, &targets))?)
+        };
+        let loss = |_: usize, rows: &[usize]| loss_of(train, rows);
+        let watch = |_: &Parameters, _: usize| {
+            let Some(validation) = &self.validation else { return Ok(None) };
+            let all: Vec<usize> = (0..validation.rows.len()).collect();
+            Ok(Some(f64::from(no_gradients(|| loss_of(validation, &all))?.to_scalar::<f32>()?)))
+        };
+        if stage.run(&mut parameters, on_step, &loss, &watch)? == Outcome::Stopped {
+            return Ok(None);
+        }
+        let (mut averages, mut current) = (parameters.averages()?, parameters.current()?);
+        let missing = || Error::Tensor(candle_core::Error::Msg("the classifier's parameters are missing".to_owned()));
+        let mut average = |name: &str| averages.remove(name).ok_or_else(missing);
+        let [weight, bias] = ["classifier.weight", "classifier.bias"].map(&mut average);
+        let directions = match edit_directions {
+            // As released checkpoints do: edits go along the weights themselves, logits come from their averages.
+            EditDirections::Weights => current.remove("classifier.weight").ok_or_else(missing)?,
+            EditDirections::ClassMeans => train.differences_of_means(count)?,
+        };
+        Ok(Some(Fitted { weight: weight?, bias: bias?, directions }))
+    }
 }
 
 /// Normalized codes, and those of their rows whose pictures have labels, with these.
-struct Labelled<'a> {
-    z: Tensor,
-    rows: Vec<(u32, &'a [bool])>,
+pub(crate) struct Labelled<'a> {
+    /// `[n, D]`
+    pub(crate) z: Tensor,
+    pub(crate) rows: Vec<(u32, &'a [bool])>,
 }
 
 impl<'a> Labelled<'a> {
-    fn new(codes: &Codes, moments: &LatentMoments, pictures: &Pictures, labels: &'a Labels) -> Result<Self> {
+    pub(crate) fn new(codes: &Codes, moments: &LatentMoments, pictures: &Pictures, labels: &'a Labels) -> Result<Self> {
         let row = |(row, &picture): (usize, &u32)| {
             let name = pictures.name(usize::try_from(picture).ok()?);
             Some((u32::try_from(row).ok()?, labels.of(&name)?))
@@ -130,7 +159,7 @@ impl<'a> Labelled<'a> {
     }
 
     /// Codes `[N, D]` and targets `[N, count]` of some of the rows.
-    fn batch(&self, rows: &[usize], count: usize) -> Result<(Tensor, Tensor)> {
+    pub(crate) fn batch(&self, rows: &[usize], count: usize) -> Result<(Tensor, Tensor)> {
         let (mut indices, mut targets) = (vec![], vec![]);
         for &(row, present) in rows.iter().filter_map(|&row| self.rows.get(row)) {
             indices.push(row);

@@ -118,12 +118,16 @@ pub struct DataSettings {
     pub flip: f64,
     /// Share of pictures that are kept from training, by a hash of their names.
     pub validation_share: f64,
-    /// Largest share of unreadable pictures that a run puts up with.
+    /// Largest share of unreadable pictures that a run puts up with, over all that it reads.
     pub max_broken_share: f64,
     /// Threads that read pictures.
     pub workers: usize,
     /// Batches that are read ahead.
     pub prefetch: usize,
+    /// Which picture of a sample is taken: a key of a `WebDataset` (`jpg`, `seg.png`; `;` between alternatives; `*` for
+    /// every picture) or a column of Parquet files. If it is empty, the obvious one.
+    #[serde(default)]
+    pub picture_key: String,
 }
 
 /// What is cut out of a picture.
@@ -514,7 +518,7 @@ impl StageSettings {
         if self.ema_warmup { self.ema_decay.min((1. + t) / (10. + t)) } else { self.ema_decay }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         require(self.batch_size > 0, "batch_size", self.batch_size, "at least 1")?;
         let divides = self.accumulate > 0 && self.batch_size.is_multiple_of(self.accumulate);
         require(divides, "accumulate", self.accumulate, "a divisor of batch_size")?;

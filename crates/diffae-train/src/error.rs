@@ -89,22 +89,36 @@ pub enum Error {
         problem: String,
     },
     /// Too many pictures could not be read.
-    #[error("{broken} of {seen} pictures could not be read, more than the share {limit} that data.max_broken_share allows; the last was {}", last.display())]
+    #[error(
+        "{broken} of {seen} pictures could not be read, more than the share {limit} that data.max_broken_share allows; the last: {last}"
+    )]
     TooManyBroken {
         /// How many.
         broken: usize,
-        /// Of how many that were tried.
+        /// Pictures of the data.
         seen: usize,
         /// What is allowed.
         limit: f64,
-        /// One of them.
-        last: PathBuf,
+        /// The last one, with the reason.
+        last: String,
     },
     /// Another process works in the run folder.
     #[error("another run is at work in {}", path.display())]
     Locked {
         /// The folder.
         path: PathBuf,
+    },
+    /// The folder holds a run that has been begun.
+    #[error(
+        "a run was already started in {path}{how}; go on with it by `diffae train --out {path} --resume`, or choose \
+         another folder",
+        path = path.display()
+    )]
+    Started {
+        /// The folder.
+        path: PathBuf,
+        /// In what it differs from the one that was asked for, after a space; empty if in nothing.
+        how: String,
     },
     /// The run folder holds something else than this run.
     #[error("{}: {problem}", path.display())]

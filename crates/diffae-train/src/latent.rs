@@ -96,33 +96,35 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
     let config = folder.config();
     let source = ModelSource::open(folder.path(), &diffae_nets::weights::ArchitectureHints::default())?;
     let model = source.build(&LoadOptions::cpu())?;
-    let of_stage = (folder, Stage::Latent);
-    let Some(codes) = Codes::of(of_stage, CODES_FILE, &model, &data.train, on_step)? else {
+    let mut encoded = |file, pictures| Codes::of_run((folder, Stage::Latent), file, (&model, pictures), on_step);
+    let Some(codes) = encoded(CODES_FILE, &data.train)? else {
         return Ok(Outcome::Stopped);
     };
+    if codes.indices.is_empty() {
+        return Err(data.train.none_readable());
+    }
     let moments = codes.moments()?;
     let z = codes.normalized(&moments)?;
     let latent = config.latent_config()?;
     let settings = &config.latent;
     let LatentTrainer { net, mut parameters, schedule, .. } =
         LatentTrainer::new(&latent, settings, config.seed, HashMap::new())?;
-    let stage = RowStage { folder, stage: Stage::Latent, settings, num_rows: codes.indices.len() };
+    let num_rows = codes.indices.len();
     let loss = |step: usize, rows: &[usize]| {
         let rows: Vec<u32> = rows.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
         let z_0 = z.index_select(&Tensor::new(rows.as_slice(), &Device::Cpu)?, 0)?;
-        // Noise of its own: the first stage draws from the same purpose below these numbers.
-        let first = (1 << 48) + step * settings.batch_size;
-        let how = Drawing { seed: config.seed, purpose: Purpose::Noise, first, terminal: 0, terminal_share: 0. };
+        let first = step * settings.batch_size;
+        let how = Drawing { seed: config.seed, purpose: Purpose::LatentNoise, first, terminal: 0, terminal_share: 0. };
         let Draw { noise, timesteps } = Draw::new(&schedule, &z_0, how)?;
         latent_loss(&net, &schedule, (&z_0, &noise), &timesteps)
     };
     let validation = if data.validation.is_empty() {
         None
     } else {
-        let Some(codes) = Codes::of(of_stage, VALIDATION_CODES_FILE, &model, &data.validation, on_step)? else {
+        let Some(codes) = encoded(VALIDATION_CODES_FILE, &data.validation)? else {
             return Ok(Outcome::Stopped);
         };
-        Some(codes.normalized(&moments)?)
+        (!codes.indices.is_empty()).then(|| codes.normalized(&moments)).transpose()?
     };
     drop(model);
     let with_latent_net = |parameters: &Parameters| -> Result<ModelSource> {
@@ -142,6 +144,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
         let loss = no_gradients(|| latent_loss(&net, &schedule, (z_0, &noise), &timesteps))?;
         Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
     };
+    let stage = RowStage { folder: Some(folder), stage: Stage::Latent, settings, seed: config.seed, num_rows };
     if stage.run(&mut parameters, on_step, &loss, &watch)? == Outcome::Stopped {
         return Ok(Outcome::Stopped);
     }

@@ -31,6 +31,7 @@ mod classifier;
 mod config;
 mod data;
 mod error;
+mod estimate;
 mod latent;
 mod local_direction;
 mod networks;
@@ -41,6 +42,7 @@ mod preview;
 mod random;
 mod rows;
 mod run;
+mod teach;
 mod tensorboard;
 mod trainer;
 
@@ -58,23 +60,28 @@ pub use config::{
     Activations, Crop, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings,
     ObjectiveSettings, OptimizerKind, RunSettings, StageSettings, TrainConfig,
 };
-pub use data::{CELEBA_BOX, Labels, Lmdb, LmdbWriter, Pictures, Split};
+pub use data::{CELEBA_BOX, LabelForm, LabelRow, LabelTable, Labels, Lmdb, LmdbWriter, Pictures, Split, Strangers};
 pub use error::{Error, Result};
+pub use estimate::{Estimate, Planned, StageEstimate};
 pub use latent::{LatentTrainer, latent_loss};
 pub use local_direction::{NUM_JUDGEMENTS, OtherCodes, PairedCodes, fit_local_direction};
-pub use run::{Notes, RunFolder, Stage};
+pub use rows::{moments_of, normalized};
+pub use run::{Change, Notes, RunFolder, Stage, require_same};
+pub use teach::{AttributeScore, AttributeSettings, Lesson, Taught, fit_pair_row, teach};
 pub use trainer::{StepResult, Trainer};
 
-/// What a step is of.
+/// What a report is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
+    /// The training of a stage is about to begin, or to go on after the steps that its newest checkpoint has made.
+    Starting,
     /// Pictures are encoded, which a later stage is trained on.
     Encoding,
     /// Parameters are trained.
     Training,
 }
 
-/// What a caller learns after each step.
+/// What a caller learns before the first step of a stage and after each step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
     /// The stage.
@@ -85,13 +92,13 @@ pub struct StepReport {
     pub step: usize,
     /// Steps of the stage.
     pub num_steps: usize,
-    /// Loss of this step; 0 while pictures are encoded.
+    /// Loss of this step; 0 where nothing is trained.
     pub loss: f64,
     /// Pictures, or codes, of this step.
     pub batch: usize,
 }
 
-/// Is called after each step; a break saves a checkpoint and stops.
+/// Is called with each report; a break after a step saves a checkpoint, and stops.
 pub type OnStep<'a> = dyn FnMut(&StepReport) -> ControlFlow<()> + 'a;
 
 /// How training ended.
@@ -115,18 +122,27 @@ pub struct TrainOptions {
 /// Runs the stages that are missing; says on the log what it leaves out. The folder then holds the model.
 ///
 /// # Errors
-/// [`Error::Run`] if a stage lacks what an earlier one makes, or was begun and is not to be resumed;
+/// [`Error::Run`] if a stage lacks what an earlier one makes; [`Error::Started`] if it was begun and is not to be resumed;
+/// [`Error::Data`] if there are too few pictures or labels for a stage that is to run, before anything is trained;
 /// [`Error::Diverged`] if a loss is no number; others if data or files fail.
 pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep<'_>) -> Result<Outcome> {
     let config = folder.config().clone();
     let find = |split| Pictures::find(&folder.notes().data, &config.data, split);
-    let data = Data { train: find(Split::Train)?, validation: find(Split::Validation)? };
+    let mut data = Data { train: find(Split::Train)?, validation: find(Split::Validation)? };
+    let splits = [&mut data.train, &mut data.validation];
+    Pictures::count_unreadable(splits, folder.path(), config.data.max_broken_share)?;
     let pictures = [&data.train, &data.validation];
     let labels = folder.notes().labels.as_ref().map(|path| Labels::of_pictures(path, &pictures)).transpose()?;
-    let stages = Stage::ALL.into_iter().filter(|stage| options.stage.is_none_or(|only| only == *stage));
-    for stage in stages {
-        if folder.is_done(stage) {
-            tracing::warn!("stage {} is done already", stage.name());
+    let is_missing = |stage: &Stage| options.stage.is_none_or(|only| only == *stage) && !folder.is_done(*stage);
+    let missing: Vec<Stage> = Stage::ALL.into_iter().filter(is_missing).collect();
+    check_data(&config, &missing, (&data.train, labels.as_ref()))?;
+    for stage in Stage::ALL.into_iter().filter(|stage| options.stage.is_none_or(|only| only == *stage)) {
+        if !missing.contains(&stage) {
+            if options.resume {
+                tracing::info!("stage {} is done already", stage.name());
+            } else {
+                tracing::warn!("stage {} is done already", stage.name());
+            }
             continue;
         }
         if stage != Stage::Autoencoder {
@@ -163,11 +179,39 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
         }
         folder.set_done(stage)?;
     }
+    data.train.unreadable().say();
     Ok(Outcome::Finished)
 }
 
 /// What stands for the names of folders where a label file is expected.
 pub const FOLDER_LABELS: &str = "folders";
+
+/// Fails now, not after hours, if the pictures that are trained on, or their labels, are too few for one of some stages.
+///
+/// # Errors
+/// [`Error::Data`].
+pub fn check_data(
+    config: &TrainConfig,
+    stages: &[Stage],
+    (pictures, labels): (&Pictures, Option<&Labels>),
+) -> Result<()> {
+    let problem = |problem| Err(Error::Data { path: pictures.root().to_owned(), problem });
+    let needs = |stage: Stage| config.model.kind != Kind::Ddpm && stages.contains(&stage);
+    let classifies = labels.filter(|_| needs(Stage::Classifier));
+    if pictures.len() < 2 && (needs(Stage::Latent) || classifies.is_some()) {
+        return problem(
+            "there is only 1 picture to train on, and the stages after the autoencoder need at least 2; add pictures, or \
+             train that stage alone with --stage autoencoder"
+                .to_owned(),
+        );
+    }
+    match classifies {
+        Some(labels) if !(0..pictures.len()).any(|idx| labels.of(&pictures.name(idx)).is_some()) => {
+            problem("no picture that is trained on has labels".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
 
 fn train_autoencoder(
     folder: &RunFolder,
@@ -175,27 +219,34 @@ fn train_autoencoder(
     options: TrainOptions,
     on_step: &mut OnStep<'_>,
 ) -> Result<Outcome> {
-    let begun = autoencoder::is_begun(folder);
-    if begun && !options.resume {
-        let problem = format!(
-            "the run in it was begun; go on with `diffae train --out {} --resume`, or choose another folder",
-            folder.path().display()
-        );
-        return Err(Error::Run { path: folder.path().to_owned(), problem });
+    if autoencoder::is_begun(folder) && !options.resume {
+        return Err(Error::Started { path: folder.path().to_owned(), how: String::new() });
     }
-    let given = folder.notes().init_from.as_deref().map(parameters_of).transpose()?;
-    let names = given.as_ref().map(|given| given.keys().cloned().collect::<BTreeSet<_>>());
-    let mut trainer = Trainer::new(folder.config(), given.unwrap_or_default())?;
-    if let Some(names) = names {
-        check_names(&names, &trainer.averages()?.into_keys().collect())?;
-    }
-    folder.notes().freeze.iter().try_for_each(|part| trainer.freeze(part))?;
+    let mut trainer = Trainer::of_run(folder.config(), folder.notes())?;
     let outcome = autoencoder::run(folder, &mut trainer, data, on_step)?;
     if outcome == Outcome::Finished {
         let source = ModelSource::from_networks(folder.config().model_config()?, trainer.averages()?);
         source.write(folder.path(), DType::F32, Overwrite::Replace)?;
     }
     Ok(outcome)
+}
+
+impl Trainer {
+    /// Networks of a run as it begins: with the weights of another model where its notes name one, and with parts frozen.
+    ///
+    /// # Errors
+    /// [`Error::OtherNetworks`] if that model has another architecture; [`Error::Setting`] if there is no part to freeze;
+    /// others if it cannot be read.
+    pub fn of_run(config: &TrainConfig, notes: &Notes) -> Result<Self> {
+        let given = notes.init_from.as_deref().map(parameters_of).transpose()?;
+        let names = given.as_ref().map(|given| given.keys().cloned().collect::<BTreeSet<_>>());
+        let mut trainer = Self::new(config, given.unwrap_or_default())?;
+        if let Some(names) = names {
+            check_names(&names, &trainer.averages()?.into_keys().collect())?;
+        }
+        notes.freeze.iter().try_for_each(|part| trainer.freeze(part))?;
+        Ok(trainer)
+    }
 }
 
 /// Fails if weights to begin with lack a parameter of the networks, or have one more.

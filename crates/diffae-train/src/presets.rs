@@ -15,11 +15,15 @@ pub struct Preset {
 
 /// All presets: small ones first, then those of the paper.
 pub const PRESETS: [Preset; 12] = [
-    preset("smoke", "16 pixels, seconds on one core: for tests", include_str!("../presets/smoke.toml")),
-    preset("small32", "32 pixels, an hour on one CPU", include_str!("../presets/small32.toml")),
-    preset("small64", "64 pixels, hours on one CPU", include_str!("../presets/small64.toml")),
+    preset("smoke", "16 pixels: for tests, and for a look at what a run makes", include_str!("../presets/smoke.toml")),
+    preset(
+        "small32",
+        "32 pixels, without a GPU: a first model of your own pictures",
+        include_str!("../presets/small32.toml"),
+    ),
+    preset("small64", "64 pixels, without a GPU: a model worth keeping", include_str!("../presets/small64.toml")),
     preset("toonheads64", "the built-in model: cartoon faces", include_str!("../presets/toonheads64.toml")),
-    preset("compact64", "64 pixels, decodes in one shot, hours on one CPU", include_str!("../presets/compact64.toml")),
+    preset("compact64", "64 pixels, decodes in one shot, without a GPU", include_str!("../presets/compact64.toml")),
     preset("ffhq64_autoenc", "the paper's FFHQ at 64 pixels", include_str!("../presets/ffhq64_autoenc.toml")),
     preset("celeba64_autoenc", "the paper's CelebA at 64 pixels", include_str!("../presets/celeba64_autoenc.toml")),
     preset("ffhq128_autoenc", "the paper's FFHQ at 128 pixels", include_str!("../presets/ffhq128_autoenc.toml")),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use diffae_infer::{
-    DecodeOptions, LoadOptions, Model, ModelSource, NoisePurpose, NoiseSource, Overwrite, png_bytes, rgb_from_tensor,
-    sheet, write_atomically,
+    DecodeOptions, LoadOptions, Model, ModelSource, NoisePurpose, NoiseSource, Overwrite, Sheet, png_bytes,
+    rgb_from_tensor, write_atomically,
 };
 use diffae_schedule::{no_callback, no_noise};
 
@@ -60,10 +60,13 @@ impl Preview {
             } else {
                 model.invert(&self.x_0, z_sem.as_ref(), options.num_steps, &mut no_callback)?
             };
-            rows.extend([self.x_0.clone(), decode(&inverted)?]);
+            let name = if one_shot { "no x_T" } else { "inverted x_T" };
+            rows.extend([("original", self.x_0.clone()), (name, decode(&inverted)?)]);
         }
-        rows.extend([decode(&noise(0)?)?, decode(&noise(1)?)?]);
-        write_sheet(&self.run, &format!("images-{images:09}.png"), &rows)
+        let [first, second] = if with_z { ["random x_T", "another x_T"] } else { ["samples", ""] };
+        rows.extend([(first, decode(&noise(0)?)?), (second, decode(&noise(1)?)?)]);
+        let sheet = Sheet::new().with_title(format!("autoencoder after {images} images"));
+        write_sheet(&self.run.join("previews"), &format!("images-{images:09}.png"), sheet, &rows)
     }
 }
 
@@ -82,22 +85,22 @@ pub(crate) fn invented(run: &Path, config: &TrainConfig, model: &Model, images: 
         let z_sem = model.sample_z_sem(&z_terminal, steps, &mut no_callback)?;
         let x_terminal = model.random_x_terminal(NoiseSource::new(config.seed), places)?;
         let options = DecodeOptions::ddim(steps);
-        rows.push(model.decode(&x_terminal, Some(&z_sem), &options, &mut no_noise, &mut no_callback)?);
+        let name = if row == 0 { "samples" } else { "" };
+        rows.push((name, model.decode(&x_terminal, Some(&z_sem), &options, &mut no_noise, &mut no_callback)?));
     }
-    write_sheet(run, &format!("latent-{images:09}.png"), &rows)
+    let sheet = Sheet::new().with_title(format!("latent diffusion after {images} codes"));
+    write_sheet(&run.join("previews"), &format!("latent-{images:09}.png"), sheet, &rows)
 }
 
-/// Writes rows of pictures, each `[N, C, H, W]`.
-fn write_sheet(run: &Path, name: &str, rows: &[Tensor]) -> Result<()> {
-    let mut pictures = vec![];
-    for row in rows {
+/// Writes labelled rows of pictures, each `[N, C, H, W]`.
+fn write_sheet(folder: &Path, name: &str, mut sheet: Sheet, rows: &[(&str, Tensor)]) -> Result<()> {
+    for (label, row) in rows {
         let row = row.to_dtype(DType::F32)?;
         let row = (0..row.dim(0)?).map(|idx| Ok(rgb_from_tensor(&row.get(idx)?)?)).collect::<Result<Vec<_>>>()?;
-        pictures.push(row);
+        sheet.push(*label, row);
     }
-    let folder = run.join("previews");
-    fs::create_dir_all(&folder).map_err(at(&folder))?;
+    fs::create_dir_all(folder).map_err(at(folder))?;
     let path = folder.join(name);
-    let bytes = png_bytes(&sheet(&pictures), &[], &path)?;
+    let bytes = png_bytes(&sheet.draw(), &[], &path)?;
     Ok(write_atomically(&path, &bytes, Overwrite::Replace)?)
 }

@@ -14,6 +14,8 @@ pub(crate) enum Purpose {
     Flip,
     /// Timestep and noise of a picture; counter: as above.
     Noise,
+    /// Timestep and noise of a code of the latent stage; counter: its place in the sequence of all codes.
+    LatentNoise,
     /// Seeds of dropout; counter: step and part of the batch.
     Dropout,
     /// Initial weights; counter: a hash of the parameter's name.
@@ -26,11 +28,30 @@ pub(crate) enum Purpose {
 pub(crate) fn stream(seed: u64, purpose: Purpose, counter: u64) -> ChaCha20Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..16].copy_from_slice(&(purpose as u64).to_le_bytes());
+    let (number, counter) = purpose.place(counter);
+    key[8..16].copy_from_slice(&number.to_le_bytes());
     key[16..22].copy_from_slice(b"train\0");
     let mut stream = ChaCha20Rng::from_seed(key);
     stream.set_stream(counter);
     stream
+}
+
+/// More pictures than any first stage sees.
+const FIRST_LATENT_NOISE: u64 = 1 << 48;
+
+impl Purpose {
+    /// Number and counter of the generator. They decide what a seed makes, so those that exist never change.
+    fn place(self, counter: u64) -> (u64, u64) {
+        match self {
+            Self::Order => (0, counter),
+            Self::Flip => (1, counter),
+            Self::Noise => (2, counter),
+            Self::LatentNoise => (2, FIRST_LATENT_NOISE + counter),
+            Self::Dropout => (3, counter),
+            Self::Weights => (4, counter),
+            Self::Preview => (5, counter),
+        }
+    }
 }
 
 /// Standard normal numbers.
@@ -71,6 +92,15 @@ mod tests {
         assert_eq!(sorted, (0..100).collect::<Vec<_>>());
         assert_ne!(first, second);
         assert_eq!(first, permutation(1, 0, 100));
+    }
+
+    #[test]
+    fn purposes_share_no_values() {
+        use Purpose::{Dropout, Flip, LatentNoise, Noise, Order, Preview, Weights};
+        let first = |purpose| below(&mut stream(7, purpose, 3), usize::MAX);
+        let all = [Order, Flip, Noise, LatentNoise, Dropout, Weights, Preview].map(first);
+        let different: std::collections::BTreeSet<_> = all.into_iter().collect();
+        assert_eq!(different.len(), all.len());
     }
 
     #[test]

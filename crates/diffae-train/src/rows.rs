@@ -1,10 +1,11 @@
 //! What the two small stages share: training on the codes of all pictures.
 
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use diffae_infer::{Model, write_atomically};
 use diffae_kernels::{Gradients, record, run_in_pool};
 use diffae_nets::weights::{LatentMoments, SafetensorsFile, TensorSource, safetensors_bytes};
@@ -12,12 +13,12 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoints;
-use crate::config::StageSettings;
+use crate::config::{RunSettings, StageSettings};
 use crate::data::Pictures;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, at};
 use crate::parameters::Parameters;
 use crate::random::permutation;
-use crate::run::{RunFolder, Stage, ValidationLine};
+use crate::run::{Metrics, RunFolder, Stage, ValidationLine};
 use crate::{OnStep, Outcome, StepReport, Work};
 
 /// Pictures that are encoded at once.
@@ -50,13 +51,37 @@ struct Begun {
 const KEY: &str = "diffae:codes";
 const TRIED: &str = "diffae:tried";
 
-fn key(model: &Model, pictures: &Pictures) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(model.fingerprint().as_bytes());
-    for idx in 0..pictures.len() {
-        hasher.update(b"\n").update(pictures.name(idx).as_bytes());
+/// Pictures that are encoded, and where their codes are kept.
+pub(crate) struct Encoding<'a> {
+    pub(crate) file: &'a Path,
+    pub(crate) stage: Stage,
+    pub(crate) save_every: Duration,
+    pub(crate) model: &'a Model,
+    pub(crate) pictures: &'a Pictures,
+    /// Those that are wanted, by number.
+    pub(crate) wanted: &'a [usize],
+    /// Tells apart pictures of the same names.
+    pub(crate) origin: String,
+}
+
+impl Encoding<'_> {
+    fn key(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.model.fingerprint().as_bytes()).update(self.origin.as_bytes());
+        for &idx in self.wanted {
+            hasher.update(b"\n").update(self.pictures.name(idx).as_bytes());
+        }
+        hasher.finalize().to_hex().chars().take(16).collect()
     }
-    hasher.finalize().to_hex().chars().take(16).collect()
+
+    /// Those of some pictures that can be read, `[C, H, W]` each, and which they are.
+    fn read(&self, some: &[usize]) -> Result<(Vec<Tensor>, Vec<u32>)> {
+        let [channels, image_size, _] = self.model.image_shape();
+        let read = some.par_iter().map(|&idx| Ok((idx, self.pictures.read_or_leave_out(idx, channels, image_size)?)));
+        let read = read.collect::<Result<Vec<(usize, Option<Tensor>)>>>()?;
+        let present = read.into_iter().filter_map(|(idx, x)| Some((x?, u32::try_from(idx).unwrap_or(u32::MAX))));
+        Ok(present.unzip())
+    }
 }
 
 impl Begun {
@@ -83,51 +108,51 @@ impl Begun {
         let tensors = [("z_sem".to_owned(), Tensor::cat(&self.z_sem, 0)?), ("indices".to_owned(), indices)].into();
         let text = [(KEY.to_owned(), key.to_owned()), (TRIED.to_owned(), tried.to_string())].into();
         let bytes = safetensors_bytes(&tensors, &text)?;
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(at(folder))?;
+        }
         Ok(write_atomically(path, &bytes, diffae_infer::Overwrite::Replace)?)
     }
 }
 
 impl Codes {
-    /// Encodes all pictures, or reads what has been encoded before of the same pictures by the same model. Pictures that
-    /// cannot be read are left out. Nothing if `on_step` stops it; what is encoded by then is kept.
-    pub(crate) fn of(
+    /// Encodes all pictures of a run, with [`Codes::of`].
+    pub(crate) fn of_run(
         (folder, stage): (&RunFolder, Stage),
         file: &str,
-        model: &Model,
-        pictures: &Pictures,
+        (model, pictures): (&Model, &Pictures),
         on_step: &mut OnStep<'_>,
     ) -> Result<Option<Self>> {
-        let path = folder.path().join(file);
-        let key = key(model, pictures);
+        let wanted: Vec<usize> = (0..pictures.len()).collect();
+        let save_every = Duration::from_secs_f64(folder.config().run.save_every_secs);
+        let (file, wanted) = (&folder.path().join(file), wanted.as_slice());
+        Self::of(&Encoding { file, stage, save_every, model, pictures, wanted, origin: String::new() }, on_step)
+    }
+
+    /// Encodes pictures, or reads what has been encoded before of the same pictures by the same model. Pictures that cannot
+    /// be read are left out, if need be all. Nothing if `on_step` stops it; what is encoded by then is kept.
+    pub(crate) fn of(encoding: &Encoding<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Self>> {
+        let &Encoding { file, stage, save_every, model, wanted, .. } = encoding;
+        let key = encoding.key();
         // A file of other pictures, or of an earlier version that does not say of which, is made anew.
         let nothing = (Begun { z_sem: vec![], indices: vec![] }, 0);
-        let (mut codes, mut first) = Begun::read(&path, &key).unwrap_or(nothing);
-        let save_every = Duration::from_secs_f64(folder.config().run.save_every_secs);
+        let (mut codes, mut first) = Begun::read(file, &key).unwrap_or(nothing);
         let mut last_save = Instant::now();
-        let [channels, image_size, _] = model.image_shape();
-        let all: Vec<usize> = (0..pictures.len()).collect();
-        let num_steps = all.len().div_ceil(ENCODED_AT_ONCE);
-        while first < all.len() {
-            let some = &all[first..(first + ENCODED_AT_ONCE).min(all.len())];
-            let read = some.par_iter().map(|&idx| (idx, pictures.read(idx, channels, image_size)));
-            let mut present = vec![];
-            for (idx, read) in read.collect::<Vec<(usize, Result<Tensor>)>>() {
-                match read {
-                    Ok(x) => present.push((idx, x)),
-                    Err(error) => tracing::warn!("left out: {error} ({})", pictures.name(idx)),
-                }
-            }
-            if !present.is_empty() {
-                let x_0: Vec<&Tensor> = present.iter().map(|(_, x)| x).collect();
-                codes.z_sem.push(model.encode_semantic(&Tensor::stack(&x_0, 0)?)?);
-                codes.indices.extend(present.iter().map(|(idx, _)| u32::try_from(*idx).unwrap_or(u32::MAX)));
+        let num_steps = wanted.len().div_ceil(ENCODED_AT_ONCE);
+        while first < wanted.len() {
+            let some = &wanted[first..(first + ENCODED_AT_ONCE).min(wanted.len())];
+            let (x_0, indices) = encoding.read(some)?;
+            if !x_0.is_empty() {
+                let x_0 = Tensor::stack(&x_0, 0)?.to_device(model.device())?;
+                codes.z_sem.push(model.encode_semantic(&x_0)?.to_device(&Device::Cpu)?);
+                codes.indices.extend(indices);
             }
             first += some.len();
             let (work, step) = (Work::Encoding, first.div_ceil(ENCODED_AT_ONCE));
             let stop = on_step(&StepReport { stage, work, step, num_steps, loss: 0., batch: some.len() })
                 == ControlFlow::Break(());
-            if stop || first == all.len() || last_save.elapsed() >= save_every {
-                codes.write(&path, &key, first)?;
+            if stop || first == wanted.len() || last_save.elapsed() >= save_every {
+                codes.write(file, &key, first)?;
                 last_save = Instant::now();
             }
             if stop {
@@ -135,33 +160,51 @@ impl Codes {
             }
         }
         if codes.indices.is_empty() {
-            let problem = "none of its pictures can be read".to_owned();
-            return Err(Error::Data { path: pictures.root().to_owned(), problem });
+            return Ok(Some(Self { z_sem: Tensor::zeros((0, 1), DType::F32, &Device::Cpu)?, indices: vec![] }));
         }
         Ok(Some(Self { z_sem: Tensor::cat(&codes.z_sem, 0)?, indices: codes.indices }))
     }
 
-    /// Mean and standard deviation (with n - 1) of each direction.
+    /// [`moments_of`] these codes.
     pub(crate) fn moments(&self) -> Result<LatentMoments> {
-        let count = self.z_sem.dim(0)?;
-        if count < 2 {
-            let problem = "statistics of z_sem need at least two pictures".to_owned();
-            return Err(Error::Data { path: CODES_FILE.into(), problem });
-        }
-        let z = self.z_sem.to_dtype(DType::F64)?;
-        let mean = z.mean_keepdim(0)?;
-        let squares = z.broadcast_sub(&mean)?.sqr()?.sum(0)?;
-        let std = (squares / (count - 1) as f64)?.sqrt()?.maximum(LEAST_STD)?;
-        Ok(LatentMoments::new(mean.squeeze(0)?.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?)?)
+        moments_of(&self.z_sem)
     }
 
     /// `(z_sem - mean) / std`, `[n, D]`.
     pub(crate) fn normalized(&self, moments: &LatentMoments) -> Result<Tensor> {
-        let row = |x: &Tensor| x.reshape((1, ()));
-        let (mean, std) = (row(&moments.mean)?, row(&moments.std)?);
-        debug_assert_eq!(self.z_sem.dim(D::Minus1).ok(), mean.dim(D::Minus1).ok());
-        Ok(self.z_sem.broadcast_sub(&mean)?.broadcast_div(&std)?)
+        normalized(&self.z_sem, moments)
     }
+}
+
+/// Mean and standard deviation (with n - 1) of each number of codes.
+///
+/// # Shapes
+/// - `z_sem`: `[n, D]`; results: `[D]`, f32.
+/// # Errors
+/// [`Error::Data`] with fewer than two codes.
+pub fn moments_of(z_sem: &Tensor) -> Result<LatentMoments> {
+    let count = z_sem.dim(0)?;
+    if count < 2 {
+        let problem = "statistics of z_sem need at least two pictures".to_owned();
+        return Err(Error::Data { path: CODES_FILE.into(), problem });
+    }
+    let z = z_sem.to_dtype(DType::F64)?;
+    let mean = z.mean_keepdim(0)?;
+    let squares = z.broadcast_sub(&mean)?.sqr()?.sum(0)?;
+    let std = (squares / (count - 1) as f64)?.sqrt()?.maximum(LEAST_STD)?;
+    Ok(LatentMoments::new(mean.squeeze(0)?.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?)?)
+}
+
+/// `(z_sem - mean) / std`.
+///
+/// # Shapes
+/// - `z_sem`, result: `[n, D]`.
+/// # Errors
+/// If the statistics are of another width.
+pub fn normalized(z_sem: &Tensor, moments: &LatentMoments) -> Result<Tensor> {
+    let row = |x: &Tensor| x.reshape((1, ()));
+    let (mean, std) = (row(&moments.mean)?, row(&moments.std)?);
+    Ok(z_sem.broadcast_sub(&mean)?.broadcast_div(&std)?)
 }
 
 #[derive(Debug, Serialize)]
@@ -179,10 +222,20 @@ pub(crate) type Watch<'a> = dyn Fn(&Parameters, usize) -> Result<Option<f64>> + 
 
 /// A stage over `num_rows` rows.
 pub(crate) struct RowStage<'a> {
-    pub(crate) folder: &'a RunFolder,
+    /// The run whose checkpoints it goes on from and whose log it writes; without one it is done in one go.
+    pub(crate) folder: Option<&'a RunFolder>,
     pub(crate) stage: Stage,
     pub(crate) settings: &'a StageSettings,
+    pub(crate) seed: u64,
     pub(crate) num_rows: usize,
+}
+
+/// What a run keeps of a stage.
+struct Kept<'a> {
+    settings: &'a RunSettings,
+    checkpoints: Checkpoints,
+    metrics: Metrics,
+    last_save: Instant,
 }
 
 impl RowStage<'_> {
@@ -195,25 +248,16 @@ impl RowStage<'_> {
         loss: &(impl Fn(usize, &[usize]) -> Result<Tensor> + Sync),
         watch: &Watch<'_>,
     ) -> Result<Outcome> {
-        let run = &self.folder.config().run;
-        let (settings, seed) = (self.settings, self.folder.config().seed);
-        let checkpoints = Checkpoints::new(self.folder.path(), self.stage.name(), run.keep);
-        checkpoints.clear_partial();
-        let mut step = if checkpoints.any() { checkpoints.load_newest(parameters)? } else { 0 };
-        let mut metrics = self.folder.metrics(self.stage, step)?;
+        let settings = self.settings;
+        let (mut kept, mut step) = self.resumed(parameters)?;
         let num_steps = settings.num_steps();
+        let report = |work, step, loss, batch| StepReport { stage: self.stage, work, step, num_steps, loss, batch };
+        if on_step(&report(Work::Starting, step, 0., 0)) == ControlFlow::Break(()) {
+            return Ok(Outcome::Stopped);
+        }
         let mut order = (usize::MAX, vec![]);
-        let mut last_save = Instant::now();
         while step < num_steps {
-            let first = step * settings.batch_size;
-            let mut rows = Vec::with_capacity(settings.batch_size);
-            for place in first..first + settings.batch_size {
-                let epoch = place.checked_div(self.num_rows).unwrap_or(0);
-                if order.0 != epoch {
-                    order = (epoch, permutation(seed, epoch as u64, self.num_rows));
-                }
-                rows.push(order.1[place % self.num_rows]);
-            }
+            let rows = self.rows(step, &mut order);
             let (value, norms) = run_in_pool(|| -> Result<_> {
                 let mut gradients = Gradients::default();
                 let (loss, tape) = record(|| loss(step, &rows))?;
@@ -225,31 +269,23 @@ impl RowStage<'_> {
                 Ok((value, parameters.update(&gradients, settings, step)?))
             })?;
             step += 1;
-            if step % run.log_every_steps == 0 || step == num_steps {
-                let (images, lr, grad_norm) = (step * settings.batch_size, settings.lr_at(step - 1), norms.whole);
-                metrics.write(&Line { stage: self.stage, step, images, loss: value, lr, grad_norm })?;
-            }
-            let report = StepReport {
-                stage: self.stage,
-                work: Work::Training,
-                step,
-                num_steps,
-                loss: value,
-                batch: settings.batch_size,
-            };
-            let stop = on_step(&report) == ControlFlow::Break(());
-            let crossed =
-                (step * VALIDATIONS).checked_div(num_steps) > ((step - 1) * VALIDATIONS).checked_div(num_steps);
-            if crossed && !stop && run.preview_every_images > 0 {
+            let stop = on_step(&report(Work::Training, step, value, settings.batch_size)) == ControlFlow::Break(());
+            if let Some(kept) = &mut kept {
                 let images = step * settings.batch_size;
-                if let Some(validation_loss) = watch(parameters, images)? {
-                    let (stage, z_usage) = (self.stage, None);
-                    metrics.write(&ValidationLine { stage, step, images, validation_loss, z_usage })?;
+                if step % kept.settings.log_every_steps == 0 || step == num_steps {
+                    let (lr, grad_norm) = (settings.lr_at(step - 1), norms.whole);
+                    kept.metrics.write(&Line { stage: self.stage, step, images, loss: value, lr, grad_norm })?;
                 }
-            }
-            if stop || last_save.elapsed() >= Duration::from_secs_f64(run.save_every_secs) || step == num_steps {
-                checkpoints.save(parameters, step)?;
-                last_save = Instant::now();
+                let is_watched = kept.settings.preview_every_images > 0 && crosses_a_part(step, num_steps) && !stop;
+                if is_watched && let Some(validation_loss) = watch(parameters, images)? {
+                    let (stage, z_usage) = (self.stage, None);
+                    kept.metrics.write(&ValidationLine { stage, step, images, validation_loss, z_usage })?;
+                }
+                let due = kept.last_save.elapsed() >= Duration::from_secs_f64(kept.settings.save_every_secs);
+                if stop || due || step == num_steps {
+                    kept.checkpoints.save(parameters, step)?;
+                    kept.last_save = Instant::now();
+                }
             }
             if stop {
                 return Ok(Outcome::Stopped);
@@ -257,4 +293,34 @@ impl RowStage<'_> {
         }
         Ok(Outcome::Finished)
     }
+
+    /// Loads the newest checkpoint of the run, if there is one; the number of steps that have been made.
+    fn resumed(&self, parameters: &mut Parameters) -> Result<(Option<Kept<'_>>, usize)> {
+        let Some(folder) = self.folder else { return Ok((None, 0)) };
+        let settings = &folder.config().run;
+        let checkpoints = Checkpoints::new(folder.path(), self.stage.name(), settings.keep);
+        checkpoints.clear_partial();
+        let step = if checkpoints.any() { checkpoints.load_newest(parameters)? } else { 0 };
+        let metrics = folder.metrics(self.stage, step)?;
+        Ok((Some(Kept { settings, checkpoints, metrics, last_save: Instant::now() }), step))
+    }
+
+    /// The rows of a step. `order` is that of an epoch, and is kept from step to step.
+    fn rows(&self, step: usize, order: &mut (usize, Vec<usize>)) -> Vec<usize> {
+        let first = step * self.settings.batch_size;
+        let mut rows = Vec::with_capacity(self.settings.batch_size);
+        for place in first..first + self.settings.batch_size {
+            let epoch = place.checked_div(self.num_rows).unwrap_or(0);
+            if order.0 != epoch {
+                *order = (epoch, permutation(self.seed, epoch as u64, self.num_rows));
+            }
+            rows.push(order.1[place % self.num_rows]);
+        }
+        rows
+    }
+}
+
+/// Whether a step is the last of one of the parts between validations.
+fn crosses_a_part(step: usize, num_steps: usize) -> bool {
+    (step * VALIDATIONS).checked_div(num_steps) > ((step - 1) * VALIDATIONS).checked_div(num_steps)
 }

@@ -1,5 +1,7 @@
 //! The folder of a run: what it was asked to do, what it has done, its lock and its log.
 
+mod changes;
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use crate::config::TrainConfig;
 use crate::data::{Labels, Pictures, Split};
 use crate::error::{Error, Result, at};
 use crate::tensorboard::EventFile;
+
+pub use changes::{Change, require_same};
 
 const CONFIG_FILE: &str = "train.toml";
 const NOTES_FILE: &str = "run.json";
@@ -66,6 +70,9 @@ pub struct Notes {
     /// What tells the labels that the classifier was begun on from others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels_fingerprint: Option<String>,
+    /// Settings that were changed after the run was begun, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
 }
 
 /// A run folder that this process alone works in.
@@ -82,39 +89,66 @@ impl RunFolder {
     /// Opens a run, or begins one.
     ///
     /// # Errors
-    /// [`Error::Locked`] if another process works there; [`Error::Run`] if it holds a run of another config or data that
-    /// was begun, or files that are no run.
+    /// [`Error::Locked`] if another process works there; [`Error::Started`] if it holds a run of another config or data that
+    /// was begun; [`Error::Run`] if it holds files that are no run.
     pub fn open_or_create(path: &Path, config: &TrainConfig, notes: &Notes) -> Result<Self> {
-        if let Some(part) = notes.freeze.iter().find(|part| !["encoder", "unet"].contains(&part.as_str())) {
-            return Err(Error::Setting { key: "freeze", got: part.clone(), expected: "encoder or unet" });
-        }
-        if path.join(CONFIG_FILE).exists() {
-            let mut run = Self::open(path)?;
-            if run.config == *config
-                && (Notes { done: vec![], labels_fingerprint: None, ..run.notes.clone() }) == *notes
-            {
-                return Ok(run);
+        if let Some(mut run) = Self::suitable(path, config, notes)? {
+            if run.config != *config || run.begun_on() != *notes {
+                (run.config, run.notes) = (config.clone(), notes.clone());
+                run.write()?;
             }
-            if run.is_begun() {
-                let problem = "it holds a run with another config, data or labels; choose another folder, or go on with \
-                               the one there by --resume";
-                return Err(Error::Run { path: path.to_owned(), problem: problem.to_owned() });
-            }
-            // A first attempt that failed before its first checkpoint is in nobody's way.
-            (run.config, run.notes) = (config.clone(), notes.clone());
-            run.write()?;
             return Ok(run);
-        }
-        let foreign = fs::read_dir(path).into_iter().flatten().flatten().any(|entry| entry.file_name() != LOCK_FILE);
-        if foreign {
-            let problem = "the folder is not empty and holds no run".to_owned();
-            return Err(Error::Run { path: path.to_owned(), problem });
         }
         fs::create_dir_all(path).map_err(at(path))?;
         let lock = locked(path)?;
         let run = Self { path: path.to_owned(), config: config.clone(), notes: notes.clone(), _lock: lock };
         run.write()?;
         Ok(run)
+    }
+
+    /// Fails where [`RunFolder::open_or_create`] would, and makes nothing.
+    ///
+    /// # Errors
+    /// As [`RunFolder::open_or_create`].
+    pub fn check(path: &Path, config: &TrainConfig, notes: &Notes) -> Result<()> {
+        if Self::suitable(path, config, notes)?.is_some() {
+            return Ok(());
+        }
+        let is_there = |folder: &&Path| folder.as_os_str().is_empty() || folder.exists();
+        let above = path.ancestors().find(is_there).filter(|folder| !folder.as_os_str().is_empty());
+        let above = above.unwrap_or(Path::new("."));
+        tempfile::tempdir_in(above).map(drop).map_err(at(path))
+    }
+
+    /// The run that is there already and may be this one; none where there is nothing.
+    fn suitable(path: &Path, config: &TrainConfig, notes: &Notes) -> Result<Option<Self>> {
+        if let Some(part) = notes.freeze.iter().find(|part| !["encoder", "unet"].contains(&part.as_str())) {
+            return Err(Error::Setting { key: "freeze", got: part.clone(), expected: "encoder or unet" });
+        }
+        if path.join(CONFIG_FILE).exists() {
+            let run = Self::open(path)?;
+            // A first attempt that failed before its first checkpoint is in nobody's way.
+            if !run.is_begun() {
+                return Ok(Some(run));
+            }
+            let difference = match run.config.differences(config).first() {
+                Some((key, from, to)) => format!("with {key} = {from}, not {to}"),
+                None if run.begun_on() != *notes => "with other data, labels or weights to begin with".to_owned(),
+                None => return Ok(Some(run)),
+            };
+            return Err(Error::Started { path: path.to_owned(), how: format!(" {difference}") });
+        }
+        let foreign = fs::read_dir(path).into_iter().flatten().flatten().any(|entry| entry.file_name() != LOCK_FILE);
+        if foreign {
+            let problem = "the folder is not empty and holds no run".to_owned();
+            return Err(Error::Run { path: path.to_owned(), problem });
+        }
+        Ok(None)
+    }
+
+    /// What it was started on, without how far it is.
+    fn begun_on(&self) -> Notes {
+        Notes { done: vec![], labels_fingerprint: None, changes: vec![], ..self.notes.clone() }
     }
 
     /// Opens a run that has been begun.
@@ -174,8 +208,8 @@ impl RunFolder {
         !self.notes.done.is_empty() || Stage::ALL.iter().any(has_checkpoint)
     }
 
-    /// Gives the run labels, or other ones. A classifier that is trained, or begun on other labels, will be trained anew;
-    /// the model keeps the old one until then.
+    /// Gives the run labels, or other ones. A classifier that is trained or begun on other labels will be trained anew; the
+    /// model keeps the old one until then. Labels that the run has already change nothing.
     ///
     /// # Errors
     /// If they cannot be read or do not fit the pictures, in which case the run is as it was; [`Error::Io`] if that cannot
@@ -183,11 +217,13 @@ impl RunFolder {
     pub fn set_labels(&mut self, path: PathBuf) -> Result<()> {
         let find = |split| Pictures::find(&self.notes.data, &self.config.data, split);
         let labels = Labels::of_pictures(&path, &[&find(Split::Train)?, &find(Split::Validation)?])?;
-        let differ = self.notes.labels.as_ref().is_some_and(|noted| *noted != path);
-        if differ || self.is_done(Stage::Classifier) {
-            Checkpoints::new(&self.path, Stage::Classifier.name(), 1).remove_all()?;
-            self.notes.done.retain(|stage| *stage != Stage::Classifier);
+        if self.notes.labels.as_ref() == Some(&path)
+            && self.notes.labels_fingerprint.as_ref().is_none_or(|noted| *noted == labels.fingerprint())
+        {
+            return Ok(());
         }
+        Checkpoints::new(&self.path, Stage::Classifier.name(), 1).remove_all()?;
+        self.notes.done.retain(|stage| *stage != Stage::Classifier);
         self.notes.labels = Some(path);
         self.note_labels(&labels)
     }
@@ -223,7 +259,7 @@ impl RunFolder {
         let kept: String = text.lines().filter(stays).flat_map(|line| [line, "\n"]).collect();
         write_atomically(&path, kept.as_bytes(), Overwrite::Replace)?;
         let file = OpenOptions::new().append(true).open(&path).map_err(at(&path))?;
-        let events = EventFile::create(&self.path.join("tensorboard").join(stage.name()))?;
+        let events = EventFile::create(&self.path.join("tensorboard").join(stage.name()), step + 1)?;
         Ok(Metrics { path, file, events })
     }
 }
@@ -312,7 +348,10 @@ mod tests {
         run.set_labels(first.clone()).unwrap();
         run.set_done(Stage::Autoencoder).unwrap();
         drop(run);
-        assert!(open(&other).unwrap_err().to_string().contains("another config"));
+        let error = open(&other).unwrap_err().to_string();
+        assert!(error.contains("already started") && error.contains("seed = 0, not 7"), "{error}");
+        let same = Notes { labels: Some(first.clone()), ..notes.clone() };
+        assert!(RunFolder::check(&path, &other, &same).is_err() && RunFolder::check(&path, &config, &same).is_ok());
         let mut run = RunFolder::open(&path).unwrap();
         assert!(run.is_done(Stage::Autoencoder) && run.config() == &config);
         assert_eq!(run.notes().labels.as_ref(), Some(&first));
@@ -321,6 +360,9 @@ mod tests {
         assert!(run.set_labels(parent.path().join("missing.csv")).is_err());
         assert!(run.set_labels(labels("wrong.csv", "c.png,1\nb.png,0\n")).is_err());
         assert!(run.is_done(Stage::Classifier) && run.notes().labels.as_ref() == Some(&first));
+        // The same ones again neither.
+        run.set_labels(first.clone()).unwrap();
+        assert!(run.is_done(Stage::Classifier));
         // Other labels ask for another classifier, and for nothing else.
         run.set_labels(labels("other.csv", "a.png,0\nb.png,1\n")).unwrap();
         assert!(run.is_done(Stage::Autoencoder) && !run.is_done(Stage::Classifier));

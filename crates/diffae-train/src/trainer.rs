@@ -105,7 +105,8 @@ impl Trainer {
     /// One step on pictures `[N, C, H, W]` in `[-1, 1]`; timesteps, noise and dropout follow from the seed and the step.
     ///
     /// # Errors
-    /// If the arithmetic fails.
+    /// [`Error::Diverged`] if the loss is no number, before the optimizer changes anything; [`Error::Setting`] if
+    /// `autoencoder.accumulate` does not divide N; others if the arithmetic fails.
     pub fn step(&mut self, x_0: &Tensor) -> Result<StepResult> {
         let first = self.step * self.config.autoencoder.batch_size;
         let ObjectiveSettings { terminal_images: terminal, terminal_share, .. } = self.config.objective;
@@ -117,7 +118,7 @@ impl Trainer {
     /// One step of a diffusion with given timesteps and noise, both as `x_0` or one a picture.
     ///
     /// # Errors
-    /// If the arithmetic fails, or the networks are no diffusion.
+    /// As [`Trainer::step`], and if the networks are no diffusion.
     pub fn step_with(&mut self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<StepResult> {
         let given = self.networks.noised(x_0, noise, timesteps)?;
         self.step_on(x_0, &given)
@@ -126,49 +127,54 @@ impl Trainer {
     fn step_on(&mut self, x_0: &Tensor, given: &Given) -> Result<StepResult> {
         // The tape belongs to the thread that records it, so the whole step runs on one of the pool.
         run_in_pool(|| {
-            let mut result = StepResult {
-                loss: 0.,
-                loss_discriminator: None,
-                grad_norm: f64::NAN,
-                grad_norm_encoder: f64::NAN,
-                grad_norm_unet: f64::NAN,
-                activation_bytes: 0,
-            };
+            let (mut loss, mut loss_discriminator, mut activation_bytes) = (0., None, 0);
             let (mut gradients, mut judging) = (Gradients::default(), Gradients::default());
-            let parts = self.config.autoencoder.accumulate;
-            let size = x_0.dim(0)?.checked_div(parts).unwrap_or(0);
+            let (parts, size) = (self.config.autoencoder.accumulate, self.part_size(x_0.dim(0)?)?);
             for part in 0..parts {
                 let x_0 = x_0.narrow(0, part * size, size)?.contiguous()?;
                 let given = given.narrow(part * size, size)?;
                 let (forward, bytes) = self.accumulate(&x_0, &given, part, &mut gradients)?;
-                result.loss += f64::from(forward.loss.to_scalar::<f32>()?);
-                result.activation_bytes = bytes;
+                loss += f64::from(forward.loss.to_scalar::<f32>()?);
+                activation_bytes = bytes;
                 if let Some((real, made)) = &forward.shown {
-                    let loss = self.judge(real, made, &mut judging)?;
-                    result.loss_discriminator = Some(result.loss_discriminator.unwrap_or(0.) + loss);
+                    let of_part = self.judge(real, made, &mut judging)?;
+                    loss_discriminator = Some(loss_discriminator.unwrap_or(0.) + of_part);
                 }
-                if !result.loss.is_finite() {
-                    break;
+                // A step on a loss that is no number would ruin what has been learnt.
+                let all = [Some(loss), loss_discriminator].into_iter().flatten();
+                if let Some(loss) = all.into_iter().find(|loss: &f64| !loss.is_finite()) {
+                    let pictures = format!("{} that the caller chose", x_0.dim(0)?);
+                    return Err(Error::Diverged { loss, step: self.step, pictures });
                 }
                 for BatchMoments { path, mean, variance } in forward.moments {
                     self.parameters.set(&format!("{path}.running_mean"), &mean)?;
                     self.parameters.set(&format!("{path}.running_var"), &variance)?;
                 }
             }
-            // A step on a loss that is no number would ruin what has been learnt.
-            let is_finite = result.loss.is_finite() && result.loss_discriminator.is_none_or(f64::is_finite);
-            if !is_finite {
-                return Ok(StepResult { loss: f64::NAN, ..result });
-            }
             let settings = &self.config.autoencoder;
             let Norms { whole, encoder, unet } =
                 self.parameters.update_part(Part::Model, &gradients, settings, self.step)?;
-            if result.loss_discriminator.is_some() {
+            if loss_discriminator.is_some() {
                 self.parameters.update_part(Part::Discriminator, &judging, settings, self.step)?;
             }
             self.step += 1;
-            Ok(StepResult { grad_norm: whole, grad_norm_encoder: encoder, grad_norm_unet: unet, ..result })
+            Ok(StepResult {
+                loss,
+                loss_discriminator,
+                grad_norm: whole,
+                grad_norm_encoder: encoder,
+                grad_norm_unet: unet,
+                activation_bytes,
+            })
         })
+    }
+
+    /// Pictures of each part of a batch.
+    fn part_size(&self, count: usize) -> Result<usize> {
+        let parts = self.config.autoencoder.accumulate;
+        let size = count.checked_div(parts).filter(|size| size * parts == count);
+        let (key, expected) = ("autoencoder.accumulate", "a divisor of the number of pictures of a step");
+        size.ok_or_else(|| Error::Setting { key, got: format!("{parts} at a step of {count} pictures"), expected })
     }
 
     /// Runs a part of a batch forward and back.

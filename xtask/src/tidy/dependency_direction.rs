@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::manifest;
 use super::problem::Problem;
 use super::tree::Tree;
-use crate::repository;
+use xtask::repository;
 
 /// The layers: each crate with the crates right below it. It may depend on these and on everything below them.
 const LAYERS: [(&str, &[&str]); 7] = [
@@ -23,8 +23,8 @@ const LAYERS: [(&str, &[&str]); 7] = [
 ];
 /// The top of the layers: nothing depends on it.
 const COMMAND_LINE: &str = "diffae-cli";
-/// Stands beside the layers and may look at any of them but the top.
-const XTASK: &str = "xtask";
+/// Chores of the repository stand beside the layers and may look at any of them but the top.
+const CHORES: [&str; 3] = ["xtask", "xtask-datasets", "xtask-lab"];
 /// Errors without a type are for programs; a library says what can go wrong.
 const UNTYPED_ERRORS: &str = "anyhow";
 
@@ -75,7 +75,7 @@ pub(super) fn check(tree: &Tree, metadata: &Metadata) -> Vec<Problem> {
                 problems.push(Problem::of_file(path, format!("the package has no {field}")));
             }
         }
-        if package.name != XTASK && !LAYERS.iter().any(|(name, _)| *name == package.name) {
+        if !is_chore(&package.name) && !LAYERS.iter().any(|(name, _)| *name == package.name) {
             let message = format!("{} has no layer: add it to xtask/src/tidy/dependency_direction.rs", package.name);
             problems.push(Problem::of_file(path, message));
             continue;
@@ -85,7 +85,7 @@ pub(super) fn check(tree: &Tree, metadata: &Metadata) -> Vec<Problem> {
         for name in names {
             let message = if members.contains(name) && !may_depend(&package.name, name) {
                 format!("{} must not depend on {name}: dependencies point down the layers", package.name)
-            } else if name == UNTYPED_ERRORS && ![COMMAND_LINE, XTASK].contains(&package.name.as_str()) {
+            } else if name == UNTYPED_ERRORS && package.name != COMMAND_LINE && !is_chore(&package.name) {
                 format!("{} is a library: its errors are an enum, not {UNTYPED_ERRORS}", package.name)
             } else {
                 continue;
@@ -98,10 +98,14 @@ pub(super) fn check(tree: &Tree, metadata: &Metadata) -> Vec<Problem> {
     problems
 }
 
+fn is_chore(name: &str) -> bool {
+    CHORES.contains(&name)
+}
+
 /// Whether the crate `from` stands above the crate `to`.
 fn may_depend(from: &str, to: &str) -> bool {
-    if from == XTASK {
-        return to != COMMAND_LINE;
+    if is_chore(from) {
+        return to != COMMAND_LINE && to != from;
     }
     let right_below = LAYERS.iter().filter(|(name, _)| *name == from).flat_map(|(_, below)| below.iter());
     right_below.into_iter().any(|below| *below == to || may_depend(below, to))
@@ -141,6 +145,7 @@ mod tests {
             ("diffae-infer", "diffae-schedule"),
             ("diffae-nets", "diffae-kernels"),
             ("xtask", "diffae-train"),
+            ("xtask", "xtask-datasets"),
         ] {
             assert!(may_depend(from, to), "{from} on {to}");
         }

@@ -4,12 +4,13 @@ use anyhow::{Context, Result, bail};
 use diffae_infer::{AlignedFace, FaceBoxes, FacePlace, Input, ShapePredictor, align_face, list_inputs};
 use serde::Serialize;
 
-use crate::args::{AlignArgs, FacePlaceArgs};
+use crate::args::{AlignArgs, BrokenArgs, FacePlaceArgs};
 use crate::output::{OutputDir, Provenance, say, say_json};
+use crate::pictures::list_readable;
 use crate::progress::Progress;
 use crate::session::catch_interrupts;
 
-/// What was found in a picture.
+/// Face found in an image.
 #[derive(Debug, Serialize)]
 struct Found {
     name: String,
@@ -21,17 +22,22 @@ struct Found {
     corners: [[f64; 2]; 4],
 }
 
-/// Cuts a face out of each picture. A picture that is unfit does not stop the others, but the command fails in the end.
+/// Cuts a face out of each picture. A picture that is unfit does not stop the others, but the command fails in the end;
+/// with `--skip-broken` not because of those that cannot be read.
 pub(crate) fn run(args: &AlignArgs) -> Result<()> {
     let place = place(&args.place)?;
     catch_interrupts();
-    let inputs = list_inputs(&args.pictures.input)?;
+    let paths = &args.pictures.input;
+    let inputs = match &args.pictures.broken {
+        skipping @ BrokenArgs { skip_broken: true } => list_readable(paths, skipping)?,
+        _ => list_inputs(paths)?,
+    };
     let files: Vec<String> = inputs.iter().map(|input| format!("{}.png", input.name)).collect();
     let output = OutputDir::new(&args.out.out, &files, args.out.force.overwrite())?;
     let predictor = ShapePredictor::open(&args.landmarks)?;
     let provenance = Provenance::without_model().with("size", &args.size);
     let progress = Progress::start("align", inputs.len(), 1);
-    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    let (mut found, mut failed, mut hint) = (Vec::new(), Vec::new(), "");
     for (input, file) in inputs.iter().zip(&files) {
         match align(input, &place, &predictor, args.size) {
             Ok(face) => {
@@ -47,6 +53,9 @@ pub(crate) fn run(args: &AlignArgs) -> Result<()> {
             Err(error) => {
                 tracing::warn!("{error:#}");
                 failed.push(input.name.as_str());
+                if is_unreadable(&error) {
+                    hint = "; --skip-broken leaves out those that cannot be read";
+                }
             }
         }
         progress.check(1)?;
@@ -62,9 +71,15 @@ pub(crate) fn run(args: &AlignArgs) -> Result<()> {
         say(&format!("wrote {} {faces} to {}", found.len(), args.out.out.display()))?;
     }
     if !failed.is_empty() {
-        bail!("{} of {} pictures could not be aligned: {}", failed.len(), inputs.len(), failed.join(", "))
+        bail!("{} of {} images could not be aligned: {}{hint}", failed.len(), inputs.len(), failed.join(", "))
     }
     Ok(())
+}
+
+/// Whether the picture itself is the reason.
+fn is_unreadable(error: &anyhow::Error) -> bool {
+    use diffae_infer::Error::{DamagedPicture, Image, Io, UnreadPicture};
+    matches!(error.downcast_ref(), Some(DamagedPicture { .. } | Image { .. } | Io { .. } | UnreadPicture { .. }))
 }
 
 fn place(args: &FacePlaceArgs) -> Result<FacePlace> {
@@ -73,7 +88,7 @@ fn place(args: &FacePlaceArgs) -> Result<FacePlace> {
         FacePlaceArgs { boxes: Some(path), .. } => Ok(FacePlace::Listed(FaceBoxes::open(path)?)),
         FacePlaceArgs { whole: true, .. } => Ok(FacePlace::Middle),
         _ => bail!(
-            "nothing says where the face is: give --box LEFT,TOP,WIDTH,HEIGHT, --boxes FILE for many pictures, or \
+            "the position of the face is unknown: give --box LEFT,TOP,WIDTH,HEIGHT, --boxes FILE for many images, or \
              --whole if they show head and shoulders"
         ),
     }

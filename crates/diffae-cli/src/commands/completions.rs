@@ -1,10 +1,15 @@
 //! `diffae completions SHELL`
 
-use clap::CommandFactory;
+use std::io::Write;
 
-use crate::args::{Cli, CompletionsArgs};
+use anyhow::Result;
+
+use crate::args::{CompletionsArgs, command};
 
 /// Prints the script.
-pub(crate) fn run(args: &CompletionsArgs) {
-    clap_complete::generate(args.shell, &mut Cli::command(), "diffae", &mut std::io::stdout());
+pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
+    let mut script = Vec::new();
+    // The generator panics where it cannot write, as into a pipe that is closed.
+    clap_complete::generate(args.shell, &mut command(), "diffae", &mut script);
+    Ok(std::io::stdout().write_all(&script)?)
 }

@@ -1,75 +1,115 @@
 //! `diffae decode --model MODEL codes.safetensors --out DIR`
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
-use diffae_infer::{Codes, DecodeOptions, NoiseSource};
+use diffae_infer::{Codes, DecodeOptions, NoiseSource, Settings, pick_codes};
 use diffae_schedule::Clip;
 
 use crate::args::{DecodeArgs, GlobalArgs, XTerminalChoice};
-use crate::output::{PictureOutput, Provenance, say};
-use crate::progress::Progress;
-use crate::session::Session;
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
+use crate::progress::{Job, Noun, Work};
+use crate::session::{Decoding, Session};
 
-/// Decodes all codes of a file.
+const COMMAND: &str = "decode";
+
+/// Codes, and which of them are decoded.
+struct Chosen {
+    codes: Codes,
+    indices: Vec<usize>,
+}
+
+/// Everything that decoding needs.
+struct Decode<'a> {
+    session: &'a Session,
+    args: &'a DecodeArgs,
+    chosen: &'a Chosen,
+    records: &'a [Record],
+}
+
+/// Decodes all codes of a file, or those that were chosen.
 pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
-    let codes = Codes::read(&args.codes)?;
-    let mut output = PictureOutput::new(&args.out.out, &codes.names, args.out.force.overwrite())?;
+    let (codes, indices) = pick_codes(&args.codes)?;
+    let chosen = Chosen { codes, indices };
+    let record = |&idx: &usize| {
+        let note = Settings::from([("index".to_owned(), idx.into())]);
+        Record { name: chosen.codes.names[idx].clone(), note }
+    };
+    let records: Vec<Record> = chosen.indices.iter().map(record).collect();
+    let mut output = PictureOutput::open(OutputPlan {
+        out: &args.out.out,
+        command: COMMAND,
+        records: records.clone(),
+        sheets: vec![],
+        overwrite: args.out.force.overwrite(),
+    })?;
     let session = Session::open(global, &args.model, &args.batch)?;
-    check(&codes, &session, args)?;
-    let noise = NoiseSource::new(args.random.seed);
-    let options = DecodeOptions { num_steps: args.decoding.steps, eta: args.eta, clip: Clip::UnitRange };
-    let provenance = Provenance::new(session.model.fingerprint())
-        .with("steps", &args.decoding.steps)
-        .with("seed", &args.random.seed);
-    let progress = Progress::start("decode", codes.names.len(), args.decoding.steps);
-    let mut start = 0;
-    for names in codes.names.chunks(session.batch_size()) {
-        let part = |tensor: &Tensor| tensor.narrow(0, start, names.len())?.to_device(session.model.device());
-        let z_sem = codes.z_sem.as_ref().map(part).transpose()?;
-        let indices = start as u64..(start + names.len()) as u64;
-        let x_terminal = match (args.x_t, &codes.x_terminal) {
-            (XTerminalChoice::Stored, Some(x_terminal)) => part(x_terminal)?,
-            (XTerminalChoice::Stored, None) if session.is_one_shot() => session.model.zero_x_terminal(names.len())?,
-            (XTerminalChoice::Stored, None) => bail!("the codes hold no x_T; use --x-t random or --x-t zero"),
-            (XTerminalChoice::Random, _) => session.random_x_terminal(noise, indices.clone())?,
-            (XTerminalChoice::Zero, _) => session.model.zero_x_terminal(names.len())?,
-        };
-        let x_0 =
-            session.model.decode(&x_terminal, z_sem.as_ref(), &options, &mut noise.steps(indices), &mut |_| {
-                progress.step(names.len())
-            })?;
-        output.write(&x_0, names, &provenance)?;
-        start += names.len();
+    check(&chosen.codes, &session, args)?;
+    let public = Settings::from([
+        ("model".to_owned(), session.model.fingerprint().into()),
+        ("steps".to_owned(), args.decoding.steps.into()),
+        ("seed".to_owned(), args.random.seed.into()),
+        ("eta".to_owned(), args.eta.into()),
+    ]);
+    let mut hidden = session.run_settings(global);
+    hidden.insert("x-t".to_owned(), format!("{:?}", args.x_t).into());
+    hidden.insert(
+        "inputs".to_owned(),
+        diffae_infer::list_subjects(std::slice::from_ref(&args.codes))?.fingerprint()?.into(),
+    );
+    let resume = args.resume.mode(&args.out.force);
+    let num_kept = output.begin(Begin { public, hidden, num_items: records.len(), resume })?;
+    let decoded = Decode { session: &session, args, chosen: &chosen, records: &records }.run(&mut output, num_kept);
+    output.guard(decoded)?;
+    let written = output.commit()?;
+    if args.json.json { written.say_json() } else { written.say() }
+}
+
+impl Decode<'_> {
+    /// Decodes what is not kept yet, batch by batch.
+    fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
+        let Self { session, args, chosen: Chosen { codes, indices }, records } = *self;
+        let noise = NoiseSource::new(args.random.seed);
+        let options = DecodeOptions { num_steps: args.decoding.steps, eta: args.eta, clip: Clip::UnitRange };
+        let decoder = (records.len() - num_kept) * session.decoding_calls(args.decoding.steps);
+        let work = Work { decoder, ..Work::default() };
+        let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: records.len(), num_kept, work };
+        let progress = session.progress(job);
+        let mut start = num_kept;
+        for records in records[num_kept..].chunks(session.batch_size()) {
+            let indices = &indices[start..start + records.len()];
+            let part = |tensor: &Tensor| -> Result<Tensor> {
+                let rows =
+                    indices.iter().map(|&idx| tensor.narrow(0, idx, 1)).collect::<candle_core::Result<Vec<_>>>()?;
+                Ok(Tensor::cat(&rows, 0)?.to_device(session.model.device())?)
+            };
+            let z_sem = codes.z_sem.as_ref().map(part).transpose()?;
+            let numbers: Vec<u64> = indices.iter().map(|&idx| idx as u64).collect();
+            let x_terminal = match (args.x_t, &codes.x_terminal) {
+                (XTerminalChoice::Stored, Some(x_terminal)) => part(x_terminal)?,
+                (XTerminalChoice::Stored, None) if session.is_one_shot() => {
+                    session.model.zero_x_terminal(records.len())?
+                }
+                (XTerminalChoice::Stored, None) => bail!("the codes hold no x_T; use --x-t random or --x-t zero"),
+                (XTerminalChoice::Random, _) => session.random_x_terminal(noise, numbers.iter().copied())?,
+                (XTerminalChoice::Zero, _) => session.model.zero_x_terminal(records.len())?,
+            };
+            let how = Decoding { options, noise: &mut noise.steps(numbers) };
+            let x_0 = session.decode_as(&x_terminal, z_sem.as_ref(), how, &progress)?;
+            output.write(&x_0, &records.iter().collect::<Vec<_>>())?;
+            start += records.len();
+            output.keep(start, serde_json::Value::Null)?;
+            progress.done(records.len());
+        }
+        progress.finish();
+        Ok(())
     }
-    progress.finish();
-    output.commit(&provenance)?;
-    say(&format!("wrote {} pictures to {}", codes.names.len(), args.out.out.display()))
 }
 
 /// Fails if the codes cannot be those of the model.
 fn check(codes: &Codes, session: &Session, args: &DecodeArgs) -> Result<()> {
-    let model = &session.model;
-    let foreign = !codes.fingerprint.is_empty() && codes.fingerprint != model.fingerprint();
-    if foreign && !args.any_model {
-        bail!(
-            "{} was made by model {}, not by {}, which is {}; --any-model decodes it all the same",
-            args.codes.display(),
-            codes.fingerprint,
-            args.model.model.display(),
-            model.fingerprint(),
-        )
+    if !args.any_model {
+        codes.check_made_by(&session.model, &args.codes).context("--any-model decodes codes of another model")?;
     }
-    let width = codes.z_sem.as_ref().map(|z_sem| z_sem.dims()[1]);
-    let expected = model.config().z_channels();
-    if width != expected {
-        let show = |width: Option<usize>| width.map_or("none".to_owned(), |width| format!("of width {width}"));
-        bail!("the codes' z_sem is {}, the model expects {}", show(width), show(expected))
-    }
-    if let Some(x_terminal) = &codes.x_terminal
-        && x_terminal.dims()[1..] != model.x_terminal_shape()
-    {
-        let expected = model.x_terminal_shape();
-        bail!("the codes' x_T is {:?} a picture, the model expects {expected:?}", &x_terminal.dims()[1..])
-    }
+    codes.check_sizes(&session.model, &args.codes)?;
     session.check_steps("--steps", args.decoding.steps)
 }

@@ -1,61 +1,111 @@
 //! `diffae encode --model MODEL INPUT.. --out codes.safetensors`
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
-use diffae_infer::{Codes, list_inputs};
+use diffae_infer::{Codes, Input, PartialFolder, Settings, list_subjects};
+use diffae_nets::weights::safetensors_bytes;
+use serde_json::{Value, json};
 
 use crate::args::{EncodeArgs, GlobalArgs};
-use crate::output::{Provenance, is_safetensors, refuse_existing, say};
-use crate::progress::Progress;
+use crate::output::{Provenance, is_safetensors, make_parents, refuse_existing, say, say_json};
+use crate::picture_output::{joined_parts, part_name, tell_going_on, tell_kept};
+use crate::pictures::list_readable;
+use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
+
+const COMMAND: &str = "encode";
+
+/// What is encoded, and how.
+struct Encoding<'a> {
+    session: &'a Session,
+    inputs: &'a [Input],
+    /// None for `z_sem` alone.
+    num_steps: Option<usize>,
+}
 
 /// Encodes all pictures into one file.
 pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
-    if !is_safetensors(&args.out.out) {
-        bail!("--out is {}, expected a name that ends in .safetensors", args.out.out.display())
+    let (out, overwrite) = (&args.out.out, args.out.force.overwrite());
+    if !is_safetensors(out) {
+        bail!("--out is {}, expected a name that ends in .safetensors", out.display())
     }
-    let overwrite = args.out.force.overwrite();
-    refuse_existing(&args.out.out, overwrite)?;
-    let inputs = list_inputs(&args.pictures.input)?;
+    refuse_existing(out, overwrite)?;
+    let inputs = list_readable(&args.pictures.input, &args.pictures.broken)?;
+    let mut partial = PartialFolder::open(out, COMMAND)?;
     let session = Session::open(global, &args.model, &args.batch)?;
     if args.semantic_only && !session.has_z_sem() {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())
     }
-    let semantic_only = args.semantic_only || session.is_one_shot();
-    let num_steps = if semantic_only { 1 } else { args.steps };
-    let progress = Progress::start("encode", inputs.len(), num_steps);
-    let (mut z_sems, mut x_terminals) = (Vec::new(), Vec::new());
-    for batch in inputs.chunks(session.batch_size()) {
-        let x_0 = session.read(batch)?;
-        let z_sem = session.encode_semantic(&x_0)?;
-        if semantic_only {
-            if progress.step(batch.len()).is_break() {
-                return Err(diffae_infer::Error::Interrupted.into());
-            }
-        } else {
-            x_terminals.push(session.invert(&x_0, z_sem.as_ref(), args.steps, &progress)?);
-        }
-        z_sems.extend(z_sem);
+    let num_steps = (!args.semantic_only && !session.is_one_shot()).then_some(args.steps);
+    if let Some(num_steps) = num_steps {
+        session.check_steps("--steps", num_steps)?;
     }
-    progress.finish();
+    let mut settings = Settings::from([("model".to_owned(), session.model.fingerprint().into())]);
+    settings.extend(num_steps.map(|num_steps| ("steps".to_owned(), num_steps.into())));
+    let mut decisive = session.run_settings(global);
+    decisive.extend(settings.clone());
+    decisive.insert("inputs".to_owned(), list_subjects(&args.pictures.input)?.fingerprint()?.into());
+    let num_kept = partial.begin(&decisive, args.resume.mode(&args.out.force))?;
+    tell_going_on(num_kept, inputs.len());
+    let encoding = Encoding { session: &session, inputs: &inputs, num_steps };
+    let encoded = encoding.encode(&mut partial, num_kept);
+    encoded.map_err(|error| tell_kept(error, partial.num_kept(), inputs.len()))?;
     let codes = Codes {
-        z_sem: joined(&z_sems)?,
-        x_terminal: joined(&x_terminals)?,
+        z_sem: joined_parts(&partial, "z_sem")?,
+        x_terminal: joined_parts(&partial, "x_T")?,
         names: inputs.into_iter().map(|input| input.name).collect(),
         fingerprint: session.model.fingerprint().to_owned(),
     };
-    let mut provenance = Provenance::new(session.model.fingerprint());
-    if !semantic_only {
-        provenance = provenance.with("steps", &args.steps);
+    make_parents(out)?;
+    codes.write(out, Provenance::without_model().with_all(&settings).entries(), overwrite)?;
+    partial.discard();
+    if args.json.json {
+        let files = [out];
+        let report = json!({ "command": COMMAND, "out": out, "files": files, "names": codes.names });
+        let Value::Object(mut report) = report else { bail!("a report is an object") };
+        report.extend(settings);
+        return say_json(&report);
     }
-    codes.write(&args.out.out, provenance.entries(), overwrite)?;
-    say(&format!("wrote the codes of {} pictures to {}", codes.names.len(), args.out.out.display()))
+    say(&format!("wrote the codes of {} to {}", Noun::Pictures.counted(codes.len()), out.display()))
 }
 
-/// All batches as one tensor on the CPU; none if there are none.
-fn joined(batches: &[Tensor]) -> Result<Option<Tensor>> {
-    if batches.is_empty() {
-        return Ok(None);
+impl Encoding<'_> {
+    /// Encodes what is not kept yet, batch by batch.
+    fn encode(&self, partial: &mut PartialFolder, num_kept: usize) -> Result<()> {
+        let Self { session, inputs, num_steps } = *self;
+        let left = inputs.len() - num_kept;
+        let work = Work {
+            encoder: session.encoder_calls(left),
+            decoder: left * num_steps.map_or(0, |num_steps| session.inversion_calls(num_steps)),
+            latent_net: 0,
+        };
+        let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: inputs.len(), num_kept, work };
+        let progress = session.progress(job);
+        let mut done = num_kept;
+        for batch in inputs[num_kept..].chunks(session.batch_size()) {
+            let x_0 = session.read(batch)?;
+            let z_sem = session.encode_semantic_of(batch, &x_0, &progress)?;
+            let invert = |num_steps| session.invert(&x_0, z_sem.as_ref(), num_steps, &progress);
+            let x_terminal = num_steps.map(invert).transpose()?;
+            done += batch.len();
+            partial.write(&part_name(done), &part(z_sem, x_terminal)?)?;
+            partial.keep(done, Value::Null)?;
+            progress.done(batch.len());
+        }
+        progress.finish();
+        Ok(())
     }
-    Ok(Some(Tensor::cat(batches, 0)?.to_device(&Device::Cpu)?))
+}
+
+/// The codes of a batch as a file.
+fn part(z_sem: Option<Tensor>, x_terminal: Option<Tensor>) -> Result<Vec<u8>> {
+    let mut tensors = BTreeMap::new();
+    for (name, tensor) in [("z_sem", z_sem), ("x_T", x_terminal)] {
+        if let Some(tensor) = tensor {
+            tensors.insert(name.to_owned(), tensor.to_device(&Device::Cpu)?);
+        }
+    }
+    Ok(safetensors_bytes(&tensors, &BTreeMap::new())?)
 }

@@ -3,14 +3,21 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::Tensor;
-use diffae_infer::{CONFIG_FILE, Error, LoadOptions, LocalDirection, ModelSource, Overwrite, WEIGHTS_FILE};
+use candle_core::{DType, Device, Tensor};
+use diffae_infer::{
+    CONFIG_FILE, Error, LoadOptions, LocalDirection, ModelSource, NewAttributes, NewDirections, Overwrite,
+    WEIGHTS_FILE, is_same_attribute,
+};
 use diffae_nets::RawClassifierConfig;
-use diffae_train::{NUM_JUDGEMENTS, OtherCodes, PairedCodes, fit_local_direction};
+use diffae_nets::weights::LatentMoments;
+use diffae_train::{
+    NUM_JUDGEMENTS, OtherCodes, PairedCodes, fit_local_direction, fit_pair_row, moments_of, normalized,
+};
+use serde_json::json;
 
 use super::edit::whole_way;
 use crate::args::{FitEditsArgs, GlobalArgs};
-use crate::output::say;
+use crate::output::{OutputDir, say, say_json};
 use crate::pictures::{OtherPictures, Pairs, PictureSet};
 use crate::progress::Progress;
 use crate::session::{Session, architecture_hints};
@@ -22,88 +29,157 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     ensure!(args.units <= most, "--units is {}, expected at most {most}", args.units);
     let all = Pairs::find(&args.pairs, args.limit)?;
     let (out, overwrite) = (&args.out.out, args.out.force.overwrite());
-    ensure!(!out.is_file(), "--out {} is a file, expected a folder", out.display());
-    let exists = [WEIGHTS_FILE, CONFIG_FILE].map(|name| out.join(name)).into_iter().find(|path| path.exists());
-    if let (Overwrite::Refuse, Some(path)) = (overwrite, exists) {
-        return Err(Error::Exists { path }.into());
-    }
+    // That it can be written is known now; what is prepared there goes again.
+    drop(OutputDir::new(out, &[CONFIG_FILE, WEIGHTS_FILE].map(str::to_owned), overwrite)?);
     let session = Session::open(global, &args.model, &args.batch)?;
-    let model = &session.model;
-    model.classifier()?;
-    model.latent_moments()?;
-    let known = known(&session, all)?;
-    if known.is_empty() {
-        bail!("the model has none of the attributes of {}", args.pairs.display())
-    }
+    ensure!(session.has_z_sem(), "{} is a plain DDPM, which has no codes to learn from", args.model.model.display());
+    let mut source = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
+    let wanted = wanted(&session, source.attributes(), all, args.units)?;
     let num_calls = if args.units == 0 { 0 } else { NUM_JUDGEMENTS };
-    let others = |pairs: &Pairs| if args.units == 0 { Ok(None) } else { pairs.others() };
-    let others = known.values().map(others).collect::<Result<Vec<_>>>()?;
-    let num_others: usize = others.iter().flatten().map(|others| others.places.len()).sum();
-    let total = num_others + known.values().map(|pairs| 2 * pairs.without.len() + num_calls).sum::<usize>();
-    let progress = Progress::start("fit", total, 1);
-    let mut directions = BTreeMap::new();
-    for ((idx, pairs), others) in known.iter().zip(&others) {
-        let direction = fit(args, &session, (pairs, others.as_ref()), &progress);
-        directions.insert(*idx, direction.with_context(|| pairs.attribute.clone())?);
+    let progress = Progress::start("fit", wanted.iter().map(|it| it.num_pictures() + num_calls).sum(), 1);
+    let coded = wanted.iter().map(|it| Coded::new(it, &session, &progress)).collect::<Result<Vec<_>>>()?;
+    let moments = if let Some(moments) = source.latent_moments() {
+        moments.clone()
+    } else {
+        tracing::warn!("the model has no latent statistics; those of the pairs are taken");
+        let all = coded.iter().flat_map(|coded| [&coded.without, &coded.with]).collect::<Vec<_>>();
+        moments_of(&Tensor::cat(&all, 0)?)?
+    };
+    for (wanted, coded) in wanted.iter().zip(coded) {
+        let coded = coded.normalized(&moments)?;
+        fit(args, (wanted, &coded), &mut source, &progress).with_context(|| wanted.pairs.attribute.clone())?;
     }
     progress.finish();
-    let mut source = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
-    source.set_local_directions(&directions)?;
-    let taught = source.build(&LoadOptions::cpu())?;
-    source.write(out, source.number_type()?, overwrite)?;
-    say(&format!("wrote {}; the whole way is at these strengths:", out.display()))?;
-    for (idx, pairs) in &known {
-        let whole_way = whole_way(taught.classifier()?, *idx)?.context("a direction that was fitted has no length")?;
-        say(&format!("{:<16} {whole_way}", pairs.attribute))?;
+    if source.latent_moments().is_none() {
+        source.set_latent_moments(moments)?;
     }
-    Ok(())
+    let whole_ways = whole_ways(&source, &wanted)?;
+    source.write(out, source.number_type()?, overwrite)?;
+    report(args, &wanted, &whole_ways)
 }
 
-/// The direction of an attribute.
+/// Pairs of an attribute.
+struct Wanted {
+    pairs: Pairs,
+    others: Option<OtherPictures>,
+    /// Its number; none if the model does not have it yet.
+    idx: Option<usize>,
+}
+
+impl Wanted {
+    fn num_pictures(&self) -> usize {
+        2 * self.pairs.without.len() + self.others.as_ref().map_or(0, |others| others.places.len())
+    }
+}
+
+/// Codes of the pictures of an attribute, `[N, D]` each.
+struct Coded {
+    without: Tensor,
+    with: Tensor,
+    others: Option<Tensor>,
+}
+
+impl Coded {
+    fn new(Wanted { pairs, others, .. }: &Wanted, session: &Session, progress: &Progress) -> Result<Self> {
+        let codes = |pictures: &PictureSet, places: &[usize]| -> Result<Tensor> {
+            let mut codes = vec![];
+            for batch in places.chunks(session.batch_size()) {
+                let z_sem = session.model.encode_semantic(&pictures.read(session, batch.iter().copied())?)?;
+                codes.push(z_sem.to_device(&Device::Cpu)?.to_dtype(DType::F32)?);
+                progress.check(batch.len())?;
+            }
+            Ok(Tensor::cat(&codes, 0)?)
+        };
+        let places: Vec<usize> = (0..pairs.with.len()).collect();
+        Ok(Self {
+            without: codes(&pairs.without, &places)?,
+            with: codes(&pairs.with, &places)?,
+            others: others.as_ref().map(|others| codes(&others.pictures, &others.places)).transpose()?,
+        })
+    }
+
+    fn normalized(&self, moments: &LatentMoments) -> Result<Self> {
+        Ok(Self {
+            without: normalized(&self.without, moments)?,
+            with: normalized(&self.with, moments)?,
+            others: self.others.as_ref().map(|others| normalized(others, moments)).transpose()?,
+        })
+    }
+}
+
+/// Fits the direction of an attribute, and the row of a classifier to one that the model does not have yet.
 fn fit(
     args: &FitEditsArgs,
-    session: &Session,
-    (pairs, others): (&Pairs, Option<&OtherPictures>),
+    (Wanted { pairs, others, idx }, coded): (&Wanted, &Coded),
+    source: &mut ModelSource,
     progress: &Progress,
-) -> Result<LocalDirection> {
-    let codes = |pictures: &PictureSet, places: &[usize]| normalized_codes(session, pictures, places, progress);
-    let places: Vec<usize> = (0..pairs.with.len()).collect();
-    let (without, with) = (codes(&pairs.without, &places)?, codes(&pairs.with, &places)?);
-    let other_codes = others.map(|others| codes(&others.pictures, &others.places)).transpose()?;
-    let others = other_codes.as_ref().zip(others).map(|(codes, others)| OtherCodes { codes, pairs: &others.pairs });
-    let paired = PairedCodes { without: &without, with: &with, others };
-    fit_local_direction(paired, args.units, args.seed, &mut || Ok(progress.check(1)?))
-}
-
-/// The codes of some pictures, `[N, D]`.
-fn normalized_codes(session: &Session, pictures: &PictureSet, places: &[usize], progress: &Progress) -> Result<Tensor> {
-    let mut codes = vec![];
-    for batch in places.chunks(session.batch_size()) {
-        let z_sem = session.model.encode_semantic(&pictures.read(session, batch.iter().copied())?)?;
-        codes.push(session.model.normalize(&z_sem)?);
-        progress.check(batch.len())?;
+) -> Result<()> {
+    let others = coded.others.as_ref().zip(others.as_ref());
+    let others = others.map(|(codes, others)| OtherCodes { codes, pairs: &others.pairs });
+    let paired = PairedCodes { without: &coded.without, with: &coded.with, others };
+    let between = &mut || anyhow::Ok(progress.check(1)?);
+    let direction: LocalDirection = fit_local_direction(paired, args.units, args.seed, between)?;
+    if let Some(idx) = idx {
+        return Ok(source.set_local_directions(&BTreeMap::from([(*idx, direction)]))?);
     }
-    Ok(Tensor::cat(&codes, 0)?)
+    let (weight, bias) = fit_pair_row(paired, args.seed)?;
+    let (names, directions) = (vec![pairs.attribute.clone()], NewDirections::Ways(vec![direction]));
+    Ok(source.add_attributes(NewAttributes { names, weight, bias, directions }, Overwrite::Refuse)?)
 }
 
-/// The pairs of the model's attributes, by their numbers.
-fn known(session: &Session, all: Vec<Pairs>) -> Result<BTreeMap<usize, Pairs>> {
-    let mut known: BTreeMap<usize, Pairs> = BTreeMap::new();
+/// The pairs of each attribute, in order of their names.
+fn wanted(session: &Session, attributes: &[String], all: Vec<Pairs>, num_units: usize) -> Result<Vec<Wanted>> {
+    let mut wanted: Vec<Wanted> = vec![];
     for pairs in all {
         let Pairs { attribute, without, .. } = &pairs;
         let idx = match session.model.attribute_idx(attribute) {
-            Ok(idx) => idx,
-            Err(error @ Error::UnknownAttribute { .. }) => {
-                tracing::warn!("{error}; its pairs are left out");
-                continue;
-            }
+            Ok(idx) => Some(idx),
+            Err(Error::UnknownAttribute { .. }) => None,
+            Err(Error::MissingPart { .. }) if attributes.is_empty() => None,
             Err(error) => return Err(error.into()),
         };
         ensure!(without.len() > 1, "{attribute} has {} pair, at least two are needed", without.len());
-        if let Some(twice) = known.get(&idx) {
-            bail!("{} and {attribute} are the same attribute of the model", twice.attribute)
+        let is_same = |other: &&Wanted| match idx {
+            Some(_) => other.idx == idx,
+            None => is_same_attribute(&other.pairs.attribute, attribute),
+        };
+        if let Some(twice) = wanted.iter().find(is_same) {
+            bail!("{} and {attribute} are the same attribute of the model", twice.pairs.attribute)
         }
-        known.insert(idx, pairs);
+        let others = if num_units == 0 { None } else { pairs.others()? };
+        wanted.push(Wanted { pairs, others, idx });
     }
-    Ok(known)
+    Ok(wanted)
+}
+
+/// The strength that goes the whole way to each attribute.
+fn whole_ways(source: &ModelSource, wanted: &[Wanted]) -> Result<Vec<f64>> {
+    let taught = source.build(&LoadOptions::cpu())?;
+    let of = |wanted: &Wanted| {
+        let idx = taught.attribute_idx(&wanted.pairs.attribute)?;
+        whole_way(taught.classifier()?, idx)?.context("a direction that was fitted has no length")
+    };
+    wanted.iter().map(of).collect()
+}
+
+fn report(args: &FitEditsArgs, wanted: &[Wanted], whole_ways: &[f64]) -> Result<()> {
+    let out = &args.out.out;
+    if args.json {
+        let attribute = |(wanted, whole_way): (&Wanted, &f64)| {
+            json!({
+                "attribute": wanted.pairs.attribute,
+                "new": wanted.idx.is_none(),
+                "pairs": wanted.pairs.with.len(),
+                "whole_way": whole_way,
+            })
+        };
+        let attributes: Vec<_> = wanted.iter().zip(whole_ways).map(attribute).collect();
+        return say_json(&json!({ "out": out, "attributes": attributes }));
+    }
+    say(&format!("wrote {}; the whole way is at these strengths:", out.display()))?;
+    for (Wanted { pairs, idx, .. }, whole_way) in wanted.iter().zip(whole_ways) {
+        let new = if idx.is_none() { "  (new)" } else { "" };
+        say(&format!("{:<16} {whole_way}{new}", pairs.attribute))?;
+    }
+    Ok(())
 }

@@ -11,7 +11,8 @@ use crate::session::architecture_hints;
 
 /// Joins released files, proves that they fit together, and writes a model directory.
 pub(crate) fn run(global: &GlobalArgs, args: &ImportArgs) -> Result<()> {
-    let mut source = ModelSource::open(&args.checkpoint, &architecture_hints(&args.hints))?;
+    let hints = architecture_hints(&args.hints);
+    let mut source = ModelSource::open(&args.checkpoint, &hints)?;
     let unusable = |path: &std::path::Path| {
         let path = path.to_owned();
         move |source| Error::Weights { path, source }
@@ -21,7 +22,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImportArgs) -> Result<()> {
     }
     if let Some(path) = &args.classifier {
         let names = args.attributes.as_deref().map(read_names).transpose()?;
-        source.set_classifier(ClassifierCheckpoint::open(path).map_err(unusable(path))?, names)?;
+        let classifier = ClassifierCheckpoint::open_set(path, hints.parameters).map_err(unusable(path))?;
+        source.set_classifier(classifier, names)?;
     }
     source.build(&LoadOptions::cpu())?;
     source.write(&args.out.out, dtype(global.dtype), args.out.force.overwrite())?;

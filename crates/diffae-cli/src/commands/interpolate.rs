@@ -1,19 +1,26 @@
-//! `diffae interpolate --model MODEL A B --out FILE`
+//! `diffae interpolate --model MODEL A B .. --out FILE`
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
-use diffae_infer::{gif_bytes, lerp, list_inputs, png_bytes, rgb_from_tensor, sheet, slerp, write_atomically};
+use diffae_infer::{
+    Codes, CodesNeed, FrameRate, Overwrite, PathEnd, PathFrame, Settings, Subjects, animation_bytes, check_writable,
+    path_frames, png_bytes, rgb_from_tensor, sheet,
+};
 use image::RgbImage;
+use serde_json::{Value, json};
 
 use crate::args::{GlobalArgs, InterpolateArgs};
-use crate::output::{OutputDir, Provenance, refuse_existing, say};
-use crate::progress::Progress;
+use crate::output::{OutputDir, Provenance, refuse_existing, say, say_json, write_file};
+use crate::pictures::list_readable_subjects;
+use crate::progress::{Job, Noun, Progress, Work};
 use crate::session::Session;
 
-/// How long an animation shows each frame.
-const MILLISECONDS_PER_FRAME: u32 = 100;
+const COMMAND: &str = "interpolate";
+/// Frames a second of an animation.
+const USUAL_RATE: f64 = 10.;
 
 /// Where the frames go.
 enum FrameOutput {
@@ -22,76 +29,155 @@ enum FrameOutput {
     Folder(OutputDir),
 }
 
-/// Encodes two pictures and decodes codes between theirs.
+/// A path through pictures.
+struct Route<'a> {
+    session: &'a Session,
+    subjects: &'a Subjects,
+    frames: &'a [PathFrame],
+    num_steps: usize,
+    num_invert_steps: usize,
+}
+
+/// Encodes pictures and decodes codes between theirs.
 pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
-    let overwrite = args.out.force.overwrite();
-    let names: Vec<String> = (0..args.frames).map(|frame| format!("frame_{frame:04}.png")).collect();
-    let output = frame_output(&args.out.out, &names, overwrite)?;
-    let inputs = list_inputs(&[args.from.clone(), args.to.clone()])?;
-    if inputs.len() != 2 {
-        bail!("expected two pictures, got {}", inputs.len())
+    let (path, overwrite) = (&args.out.out, args.out.force.overwrite());
+    let rate = FrameRate::new(args.fps.unwrap_or(USUAL_RATE))?;
+    let subjects = list_readable_subjects(&args.input.input, &args.input.broken)?;
+    if subjects.len() < 2 {
+        bail!("an interpolation needs two pictures or more, got {}", subjects.len())
+    }
+    let end = if args.is_loop { PathEnd::First } else { PathEnd::Last };
+    let frames = path_frames(subjects.len(), args.frames, end)?;
+    let names: Vec<String> = (0..frames.len()).map(|frame| format!("frame_{frame:04}.png")).collect();
+    let output = frame_output(path, &names, overwrite)?;
+    if args.fps.is_some() && !matches!(output, FrameOutput::Animation) {
+        bail!("--fps is the speed of an animation, but --out is {}, expected a name that ends in .gif", path.display())
     }
     let session = Session::open(global, &args.model, &args.batch)?;
     session.check_steps("--steps", args.decoding.steps)?;
     session.check_steps("--invert-steps", args.inversion.invert_steps)?;
-    let progress = Progress::start("interpolate", args.frames, args.decoding.steps);
-    let frames = frames(&session, &session.read(&inputs)?, args, &progress)?;
-    progress.finish();
-    let provenance = Provenance::new(session.model.fingerprint())
-        .with("steps", &args.decoding.steps)
-        .with("invert_steps", &args.inversion.invert_steps);
-    let path = &args.out.out;
-    match output {
-        FrameOutput::Strip => {
-            let strip = sheet(&[frames]);
-            write_atomically(path, &png_bytes(&strip, provenance.entries(), path)?, overwrite)?;
-        }
-        FrameOutput::Animation => {
-            write_atomically(path, &gif_bytes(&frames, MILLISECONDS_PER_FRAME, path)?, overwrite)?;
-        }
-        FrameOutput::Folder(folder) => {
-            for (name, frame) in names.iter().zip(&frames) {
-                folder.write_png(name, frame, &provenance)?;
-            }
-            folder.commit()?;
-        }
+    let num_invert_steps = args.inversion.invert_steps;
+    subjects.check(&session.model, CodesNeed::Both { num_invert_steps })?;
+    let num_steps = args.decoding.steps;
+    let route = Route { session: &session, subjects: &subjects, frames: &frames, num_steps, num_invert_steps };
+    let pictures = route.pictures()?;
+    let mut settings = Settings::from([
+        ("model".to_owned(), session.model.fingerprint().into()),
+        ("steps".to_owned(), num_steps.into()),
+    ]);
+    if subjects.num_pictures() > 0 {
+        settings.insert("invert_steps".to_owned(), num_invert_steps.into());
     }
-    say(&format!("wrote {} frames to {}", args.frames, path.display()))
+    let provenance = Provenance::without_model().with_all(&settings);
+    let files = Film { path, pictures: &pictures, names: &names, provenance, rate }.write(output, overwrite)?;
+    if args.json.json {
+        let stops: Vec<&str> = subjects.all().iter().map(|subject| subject.name.as_str()).collect();
+        let report =
+            json!({ "command": COMMAND, "out": path, "files": files, "frames": frames.len(), "through": stops });
+        let Value::Object(mut report) = report else { bail!("a report is an object") };
+        report.extend(settings);
+        return say_json(&report);
+    }
+    say(&format!("wrote {} to {}", Noun::Frames.counted(frames.len()), path.display()))
 }
 
-fn frame_output(path: &Path, names: &[String], overwrite: diffae_infer::Overwrite) -> Result<FrameOutput> {
+/// Frames, and how they are shown.
+struct Film<'a> {
+    path: &'a Path,
+    pictures: &'a [RgbImage],
+    names: &'a [String],
+    provenance: Provenance,
+    rate: FrameRate,
+}
+
+impl Film<'_> {
+    /// Writes the frames, and returns the files.
+    fn write(&self, output: FrameOutput, overwrite: Overwrite) -> Result<Vec<PathBuf>> {
+        let Self { path, pictures, names, provenance, rate } = self;
+        let bytes = match output {
+            FrameOutput::Strip => png_bytes(&sheet(&[pictures.to_vec()]), provenance.entries(), path)?,
+            FrameOutput::Animation => animation_bytes(pictures, *rate, path)?,
+            FrameOutput::Folder(folder) => {
+                for (name, picture) in names.iter().zip(*pictures) {
+                    folder.write_png(name, picture, provenance)?;
+                }
+                folder.commit()?;
+                return Ok(names.iter().map(|name| path.join(name)).collect());
+            }
+        };
+        write_file(path, &bytes, overwrite)?;
+        Ok(vec![path.to_path_buf()])
+    }
+}
+
+fn frame_output(path: &Path, names: &[String], overwrite: Overwrite) -> Result<FrameOutput> {
     let extension = path.extension().map(std::ffi::OsStr::to_ascii_lowercase);
+    let file = |output| {
+        refuse_existing(path, overwrite)?;
+        check_writable(path)?;
+        Ok(output)
+    };
     match extension.as_ref().and_then(|extension| extension.to_str()) {
-        Some("png") => refuse_existing(path, overwrite).map(|()| FrameOutput::Strip),
+        Some("png") => file(FrameOutput::Strip),
         Some(other @ ("safetensors" | "jpg" | "jpeg" | "webp" | "bmp" | "mp4")) => {
             bail!("--out ends in .{other}, expected .png for a strip, .gif for an animation, or a folder")
         }
-        Some("gif") => refuse_existing(path, overwrite).map(|()| FrameOutput::Animation),
+        Some("gif") => file(FrameOutput::Animation),
         _ => OutputDir::new(path, names, overwrite).map(FrameOutput::Folder),
     }
 }
 
-/// Decodes codes between those of the two pictures `x_0` `[2, C, H, W]`.
-fn frames(session: &Session, x_0: &Tensor, args: &InterpolateArgs, progress: &Progress) -> Result<Vec<RgbImage>> {
-    let z_sem = session.encode_semantic(x_0)?;
-    let inversion = Progress::start("invert", 2, args.inversion.invert_steps);
-    let x_terminal = session.invert(x_0, z_sem.as_ref(), args.inversion.invert_steps, &inversion)?;
-    inversion.finish();
-    let (from, to) = (x_terminal.get(0)?, x_terminal.get(1)?);
-    let last = args.frames.saturating_sub(1).max(1) as f64;
-    let alphas: Vec<f64> = (0..args.frames).map(|frame| frame as f64 / last).collect();
-    let mut frames = Vec::with_capacity(args.frames);
-    for alphas in alphas.chunks(session.batch_size()) {
-        let each = |between: &dyn Fn(f64) -> candle_core::Result<Tensor>| {
-            Tensor::stack(&alphas.iter().map(|&alpha| between(alpha)).collect::<candle_core::Result<Vec<_>>>()?, 0)
-        };
-        let x_terminals = each(&|alpha| slerp(&from, &to, alpha))?;
-        let z_sems =
-            z_sem.as_ref().map(|z_sem| each(&|alpha| lerp(&z_sem.get(0)?, &z_sem.get(1)?, alpha))).transpose()?;
-        let decoded = session.decode(&x_terminals, z_sems.as_ref(), args.decoding.steps, progress)?;
-        for idx in 0..alphas.len() {
-            frames.push(rgb_from_tensor(&decoded.get(idx)?)?);
+impl Route<'_> {
+    /// The pictures of all frames; frames that come twice are decoded once.
+    fn pictures(&self) -> Result<Vec<RgbImage>> {
+        let Self { session, subjects, num_steps, num_invert_steps, .. } = *self;
+        let mut distinct: Vec<PathFrame> = vec![];
+        let mut places = vec![];
+        for frame in self.frames {
+            let place = distinct.iter().position(|known| known == frame).unwrap_or(distinct.len());
+            if place == distinct.len() {
+                distinct.push(*frame);
+            }
+            places.push(place);
         }
+        let num_pictures = subjects.num_pictures();
+        let decoder = num_pictures * session.inversion_calls(num_invert_steps)
+            + distinct.len() * session.decoding_calls(num_steps);
+        let work = Work { encoder: session.encoder_calls(num_pictures), decoder, latent_net: 0 };
+        let num_items = distinct.len();
+        let progress = session.progress(Job { label: COMMAND, noun: Noun::Frames, num_items, num_kept: 0, work });
+        let codes = self.codes(&progress)?;
+        let mut decoded = Vec::with_capacity(distinct.len());
+        for frames in distinct.chunks(session.batch_size()) {
+            let between = codes.at_frames(frames)?;
+            let missing = diffae_infer::Error::MissingPart { part: "x_T", hint: "it decides what frames look like" };
+            let x_terminal = between.x_terminal.ok_or(missing)?;
+            let x_0 = session.decode(&x_terminal, between.z_sem.as_ref(), num_steps, &progress)?;
+            for idx in 0..frames.len() {
+                decoded.push(rgb_from_tensor(&x_0.get(idx)?)?);
+            }
+            progress.done(frames.len());
+        }
+        progress.finish();
+        Ok(places.into_iter().map(|place| decoded[place].clone()).collect())
     }
-    Ok(frames)
+
+    /// The codes of all pictures.
+    fn codes(&self, progress: &Progress) -> Result<Codes> {
+        let Self { session, subjects, num_invert_steps, .. } = *self;
+        let (mut z_sems, mut x_terminals) = (vec![], vec![]);
+        for start in (0..subjects.len()).step_by(session.batch_size()) {
+            let batch: Range<usize> = start..subjects.len().min(start + session.batch_size());
+            let encoded = session.encode(subjects, batch, CodesNeed::Both { num_invert_steps }, progress)?;
+            z_sems.extend(encoded.z_sem);
+            x_terminals.extend(encoded.x_terminal);
+        }
+        let joined = |parts: &[Tensor]| if parts.is_empty() { Ok(None) } else { Tensor::cat(parts, 0).map(Some) };
+        Ok(Codes {
+            z_sem: joined(&z_sems)?,
+            x_terminal: joined(&x_terminals)?,
+            names: subjects.all().iter().map(|subject| subject.name.clone()).collect(),
+            fingerprint: session.model.fingerprint().to_owned(),
+        })
+    }
 }

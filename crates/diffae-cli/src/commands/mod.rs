@@ -7,6 +7,7 @@ mod demo;
 mod edit;
 mod encode;
 mod eval;
+mod fit_attributes;
 mod fit_edits;
 mod import;
 mod info;
@@ -21,6 +22,7 @@ mod variations;
 use anyhow::Result;
 
 use crate::args::{Cli, Command};
+use crate::session::Interruption;
 
 /// Runs the command that was asked for.
 pub(crate) fn run(cli: Cli) -> Result<()> {
@@ -38,13 +40,19 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Sample(args) => sample::run(global, &args),
         Command::Variations(args) => variations::run(global, &args),
         Command::Train(args) => train::run(global, &args),
+        Command::FitAttributes(args) => fit_attributes::run(global, &args),
         Command::FitEdits(args) => fit_edits::run(global, &args),
-        Command::Eval(args) => eval::run(global, &args),
+        Command::Eval(args) => eval::run(global, &args).map_err(tell_eval_kept),
         Command::Presets(args) => presets::run(&args),
-        Command::Completions(args) => {
-            completions::run(&args);
-            Ok(())
-        }
+        Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
+}
+
+/// Measures keep what they have measured, and go on with it by themselves.
+fn tell_eval_kept(error: anyhow::Error) -> anyhow::Error {
+    if crate::is_interrupt(&error) {
+        return error.context(Interruption::new("what was measured is kept; the same command goes on".to_owned()));
+    }
+    error
 }

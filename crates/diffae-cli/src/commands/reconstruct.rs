@@ -1,22 +1,30 @@
 //! `diffae reconstruct --model MODEL INPUT.. --out DIR`
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use diffae_infer::{NoiseSource, list_inputs, rgb_from_tensor, sheet};
-use image::RgbImage;
-use serde::Serialize;
+use diffae_infer::{Input, NoiseSource, Settings, Sheet, list_subjects, rgb_from_tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::args::{GlobalArgs, ReconstructArgs, ReconstructionNoise};
-use crate::output::{MOST_ON_SHEET, PictureOutput, Provenance, say, say_json};
-use crate::progress::Progress;
+use crate::output::{say, say_json};
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
+use crate::pictures::list_readable;
+use crate::progress::{Job, Noun, Work};
 use crate::session::{Session, to_unit};
+
+const COMMAND: &str = "reconstruct";
 
 const SHEET: &str = "sheet";
 
 /// How near a reconstruction is, both pictures in `[0, 1]`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Measured {
     name: String,
+    /// Where the reconstruction is, once it is there.
+    #[serde(default)]
+    file: PathBuf,
     psnr: Option<f64>,
     ssim: f64,
     mse: f64,
@@ -24,48 +32,93 @@ struct Measured {
 
 /// Encodes and decodes pictures, shows both side by side, and measures the difference.
 pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
-    let inputs = list_inputs(&args.pictures.input)?;
-    let names: Vec<String> = inputs.iter().map(|input| input.name.clone()).collect();
-    let planned: Vec<String> = names.iter().cloned().chain([SHEET.to_owned()]).collect();
-    let mut output = PictureOutput::new(&args.out.out, &planned, args.out.force.overwrite())?;
+    let inputs = list_readable(&args.pictures.input, &args.pictures.broken)?;
+    let mut output = PictureOutput::open(OutputPlan {
+        out: &args.out.out,
+        command: COMMAND,
+        records: inputs.iter().map(|input| Record::plain(&input.name)).collect(),
+        sheets: vec![SHEET.to_owned()],
+        overwrite: args.out.force.overwrite(),
+    })?;
     let session = Session::open(global, &args.model, &args.batch)?;
     let inverted = args.x_t == ReconstructionNoise::Inverted;
-    let invert_steps = if inverted { args.inversion.invert_steps } else { 0 };
     session.check_steps("--steps", args.decoding.steps)?;
     if inverted {
-        session.check_steps("--invert-steps", invert_steps)?;
+        session.check_steps("--invert-steps", args.inversion.invert_steps)?;
     }
-    let mut provenance = Provenance::new(session.model.fingerprint()).with("steps", &args.decoding.steps);
-    provenance = if inverted {
-        provenance.with("invert_steps", &invert_steps)
+    let mut public = Settings::from([
+        ("model".to_owned(), session.model.fingerprint().into()),
+        ("steps".to_owned(), args.decoding.steps.into()),
+    ]);
+    if inverted {
+        public.insert("invert_steps".to_owned(), args.inversion.invert_steps.into());
     } else {
-        provenance.with("seed", &args.random.seed)
-    };
-
-    let progress = Progress::start("reconstruct", inputs.len(), args.decoding.steps + invert_steps);
-    let (mut measured, mut rows, mut start) = (Vec::new(), Vec::new(), 0);
-    for batch in inputs.chunks(session.batch_size()) {
-        let batch_names = &names[start..start + batch.len()];
-        let x_0 = session.read(batch)?;
-        let z_sem = session.encode_semantic(&x_0)?;
-        let x_terminal = if inverted {
-            session.invert(&x_0, z_sem.as_ref(), invert_steps, &progress)?
-        } else {
-            session.random_x_terminal(NoiseSource::new(args.random.seed), start as u64..(start + batch.len()) as u64)?
-        };
-        let decoded = session.decode(&x_terminal, z_sem.as_ref(), args.decoding.steps, &progress)?;
-        measured.extend(measure(&x_0, &decoded, batch_names)?);
-        output.write(&decoded, batch_names, &provenance)?;
-        if output.has_sheet() && rows.len() < MOST_ON_SHEET {
-            rows.extend(side_by_side(&x_0, &decoded)?);
-        }
-        start += batch.len();
+        public.insert("seed".to_owned(), args.random.seed.into());
     }
-    progress.finish();
-    rows.truncate(MOST_ON_SHEET);
-    output.write_sheet("sheet.png", &sheet(&rows), &provenance)?;
-    output.commit(&provenance)?;
-    if args.json { say_json(&measured) } else { say_table(&measured) }
+    let mut hidden = session.run_settings(global);
+    hidden.insert("inputs".to_owned(), list_subjects(&args.pictures.input)?.fingerprint()?.into());
+    let resume = args.resume.mode(&args.out.force);
+    let num_kept = output.begin(Begin { public, hidden, num_items: inputs.len(), resume })?;
+    let reconstructed = Reconstruction { session: &session, args, inputs: &inputs }.run(&mut output, num_kept);
+    output.guard(reconstructed)?;
+    let mut measured: Vec<Measured> = vec![];
+    for note in output.notes() {
+        measured.extend(Vec::<Measured>::deserialize(note)?);
+    }
+    if output.has_sheet() {
+        let columns = ["original", if inverted { "inverted x_T" } else { "random x_T" }];
+        output.write_sheet(SHEET, &side_by_side(&session, &inputs, &output)?.with_columns(columns).draw())?;
+    }
+    let written = output.commit()?;
+    for row in &mut measured {
+        row.file = written.file(&row.name);
+    }
+    if args.json {
+        return say_json(&measured);
+    }
+    say_table(&measured)?;
+    say(&format!("wrote {} to {}", Noun::Pictures.counted(measured.len()), written.out().display()))
+}
+
+/// Everything that a reconstruction needs.
+struct Reconstruction<'a> {
+    session: &'a Session,
+    args: &'a ReconstructArgs,
+    inputs: &'a [Input],
+}
+
+impl Reconstruction<'_> {
+    /// Reconstructs what is not kept yet, batch by batch, and notes the measures.
+    fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
+        let Self { session, args, inputs } = *self;
+        let inverted = args.x_t == ReconstructionNoise::Inverted;
+        let invert_calls = if inverted { session.inversion_calls(args.inversion.invert_steps) } else { 0 };
+        let left = inputs.len() - num_kept;
+        let calls = session.decoding_calls(args.decoding.steps) + invert_calls;
+        let work = Work { encoder: session.encoder_calls(left), decoder: left * calls, latent_net: 0 };
+        let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: inputs.len(), num_kept, work };
+        let progress = session.progress(job);
+        let mut start = num_kept;
+        for batch in inputs[num_kept..].chunks(session.batch_size()) {
+            let x_0 = session.read(batch)?;
+            let z_sem = session.encode_semantic_of(batch, &x_0, &progress)?;
+            let numbers = start as u64..(start + batch.len()) as u64;
+            let x_terminal = if inverted {
+                session.invert(&x_0, z_sem.as_ref(), args.inversion.invert_steps, &progress)?
+            } else {
+                session.random_x_terminal(NoiseSource::new(args.random.seed), numbers)?
+            };
+            let decoded = session.decode(&x_terminal, z_sem.as_ref(), args.decoding.steps, &progress)?;
+            let records: Vec<Record> = batch.iter().map(|input| Record::plain(&input.name)).collect();
+            output.write(&decoded, &records.iter().collect::<Vec<_>>())?;
+            start += batch.len();
+            let names: Vec<String> = batch.iter().map(|input| input.name.clone()).collect();
+            output.keep(start, serde_json::to_value(measure(&x_0, &decoded, &names)?)?)?;
+            progress.done(batch.len());
+        }
+        progress.finish();
+        Ok(())
+    }
 }
 
 fn measure(x_0: &Tensor, decoded: &Tensor, names: &[String]) -> Result<Vec<Measured>> {
@@ -76,19 +129,36 @@ fn measure(x_0: &Tensor, decoded: &Tensor, names: &[String]) -> Result<Vec<Measu
     let each = names.iter().zip(psnr).zip(ssim).zip(mse);
     // A perfect copy has no finite PSNR, which JSON could not hold.
     let finite = |value: f64| value.is_finite().then_some(value);
-    Ok(each.map(|(((name, psnr), ssim), mse)| Measured { name: name.clone(), psnr: finite(psnr), ssim, mse }).collect())
+    Ok(each
+        .map(|(((name, psnr), ssim), mse)| Measured {
+            name: name.clone(),
+            file: PathBuf::new(),
+            psnr: finite(psnr),
+            ssim,
+            mse,
+        })
+        .collect())
 }
 
-fn side_by_side(x_0: &Tensor, decoded: &Tensor) -> Result<Vec<Vec<RgbImage>>> {
-    let row = |idx| -> Result<_> { Ok(vec![rgb_from_tensor(&x_0.get(idx)?)?, rgb_from_tensor(&decoded.get(idx)?)?]) };
-    (0..x_0.dim(0)?).map(row).collect()
+/// A row a picture: the picture and its reconstruction.
+fn side_by_side(session: &Session, inputs: &[Input], output: &PictureOutput) -> Result<Sheet> {
+    let mut sheet = Sheet::new();
+    for (shown, input) in inputs.iter().enumerate() {
+        if sheet.is_full() {
+            sheet.leave_out(inputs.len() - shown);
+            break;
+        }
+        let x_0 = input.read(session.model.image_shape())?;
+        sheet.push(&input.name, vec![rgb_from_tensor(&x_0)?, output.picture(&input.name)?]);
+    }
+    Ok(sheet)
 }
 
 fn say_table(measured: &[Measured]) -> Result<()> {
     let width = measured.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max("picture".len());
     let psnr = |value: Option<f64>| value.map_or("inf".to_owned(), |value| format!("{value:.2}"));
     say(&format!("{:width$}  PSNR dB    SSIM       MSE", "picture"))?;
-    for Measured { name, psnr: value, ssim, mse } in measured {
+    for Measured { name, psnr: value, ssim, mse, .. } in measured {
         say(&format!("{name:width$}  {:>7}  {ssim:.4}  {mse:.2e}", psnr(*value)))?;
     }
     if measured.len() > 1 {

@@ -1,16 +1,19 @@
 //! `diffae sample --model MODEL -n 16 --out DIR`
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
-use diffae_infer::{DecodeOptions, Error, NoiseSource, read_tensor, rgb_from_tensor, sheet, square_rows};
+use diffae_infer::{DecodeOptions, Error, NoiseSource, Settings, Sheet, read_tensor};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
 use diffae_schedule::Clip;
-use image::RgbImage;
 
 use crate::args::{GlobalArgs, SampleArgs};
-use crate::output::{MOST_ON_SHEET, PictureOutput, Provenance, say};
-use crate::progress::Progress;
-use crate::session::Session;
+use crate::output::MOST_ON_SHEET;
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
+use crate::progress::{Job, Noun, Work};
+use crate::session::{Decoding, Session};
+
+const COMMAND: &str = "sample";
+const SHEET: &str = "sheet";
 
 /// Noise that the user gave.
 struct GivenNoise {
@@ -19,62 +22,139 @@ struct GivenNoise {
     x_terminal: Option<Tensor>,
 }
 
-/// Invents pictures: `z_sem` first where the model has one, then the picture.
+/// Samples pictures: `z_sem` first where the model has one, then the picture.
+struct Sampling<'a> {
+    session: &'a Session,
+    given: &'a GivenNoise,
+    options: DecodeOptions,
+    num_latent_steps: usize,
+    seed: u64,
+    indices: &'a [u64],
+    records: &'a [Record],
+}
+
+/// Samples the pictures of a seed, or some of them.
 pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     let given = match &args.noise {
         Some(path) => GivenNoise::read(path)?,
         None => GivenNoise { count: args.count, z_terminal: None, x_terminal: None },
     };
-    let names: Vec<String> = (0..given.count).map(|idx| format!("sample_{idx:05}")).collect();
-    let planned: Vec<String> = names.iter().cloned().chain(["sheet".to_owned()]).collect();
-    let mut output = PictureOutput::new(&args.out.out, &planned, args.out.force.overwrite())?;
+    let indices = indices(args, &given)?;
+    let record = |&idx: &u64| {
+        let note = Settings::from([("index".to_owned(), idx.into())]);
+        Record { name: format!("sample_{idx:05}"), note }
+    };
+    let records: Vec<Record> = indices.iter().map(record).collect();
+    // A sheet shows a sample of the seed; single pictures are wanted alone.
+    let sheets = if args.index.is_empty() { vec![SHEET.to_owned()] } else { vec![] };
+    let wants_sheet = !sheets.is_empty();
+    let overwrite = args.out.force.overwrite();
+    let plan = OutputPlan { out: &args.out.out, command: COMMAND, records: records.clone(), sheets, overwrite };
+    let mut output = PictureOutput::open(plan)?;
     let session = Session::open(global, &args.model, &args.batch)?;
     given.check(&session)?;
     session.check_steps("--steps", args.decoding.steps)?;
-    let latent_steps = if session.has_z_sem() { args.latent_steps } else { 0 };
+    let num_latent_steps = if session.has_z_sem() { args.latent_steps } else { 0 };
     if session.has_z_sem() {
         session.model.latent_net()?;
         session.model.latent_moments()?;
     }
-    let provenance = Provenance::new(session.model.fingerprint())
-        .with("steps", &args.decoding.steps)
-        .with("latent_steps", &latent_steps)
-        .with("seed", &args.random.seed);
-    let options = DecodeOptions { num_steps: args.decoding.steps, eta: args.eta, clip: Clip::UnitRange };
-    let noise = NoiseSource::new(args.random.seed);
-    let progress = Progress::start("sample", given.count, args.decoding.steps + latent_steps);
-    let mut shown: Vec<RgbImage> = Vec::new();
-    let mut start = 0;
-    for names in names.chunks(session.batch_size()) {
-        let indices = start as u64..(start + names.len()) as u64;
-        let part = |tensor: &Tensor| tensor.narrow(0, start, names.len())?.to_device(session.model.device());
-        let z_sem = if session.has_z_sem() {
-            Some(match &given.z_terminal {
-                Some(z_terminal) => session.denoise(&part(z_terminal)?, latent_steps, &progress)?,
-                None => session.invent(noise, indices.clone(), latent_steps, &progress)?,
-            })
-        } else {
-            None
-        };
-        let x_terminal = match &given.x_terminal {
-            Some(x_terminal) => part(x_terminal)?,
-            None => session.random_x_terminal(noise, indices.clone())?,
-        };
-        let x_0 =
-            session.model.decode(&x_terminal, z_sem.as_ref(), &options, &mut noise.steps(indices), &mut |_| {
-                progress.step(names.len())
-            })?;
-        output.write(&x_0, names, &provenance)?;
-        let num_shown = if output.has_sheet() { MOST_ON_SHEET.saturating_sub(start).min(names.len()) } else { 0 };
-        for idx in 0..num_shown {
-            shown.push(rgb_from_tensor(&x_0.get(idx)?)?);
-        }
-        start += names.len();
+    let sampling = Sampling {
+        session: &session,
+        given: &given,
+        options: DecodeOptions { num_steps: args.decoding.steps, eta: args.eta, clip: Clip::UnitRange },
+        num_latent_steps,
+        seed: args.random.seed,
+        indices: &indices,
+        records: &records,
+    };
+    let num_kept = output.begin(sampling.begin(global, args)?)?;
+    let sampled = sampling.sample(&mut output, num_kept);
+    output.guard(sampled)?;
+    if wants_sheet && output.has_sheet() {
+        let shown = records.iter().take(MOST_ON_SHEET).map(|record| output.picture(&record.name));
+        output.write_sheet(SHEET, &Sheet::grid(&shown.collect::<Result<Vec<_>>>()?).draw())?;
     }
-    progress.finish();
-    output.write_sheet("sheet.png", &sheet(&square_rows(&shown)), &provenance)?;
-    output.commit(&provenance)?;
-    say(&format!("wrote {} pictures to {}", given.count, args.out.out.display()))
+    let written = output.commit()?;
+    if args.json.json { written.say_json() } else { written.say() }
+}
+
+/// Numbers of the pictures of the seed, or of the noise that was given.
+fn indices(args: &SampleArgs, given: &GivenNoise) -> Result<Vec<u64>> {
+    if args.index.is_empty() {
+        return Ok((0..given.count as u64).collect());
+    }
+    let mut indices: Vec<u64> = args.index.iter().flat_map(|range| range.0.clone()).collect();
+    indices.sort_unstable();
+    indices.dedup();
+    if let (Some(path), Some(&last)) = (&args.noise, indices.last()) {
+        ensure!(last < given.count as u64, "--index is {last}, but {} holds {} pictures", path.display(), given.count);
+    }
+    Ok(indices)
+}
+
+impl Sampling<'_> {
+    /// What the pictures depend on.
+    fn begin(&self, global: &GlobalArgs, args: &SampleArgs) -> Result<Begin> {
+        let session = self.session;
+        let mut public = Settings::from([
+            ("model".to_owned(), session.model.fingerprint().into()),
+            ("steps".to_owned(), args.decoding.steps.into()),
+            ("latent_steps".to_owned(), self.num_latent_steps.into()),
+            ("eta".to_owned(), args.eta.into()),
+        ]);
+        let mut hidden = session.run_settings(global);
+        hidden.insert("latent_net".to_owned(), session.latent_fingerprint()?.into());
+        let ranges = args.index.iter().map(|range| format!("{}..{}", range.0.start, range.0.end));
+        hidden.insert("index".to_owned(), ranges.collect::<Vec<_>>().join(",").into());
+        public.insert("seed".to_owned(), args.random.seed.into());
+        if let Some(path) = &args.noise {
+            let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.clone(), source })?;
+            hidden.insert("noise".to_owned(), blake3::hash(&bytes).to_string().into());
+        }
+        Ok(Begin { public, hidden, num_items: self.records.len(), resume: args.resume.mode(&args.out.force) })
+    }
+
+    /// Samples what is not kept yet, batch by batch.
+    fn sample(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
+        let Self { session, indices, records, .. } = *self;
+        let left = records.len() - num_kept;
+        let work = Work {
+            encoder: 0,
+            decoder: left * session.decoding_calls(self.options.num_steps),
+            latent_net: left * self.num_latent_steps,
+        };
+        let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: records.len(), num_kept, work };
+        let progress = session.progress(job);
+        let noise = NoiseSource::new(self.seed);
+        let mut done = num_kept;
+        for records in records[num_kept..].chunks(session.batch_size()) {
+            let indices = &indices[done..done + records.len()];
+            let part = |tensor: &Tensor| -> Result<Tensor> {
+                let row = |&idx: &u64| tensor.narrow(0, usize::try_from(idx).map_err(candle_core::Error::wrap)?, 1);
+                let rows = indices.iter().map(row).collect::<candle_core::Result<Vec<_>>>()?;
+                Ok(Tensor::cat(&rows, 0)?.to_device(session.model.device())?)
+            };
+            let numbers = || indices.iter().copied();
+            let z_sem = match &self.given.z_terminal {
+                _ if !session.has_z_sem() => None,
+                Some(z_terminal) => Some(session.denoise(&part(z_terminal)?, self.num_latent_steps, &progress)?),
+                None => Some(session.invent(noise, numbers(), self.num_latent_steps, &progress)?),
+            };
+            let x_terminal = match &self.given.x_terminal {
+                Some(x_terminal) => part(x_terminal)?,
+                None => session.random_x_terminal(noise, numbers())?,
+            };
+            let how = Decoding { options: self.options, noise: &mut noise.steps(numbers()) };
+            let x_0 = session.decode_as(&x_terminal, z_sem.as_ref(), how, &progress)?;
+            output.write(&x_0, &records.iter().collect::<Vec<_>>())?;
+            done += records.len();
+            output.keep(done, serde_json::Value::Null)?;
+            progress.done(records.len());
+        }
+        progress.finish();
+        Ok(())
+    }
 }
 
 impl GivenNoise {

@@ -1,53 +1,155 @@
 //! `diffae variations --model MODEL INPUT.. -n 8 --out DIR`
 
-use anyhow::{Result, bail};
-use diffae_infer::{NoiseSource, list_inputs, rgb_from_tensor, sheet};
+use anyhow::{Result, bail, ensure};
+use diffae_infer::{CodesNeed, NoiseSource, Settings, Sheet, Subjects, rgb_from_tensor};
+use image::RgbImage;
 
 use crate::args::{GlobalArgs, VariationsArgs};
-use crate::output::{MOST_ON_SHEET, PictureOutput, Provenance, say};
-use crate::progress::Progress;
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
+use crate::pictures::list_readable_subjects;
+use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
+
+const COMMAND: &str = "variations";
+const SHEET: &str = "sheet";
+
+/// One variation.
+struct Variation {
+    /// Number of the picture.
+    subject: usize,
+    /// Number among the variations of that picture.
+    idx: usize,
+    record: Record,
+}
 
 /// Decodes the `z_sem` of each picture with several random `x_T`.
 pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
-    let inputs = list_inputs(&args.pictures.input)?;
-    let names = |name: &str| (0..args.count).map(|idx| format!("{name}_variation_{idx:03}")).collect::<Vec<_>>();
-    let planned = inputs.iter().flat_map(|input| names(&input.name)).chain(["sheet".to_owned()]);
-    let mut output = PictureOutput::new(&args.out.out, &planned.collect::<Vec<_>>(), args.out.force.overwrite())?;
+    let subjects = list_readable_subjects(&args.input.input, &args.input.broken)?;
+    let chosen = chosen(args)?;
+    let each = |subject: usize| {
+        let name = &subjects.all()[subject].name;
+        let chosen = chosen.iter().map(move |&idx| {
+            let note = Settings::from([("index".to_owned(), idx.into())]);
+            Variation { subject, idx, record: Record { name: format!("{name}_variation_{idx:03}"), note } }
+        });
+        chosen.collect::<Vec<_>>()
+    };
+    let variations: Vec<Variation> = (0..subjects.len()).flat_map(each).collect();
+    let mut output = PictureOutput::open(OutputPlan {
+        out: &args.out.out,
+        command: COMMAND,
+        records: variations.iter().map(|variation| variation.record.clone()).collect(),
+        sheets: vec![SHEET.to_owned()],
+        overwrite: args.out.force.overwrite(),
+    })?;
     let session = Session::open(global, &args.model, &args.batch)?;
     if !session.has_z_sem() {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())
     }
+    subjects.check(&session.model, CodesNeed::ZSem)?;
     session.check_steps("--steps", args.decoding.steps)?;
-    let noise = NoiseSource::new(args.random.seed);
-    let provenance = Provenance::new(session.model.fingerprint())
-        .with("steps", &args.decoding.steps)
-        .with("seed", &args.random.seed);
-    let progress = Progress::start("variations", inputs.len() * args.count, args.decoding.steps);
-    let mut rows = Vec::new();
-    for (position, input) in inputs.iter().enumerate() {
-        let x_0 = session.read(std::slice::from_ref(input))?;
-        let z_sem = session.model.encode_semantic(&x_0)?;
-        let is_shown = output.has_sheet() && rows.len() < MOST_ON_SHEET;
-        let mut row = if is_shown { vec![rgb_from_tensor(&x_0.get(0)?)?] } else { vec![] };
-        let mut done = 0;
-        for names in names(&input.name).chunks(session.batch_size()) {
-            let first = (position * args.count + done) as u64;
-            let x_terminal = session.random_x_terminal(noise, first..first + names.len() as u64)?;
-            let z_sems = z_sem.repeat((names.len(), 1))?;
-            let decoded = session.decode(&x_terminal, Some(&z_sems), args.decoding.steps, &progress)?;
-            output.write(&decoded, names, &provenance)?;
-            for idx in (0..names.len()).filter(|_| is_shown) {
-                row.push(rgb_from_tensor(&decoded.get(idx)?)?);
-            }
-            done += names.len();
-        }
-        if is_shown {
-            rows.push(row);
-        }
+    let public = Settings::from([
+        ("model".to_owned(), session.model.fingerprint().into()),
+        ("steps".to_owned(), args.decoding.steps.into()),
+        ("seed".to_owned(), args.random.seed.into()),
+    ]);
+    let mut hidden = session.run_settings(global);
+    hidden.insert("inputs".to_owned(), subjects.fingerprint()?.into());
+    hidden.insert("variations".to_owned(), format!("{chosen:?} of {}", args.count).into());
+    let resume = args.resume.mode(&args.out.force);
+    let num_kept = output.begin(Begin { public, hidden, num_items: variations.len(), resume })?;
+    let varying = Varying { session: &session, args, subjects: &subjects, variations: &variations };
+    let varied = varying.run(&mut output, num_kept);
+    output.guard(varied)?;
+    if output.has_sheet() {
+        output.write_sheet(SHEET, &varying.sheet(&output, &chosen)?.draw())?;
     }
-    progress.finish();
-    output.write_sheet("sheet.png", &sheet(&rows), &provenance)?;
-    output.commit(&provenance)?;
-    say(&format!("wrote {} variations to {}", inputs.len() * args.count, args.out.out.display()))
+    let written = output.commit()?;
+    if args.json.json { written.say_json() } else { written.say() }
+}
+
+/// Numbers of the variations of a picture that are wanted.
+fn chosen(args: &VariationsArgs) -> Result<Vec<usize>> {
+    if args.index.is_empty() {
+        return Ok((0..args.count).collect());
+    }
+    let mut chosen = args.index.iter().flat_map(|range| range.0.clone()).map(usize::try_from);
+    let mut chosen = chosen.by_ref().collect::<Result<Vec<_>, _>>()?;
+    chosen.sort_unstable();
+    chosen.dedup();
+    let last = chosen.last().copied().unwrap_or(0);
+    ensure!(last < args.count, "--index is {last}, but there are {} variations of a picture (-n)", args.count);
+    Ok(chosen)
+}
+
+/// Everything that variations need.
+struct Varying<'a> {
+    session: &'a Session,
+    args: &'a VariationsArgs,
+    subjects: &'a Subjects,
+    variations: &'a [Variation],
+}
+
+impl Varying<'_> {
+    /// Decodes what is not kept yet, batch by batch.
+    fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
+        let Self { session, args, subjects, variations } = *self;
+        let left = &variations[num_kept..];
+        let of_one = |subject: usize| left.iter().filter(move |variation| variation.subject == subject).count();
+        let encoded = (0..subjects.len()).filter(|&idx| of_one(idx) > 0 && subjects.picture(idx).is_some()).count();
+        let decoder = left.len() * session.decoding_calls(args.decoding.steps);
+        let work = Work { encoder: encoded, decoder, latent_net: 0 };
+        let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: variations.len(), num_kept, work };
+        let progress = session.progress(job);
+        let noise = NoiseSource::new(args.random.seed);
+        let mut done = num_kept;
+        for of_one in left.chunk_by(|a, b| a.subject == b.subject) {
+            let subject = of_one.first().map_or(0, |variation| variation.subject);
+            let encoded = session.encode(subjects, subject..subject + 1, CodesNeed::ZSem, &progress)?;
+            let z_sem = encoded
+                .z_sem
+                .ok_or(diffae_infer::Error::MissingPart { part: "z_sem", hint: "nothing is to be varied" })?;
+            for batch in of_one.chunks(session.batch_size()) {
+                let numbers = batch.iter().map(|variation| (subject * args.count + variation.idx) as u64);
+                let x_terminal = session.random_x_terminal(noise, numbers)?;
+                let z_sems = z_sem.repeat((batch.len(), 1))?;
+                let decoded = session.decode(&x_terminal, Some(&z_sems), args.decoding.steps, &progress)?;
+                output.write(&decoded, &batch.iter().map(|variation| &variation.record).collect::<Vec<_>>())?;
+                done += batch.len();
+                output.keep(done, serde_json::Value::Null)?;
+                progress.done(batch.len());
+            }
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    /// A row a picture: the picture, unless its codes alone are known, and its variations.
+    fn sheet(&self, output: &PictureOutput, chosen: &[usize]) -> Result<Sheet> {
+        let Self { session, subjects, variations, .. } = *self;
+        let has_pictures = subjects.num_pictures() > 0;
+        let titles = has_pictures.then(|| "original".to_owned()).into_iter();
+        let mut sheet = Sheet::new().with_columns(titles.chain(chosen.iter().map(|idx| format!("x_T {idx}"))));
+        for of_one in variations.chunk_by(|a, b| a.subject == b.subject) {
+            let Some(subject) = of_one.first().map(|variation| variation.subject) else { continue };
+            if sheet.is_full() {
+                sheet.leave_out(1);
+                continue;
+            }
+            let mut row = vec![];
+            if let Some(input) = subjects.picture(subject) {
+                row.push(rgb_from_tensor(&input.read(session.model.image_shape())?)?);
+            } else if has_pictures {
+                // Of codes alone there is no original to show.
+                let [_, height, width] = session.model.image_shape();
+                let side = |side| u32::try_from(side).unwrap_or(1);
+                row.push(RgbImage::from_pixel(side(width), side(height), image::Rgb([255; 3])));
+            }
+            for variation in of_one {
+                row.push(output.picture(&variation.record.name)?);
+            }
+            sheet.push(&subjects.all()[subject].name, row);
+        }
+        Ok(sheet)
+    }
 }

@@ -10,7 +10,7 @@ use diffae_nets::weights::Weights;
 use super::layers::{Filter, Loader, resize};
 use crate::error::{Error, Result};
 
-/// What the pictures are resized to.
+/// Side of the network's input, in pixels.
 const SIDE: usize = 224;
 /// Side of a patch.
 const PATCH: usize = 14;
@@ -20,7 +20,7 @@ const HEAD: usize = 64;
 const MAX_DEPTH: usize = 64;
 /// Of all layer norms.
 const EPS: f64 = 1e-6;
-/// What the position embeddings' scale is made of: the number of patches and a little more.
+/// Scale of the position embeddings: the number of patches and a little more.
 const OFFSET: f64 = 0.1;
 /// Mean and standard deviation of `ImageNet`'s channels.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];

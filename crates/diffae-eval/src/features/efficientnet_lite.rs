@@ -8,7 +8,7 @@ use crate::error::Result;
 
 /// Of all batch norms.
 const EPS: f64 = 1e-3;
-/// What the pictures are resized to.
+/// Side of the network's input, in pixels.
 const SIDE: usize = 224;
 /// Width of the features: the average of the last layer.
 pub(super) const WIDTH: usize = 1280;

@@ -8,10 +8,23 @@ use crate::error::Result;
 
 /// Of all batch norms.
 const EPS: f64 = 1e-3;
-/// What the pictures are resized to.
+/// Side of the network's input, in pixels.
 const SIDE: usize = 299;
 /// Width of the features: the last average pooling ("pool3").
 pub(super) const WIDTH: usize = 2048;
+
+/// Preprocessing of pictures to the 299 pixels that Inception-v3 takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InceptionInput {
+    /// pytorch-fid's way, and that of most papers: bilinear between the two nearest pixels, without antialiasing, in `[-1, 1]`.
+    #[default]
+    PytorchFid,
+    /// clean-fid's way: Pillow's antialiased bicubic in floating point, clipped to `[0, 255]`, then `(x - 128) / 128`.
+    ///
+    /// # Source
+    /// Parmar et al. 2022 (arXiv:2104.11222), Section 3; `make_resizer("PIL", False, "bicubic", (299, 299))` of clean-fid.
+    Clean,
+}
 
 /// Convolutions one after the other, each followed by a `ReLU`.
 #[derive(Debug)]
@@ -86,8 +99,11 @@ impl Inception {
     }
 
     /// `[N, 3, H, W]` in `[0, 1]` to `[N, 2048]`.
-    pub(super) fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
-        let x = resize(x, SIDE, Filter::Bilinear, None)?.affine(2., -1.)?;
+    pub(super) fn forward(&self, x: &Tensor, input: InceptionInput) -> CandleResult<Tensor> {
+        let x = match input {
+            InceptionInput::PytorchFid => resize(x, SIDE, Filter::Bilinear, None)?.affine(2., -1.)?,
+            InceptionInput::Clean => clean_resize(x, SIDE)?.affine(1. / 128., -1.)?,
+        };
         let x = max_pool(&self.stem.forward(&x)?, 3, 2, 0)?;
         let mut x = max_pool(&self.middle.forward(&x)?, 3, 2, 0)?;
         for block in &self.blocks {
@@ -95,6 +111,11 @@ impl Inception {
         }
         global_average(&x)
     }
+}
+
+/// `[N, C, H, W]` in `[0, 1]` to `[N, C, side, side]` in `[0, 255]`, without rounding to bytes.
+fn clean_resize(x: &Tensor, side: usize) -> CandleResult<Tensor> {
+    resize(&x.affine(255., 0.)?, side, Filter::AntialiasedBicubic, None)?.clamp(0f32, 255f32)
 }
 
 impl Branch {
@@ -227,5 +248,48 @@ impl Names<'_> {
         let forks = vec![(1, fork("branch3x3_2a", "branch3x3_2b")?), (2, fork("branch3x3dbl_3a", "branch3x3dbl_3b")?)];
         let pool = pool(self.branch(name, inputs, &[("branch_pool", 192, one)])?);
         Ok(Block { branches, forks, pool })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// The file that `xtask/peer/clean_fid_fixtures.py` writes.
+    #[derive(Deserialize)]
+    struct Fixture {
+        resized: Vec<Resized>,
+    }
+
+    #[derive(Deserialize)]
+    struct Resized {
+        height: usize,
+        width: usize,
+        side: usize,
+        /// Row, column, channel, value.
+        pixels: Vec<(usize, usize, usize, f32)>,
+    }
+
+    /// Of 255; clean-fid sums in double precision.
+    const TOLERANCE: f32 = 1e-3;
+
+    #[test]
+    fn pixels_are_resized_as_clean_fid_does() {
+        let fixture: Fixture = serde_json::from_str(include_str!("../../tests/fixtures/clean_fid.json")).unwrap();
+        assert_eq!(fixture.resized.len(), 6);
+        for Resized { height, width, side, pixels } in fixture.resized {
+            let byte = |c: usize, y: usize, x: usize| ((7 * y * y + 91 * x + 53 * c * (y + 1) + x * y) % 256) as f32;
+            let values = (0..3).flat_map(|c| (0..height).flat_map(move |y| (0..width).map(move |x| byte(c, y, x))));
+            let x = Tensor::from_iter(values, &Device::Cpu).unwrap().reshape((1, 3, height, width)).unwrap();
+            let resized = clean_resize(&(x / 255.).unwrap(), side).unwrap().get(0).unwrap().to_vec3::<f32>().unwrap();
+            let is_clipped = |value: f32| pixels.iter().any(|pixel| (pixel.3 - value).abs() < TOLERANCE);
+            assert_eq!(is_clipped(0.) && is_clipped(255.), side > 17, "only enlarging overshoots here");
+            for (row, column, channel, expected) in pixels {
+                let got = resized[channel][row][column];
+                assert!((got - expected).abs() < TOLERANCE, "{height}x{width} to {side}: {got}, expected {expected}");
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What the networks are made of: convolutions with folded batch norms, pooling, resizing.
+//! Layers of the feature networks: convolutions with folded batch norms, pooling, resizing.
 
 use candle_core::{DType, Device, IndexOp, Result as CandleResult, Tensor};
 use diffae_nets::weights::Weights;
@@ -27,7 +27,7 @@ pub(super) struct Window {
 pub(super) enum Padding {
     /// So many above and below, and so many left and right.
     Zeros([usize; 2]),
-    /// As `TensorFlow`: so many that the output has `ceil(size / stride)` pixels, the odd one below and right.
+    /// `TensorFlow`'s: so many that the output has `ceil(size / stride)` pixels, the odd one below and right.
     Same,
 }
 
@@ -177,7 +177,7 @@ pub(super) fn max_pool(x: &Tensor, kernel: usize, stride: usize, padding: usize)
     x.max_pool2d_with_stride(kernel, stride)
 }
 
-/// As [`max_pool`] without padding, but pixels that are left at the border get a window of their own.
+/// [`max_pool`] without padding, where pixels that are left at the border get a window of their own.
 pub(super) fn max_pool_ceil(x: &Tensor, kernel: usize, stride: usize) -> CandleResult<Tensor> {
     let missing = |side: usize| match side.saturating_sub(kernel) % stride {
         0 => 0,
@@ -200,7 +200,7 @@ pub(super) fn global_average(x: &Tensor) -> CandleResult<Tensor> {
     x.flatten_from(2)?.mean(2)
 }
 
-/// How a picture is resized.
+/// Filter of a resize.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filter {
     /// Between the two nearest pixels, as `torch.nn.functional.interpolate` with `align_corners=False`: pixels are
@@ -210,6 +210,8 @@ pub(super) enum Filter {
     Bicubic,
     /// A triangle as wide as the pixels of the smaller picture.
     Antialiased,
+    /// Keys' cubic with a = -0.5, as wide as the pixels of the smaller picture: Pillow's `BICUBIC`.
+    AntialiasedBicubic,
 }
 
 /// Resizes pictures, `[N, C, H, W]` to `[N, C, side, side]`. The mapping has the given scale, `side / old side` if none
@@ -248,14 +250,18 @@ fn resize_weights(old: usize, new: usize, filter: Filter, scale: f64) -> Vec<f32
             Filter::Bicubic => {
                 for offset in [-1., 0., 1., 2.] {
                     let at = center.floor() + offset;
-                    add(at, cubic(center - at));
+                    add(at, cubic(center - at, -0.75));
                 }
             }
-            Filter::Antialiased => {
-                let support = scale.recip().max(1.);
-                let first = (center - support).ceil().max(0.) as usize;
-                let end = ((center + support).floor().min(last)) as usize;
-                let weight = |at: usize| (1. - (at as f64 - center).abs() / support).max(0.);
+            Filter::Antialiased | Filter::AntialiasedBicubic => {
+                let (radius, kernel): (f64, fn(f64) -> f64) = match filter {
+                    Filter::AntialiasedBicubic => (2., |x| cubic(x, -0.5)),
+                    _ => (1., |x| (1. - x.abs()).max(0.)),
+                };
+                let stretch = scale.recip().max(1.);
+                let first = (center - radius * stretch).ceil().max(0.) as usize;
+                let end = ((center + radius * stretch).floor().min(last)) as usize;
+                let weight = |at: usize| kernel((at as f64 - center) / stretch);
                 let sum: f64 = (first..=end).map(weight).sum();
                 (first..=end).for_each(|at| add(at as f64, weight(at) / sum));
             }
@@ -264,14 +270,13 @@ fn resize_weights(old: usize, new: usize, filter: Filter, scale: f64) -> Vec<f32
     weights
 }
 
-/// Keys 1981 with a = -0.75.
-fn cubic(distance: f64) -> f64 {
-    const A: f64 = -0.75;
+/// The cubic kernel of Keys 1981.
+fn cubic(distance: f64, a: f64) -> f64 {
     let x = distance.abs();
     if x <= 1. {
-        ((A + 2.) * x - (A + 3.)) * x * x + 1.
+        ((a + 2.) * x - (a + 3.)) * x * x + 1.
     } else if x < 2. {
-        ((A * x - 5. * A) * x + 8. * A) * x - 4. * A
+        ((a * x - 5. * a) * x + 8. * a) * x - 4. * a
     } else {
         0.
     }
@@ -283,7 +288,7 @@ mod tests {
 
     #[test]
     fn rows_of_resizing_sum_to_one_and_keep_the_size_as_it_is() {
-        for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Antialiased] {
+        for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Antialiased, Filter::AntialiasedBicubic] {
             for (old, new) in [(5, 9), (9, 4), (7, 7), (1, 3)] {
                 let weights = resize_weights(old, new, filter, new as f64 / old as f64);
                 for row in weights.chunks(old) {

@@ -10,7 +10,7 @@ use super::color;
 use super::layers::{Conv, Loader, Window, max_pool, max_pool_ceil};
 use crate::error::{Error, Result};
 
-/// What the channels of a picture in `[-1, 1]` are shifted and scaled by.
+/// Shift and scale of the channels of a picture in `[-1, 1]`.
 const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
 const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
 /// Added to the length of activations.
@@ -94,7 +94,7 @@ impl Lpips {
         Self::new(backbone, &read_state_dict(path)?, device)
     }
 
-    /// The same from weights that were read. Those of the classifier, which is not used, may be among them.
+    /// Builds the network from weights that were read. Those of the classifier, which is not used, may be among them.
     ///
     /// # Errors
     /// [`Error::Weights`] if they are of another network.

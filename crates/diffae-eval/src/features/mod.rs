@@ -16,11 +16,12 @@ use diffae_nets::weights::{Weights, read_state_dict};
 use self::dino::Dino;
 use self::efficientnet_lite::EfficientNetLite;
 use self::inception::Inception;
+pub use self::inception::InceptionInput;
 pub use self::lpips::{Lpips, LpipsBackbone};
 use crate::error::{Error, Result};
 use crate::image_pairs::check_unit_range;
 
-/// Which network.
+/// Kinds of feature networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeatureKind {
     /// Inception-v3, last average pooling, of the Frechet Inception distance: 2048 numbers.
@@ -45,6 +46,7 @@ pub struct FeatureNetwork {
     kind: FeatureKind,
     network: Network,
     device: Device,
+    inception_input: InceptionInput,
 }
 
 #[derive(Debug)]
@@ -84,7 +86,7 @@ impl FeatureNetwork {
         Self::new(kind, &Weights::new(Arc::new(read_state_dict(path)?)), device)
     }
 
-    /// The same from weights that were read.
+    /// Builds a network from weights that were read.
     ///
     /// # Errors
     /// [`Error::Weights`] if they are of another network.
@@ -94,10 +96,16 @@ impl FeatureNetwork {
             FeatureKind::EfficientNetLite0 => Network::EfficientNetLite(EfficientNetLite::load(weights, device)?),
             FeatureKind::DinoV2 => Network::Dino(Dino::load(weights, device)?),
         };
-        Ok(Self { kind, network, device: device.clone() })
+        Ok(Self { kind, network, device: device.clone(), inception_input: InceptionInput::default() })
     }
 
-    /// Which network it is.
+    /// Resizes pictures in another way before Inception-v3 sees them; other networks have one way only.
+    #[must_use]
+    pub fn with_inception_input(self, inception_input: InceptionInput) -> Self {
+        Self { inception_input, ..self }
+    }
+
+    /// Kind of this network.
     #[must_use]
     pub fn kind(&self) -> FeatureKind {
         self.kind
@@ -122,7 +130,7 @@ impl FeatureNetwork {
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
         let x = color(x)?.to_device(&self.device)?;
         let features = match &self.network {
-            Network::Inception(network) => network.forward(&x)?,
+            Network::Inception(network) => network.forward(&x, self.inception_input)?,
             Network::EfficientNetLite(network) => network.forward(&x)?,
             Network::Dino(network) => network.forward(&x)?,
         };

@@ -1,35 +1,23 @@
 //! Released checkpoints, read as they are.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::weights::architecture::{Architecture, ArchitectureHints, Parts};
+use crate::weights::architecture::{Architecture, ArchitectureHints};
+use crate::weights::parameter_sets::{FoundSet, ParameterSet};
 use crate::weights::pytorch_names::name_from_pytorch;
-use crate::weights::shapes::architecture_from_shapes;
-use crate::weights::source::{StoredTensor, TensorSource, Weights};
-use crate::weights::torch::{TensorRef, TorchDtype, TorchFile};
+use crate::weights::source::{TensorSource, Weights};
+use crate::weights::weight_file::WeightFile;
+use crate::weights::wrappers::Renamed;
 
-/// Which of the two sets of parameters in a training checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParameterSet {
-    /// `ema_model.*`: the exponential moving average, which everything but training uses.
-    Ema,
-    /// `model.*`: what the optimizer works on.
-    Online,
-}
-
-impl ParameterSet {
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::Ema => "ema_model.",
-            Self::Online => "model.",
-        }
-    }
-}
+/// Buffers that lie among the parameters where these have no prefix: noise, and `z_sem` with its statistics.
+const BUFFERS: [&str; 4] = [X_TERMINAL, "conds", MEAN, STD];
+const X_TERMINAL: &str = "x_T";
+const MEAN: &str = "conds_mean";
+const STD: &str = "conds_std";
 
 /// Mean and standard deviation of `z_sem` over the training set, each `[D]`, f32.
 #[derive(Debug, Clone)]
@@ -40,7 +28,8 @@ pub struct LatentMoments {
     pub std: Tensor,
 }
 
-/// A training checkpoint as the reference implementation writes it: `last.ckpt`.
+/// A model as the reference implementation names its tensors: `last.ckpt`, its state dict alone, or the same in
+/// safetensors.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// What it is.
@@ -52,38 +41,39 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint and works out its architecture: from its hyper-parameters where it has some, else from the
-    /// shapes of its tensors and `hints`.
+    /// Opens a file of weights and works out its architecture: from its hyper-parameters, or those in a file beside it,
+    /// and from the shapes of its tensors and `hints` where they are silent.
     ///
     /// # Errors
-    /// [`Error::Torch`] if the file is damaged or of another kind; [`Error::NotThere`] if it holds no such parameters;
-    /// others if the architecture is not one of a Diffusion Autoencoder.
+    /// [`Error::Torch`] or [`Error::Safetensors`] if the file is damaged or of another kind; [`Error::NoNetwork`],
+    /// [`Error::NoSuchSet`] or [`Error::TwoSets`] if it does not hold such parameters; others if the architecture is not
+    /// one of a Diffusion Autoencoder.
     pub fn open(path: &Path, set: ParameterSet, hints: &ArchitectureHints) -> Result<Self> {
-        let file = Arc::new(TorchFile::open(path)?);
-        let state = file.tensors_under("state_dict")?;
-        let source = CheckpointSource::new(path, Arc::clone(&file), &state, set)?;
-        let architecture = match file.json_under("hyper_parameters")? {
-            Some(hyper_parameters) if hyper_parameters.is_object() => {
-                Architecture::from_hyper_parameters(&hyper_parameters, Parts::of(&source))?
-            }
-            _ => {
-                let x_terminal = state.get("x_T").map(TensorRef::view).transpose()?;
-                architecture_from_shapes(&source, x_terminal.map(|view| view.shape.as_slice()), hints)?
-            }
-        };
-        let latent_moments = latent_moments(&file, &state)?;
-        Ok(Self { architecture, weights: Weights::new(Arc::new(source)), latent_moments })
+        let file = WeightFile::open(path)?;
+        let FoundSet { state, prefix } = FoundSet::find(&file, set)?;
+        let parameters = Renamed::new(Arc::clone(&state), |name| {
+            let released = name.strip_prefix(&prefix)?;
+            let is_buffer = released.rsplit('.').next().is_some_and(|part| BUFFERS.contains(&part));
+            let is_of_another_set =
+                prefix.is_empty() && ["model.", "ema_model."].iter().any(|set| released.starts_with(set));
+            (!is_buffer && !is_of_another_set).then(|| name_from_pytorch(released))
+        })?;
+        let x_terminal = buffer(state.as_ref(), X_TERMINAL);
+        let x_terminal_shape = x_terminal.as_deref().and_then(|name| state.shape(name));
+        let architecture = Architecture::of(&parameters, x_terminal_shape, file.hyper_parameters.as_ref(), hints)?;
+        let latent_moments = latent_moments(state.as_ref())?;
+        Ok(Self { architecture, weights: Weights::new(Arc::new(parameters)), latent_moments })
     }
 }
 
-/// Reads `conds_mean` and `conds_std` of a `latent.pkl`.
+/// Reads `conds_mean` and `conds_std` of a `latent.pkl`, or of any other file of tensors.
 ///
 /// # Errors
-/// [`Error::Torch`] if the file is damaged or of another kind; [`Error::NotThere`] if it holds no such statistics.
+/// [`Error::Torch`] or [`Error::Safetensors`] if the file is damaged or of another kind; [`Error::NotThere`] if it holds
+/// no such statistics.
 pub fn read_latent_moments(path: &Path) -> Result<LatentMoments> {
-    let file = TorchFile::open(path)?;
-    let tensors = file.root_tensors()?;
-    latent_moments(&file, &tensors)?
+    let state = Renamed::unwrapped(WeightFile::open(path)?.state)?;
+    latent_moments(&state)?
         .ok_or_else(|| Error::NotThere { path: path.to_owned(), expected: "latent statistics (conds_mean, conds_std)" })
 }
 
@@ -101,24 +91,41 @@ pub struct ClassifierCheckpoint {
 }
 
 impl ClassifierCheckpoint {
-    /// Reads a classifier checkpoint.
+    /// Reads a classifier with the averaged rows where there are any.
     ///
     /// # Errors
-    /// [`Error::Torch`] if the file is damaged or of another kind; [`Error::NotThere`] if it holds no classifier;
-    /// [`Error::ShapeMismatch`] if weight and bias do not fit together.
+    /// As [`ClassifierCheckpoint::open_set`].
     pub fn open(path: &Path) -> Result<Self> {
-        let file = TorchFile::open(path)?;
-        let state = file.tensors_under("state_dict")?;
-        let read = |name: &str| state.get(name).map(|tensor| read_f32(&file, name, tensor)).transpose();
-        let either = |online, averaged| -> Result<_> { Ok(read(averaged)?.or(read(online)?)) };
-        let (Some(directions), Some(weight), Some(bias)) = (
-            read("classifier.weight")?,
-            either("classifier.weight", "ema_classifier.weight")?,
-            either("classifier.bias", "ema_classifier.bias")?,
-        ) else {
-            let expected = "attribute classifier (classifier.weight, classifier.bias)";
-            return Err(Error::NotThere { path: path.to_owned(), expected });
+        Self::open_set(path, ParameterSet::Auto)
+    }
+
+    /// Reads a classifier: `last.ckpt`, its state dict alone, or the same in safetensors.
+    ///
+    /// Without averaged rows, logits are made with those that edits go along. `set` decides between the two where there
+    /// are both: the rows of edits are always those that the optimizer works on, as in the reference implementation.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] or [`Error::Safetensors`] if the file is damaged or of another kind; [`Error::NotThere`] if it
+    /// holds no classifier; [`Error::ShapeMismatch`] if weight and bias do not fit together.
+    pub fn open_set(path: &Path, set: ParameterSet) -> Result<Self> {
+        let file = WeightFile::open(path)?;
+        let state: Arc<dyn TensorSource> = Arc::new(Renamed::unwrapped(file.state)?);
+        let online: Arc<dyn TensorSource> = match file.online_state {
+            Some(online) if set == ParameterSet::Online => Arc::new(Renamed::unwrapped(online)?),
+            _ => Arc::clone(&state),
         };
+        let not_there = |expected| Error::NotThere { path: path.to_owned(), expected };
+        let classifier = "attribute classifier (classifier.weight, classifier.bias)";
+        let rows = linear(online.as_ref(), "classifier").or_else(|| only_linear(online.as_ref()));
+        let averaged = linear(state.as_ref(), "ema_classifier");
+        let directions = rows.as_ref().or(averaged.as_ref()).ok_or_else(|| not_there(classifier))?;
+        let logits = match set {
+            ParameterSet::Auto | ParameterSet::Ema => averaged.as_ref().unwrap_or(directions),
+            ParameterSet::Online => directions,
+        };
+        let source_of = |name: &str| if online.shape(name).is_some() { &online } else { &state };
+        let read = |name: &str| read_f32(source_of(name).as_ref(), name);
+        let (directions, weight, bias) = (read(&directions.weight)?, read(&logits.weight)?, read(&logits.bias)?);
         let [attributes, _] = *directions.dims() else {
             return Err(shape_mismatch("classifier.weight", &directions, &[0, 0]));
         };
@@ -128,84 +135,55 @@ impl ClassifierCheckpoint {
         if bias.dims() != [attributes] {
             return Err(shape_mismatch("classifier.bias", &bias, &[attributes]));
         }
-        Ok(Self { directions, weight, bias, latent_moments: latent_moments(&file, &state)? })
+        Ok(Self { directions, weight, bias, latent_moments: latent_moments(state.as_ref())? })
     }
 }
 
-/// One parameter set of a checkpoint.
-#[derive(Debug)]
-struct CheckpointSource {
-    file: Arc<TorchFile>,
-    tensors: BTreeMap<String, TensorRef>,
+/// The names of the two tensors of a linear layer.
+struct Linear {
+    weight: String,
+    bias: String,
 }
 
-impl CheckpointSource {
-    fn new(path: &Path, file: Arc<TorchFile>, state: &BTreeMap<String, TensorRef>, set: ParameterSet) -> Result<Self> {
-        let mut tensors: BTreeMap<String, TensorRef> = BTreeMap::new();
-        for (name, tensor) in state {
-            let Some(released) = name.strip_prefix(set.prefix()) else { continue };
-            let ours = name_from_pytorch(released);
-            if let Some(copy) = tensors.insert(ours.clone(), tensor.clone())
-                && file.read(&copy)? != file.read(tensor)?
-            {
-                return Err(Error::CopiesDiffer { first: ours, second: name.clone() });
-            }
-        }
-        if tensors.is_empty() {
-            let expected = match set {
-                ParameterSet::Ema => "averaged parameters (ema_model.*)",
-                ParameterSet::Online => "parameters (model.*)",
-            };
-            return Err(Error::NotThere { path: PathBuf::from(path), expected });
-        }
-        Ok(Self { file, tensors })
-    }
+/// The layer of this name, below the shortest prefix.
+fn linear(state: &dyn TensorSource, layer: &str) -> Option<Linear> {
+    let ending = format!("{layer}.weight");
+    let is_it =
+        |name: &str| name.strip_suffix(&ending).is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+    let weight = state.names().into_iter().filter(|name| is_it(name)).min_by_key(String::len)?;
+    let bias = format!("{}bias", weight.strip_suffix("weight")?);
+    state.shape(&bias).is_some().then_some(Linear { weight, bias })
 }
 
-impl TensorSource for CheckpointSource {
-    fn names(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
-    }
-
-    fn shape(&self, name: &str) -> Option<&[usize]> {
-        let view = self.tensors.get(name)?.view().ok()?;
-        Some(&view.shape)
-    }
-
-    fn read(&self, name: &str) -> Result<StoredTensor<'_>> {
-        match self.tensors.get(name) {
-            Some(tensor) => stored(&self.file, name, tensor),
-            None => Err(Error::TensorMissing { name: name.to_owned() }),
-        }
-    }
+/// The layer of a file that holds no other parameters: `weight` and `bias` under any name.
+fn only_linear(state: &dyn TensorSource) -> Option<Linear> {
+    let mut names = state.names();
+    names.retain(|name| name.rsplit('.').next().is_some_and(|part| !BUFFERS.contains(&part)));
+    let [bias, weight] = names.as_slice() else { return None };
+    let is_layer = bias.strip_suffix("bias")? == weight.strip_suffix("weight")? && state.shape(weight)?.len() == 2;
+    is_layer.then(|| Linear { weight: weight.clone(), bias: bias.clone() })
 }
 
-pub(super) fn stored<'a>(file: &'a TorchFile, name: &str, tensor: &TensorRef) -> Result<StoredTensor<'a>> {
-    let tensor = file.read(tensor)?;
-    let dtype = match tensor.dtype {
-        TorchDtype::F64 => DType::F64,
-        TorchDtype::F32 => DType::F32,
-        TorchDtype::F16 => DType::F16,
-        TorchDtype::BF16 => DType::BF16,
-        other => return Err(Error::UnsupportedDtype { name: name.to_owned(), dtype: other.to_string() }),
+/// The name of a buffer: the shortest one that ends so.
+fn buffer(state: &dyn TensorSource, ending: &str) -> Option<String> {
+    let names = state.names().into_iter().filter(|name| name.rsplit('.').next() == Some(ending));
+    names.min_by_key(String::len)
+}
+
+fn read_f32(state: &dyn TensorSource, name: &str) -> Result<Tensor> {
+    state.read(name)?.to_tensor(DType::F32, &Device::Cpu)
+}
+
+/// `conds_mean` and `conds_std` (`[D]` or `[1, D]`), where they are.
+fn latent_moments(state: &dyn TensorSource) -> Result<Option<LatentMoments>> {
+    let (Some(mean), Some(std)) = (buffer(state, MEAN), buffer(state, STD)) else { return Ok(None) };
+    let read = |name: &str| -> Result<Tensor> {
+        let flat = read_f32(state, name)?.flatten_all();
+        flat.map_err(|source| Error::Tensor { part: "reading latent statistics", source })
     };
-    Ok(StoredTensor { name: name.to_owned(), dtype, shape: tensor.shape, bytes: tensor.bytes })
-}
-
-fn read_f32(file: &TorchFile, name: &str, tensor: &TensorRef) -> Result<Tensor> {
-    stored(file, name, tensor)?.to_tensor(DType::F32, &Device::Cpu)
-}
-
-/// `conds_mean` and `conds_std` (`[D]` or `[1, D]`) among `tensors`, where they are.
-fn latent_moments(file: &TorchFile, tensors: &BTreeMap<String, TensorRef>) -> Result<Option<LatentMoments>> {
-    let read = |name: &str| -> Result<Option<Tensor>> {
-        let Some(tensor) = tensors.get(name) else { return Ok(None) };
-        let flat = read_f32(file, name, tensor)?.flatten_all();
-        flat.map(Some).map_err(|source| Error::Tensor { part: "reading latent statistics", source })
-    };
-    let (Some(mean), Some(std)) = (read("conds_mean")?, read("conds_std")?) else { return Ok(None) };
+    let (mean, std) = (read(&mean)?, read(&std)?);
     if mean.dims() != std.dims() {
-        return Err(shape_mismatch("conds_std", &std, mean.dims()));
+        return Err(shape_mismatch(STD, &std, mean.dims()));
     }
     LatentMoments::new(mean, std).map(Some)
 }

@@ -2,29 +2,38 @@
 //!
 //! | file | read with |
 //! |---|---|
-//! | `model.safetensors` | [`SafetensorsFile`] |
-//! | `last.ckpt` of an autoencoder, autoencoder with latent net, or plain DDPM | [`Checkpoint`] |
-//! | `last.ckpt` of an attribute classifier | [`ClassifierCheckpoint`] |
+//! | `model.safetensors` of a model directory | [`SafetensorsFile`] |
+//! | an autoencoder, autoencoder with latent net, or plain DDPM under released names | [`Checkpoint`] |
+//! | an attribute classifier | [`ClassifierCheckpoint`] |
 //! | `latent.pkl` | [`read_latent_moments`] |
-//! | tensors of any other network, `.pth` or `.safetensors` | [`read_state_dict`] |
+//! | tensors of any other network | [`read_state_dict`] |
 //!
-//! All are memory-mapped. Nothing in a pickle is ever executed: what is not plain data or a tensor is passed over.
+//! The last four are files of `torch.save` (its zip format and the one before PyTorch 1.6), safetensors files or the index
+//! of several; the content tells which, not the name. All are memory-mapped. Nothing in a pickle is ever executed: what is not plain data or a tensor is passed over.
 //! [`Weights`] builds networks from such a file and proves that every tensor was used exactly once.
 
 pub mod torch;
 
 mod architecture;
 mod checkpoint;
+mod hyper_parameter_files;
+mod hyper_parameters;
+mod parameter_sets;
 mod pytorch_names;
 mod safetensors;
 mod shapes;
+mod sharded;
 mod source;
 mod state_dict;
+mod weight_file;
+mod wrappers;
 
 pub use architecture::{Architecture, ArchitectureHints, DiffusionFacts, LatentArchitecture};
-pub use checkpoint::{Checkpoint, ClassifierCheckpoint, LatentMoments, ParameterSet, read_latent_moments};
+pub use checkpoint::{Checkpoint, ClassifierCheckpoint, LatentMoments, read_latent_moments};
+pub use parameter_sets::ParameterSet;
 pub use pytorch_names::name_from_pytorch;
 pub use safetensors::{SafetensorsFile, safetensors_bytes};
 pub use source::{StoredTensor, TensorMap, TensorSource, Weights, is_finite};
 pub use state_dict::read_state_dict;
-pub use torch::{ArchiveError, FileKind, JsonError, PickleError, TorchError};
+pub use torch::{ArchiveError, FileKind, JsonError, PickleError, TorchError, ZipKind};
+pub use weight_file::is_sharded_checkpoint;

@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, Metadata, View};
 
 use crate::error::{Error, Result};
 use crate::weights::source::{StoredTensor, TensorSource};
-use crate::weights::torch::MappedFile;
+use crate::weights::torch::{FileKind, MappedFile, is_safetensors};
 
 /// A memory-mapped safetensors file, or one that is part of the program, whose header was checked.
 #[derive(Debug)]
@@ -45,7 +45,15 @@ impl SafetensorsFile {
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Safetensors`] if the header is damaged or does not fit the file.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::new(path, FileBytes::Mapped(MappedFile::open(path)?))
+        Self::from_map(path, MappedFile::open(path)?)
+    }
+
+    /// Reads the header of a file that is mapped already.
+    ///
+    /// # Errors
+    /// As [`SafetensorsFile::open`].
+    pub(super) fn from_map(path: &Path, map: MappedFile) -> Result<Self> {
+        Self::new(path, FileBytes::Mapped(map))
     }
 
     /// Reads the header of a file that is in memory; `path` is its name in messages.
@@ -57,7 +65,15 @@ impl SafetensorsFile {
     }
 
     fn new(path: &Path, bytes: FileBytes) -> Result<Self> {
-        let damaged = |source| Error::Safetensors { path: path.to_owned(), source };
+        if !is_safetensors(&bytes) {
+            return Err(Error::NotSafetensors { path: path.to_owned(), kind: FileKind::of(&bytes) });
+        }
+        let damaged = |source| match needed_len(&bytes) {
+            Some(needed) if needed > bytes.len() as u64 => {
+                Error::SafetensorsCut { path: path.to_owned(), got: bytes.len() as u64, needed }
+            }
+            _ => Error::Safetensors { path: path.to_owned(), source },
+        };
         let (header_len, metadata) = safetensors::SafeTensors::read_metadata(&bytes).map_err(damaged)?;
         // `deserialize` also checks that the tensors cover the file exactly.
         safetensors::SafeTensors::deserialize(&bytes).map_err(damaged)?;
@@ -77,12 +93,20 @@ impl SafetensorsFile {
     }
 }
 
-impl SafetensorsFile {
-    /// Whether a tensor is there, and holds floats.
-    pub(crate) fn is_float(&self, name: &str) -> bool {
-        let dtype = self.metadata.info(name).map(|info| info.dtype);
-        dtype.is_some_and(|dtype| matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16))
+/// Length of a safetensors file by its header, or the end of the header if that is cut off itself.
+fn needed_len(bytes: &[u8]) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    struct Place {
+        data_offsets: Option<[u64; 2]>,
     }
+    let (header_len, rest) = bytes.split_first_chunk()?;
+    let data_start = u64::from_le_bytes(*header_len).checked_add(8)?;
+    let Some(header) = rest.get(..usize::try_from(u64::from_le_bytes(*header_len)).ok()?) else {
+        return Some(data_start);
+    };
+    let places: BTreeMap<String, Place> = serde_json::from_slice(header).ok()?;
+    let end = places.values().filter_map(|place| place.data_offsets).map(|[_, end]| end).max()?;
+    data_start.checked_add(end)
 }
 
 impl TensorSource for SafetensorsFile {

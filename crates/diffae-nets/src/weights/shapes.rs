@@ -5,43 +5,33 @@ use crate::config::{
     RawUnetConfig, UnetConfig,
 };
 use crate::error::{Error, Result};
-use crate::weights::architecture::{Architecture, ArchitectureHints, DiffusionFacts, LatentArchitecture, Parts};
+use crate::weights::architecture::{Architecture, ArchitectureHints, LatentArchitecture, Parts};
 use crate::weights::source::TensorSource;
 
 /// Numbers that a network of some kind may have: far more than any has, so that a hostile file cannot loop long.
 const MOST_BLOCKS: usize = 1 << 12;
 
-/// Works the architecture out. `x_terminal_shape` is that of the `x_T` that training checkpoints hold.
-pub(crate) fn architecture_from_shapes(
+/// Works the architecture out. `held_image_size` is that of the `x_T` that training checkpoints hold; one that was given
+/// goes before it.
+pub(super) fn architecture_from_shapes(
     source: &dyn TensorSource,
-    x_terminal_shape: Option<&[usize]>,
+    held_image_size: Option<usize>,
     hints: &ArchitectureHints,
 ) -> Result<Architecture> {
     let shapes = Shapes { source };
-    let held = match x_terminal_shape {
-        Some(&[_, _, size, _]) => Some(size),
-        _ => None,
-    };
-    let unknown = || cannot("it holds no x_T, so the image size must be given");
-    let image_size = hints.image_size.or(held).ok_or_else(unknown)?;
+    let hints = &ArchitectureHints { image_size: hints.image_size.or(held_image_size), ..hints.clone() };
     let parts = Parts::of(source);
-    let num_heads = hints.num_heads.unwrap_or(1);
-    let unet = shapes.unet(image_size, num_heads)?;
+    let unet = shapes.unet(hints.known_image_size()?, hints.num_heads.unwrap_or(1))?;
     let encoder = parts.encoder.then(|| shapes.encoder(&unet, hints.encoder_res_blocks)).transpose()?;
     if let Some(encoder) = &encoder {
         AutoencoderConfig::new(encoder.clone(), unet.clone())?;
     }
-    let num_train_timesteps = hints.num_train_timesteps.unwrap_or(1000);
-    let facts = |given: &Option<String>, default: &str| DiffusionFacts {
-        num_train_timesteps,
-        beta_schedule: given.clone().unwrap_or_else(|| default.to_owned()),
-    };
     let net = parts.latent_net.then(|| shapes.latent_net()).transpose()?;
     Ok(Architecture {
         unet,
         encoder,
-        diffusion: facts(&hints.beta_schedule, "linear"),
-        latent: net.map(|net| LatentArchitecture { net, diffusion: facts(&hints.latent_beta_schedule, "const0.008") }),
+        diffusion: hints.diffusion(),
+        latent: net.map(|net| LatentArchitecture { net, diffusion: hints.latent_diffusion() }),
     })
 }
 
@@ -110,7 +100,11 @@ impl Shapes<'_> {
         let (num_res_blocks, levels) = match (usual, others.len()) {
             (Some(usual), _) => usual,
             (None, 1) => others.remove(0),
-            _ => return Err(cannot("its encoder fits several layouts, so its blocks a level must be given")),
+            _ => {
+                return Err(cannot(
+                    "its encoder fits several layouts, so its blocks a level must be given: --encoder-res-blocks",
+                ));
+            }
         };
         EncoderConfig::new(RawEncoderConfig {
             image_size: unet.image_size,

@@ -3,45 +3,29 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 
-use super::checkpoint::stored;
-use super::safetensors::SafetensorsFile;
 use super::source::{TensorMap, TensorSource};
-use super::torch::{TorchDtype, TorchFile};
-use crate::error::Result;
+use super::weight_file::WeightFile;
+use super::wrappers::Renamed;
+use crate::error::{Error, Result};
 
-/// What a safetensors file is called.
-const SAFETENSORS: &str = "safetensors";
-/// Where some programs put the tensors that they save.
-const NESTED: &str = "state_dict";
-
-/// The tensors of a file, as f32: of a `.safetensors`, or of what `torch.save` wrote of a `state_dict()`, alone or
-/// under the key `state_dict`. Counters (`num_batches_tracked`) and other tensors without fractions are left out.
+/// The tensors of a file, as f32: of a safetensors file, or of what `torch.save` wrote of a `state_dict()`, alone or
+/// under the key `state_dict`. The names of wrappers (`module`, `_orig_mod`) are left out of theirs, and so are counters
+/// (`num_batches_tracked`) and other tensors without fractions.
 ///
 /// # Errors
 /// If the file cannot be read, is damaged, or a number is not finite.
 pub fn read_state_dict(path: &Path) -> Result<TensorMap> {
+    let state = Renamed::unwrapped(WeightFile::open(path)?.state)?;
     let mut tensors = BTreeMap::new();
-    if path.extension().is_some_and(|extension| extension == SAFETENSORS) {
-        let file = SafetensorsFile::open(path)?;
-        for name in file.names() {
-            if file.is_float(&name) {
-                let tensor = file.read(&name)?.to_tensor(DType::F32, &Device::Cpu)?;
-                tensors.insert(name, tensor);
-            }
-        }
-        return Ok(TensorMap(tensors));
-    }
-    let file = TorchFile::open(path)?;
-    let is_nested = file.root_keys().any(|key| key == NESTED);
-    let listed = if is_nested { file.tensors_under(NESTED)? } else { file.root_tensors()? };
-    for (name, tensor) in listed {
-        let is_float = |dtype| matches!(dtype, TorchDtype::F64 | TorchDtype::F32 | TorchDtype::F16 | TorchDtype::BF16);
-        if is_float(tensor.view()?.dtype) {
-            let read: Tensor = stored(&file, &name, &tensor)?.to_tensor(DType::F32, &Device::Cpu)?;
-            tensors.insert(name, read);
-        }
+    for name in state.names() {
+        let stored = match state.read(&name) {
+            Ok(stored) if stored.dtype.is_float() => stored,
+            Ok(_) | Err(Error::UnsupportedDtype { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        tensors.insert(name, stored.to_tensor(DType::F32, &Device::Cpu)?);
     }
     Ok(TensorMap(tensors))
 }

@@ -1,6 +1,6 @@
 //! Files that are no checkpoint or a damaged one.
 
-use diffae_nets::weights::torch::{ArchiveError, FileKind, PickleError, TorchError, TorchFile};
+use diffae_nets::weights::torch::{ArchiveError, FileKind, PickleError, TorchError, TorchFile, ZipKind};
 
 use crate::pickle_writer::{dict, int, pickle, storage, tensor};
 use crate::stored_zip::{ZipForm, stored_zip};
@@ -85,7 +85,7 @@ fn broken_files_before_pytorch_1_6_say_where() {
     let whole = include_bytes!("../data/legacy.pth");
     assert!(open(whole).is_ok());
     for (len, hint) in
-        [(13, "magic number"), (40, "facts of the machine"), (300, "saved object"), (750, "within storage")]
+        [(14, "magic number"), (40, "facts of the machine"), (300, "saved object"), (750, "within storage")]
     {
         let error = error_of(&whole[..len]);
         let message = whole_message(&error);
@@ -208,14 +208,49 @@ fn damage_is_found_by_checksum_and_names_the_entry() {
 }
 
 #[test]
-fn archives_of_something_else_are_told_apart() {
-    let error = error_of(&stored_zip(ZipForm::Classic, &[("a/b/data.pkl", b"}."), ("last.ckpt", b"x")]));
+fn without_any_checksum_none_is_compared() {
+    let zip = without_checksums(one_tensor(ZipForm::Classic), &[0, 1, 2]);
+    let file = open(&zip).unwrap();
+    assert_eq!(*file.read(&file.root_tensors().unwrap()["a"]).unwrap().bytes, [1, 2, 3, 4]);
+    // Checksums that are left count, and zero is one of them.
+    let zip = without_checksums(one_tensor(ZipForm::Classic), &[2]);
+    let file = open(&zip).unwrap();
+    let error = file.read(&file.root_tensors().unwrap()["a"]).unwrap_err();
     assert!(
-        matches!(&error, TorchError::NoPickle { num_entries: 2, first_entry, .. } if first_entry == "a/b/data.pkl")
+        matches!(error, TorchError::Storage { source: ArchiveError::Damaged { expected: 0, .. }, .. }),
+        "{error:?}"
     );
-    // An archive without entries is only its last record.
-    let error = error_of(&stored_zip(ZipForm::Classic, &[]));
-    assert!(matches!(error, TorchError::NoPickle { num_entries: 0, .. }), "{error:?}");
+}
+
+/// An archive with zero as the checksum of some entries.
+fn without_checksums(mut zip: Vec<u8>, entries: &[usize]) -> Vec<u8> {
+    for &entry in entries {
+        let at = find(&zip, b"PK\x01\x02", entry) + 16;
+        zip[at..at + 4].fill(0);
+    }
+    zip
+}
+
+#[test]
+fn archives_of_something_else_are_told_apart() {
+    let other = |num_entries, first_entry: &str| ZipKind::Other { num_entries, first_entry: first_entry.to_owned() };
+    for (entries, expected) in [
+        // An archive without entries is only its last record.
+        (&[][..], other(0, "")),
+        (&["a/b/data.pkl", "x"], other(2, "a/b/data.pkl")),
+        (&["last.ckpt", "README.md"], ZipKind::Packed { entry: "last.ckpt".to_owned() }),
+        (&["x/data.pkl", "x/constants.pkl", "x/code/__torch__.py"], ZipKind::TorchScript),
+        (&["archive_format", "models/model.json"], ZipKind::ExportedProgram),
+        (&["serialized_exported_program.json", "serialized_state_dict.pt"], ZipKind::ExportedProgram),
+        (&["x/.data/extern_modules", "x/model/model.pkl"], ZipKind::TorchPackage),
+        (&["conv/weight.npy", "b.npy"], ZipKind::Npz),
+        (&["config.json", "model.weights.h5"], ZipKind::Keras),
+    ] {
+        let entries: Vec<(&str, &[u8])> = entries.iter().map(|name| (*name, &b"}."[..])).collect();
+        let error = error_of(&stored_zip(ZipForm::Classic, &entries));
+        assert!(matches!(&error, TorchError::OtherArchive { kind, .. } if *kind == expected), "{error:?}");
+        assert!(error.to_string().contains("test.ckpt"), "{error}");
+    }
     let error = error_of(&stored_zip(ZipForm::Classic, &[("b/data.pkl", b"}."), ("a/data.pkl", b"}.")]));
     assert!(matches!(&error, TorchError::SeveralPickles { first, second, .. } if first == "a" && second == "b"));
 }

@@ -81,3 +81,25 @@ fn files_before_pytorch_1_6_have_their_tensors() {
     let count = file.read(&tensors["num_batches_tracked"]).unwrap();
     assert_eq!((count.dtype, count.bytes[0]), (TorchDtype::I64, 7));
 }
+
+#[test]
+fn every_protocol_of_both_formats_has_the_same_tensors() {
+    let faults: PathBuf =
+        [env!("CARGO_MANIFEST_DIR"), "..", "..", "tests", "fixtures", "faults", "checkpoints"].iter().collect();
+    let read = |name: &str| {
+        let file = TorchFile::open(&faults.join(name)).unwrap();
+        let tensors = file.root_tensors().unwrap();
+        ["conds", "conds_mean", "conds_std"].map(|name| {
+            let read = file.read(&tensors[name]).unwrap();
+            (read.shape, read.bytes.into_owned())
+        })
+    };
+    let expected = read("latent_zip_p2.pkl");
+    assert_eq!(expected[0].0, [6, 4]);
+    for protocol in 0..=5 {
+        for format in ["zip", "legacy"] {
+            assert_eq!(read(&format!("latent_{format}_p{protocol}.pkl")), expected, "{format} {protocol}");
+        }
+    }
+    assert_eq!(read("latent_nocrc.pkl"), expected);
+}

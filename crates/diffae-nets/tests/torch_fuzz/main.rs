@@ -36,6 +36,16 @@ const MAX_CASE_TIME: Duration = Duration::from_secs(5);
 const CLASSIFIER: &[u8] = include_bytes!("../data/classifier.ckpt");
 const LATENT: &[u8] = include_bytes!("../data/latent.pkl");
 const LEGACY: &[u8] = include_bytes!("../data/legacy.pth");
+/// Files of that format in protocol 0, whose operands are text, and in protocol 4, which has frames.
+const OTHER_PROTOCOLS: [&[u8]; 2] = [
+    include_bytes!("../../../../tests/fixtures/faults/checkpoints/latent_legacy_p0.pkl"),
+    include_bytes!("../../../../tests/fixtures/faults/checkpoints/latent_legacy_p4.pkl"),
+];
+/// A folder of `torch.distributed.checkpoint`.
+const PIECES: [(&str, &[u8]); 2] = [
+    (".metadata", include_bytes!("../../../../tests/fixtures/faults/checkpoints/dcp/.metadata")),
+    ("__0_0.distcp", include_bytes!("../../../../tests/fixtures/faults/checkpoints/dcp/__0_0.distcp")),
+];
 /// The pickle of the `last.ckpt` that the other two belong to; its storages would be 3 MB.
 const LAST_PICKLE: &[u8] = include_bytes!("../data/last_data.pkl");
 
@@ -305,4 +315,67 @@ fn directories_that_take_most_memory_per_byte() {
     let names: Vec<String> = (0..60_000).map(|entry_idx| format!("{entry_idx:x}")).collect();
     let entries: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b""[..])).collect();
     check_all(MAX_MEMORY_PER_BYTE, std::iter::once(stored_zip(ZipForm::Classic, &entries)));
+}
+
+#[test]
+fn mutated_files_of_other_protocols() {
+    let _turn = take_turn();
+    for file in OTHER_PROTOCOLS {
+        let tally = check_all(MAX_MEMORY_PER_BYTE, cases(1_000, |random| mutated(file, random)));
+        assert!(tally.num_opened > 50 && tally.num_rejected > 200, "{tally:?}");
+    }
+}
+
+/// Checks time and memory of reading a folder or file of weights to the end, whatever is in it.
+fn check_weights(path: &Path, len: usize) -> bool {
+    ALLOCATOR.reset_peak_usage();
+    let (before, start) = (ALLOCATOR.current_usage(), Instant::now());
+    let read = diffae_nets::weights::read_state_dict(path);
+    if let Err(error) = &read {
+        assert!(error.to_string().len() < 1000, "{error}");
+    }
+    let is_read = read.is_ok();
+    drop(read);
+    let memory = ALLOCATOR.peak_usage().saturating_sub(before);
+    assert!(start.elapsed() < MAX_CASE_TIME, "{} takes {:?}", path.display(), start.elapsed());
+    assert!(memory <= MEMORY_FOR_ANY_FILE + 2 * MAX_MEMORY_PER_BYTE * len, "{} takes {memory} bytes", path.display());
+    is_read
+}
+
+#[test]
+fn mutated_checkpoints_in_pieces() {
+    let _turn = take_turn();
+    let folder = tempfile::tempdir().unwrap();
+    let len = PIECES.iter().map(|(_, file)| file.len()).sum();
+    let mut num_read = 0;
+    for seed in 0..1_500 {
+        let mut random = RandomNumbers(seed);
+        let mutated_idx = random.below(2);
+        for (idx, (name, file)) in PIECES.iter().enumerate() {
+            let content = if idx == mutated_idx { mutated(file, &mut random) } else { file.to_vec() };
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        num_read += usize::from(check_weights(folder.path(), len));
+    }
+    assert!((50..1_450).contains(&num_read), "{num_read}");
+}
+
+#[test]
+fn mutated_indices_and_safetensors() {
+    let _turn = take_turn();
+    let folder = tempfile::tempdir().unwrap();
+    let header =
+        br#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"__metadata__":{"hyper_parameters":"{\"T\": 1}"}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 8]].concat();
+    std::fs::write(folder.path().join("a.safetensors"), &file).unwrap();
+    let index = br#"{"metadata": {"total_size": 8}, "weight_map": {"a": "a.safetensors"}}"#;
+    let mut num_read = 0;
+    for seed in 0..1_500 {
+        let mut random = RandomNumbers(seed);
+        let content = mutated(if seed % 2 == 0 { &file } else { index }, &mut random);
+        let path = folder.path().join("mutated");
+        std::fs::write(&path, &content).unwrap();
+        num_read += usize::from(check_weights(&path, content.len() + file.len()));
+    }
+    assert!((50..1_450).contains(&num_read), "{num_read}");
 }

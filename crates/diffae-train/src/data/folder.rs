@@ -4,96 +4,103 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use diffae_infer::{CropBox, picture_files, picture_from_bytes};
+use diffae_infer::{CropBox, picture_from_bytes};
+use tempfile::NamedTempFile;
 
+use super::file_kind::{FileKind, Foreign, file_kind};
+use super::listing::{Listing, warn_of_left_out};
 use super::lmdb::{self, Lmdb};
-use super::{archives, tables};
+use super::samples::one_a_sample;
+use super::unreadable::Unreadable;
+use super::{archives, tables, tar_members};
 use crate::config::{Crop, DataSettings};
 use crate::error::{Error, Result, at};
 
 /// The part of aligned `CelebA` pictures that the paper uses.
 pub const CELEBA_BOX: CropBox = CropBox { left: 25, top: 57, width: 128, height: 128 };
 
-/// Which pictures of a folder.
+/// A part of the pictures of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
-    /// Those that are trained on.
+    /// The training split.
     Train,
-    /// Those that are not.
+    /// The pictures that are kept from training.
     Validation,
 }
 
-/// Pictures in order of their names: files of a folder, members of tar archives or of Parquet files in it, or the
+/// Pictures in order of their names: files of a folder, members of tar archives or rows of Parquet files in it, or the
 /// values of an LMDB.
 #[derive(Debug, Clone)]
 pub struct Pictures {
     root: PathBuf,
     items: Vec<Item>,
     crop: Crop,
-    /// Files that are deleted when nobody reads them any more.
-    #[cfg(feature = "parquet")]
-    _unpacked: Vec<std::sync::Arc<tempfile::NamedTempFile>>,
+    unreadable: Arc<Unreadable>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Item {
+    /// The file, or the archive, table or database that it is in.
     pub(super) file: PathBuf,
     /// Path below the folder, or in the archive; the key in a database.
     pub(super) name: String,
     pub(super) place: Place,
 }
 
-/// Where the bytes of a picture are.
+/// Location of the bytes of a picture.
 #[derive(Debug, Clone)]
 pub(super) enum Place {
-    /// They are the file.
+    /// The whole file.
     File,
-    /// A part of it.
-    Part { offset: u64, length: usize },
+    /// A part of the file, or of what was unpacked of it, which is deleted when nobody reads it any more.
+    Part { unpacked: Option<Arc<NamedTempFile>>, offset: u64, length: usize },
     /// The value of the name.
     Value(Arc<Lmdb>),
 }
 
+impl Item {
+    /// Names the picture in messages: its path, or that of its archive followed by its own.
+    fn path(&self) -> PathBuf {
+        match self.place {
+            Place::File => self.file.clone(),
+            Place::Part { .. } | Place::Value(_) => self.file.join(&self.name),
+        }
+    }
+}
+
 impl Pictures {
-    /// Finds the pictures below a folder that belong to a split: picture files, and the pictures in `.tar` archives, such
-    /// as the shards of a `WebDataset`, and in `.parquet` files, right below it. The folder may also be one such file, or
-    /// an LMDB in the layout of the released data sets.
+    /// Finds the pictures below a folder that belong to a split: picture files, and the pictures in `.tar` archives
+    /// (gzipped or not), such as the shards of a `WebDataset`, in `.parquet` files and in LMDBs of one file, right below
+    /// it. The folder may also be one such file, or an LMDB. Archives and tables give one picture a sample
+    /// ([`DataSettings::picture_key`]).
     ///
-    /// A picture belongs to the validation split by a hash of its name, so adding files moves no other.
+    /// A picture belongs to the validation split by a hash of its name, so adding files moves no other. What is found
+    /// but cannot be read, such as files of other formats, is said on the log once.
     ///
     /// # Errors
-    /// If the folder cannot be read or holds no pictures, or an archive is damaged.
+    /// If the folder cannot be read or holds no pictures, an archive is damaged or cut off, or it is unclear which
+    /// picture of a sample is meant.
     pub fn find(root: &Path, settings: &DataSettings, split: Split) -> Result<Self> {
-        let tables = ending_in(root, tables::EXTENSION)?;
-        let mut items = match root.is_file() {
-            true if ends_in(root, archives::EXTENSION) => archives::members(root)?,
-            true if ends_in(root, tables::EXTENSION) => vec![],
-            true => {
-                let problem = "it is neither a folder nor a .tar archive nor a .parquet file".to_owned();
-                return Err(Error::Data { path: root.to_owned(), problem });
-            }
-            false if lmdb::is_database(root) => lmdb::values(root)?,
-            false => Self::below(root)?,
+        let failed = |problem| Err(Error::Data { path: root.to_owned(), problem });
+        let (mut items, left_out) = if root.is_file() {
+            (of_file(root, &settings.picture_key)?, vec![])
+        } else if lmdb::is_database(root) {
+            (lmdb::values(root)?, vec![])
+        } else {
+            below(root, &settings.picture_key)?
         };
-        let belongs = |name: &str| is_validation(name, settings.validation_share) == (split == Split::Validation);
-        let unpacked = tables::Unpacked::new(&tables, &belongs)?;
-        let all = items.len() + unpacked.num_rows;
-        items.retain(|item| belongs(&item.name));
-        items.extend(unpacked.items);
-        if all == 0 || (items.is_empty() && split == Split::Train) {
-            let problem = match all {
-                0 => "there are no pictures in it".to_owned(),
-                _ => format!("all {all} pictures fall to validation; set data.validation_share=0"),
-            };
-            return Err(Error::Data { path: root.to_owned(), problem });
+        if items.is_empty() {
+            let reasons = if left_out.is_empty() { String::new() } else { format!(": {}", left_out.join("; ")) };
+            return failed(format!("there are no pictures in it{reasons}"));
         }
-        Ok(Self {
-            root: root.to_owned(),
-            items,
-            crop: settings.crop,
-            #[cfg(feature = "parquet")]
-            _unpacked: unpacked.files,
-        })
+        let all = items.len();
+        let belongs = |name: &str| is_validation(name, settings.validation_share) == (split == Split::Validation);
+        items.retain(|item| belongs(&item.name));
+        if items.is_empty() && split == Split::Train {
+            return failed(format!("all {all} pictures fall to validation; set data.validation_share=0"));
+        }
+        let unreadable = Arc::new(Unreadable::new(all, settings.max_broken_share));
+        Ok(Self { root: root.to_owned(), items, crop: settings.crop, unreadable })
     }
 
     /// Finds all pictures below a folder, of both splits.
@@ -101,25 +108,47 @@ impl Pictures {
     /// # Errors
     /// As [`Pictures::find`].
     pub fn all(root: &Path, crop: Crop) -> Result<Self> {
-        let settings =
-            DataSettings { crop, flip: 0., validation_share: 0., max_broken_share: 0., workers: 1, prefetch: 1 };
+        let picture_key = String::new();
+        let settings = DataSettings {
+            crop,
+            flip: 0.,
+            validation_share: 0.,
+            max_broken_share: 0.,
+            workers: 1,
+            prefetch: 1,
+            picture_key,
+        };
         Self::find(root, &settings, Split::Train)
     }
 
-    fn below(root: &Path) -> Result<Vec<Item>> {
-        let files = picture_files(root)?.into_iter();
-        let mut items: Vec<Item> =
-            files.map(|file| Item { name: relative(root, &file), file, place: Place::File }).collect();
-        for archive in ending_in(root, archives::EXTENSION)? {
-            items.extend(archives::members(&archive)?);
+    /// Counts the unreadable pictures of all of these splits together, over the stages of the run in a folder and over its
+    /// resumptions.
+    ///
+    /// # Errors
+    /// If the list in the run folder cannot be read.
+    pub(crate) fn count_unreadable(splits: [&mut Self; 2], run: &Path, limit: f64) -> Result<()> {
+        let unreadable = Unreadable::new(splits.iter().map(|split| split.len()).sum(), limit);
+        let paths = || splits.iter().flat_map(|split| split.items.iter().map(Item::path));
+        let unreadable = Arc::new(unreadable.of_run(run, paths)?);
+        for split in splits {
+            split.unreadable = Arc::clone(&unreadable);
         }
-        Ok(items)
+        Ok(())
     }
 
-    /// How many.
+    /// Number of pictures.
     #[must_use]
     pub fn len(&self) -> usize {
         self.items.len()
+    }
+
+    /// Leaves out those whose place is not to be kept.
+    pub fn retain(&mut self, is_kept: impl Fn(usize) -> bool) {
+        let mut place = 0;
+        self.items.retain(|_| {
+            place += 1;
+            is_kept(place - 1)
+        });
     }
 
     /// Whether there are none.
@@ -128,7 +157,7 @@ impl Pictures {
         self.items.is_empty()
     }
 
-    /// Where they come from.
+    /// The folder or file that was searched.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -146,6 +175,11 @@ impl Pictures {
         self.items.get(idx).map_or_else(String::new, |item| item.name.clone())
     }
 
+    /// Pictures that could not be read so far.
+    pub(crate) fn unreadable(&self) -> &Unreadable {
+        &self.unreadable
+    }
+
     /// Reads one.
     ///
     /// # Shapes
@@ -155,8 +189,28 @@ impl Pictures {
     pub fn read(&self, idx: usize, channels: usize, image_size: usize) -> Result<Tensor> {
         let bytes = self.bytes(idx)?;
         let crop = (self.crop == Crop::Celeba).then_some(CELEBA_BOX);
-        let name = self.root.join(self.name(idx));
-        Ok(picture_from_bytes(&bytes, &name, (channels, image_size), crop)?)
+        let path = self.items.get(idx).map(Item::path).unwrap_or_default();
+        Ok(picture_from_bytes(&bytes, &path, (channels, image_size), crop)?)
+    }
+
+    /// Reads one; nothing, and a warning for the first time, if it cannot be read.
+    ///
+    /// # Shapes
+    /// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`.
+    /// # Errors
+    /// [`Error::TooManyBroken`] if more pictures are unreadable than the settings put up with.
+    pub(crate) fn read_or_leave_out(&self, idx: usize, channels: usize, image_size: usize) -> Result<Option<Tensor>> {
+        let path = || self.items.get(idx).map(Item::path).unwrap_or_default();
+        match self.read(idx, channels, image_size) {
+            Ok(picture) => self.unreadable.remove(path).map(|()| Some(picture)),
+            Err(error) => self.unreadable.add(path(), &error).map(|()| None),
+        }
+    }
+
+    /// The error of data of which nothing can be read, with the reason for the first.
+    pub(crate) fn none_readable(&self) -> Error {
+        let reason = self.unreadable.first().map(|reason| format!(": {reason}")).unwrap_or_default();
+        Error::Data { path: self.root.clone(), problem: format!("none of its pictures can be read{reason}") }
     }
 
     /// One as it is stored.
@@ -169,29 +223,58 @@ impl Pictures {
         };
         match &item.place {
             Place::File => std::fs::read(&item.file).map_err(at(&item.file)),
-            Place::Part { offset, length } => archives::read(&item.file, *offset, *length).map_err(at(&item.file)),
+            Place::Part { unpacked, offset, length } => {
+                let file = unpacked.as_ref().map_or(item.file.as_path(), |unpacked| unpacked.path());
+                tar_members::read_part(file, *offset, *length).map_err(at(item.path()))
+            }
             Place::Value(database) => database.read(&item.name),
         }
     }
 }
 
-fn ends_in(path: &Path, extension: &str) -> bool {
-    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
-}
-
-/// The files right below a folder whose names end so, in order; or the file itself.
-fn ending_in(root: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let mut found = vec![];
-    if root.is_file() {
-        found.push(root.to_owned());
-    } else {
-        for entry in std::fs::read_dir(root).map_err(at(root))? {
-            found.push(entry.map_err(at(root))?.path());
+/// Pictures of one file, by what it holds.
+fn of_file(file: &Path, picture_key: &str) -> Result<Vec<Item>> {
+    let failed = |problem| Err(Error::Data { path: file.to_owned(), problem });
+    let is_archive = archives::is_archive_name(file);
+    match file_kind(file)? {
+        FileKind::Tar | FileKind::Gzip | FileKind::Zstd => one_a_sample(archives::pictures(file)?, picture_key, file),
+        FileKind::Parquet => tables::pictures(file, picture_key),
+        FileKind::Lmdb => lmdb::values(file),
+        _ if is_archive => one_a_sample(archives::pictures(file)?, picture_key, file),
+        _ if ends_in(file, tables::EXTENSION) => tables::pictures(file, picture_key),
+        FileKind::Foreign(Foreign { kind, advice }) => failed(format!("it is {kind}; {advice}")),
+        FileKind::Picture => failed("it is a single picture; name its folder".to_owned()),
+        FileKind::Empty => failed("the file is empty".to_owned()),
+        FileKind::Unknown => {
+            failed("it is neither a folder nor a .tar archive nor a .parquet file nor an LMDB".to_owned())
         }
     }
-    found.retain(|path| ends_in(path, extension));
-    found.sort();
-    Ok(found)
+}
+
+/// Pictures below a folder, and clauses about what is left out.
+fn below(root: &Path, picture_key: &str) -> Result<(Vec<Item>, Vec<String>)> {
+    let listing = Listing::of(root)?;
+    let item = |file: &PathBuf| Item { name: relative(root, file), file: file.clone(), place: Place::File };
+    let mut items: Vec<Item> = listing.pictures.iter().map(item).collect();
+    let mut members = vec![];
+    for archive in &listing.archives {
+        members.extend(archives::pictures(archive)?);
+    }
+    items.extend(one_a_sample(members, picture_key, root)?);
+    for table in &listing.tables {
+        items.extend(tables::pictures(table, picture_key)?);
+    }
+    for database in &listing.databases {
+        items.extend(lmdb::values(database)?);
+    }
+    if !items.is_empty() {
+        warn_of_left_out(root, &listing);
+    }
+    Ok((items, listing.left_out()))
+}
+
+fn ends_in(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
 fn relative(root: &Path, path: &Path) -> String {
@@ -199,7 +282,8 @@ fn relative(root: &Path, path: &Path) -> String {
     below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
-fn is_validation(name: &str, share: f64) -> bool {
+/// Whether a picture belongs to a share that is not trained on, by a hash of its name.
+pub(crate) fn is_validation(name: &str, share: f64) -> bool {
     let hash = blake3::hash(name.as_bytes());
     let number = hash.as_bytes().iter().take(4).fold(0u32, |all, &byte| (all << 8) | u32::from(byte));
     f64::from(number) / 4_294_967_296. < share
@@ -260,5 +344,42 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = Pictures::find(folder.path(), &settings(0.), Split::Train).unwrap_err();
         assert!(error.to_string().contains("no pictures"), "{error}");
+    }
+
+    #[test]
+    fn formats_that_cannot_be_decoded_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.heic", "b.HEIC", "c.avif", "shards.zip", ".hidden.heic"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let message = || Pictures::find(folder.path(), &settings(0.), Split::Train).unwrap_err().to_string();
+        let left_out = Listing::of(folder.path()).unwrap().left_out().join("; ");
+        assert!(left_out.contains("1 .avif file, 2 .heic files cannot be decoded"), "{left_out}");
+        assert!(left_out.contains("1 .zip file"), "{left_out}");
+        assert!(message().contains("no pictures in it: 1 .avif file, 2 .heic files"), "{}", message());
+        RgbImage::new(2, 2).save(folder.path().join("d.png")).unwrap();
+        assert_eq!(Pictures::find(folder.path(), &settings(0.), Split::Train).unwrap().len(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_folders_are_followed_but_not_in_circles() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let (root, elsewhere) = (folder.path().join("root"), folder.path().join("elsewhere"));
+        for dir in [root.join("cat"), elsewhere.join("deep")] {
+            std::fs::create_dir_all(dir).unwrap();
+        }
+        for path in [root.join("cat/0.png"), elsewhere.join("1.png"), elsewhere.join("deep/2.png")] {
+            RgbImage::new(2, 2).save(path).unwrap();
+        }
+        symlink(&elsewhere, root.join("dog")).unwrap();
+        symlink(&root, root.join("cat/again")).unwrap();
+        symlink(&elsewhere, elsewhere.join("deep/up")).unwrap();
+        symlink("nowhere.png", root.join("lost.png")).unwrap();
+        let pictures = Pictures::find(&root, &settings(0.), Split::Train).unwrap();
+        let names: Vec<String> = (0..pictures.len()).map(|idx| pictures.name(idx)).collect();
+        assert_eq!(names, ["cat/0.png", "dog/1.png", "dog/deep/2.png", "lost.png"]);
+        assert!(pictures.read(3, 3, 4).is_err(), "a link that leads nowhere cannot be read");
     }
 }

@@ -1,30 +1,73 @@
 //! Attributes of pictures: `CelebA` attribute files, CSV, or one folder a class.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::Pictures;
+use super::warnings::{counted, inform_once, warn_once};
+use super::{LabelTable, Pictures};
 use crate::error::{Error, Result, at};
 
-/// What is known of pictures: for each attribute, whether it is there.
+/// Attributes of pictures: for each, whether the picture has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labels {
     /// Names of the attributes.
     pub names: Vec<String>,
-    /// By path below the folder, or by file name.
+    /// By path below the folder, or as the file names the pictures.
     rows: HashMap<String, Vec<bool>>,
 }
 
+/// Rows of a file whose pictures are not among the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strangers {
+    /// An error: the file is of other data, or a name is wrong.
+    Refuse,
+    /// Nothing: the file is of more data than these.
+    PassOver,
+}
+
 impl Labels {
-    /// Labels of pictures, which they fit: of a file, or of folders if the path is [`FOLDER_LABELS`](crate::FOLDER_LABELS).
+    /// Labels of the pictures of a run: of a file, or of folders if the path is [`FOLDER_LABELS`](crate::FOLDER_LABELS).
+    /// Attributes that are the same for all pictures are left out with a warning.
     ///
     /// # Errors
-    /// As [`Labels::from_file`], [`Labels::from_folders`] and [`Labels::check`].
+    /// As [`Labels::matched`], refusing strangers, and [`Labels::from_folders`]; [`Error::Data`] if no attribute is left.
     pub fn of_pictures(path: &Path, pictures: &[&Pictures]) -> Result<Self> {
         let is_folders = path == Path::new(crate::FOLDER_LABELS);
-        let labels = if is_folders { Self::from_folders(pictures)? } else { Self::from_file(path)? };
-        labels.check(path, pictures)?;
+        let labels =
+            if is_folders { Self::from_folders(pictures)? } else { Self::matched(path, pictures, Strangers::Refuse)? };
+        labels.without_constants(path, pictures)
+    }
+
+    /// Labels of a file by the pictures that they are of.
+    ///
+    /// A row names its picture by the path below the folder, by an absolute path, by one that begins with the last
+    /// folders of the data, by the file name alone, or without the ending, where that is clear.
+    ///
+    /// # Errors
+    /// As [`Labels::from_file`]; [`Error::Data`] with the line if a name fits several pictures, if two rows of one picture
+    /// contradict each other, or if a row is a stranger and these are refused.
+    pub fn matched(path: &Path, pictures: &[&Pictures], strangers: Strangers) -> Result<Self> {
+        let table = LabelTable::from_bytes(&std::fs::read(path).map_err(at(path))?, path)?;
+        let values = table.labels(path)?;
+        let known = Known::new(pictures);
+        let failed = |problem| Error::Data { path: path.to_owned(), problem };
+        let (mut rows, mut missing) = (Rows::of(&table.attributes), vec![]);
+        for (row, values) in table.rows.iter().zip(values) {
+            match known.find(&row.name).map_err(|problem| failed(format!("line {}: {problem}", row.line)))? {
+                Some(name) => rows.add(row.line, name, values).map_err(failed)?,
+                None => missing.push(row),
+            }
+        }
+        if let Some(first) = missing.first().filter(|_| strangers == Strangers::Refuse) {
+            let count = counted(missing.len(), "labelled picture");
+            let (are, name, line) = (if missing.len() == 1 { "is" } else { "are" }, &first.name, first.line);
+            let all = missing.len() == table.rows.len();
+            let hint = if all { "; the first column must name the pictures" } else { "" };
+            return Err(failed(format!("{count} {are} not among the data, such as {name} (line {line}){hint}")));
+        }
+        rows.say_repeats(path);
+        let labels = Self { names: table.attributes.clone(), rows: rows.without_lines() };
+        labels.say_coverage(path, pictures);
         Ok(labels)
     }
 
@@ -37,25 +80,30 @@ impl Labels {
     }
 
     /// Reads a `CelebA` or `CelebAMask-HQ` attribute file, or a CSV file: a header with a column of file names first and
-    /// one attribute a further column, values 1 and 0 or -1.
+    /// one attribute a further column. Values are 1 and 0 or -1, also as `1.0`, True and False, yes and no.
     ///
     /// # Errors
-    /// If the file cannot be read, or a line does not fit.
+    /// If the file cannot be read; as [`LabelTable::from_bytes`]; if a value is no label, or two rows of one name
+    /// contradict each other.
     pub fn from_file(path: &Path) -> Result<Self> {
-        Self::from_text(&fs::read_to_string(path).map_err(at(path))?, path)
+        Self::from_bytes(&std::fs::read(path).map_err(at(path))?, path)
     }
 
-    /// The same of what such a file holds; `path` is its name in messages.
+    /// [`Labels::from_file`] of the contents of such a file; `path` is its name in messages.
     ///
     /// # Errors
-    /// If a line does not fit.
-    pub fn from_text(text: &str, path: &Path) -> Result<Self> {
-        let is_csv = text.lines().next().is_some_and(|line| line.contains(','));
-        let labels = if is_csv { from_csv(text) } else { from_celeba(text) };
-        labels.map_err(|problem| Error::Data { path: path.to_owned(), problem })
+    /// As [`Labels::from_file`].
+    pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
+        let table = LabelTable::from_bytes(bytes, path)?;
+        let mut rows = Rows::of(&table.attributes);
+        for (row, values) in table.rows.iter().zip(table.labels(path)?) {
+            let added = rows.add(row.line, &row.name, values);
+            added.map_err(|problem| Error::Data { path: path.to_owned(), problem })?;
+        }
+        Ok(Self { names: table.attributes.clone(), rows: rows.without_lines() })
     }
 
-    /// One attribute for each folder right below the root.
+    /// One attribute for each folder right below the root. Pictures in no folder have no labels.
     ///
     /// # Errors
     /// If there are fewer than two such folders.
@@ -70,120 +118,273 @@ impl Labels {
             return Err(Error::Data { path: root.unwrap_or_default(), problem });
         }
         let names: Vec<String> = classes.into_iter().collect();
-        let rows = all.into_iter().map(|name| {
-            let class = class_of(&name);
-            let row = names.iter().map(|name| Some(name) == class.as_ref()).collect();
-            (name, row)
+        let rows = all.into_iter().filter_map(|name| {
+            let class = class_of(&name)?;
+            Some((name, names.iter().map(|name| *name == class).collect()))
         });
-        Ok(Self { rows: rows.collect(), names })
+        let labels = Self { rows: rows.collect(), names };
+        labels.say_coverage(Path::new(crate::FOLDER_LABELS), pictures);
+        Ok(labels)
     }
 
-    /// What is known of a picture.
+    /// The labels of a picture, by its path or, if the file gives no more, its file name.
     #[must_use]
     pub fn of(&self, name: &str) -> Option<&[bool]> {
         let file_name = name.rsplit('/').next().unwrap_or(name);
         self.rows.get(name).or_else(|| self.rows.get(file_name)).map(Vec::as_slice)
     }
 
-    /// Fails if labels name a picture that is not there, or an attribute is the same for all pictures.
-    ///
-    /// # Errors
-    /// Which.
-    pub fn check(&self, file: &Path, pictures: &[&Pictures]) -> Result<()> {
-        let problem = |problem| Err(Error::Data { path: file.to_owned(), problem });
-        let mut known = BTreeSet::new();
-        let mut seen = vec![[0usize; 2]; self.names.len()];
+    /// Says how many of the pictures have labels.
+    fn say_coverage(&self, path: &Path, pictures: &[&Pictures]) {
+        let all: usize = pictures.iter().map(|pictures| pictures.len()).sum();
+        let has = |pictures: &Pictures, idx: &usize| self.rows.contains_key(&pictures.name(*idx));
+        let labelled: usize =
+            pictures.iter().map(|pictures| (0..pictures.len()).filter(|idx| has(pictures, idx)).count()).sum();
+        let text = format!("{}: {labelled} of {} are labelled", path.display(), counted(all, "picture"));
+        if labelled < all { warn_once(&text) } else { inform_once(&text) }
+    }
+
+    fn without_constants(self, file: &Path, pictures: &[&Pictures]) -> Result<Self> {
+        let mut seen = vec![[false; 2]; self.names.len()];
         for pictures in pictures {
             for idx in 0..pictures.len() {
-                let name = pictures.name(idx);
-                for (seen, &present) in seen.iter_mut().zip(self.of(&name).unwrap_or_default()) {
-                    seen[usize::from(present)] += 1;
+                for (seen, &present) in seen.iter_mut().zip(self.of(&pictures.name(idx)).unwrap_or_default()) {
+                    seen[usize::from(present)] = true;
                 }
-                known.extend(name.rsplit('/').next().map(str::to_owned));
-                known.insert(name);
             }
         }
-        let mut missing: Vec<&String> = self.rows.keys().filter(|name| !known.contains(*name)).collect();
-        missing.sort_unstable();
-        if let Some(first) = missing.first() {
-            return problem(format!("{} labelled pictures are not among the data, such as {first}", missing.len()));
+        let varies: Vec<bool> = seen.iter().map(|seen| *seen == [true; 2]).collect();
+        if !varies.contains(&true) {
+            let problem = match self.names.as_slice() {
+                [only] => format!("attribute {only} is the same for all pictures"),
+                _ => "every attribute is the same for all pictures".to_owned(),
+            };
+            return Err(Error::Data { path: file.to_owned(), problem });
         }
-        match self.names.iter().zip(&seen).find(|(_, seen)| seen.contains(&0)) {
-            Some((name, _)) => problem(format!("attribute {name} is the same for all pictures")),
-            None => Ok(()),
+        for (name, _) in self.names.iter().zip(&varies).filter(|(_, varies)| !**varies) {
+            warn_once(&format!("{}: attribute {name} is the same for all pictures and is left out", file.display()));
+        }
+        let kept = |values: Vec<bool>| {
+            values.into_iter().zip(&varies).filter(|(_, varies)| **varies).map(|(v, _)| v).collect()
+        };
+        let names = self.names.into_iter().zip(&varies).filter(|(_, varies)| **varies).map(|(name, _)| name).collect();
+        Ok(Self { names, rows: self.rows.into_iter().map(|(name, values)| (name, kept(values))).collect() })
+    }
+}
+
+/// Rows by picture, with their lines.
+struct Rows<'a> {
+    attributes: &'a [String],
+    by_name: HashMap<String, (u64, Vec<bool>)>,
+    /// Lines that say the same again.
+    repeats: Vec<(u64, String)>,
+}
+
+impl<'a> Rows<'a> {
+    fn of(attributes: &'a [String]) -> Self {
+        Self { attributes, by_name: HashMap::new(), repeats: vec![] }
+    }
+
+    /// Fails if there is a row of the picture that says something else.
+    fn add(&mut self, line: u64, name: &str, values: Vec<bool>) -> std::result::Result<(), String> {
+        let Some((before, known)) = self.by_name.get(name) else {
+            self.by_name.insert(name.to_owned(), (line, values));
+            return Ok(());
+        };
+        let differs = known.iter().zip(&values).position(|(known, value)| known != value);
+        if let Some(attribute) = differs.and_then(|idx| self.attributes.get(idx)) {
+            return Err(format!("lines {before} and {line} contradict each other on {attribute} of {name}"));
+        }
+        self.repeats.push((line, name.to_owned()));
+        Ok(())
+    }
+
+    fn say_repeats(&self, path: &Path) {
+        if let Some((line, name)) = self.repeats.first() {
+            let (count, path) = (counted(self.repeats.len(), "line"), path.display());
+            warn_once(&format!("{path}: {count} repeat another of the same picture, such as line {line} of {name}"));
+        }
+    }
+
+    fn without_lines(self) -> HashMap<String, Vec<bool>> {
+        self.by_name.into_iter().map(|(name, (_, values))| (name, values)).collect()
+    }
+}
+
+/// Pictures by the names that a file may give them.
+struct Known {
+    /// Path, and file or archive.
+    pictures: Vec<(String, PathBuf)>,
+    by_path: HashMap<String, Fit>,
+    /// By file name, by path without ending and by file name without ending.
+    by_shorter: HashMap<String, Fit>,
+    /// The folder of the data, as it was given and as it is.
+    roots: Vec<String>,
+}
+
+/// Places of the picture that a name fits, and of another one that it fits too.
+struct Fit {
+    one: usize,
+    other: Option<usize>,
+}
+
+impl Known {
+    fn new(pictures: &[&Pictures]) -> Self {
+        let mut known = Self { pictures: vec![], by_path: HashMap::new(), by_shorter: HashMap::new(), roots: vec![] };
+        for pictures in pictures {
+            for idx in 0..pictures.len() {
+                known.add(pictures.name(idx), pictures.file(idx).to_owned());
+            }
+            let root = pictures.root();
+            let roots = [std::path::absolute(root).ok(), root.canonicalize().ok()].into_iter().flatten();
+            known.roots.extend(roots.map(|root| root.to_string_lossy().replace('\\', "/")));
+        }
+        known
+    }
+
+    fn add(&mut self, path: String, file: PathBuf) {
+        let place = self.pictures.len();
+        let fit = || Fit { one: place, other: None };
+        for name in shorter_names(&path) {
+            self.by_shorter.entry(name.to_owned()).or_insert_with(fit).also(place);
+        }
+        self.by_path.entry(path.clone()).or_insert_with(fit).also(place);
+        self.pictures.push((path, file));
+    }
+
+    /// The path of the picture that a row names, if there is one; the problem if there are several.
+    fn find(&self, written: &str) -> std::result::Result<Option<&str>, String> {
+        let fit = |name: &&str| self.by_path.get(*name).or_else(|| self.by_shorter.get(*name));
+        let Some(Fit { one, other }) = self.readings(written).iter().find_map(fit) else { return Ok(None) };
+        let (path, file) = &self.pictures[*one];
+        match other.and_then(|other| self.pictures.get(other)) {
+            None => Ok(Some(path)),
+            Some((same, other)) if same == path => {
+                let (file, other) = (file.display(), other.display());
+                Err(format!("{written} is in {file} and in {other}; give every picture a name of its own"))
+            }
+            Some((other, _)) => {
+                Err(format!("{written} may be {path} or {other}; write the path below the folder of the data"))
+            }
+        }
+    }
+
+    /// The written name; without the folder of the data, if it is absolute; without the last folders of that, if it begins
+    /// with them.
+    fn readings<'a>(&self, written: &'a str) -> Vec<&'a str> {
+        let mut readings = vec![written];
+        for root in &self.roots {
+            let mut end = root.as_str();
+            loop {
+                let below = written.strip_prefix(end).and_then(|rest| rest.strip_prefix('/'));
+                readings.extend(below.filter(|_| !end.is_empty()));
+                let Some((_, shorter)) = end.split_once('/') else { break };
+                end = shorter;
+            }
+        }
+        readings
+    }
+}
+
+impl Fit {
+    fn also(&mut self, place: usize) {
+        if place != self.one {
+            self.other = Some(place);
         }
     }
 }
 
-type Parsed = std::result::Result<Labels, String>;
-
-fn from_csv(text: &str) -> Parsed {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
-    let header = reader.headers().map_err(|error| error.to_string())?.clone();
-    let names: Vec<String> = header.iter().skip(1).map(str::to_owned).collect();
-    let mut rows = HashMap::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| error.to_string())?;
-        let mut fields = record.iter();
-        let name = fields.next().unwrap_or_default().to_owned();
-        rows.insert(name.clone(), fields.map(|field| value(field, &name)).collect::<std::result::Result<_, _>>()?);
-    }
-    finished(names, rows)
-}
-
-fn from_celeba(text: &str) -> Parsed {
-    let mut lines = text.lines();
-    let count: Option<usize> = lines.next().and_then(|line| line.trim().parse().ok());
-    let count = count.ok_or("the first line is neither a count, as CelebA's, nor a CSV header")?;
-    let names: Vec<String> = lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
-    let mut rows = HashMap::new();
-    for line in lines.filter(|line| !line.trim().is_empty()) {
-        let mut fields = line.split_whitespace();
-        let name = fields.next().unwrap_or_default().to_owned();
-        let row: Vec<bool> = fields.map(|field| value(field, &name)).collect::<std::result::Result<_, _>>()?;
-        if row.len() != names.len() {
-            return Err(format!("{name} has {} values for {} attributes", row.len(), names.len()));
-        }
-        rows.insert(name, row);
-    }
-    if rows.len() != count {
-        return Err(format!("the first line promises {count} pictures, there are {}", rows.len()));
-    }
-    finished(names, rows)
-}
-
-fn finished(names: Vec<String>, rows: HashMap<String, Vec<bool>>) -> Parsed {
-    if names.is_empty() || rows.is_empty() {
-        return Err("it labels nothing".to_owned());
-    }
-    Ok(Labels { names, rows })
-}
-
-fn value(field: &str, name: &str) -> std::result::Result<bool, String> {
-    match field {
-        "1" | "true" => Ok(true),
-        "0" | "-1" | "false" => Ok(false),
-        other => Err(format!("{name} has the value {other:?}, expected 1, 0 or -1")),
-    }
+/// The file name of a path, the path without its ending or without all of its endings, and both.
+fn shorter_names(path: &str) -> BTreeSet<&str> {
+    let base = path.rfind('/').map_or(0, |slash| slash + 1);
+    let ends =
+        [path.rfind('.'), path.get(base..).and_then(|name| name.find('.')).map(|dot| base + dot), Some(path.len())];
+    let ends = ends.into_iter().flatten().filter(|&end| end > base);
+    let names = ends.flat_map(|end| [path.get(..end), path.get(base..end)]).flatten();
+    names.filter(|name| *name != path).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Crop;
+    use image::RgbImage;
+
+    fn data(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = folder.path().join("images").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            RgbImage::new(2, 2).save(path).unwrap();
+        }
+        folder
+    }
+
+    fn matched(folder: &tempfile::TempDir, text: &str, strangers: Strangers) -> std::result::Result<Labels, String> {
+        let path = folder.path().join("labels.csv");
+        std::fs::write(&path, text).unwrap();
+        let pictures = Pictures::all(&folder.path().join("images"), Crop::Center).unwrap();
+        Labels::matched(&path, &[&pictures], strangers).map_err(|error| error.to_string())
+    }
 
     #[test]
     fn both_forms_are_read() {
-        let celeba = from_celeba("2\nSmiling Male\na.png 1 -1\nb.png -1 1\n").unwrap();
-        let csv = from_csv("file,Smiling,Male\na.png,1,0\nb.png,0,1\n").unwrap();
-        assert_eq!(celeba, csv);
+        let read = |text: &str| Labels::from_bytes(text.as_bytes(), Path::new("labels")).unwrap();
+        let celeba = read("2\nSmiling Male\na.png 1 -1\nb.png -1 1\n");
+        assert_eq!(celeba, read("file,Smiling,Male\na.png,1,0\nb.png,0,1\n"));
         assert_eq!(celeba.of("x/y/a.png"), Some(&[true, false][..]));
         assert_eq!(celeba.of("c.png"), None);
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
-        assert!(from_celeba("3\nSmiling\na 1\n").unwrap_err().contains("promises 3"));
-        assert!(from_celeba("1\nSmiling\na 1 1\n").unwrap_err().contains("2 values"));
-        assert!(from_csv("file,Smiling\na,yes\n").unwrap_err().contains("\"yes\""));
+    fn pictures_are_found_by_any_clear_name() {
+        let folder = data(&["a/0.png", "a/1.x.png", "b/0.png"]);
+        let root = folder.path().join("images");
+        let of = |name: &str| {
+            let labels = matched(&folder, &format!("file,A\n{name},1\n"), Strangers::Refuse)?;
+            let of = |path: &&str| labels.of(path).is_some();
+            Ok(["a/0.png", "a/1.x.png", "b/0.png"].into_iter().filter(of).collect::<Vec<_>>().join(" "))
+        };
+        let absolute = root.join("b/0.png").display().to_string();
+        for name in ["b/0.png", "./b/0.png", ".\\b\\0.png", "b/0", "images/b/0.png", absolute.as_str()] {
+            assert_eq!(of(name), Ok::<_, String>("b/0.png".to_owned()), "{name}");
+        }
+        for name in ["a/1.x.png", "1.x.png", "1.x", "1", "a/1"] {
+            assert_eq!(of(name).as_deref(), Ok("a/1.x.png"), "{name}");
+        }
+        for name in ["0.png", "0"] {
+            let error = of(name).unwrap_err();
+            assert!(error.contains("line 2") && error.contains("a/0.png or b/0.png"), "{error}");
+        }
+        for name in ["c.png", "/elsewhere/b/0.png", "other/b/0.png"] {
+            assert!(of(name).unwrap_err().contains("not among the data"), "{name}");
+        }
+        assert!(matched(&folder, "file,A\nc.png,1\n", Strangers::PassOver).is_ok());
+    }
+
+    #[test]
+    fn rows_of_one_picture_must_agree() {
+        let folder = data(&["a/0.png", "b.png"]);
+        let agreeing = matched(&folder, "file,A\na/0.png,1\n0.png,True\nb.png,0\n", Strangers::Refuse).unwrap();
+        assert_eq!(agreeing.of("a/0.png"), Some(&[true][..]));
+        let error =
+            matched(&folder, "file,A,B\na/0.png,1,1\nb.png,0,1\n./a/0.png,1,0\n", Strangers::Refuse).unwrap_err();
+        assert!(error.contains("lines 2 and 4 contradict each other on B of a/0.png"), "{error}");
+        let error = Labels::from_bytes(b"file,A\n0.png,1\n0.png,0\n", Path::new("labels")).unwrap_err().to_string();
+        assert!(error.contains("lines 2 and 3"), "{error}");
+    }
+
+    #[test]
+    fn constant_attributes_are_left_out_unless_all_are() {
+        let folder = data(&["0.png", "1.png", "2.png"]);
+        let path = folder.path().join("labels.csv");
+        let pictures = Pictures::all(&folder.path().join("images"), Crop::Center).unwrap();
+        let of = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Labels::of_pictures(&path, &[&pictures]).map_err(|error| error.to_string())
+        };
+        let labels = of("file,Same,Varies,Never\n0.png,1,1,0\n1.png,1,0,0\n").unwrap();
+        assert_eq!((labels.names.as_slice(), labels.of("1.png")), (&["Varies".to_owned()][..], Some(&[false][..])));
+        assert!(of("file,Same\n0.png,1\n1.png,1\n").unwrap_err().contains("attribute Same is the same for all"));
     }
 }

@@ -1,5 +1,6 @@
-//! Pictures in an LMDB, in the layout of the released data sets: the key is `{resolution}-{index}` or the index alone,
-//! the value an encoded picture; `length` is the count. Others are read by their keys.
+//! Pictures in an LMDB. In the layout of the released data sets the key is `{resolution}-{index}` or the index alone, the
+//! value an encoded picture, and `length` the count. Of other databases, such as LSUN's, all values that are encoded
+//! pictures are read in the order of their keys.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
 
+use super::file_kind::is_picture;
 use super::folder::{Item, Place};
-use crate::error::{Error, Result};
+use super::warnings::{counted, warn_once};
+use crate::error::{Error, Result, at};
 
 /// What makes a folder an LMDB.
 const DATA_FILE: &str = "data.mdb";
@@ -17,6 +20,17 @@ const DATA_FILE: &str = "data.mdb";
 const PAGES_BYTES: usize = 1 << 16;
 /// The key that is no picture.
 const LENGTH_KEY: &[u8] = b"length";
+
+/// Where a meta page, the first of a file, has its magic number, the size of pages, the number of the last page and of
+/// the last transaction, on 64-bit machines.
+const MAGIC_AT: usize = 16;
+const PAGE_SIZE_AT: usize = 40;
+const LAST_PAGE_AT: usize = 136;
+const TRANSACTION_AT: usize = 144;
+const META_BYTES: usize = 152;
+const MAGIC: [u8; 4] = [0xde, 0xc0, 0xef, 0xbe];
+/// Values that are looked at before all are taken for pictures.
+const MOST_TRIED: usize = 64;
 
 /// What the reference implementation writes for the resolution of pictures that it stores in their own size.
 const NO_RESOLUTION: &str = "None";
@@ -36,19 +50,70 @@ pub(super) fn is_database(folder: &Path) -> bool {
     folder.join(DATA_FILE).is_file()
 }
 
-/// The pictures of a database, of the largest resolution if it holds several.
-pub(super) fn values(folder: &Path) -> Result<Vec<Item>> {
-    let database = Lmdb::open(folder)?;
+/// Whether files whose names end so may be databases of one file.
+pub(super) fn is_database_name(ending: &str) -> bool {
+    matches!(ending, "lmdb" | "mdb")
+}
+
+/// Whether a file begins as a database does: with a page of its own kind.
+pub(super) fn is_meta_page(head: &[u8]) -> bool {
+    head.get(MAGIC_AT..MAGIC_AT + 4) == Some(&MAGIC)
+}
+
+/// The pictures of a database, a folder or a single file: those of the largest resolution if its keys are the released
+/// data sets', otherwise all in the order of the keys.
+///
+/// # Errors
+/// If it is damaged, cut off or locked, or holds no encoded pictures.
+pub(super) fn values(path: &Path) -> Result<Vec<Item>> {
+    let database = Lmdb::open(path)?;
     let mut by_resolution: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for key in database.keys()? {
         if let Some(resolution) = resolution(&key) {
             by_resolution.entry(resolution).or_default().push(key);
         }
     }
-    let largest = by_resolution.pop_last().map_or_else(Vec::new, |(_, keys)| keys);
-    let file = folder.join(DATA_FILE);
+    let names = by_resolution.pop_last().map_or_else(|| database.pictures(path), |(_, keys)| Ok(keys))?;
+    let file = if path.is_dir() { path.join(DATA_FILE) } else { path.to_owned() };
     let item = |name| Item { file: file.clone(), name, place: Place::Value(Arc::clone(&database)) };
-    Ok(largest.into_iter().map(item).collect())
+    Ok(names.into_iter().map(item).collect())
+}
+
+/// Fails if the file is shorter than its own count of pages: a read behind its end would kill the process.
+fn check_whole(file: &Path) -> Result<()> {
+    let failed = |problem: String| Error::Data { path: file.to_owned(), problem };
+    let length = std::fs::metadata(file).map_err(at(file))?.len();
+    if length == 0 {
+        return Err(failed("the LMDB is an empty file; download or make it again".to_owned()));
+    }
+    let head = read_meta(file, 0).map_err(at(file))?;
+    if !is_meta_page(&head) {
+        return Err(failed("it is no LMDB; download or make it again".to_owned()));
+    }
+    let page = u64::from(number(&head, PAGE_SIZE_AT, 4).try_into().unwrap_or(0_u32));
+    let is_known = number(&head, MAGIC_AT + 4, 4) == 1 && page.is_power_of_two() && (256..=1 << 16).contains(&page);
+    // The meta page of the last transaction counts.
+    let second = read_meta(file, page).unwrap_or_default();
+    let metas = [&head, &second].into_iter().filter(|meta| is_meta_page(meta));
+    let newest = metas.max_by_key(|meta| number(meta, TRANSACTION_AT, 8));
+    let pages = newest.map_or(0, |meta| number(meta, LAST_PAGE_AT, 8).saturating_add(1));
+    let needed = pages.saturating_mul(page);
+    if is_known && length < needed {
+        return Err(failed(format!(
+            "the LMDB is cut off: {length} of {needed} bytes are there; download or copy it again"
+        )));
+    }
+    Ok(())
+}
+
+fn read_meta(file: &Path, offset: u64) -> std::io::Result<Vec<u8>> {
+    super::tar_members::read_part(file, offset, META_BYTES)
+}
+
+/// A little-endian number.
+fn number(bytes: &[u8], at: usize, width: usize) -> u64 {
+    let digits = bytes.get(at..at + width).unwrap_or_default();
+    digits.iter().rev().fold(0, |number, &byte| (number << 8) | u64::from(byte))
 }
 
 /// That of `256-00012` is 256, that of `0000012` and `None-0000012` is 0; other keys have none.
@@ -66,22 +131,26 @@ impl Lmdb {
         is_database(folder)
     }
 
-    /// Opens a database. It must not change while it is open.
+    /// Opens a database, a folder or a single file. It must not change while it is open.
     ///
     /// # Errors
-    /// If it is none.
-    pub fn open(folder: &Path) -> Result<Arc<Self>> {
-        let path = folder.canonicalize().map_err(crate::error::at(folder))?;
+    /// If it is none, or its file is cut off.
+    pub fn open(path: &Path) -> Result<Arc<Self>> {
+        let given = path;
+        let path = given.canonicalize().map_err(at(given))?;
+        let is_file = path.is_file();
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(database) = opened.get(&path).and_then(Weak::upgrade) {
             return Ok(database);
         }
+        check_whole(&if is_file { given.to_owned() } else { given.join(DATA_FILE) })?;
+        let single = if is_file { EnvFlags::NO_SUB_DIR } else { EnvFlags::empty() };
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         #[expect(unsafe_code, reason = "heed's flags are unsafe, since some of them are")]
         // SAFETY: these only take rights away: nothing is written, and no lock file is made, which a read-only disk
         // could not hold.
         unsafe {
-            options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK)
+            options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK | single)
         };
         #[expect(unsafe_code, reason = "opening a database maps its file")]
         // SAFETY: the file is mapped. Like any data set it must not change while a run reads it (docs/training.md);
@@ -107,6 +176,40 @@ impl Lmdb {
             Ok(keys)
         })
         .map(Option::unwrap_or_default)
+    }
+
+    /// Keys of encoded pictures, in order. If the first values are, all are taken for pictures: looking at each would read
+    /// most of the file.
+    fn pictures(&self, given: &Path) -> Result<Vec<String>> {
+        let failed = |problem: &str| Error::Data { path: given.to_owned(), problem: problem.to_owned() };
+        let (mut keys, mut others, mut no_text) = (vec![], 0, 0);
+        self.reading(|reading, all| {
+            for (idx, entry) in all.iter(reading)?.enumerate() {
+                let (key, value) = entry?;
+                let is_tried = idx < MOST_TRIED || others > 0;
+                match std::str::from_utf8(key) {
+                    _ if is_tried && !is_picture(value) => others += 1,
+                    Ok(key) if key.as_bytes() != LENGTH_KEY => keys.push(key.to_owned()),
+                    Ok(_) => {}
+                    Err(_) => no_text += 1,
+                }
+            }
+            Ok(())
+        })?;
+        if keys.is_empty() {
+            let advice = match (no_text, others) {
+                (0, 0) => "the LMDB is empty",
+                (0, _) => "the values of the LMDB are no encoded pictures; write it with PNG, JPEG or WebP values",
+                _ => "the keys of the LMDB are no text; write it with keys that are",
+            };
+            return Err(failed(advice));
+        }
+        for (count, text) in [(others, "no encoded picture"), (no_text, "under a key that is no text")] {
+            if count > 0 {
+                warn_once(&format!("{}: {} left out: {text}", given.display(), counted(count, "value")));
+            }
+        }
+        Ok(keys)
     }
 
     /// The value of a key, if it has one.
@@ -159,8 +262,8 @@ impl LmdbWriter {
     /// # Errors
     /// If the folder cannot be made, or holds something else, or somebody has the database open.
     pub fn open(folder: &Path, most_bytes: usize) -> Result<Self> {
-        std::fs::create_dir_all(folder).map_err(crate::error::at(folder))?;
-        let path = folder.canonicalize().map_err(crate::error::at(folder))?;
+        std::fs::create_dir_all(folder).map_err(at(folder))?;
+        let path = folder.canonicalize().map_err(at(folder))?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(most_bytes.next_multiple_of(PAGES_BYTES));
         #[expect(unsafe_code, reason = "opening a database maps its file")]
@@ -254,6 +357,38 @@ mod tests {
             assert!(values.iter().all(|value| (value - (shade / 127.5 - 1.)).abs() < 1e-6), "{values:?}");
             assert!(!folder.join("lock.mdb").exists() || std::fs::remove_file(folder.join("lock.mdb")).is_ok());
         }
+    }
+
+    #[test]
+    fn other_databases_are_read_in_the_order_of_their_keys() {
+        let settings = crate::presets::config("smoke", &["data.validation_share=0".to_owned()]).unwrap().data;
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("lsun");
+        let entries =
+            [("ff0a", 250), ("00c1", 10), ("7b", 90)].map(|(key, shade)| (key, picture(shade, ImageFormat::WebP)));
+        write(&folder, &[&entries[..], &[("info", b"text".to_vec())]].concat());
+        let names = |path: &Path| {
+            let pictures = Pictures::find(path, &settings, Split::Train).unwrap();
+            let values = pictures.read(0, 3, 4).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(values.iter().all(|value| (value - (10. / 127.5 - 1.)).abs() < 1e-6), "{values:?}");
+            (0..pictures.len()).map(|idx| pictures.name(idx)).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&folder), ["00c1", "7b", "ff0a"]);
+        // One file without a folder of its own, named or in the folder of the data.
+        let data = root.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        std::fs::copy(folder.join(DATA_FILE), data.join("single.lmdb")).unwrap();
+        assert_eq!(names(&data.join("single.lmdb")), ["00c1", "7b", "ff0a"]);
+        assert_eq!(names(&data), ["00c1", "7b", "ff0a"]);
+        // Cut off: the map of the file would end before its pages do.
+        let bytes = std::fs::read(data.join("single.lmdb")).unwrap();
+        let cut = root.path().join("cut.lmdb");
+        std::fs::write(&cut, &bytes[..bytes.len() - 4096]).unwrap();
+        let error = Pictures::find(&cut, &settings, Split::Train).unwrap_err().to_string();
+        assert!(error.contains("cut.lmdb") && error.contains("cut off"), "{error}");
+        write(&root.path().join("numbers"), &[("a", b"1".to_vec())]);
+        let error = Pictures::find(&root.path().join("numbers"), &settings, Split::Train).unwrap_err().to_string();
+        assert!(error.contains("no encoded pictures"), "{error}");
     }
 
     #[test]

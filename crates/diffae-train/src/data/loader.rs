@@ -1,7 +1,6 @@
 //! Batches that are read ahead by threads, in an order that depends on the seed alone.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,11 +40,8 @@ struct Source {
     image_size: usize,
     flip: f64,
     batch_size: usize,
-    max_broken_share: f64,
     next: AtomicUsize,
     orders: Mutex<BTreeMap<usize, Arc<Vec<usize>>>>,
-    broken: Mutex<BTreeSet<PathBuf>>,
-    read: AtomicUsize,
 }
 
 impl Loader {
@@ -58,11 +54,8 @@ impl Loader {
             image_size: config.model.image_size,
             flip: config.data.flip,
             batch_size: config.autoencoder.batch_size,
-            max_broken_share: config.data.max_broken_share,
             next: AtomicUsize::new(first_batch),
             orders: Mutex::default(),
-            broken: Mutex::default(),
-            read: AtomicUsize::new(0),
         });
         let (sender, received) = sync_channel(config.data.prefetch);
         for _ in 0..config.data.workers {
@@ -106,9 +99,9 @@ impl Loader {
         indices.iter().map(|&idx| self.source.pictures.name(idx)).collect::<Vec<_>>().join(", ")
     }
 
-    /// How many pictures could not be read so far.
+    /// How many pictures of the data could not be read so far.
     pub(crate) fn num_broken(&self) -> usize {
-        self.source.broken().len()
+        self.source.pictures.unreadable().len()
     }
 }
 
@@ -132,20 +125,14 @@ impl Source {
         let start = self.order(epoch)[at];
         for ahead in 0..count {
             let idx = (start + ahead) % count;
-            self.read.fetch_add(1, Ordering::Relaxed);
-            let read = self.pictures.read(idx, self.channels, self.image_size);
-            match read.and_then(|picture| Ok(picture.flatten_all()?.to_vec1::<f32>()?)) {
-                Ok(mut values) => {
-                    if unit(&mut stream(self.seed, Purpose::Flip, place as u64)) < self.flip {
-                        values.chunks_mut(self.image_size).for_each(<[f32]>::reverse);
-                    }
-                    return Ok((idx, values));
-                }
-                Err(error) => self.note_broken(idx, &error)?,
+            let Some(picture) = self.pictures.read_or_leave_out(idx, self.channels, self.image_size)? else { continue };
+            let mut values = picture.flatten_all()?.to_vec1::<f32>()?;
+            if unit(&mut stream(self.seed, Purpose::Flip, place as u64)) < self.flip {
+                values.chunks_mut(self.image_size).for_each(<[f32]>::reverse);
             }
+            return Ok((idx, values));
         }
-        let problem = "none of its pictures can be read".to_owned();
-        Err(Error::Data { path: self.pictures.root().to_owned(), problem })
+        Err(self.pictures.none_readable())
     }
 
     fn order(&self, epoch: usize) -> Arc<Vec<usize>> {
@@ -156,24 +143,6 @@ impl Source {
         }
         let make = || Arc::new(permutation(self.seed, epoch as u64, self.pictures.len()));
         Arc::clone(orders.entry(epoch).or_insert_with(make))
-    }
-
-    fn broken(&self) -> std::sync::MutexGuard<'_, BTreeSet<PathBuf>> {
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Warns once of each file, and fails if there are too many.
-    fn note_broken(&self, idx: usize, error: &Error) -> Result<()> {
-        let path = self.pictures.root().join(self.pictures.name(idx));
-        let mut broken = self.broken();
-        if broken.insert(path.clone()) {
-            tracing::warn!("left out: {error} ({})", path.display());
-        }
-        let (limit, seen) = (self.max_broken_share, self.read.load(Ordering::Relaxed).min(self.pictures.len()));
-        if broken.len() as f64 > (limit * self.pictures.len() as f64).max(1.) {
-            return Err(Error::TooManyBroken { broken: broken.len(), seen, limit, last: path });
-        }
-        Ok(())
     }
 }
 

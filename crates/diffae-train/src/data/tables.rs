@@ -1,127 +1,301 @@
 //! Pictures in Parquet files, as Hugging Face data sets store them: a column of structs with `bytes` and `path`, or a
 //! column of bytes.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::folder::Item;
 use crate::error::{Error, Result};
 
-/// How names of tables end.
+/// Ending of the names of tables.
 pub(super) const EXTENSION: &str = "parquet";
 
-/// Pictures of tables, laid out so that each can be read alone.
-#[derive(Debug, Default)]
-pub(super) struct Unpacked {
-    pub(super) items: Vec<Item>,
-    /// Rows that were seen, wanted or not.
-    pub(super) num_rows: usize,
-    /// What the items point into.
-    #[cfg(feature = "parquet")]
-    pub(super) files: Vec<std::sync::Arc<tempfile::NamedTempFile>>,
-}
-
+/// Says what is missing.
+///
+/// # Errors
+/// Always.
 #[cfg(not(feature = "parquet"))]
-impl Unpacked {
-    /// Says what is missing if there are tables.
-    pub(super) fn new(tables: &[PathBuf], _: &impl Fn(&str) -> bool) -> Result<Self> {
-        let problem = || "this program is built without Parquet; build it with --features parquet".to_owned();
-        tables
-            .first()
-            .map_or_else(|| Ok(Self::default()), |path| Err(Error::Data { path: path.clone(), problem: problem() }))
-    }
+pub(super) fn pictures(table: &Path, _: &str) -> Result<Vec<Item>> {
+    let problem = "this program is built without Parquet; install it with `cargo install --path crates/diffae-cli \
+                   --features parquet`";
+    Err(Error::Data { path: table.to_owned(), problem: problem.to_owned() })
 }
 
 #[cfg(feature = "parquet")]
+pub(super) use unpack::pictures;
+
+#[cfg(feature = "parquet")]
 mod unpack {
+    use std::collections::BTreeMap;
     use std::fs::File;
     use std::io::{BufWriter, Write};
-    use std::path::Path;
-    use std::sync::Arc;
+    use std::path::PathBuf;
+    use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-    use parquet::basic::Type as Physical;
+    use parquet::basic::{ConvertedType, Type as Physical};
     use parquet::file::reader::{FileReader, SerializedFileReader};
-    use parquet::record::Row;
-    use parquet::record::RowAccessor;
+    use parquet::record::{Row, RowAccessor};
     use parquet::schema::types::Type;
+    use tempfile::NamedTempFile;
 
-    use super::{Error, Item, PathBuf, Result, Unpacked};
+    use super::{Error, Item, Path, Result};
+    use crate::data::file_kind::{FileKind, Foreign, file_kind, is_picture};
     use crate::data::folder::Place;
+    use crate::data::samples::PICTURE_NAMES;
+    use crate::data::warnings::{counted, inform_once, warn_once};
     use crate::error::at;
 
-    /// Names of columns that hold pictures as plain bytes.
-    const PLAIN_COLUMNS: [&str; 3] = ["image", "img", "jpg"];
+    /// Rows whose bytes say whether a column holds pictures.
+    const MOST_TRIED: usize = 16;
 
-    impl Unpacked {
-        /// Copies the pictures of the wanted names into temporary files (in `TMPDIR`), as they are encoded: a row of a
-        /// table cannot be read without those around it.
-        pub(in crate::data) fn new(tables: &[PathBuf], wanted: &impl Fn(&str) -> bool) -> Result<Self> {
-            let mut unpacked = Self::default();
-            for table in tables {
-                unpacked.add(table, wanted)?;
+    /// Pictures of tables that lie in temporary files; both splits read one file.
+    static UNPACKED: Mutex<BTreeMap<(PathBuf, String), Known>> = Mutex::new(BTreeMap::new());
+
+    type Known = (Weak<NamedTempFile>, Rows);
+    /// Row, offset and length.
+    type Rows = Vec<(usize, u64, usize)>;
+
+    /// Pictures one after the other, as they are encoded.
+    #[derive(Debug)]
+    struct Unpacked {
+        file: Arc<NamedTempFile>,
+        rows: Rows,
+    }
+
+    /// The pictures of a table: one a row, of the column that `setting` names, or of the one that is found to hold them.
+    /// They are copied to a temporary file (in `TMPDIR`), since a row cannot be read without those around it.
+    ///
+    /// # Errors
+    /// If it is no table, or has no column of pictures, or several and none of them is the obvious one, or no pictures in
+    /// that column.
+    pub(in crate::data) fn pictures(table: &Path, setting: &str) -> Result<Vec<Item>> {
+        let unpacked = unpacked(table, setting)?;
+        let stem = table.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let item = |&(row, offset, length): &(usize, u64, usize)| Item {
+            file: table.to_owned(),
+            name: format!("{stem}/{row:08}"),
+            place: Place::Part { unpacked: Some(Arc::clone(&unpacked.file)), offset, length },
+        };
+        Ok(unpacked.rows.iter().map(item).collect())
+    }
+
+    fn unpacked(path: &Path, setting: &str) -> Result<Unpacked> {
+        let key = (path.canonicalize().map_err(at(path))?, setting.to_owned());
+        let mut all = UNPACKED.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.get(&key).and_then(|(file, rows)| Some((file.upgrade()?, rows.clone())));
+        if let Some((file, rows)) = known {
+            return Ok(Unpacked { file, rows });
+        }
+        let unpacked = Table::open(path)?.unpack(setting)?;
+        all.insert(key, (Arc::downgrade(&unpacked.file), unpacked.rows.clone()));
+        Ok(unpacked)
+    }
+
+    /// An open table.
+    struct Table<'a> {
+        path: &'a Path,
+        reader: SerializedFileReader<File>,
+        schema: Type,
+    }
+
+    impl<'a> Table<'a> {
+        fn open(path: &'a Path) -> Result<Self> {
+            let failed = |problem: String| Error::Data { path: path.to_owned(), problem };
+            match file_kind(path)? {
+                FileKind::Empty => return Err(failed("the file is empty; download or make it again".to_owned())),
+                FileKind::Foreign(Foreign { kind, advice }) => {
+                    return Err(failed(format!("it is {kind}, not a Parquet table; {advice}")));
+                }
+                _ => {}
             }
-            Ok(unpacked)
+            let damaged = |error| {
+                failed(format!("the table cannot be read: {error}. If it was cut off, download or make it again"))
+            };
+            let reader = SerializedFileReader::new(File::open(path).map_err(at(path))?).map_err(damaged)?;
+            let schema = reader.metadata().file_metadata().schema().clone();
+            Ok(Self { path, reader, schema })
         }
 
-        fn add(&mut self, table: &Path, wanted: &impl Fn(&str) -> bool) -> Result<()> {
-            let failed = |problem: String| Error::Data { path: table.to_owned(), problem };
-            let damaged = |error: parquet::errors::ParquetError| failed(format!("it cannot be read: {error}"));
-            let reader = SerializedFileReader::new(File::open(table).map_err(at(table))?).map_err(damaged)?;
-            let schema = reader.metadata().file_metadata().schema().clone();
-            let column = picture_column(&schema)
-                .ok_or_else(|| failed("it has no column of pictures (a struct with bytes, or image)".to_owned()))?;
-            let projection = Type::group_type_builder(schema.name())
-                .with_fields(vec![Arc::clone(&column)])
-                .build()
-                .map_err(damaged)?;
-            let stem = table.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        fn failed(&self, problem: String) -> Error {
+            Error::Data { path: self.path.to_owned(), problem }
+        }
 
-            let file = tempfile::NamedTempFile::new().map_err(at(&std::env::temp_dir()))?;
-            let mut writer = BufWriter::new(&file);
-            let mut offset = 0;
-            for (number, row) in reader.get_row_iter(Some(projection)).map_err(damaged)?.enumerate() {
-                let row = row.map_err(damaged)?;
-                self.num_rows += 1;
-                let name = format!("{stem}/{number:08}");
-                if !wanted(&name) {
-                    continue;
+        fn damaged(&self, error: &parquet::errors::ParquetError) -> Error {
+            self.failed(format!("the table cannot be read: {error}. If it was cut off, download or make it again"))
+        }
+
+        /// Hands `each` the rows of one column, until it says that these are enough.
+        fn rows(&self, column: &Arc<Type>, mut each: impl FnMut(usize, &Row) -> Result<bool>) -> Result<()> {
+            let projection = Type::group_type_builder(self.schema.name())
+                .with_fields(vec![Arc::clone(column)])
+                .build()
+                .map_err(|error| self.damaged(&error))?;
+            let rows = self.reader.get_row_iter(Some(projection)).map_err(|error| self.damaged(&error))?;
+            for (number, row) in rows.enumerate() {
+                if !each(number, &row.map_err(|error| self.damaged(&error))?)? {
+                    break;
                 }
-                // What is null becomes a picture that cannot be read, which training counts and leaves out.
-                let bytes = encoded(&row).unwrap_or_default();
-                writer.write_all(&bytes).map_err(at(file.path()))?;
-                let place = Place::Part { offset, length: bytes.len() };
-                self.items.push(Item { file: file.path().to_owned(), name, place });
-                offset += bytes.len() as u64;
             }
-            writer.flush().map_err(at(file.path()))?;
-            drop(writer);
-            self.files.push(Arc::new(file));
             Ok(())
         }
+
+        fn unpack(&self, setting: &str) -> Result<Unpacked> {
+            let column = self.column(setting)?;
+            let file = NamedTempFile::new().map_err(at(std::env::temp_dir()))?;
+            let mut writer = BufWriter::new(&file);
+            let (mut rows, mut offset, mut without) = (vec![], 0, vec![]);
+            self.rows(&column, |number, row| {
+                match bytes(row).filter(|bytes| !bytes.is_empty()) {
+                    Some(bytes) => {
+                        writer.write_all(bytes).map_err(at(file.path()))?;
+                        rows.push((number, offset, bytes.len()));
+                        offset += bytes.len() as u64;
+                    }
+                    None => without.push(number),
+                }
+                Ok(true)
+            })?;
+            writer.flush().map_err(at(file.path()))?;
+            drop(writer);
+            if rows.is_empty() && !without.is_empty() {
+                return Err(self.without_bytes(column.name()));
+            }
+            if let Some(first) = without.first() {
+                warn_once(&format!(
+                    "{}: {} of {} left out: column {} has no bytes there; the first is row {first}",
+                    self.path.display(),
+                    without.len(),
+                    counted(rows.len() + without.len(), "row"),
+                    column.name()
+                ));
+            }
+            Ok(Unpacked { file: Arc::new(file), rows })
+        }
+
+        /// Error of a column whose rows are all without bytes is of no use, with the first path that it has instead.
+        fn without_bytes(&self, column: &str) -> Error {
+            let path = self.path_column(column).and_then(|paths| {
+                let mut first = None;
+                let found = self.rows(&paths, |_, row| {
+                    first = row.get_group(0).and_then(|group| group.get_string(0).cloned()).ok();
+                    Ok(first.is_none())
+                });
+                found.ok().and(first)
+            });
+            self.failed(match path {
+                Some(path) => format!(
+                    "column {column} has paths, such as {path}, but no pictures: the table was saved without their bytes. \
+                     Save it with them (in `datasets`: map(embed_table_storage) before to_parquet), or name the folder of the \
+                     files by --data"
+                ),
+                None => format!("column {column} has no pictures: every row of it is empty"),
+            })
+        }
+
+        fn path_column(&self, column: &str) -> Option<Arc<Type>> {
+            let field = self.schema.get_fields().iter().find(|field| field.name() == column)?;
+            field.is_group().then(|| narrowed(field, "path")).flatten()
+        }
+
+        /// The column of pictures, without what is beside the bytes: the one that `setting` names, or the one that is found.
+        fn column(&self, setting: &str) -> Result<Arc<Type>> {
+            let fields = self.schema.get_fields();
+            let columns: Vec<Arc<Type>> = fields.iter().filter_map(column_of_bytes).collect();
+            if !setting.is_empty() {
+                let missing = || {
+                    let names = names(fields);
+                    self.failed(format!(
+                        "it has no column {setting} of bytes, which data.picture_key names; it has {names}"
+                    ))
+                };
+                return columns.into_iter().find(|column| column.name() == setting).ok_or_else(missing);
+            }
+            let mut found = vec![];
+            for column in columns {
+                if self.holds_pictures(&column)? {
+                    found.push(column);
+                }
+            }
+            self.obvious(found)
+        }
+
+        /// The one of several columns of pictures that is named so.
+        fn obvious(&self, mut found: Vec<Arc<Type>>) -> Result<Arc<Type>> {
+            let (table, listed) = (self.path.display(), names(&found));
+            let place = |name: &&str| found.iter().position(|column| column.name() == *name);
+            match (found.len(), PICTURE_NAMES.iter().find_map(place)) {
+                (0, _) => Err(self.failed(format!(
+                    "it has no column of pictures (a struct with bytes, or encoded pictures as bytes); it has {}",
+                    names(self.schema.get_fields())
+                ))),
+                (1, _) => {
+                    inform_once(&format!("{table}: pictures are in column {listed}"));
+                    Ok(found.swap_remove(0))
+                }
+                (_, Some(place)) => {
+                    let column = found.swap_remove(place);
+                    warn_once(&format!(
+                        "{table}: the columns {listed} hold pictures; {} is taken, one picture a row (data.picture_key=COLUMN \
+                         takes another)",
+                        column.name()
+                    ));
+                    Ok(column)
+                }
+                (_, None) => Err(self.failed(format!(
+                    "the columns {listed} hold pictures; choose one by --set data.picture_key=COLUMN"
+                ))),
+            }
+        }
+
+        /// Whether the first bytes of a column are pictures. A struct without any may have held some.
+        fn holds_pictures(&self, column: &Arc<Type>) -> Result<bool> {
+            let (mut found, mut pictures) = (0, 0);
+            self.rows(column, |number, row| {
+                if let Some(bytes) = bytes(row).filter(|bytes| !bytes.is_empty()) {
+                    (found, pictures) = (found + 1, pictures + usize::from(is_picture(bytes)));
+                }
+                Ok(found < MOST_TRIED && (found > 0 || number < 1000))
+            })?;
+            let is_named_so = PICTURE_NAMES.contains(&column.name());
+            Ok(pictures > 0 || (is_named_so && column.is_primitive()) || (found == 0 && column.is_group()))
+        }
     }
 
-    /// The column of pictures.
-    fn picture_column(schema: &Type) -> Option<Arc<Type>> {
-        let is_bytes = |field: &Type| field.is_primitive() && field.get_physical_type() == Physical::BYTE_ARRAY;
-        let is_picture =
-            |field: &Type| field.is_group() && field.get_fields().iter().any(|f| f.name() == "bytes" && is_bytes(f));
-        let fields = schema.get_fields();
-        let of_structs = fields.iter().find(|field| is_picture(field)).and_then(|field| {
-            let bytes: Vec<_> = field.get_fields().iter().filter(|f| f.name() == "bytes").cloned().collect();
-            let repetition = field.get_basic_info().repetition();
-            let narrowed =
-                Type::group_type_builder(field.name()).with_repetition(repetition).with_fields(bytes).build();
-            Some(Arc::new(narrowed.ok()?))
-        });
-        let plain = || fields.iter().find(|field| PLAIN_COLUMNS.contains(&field.name()) && is_bytes(field));
-        of_structs.or_else(|| plain().map(Arc::clone))
+    fn names(columns: &[Arc<Type>]) -> String {
+        columns.iter().map(|column| column.name()).collect::<Vec<_>>().join(", ")
     }
 
-    fn encoded(row: &Row) -> Option<Vec<u8>> {
+    /// A column as it is read if it may hold encoded pictures: bytes that are no text, or a struct with such bytes.
+    fn column_of_bytes(field: &Arc<Type>) -> Option<Arc<Type>> {
+        let is_bytes = |field: &Type| {
+            field.is_primitive()
+                && field.get_physical_type() == Physical::BYTE_ARRAY
+                && field.get_basic_info().converted_type() == ConvertedType::NONE
+                && field.get_basic_info().logical_type_ref().is_none()
+        };
+        if field.is_group() {
+            let has_bytes = field.get_fields().iter().any(|field| field.name() == "bytes" && is_bytes(field));
+            return has_bytes.then(|| narrowed(field, "bytes")).flatten();
+        }
+        is_bytes(field).then(|| Arc::clone(field))
+    }
+
+    /// A struct with one of its fields.
+    fn narrowed(field: &Type, name: &str) -> Option<Arc<Type>> {
+        let one: Vec<_> = field.get_fields().iter().filter(|field| field.name() == name).cloned().collect();
+        if one.is_empty() {
+            return None;
+        }
+        let repetition = field.get_basic_info().repetition();
+        let narrowed = Type::group_type_builder(field.name()).with_repetition(repetition).with_fields(one).build();
+        Some(Arc::new(narrowed.ok()?))
+    }
+
+    /// The bytes of a row of one column.
+    fn bytes(row: &Row) -> Option<&[u8]> {
         let bytes = row.get_group(0).and_then(|group| group.get_bytes(0)).or_else(|_| row.get_bytes(0));
-        Some(bytes.ok()?.data().to_vec())
+        Some(bytes.ok()?.data())
     }
 }
-
 #[cfg(test)]
 #[cfg(feature = "parquet")]
 mod tests {
@@ -169,15 +343,12 @@ mod tests {
             write(&table, schema, &[Some(10), None, Some(250)]);
             for root in [folder.path(), &table] {
                 let pictures = Pictures::find(root, &settings, Split::Train).unwrap();
-                assert_eq!((pictures.len(), pictures.name(2)), (3, format!("{ending}/00000002")));
+                // A null is no picture.
+                assert_eq!((pictures.len(), pictures.name(1)), (2, format!("{ending}/00000002")));
                 let largest = |idx| pictures.read(idx, 1, 4).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
                 assert!((largest(0) - (10. / 127.5 - 1.)).abs() < 1e-6, "{ending}");
-                assert!((largest(2) - (250. / 127.5 - 1.)).abs() < 1e-6, "{ending}");
-                assert!(pictures.read(1, 1, 4).is_err(), "a null is no picture");
-                let unpacked = pictures.file(0).to_owned();
-                assert!(unpacked.exists());
-                drop(pictures);
-                assert!(!unpacked.exists(), "what was unpacked goes with the last reader");
+                assert!((largest(1) - (250. / 127.5 - 1.)).abs() < 1e-6, "{ending}");
+                assert_eq!(pictures.file(0), table);
             }
         }
     }
@@ -190,8 +361,38 @@ mod tests {
         let message = || Pictures::find(folder.path(), &settings, Split::Train).unwrap_err().to_string();
         std::fs::write(&table, b"no table").unwrap();
         assert!(message().contains("cannot be read"), "{}", message());
-        write(&table, "message schema { optional binary text; }", &[Some(1)]);
-        assert!(message().contains("no column of pictures"), "{}", message());
+        write(&table, "message schema { optional binary text (UTF8); }", &[Some(1)]);
+        assert!(message().contains("no column of pictures") && message().contains("it has text"), "{}", message());
+        std::fs::write(&table, b"").unwrap();
+        assert!(message().contains("the file is empty"), "{}", message());
+    }
+
+    fn of_fixture(name: &str, key: &str) -> Result<Vec<String>, String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/datasets").join(name);
+        let mut settings = crate::presets::config("smoke", &["data.validation_share=0".to_owned()]).unwrap().data;
+        key.clone_into(&mut settings.picture_key);
+        let pictures = Pictures::find(&path, &settings, Split::Train).map_err(|error| error.to_string())?;
+        (0..pictures.len()).for_each(|idx| assert!(pictures.read(idx, 3, 16).is_ok(), "{name} {idx}"));
+        Ok((0..pictures.len()).map(|idx| pictures.name(idx)).collect())
+    }
+
+    /// Tables of `datasets`, polars and pyarrow.
+    #[test]
+    fn the_column_of_pictures_is_found_or_named() {
+        assert_eq!(of_fixture("masks.parquet", "").unwrap().len(), 12);
+        assert_eq!(of_fixture("masks.parquet", "mask").unwrap().len(), 12);
+        assert_eq!(of_fixture("polars.parquet", "").unwrap().len(), 3);
+        assert_eq!(of_fixture("nulls.parquet", "").unwrap().len(), 6);
+        assert_eq!(of_fixture("two_views.parquet", "left").unwrap().len(), 2);
+        for (name, key, found) in [
+            ("two_views.parquet", "", "the columns left, right hold pictures"),
+            ("two_views.parquet", "", "data.picture_key"),
+            ("masks.parquet", "depth", "no column depth of bytes"),
+            ("paths.parquet", "", "column image has paths, such as /tmp/filetest/pics/p0.png, but no pictures"),
+        ] {
+            let error = of_fixture(name, key).unwrap_err();
+            assert!(error.contains(found), "{error}");
+        }
     }
 }
 

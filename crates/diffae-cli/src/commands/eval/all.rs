@@ -9,7 +9,8 @@ use super::report::Report;
 use super::{attributes, edits, few_shot, fid, ppl, recon, z_usage};
 use crate::args::{
     AllArgs, AttributesArgs, BackboneName, DisentanglementArgs, EditDirection, EditsArgs, EvalRunArgs, FewShotArgs,
-    FidArgs, FidProtocol, FidSource, GlobalArgs, LabelledArgs, PplArgs, ReconArgs, XTerminalKind, ZUsageArgs,
+    FidArgs, FidProtocol, FidSource, GlobalArgs, LabelledArgs, PplArgs, ReconArgs, ResizeName, XTerminalKind,
+    ZUsageArgs,
 };
 use crate::output::{say, say_json};
 use crate::pictures::PictureSet;
@@ -18,7 +19,7 @@ use crate::session::{Session, interrupted};
 /// Numbers of labels that classifiers get.
 const SHOTS: [usize; 2] = [10, 100];
 
-/// Where all reports are together.
+/// File of all reports.
 pub(super) const FILE: &str = "all.json";
 
 /// Each measure writes into a folder of its own, where interrupted work goes on, and all together into `all.json`. One
@@ -81,7 +82,7 @@ pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
     }
     match measures.failed[..] {
         [] => Ok(()),
-        ref failed => bail!("not all could be measured: {} failed", failed.join(", ")),
+        ref failed => bail!("some measures failed: {}", failed.join(", ")),
     }
 }
 
@@ -170,8 +171,10 @@ fn fid_args(args: &AllArgs, weights: PathBuf, run: EvalRunArgs, steps: usize) ->
         data: Some(args.data.data.clone()),
         crop: args.data.crop,
         limit: args.data.limit,
+        broken: args.data.broken.clone(),
         features: args.features,
         weights,
+        resize: ResizeName::PytorchFid,
         protocol: FidProtocol::Plain,
         source: FidSource::Auto,
         count: None,

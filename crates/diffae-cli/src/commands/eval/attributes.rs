@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use diffae_eval::{InversePenalty, auroc, average_precision, cross_validated_logits, logits_of_others};
-use diffae_train::{FOLDER_LABELS, Labels};
+use diffae_train::{FOLDER_LABELS, Labels, Strangers};
 
 use super::codes::encode_all;
 use super::feature_file::fingerprint_of_file;
@@ -37,7 +37,8 @@ pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<Report> 
     let penalty = args.labelled.inverse_penalty.map_or_else(|| "chosen".into(), Into::into);
     let train = args.train_data.as_deref().zip(args.train_labels.as_deref());
     let train = train.map(|(data, labels)| {
-        LabelledPictures::find(PictureSet::first(data, args.labelled.data.crop.into(), None)?, labels, 2)
+        let pictures = PictureSet::first(data, args.labelled.data.crop.into(), None)?;
+        LabelledPictures::find(pictures.handling_broken(&args.labelled.data.broken)?, labels, 2)
     });
     let train = train.transpose()?;
     let more = |_: &Session, names: &[String]| {
@@ -74,7 +75,7 @@ pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArg
     let varies = |(name, present): &(String, Vec<bool>)| {
         let varies = present.contains(&true) && present.contains(&false);
         if !varies {
-            tracing::warn!("{name} is the same for all pictures and is left out");
+            tracing::warn!("attribute {name} is constant and is left out");
         }
         varies
     };
@@ -91,7 +92,7 @@ pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArg
         let difference = diffae_eval::total_auroc_difference(&z_sem, &present)?;
         Ok([dci.disentanglement, dci.completeness, difference.total, difference.num_captured as f64])
     })?;
-    figures.push(Figure::point("attributes", &[], present.len() as f64, count));
+    figures.push(Figure::single("attributes", &[], present.len() as f64, count));
     Report::new("disentanglement", settings, figures).written(&labelled.run.out)
 }
 
@@ -111,7 +112,7 @@ impl LabelledPictures {
         let rows: Vec<usize> = (0..pictures.len()).filter(|&idx| labels.of(&pictures.name(idx)).is_some()).collect();
         if rows.len() < least {
             let (root, count) = (pictures.all().root().display(), rows.len());
-            bail!("{count} pictures of {root} have labels, at least {least} are needed")
+            bail!("{count} images of {root} have labels, expected at least {least}")
         }
         let is_folders = path == Path::new(FOLDER_LABELS);
         let fingerprint_of_labels = if is_folders { FOLDER_LABELS.to_owned() } else { fingerprint_of_file(path)? };
@@ -182,7 +183,7 @@ fn figures(
     let seed = args.labelled.run.random.seed;
     let (mut figures, mut shares) = (vec![], vec![]);
     let constant = |name: &str, data: &str| {
-        tracing::warn!("{name} is (nearly) the same for all pictures of {data} and is left out");
+        tracing::warn!("attribute {name} is (nearly) constant over {data} and is left out");
     };
     let penalty = args.labelled.inverse_penalty.map_or(InversePenalty::Chosen, InversePenalty::Fixed);
     let progress = Progress::start("probe", labelled.names.len(), 1);
@@ -216,7 +217,7 @@ fn figures(
     }
     progress.finish();
     if shares.is_empty() {
-        bail!("no attribute is there in some pictures and missing in others")
+        bail!("every attribute is constant: none is present in some images and absent in others")
     }
     for (measure_name, _) in MEASURES {
         let values: Vec<f64> = figures.iter().filter(|f| f.name == measure_name).map(|f: &Figure| f.value).collect();
@@ -244,7 +245,7 @@ fn read_labels(path: &Path, pictures: &PictureSet) -> Result<Labels> {
     let labels = if path == Path::new(FOLDER_LABELS) {
         Labels::from_folders(&[pictures.all()])?
     } else {
-        Labels::from_file(path)?
+        Labels::matched(path, &[pictures.all()], Strangers::PassOver)?
     };
     Ok(labels)
 }

@@ -12,13 +12,14 @@ use serde::{Deserialize, Serialize};
 use super::all::FILE;
 use super::report::{FORMAT_VERSION, Figure, Report, aligned, number};
 use crate::args::CompareArgs;
-use crate::drawing::{Curve, caption, plot};
+use crate::drawing::caption;
 use crate::output::{say, say_json};
+use crate::plot::{Curve, Plot};
 
-/// What curves are drawn over.
+/// Horizontal axis of the curves.
 const STEPS: &str = "steps";
 
-/// What a file holds: the report of one measure, or all of `diffae eval all`.
+/// Content of a file: the report of one measure, or all of `diffae eval all`.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Reports {
@@ -42,8 +43,8 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
     let mut rows: Vec<Row> = vec![];
     for (column, path) in args.reports.iter().enumerate() {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let read: Reports =
-            serde_json::from_str(&text).with_context(|| format!("{} is no report of diffae eval", path.display()))?;
+        let read: Reports = serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a report of diffae eval", path.display()))?;
         let reports = match read {
             Reports::One(report) => vec![report],
             Reports::All(reports) => reports,
@@ -81,8 +82,9 @@ fn write(folder: &Path, rows: &[Row], args: &CompareArgs) -> Result<()> {
     let names: BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
     for name in names {
         let curves = curves(rows, name, args);
-        if curves.iter().any(|(_, points)| points.len() > 1) {
-            picture(&format!("compare.{name}.png"), &plot("", ["steps", name], &curves)?)?;
+        if curves.iter().any(|curve| curve.points.len() > 1) {
+            let plot = Plot { title: "", x_label: STEPS, y_label: name, curves: &curves };
+            picture(&format!("compare.{name}.png"), &plot.draw())?;
         }
     }
     let measures: BTreeSet<&str> = rows.iter().map(|row| row.measure.as_str()).collect();
@@ -96,8 +98,8 @@ fn write(folder: &Path, rows: &[Row], args: &CompareArgs) -> Result<()> {
             if (is_of_measure || is_of_all) && sheet.is_file() {
                 let bytes = fs::read(&sheet).with_context(|| format!("cannot read {}", sheet.display()))?;
                 let decoded =
-                    image::load_from_memory(&bytes).with_context(|| format!("{} is no picture", sheet.display()))?;
-                sheets.push(caption(&path.display().to_string(), &decoded.into_rgb8())?);
+                    image::load_from_memory(&bytes).with_context(|| format!("{} is not an image", sheet.display()))?;
+                sheets.push(caption(&path.display().to_string(), &decoded.into_rgb8()));
             }
         }
         if sheets.len() > 1 {
@@ -111,20 +113,19 @@ fn write(folder: &Path, rows: &[Row], args: &CompareArgs) -> Result<()> {
 fn curves(rows: &[Row], name: &str, args: &CompareArgs) -> Vec<Curve> {
     let mut curves: Vec<Curve> = vec![];
     for row in rows.iter().filter(|row| row.name == name) {
-        let Some(steps) = row.of.get(STEPS).and_then(|steps| steps.parse().ok()) else { continue };
         let others: Vec<&str> =
             row.of.iter().filter(|(key, _)| *key != STEPS).map(|(_, value)| value.as_str()).collect();
         for (path, figure) in args.reports.iter().zip(&row.figures) {
-            let Some(figure) = figure else { continue };
+            let Some(point) = figure.as_ref().and_then(|figure| figure.point(STEPS)) else { continue };
             let label = format!("{} {}", path.display(), others.join(" "));
-            match curves.iter_mut().find(|(known, _)| *known == label) {
-                Some((_, points)) => points.push((steps, figure.value)),
-                None => curves.push((label, vec![(steps, figure.value)])),
+            match curves.iter_mut().find(|curve| curve.name == label) {
+                Some(curve) => curve.points.push(point),
+                None => curves.push(Curve { name: label, points: vec![point] }),
             }
         }
     }
-    for (_, points) in &mut curves {
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for curve in &mut curves {
+        curve.points.sort_by(|a, b| a.x.total_cmp(&b.x));
     }
     curves
 }

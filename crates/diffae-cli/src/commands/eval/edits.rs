@@ -2,12 +2,11 @@
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use diffae_infer::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_infer::{Overwrite, Sheet, png_bytes, rgb_from_tensor, write_atomically};
 
 use super::journal::{Journal, Values};
 use super::report::{Figure, Report};
 use crate::args::{EditDirection, EditsArgs, GlobalArgs};
-use crate::drawing::{SheetRow, captioned_sheet};
 use crate::output::Provenance;
 use crate::pictures::{Pairs, PictureSet};
 use crate::progress::Progress;
@@ -24,7 +23,7 @@ const NUM_SHOWN: usize = 4;
 const MEASURES: [&str; 6] =
     ["nearer", "rmse_edited", "rmse_unedited", "mae_inside_edited", "mae_inside_unedited", "mae_outside_edited"];
 
-/// Where an edit leads.
+/// Direction and strength of an edit.
 enum Edit {
     /// Along the model's direction of an attribute.
     Along { attribute_idx: usize, strength: f64 },
@@ -75,18 +74,19 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
     let num_shown = if has_sheet { 0 } else { NUM_SHOWN };
     let total = all.iter().map(|pairs| pairs.without.len()).sum();
     let progress = Progress::start(NAME, total, steps_a_pair(args));
-    let (mut figures, mut rows) = (vec![], vec![]);
+    let columns = ["without", "edited", "with"].repeat(NUM_SHOWN);
+    let (mut figures, mut sheet) = (vec![], Sheet::new().with_columns(columns));
     for pairs in &all {
         let edit = edit_of(&session, pairs, args)?;
         let first = first_measured(pairs, args);
         progress.check(first * steps_a_pair(args))?;
         let mut work = Work { session: &session, args, journal: &mut journal, progress: &progress, num_shown };
         let pictures = measure_pairs(&mut work, pairs, &edit, first)?;
-        rows.push(SheetRow { label: pairs.attribute.clone(), pictures });
+        sheet.push(&pairs.attribute, pictures);
         let seed = args.run.random.seed;
         let of = [("attribute", pairs.attribute.as_str())];
         if let Edit::Along { strength, .. } = edit {
-            figures.push(Figure::point("strength", &of, strength, pairs.without.len() - first));
+            figures.push(Figure::single("strength", &of, strength, pairs.without.len() - first));
         }
         for name in MEASURES {
             let value = |idx| journal.get(&item(pairs, idx))?.get(name).copied();
@@ -96,10 +96,8 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
     }
     progress.finish();
     if !has_sheet {
-        let columns: Vec<String> =
-            ["without", "edited", "with"].repeat(NUM_SHOWN).into_iter().map(str::to_owned).collect();
         let provenance = Provenance::new(session.model.fingerprint());
-        let bytes = png_bytes(&captioned_sheet(&columns, &rows)?, provenance.entries(), &sheet_path)?;
+        let bytes = png_bytes(&sheet.draw(), provenance.entries(), &sheet_path)?;
         write_atomically(&sheet_path, &bytes, Overwrite::Replace)?;
     }
     Report::new(NAME, settings, figures).written(&args.run.out)
@@ -110,7 +108,7 @@ fn steps_a_pair(args: &EditsArgs) -> usize {
     args.invert_steps + args.steps * (1 + usize::from(args.keep_residual))
 }
 
-/// How many pairs find the edit.
+/// Number of pairs that fit the edit.
 fn calibrated(pairs: &Pairs) -> usize {
     pairs.without.len().div_ceil(ONE_IN)
 }
@@ -151,7 +149,7 @@ fn edit_of(session: &Session, pairs: &Pairs, args: &EditsArgs) -> Result<Edit> {
         return Ok(Edit::Along { attribute_idx: model.attribute_idx(&pairs.attribute)?, strength });
     }
     let count = calibrated(pairs);
-    ensure!(count < pairs.without.len(), "{} has {} pair, at least two are needed", pairs.attribute, count);
+    ensure!(count < pairs.without.len(), "{} has {} pair, expected at least two", pairs.attribute, count);
     let z_without = pairs.without.encode(session, 0..count)?;
     let z_with = pairs.with.encode(session, 0..count)?;
     if args.direction == EditDirection::Pairs {
@@ -170,7 +168,7 @@ fn item(pairs: &Pairs, idx: usize) -> String {
     format!("{}/{}", pairs.attribute, pairs.without.name(idx))
 }
 
-/// What the measure of every attribute needs.
+/// State shared by the measures of all attributes.
 struct Work<'a> {
     session: &'a Session,
     args: &'a EditsArgs,

@@ -44,7 +44,7 @@ impl FeatureFile {
         if known.as_ref() != Some(&settings) || overwrite == Overwrite::Replace {
             if !is_empty && overwrite == Overwrite::Refuse {
                 bail!(
-                    "{} holds features of something else; name another --out, or begin anew with --force",
+                    "{} holds features of something else; choose another --out, or start over with --force",
                     path.display()
                 )
             }
@@ -62,7 +62,7 @@ impl FeatureFile {
         self.count
     }
 
-    /// Looks at the first rows alone, of which there are no fewer.
+    /// Truncates the view to the first `count` rows.
     pub(super) fn take_first(&mut self, count: usize) {
         self.count = self.count.min(count);
     }
@@ -71,7 +71,7 @@ impl FeatureFile {
     pub(super) fn append(&mut self, features: &Tensor) -> Result<()> {
         let values = features.flatten_all()?.to_vec1::<f32>()?;
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            bail!("a feature is {value}: the network's weights or the pictures are damaged")
+            bail!("a feature is {value}: the weights of the network or the images are damaged")
         }
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.file.write_all(&bytes).with_context(|| format!("cannot write {}", self.path.display()))?;

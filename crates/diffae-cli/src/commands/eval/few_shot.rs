@@ -1,4 +1,4 @@
-//! `diffae eval few-shot`: what classifiers of `z_sem` learn from a few labels, and what the latent net invents by them.
+//! `diffae eval few-shot`: few-shot classification of `z_sem`, and attribute-conditioned sampling.
 
 use std::fs;
 use std::path::Path;
@@ -6,21 +6,21 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use diffae_eval::{LinearProbe, auroc};
-use diffae_infer::{NoiseSource, Overwrite, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_infer::{NoiseSource, Overwrite, Sheet, png_bytes, rgb_from_tensor, write_atomically};
+use image::RgbImage;
 
 use super::attributes::{Labelled, encode};
 use super::codes::invent_all;
 use super::journal::Settings;
 use super::report::{Figure, Report};
 use crate::args::{FewShotArgs, GlobalArgs};
-use crate::drawing::{SheetRow, captioned_sheet};
 use crate::output::Provenance;
 use crate::progress::Progress;
 use crate::session::Session;
 
 const NAME: &str = "few-shot";
 
-/// What a classifier knows.
+/// Supervision of a classifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Knowledge {
     /// Of half of its pictures that they have the attribute, of the others that they have not.
@@ -85,12 +85,12 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<Report> {
     let standardized = scale.apply(&z_sem)?;
     let invented = if args.invented > 0 { invent(args, session, &scale)? } else { None };
     let seed = args.labelled.run.random.seed;
-    let (mut figures, mut rows) = (vec![], vec![]);
+    let (mut figures, mut sheet) = (vec![], Sheet::new());
     for (name, present) in names.iter().zip(&present) {
         let whole = match LinearProbe::fit(&standardized, present, penalty) {
             Ok(whole) => whole,
             Err(diffae_eval::Error::OneClass) => {
-                tracing::warn!("{name} is the same for all pictures and is left out");
+                tracing::warn!("attribute {name} is constant and is left out");
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -104,7 +104,10 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<Report> {
                 });
                 let trials = trials.collect::<Result<Vec<_>>>()?;
                 if trials.is_empty() {
-                    tracing::warn!("{name}: there are no {shots} pictures for a {} classifier", knowledge.name());
+                    tracing::warn!(
+                        "{name}: there are too few images for a {} classifier with {shots} labels",
+                        knowledge.name()
+                    );
                     continue;
                 }
                 let of = [("attribute", name.as_str()), ("labels", &shots.to_string()), ("knows", knowledge.name())];
@@ -117,19 +120,21 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<Report> {
                 add("precision", |trial| trial.precision);
                 if let (Some(invented), Some(first)) = (&invented, trials.first()) {
                     let label = format!("{name} {shots} {}", knowledge.name());
-                    rows.extend(decode(args, invented, &first.chosen, label)?);
+                    if let Some(pictures) = decode(args, invented, &first.chosen, &label)? {
+                        sheet.push(label, pictures);
+                    }
                 }
             }
         }
     }
     if figures.is_empty() {
-        bail!("no attribute is there in some pictures and missing in others")
+        bail!("every attribute is constant: none is present in some images and absent in others")
     }
-    if !rows.is_empty() {
+    if !sheet.is_empty() {
         let path = args.labelled.run.out.join("few-shot.png");
         let provenance = invented.map(|invented| Provenance::new(invented.session.model.fingerprint()));
         let entries = provenance.as_ref().map_or(&[][..], |provenance| provenance.entries());
-        write_atomically(&path, &png_bytes(&captioned_sheet(&[], &rows)?, entries, &path)?, Overwrite::Replace)?;
+        write_atomically(&path, &png_bytes(&sheet.draw(), entries, &path)?, Overwrite::Replace)?;
     }
     Report::new(NAME, settings, figures).written(&args.labelled.run.out)
 }
@@ -224,7 +229,7 @@ impl Scale {
 /// Vectors of the latent net; none if the model has none.
 fn invent(args: &FewShotArgs, session: Session, scale: &Scale) -> Result<Option<Invented>> {
     if session.model.latent_net().is_err() {
-        tracing::warn!("the model has no latent net, so nothing is invented");
+        tracing::warn!("the model has no latent net: no z_sem are sampled");
         return Ok(None);
     }
     let z_sem = invent_all(&session, &args.labelled.run, args.invented, args.latent_steps)?;
@@ -247,7 +252,7 @@ fn clear(folder: &Path) -> Result<()> {
 }
 
 /// Decodes the first chosen vectors into `few-shot/LABEL/`; a row of the sheet.
-fn decode(args: &FewShotArgs, invented: &Invented, chosen: &[u32], label: String) -> Result<Option<SheetRow>> {
+fn decode(args: &FewShotArgs, invented: &Invented, chosen: &[u32], label: &str) -> Result<Option<Vec<RgbImage>>> {
     let folder = args.labelled.run.out.join(NAME).join(label.replace(' ', "-"));
     clear(&folder)?;
     let chosen: Vec<u32> = chosen.iter().copied().take(args.decoded).collect();
@@ -272,7 +277,7 @@ fn decode(args: &FewShotArgs, invented: &Invented, chosen: &[u32], label: String
         }
     }
     progress.finish();
-    Ok(Some(SheetRow { label, pictures }))
+    Ok(Some(pictures))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `diffae eval fid`: how far a set of pictures is from the real ones, by features of a network.
+//! `diffae eval fid`: distance between generated and real images, by features of a network.
 
 use std::ops::Range;
 use std::path::Path;
@@ -6,15 +6,16 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use diffae_eval::{
-    FeatureKind, FeatureNetwork, Moments, frechet_distance, kernel_distance_of_subsets, manifold_members,
+    FeatureKind, FeatureNetwork, InceptionInput, Moments, frechet_distance, kernel_distance_of_subsets,
+    manifold_members,
 };
-use diffae_infer::{NoiseSource, write_atomically};
+use diffae_infer::{NoiseSource, rgb_from_bytes, write_atomically};
 use diffae_train::Crop;
 
 use super::feature_file::{FeatureFile, fingerprint_of_file};
 use super::journal::Settings;
 use super::report::{Figure, Report};
-use crate::args::{FidArgs, FidProtocol, FidSource, GlobalArgs, Judged as JudgedArg, PictureCrop};
+use crate::args::{FidArgs, FidProtocol, FidSource, GlobalArgs, Judged as JudgedArg, PictureCrop, ResizeName};
 use crate::device::device_from_name;
 use crate::pictures::PictureSet;
 use crate::progress::Progress;
@@ -26,11 +27,11 @@ const REFERENCE_COUNT: usize = 50_000;
 /// Pictures that go through the feature network at once.
 const BATCH: usize = 16;
 
-/// Where the pictures that are judged come from.
+/// Source of the images that are judged.
 enum Judged {
     /// A folder of them.
     Folder(PictureSet),
-    /// A model that invents them.
+    /// A model that samples them.
     Sampled(Session),
     /// A model that decodes the `z_sem` of real pictures from random `x_T`.
     Decoded(Session),
@@ -56,18 +57,23 @@ pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<Report> {
     let is_reference = args.protocol == FidProtocol::Reference;
     ensure!(
         !is_reference || FeatureKind::from(args.features) == FeatureKind::Inception,
-        "the reference's protocol is about the features of inception, not of {}",
+        "--protocol reference needs the features of inception, not of {}",
+        FeatureKind::from(args.features)
+    );
+    ensure!(
+        args.resize == ResizeName::PytorchFid || FeatureKind::from(args.features) == FeatureKind::Inception,
+        "--resize clean needs --features inception; {} has one way of resizing only",
         FeatureKind::from(args.features)
     );
     ensure!(
         args.size.is_some() || args.model_is_given() || (!is_reference && args.crop == PictureCrop::Center),
-        "say with --size how large the pictures are: real ones are cut or flipped for the comparison"
+        "say with --size how large the images are: real ones are cropped or flipped for the comparison"
     );
     let reference = args.reference_statistics.as_deref().map(Moments::read_npz).transpose()?;
     let features = Features::open(global, args)?;
     let real = args.data.as_ref().map(|data| {
         let limit = args.limit.or(is_reference.then_some(REFERENCE_COUNT));
-        PictureSet::first(data, args.crop.into(), limit)
+        PictureSet::first(data, args.crop.into(), limit)?.handling_broken(&args.broken)
     });
     let real = real.transpose()?;
     let judged = Judged::open(global, args)?;
@@ -96,9 +102,9 @@ pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<Report> {
         };
         let (mean, std) = kernel_distance_of_subsets(counts, subset, num_subsets, args.run.random.seed, read)?;
         progress.finish();
-        figures.push(Figure::point(name("kid", "kernel_distance"), &of, mean, subset));
+        figures.push(Figure::single(name("kid", "kernel_distance"), &of, mean, subset));
         if num_subsets > 1 {
-            figures.push(Figure::point(name("kid_std", "kernel_distance_std"), &of, std, num_subsets));
+            figures.push(Figure::single(name("kid_std", "kernel_distance_std"), &of, std, num_subsets));
         }
         figures.extend(neighborhoods(args, &of, real, &mut judged)?);
     }
@@ -118,7 +124,10 @@ fn neighborhoods(
     };
     let (x, y) = (first(real)?, first(judged)?);
     if x.dim(0)?.min(y.dim(0)?) <= args.neighbors {
-        tracing::warn!("there are too few pictures for neighborhoods of {}", args.neighbors);
+        tracing::warn!(
+            "too few images for precision, recall, density and coverage with {} neighbors; they are left out",
+            args.neighbors
+        );
         return Ok(vec![]);
     }
     let members = manifold_members(&x, &y, args.neighbors)?;
@@ -157,9 +166,16 @@ fn sets(
     let count = match judged {
         Judged::Folder(pictures) => pictures.len(),
         _ if args.protocol == FidProtocol::Reference => args.count.unwrap_or(REFERENCE_COUNT),
-        _ => args.count.or(real.map(PictureSet::len)).context("say with --count how many pictures to make")?,
+        _ => args.count.or(real.map(PictureSet::len)).context("say with --count how many images to generate")?,
     };
     let width = features.network.width();
+    if let Some((path, moments)) = args.reference_statistics.as_ref().zip(reference.as_ref()) {
+        let (got, name) = (moments.mean.len(), FeatureKind::from(args.features).name());
+        let of_other = "the statistics are of another network";
+        ensure!(got == width, "{} has {got} features, {name} has {width}: {of_other}", path.display());
+    }
+    let num_real = real.map(PictureSet::len).or(reference.as_ref().and_then(|moments| moments.count));
+    check_counts(width, [("real", num_real), ("judged", Some(count))])?;
     let (mut real_file, mut moments) = (None, reference);
     if let Some(pictures) = real {
         let of_real = common(of_real(pictures)?);
@@ -195,6 +211,24 @@ fn sets(
         ("manifold_limit".to_owned(), args.manifold_limit.into()),
     ]);
     Ok(Sets { real: real_file, judged: file, settings, moments_of_real })
+}
+
+/// Refuses a set without a covariance, and warns of sets whose covariance has no full rank.
+fn check_counts(num_features: usize, sets: [(&str, Option<usize>); 2]) -> Result<()> {
+    for (set, count) in sets {
+        match count {
+            Some(count @ 0..=1) => {
+                let images = if count == 1 { "image" } else { "images" };
+                bail!("the {set} set has {count} {images}; a Frechet distance needs at least two in each set")
+            }
+            Some(count) if count <= num_features => tracing::warn!(
+                "the {set} set has {count} images for {num_features} features: its covariance is singular and the Frechet \
+                 distance is too large; compare it only with distances of as many images, or use KID"
+            ),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Computes the features that a file lacks.
@@ -251,9 +285,7 @@ fn real_pictures(
 /// Pictures of a folder, of the sizes that they have.
 fn as_they_are(pictures: &PictureSet, range: Range<usize>) -> Result<Vec<Tensor>> {
     let read = |idx: usize| -> Result<Tensor> {
-        let name = pictures.name(idx);
-        let bytes = pictures.all().bytes(idx)?;
-        let picture = image::load_from_memory(&bytes).with_context(|| format!("cannot read {name}"))?.into_rgb8();
+        let picture = rgb_from_bytes(&pictures.all().bytes(idx)?, Path::new(&pictures.name(idx)))?;
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         let x = Tensor::from_vec(picture.into_raw(), (1, height, width, 3), &Device::Cpu)?;
         Ok((x.permute((0, 3, 1, 2))?.to_dtype(candle_core::DType::F32)? / 255.)?.contiguous()?)
@@ -292,9 +324,13 @@ impl Features {
         let kind = FeatureKind::from(args.features);
         let network = FeatureNetwork::open(kind, &args.weights, &device_from_name(&global.device)?)?;
         let fingerprint = fingerprint_of_file(&args.weights)?;
-        let settings =
+        let mut settings =
             Settings::from([("features".to_owned(), kind.name().into()), ("weights".to_owned(), fingerprint.into())]);
-        Ok(Self { network, settings })
+        // Reports of before there was a choice lack the entry.
+        if args.resize == ResizeName::Clean {
+            settings.insert("resize".to_owned(), "clean".into());
+        }
+        Ok(Self { network: network.with_inception_input(InceptionInput::from(args.resize)), settings })
     }
 }
 
@@ -302,7 +338,8 @@ impl Judged {
     fn open(global: &GlobalArgs, args: &FidArgs) -> Result<Self> {
         let model = match args.judged.get()? {
             JudgedArg::Pictures(folder) => {
-                return Ok(Self::Folder(PictureSet::first(&folder, Crop::Center, args.count)?));
+                let pictures = PictureSet::first(&folder, Crop::Center, args.count)?;
+                return Ok(Self::Folder(pictures.handling_broken(&args.broken)?));
             }
             JudgedArg::Model(model) => model,
         };
@@ -310,15 +347,15 @@ impl Judged {
         let invents = !session.has_z_sem() || session.model.latent_net().is_ok();
         match args.source {
             FidSource::Decoded => {
-                ensure!(session.has_z_sem(), "a plain DDPM has no z_sem that could be decoded");
-                ensure!(args.data.is_some(), "--data is needed: its pictures are encoded and decoded");
+                ensure!(session.has_z_sem(), "a plain DDPM has no z_sem to decode");
+                ensure!(args.data.is_some(), "--source decoded needs --data, whose images are encoded and decoded");
                 Ok(Self::Decoded(session))
             }
             FidSource::Sampled if !invents => {
-                bail!("the model has no latent net, so it cannot invent pictures; use --source decoded")
+                bail!("the model has no latent net, so it cannot sample; use --source decoded")
             }
             FidSource::Auto if !invents && args.data.is_none() => {
-                bail!("the model has no latent net; name with --data the pictures whose z_sem it decodes")
+                bail!("the model has no latent net; name with --data the images whose z_sem it decodes")
             }
             FidSource::Auto if !invents => Ok(Self::Decoded(session)),
             FidSource::Auto | FidSource::Sampled => Ok(Self::Sampled(session)),

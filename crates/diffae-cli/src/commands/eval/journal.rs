@@ -9,10 +9,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use diffae_infer::Overwrite;
 use serde::{Deserialize, Serialize};
 
-/// What was measured on one picture, by the name of the measure.
+/// Values of one image, by the name of the measure.
 pub(super) type Values = BTreeMap<String, f64>;
 
-/// What decides the values: model, pictures, steps, seed.
+/// Settings that determine the values: model, images, steps, seed.
 pub(super) type Settings = BTreeMap<String, serde_json::Value>;
 
 /// The program, and its version.
@@ -65,7 +65,7 @@ impl Journal {
         Ok(Self { path, file, items })
     }
 
-    /// What is known of an item.
+    /// Values of an item, if they are known.
     pub(super) fn get(&self, item: &str) -> Option<&Values> {
         self.items.get(item)
     }
@@ -73,7 +73,7 @@ impl Journal {
     /// Adds an item, whose values are numbers: JSON has no others.
     pub(super) fn add(&mut self, item: String, values: Values) -> Result<()> {
         if let Some((name, value)) = values.iter().find(|(_, value)| !value.is_finite()) {
-            bail!("{name} of {item} is {value}: the model or the picture is damaged")
+            bail!("{name} of {item} is {value}: the model or the image is damaged")
         }
         let line = Line { item, values };
         // One call for the whole line: an interruption leaves all of it or a part that has no end.
@@ -111,10 +111,10 @@ pub(super) fn with_software(settings: &Settings) -> Settings {
     settings
 }
 
-/// What a file that is in the way is.
+/// The error for a file of another evaluation.
 pub(super) fn of_another(path: &Path, theirs: &Settings, ours: &Settings) -> anyhow::Error {
     anyhow!(
-        "{} is of another evaluation ({}); name another --out, or begin anew with --force",
+        "{} is of another evaluation ({}); choose another --out, or start over with --force",
         path.display(),
         difference(theirs, ours)
     )

@@ -28,7 +28,7 @@ pub(super) fn open(global: &GlobalArgs, args: &LpipsArgs) -> Result<Option<Lpips
     Ok(Some(Lpips::open(backbone, path, &device_from_name(&global.device)?)?))
 }
 
-/// What decides the distances.
+/// Settings that determine the distances.
 pub(super) fn settings(args: &LpipsArgs) -> Result<Settings> {
     let Some(path) = &args.lpips_weights else { return Ok(Settings::new()) };
     let backbone = LpipsBackbone::from(args.lpips_backbone).name();
@@ -38,18 +38,22 @@ pub(super) fn settings(args: &LpipsArgs) -> Result<Settings> {
     ]))
 }
 
-/// Which pictures of two folders have the same name but for its ending: places in the first and in the second.
+/// Pairs of same-named images of two folders, extensions aside: places in the first and in the second.
 pub(super) fn pairs(x: &PictureSet, y: &PictureSet) -> Result<Vec<(usize, usize)>> {
     let stem = |name: String| Path::new(&name).with_extension("").display().to_string();
     let places: BTreeMap<String, usize> = (0..y.len()).map(|idx| (stem(y.name(idx)), idx)).collect();
-    ensure!(places.len() == y.len(), "two of the pictures have one name but for its ending");
+    ensure!(places.len() == y.len(), "two of the images have the same name but for the extension");
     let pair = |idx: usize| Some((idx, *places.get(&stem(x.name(idx)))?));
     let pairs: Vec<(usize, usize)> = (0..x.len()).filter_map(pair).collect();
     if pairs.len() < x.len() {
         let first = (0..x.len()).map(|idx| x.name(idx)).find(|name| !places.contains_key(&stem(name.clone())));
-        tracing::warn!("{} pictures have no partner, {} first", x.len() - pairs.len(), first.unwrap_or_default());
+        tracing::warn!(
+            "images without a partner: {}, the first is {}",
+            x.len() - pairs.len(),
+            first.unwrap_or_default()
+        );
     }
-    ensure!(!pairs.is_empty(), "the folders have no pictures of the same names");
+    ensure!(!pairs.is_empty(), "the folders have no images of the same names");
     Ok(pairs)
 }
 

@@ -27,9 +27,9 @@ pub(super) fn run(global: &GlobalArgs, args: &PplArgs) -> Result<Report> {
     let pictures = PictureSet::find(&args.data)?;
     let session = Session::open(global, &args.model, &args.run.batch)?;
     if !session.has_z_sem() || session.is_one_shot() {
-        bail!("the path between two pictures needs z_sem and x_T, which this model does not have both")
+        bail!("perceptual path length needs a model with z_sem and x_T")
     }
-    ensure!(pictures.len() >= 2, "there is one picture, two make a pair");
+    ensure!(pictures.len() >= 2, "--data has one image, expected at least two");
     let backbone = LpipsBackbone::from(args.backbone);
     let lpips = Lpips::open(backbone, &args.weights, session.model.device())?;
     let count = args.pairs.unwrap_or_else(|| pictures.len().div_euclid(2));

@@ -1,31 +1,39 @@
-//! `diffae eval recon`: how near reconstructions are, over numbers of decoding steps.
+//! `diffae eval recon`: reconstruction quality by number of decoding steps.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Tensor;
 use diffae_eval::Lpips;
-use diffae_infer::{NoiseSource, Overwrite, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_infer::{NoiseSource, Overwrite, Sheet, png_bytes, rgb_from_tensor, write_atomically};
 use diffae_train::Crop;
+use image::RgbImage;
 
 use super::journal::{Journal, Settings, Values};
 use super::perceptual;
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, Judged, ReconArgs};
-use crate::drawing::{Curve, SheetRow, captioned_sheet, plot};
 use crate::output::Provenance;
 use crate::pictures::PictureSet;
+use crate::plot::{Curve, Plot};
 use crate::progress::Progress;
 use crate::session::{Session, catch_interrupts, to_unit};
 
 const NAME: &str = "recon";
-/// Where `x_T` comes from.
+/// Sources of `x_T`.
 const KINDS: [&str; 2] = ["inverted", "random"];
 /// Measures, in the order of the report.
 const MEASURES: [&str; 5] = ["psnr", "ssim", "ms_ssim", "mse", "lpips"];
 /// Pictures on the sheet.
 const NUM_SHOWN: usize = 8;
+
+/// An image and its reconstructions.
+struct SheetRow {
+    name: String,
+    pictures: Vec<RgbImage>,
+}
 
 /// One way to reconstruct.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +81,8 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<Report> {
     let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
     let calls = ways.iter().map(|way| way.steps + way.invert_steps).sum();
     let progress = Progress::start(NAME, pictures.len(), calls);
-    let mut rows = vec![];
+    let mut rows: Vec<SheetRow> = vec![];
+    let names = |batch: Range<usize>| batch.map(|idx| pictures.name(idx)).collect::<Vec<_>>();
     let sheet_path = args.run.out.join("recon.png");
     // The pictures of the sheet are not in the journal: they are decoded again, unless there is nothing left to do.
     let is_known = |idx| ways.iter().all(|way| journal.get(&way.item(&pictures.name(idx))).is_some());
@@ -108,16 +117,16 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<Report> {
             columns.push(decoded);
         }
         if shown {
-            rows.extend(sheet_rows(&columns)?);
+            rows.extend(sheet_rows(&columns, &names(batch))?);
         }
     }
     progress.finish();
     rows.truncate(NUM_SHOWN);
     let provenance = Provenance::new(session.model.fingerprint());
     if !has_sheet {
-        let names = ways.iter().map(|way| format!("{} {}", way.kind, way.steps));
-        let columns: Vec<String> = ["real".to_owned()].into_iter().chain(names).collect();
-        let bytes = png_bytes(&captioned_sheet(&columns, &rows)?, provenance.entries(), &sheet_path)?;
+        let titles = ways.iter().map(|way| format!("{} {}", way.kind, way.steps));
+        let columns: Vec<String> = ["original".to_owned()].into_iter().chain(titles).collect();
+        let bytes = png_bytes(&sheet_of(&columns, rows).draw(), provenance.entries(), &sheet_path)?;
         write_atomically(&sheet_path, &bytes, Overwrite::Replace)?;
     }
     let figures = figures(&ways, &pictures, &journal, seed);
@@ -127,13 +136,14 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<Report> {
 
 /// Draws the curves over the steps.
 fn write_plots(figures: &[Figure], args: &ReconArgs, provenance: &Provenance) -> Result<()> {
-    for (name, label) in [("psnr", "PSNR, dB"), ("ssim", "SSIM"), ("lpips", "LPIPS")] {
+    for (name, label) in [("psnr", "PSNR (dB)"), ("ssim", "SSIM"), ("lpips", "LPIPS")] {
         if name == "lpips" && args.lpips.lpips_weights.is_none() {
             continue;
         }
-        let picture = plot("Reconstructions", ["decoding steps T", label], &curves(figures, name))?;
+        let curves = curves(figures, name);
+        let plot = Plot { title: "Reconstructions", x_label: "decoding steps", y_label: label, curves: &curves };
         let path = args.run.out.join(format!("recon.{name}.png"));
-        write_atomically(&path, &png_bytes(&picture, provenance.entries(), &path)?, Overwrite::Replace)?;
+        write_atomically(&path, &png_bytes(&plot.draw(), provenance.entries(), &path)?, Overwrite::Replace)?;
     }
     Ok(())
 }
@@ -171,13 +181,14 @@ fn run_given(args: &ReconArgs, folder: &Path, pictures: &PictureSet, lpips: Opti
         if shown {
             rows.extend(sheet_rows(
                 &[x, y].map(|x| x.affine(2., -1.)).into_iter().collect::<candle_core::Result<Vec<_>>>()?,
+                &[pictures.name(pair.0)],
             )?);
         }
     }
     progress.finish();
-    let columns = ["real".to_owned(), format!("{} {}", way.kind, way.steps)];
+    let columns = ["original".to_owned(), format!("{} {}", way.kind, way.steps)];
     let path = args.run.out.join("recon.png");
-    let bytes = png_bytes(&captioned_sheet(&columns, &rows)?, &[], &path)?;
+    let bytes = png_bytes(&sheet_of(&columns, rows).draw(), &[], &path)?;
     write_atomically(&path, &bytes, Overwrite::Replace)?;
     let figures = figures(&[way], pictures, &journal, args.run.random.seed);
     Report::new(NAME, settings, figures).written(&args.run.out)
@@ -212,14 +223,21 @@ fn measure(x: &Tensor, y: &Tensor, lpips: Option<&Lpips>) -> Result<Vec<Values>>
     Ok((0..count).map(values_of).collect())
 }
 
-/// A row a picture: the picture, then each of its reconstructions.
-fn sheet_rows(columns: &[Tensor]) -> Result<Vec<SheetRow>> {
-    let count = columns.first().map_or(Ok(0), |x| x.dim(0))?;
-    let row = |idx| {
+/// A row an image: its name, the image, then each of its reconstructions.
+fn sheet_rows(columns: &[Tensor], names: &[String]) -> Result<Vec<SheetRow>> {
+    let row = |(idx, name): (usize, &String)| {
         let pictures = columns.iter().map(|x| Ok(rgb_from_tensor(&x.get(idx)?)?)).collect::<Result<_>>()?;
-        Ok(SheetRow { label: String::new(), pictures })
+        Ok(SheetRow { name: name.clone(), pictures })
     };
-    (0..count).map(row).collect()
+    names.iter().enumerate().map(row).collect()
+}
+
+fn sheet_of(columns: &[String], rows: Vec<SheetRow>) -> Sheet {
+    let mut sheet = Sheet::new().with_columns(columns);
+    for SheetRow { name, pictures } in rows {
+        sheet.push(name, pictures);
+    }
+    sheet
 }
 
 fn figures(ways: &[Way], pictures: &PictureSet, journal: &Journal, seed: u64) -> Vec<Figure> {
@@ -240,7 +258,7 @@ fn curves(figures: &[Figure], name: &str) -> Vec<Curve> {
     let of_kind = |kind: &str| {
         let points =
             figures.iter().filter(|figure| figure.name == name && figure.of.get("x_T").is_some_and(|k| k == kind));
-        points.filter_map(|figure| Some((figure.of.get("steps")?.parse().ok()?, figure.value))).collect()
+        points.filter_map(|figure| figure.point("steps")).collect()
     };
-    KINDS.iter().map(|kind| (format!("{kind} x_T"), of_kind(kind))).collect()
+    KINDS.iter().map(|kind| Curve { name: format!("{kind} x_T"), points: of_kind(kind) }).collect()
 }

@@ -1,4 +1,4 @@
-//! What an evaluation found.
+//! Reports of evaluations.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::{SOFTWARE, Settings, of_another};
 use crate::args::EvalRunArgs;
+use crate::plot::Point;
 use crate::progress::Progress;
 
 /// Changes when a reader of older reports would be misled.
@@ -24,7 +25,7 @@ pub(super) struct Report {
     pub(super) format_version: u32,
     pub(super) measure: String,
     pub(super) software: String,
-    /// What decides the figures.
+    /// Settings that determine the figures.
     pub(super) settings: Settings,
     pub(super) figures: Vec<Figure>,
 }
@@ -33,7 +34,7 @@ pub(super) struct Report {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Figure {
     pub(super) name: String,
-    /// What it is of: steps, attribute, ..
+    /// Qualifiers: steps, attribute, ..
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) of: BTreeMap<String, String>,
     pub(super) value: f64,
@@ -48,7 +49,7 @@ pub(super) struct Figure {
 impl Figure {
     fn new(name: &str, of: &[(&str, &str)], Interval { value, bounds }: Interval, count: usize) -> Self {
         let [low, high] = bounds.map_or([None; 2], |bounds| bounds.map(Some));
-        Self { low, high, ..Self::point(name, of, value, count) }
+        Self { low, high, ..Self::single(name, of, value, count) }
     }
 
     /// Costly figures of items, with intervals if there are to be resamples.
@@ -83,9 +84,15 @@ impl Figure {
     }
 
     /// A figure whose interval is not known.
-    pub(super) fn point(name: &str, of: &[(&str, &str)], value: f64, count: usize) -> Self {
+    pub(super) fn single(name: &str, of: &[(&str, &str)], value: f64, count: usize) -> Self {
         let of = of.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
         Self { name: name.to_owned(), of, value, low: None, high: None, count }
+    }
+
+    /// The figure over one of the settings that it is of; `None` if that is not a number.
+    pub(super) fn point(&self, over: &str) -> Option<Point> {
+        let x = self.of.get(over)?.parse().ok()?;
+        Some(Point { x, y: self.value, interval: self.low.zip(self.high).map(|(low, high)| [low, high]) })
     }
 
     /// `low .. high`, nothing if it is not known.
@@ -124,7 +131,7 @@ impl Report {
         }
     }
 
-    /// The same, after it was written into the folder.
+    /// Writes the report into the folder.
     pub(super) fn written(self, folder: &Path) -> Result<Self> {
         let text = format!("{}\n", serde_json::to_string_pretty(&self)?);
         write_atomically(&Self::path(folder, &self.measure), text.as_bytes(), Overwrite::Replace)?;
@@ -201,7 +208,7 @@ pub(super) fn aligned(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Four digits that count.
+/// Formats a figure with about four significant digits.
 pub(super) fn number(value: f64) -> String {
     let size = value.abs();
     match size {

@@ -22,10 +22,10 @@ pub(super) fn run(global: &GlobalArgs, args: &ZUsageArgs) -> Result<Report> {
     let pictures = PictureSet::find(&args.data)?;
     let session = Session::open(global, &args.model, &args.run.batch)?;
     if !session.has_z_sem() {
-        bail!("a plain DDPM has no z_sem whose use could be measured")
+        bail!("a plain DDPM has no z_sem")
     }
     if pictures.len() < 2 {
-        bail!("there is one picture, two are needed to exchange their codes")
+        bail!("--data has one image, expected at least two")
     }
     let seed = args.run.random.seed;
     let mut settings = session.settings();

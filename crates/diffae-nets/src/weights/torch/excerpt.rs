@@ -4,7 +4,7 @@
 const MAX_EXCERPT_BYTES: usize = 120;
 
 /// The start of `text`, lossily as UTF-8; `...` marks what was cut off.
-pub(super) fn excerpt(text: impl AsRef<[u8]>) -> String {
+pub(in crate::weights) fn excerpt(text: impl AsRef<[u8]>) -> String {
     let text = text.as_ref();
     match text.split_at_checked(MAX_EXCERPT_BYTES) {
         Some((start, rest)) if !rest.is_empty() => format!("{}...", String::from_utf8_lossy(start)),

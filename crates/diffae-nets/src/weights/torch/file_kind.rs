@@ -1,4 +1,4 @@
-//! What a file is that is no checkpoint.
+//! Kinds of files that are no checkpoints.
 
 use std::fmt;
 
@@ -6,10 +6,33 @@ use super::excerpt::excerpt;
 
 /// Where the magic of a tar archive stands.
 const TAR_MAGIC_AT: usize = 257;
+/// Names of the first entry of a tar archive that `torch.save` wrote before PyTorch 0.2.
+const OLD_TORCH_ENTRIES: [&[u8]; 4] = [b"sys_info\0", b"pickle\0", b"storages\0", b"tensors\0"];
 /// How much of a file is looked at to tell text from data.
 const TEXT_PROBE_BYTES: usize = 512;
 /// How much of an unknown file is shown.
 const SHOWN_BYTES: usize = 8;
+/// The longest header of a safetensors file.
+const MAX_SAFETENSORS_HEADER: u64 = 100_000_000;
+
+/// The first bytes of files of known kinds.
+const STARTS: [(&[u8], FileKind); 15] = [
+    (b"PK\x03\x04", FileKind::Zip),
+    (b"PK\x05\x06", FileKind::Zip),
+    (b"\x1f\x8b", FileKind::Compressed { program: "gzip" }),
+    (b"BZh", FileKind::Compressed { program: "bzip2" }),
+    (b"\xfd7zXZ\0", FileKind::Compressed { program: "xz" }),
+    (b"\x28\xb5\x2f\xfd", FileKind::Compressed { program: "zstd" }),
+    (b"7z\xbc\xaf\x27\x1c", FileKind::Compressed { program: "7-Zip" }),
+    (b"Rar!", FileKind::Compressed { program: "RAR" }),
+    (b"\x89HDF\r\n\x1a\n", FileKind::Hdf5),
+    (b"\x93NUMPY", FileKind::Npy),
+    (b"GGUF", FileKind::Gguf),
+    (b"\x89PNG", FileKind::Picture),
+    (b"\xff\xd8\xff", FileKind::Picture),
+    (b"GIF8", FileKind::Picture),
+    (b"PAR1", FileKind::Parquet),
+];
 
 /// The kind of a file that is not in PyTorch's zip format.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,12 +42,31 @@ pub enum FileKind {
     Empty,
     /// A pickle that holds no tensors, or holds them inside.
     PlainPickle,
+    /// A zip archive, as `torch.save` writes.
+    Zip,
     /// A tar archive.
     Tar,
-    /// A gzip file.
-    Gzip,
+    /// A tar archive of `torch.save` before PyTorch 0.2.
+    OldTorchTar,
+    /// A compressed file, or an archive of compressed files.
+    Compressed {
+        /// The program that unpacks it.
+        program: &'static str,
+    },
     /// A safetensors file.
     Safetensors,
+    /// An HDF5 file, as older versions of Keras write.
+    Hdf5,
+    /// An array of `numpy.save`.
+    Npy,
+    /// A model in ONNX.
+    Onnx,
+    /// A model of llama.cpp and its kin.
+    Gguf,
+    /// A picture.
+    Picture,
+    /// A Parquet table.
+    Parquet,
     /// A web page.
     HtmlPage,
     /// The stand-in for a file in Git LFS.
@@ -42,15 +84,19 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// Tells from its content what kind a file is that does not start like a zip archive.
-    pub(super) fn of(file: &[u8]) -> Self {
+    /// Tells from its content what kind a file is that is not read.
+    pub(in crate::weights) fn of(file: &[u8]) -> Self {
         let tar_magic = file.get(TAR_MAGIC_AT..).unwrap_or_default();
+        if let Some((_, kind)) = STARTS.iter().find(|(start, _)| file.starts_with(start)) {
+            return kind.clone();
+        }
         match file {
             [] => Self::Empty,
             [0x80, 2..=5, ..] => Self::PlainPickle,
-            [0x1f, 0x8b, ..] => Self::Gzip,
+            _ if OLD_TORCH_ENTRIES.iter().any(|entry| file.starts_with(entry)) => Self::OldTorchTar,
             _ if tar_magic.starts_with(b"ustar") => Self::Tar,
             _ if is_safetensors(file) => Self::Safetensors,
+            _ if is_onnx(file) => Self::Onnx,
             _ => Self::of_text(file)
                 .unwrap_or_else(|| Self::Unknown { first_bytes: file.iter().take(SHOWN_BYTES).copied().collect() }),
         }
@@ -81,22 +127,55 @@ fn is_utf8_start(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).err().is_none_or(|error| error.error_len().is_none())
 }
 
-/// Whether a file starts with the length of a header that fits into it, and with the header's brace.
-fn is_safetensors(file: &[u8]) -> bool {
+/// Whether a file starts with a length that a header may have, and with the header's brace; it may be cut off behind.
+pub(in crate::weights) fn is_safetensors(file: &[u8]) -> bool {
     let Some((header_len, rest)) = file.split_first_chunk() else {
         return false;
     };
-    u64::from_le_bytes(*header_len) <= rest.len() as u64 && rest.starts_with(b"{")
+    u64::from_le_bytes(*header_len) <= MAX_SAFETENSORS_HEADER && rest.starts_with(b"{")
+}
+
+/// Whether a file starts as a protocol buffer of ONNX does: with its version, and then the name of the program that wrote
+/// it, the operators that it uses, or the network.
+/// # Source
+/// ONNX's `onnx/onnx.proto`, `ModelProto`.
+fn is_onnx(file: &[u8]) -> bool {
+    match file {
+        [0x08, 1..=30, 0x12, len, rest @ ..] => {
+            rest.get(..usize::from(*len)).is_some_and(|name| name.iter().all(u8::is_ascii_graphic))
+        }
+        [0x08, 1..=30, 0x3a | 0x42, ..] => true,
+        _ => false,
+    }
 }
 
 impl fmt::Display for FileKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let other_framework = "whose networks are not those of a Diffusion Autoencoder in PyTorch";
         match self {
-            Self::Empty => f.write_str("an empty file"),
-            Self::PlainPickle => f.write_str("a Python pickle that torch.save did not write"),
+            Self::Empty => f.write_str("an empty file; download or copy it again"),
+            Self::PlainPickle => f.write_str(
+                "a Python pickle that torch.save did not write; load it in Python and save its tensors with \
+                 `torch.save(state_dict, \"weights.pt\")`",
+            ),
+            Self::Zip => f.write_str("a zip archive, as torch.save writes"),
             Self::Tar => f.write_str("a tar archive; unpack it first"),
-            Self::Gzip => f.write_str("a gzip file; unpack it first"),
+            Self::OldTorchTar => f.write_str(
+                "a tar archive of torch.save before PyTorch 0.2; load it with PyTorch below 2 and save it again with torch.save",
+            ),
+            Self::Compressed { program } => write!(f, "a file packed with {program}; unpack it first"),
             Self::Safetensors => f.write_str("a safetensors file"),
+            Self::Hdf5 => write!(f, "an HDF5 file, as Keras writes, {other_framework}"),
+            Self::Npy => f.write_str(
+                "a NumPy array; save all arrays of a network by name with \
+                 `safetensors.numpy.save_file(arrays, \"weights.safetensors\")`",
+            ),
+            Self::Onnx => {
+                f.write_str("an ONNX model, whose tensors have lost their names; take the checkpoint that it was exported from")
+            }
+            Self::Gguf => write!(f, "a GGUF file, {other_framework}"),
+            Self::Picture => f.write_str("a picture"),
+            Self::Parquet => f.write_str("a Parquet table, which is data to train on"),
             Self::HtmlPage => f.write_str("a web page; the download led to a page instead of the file"),
             Self::GitLfsPointer => f.write_str("a Git LFS pointer; fetch the file itself with `git lfs pull`"),
             Self::Text { first_line } => {
@@ -124,14 +203,20 @@ mod tests {
             (&b""[..], FileKind::Empty),
             (b"\x80\x04N.", FileKind::PlainPickle),
             (&tar, FileKind::Tar),
-            (b"\x1f\x8b\x08\0", FileKind::Gzip),
+            (b"\x1f\x8b\x08\0", FileKind::Compressed { program: "gzip" }),
+            (b"PK\x03\x04", FileKind::Zip),
+            (b"sys_info\0\0", FileKind::OldTorchTar),
+            (b"\x93NUMPY\x01\0", FileKind::Npy),
+            (b"\x08\x0a\x12\x07pytorch\x1a\x062.15.0", FileKind::Onnx),
+            (b"\x08\x08B\x04", FileKind::Onnx),
             (&safetensors, FileKind::Safetensors),
             (b"\xef\xbb\xbf\n <!DOCTYPE HTML><html>", FileKind::HtmlPage),
             (b"<html lang=en>", FileKind::HtmlPage),
             (lfs, FileKind::GitLfsPointer),
             (b"Not Found\nmore", FileKind::Text { first_line: "Not Found".into() }),
             (&split_character, FileKind::Text { first_line: format!("{}...", "a".repeat(120)) }),
-            (b"\x89HDF\r\n\x1a\nrest", FileKind::Unknown { first_bytes: b"\x89HDF\r\n\x1a\n".to_vec() }),
+            (b"\x89HDF\r\n\x1a\nrest", FileKind::Hdf5),
+            (b"\x7fELF", FileKind::Unknown { first_bytes: b"\x7fELF".to_vec() }),
             (b"<HTML><title>caf\xe9</title>", FileKind::HtmlPage),
             (b"caf\xe9 au lait", FileKind::Unknown { first_bytes: b"caf\xe9 au ".to_vec() }),
             (b"\xff", FileKind::Unknown { first_bytes: vec![0xff] }),

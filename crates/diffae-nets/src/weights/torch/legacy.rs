@@ -13,16 +13,21 @@ use std::ops::Range;
 
 use super::excerpt::excerpt;
 use super::pickle::Pickle;
+use super::pickle_opcode as op;
 use super::pickle_value::{Node, ValueArena};
 use super::torch_dtype::TorchDtype;
 use super::torch_error::LegacyError;
 use super::torch_tensor::StorageId;
 
-/// The start of every file in the format that PyTorch wrote before 1.6: a pickle of the number
-/// `0x1950a86a20f9469cfc6c`.
+/// The number that every file in the format before PyTorch 1.6 begins with, `0x1950a86a20f9469cfc6c`, as the protocols
+/// from 2 on write it.
 /// # Source
 /// PyTorch's `torch/serialization.py`, `MAGIC_NUMBER`.
-const MAGIC: [u8; 13] = [0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50];
+const MAGIC: [u8; 12] = [0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+/// [`MAGIC`] in the protocols 0 and 1.
+const MAGIC_IN_TEXT: &[u8] = b"L119547037146038801333356L\n.";
+/// Length of the frame header that the protocols from 4 on may put before the number.
+const FRAME_LEN: usize = 9;
 /// The version that all of these files have.
 const VERSION: i64 = 1001;
 
@@ -31,9 +36,14 @@ const VERSION: i64 = 1001;
 pub(super) struct LegacyStorages(BTreeMap<String, Range<usize>>);
 
 impl LegacyStorages {
-    /// Whether a file starts as such a checkpoint does.
+    /// Whether a file starts as such a checkpoint does, in any protocol.
     pub(super) fn is_legacy(file: &[u8]) -> bool {
-        file.starts_with(&MAGIC)
+        let number = match file {
+            [op::PROTO, 4..=u8::MAX, op::FRAME, ..] => file.get(2 + FRAME_LEN..),
+            [op::PROTO, 2..=u8::MAX, ..] => file.get(2..),
+            _ => return file.starts_with(MAGIC_IN_TEXT),
+        };
+        number.is_some_and(|number| number.starts_with(&MAGIC))
     }
 
     /// Reads the saved object, and where its storages are.
@@ -113,4 +123,27 @@ fn is_little_endian(facts: &Pickle) -> bool {
     let arena = &facts.arena;
     let mut entries = arena.dict_entries(facts.root).into_iter().flatten();
     entries.any(|(key, value)| arena.text(key) == Some("little_endian") && arena.node(value) == Node::Bool(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_magic_number_is_known_in_all_protocols() {
+        let number = &MAGIC[..];
+        for start in [
+            MAGIC_IN_TEXT.to_vec(),
+            [b"\x80\x02", number].concat(),
+            [b"\x80\x03", number].concat(),
+            [b"\x80\x04\x95\x0d\0\0\0\0\0\0\0", number].concat(),
+            [b"\x80\x05", number].concat(),
+        ] {
+            assert!(LegacyStorages::is_legacy(&start), "{}", start.escape_ascii());
+            assert!(!LegacyStorages::is_legacy(&start[..start.len() - 2]), "{}", start.escape_ascii());
+        }
+        for other in [&b""[..], b"\x80", b"\x80\x04\x95", b"\x80\x02N.", b"L1L\n."] {
+            assert!(!LegacyStorages::is_legacy(other), "{}", other.escape_ascii());
+        }
+    }
 }

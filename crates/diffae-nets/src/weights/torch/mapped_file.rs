@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
@@ -41,6 +42,34 @@ impl MappedFile {
         // process can rule out is that another one changes the file meanwhile; the type's documentation forbids it.
         let map = unsafe { Mmap::map(&file)? };
         Ok(Self { map: Some(map) })
+    }
+}
+
+/// A part of a mapped file, which keeps the map alive.
+#[derive(Debug, Clone)]
+pub(in crate::weights) struct FilePart {
+    file: Arc<MappedFile>,
+    range: Range<usize>,
+}
+
+impl FilePart {
+    /// All of a file.
+    pub(in crate::weights) fn whole(file: MappedFile) -> Self {
+        Self { range: 0..file.len(), file: Arc::new(file) }
+    }
+
+    /// A part of it; `None` if it reaches beyond the end.
+    pub(super) fn of(file: &Arc<MappedFile>, range: Range<usize>) -> Option<Self> {
+        file.get(range.clone())?;
+        Some(Self { file: Arc::clone(file), range })
+    }
+}
+
+impl Deref for FilePart {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.file.get(self.range.clone()).unwrap_or_default()
     }
 }
 

@@ -41,10 +41,21 @@ impl Pickle {
     /// # Errors
     /// [`PickleError`], with one variant for each way to be no valid pickle and each limit.
     pub(super) fn parse(input: &[u8]) -> Result<Self> {
+        Self::parse_whole(input, Attributes::Dropped)
+    }
+
+    /// Reads a pickle like [`Pickle::parse`], with objects as dicts of their attributes.
+    /// # Errors
+    /// [`PickleError`], like [`Pickle::parse`].
+    pub(super) fn parse_with_attributes(input: &[u8]) -> Result<Self> {
+        Self::parse_whole(input, Attributes::Kept)
+    }
+
+    fn parse_whole(input: &[u8], attributes: Attributes) -> Result<Self> {
         if input.len() > MAX_PICKLE_BYTES {
             return Err(PickleError::TooLarge { len: input.len(), limit: MAX_PICKLE_BYTES });
         }
-        let (pickle, len) = Self::parse_first(input)?;
+        let (pickle, len) = Machine::new(input, attributes).run()?;
         match input.len() - len {
             0 => Ok(pickle),
             extra => Err(PickleError::TrailingData { at: len.saturating_sub(1), extra }),
@@ -56,18 +67,32 @@ impl Pickle {
     /// As [`Pickle::parse`].
     pub(super) fn parse_first(input: &[u8]) -> Result<(Self, usize)> {
         let input = input.get(..MAX_PICKLE_BYTES).unwrap_or(input);
-        let value_limit = NUM_SPARE_VALUES + input.len().div_ceil(2);
-        Machine { reader: PickleReader::new(input), stack: PickleStack::new(value_limit) }.run()
+        Machine::new(input, Attributes::Dropped).run()
     }
+}
+
+/// Treatment of the attributes that objects are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attributes {
+    /// Nothing.
+    Dropped,
+    /// The object counts as filled like a dict with them.
+    Kept,
 }
 
 /// The machine: every opcode reads its operands and then changes the stack.
 struct Machine<'a> {
     reader: PickleReader<'a>,
     stack: PickleStack,
+    attributes: Attributes,
 }
 
-impl Machine<'_> {
+impl<'a> Machine<'a> {
+    fn new(input: &'a [u8], attributes: Attributes) -> Self {
+        let value_limit = NUM_SPARE_VALUES + input.len().div_ceil(2);
+        Self { reader: PickleReader::new(input), stack: PickleStack::new(value_limit), attributes }
+    }
+
     fn run(mut self) -> Result<(Pickle, usize)> {
         loop {
             let opcode = self.reader.opcode()?;
@@ -283,10 +308,13 @@ impl Machine<'_> {
         self.stack.push(Node::Object { callable, args, items: None })
     }
 
-    /// Drops the state that the object on top would be given: attributes are not kept.
+    /// Takes the state that the object on top would be given.
     fn build(&mut self) -> Result<()> {
-        let _state = self.stack.pop()?;
-        let _object = self.stack.top()?;
+        let state = self.stack.pop()?;
+        let object = self.stack.top()?;
+        if self.attributes == Attributes::Kept {
+            self.stack.give_attributes(object, state);
+        }
         Ok(())
     }
 

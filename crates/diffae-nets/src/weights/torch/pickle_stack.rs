@@ -182,6 +182,15 @@ impl PickleStack {
         Ok(())
     }
 
+    /// Makes an object that holds nothing one that holds these attributes.
+    pub(super) fn give_attributes(&mut self, object: NodeId, state: NodeId) {
+        if let (Node::Object { callable, args, items: None }, Node::Dict(_)) =
+            (self.arena.node(object), self.arena.node(state))
+        {
+            self.arena.replace(object, Node::Object { callable, args, items: Some(state) });
+        }
+    }
+
     /// Stores the value on top under `index`, or under the next one.
     pub(super) fn memorize(&mut self, index: Option<u32>) -> Result<()> {
         let top = self.top()?;

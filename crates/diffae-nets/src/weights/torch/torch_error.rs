@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::file_kind::FileKind;
 use super::pickle_error::PickleError;
+use super::zip_kind::ZipKind;
 
 /// Why a checkpoint, or a tensor in one, cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +19,7 @@ pub enum TorchError {
         source: std::io::Error,
     },
     /// The file is something else.
-    #[error("{path} is not a PyTorch checkpoint but {kind}", path = path.display())]
+    #[error("{path} is no file of weights that can be read but {kind}", path = path.display())]
     NotTorch {
         /// The file.
         path: PathBuf,
@@ -33,6 +34,18 @@ pub enum TorchError {
         /// What is broken.
         source: LegacyError,
     },
+    /// A folder of `torch.distributed.checkpoint` that cannot be read.
+    #[error(
+        "cannot read the checkpoint in pieces {path}; join them with \
+         `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} weights.pt`",
+        path = path.display()
+    )]
+    Sharded {
+        /// The folder.
+        path: PathBuf,
+        /// The damage.
+        source: ShardedError,
+    },
     /// The file is a zip archive, but a broken one.
     #[error("cannot read the archive {path}", path = path.display())]
     Archive {
@@ -42,18 +55,12 @@ pub enum TorchError {
         source: ArchiveError,
     },
     /// The file is a zip archive of something else.
-    #[error(
-        "{path} is a zip archive but not a PyTorch checkpoint: none of its {num_entries} entries is `<name>/data.pkl`, \
-         the first is {first_entry:?}",
-        path = path.display()
-    )]
-    NoPickle {
+    #[error("{path} is no file of weights that can be read but {kind}", path = path.display())]
+    OtherArchive {
         /// The file.
         path: PathBuf,
-        /// Number of entries.
-        num_entries: usize,
-        /// Name of the first one; empty if there is none.
-        first_entry: String,
+        /// Its kind.
+        kind: ZipKind,
     },
     /// The archive holds more than one checkpoint.
     #[error("{path} holds several checkpoints: {first:?} and {second:?}", path = path.display())]
@@ -66,7 +73,10 @@ pub enum TorchError {
         second: String,
     },
     /// The checkpoint was written on a machine with another byte order.
-    #[error("{path} has the byte order {found:?}, expected \"little\"", path = path.display())]
+    #[error(
+        "{path} has the byte order {found:?}, expected \"little\"; load it in Python on a machine of this kind and save it again",
+        path = path.display()
+    )]
     ByteOrder {
         /// The file.
         path: PathBuf,
@@ -84,7 +94,11 @@ pub enum TorchError {
         source: PickleError,
     },
     /// The checkpoint is no dict with tensors below.
-    #[error("{path} holds {found}, expected a dict", path = path.display())]
+    #[error(
+        "{path} holds {found}, expected a dict; load it in Python and save its tensors with \
+         `torch.save(network.state_dict(), \"weights.pt\")`",
+        path = path.display()
+    )]
     RootNotDict {
         /// The file.
         path: PathBuf,
@@ -315,6 +329,52 @@ pub enum JsonError {
         /// The key.
         key: String,
     },
+}
+
+/// Damage to a folder of `torch.distributed.checkpoint`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShardedError {
+    /// The pickle of the metadata.
+    #[error("the pickle of .metadata is broken")]
+    Pickle(#[source] PickleError),
+    /// The metadata lack something, or have it in another form.
+    #[error(".metadata lacks {what} in the form that PyTorch writes")]
+    Missing {
+        /// Its name.
+        what: &'static str,
+    },
+    /// More of something than any checkpoint needs.
+    #[error("there are more than {limit} {what}")]
+    TooMany {
+        /// Its name.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// The metadata name a file outside of the folder.
+    #[error(".metadata names {name:?}, which is no file of the folder")]
+    FileName {
+        /// The name.
+        name: String,
+    },
+    /// A range that a file does not have.
+    #[error("a piece of {len} bytes at byte {start} reaches beyond the end of its file; copy the folder again")]
+    BeyondFile {
+        /// Its start.
+        start: usize,
+        /// Its length.
+        len: usize,
+    },
+    /// Pieces that do not make their tensor.
+    #[error("the pieces of tensor {tensor:?} do not make the whole")]
+    Pieces {
+        /// Its name.
+        tensor: String,
+    },
+    /// Pieces in another format.
+    #[error("its pieces are safetensors")]
+    Safetensors,
 }
 
 /// What is broken in a checkpoint of the format before PyTorch 1.6.

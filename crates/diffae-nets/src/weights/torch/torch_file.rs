@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::excerpt::excerpt;
 use super::file_kind::FileKind;
 use super::legacy::LegacyStorages;
-use super::mapped_file::MappedFile;
+use super::mapped_file::{FilePart, MappedFile};
 use super::pickle::Pickle;
 use super::pickle_json::json_from_value;
 use super::pickle_value::{DictEntries, Node, NodeId, ValueArena};
@@ -22,6 +22,7 @@ use super::torch_dtype::TorchDtype;
 use super::torch_error::TorchError;
 use super::torch_tensor::TensorRef;
 use super::zip_directory::ZipDirectory;
+use super::zip_kind::ZipKind;
 
 /// How many tensors one dict may hold.
 const MAX_TENSORS: usize = 100_000;
@@ -35,7 +36,7 @@ const NUM_LISTED_KEYS: usize = 16;
 /// The file is mapped into memory, so that only the tensors that are read are loaded.
 pub struct TorchFile {
     path: PathBuf,
-    file: MappedFile,
+    file: FilePart,
     storages: Storages,
     arena: ValueArena,
     /// The dict that was saved.
@@ -68,12 +69,30 @@ pub struct TensorBytes<'a> {
 impl TorchFile {
     /// Opens the checkpoint at `path` and reads its pickle.
     /// # Errors
-    /// [`TorchError::Open`] if there is no such file; [`TorchError::NotTorch`], [`TorchError::NoPickle`] or
+    /// [`TorchError::Open`] if there is no such file; [`TorchError::NotTorch`], [`TorchError::OtherArchive`] or
     /// [`TorchError::SeveralPickles`] if it is something else; [`TorchError::Archive`], [`TorchError::Pickle`] or
     /// [`TorchError::Legacy`] if it is damaged; [`TorchError::ByteOrder`], [`TorchError::RootNotDict`] or [`TorchError::DuplicateKey`] if it is a
     /// checkpoint that this reader does not take.
     pub fn open(path: &Path) -> Result<Self, TorchError> {
-        let file = MappedFile::open(path)?;
+        Self::from_part(path, FilePart::whole(MappedFile::open(path)?))
+    }
+
+    /// Reads the pickle of a file that is mapped already; `path` is its name in messages.
+    /// # Errors
+    /// Those of [`TorchFile::open`].
+    pub(in crate::weights) fn from_part(path: &Path, file: FilePart) -> Result<Self, TorchError> {
+        let file = Self::of_any(path, file)?;
+        if file.arena.dict_entries(file.root).is_none() {
+            let found = describe(&file.arena, file.root);
+            return Err(TorchError::RootNotDict { path: path.to_path_buf(), found });
+        }
+        Ok(file)
+    }
+
+    /// Reads the pickle of a file that may hold something else than a dict.
+    /// # Errors
+    /// Those of [`TorchFile::open`], but [`TorchError::RootNotDict`].
+    pub(super) fn of_any(path: &Path, file: FilePart) -> Result<Self, TorchError> {
         let (Pickle { arena, root }, storages) = if LegacyStorages::is_legacy(&file) {
             let broken = |source| TorchError::Legacy { path: path.to_path_buf(), source };
             let (pickle, storages) = LegacyStorages::read(&file).map_err(broken)?;
@@ -81,17 +100,37 @@ impl TorchFile {
         } else {
             open_zip(path, &file)?
         };
-        let Some(entries) = arena.dict_entries(root) else {
-            return Err(TorchError::RootNotDict { path: path.to_path_buf(), found: describe(&arena, root) });
+        let root_entries = match arena.dict_entries(root) {
+            Some(entries) => by_key(&arena, entries)
+                .map_err(|key| TorchError::DuplicateKey { within: format!("the dict of {}", path.display()), key })?,
+            None => BTreeMap::new(),
         };
-        let root_entries = by_key(&arena, entries)
-            .map_err(|key| TorchError::DuplicateKey { within: format!("the dict of {}", path.display()), key })?;
         Ok(Self { path: path.to_path_buf(), file, storages, root_entries, arena, root })
+    }
+
+    /// The tensor that was saved by itself; `None` if it was something else.
+    /// # Errors
+    /// [`TorchError::MalformedTensor`] if its description is broken.
+    pub(super) fn root_tensor(&self, name: &str) -> Result<Option<TensorRef>, TorchError> {
+        TensorRef::from_value(&self.arena, name, self.root)
+    }
+
+    /// The saved object as plain data; see [`TorchFile::json_under`].
+    /// # Errors
+    /// [`TorchError::Json`] for data that are nested too deep or too large.
+    pub(super) fn root_json(&self) -> Result<serde_json::Value, TorchError> {
+        json_from_value(&self.arena, self.root)
+            .map_err(|source| TorchError::Json { key: "the root".to_owned(), source })
     }
 
     /// The string keys of the dict that was saved, in order.
     pub fn root_keys(&self) -> impl ExactSizeIterator<Item = &str> {
         self.root_entries.keys().map(String::as_str)
+    }
+
+    /// Whether there is a dict under `key` of the dict that was saved.
+    pub(in crate::weights) fn has_dict(&self, key: &str) -> bool {
+        self.root_entries.get(key).is_some_and(|&value| self.arena.dict_entries(value).is_some())
     }
 
     /// The tensors in the dict under `key`, by name. Other values and other keys are skipped, and so are dicts
@@ -215,14 +254,20 @@ impl fmt::Debug for TorchFile {
 }
 
 /// Reads the pickle of a zip archive.
-fn open_zip(path: &Path, file: &MappedFile) -> Result<(Pickle, Storages), TorchError> {
+fn open_zip(path: &Path, file: &[u8]) -> Result<(Pickle, Storages), TorchError> {
     if !ZipDirectory::is_zip(file) {
         return Err(TorchError::NotTorch { path: path.to_path_buf(), kind: FileKind::of(file) });
     }
     let broken = |source| TorchError::Archive { path: path.to_path_buf(), source };
     let directory = ZipDirectory::read(file).map_err(broken)?;
+    if let Some(kind) = ZipKind::of_program(&directory) {
+        return Err(TorchError::OtherArchive { path: path.to_path_buf(), kind });
+    }
     let name = checkpoint_name(path, &directory)?.to_vec();
     directory.check_stored().map_err(broken)?;
+    if directory.lacks_checksums() {
+        tracing::warn!("{} was saved without checksums, so damage to it cannot be noticed", path.display());
+    }
     check_byte_order(path, directory.data(file, &entry_name(&name, "byteorder")).map_err(broken)?)?;
     let pickle_name = entry_name(&name, "data.pkl");
     let pickle = directory.data(file, &pickle_name).map_err(broken)?.unwrap_or_default();
@@ -245,11 +290,7 @@ fn checkpoint_name<'a>(path: &Path, directory: &'a ZipDirectory) -> Result<&'a [
         (Some(first), Some(second)) => {
             Err(TorchError::SeveralPickles { path: path.to_path_buf(), first: excerpt(first), second: excerpt(second) })
         }
-        (None, _) => Err(TorchError::NoPickle {
-            path: path.to_path_buf(),
-            num_entries: directory.names().len(),
-            first_entry: excerpt(directory.names().next().unwrap_or_default()),
-        }),
+        (None, _) => Err(TorchError::OtherArchive { path: path.to_path_buf(), kind: ZipKind::of(directory) }),
     }
 }
 

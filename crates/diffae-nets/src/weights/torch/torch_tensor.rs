@@ -120,12 +120,15 @@ pub(super) struct StorageId<'a> {
 
 impl<'a> StorageId<'a> {
     /// Reads the persistent id `("storage", class, key, device, numel)`; before PyTorch 1.6 with a None behind it.
+    /// Protocol 0 writes it as text.
     pub(super) fn from_value(arena: &'a ValueArena, value: NodeId) -> Option<Self> {
         let Node::Persistent(id) = arena.node(value) else {
             return None;
         };
-        let Node::Tuple(items) = arena.node(id) else {
-            return None;
+        let items = match arena.node(id) {
+            Node::Tuple(items) => items,
+            Node::Text(_) => return Self::from_text(arena.text(id)?),
+            _ => return None,
         };
         let num_checked_items = 7;
         let items: Vec<NodeId> = arena.items(items).take(num_checked_items).collect();
@@ -139,6 +142,19 @@ impl<'a> StorageId<'a> {
         }
         let key = arena.text(key).filter(|key| key.len() <= MAX_STORAGE_KEY_BYTES)?;
         Some(Self { class: arena.global(class)?, key, numel: length(arena, numel)? })
+    }
+
+    /// Reads the same as the text that protocol 0 makes of it:
+    /// `('storage', <class 'torch.FloatStorage'>, '0', 'cpu', 6)`.
+    fn from_text(text: &'a str) -> Option<Self> {
+        let mut items = text.strip_prefix('(')?.strip_suffix(')')?.split(", ");
+        let (marker, class, key, _device, numel) =
+            (items.next()?, items.next()?, items.next()?, items.next()?, items.next()?);
+        let is_whole = matches!((items.next(), items.next()), (None | Some("None"), None));
+        let class = class.strip_prefix("<class '")?.strip_suffix("'>")?.rsplit_once('.')?;
+        let key = key.strip_prefix('\'')?.strip_suffix('\'')?;
+        let is_storage = marker == "'storage'" && is_whole && key.len() <= MAX_STORAGE_KEY_BYTES;
+        is_storage.then_some(Self { class, key, numel: numel.parse().ok()? })
     }
 }
 
@@ -169,7 +185,7 @@ fn is_empty(arena: &ValueArena, value: NodeId) -> bool {
 }
 
 /// A tuple of lengths, also as a `torch.Size`; `None` if it is none or longer than [`MAX_RANK`].
-fn lengths(arena: &ValueArena, value: NodeId) -> Option<Vec<usize>> {
+pub(super) fn lengths(arena: &ValueArena, value: NodeId) -> Option<Vec<usize>> {
     let tuple = match arena.node(value) {
         Node::Object { callable, args, .. } if arena.global(callable) == Some(("torch", "Size")) => {
             arena.single_item(args)?

@@ -39,6 +39,8 @@ pub(super) struct ZipDirectory {
     entries: BTreeMap<Vec<u8>, ZipEntry>,
     /// Where the central directory starts and data ends.
     directory_start: usize,
+    /// Whether the archive was written without checksums.
+    lacks_checksums: bool,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,14 @@ impl ZipDirectory {
             }
             rest = rest.get(len..).unwrap_or_default();
         }
-        Ok(Self { entries, directory_start: end.directory.start })
+        let lacks_checksums = entries.values().all(|entry: &ZipEntry| entry.crc32 == 0);
+        Ok(Self { entries, directory_start: end.directory.start, lacks_checksums })
+    }
+
+    /// Whether no entry has a checksum: all are zero, as after `torch.serialization.set_crc32_options(False)`. Data that
+    /// have one are compared with it.
+    pub(super) fn lacks_checksums(&self) -> bool {
+        self.lacks_checksums
     }
 
     /// The names of all entries, in order.
@@ -101,7 +110,7 @@ impl ZipDirectory {
         Ok(())
     }
 
-    /// The data of an entry, which were compared with its checksum; `None` if there is no such entry.
+    /// The data of an entry, which were compared with its checksum if the archive has any; `None` if there is no such entry.
     /// # Errors
     /// [`ArchiveError`] if the entry does not lie where the directory says, or is damaged.
     pub(super) fn data<'a>(&self, file: &'a [u8], name: &[u8]) -> Result<Option<&'a [u8]>, ArchiveError> {
@@ -110,7 +119,7 @@ impl ZipDirectory {
         };
         let file = file.get(..self.directory_start).unwrap_or(file);
         let data = entry.locate(file, name).ok_or_else(|| ArchiveError::Misplaced { entry: excerpt(name) })?;
-        if entry.is_intact.get().is_none() {
+        if !self.lacks_checksums && entry.is_intact.get().is_none() {
             let got = crc32fast::hash(data);
             if got != entry.crc32 {
                 return Err(ArchiveError::Damaged { entry: excerpt(name), got, expected: entry.crc32 });

@@ -1,0 +1,318 @@
+//! Arguments of the commands that make pictures and codes.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use diffae_infer::Resume;
+
+use super::{
+    BatchArgs, BrokenArgs, DecodingArgs, ForceArgs, InversionArgs, ModelArgs, OutArgs, PictureArgs, RandomArgs,
+    positive,
+};
+
+/// Pictures and codes on the command line.
+#[derive(Debug, Args)]
+pub(crate) struct CodesArgs {
+    /// Image files, folders, .safetensors files with x [N, C, H, W] in [-1, 1], or codes that `encode` wrote:
+    /// FILE.safetensors, or FILE.safetensors:CHOICE for a part, by names, numbers or ranges such as 3..7
+    #[arg(required = true)]
+    pub(crate) input: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) broken: BrokenArgs,
+}
+
+/// What to do with the partial results of an interrupted run.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ResumeArgs {
+    /// Continue an interrupted run of the same command; refused if settings differ. Without it, partial results are used only
+    /// if all settings agree, and never with --force
+    #[arg(long)]
+    resume: bool,
+}
+
+impl ResumeArgs {
+    /// What to do with what is kept.
+    pub(crate) fn mode(&self, force: &ForceArgs) -> Resume {
+        match (self.resume, force.force) {
+            (true, _) => Resume::Demanded,
+            (false, true) => Resume::Never,
+            (false, false) => Resume::IfSame,
+        }
+    }
+}
+
+/// Whether a script reads what is printed.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct JsonArgs {
+    /// Print the files written and the settings as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Numbers of pictures that follow each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IndexRange(pub(crate) Range<u64>);
+
+#[derive(Debug, Args)]
+pub(crate) struct EncodeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) pictures: PictureArgs,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
+    /// Inversion steps
+    #[arg(long, default_value_t = 250, value_name = "N", value_parser = positive)]
+    pub(crate) steps: usize,
+    /// Encode z_sem only, without x_T: much faster
+    #[arg(long)]
+    pub(crate) semantic_only: bool,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+    #[command(flatten)]
+    pub(crate) resume: ResumeArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+/// Sources of x_T of decoded images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum XTerminalChoice {
+    /// From the codes
+    Stored,
+    /// Random noise
+    Random,
+    /// All zero
+    Zero,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DecodeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Codes: a file that `diffae encode` wrote, or FILE.safetensors:CHOICE for a part, by names, numbers or ranges such as
+    /// 3..7
+    pub(crate) codes: PathBuf,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
+    #[command(flatten)]
+    pub(crate) decoding: DecodingArgs,
+    /// Source of x_T
+    #[arg(long = "x-t", value_enum, default_value_t = XTerminalChoice::Stored)]
+    pub(crate) x_t: XTerminalChoice,
+    #[command(flatten)]
+    pub(crate) random: RandomArgs,
+    /// Noise added at each step: 0 for DDIM, 1 for DDPM
+    #[arg(long, default_value_t = 0.)]
+    pub(crate) eta: f64,
+    /// Accept codes of another model
+    #[arg(long)]
+    pub(crate) any_model: bool,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+    #[command(flatten)]
+    pub(crate) resume: ResumeArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+/// Sources of x_T of a reconstruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReconstructionNoise {
+    /// Inverted from the image: near-exact
+    Inverted,
+    /// Random noise: shows what z_sem holds
+    Random,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReconstructArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) pictures: PictureArgs,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
+    #[command(flatten)]
+    pub(crate) decoding: DecodingArgs,
+    #[command(flatten)]
+    pub(crate) inversion: InversionArgs,
+    /// Source of x_T
+    #[arg(long = "x-t", value_enum, default_value_t = ReconstructionNoise::Inverted)]
+    pub(crate) x_t: ReconstructionNoise,
+    #[command(flatten)]
+    pub(crate) random: RandomArgs,
+    /// Print the measures as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+    #[command(flatten)]
+    pub(crate) resume: ResumeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InterpolateArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) input: CodesArgs,
+    /// FILE.png for a strip, FILE.gif for an animation, or a folder for single frames
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
+    /// Frames from each image to the next, both ends included
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = positive)]
+    pub(crate) frames: usize,
+    /// Frames per second of a .gif, up to 50 [default: 10]
+    #[arg(long, value_name = "F")]
+    pub(crate) fps: Option<f64>,
+    /// Return to the first image without repeating its frame; two images give a path there and back
+    #[arg(long = "loop")]
+    pub(crate) is_loop: bool,
+    #[command(flatten)]
+    pub(crate) decoding: DecodingArgs,
+    #[command(flatten)]
+    pub(crate) inversion: InversionArgs,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EditArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Image files, folders, .safetensors files with x [N, C, H, W] in [-1, 1], or codes that `encode` wrote:
+    /// FILE.safetensors, or FILE.safetensors:CHOICE for a part, by names, numbers or ranges such as 3..7
+    #[arg(required_unless_present = "list")]
+    pub(crate) input: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) broken: BrokenArgs,
+    /// Folder or .safetensors file to write
+    #[arg(long, short, value_name = "PATH", required_unless_present = "list")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) force: ForceArgs,
+    /// List the attributes of the model, with calibrated full-edit strengths where available
+    #[arg(long, conflicts_with_all = ["input", "out", "attribute", "strength", "strengths"])]
+    pub(crate) list: bool,
+    /// Print the list, or the files written and the settings, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Attribute by name or number, or NAME=STRENGTH; repeat it to edit several at once. Case, spaces, underscores and
+    /// hyphens do not matter
+    #[arg(long, short, required_unless_present = "list", value_name = "NAME[=STRENGTH]")]
+    pub(crate) attribute: Vec<String>,
+    /// Strength of the edit; negative removes the attribute [default: the calibrated strength that --list shows, else 0.3].
+    /// With several attributes, or one that has its own strength, a factor of their strengths
+    #[arg(long, short, allow_negative_numbers = true)]
+    pub(crate) strength: Option<f64>,
+    /// Several values of --strength, such as -0.3,0,0.3: also writes a strip for each image
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, conflicts_with = "strength")]
+    pub(crate) strengths: Vec<f64>,
+    /// Decoding steps
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = positive)]
+    pub(crate) steps: usize,
+    /// Add back what decoding loses, so that unedited parts stay as they are; decodes once more
+    #[arg(long)]
+    pub(crate) keep_residual: bool,
+    #[command(flatten)]
+    pub(crate) inversion: InversionArgs,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+    #[command(flatten)]
+    pub(crate) resume: ResumeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SampleArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
+    /// Number of images
+    #[arg(short = 'n', long = "count", default_value_t = 16, value_name = "N", value_parser = positive)]
+    pub(crate) count: usize,
+    /// Only these images of the seed, numbered from 0: one, several with commas, or ranges such as 30..40 (40
+    /// excluded)
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = index_range, conflicts_with = "count")]
+    pub(crate) index: Vec<IndexRange>,
+    #[command(flatten)]
+    pub(crate) decoding: DecodingArgs,
+    /// Latent diffusion steps
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = positive)]
+    pub(crate) latent_steps: usize,
+    #[command(flatten)]
+    pub(crate) random: RandomArgs,
+    /// Noise added at each decoding step: 0 for DDIM, 1 for DDPM
+    #[arg(long, default_value_t = 0.)]
+    pub(crate) eta: f64,
+    /// .safetensors file with z_T [N, D] and x_T [N, C, H, W]; what it lacks is random
+    #[arg(long, value_name = "FILE", conflicts_with = "count")]
+    pub(crate) noise: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+    #[command(flatten)]
+    pub(crate) resume: ResumeArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VariationsArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) input: CodesArgs,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
+    /// Variations per image
+    #[arg(short = 'n', long = "count", default_value_t = 8, value_name = "N", value_parser = positive)]
+    pub(crate) count: usize,
+    /// Only these variations, numbered from 0: one, several with commas, or ranges such as 3..5 (5
+    /// excluded)
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = index_range)]
+    pub(crate) index: Vec<IndexRange>,
+    #[command(flatten)]
+    pub(crate) decoding: DecodingArgs,
+    #[command(flatten)]
+    pub(crate) random: RandomArgs,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+    #[command(flatten)]
+    pub(crate) resume: ResumeArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+/// Most pictures of one range: more are a slip of the keyboard.
+const MOST_OF_A_RANGE: u64 = 1 << 24;
+
+fn index_range(text: &str) -> Result<IndexRange, String> {
+    let number = |text: &str| text.trim().parse::<u64>().map_err(|error| error.to_string());
+    let range = match text.split_once("..") {
+        Some((start, end)) => number(start)?..number(end)?,
+        None => number(text).and_then(|start| Ok(start..start.checked_add(1).ok_or("too large")?))?,
+    };
+    match range.end.checked_sub(range.start) {
+        Some(1..=MOST_OF_A_RANGE) => Ok(IndexRange(range)),
+        Some(0) | None => Err("the range is empty".to_owned()),
+        Some(_) => Err("the range is too long".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_ranges_are_read() {
+        assert_eq!(index_range("37"), Ok(IndexRange(37..38)));
+        assert_eq!(index_range("30..40"), Ok(IndexRange(30..40)));
+        for bad in ["", "x", "-1", "4..4", "5..4", "1..", "0..99999999999", "18446744073709551615"] {
+            assert!(index_range(bad).is_err(), "{bad}");
+        }
+    }
+}

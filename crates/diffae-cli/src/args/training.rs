@@ -1,0 +1,152 @@
+//! What can be written after `train`, `fit-attributes`, `fit-edits` and `presets`.
+
+#![expect(clippy::doc_markdown, reason = "doc comments are help texts, shown as they stand")]
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{BatchArgs, ModelArgs, OutArgs, PictureCrop, positive};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each attribute of the labels becomes one of the model, beside those that it has; everything else of it stays what it is.
+Codes of the images are kept in OUT, so that the same command goes on where it was stopped.")]
+pub(crate) struct FitAttributesArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Images: a folder (with subfolders), a tar archive, an LMDB, Parquet; those without labels are ignored
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Attributes: a CelebA attribute file, a CSV file, or `folders` for one class a folder
+    #[arg(long, value_name = "FILE")]
+    pub(crate) labels: PathBuf,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
+    /// Replace attributes of the same names that the model has already
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// How edit directions follow from the labels
+    #[arg(long, value_enum, default_value_t = DirectionChoice::ClassMeans)]
+    pub(crate) directions: DirectionChoice,
+    /// Share of the images that is held out to measure the result
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    pub(crate) held_out: f64,
+    /// Length of the training in codes, 32 per step [default: 300000]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) images: Option<usize>,
+    /// Learning rate [default: 0.001]
+    #[arg(long)]
+    pub(crate) lr: Option<f64>,
+    /// Random seed of the training
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Crop of each image before it is resized
+    #[arg(long, value_enum, default_value_t = PictureCrop::Center)]
+    pub(crate) crop: PictureCrop,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How edit directions follow from labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DirectionChoice {
+    /// From the mean code without the attribute to the mean code with it: the full strength is known
+    ClassMeans,
+    /// Along the weights of the classifier, as in the paper
+    Weights,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+An attribute that the model does not have yet is added to it: Round, say, from the images pairs/Round/without/NAME and
+pairs/Round/with/NAME.")]
+pub(crate) struct FitEditsArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Folder of pairs: ATTRIBUTE/without and ATTRIBUTE/with hold images of the same names; ATTRIBUTE/others may hold
+    /// further images without it, named as their partners in `with`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pairs: PathBuf,
+    /// Use the first N pairs of each attribute only
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) limit: Option<usize>,
+    /// Hidden units that let a direction depend on the image; 0 for one direction for all images
+    #[arg(long, default_value_t = 16, value_name = "H")]
+    pub(crate) units: usize,
+    /// Random seed of the initialization
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A stage of training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StageChoice {
+    /// Encoder and UNet, or a plain DDPM
+    Autoencoder,
+    /// The latent diffusion, which samples z_sem
+    Latent,
+    /// The attribute classifier, which gives edit directions
+    Classifier,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+With --resume, options of the first call may be repeated. Values that differ are refused by name, except:
+  --set STAGE.images=N     makes a stage longer, a finished one too; stages that depend on it are trained again
+  --set STAGE.lr=X         for the steps to come
+  --set run.*, data.workers, data.prefetch, data.max_broken_share, and all settings of stages to come
+  --labels FILE            trains the classifier anew
+
+Exit codes: 0 when all stages are done, 130 after Ctrl-C (the run is saved), 2 after an error and after a dry run of
+what would be refused.")]
+pub(crate) struct TrainArgs {
+    /// Preset; `diffae presets` lists them
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub(crate) preset: Option<String>,
+    /// Config file, in the form that --dry-run prints
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Override a setting, such as autoencoder.lr=2e-4; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Images: a folder (with subfolders), a tar archive, an LMDB, Parquet
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Attributes: a CelebA attribute file, a CSV file, or `folders` for one class a folder
+    #[arg(long, value_name = "FILE")]
+    pub(crate) labels: Option<PathBuf>,
+    /// Folder of the run, which becomes a model folder
+    #[arg(long, short, value_name = "RUN", required_unless_present = "dry_run")]
+    pub(crate) out: Option<PathBuf>,
+    /// Run this stage only
+    #[arg(long, value_enum)]
+    pub(crate) stage: Option<StageChoice>,
+    /// Continue from the latest checkpoint
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Initialize from the weights of a model folder, a released checkpoint or `toonheads`
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) init_from: Option<PathBuf>,
+    /// Leave a part as it is: encoder or unet; may be repeated
+    #[arg(long, value_name = "PART")]
+    pub(crate) freeze: Vec<String>,
+    /// Try everything and train nothing: print the whole config, look at pictures and labels, say what would be refused, and
+    /// measure how long each stage takes
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PresetsArgs {
+    /// Print this one as TOML
+    pub(crate) name: Option<String>,
+}

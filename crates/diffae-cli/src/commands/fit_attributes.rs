@@ -1,0 +1,123 @@
+//! `diffae fit-attributes --model MODEL --data DIR --labels FILE --out DIR`: attributes of one's own.
+
+use anyhow::{Context, Result, bail, ensure};
+use diffae_infer::{CONFIG_FILE, LoadOptions, ModelSource, Overwrite, WEIGHTS_FILE, is_same_attribute};
+use diffae_train::{AttributeScore, AttributeSettings, EditDirections, Labels, Lesson, Pictures, Taught, teach};
+use serde_json::{Value, json};
+
+use super::edit::whole_way;
+use super::train::StepProgress;
+use crate::args::{DirectionChoice, FitAttributesArgs, GlobalArgs, NumberType};
+use crate::output::{OutputDir, say, say_json};
+use crate::session::{Interruption, architecture_hints, catch_interrupts, load_options};
+
+/// Trains a classifier of the labels' attributes on the model's codes, and writes the model with them. Its networks stay what
+/// they are, number type included, so that codes of the model are codes of the written one.
+pub(crate) fn run(global: &GlobalArgs, args: &FitAttributesArgs) -> Result<()> {
+    catch_interrupts();
+    ensure!(global.dtype == NumberType::F32, "codes are computed in f32, not in another --dtype");
+    let (out, overwrite) = (args.out.out.as_path(), args.out.force.overwrite());
+    // That it can be written is known now; what is prepared there goes again.
+    drop(OutputDir::new(out, &[CONFIG_FILE, WEIGHTS_FILE].map(str::to_owned), overwrite)?);
+    let mut source = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
+    let pictures = Pictures::all(&args.data, args.crop.into())?;
+    let labels = Labels::of_pictures(&args.labels, &[&pictures])?;
+    let existing = if args.replace { Overwrite::Replace } else { Overwrite::Refuse };
+    check_names(&source, &labels, existing)?;
+    let model = source.build(&load_options(global, &args.model.hints)?)?;
+    ensure!(model.has_z_sem(), "{} is a plain DDPM, which has no codes to learn from", args.model.model.display());
+    if source.latent_moments().is_none() {
+        let consequence = if source.config().latent.is_some() {
+            "; its latent net was trained with others, so what it invents will be off: import them with --latent"
+        } else {
+            ""
+        };
+        tracing::warn!("the model has no latent statistics; those of these pictures are taken{consequence}");
+    }
+    let settings = settings(args)?;
+    let moments = source.latent_moments().cloned();
+    let (moments, folder) = (moments.as_ref(), out);
+    let lesson = Lesson { model: &model, moments, pictures: &pictures, labels: &labels, settings: &settings, folder };
+    let progress = StepProgress::new();
+    let taught = teach(&lesson, &mut |report| progress.step(report))?;
+    progress.finish();
+    let Some(Taught { attributes, moments, num_trained, scores }) = taught else {
+        let kept = if out.exists() {
+            format!("the codes so far are kept in {}; the same command goes on", out.display())
+        } else {
+            "nothing was written".to_owned()
+        };
+        return Err(Interruption::new(kept).into());
+    };
+    if source.latent_moments().is_none() {
+        source.set_latent_moments(moments)?;
+    }
+    source.add_attributes(attributes, existing)?;
+    let whole_ways = whole_ways(&source, &scores)?;
+    source.write(out, source.number_type()?, overwrite)?;
+    if args.json {
+        return say_json(&json!({
+            "out": out,
+            "trained_on": num_trained,
+            "attributes": scores.iter().zip(&whole_ways).map(|(score, way)| as_json(score, *way)).collect::<Vec<_>>(),
+        }));
+    }
+    say_scores(&scores, &whole_ways)?;
+    say(&format!("learnt from {num_trained} pictures; wrote {}", out.display()))
+}
+
+/// Fails if the model has one of the attributes already and is to keep it.
+fn check_names(source: &ModelSource, labels: &Labels, existing: Overwrite) -> Result<()> {
+    let is_new = |name: &&String| labels.names.iter().any(|new| is_same_attribute(name, new));
+    let there: Vec<&str> = source.attributes().iter().filter(is_new).map(String::as_str).collect();
+    if existing == Overwrite::Refuse && !there.is_empty() {
+        bail!("the model has {} already; --replace learns anew what the labels name", there.join(", "))
+    }
+    Ok(())
+}
+
+fn settings(args: &FitAttributesArgs) -> Result<AttributeSettings> {
+    let mut settings = AttributeSettings::usual()?;
+    settings.classifier.images = args.images.unwrap_or(settings.classifier.images);
+    settings.classifier.lr = args.lr.unwrap_or(settings.classifier.lr);
+    settings.edit_directions = match args.directions {
+        DirectionChoice::ClassMeans => EditDirections::ClassMeans,
+        DirectionChoice::Weights => EditDirections::Weights,
+    };
+    Ok(AttributeSettings { seed: args.seed, held_out: args.held_out, crop: args.crop.into(), ..settings })
+}
+
+/// How far edits of the new attributes go, where the model knows it.
+fn whole_ways(source: &ModelSource, scores: &[AttributeScore]) -> Result<Vec<Option<f64>>> {
+    let model = source.build(&LoadOptions::cpu())?;
+    let of = |score: &AttributeScore| {
+        let place = source.attributes().iter().position(|name| *name == score.attribute);
+        whole_way(model.classifier()?, place.context("a new attribute is missing")?)
+    };
+    scores.iter().map(of).collect()
+}
+
+fn as_json(score: &AttributeScore, whole_way: Option<f64>) -> Value {
+    let AttributeScore { attribute, count, present, accuracy, auroc } = score;
+    json!({
+        "attribute": attribute,
+        "held_out": count,
+        "present": present,
+        "accuracy": accuracy,
+        "auroc": auroc,
+        "whole_way": whole_way,
+    })
+}
+
+/// A table of how well each attribute is told on the pictures that were held out.
+fn say_scores(scores: &[AttributeScore], whole_ways: &[Option<f64>]) -> Result<()> {
+    let width = scores.iter().map(|score| score.attribute.chars().count()).max().unwrap_or(0).max(9);
+    say(&format!("{:width$}  held out  present  accuracy  AUROC  whole way", "attribute"))?;
+    for (AttributeScore { attribute, count, present, accuracy, auroc }, way) in scores.iter().zip(whole_ways) {
+        let figure = |value: &Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
+        let way = way.map_or_else(|| "-".to_owned(), |way| way.to_string());
+        let (accuracy, auroc) = (figure(accuracy), figure(auroc));
+        say(&format!("{attribute:width$}  {count:>8}  {present:>7}  {accuracy:>8}  {auroc:>5}  {way:>9}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! `diffae train --dry-run`: whether a run would go through, and how long it would take.
+
+use std::collections::BTreeSet;
+use std::io::Cursor;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use diffae_train::{
+    Estimate, Kind, Labels, Notes, Pictures, Planned, RunFolder, Split, Stage, StageEstimate, TrainConfig, Trainer,
+    check_data,
+};
+use image::ImageReader;
+
+use super::times::{about, in_words};
+use super::{config, notes, stage};
+use crate::args::TrainArgs;
+use crate::one_sentence;
+use crate::output::say;
+
+/// Pictures that are opened, at most, and for how long at most.
+const MOST_OPENED: usize = 256;
+const OPEN_FOR: Duration = Duration::from_secs(20);
+/// Broken pictures that are listed.
+const MOST_LISTED: usize = 5;
+
+/// Prints the config, what a run of it would take, and what stands in its way.
+pub(super) fn run(args: &TrainArgs) -> Result<()> {
+    let config = config(args)?;
+    say(&config.to_toml())?;
+    let notes = notes(args, args.data.as_deref().unwrap_or(Path::new(".")))?;
+    let mut refusals = Refusals::default();
+    let stages: Vec<Stage> = Stage::ALL.into_iter().filter(|it| stage(args).is_none_or(|only| only == *it)).collect();
+    if let Some(out) = &args.out {
+        refusals.take(RunFolder::check(out, &config, &notes));
+    }
+    let planned = if let Some(data) = &args.data {
+        look_at_data(&config, &stages, (data, &notes), &mut refusals)?
+    } else {
+        say("no --data: pictures and labels are not looked at")?;
+        Planned::default()
+    };
+    let trainer = refusals.take(Trainer::of_run(&config, &notes));
+    let Some(mut trainer) = trainer.filter(|_| refusals.0.is_empty()) else { return refusals.report() };
+    let estimate = Estimate::new(&config, &mut trainer, planned)?;
+    say_sizes(&config, trainer.num_parameters(), &estimate)?;
+    say_times(&of_stages(&estimate, &stages), planned)
+}
+
+/// Those of some stages; the first of them after the autoencoder encodes the pictures.
+fn of_stages(estimate: &Estimate, stages: &[Stage]) -> Vec<StageEstimate> {
+    let encoding_secs: f64 = estimate.stages.iter().map(|estimated| estimated.encoding_secs).sum();
+    let wanted = estimate.stages.iter().copied().filter(|estimated| stages.contains(&estimated.stage));
+    let mut wanted: Vec<StageEstimate> =
+        wanted.map(|estimated| StageEstimate { encoding_secs: 0., ..estimated }).collect();
+    if let Some(first) = wanted.iter_mut().find(|estimated| estimated.stage != Stage::Autoencoder) {
+        first.encoding_secs = encoding_secs;
+    }
+    wanted
+}
+
+/// What a run would be refused for, in sentences.
+#[derive(Default)]
+struct Refusals(Vec<String>);
+
+impl Refusals {
+    fn take<T>(&mut self, result: diffae_train::Result<T>) -> Option<T> {
+        result.map_err(|error| self.0.push(one_sentence(&error.into()))).ok()
+    }
+
+    fn report(self) -> Result<()> {
+        let count = self.0.len();
+        match &self.0[..] {
+            [only] => bail!("this run would be refused: {only}"),
+            all => {
+                for (idx, problem) in all.iter().enumerate() {
+                    say(&format!("problem {} of {count}: {problem}", idx + 1))?;
+                }
+                let first = all.first().map_or("", String::as_str);
+                bail!("this run would be refused for {count} reasons; the first is: {first}")
+            }
+        }
+    }
+}
+
+/// Opens pictures and labels.
+fn look_at_data(
+    config: &TrainConfig,
+    stages: &[Stage],
+    (data, notes): (&Path, &Notes),
+    refusals: &mut Refusals,
+) -> Result<Planned> {
+    let mut find = |split| refusals.take(Pictures::find(data, &config.data, split));
+    let Some(train) = find(Split::Train) else { return Ok(Planned::default()) };
+    let Some(validation) = find(Split::Validation) else { return Ok(Planned::default()) };
+    let (num_train, num_validation) = (train.len(), validation.len());
+    let epochs = config.autoencoder.images as f64 / num_train.max(1) as f64;
+    say(&format!("pictures: {num_train} to train on, {num_validation} kept for validation"))?;
+    say(&format!("epochs: {epochs:.2} over {num_train} {}", if num_train == 1 { "picture" } else { "pictures" }))?;
+    open_pictures(config, [&train, &validation], refusals)?;
+    let mut num_attributes = 0;
+    let mut labels = None;
+    if let Some(path) = &notes.labels {
+        labels = refusals.take(Labels::of_pictures(path, &[&train, &validation]));
+        if let Some(labels) = &labels {
+            num_attributes = labels.names.len();
+            say_labels(labels, [&train, &validation])?;
+        }
+    } else if stages == [Stage::Classifier] {
+        refusals.0.push("stage classifier needs labels: give the file, or `folders`, by --labels".to_owned());
+    } else if config.model.kind != Kind::Ddpm {
+        say("labels: none, so the stage classifier is left out")?;
+    }
+    refusals.take(check_data(config, stages, (&train, labels.as_ref())));
+    Ok(Planned { num_train, num_validation, num_attributes })
+}
+
+/// Decodes some pictures, spread over all, and lists those that cannot be read.
+fn open_pictures(config: &TrainConfig, splits: [&Pictures; 2], refusals: &mut Refusals) -> Result<()> {
+    let all: Vec<(&Pictures, usize)> =
+        splits.into_iter().flat_map(|pictures| (0..pictures.len()).map(move |idx| (pictures, idx))).collect();
+    let size = config.model.image_size;
+    let (mut opened, mut enlarged, mut broken) = (0, 0, vec![]);
+    let start = Instant::now();
+    for place in spread(all.len(), MOST_OPENED) {
+        if start.elapsed() > OPEN_FOR {
+            break;
+        }
+        let Some(&(pictures, idx)) = all.get(place) else { break };
+        opened += 1;
+        match pictures.read(idx, config.model.image_channels, size) {
+            Ok(_) => enlarged += usize::from(is_smaller(pictures, idx, size)),
+            Err(error) => broken.push(format!("{}: {}", pictures.name(idx), one_sentence(&error.into()))),
+        }
+    }
+    say(&format!("opened {opened} of {} pictures: {} cannot be read", all.len(), broken.len()))?;
+    for line in broken.iter().take(MOST_LISTED) {
+        say(&format!("  {line}"))?;
+    }
+    if broken.len() > MOST_LISTED {
+        say(&format!("  and {} more", broken.len() - MOST_LISTED))?;
+    }
+    if enlarged > 0 {
+        say(&format!("smaller than {size} pixels, and enlarged: {enlarged}"))?;
+    }
+    let allowed = (config.data.max_broken_share * opened as f64).max(1.);
+    let share = config.data.max_broken_share;
+    let root = splits[0].root().display();
+    if opened > 0 && broken.len() == opened {
+        refusals.0.push(format!("{root}: none of the {opened} pictures that were opened can be read"));
+    } else if broken.len() as f64 > allowed {
+        let count = broken.len();
+        refusals.0.push(format!(
+            "{root}: {count} of {opened} pictures cannot be read, more than the share {share} that data.max_broken_share \
+             allows"
+        ));
+    }
+    Ok(())
+}
+
+/// At most `most` of the numbers below `count`, as far from each other as can be.
+fn spread(count: usize, most: usize) -> BTreeSet<usize> {
+    let some = count.min(most);
+    (0..some).map(|i| (i * count).checked_div(some).unwrap_or(0)).collect()
+}
+
+/// Whether the shorter side of a picture has fewer pixels than the model's pictures.
+fn is_smaller(pictures: &Pictures, idx: usize, size: usize) -> bool {
+    let Ok(bytes) = pictures.bytes(idx) else { return false };
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+    let sides = reader.ok().and_then(|reader| reader.into_dimensions().ok());
+    sides.is_some_and(|(width, height)| usize::try_from(width.min(height)).is_ok_and(|side| side < size))
+}
+
+fn say_labels(labels: &Labels, splits: [&Pictures; 2]) -> Result<()> {
+    let names = splits.into_iter().flat_map(|pictures| (0..pictures.len()).map(|idx| pictures.name(idx)));
+    let mut present = vec![0usize; labels.names.len()];
+    let (mut labelled, mut all) = (0, 0);
+    for name in names {
+        all += 1;
+        let Some(row) = labels.of(&name) else { continue };
+        labelled += 1;
+        present.iter_mut().zip(row).for_each(|(count, &present)| *count += usize::from(present));
+    }
+    say(&format!("labels: {labelled} of {all} pictures"))?;
+    let width = labels.names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    labels.names.iter().zip(present).try_for_each(|(name, count)| say(&format!("  {name:width$}  {count} have it")))
+}
+
+fn say_sizes(config: &TrainConfig, num_parameters: usize, estimate: &Estimate) -> Result<()> {
+    let stage = &config.autoencoder;
+    let per_parameter = 20.; // value, gradient, two moments, average
+    let mib = |bytes: f64| bytes / f64::from(1 << 20);
+    let (millions, state_mib) = (num_parameters as f64 / 1e6, mib(num_parameters as f64 * per_parameter));
+    say(&format!("parameters of encoder and UNet: {num_parameters} ({millions:.1} million)"))?;
+    say(&format!("memory of parameters, gradients, moments and averages: {state_mib:.0} MiB"))?;
+    let at_once = stage.batch_size.checked_div(stage.accumulate).unwrap_or(0);
+    let per_image = estimate.kept_bytes_per_image;
+    let (activations, per_image) = (mib((per_image * at_once) as f64), mib(per_image as f64));
+    say(&format!(
+        "memory of activations kept for the way back: {activations:.0} MiB, {per_image:.1} MiB a picture; a step takes \
+         at least {:.0} MiB",
+        activations + state_mib
+    ))
+}
+
+/// A line for each stage, by steps that were measured here and now.
+fn say_times(stages: &[StageEstimate], planned: Planned) -> Result<()> {
+    say("measured on this machine as busy as it is now:")?;
+    for estimated in stages {
+        let StageEstimate { stage, num_steps, training_secs, encoding_secs, preview_secs } = *estimated;
+        let parts = [("training", training_secs), ("encoding", encoding_secs), ("previews", preview_secs)];
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|(_, secs)| *secs >= 1.)
+            .map(|(name, secs)| format!("{name} {}", in_words(*secs)))
+            .collect();
+        let parts = if parts.len() > 1 { format!(" ({})", parts.join(", ")) } else { String::new() };
+        let (name, total) = (stage.name(), about(estimated.secs()));
+        say(&format!("  {name:<12} {num_steps} steps: {total}{parts}"))?;
+    }
+    let all: f64 = stages.iter().map(StageEstimate::secs).sum();
+    let without = if planned.num_train == 0 { ", without encoding the pictures between stages" } else { "" };
+    say(&format!("  {:<12} {}{without}", "all", about(all)))
+}

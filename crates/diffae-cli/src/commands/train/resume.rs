@@ -1,0 +1,53 @@
+//! `diffae train --out RUN --resume`: what is named again agrees with the run, or may change.
+
+use std::path::Path;
+
+use anyhow::{Result, bail, ensure};
+use diffae_train::{Change, RunFolder, Stage, presets, require_same};
+
+use super::{absolute, config, labels_path, model_path, note};
+use crate::args::TrainArgs;
+
+/// Opens the run, with the settings and labels of the command line from now on.
+pub(super) fn open(args: &TrainArgs, out: &Path) -> Result<RunFolder> {
+    let mut folder = RunFolder::open(out)?;
+    check_inputs(args, &folder)?;
+    let wanted = match (&args.preset, &args.config) {
+        (Some(preset), _) => folder.config_from(&presets::config(preset, &[])?, &args.set)?,
+        (None, Some(_)) => config(args)?,
+        (None, None) => folder.config_from(folder.config(), &args.set)?,
+    };
+    let done = Stage::ALL.map(|stage| folder.is_done(stage));
+    for Change { setting, from, to, .. } in folder.change(&wanted)? {
+        note(&format!("{setting} is {to} from now on; it was {from}"));
+    }
+    let depend =
+        Stage::ALL.into_iter().zip(done).skip(1).filter(|&(_, done)| done && !folder.is_done(Stage::Autoencoder));
+    for (stage, _) in depend {
+        note(&format!("stage {} will be trained again, since it depends on the autoencoder", stage.name()));
+    }
+    if let Some(labels) = args.labels.as_deref() {
+        folder.set_labels(labels_path(labels)?)?;
+    }
+    Ok(folder)
+}
+
+/// Fails if data or weights to begin with are others than those of the run.
+fn check_inputs(args: &TrainArgs, folder: &RunFolder) -> Result<()> {
+    let (notes, out) = (folder.notes(), folder.path().display());
+    if let Some(data) = &args.data {
+        require_same(folder, "--data", (&notes.data, &absolute(data)?))?;
+    }
+    match (&args.init_from, &notes.init_from) {
+        (Some(given), Some(noted)) => require_same(folder, "--init-from", (noted, &model_path(given)?))?,
+        (Some(given), None) => bail!("{out}: the run was started without --init-from, not with {}", given.display()),
+        (None, _) => {}
+    }
+    ensure!(
+        args.freeze.is_empty() || args.freeze == notes.freeze,
+        "{out}: the run was started with --freeze {:?}, not {:?}",
+        notes.freeze,
+        args.freeze
+    );
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! Decoded pictures on their way to the disk: kept batch by batch, so that an interrupted run can go on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use candle_core::{DType, Device, Tensor};
+use diffae_infer::{Overwrite, PartialFolder, Resume, Settings, png_bytes, rgb_from_tensor};
+use diffae_nets::weights::{SafetensorsFile, TensorSource, safetensors_bytes};
+use image::RgbImage;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::output::{Provenance, command_with, is_safetensors, refuse_existing, say, say_json, write_file};
+use crate::progress::Noun;
+use crate::session::Interruption;
+
+/// One picture of a result.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    /// Of its file, without the ending.
+    pub(crate) name: String,
+    /// What is noted of it besides what is noted of all.
+    pub(crate) note: Settings,
+}
+
+impl Record {
+    /// A picture of which nothing else is to be noted.
+    pub(crate) fn plain(name: &str) -> Self {
+        Self { name: name.to_owned(), note: Settings::new() }
+    }
+}
+
+/// What a command is going to write.
+pub(crate) struct OutputPlan<'a> {
+    /// A folder for PNGs, or one `.safetensors` file of unquantized `x`.
+    pub(crate) out: &'a Path,
+    /// Name of the command.
+    pub(crate) command: &'static str,
+    /// The pictures.
+    pub(crate) records: Vec<Record>,
+    /// Names of sheets, where pictures are written.
+    pub(crate) sheets: Vec<String>,
+    pub(crate) overwrite: Overwrite,
+}
+
+/// Results of a command over many items that follow each other, kept while the command works.
+#[derive(Debug)]
+pub(crate) struct PictureOutput {
+    out: PathBuf,
+    command: &'static str,
+    records: Vec<Record>,
+    sheets: Vec<String>,
+    overwrite: Overwrite,
+    kind: Kind,
+    partial: PartialFolder,
+    settings: Settings,
+    provenance: Provenance,
+    num_items: usize,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Pictures,
+    /// Batches that are not kept yet.
+    Tensors(Vec<Tensor>),
+}
+
+/// Printed by `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    command: &'a str,
+    #[serde(flatten)]
+    settings: &'a Settings,
+    out: &'a Path,
+    files: Vec<PathBuf>,
+    pictures: Vec<ReportedPicture<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReportedPicture<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    note: &'a Settings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<PathBuf>,
+}
+
+impl PictureOutput {
+    /// Checks that nothing of the plan is there already, that it can be written, and that no other run is writing it.
+    pub(crate) fn open(plan: OutputPlan<'_>) -> Result<Self> {
+        let OutputPlan { out, command, records, sheets, overwrite } = plan;
+        let kind = if is_safetensors(out) {
+            refuse_existing(out, overwrite)?;
+            Kind::Tensors(vec![])
+        } else {
+            if out.is_file() {
+                anyhow::bail!("{} is a file, expected a folder, or a name that ends in .safetensors", out.display())
+            }
+            for name in records.iter().map(|record| &record.name).chain(&sheets) {
+                refuse_existing(&out.join(png_name(name)), overwrite)?;
+            }
+            Kind::Pictures
+        };
+        let sheets = if matches!(kind, Kind::Pictures) { sheets } else { vec![] };
+        let partial = PartialFolder::open(out, command)?;
+        let (settings, provenance) = (Settings::new(), Provenance::without_model());
+        let out = out.to_owned();
+        Ok(Self { out, command, records, sheets, overwrite, kind, partial, settings, provenance, num_items: 0 })
+    }
+
+    /// Begins the work on `num_items` items, or goes on with what an interrupted run has kept: how many items are whole.
+    /// `public` settings go into results, the `hidden` ones decide with them whether a run can go on.
+    pub(crate) fn begin(&mut self, begin: Begin) -> Result<usize> {
+        let Begin { public, hidden, num_items, resume } = begin;
+        self.num_items = num_items;
+        self.provenance = Provenance::without_model().with_all(&public);
+        let mut decisive: Settings =
+            public.iter().chain(&hidden).map(|(key, value)| (key.clone(), value.clone())).collect();
+        decisive.insert("items".to_owned(), num_items.into());
+        decisive.insert("output".to_owned(), if self.has_sheet() { "pictures" } else { "tensors" }.into());
+        self.settings = public;
+        let num_kept = self.partial.begin(&decisive, resume)?;
+        tell_going_on(num_kept, num_items);
+        Ok(num_kept)
+    }
+
+    /// Adds a batch `[N, C, H, W]` of those records.
+    pub(crate) fn write(&mut self, x_0: &Tensor, records: &[&Record]) -> Result<()> {
+        match &mut self.kind {
+            Kind::Tensors(batches) => batches.push(x_0.to_device(&Device::Cpu)?),
+            Kind::Pictures => {
+                for (idx, record) in records.iter().enumerate() {
+                    let provenance = self.provenance.clone().with_all(&record.note);
+                    self.write_png(&record.name, &rgb_from_tensor(&x_0.get(idx)?)?, &provenance)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that all of the first `done` items is written.
+    pub(crate) fn keep(&mut self, done: usize, note: Value) -> Result<()> {
+        if let Kind::Tensors(batches) = &mut self.kind {
+            let x = Tensor::cat(&std::mem::take(batches), 0)?;
+            let bytes = safetensors_bytes(&[("x".to_owned(), x)].into(), &[].into())?;
+            self.partial.write(&part_name(done), &bytes)?;
+        }
+        Ok(self.partial.keep(done, note)?)
+    }
+
+    /// What was noted of items that are whole, in order.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = &Value> {
+        self.partial.notes()
+    }
+
+    /// Whether there is to be a sheet: where pictures are written.
+    pub(crate) fn has_sheet(&self) -> bool {
+        matches!(self.kind, Kind::Pictures)
+    }
+
+    /// A picture that is written already.
+    pub(crate) fn picture(&self, name: &str) -> Result<RgbImage> {
+        let path = self.partial.result(&png_name(name));
+        Ok(image::open(&path).with_context(|| format!("cannot read {}", path.display()))?.into_rgb8())
+    }
+
+    /// Adds a sheet of pictures, where pictures are written.
+    pub(crate) fn write_sheet(&self, name: &str, sheet: &RgbImage) -> Result<()> {
+        match self.kind {
+            Kind::Tensors(_) => Ok(()),
+            Kind::Pictures => self.write_png(name, sheet, &self.provenance),
+        }
+    }
+
+    fn write_png(&self, name: &str, picture: &RgbImage, provenance: &Provenance) -> Result<()> {
+        let name = png_name(name);
+        let bytes = png_bytes(picture, provenance.entries(), &self.out.join(&name))?;
+        Ok(self.partial.write(&name, &bytes)?)
+    }
+
+    /// Says of an error what is kept of the work.
+    pub(crate) fn guard<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| tell_kept(error, self.partial.num_kept(), self.num_items))
+    }
+
+    /// Puts everything in place, and returns what is to be told of it.
+    pub(crate) fn commit(self) -> Result<Written> {
+        let Self { out, command, records, sheets, overwrite, kind, partial, settings, provenance, .. } = self;
+        match kind {
+            Kind::Pictures => partial.commit(overwrite)?,
+            Kind::Tensors(_) => {
+                let x = joined_parts(&partial, "x")?.context("there are no pictures")?;
+                let text = provenance.entries().iter().cloned().collect();
+                write_file(&out, &safetensors_bytes(&[("x".to_owned(), x)].into(), &text)?, overwrite)?;
+                partial.discard();
+            }
+        }
+        Ok(Written { out, command, records, sheets, settings })
+    }
+}
+
+/// How work begins.
+pub(crate) struct Begin {
+    /// Settings that are noted in results.
+    pub(crate) public: Settings,
+    /// Settings that decide, besides those, whether a run can go on.
+    pub(crate) hidden: Settings,
+    pub(crate) num_items: usize,
+    pub(crate) resume: Resume,
+}
+
+/// Results that are in place.
+pub(crate) struct Written {
+    out: PathBuf,
+    command: &'static str,
+    records: Vec<Record>,
+    sheets: Vec<String>,
+    settings: Settings,
+}
+
+impl Written {
+    /// Prints all about them as JSON.
+    pub(crate) fn say_json(&self) -> Result<()> {
+        let is_file = is_safetensors(&self.out);
+        let file = |name: &str| self.out.join(png_name(name));
+        let pictures = self.records.iter().map(|Record { name, note }| {
+            let file = (!is_file).then(|| file(name));
+            ReportedPicture { name, note, file }
+        });
+        let named = self.records.iter().map(|record| &record.name).chain(&self.sheets);
+        let files = if is_file { vec![self.out.clone()] } else { named.map(|name| file(name)).collect() };
+        say_json(&Report {
+            command: self.command,
+            settings: &self.settings,
+            out: &self.out,
+            files,
+            pictures: pictures.collect(),
+        })
+    }
+
+    /// Prints `wrote 2 pictures to out`.
+    pub(crate) fn say(&self) -> Result<()> {
+        say(&format!("wrote {} to {}", Noun::Pictures.counted(self.records.len()), self.out.display()))
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        if is_safetensors(&self.out) { self.out.clone() } else { self.out.join(png_name(name)) }
+    }
+
+    pub(crate) fn out(&self) -> &Path {
+        &self.out
+    }
+}
+
+/// Says that work does not begin with the first of `num_items` items, unless that is not wanted.
+pub(crate) fn tell_going_on(num_kept: usize, num_items: usize) {
+    if num_kept > 0 && tracing::enabled!(tracing::Level::WARN) {
+        eprintln!("going on: {num_kept} of {} are kept from an interrupted run", Noun::Pictures.counted(num_items));
+    }
+}
+
+/// Says of an error what is kept of `num_items` items.
+pub(crate) fn tell_kept(error: anyhow::Error, num_kept: usize, num_items: usize) -> anyhow::Error {
+    if num_kept == 0 {
+        return error;
+    }
+    let kept = format!("{num_kept} of {} are kept", Noun::Pictures.counted(num_items));
+    let way_on = format!("go on with: {}", command_with("--resume"));
+    if crate::is_interrupt(&error) {
+        return error.context(Interruption::new(format!("{kept}; {way_on}")));
+    }
+    anyhow!("{}; {kept}, {way_on}", crate::one_sentence(&error))
+}
+
+/// Name of the file of tensors that ends with item `done`, so that names are in order.
+pub(crate) fn part_name(done: usize) -> String {
+    format!("part_{done:010}.safetensors")
+}
+
+/// All parts of a tensor, joined; none if the parts have no such tensor.
+pub(crate) fn joined_parts(partial: &PartialFolder, name: &str) -> Result<Option<Tensor>> {
+    let folder = partial.result("");
+    let read = || -> Result<Option<Tensor>> {
+        let entries = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        let mut paths: Vec<PathBuf> = entries.into_iter().filter(|path| is_safetensors(path)).collect();
+        paths.sort();
+        let mut parts = vec![];
+        for path in paths {
+            let file = SafetensorsFile::open(&path)?;
+            if file.shape(name).is_some() {
+                parts.push(file.read(name)?.to_tensor(DType::F32, &Device::Cpu)?);
+            }
+        }
+        if parts.is_empty() { Ok(None) } else { Ok(Some(Tensor::cat(&parts, 0)?)) }
+    };
+    read().with_context(|| format!("cannot read what was kept in {}", folder.display()))
+}
+
+fn png_name(name: &str) -> String {
+    format!("{name}.png")
+}

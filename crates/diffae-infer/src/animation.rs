@@ -1,0 +1,68 @@
+//! Animations: frames and how fast they follow each other.
+
+use std::path::Path;
+
+use image::RgbImage;
+
+use crate::error::{Error, Result};
+use crate::image_io::gif_with_delays;
+
+/// Frames a second of an animation, in `(0, 50]`: a GIF counts in hundredths of a second, and viewers show what is faster than
+/// 2 of them slowly.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FrameRate(f64);
+
+impl FrameRate {
+    /// The slowest: a frame for more than ten minutes does not fit a GIF.
+    const SLOWEST: f64 = 0.01;
+    /// The fastest.
+    const FASTEST: f64 = 50.;
+
+    /// So many frames a second.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] outside of `[0.01, 50]`.
+    pub fn new(frames_per_second: f64) -> Result<Self> {
+        if (Self::SLOWEST..=Self::FASTEST).contains(&frames_per_second) {
+            return Ok(Self(frames_per_second));
+        }
+        let (got, expected) = (frames_per_second.to_string(), "0.01 to 50: a GIF knows nothing faster");
+        Err(Error::OutOfRange { what: "the number of frames a second", got, expected })
+    }
+
+    /// How long frame `idx` is shown, in hundredths of a second: `round((idx + 1) 100 / fps) - round(idx 100 / fps)`, so that
+    /// what is rounded away of one frame is made up for by the next.
+    #[must_use]
+    pub fn centiseconds(self, idx: usize) -> u32 {
+        let start = |idx: usize| (idx as f64 * 100. / self.0).round();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "2 to 10000")]
+        let centiseconds = (start(idx + 1) - start(idx)) as u32;
+        centiseconds
+    }
+}
+
+/// Encodes frames as an endless GIF.
+///
+/// # Errors
+/// [`Error::Encode`] with `path`, which is for the message.
+pub fn animation_bytes(frames: &[RgbImage], rate: FrameRate, path: &Path) -> Result<Vec<u8>> {
+    gif_with_delays(frames, (0..).map(|idx| 10 * rate.centiseconds(idx)), path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_of_rounded_delays_is_the_rate() {
+        for fps in [1., 7., 12., 24., 29.97, 30., 50.] {
+            let rate = FrameRate::new(fps).unwrap();
+            let total: u32 = (0..300).map(|idx| rate.centiseconds(idx)).sum();
+            assert!((f64::from(total) - 30_000. / fps).abs() <= 0.5, "{fps}: {total}");
+            assert!((0..300).all(|idx| rate.centiseconds(idx) >= 2));
+        }
+        for fps in [0., -1., 51., f64::NAN, f64::INFINITY] {
+            assert!(matches!(FrameRate::new(fps), Err(Error::OutOfRange { .. })));
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The pictures below a folder: searched through links, and with a word about what is left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::notices::warn_once;
+use crate::picture_file::{begins_like_a_picture, unread_format};
+
+/// Endings of files that are taken for pictures when a folder is searched.
+const PICTURE_ENDINGS: [&str; 20] = [
+    "png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "bmp", "dib", "gif", "tif", "tiff", "tga", "qoi",
+    "ppm", "pgm", "pbm", "pnm", "pam",
+];
+/// Folders in which systems keep copies of pictures.
+const FOLDERS_OF_SYSTEMS: [&str; 2] = ["__MACOSX", "@eaDir"];
+/// A warning names at most this many files.
+const MOST_NAMED: usize = 3;
+/// How much of a file without an ending is looked at.
+const BEGINNING_BYTES: u64 = 16;
+
+/// The picture files of a folder, searched to the bottom, in order of their names; by their endings, files without any by
+/// how they begin. Hidden files are left out.
+///
+/// Links are followed. A folder that is met twice, through a link or a circle of them, counts once, under its own name if
+/// it is below the folder itself. Pictures of formats that are not read, and links that lead nowhere, are warned of once.
+///
+/// # Errors
+/// [`Error::Io`] if a folder cannot be read.
+pub fn picture_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let search = Search::of(folder)?;
+    search.warn(folder);
+    Ok(search.files)
+}
+
+/// Says why a folder has no pictures: [`Error::OnlyUnreadPictures`], or [`Error::NoPictures`] if there are none of any kind.
+#[must_use]
+pub fn no_pictures(folder: &Path) -> Error {
+    let path = folder.to_owned();
+    match Search::of(folder) {
+        Err(error) => error,
+        Ok(search) if search.unread.is_empty() => Error::NoPictures { path },
+        Ok(search) => Error::OnlyUnreadPictures { path, found: search.unread_in_words() },
+    }
+}
+
+/// Whether a file is taken for a picture by the ending of its name.
+#[must_use]
+pub fn is_picture_name(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+    ending.is_some_and(|ending| PICTURE_ENDINGS.contains(&ending.as_str()))
+}
+
+/// What is found below a folder.
+#[derive(Debug, Default)]
+struct Search {
+    files: Vec<PathBuf>,
+    /// Pictures that are not read, by format.
+    unread: BTreeMap<&'static str, Vec<PathBuf>>,
+    /// Links that lead nowhere.
+    dangling: Vec<PathBuf>,
+    /// Links to folders, not followed yet.
+    links: Vec<PathBuf>,
+    /// Folders that were searched, by their real paths.
+    searched: BTreeSet<PathBuf>,
+}
+
+impl Search {
+    fn of(folder: &Path) -> Result<Self> {
+        let mut search = Self::default();
+        search.enter(folder)?;
+        // Links come last, so that a folder that has a name here goes by it.
+        while let Some(link) = search.links.pop() {
+            search.enter(&link)?;
+        }
+        search.files.sort();
+        search.dangling.sort();
+        search.unread.values_mut().for_each(|files| files.sort());
+        Ok(search)
+    }
+
+    fn enter(&mut self, folder: &Path) -> Result<()> {
+        let failed = |source| Error::Io { path: folder.to_owned(), source };
+        if !self.searched.insert(fs::canonicalize(folder).map_err(failed)?) {
+            return Ok(());
+        }
+        let mut links = vec![];
+        for entry in fs::read_dir(folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with('.') || FOLDERS_OF_SYSTEMS.contains(&name.as_ref()) {
+                continue;
+            }
+            let path = entry.path();
+            let file_type = entry.file_type().map_err(failed)?;
+            if !file_type.is_symlink() {
+                if file_type.is_dir() {
+                    self.enter(&path)?;
+                } else {
+                    self.add(path, file_type);
+                }
+                continue;
+            }
+            match fs::metadata(&path) {
+                Ok(target) if target.is_dir() => links.push(path),
+                Ok(target) => self.add(path, target.file_type()),
+                Err(_) => self.dangling.push(path),
+            }
+        }
+        // The last one is followed first.
+        links.sort_by(|a, b| b.cmp(a));
+        self.links.extend(links);
+        Ok(())
+    }
+
+    fn add(&mut self, path: PathBuf, file_type: fs::FileType) {
+        // A pipe or a device could be waited for forever.
+        if !file_type.is_file() {
+            return;
+        }
+        if is_picture_name(&path) || (path.extension().is_none() && file_begins_like_a_picture(&path)) {
+            self.files.push(path);
+        } else if let Some(format) = unread_format(&path) {
+            self.unread.entry(format).or_default().push(path);
+        }
+    }
+
+    fn unread_in_words(&self) -> String {
+        let of_format = |(format, files): (&&str, &Vec<PathBuf>)| match files.len() {
+            1 => format!("1 {format} picture"),
+            count => format!("{count} {format} pictures"),
+        };
+        let formats: Vec<String> = self.unread.iter().map(of_format).collect();
+        formats.join(" and ")
+    }
+
+    fn warn(&self, folder: &Path) {
+        if !self.unread.is_empty() && !self.files.is_empty() {
+            let unread: Vec<&PathBuf> = self.unread.values().flatten().collect();
+            let verb = if unread.len() == 1 { "is not read and was" } else { "are not read and were" };
+            warn_once(&format!(
+                "{} in {} {verb} left out ({}); convert to PNG or JPEG what is to be used",
+                self.unread_in_words(),
+                folder.display(),
+                some_names(&unread)
+            ));
+        }
+        if !self.dangling.is_empty() {
+            let dangling: Vec<&PathBuf> = self.dangling.iter().collect();
+            let links = if dangling.len() == 1 { "1 link leads" } else { &format!("{} links lead", dangling.len()) };
+            warn_once(&format!("{links} nowhere in {} ({})", folder.display(), some_names(&dangling)));
+        }
+    }
+}
+
+fn file_begins_like_a_picture(path: &Path) -> bool {
+    let mut beginning = vec![];
+    let read = File::open(path).and_then(|file| file.take(BEGINNING_BYTES).read_to_end(&mut beginning));
+    read.is_ok() && begins_like_a_picture(&beginning)
+}
+
+/// The first names, and how many follow.
+fn some_names(paths: &[&PathBuf]) -> String {
+    let names: Vec<String> = paths.iter().take(MOST_NAMED).map(|path| path.display().to_string()).collect();
+    let more = paths.len().saturating_sub(MOST_NAMED);
+    if more == 0 { names.join(", ") } else { format!("{} and {more} more", names.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::RgbImage;
+
+    fn tree(pictures: &[&str], others: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in pictures.iter().chain(others) {
+            fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
+        }
+        for name in pictures {
+            let file = folder.path().join(name);
+            RgbImage::new(2, 2).save_with_format(file, image::ImageFormat::Png).unwrap();
+        }
+        for name in others {
+            fs::write(folder.path().join(name), "text").unwrap();
+        }
+        folder
+    }
+
+    fn found(folder: &Path) -> Vec<String> {
+        let relative = |path: PathBuf| path.strip_prefix(folder).unwrap().to_str().unwrap().replace('\\', "/");
+        picture_files(folder).unwrap().into_iter().map(relative).collect()
+    }
+
+    #[test]
+    fn hidden_and_foreign_files_are_left_out() {
+        let pictures =
+            ["b.png", "a/x.JPG", "a.png", ".hidden.png", "._b.png", ".cache/y.png", "__MACOSX/._a.png", "@eaDir/t.jpg"];
+        let folder = tree(&pictures, &["Thumbs.db", "notes.txt", "LICENSE"]);
+        assert_eq!(found(folder.path()), ["a/x.JPG", "a.png", "b.png"]);
+    }
+
+    #[test]
+    fn pictures_without_an_ending_are_found_by_their_content() {
+        let folder = tree(&["0001", "0002"], &["README", "BM"]);
+        assert_eq!(found(folder.path()), ["0001", "0002"]);
+    }
+
+    #[test]
+    fn formats_that_are_not_read_are_counted() {
+        let folder = tree(&[], &["a.HEIC", "b.heic", "c.avif"]);
+        let error = no_pictures(folder.path()).to_string();
+        assert!(error.contains("1 AVIF picture and 2 HEIC pictures"), "{error}");
+        let empty = tree(&[], &["notes.txt"]);
+        assert!(matches!(no_pictures(empty.path()), Error::NoPictures { .. }));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_circles_end() {
+        use std::os::unix::fs::symlink;
+        let elsewhere = tree(&["e.png", "deep/f.png"], &[]);
+        let folder = tree(&["real/a.png", "z.png"], &[]);
+        let link = |target: &Path, name: &str| symlink(target, folder.path().join(name)).unwrap();
+        link(elsewhere.path(), "linked");
+        link(elsewhere.path(), "linked_again");
+        link(folder.path(), "real/circle");
+        link(&folder.path().join("real"), "alias");
+        link(&elsewhere.path().join("e.png"), "file.png");
+        link(Path::new("nowhere.png"), "dangling.png");
+        symlink(folder.path(), elsewhere.path().join("back")).unwrap();
+        assert_eq!(found(folder.path()), ["file.png", "linked/deep/f.png", "linked/e.png", "real/a.png", "z.png"]);
+        let search = Search::of(folder.path()).unwrap();
+        assert_eq!(search.dangling, [folder.path().join("dangling.png")]);
+        // The folder itself may be a link.
+        link(&folder.path().join("real"), "root");
+        assert_eq!(found(&folder.path().join("root")).first().map(String::as_str), Some("a.png"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_are_not_waited_for() {
+        let folder = tree(&["a.png"], &[]);
+        let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe.png")).status().unwrap();
+        assert!(made.success());
+        assert_eq!(found(folder.path()), ["a.png"]);
+    }
+}

@@ -1,0 +1,365 @@
+//! What is edited, blended or varied: pictures, and codes that were made of pictures.
+
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use diffae_nets::weights::{SafetensorsFile, TensorSource};
+
+use crate::codes::Codes;
+use crate::error::{Error, Result, computing};
+use crate::inputs::{Input, file_names, list_inputs, read_batch, stamp};
+use crate::model::Model;
+use crate::work::NetworkCall;
+
+/// Most names that a message lists.
+const MOST_LISTED: usize = 12;
+
+/// A picture, or the codes of one.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// A name that is different from those of all other subjects; fit for a file name.
+    pub name: String,
+    source: Source,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Picture(Input),
+    Codes { file: usize, idx: usize },
+}
+
+/// Pictures and codes in the order in which they were named.
+#[derive(Debug, Clone)]
+pub struct Subjects {
+    all: Vec<Subject>,
+    files: Vec<CodesFile>,
+}
+
+#[derive(Debug, Clone)]
+struct CodesFile {
+    path: PathBuf,
+    codes: Codes,
+    num_invert_steps: Option<usize>,
+}
+
+/// Codes of several subjects on the model's device.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// `[N, D]`; absent in a plain DDPM.
+    pub z_sem: Option<Tensor>,
+    /// `x_T`, `[N, ..]`; absent if it was not asked for.
+    pub x_terminal: Option<Tensor>,
+    /// The pictures `[N, C, H, W]`, if all subjects are pictures.
+    pub x_0: Option<Tensor>,
+}
+
+/// Lists what [`list_inputs`] does, and files of codes: `.safetensors` files that hold `z_sem` or `x_T` and no `x`.
+/// `codes.safetensors:CHOICE` is a part of a file of codes; see [`pick_codes`].
+///
+/// # Errors
+/// As [`list_inputs`], [`Codes::read`] and [`pick_codes`].
+pub fn list_subjects(paths: &[PathBuf]) -> Result<Subjects> {
+    let mut subjects = Subjects { all: vec![], files: vec![] };
+    let mut rest = paths;
+    while let Some(first) = rest.first() {
+        let (path, choice) = split_choice(first);
+        if choice.is_some() || is_codes(&path)? {
+            let (codes, indices) = pick_codes(first)?;
+            let file = subjects.files.len();
+            let named = indices.into_iter().map(|idx| (codes.names[idx].clone(), idx));
+            let subject = |(name, idx)| Subject { name, source: Source::Codes { file, idx } };
+            subjects.all.extend(named.map(subject));
+            let num_invert_steps = num_invert_steps_of(&path)?;
+            subjects.files.push(CodesFile { path, codes, num_invert_steps });
+            rest = &rest[1..];
+            continue;
+        }
+        let mut count = 1;
+        while let Some(next) = rest.get(count) {
+            let (path, choice) = split_choice(next);
+            if choice.is_some() || is_codes(&path)? {
+                break;
+            }
+            count += 1;
+        }
+        let inputs = list_inputs(&rest[..count])?;
+        let subject = |input: Input| Subject { name: input.name.clone(), source: Source::Picture(input) };
+        subjects.all.extend(inputs.into_iter().map(subject));
+        rest = &rest[count..];
+    }
+    let names = file_names(subjects.all.iter().map(|subject| subject.name.clone()));
+    for (subject, name) in subjects.all.iter_mut().zip(names) {
+        subject.name = name;
+    }
+    Ok(subjects)
+}
+
+/// Whether a path is a file of codes: it ends in `.safetensors` and holds `z_sem` or `x_T`, but no pictures `x`.
+///
+/// # Errors
+/// [`Error::Weights`] if it is damaged.
+pub fn is_codes(path: &Path) -> Result<bool> {
+    let is_safetensors = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"));
+    if !is_safetensors || !path.is_file() {
+        return Ok(false);
+    }
+    let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
+    let has = |name: &str| file.shape(name).is_some();
+    Ok(!has("x") && (has("z_sem") || has("x_T")))
+}
+
+/// Reads `codes.safetensors`, and what was chosen of it by `codes.safetensors:CHOICE`: all codes of the file, and the chosen
+/// numbers. CHOICE is a name, a number from 0, a range such as `3..7` (7 is not part of it), or several of these with commas.
+///
+/// # Errors
+/// As [`Codes::read`]; [`Error::Tensors`] if there are no such codes.
+pub fn pick_codes(path: &Path) -> Result<(Codes, Vec<usize>)> {
+    let (path, choice) = split_choice(path);
+    let codes = Codes::read(&path)?;
+    let Some(choice) = choice else {
+        let all = (0..codes.len()).collect();
+        return Ok((codes, all));
+    };
+    if let Some(idx) = codes.names.iter().position(|name| *name == choice) {
+        return Ok((codes, vec![idx]));
+    }
+    let mut chosen = Vec::new();
+    for part in choice.split(',').map(str::trim) {
+        chosen.extend(numbers_of(&codes.names, part).ok_or_else(|| {
+            let mut names = codes.names.iter().take(MOST_LISTED).cloned().collect::<Vec<_>>().join(", ");
+            if codes.len() > MOST_LISTED {
+                names = format!("{names}, .. ({} in all)", codes.len());
+            }
+            Error::Tensors { path: path.clone(), problem: format!("it holds no codes {part:?}; it has {names}") }
+        })?);
+    }
+    Ok((codes, chosen))
+}
+
+/// The numbers of a name, a number or a range.
+fn numbers_of(names: &[String], part: &str) -> Option<Vec<usize>> {
+    if let Some(idx) = names.iter().position(|name| name == part) {
+        return Some(vec![idx]);
+    }
+    let numbers = match part.split_once("..") {
+        Some((start, end)) => {
+            let start = if start.is_empty() { 0 } else { start.parse().ok()? };
+            start..if end.is_empty() { names.len() } else { end.parse().ok()? }
+        }
+        None => part.parse().ok().map(|idx: usize| idx..idx.saturating_add(1))?,
+    };
+    (numbers.start < numbers.end && numbers.end <= names.len()).then(|| numbers.collect())
+}
+
+/// A path and the choice after its colon; a file that is there is taken as it is called.
+fn split_choice(path: &Path) -> (PathBuf, Option<String>) {
+    let whole = (path.to_owned(), None);
+    let Some(text) = path.to_str().filter(|_| !path.exists()) else { return whole };
+    let Some(end) = text.to_ascii_lowercase().find(".safetensors:").map(|at| at + ".safetensors".len()) else {
+        return whole;
+    };
+    (PathBuf::from(&text[..end]), Some(text[end + 1..].to_owned()))
+}
+
+/// Steps of the inversion that `diffae encode` notes in its files.
+fn num_invert_steps_of(path: &Path) -> Result<Option<usize>> {
+    let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
+    Ok(file.text().get("diffae:steps").and_then(|steps| steps.parse().ok()))
+}
+
+impl Subjects {
+    /// Their number.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> &[Subject] {
+        &self.all
+    }
+
+    /// Keeps the subjects whose numbers `keep` accepts; their names stay.
+    pub fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        let mut idx = 0;
+        self.all.retain(|_| {
+            idx += 1;
+            keep(idx - 1)
+        });
+    }
+
+    /// The picture of a subject, unless it is known by its codes alone.
+    #[must_use]
+    pub fn picture(&self, idx: usize) -> Option<&Input> {
+        match &self.all.get(idx)?.source {
+            Source::Picture(input) => Some(input),
+            Source::Codes { .. } => None,
+        }
+    }
+
+    /// The number of subjects that must be encoded.
+    #[must_use]
+    pub fn num_pictures(&self) -> usize {
+        (0..self.len()).filter(|&idx| self.picture(idx).is_some()).count()
+    }
+
+    /// The first file of codes, where there is one.
+    #[must_use]
+    pub fn codes_path(&self) -> Option<&Path> {
+        self.files.first().map(|file| file.path.as_path())
+    }
+
+    /// Steps of the inversion that a subject's `x_T` is of: those of its file, where they are known, or `asked` for a picture.
+    #[must_use]
+    pub fn num_invert_steps(&self, idx: usize, asked: usize) -> Option<usize> {
+        match self.all.get(idx)?.source {
+            Source::Picture(_) => Some(asked),
+            Source::Codes { file, .. } => self.files.get(file)?.num_invert_steps,
+        }
+    }
+
+    /// A checksum of names, of sizes and times of files, and of tensors: other subjects have another.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file is gone.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        for Subject { name, source } in &self.all {
+            let stamp = match source {
+                Source::Picture(input) => input.stamp()?,
+                Source::Codes { file, idx } => format!("{idx} of {}", stamp(&self.files[*file].path)?),
+            };
+            hasher.update(format!("{name}\n{stamp}\n").as_bytes());
+        }
+        Ok(hasher.finalize().to_hex().chars().take(16).collect())
+    }
+
+    /// Fails if codes are another model's, are not of this model's sizes, or hold no `x_T` although `need` asks for it.
+    ///
+    /// # Errors
+    /// [`Error::ForeignCodes`], [`Error::Mismatch`], [`Error::Tensors`].
+    pub fn check(&self, model: &Model, need: CodesNeed) -> Result<()> {
+        for CodesFile { path, codes, .. } in &self.files {
+            codes.check_made_by(model, path)?;
+            codes.check_sizes(model, path)?;
+            let can_do_without = need == CodesNeed::ZSem || model.config().compact.is_some();
+            if codes.x_terminal.is_none() && !can_do_without {
+                let problem = "it holds no x_T; encode the pictures without --semantic-only".to_owned();
+                return Err(Error::Tensors { path: path.clone(), problem });
+            }
+        }
+        Ok(())
+    }
+
+    /// The codes of some subjects: of pictures computed, of codes looked up.
+    ///
+    /// # Errors
+    /// As [`Input::read`], [`Model::encode_semantic`] and [`Model::invert`]; [`Error::Interrupted`] if `on_call` breaks.
+    pub fn encode(
+        &self,
+        model: &Model,
+        range: Range<usize>,
+        need: CodesNeed,
+        on_call: &mut dyn FnMut(NetworkCall, usize) -> ControlFlow<()>,
+    ) -> Result<Encoded> {
+        let inputs: Vec<Input> = range.clone().filter_map(|idx| self.picture(idx).cloned()).collect();
+        let computed = encode_pictures(model, &inputs, need, on_call)?;
+        let (mut z_sems, mut x_terminals, mut next) = (vec![], vec![], 0);
+        for idx in range.clone() {
+            let (codes, row) = match &self.all[idx].source {
+                Source::Picture(_) => {
+                    next += 1;
+                    ((computed.z_sem.as_ref(), computed.x_terminal.as_ref()), next - 1)
+                }
+                Source::Codes { file, idx } => {
+                    let codes = &self.files[*file].codes;
+                    ((codes.z_sem.as_ref(), codes.x_terminal.as_ref()), *idx)
+                }
+            };
+            let of = |tensor: &Tensor| tensor.narrow(0, row, 1)?.to_device(model.device());
+            z_sems.extend(computing("looking up z_sem", codes.0.map(of).transpose())?);
+            if need != CodesNeed::ZSem {
+                let stored = computing("looking up x_T", codes.1.map(of).transpose())?;
+                x_terminals.push(stored.map_or_else(|| model.zero_x_terminal(1), Ok)?);
+            }
+        }
+        let joined = |rows: Vec<Tensor>| (!rows.is_empty()).then(|| Tensor::cat(&rows, 0)).transpose();
+        Ok(Encoded {
+            z_sem: computing("joining z_sem", joined(z_sems))?,
+            x_terminal: computing("joining x_T", joined(x_terminals))?,
+            x_0: computed.x_0.filter(|_| inputs.len() == range.len()),
+        })
+    }
+}
+
+/// Codes that are needed of subjects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodesNeed {
+    /// `z_sem` alone.
+    ZSem,
+    /// `x_T` too; of pictures it is found in so many steps.
+    Both {
+        /// Steps of the inversion.
+        num_invert_steps: usize,
+    },
+}
+
+fn encode_pictures(
+    model: &Model,
+    inputs: &[Input],
+    need: CodesNeed,
+    on_call: &mut dyn FnMut(NetworkCall, usize) -> ControlFlow<()>,
+) -> Result<Encoded> {
+    if inputs.is_empty() {
+        return Ok(Encoded { z_sem: None, x_terminal: None, x_0: None });
+    }
+    let x_0 = read_batch(inputs, model.image_shape(), model.device())?;
+    let z_sem = model.has_z_sem().then(|| model.encode_semantic(&x_0)).transpose()?;
+    if z_sem.is_some() && on_call(NetworkCall::Encoder, inputs.len()).is_break() {
+        return Err(Error::Interrupted);
+    }
+    let x_terminal = match need {
+        CodesNeed::ZSem => None,
+        CodesNeed::Both { .. } if model.config().compact.is_some() => Some(model.zero_x_terminal(inputs.len())?),
+        CodesNeed::Both { num_invert_steps } => {
+            let on_step = &mut |_: &diffae_schedule::Step<'_>| on_call(NetworkCall::Decoder, inputs.len());
+            Some(model.invert(&x_0, z_sem.as_ref(), num_invert_steps, on_step)?)
+        }
+    };
+    Ok(Encoded { z_sem, x_terminal, x_0: Some(x_0) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_chosen_by_name_number_and_range() {
+        let names = ["a", "b,c", "7", "0001"].map(str::to_owned);
+        assert_eq!(numbers_of(&names, "b,c"), Some(vec![1]));
+        assert_eq!(numbers_of(&names, "7"), Some(vec![2]), "a name goes before a number");
+        assert_eq!(numbers_of(&names, "3"), Some(vec![3]));
+        assert_eq!(numbers_of(&names, "1..3"), Some(vec![1, 2]));
+        assert_eq!(numbers_of(&names, "2.."), Some(vec![2, 3]));
+        assert_eq!(numbers_of(&names, ".."), Some(vec![0, 1, 2, 3]));
+        for none in ["4", "3..3", "1..5", "x", "", "-1"] {
+            assert_eq!(numbers_of(&names, none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_choice_stands_after_the_ending() {
+        let split = |path: &str| split_choice(Path::new(path));
+        assert_eq!(split("a/c.safetensors:me"), (PathBuf::from("a/c.safetensors"), Some("me".to_owned())));
+        assert_eq!(split("a/c.safetensors"), (PathBuf::from("a/c.safetensors"), None));
+        assert_eq!(split("c:me.png"), (PathBuf::from("c:me.png"), None));
+    }
+}

@@ -1,0 +1,90 @@
+//! Multiply-adds of the networks, as they follow from their configs: for estimates of time.
+
+use crate::config::{RawEncoderConfig, RawLatentNetConfig, RawUnetConfig};
+use crate::plan::{ResPlan, Resample, Trunk};
+
+/// Taps of a 3x3 convolution.
+const TAPS: u64 = 9;
+
+impl RawUnetConfig {
+    /// Multiply-adds of the convolutions and of attention in one call for one picture, counted as plain sums of products.
+    /// What a chain computes once, the projections of timesteps and of `z_sem`, is left out.
+    #[must_use]
+    pub fn num_multiply_adds(&self) -> u64 {
+        let trunk = self.trunk();
+        let input = trunk.input_plan();
+        let [first, inputs, outputs] =
+            [input.first_channels, self.in_channels, self.out_channels].map(|channels| channels as u64);
+        let ends = TAPS * area(trunk, 0) * first * (inputs + outputs);
+        let descending = input.stages.iter().map(|stage| {
+            let area = area(trunk, stage.level);
+            conditioned(stage.res, area) + if stage.attention { attention(stage.res, area) } else { 0 }
+        });
+        let blocks_a_level = self.num_res_blocks + 1;
+        let ascending = self.output_plan().into_iter().enumerate().map(|(idx, stage)| {
+            let level = trunk.last_level().saturating_sub(idx.checked_div(blocks_a_level).unwrap_or(0));
+            let up = stage.up.map_or(0, |up| conditioned(up, area(trunk, level.saturating_sub(1))));
+            let area = area(trunk, level);
+            conditioned(stage.res, area) + if stage.attention { attention(stage.res, area) } else { 0 } + up
+        });
+        let (middle, smallest) = (middle_block(trunk), area(trunk, trunk.last_level()));
+        let middle = 2 * conditioned(middle, smallest) + attention(middle, smallest);
+        ends + descending.sum::<u64>() + middle + ascending.sum::<u64>()
+    }
+}
+
+impl RawEncoderConfig {
+    /// Multiply-adds of one call for one picture, counted as plain sums of products.
+    #[must_use]
+    pub fn num_multiply_adds(&self) -> u64 {
+        let trunk = self.trunk();
+        let input = trunk.input_plan();
+        let first = TAPS * area(trunk, 0) * (self.in_channels * input.first_channels) as u64;
+        let stages = input.stages.iter().map(|stage| {
+            let area = area(trunk, stage.level);
+            plain(stage.res, area) + if stage.attention { attention(stage.res, area) } else { 0 }
+        });
+        let (middle, smallest) = (middle_block(trunk), area(trunk, trunk.last_level()));
+        let last = (middle.out_channels * self.out_channels) as u64;
+        let middle = 2 * plain(middle, smallest) + attention(middle, smallest);
+        first + stages.sum::<u64>() + middle + last
+    }
+}
+
+impl RawLatentNetConfig {
+    /// Multiply-adds of one call for one code, the embedding of the timestep included.
+    #[must_use]
+    pub fn num_multiply_adds(&self) -> u64 {
+        let last = self.num_layers.saturating_sub(1);
+        let hidden = (0..last).map(|layer| (self.layer_width(layer) + self.z_channels) * self.hidden_channels);
+        let embedding = (self.time_embed_channels + self.z_channels) * self.z_channels;
+        (hidden.sum::<usize>() + self.layer_width(last) * self.z_channels + embedding) as u64
+    }
+}
+
+fn area(trunk: Trunk<'_>, level: usize) -> u64 {
+    (trunk.resolution(level) as u64).pow(2)
+}
+
+fn middle_block(trunk: Trunk<'_>) -> ResPlan {
+    let channels = trunk.width(trunk.last_level());
+    ResPlan { in_channels: channels, out_channels: channels, resample: Resample::Keep }
+}
+
+/// A block of the encoder: a 3x3 convolution, and a 1x1 one where the channels change. `area`: pixels of the result.
+fn plain(res: ResPlan, area: u64) -> u64 {
+    let channels = (res.in_channels * res.out_channels) as u64;
+    let shortcut = if res.in_channels == res.out_channels { 0 } else { channels };
+    area * (TAPS * channels + shortcut)
+}
+
+/// A block of the `UNet`: one 3x3 convolution more.
+fn conditioned(res: ResPlan, area: u64) -> u64 {
+    plain(res, area) + TAPS * area * (res.out_channels as u64).pow(2)
+}
+
+/// Attention after a block: two 1x1 convolutions, of 3C and of C channels, and two products over all pairs of pixels.
+fn attention(res: ResPlan, area: u64) -> u64 {
+    let channels = res.out_channels as u64;
+    4 * channels * channels * area + 2 * channels * area * area
+}

@@ -1,0 +1,116 @@
+//! Kinds of zip archives that are no checkpoints.
+
+use std::fmt;
+
+use super::excerpt::excerpt;
+use super::zip_directory::ZipDirectory;
+
+/// Endings of files of weights that somebody may have packed.
+const WEIGHT_ENDINGS: [&str; 6] = [".ckpt", ".pt", ".pth", ".pkl", ".bin", ".safetensors"];
+
+/// A kind of zip archive that is not what `torch.save` writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ZipKind {
+    /// A program of `torch.jit.save`.
+    TorchScript,
+    /// A program of `torch.export.save`.
+    ExportedProgram,
+    /// A `torch.package`.
+    TorchPackage,
+    /// Arrays of `numpy.savez`.
+    Npz,
+    /// A model of Keras 3.
+    Keras,
+    /// An archive that a file of weights was packed into.
+    Packed {
+        /// Its name in the archive.
+        entry: String,
+    },
+    /// Any other archive.
+    Other {
+        /// Number of entries.
+        num_entries: usize,
+        /// Name of the first one; empty if there is none.
+        first_entry: String,
+    },
+}
+
+impl ZipKind {
+    /// The kind of program that holds its tensors as a checkpoint does, and code beside them; `None` if there is no code.
+    pub(super) fn of_program(directory: &ZipDirectory) -> Option<Self> {
+        let has = |ending: &str| directory.names().any(|name| is_entry(name, ending));
+        let has_folder =
+            |folder: &[u8]| directory.names().any(|name| name.split(|&byte| byte == b'/').nth(1) == Some(folder));
+        if has("constants.pkl") && has_folder(b"code") {
+            Some(Self::TorchScript)
+        } else if has("archive_format") || has("serialized_exported_program.json") {
+            Some(Self::ExportedProgram)
+        } else if has(".data/extern_modules") {
+            Some(Self::TorchPackage)
+        } else {
+            None
+        }
+    }
+
+    /// The kind of an archive without a checkpoint.
+    pub(super) fn of(directory: &ZipDirectory) -> Self {
+        if let Some(program) = Self::of_program(directory) {
+            return program;
+        }
+        let is_weights = |name: &&[u8]| {
+            !name.ends_with(b"/data.pkl") && WEIGHT_ENDINGS.iter().any(|ending| name.ends_with(ending.as_bytes()))
+        };
+        let num_entries = directory.names().len();
+        if num_entries > 0 && directory.names().all(|name| name.ends_with(b".npy")) {
+            Self::Npz
+        } else if directory.names().any(|name| name == b"model.weights.h5") {
+            Self::Keras
+        } else if let Some(entry) = directory.names().find(is_weights) {
+            Self::Packed { entry: excerpt(entry) }
+        } else {
+            Self::Other { num_entries, first_entry: excerpt(directory.names().next().unwrap_or_default()) }
+        }
+    }
+}
+
+/// Whether an entry is this file, alone or in the folder that an archive of PyTorch has around everything.
+fn is_entry(name: &[u8], file: &str) -> bool {
+    match name.strip_suffix(file.as_bytes()) {
+        Some([folder @ .., b'/']) => !folder.contains(&b'/'),
+        Some(rest) => rest.is_empty(),
+        None => false,
+    }
+}
+
+impl fmt::Display for ZipKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TorchScript => f.write_str(
+                "a TorchScript program (torch.jit.save); save its tensors with \
+                 `torch.save(torch.jit.load(FILE).state_dict(), \"weights.pt\")`",
+            ),
+            Self::ExportedProgram => f.write_str(
+                "an exported program (torch.export.save); save its tensors with \
+                 `torch.save(torch.export.load(FILE).state_dict, \"weights.pt\")`",
+            ),
+            Self::TorchPackage => f.write_str(
+                "a torch.package; load the network in Python and save its tensors with \
+                 `torch.save(network.state_dict(), \"weights.pt\")`",
+            ),
+            Self::Npz => f.write_str(
+                "a file of NumPy arrays (.npz); save them with \
+                 `safetensors.numpy.save_file(dict(numpy.load(FILE)), \"weights.safetensors\")`",
+            ),
+            Self::Keras => {
+                f.write_str("a Keras model, whose networks are not those of a Diffusion Autoencoder in PyTorch")
+            }
+            Self::Packed { entry } => write!(f, "a zip archive with {entry:?} in it; unpack it first"),
+            Self::Other { num_entries, first_entry } => write!(
+                f,
+                "a zip archive of something else: none of its {num_entries} entries is `<name>/data.pkl`, the first is \
+                 {first_entry:?}"
+            ),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What a file is by its first bytes, whatever its name says.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use super::tar_members::is_header;
+use crate::error::{Result, at};
+
+/// Bytes that are looked at: the first block of a tar archive.
+const HEAD_BYTES: u64 = 512;
+
+/// Kinds of files that may hold pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileKind {
+    /// Nothing is in it.
+    Empty,
+    /// A tar archive.
+    Tar,
+    /// Compressed by gzip.
+    Gzip,
+    /// Compressed by Zstandard.
+    Zstd,
+    /// A Parquet table.
+    Parquet,
+    /// An LMDB.
+    Lmdb,
+    /// One encoded picture.
+    Picture,
+    /// Recognized, but not read.
+    Foreign(Foreign),
+    /// Anything else.
+    Unknown,
+}
+
+/// A file that is not read: its kind with an article, and the way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Foreign {
+    pub(super) kind: &'static str,
+    pub(super) advice: &'static str,
+}
+
+const fn foreign(kind: &'static str, advice: &'static str) -> Foreign {
+    Foreign { kind, advice }
+}
+
+/// Magic bytes at the beginning of files that are not read.
+const FOREIGN: [(&[u8], Foreign); 12] = [
+    (b"BZh", foreign("a bzip2 file", "unpack it first: bunzip2 --keep FILE")),
+    (b"\xfd7zXZ\0", foreign("an xz file", "unpack it first: xz --decompress --keep FILE")),
+    (b"\x04\x22\x4d\x18", foreign("an lz4 file", "unpack it first: lz4 -d FILE")),
+    (b"PK\x03\x04", foreign("a zip file", "unpack it first: unzip FILE -d FOLDER")),
+    (b"7z\xbc\xaf\x27\x1c", foreign("a 7z file", "unpack it first: 7z x FILE")),
+    (b"Rar!", foreign("a RAR file", "unpack it first: unrar x FILE")),
+    (b"\x89HDF", foreign("an HDF5 file", "write its pictures as files first")),
+    (b"ARROW1", foreign("an Arrow file", "save it as Parquet first")),
+    (b"\x93NUMPY", foreign("a NumPy array", "write its pictures as files first")),
+    (b"version https://git-lfs", foreign("a Git LFS pointer instead of the file", "get the file: git lfs pull")),
+    (b"<!doctype html", foreign("a web page instead of the file", "download it again")),
+    (b"<html", foreign("a web page instead of the file", "download it again")),
+];
+
+/// Magic bytes of encoded pictures, and where they are.
+const PICTURES: [(usize, &[u8]); 10] = [
+    (0, b"\x89PNG\r\n\x1a\n"),
+    (0, b"\xff\xd8\xff"),
+    (0, b"GIF8"),
+    (0, b"BM"),
+    (0, b"II*\0"),
+    (0, b"MM\0*"),
+    (8, b"WEBP"),
+    (0, b"qoif"),
+    (4, b"ftypavif"),
+    (4, b"ftyphei"),
+];
+
+/// Looks at the beginning of a file.
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn file_kind(path: &Path) -> Result<FileKind> {
+    let mut head = vec![];
+    let file = File::open(path).map_err(at(path))?;
+    file.take(HEAD_BYTES).read_to_end(&mut head).map_err(at(path))?;
+    Ok(kind_of(&head))
+}
+
+fn kind_of(head: &[u8]) -> FileKind {
+    let text = head.trim_ascii_start().to_ascii_lowercase();
+    let found = FOREIGN.iter().find(|(magic, _)| head.starts_with(magic) || text.starts_with(magic));
+    match head {
+        [] => FileKind::Empty,
+        [0x1f, 0x8b, ..] => FileKind::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => FileKind::Zstd,
+        [b'P', b'A', b'R', b'1', ..] => FileKind::Parquet,
+        _ if super::lmdb::is_meta_page(head) => FileKind::Lmdb,
+        _ if is_header(head) => FileKind::Tar,
+        _ if is_picture(head) => FileKind::Picture,
+        _ => found.map_or(FileKind::Unknown, |(_, foreign)| FileKind::Foreign(*foreign)),
+    }
+}
+
+/// Whether bytes begin like an encoded picture, of a format that is read or not.
+pub(super) fn is_picture(bytes: &[u8]) -> bool {
+    let is_portable = matches!(bytes, [b'P', b'1'..=b'7', b'\n' | b'\r' | b' ', ..]);
+    is_portable || PICTURES.iter().any(|(at, magic)| bytes.get(*at..).is_some_and(|rest| rest.starts_with(magic)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_say_more_than_names() {
+        let kind = |head: &[u8]| kind_of(head);
+        assert_eq!(kind(b""), FileKind::Empty);
+        assert_eq!(kind(b"\x1f\x8b\x08"), FileKind::Gzip);
+        assert_eq!(kind(b"\x28\xb5\x2f\xfd"), FileKind::Zstd);
+        assert_eq!(kind(b"PAR1"), FileKind::Parquet);
+        assert_eq!(kind(b"\x89PNG\r\n\x1a\n"), FileKind::Picture);
+        assert_eq!(kind(b"file,Red\n"), FileKind::Unknown);
+        let named = |head: &[u8]| match kind_of(head) {
+            FileKind::Foreign(foreign) => foreign.kind,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(named(b"BZh91AY"), "a bzip2 file");
+        assert_eq!(named(b"PK\x03\x04"), "a zip file");
+        assert!(named(b"\n <!DOCTYPE HTML>").contains("web page"));
+        assert!(named(b"version https://git-lfs.github.com/spec/v1\n").contains("LFS"));
+    }
+
+    #[test]
+    fn sounds_are_no_pictures() {
+        assert!(is_picture(b"RIFF\x10\0\0\0WEBPVP8 ") && !is_picture(b"RIFF\x10\0\0\0WAVEfmt "));
+        assert!(is_picture(b"P6\n2 2") && !is_picture(b"Picture") && !is_picture(b""));
+    }
+}

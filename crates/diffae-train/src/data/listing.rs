@@ -1,0 +1,137 @@
+//! Everything below a folder that may be data: pictures, archives, tables, and what is left out, by kind.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use diffae_infer::is_picture_name;
+
+use super::archives::is_archive_name;
+use super::warnings::{counted, warn_once};
+use super::{lmdb, tables};
+use crate::error::{Result, at};
+
+/// Endings of pictures that cannot be decoded.
+const UNREADABLE_PICTURES: [&str; 37] = [
+    "avif", "avifs", "heic", "heif", "hif", "jxl", "jp2", "j2k", "jpf", "jpx", "jxr", "wdp", "svg", "svgz", "psd",
+    "xcf", "dng", "cr2", "cr3", "nef", "nrw", "arw", "orf", "rw2", "raf", "pef", "srw", "exr", "hdr", "dds", "ico",
+    "pcx", "pbm", "pam", "dcm", "nii", "fits",
+];
+/// Endings of files that hold pictures in ways that are not read.
+const CONTAINERS: [&str; 14] =
+    ["zip", "7z", "rar", "gz", "bz2", "xz", "zst", "npy", "npz", "h5", "hdf5", "arrow", "feather", "tfrecord"];
+
+/// Contents of a folder, in order of the names.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) pictures: Vec<PathBuf>,
+    /// Right below the folder.
+    pub(super) archives: Vec<PathBuf>,
+    pub(super) tables: Vec<PathBuf>,
+    pub(super) databases: Vec<PathBuf>,
+    left_out: LeftOut,
+}
+
+#[derive(Debug, Default)]
+struct LeftOut {
+    /// Counts by ending.
+    unreadable: BTreeMap<String, usize>,
+    containers: BTreeMap<String, usize>,
+    /// Archives, tables and databases further down.
+    deeper: Vec<PathBuf>,
+}
+
+impl Listing {
+    /// Searches a folder to the bottom, links to folders included, hidden files and folders excluded. A link that leads
+    /// back to a folder above it is not followed, with a warning.
+    ///
+    /// # Errors
+    /// If a folder cannot be read.
+    pub(super) fn of(root: &Path) -> Result<Self> {
+        let mut listing = Self::default();
+        let above = vec![root.canonicalize().map_err(at(root))?];
+        listing.search(root, &above)?;
+        Ok(listing)
+    }
+
+    fn search(&mut self, folder: &Path, above: &[PathBuf]) -> Result<()> {
+        let mut paths = vec![];
+        for entry in fs::read_dir(folder).map_err(at(folder))? {
+            paths.push(entry.map_err(at(folder))?.path());
+        }
+        paths.sort();
+        for path in paths {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with('.') || name == "__MACOSX" {
+                continue;
+            }
+            // A link that leads nowhere is a picture that cannot be read, if its name says so.
+            if !path.is_dir() {
+                self.file(&path, above.len());
+                continue;
+            }
+            let real = path.canonicalize().map_err(at(&path))?;
+            if above.contains(&real) {
+                warn_once(&format!("{} leads back to {} and is not followed", path.display(), real.display()));
+            } else if lmdb::is_database(&path) {
+                self.left_out.deeper.push(path);
+            } else {
+                self.search(&path, &[above, &[real]].concat())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a file that is so many folders down.
+    fn file(&mut self, path: &Path, depth: usize) {
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+        let file = path.to_owned();
+        if is_picture_name(path) {
+            self.pictures.push(file);
+        } else if is_archive_name(path) || ending == tables::EXTENSION || lmdb::is_database_name(&ending) {
+            match ending.as_str() {
+                _ if depth > 1 => self.left_out.deeper.push(file),
+                tables::EXTENSION => self.tables.push(file),
+                _ if is_archive_name(path) => self.archives.push(file),
+                _ => self.databases.push(file),
+            }
+        } else if UNREADABLE_PICTURES.contains(&ending.as_str()) {
+            *self.left_out.unreadable.entry(ending).or_default() += 1;
+        } else if CONTAINERS.contains(&ending.as_str()) {
+            *self.left_out.containers.entry(ending).or_default() += 1;
+        }
+    }
+
+    /// What is left out, a clause a kind.
+    pub(super) fn left_out(&self) -> Vec<String> {
+        let count = |(ending, count): (&String, &usize)| counted(*count, &format!(".{ending} file"));
+        let listed = |kinds: &BTreeMap<String, usize>| kinds.iter().map(count).collect::<Vec<_>>().join(", ");
+        let mut clauses = vec![];
+        let LeftOut { unreadable, containers, deeper } = &self.left_out;
+        if !unreadable.is_empty() {
+            let first = unreadable.keys().next().map_or("heic", String::as_str);
+            clauses.push(format!(
+                "{} cannot be decoded; convert them first, as by: magick mogrify -format png *.{first}",
+                listed(unreadable)
+            ));
+        }
+        if !containers.is_empty() {
+            clauses.push(format!("{} not read; unpack or convert them first", listed(containers)));
+        }
+        if let Some(first) = deeper.first() {
+            let first = first.display();
+            clauses.push(format!(
+                "{} of pictures in subfolders not read, such as {first}; name their folder",
+                counted(deeper.len(), "archive")
+            ));
+        }
+        clauses
+    }
+}
+
+/// Warns of what is left out below a folder, once.
+pub(super) fn warn_of_left_out(root: &Path, listing: &Listing) {
+    for clause in listing.left_out() {
+        warn_once(&format!("{}: left out: {clause}", root.display()));
+    }
+}

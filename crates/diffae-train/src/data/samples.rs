@@ -1,0 +1,217 @@
+//! One picture a sample: in a `WebDataset`, members that are named alike up to the first dot belong together, and what
+//! follows the dot is the key of each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::folder::Item;
+use super::warnings::{counted, inform_once, warn_once};
+use crate::error::{Error, Result};
+
+/// Names by which data sets call the picture itself, in the order of preference.
+pub(super) const PICTURE_NAMES: [&str; 9] = ["image", "img", "picture", "photo", "pic", "jpg", "jpeg", "png", "webp"];
+/// The setting that takes every picture.
+pub(super) const EVERY: &str = "*";
+/// More keys than this that are numbers are numbered pictures.
+const MOST_NUMBERED_KEYS: usize = 16;
+
+/// Keeps one picture a sample of what archives hold: that of the key in `setting` (`;` between alternatives), or, if it
+/// is empty, the one whose key is the ending of a picture alone: `jpg` of `jpg` and `seg.png`.
+///
+/// # Errors
+/// [`Error::Data`] if no sample has the key of the setting, or it is unclear which picture of a sample is meant.
+pub(super) fn one_a_sample(items: Vec<Item>, setting: &str, root: &Path) -> Result<Vec<Item>> {
+    if items.is_empty() || setting == EVERY {
+        return Ok(items);
+    }
+    let samples = Samples::new(&items);
+    let chosen = if setting.is_empty() { samples.choose(root)? } else { samples.with_key(setting, root)? };
+    let is_chosen = |(idx, _): &(usize, Item)| chosen.contains(idx);
+    Ok(items.into_iter().enumerate().filter(is_chosen).map(|(_, item)| item).collect())
+}
+
+/// Pictures by sample, each with its place and key.
+struct Samples<'a> {
+    samples: BTreeMap<(&'a Path, &'a str), Vec<(usize, String)>>,
+    /// How many pictures each key has.
+    keys: BTreeMap<String, usize>,
+}
+
+impl<'a> Samples<'a> {
+    fn new(items: &'a [Item]) -> Self {
+        let (mut samples, mut keys): (BTreeMap<_, Vec<_>>, BTreeMap<String, usize>) = Default::default();
+        for (idx, item) in items.iter().enumerate() {
+            let (sample, key) = split(&item.name);
+            *keys.entry(key.clone()).or_default() += 1;
+            samples.entry((item.file.as_path(), sample)).or_default().push((idx, key));
+        }
+        Self { samples, keys }
+    }
+
+    /// `jpg (40), seg.png (40)`.
+    fn listed(&self) -> String {
+        let mut keys: Vec<(&String, &usize)> = self.keys.iter().collect();
+        keys.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
+        let shown = keys.iter().take(MOST_NUMBERED_KEYS).map(|(key, count)| format!("{key} ({count})"));
+        let more = if keys.len() > MOST_NUMBERED_KEYS { ", .." } else { "" };
+        shown.collect::<Vec<_>>().join(", ") + more
+    }
+
+    /// Pictures of the first of the wanted keys that their sample has.
+    fn with_key(&self, setting: &str, root: &Path) -> Result<BTreeSet<usize>> {
+        let wanted: Vec<String> =
+            setting.split(';').map(|key| key.trim().trim_start_matches('.').to_ascii_lowercase()).collect();
+        let of_sample = |pictures: &Vec<(usize, String)>| {
+            let with = |wanted: &String| pictures.iter().find(|(_, key)| key == wanted).map(|(idx, _)| *idx);
+            wanted.iter().find_map(with)
+        };
+        let chosen: BTreeSet<usize> = self.samples.values().filter_map(of_sample).collect();
+        let without = self.samples.len() - chosen.len();
+        if chosen.is_empty() {
+            let problem =
+                format!("no sample has a picture under data.picture_key={setting}; there are {}", self.listed());
+            return Err(Error::Data { path: root.to_owned(), problem });
+        }
+        let name = root.display();
+        if without > 0 {
+            warn_once(&format!("{name}: {} without {setting} left out", counted(without, "sample")));
+        }
+        inform_once(&format!("{name}: pictures under the keys {}; {setting} is taken", self.listed()));
+        Ok(chosen)
+    }
+
+    fn choose(&self, root: &Path) -> Result<BTreeSet<usize>> {
+        let (mut chosen, mut taken, mut passed_over) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let several = || self.samples.iter().filter(|(_, pictures)| pictures.len() > 1);
+        let are_numbered = self.are_numbered();
+        for ((_, sample), pictures) in several() {
+            if let Some((idx, key)) = preferred(pictures).map_err(|keys| unclear(root, sample, &keys))? {
+                chosen.insert(*idx);
+                taken.insert(key.as_str());
+                passed_over.extend(pictures.iter().map(|(_, key)| key.as_str()).filter(|other| other != key));
+            } else if are_numbered || pictures.iter().all(|(_, key)| self.keys.get(key) == Some(&1)) {
+                // Names with dots in them, such as `cat.001.png`, are no samples.
+                chosen.extend(pictures.iter().map(|(idx, _)| *idx));
+            } else {
+                let keys: Vec<&str> = pictures.iter().map(|(_, key)| key.as_str()).collect();
+                return Err(unclear(root, sample, &keys));
+            }
+        }
+        let mut alone = 0;
+        for (idx, key) in self.samples.values().filter(|pictures| pictures.len() == 1).flatten() {
+            if key.contains('.') && passed_over.contains(key.as_str()) {
+                alone += 1;
+            } else {
+                chosen.insert(*idx);
+            }
+        }
+        let (name, found) = (root.display(), self.listed());
+        if let Some(other) = passed_over.iter().find(|key| !taken.contains(*key)) {
+            let taken = taken.into_iter().collect::<Vec<_>>().join(" or ");
+            warn_once(&format!(
+                "{name}: samples hold several pictures, under the keys {found}; {taken} is taken, one picture a sample \
+                 (data.picture_key={other} takes another, data.picture_key=* all)"
+            ));
+        } else {
+            inform_once(&format!("{name}: pictures under the keys {found}; each is taken"));
+        }
+        if alone > 0 {
+            warn_once(&format!("{name}: {} without a picture under that key left out", counted(alone, "sample")));
+        }
+        Ok(chosen)
+    }
+
+    /// Whether the keys with dots are so many numbers that they count pictures, as in `2026.01.31.jpg`.
+    fn are_numbered(&self) -> bool {
+        let is_number = |key: &str| key.rsplit_once('.').is_some_and(|(middle, _)| is_numeric(middle));
+        self.keys.keys().filter(|key| is_number(key)).count() > MOST_NUMBERED_KEYS
+    }
+}
+
+fn is_numeric(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_'))
+}
+
+/// The one picture of a sample whose key is an ending alone, else the one that is called a picture. The keys among which
+/// it is unclear; nothing if no key says it.
+fn preferred(pictures: &[(usize, String)]) -> std::result::Result<Option<&(usize, String)>, Vec<&str>> {
+    let plain: Vec<_> = pictures.iter().filter(|(_, key)| !key.contains('.')).collect();
+    match plain.as_slice() {
+        [one] => Ok(Some(one)),
+        [] => {
+            let called = |name: &&str| {
+                let mut with =
+                    pictures.iter().filter(|(_, key)| key.rsplit_once('.').is_some_and(|(middle, _)| middle == *name));
+                with.next().filter(|_| with.next().is_none())
+            };
+            Ok(PICTURE_NAMES.iter().find_map(called))
+        }
+        several => Err(several.iter().map(|(_, key)| key.as_str()).collect()),
+    }
+}
+
+fn unclear(root: &Path, sample: &str, keys: &[&str]) -> Error {
+    let problem = format!(
+        "sample {sample} holds several pictures, under the keys {}; choose one by --set data.picture_key=KEY, or every \
+         picture by data.picture_key=\"*\"",
+        keys.join(", ")
+    );
+    Error::Data { path: root.to_owned(), problem }
+}
+
+/// The sample and the key of a member: `a/b` and `seg.png` of `a/b.seg.png`.
+fn split(name: &str) -> (&str, String) {
+    let base = name.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = name.get(base..).and_then(|base| base.find('.')).map_or(name.len(), |dot| base + dot);
+    let key = name.get(dot + 1..).unwrap_or_default().to_ascii_lowercase();
+    (name.get(..dot).unwrap_or(name), key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::folder::Place;
+
+    fn chosen(names: &[&str], setting: &str) -> std::result::Result<Vec<String>, String> {
+        let place = || Place::Part { unpacked: None, offset: 0, length: 0 };
+        let item = |name: &&str| Item { file: "0.tar".into(), name: (*name).to_owned(), place: place() };
+        let kept = one_a_sample(names.iter().map(item).collect(), setting, Path::new("shards"));
+        kept.map(|items| items.into_iter().map(|item| item.name).collect()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_plain_ending_is_the_picture() {
+        let masks = ["0.jpg", "0.seg.png", "1.jpg", "1.seg.png", "2.seg.png", "3.jpg"];
+        assert_eq!(chosen(&masks, "").unwrap(), ["0.jpg", "1.jpg", "3.jpg"]);
+        let mixed = ["a/0.png", "a/0.depth.png", "a/1.webp", "a/1.depth.png"];
+        assert_eq!(chosen(&mixed, "").unwrap(), ["a/0.png", "a/1.webp"]);
+        assert_eq!(chosen(&["0.image.png", "0.mask.png", "1.image.png", "1.mask.png"], "").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_setting_chooses() {
+        let masks = ["0.jpg", "0.seg.png", "1.jpg", "1.seg.png", "2.jpg"];
+        assert_eq!(chosen(&masks, "seg.png").unwrap(), ["0.seg.png", "1.seg.png"]);
+        assert_eq!(chosen(&masks, ".SEG.png;jpg").unwrap(), ["0.seg.png", "1.seg.png", "2.jpg"]);
+        assert_eq!(chosen(&masks, "*").unwrap().len(), 5);
+        let error = chosen(&masks, "tif").unwrap_err();
+        assert!(error.contains("jpg (3), seg.png (2)"), "{error}");
+    }
+
+    #[test]
+    fn what_is_unclear_is_refused() {
+        for names in [["0.jpg", "0.png", "1.jpg", "1.png"], ["0.a.png", "0.b.png", "1.a.png", "1.b.png"]] {
+            let error = chosen(&names, "").unwrap_err();
+            assert!(error.contains("sample 0") && error.contains("data.picture_key"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_with_dots_are_no_samples() {
+        let names = ["cat.001.png", "cat.002.png", "Mr. Smith.jpg", "v1.2/a.png", "v1.2/b.png"];
+        assert_eq!(chosen(&names, "").unwrap(), names);
+        let days: Vec<String> = (0..40).map(|day| format!("{}.{:02}.jpg", 2020 + day % 2, day >> 1)).collect();
+        let days: Vec<&str> = days.iter().map(String::as_str).collect();
+        assert_eq!(chosen(&days, "").unwrap().len(), 40);
+    }
+}

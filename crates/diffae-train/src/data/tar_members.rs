@@ -1,0 +1,398 @@
+//! Members of a tar archive and where their bytes are, from its headers alone; an archive that is cut off or damaged is
+//! an error.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use tar::{EntryType, Header};
+
+use super::warnings::{counted, warn_once};
+use crate::error::{Error, Result, at};
+
+/// Archives are made of blocks of this size.
+const BLOCK: u64 = 512;
+/// Long names and pax headers are smaller than this.
+const MOST_HEADER_BYTES: u64 = 1 << 20;
+/// More zeros at the end than any program writes.
+const MOST_ZEROS: u64 = 2 << 20;
+/// Links that lead to links.
+const MOST_LINKS: usize = 8;
+
+/// A regular file in an archive, or a link to one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Member {
+    /// Path with `/` between the parts, without `./` or `/` in front.
+    pub(super) name: String,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+}
+
+/// Whether a block is the header of a tar member: its checksum, signed or unsigned, fits.
+pub(super) fn is_header(block: &[u8]) -> bool {
+    let Some(block) = block.get(..512) else { return false };
+    let Ok(noted) = Header::from_byte_slice(block).cksum() else { return false };
+    let blanked = |idx: usize, byte: u8| if (148..156).contains(&idx) { b' ' } else { byte };
+    let unsigned: u32 = block.iter().enumerate().map(|(idx, &byte)| u32::from(blanked(idx, byte))).sum();
+    let signed: i32 = block.iter().enumerate().map(|(idx, &byte)| i32::from(blanked(idx, byte).cast_signed())).sum();
+    block.iter().any(|&byte| byte != 0) && (noted == unsigned || i64::from(noted) == i64::from(signed))
+}
+
+/// A path without `.` and empty parts.
+pub(super) fn clean_name(name: &str) -> String {
+    name.split('/').filter(|part| !matches!(*part, "" | ".")).collect::<Vec<_>>().join("/")
+}
+
+/// Whether a path is of a file that an operating system or an archiver keeps for itself, such as `._0.png` of macOS.
+pub(super) fn is_hidden(name: &str) -> bool {
+    let is_hidden_part = |part: &str| {
+        (part.starts_with('.') && part != "..")
+            || part == "__MACOSX"
+            || part.trim_start_matches('@').starts_with("PaxHeader")
+    };
+    name.split('/').any(is_hidden_part)
+}
+
+/// Lists the members of the archive in `file`; `archive` is its name in messages.
+///
+/// An archive without its end mark is taken for whole if its last member is, with a warning: some programs leave the mark
+/// out, and nothing tells such an archive from one that was cut off exactly there. Archives that were appended to each
+/// other are read to the last. Of members of one name the last counts, as it does when they are unpacked.
+///
+/// # Errors
+/// [`Error::Data`] if the archive is empty, cut off, damaged, or no archive at all.
+pub(super) fn list(file: File, archive: &Path) -> Result<Vec<Member>> {
+    let length = file.metadata().map_err(at(archive))?.len();
+    let reader = BufReader::new(file);
+    let mut walk =
+        Walk { reader, archive, length, position: 0, extensions: Extensions::default(), found: Found::default() };
+    while walk.step()? {}
+    let Walk { found, .. } = walk;
+    Ok(found.members(archive))
+}
+
+/// The way through an archive.
+struct Walk<'a> {
+    reader: BufReader<File>,
+    archive: &'a Path,
+    length: u64,
+    position: u64,
+    extensions: Extensions,
+    found: Found,
+}
+
+/// What headers of their own say about the next member.
+#[derive(Default)]
+struct Extensions {
+    name: Option<String>,
+    link: Option<String>,
+    size: Option<u64>,
+    is_sparse: bool,
+}
+
+/// Members, and what stands in the way of others.
+#[derive(Default)]
+struct Found {
+    files: Vec<Member>,
+    /// Name and target.
+    links: Vec<(String, String)>,
+    sparse: Vec<String>,
+    num_members: usize,
+    last: String,
+    /// Position of the first block of zeros after the last member.
+    end_mark: Option<u64>,
+}
+
+impl Walk<'_> {
+    fn failed(&self, problem: String) -> Error {
+        Error::Data { path: self.archive.to_owned(), problem }
+    }
+
+    fn cut_off(&self, place: &str) -> Error {
+        let before = match self.found.num_members {
+            1 => "1 member before is whole".to_owned(),
+            count => format!("{count} members before are whole"),
+        };
+        self.failed(format!(
+            "the archive is cut off after {} bytes, {place}; {before}. Download or make it again, \
+             or take it out of the data",
+            self.length
+        ))
+    }
+
+    fn seek(&mut self, position: u64) -> Result<()> {
+        let ahead = i64::try_from(position).unwrap_or(i64::MAX) - i64::try_from(self.position).unwrap_or(0);
+        self.position = position;
+        self.reader.seek_relative(ahead).map_err(at(self.archive))
+    }
+
+    /// Bytes from the position on, as many as there are.
+    fn read(&mut self, count: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![];
+        self.reader.by_ref().take(count).read_to_end(&mut bytes).map_err(at(self.archive))?;
+        self.position += bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// Reads a header and passes over what belongs to it. False at the end.
+    fn step(&mut self) -> Result<bool> {
+        let start = self.position;
+        let block = self.read(BLOCK)?;
+        if block.iter().all(|&byte| byte == 0) {
+            return self.zeros(start, block.len() as u64);
+        }
+        let is_first = self.found.num_members == 0 && self.found.end_mark.is_none();
+        if !is_header(&block) {
+            return match self.found.end_mark {
+                Some(_) => {
+                    self.warn_of_foreign_end(start);
+                    Ok(false)
+                }
+                None if block.len() < 512 => Err(self.cut_off("inside the header of a member")),
+                None if is_first => Err(self.failed("it is no tar archive".to_owned())),
+                None => Err(self.failed(format!(
+                    "the archive is damaged: there is no header at byte {start}, after {}. Download or make it again, or \
+                     take it out of the data",
+                    self.found.last
+                ))),
+            };
+        }
+        self.found.end_mark = None;
+        self.member(Header::from_byte_slice(&block))?;
+        Ok(true)
+    }
+
+    /// Zeros are the end mark, or nothing at all; another archive may follow.
+    fn zeros(&mut self, start: u64, count: u64) -> Result<bool> {
+        if count == BLOCK {
+            self.found.end_mark.get_or_insert(start);
+            return Ok(true);
+        }
+        let name = self.archive.display();
+        match self.found.end_mark {
+            None if self.length == 0 => {
+                return Err(self.failed("the file is empty; download or make it again".to_owned()));
+            }
+            None if count > 0 => return Err(self.cut_off("inside its end mark")),
+            None => warn_once(&format!(
+                "{name} has no end mark after its last member, {}; if the file was cut off exactly there, pictures are \
+                 missing",
+                self.found.last
+            )),
+            Some(mark) if start - mark > MOST_ZEROS => warn_once(&format!(
+                "{name} ends in {} bytes of zeros after {}; if its download was not finished, pictures are missing",
+                self.length - mark,
+                counted(self.found.num_members, "member")
+            )),
+            Some(_) => {}
+        }
+        Ok(false)
+    }
+
+    /// Other bytes behind the end mark are no part of the archive.
+    fn warn_of_foreign_end(&self, start: u64) {
+        let name = self.archive.display();
+        warn_once(&format!("{name}: the {} bytes behind the end mark are no archive", self.length - start));
+    }
+
+    /// Notes what a header says, and passes over the data behind it.
+    fn member(&mut self, header: &Header) -> Result<()> {
+        let kind = header.entry_type();
+        let extensions = if is_extension(kind) { Extensions::default() } else { std::mem::take(&mut self.extensions) };
+        let written = header.path_bytes();
+        let path =
+            extensions.name.as_deref().map_or_else(|| clean_name(&String::from_utf8_lossy(&written)), clean_name);
+        let size = extensions.size.map_or_else(|| header.entry_size(), Ok);
+        let size = size.map_err(|error| self.failed(format!("the archive is damaged at {path}: {error}")))?;
+        let is_sparse = kind == EntryType::GNUSparse || extensions.is_sparse;
+        if kind == EntryType::GNUSparse {
+            self.pass_sparse_map(header, &path)?;
+        }
+        let (data, has_data) = (self.position, has_data(kind));
+        if has_data {
+            self.check_whole(&path, size)?;
+        }
+        match kind {
+            EntryType::GNULongName => self.extensions.name = Some(self.text(size)?),
+            EntryType::GNULongLink => self.extensions.link = Some(self.text(size)?),
+            EntryType::XHeader => self.pax(size)?,
+            EntryType::Link | EntryType::Symlink => {
+                let link = header.link_name_bytes().unwrap_or_default();
+                let target = extensions.link.unwrap_or_else(|| String::from_utf8_lossy(&link).into_owned());
+                self.found.links.push((path.clone(), target_of(&path, &target, kind)));
+            }
+            _ if is_sparse => self.found.sparse.push(path.clone()),
+            EntryType::Regular | EntryType::Continuous if !written.ends_with(b"/") => {
+                self.found.files.push(Member { name: path.clone(), offset: data, length: size });
+            }
+            _ => {}
+        }
+        if has_data {
+            self.seek(data + size.next_multiple_of(BLOCK))?;
+        }
+        if !is_extension(kind) {
+            (self.found.num_members, self.found.last) = (self.found.num_members + 1, path);
+        }
+        Ok(())
+    }
+
+    /// Fails if the bytes of a member, or the rest of their last block, are not all there.
+    fn check_whole(&self, name: &str, size: u64) -> Result<()> {
+        let left = self.length.saturating_sub(self.position);
+        if size > left {
+            return Err(self.cut_off(&format!("inside {name}, of which {left} of {size} bytes are there")));
+        }
+        if size.checked_next_multiple_of(BLOCK).is_none_or(|whole| whole > left) {
+            return Err(self.cut_off(&format!("in the block that ends {name}")));
+        }
+        Ok(())
+    }
+
+    /// A name that has a header of its own.
+    fn text(&mut self, size: u64) -> Result<String> {
+        let bytes = self.read(size.min(MOST_HEADER_BYTES))?;
+        let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+        Ok(String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned())
+    }
+
+    /// The records that matter here.
+    fn pax(&mut self, size: u64) -> Result<()> {
+        let bytes = self.read(size.min(MOST_HEADER_BYTES))?;
+        let damaged = || self.failed("the archive is damaged: a pax header does not hold records".to_owned());
+        let records = pax_records(&bytes).ok_or_else(damaged)?;
+        for (key, value) in records {
+            let value = String::from_utf8_lossy(value).into_owned();
+            match key {
+                b"path" => self.extensions.name = Some(value),
+                b"linkpath" => self.extensions.link = Some(value),
+                b"size" => self.extensions.size = value.parse().ok(),
+                b"GNU.sparse.name" => (self.extensions.name, self.extensions.is_sparse) = (Some(value), true),
+                key if key.starts_with(b"GNU.sparse.") => self.extensions.is_sparse = true,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes over the blocks that say where the holes of an old GNU sparse member are.
+    fn pass_sparse_map(&mut self, header: &Header, name: &str) -> Result<()> {
+        let mut goes_on = header.as_bytes().get(482).is_some_and(|&flag| flag != 0);
+        while goes_on {
+            let block = self.read(BLOCK)?;
+            if block.len() < 512 {
+                return Err(self.cut_off(&format!("inside the header of {name}")));
+            }
+            goes_on = block.get(504).is_some_and(|&flag| flag != 0);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a header only says more about the next member.
+fn is_extension(kind: EntryType) -> bool {
+    matches!(kind, EntryType::GNULongName | EntryType::GNULongLink | EntryType::XHeader | EntryType::XGlobalHeader)
+}
+
+/// Whether data follow a header, whatever size it notes.
+fn has_data(kind: EntryType) -> bool {
+    !matches!(
+        kind,
+        EntryType::Link
+            | EntryType::Symlink
+            | EntryType::Directory
+            | EntryType::Char
+            | EntryType::Block
+            | EntryType::Fifo
+    )
+}
+
+/// Keys and values of records of the form `LENGTH KEY=VALUE\n`; values may hold any bytes.
+fn pax_records(bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+    let (mut records, mut rest) = (vec![], bytes);
+    while !rest.is_empty() {
+        let space = rest.iter().position(|&byte| byte == b' ')?;
+        let length: usize = std::str::from_utf8(rest.get(..space)?).ok()?.parse().ok()?;
+        let record = rest.get(space + 1..length.checked_sub(1)?)?;
+        let equals = record.iter().position(|&byte| byte == b'=')?;
+        records.push((record.get(..equals)?, record.get(equals + 1..)?));
+        rest = rest.get(length..)?;
+    }
+    Some(records)
+}
+
+/// The member that a link leads to: hard links name it by its path in the archive, symbolic ones from where they are.
+fn target_of(link: &str, target: &str, kind: EntryType) -> String {
+    if kind == EntryType::Link || target.starts_with('/') {
+        return clean_name(target);
+    }
+    let mut parts: Vec<&str> = link.split('/').collect();
+    parts.pop();
+    for part in target.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        if part == ".." && parts.pop().is_some() {
+            continue;
+        }
+        parts.push(part);
+    }
+    parts.join("/")
+}
+
+impl Found {
+    /// Files and links in order, each name once.
+    fn members(self, archive: &Path) -> Vec<Member> {
+        let name = archive.display();
+        let places: BTreeMap<&str, &Member> = self.files.iter().map(|member| (member.name.as_str(), member)).collect();
+        let targets: BTreeMap<&str, &str> = self.links.iter().map(|(link, to)| (link.as_str(), to.as_str())).collect();
+        let resolve = |link: &str| {
+            let mut to = link;
+            for _ in 0..MOST_LINKS {
+                to = targets.get(to)?;
+                if let Some(member) = places.get(to) {
+                    return Some((*member).clone());
+                }
+            }
+            None
+        };
+        let (mut linked, mut lost) = (vec![], vec![]);
+        for (link, _) in &self.links {
+            match resolve(link) {
+                Some(member) => linked.push(Member { name: link.clone(), ..member }),
+                None => lost.push(link),
+            }
+        }
+        let pictures = |names: Vec<&String>| {
+            let is_picture = |name: &&String| !is_hidden(name) && diffae_infer::is_picture_name(Path::new(name));
+            names.into_iter().filter(is_picture).cloned().collect::<Vec<_>>()
+        };
+        let say = |names: Vec<String>, text: &str| {
+            if let Some(first) = names.first() {
+                warn_once(&format!("{name}: {} {text}, such as {first}", counted(names.len(), "picture")));
+            }
+        };
+        say(pictures(lost), "left out: links that lead out of the archive");
+        say(pictures(self.sparse.iter().collect()), "left out: stored as sparse files; pack them without --sparse");
+        let mut last: BTreeMap<String, usize> = BTreeMap::new();
+        let mut replaced = 0;
+        let all: Vec<Member> = self.files.iter().cloned().chain(linked).collect();
+        for (idx, member) in all.iter().enumerate() {
+            replaced += usize::from(last.insert(member.name.clone(), idx).is_some());
+        }
+        if replaced > 0 {
+            warn_once(&format!("{name}: {} in it twice; the last of each counts", counted(replaced, "file")));
+        }
+        let is_last = |(idx, member): &(usize, Member)| last.get(&member.name) == Some(idx);
+        all.into_iter().enumerate().filter(is_last).map(|(_, member)| member).collect()
+    }
+}
+
+/// Bytes of a file from `offset` on.
+///
+/// # Errors
+/// If they are not there.
+pub(super) fn read_part(path: &Path, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = vec![0; length];
+    file.read_exact(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,219 @@
+//! How long a run will take on this machine, by steps that are measured.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+use diffae_infer::{DecodeOptions, LoadOptions, Model, ModelSource};
+use diffae_schedule::{no_callback, no_noise};
+
+use crate::classifier::{Examples, Labelled};
+use crate::config::{Kind, StageSettings, TrainConfig};
+use crate::error::Result;
+use crate::latent::LatentTrainer;
+use crate::objective::{Draw, Drawing};
+use crate::random::Purpose;
+use crate::rows::RowStage;
+use crate::run::Stage;
+use crate::trainer::Trainer;
+
+/// Pictures of the step that is measured, at most.
+const MOST_MEASURED: usize = 8;
+/// Short steps are repeated for so long.
+const MEASURE_FOR: Duration = Duration::from_millis(300);
+/// Steps of the classifier that are measured.
+const CLASSIFIER_STEPS: usize = 30;
+/// What `preview.rs` and `autoencoder.rs` do at each preview: pictures that are decoded and inverted, rows, and pictures that
+/// the loss is taken of, twice.
+const PREVIEW_PICTURES: usize = 8;
+const PREVIEW_ROWS: usize = 4;
+const INVENTED_PICTURES: usize = 24;
+const VALIDATED_PICTURES: usize = 64;
+const VALIDATIONS: usize = 10;
+
+/// What a run will work on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Planned {
+    /// Pictures that are trained on.
+    pub num_train: usize,
+    /// Pictures that are kept from it.
+    pub num_validation: usize,
+    /// Attributes of the labels; 0 without labels.
+    pub num_attributes: usize,
+}
+
+/// What a run takes.
+#[derive(Debug, Clone)]
+pub struct Estimate {
+    /// Bytes of activations that a step of the first stage keeps of a picture for the way back.
+    pub kept_bytes_per_image: usize,
+    /// The stages that will run, in order.
+    pub stages: Vec<StageEstimate>,
+}
+
+/// What a stage takes.
+#[derive(Debug, Clone, Copy)]
+pub struct StageEstimate {
+    /// Which.
+    pub stage: Stage,
+    /// Its steps.
+    pub num_steps: usize,
+    /// Seconds that they take.
+    pub training_secs: f64,
+    /// Seconds until all pictures are encoded; 0 in the first stage, and where an earlier one has done it.
+    pub encoding_secs: f64,
+    /// Seconds of previews and validation.
+    pub preview_secs: f64,
+}
+
+impl StageEstimate {
+    /// All of its seconds.
+    #[must_use]
+    pub fn secs(&self) -> f64 {
+        self.training_secs + self.encoding_secs + self.preview_secs
+    }
+}
+
+impl Estimate {
+    /// Makes a step or two of each stage, with networks as they begin, on pictures and codes that are all zero.
+    ///
+    /// # Errors
+    /// If the arithmetic fails.
+    pub fn new(config: &TrainConfig, trainer: &mut Trainer, planned: Planned) -> Result<Self> {
+        let (secs_per_image, kept_bytes_per_image) = measure_pictures(config, trainer)?;
+        let config_of_model = config.model_config()?;
+        let model = ModelSource::from_networks(config_of_model, trainer.averages()?).build(&LoadOptions::cpu())?;
+        let costs = Costs::measure(config, &model)?;
+        let every = config.run.preview_every_images;
+        let num_previews = config.autoencoder.images.checked_div(every).unwrap_or(0);
+        let autoencoder = StageEstimate {
+            stage: Stage::Autoencoder,
+            num_steps: config.autoencoder.num_steps(),
+            training_secs: secs_per_image * (config.autoencoder.num_steps() * config.autoencoder.batch_size) as f64,
+            encoding_secs: 0.,
+            preview_secs: num_previews as f64 * costs.of_preview(config, planned),
+        };
+        let mut stages = vec![autoencoder];
+        if config.model.kind != Kind::Ddpm {
+            let num_pictures = planned.num_train + planned.num_validation;
+            stages.push(StageEstimate {
+                stage: Stage::Latent,
+                num_steps: config.latent.num_steps(),
+                training_secs: config.latent.num_steps() as f64 * measure_latent(config)?,
+                encoding_secs: num_pictures as f64 * costs.encoding,
+                preview_secs: if every > 0 { VALIDATIONS as f64 * costs.of_inventions(config) } else { 0. },
+            });
+            if planned.num_attributes > 0 {
+                let step_secs = measure_classifier(config, planned.num_attributes)?;
+                stages.push(StageEstimate {
+                    stage: Stage::Classifier,
+                    num_steps: config.classifier.num_steps(),
+                    training_secs: config.classifier.num_steps() as f64 * step_secs,
+                    encoding_secs: 0.,
+                    preview_secs: 0.,
+                });
+            }
+        }
+        Ok(Self { kept_bytes_per_image, stages })
+    }
+}
+
+/// Seconds a picture of a step of the first stage, and what it keeps of one.
+fn measure_pictures(config: &TrainConfig, trainer: &mut Trainer) -> Result<(f64, usize)> {
+    let stage = &config.autoencoder;
+    let count = stage.batch_size.min(MOST_MEASURED.max(stage.accumulate)).next_multiple_of(stage.accumulate);
+    let size = config.model.image_size;
+    let x_0 = Tensor::zeros((count, config.model.image_channels, size, size), DType::F32, &Device::Cpu)?;
+    let kept = trainer.step(&x_0)?.activation_bytes; // what a first step takes longer
+    let secs = repeated(&mut || trainer.step(&x_0).map(drop))?;
+    Ok((secs / count as f64, (kept * stage.accumulate).checked_div(count).unwrap_or(0)))
+}
+
+/// Seconds of the model's own calls.
+struct Costs {
+    /// Of encoding a picture.
+    encoding: f64,
+    /// Of a step of decoding or inverting a picture; of decoding it where that has no steps.
+    decoding: f64,
+}
+
+impl Costs {
+    fn measure(config: &TrainConfig, model: &Model) -> Result<Self> {
+        let size = config.model.image_size;
+        let shape = (2, config.model.image_channels, size, size);
+        let x_0 = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
+        let encoding = if model.has_z_sem() {
+            model.encode_semantic(&x_0)?;
+            repeated(&mut || Ok(model.encode_semantic(&x_0).map(drop)?))? / 2.
+        } else {
+            0.
+        };
+        let steps = if config.model.kind == Kind::Compact { 1 } else { 2 };
+        let z_sem = if model.has_z_sem() { Some(model.encode_semantic(&x_0)?) } else { None };
+        let x_terminal = if config.model.kind == Kind::Compact { model.zero_x_terminal(2)? } else { x_0 };
+        let mut decode = || {
+            let options = DecodeOptions::ddim(steps);
+            let decoded = model.decode(&x_terminal, z_sem.as_ref(), &options, &mut no_noise, &mut no_callback);
+            Ok(decoded.map(drop)?)
+        };
+        decode()?;
+        Ok(Self { encoding, decoding: repeated(&mut decode)? / (2 * steps) as f64 })
+    }
+
+    /// Of a preview of the first stage, with the validation that goes with it.
+    fn of_preview(&self, config: &TrainConfig, planned: Planned) -> f64 {
+        let watched = if planned.num_validation > 0 { planned.num_validation } else { planned.num_train };
+        let steps = if config.model.kind == Kind::Compact { 1 } else { config.run.preview_steps };
+        let sheet = watched.min(PREVIEW_PICTURES) * PREVIEW_ROWS * steps;
+        let validated = watched.min(VALIDATED_PICTURES) as f64;
+        (sheet as f64 + 2. * validated) * self.decoding + validated * self.encoding
+    }
+
+    /// Of a sheet of the latent stage.
+    fn of_inventions(&self, config: &TrainConfig) -> f64 {
+        let steps = if config.model.kind == Kind::Compact { 1 } else { config.run.preview_steps };
+        (INVENTED_PICTURES * steps) as f64 * self.decoding
+    }
+}
+
+/// Seconds of a step of the latent stage.
+fn measure_latent(config: &TrainConfig) -> Result<f64> {
+    let latent = config.latent_config()?;
+    let schedule = latent.diffusion.noise_schedule()?;
+    let mut trainer = LatentTrainer::new(&latent, &config.latent, config.seed, HashMap::new())?;
+    let z_0 = Tensor::zeros((config.latent.batch_size, config.model.z_channels), DType::F32, &Device::Cpu)?;
+    let purpose = Purpose::LatentNoise;
+    let how = Drawing { seed: config.seed, purpose, first: 0, terminal: 0, terminal_share: 0. };
+    let mut step = || {
+        let Draw { noise, timesteps } = Draw::new(&schedule, &z_0, how)?;
+        trainer.step_with(&z_0, &noise, &timesteps).map(drop)
+    };
+    step()?;
+    repeated(&mut step)
+}
+
+/// Seconds of a step of the classifier.
+fn measure_classifier(config: &TrainConfig, num_attributes: usize) -> Result<f64> {
+    let batch_size = config.classifier.batch_size;
+    let settings = StageSettings { images: CLASSIFIER_STEPS * batch_size, ..config.classifier.clone() };
+    let z = Tensor::zeros((batch_size, config.model.z_channels), DType::F32, &Device::Cpu)?;
+    let absent = vec![false; num_attributes];
+    let rows = (0..).take(batch_size).map(|row: u32| (row, absent.as_slice())).collect();
+    let examples = Examples { train: Labelled { z, rows }, validation: None, num_attributes };
+    let (stage, seed) = (Stage::Classifier, config.seed);
+    let stage = RowStage { folder: None, stage, settings: &settings, seed, num_rows: batch_size };
+    let go_on = &mut |_: &crate::StepReport| std::ops::ControlFlow::Continue(());
+    let start = Instant::now();
+    examples.fit(&stage, config.edit_directions, go_on)?;
+    Ok(start.elapsed().as_secs_f64() / CLASSIFIER_STEPS as f64)
+}
+
+/// Mean seconds of something that is done again until it has taken long enough to be measured.
+fn repeated(what: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+    let (start, mut count) = (Instant::now(), 0);
+    while count == 0 || start.elapsed() < MEASURE_FOR {
+        what()?;
+        count += 1;
+    }
+    Ok(start.elapsed().as_secs_f64() / f64::from(count))
+}

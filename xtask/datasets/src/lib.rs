@@ -1,0 +1,7 @@
+//! The folder of a data set, which `cargo xtask dataset` and the renderer of cartoon faces both write.
+
+#![expect(clippy::print_stdout, reason = "programs for the command line write data sets")]
+
+mod output;
+
+pub use output::{Fingerprint, Listing, MANIFEST, Manifest, Output, Survey};

@@ -1,0 +1,94 @@
+//! The PyTorch twin as a process that does one piece of work whenever it is told to.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::work::Work;
+use xtask::repository;
+
+/// What tells glibc to keep its memory.
+pub(crate) const KEEP_MEMORY: [(&str, &str); 2] =
+    [("MALLOC_MMAP_THRESHOLD_", "4294967296"), ("MALLOC_TRIM_THRESHOLD_", "8589934592")];
+
+/// A script of the twin.
+pub(crate) fn python_command(python: &Path, script: &Path) -> Command {
+    let mut command = Command::new(python);
+    // What some machines set for old builds of numpy slows a current one.
+    command.env_remove("OPENBLAS_CORETYPE").env_remove("OPENBLAS_L2_SIZE").arg(script);
+    command
+}
+
+/// A running twin.
+pub(crate) struct Peer {
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    /// One as it is, and one that keeps its memory.
+    pub(crate) fn start_both(python: &Path, threads: usize) -> Result<Vec<Self>> {
+        Ok(vec![Self::start(python, threads, &[])?, Self::start(python, threads, &KEEP_MEMORY)?])
+    }
+
+    fn start(python: &Path, threads: usize, environment: &[(&str, &str)]) -> Result<Self> {
+        let script = repository::root()?.join("xtask/peer/bench.py");
+        let mut command = python_command(python, &script);
+        command.arg(threads.to_string()).envs(environment.iter().copied());
+        let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = started.with_context(|| format!("cannot start {}", python.display()))?;
+        let requests = child.stdin.take().context("the peer has no input")?;
+        let answers = BufReader::new(child.stdout.take().context("the peer has no output")?);
+        let mut peer = Self { child, requests, answers };
+        peer.read_line()
+            .context("the peer did not start; does its Python have torch (xtask/peer/requirements.txt)?")?;
+        Ok(peer)
+    }
+
+    /// Builds the model of a piece of work.
+    pub(crate) fn prepare(&mut self, work: &Work) -> Result<()> {
+        let request = serde_json::to_string(work).context("cannot describe the work")?;
+        self.ask(&request).map(drop)
+    }
+
+    /// Does it several times; milliseconds of one.
+    pub(crate) fn run_ms(&mut self, repeats: usize) -> Result<f64> {
+        let answer = self.ask(&format!("run {repeats}"))?;
+        answer.parse().with_context(|| format!("the peer answered {answer:?}"))
+    }
+
+    /// The most memory that three rounds take above the idle process, in a process of its own.
+    pub(crate) fn peak_bytes(python: &Path, threads: usize, work: &Work) -> Result<u64> {
+        let mut peer = Self::start(python, threads, &[])?;
+        peer.prepare(work)?;
+        for _ in 0..3 {
+            peer.run_ms(1)?;
+        }
+        let answer = peer.ask("memory")?;
+        answer.parse().with_context(|| format!("the peer answered {answer:?}"))
+    }
+
+    fn ask(&mut self, request: &str) -> Result<String> {
+        writeln!(self.requests, "{request}").context("the peer has gone")?;
+        self.read_line()
+    }
+
+    fn read_line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        if self.answers.read_line(&mut line).context("the peer has gone")? == 0 {
+            bail!("the peer has ended")
+        }
+        Ok(line.trim().to_owned())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // It ends by itself when its input does; this is for one that hangs.
+        let ended = self.child.kill().and_then(|()| self.child.wait());
+        drop(ended);
+    }
+}

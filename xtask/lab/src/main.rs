@@ -1,0 +1,72 @@
+//! Chores that compute with the crates of this repository, started through `cargo xtask <command>`.
+//!
+//! They are a package of their own so that `cargo xtask ci` and `cargo xtask tidy` need none of these crates.
+
+#![expect(clippy::print_stdout, reason = "a command line tool reports on standard output")]
+
+mod bench;
+mod curves;
+mod dataset;
+mod font;
+mod golden;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Large tensors come and go at every step; glibc would give their memory back to the system each time.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Repository chores that compute.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Compare with the numbers of the reference implementation.
+    Golden(golden::Args),
+    /// Measure speed and memory, beside PyTorch if wanted.
+    Bench(bench::Args),
+    /// Draw the log of a training run.
+    Curves(curves::Args),
+    /// Make a data set from its original source.
+    Dataset(dataset::Args),
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Golden(args) => golden::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Curves(args) => curves::run(args),
+        Command::Dataset(args) => dataset::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,6 @@
+//! The parts of the chores that several packages use.
+
+#![expect(clippy::print_stdout, reason = "a command line tool reports on standard output")]
+
+pub mod repository;
+pub mod toonheads;
