@@ -9,6 +9,7 @@ use image::{DynamicImage, RgbImage};
 
 use crate::error::{Error, Result, computing};
 use crate::picture_file::{MOST_DECODED_BYTES, decode};
+use crate::resample::{self, BoxedError};
 use crate::sheet::enlarged_frames;
 
 /// Reads a picture file as the reference model sees it: upright, on white where it is transparent, its shorter side
@@ -237,8 +238,6 @@ fn on_white(picture: DynamicImage) -> DynamicImage {
     DynamicImage::ImageRgba16(pixels)
 }
 
-type BoxedError = Box<dyn std::error::Error + Send + Sync>;
-
 /// Interleaved pixels of one channel count and depth.
 struct Pixels {
     image: fir::images::Image<'static>,
@@ -283,8 +282,7 @@ impl Pixels {
             ResizeFilter::Bilinear => fir::FilterType::Bilinear,
             ResizeFilter::Lanczos => fir::FilterType::Lanczos3,
         };
-        let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter)).use_alpha(false);
-        fir::Resizer::new().resize(&self.image, &mut resized, &options)?;
+        resample::resize(&self.image, &mut resized, filter)?;
 
         let (left, top) = (half_to_even(new_width - side), half_to_even(new_height - side));
         let pixel_bytes = resized.pixel_type().size();

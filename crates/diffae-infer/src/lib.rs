@@ -80,6 +80,7 @@ mod partial;
 mod picture_file;
 mod picture_folder;
 mod pipeline;
+mod resample;
 mod sample;
 mod sheet;
 mod subjects;

@@ -7,22 +7,15 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::resample::{self, BoxedError};
 
 const CHANNELS: usize = 3;
 
 /// Resizes with an antialiased Lanczos filter of three lobes.
 pub(super) fn resized(picture: &RgbImage, width: u32, height: u32) -> Result<RgbImage> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Resize {
-        path: Path::new("a picture in memory").to_owned(),
-        source,
-    };
-    let (from_width, from_height) = picture.dimensions();
-    let pixels = fir::images::ImageRef::new(from_width, from_height, picture.as_raw(), fir::PixelType::U8x3);
+    let failed = |source: BoxedError| Error::Resize { path: Path::new("a picture in memory").to_owned(), source };
     let mut resized = fir::images::Image::new(width, height, fir::PixelType::U8x3);
-    let filter = fir::ResizeAlg::Convolution(fir::FilterType::Lanczos3);
-    let options = fir::ResizeOptions::new().resize_alg(filter);
-    let done = pixels.map_err(|source| failed(source.into()))?;
-    fir::Resizer::new().resize(&done, &mut resized, &options).map_err(|source| failed(source.into()))?;
+    resample::resize_rgb8(picture, &mut resized, fir::FilterType::Lanczos3).map_err(failed)?;
     RgbImage::from_raw(width, height, resized.into_vec()).ok_or_else(|| failed("the buffer is too short".into()))
 }
 
