@@ -10,8 +10,11 @@ mod training;
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use diffae_infer::Overwrite;
+use diffae_infer::{Overwrite, PipelineSettings};
+use diffae_schedule::Sampler;
 
 pub(crate) use align::{AlignArgs, FacePlaceArgs};
 pub(crate) use eval::{
@@ -216,19 +219,52 @@ pub(crate) struct BrokenArgs {
     pub(crate) skip_broken: bool,
 }
 
+/// Options of the sampler.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SamplerArgs {
+    /// Sampler of decoding. dpm++2m needs fewer steps; the ddpm samplers add noise at each step
+    #[arg(
+        long,
+        default_value_t = Sampler::DDIM,
+        value_name = "NAME",
+        value_parser = PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>())
+    )]
+    sampler: Sampler,
+    /// Noise that ddim adds at each step: from 0 for none to 1 for as much as ddpm-small
+    #[arg(long, default_value_t = 0.)]
+    eta: f64,
+}
+
+impl SamplerArgs {
+    /// The sampler with its stochasticity.
+    pub(crate) fn get(&self) -> anyhow::Result<Sampler> {
+        self.sampler.with_eta(self.eta).context("--eta")
+    }
+}
+
 /// Options of decoding.
 #[derive(Debug, Args)]
 pub(crate) struct DecodingArgs {
     /// Decoding steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = PipelineSettings::DEFAULT.num_steps, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArgs,
+}
+
+impl DecodingArgs {
+    /// The defaults, with these options.
+    pub(crate) fn settings(&self, batch: &BatchArgs) -> anyhow::Result<PipelineSettings> {
+        let (sampler, batch_size) = (self.sampler.get()?, batch.batch_size);
+        Ok(PipelineSettings { num_steps: self.steps, sampler, batch_size, ..PipelineSettings::DEFAULT })
+    }
 }
 
 /// Options of the inversion.
 #[derive(Debug, Args)]
 pub(crate) struct InversionArgs {
     /// Inversion steps
-    #[arg(long, default_value_t = 250, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = PipelineSettings::DEFAULT.num_invert_steps, value_name = "N", value_parser = positive)]
     pub(crate) invert_steps: usize,
 }
 
@@ -236,7 +272,7 @@ pub(crate) struct InversionArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RandomArgs {
     /// Random seed
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = PipelineSettings::DEFAULT.seed)]
     pub(crate) seed: u64,
 }
 

@@ -75,7 +75,7 @@ fn is_frame(line: &str) -> bool {
 }
 
 fn is_interrupt(error: &anyhow::Error) -> bool {
-    error.is::<session::Interruption>() || matches!(error.downcast_ref(), Some(diffae_infer::Error::Interrupted))
+    error.is::<session::Interruption>() || matches!(error.downcast_ref(), Some(diffae_infer::Error::Cancelled))
 }
 
 /// Whoever read our output has seen enough, as `diffae info .. | head` does.

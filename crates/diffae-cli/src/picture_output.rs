@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use candle_core::{DType, Device, Tensor};
 use diffae_infer::{Overwrite, PartialFolder, Resume, Settings, png_bytes, rgb_from_tensor};
 use diffae_nets::weights::{SafetensorsFile, TensorSource, safetensors_bytes};
+use diffae_schedule::Sampler;
 use image::RgbImage;
 use serde::Serialize;
 use serde_json::Value;
@@ -198,6 +199,15 @@ impl PictureOutput {
         }
         Ok(Written { out, command, records, sheets, settings })
     }
+}
+
+/// The settings that name a sampler in results.
+pub(crate) fn sampler_settings(sampler: Sampler) -> Settings {
+    let mut settings = Settings::from([("sampler".to_owned(), sampler.to_string().into())]);
+    if let Sampler::Ddim { eta } = sampler {
+        settings.insert("eta".to_owned(), eta.into());
+    }
+    settings
 }
 
 /// How work begins.

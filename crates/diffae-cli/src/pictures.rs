@@ -178,12 +178,12 @@ impl PictureSet {
 
     /// Reads some, `[N, C, H, W]` in `[-1, 1]`, to the model's device.
     pub(crate) fn read(&self, session: &Session, indices: impl Iterator<Item = usize>) -> Result<Tensor> {
-        let [channels, height, width] = session.model.image_shape();
+        let [channels, height, width] = session.model().image_shape();
         ensure!(height == width, "the model's pictures are {height} by {width} pixels, expected squares");
         let read = |idx| self.pictures.read(idx, channels, height);
         let pictures = indices.map(read).collect::<diffae_train::Result<Vec<_>>>();
         let pictures = pictures.map_err(|error| anyhow!("{:#}{}", anyhow::Error::from(error), self.way_out))?;
-        Ok(Tensor::stack(&pictures, 0)?.to_device(session.model.device())?)
+        Ok(Tensor::stack(&pictures, 0)?.to_device(session.model().device())?)
     }
 
     /// The codes of some, `[N, D]` on the model's device.
@@ -191,7 +191,7 @@ impl PictureSet {
         let mut codes = vec![];
         for start in indices.clone().step_by(session.batch_size()) {
             let batch = start..(start + session.batch_size()).min(indices.end);
-            codes.push(session.model.encode_semantic(&self.read(session, batch)?)?);
+            codes.push(session.model().encode_semantic(&self.read(session, batch)?)?);
         }
         Ok(Tensor::cat(&codes, 0)?)
     }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use diffae_infer::{Model, NetworkCall};
+use diffae_infer::{CallEvent, Model, NetworkCall};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::estimate::{Estimator, PlannedCalls};
@@ -169,6 +169,11 @@ impl Progress {
         Self { label, start, state, display: Mutex::new(display) }
     }
 
+    /// An observer that notes every network call, and breaks after Ctrl-C.
+    pub(crate) fn observer(&self) -> impl FnMut(&CallEvent<'_>) -> ControlFlow<()> + '_ {
+        |event| self.call(event.call, event.num_pictures)
+    }
+
     /// Notes that a network was called for `count` pictures; breaks after Ctrl-C.
     pub(crate) fn call(&self, call: NetworkCall, count: usize) -> ControlFlow<()> {
         let kind = NetworkCall::ALL.iter().position(|known| *known == call).unwrap_or_default();
@@ -193,7 +198,7 @@ impl Progress {
 
     /// [`Progress::step`] where an interruption is an error.
     pub(crate) fn check(&self, count: usize) -> Result<(), diffae_infer::Error> {
-        if self.step(count).is_break() { Err(diffae_infer::Error::Interrupted) } else { Ok(()) }
+        if self.step(count).is_break() { Err(diffae_infer::Error::Cancelled) } else { Ok(()) }
     }
 
     /// Notes that so many more items are whole.

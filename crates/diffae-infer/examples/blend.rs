@@ -2,15 +2,16 @@
 
 use std::slice::from_ref;
 
-use diffae_infer::{Pipeline, built_in_pictures, sheet};
+use diffae_infer::{Pipeline, PipelineSettings, built_in_pictures, no_observer, sheet};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let output = std::env::args().nth(1).ok_or("usage: blend OUT.png")?;
-    let pipeline = Pipeline::from_built_in()?;
+    let (pipeline, settings) = (Pipeline::from_built_in()?, PipelineSettings::DEFAULT);
     let faces = built_in_pictures()?;
     let [(_, from), (_, to), ..] = &faces[..] else { return Err("there are no two faces".into()) };
-    let (from, to) = (pipeline.encode(from_ref(from))?, pipeline.encode(from_ref(to))?);
-    let frames = pipeline.decode(&pipeline.interpolate(&from, &to, 8)?)?;
+    let codes = |face| pipeline.encode(from_ref(face), &settings, &mut no_observer);
+    let frames = pipeline.interpolate(&codes(from)?, &codes(to)?, 8)?;
+    let frames = pipeline.decode(&frames, &settings, &mut no_observer)?;
     sheet(&[frames]).save(output)?;
     Ok(())
 }

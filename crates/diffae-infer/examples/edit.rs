@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use diffae_infer::{BUILT_IN_MODEL, Pipeline};
+use diffae_infer::{BUILT_IN_MODEL, Pipeline, PipelineSettings, no_observer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -10,8 +10,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: edit IN.png OUT.png ATTRIBUTE STRENGTH".into());
     };
     // A model directory or a released checkpoint would do as well.
-    let pipeline = Pipeline::from_dir(Path::new(BUILT_IN_MODEL))?.with_steps(50);
-    for picture in pipeline.edit_pictures(&[image::open(input)?.to_rgb8()], attribute, strength.parse()?)? {
+    let pipeline = Pipeline::from_dir(Path::new(BUILT_IN_MODEL))?;
+    let (picture, edit) = (image::open(input)?.to_rgb8(), (attribute.as_str(), strength.parse()?));
+    for picture in pipeline.edit_pictures(&[picture], &[edit], &PipelineSettings::EDITS, &mut no_observer)? {
         picture.save(output)?;
     }
     Ok(())

@@ -1,10 +1,8 @@
-//! What encoding, decoding and sampling share: the networks as denoisers, and the sampler of a step count.
+//! What encoding, decoding and sampling share: the networks as denoisers, and the chain of a step count.
 
 use candle_core::Tensor;
 use diffae_nets::{TimeProjections, Unet, ZSemProjections};
-use diffae_schedule::{
-    Clip, DdimSampler, Denoiser, NoiseSchedule, PredictionTarget, StepChain, StepSequence, Timestep,
-};
+use diffae_schedule::{Denoiser, NoiseSchedule, PredictionTarget, StepChain, StepSequence, Timestep};
 
 use crate::error::{Result, computing};
 use crate::model::{Latent, Model};
@@ -81,8 +79,7 @@ fn numbers(timesteps: &[Timestep]) -> Vec<f32> {
     timesteps.iter().map(|t| t.get() as f32).collect()
 }
 
-/// DDIM with `num_steps` steps over `schedule`.
-pub(crate) fn ddim(schedule: &NoiseSchedule, num_steps: usize, clip: Clip, eta: f64) -> Result<DdimSampler> {
-    let chain = StepChain::new(schedule, &StepSequence::Ddim(num_steps))?;
-    Ok(DdimSampler::new(chain, clip).with_eta(eta)?)
+/// The chain of `num_steps` evenly spaced timesteps.
+pub(crate) fn chain(schedule: &NoiseSchedule, num_steps: usize) -> Result<StepChain> {
+    Ok(StepChain::new(schedule, &StepSequence::Ddim(num_steps))?)
 }

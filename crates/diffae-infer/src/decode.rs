@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Tensor};
 use diffae_nets::{CompactCode, CompactDecoder};
-use diffae_schedule::{Clip, NoiseFn, OnStep};
+use diffae_schedule::{Clip, NoiseFn, OnStep, ReverseProcess, Sampler};
 
-use crate::chain::{UnetDenoiser, ddim};
+use crate::chain::{UnetDenoiser, chain};
 use crate::error::{Error, Result, computing};
 use crate::model::{Decoder, Model};
 use crate::noise::{NoisePurpose, NoiseSource};
@@ -14,8 +14,8 @@ use crate::noise::{NoisePurpose, NoiseSource};
 pub struct DecodeOptions {
     /// Number of steps. 20 do for reconstructions and interpolations, 100 for edits.
     pub num_steps: usize,
-    /// 0 is deterministic, 1 adds as much noise at each step as DDPM.
-    pub eta: f64,
+    /// The method; deterministic DDIM in the paper.
+    pub sampler: Sampler,
     /// Whether the estimate of `x_0` is clamped to the range of pictures at each step.
     pub clip: Clip,
 }
@@ -24,20 +24,20 @@ impl DecodeOptions {
     /// Deterministic, clipped: what the paper uses.
     #[must_use]
     pub fn ddim(num_steps: usize) -> Self {
-        Self { num_steps, eta: 0., clip: Clip::UnitRange }
+        Self { num_steps, sampler: Sampler::DDIM, clip: Clip::UnitRange }
     }
 }
 
 impl Model {
-    /// Decodes pictures with DDIM.
+    /// Decodes pictures with the sampler of the options.
     ///
     /// # Shapes
     /// - `x_terminal`: `[N, C, H, W]` (`x_T`), f32; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_0`, as
     ///   `x_terminal`, in `[-1, 1]` if clipped.
-    /// - `noise`: standard normal noise like its argument; called only where eta is positive.
+    /// - `noise`: standard normal noise like its argument; called only by samplers that add noise.
     /// # Errors
     /// [`Schedule`](crate::Error::Schedule) if there is no sequence of so many steps;
-    /// [`Interrupted`](crate::Error::Interrupted) if `on_step` breaks; [`Tensor`](crate::Error::Tensor) if shapes do not
+    /// [`Cancelled`](crate::Error::Cancelled) if `on_step` breaks; [`Tensor`](crate::Error::Tensor) if shapes do not
     /// fit.
     pub fn decode(
         &self,
@@ -50,9 +50,10 @@ impl Model {
         if let Decoder::OneShot(decoder) = self.decoder() {
             return one_shot(decoder, x_terminal, z_sem);
         }
-        let sampler = ddim(self.schedule()?, options.num_steps, options.clip, options.eta)?;
-        let denoiser = UnetDenoiser::new(self, z_sem, sampler.chain(), x_terminal)?;
-        Ok(sampler.decode(&denoiser, x_terminal, noise, on_step)?)
+        let chain = chain(self.schedule()?, options.num_steps)?;
+        let process = ReverseProcess::new(options.sampler, chain, options.clip);
+        let denoiser = UnetDenoiser::new(self, z_sem, process.chain(), x_terminal)?;
+        Ok(process.run(&denoiser, x_terminal, noise, on_step)?)
     }
 }
 

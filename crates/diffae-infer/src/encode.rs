@@ -1,9 +1,9 @@
 //! `x_0 -> (z_sem, x_T)`.
 
 use candle_core::Tensor;
-use diffae_schedule::{Clip, OnStep};
+use diffae_schedule::{Clip, DdimSampler, OnStep};
 
-use crate::chain::{UnetDenoiser, ddim};
+use crate::chain::{UnetDenoiser, chain};
 use crate::error::Result;
 use crate::model::Model;
 
@@ -27,7 +27,7 @@ impl Model {
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_T`, as `x_0`.
     /// # Errors
     /// [`Schedule`](crate::Error::Schedule) if there is no sequence of so many steps;
-    /// [`Interrupted`](crate::Error::Interrupted) if `on_step` breaks; [`Tensor`](crate::Error::Tensor) if shapes do not
+    /// [`Cancelled`](crate::Error::Cancelled) if `on_step` breaks; [`Tensor`](crate::Error::Tensor) if shapes do not
     /// fit.
     /// # Source
     /// Preechakul et al. 2022 (arXiv:2111.15640), Eq. 8.
@@ -38,8 +38,8 @@ impl Model {
         num_steps: usize,
         on_step: &mut OnStep<'_>,
     ) -> Result<Tensor> {
-        let sampler = ddim(self.schedule()?, num_steps, Clip::UnitRange, 0.)?;
-        let denoiser = UnetDenoiser::new(self, z_sem, sampler.chain(), x_0)?;
-        Ok(sampler.invert(&denoiser, x_0, on_step)?)
+        let inversion = DdimSampler::new(chain(self.schedule()?, num_steps)?, Clip::UnitRange);
+        let denoiser = UnetDenoiser::new(self, z_sem, inversion.chain(), x_0)?;
+        Ok(inversion.invert(&denoiser, x_0, on_step)?)
     }
 }

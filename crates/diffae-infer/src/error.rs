@@ -275,9 +275,9 @@ pub enum Error {
     /// A noise schedule or a chain.
     #[error("the diffusion chain failed")]
     Schedule(#[source] diffae_schedule::Error),
-    /// The caller's callback asked to stop.
-    #[error("interrupted")]
-    Interrupted,
+    /// The caller's observer or callback asked to stop.
+    #[error("cancelled")]
+    Cancelled,
     /// A tensor operation failed.
     #[error("{part} failed")]
     Tensor {
@@ -292,7 +292,7 @@ pub enum Error {
 impl From<diffae_schedule::Error> for Error {
     fn from(source: diffae_schedule::Error) -> Self {
         match source {
-            diffae_schedule::Error::Cancelled { .. } => Self::Interrupted,
+            diffae_schedule::Error::Cancelled { .. } => Self::Cancelled,
             other => Self::Schedule(other),
         }
     }

@@ -32,17 +32,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Pipeline`] is the same with less to say: pictures in and out, defaults for everything.
+//! A [`Pipeline`] does all of it with defaults, from pictures to pictures and batch by batch, and tells an observer how far
+//! it is:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use diffae_infer::Pipeline;
+//! use diffae_infer::{Pipeline, PipelineSettings, no_observer};
 //!
-//! let pipeline = Pipeline::from_built_in()?.with_steps(20);
+//! let (pipeline, settings) = (Pipeline::from_built_in()?, PipelineSettings::EDITS);
 //! let face = image::open("face.png")?.to_rgb8();
-//! let codes = pipeline.encode(&[face])?;
-//! let smiling = pipeline.edit(&codes, "Smiling", pipeline.whole_way("Smiling")?.unwrap_or(0.3))?;
-//! pipeline.decode(&smiling)?[0].save("smiling.png")?;
+//! let codes = pipeline.encode(&[face], &settings, &mut no_observer)?;
+//! let smiling = pipeline.edit(&codes, "Smiling", pipeline.full_edit_strength("Smiling")?.unwrap_or(0.3))?;
+//! pipeline.decode(&smiling, &settings, &mut no_observer)?[0].save("smiling.png")?;
 //! # Ok(())
 //! # }
 //! ```
@@ -76,16 +77,17 @@ mod model_location;
 mod new_attributes;
 mod noise;
 mod notices;
+mod observer;
 mod partial;
 mod picture_file;
 mod picture_folder;
 mod pipeline;
 mod resample;
 mod sample;
+mod settings;
 mod sheet;
 mod subjects;
 mod text;
-mod work;
 
 pub use align::{AlignedFace, FaceBox, FaceBoxes, FaceCrop, FacePlace, ShapePredictor, align_face};
 pub use animation::{FrameRate, animation_bytes};
@@ -111,13 +113,14 @@ pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
 pub use new_attributes::{NewAttributes, NewDirections, is_same_attribute};
 pub use noise::{NoisePurpose, NoiseSource};
 pub use notices::warn_once;
+pub use observer::{CallEvent, NetworkCall, Observer, no_observer};
 pub use partial::{PartialFolder, Resume, Settings};
 pub use picture_folder::{is_picture_name, no_pictures, picture_files};
-pub use pipeline::Pipeline;
+pub use pipeline::{CodesBatch, Pipeline};
+pub use settings::PipelineSettings;
 pub use sheet::{Sheet, enlarged_frames, sheet, square_rows};
 pub use subjects::{CodesNeed, Encoded, Subject, Subjects, is_codes, list_subjects, pick_codes};
 pub use text::TextLine;
-pub use work::NetworkCall;
 
 /// The examples of the repository's README are compiled with the documentation's.
 #[cfg(doctest)]

@@ -1,65 +1,63 @@
-//! Pictures in, pictures out: everything a model can do, with defaults.
+//! Everything that a model can do, from codes of a batch to whole sets of pictures.
+
+mod pictures;
 
 use std::fmt;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::Tensor;
-use diffae_schedule::no_noise;
-use image::RgbImage;
+use diffae_schedule::{StepChain, StepSequence};
 
 use crate::codes::Codes;
-use crate::decode::DecodeOptions;
 use crate::error::{Error, Result, computing};
-use crate::image_io::{rgb_from_tensor, tensor_from_rgb};
-use crate::interpolate::{PathEnd, path_frames};
-use crate::manipulate::{AttributeEdit, check_strength, keep_residual};
 use crate::model::{LoadOptions, Model};
 use crate::noise::{NoisePurpose, NoiseSource};
-use crate::work::NetworkCall;
+use crate::observer::{CallEvent, NetworkCall, Observer, on_step};
+use crate::settings::PipelineSettings;
+use crate::subjects::{CodesNeed, Encoded};
 
-/// Called after each call of a network, with the number of pictures in it; `Break` stops the work.
-type CallCallback = Box<dyn Fn(NetworkCall, usize) -> ControlFlow<()> + Send + Sync>;
-
-/// A model and how it is used.
+/// A model in use: encoding, decoding, editing, interpolating and sampling, with settings and an observer per call.
+///
+/// A clone shares the model. Methods whose names end in `_batch` take one batch on the model's device and compute it at
+/// once; all others take any number, and compute batch by batch.
 ///
 /// ```
 /// use std::path::Path;
-/// use diffae_infer::Pipeline;
+/// use diffae_infer::{Pipeline, PipelineSettings, no_observer};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let fixtures = Path::new("../../tests/fixtures");
-/// let pipeline = Pipeline::from_dir(&fixtures.join("golden/autoenc16_latent/last.ckpt"))?
-///     .with_steps(4)
-///     .with_invert_steps(4)
-///     .with_seed(7);
+/// let pipeline = Pipeline::from_dir(&fixtures.join("golden/autoenc16_latent/last.ckpt"))?;
+/// let settings = PipelineSettings { num_steps: 4, num_invert_steps: 4, seed: 7, ..PipelineSettings::DEFAULT };
 /// let photograph = image::open(fixtures.join("photographs/cat.jpg"))?.to_rgb8();
-/// let codes = pipeline.encode(&[photograph])?; // z_sem and x_T
-/// let [reconstruction] = &pipeline.decode(&codes)?[..] else { panic!("one picture in, one out") };
+/// let codes = pipeline.encode(&[photograph], &settings, &mut no_observer)?; // z_sem and x_T
+/// let [reconstruction] = &pipeline.decode(&codes, &settings, &mut no_observer)?[..] else { panic!("one in, one out") };
 /// assert_eq!(reconstruction.dimensions(), (16, 16));
-/// assert_eq!(pipeline.variations(&codes, 3)?.len(), 3); // the same z_sem, new x_T
+/// assert_eq!(pipeline.variations(&codes, 3, &settings, &mut no_observer)?.len(), 3); // the same z_sem, new x_T
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Clone)]
 pub struct Pipeline {
-    model: Model,
-    num_steps: usize,
-    num_invert_steps: usize,
-    num_latent_steps: usize,
-    batch_size: usize,
-    seed: u64,
-    on_call: Option<CallCallback>,
+    model: Arc<Model>,
+}
+
+/// Codes that a batch is decoded from, on the model's device.
+#[derive(Debug, Clone, Copy)]
+pub struct CodesBatch<'a> {
+    /// `x_T`, `[N, ..]` as [`Model::x_terminal_shape`], f32.
+    pub x_terminal: &'a Tensor,
+    /// `[N, D]`, f32; absent in a plain DDPM.
+    pub z_sem: Option<&'a Tensor>,
+    /// The N numbers of the pictures, by which noise is drawn for samplers that add some.
+    pub numbers: &'a [u64],
 }
 
 impl fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pipeline")
-            .field("model", &self.model.fingerprint())
-            .field("num_steps", &self.num_steps)
-            .field("num_invert_steps", &self.num_invert_steps)
-            .field("num_latent_steps", &self.num_latent_steps)
-            .field("seed", &self.seed)
-            .finish_non_exhaustive()
+        f.debug_struct("Pipeline").field("model", &self.model.fingerprint()).finish_non_exhaustive()
     }
 }
 
@@ -72,7 +70,7 @@ impl Pipeline {
         Ok(Self::new(Model::load(path, &LoadOptions::cpu())?))
     }
 
-    /// The built-in model of cartoon faces, f32 on the CPU.
+    /// Loads the built-in model of cartoon faces, f32 on the CPU.
     ///
     /// # Errors
     /// None that can be brought about.
@@ -81,316 +79,311 @@ impl Pipeline {
         Ok(Self::new(crate::ModelSource::built_in()?.build(&LoadOptions::cpu())?))
     }
 
-    /// With a model that is loaded already, on any device.
+    /// Uses a loaded model, on any device.
     #[must_use]
-    pub fn new(model: Model) -> Self {
-        Self {
-            model,
-            num_steps: 20,
-            num_invert_steps: 50,
-            num_latent_steps: 100,
-            batch_size: 8,
-            seed: 0,
-            on_call: None,
-        }
+    pub fn new(model: impl Into<Arc<Model>>) -> Self {
+        Self { model: model.into() }
     }
 
-    /// Decoding steps; more are slower and nearer to the picture. At first 20.
-    #[must_use]
-    pub fn with_steps(self, num_steps: usize) -> Self {
-        Self { num_steps, ..self }
-    }
-
-    /// Steps of the inversion that finds `x_T`. At first 50.
-    #[must_use]
-    pub fn with_invert_steps(self, num_invert_steps: usize) -> Self {
-        Self { num_invert_steps, ..self }
-    }
-
-    /// Steps of the diffusion that invents `z_sem`. At first 100.
-    #[must_use]
-    pub fn with_latent_steps(self, num_latent_steps: usize) -> Self {
-        Self { num_latent_steps, ..self }
-    }
-
-    /// Pictures that are worked on at once; memory grows with them. At first 8.
-    #[must_use]
-    pub fn with_batch_size(self, batch_size: usize) -> Self {
-        Self { batch_size: batch_size.max(1), ..self }
-    }
-
-    /// Seed of all noise: the same seed, the same pictures. At first 0.
-    #[must_use]
-    pub fn with_seed(self, seed: u64) -> Self {
-        Self { seed, ..self }
-    }
-
-    /// Calls `on_step` after each step of a chain, with the number of pictures in it: for a progress bar, or to stop by
-    /// `Break`, which makes the call fail with [`Error::Interrupted`].
-    #[must_use]
-    pub fn with_callback(self, on_step: impl Fn(usize) -> ControlFlow<()> + Send + Sync + 'static) -> Self {
-        // One call of the encoder is no step.
-        self.with_call_callback(move |call, count| match call {
-            NetworkCall::Encoder => ControlFlow::Continue(()),
-            NetworkCall::Decoder | NetworkCall::LatentNet => on_step(count),
-        })
-    }
-
-    /// Calls `on_call` after each call of a network, with its kind and the number of pictures in it: for a progress bar that
-    /// weighs calls by what they cost ([`Model::multiply_adds`]), or to stop by `Break`, which makes the call fail with
-    /// [`Error::Interrupted`].
-    #[must_use]
-    pub fn with_call_callback(
-        self,
-        on_call: impl Fn(NetworkCall, usize) -> ControlFlow<()> + Send + Sync + 'static,
-    ) -> Self {
-        Self { on_call: Some(Box::new(on_call)), ..self }
-    }
-
-    /// The model, for what a pipeline does not offer.
+    /// Returns the model.
     #[must_use]
     pub fn model(&self) -> &Model {
         &self.model
     }
 
-    /// Names of the attributes that [`Pipeline::edit`] knows; none without a classifier.
+    /// Returns the names of the attributes that [`Pipeline::edit`] knows; none without a classifier.
     #[must_use]
     pub fn attributes(&self) -> &[String] {
         self.model.classifier().map_or(&[], |classifier| &classifier.config().attributes)
     }
 
-    /// The codes of pictures of any size: resized to the model's, cropped to the center.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] without pictures; [`Error::Interrupted`].
-    pub fn encode(&self, pictures: &[RgbImage]) -> Result<Codes> {
-        self.encode_tensor(&self.tensor_of(pictures)?)
+    /// Whether the decoder needs no steps, and there is no inversion.
+    #[must_use]
+    pub fn is_one_shot(&self) -> bool {
+        self.model.config().compact.is_some()
     }
 
-    /// The codes of pictures as the model sees them.
+    /// Splits a range of pictures into batches.
+    pub fn batches(
+        &self,
+        range: Range<usize>,
+        settings: &PipelineSettings,
+    ) -> impl Iterator<Item = Range<usize>> + use<> {
+        let size = settings.batch_size_for(self.model.config());
+        range.clone().step_by(size).map(move |start| start..range.end.min(start + size))
+    }
+
+    /// Fails if the schedule has no chain of so many steps; a one-shot autoencoder takes any number.
+    ///
+    /// # Errors
+    /// [`Error::Schedule`](crate::Error::Schedule), with the nearest numbers of steps.
+    pub fn check_steps(&self, num_steps: usize) -> Result<()> {
+        if self.is_one_shot() {
+            return Ok(());
+        }
+        StepChain::new(self.model.schedule()?, &StepSequence::Ddim(num_steps))?;
+        Ok(())
+    }
+
+    /// Returns the number of [`NetworkCall::Decoder`] calls that decoding a batch takes.
+    #[must_use]
+    pub fn num_decoding_calls(&self, settings: &PipelineSettings) -> usize {
+        if self.is_one_shot() { 1 } else { settings.num_steps }
+    }
+
+    /// Returns the number of [`NetworkCall::Decoder`] calls that inverting a batch takes.
+    #[must_use]
+    pub fn num_inversion_calls(&self, settings: &PipelineSettings) -> usize {
+        if self.is_one_shot() { 0 } else { settings.num_invert_steps }
+    }
+
+    /// Encodes a batch of pictures to `z_sem`; `None` in a plain DDPM.
+    ///
+    /// # Shapes
+    /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; result: `[N, D]`, f32.
+    /// # Errors
+    /// [`Error::Tensor`](crate::Error::Tensor) if the shape does not fit; [`Error::Cancelled`].
+    pub fn encode_semantic_batch(&self, x_0: &Tensor, observer: &mut Observer<'_>) -> Result<Option<Tensor>> {
+        if !self.model.has_z_sem() {
+            return Ok(None);
+        }
+        let z_sem = self.model.encode_semantic(x_0)?;
+        called(NetworkCall::Encoder, x_0, observer)?;
+        Ok(Some(z_sem))
+    }
+
+    /// Inverts a batch of pictures to `x_T`, with DDIM; of a one-shot autoencoder zeros, which add nothing.
+    ///
+    /// # Shapes
+    /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_T`, `[N, ..]` as
+    ///   [`Model::x_terminal_shape`].
+    /// # Errors
+    /// As [`Model::invert`].
+    pub fn invert_batch(
+        &self,
+        x_0: &Tensor,
+        z_sem: Option<&Tensor>,
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Tensor> {
+        let count = computing("inverting pictures", x_0.dim(0))?;
+        if self.is_one_shot() {
+            return self.model.zero_x_terminal(count);
+        }
+        let mut on_step = on_step(NetworkCall::Decoder, count, observer);
+        self.model.invert(x_0, z_sem, settings.num_invert_steps, &mut on_step)
+    }
+
+    /// Encodes a batch of pictures to what `need` names.
     ///
     /// # Shapes
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`.
     /// # Errors
-    /// If the shape is not that of the model; [`Error::Interrupted`].
-    pub fn encode_tensor(&self, x_0: &Tensor) -> Result<Codes> {
-        let count = computing("reading pictures", x_0.dim(0))?;
-        check_count("pictures", count)?;
-        let (mut z_sems, mut x_terminals) = (vec![], vec![]);
-        for batch in self.batches(count) {
-            let moved = x_0.narrow(0, batch.start, batch.len()).and_then(|x_0| x_0.to_device(self.model.device()));
-            let x_0 = computing("moving pictures", moved)?;
-            let z_sem = self.model.has_z_sem().then(|| self.model.encode_semantic(&x_0)).transpose()?;
-            if z_sem.is_some() && self.called(NetworkCall::Encoder, batch.len()).is_break() {
-                return Err(Error::Interrupted);
-            }
-            x_terminals.push(if self.model.config().compact.is_some() {
-                self.model.zero_x_terminal(batch.len())?
-            } else {
-                let on_step = &mut |_: &diffae_schedule::Step<'_>| self.called(NetworkCall::Decoder, batch.len());
-                self.model.invert(&x_0, z_sem.as_ref(), self.num_invert_steps, on_step)?
-            });
-            z_sems.extend(z_sem);
-        }
-        let z_sem = if z_sems.is_empty() { None } else { Some(computing("joining codes", Tensor::cat(&z_sems, 0))?) };
-        let x_terminal = computing("joining codes", Tensor::cat(&x_terminals, 0))?;
-        Ok(self.codes(z_sem, x_terminal, count))
-    }
-
-    /// The pictures of codes.
-    ///
-    /// # Errors
-    /// If the codes do not fit the model; [`Error::Interrupted`].
-    pub fn decode(&self, codes: &Codes) -> Result<Vec<RgbImage>> {
-        pictures_of(&self.decode_tensor(codes)?)
-    }
-
-    /// The pictures of codes, `[N, C, H, W]`, f32 in `[-1, 1]`. Without `x_T` fresh noise is taken.
-    ///
-    /// # Errors
-    /// As [`Pipeline::decode`].
-    pub fn decode_tensor(&self, codes: &Codes) -> Result<Tensor> {
-        let count = count_of(codes)?;
-        let options = DecodeOptions::ddim(self.num_steps);
-        let mut pictures = vec![];
-        for batch in self.batches(count) {
-            let part = |tensor: &Tensor| {
-                let part = tensor.narrow(0, batch.start, batch.len());
-                computing("moving codes", part.and_then(|part| part.to_device(self.model.device())))
-            };
-            let z_sem = codes.z_sem.as_ref().map(part).transpose()?;
-            let x_terminal = match &codes.x_terminal {
-                Some(x_terminal) => part(x_terminal)?,
-                None => self.random_x_terminal(batch.start as u64..batch.end as u64)?,
-            };
-            let on_step = &mut |_: &diffae_schedule::Step<'_>| self.called(NetworkCall::Decoder, batch.len());
-            pictures.push(self.model.decode(&x_terminal, z_sem.as_ref(), &options, &mut no_noise, on_step)?);
-        }
-        computing("joining pictures", Tensor::cat(&pictures, 0))
-    }
-
-    /// Codes with an attribute moved: [`Pipeline::whole_way`] tells how far to go, negative takes it away. See [`Model::edit`].
-    ///
-    /// # Errors
-    /// [`Error::UnknownAttribute`] with the known names; [`Error::MissingPart`] if the model has no classifier, or the codes
-    /// no `z_sem`.
-    pub fn edit(&self, codes: &Codes, attribute: &str, strength: f64) -> Result<Codes> {
-        self.edit_many(codes, &[(attribute, strength)])
-    }
-
-    /// Codes with several attributes moved at once, each by name and strength: all directions are taken at the codes as they
-    /// were, so the order does not matter. See [`Model::edit_many`].
-    ///
-    /// # Errors
-    /// As [`Pipeline::edit`]; [`Error::AttributeTwice`].
-    pub fn edit_many(&self, codes: &Codes, edits: &[(&str, f64)]) -> Result<Codes> {
-        let edit = |&(attribute, strength): &(&str, f64)| {
-            Ok(AttributeEdit { attribute_idx: self.model.attribute_idx(attribute)?, strength })
+    /// As [`Pipeline::encode_semantic_batch`] and [`Pipeline::invert_batch`].
+    pub fn encode_batch(
+        &self,
+        x_0: &Tensor,
+        need: CodesNeed,
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Encoded> {
+        let z_sem = self.encode_semantic_batch(x_0, observer)?;
+        let x_terminal = match need {
+            CodesNeed::ZSem => None,
+            CodesNeed::Both => Some(self.invert_batch(x_0, z_sem.as_ref(), settings, observer)?),
         };
-        let edits = edits.iter().map(edit).collect::<Result<Vec<_>>>()?;
-        let z_sem = computing("moving codes", z_sem_of(codes)?.to_device(self.model.device()))?;
-        Ok(Codes { z_sem: Some(self.model.edit_many(&z_sem, &edits)?), ..codes.clone() })
+        Ok(Encoded { z_sem, x_terminal, x_0: Some(x_0.clone()) })
     }
 
-    /// The strength of [`Pipeline::edit`] at which pictures come to have an attribute, `|w| / sqrt(D)`, where the model knows
-    /// it: its direction is a difference of codes, as those of the built-in model and those that `diffae fit-edits` finds.
-    /// Along a classifier's weights, as in released checkpoints, 0.3 is a good try.
+    /// Decodes a batch of codes.
     ///
+    /// # Shapes
+    /// - result: `x_0`, `[N, C, H, W]`, f32, in `[-1, 1]` if clipped.
     /// # Errors
-    /// [`Error::UnknownAttribute`]; without a classifier [`Error::MissingPart`].
-    pub fn whole_way(&self, attribute: &str) -> Result<Option<f64>> {
-        let attribute_idx = self.model.attribute_idx(attribute)?;
-        computing("measuring a direction", self.model.classifier()?.whole_way(attribute_idx))
-    }
-
-    /// Pictures of any size with an attribute moved: encoded, edited, decoded, and given back what their codes lose, so that
-    /// what the edit leaves alone stays as it was. See [`Pipeline::edit`] for the strength, [`keep_residual`] for the rest.
-    ///
-    /// # Errors
-    /// As [`Pipeline::encode`], [`Pipeline::edit`] and [`Pipeline::decode`].
-    pub fn edit_pictures(&self, pictures: &[RgbImage], attribute: &str, strength: f64) -> Result<Vec<RgbImage>> {
-        // Before the long way back to x_T.
-        self.model.attribute_idx(attribute)?;
-        check_strength(strength)?;
-        let x_0 = self.tensor_of(pictures)?;
-        let codes = self.encode_tensor(&x_0)?;
-        let edited = self.edit(&codes, attribute, strength)?;
-        let x_0 = computing("moving pictures", x_0.to_device(self.model.device()))?;
-        pictures_of(&keep_residual(&self.decode_tensor(&edited)?, &x_0, &self.decode_tensor(&codes)?)?)
-    }
-
-    /// Codes on the way from one picture to another, both ends included: `z_sem` on a straight line, `x_T` on an arc.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] unless both hold one picture and there are two frames or more; as [`Codes::joined`].
-    pub fn interpolate(&self, from: &Codes, to: &Codes, num_frames: usize) -> Result<Codes> {
-        if [count_of(from)?, count_of(to)?] != [1, 1] || num_frames < 2 {
-            let got = format!("{} and {} pictures, {num_frames} frames", count_of(from)?, count_of(to)?);
-            return Err(Error::OutOfRange { what: "an interpolation", got, expected: "one and one, two or more" });
+    /// As [`Model::decode`].
+    pub fn decode_batch(
+        &self,
+        codes: CodesBatch<'_>,
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Tensor> {
+        let CodesBatch { x_terminal, z_sem, numbers } = codes;
+        let count = computing("decoding", x_terminal.dim(0))?;
+        let mut noise = NoiseSource::new(settings.seed).steps(numbers.iter().copied());
+        let x_0 = {
+            let mut on_step = on_step(NetworkCall::Decoder, count, observer);
+            self.model.decode(x_terminal, z_sem, &settings.decode_options(), &mut noise, &mut on_step)?
+        };
+        if self.is_one_shot() {
+            called(NetworkCall::Decoder, x_terminal, observer)?;
         }
-        let both = Codes::joined(&[from.clone(), to.clone()])?;
-        both.at_frames(&path_frames(2, num_frames, PathEnd::Last)?)
+        Ok(x_0)
     }
 
-    /// Codes on a path through all pictures in their order, `frames_per_leg` a leg with both of its ends; see [`path_frames`].
+    /// Draws the noise maps `x_T` of the pictures with the given numbers. See [`Model::random_x_terminal`].
     ///
     /// # Errors
-    /// As [`path_frames`].
-    pub fn interpolate_through(&self, codes: &Codes, frames_per_leg: usize, end: PathEnd) -> Result<Codes> {
-        codes.at_frames(&path_frames(count_of(codes)?, frames_per_leg, end)?)
+    /// If there is no number, or the tensor cannot be made.
+    pub fn random_x_terminal_batch(&self, numbers: &[u64], settings: &PipelineSettings) -> Result<Tensor> {
+        self.model.random_x_terminal(NoiseSource::new(settings.seed), numbers.iter().copied())
     }
 
-    /// Pictures that mean the same as the first of the codes: its `z_sem`, `count` fresh `x_T`.
+    /// Samples the `z_sem` of the pictures with the given numbers; `None` in a plain DDPM.
     ///
     /// # Errors
-    /// [`Error::MissingPart`] if the codes have no `z_sem`; as [`Pipeline::decode`].
-    pub fn variations(&self, codes: &Codes, count: usize) -> Result<Vec<RgbImage>> {
-        check_count("variations", count)?;
-        let z_sem = z_sem_of(codes)?;
-        let repeated = z_sem.narrow(0, 0, 1).and_then(|z_sem| z_sem.repeat((count, 1)));
-        let x_terminal = self.random_x_terminal(0..count as u64)?;
-        self.decode(&self.codes(Some(computing("repeating z_sem", repeated)?), x_terminal, count))
-    }
-
-    /// Samples pictures 0, 1, ... of the seed.
-    ///
-    /// # Errors
-    /// [`Error::MissingPart`] if the model has a `z_sem` but no latent net; [`Error::Interrupted`].
-    pub fn sample(&self, count: usize) -> Result<Vec<RgbImage>> {
-        self.decode(&self.sample_codes(count)?)
-    }
-
-    /// Samples pictures of the seed by their numbers: each is the same whatever it is sampled with.
-    ///
-    /// # Errors
-    /// As [`Pipeline::sample`].
-    pub fn sample_at(&self, indices: &[u64]) -> Result<Vec<RgbImage>> {
-        self.decode(&self.sample_codes_at(indices)?)
-    }
-
-    /// Samples codes.
-    ///
-    /// # Errors
-    /// As [`Pipeline::sample`].
-    pub fn sample_codes(&self, count: usize) -> Result<Codes> {
-        self.sample_codes_at(&(0..count as u64).collect::<Vec<_>>())
-    }
-
-    /// Samples codes of the seed by their numbers.
-    ///
-    /// # Errors
-    /// As [`Pipeline::sample`].
-    pub fn sample_codes_at(&self, indices: &[u64]) -> Result<Codes> {
-        let count = indices.len();
-        check_count("samples", count)?;
-        let noise = NoiseSource::new(self.seed);
-        let x_terminal = self.model.random_x_terminal(noise, indices.iter().copied())?;
+    /// [`Error::MissingPart`] if the model has a `z_sem` but no latent net; [`Error::Cancelled`].
+    pub fn sample_z_sem_batch(
+        &self,
+        numbers: &[u64],
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Option<Tensor>> {
         if !self.model.has_z_sem() {
-            return Ok(self.codes(None, x_terminal, count));
+            return Ok(None);
         }
         let width = self.model.latent_net()?.config().z_channels;
-        let drawn = noise.batch(NoisePurpose::ZTerminal, indices.iter().copied(), &[width], self.model.device());
-        let z_terminal = computing("drawing noise", drawn)?;
-        let on_step = &mut |_: &diffae_schedule::Step<'_>| self.called(NetworkCall::LatentNet, count);
-        let z_sem = self.model.sample_z_sem(&z_terminal, self.num_latent_steps, on_step)?;
-        Ok(self.codes(Some(z_sem), x_terminal, count))
+        let noise = NoiseSource::new(settings.seed);
+        let drawn = noise.batch(NoisePurpose::ZTerminal, numbers.iter().copied(), &[width], self.model.device());
+        self.denoise_z_sem_batch(&computing("drawing noise", drawn)?, settings, observer).map(Some)
     }
 
-    /// Pictures as the model sees them, on the CPU.
-    fn tensor_of(&self, pictures: &[RgbImage]) -> Result<Tensor> {
-        let [channels, size, _] = self.model.image_shape();
-        let read = |picture: &RgbImage| tensor_from_rgb(picture, channels, size);
-        let pictures = pictures.iter().map(read).collect::<Result<Vec<_>>>()?;
-        check_count("pictures", pictures.len())?;
-        computing("stacking pictures", Tensor::stack(&pictures, 0))
+    /// Turns noise into `z_sem` with the latent diffusion.
+    ///
+    /// # Shapes
+    /// - `z_terminal`: standard normal noise, `[N, D]`, f32; result: the same.
+    /// # Errors
+    /// As [`Model::sample_z_sem`].
+    pub fn denoise_z_sem_batch(
+        &self,
+        z_terminal: &Tensor,
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Tensor> {
+        let count = computing("sampling z_sem", z_terminal.dim(0))?;
+        let mut on_step = on_step(NetworkCall::LatentNet, count, observer);
+        self.model.sample_z_sem(z_terminal, settings.num_latent_steps, &mut on_step)
     }
 
-    fn batches(&self, count: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let size = self.batch_size;
-        (0..count).step_by(size).map(move |start| start..(start + size).min(count))
+    /// Encodes pictures as the model sees them, batch by batch.
+    ///
+    /// # Shapes
+    /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`, on any device.
+    /// # Errors
+    /// [`Error::OutOfRange`] without pictures; as [`Pipeline::encode_batch`].
+    pub fn encode_tensor(
+        &self,
+        x_0: &Tensor,
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Codes> {
+        let count = computing("reading pictures", x_0.dim(0))?;
+        check_count("pictures", count)?;
+        let mut parts = vec![];
+        for batch in self.batches(0..count, settings) {
+            let encoded = self.encode_batch(&self.part(x_0, &batch)?, CodesNeed::Both, settings, observer)?;
+            parts.push(self.codes(encoded.z_sem, encoded.x_terminal, batch));
+        }
+        Codes::joined(&parts)
     }
 
-    fn random_x_terminal(&self, indices: Range<u64>) -> Result<Tensor> {
-        self.model.random_x_terminal(NoiseSource::new(self.seed), indices)
+    /// Decodes codes batch by batch: the iterator computes a batch when it is asked for it, and says which pictures are in
+    /// it. Noise is drawn by `numbers`, one for each picture: `x_T` where the codes hold none, and that of samplers that add
+    /// some.
+    ///
+    /// # Shapes
+    /// - items: `x_0`, `[N, C, H, W]`, f32, in `[-1, 1]` if clipped, on the model's device.
+    /// # Errors
+    /// Items, if codes do not fit the model; [`Error::OutOfRange`] unless there are as many numbers; [`Error::Cancelled`].
+    pub fn decode_batches<'a>(
+        &'a self,
+        codes: &'a Codes,
+        numbers: &'a [u64],
+        settings: &'a PipelineSettings,
+        observer: &'a mut Observer<'_>,
+    ) -> impl Iterator<Item = Result<(Range<usize>, Tensor)>> + 'a {
+        self.batches(0..codes.len(), settings).map(move |batch| {
+            let numbers = numbers.get(batch.clone()).ok_or_else(|| Error::OutOfRange {
+                what: "the count of numbers of codes",
+                got: numbers.len().to_string(),
+                expected: "as many as there are codes",
+            })?;
+            let z_sem = codes.z_sem.as_ref().map(|z_sem| self.part(z_sem, &batch)).transpose()?;
+            let x_terminal = match &codes.x_terminal {
+                Some(x_terminal) => self.part(x_terminal, &batch)?,
+                None => self.random_x_terminal_batch(numbers, settings)?,
+            };
+            let codes = CodesBatch { x_terminal: &x_terminal, z_sem: z_sem.as_ref(), numbers };
+            Ok((batch, self.decode_batch(codes, settings, observer)?))
+        })
     }
 
-    fn called(&self, call: NetworkCall, count: usize) -> ControlFlow<()> {
-        self.on_call.as_ref().map_or(ControlFlow::Continue(()), |on_call| on_call(call, count))
+    /// Decodes codes. Noise, where some is needed, is that of pictures 0, 1, ..
+    ///
+    /// # Shapes
+    /// - result: `[N, C, H, W]`, f32, in `[-1, 1]` if clipped, on the model's device.
+    /// # Errors
+    /// [`Error::OutOfRange`] without codes; as [`Pipeline::decode_batches`].
+    pub fn decode_tensor(
+        &self,
+        codes: &Codes,
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Tensor> {
+        let numbers: Vec<u64> = (0..codes.len() as u64).collect();
+        self.decode_numbered(codes, &numbers, settings, observer)
     }
 
-    fn codes(&self, z_sem: Option<Tensor>, x_terminal: Tensor, count: usize) -> Codes {
+    fn decode_numbered(
+        &self,
+        codes: &Codes,
+        numbers: &[u64],
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Tensor> {
+        check_count("codes", codes.len())?;
+        let pictures = self.decode_batches(codes, numbers, settings, observer).map(|batch| Ok(batch?.1));
+        computing("joining pictures", Tensor::cat(&pictures.collect::<Result<Vec<_>>>()?, 0))
+    }
+
+    /// Samples the codes of pictures of the seed by their numbers: each is the same whatever it is sampled with.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] without numbers; [`Error::MissingPart`] if the model has a `z_sem` but no latent net;
+    /// [`Error::Cancelled`].
+    pub fn sample_codes(
+        &self,
+        numbers: &[u64],
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Codes> {
+        check_count("samples", numbers.len())?;
+        let mut parts = vec![];
+        for batch in self.batches(0..numbers.len(), settings) {
+            let numbers = &numbers[batch.clone()];
+            let x_terminal = self.random_x_terminal_batch(numbers, settings)?;
+            let z_sem = self.sample_z_sem_batch(numbers, settings, observer)?;
+            parts.push(self.codes(z_sem, Some(x_terminal), batch));
+        }
+        Codes::joined(&parts)
+    }
+
+    /// Some rows of a tensor, on the model's device.
+    fn part(&self, tensor: &Tensor, batch: &Range<usize>) -> Result<Tensor> {
+        let part = tensor.narrow(0, batch.start, batch.len());
+        computing("moving a batch", part.and_then(|part| part.to_device(self.model.device())))
+    }
+
+    fn codes(&self, z_sem: Option<Tensor>, x_terminal: Option<Tensor>, numbers: Range<usize>) -> Codes {
         let fingerprint = self.model.fingerprint().to_owned();
-        Codes { z_sem, x_terminal: Some(x_terminal), names: numbered(count), fingerprint }
+        Codes { z_sem, x_terminal, names: numbers.map(|number| format!("{number:04}")).collect(), fingerprint }
     }
 }
 
-fn pictures_of(x_0: &Tensor) -> Result<Vec<RgbImage>> {
-    let count = computing("reading pictures", x_0.dim(0))?;
-    (0..count).map(|idx| rgb_from_tensor(&computing("reading a picture", x_0.get(idx))?)).collect()
-}
-
-fn numbered(count: usize) -> Vec<String> {
-    (0..count).map(|idx| format!("{idx:04}")).collect()
+/// Tells the observer of a call outside of chains.
+fn called(call: NetworkCall, batch: &Tensor, observer: &mut Observer<'_>) -> Result<()> {
+    let num_pictures = computing("counting pictures", batch.dim(0))?;
+    let event = CallEvent { call, num_pictures, step: None };
+    if observer(&event).is_break() { Err(Error::Cancelled) } else { Ok(()) }
 }
 
 fn check_count(what: &'static str, count: usize) -> Result<()> {
@@ -398,76 +391,4 @@ fn check_count(what: &'static str, count: usize) -> Result<()> {
         return Err(Error::OutOfRange { what, got: "none".to_owned(), expected: "one or more" });
     }
     Ok(())
-}
-
-fn z_sem_of(codes: &Codes) -> Result<&Tensor> {
-    codes.z_sem.as_ref().ok_or(Error::MissingPart { part: "z_sem", hint: "the codes are of a plain DDPM" })
-}
-
-fn count_of(codes: &Codes) -> Result<usize> {
-    let tensor = codes.z_sem.as_ref().or(codes.x_terminal.as_ref());
-    let count = tensor.map_or(Ok(0), |tensor| tensor.dim(0));
-    let count = computing("counting codes", count)?;
-    check_count("codes", count)?;
-    Ok(count)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pipeline() -> Pipeline {
-        let path = Path::new("../../tests/fixtures/golden/autoenc16_latent/last.ckpt");
-        Pipeline::from_dir(path).unwrap().with_steps(2).with_invert_steps(2).with_latent_steps(2).with_batch_size(2)
-    }
-
-    fn pictures() -> Vec<RgbImage> {
-        let picture = |number: u8| {
-            RgbImage::from_fn(20, 16, |x, y| {
-                let [x, y] = [x, y].map(|place| u8::try_from(place * 9).unwrap());
-                image::Rgb([number * 60, x, y])
-            })
-        };
-        (0..3).map(picture).collect()
-    }
-
-    #[test]
-    fn batches_do_not_matter() {
-        let (pipeline, pictures) = (pipeline(), pictures());
-        let together = pipeline.encode(&pictures).unwrap();
-        let alone = pipeline.encode(&pictures[2..]).unwrap();
-        let codes = |codes: &Codes| codes.z_sem.as_ref().unwrap().to_vec2::<f32>().unwrap();
-        assert_eq!(codes(&together)[2], codes(&alone)[0]);
-        assert_eq!(together.names, ["0000", "0001", "0002"]);
-    }
-
-    #[test]
-    fn an_interpolation_ends_at_both_pictures() {
-        let (pipeline, pictures) = (pipeline(), pictures());
-        let (from, to) = (pipeline.encode(&pictures[..1]).unwrap(), pipeline.encode(&pictures[1..2]).unwrap());
-        let frames = pipeline.decode(&pipeline.interpolate(&from, &to, 3).unwrap()).unwrap();
-        assert_eq!(frames.len(), 3);
-        assert_eq!(frames[0], pipeline.decode(&from).unwrap()[0]);
-        assert_eq!(frames[2], pipeline.decode(&to).unwrap()[0]);
-        assert!(matches!(pipeline.interpolate(&from, &to, 1), Err(Error::OutOfRange { .. })));
-    }
-
-    #[test]
-    fn samples_depend_on_the_seed_and_their_number_alone() {
-        let first = pipeline().with_seed(1).sample(3).unwrap();
-        assert_eq!(pipeline().with_seed(1).sample_at(&[2, 0]).unwrap(), [first[2].clone(), first[0].clone()]);
-        assert_eq!(first, pipeline().with_seed(1).sample(3).unwrap());
-        assert_eq!(first[..2], pipeline().with_seed(1).sample(2).unwrap()[..]);
-        assert_ne!(first, pipeline().with_seed(2).sample(3).unwrap());
-    }
-
-    #[test]
-    fn what_cannot_be_done_is_an_error() {
-        let pipeline = pipeline();
-        assert!(matches!(pipeline.encode(&[]), Err(Error::OutOfRange { .. })));
-        let codes = pipeline.encode(&pictures()).unwrap();
-        assert!(matches!(pipeline.edit(&codes, "Smiling", 0.3), Err(Error::MissingPart { .. })));
-        let stopped = pipeline.with_callback(|_| ControlFlow::Break(()));
-        assert!(matches!(stopped.decode(&codes), Err(Error::Interrupted)));
-    }
 }

@@ -1,9 +1,9 @@
 //! Latent sampling: noise -> `z_sem`.
 
 use candle_core::Tensor;
-use diffae_schedule::{Clip, OnStep, no_noise};
+use diffae_schedule::{Clip, OnStep, ReverseProcess, Sampler, no_noise};
 
-use crate::chain::{LatentDenoiser, ddim};
+use crate::chain::{LatentDenoiser, chain};
 use crate::error::Result;
 use crate::model::Model;
 
@@ -23,8 +23,8 @@ impl Model {
         on_step: &mut OnStep<'_>,
     ) -> Result<Tensor> {
         let latent = self.latent()?;
-        let sampler = ddim(&latent.schedule, num_steps, Clip::None, 0.)?;
-        Ok(sampler.decode(&LatentDenoiser(latent), z_terminal, &mut no_noise, on_step)?)
+        let process = ReverseProcess::new(Sampler::DDIM, chain(&latent.schedule, num_steps)?, Clip::None);
+        Ok(process.run(&LatentDenoiser(latent), z_terminal, &mut no_noise, on_step)?)
     }
 
     /// Samples semantic codes, ready for [`Model::decode`].

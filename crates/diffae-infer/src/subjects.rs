@@ -1,6 +1,6 @@
 //! What is edited, blended or varied: pictures, and codes that were made of pictures.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
@@ -10,7 +10,9 @@ use crate::codes::Codes;
 use crate::error::{Error, Result, computing};
 use crate::inputs::{Input, file_names, list_inputs, read_batch, stamp};
 use crate::model::Model;
-use crate::work::NetworkCall;
+use crate::observer::Observer;
+use crate::pipeline::Pipeline;
+use crate::settings::PipelineSettings;
 
 /// Most names that a message lists.
 const MOST_LISTED: usize = 12;
@@ -262,16 +264,23 @@ impl Subjects {
     /// The codes of some subjects: of pictures computed, of codes looked up.
     ///
     /// # Errors
-    /// As [`Input::read`], [`Model::encode_semantic`] and [`Model::invert`]; [`Error::Interrupted`] if `on_call` breaks.
+    /// As [`Input::read`] and [`Pipeline::encode_batch`].
     pub fn encode(
         &self,
-        model: &Model,
+        pipeline: &Pipeline,
         range: Range<usize>,
         need: CodesNeed,
-        on_call: &mut dyn FnMut(NetworkCall, usize) -> ControlFlow<()>,
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
     ) -> Result<Encoded> {
+        let model = pipeline.model();
         let inputs: Vec<Input> = range.clone().filter_map(|idx| self.picture(idx).cloned()).collect();
-        let computed = encode_pictures(model, &inputs, need, on_call)?;
+        let computed = if inputs.is_empty() {
+            Encoded { z_sem: None, x_terminal: None, x_0: None }
+        } else {
+            let x_0 = read_batch(&inputs, model.image_shape(), model.device())?;
+            pipeline.encode_batch(&x_0, need, settings, observer)?
+        };
         let (mut z_sems, mut x_terminals, mut next) = (vec![], vec![], 0);
         for idx in range.clone() {
             let (codes, row) = match &self.all[idx].source {
@@ -300,41 +309,13 @@ impl Subjects {
     }
 }
 
-/// Codes that are needed of subjects.
+/// Codes that are needed of pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodesNeed {
     /// `z_sem` alone.
     ZSem,
-    /// `x_T` too; of pictures it is found in so many steps.
-    Both {
-        /// Steps of the inversion.
-        num_invert_steps: usize,
-    },
-}
-
-fn encode_pictures(
-    model: &Model,
-    inputs: &[Input],
-    need: CodesNeed,
-    on_call: &mut dyn FnMut(NetworkCall, usize) -> ControlFlow<()>,
-) -> Result<Encoded> {
-    if inputs.is_empty() {
-        return Ok(Encoded { z_sem: None, x_terminal: None, x_0: None });
-    }
-    let x_0 = read_batch(inputs, model.image_shape(), model.device())?;
-    let z_sem = model.has_z_sem().then(|| model.encode_semantic(&x_0)).transpose()?;
-    if z_sem.is_some() && on_call(NetworkCall::Encoder, inputs.len()).is_break() {
-        return Err(Error::Interrupted);
-    }
-    let x_terminal = match need {
-        CodesNeed::ZSem => None,
-        CodesNeed::Both { .. } if model.config().compact.is_some() => Some(model.zero_x_terminal(inputs.len())?),
-        CodesNeed::Both { num_invert_steps } => {
-            let on_step = &mut |_: &diffae_schedule::Step<'_>| on_call(NetworkCall::Decoder, inputs.len());
-            Some(model.invert(&x_0, z_sem.as_ref(), num_invert_steps, on_step)?)
-        }
-    };
-    Ok(Encoded { z_sem, x_terminal, x_0: Some(x_0) })
+    /// `z_sem` and `x_T`.
+    Both,
 }
 
 #[cfg(test)]

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use diffae_infer::{
     Codes, DecodeOptions, Error, LoadOptions, LocalDirection, Model, ModelSource, NoisePurpose, NoiseSource, Overwrite,
-    Pipeline,
+    Pipeline, PipelineSettings, no_observer,
 };
 use diffae_nets::weights::{
     ArchitectureHints, ClassifierCheckpoint, SafetensorsFile, TensorSource, read_latent_moments,
 };
-use diffae_schedule::{no_callback, no_noise};
+use diffae_schedule::{Sampler, no_callback, no_noise};
 use proptest::prelude::*;
 
 fn golden(model: &str, file: &str) -> PathBuf {
@@ -66,7 +66,7 @@ proptest! {
     #[test]
     fn the_same_seed_gives_the_same_bits(seed: u64) {
         let model = source("ddpm16").build(&LoadOptions::cpu()).unwrap();
-        let options = DecodeOptions { eta: 1., ..DecodeOptions::ddim(2) };
+        let options = DecodeOptions { sampler: Sampler::Ddim { eta: 1. }, ..DecodeOptions::ddim(2) };
         let run = || {
             let mut steps = NoiseSource::new(seed).steps(0..2);
             values(&model.decode(&noise(seed, 0..2, &model), None, &options, &mut steps, &mut no_callback).unwrap())
@@ -211,13 +211,16 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
 #[test]
 fn edited_pictures_keep_what_the_edit_leaves_alone() {
     let pipeline = Pipeline::new(complete("autoenc32").build(&LoadOptions::cpu()).unwrap());
-    let pipeline = pipeline.with_steps(2).with_invert_steps(2);
+    let settings = PipelineSettings { num_steps: 2, num_invert_steps: 2, ..PipelineSettings::EDITS };
     let picture = image::RgbImage::from_fn(32, 32, |x, y| {
         let [x, y] = [x, y].map(|place| u8::try_from(place * 8).unwrap());
         image::Rgb([x, y, x ^ y])
     });
-    let edited = |strength| pipeline.edit_pictures(std::slice::from_ref(&picture), "1", strength).unwrap().remove(0);
-    let refused = |attribute, strength| pipeline.edit_pictures(&[], attribute, strength).unwrap_err();
+    let edit = |pictures: &[image::RgbImage], attribute, strength| {
+        pipeline.edit_pictures(pictures, &[(attribute, strength)], &settings, &mut no_observer)
+    };
+    let edited = |strength| edit(std::slice::from_ref(&picture), "1", strength).unwrap().remove(0);
+    let refused = |attribute, strength| edit(&[], attribute, strength).unwrap_err();
     assert!(matches!(refused("Hat", 0.3), Error::UnknownAttribute { .. }));
     assert!(matches!(refused("1", f64::NAN), Error::OutOfRange { .. }));
     assert_eq!(edited(0.), picture);

@@ -4,18 +4,20 @@ use candle_core::Tensor;
 
 use crate::denoiser::predict_eps;
 use crate::prediction::weighted_sum;
-use crate::step::{add_noise, draw_noise, report};
+use crate::sampler::Stepper;
+use crate::step::{add_noise, report};
 use crate::tensor_checks::num_items;
-use crate::{Clip, Denoised, Denoiser, Error, Inverted, NoiseFn, OnStep, Prediction, Result, Step, StepChain, StepIdx};
+use crate::{Clip, Denoised, Denoiser, Error, Inverted, OnStep, Prediction, Result, Step, StepChain, StepIdx};
 
-/// Samples and inverts with DDIM.
+/// The steps of DDIM, and its inversion.
 ///
-/// First order in the step length. With `eta = 0`, the default, decoding draws no noise, and inversion follows the same
-/// path the other way; the more steps, the better the two match.
+/// First order in the step length. With `eta = 0`, the default, decoding ([`ReverseProcess`](crate::ReverseProcess) with
+/// [`Sampler::Ddim`](crate::Sampler::Ddim)) draws no noise, and inversion follows the same path the other way; the more
+/// steps, the better the two match.
 ///
 /// States are never inspected for NaN, which would cost a pass per step: what the denoiser returns reaches the result.
-/// Chains build no graph for gradients, whatever the denoiser's weights are; [`denoise_step`](Self::denoise_step) and
-/// [`invert_step`](Self::invert_step) do.
+/// Inversion builds no graph for gradients, whatever the denoiser's weights are; [`denoise_step`](Self::denoise_step)
+/// and [`invert_step`](Self::invert_step) do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DdimSampler {
     chain: StepChain,
@@ -61,40 +63,7 @@ impl DdimSampler {
         Ok(self.eta * ((1.0 - alpha_bar_prev) / (1.0 - alpha_bar) * (1.0 - alpha_bar / alpha_bar_prev)).sqrt())
     }
 
-    /// Goes all the way from noise to data.
-    ///
-    /// Starts at the last step of the chain and applies [`denoise_step`](Self::denoise_step) to each. `noise` is called
-    /// only for steps with `sigma > 0`; for `eta = 0` pass [`no_noise`](crate::no_noise).
-    /// # Shapes
-    /// - `x_terminal`, result: `[N, ..]`, the same; f32 or f64, which is also the precision of the arithmetic.
-    /// # Errors
-    /// [`Error::Cancelled`] if the callback breaks; [`Error::Denoiser`] and [`Error::NoiseSource`] if these fail;
-    /// [`Error::NoBatchAxis`], [`Error::UnsupportedDtype`], [`Error::DtypeMismatch`] and [`Error::ShapeMismatch`] for
-    /// tensors that do not fit, the denoiser's included; [`Error::Tensor`] if the arithmetic fails.
-    /// # Source
-    /// Song et al. 2020 (arXiv:2010.02502), Section 4.2.
-    pub fn decode(
-        &self,
-        denoiser: &(impl Denoiser + ?Sized),
-        x_terminal: &Tensor,
-        noise: &mut NoiseFn<'_>,
-        on_step: &mut OnStep<'_>,
-    ) -> Result<Tensor> {
-        num_items("x_terminal", x_terminal)?;
-        let num_steps = self.chain.len();
-        let mut x_t = x_terminal.detach();
-        for (number, idx) in (1..).zip(self.chain.indices().rev()) {
-            let timestep = self.chain.timestep(idx)?;
-            let eps = predict_eps(denoiser, &x_t, timestep)?;
-            let noise = draw_noise(noise, &x_t, self.sigma(idx)?, timestep)?;
-            let Denoised { x_prev, x_0 } = self.denoise_step(idx, &x_t, &eps, noise.as_ref())?;
-            report(on_step, &Step { number, num_steps, timestep, x_t: &x_prev, x_0: &x_0 })?;
-            x_t = x_prev;
-        }
-        Ok(x_t)
-    }
-
-    /// Goes all the way from data to `x_terminal`, the noise from which [`decode`](Self::decode) finds the data again.
+    /// Goes all the way from data to `x_terminal`, the noise from which decoding finds the data again.
     ///
     /// Starts at the first step of the chain and applies [`invert_step`](Self::invert_step) to each. The last one goes
     /// to `alpha_bar = 0`, so that the result is the last prediction of `eps`, and nothing else.
@@ -176,6 +145,16 @@ impl DdimSampler {
     }
 }
 
+impl Stepper for DdimSampler {
+    fn sigma(&self, idx: StepIdx) -> Result<f64> {
+        Self::sigma(self, idx)
+    }
+
+    fn step(&mut self, idx: StepIdx, x_t: &Tensor, eps: &Tensor, noise: Option<&Tensor>) -> Result<Denoised> {
+        self.denoise_step(idx, x_t, eps, noise)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::ops::ControlFlow;
@@ -183,7 +162,7 @@ mod tests {
     use candle_core::{DType, Device, Var};
 
     use super::*;
-    use crate::{NoiseSchedule, StepSequence, Timestep, no_callback, no_noise};
+    use crate::{NoiseSchedule, StepSequence, Timestep, no_callback};
 
     /// `alpha_bar` = 0.64, then 0.36: all roots are rational.
     fn two_steps(clip: Clip) -> DdimSampler {
@@ -263,62 +242,28 @@ mod tests {
     }
 
     #[test]
-    fn the_denoiser_hears_training_timesteps_in_the_order_of_the_path() {
+    fn the_denoiser_is_told_training_timesteps_from_the_least_noisy() {
         let schedule = NoiseSchedule::from_betas(vec![0.1; 100]).unwrap();
         let chain = StepChain::new(&schedule, &StepSequence::Ddim(4)).unwrap();
         let sampler = DdimSampler::new(chain, Clip::None);
-        let heard = std::cell::RefCell::new(Vec::new());
+        let told = std::cell::RefCell::new(Vec::new());
         let denoiser = |x_t: &Tensor, timesteps: &[Timestep]| {
-            heard.borrow_mut().push(timesteps[0].get());
+            told.borrow_mut().push(timesteps[0].get());
             x_t.zeros_like()
         };
-        sampler.decode(&denoiser, &row(&[1.0]), &mut no_noise, &mut no_callback).unwrap();
-        assert_eq!(heard.take(), [75, 50, 25, 0]);
         sampler.invert(&denoiser, &row(&[1.0]), &mut no_callback).unwrap();
-        assert_eq!(heard.take(), [0, 25, 50, 75]);
+        assert_eq!(told.take(), [0, 25, 50, 75]);
     }
 
     #[test]
-    fn the_callback_hears_each_new_state() {
-        let mut heard = Vec::new();
-        let mut on_step = |step: &Step<'_>| {
-            heard.push((step.number, step.num_steps, step.timestep.get(), step.x_t.clone(), step.x_0.clone()));
-            ControlFlow::Continue(())
-        };
-        let decoded = two_steps(Clip::None).decode(&zero_eps, &row(&[0.6]), &mut no_noise, &mut on_step).unwrap();
-        let [first, last] = &heard[..] else { panic!("{} steps", heard.len()) };
-        assert_eq!((first.0, first.1, first.2), (1, 2, 1));
-        assert_close(&first.3, &[0.8]);
-        assert_close(&first.4, &[1.0]);
-        assert_eq!((last.0, last.1, last.2), (2, 2, 0));
-        assert_close(&last.3, &[1.0]);
-        assert_eq!(last.3.to_vec2::<f64>().unwrap(), decoded.to_vec2::<f64>().unwrap());
-    }
-
-    #[test]
-    fn the_callback_can_stop_both_ways() {
+    fn the_callback_can_stop() {
         let sampler = two_steps(Clip::None);
-        let mut stop = |_: &Step<'_>| ControlFlow::Break(());
-        let error = sampler.decode(&zero_eps, &row(&[1.0]), &mut no_noise, &mut stop).unwrap_err();
-        assert!(matches!(error, Error::Cancelled { after_steps: 1 }), "{error}");
         let mut stop_at_the_end = |step: &Step<'_>| match step.number {
             2 => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         };
         let error = sampler.invert(&zero_eps, &row(&[1.0]), &mut stop_at_the_end).unwrap_err();
         assert!(matches!(error, Error::Cancelled { after_steps: 2 }), "{error}");
-    }
-
-    #[test]
-    fn noise_is_asked_for_at_each_step_but_the_last() {
-        let mut num_draws = 0;
-        let mut noise = |like: &Tensor| {
-            num_draws += 1;
-            like.ones_like()
-        };
-        let sampler = two_steps(Clip::None).with_eta(0.5).unwrap();
-        sampler.decode(&zero_eps, &row(&[1.0]), &mut noise, &mut no_callback).unwrap();
-        assert_eq!(num_draws, 1);
     }
 
     #[test]
@@ -352,8 +297,8 @@ mod tests {
     fn a_state_that_no_chain_can_work_on_is_rejected() {
         let sampler = two_steps(Clip::None);
         let scalar = Tensor::new(1.0, &Device::Cpu).unwrap();
-        let error = sampler.decode(&zero_eps, &scalar, &mut no_noise, &mut no_callback).unwrap_err();
-        assert!(matches!(error, Error::NoBatchAxis { name: "x_terminal" }), "{error}");
+        let error = sampler.invert(&zero_eps, &scalar, &mut no_callback).unwrap_err();
+        assert!(matches!(error, Error::NoBatchAxis { name: "x_0" }), "{error}");
         let integers = row(&[1.0]).to_dtype(DType::I64).unwrap();
         let error = sampler.invert(&zero_eps, &integers, &mut no_callback).unwrap_err();
         assert!(matches!(error, Error::UnsupportedDtype { name: "x_0", got: DType::I64 }), "{error}");
@@ -362,19 +307,18 @@ mod tests {
     #[test]
     fn nan_from_the_denoiser_reaches_the_result() {
         let denoiser = |x_t: &Tensor, _: &[Timestep]| x_t * f64::NAN;
-        let decoded = two_steps(Clip::UnitRange).decode(&denoiser, &row(&[1.0]), &mut no_noise, &mut no_callback);
-        assert!(decoded.unwrap().to_vec2::<f64>().unwrap()[0][0].is_nan());
+        let inverted = two_steps(Clip::UnitRange).invert(&denoiser, &row(&[1.0]), &mut no_callback);
+        assert!(inverted.unwrap().to_vec2::<f64>().unwrap()[0][0].is_nan());
     }
 
     #[test]
-    fn a_chain_builds_no_graph_but_a_step_does() {
+    fn inversion_builds_no_graph_but_a_step_does() {
         let weight = Var::from_tensor(&row(&[1.0])).unwrap();
         let denoiser = |x_t: &Tensor, _: &[Timestep]| x_t * weight.as_tensor();
         let sampler = two_steps(Clip::None);
         let x_0 = weight.as_tensor();
-        let decoded = sampler.decode(&denoiser, x_0, &mut no_noise, &mut no_callback).unwrap();
         let inverted = sampler.invert(&denoiser, x_0, &mut no_callback).unwrap();
-        assert!(!decoded.track_op() && !inverted.track_op());
+        assert!(!inverted.track_op());
         assert!(sampler.denoise_step(StepIdx::new(0), x_0, x_0, None).unwrap().x_prev.track_op());
     }
 }

@@ -2,10 +2,9 @@
 
 use candle_core::Tensor;
 
-use crate::denoiser::predict_eps;
-use crate::step::{add_noise, draw_noise, report};
-use crate::tensor_checks::num_items;
-use crate::{Clip, Denoised, Denoiser, NoiseFn, OnStep, Prediction, Result, Step, StepChain, StepIdx};
+use crate::sampler::Stepper;
+use crate::step::add_noise;
+use crate::{Clip, Denoised, Prediction, Result, StepChain, StepIdx};
 
 /// How widely `x_prev` is spread about its mean. Neither is learned.
 ///
@@ -32,10 +31,7 @@ pub struct ReverseDistribution {
     pub x_0: Tensor,
 }
 
-/// Samples with DDPM.
-///
-/// States are never inspected for NaN, and chains build no graph for gradients, as for
-/// [`DdimSampler`](crate::DdimSampler).
+/// The steps of DDPM; [`ReverseProcess`](crate::ReverseProcess) with [`Sampler::Ddpm`](crate::Sampler::Ddpm) takes them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DdpmSampler {
     chain: StepChain,
@@ -66,37 +62,6 @@ impl DdpmSampler {
     pub fn sigma(&self, idx: StepIdx) -> Result<f64> {
         let (_, log_variance) = self.variance_and_log(idx)?;
         Ok(if idx.get() == 0 { 0.0 } else { (0.5 * log_variance).exp() })
-    }
-
-    /// Goes all the way from noise to data.
-    ///
-    /// Starts at the last step of the chain and applies [`denoise_step`](Self::denoise_step) to each. `noise` is called
-    /// for each step but the one that ends in the data.
-    /// # Shapes
-    /// - `x_terminal`, result: `[N, ..]`, the same; f32 or f64, which is also the precision of the arithmetic.
-    /// # Errors
-    /// As [`DdimSampler::decode`](crate::DdimSampler::decode).
-    /// # Source
-    /// Ho et al. 2020 (arXiv:2006.11239), Algorithm 2.
-    pub fn sample(
-        &self,
-        denoiser: &(impl Denoiser + ?Sized),
-        x_terminal: &Tensor,
-        noise: &mut NoiseFn<'_>,
-        on_step: &mut OnStep<'_>,
-    ) -> Result<Tensor> {
-        num_items("x_terminal", x_terminal)?;
-        let num_steps = self.chain.len();
-        let mut x_t = x_terminal.detach();
-        for (number, idx) in (1..).zip(self.chain.indices().rev()) {
-            let timestep = self.chain.timestep(idx)?;
-            let eps = predict_eps(denoiser, &x_t, timestep)?;
-            let noise = draw_noise(noise, &x_t, self.sigma(idx)?, timestep)?;
-            let Denoised { x_prev, x_0 } = self.denoise_step(idx, &x_t, &eps, noise.as_ref())?;
-            report(on_step, &Step { number, num_steps, timestep, x_t: &x_prev, x_0: &x_0 })?;
-            x_t = x_prev;
-        }
-        Ok(x_t)
     }
 
     /// Moves `x_t` one step towards the data.
@@ -148,14 +113,22 @@ impl DdpmSampler {
     }
 }
 
+impl Stepper for DdpmSampler {
+    fn sigma(&self, idx: StepIdx) -> Result<f64> {
+        Self::sigma(self, idx)
+    }
+
+    fn step(&mut self, idx: StepIdx, x_t: &Tensor, eps: &Tensor, noise: Option<&Tensor>) -> Result<Denoised> {
+        self.denoise_step(idx, x_t, eps, noise)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
-
-    use candle_core::{DType, Device};
+    use candle_core::Device;
 
     use super::*;
-    use crate::{Error, NoiseSchedule, StepSequence, Timestep, no_callback};
+    use crate::{Error, NoiseSchedule, StepSequence};
 
     /// `alpha_bar` = 0.64, then 0.36.
     fn two_steps(clip: Clip, variance: DdpmVariance) -> DdpmSampler {
@@ -173,10 +146,6 @@ mod tests {
 
     fn assert_close(got: f64, expected: f64) {
         assert!((got - expected).abs() < 1e-14, "got {got}, expected {expected}");
-    }
-
-    fn zero_eps(x_t: &Tensor, _: &[Timestep]) -> candle_core::Result<Tensor> {
-        x_t.zeros_like()
     }
 
     const SMALL_VARIANCE: f64 = 0.4375 * 0.36 / 0.64;
@@ -245,60 +214,10 @@ mod tests {
     }
 
     #[test]
-    fn sampling_draws_noise_once_per_step_but_the_last() {
-        let mut num_draws = 0;
-        let mut noise = |like: &Tensor| {
-            num_draws += 1;
-            like.ones_like()
-        };
-        let sampler = two_steps(Clip::None, DdpmVariance::FixedLarge);
-        let x_0 = sampler.sample(&zero_eps, &row(&[0.6]), &mut noise, &mut no_callback).unwrap();
-        assert_eq!(num_draws, 1);
-        // The first step goes from 0.6 to 0.8 and adds noise, the last one divides by 0.8.
-        assert_close(number(&x_0), (0.8 + 0.4375_f64.sqrt()) / 0.8);
-    }
-
-    #[test]
-    fn an_only_step_is_noiseless() {
-        let schedule = NoiseSchedule::from_betas(vec![0.36]).unwrap();
-        let chain = StepChain::new(&schedule, &StepSequence::All).unwrap();
-        for variance in [DdpmVariance::FixedSmall, DdpmVariance::FixedLarge] {
-            let sampler = DdpmSampler::new(chain.clone(), Clip::None, variance);
-            let x_0 = sampler.sample(&zero_eps, &row(&[0.8]), &mut crate::no_noise, &mut no_callback).unwrap();
-            assert_close(number(&x_0), 1.0);
-            assert_close(sampler.posterior(StepIdx::new(0), &row(&[0.8]), &row(&[0.0])).unwrap().variance, 0.0);
-        }
-    }
-
-    #[test]
-    fn the_callback_can_stop() {
-        let sampler = two_steps(Clip::None, DdpmVariance::FixedSmall);
-        let error = sampler
-            .sample(&zero_eps, &row(&[1.0]), &mut Tensor::zeros_like, &mut |_: &Step<'_>| ControlFlow::Break(()))
-            .unwrap_err();
-        assert!(matches!(error, Error::Cancelled { after_steps: 1 }), "{error}");
-    }
-
-    #[test]
-    fn a_failing_source_of_noise_says_at_which_timestep() {
-        let sampler = two_steps(Clip::None, DdpmVariance::FixedSmall);
-        let error = sampler.sample(&zero_eps, &row(&[1.0]), &mut crate::no_noise, &mut no_callback).unwrap_err();
-        assert!(matches!(error, Error::NoiseSource { timestep, .. } if timestep.get() == 1), "{error}");
-    }
-
-    #[test]
     fn a_step_beyond_the_chain_is_rejected() {
         let (sampler, beyond, x_t) = (two_steps(Clip::None, DdpmVariance::FixedLarge), StepIdx::new(2), row(&[1.0]));
         assert!(matches!(sampler.sigma(beyond), Err(Error::StepIdxOutOfRange { .. })));
         assert!(matches!(sampler.posterior(beyond, &x_t, &x_t), Err(Error::StepIdxOutOfRange { .. })));
         assert!(matches!(sampler.denoise_step(beyond, &x_t, &x_t, None), Err(Error::StepIdxOutOfRange { .. })));
-    }
-
-    #[test]
-    fn a_state_that_no_chain_can_work_on_is_rejected() {
-        let sampler = two_steps(Clip::None, DdpmVariance::FixedSmall);
-        let integers = row(&[1.0]).to_dtype(DType::U8).unwrap();
-        let error = sampler.sample(&zero_eps, &integers, &mut Tensor::zeros_like, &mut no_callback).unwrap_err();
-        assert!(matches!(error, Error::UnsupportedDtype { name: "x_terminal", got: DType::U8 }), "{error}");
     }
 }

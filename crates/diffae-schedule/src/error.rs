@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 
-use crate::{StepIdx, Timestep};
+use crate::{Sampler, StepIdx, Timestep};
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -20,6 +20,12 @@ pub enum Error {
     /// A text names nothing that a network could predict.
     #[error("unknown prediction {got:?}, expected `eps`, `v` or `x_0`")]
     UnknownPredictionTarget {
+        /// The text.
+        got: String,
+    },
+    /// A text names no sampler.
+    #[error("unknown sampler {got:?}, expected {expected}", expected = Sampler::names().collect::<Vec<_>>().join(", "))]
+    UnknownSampler {
         /// The text.
         got: String,
     },
@@ -152,6 +158,12 @@ pub enum Error {
     EtaOutOfRange {
         /// The eta.
         got: f64,
+    },
+    /// A stochasticity for a sampler that has none to set.
+    #[error("eta is for ddim, the sampler is {sampler}")]
+    EtaUnused {
+        /// The sampler.
+        sampler: Sampler,
     },
     /// Inversion with a sampler that adds noise: only the deterministic path runs backwards.
     #[error("eta is {eta}, expected 0 for inversion")]

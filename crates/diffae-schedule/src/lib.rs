@@ -4,7 +4,8 @@
 //! argument. It computes its tables in f64, and goes along a chain in the dtype of the state, f32 or f64.
 //!
 //! A [`BetaSchedule`] makes a [`NoiseSchedule`] over the training grid. A [`StepSequence`] picks some of its timesteps
-//! for a [`StepChain`], along which a [`DdimSampler`] or [`DdpmSampler`] goes.
+//! for a [`StepChain`], along which a [`ReverseProcess`] goes from noise to data with any [`Sampler`], and a
+//! [`DdimSampler`] the other way.
 //!
 //! # Notation
 //!
@@ -29,20 +30,22 @@
 //! ```
 //! use candle_core::{Device, Tensor};
 //! use diffae_schedule::{
-//!     BetaSchedule, Clip, DdimSampler, NoiseSchedule, StepChain, StepSequence, Timestep, no_callback, no_noise,
+//!     BetaSchedule, Clip, DdimSampler, NoiseSchedule, ReverseProcess, Sampler, StepChain, StepSequence, Timestep,
+//!     no_callback, no_noise,
 //! };
 //!
 //! let schedule = NoiseSchedule::new(&BetaSchedule::Linear, 1000)?;
 //! let chain = StepChain::new(&schedule, &"ddim250".parse::<StepSequence>()?)?;
-//! let sampler = DdimSampler::new(chain, Clip::None);
+//! let inversion = DdimSampler::new(chain.clone(), Clip::None);
+//! let decoding = ReverseProcess::new(Sampler::DDIM, chain, Clip::None);
 //! let denoiser = |x_t: &Tensor, timesteps: &[Timestep]| {
 //!     let alpha_bar = schedule.alpha_bar(timesteps[0]).map_err(candle_core::Error::wrap)?;
 //!     x_t.affine((1.0 - alpha_bar).sqrt() / (alpha_bar / 4.0 + 1.0 - alpha_bar), 0.0)
 //! };
 //!
 //! let x_0 = Tensor::new(&[[0.1, -0.6, 0.4]], &Device::Cpu)?; // [N, D]
-//! let x_terminal = sampler.invert(&denoiser, &x_0, &mut no_callback)?;
-//! let decoded = sampler.decode(&denoiser, &x_terminal, &mut no_noise, &mut no_callback)?;
+//! let x_terminal = inversion.invert(&denoiser, &x_0, &mut no_callback)?;
+//! let decoded = decoding.run(&denoiser, &x_terminal, &mut no_noise, &mut no_callback)?;
 //!
 //! // The path stretches the data to variance 1, and leads back.
 //! let largest = |x: Tensor| x.abs()?.max_all()?.to_scalar::<f64>();
@@ -56,10 +59,12 @@ mod chain;
 mod ddim;
 mod ddpm;
 mod denoiser;
+mod dpm_solver;
 mod error;
 mod noise_schedule;
 mod posterior;
 mod prediction;
+mod sampler;
 mod step;
 mod target;
 mod tensor_checks;
@@ -74,6 +79,7 @@ pub use error::{Error, Result};
 pub use noise_schedule::NoiseSchedule;
 pub use posterior::Posterior;
 pub use prediction::{Clip, Prediction, eps_from_x_0, x_0_from_eps};
+pub use sampler::{ReverseProcess, Sampler};
 pub use step::{Denoised, Inverted, NoiseFn, OnStep, Step, no_callback, no_noise};
 pub use target::PredictionTarget;
 pub use timesteps::{StepIdx, StepSequence, Timestep};

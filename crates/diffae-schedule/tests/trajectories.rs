@@ -4,8 +4,8 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use diffae_schedule::{
-    BetaSchedule, Clip, DdimSampler, DdpmSampler, DdpmVariance, NoiseSchedule, StepChain, StepIdx, StepSequence,
-    Timestep, eps_from_x_0, no_callback, no_noise,
+    BetaSchedule, Clip, DdimSampler, DdpmVariance, Denoiser, NoiseSchedule, ReverseProcess, Sampler, Step, StepChain,
+    StepIdx, StepSequence, Timestep, eps_from_x_0, no_callback, no_noise,
 };
 use proptest::prelude::*;
 
@@ -18,6 +18,16 @@ fn schedule() -> NoiseSchedule {
 
 fn sampler(sequence: &StepSequence, clip: Clip) -> DdimSampler {
     DdimSampler::new(StepChain::new(&schedule(), sequence).unwrap(), clip)
+}
+
+fn process(sampler: Sampler, sequence: &StepSequence, clip: Clip) -> ReverseProcess {
+    ReverseProcess::new(sampler, StepChain::new(&schedule(), sequence).unwrap(), clip)
+}
+
+/// Deterministic DDIM along the chain that `inversion` goes along.
+fn decode(inversion: &DdimSampler, clip: Clip, denoiser: &impl Denoiser, x_terminal: &Tensor) -> Tensor {
+    let process = ReverseProcess::new(Sampler::DDIM, inversion.chain().clone(), clip);
+    process.run(denoiser, x_terminal, &mut no_noise, &mut no_callback).unwrap()
 }
 
 /// Values in `[-1, 1]` that follow no simple pattern; `seed` tells apart tensors that must not be proportional.
@@ -67,7 +77,7 @@ fn decoding_gaussian_data_has_the_closed_form() {
         path.push(1.0);
         let factor: f64 = path.windows(2).map(|pair| gaussian_factor(0.3, pair[0], pair[1])).product();
         let x_terminal = values(&[2, 5], 0).unwrap();
-        let decoded = sampler.decode(&gaussian(0.3), &x_terminal, &mut no_noise, &mut no_callback).unwrap();
+        let decoded = decode(&sampler, Clip::None, &gaussian(0.3), &x_terminal);
         let error = distance(&decoded, &(x_terminal * factor).unwrap()).unwrap();
         assert!(error < ROUNDING, "{sequence}: {error}");
     }
@@ -93,7 +103,7 @@ fn more_steps_bring_the_round_trip_nearer_to_the_data() {
     let errors = [10, 20, 50, 100, 250, 1000].map(|num_steps| {
         let sampler = sampler(&StepSequence::Ddim(num_steps), Clip::None);
         let x_terminal = sampler.invert(&gaussian(0.3), &x_0, &mut no_callback).unwrap();
-        let decoded = sampler.decode(&gaussian(0.3), &x_terminal, &mut no_noise, &mut no_callback).unwrap();
+        let decoded = decode(&sampler, Clip::None, &gaussian(0.3), &x_terminal);
         distance(&decoded, &x_0).unwrap()
     });
     assert!(errors.is_sorted_by(|few, more| few > more), "{errors:?}");
@@ -116,7 +126,7 @@ fn one_point_comes_back_exactly_from_its_inversion() {
             let x_terminal = sampler.invert(&denoiser, &x_0, &mut no_callback).unwrap();
             let expected = denoiser(&x_0, &[Timestep::new(0)]).unwrap();
             assert!(distance(&x_terminal, &expected).unwrap() < ROUNDING);
-            let decoded = sampler.decode(&denoiser, &x_terminal, &mut no_noise, &mut no_callback).unwrap();
+            let decoded = decode(&sampler, clip, &denoiser, &x_terminal);
             assert!(distance(&decoded, &x_0).unwrap() < ROUNDING);
         }
     }
@@ -128,7 +138,7 @@ fn single_precision_follows_double_precision() {
     let x_0 = values(&[2, 3, 4, 4], 0).unwrap();
     let round_trip = |x_0: &Tensor| {
         let x_terminal = sampler.invert(&gaussian(0.5), x_0, &mut no_callback).unwrap();
-        let decoded = sampler.decode(&gaussian(0.5), &x_terminal, &mut no_noise, &mut no_callback).unwrap();
+        let decoded = decode(&sampler, Clip::UnitRange, &gaussian(0.5), &x_terminal);
         (x_terminal, decoded)
     };
     let (x_terminal, decoded) = round_trip(&x_0);
@@ -144,18 +154,17 @@ fn single_precision_follows_double_precision() {
 fn a_batch_goes_like_its_items_to_the_bit() {
     let x = values(&[3, 2, 4], 0).unwrap().to_dtype(DType::F32).unwrap();
     let noise = |like: &Tensor| like.affine(0.5, 0.25);
-    let chain = StepChain::new(&schedule(), &StepSequence::Ddim(10)).unwrap();
-    let ddim = DdimSampler::new(chain.clone(), Clip::UnitRange);
-    let stochastic = ddim.clone().with_eta(0.7).unwrap();
-    let ddpm = DdpmSampler::new(chain, Clip::UnitRange, DdpmVariance::FixedLarge);
+    let sequence = StepSequence::Ddim(10);
+    let stochastic = Sampler::Ddim { eta: 0.7 };
+    let samplers = Sampler::names().map(|name| name.parse().unwrap()).chain([stochastic]).collect::<Vec<Sampler>>();
     let run = |x: &Tensor| {
         let denoiser = gaussian(0.5);
-        [
-            ddim.decode(&denoiser, x, &mut no_noise, &mut no_callback).unwrap(),
-            ddim.invert(&denoiser, x, &mut no_callback).unwrap(),
-            stochastic.decode(&denoiser, x, &mut { noise }, &mut no_callback).unwrap(),
-            ddpm.sample(&denoiser, x, &mut { noise }, &mut no_callback).unwrap(),
-        ]
+        let mut results = vec![sampler(&sequence, Clip::UnitRange).invert(&denoiser, x, &mut no_callback).unwrap()];
+        for &method in &samplers {
+            let process = process(method, &sequence, Clip::UnitRange);
+            results.push(process.run(&denoiser, x, &mut { noise }, &mut no_callback).unwrap());
+        }
+        results
     };
     let batch = run(&x);
     for item in 0..3 {
@@ -176,9 +185,9 @@ fn full_stochasticity_is_ddpm_with_the_small_variance() {
     let x_terminal = values(&[2, 3], 0).unwrap();
     for clip in [Clip::UnitRange, Clip::None] {
         for sequence in ["all", "ddim20"] {
-            let chain = StepChain::new(&schedule(), &sequence.parse().unwrap()).unwrap();
-            let ddpm = DdpmSampler::new(chain.clone(), clip, DdpmVariance::FixedSmall);
-            let ddim = DdimSampler::new(chain, clip).with_eta(1.0).unwrap();
+            let sequence = sequence.parse().unwrap();
+            let ddpm = process(Sampler::Ddpm(DdpmVariance::FixedSmall), &sequence, clip);
+            let ddim = process(Sampler::Ddim { eta: 1.0 }, &sequence, clip);
             let numbered_noise = || {
                 let mut seed = 0;
                 move |like: &Tensor| {
@@ -186,10 +195,82 @@ fn full_stochasticity_is_ddpm_with_the_small_variance() {
                     values(like.dims(), seed)
                 }
             };
-            let by_ddpm = ddpm.sample(&crooked, &x_terminal, &mut numbered_noise(), &mut no_callback).unwrap();
-            let by_ddim = ddim.decode(&crooked, &x_terminal, &mut numbered_noise(), &mut no_callback).unwrap();
+            let by_ddpm = ddpm.run(&crooked, &x_terminal, &mut numbered_noise(), &mut no_callback).unwrap();
+            let by_ddim = ddim.run(&crooked, &x_terminal, &mut numbered_noise(), &mut no_callback).unwrap();
             let error = distance(&by_ddpm, &by_ddim).unwrap();
             assert!(error < 1e-10, "{sequence}, {clip:?}: {error}");
+        }
+    }
+}
+
+/// A training grid on which `lambda`, half the logarithm of `alpha_bar / (1 - alpha_bar)`, goes from 2 to -2: evenly for
+/// `bend = 0`, and else with steps whose lengths change along the way.
+fn log_snr_schedule(bend: f64) -> NoiseSchedule {
+    let alpha_bar = |t: usize| {
+        let along = t as f64 / 960.0;
+        let lambda = 2.0 - 4.0 * (along + bend * along * (along - 1.0));
+        1.0 / (1.0 + (-2.0 * lambda).exp())
+    };
+    let beta = |t: usize| 1.0 - alpha_bar(t) / t.checked_sub(1).map_or(1.0, alpha_bar);
+    NoiseSchedule::from_betas((0..=960).map(beta).collect()).unwrap()
+}
+
+/// The error at the least noisy timestep, with ever shorter steps, against the exact solution for Gaussian data of standard
+/// deviation 0.3: `x_t / sqrt(alpha_bar * 0.3^2 + 1 - alpha_bar)` stays the same along the probability-flow ODE.
+fn errors_of_shorter_steps(method: Sampler, bend: f64) -> Vec<f64> {
+    let schedule = log_snr_schedule(bend);
+    let std = |t: usize| {
+        let alpha_bar = schedule.alpha_bar(Timestep::new(t)).unwrap();
+        (alpha_bar * 0.09 + 1.0 - alpha_bar).sqrt()
+    };
+    let denoiser = |x_t: &Tensor, timesteps: &[Timestep]| {
+        let alpha_bar = alpha_bar(&schedule, timesteps)?;
+        x_t.affine((1.0 - alpha_bar).sqrt() / (alpha_bar * 0.09 + 1.0 - alpha_bar), 0.0)
+    };
+    let x_terminal = values(&[2, 5], 0).unwrap();
+    let exact = (&x_terminal * (std(0) / std(960))).unwrap();
+    let error = |num_steps: usize| {
+        let chain = StepChain::new(&schedule, &StepSequence::Sections(vec![num_steps])).unwrap();
+        let mut states = vec![];
+        let mut on_step = |step: &Step<'_>| {
+            states.push(step.x_t.clone());
+            std::ops::ControlFlow::Continue(())
+        };
+        let process = ReverseProcess::new(method, chain, Clip::None);
+        process.run(&denoiser, &x_terminal, &mut no_noise, &mut on_step).unwrap();
+        // The last step leaves the grid for clean data; the one before ends at timestep 0.
+        distance(&states[num_steps - 2], &exact).unwrap()
+    };
+    [121, 241, 481, 961].map(error).to_vec()
+}
+
+#[test]
+fn the_order_of_convergence_is_that_of_the_sampler() {
+    for (method, order) in [(Sampler::DDIM, 1), (Sampler::DpmSolverPp2M, 2)] {
+        for bend in [0.0, 0.5] {
+            let errors = errors_of_shorter_steps(method, bend);
+            for halving in errors.windows(2) {
+                let got = (halving[0] / halving[1]).log2();
+                assert!((got - f64::from(order)).abs() < 0.25, "{method}, bend {bend}: order {got}, {errors:?}");
+            }
+        }
+    }
+}
+
+/// For data that is one point every estimate of `x_0` is that point, whatever the sampler extrapolates from.
+#[test]
+fn every_deterministic_sampler_finds_the_one_point() {
+    let (schedule, x_0) = (schedule(), values(&[2, 5], 0).unwrap());
+    let denoiser = |x_t: &Tensor, timesteps: &[Timestep]| {
+        eps_from_x_0(x_t, &x_0, alpha_bar(&schedule, timesteps)?).map_err(candle_core::Error::wrap)
+    };
+    let samplers = Sampler::names().map(|name| name.parse::<Sampler>().unwrap());
+    for method in samplers.filter(|method| method.is_deterministic()) {
+        for sequence in ["ddim1", "ddim2", "ddim10", "10,15,20", "all"] {
+            let process = process(method, &sequence.parse().unwrap(), Clip::UnitRange);
+            let x_terminal = values(&[2, 5], 1).unwrap();
+            let decoded = process.run(&denoiser, &x_terminal, &mut no_noise, &mut no_callback).unwrap();
+            assert!(distance(&decoded, &x_0).unwrap() < ROUNDING, "{method}, {sequence}");
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::config::StageSettings;
 use crate::error::Result;
 use crate::objective::{Draw, Drawing};
 use crate::parameters::Parameters;
-use crate::preview::invented;
+use crate::preview::write_samples;
 use crate::random::Purpose;
 use crate::rows::{CODES_FILE, Codes, RowStage, VALIDATION_CODES_FILE};
 use crate::run::{RunFolder, Stage};
@@ -137,7 +137,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
         Ok(with)
     };
     let watch = |parameters: &Parameters, images: usize| {
-        invented(folder.path(), config, &with_latent_net(parameters)?.build(&LoadOptions::cpu())?, images)?;
+        write_samples(folder.path(), config, with_latent_net(parameters)?.build(&LoadOptions::cpu())?, images)?;
         let Some(z_0) = &validation else { return Ok(None) };
         let how = Drawing { seed: config.seed, purpose: Purpose::Preview, first: 0, terminal: 0, terminal_share: 0. };
         let Draw { noise, timesteps } = Draw::new(&schedule, z_0, how)?;

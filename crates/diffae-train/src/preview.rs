@@ -4,23 +4,22 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use diffae_infer::{
-    DecodeOptions, LoadOptions, Model, ModelSource, NoisePurpose, NoiseSource, Overwrite, Sheet, png_bytes,
-    rgb_from_tensor, write_atomically,
+    CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelSource, Overwrite, Pipeline, PipelineSettings, Sheet,
+    no_observer, png_bytes, rgb_from_tensor, write_atomically,
 };
-use diffae_schedule::{no_callback, no_noise};
 
 use crate::config::TrainConfig;
 use crate::error::{Result, at};
 
 /// Pictures in a row of a sheet.
-const MOST_SHOWN: usize = 8;
-/// Rows of inventions.
-const INVENTED_ROWS: u64 = 3;
+const MAX_SHOWN: usize = 8;
+/// Rows of samples of the latent net.
+const NUM_SAMPLE_ROWS: u64 = 3;
 
 /// Makes sheets: a row each of real pictures, of reconstructions with their own noise maps, and two with random ones,
-/// which show what `z_sem` holds and what it leaves open. A plain DDPM shows inventions.
+/// which show what `z_sem` holds and what it leaves open. A plain DDPM shows samples.
 pub(crate) struct Preview {
     run: PathBuf,
     config: TrainConfig,
@@ -30,7 +29,7 @@ pub(crate) struct Preview {
 impl Preview {
     pub(crate) fn new(run: &Path, config: &TrainConfig, watched: &Tensor) -> Result<Self> {
         let count = watched.dim(0)?;
-        let shown = count.min(MOST_SHOWN);
+        let shown = count.min(MAX_SHOWN);
         let each = (0..shown).map(|i| watched.get((i * count).checked_div(shown).unwrap_or(0)));
         let x_0 = Tensor::stack(&each.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
         Ok(Self { run: run.to_owned(), config: config.clone(), x_0 })
@@ -42,51 +41,57 @@ impl Preview {
             return Ok(());
         }
         let model_config = self.config.model_config()?;
-        let (with_z, one_shot) = (model_config.z_channels().is_some(), model_config.compact.is_some());
-        let model = ModelSource::from_networks(model_config, averages).build(&LoadOptions::cpu())?;
-        let options = DecodeOptions::ddim(self.config.run.preview_steps);
+        let with_z = model_config.z_channels().is_some();
+        let pipeline = Pipeline::new(ModelSource::from_networks(model_config, averages).build(&LoadOptions::cpu())?);
+        let settings = settings(&self.config);
         let count = self.x_0.dim(0)?;
-        let noise = |which: u64| {
-            let places = which * count as u64..(which + 1) * count as u64;
-            model.random_x_terminal(NoiseSource::new(self.config.seed), places)
+        let need = if with_z { CodesNeed::Both } else { CodesNeed::ZSem };
+        let Encoded { z_sem, x_terminal, .. } = pipeline.encode_batch(&self.x_0, need, &settings, &mut no_observer)?;
+        let decode = |x_terminal: &Tensor| {
+            let codes = CodesBatch { x_terminal, z_sem: z_sem.as_ref(), numbers: &[] };
+            pipeline.decode_batch(codes, &settings, &mut no_observer)
         };
-        let z_sem = if with_z { Some(model.encode_semantic(&self.x_0)?) } else { None };
-        let decode =
-            |x_terminal: &Tensor| model.decode(x_terminal, z_sem.as_ref(), &options, &mut no_noise, &mut no_callback);
+        let random = |which: usize| {
+            let numbers: Vec<u64> = ((which * count) as u64..((which + 1) * count) as u64).collect();
+            decode(&pipeline.random_x_terminal_batch(&numbers, &settings)?)
+        };
         let mut rows = vec![];
-        if with_z {
-            let inverted = if one_shot {
-                model.zero_x_terminal(count)?
-            } else {
-                model.invert(&self.x_0, z_sem.as_ref(), options.num_steps, &mut no_callback)?
-            };
-            let name = if one_shot { "no x_T" } else { "inverted x_T" };
-            rows.extend([("original", self.x_0.clone()), (name, decode(&inverted)?)]);
+        if let Some(x_terminal) = &x_terminal {
+            let name = if pipeline.is_one_shot() { "no x_T" } else { "inverted x_T" };
+            rows.extend([("original", self.x_0.clone()), (name, decode(x_terminal)?)]);
         }
         let [first, second] = if with_z { ["random x_T", "another x_T"] } else { ["samples", ""] };
-        rows.extend([(first, decode(&noise(0)?)?), (second, decode(&noise(1)?)?)]);
+        rows.extend([(first, random(0)?), (second, random(1)?)]);
         let sheet = Sheet::new().with_title(format!("autoencoder after {images} images"));
         write_sheet(&self.run.join("previews"), &format!("images-{images:09}.png"), sheet, &rows)
     }
 }
 
-/// A sheet of pictures that a model with a latent net invents, after so many codes.
-pub(crate) fn invented(run: &Path, config: &TrainConfig, model: &Model, images: usize) -> Result<()> {
+/// Settings of previews: few steps, and noise of the seed of the run.
+fn settings(config: &TrainConfig) -> PipelineSettings {
+    let steps = config.run.preview_steps;
+    PipelineSettings {
+        num_steps: steps,
+        num_invert_steps: steps,
+        num_latent_steps: steps,
+        seed: config.seed,
+        batch_size: Some(MAX_SHOWN),
+        ..PipelineSettings::DEFAULT
+    }
+}
+
+/// Writes a sheet of samples of a model with a latent net, after so many codes.
+pub(crate) fn write_samples(run: &Path, config: &TrainConfig, model: Model, images: usize) -> Result<()> {
     if !matches!(config.model.image_channels, 1 | 3) {
         return Ok(());
     }
-    let steps = config.run.preview_steps;
+    let (pipeline, settings) = (Pipeline::new(model), settings(config));
     let mut rows = vec![];
-    for row in 0..INVENTED_ROWS {
-        let places = row * MOST_SHOWN as u64..(row + 1) * MOST_SHOWN as u64;
-        let width = [config.model.z_channels];
-        let z_terminal =
-            NoiseSource::new(config.seed).batch(NoisePurpose::ZTerminal, places.clone(), &width, &Device::Cpu)?;
-        let z_sem = model.sample_z_sem(&z_terminal, steps, &mut no_callback)?;
-        let x_terminal = model.random_x_terminal(NoiseSource::new(config.seed), places)?;
-        let options = DecodeOptions::ddim(steps);
+    for row in 0..NUM_SAMPLE_ROWS {
+        let numbers: Vec<u64> = (row * MAX_SHOWN as u64..(row + 1) * MAX_SHOWN as u64).collect();
+        let codes = pipeline.sample_codes(&numbers, &settings, &mut no_observer)?;
         let name = if row == 0 { "samples" } else { "" };
-        rows.push((name, model.decode(&x_terminal, Some(&z_sem), &options, &mut no_noise, &mut no_callback)?));
+        rows.push((name, pipeline.decode_tensor(&codes, &settings, &mut no_observer)?));
     }
     let sheet = Sheet::new().with_title(format!("latent diffusion after {images} codes"));
     write_sheet(&run.join("previews"), &format!("latent-{images:09}.png"), sheet, &rows)

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use diffae_eval::{FeatureKind, InceptionInput, LpipsBackbone};
 use diffae_train::Crop;
 
-use super::{BatchArgs, BrokenArgs, ForceArgs, HintArgs, MODEL_WEIGHTS, ModelArgs, RandomArgs, positive};
+use super::{BatchArgs, BrokenArgs, ForceArgs, HintArgs, MODEL_WEIGHTS, ModelArgs, RandomArgs, SamplerArgs, positive};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -185,6 +185,8 @@ pub(crate) struct PplArgs {
     /// Decoding steps
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArgs,
     /// Inversion steps
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
     pub(crate) invert_steps: usize,
@@ -215,6 +217,8 @@ pub(crate) struct FewShotArgs {
     /// Decoding steps
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArgs,
     /// Latent diffusion steps
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
     pub(crate) latent_steps: usize,
@@ -248,6 +252,8 @@ pub(crate) struct AllArgs {
     /// Decoding steps of recon; the other measures take the middle one
     #[arg(long, value_delimiter = ',', default_values_t = [10, 20, 50], value_name = "N,N,..", value_parser = positive)]
     pub(crate) steps: Vec<usize>,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArgs,
 }
 
 impl From<BackboneName> for LpipsBackbone {
@@ -285,6 +291,8 @@ pub(crate) struct ReconArgs {
     /// Decoding steps, one or more numbers
     #[arg(long, value_delimiter = ',', default_values_t = [10, 20, 50], value_name = "N,N,..", value_parser = positive)]
     pub(crate) steps: Vec<usize>,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArgs,
     /// Inversion steps [default: as many as decoding steps]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) invert_steps: Option<usize>,
@@ -369,6 +377,8 @@ pub(crate) struct EditsArgs {
     /// Decoding steps
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArgs,
     /// Inversion steps
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = positive)]
     pub(crate) invert_steps: usize,
@@ -388,6 +398,8 @@ pub(crate) struct ZUsageArgs {
     /// Decoding steps
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArgs,
 }
 
 /// Feature networks.
@@ -472,6 +484,8 @@ pub(crate) struct FidArgs {
     /// Decoding steps
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArgs,
     /// Latent diffusion steps
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
     pub(crate) latent_steps: usize,

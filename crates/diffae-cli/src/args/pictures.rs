@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use diffae_infer::Resume;
+use diffae_infer::{PipelineSettings, Resume};
 
 use super::{
     BatchArgs, BrokenArgs, DecodingArgs, ForceArgs, InversionArgs, ModelArgs, OutArgs, PictureArgs, RandomArgs,
-    positive,
+    SamplerArgs, positive,
 };
 
 /// Pictures and codes on the command line.
@@ -63,7 +63,7 @@ pub(crate) struct EncodeArgs {
     #[command(flatten)]
     pub(crate) out: OutArgs,
     /// Inversion steps
-    #[arg(long, default_value_t = 250, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = PipelineSettings::DEFAULT.num_invert_steps, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
     /// Encode z_sem only, without x_T: much faster
     #[arg(long)]
@@ -103,9 +103,6 @@ pub(crate) struct DecodeArgs {
     pub(crate) x_t: XTerminalChoice,
     #[command(flatten)]
     pub(crate) random: RandomArgs,
-    /// Noise added at each step: 0 for DDIM, 1 for DDPM
-    #[arg(long, default_value_t = 0.)]
-    pub(crate) eta: f64,
     /// Accept codes of another model
     #[arg(long)]
     pub(crate) any_model: bool,
@@ -213,8 +210,10 @@ pub(crate) struct EditArgs {
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true, conflicts_with = "strength")]
     pub(crate) strengths: Vec<f64>,
     /// Decoding steps
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = PipelineSettings::EDITS.num_steps, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) sampler: SamplerArgs,
     /// Add back what decoding loses, so that unedited parts stay as they are; decodes once more
     #[arg(long)]
     pub(crate) keep_residual: bool,
@@ -242,13 +241,10 @@ pub(crate) struct SampleArgs {
     #[command(flatten)]
     pub(crate) decoding: DecodingArgs,
     /// Latent diffusion steps
-    #[arg(long, default_value_t = 200, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = PipelineSettings::DEFAULT.num_latent_steps, value_name = "N", value_parser = positive)]
     pub(crate) latent_steps: usize,
     #[command(flatten)]
     pub(crate) random: RandomArgs,
-    /// Noise added at each decoding step: 0 for DDIM, 1 for DDPM
-    #[arg(long, default_value_t = 0.)]
-    pub(crate) eta: f64,
     /// .safetensors file with z_T [N, D] and x_T [N, C, H, W]; what it lacks is random
     #[arg(long, value_name = "FILE", conflicts_with = "count")]
     pub(crate) noise: Option<PathBuf>,

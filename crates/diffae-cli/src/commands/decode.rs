@@ -2,13 +2,12 @@
 
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
-use diffae_infer::{Codes, DecodeOptions, NoiseSource, Settings, pick_codes};
-use diffae_schedule::Clip;
+use diffae_infer::{Codes, CodesBatch, PipelineSettings, Settings, pick_codes};
 
 use crate::args::{DecodeArgs, GlobalArgs, XTerminalChoice};
-use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record, sampler_settings};
 use crate::progress::{Job, Noun, Work};
-use crate::session::{Decoding, Session};
+use crate::session::Session;
 
 const COMMAND: &str = "decode";
 
@@ -22,6 +21,7 @@ struct Chosen {
 struct Decode<'a> {
     session: &'a Session,
     args: &'a DecodeArgs,
+    settings: PipelineSettings,
     chosen: &'a Chosen,
     records: &'a [Record],
 }
@@ -44,12 +44,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
     })?;
     let session = Session::open(global, &args.model, &args.batch)?;
     check(&chosen.codes, &session, args)?;
-    let public = Settings::from([
-        ("model".to_owned(), session.model.fingerprint().into()),
-        ("steps".to_owned(), args.decoding.steps.into()),
-        ("seed".to_owned(), args.random.seed.into()),
-        ("eta".to_owned(), args.eta.into()),
+    let settings = PipelineSettings { seed: args.random.seed, ..args.decoding.settings(&args.batch)? };
+    let mut public = Settings::from([
+        ("model".to_owned(), session.model().fingerprint().into()),
+        ("steps".to_owned(), settings.num_steps.into()),
+        ("seed".to_owned(), settings.seed.into()),
     ]);
+    public.extend(sampler_settings(settings.sampler));
     let mut hidden = session.run_settings(global);
     hidden.insert("x-t".to_owned(), format!("{:?}", args.x_t).into());
     hidden.insert(
@@ -58,7 +59,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
     );
     let resume = args.resume.mode(&args.out.force);
     let num_kept = output.begin(Begin { public, hidden, num_items: records.len(), resume })?;
-    let decoded = Decode { session: &session, args, chosen: &chosen, records: &records }.run(&mut output, num_kept);
+    let decoded =
+        Decode { session: &session, args, settings, chosen: &chosen, records: &records }.run(&mut output, num_kept);
     output.guard(decoded)?;
     let written = output.commit()?;
     if args.json.json { written.say_json() } else { written.say() }
@@ -67,37 +69,34 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
 impl Decode<'_> {
     /// Decodes what is not kept yet, batch by batch.
     fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
-        let Self { session, args, chosen: Chosen { codes, indices }, records } = *self;
-        let noise = NoiseSource::new(args.random.seed);
-        let options = DecodeOptions { num_steps: args.decoding.steps, eta: args.eta, clip: Clip::UnitRange };
-        let decoder = (records.len() - num_kept) * session.decoding_calls(args.decoding.steps);
+        let Self { session, args, settings, chosen: Chosen { codes, indices }, records } = *self;
+        let pipeline = &session.pipeline;
+        let decoder = (records.len() - num_kept) * pipeline.num_decoding_calls(&settings);
         let work = Work { decoder, ..Work::default() };
         let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: records.len(), num_kept, work };
         let progress = session.progress(job);
-        let mut start = num_kept;
-        for records in records[num_kept..].chunks(session.batch_size()) {
-            let indices = &indices[start..start + records.len()];
+        for batch in pipeline.batches(num_kept..records.len(), &settings) {
+            let (indices, records) = (&indices[batch.clone()], &records[batch.clone()]);
             let part = |tensor: &Tensor| -> Result<Tensor> {
                 let rows =
                     indices.iter().map(|&idx| tensor.narrow(0, idx, 1)).collect::<candle_core::Result<Vec<_>>>()?;
-                Ok(Tensor::cat(&rows, 0)?.to_device(session.model.device())?)
+                Ok(Tensor::cat(&rows, 0)?.to_device(session.model().device())?)
             };
             let z_sem = codes.z_sem.as_ref().map(part).transpose()?;
             let numbers: Vec<u64> = indices.iter().map(|&idx| idx as u64).collect();
             let x_terminal = match (args.x_t, &codes.x_terminal) {
                 (XTerminalChoice::Stored, Some(x_terminal)) => part(x_terminal)?,
                 (XTerminalChoice::Stored, None) if session.is_one_shot() => {
-                    session.model.zero_x_terminal(records.len())?
+                    session.model().zero_x_terminal(records.len())?
                 }
                 (XTerminalChoice::Stored, None) => bail!("the codes hold no x_T; use --x-t random or --x-t zero"),
-                (XTerminalChoice::Random, _) => session.random_x_terminal(noise, numbers.iter().copied())?,
-                (XTerminalChoice::Zero, _) => session.model.zero_x_terminal(records.len())?,
+                (XTerminalChoice::Random, _) => pipeline.random_x_terminal_batch(&numbers, &settings)?,
+                (XTerminalChoice::Zero, _) => session.model().zero_x_terminal(records.len())?,
             };
-            let how = Decoding { options, noise: &mut noise.steps(numbers) };
-            let x_0 = session.decode_as(&x_terminal, z_sem.as_ref(), how, &progress)?;
+            let codes = CodesBatch { x_terminal: &x_terminal, z_sem: z_sem.as_ref(), numbers: &numbers };
+            let x_0 = pipeline.decode_batch(codes, &settings, &mut progress.observer())?;
             output.write(&x_0, &records.iter().collect::<Vec<_>>())?;
-            start += records.len();
-            output.keep(start, serde_json::Value::Null)?;
+            output.keep(batch.end, serde_json::Value::Null)?;
             progress.done(records.len());
         }
         progress.finish();
@@ -108,8 +107,8 @@ impl Decode<'_> {
 /// Fails if the codes cannot be those of the model.
 fn check(codes: &Codes, session: &Session, args: &DecodeArgs) -> Result<()> {
     if !args.any_model {
-        codes.check_made_by(&session.model, &args.codes).context("--any-model decodes codes of another model")?;
+        codes.check_made_by(session.model(), &args.codes).context("--any-model decodes codes of another model")?;
     }
-    codes.check_sizes(&session.model, &args.codes)?;
+    codes.check_sizes(session.model(), &args.codes)?;
     session.check_steps("--steps", args.decoding.steps)
 }

@@ -2,15 +2,15 @@
 
 mod page;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cell::Cell;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use diffae_infer::{
-    Codes, ModelSource, NetworkCall, Pipeline, Sheet, built_in_pictures, gif_bytes, keep_residual, png_bytes,
-    rgb_from_tensor, tensor_from_rgb,
+    CallEvent, Codes, ModelSource, NetworkCall, Pipeline, PipelineSettings, Sheet, built_in_pictures, gif_bytes,
+    keep_residual, png_bytes, rgb_from_tensor, tensor_from_rgb,
 };
 use image::RgbImage;
 
@@ -64,28 +64,18 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
     let work =
         Work { encoder: faces.len(), decoder: num_pictures * args.steps, latent_net: NUM_SAMPLES * LATENT_STEPS };
     let job = Job { label: "demo", noun: Noun::Pictures, num_items: num_pictures, num_kept: 0, work };
-    let progress = Arc::new(Mutex::new(Progress::of(job, &model)));
-    let (shown, num_steps, num_calls) = (Arc::clone(&progress), args.steps, AtomicUsize::new(0));
-    let pipeline = Pipeline::new(model)
-        .with_steps(args.steps)
-        .with_invert_steps(args.steps)
-        .with_latent_steps(LATENT_STEPS)
-        .with_seed(args.random.seed)
-        .with_call_callback(move |call, count| {
-            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-            if call == NetworkCall::Decoder {
-                let before = num_calls.fetch_add(count, Ordering::Relaxed);
-                let whole = |calls: usize| calls.checked_div(num_steps).unwrap_or(0);
-                shown.done(whole(before + count) - whole(before));
-            }
-            shown.call(call, count)
-        });
+    let progress = Progress::of(job, &model);
+    let settings = PipelineSettings {
+        num_steps: args.steps,
+        num_invert_steps: args.steps,
+        num_latent_steps: LATENT_STEPS,
+        seed: args.random.seed,
+        ..PipelineSettings::DEFAULT
+    };
     let pictures: Vec<RgbImage> = faces.into_iter().map(|(_, face)| face).collect();
-    let exhibits = exhibits(&pipeline, &pictures, args, &provenance)?;
-    drop(pipeline);
-    if let Ok(progress) = Arc::try_unwrap(progress) {
-        progress.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
-    }
+    let demo = Demo { pipeline: Pipeline::new(model), settings, progress: &progress, num_calls: Cell::new(0) };
+    let exhibits = demo.exhibits(&pictures, args, &provenance)?;
+    progress.finish();
     for Exhibit { file, bytes, .. } in &exhibits {
         output.write(file, bytes)?;
     }
@@ -95,138 +85,174 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
     say(&format!("open {} ({} exhibits, {seconds:.0} s)", args.out.join(PAGE).display(), exhibits.len()))
 }
 
-/// Everything on the page, in its order.
-fn exhibits(
-    pipeline: &Pipeline,
-    pictures: &[RgbImage],
-    args: &DemoArgs,
-    provenance: &Provenance,
-) -> Result<Vec<Exhibit>> {
-    let codes = pipeline.encode(pictures)?;
-    let decoded = pipeline.decode_tensor(&codes)?;
-    let drawn = |sheet: Sheet, file: &str| -> Result<Vec<u8>> {
-        let page = sheet.with_max_width(SHEET_WIDTH).draw();
-        Ok(png_bytes(&page, provenance.entries(), &args.out.join(file))?)
-    };
-    let [reconstructions, edits, blends, _, variations, samples] = FILES;
-    let reconstructed = reconstruct(pipeline, (&codes, &decoded), pictures)?;
-    let edited = edit(pipeline, (&codes, &decoded), pictures)?;
-    let paths = interpolate(pipeline, &codes)?;
-    let frames = paths.first().map(|path| forth_and_back(path)).unwrap_or_default();
-    let gif = gif_bytes(&frames, MILLISECONDS_PER_FRAME, &args.out.join(ANIMATION))?;
-    let mut blended = Sheet::new();
-    for path in paths {
-        blended.push("", path);
+/// A model that shows what it can do.
+struct Demo<'a> {
+    pipeline: Pipeline,
+    settings: PipelineSettings,
+    progress: &'a Progress,
+    /// Calls of the decoder so far, times pictures.
+    num_calls: Cell<usize>,
+}
+
+impl Demo<'_> {
+    /// Tells the progress of calls, and of pictures once all their steps are done.
+    fn observer(&self) -> impl FnMut(&CallEvent<'_>) -> ControlFlow<()> + '_ {
+        |event| {
+            if event.call == NetworkCall::Decoder {
+                let before = self.num_calls.get();
+                self.num_calls.set(before + event.num_pictures);
+                let whole = |calls: usize| calls.checked_div(self.settings.num_steps).unwrap_or(0);
+                self.progress.done(whole(self.num_calls.get()) - whole(before));
+            }
+            self.progress.call(event.call, event.num_pictures)
+        }
     }
-    Ok(vec![
-        Exhibit {
-            file: reconstructions,
-            title: "Two codes hold an image",
-            text: "Faces that the model has not seen in training (original); decoded from z_sem and their own x_T \
+
+    fn decode(&self, codes: &Codes) -> Result<Vec<RgbImage>> {
+        Ok(self.pipeline.decode(codes, &self.settings, &mut self.observer())?)
+    }
+
+    fn decode_tensor(&self, codes: &Codes) -> Result<Tensor> {
+        Ok(self.pipeline.decode_tensor(codes, &self.settings, &mut self.observer())?)
+    }
+
+    /// Everything on the page, in its order.
+    fn exhibits(&self, pictures: &[RgbImage], args: &DemoArgs, provenance: &Provenance) -> Result<Vec<Exhibit>> {
+        let codes = self.pipeline.encode(pictures, &self.settings, &mut self.observer())?;
+        let decoded = self.decode_tensor(&codes)?;
+        let drawn = |sheet: Sheet, file: &str| -> Result<Vec<u8>> {
+            let page = sheet.with_max_width(SHEET_WIDTH).draw();
+            Ok(png_bytes(&page, provenance.entries(), &args.out.join(file))?)
+        };
+        let [reconstructions, edits, blends, _, variations, samples] = FILES;
+        let reconstructed = self.reconstruct((&codes, &decoded), pictures)?;
+        let edited = self.edit((&codes, &decoded), pictures)?;
+        let paths = self.interpolate(&codes)?;
+        let frames = paths.first().map(|path| forth_and_back(path)).unwrap_or_default();
+        let gif = gif_bytes(&frames, MILLISECONDS_PER_FRAME, &args.out.join(ANIMATION))?;
+        let mut blended = Sheet::new();
+        for path in paths {
+            blended.push("", path);
+        }
+        Ok(vec![
+            Exhibit {
+                file: reconstructions,
+                title: "Two codes hold an image",
+                text: "Faces that the model has not seen in training (original); decoded from z_sem and their own x_T \
                    (inverted x_T); decoded from z_sem and random noise (random x_T). What the last row keeps is what z_sem \
                    holds.",
-            bytes: drawn(reconstructed, reconstructions)?,
-        },
-        Exhibit {
-            file: edits,
-            title: "Edits",
-            text: "z_sem moved along the direction of an attribute; x_T stays, and so does what decoding loses. At 1 a face \
+                bytes: drawn(reconstructed, reconstructions)?,
+            },
+            Exhibit {
+                file: edits,
+                title: "Edits",
+                text: "z_sem moved along the direction of an attribute; x_T stays, and so does what decoding loses. At 1 a face \
                    should have the attribute; 1.5 overshoots on purpose: faces leave what the model knows.",
-            bytes: drawn(edited, edits)?,
-        },
-        Exhibit {
-            file: blends,
-            title: "Interpolation",
-            text: "z_sem on a straight line from one face to the other, x_T on an arc.",
-            bytes: drawn(blended, blends)?,
-        },
-        Exhibit {
-            file: ANIMATION,
-            title: "The same, moving",
-            text: "The first row from left to right and back. Every frame is a face: codes between two faces are codes of \
+                bytes: drawn(edited, edits)?,
+            },
+            Exhibit {
+                file: blends,
+                title: "Interpolation",
+                text: "z_sem on a straight line from one face to the other, x_T on an arc.",
+                bytes: drawn(blended, blends)?,
+            },
+            Exhibit {
+                file: ANIMATION,
+                title: "The same, moving",
+                text: "The first row from left to right and back. Every frame is a face: codes between two faces are codes of \
                    faces.",
-            bytes: gif,
-        },
-        Exhibit {
-            file: variations,
-            title: "Variations",
-            text: "The z_sem of one face with six random x_T. They look alike, and that is no fault: in these drawings z_sem \
+                bytes: gif,
+            },
+            Exhibit {
+                file: variations,
+                title: "Variations",
+                text: "The z_sem of one face with six random x_T. They look alike, and that is no fault: in these drawings z_sem \
                    decides nearly everything, so little is left for x_T. With photographs, hair and background would differ.",
-            bytes: drawn(vary(pipeline, &codes, pictures)?, variations)?,
-        },
-        Exhibit {
-            file: samples,
-            title: "New faces",
-            text: "z_sem sampled by the latent diffusion, x_T random: faces that no one has drawn.",
-            bytes: drawn(sample(pipeline)?, samples)?,
-        },
-    ])
-}
-
-fn reconstruct(pipeline: &Pipeline, (codes, decoded): (&Codes, &Tensor), pictures: &[RgbImage]) -> Result<Sheet> {
-    let decoded = (0..pictures.len()).map(|face| Ok(rgb_from_tensor(&decoded.get(face)?)?)).collect::<Result<_>>()?;
-    let random = Codes { x_terminal: None, ..codes.clone() };
-    let mut sheet = Sheet::new();
-    sheet.push("original", pictures.to_vec());
-    sheet.push("inverted x_T", decoded);
-    sheet.push("random x_T", pipeline.decode(&random)?);
-    Ok(sheet)
-}
-
-/// A row an attribute: the face that lacks it most clearly, with more and more.
-fn edit(pipeline: &Pipeline, (codes, decoded): (&Codes, &Tensor), pictures: &[RgbImage]) -> Result<Sheet> {
-    let z_sem = codes.z_sem.as_ref().context("the model has no z_sem")?;
-    let classifier = pipeline.model().classifier()?;
-    let logits = classifier.forward(&pipeline.model().normalize(z_sem)?)?; // [N, attributes]
-    let logits = logits.to_vec2::<f32>()?;
-    let columns = ["original".to_owned()].into_iter().chain(PARTS.iter().map(f64::to_string));
-    let mut sheet = Sheet::new().with_columns(columns);
-    for (attribute_idx, attribute) in pipeline.attributes().iter().enumerate() {
-        let of = |face: &usize| logits.get(*face).and_then(|row| row.get(attribute_idx)).copied().unwrap_or_default();
-        let face = (0..pictures.len()).min_by(|a, b| of(a).total_cmp(&of(b))).unwrap_or(0);
-        let one = one_of(codes, face)?;
-        let mut row = vec![pictures[face].clone()];
-        let [channels, size, _] = pipeline.model().image_shape();
-        let x_0 = tensor_from_rgb(&pictures[face], channels, size)?.unsqueeze(0)?.to_device(decoded.device())?;
-        let decoded = decoded.narrow(0, face, 1)?;
-        let whole_way = classifier.whole_way(attribute_idx)?.context("the model does not know how far to go")?;
-        for strength in PARTS.map(|part| part * whole_way) {
-            let edited = pipeline.decode_tensor(&pipeline.edit(&one, attribute, strength)?)?;
-            row.push(rgb_from_tensor(&keep_residual(&edited, &x_0, &decoded)?.get(0)?)?);
-        }
-        sheet.push(attribute.replace('_', " "), row);
+                bytes: drawn(self.vary(&codes, pictures)?, variations)?,
+            },
+            Exhibit {
+                file: samples,
+                title: "New faces",
+                text: "z_sem sampled by the latent diffusion, x_T random: faces that no one has drawn.",
+                bytes: drawn(self.sample()?, samples)?,
+            },
+        ])
     }
-    Ok(sheet)
-}
 
-/// The faces of each path.
-fn interpolate(pipeline: &Pipeline, codes: &Codes) -> Result<Vec<Vec<RgbImage>>> {
-    let blend = |&(from, to): &(usize, usize)| {
-        let between = pipeline.interpolate(&one_of(codes, from)?, &one_of(codes, to)?, NUM_FRAMES)?;
-        Ok(pipeline.decode(&between)?)
-    };
-    BLENDED.iter().map(blend).collect()
+    fn reconstruct(&self, (codes, decoded): (&Codes, &Tensor), pictures: &[RgbImage]) -> Result<Sheet> {
+        let decoded =
+            (0..pictures.len()).map(|face| Ok(rgb_from_tensor(&decoded.get(face)?)?)).collect::<Result<_>>()?;
+        let random = Codes { x_terminal: None, ..codes.clone() };
+        let mut sheet = Sheet::new();
+        sheet.push("original", pictures.to_vec());
+        sheet.push("inverted x_T", decoded);
+        sheet.push("random x_T", self.decode(&random)?);
+        Ok(sheet)
+    }
+
+    /// A row an attribute: the face that lacks it most clearly, with more and more.
+    fn edit(&self, (codes, decoded): (&Codes, &Tensor), pictures: &[RgbImage]) -> Result<Sheet> {
+        let pipeline = &self.pipeline;
+        let z_sem = codes.z_sem.as_ref().context("the model has no z_sem")?;
+        let classifier = pipeline.model().classifier()?;
+        let logits = classifier.forward(&pipeline.model().normalize(z_sem)?)?; // [N, attributes]
+        let logits = logits.to_vec2::<f32>()?;
+        let columns = ["original".to_owned()].into_iter().chain(PARTS.iter().map(f64::to_string));
+        let mut sheet = Sheet::new().with_columns(columns);
+        for (attribute_idx, attribute) in pipeline.attributes().iter().enumerate() {
+            let of =
+                |face: &usize| logits.get(*face).and_then(|row| row.get(attribute_idx)).copied().unwrap_or_default();
+            let face = (0..pictures.len()).min_by(|a, b| of(a).total_cmp(&of(b))).unwrap_or(0);
+            let one = one_of(codes, face)?;
+            let mut row = vec![pictures[face].clone()];
+            let [channels, size, _] = pipeline.model().image_shape();
+            let x_0 = tensor_from_rgb(&pictures[face], channels, size)?.unsqueeze(0)?.to_device(decoded.device())?;
+            let decoded = decoded.narrow(0, face, 1)?;
+            let whole_way = classifier.whole_way(attribute_idx)?.context("the model does not know how far to go")?;
+            for strength in PARTS.map(|part| part * whole_way) {
+                let edited = self.decode_tensor(&pipeline.edit(&one, attribute, strength)?)?;
+                row.push(rgb_from_tensor(&keep_residual(&edited, &x_0, &decoded)?.get(0)?)?);
+            }
+            sheet.push(attribute.replace('_', " "), row);
+        }
+        Ok(sheet)
+    }
+
+    /// The faces of each path.
+    fn interpolate(&self, codes: &Codes) -> Result<Vec<Vec<RgbImage>>> {
+        let blend = |&(from, to): &(usize, usize)| {
+            let between = self.pipeline.interpolate(&one_of(codes, from)?, &one_of(codes, to)?, NUM_FRAMES)?;
+            self.decode(&between)
+        };
+        BLENDED.iter().map(blend).collect()
+    }
+
+    fn vary(&self, codes: &Codes, pictures: &[RgbImage]) -> Result<Sheet> {
+        let titles = (1..=NUM_VARIATIONS).map(|number| format!("x_T {number}"));
+        let mut sheet = Sheet::new().with_columns(["original".to_owned()].into_iter().chain(titles));
+        for (face, picture) in pictures.iter().enumerate().take(NUM_VARIED) {
+            let variations = self.pipeline.variations(
+                &one_of(codes, face)?,
+                NUM_VARIATIONS,
+                &self.settings,
+                &mut self.observer(),
+            )?;
+            sheet.push("", [vec![picture.clone()], variations].concat());
+        }
+        Ok(sheet)
+    }
+
+    fn sample(&self) -> Result<Sheet> {
+        let mut sheet = Sheet::new();
+        let samples = self.pipeline.sample(NUM_SAMPLES, &self.settings, &mut self.observer())?;
+        samples.chunks(SAMPLES_PER_ROW).for_each(|samples| sheet.push("", samples.to_vec()));
+        Ok(sheet)
+    }
 }
 
 fn forth_and_back(frames: &[RgbImage]) -> Vec<RgbImage> {
     let inner = frames.get(1..frames.len().saturating_sub(1)).unwrap_or_default();
     frames.iter().chain(inner.iter().rev()).cloned().collect()
-}
-
-fn vary(pipeline: &Pipeline, codes: &Codes, pictures: &[RgbImage]) -> Result<Sheet> {
-    let titles = (1..=NUM_VARIATIONS).map(|number| format!("x_T {number}"));
-    let mut sheet = Sheet::new().with_columns(["original".to_owned()].into_iter().chain(titles));
-    for (face, picture) in pictures.iter().enumerate().take(NUM_VARIED) {
-        let variations = pipeline.variations(&one_of(codes, face)?, NUM_VARIATIONS)?;
-        sheet.push("", [vec![picture.clone()], variations].concat());
-    }
-    Ok(sheet)
-}
-
-fn sample(pipeline: &Pipeline) -> Result<Sheet> {
-    let mut sheet = Sheet::new();
-    pipeline.sample(NUM_SAMPLES)?.chunks(SAMPLES_PER_ROW).for_each(|samples| sheet.push("", samples.to_vec()));
-    Ok(sheet)
 }
 
 /// The codes of one face.

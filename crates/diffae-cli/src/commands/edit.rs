@@ -1,15 +1,17 @@
 //! `diffae edit --model MODEL INPUT.. --attribute NAME --strength 0.3 --out DIR`
 
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::Tensor;
 use diffae_infer::{
-    AttributeEdit, CodesNeed, LoadOptions, ModelSource, Resume, Settings, Sheet, Subjects, rgb_from_tensor,
+    AttributeEdit, CodesNeed, LoadOptions, ModelSource, PipelineSettings, Resume, Settings, Sheet, Subjects,
+    keep_residual, rgb_from_tensor,
 };
 use diffae_nets::AttributeClassifier;
 use image::RgbImage;
 
 use crate::args::{EditArgs, GlobalArgs};
 use crate::output::{say, say_json};
-use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record, sampler_settings};
 use crate::pictures::list_readable_subjects;
 use crate::progress::{Job, Noun, Progress, Work};
 use crate::session::{Session, architecture_hints};
@@ -101,7 +103,7 @@ impl Plan {
     }
 
     fn with_model(wanted: Vec<Wanted>, args: &EditArgs, session: &Session) -> Result<Self> {
-        let classifier = session.model.classifier()?;
+        let classifier = session.model().classifier()?;
         let strength = |wanted: &Wanted| {
             if let Some(strength) = wanted.strength {
                 return Ok(strength);
@@ -164,6 +166,7 @@ impl Plan {
 struct Editing<'a> {
     session: &'a Session,
     args: &'a EditArgs,
+    settings: PipelineSettings,
     plan: &'a Plan,
     subjects: &'a Subjects,
     /// One for each version.
@@ -180,24 +183,32 @@ impl<'a> Editing<'a> {
             each.map(|(&attribute_idx, &strength)| AttributeEdit { attribute_idx, strength }).collect()
         };
         let edits: Vec<Vec<AttributeEdit>> = plan.versions.iter().map(edits).collect();
-        edits.iter().try_for_each(|edits| session.model.check_edits(edits))?;
-        let known = &session.model.classifier()?.config().attributes;
+        edits.iter().try_for_each(|edits| session.model().check_edits(edits))?;
+        let known = &session.model().classifier()?.config().attributes;
         let names = indices.iter().map(|&idx| known[idx].clone()).collect();
         session.check_steps("--steps", args.steps)?;
         session.check_steps("--invert-steps", args.inversion.invert_steps)?;
-        subjects.check(&session.model, CodesNeed::Both { num_invert_steps: args.inversion.invert_steps })?;
-        Ok(Self { session, args, plan, subjects, edits, names })
+        subjects.check(session.model(), CodesNeed::Both)?;
+        let settings = PipelineSettings {
+            sampler: args.sampler.get()?,
+            num_steps: args.steps,
+            num_invert_steps: args.inversion.invert_steps,
+            batch_size: args.batch.batch_size,
+            ..PipelineSettings::EDITS
+        };
+        Ok(Self { session, args, settings, plan, subjects, edits, names })
     }
 
     fn public_settings(&self) -> Settings {
         let first = self.subjects.num_invert_steps(0, self.args.inversion.invert_steps);
         let is_one = |idx| self.subjects.num_invert_steps(idx, self.args.inversion.invert_steps) == first;
         let mut settings = Settings::from([
-            ("model".to_owned(), self.session.model.fingerprint().into()),
+            ("model".to_owned(), self.session.model().fingerprint().into()),
             ("steps".to_owned(), self.args.steps.into()),
             ("attribute".to_owned(), self.names.join(", ").into()),
             ("keep_residual".to_owned(), self.args.keep_residual.into()),
         ]);
+        settings.extend(sampler_settings(self.settings.sampler));
         if let Some(num_steps) = first.filter(|_| (0..self.subjects.len()).all(is_one)) {
             settings.insert("invert_steps".to_owned(), num_steps.into());
         }
@@ -206,13 +217,13 @@ impl<'a> Editing<'a> {
 
     fn hidden_settings(&self, global: &GlobalArgs) -> Result<Settings> {
         let mut hidden = self.session.run_settings(global);
-        let classifier = self.session.model.classifier()?;
+        let classifier = self.session.model().classifier()?;
         hidden.insert("edits".to_owned(), format!("{:?}", self.edits).into());
         hidden.insert("strips".to_owned(), self.plan.wants_strip.into());
         hidden.insert("asked_invert_steps".to_owned(), self.args.inversion.invert_steps.into());
         hidden.insert("inputs".to_owned(), self.subjects.fingerprint()?.into());
         // Directions may be fitted anew, which the model's fingerprint does not tell.
-        let probe = self.session.model.latent_moments()?.mean.clone();
+        let probe = self.session.model().latent_moments()?.mean.clone();
         let moved = self.edits.iter().flatten().map(|edit| {
             let direction = classifier.directions_at(edit.attribute_idx, &probe)?.flatten_all()?.to_vec1::<f32>()?;
             Ok(direction.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
@@ -224,12 +235,13 @@ impl<'a> Editing<'a> {
 
     /// Edits what is not kept yet, batch by batch.
     fn edit(&self, records: &[Vec<Record>], output: &mut PictureOutput, num_kept: usize) -> Result<()> {
-        let Self { session, args, subjects, .. } = self;
+        let Self { session, args, settings, subjects, .. } = self;
+        let pipeline = &session.pipeline;
         let left = num_kept..subjects.len();
         let num_encoded = left.clone().filter(|&idx| subjects.picture(idx).is_some()).count();
         let decodings = self.edits.len() + usize::from(args.keep_residual);
-        let inverted = num_encoded * session.inversion_calls(args.inversion.invert_steps);
-        let decoder = inverted + left.len() * decodings * session.decoding_calls(args.steps);
+        let inverted = num_encoded * pipeline.num_inversion_calls(settings);
+        let decoder = inverted + left.len() * decodings * pipeline.num_decoding_calls(settings);
         let versions = self.edits.len();
         let progress = session.progress(Job {
             label: COMMAND,
@@ -238,8 +250,7 @@ impl<'a> Editing<'a> {
             num_kept: num_kept * versions,
             work: Work { encoder: num_encoded, decoder, latent_net: 0 },
         });
-        for start in left.clone().step_by(session.batch_size()) {
-            let batch = start..left.end.min(start + session.batch_size());
+        for batch in pipeline.batches(left, settings) {
             self.edit_batch(batch.clone(), &records[batch.clone()], output, &progress)?;
             output.keep(batch.end, serde_json::Value::Null)?;
         }
@@ -254,22 +265,22 @@ impl<'a> Editing<'a> {
         output: &mut PictureOutput,
         progress: &Progress,
     ) -> Result<()> {
-        let Self { session, args, .. } = self;
-        let need = CodesNeed::Both { num_invert_steps: args.inversion.invert_steps };
-        let encoded = session.encode(self.subjects, batch.clone(), need, progress)?;
+        let Self { session, args, settings, .. } = self;
+        let encoded = session.encode(self.subjects, batch.clone(), CodesNeed::Both, settings, progress)?;
         let missing = |part| diffae_infer::Error::MissingPart { part, hint: "edits move z_sem and keep x_T" };
         let z_sem = encoded.z_sem.ok_or_else(|| missing("z_sem"))?;
         let x_terminal = encoded.x_terminal.ok_or_else(|| missing("x_T"))?;
-        let original = || {
-            let x_0 = encoded.x_0.as_ref().ok_or_else(|| missing("picture"))?;
-            session.original(x_0, (&x_terminal, &z_sem), args.steps, progress)
-        };
+        let decode = |z_sem: &Tensor| session.decode((&x_terminal, Some(z_sem)), batch.start, settings, progress);
+        let original = || anyhow::Ok((encoded.x_0.ok_or_else(|| missing("picture"))?, decode(&z_sem)?));
         let original = args.keep_residual.then(original).transpose()?;
         let has_strip = self.plan.wants_strip && output.has_sheet();
         let mut strips: Vec<Vec<RgbImage>> = vec![Vec::new(); batch.len()];
         for (version, edits) in self.edits.iter().enumerate() {
-            let edited = session.model.edit_many(&z_sem, edits)?;
-            let decoded = session.decode_edited((&x_terminal, &edited), original.as_ref(), args.steps, progress)?;
+            let edited = session.model().edit_many(&z_sem, edits)?;
+            let mut decoded = decode(&edited)?;
+            if let Some((x_0, decoded_original)) = &original {
+                decoded = keep_residual(&decoded, x_0, decoded_original)?;
+            }
             let records: Vec<&Record> = records.iter().map(|of_one| &of_one[version]).collect();
             output.write(&decoded, &records)?;
             progress.done(batch.len());
@@ -289,12 +300,12 @@ impl<'a> Editing<'a> {
 
 /// The position of an attribute; of `NAME=x` the error is about the strength, if there is such a name.
 fn attribute_idx(session: &Session, name: &str) -> Result<usize> {
-    let found = session.model.attribute_idx(name);
+    let found = session.model().attribute_idx(name);
     if found.is_err()
         && let Some((known, strength)) = name.rsplit_once('=')
     {
         ensure!(
-            session.model.attribute_idx(known).is_err(),
+            session.model().attribute_idx(known).is_err(),
             "the strength of {known} is {strength:?}, expected a number"
         );
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
-use diffae_infer::{Codes, Input, PartialFolder, Settings, list_subjects};
+use diffae_infer::{Codes, CodesNeed, Encoded, Input, PartialFolder, PipelineSettings, Settings, list_subjects};
 use diffae_nets::weights::safetensors_bytes;
 use serde_json::{Value, json};
 
@@ -21,8 +21,8 @@ const COMMAND: &str = "encode";
 struct Encoding<'a> {
     session: &'a Session,
     inputs: &'a [Input],
-    /// None for `z_sem` alone.
-    num_steps: Option<usize>,
+    need: CodesNeed,
+    settings: PipelineSettings,
 }
 
 /// Encodes all pictures into one file.
@@ -42,21 +42,27 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     if let Some(num_steps) = num_steps {
         session.check_steps("--steps", num_steps)?;
     }
-    let mut settings = Settings::from([("model".to_owned(), session.model.fingerprint().into())]);
+    let mut settings = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
     settings.extend(num_steps.map(|num_steps| ("steps".to_owned(), num_steps.into())));
     let mut decisive = session.run_settings(global);
     decisive.extend(settings.clone());
     decisive.insert("inputs".to_owned(), list_subjects(&args.pictures.input)?.fingerprint()?.into());
     let num_kept = partial.begin(&decisive, args.resume.mode(&args.out.force))?;
     tell_going_on(num_kept, inputs.len());
-    let encoding = Encoding { session: &session, inputs: &inputs, num_steps };
+    let need = if num_steps.is_some() { CodesNeed::Both } else { CodesNeed::ZSem };
+    let pipeline_settings = PipelineSettings {
+        num_invert_steps: args.steps,
+        batch_size: args.batch.batch_size,
+        ..PipelineSettings::DEFAULT
+    };
+    let encoding = Encoding { session: &session, inputs: &inputs, need, settings: pipeline_settings };
     let encoded = encoding.encode(&mut partial, num_kept);
     encoded.map_err(|error| tell_kept(error, partial.num_kept(), inputs.len()))?;
     let codes = Codes {
         z_sem: joined_parts(&partial, "z_sem")?,
         x_terminal: joined_parts(&partial, "x_T")?,
         names: inputs.into_iter().map(|input| input.name).collect(),
-        fingerprint: session.model.fingerprint().to_owned(),
+        fingerprint: session.model().fingerprint().to_owned(),
     };
     make_parents(out)?;
     codes.write(out, Provenance::without_model().with_all(&settings).entries(), overwrite)?;
@@ -74,24 +80,23 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
 impl Encoding<'_> {
     /// Encodes what is not kept yet, batch by batch.
     fn encode(&self, partial: &mut PartialFolder, num_kept: usize) -> Result<()> {
-        let Self { session, inputs, num_steps } = *self;
+        let Self { session, inputs, need, settings } = *self;
+        let pipeline = &session.pipeline;
         let left = inputs.len() - num_kept;
         let work = Work {
             encoder: session.encoder_calls(left),
-            decoder: left * num_steps.map_or(0, |num_steps| session.inversion_calls(num_steps)),
+            decoder: if need == CodesNeed::Both { left * pipeline.num_inversion_calls(&settings) } else { 0 },
             latent_net: 0,
         };
         let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: inputs.len(), num_kept, work };
         let progress = session.progress(job);
-        let mut done = num_kept;
-        for batch in inputs[num_kept..].chunks(session.batch_size()) {
-            let x_0 = session.read(batch)?;
-            let z_sem = session.encode_semantic_of(batch, &x_0, &progress)?;
-            let invert = |num_steps| session.invert(&x_0, z_sem.as_ref(), num_steps, &progress);
-            let x_terminal = num_steps.map(invert).transpose()?;
-            done += batch.len();
-            partial.write(&part_name(done), &part(z_sem, x_terminal)?)?;
-            partial.keep(done, Value::Null)?;
+        for batch in pipeline.batches(num_kept..inputs.len(), &settings) {
+            let inputs = &inputs[batch.clone()];
+            let x_0 = session.read(inputs)?;
+            let Encoded { z_sem, x_terminal, .. } =
+                session.encode_inputs((inputs, &x_0), need, &settings, &progress)?;
+            partial.write(&part_name(batch.end), &part(z_sem, x_terminal)?)?;
+            partial.keep(batch.end, Value::Null)?;
             progress.done(batch.len());
         }
         progress.finish();

@@ -84,7 +84,7 @@ impl Coded {
         let codes = |pictures: &PictureSet, places: &[usize]| -> Result<Tensor> {
             let mut codes = vec![];
             for batch in places.chunks(session.batch_size()) {
-                let z_sem = session.model.encode_semantic(&pictures.read(session, batch.iter().copied())?)?;
+                let z_sem = session.model().encode_semantic(&pictures.read(session, batch.iter().copied())?)?;
                 codes.push(z_sem.to_device(&Device::Cpu)?.to_dtype(DType::F32)?);
                 progress.check(batch.len())?;
             }
@@ -132,7 +132,7 @@ fn wanted(session: &Session, attributes: &[String], all: Vec<Pairs>, num_units: 
     let mut wanted: Vec<Wanted> = vec![];
     for pairs in all {
         let Pairs { attribute, without, .. } = &pairs;
-        let idx = match session.model.attribute_idx(attribute) {
+        let idx = match session.model().attribute_idx(attribute) {
             Ok(idx) => Some(idx),
             Err(Error::UnknownAttribute { .. }) => None,
             Err(Error::MissingPart { .. }) if attributes.is_empty() => None,

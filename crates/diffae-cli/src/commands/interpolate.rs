@@ -1,19 +1,19 @@
 //! `diffae interpolate --model MODEL A B .. --out FILE`
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use diffae_infer::{
-    Codes, CodesNeed, FrameRate, Overwrite, PathEnd, PathFrame, Settings, Subjects, animation_bytes, check_writable,
-    path_frames, png_bytes, rgb_from_tensor, sheet,
+    Codes, CodesNeed, FrameRate, Overwrite, PathEnd, PathFrame, PipelineSettings, Settings, Subjects, animation_bytes,
+    check_writable, path_frames, png_bytes, rgb_from_tensor, sheet,
 };
 use image::RgbImage;
 use serde_json::{Value, json};
 
 use crate::args::{GlobalArgs, InterpolateArgs};
 use crate::output::{OutputDir, Provenance, refuse_existing, say, say_json, write_file};
+use crate::picture_output::sampler_settings;
 use crate::pictures::list_readable_subjects;
 use crate::progress::{Job, Noun, Progress, Work};
 use crate::session::Session;
@@ -34,8 +34,7 @@ struct Route<'a> {
     session: &'a Session,
     subjects: &'a Subjects,
     frames: &'a [PathFrame],
-    num_steps: usize,
-    num_invert_steps: usize,
+    settings: PipelineSettings,
 }
 
 /// Encodes pictures and decodes codes between theirs.
@@ -56,15 +55,17 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
     let session = Session::open(global, &args.model, &args.batch)?;
     session.check_steps("--steps", args.decoding.steps)?;
     session.check_steps("--invert-steps", args.inversion.invert_steps)?;
-    let num_invert_steps = args.inversion.invert_steps;
-    subjects.check(&session.model, CodesNeed::Both { num_invert_steps })?;
-    let num_steps = args.decoding.steps;
-    let route = Route { session: &session, subjects: &subjects, frames: &frames, num_steps, num_invert_steps };
+    subjects.check(session.model(), CodesNeed::Both)?;
+    let settings =
+        PipelineSettings { num_invert_steps: args.inversion.invert_steps, ..args.decoding.settings(&args.batch)? };
+    let route = Route { session: &session, subjects: &subjects, frames: &frames, settings };
     let pictures = route.pictures()?;
+    let PipelineSettings { num_steps, num_invert_steps, sampler, .. } = settings;
     let mut settings = Settings::from([
-        ("model".to_owned(), session.model.fingerprint().into()),
+        ("model".to_owned(), session.model().fingerprint().into()),
         ("steps".to_owned(), num_steps.into()),
     ]);
+    settings.extend(sampler_settings(sampler));
     if subjects.num_pictures() > 0 {
         settings.insert("invert_steps".to_owned(), num_invert_steps.into());
     }
@@ -130,7 +131,8 @@ fn frame_output(path: &Path, names: &[String], overwrite: Overwrite) -> Result<F
 impl Route<'_> {
     /// The pictures of all frames; frames that come twice are decoded once.
     fn pictures(&self) -> Result<Vec<RgbImage>> {
-        let Self { session, subjects, num_steps, num_invert_steps, .. } = *self;
+        let Self { session, subjects, settings, .. } = *self;
+        let pipeline = &session.pipeline;
         let mut distinct: Vec<PathFrame> = vec![];
         let mut places = vec![];
         for frame in self.frames {
@@ -141,18 +143,19 @@ impl Route<'_> {
             places.push(place);
         }
         let num_pictures = subjects.num_pictures();
-        let decoder = num_pictures * session.inversion_calls(num_invert_steps)
-            + distinct.len() * session.decoding_calls(num_steps);
+        let decoder = num_pictures * pipeline.num_inversion_calls(&settings)
+            + distinct.len() * pipeline.num_decoding_calls(&settings);
         let work = Work { encoder: session.encoder_calls(num_pictures), decoder, latent_net: 0 };
         let num_items = distinct.len();
         let progress = session.progress(Job { label: COMMAND, noun: Noun::Frames, num_items, num_kept: 0, work });
         let codes = self.codes(&progress)?;
         let mut decoded = Vec::with_capacity(distinct.len());
-        for frames in distinct.chunks(session.batch_size()) {
+        for batch in pipeline.batches(0..distinct.len(), &settings) {
+            let frames = &distinct[batch.clone()];
             let between = codes.at_frames(frames)?;
             let missing = diffae_infer::Error::MissingPart { part: "x_T", hint: "it decides what frames look like" };
             let x_terminal = between.x_terminal.ok_or(missing)?;
-            let x_0 = session.decode(&x_terminal, between.z_sem.as_ref(), num_steps, &progress)?;
+            let x_0 = session.decode((&x_terminal, between.z_sem.as_ref()), batch.start, &settings, &progress)?;
             for idx in 0..frames.len() {
                 decoded.push(rgb_from_tensor(&x_0.get(idx)?)?);
             }
@@ -164,11 +167,10 @@ impl Route<'_> {
 
     /// The codes of all pictures.
     fn codes(&self, progress: &Progress) -> Result<Codes> {
-        let Self { session, subjects, num_invert_steps, .. } = *self;
+        let Self { session, subjects, settings, .. } = *self;
         let (mut z_sems, mut x_terminals) = (vec![], vec![]);
-        for start in (0..subjects.len()).step_by(session.batch_size()) {
-            let batch: Range<usize> = start..subjects.len().min(start + session.batch_size());
-            let encoded = session.encode(subjects, batch, CodesNeed::Both { num_invert_steps }, progress)?;
+        for batch in session.pipeline.batches(0..subjects.len(), &settings) {
+            let encoded = session.encode(subjects, batch, CodesNeed::Both, &settings, progress)?;
             z_sems.extend(encoded.z_sem);
             x_terminals.extend(encoded.x_terminal);
         }
@@ -177,7 +179,7 @@ impl Route<'_> {
             z_sem: joined(&z_sems)?,
             x_terminal: joined(&x_terminals)?,
             names: subjects.all().iter().map(|subject| subject.name.clone()).collect(),
-            fingerprint: session.model.fingerprint().to_owned(),
+            fingerprint: session.model().fingerprint().to_owned(),
         })
     }
 }

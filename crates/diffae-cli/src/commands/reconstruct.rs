@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use diffae_infer::{Input, NoiseSource, Settings, Sheet, list_subjects, rgb_from_tensor};
+use diffae_infer::{CodesBatch, CodesNeed, Input, PipelineSettings, Settings, Sheet, list_subjects, rgb_from_tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{GlobalArgs, ReconstructArgs, ReconstructionNoise};
 use crate::output::{say, say_json};
-use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record, sampler_settings};
 use crate::pictures::list_readable;
 use crate::progress::{Job, Noun, Work};
 use crate::session::{Session, to_unit};
@@ -46,10 +46,16 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     if inverted {
         session.check_steps("--invert-steps", args.inversion.invert_steps)?;
     }
+    let settings = PipelineSettings {
+        num_invert_steps: args.inversion.invert_steps,
+        seed: args.random.seed,
+        ..args.decoding.settings(&args.batch)?
+    };
     let mut public = Settings::from([
-        ("model".to_owned(), session.model.fingerprint().into()),
-        ("steps".to_owned(), args.decoding.steps.into()),
+        ("model".to_owned(), session.model().fingerprint().into()),
+        ("steps".to_owned(), settings.num_steps.into()),
     ]);
+    public.extend(sampler_settings(settings.sampler));
     if inverted {
         public.insert("invert_steps".to_owned(), args.inversion.invert_steps.into());
     } else {
@@ -59,7 +65,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     hidden.insert("inputs".to_owned(), list_subjects(&args.pictures.input)?.fingerprint()?.into());
     let resume = args.resume.mode(&args.out.force);
     let num_kept = output.begin(Begin { public, hidden, num_items: inputs.len(), resume })?;
-    let reconstructed = Reconstruction { session: &session, args, inputs: &inputs }.run(&mut output, num_kept);
+    let reconstructed =
+        Reconstruction { session: &session, args, settings, inputs: &inputs }.run(&mut output, num_kept);
     output.guard(reconstructed)?;
     let mut measured: Vec<Measured> = vec![];
     for note in output.notes() {
@@ -84,36 +91,36 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
 struct Reconstruction<'a> {
     session: &'a Session,
     args: &'a ReconstructArgs,
+    settings: PipelineSettings,
     inputs: &'a [Input],
 }
 
 impl Reconstruction<'_> {
     /// Reconstructs what is not kept yet, batch by batch, and notes the measures.
     fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
-        let Self { session, args, inputs } = *self;
+        let Self { session, args, settings, inputs } = *self;
+        let pipeline = &session.pipeline;
         let inverted = args.x_t == ReconstructionNoise::Inverted;
-        let invert_calls = if inverted { session.inversion_calls(args.inversion.invert_steps) } else { 0 };
+        let invert_calls = if inverted { pipeline.num_inversion_calls(&settings) } else { 0 };
         let left = inputs.len() - num_kept;
-        let calls = session.decoding_calls(args.decoding.steps) + invert_calls;
+        let calls = pipeline.num_decoding_calls(&settings) + invert_calls;
         let work = Work { encoder: session.encoder_calls(left), decoder: left * calls, latent_net: 0 };
         let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: inputs.len(), num_kept, work };
         let progress = session.progress(job);
-        let mut start = num_kept;
-        for batch in inputs[num_kept..].chunks(session.batch_size()) {
-            let x_0 = session.read(batch)?;
-            let z_sem = session.encode_semantic_of(batch, &x_0, &progress)?;
-            let numbers = start as u64..(start + batch.len()) as u64;
-            let x_terminal = if inverted {
-                session.invert(&x_0, z_sem.as_ref(), args.inversion.invert_steps, &progress)?
-            } else {
-                session.random_x_terminal(NoiseSource::new(args.random.seed), numbers)?
-            };
-            let decoded = session.decode(&x_terminal, z_sem.as_ref(), args.decoding.steps, &progress)?;
-            let records: Vec<Record> = batch.iter().map(|input| Record::plain(&input.name)).collect();
+        let need = if inverted { CodesNeed::Both } else { CodesNeed::ZSem };
+        for batch in pipeline.batches(num_kept..inputs.len(), &settings) {
+            let inputs = &inputs[batch.clone()];
+            let x_0 = session.read(inputs)?;
+            let encoded = session.encode_inputs((inputs, &x_0), need, &settings, &progress)?;
+            let numbers: Vec<u64> = (batch.start as u64..batch.end as u64).collect();
+            let random = || pipeline.random_x_terminal_batch(&numbers, &settings);
+            let x_terminal = encoded.x_terminal.map_or_else(random, Ok)?;
+            let codes = CodesBatch { x_terminal: &x_terminal, z_sem: encoded.z_sem.as_ref(), numbers: &numbers };
+            let decoded = pipeline.decode_batch(codes, &settings, &mut progress.observer())?;
+            let records: Vec<Record> = inputs.iter().map(|input| Record::plain(&input.name)).collect();
             output.write(&decoded, &records.iter().collect::<Vec<_>>())?;
-            start += batch.len();
-            let names: Vec<String> = batch.iter().map(|input| input.name.clone()).collect();
-            output.keep(start, serde_json::to_value(measure(&x_0, &decoded, &names)?)?)?;
+            let names: Vec<String> = inputs.iter().map(|input| input.name.clone()).collect();
+            output.keep(batch.end, serde_json::to_value(measure(&x_0, &decoded, &names)?)?)?;
             progress.done(batch.len());
         }
         progress.finish();
@@ -148,7 +155,7 @@ fn side_by_side(session: &Session, inputs: &[Input], output: &PictureOutput) -> 
             sheet.leave_out(inputs.len() - shown);
             break;
         }
-        let x_0 = input.read(session.model.image_shape())?;
+        let x_0 = input.read(session.model().image_shape())?;
         sheet.push(&input.name, vec![rgb_from_tensor(&x_0)?, output.picture(&input.name)?]);
     }
     Ok(sheet)

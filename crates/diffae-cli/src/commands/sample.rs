@@ -2,15 +2,14 @@
 
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
-use diffae_infer::{DecodeOptions, Error, NoiseSource, Settings, Sheet, read_tensor};
+use diffae_infer::{CodesBatch, Error, PipelineSettings, Settings, Sheet, read_tensor};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
-use diffae_schedule::Clip;
 
 use crate::args::{GlobalArgs, SampleArgs};
 use crate::output::MOST_ON_SHEET;
-use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record, sampler_settings};
 use crate::progress::{Job, Noun, Work};
-use crate::session::{Decoding, Session};
+use crate::session::Session;
 
 const COMMAND: &str = "sample";
 const SHEET: &str = "sheet";
@@ -26,9 +25,7 @@ struct GivenNoise {
 struct Sampling<'a> {
     session: &'a Session,
     given: &'a GivenNoise,
-    options: DecodeOptions,
-    num_latent_steps: usize,
-    seed: u64,
+    settings: PipelineSettings,
     indices: &'a [u64],
     records: &'a [Record],
 }
@@ -56,15 +53,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     session.check_steps("--steps", args.decoding.steps)?;
     let num_latent_steps = if session.has_z_sem() { args.latent_steps } else { 0 };
     if session.has_z_sem() {
-        session.model.latent_net()?;
-        session.model.latent_moments()?;
+        session.model().latent_net()?;
+        session.model().latent_moments()?;
     }
     let sampling = Sampling {
         session: &session,
         given: &given,
-        options: DecodeOptions { num_steps: args.decoding.steps, eta: args.eta, clip: Clip::UnitRange },
-        num_latent_steps,
-        seed: args.random.seed,
+        settings: PipelineSettings { num_latent_steps, seed: args.random.seed, ..args.decoding.settings(&args.batch)? },
         indices: &indices,
         records: &records,
     };
@@ -98,11 +93,11 @@ impl Sampling<'_> {
     fn begin(&self, global: &GlobalArgs, args: &SampleArgs) -> Result<Begin> {
         let session = self.session;
         let mut public = Settings::from([
-            ("model".to_owned(), session.model.fingerprint().into()),
-            ("steps".to_owned(), args.decoding.steps.into()),
-            ("latent_steps".to_owned(), self.num_latent_steps.into()),
-            ("eta".to_owned(), args.eta.into()),
+            ("model".to_owned(), session.model().fingerprint().into()),
+            ("steps".to_owned(), self.settings.num_steps.into()),
+            ("latent_steps".to_owned(), self.settings.num_latent_steps.into()),
         ]);
+        public.extend(sampler_settings(self.settings.sampler));
         let mut hidden = session.run_settings(global);
         hidden.insert("latent_net".to_owned(), session.latent_fingerprint()?.into());
         let ranges = args.index.iter().map(|range| format!("{}..{}", range.0.start, range.0.end));
@@ -117,39 +112,38 @@ impl Sampling<'_> {
 
     /// Samples what is not kept yet, batch by batch.
     fn sample(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
-        let Self { session, indices, records, .. } = *self;
+        let Self { session, indices, records, settings, .. } = *self;
+        let pipeline = &session.pipeline;
         let left = records.len() - num_kept;
         let work = Work {
             encoder: 0,
-            decoder: left * session.decoding_calls(self.options.num_steps),
-            latent_net: left * self.num_latent_steps,
+            decoder: left * pipeline.num_decoding_calls(&settings),
+            latent_net: left * settings.num_latent_steps,
         };
         let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: records.len(), num_kept, work };
         let progress = session.progress(job);
-        let noise = NoiseSource::new(self.seed);
-        let mut done = num_kept;
-        for records in records[num_kept..].chunks(session.batch_size()) {
-            let indices = &indices[done..done + records.len()];
+        for batch in pipeline.batches(num_kept..records.len(), &settings) {
+            let (numbers, records) = (&indices[batch.clone()], &records[batch.clone()]);
             let part = |tensor: &Tensor| -> Result<Tensor> {
                 let row = |&idx: &u64| tensor.narrow(0, usize::try_from(idx).map_err(candle_core::Error::wrap)?, 1);
-                let rows = indices.iter().map(row).collect::<candle_core::Result<Vec<_>>>()?;
-                Ok(Tensor::cat(&rows, 0)?.to_device(session.model.device())?)
+                let rows = numbers.iter().map(row).collect::<candle_core::Result<Vec<_>>>()?;
+                Ok(Tensor::cat(&rows, 0)?.to_device(session.model().device())?)
             };
-            let numbers = || indices.iter().copied();
+            let observer = &mut progress.observer();
             let z_sem = match &self.given.z_terminal {
-                _ if !session.has_z_sem() => None,
-                Some(z_terminal) => Some(session.denoise(&part(z_terminal)?, self.num_latent_steps, &progress)?),
-                None => Some(session.invent(noise, numbers(), self.num_latent_steps, &progress)?),
+                Some(z_terminal) if session.has_z_sem() => {
+                    Some(pipeline.denoise_z_sem_batch(&part(z_terminal)?, &settings, observer)?)
+                }
+                _ => pipeline.sample_z_sem_batch(numbers, &settings, observer)?,
             };
             let x_terminal = match &self.given.x_terminal {
                 Some(x_terminal) => part(x_terminal)?,
-                None => session.random_x_terminal(noise, numbers())?,
+                None => pipeline.random_x_terminal_batch(numbers, &settings)?,
             };
-            let how = Decoding { options: self.options, noise: &mut noise.steps(numbers()) };
-            let x_0 = session.decode_as(&x_terminal, z_sem.as_ref(), how, &progress)?;
+            let codes = CodesBatch { x_terminal: &x_terminal, z_sem: z_sem.as_ref(), numbers };
+            let x_0 = pipeline.decode_batch(codes, &settings, observer)?;
             output.write(&x_0, &records.iter().collect::<Vec<_>>())?;
-            done += records.len();
-            output.keep(done, serde_json::Value::Null)?;
+            output.keep(batch.end, serde_json::Value::Null)?;
             progress.done(records.len());
         }
         progress.finish();
@@ -176,13 +170,13 @@ impl GivenNoise {
 
     fn check(&self, session: &Session) -> Result<()> {
         if let Some(x_terminal) = &self.x_terminal
-            && x_terminal.dims()[1..] != session.model.x_terminal_shape()
+            && x_terminal.dims()[1..] != session.model().x_terminal_shape()
         {
-            let expected = session.model.x_terminal_shape();
+            let expected = session.model().x_terminal_shape();
             bail!("x_T has shape {:?}, the model expects [N, {expected:?}]", x_terminal.dims())
         }
         if let Some(z_terminal) = &self.z_terminal {
-            let width = session.model.latent_net()?.config().z_channels;
+            let width = session.model().latent_net()?.config().z_channels;
             if z_terminal.dims()[1] != width {
                 bail!("z_T has width {}, the model expects {width}", z_terminal.dims()[1])
             }

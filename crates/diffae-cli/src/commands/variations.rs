@@ -1,11 +1,11 @@
 //! `diffae variations --model MODEL INPUT.. -n 8 --out DIR`
 
 use anyhow::{Result, bail, ensure};
-use diffae_infer::{CodesNeed, NoiseSource, Settings, Sheet, Subjects, rgb_from_tensor};
+use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet, Subjects, rgb_from_tensor};
 use image::RgbImage;
 
 use crate::args::{GlobalArgs, VariationsArgs};
-use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record, sampler_settings};
 use crate::pictures::list_readable_subjects;
 use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
@@ -46,19 +46,21 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
     if !session.has_z_sem() {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())
     }
-    subjects.check(&session.model, CodesNeed::ZSem)?;
+    subjects.check(session.model(), CodesNeed::ZSem)?;
     session.check_steps("--steps", args.decoding.steps)?;
-    let public = Settings::from([
-        ("model".to_owned(), session.model.fingerprint().into()),
-        ("steps".to_owned(), args.decoding.steps.into()),
-        ("seed".to_owned(), args.random.seed.into()),
+    let settings = PipelineSettings { seed: args.random.seed, ..args.decoding.settings(&args.batch)? };
+    let mut public = Settings::from([
+        ("model".to_owned(), session.model().fingerprint().into()),
+        ("steps".to_owned(), settings.num_steps.into()),
+        ("seed".to_owned(), settings.seed.into()),
     ]);
+    public.extend(sampler_settings(settings.sampler));
     let mut hidden = session.run_settings(global);
     hidden.insert("inputs".to_owned(), subjects.fingerprint()?.into());
     hidden.insert("variations".to_owned(), format!("{chosen:?} of {}", args.count).into());
     let resume = args.resume.mode(&args.out.force);
     let num_kept = output.begin(Begin { public, hidden, num_items: variations.len(), resume })?;
-    let varying = Varying { session: &session, args, subjects: &subjects, variations: &variations };
+    let varying = Varying { session: &session, args, settings, subjects: &subjects, variations: &variations };
     let varied = varying.run(&mut output, num_kept);
     output.guard(varied)?;
     if output.has_sheet() {
@@ -86,6 +88,7 @@ fn chosen(args: &VariationsArgs) -> Result<Vec<usize>> {
 struct Varying<'a> {
     session: &'a Session,
     args: &'a VariationsArgs,
+    settings: PipelineSettings,
     subjects: &'a Subjects,
     variations: &'a [Variation],
 }
@@ -93,27 +96,29 @@ struct Varying<'a> {
 impl Varying<'_> {
     /// Decodes what is not kept yet, batch by batch.
     fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
-        let Self { session, args, subjects, variations } = *self;
+        let Self { session, args, settings, subjects, variations } = *self;
+        let pipeline = &session.pipeline;
         let left = &variations[num_kept..];
         let of_one = |subject: usize| left.iter().filter(move |variation| variation.subject == subject).count();
         let encoded = (0..subjects.len()).filter(|&idx| of_one(idx) > 0 && subjects.picture(idx).is_some()).count();
-        let decoder = left.len() * session.decoding_calls(args.decoding.steps);
+        let decoder = left.len() * pipeline.num_decoding_calls(&settings);
         let work = Work { encoder: encoded, decoder, latent_net: 0 };
         let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: variations.len(), num_kept, work };
         let progress = session.progress(job);
-        let noise = NoiseSource::new(args.random.seed);
         let mut done = num_kept;
         for of_one in left.chunk_by(|a, b| a.subject == b.subject) {
             let subject = of_one.first().map_or(0, |variation| variation.subject);
-            let encoded = session.encode(subjects, subject..subject + 1, CodesNeed::ZSem, &progress)?;
+            let encoded = session.encode(subjects, subject..subject + 1, CodesNeed::ZSem, &settings, &progress)?;
             let z_sem = encoded
                 .z_sem
                 .ok_or(diffae_infer::Error::MissingPart { part: "z_sem", hint: "nothing is to be varied" })?;
             for batch in of_one.chunks(session.batch_size()) {
                 let numbers = batch.iter().map(|variation| (subject * args.count + variation.idx) as u64);
-                let x_terminal = session.random_x_terminal(noise, numbers)?;
+                let numbers: Vec<u64> = numbers.collect();
+                let x_terminal = pipeline.random_x_terminal_batch(&numbers, &settings)?;
                 let z_sems = z_sem.repeat((batch.len(), 1))?;
-                let decoded = session.decode(&x_terminal, Some(&z_sems), args.decoding.steps, &progress)?;
+                let codes = CodesBatch { x_terminal: &x_terminal, z_sem: Some(&z_sems), numbers: &numbers };
+                let decoded = pipeline.decode_batch(codes, &settings, &mut progress.observer())?;
                 output.write(&decoded, &batch.iter().map(|variation| &variation.record).collect::<Vec<_>>())?;
                 done += batch.len();
                 output.keep(done, serde_json::Value::Null)?;
@@ -138,10 +143,10 @@ impl Varying<'_> {
             }
             let mut row = vec![];
             if let Some(input) = subjects.picture(subject) {
-                row.push(rgb_from_tensor(&input.read(session.model.image_shape())?)?);
+                row.push(rgb_from_tensor(&input.read(session.model().image_shape())?)?);
             } else if has_pictures {
                 // Of codes alone there is no original to show.
-                let [_, height, width] = session.model.image_shape();
+                let [_, height, width] = session.model().image_shape();
                 let side = |side| u32::try_from(side).unwrap_or(1);
                 row.push(RgbImage::from_pixel(side(width), side(height), image::Rgb([255; 3])));
             }

@@ -1,25 +1,33 @@
 //! Our side of the measurement.
 
-use std::collections::HashMap;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
+use diffae_infer::{
+    DiffusionConfig, FORMAT_VERSION, LatentConfig, LoadOptions, ModelConfig, ModelSource, Pipeline, PipelineSettings,
+    no_observer,
+};
 use diffae_kernels::{
     AdamConfig, Gradients, ParameterState, adam_step, differentiable, record, run_in_pool, sum_of_squares,
 };
-use diffae_nets::{DiffusionAutoencoder, LatentNet, SemanticEncoder, Unet};
-use diffae_schedule::{
-    BetaSchedule, Clip, DdimSampler, Denoiser, NoiseSchedule, StepChain, StepSequence, Timestep, no_callback, no_noise,
-};
+use diffae_nets::weights::LatentMoments;
+use diffae_nets::{DiffusionAutoencoder, LatentNet};
+use diffae_schedule::{BetaSchedule, PredictionTarget};
 
 use super::machine;
 use super::work::{Kind, Work};
 
 /// Steps each way of a chain.
 const CHAIN_STEPS: usize = 10;
+const SETTINGS: PipelineSettings = PipelineSettings {
+    num_steps: CHAIN_STEPS,
+    num_invert_steps: CHAIN_STEPS,
+    num_latent_steps: CHAIN_STEPS,
+    ..PipelineSettings::DEFAULT
+};
 /// Timestep of single calls.
 const TIMESTEP: f32 = 500.;
 
@@ -29,10 +37,10 @@ pub(crate) struct Prepared {
 }
 
 enum Runner {
-    Unet { unet: Box<Unet>, x_t: Tensor, z_sem: Tensor },
-    Encoder { encoder: SemanticEncoder, x_0: Tensor },
-    Chain { unet: Box<Unet>, encoder: SemanticEncoder, x_0: Tensor },
-    Sample { unet: Box<Unet>, latent: LatentNet, x_terminal: Tensor, z_terminal: Tensor },
+    Unet { pipeline: Pipeline, x_t: Tensor, z_sem: Tensor },
+    Encoder { pipeline: Pipeline, x_0: Tensor },
+    Chain { pipeline: Pipeline, x_0: Tensor },
+    Sample { pipeline: Pipeline, numbers: Vec<u64> },
     Train(Box<Training>),
 }
 
@@ -43,34 +51,19 @@ impl Prepared {
         let size = work.preset.image_size;
         let x = Tensor::randn(0f32, 1., (work.batch, 3, size, size), &Device::Cpu)?;
         let vars = VarMap::new();
-        let model = DiffusionAutoencoder::new(&config, &VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
+        let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+        let model = DiffusionAutoencoder::new(&config, &vb)?;
         if work.kind == Kind::Train {
             return Ok(Self { runner: Runner::Train(Box::new(Training::new(model, &vars, x)?)) });
         }
-        // The same weights, as tensors that no gradient is asked of.
-        let tensors: HashMap<String, Tensor> = match vars.data().lock() {
-            Ok(data) => data.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect(),
-            Err(_) => bail!("the variables are locked"),
-        };
-        drop((model, vars));
-        let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        let mut unet = Box::new(Unet::new(config.unet(), &vb.pp("unet"))?);
-        let mut encoder = SemanticEncoder::new(config.encoder(), &vb.pp("encoder"))?;
-        unet.freeze();
-        encoder.freeze();
+        let pipeline = pipeline(work, &vars)?;
         let runner = match work.kind {
-            Kind::Encoder => Runner::Encoder { encoder, x_0: x },
-            Kind::Sample => {
-                let vars = VarMap::new();
-                let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
-                let latent = LatentNet::new(&work.preset.latent_config()?, &vb)?;
-                let z_terminal = Tensor::randn(0f32, 1., (work.batch, work.preset.embed_channels), &Device::Cpu)?;
-                Runner::Sample { unet, latent, x_terminal: x, z_terminal }
-            }
-            Kind::Chain => Runner::Chain { unet, encoder, x_0: x },
+            Kind::Encoder => Runner::Encoder { pipeline, x_0: x },
+            Kind::Sample => Runner::Sample { pipeline, numbers: (0..work.batch as u64).collect() },
+            Kind::Chain => Runner::Chain { pipeline, x_0: x },
             _ => {
                 let z_sem = Tensor::randn(0f32, 1., (work.batch, work.preset.embed_channels), &Device::Cpu)?;
-                Runner::Unet { unet, x_t: x, z_sem }
+                Runner::Unet { pipeline, x_t: x, z_sem }
             }
         };
         Ok(Self { runner })
@@ -88,11 +81,17 @@ impl Prepared {
     fn run(&mut self) -> Result<()> {
         run_in_pool(|| {
             match &mut self.runner {
-                Runner::Unet { unet, x_t, z_sem } => drop(unet.forward(x_t, &[TIMESTEP], Some(z_sem))?),
-                Runner::Encoder { encoder, x_0 } => drop(encoder.forward(x_0)?),
-                Runner::Chain { unet, encoder, x_0 } => chain(unet, encoder, x_0)?,
-                Runner::Sample { unet, latent, x_terminal, z_terminal } => {
-                    sample(unet, latent, x_terminal, z_terminal)?;
+                Runner::Unet { pipeline, x_t, z_sem } => {
+                    drop(pipeline.model().unet()?.forward(x_t, &[TIMESTEP], Some(z_sem))?);
+                }
+                Runner::Encoder { pipeline, x_0 } => drop(pipeline.encode_semantic_batch(x_0, &mut no_observer)?),
+                Runner::Chain { pipeline, x_0 } => {
+                    let codes = pipeline.encode_tensor(x_0, &SETTINGS, &mut no_observer)?;
+                    pipeline.decode_tensor(&codes, &SETTINGS, &mut no_observer)?;
+                }
+                Runner::Sample { pipeline, numbers } => {
+                    let codes = pipeline.sample_codes(numbers, &SETTINGS, &mut no_observer)?;
+                    pipeline.decode_tensor(&codes, &SETTINGS, &mut no_observer)?;
                 }
                 Runner::Train(training) => training.step()?,
             }
@@ -101,54 +100,37 @@ impl Prepared {
     }
 }
 
-/// The `UNet` with its projections.
-struct Conditioned<'a> {
-    unet: &'a Unet,
-    time: diffae_nets::TimeProjections,
-    timesteps: Vec<Timestep>,
-    z_sem: diffae_nets::ZSemProjections,
-}
-
-impl<'a> Conditioned<'a> {
-    fn new(unet: &'a Unet, z_sem: &Tensor, chain: &StepChain) -> Result<Self> {
-        let timesteps = chain.timesteps().to_vec();
-        let numbers: Vec<f32> = timesteps.iter().map(|t| t.get() as f32).collect();
-        let (time, z_sem) = (unet.project_time(&numbers, z_sem)?, unet.project_z_sem(z_sem)?);
-        Ok(Self { unet, time, timesteps, z_sem })
-    }
-}
-
-impl Denoiser for Conditioned<'_> {
-    fn eps(&self, x_t: &Tensor, timesteps: &[Timestep]) -> candle_core::Result<Tensor> {
-        let known = self.timesteps.iter().position(|t| timesteps.first() == Some(t)).unwrap_or(0);
-        self.unet.forward_projected(x_t, &self.time.of(known)?, Some(&self.z_sem))
-    }
-}
-
-fn steps(schedule: &BetaSchedule) -> Result<StepChain> {
-    Ok(StepChain::new(&NoiseSchedule::new(schedule, 1000)?, &StepSequence::Ddim(CHAIN_STEPS))?)
-}
-
-/// Encode, invert, decode.
-fn chain(unet: &Unet, encoder: &SemanticEncoder, x_0: &Tensor) -> Result<()> {
-    let steps = steps(&BetaSchedule::Linear)?;
-    let denoiser = Conditioned::new(unet, &encoder.forward(x_0)?, &steps)?;
-    let sampler = DdimSampler::new(steps, Clip::UnitRange);
-    let x_terminal = sampler.invert(&denoiser, x_0, &mut no_callback)?;
-    sampler.decode(&denoiser, &x_terminal, &mut no_noise, &mut no_callback)?;
-    Ok(())
-}
-
-/// Invent a code, decode it.
-fn sample(unet: &Unet, latent: &LatentNet, x_terminal: &Tensor, z_terminal: &Tensor) -> Result<()> {
-    let eps =
-        |z_t: &Tensor, timesteps: &[Timestep]| latent.forward(z_t, &[timesteps.first().map_or(0., |t| t.get() as f32)]);
-    let latent_steps = steps(&BetaSchedule::Constant { value: 0.008 })?;
-    let z_sem = DdimSampler::new(latent_steps, Clip::None).decode(&eps, z_terminal, &mut no_noise, &mut no_callback)?;
-    let steps = steps(&BetaSchedule::Linear)?;
-    let denoiser = Conditioned::new(unet, &z_sem, &steps)?;
-    DdimSampler::new(steps, Clip::UnitRange).decode(&denoiser, x_terminal, &mut no_noise, &mut no_callback)?;
-    Ok(())
+/// A model of the weights of an autoencoder, with a latent net where the work calls it.
+fn pipeline(work: &Work, vars: &VarMap) -> Result<Pipeline> {
+    let config = work.preset.config()?;
+    let diffusion =
+        |beta_schedule| DiffusionConfig { num_train_timesteps: 1000, beta_schedule, prediction: PredictionTarget::Eps };
+    let latent = if work.kind == Kind::Sample {
+        let net = work.preset.latent_config()?;
+        LatentNet::new(&net, &VarBuilder::from_varmap(vars, DType::F32, &Device::Cpu).pp("latent_net"))?;
+        Some(LatentConfig { net, diffusion: diffusion(BetaSchedule::Constant { value: 0.008 }) })
+    } else {
+        None
+    };
+    let tensors = match vars.data().lock() {
+        Ok(data) => data.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect(),
+        Err(_) => bail!("the variables are locked"),
+    };
+    let width = work.preset.embed_channels;
+    let model_config = ModelConfig {
+        format_version: FORMAT_VERSION,
+        unet: Some(config.unet().clone()),
+        encoder: Some(config.encoder().clone()),
+        diffusion: Some(diffusion(BetaSchedule::Linear)),
+        compact: None,
+        latent,
+        classifier: None,
+        domain: None,
+    };
+    let mut source = ModelSource::from_networks(model_config, tensors);
+    let moment = |of: fn(usize, DType, &Device) -> candle_core::Result<Tensor>| of(width, DType::F32, &Device::Cpu);
+    source.set_latent_moments(LatentMoments { mean: moment(Tensor::zeros)?, std: moment(Tensor::ones)? })?;
+    Ok(Pipeline::new(source.build(&LoadOptions::cpu())?))
 }
 
 /// A model in training.

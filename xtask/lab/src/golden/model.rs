@@ -4,22 +4,28 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use diffae_infer::{DecodeOptions, LoadOptions, Model, ModelSource, lerp, slerp};
+use diffae_infer::{CodesBatch, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, lerp, no_observer, slerp};
 use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, read_latent_moments};
-use diffae_schedule::{Clip, Timestep, no_callback, no_noise};
+use diffae_schedule::{Clip, Timestep, no_callback};
 
 use super::fixture::Fixture;
 use super::report::{Report, Tolerance};
 
 /// Steps of all golden chains.
 const NUM_STEPS: usize = 10;
+const SETTINGS: PipelineSettings = PipelineSettings {
+    num_steps: NUM_STEPS,
+    num_invert_steps: NUM_STEPS,
+    num_latent_steps: NUM_STEPS,
+    ..PipelineSettings::DEFAULT
+};
 /// The golden edit.
 const ATTRIBUTE_IDX: usize = 2;
 const STRENGTH: f64 = 0.3;
 
 /// A model with its golden numbers.
 struct Subject<'a> {
-    model: Model,
+    pipeline: Pipeline,
     golden: Fixture,
     report: &'a mut Report,
 }
@@ -28,7 +34,7 @@ struct Subject<'a> {
 pub(crate) fn check(folder: &Path, report: &mut Report) -> Result<()> {
     let model = load(folder)?;
     let golden = Fixture::open(&folder.join("golden.safetensors"))?;
-    let mut subject = Subject { model, golden, report };
+    let mut subject = Subject { pipeline: Pipeline::new(model), golden, report };
     let x = subject.golden.tensor("x")?;
     let z_sem = subject.encoder(&x)?;
     subject.noise_prediction(&x, z_sem.as_ref())?;
@@ -53,13 +59,17 @@ fn load(folder: &Path) -> Result<Model> {
 }
 
 impl Subject<'_> {
+    fn model(&self) -> &Model {
+        self.pipeline.model()
+    }
+
     fn encoder(&mut self, x: &Tensor) -> Result<Option<Tensor>> {
-        if self.model.config().encoder.is_none() {
+        if self.model().config().encoder.is_none() {
             return Ok(None);
         }
-        let z_sem = self.model.encode_semantic(x)?;
+        let z_sem = self.model().encode_semantic(x)?;
         self.compare("z_sem", &z_sem, Tolerance::Network)?;
-        let style_space = self.model.unet()?.project_z_sem(&z_sem)?.style_space()?;
+        let style_space = self.model().unet()?.project_z_sem(&z_sem)?.style_space()?;
         self.compare("stylespace", &style_space, Tolerance::Network)?;
         Ok(Some(z_sem))
     }
@@ -67,11 +77,11 @@ impl Subject<'_> {
     fn noise_prediction(&mut self, x: &Tensor, z_sem: Option<&Tensor>) -> Result<()> {
         let t_mid = self.golden.counts("t_mid")?;
         let positions: Vec<Timestep> = t_mid.iter().map(|&t| Timestep::new(t)).collect();
-        let x_t = self.model.schedule()?.q_sample(x, &self.golden.tensor("noise")?, &positions)?;
+        let x_t = self.model().schedule()?.q_sample(x, &self.golden.tensor("noise")?, &positions)?;
         self.compare("x_t", &x_t, Tolerance::Formula)?;
         for (quantity, timesteps) in [("eps", t_mid), ("eps_ends", self.golden.counts("t")?)] {
             let timesteps: Vec<f32> = timesteps.into_iter().map(|t| t as f32).collect();
-            let eps = self.model.unet()?.forward(&x_t, &timesteps, z_sem)?;
+            let eps = self.model().unet()?.forward(&x_t, &timesteps, z_sem)?;
             self.compare(quantity, &eps, Tolerance::Network)?;
         }
         Ok(())
@@ -79,7 +89,7 @@ impl Subject<'_> {
 
     /// Inversion and the three decodes; returns the inverted `x_T`.
     fn chains(&mut self, x: &Tensor, z_sem: Option<&Tensor>) -> Result<Tensor> {
-        let inverted = self.model.invert(x, z_sem, NUM_STEPS, &mut no_callback)?;
+        let inverted = self.pipeline.invert_batch(x, z_sem, &SETTINGS, &mut no_observer)?;
         self.compare("x_T_inverted", &inverted, Tolerance::Chain)?;
         let random = self.golden.tensor("x_T")?;
         for (quantity, x_terminal, clip) in [
@@ -87,8 +97,7 @@ impl Subject<'_> {
             ("recon_random", &random, Clip::UnitRange),
             ("recon_noclip", &random, Clip::None),
         ] {
-            let options = DecodeOptions { clip, ..DecodeOptions::ddim(NUM_STEPS) };
-            let decoded = self.decode(x_terminal, z_sem, &options)?;
+            let decoded = self.decode(x_terminal, z_sem, &PipelineSettings { clip, ..SETTINGS })?;
             self.compare(quantity, &decoded, Tolerance::Chain)?;
         }
         Ok(inverted)
@@ -106,7 +115,7 @@ impl Subject<'_> {
         let x_terminals = each(x_terminal, slerp)?;
         self.compare("interp_z", &z_sems, Tolerance::Network)?;
         self.compare("interp_x_T", &x_terminals, Tolerance::Chain)?;
-        let decoded = self.decode(&x_terminals, Some(&z_sems), &DecodeOptions::ddim(NUM_STEPS))?;
+        let decoded = self.decode(&x_terminals, Some(&z_sems), &SETTINGS)?;
         self.compare("interp_img", &decoded, Tolerance::Chain)
     }
 
@@ -114,36 +123,37 @@ impl Subject<'_> {
         for (quantity, got) in self.moments()? {
             self.compare(quantity, &got, Tolerance::Formula)?;
         }
-        let Ok(classifier) = self.model.classifier() else { return Ok(()) };
-        let logits = classifier.forward(&self.model.normalize(z_sem)?)?;
-        let edited = self.model.edit(z_sem, ATTRIBUTE_IDX, STRENGTH)?;
+        let Ok(classifier) = self.model().classifier() else { return Ok(()) };
+        let logits = classifier.forward(&self.model().normalize(z_sem)?)?;
+        let edited = self.model().edit(z_sem, ATTRIBUTE_IDX, STRENGTH)?;
         self.compare("manip_logits", &logits, Tolerance::Network)?;
         self.compare("manip_z", &edited, Tolerance::Network)?;
-        let decoded = self.decode(x_terminal, Some(&edited), &DecodeOptions::ddim(NUM_STEPS))?;
+        let decoded = self.decode(x_terminal, Some(&edited), &SETTINGS)?;
         self.compare("manip_img", &decoded, Tolerance::Chain)
     }
 
     fn moments(&self) -> Result<Vec<(&'static str, Tensor)>> {
-        let Ok(moments) = self.model.latent_moments() else { return Ok(Vec::new()) };
+        let Ok(moments) = self.model().latent_moments() else { return Ok(Vec::new()) };
         Ok(vec![("conds_mean", moments.mean.flatten_all()?), ("conds_std", moments.std.flatten_all()?)])
     }
 
     fn sampling(&mut self) -> Result<()> {
-        let Ok(latent_net) = self.model.latent_net() else { return Ok(()) };
+        let Ok(latent_net) = self.model().latent_net() else { return Ok(()) };
         let z_terminal = self.golden.tensor("z_T")?;
         let timesteps: Vec<f32> = self.golden.counts("t_mid")?.into_iter().map(|t| t as f32).collect();
         let latent_eps = latent_net.forward(&z_terminal, &timesteps)?;
-        let z_0_normalized = self.model.sample_z_sem_normalized(&z_terminal, NUM_STEPS, &mut no_callback)?;
-        let z_0 = self.model.sample_z_sem(&z_terminal, NUM_STEPS, &mut no_callback)?;
-        let pictures = self.decode(&self.golden.tensor("x_T")?, Some(&z_0), &DecodeOptions::ddim(NUM_STEPS))?;
+        let z_0_normalized = self.model().sample_z_sem_normalized(&z_terminal, NUM_STEPS, &mut no_callback)?;
+        let z_0 = self.pipeline.denoise_z_sem_batch(&z_terminal, &SETTINGS, &mut no_observer)?;
+        let pictures = self.decode(&self.golden.tensor("x_T")?, Some(&z_0), &SETTINGS)?;
         self.compare("latent_eps", &latent_eps, Tolerance::Network)?;
         self.compare("z_0_normalized", &z_0_normalized, Tolerance::Chain)?;
         self.compare("z_0", &z_0, Tolerance::Chain)?;
         self.compare("sample_img", &pictures, Tolerance::Chain)
     }
 
-    fn decode(&self, x_terminal: &Tensor, z_sem: Option<&Tensor>, options: &DecodeOptions) -> Result<Tensor> {
-        Ok(self.model.decode(x_terminal, z_sem, options, &mut no_noise, &mut no_callback)?)
+    fn decode(&self, x_terminal: &Tensor, z_sem: Option<&Tensor>, settings: &PipelineSettings) -> Result<Tensor> {
+        let codes = CodesBatch { x_terminal, z_sem, numbers: &[] };
+        Ok(self.pipeline.decode_batch(codes, settings, &mut no_observer)?)
     }
 
     /// Compares, where the fixture has the quantity.

@@ -28,7 +28,7 @@ pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
     PictureSet::find(&args.data)?; // else every measure would fail by itself
     let (has_z_sem, is_one_shot, has_classifier) = {
         let session = Session::open(global, &args.model, &args.run.batch)?;
-        (session.has_z_sem(), session.is_one_shot(), session.model.classifier().is_ok())
+        (session.has_z_sem(), session.is_one_shot(), session.model().classifier().is_ok())
     };
     let run = |measure: &str| EvalRunArgs { out: args.run.out.join(measure), ..args.run.clone() };
     let mut sorted = args.steps.clone();
@@ -39,7 +39,8 @@ pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
 
     measures.run("recon", || recon::run(global, &recon_args(args, run("recon"))))?;
     if has_z_sem {
-        let z_usage = ZUsageArgs { model: model(), data: data(), run: run("z-usage"), steps };
+        let z_usage =
+            ZUsageArgs { model: model(), data: data(), run: run("z-usage"), steps, sampler: args.sampler.clone() };
         measures.run("z-usage", || z_usage::run(global, &z_usage))?;
     }
     if let (Some(labels), true) = (&args.labels, has_z_sem) {
@@ -55,7 +56,7 @@ pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
         measures.run("attributes", || attributes::run(global, &probes))?;
         let dimensions = DisentanglementArgs { labelled: labelled("disentanglement"), resamples: args.resamples };
         measures.run("disentanglement", || attributes::run_disentanglement(global, &dimensions))?;
-        let few_shot = few_shot_args(labelled("few-shot"), steps);
+        let few_shot = few_shot_args(args, labelled("few-shot"), steps);
         measures.run("few-shot", || few_shot::run(global, &few_shot))?;
     }
     if let (Some(pairs), true, false) = (&args.pairs, has_z_sem, is_one_shot) {
@@ -124,6 +125,7 @@ fn recon_args(args: &AllArgs, run: EvalRunArgs) -> ReconArgs {
         run,
         lpips: args.lpips.clone(),
         steps: args.steps.clone(),
+        sampler: args.sampler.clone(),
         invert_steps: None,
     }
 }
@@ -136,14 +138,17 @@ fn ppl_args(args: &AllArgs, weights: PathBuf, run: EvalRunArgs, steps: usize) ->
         pairs: None,
         epsilon: 1e-4,
         steps,
+        sampler: args.sampler.clone(),
         invert_steps: steps,
         backbone: BackboneName::Vgg,
         weights,
     }
 }
 
-fn few_shot_args(labelled: LabelledArgs, steps: usize) -> FewShotArgs {
-    FewShotArgs { labelled, shots: SHOTS.to_vec(), draws: 5, invented: 512, decoded: 8, steps, latent_steps: steps }
+fn few_shot_args(args: &AllArgs, labelled: LabelledArgs, steps: usize) -> FewShotArgs {
+    let sampler = args.sampler.clone();
+    let shots = SHOTS.to_vec();
+    FewShotArgs { labelled, shots, draws: 5, invented: 512, decoded: 8, steps, sampler, latent_steps: steps }
 }
 
 fn edits_args(
@@ -160,6 +165,7 @@ fn edits_args(
         direction,
         strength: None,
         steps,
+        sampler: args.sampler.clone(),
         invert_steps: steps,
         keep_residual: false,
     }
@@ -179,6 +185,7 @@ fn fid_args(args: &AllArgs, weights: PathBuf, run: EvalRunArgs, steps: usize) ->
         source: FidSource::Auto,
         count: None,
         steps,
+        sampler: args.sampler.clone(),
         latent_steps: steps,
         reference_statistics: None,
         save_statistics: None,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use diffae_infer::{Codes, NoiseSource, Overwrite};
+use diffae_infer::{Codes, Overwrite, PipelineSettings};
 use diffae_nets::weights::SafetensorsFile;
 
 use crate::args::EvalRunArgs;
@@ -49,7 +49,8 @@ pub(super) fn invent_all(session: &Session, args: &EvalRunArgs, count: usize, nu
     fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
     let latent = session.latent_fingerprint()?;
     let key = format!("{} {latent:?} {num_steps} {}", serde_json::to_string(&session.settings())?, args.random.seed);
-    let noise = NoiseSource::new(args.random.seed);
+    let settings =
+        PipelineSettings { num_latent_steps: num_steps, seed: args.random.seed, ..PipelineSettings::DEFAULT };
     let progress = Progress::start("invent", count, num_steps);
     let mut parts = vec![];
     for start in (0..count).step_by(PART) {
@@ -59,8 +60,9 @@ pub(super) fn invent_all(session: &Session, args: &EvalRunArgs, count: usize, nu
             progress.check(numbers.len() * num_steps)?;
             z_sem
         } else {
-            let z_sem = session.invent(noise, numbers.start as u64..numbers.end as u64, num_steps, &progress)?;
-            let z_sem = z_sem.to_device(&candle_core::Device::Cpu)?;
+            let drawn: Vec<u64> = (numbers.start as u64..numbers.end as u64).collect();
+            let z_sem = session.pipeline.sample_z_sem_batch(&drawn, &settings, &mut progress.observer())?;
+            let z_sem = z_sem.context("the model has no z_sem")?.to_device(&candle_core::Device::Cpu)?;
             write(session, &z_sem, numbers.map(|number| number.to_string()).collect(), &path, &key)?;
             z_sem
         };
@@ -71,7 +73,7 @@ pub(super) fn invent_all(session: &Session, args: &EvalRunArgs, count: usize, nu
 }
 
 fn write(session: &Session, z_sem: &Tensor, names: Vec<String>, path: &Path, key: &str) -> Result<()> {
-    let fingerprint = session.model.fingerprint().to_owned();
+    let fingerprint = session.model().fingerprint().to_owned();
     let codes = Codes { z_sem: Some(z_sem.clone()), x_terminal: None, names, fingerprint };
     Ok(codes.write(path, &[(KEY.to_owned(), key.to_owned())], Overwrite::Replace)?)
 }
@@ -88,7 +90,7 @@ fn encode(
         let batch = start..(start + size).min(part.end);
         let count = batch.len();
         let x_0 = pictures.read(session, batch)?;
-        batches.push(session.model.encode_semantic(&x_0)?.to_device(&candle_core::Device::Cpu)?);
+        batches.push(session.model().encode_semantic(&x_0)?.to_device(&candle_core::Device::Cpu)?);
         progress.check(count)?;
     }
     Ok(Tensor::cat(&batches, 0)?)

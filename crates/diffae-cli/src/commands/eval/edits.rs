@@ -2,12 +2,13 @@
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use diffae_infer::{Overwrite, Sheet, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_infer::{Overwrite, PipelineSettings, Sheet, keep_residual, png_bytes, rgb_from_tensor, write_atomically};
 
 use super::journal::{Journal, Values};
 use super::report::{Figure, Report};
 use crate::args::{EditDirection, EditsArgs, GlobalArgs};
 use crate::output::Provenance;
+use crate::picture_output::sampler_settings;
 use crate::pictures::{Pairs, PictureSet};
 use crate::progress::Progress;
 use crate::session::{Session, to_unit};
@@ -36,14 +37,14 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
     let all = Pairs::find(&args.pairs, args.limit)?;
     let session = Session::open(global, &args.model, &args.run.batch)?;
     let known = |pairs: &Pairs| {
-        let known = args.direction == EditDirection::Pairs || session.model.attribute_idx(&pairs.attribute).is_ok();
+        let known = args.direction == EditDirection::Pairs || session.model().attribute_idx(&pairs.attribute).is_ok();
         if !known {
             tracing::warn!("the model has no attribute {}; its pairs are left out", pairs.attribute);
         }
         known
     };
     if args.direction == EditDirection::Classifier {
-        session.model.classifier()?;
+        session.model().classifier()?;
     }
     let all: Vec<Pairs> = all.into_iter().filter(known).collect();
     ensure!(!all.is_empty(), "the model has none of the attributes of {}", args.pairs.display());
@@ -52,6 +53,12 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
     let direction = if args.direction == EditDirection::Pairs { "pairs" } else { "classifier" };
     // The classifier's directions are those of normalized z_sem.
     let latent = if direction == "pairs" { None } else { session.latent_fingerprint()? };
+    let decoding = PipelineSettings {
+        num_steps: args.steps,
+        num_invert_steps: args.invert_steps,
+        sampler: args.sampler.get()?,
+        ..PipelineSettings::EDITS
+    };
     let mut settings = session.settings();
     settings.extend([
         ("attributes".to_owned(), all.iter().map(|pairs| pairs.attribute.clone()).collect::<Vec<_>>().into()),
@@ -64,6 +71,7 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
         ("invert_steps".to_owned(), args.invert_steps.into()),
         ("keep_residual".to_owned(), args.keep_residual.into()),
     ]);
+    settings.extend(sampler_settings(args.sampler.get()?));
     let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
     let sheet_path = args.run.out.join("edits.png");
     // The pictures of the sheet are not in the journal: they are made again, unless there is nothing left to do.
@@ -80,7 +88,8 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
         let edit = edit_of(&session, pairs, args)?;
         let first = first_measured(pairs, args);
         progress.check(first * steps_a_pair(args))?;
-        let mut work = Work { session: &session, args, journal: &mut journal, progress: &progress, num_shown };
+        let mut work =
+            Work { session: &session, args, settings: decoding, journal: &mut journal, progress: &progress, num_shown };
         let pictures = measure_pairs(&mut work, pairs, &edit, first)?;
         sheet.push(&pairs.attribute, pictures);
         let seed = args.run.random.seed;
@@ -96,7 +105,7 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
     }
     progress.finish();
     if !has_sheet {
-        let provenance = Provenance::new(session.model.fingerprint());
+        let provenance = Provenance::new(session.model().fingerprint());
         let bytes = png_bytes(&sheet.draw(), provenance.entries(), &sheet_path)?;
         write_atomically(&sheet_path, &bytes, Overwrite::Replace)?;
     }
@@ -124,8 +133,8 @@ fn directions_fingerprint(session: &Session, all: &[Pairs], args: &EditsArgs) ->
         return Ok(None);
     }
     let mut hasher = blake3::Hasher::new();
-    let classifier = session.model.classifier()?;
-    let (width, device) = (classifier.config().z_channels, session.model.device());
+    let classifier = session.model().classifier()?;
+    let (width, device) = (classifier.config().z_channels, session.model().device());
     let mut places = vec![Tensor::zeros((1, width), DType::F32, device)?];
     if classifier.config().local_units > 0 {
         // A network is told by what it says near and far.
@@ -133,7 +142,7 @@ fn directions_fingerprint(session: &Session, all: &[Pairs], args: &EditsArgs) ->
         places.extend([(&axes * 4.)?, (&axes * -4.)?, axes]);
     }
     for pairs in all {
-        let idx = session.model.attribute_idx(&pairs.attribute)?;
+        let idx = session.model().attribute_idx(&pairs.attribute)?;
         for place in &places {
             for value in classifier.directions_at(idx, place)?.flatten_all()?.to_vec1::<f32>()? {
                 hasher.update(&value.to_le_bytes());
@@ -144,7 +153,7 @@ fn directions_fingerprint(session: &Session, all: &[Pairs], args: &EditsArgs) ->
 }
 
 fn edit_of(session: &Session, pairs: &Pairs, args: &EditsArgs) -> Result<Edit> {
-    let model = &session.model;
+    let model = session.model();
     if let Some(strength) = args.strength {
         return Ok(Edit::Along { attribute_idx: model.attribute_idx(&pairs.attribute)?, strength });
     }
@@ -172,6 +181,7 @@ fn item(pairs: &Pairs, idx: usize) -> String {
 struct Work<'a> {
     session: &'a Session,
     args: &'a EditsArgs,
+    settings: PipelineSettings,
     journal: &'a mut Journal,
     progress: &'a Progress,
     /// Pairs of an attribute whose pictures are wanted.
@@ -180,7 +190,7 @@ struct Work<'a> {
 
 /// Measures what is missing of the pairs from `first` on, and returns the first pictures: without, edited, with.
 fn measure_pairs(work: &mut Work<'_>, pairs: &Pairs, edit: &Edit, first: usize) -> Result<Vec<image::RgbImage>> {
-    let Work { session, args, journal, progress, num_shown } = work;
+    let Work { session, args, settings, journal, progress, num_shown } = work;
     let (mut row, mut start) = (vec![], first);
     let size = session.batch_size();
     while start < pairs.without.len() {
@@ -194,15 +204,18 @@ fn measure_pairs(work: &mut Work<'_>, pairs: &Pairs, edit: &Edit, first: usize) 
         }
         let without = pairs.without.read(session, batch.clone())?;
         let with = pairs.with.read(session, batch.clone())?;
-        let z_sem = session.model.encode_semantic(&without)?;
-        let x_terminal = session.invert(&without, Some(&z_sem), args.invert_steps, progress)?;
+        let z_sem = session.model().encode_semantic(&without)?;
+        let observer = &mut progress.observer();
+        let x_terminal = session.pipeline.invert_batch(&without, Some(&z_sem), settings, observer)?;
         let moved = match edit {
-            Edit::Along { attribute_idx, strength } => session.model.edit(&z_sem, *attribute_idx, *strength)?,
+            Edit::Along { attribute_idx, strength } => session.model().edit(&z_sem, *attribute_idx, *strength)?,
             Edit::By(difference) => z_sem.broadcast_add(difference)?,
         };
-        let original = || session.original(&without, (&x_terminal, &z_sem), args.steps, progress);
-        let original = args.keep_residual.then(original).transpose()?;
-        let edited = session.decode_edited((&x_terminal, &moved), original.as_ref(), args.steps, progress)?;
+        let decode = |z_sem: &Tensor| session.decode((&x_terminal, Some(z_sem)), batch.start, settings, progress);
+        let mut edited = decode(&moved)?;
+        if args.keep_residual {
+            edited = keep_residual(&edited, &without, &decode(&z_sem)?)?;
+        }
         for (place, idx) in batch.clone().enumerate() {
             if shown && row.len() < 3 * *num_shown {
                 for x in [&without, &edited, &with] {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use diffae_eval::{LinearProbe, auroc};
-use diffae_infer::{NoiseSource, Overwrite, Sheet, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_infer::{Overwrite, PipelineSettings, Sheet, png_bytes, rgb_from_tensor, write_atomically};
 use image::RgbImage;
 
 use super::attributes::{Labelled, encode};
@@ -67,7 +67,7 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<Report> {
     let least = args.shots.iter().copied().min().unwrap_or(0) + 2;
     let penalty = args.labelled.fixed_inverse_penalty();
     let more = |session: &Session, _: &[String]| {
-        let invents = args.invented > 0 && session.model.latent_net().is_ok();
+        let invents = args.invented > 0 && session.model().latent_net().is_ok();
         let mut settings = Settings::from([
             ("shots".to_owned(), args.shots.clone().into()),
             ("draws".to_owned(), args.draws.into()),
@@ -132,7 +132,7 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<Report> {
     }
     if !sheet.is_empty() {
         let path = args.labelled.run.out.join("few-shot.png");
-        let provenance = invented.map(|invented| Provenance::new(invented.session.model.fingerprint()));
+        let provenance = invented.map(|invented| Provenance::new(invented.session.model().fingerprint()));
         let entries = provenance.as_ref().map_or(&[][..], |provenance| provenance.entries());
         write_atomically(&path, &png_bytes(&sheet.draw(), entries, &path)?, Overwrite::Replace)?;
     }
@@ -228,7 +228,7 @@ impl Scale {
 
 /// Vectors of the latent net; none if the model has none.
 fn invent(args: &FewShotArgs, session: Session, scale: &Scale) -> Result<Option<Invented>> {
-    if session.model.latent_net().is_err() {
+    if session.model().latent_net().is_err() {
         tracing::warn!("the model has no latent net: no z_sem are sampled");
         return Ok(None);
     }
@@ -260,15 +260,22 @@ fn decode(args: &FewShotArgs, invented: &Invented, chosen: &[u32], label: &str) 
         return Ok(None);
     }
     let Invented { session, z_sem, .. } = invented;
-    let noise = NoiseSource::new(args.labelled.run.random.seed);
+    let settings = PipelineSettings {
+        num_steps: args.steps,
+        sampler: args.sampler.get()?,
+        seed: args.labelled.run.random.seed,
+        ..PipelineSettings::DEFAULT
+    };
     let progress = Progress::start("decode", chosen.len(), args.steps);
-    let provenance = Provenance::new(session.model.fingerprint());
+    let provenance = Provenance::new(session.model().fingerprint());
     let mut pictures = vec![];
     for chosen in chosen.chunks(session.batch_size()) {
-        let rows = pictures.len() as u64..(pictures.len() + chosen.len()) as u64;
-        let z_sem = z_sem.index_select(&Tensor::new(chosen, z_sem.device())?, 0)?.to_device(session.model.device())?;
-        let x_terminal = session.random_x_terminal(noise, rows)?;
-        let x_0 = session.decode(&x_terminal, Some(&z_sem), args.steps, &progress)?;
+        let first = pictures.len();
+        let numbers: Vec<u64> = (first as u64..).take(chosen.len()).collect();
+        let z_sem =
+            z_sem.index_select(&Tensor::new(chosen, z_sem.device())?, 0)?.to_device(session.model().device())?;
+        let x_terminal = session.pipeline.random_x_terminal_batch(&numbers, &settings)?;
+        let x_0 = session.decode((&x_terminal, Some(&z_sem)), first, &settings, &progress)?;
         for row in 0..chosen.len() {
             let picture = rgb_from_tensor(&x_0.get(row)?)?;
             let path = folder.join(format!("{:05}.png", pictures.len()));

@@ -9,7 +9,7 @@ use diffae_eval::{
     FeatureKind, FeatureNetwork, InceptionInput, Moments, frechet_distance, kernel_distance_of_subsets,
     manifold_members,
 };
-use diffae_infer::{NoiseSource, rgb_from_bytes, write_atomically};
+use diffae_infer::{PipelineSettings, rgb_from_bytes, write_atomically};
 use diffae_train::Crop;
 
 use super::feature_file::{FeatureFile, fingerprint_of_file};
@@ -17,6 +17,7 @@ use super::journal::Settings;
 use super::report::{Figure, Report};
 use crate::args::{FidArgs, FidProtocol, FidSource, GlobalArgs, Judged as JudgedArg, PictureCrop, ResizeName};
 use crate::device::device_from_name;
+use crate::picture_output::sampler_settings;
 use crate::pictures::PictureSet;
 use crate::progress::Progress;
 use crate::session::{Session, catch_interrupts, to_unit};
@@ -152,7 +153,7 @@ fn sets(
     let overwrite = args.run.force.overwrite();
     let common = |settings: Settings| features.settings.clone().into_iter().chain(settings).collect::<Settings>();
     let given = args.size.map(|size| [3, size, size]);
-    let image_size = judged.session().map(|session| session.model.image_shape()).or(given);
+    let image_size = judged.session().map(|session| session.model().image_shape()).or(given);
     let of_real = |pictures: &PictureSet| -> Result<Settings> {
         Ok(Settings::from([
             ("data".to_owned(), pictures.fingerprint()?.into()),
@@ -344,7 +345,7 @@ impl Judged {
             JudgedArg::Model(model) => model,
         };
         let session = Session::open(global, &model, &args.run.batch)?;
-        let invents = !session.has_z_sem() || session.model.latent_net().is_ok();
+        let invents = !session.has_z_sem() || session.model().latent_net().is_ok();
         match args.source {
             FidSource::Decoded => {
                 ensure!(session.has_z_sem(), "a plain DDPM has no z_sem to decode");
@@ -387,6 +388,7 @@ impl Judged {
         };
         let mut settings = session.settings();
         settings.extend([("steps".to_owned(), args.steps.into()), ("seed".to_owned(), args.run.random.seed.into())]);
+        settings.extend(sampler_settings(args.sampler.get()?));
         if matches!(self, Self::Decoded(_)) {
             settings.insert("source".to_owned(), "decoded".into());
             settings.insert("data".to_owned(), real.map(PictureSet::fingerprint).transpose()?.into());
@@ -410,18 +412,24 @@ impl Judged {
             Self::Folder(pictures) => return as_they_are(pictures, range),
             Self::Sampled(session) | Self::Decoded(session) => session,
         };
-        let noise = NoiseSource::new(args.run.random.seed);
-        let indices = range.start as u64..range.end as u64;
+        let settings = PipelineSettings {
+            num_steps: args.steps,
+            num_latent_steps: args.latent_steps,
+            sampler: args.sampler.get()?,
+            seed: args.run.random.seed,
+            ..PipelineSettings::DEFAULT
+        };
+        let first = range.start;
+        let numbers: Vec<u64> = (range.start as u64..range.end as u64).collect();
         let z_sem = match (self, real) {
             (Self::Decoded(_), Some(real)) => {
                 let encoded = range.map(|idx| idx.checked_rem(real.len()).unwrap_or(0));
-                Some(session.model.encode_semantic(&real.read(session, encoded)?)?)
+                Some(session.model().encode_semantic(&real.read(session, encoded)?)?)
             }
-            _ if session.has_z_sem() => Some(session.invent(noise, indices.clone(), args.latent_steps, progress)?),
-            _ => None,
+            _ => session.pipeline.sample_z_sem_batch(&numbers, &settings, &mut progress.observer())?,
         };
-        let x_terminal = session.random_x_terminal(noise, indices)?;
-        let x_0 = session.decode(&x_terminal, z_sem.as_ref(), args.steps, progress)?;
+        let x_terminal = session.pipeline.random_x_terminal_batch(&numbers, &settings)?;
+        let x_0 = session.decode((&x_terminal, z_sem.as_ref()), first, &settings, progress)?;
         Ok(vec![eight_bits(&x_0)?])
     }
 }

@@ -3,12 +3,13 @@
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use diffae_eval::{Lpips, LpipsBackbone};
-use diffae_infer::{lerp, slerp};
+use diffae_infer::{PipelineSettings, lerp, slerp};
 
 use super::feature_file::fingerprint_of_file;
 use super::journal::{Journal, Values};
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, PplArgs};
+use crate::picture_output::sampler_settings;
 use crate::pictures::PictureSet;
 use crate::progress::Progress;
 use crate::session::{Session, to_unit};
@@ -31,9 +32,16 @@ pub(super) fn run(global: &GlobalArgs, args: &PplArgs) -> Result<Report> {
     }
     ensure!(pictures.len() >= 2, "--data has one image, expected at least two");
     let backbone = LpipsBackbone::from(args.backbone);
-    let lpips = Lpips::open(backbone, &args.weights, session.model.device())?;
+    let lpips = Lpips::open(backbone, &args.weights, session.model().device())?;
     let count = args.pairs.unwrap_or_else(|| pictures.len().div_euclid(2));
     let seed = args.run.random.seed;
+    let decoding = PipelineSettings {
+        num_steps: args.steps,
+        num_invert_steps: args.invert_steps,
+        sampler: args.sampler.get()?,
+        seed,
+        ..PipelineSettings::DEFAULT
+    };
     let mut settings = session.settings();
     settings.extend([
         ("data".to_owned(), pictures.fingerprint()?.into()),
@@ -45,6 +53,7 @@ pub(super) fn run(global: &GlobalArgs, args: &PplArgs) -> Result<Report> {
         ("lpips_weights".to_owned(), fingerprint_of_file(&args.weights)?.into()),
         ("seed".to_owned(), seed.into()),
     ]);
+    settings.extend(sampler_settings(decoding.sampler));
     let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
     let progress = Progress::start(NAME, count, 2 * (args.invert_steps + args.steps));
     let pairs: Vec<usize> = (0..count).collect();
@@ -56,8 +65,10 @@ pub(super) fn run(global: &GlobalArgs, args: &PplArgs) -> Result<Report> {
         let drawn: Vec<Drawn> = batch.iter().map(|&pair| Drawn::new(seed, pair, pictures.len())).collect();
         let ends = [0, 1].map(|end| -> Result<(Tensor, Tensor)> {
             let x_0 = pictures.read(&session, drawn.iter().map(|drawn| drawn.ends[end]))?;
-            let z_sem = session.model.encode_semantic(&x_0)?;
-            let x_terminal = session.invert(&x_0, Some(&z_sem), args.invert_steps, &progress)?;
+            // The encoder is no step of the progress.
+            let z_sem = session.model().encode_semantic(&x_0)?;
+            let observer = &mut progress.observer();
+            let x_terminal = session.pipeline.invert_batch(&x_0, Some(&z_sem), &decoding, observer)?;
             Ok((z_sem, x_terminal))
         });
         let [from, to] = ends;
@@ -70,7 +81,7 @@ pub(super) fn run(global: &GlobalArgs, args: &PplArgs) -> Result<Report> {
                 x_terminal.push(slerp(&x_from.get(row)?, &x_to.get(row)?, at)?);
             }
             let (z_sem, x_terminal) = (Tensor::stack(&z_sem, 0)?, Tensor::stack(&x_terminal, 0)?);
-            to_unit(&session.decode(&x_terminal, Some(&z_sem), args.steps, &progress)?)
+            to_unit(&session.decode((&x_terminal, Some(&z_sem)), batch[0], &decoding, &progress)?)
         };
         let distances = lpips.distance(&picture(0.)?, &picture(args.epsilon)?)?;
         for (pair, distance) in batch.iter().zip(distances) {

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use candle_core::Tensor;
 use diffae_eval::Lpips;
-use diffae_infer::{NoiseSource, Overwrite, Sheet, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_infer::{Overwrite, PipelineSettings, Sheet, png_bytes, rgb_from_tensor, write_atomically};
 use diffae_train::Crop;
 use image::RgbImage;
 
@@ -16,6 +16,7 @@ use super::perceptual;
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, Judged, ReconArgs};
 use crate::output::Provenance;
+use crate::picture_output::sampler_settings;
 use crate::pictures::PictureSet;
 use crate::plot::{Curve, Plot};
 use crate::progress::Progress;
@@ -47,6 +48,27 @@ impl Way {
     fn item(&self, name: &str) -> String {
         format!("{}/{}/{name}", self.kind, self.steps)
     }
+
+    fn settings(self) -> PipelineSettings {
+        PipelineSettings { num_steps: self.steps, num_invert_steps: self.invert_steps, ..PipelineSettings::DEFAULT }
+    }
+
+    fn reconstruct(
+        self,
+        session: &Session,
+        (x_0, z_sem): (&Tensor, Option<&Tensor>),
+        batch: &Range<usize>,
+        settings: &PipelineSettings,
+        progress: &Progress,
+    ) -> Result<Tensor> {
+        let x_terminal = if self.kind == "inverted" {
+            session.pipeline.invert_batch(x_0, z_sem, settings, &mut progress.observer())?
+        } else {
+            let numbers: Vec<u64> = (batch.start as u64..batch.end as u64).collect();
+            session.pipeline.random_x_terminal_batch(&numbers, settings)?
+        };
+        session.decode((&x_terminal, z_sem), batch.start, settings, progress)
+    }
 }
 
 /// Reconstructs every picture in every way, and measures.
@@ -68,7 +90,7 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<Report> {
             })
         })
         .collect();
-    let seed = args.run.random.seed;
+    let (seed, sampler) = (args.run.random.seed, args.sampler.get()?);
     let mut settings = session.settings();
     settings.extend([
         ("data".to_owned(), pictures.fingerprint()?.into()),
@@ -77,6 +99,7 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<Report> {
         ("invert_steps".to_owned(), args.invert_steps.into()),
         ("seed".to_owned(), seed.into()),
     ]);
+    settings.extend(sampler_settings(sampler));
     settings.extend(perceptual::settings(&args.lpips)?);
     let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
     let calls = ways.iter().map(|way| way.steps + way.invert_steps).sum();
@@ -100,15 +123,11 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<Report> {
             continue;
         }
         let x_0 = pictures.read(&session, batch.clone())?;
-        let z_sem = session.encode_semantic(&x_0)?;
+        let z_sem = session.has_z_sem().then(|| session.model().encode_semantic(&x_0)).transpose()?;
         let mut columns = vec![x_0.clone()];
         for way in missing {
-            let x_terminal = if way.kind == "inverted" {
-                session.invert(&x_0, z_sem.as_ref(), way.invert_steps, &progress)?
-            } else {
-                session.random_x_terminal(NoiseSource::new(seed), batch.start as u64..batch.end as u64)?
-            };
-            let decoded = session.decode(&x_terminal, z_sem.as_ref(), way.steps, &progress)?;
+            let settings = PipelineSettings { sampler, seed, ..way.settings() };
+            let decoded = way.reconstruct(&session, (&x_0, z_sem.as_ref()), &batch, &settings, &progress)?;
             for (idx, values) in batch.clone().zip(measure(&to_unit(&x_0)?, &to_unit(&decoded)?, lpips.as_ref())?) {
                 if journal.get(&way.item(&pictures.name(idx))).is_none() {
                     journal.add(way.item(&pictures.name(idx)), values)?;
@@ -122,7 +141,7 @@ pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<Report> {
     }
     progress.finish();
     rows.truncate(NUM_SHOWN);
-    let provenance = Provenance::new(session.model.fingerprint());
+    let provenance = Provenance::new(session.model().fingerprint());
     if !has_sheet {
         let titles = ways.iter().map(|way| format!("{} {}", way.kind, way.steps));
         let columns: Vec<String> = ["original".to_owned()].into_iter().chain(titles).collect();

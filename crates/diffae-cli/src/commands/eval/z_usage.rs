@@ -2,11 +2,12 @@
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
-use diffae_infer::NoiseSource;
+use diffae_infer::PipelineSettings;
 
 use super::journal::{Journal, Values};
 use super::report::{Figure, Report};
 use crate::args::{GlobalArgs, ZUsageArgs};
+use crate::picture_output::sampler_settings;
 use crate::pictures::PictureSet;
 use crate::progress::Progress;
 use crate::session::{Session, to_unit};
@@ -28,6 +29,8 @@ pub(super) fn run(global: &GlobalArgs, args: &ZUsageArgs) -> Result<Report> {
         bail!("--data has one image, expected at least two")
     }
     let seed = args.run.random.seed;
+    let (num_steps, sampler) = (args.steps, args.sampler.get()?);
+    let decoding = PipelineSettings { num_steps, sampler, seed, ..PipelineSettings::DEFAULT };
     let mut settings = session.settings();
     settings.extend([
         ("data".to_owned(), pictures.fingerprint()?.into()),
@@ -35,6 +38,7 @@ pub(super) fn run(global: &GlobalArgs, args: &ZUsageArgs) -> Result<Report> {
         ("steps".to_owned(), args.steps.into()),
         ("seed".to_owned(), seed.into()),
     ]);
+    settings.extend(sampler_settings(sampler));
     let mut journal = Journal::open(&args.run.out, NAME, &settings, args.run.force.overwrite())?;
     let progress = Progress::start(NAME, pictures.len(), 3 * args.steps);
     for batch in pictures.batches(session.batch_size()) {
@@ -43,14 +47,16 @@ pub(super) fn run(global: &GlobalArgs, args: &ZUsageArgs) -> Result<Report> {
             continue;
         }
         let next = |idx: usize| (idx + 1) % pictures.len();
-        let z_sem = session.model.encode_semantic(&pictures.read(&session, batch.clone())?)?;
-        let z_other = session.model.encode_semantic(&pictures.read(&session, batch.clone().map(next))?)?;
-        let noise = NoiseSource::new(seed);
-        let range = batch.start as u64..batch.end as u64;
-        let x_terminal = session.random_x_terminal(noise, range.clone())?;
-        let shift = pictures.len() as u64; // numbers that no picture has
-        let x_other = session.random_x_terminal(noise, range.start + shift..range.end + shift)?;
-        let decode = |x: &Tensor, z: &Tensor| to_unit(&session.decode(x, Some(z), args.steps, &progress)?);
+        let z_sem = session.model().encode_semantic(&pictures.read(&session, batch.clone())?)?;
+        let z_other = session.model().encode_semantic(&pictures.read(&session, batch.clone().map(next))?)?;
+        let random = |first: usize| {
+            let numbers: Vec<u64> = (first as u64..).take(batch.len()).collect();
+            session.pipeline.random_x_terminal_batch(&numbers, &decoding)
+        };
+        let x_terminal = random(batch.start)?;
+        let x_other = random(batch.start + pictures.len())?; // numbers that no picture has
+        let decode =
+            |x: &Tensor, z: &Tensor| to_unit(&session.decode((x, Some(z)), batch.start, &decoding, &progress)?);
         let picture = decode(&x_terminal, &z_sem)?;
         let by_z_sem = diffae_eval::mse(&picture, &decode(&x_terminal, &z_other)?)?;
         let by_x_terminal = diffae_eval::mse(&picture, &decode(&x_other, &z_sem)?)?;

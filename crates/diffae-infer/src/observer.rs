@@ -1,0 +1,69 @@
+//! Network calls: what each costs, and the observer that is told of them.
+
+use std::ops::ControlFlow;
+
+use diffae_schedule::Step;
+
+use crate::model::Model;
+
+/// A kind of network call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkCall {
+    /// The semantic encoder.
+    Encoder,
+    /// A step of the `UNet`, in either direction; of a one-shot autoencoder its decoder.
+    Decoder,
+    /// A step of the latent net.
+    LatentNet,
+}
+
+impl NetworkCall {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Encoder, Self::Decoder, Self::LatentNet];
+}
+
+/// A network call that has just ended.
+#[derive(Debug, Clone, Copy)]
+pub struct CallEvent<'a> {
+    /// The network.
+    pub call: NetworkCall,
+    /// The number of pictures, or of codes, that it was called for.
+    pub num_pictures: usize,
+    /// The step of the chain that it was called for, with the new state and the estimate of the result, for previews;
+    /// `None` outside of chains.
+    pub step: Option<&'a Step<'a>>,
+}
+
+/// A callback that is told of every network call: for progress, previews, and cancelling. `Break` ends the work with
+/// [`Error::Cancelled`](crate::Error::Cancelled).
+pub type Observer<'a> = dyn FnMut(&CallEvent<'_>) -> ControlFlow<()> + 'a;
+
+/// The observer for those who need none.
+pub const fn no_observer(_event: &CallEvent<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// Tells the observer of the steps of a chain.
+pub(crate) fn on_step<'a>(
+    call: NetworkCall,
+    num_pictures: usize,
+    observer: &'a mut Observer<'_>,
+) -> impl FnMut(&Step<'_>) -> ControlFlow<()> + 'a {
+    move |step| observer(&CallEvent { call, num_pictures, step: Some(step) })
+}
+
+impl Model {
+    /// Multiply-adds of a call for one picture, as plain sums of products; 0 where the model has no such network, 1 where they
+    /// are not known.
+    #[must_use]
+    pub fn multiply_adds(&self, call: NetworkCall) -> u64 {
+        let config = self.config();
+        let known = match call {
+            NetworkCall::Encoder => config.encoder.as_ref().map(|encoder| encoder.num_multiply_adds()),
+            NetworkCall::Decoder => config.unet.as_ref().map(|unet| unet.num_multiply_adds()),
+            NetworkCall::LatentNet => config.latent.as_ref().map(|latent| latent.net.num_multiply_adds()),
+        };
+        let is_one_shot = config.compact.is_some() && call != NetworkCall::LatentNet;
+        known.unwrap_or(u64::from(is_one_shot))
+    }
+}

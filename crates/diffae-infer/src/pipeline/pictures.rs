@@ -1,0 +1,301 @@
+//! Pictures in, pictures out.
+
+use candle_core::Tensor;
+use image::RgbImage;
+
+use super::{Pipeline, check_count};
+use crate::codes::Codes;
+use crate::error::{Error, Result, computing};
+use crate::image_io::{rgb_from_tensor, tensor_from_rgb};
+use crate::interpolate::{PathEnd, path_frames};
+use crate::manipulate::{AttributeEdit, check_strength, keep_residual};
+use crate::observer::Observer;
+use crate::settings::PipelineSettings;
+
+impl Pipeline {
+    /// Encodes pictures of any size: resized to the model's, cropped to the center.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] without pictures; [`Error::Cancelled`].
+    pub fn encode(
+        &self,
+        pictures: &[RgbImage],
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Codes> {
+        self.encode_tensor(&self.tensor_of(pictures)?, settings, observer)
+    }
+
+    /// Decodes codes to pictures. Without `x_T`, noise is drawn.
+    ///
+    /// # Errors
+    /// As [`Pipeline::decode_tensor`].
+    pub fn decode(
+        &self,
+        codes: &Codes,
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Vec<RgbImage>> {
+        pictures_of(&self.decode_tensor(codes, settings, observer)?)
+    }
+
+    /// Moves an attribute of codes: [`Pipeline::full_edit_strength`] tells how far to go, negative takes it away. See
+    /// [`Model::edit`](crate::Model::edit).
+    ///
+    /// # Errors
+    /// [`Error::UnknownAttribute`] with the known names; [`Error::MissingPart`] if the model has no classifier, or the codes
+    /// no `z_sem`.
+    pub fn edit(&self, codes: &Codes, attribute: &str, strength: f64) -> Result<Codes> {
+        self.edit_many(codes, &[(attribute, strength)])
+    }
+
+    /// Moves several attributes of codes at once, each by name and strength: all directions are taken at the codes as they
+    /// were, so the order does not matter. See [`Model::edit_many`](crate::Model::edit_many).
+    ///
+    /// # Errors
+    /// As [`Pipeline::edit`]; [`Error::AttributeTwice`].
+    pub fn edit_many(&self, codes: &Codes, edits: &[(&str, f64)]) -> Result<Codes> {
+        let edit = |&(attribute, strength): &(&str, f64)| {
+            Ok(AttributeEdit { attribute_idx: self.model().attribute_idx(attribute)?, strength })
+        };
+        let edits = edits.iter().map(edit).collect::<Result<Vec<_>>>()?;
+        let z_sem = computing("moving codes", z_sem_of(codes)?.to_device(self.model().device()))?;
+        Ok(Codes { z_sem: Some(self.model().edit_many(&z_sem, &edits)?), ..codes.clone() })
+    }
+
+    /// Returns the strength of [`Pipeline::edit`] at which pictures come to have an attribute, `|w| / sqrt(D)`, where it is
+    /// calibrated: where the direction is a difference of codes, as in the built-in model and after `diffae fit-edits`.
+    /// Along a classifier's weights, as in released checkpoints, 0.3 is a good first try.
+    ///
+    /// # Errors
+    /// [`Error::UnknownAttribute`]; without a classifier [`Error::MissingPart`].
+    pub fn full_edit_strength(&self, attribute: &str) -> Result<Option<f64>> {
+        let attribute_idx = self.model().attribute_idx(attribute)?;
+        computing("measuring a direction", self.model().classifier()?.whole_way(attribute_idx))
+    }
+
+    /// Moves an attribute of pictures of any size: encoded, edited, decoded, and given back what their codes lose, so that
+    /// what the edit leaves alone stays as it was. See [`Pipeline::edit`] for the strength, [`keep_residual`] for the rest,
+    /// and [`PipelineSettings::EDITS`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::encode`], [`Pipeline::edit`] and [`Pipeline::decode`].
+    pub fn edit_pictures(
+        &self,
+        pictures: &[RgbImage],
+        edits: &[(&str, f64)],
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Vec<RgbImage>> {
+        // Before the long inversion.
+        for &(attribute, strength) in edits {
+            self.model().attribute_idx(attribute)?;
+            check_strength(strength)?;
+        }
+        let x_0 = self.tensor_of(pictures)?;
+        let codes = self.encode_tensor(&x_0, settings, observer)?;
+        let edited = self.decode_tensor(&self.edit_many(&codes, edits)?, settings, observer)?;
+        let x_0 = computing("moving pictures", x_0.to_device(self.model().device()))?;
+        pictures_of(&keep_residual(&edited, &x_0, &self.decode_tensor(&codes, settings, observer)?)?)
+    }
+
+    /// Interpolates between two pictures, both ends included: `z_sem` on a straight line, `x_T` on an arc.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] unless both hold one picture and there are two frames or more; as [`Codes::joined`].
+    pub fn interpolate(&self, from: &Codes, to: &Codes, num_frames: usize) -> Result<Codes> {
+        if [from.len(), to.len()] != [1, 1] || num_frames < 2 {
+            let got = format!("{} and {} pictures, {num_frames} frames", from.len(), to.len());
+            return Err(Error::OutOfRange { what: "an interpolation", got, expected: "one and one, two or more" });
+        }
+        let both = Codes::joined(&[from.clone(), to.clone()])?;
+        both.at_frames(&path_frames(2, num_frames, PathEnd::Last)?)
+    }
+
+    /// Interpolates through all pictures in their order, `frames_per_leg` from each to the next with both ends; see
+    /// [`path_frames`].
+    ///
+    /// # Errors
+    /// As [`path_frames`].
+    pub fn interpolate_through(&self, codes: &Codes, frames_per_leg: usize, end: PathEnd) -> Result<Codes> {
+        codes.at_frames(&path_frames(codes.len(), frames_per_leg, end)?)
+    }
+
+    /// Decodes the `z_sem` of the first of the codes with `count` random `x_T`: pictures with the same meaning.
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`] if the codes have no `z_sem`; as [`Pipeline::decode`].
+    pub fn variations(
+        &self,
+        codes: &Codes,
+        count: usize,
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Vec<RgbImage>> {
+        check_count("variations", count)?;
+        let z_sem = z_sem_of(codes)?;
+        let repeated = z_sem.narrow(0, 0, 1).and_then(|z_sem| z_sem.repeat((count, 1)));
+        let repeated = computing("repeating z_sem", repeated)?;
+        self.decode(&self.codes(Some(repeated), None, 0..count), settings, observer)
+    }
+
+    /// Samples pictures 0, 1, ... of the seed.
+    ///
+    /// # Errors
+    /// As [`Pipeline::sample_codes`] and [`Pipeline::decode`].
+    pub fn sample(
+        &self,
+        count: usize,
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Vec<RgbImage>> {
+        self.sample_at(&(0..count as u64).collect::<Vec<_>>(), settings, observer)
+    }
+
+    /// Samples pictures of the seed by their numbers: each is the same whatever it is sampled with.
+    ///
+    /// # Errors
+    /// As [`Pipeline::sample`].
+    pub fn sample_at(
+        &self,
+        numbers: &[u64],
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Vec<RgbImage>> {
+        let codes = self.sample_codes(numbers, settings, observer)?;
+        pictures_of(&self.decode_numbered(&codes, numbers, settings, observer)?)
+    }
+
+    /// Pictures as the model sees them, on the CPU.
+    fn tensor_of(&self, pictures: &[RgbImage]) -> Result<Tensor> {
+        let [channels, size, _] = self.model().image_shape();
+        let read = |picture: &RgbImage| tensor_from_rgb(picture, channels, size);
+        let pictures = pictures.iter().map(read).collect::<Result<Vec<_>>>()?;
+        check_count("pictures", pictures.len())?;
+        computing("stacking pictures", Tensor::stack(&pictures, 0))
+    }
+}
+
+fn pictures_of(x_0: &Tensor) -> Result<Vec<RgbImage>> {
+    let count = computing("reading pictures", x_0.dim(0))?;
+    (0..count).map(|idx| rgb_from_tensor(&computing("reading a picture", x_0.get(idx))?)).collect()
+}
+
+fn z_sem_of(codes: &Codes) -> Result<&Tensor> {
+    codes.z_sem.as_ref().ok_or(Error::MissingPart { part: "z_sem", hint: "the codes are of a plain DDPM" })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+    use std::path::Path;
+
+    use diffae_schedule::Sampler;
+
+    use super::*;
+    use crate::observer::{CallEvent, NetworkCall, no_observer};
+
+    const SETTINGS: PipelineSettings = PipelineSettings {
+        num_steps: 2,
+        num_invert_steps: 2,
+        num_latent_steps: 2,
+        batch_size: Some(2),
+        ..PipelineSettings::DEFAULT
+    };
+
+    fn pipeline() -> Pipeline {
+        Pipeline::from_dir(Path::new("../../tests/fixtures/golden/autoenc16_latent/last.ckpt")).unwrap()
+    }
+
+    fn pictures() -> Vec<RgbImage> {
+        let picture = |number: u8| {
+            RgbImage::from_fn(20, 16, |x, y| {
+                let [x, y] = [x, y].map(|place| u8::try_from(place * 9).unwrap());
+                image::Rgb([number * 60, x, y])
+            })
+        };
+        (0..3).map(picture).collect()
+    }
+
+    fn encode(pictures: &[RgbImage]) -> Codes {
+        pipeline().encode(pictures, &SETTINGS, &mut no_observer).unwrap()
+    }
+
+    fn decode(codes: &Codes) -> Vec<RgbImage> {
+        pipeline().decode(codes, &SETTINGS, &mut no_observer).unwrap()
+    }
+
+    fn sample(numbers: &[u64], settings: &PipelineSettings) -> Vec<RgbImage> {
+        pipeline().sample_at(numbers, settings, &mut no_observer).unwrap()
+    }
+
+    #[test]
+    fn batches_do_not_matter() {
+        let pictures = pictures();
+        let (together, alone) = (encode(&pictures), encode(&pictures[2..]));
+        let codes = |codes: &Codes| codes.z_sem.as_ref().unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(codes(&together)[2], codes(&alone)[0]);
+        assert_eq!(together.names, ["0000", "0001", "0002"]);
+        assert_eq!(decode(&together)[2], decode(&alone)[0]);
+    }
+
+    #[test]
+    fn an_interpolation_ends_at_both_pictures() {
+        let (pipeline, pictures) = (pipeline(), pictures());
+        let (from, to) = (encode(&pictures[..1]), encode(&pictures[1..2]));
+        let frames = decode(&pipeline.interpolate(&from, &to, 3).unwrap());
+        assert_eq!(frames.len(), 3);
+        assert_eq!(frames[0], decode(&from)[0]);
+        assert_eq!(frames[2], decode(&to)[0]);
+        assert!(matches!(pipeline.interpolate(&from, &to, 1), Err(Error::OutOfRange { .. })));
+    }
+
+    #[test]
+    fn samples_depend_on_the_seed_and_their_number_alone() {
+        for sampler in Sampler::names().map(|name| name.parse().unwrap()) {
+            let seed_1 = PipelineSettings { seed: 1, sampler, ..SETTINGS };
+            let first = sample(&[0, 1, 2], &seed_1);
+            assert_eq!(first, pipeline().sample(3, &seed_1, &mut no_observer).unwrap());
+            assert_eq!(first[..2], sample(&[0, 1], &seed_1)[..]);
+            assert_ne!(first, sample(&[0, 1, 2], &PipelineSettings { seed: 2, ..seed_1 }));
+            assert_eq!(sample(&[2, 0], &seed_1), [first[2].clone(), first[0].clone()]);
+        }
+    }
+
+    #[test]
+    fn the_observer_is_told_of_every_call() {
+        let mut told = vec![];
+        let mut observer = |event: &CallEvent<'_>| {
+            told.push((event.call, event.num_pictures, event.step.map(|step| step.number)));
+            ControlFlow::Continue(())
+        };
+        let (pipeline, pictures) = (pipeline(), pictures());
+        let codes = pipeline.encode(&pictures, &SETTINGS, &mut observer).unwrap();
+        pipeline.sample_codes(&[0], &SETTINGS, &mut observer).unwrap();
+        pipeline.decode(&codes.select(&[0]).unwrap(), &SETTINGS, &mut observer).unwrap();
+        let (encoder, decoder, latent_net) = (NetworkCall::Encoder, NetworkCall::Decoder, NetworkCall::LatentNet);
+        let encoding = |count| [(encoder, count, None), (decoder, count, Some(1)), (decoder, count, Some(2))];
+        let rest = [(latent_net, 1, Some(1)), (latent_net, 1, Some(2)), (decoder, 1, Some(1)), (decoder, 1, Some(2))];
+        assert_eq!(told, [&encoding(2)[..], &encoding(1), &rest].concat());
+    }
+
+    #[test]
+    fn clones_share_the_model_between_threads() {
+        let pipeline = pipeline();
+        let here = pipeline.sample(1, &SETTINGS, &mut no_observer).unwrap();
+        let other = pipeline.clone();
+        let there = std::thread::spawn(move || other.sample(1, &SETTINGS, &mut no_observer).unwrap()).join().unwrap();
+        assert_eq!(here, there);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_an_error() {
+        let pipeline = pipeline();
+        assert!(matches!(pipeline.encode(&[], &SETTINGS, &mut no_observer), Err(Error::OutOfRange { .. })));
+        let codes = encode(&pictures());
+        assert!(matches!(pipeline.edit(&codes, "Smiling", 0.3), Err(Error::MissingPart { .. })));
+        let stop = &mut |_: &CallEvent<'_>| ControlFlow::Break(());
+        assert!(matches!(pipeline.decode(&codes, &SETTINGS, stop), Err(Error::Cancelled)));
+        assert!(matches!(pipeline.encode(&pictures(), &SETTINGS, stop), Err(Error::Cancelled)));
+    }
+}
