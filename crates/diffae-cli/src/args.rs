@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use diffae_infer::{Overwrite, PipelineSettings};
+use diffae_data::Overwrite;
+use diffae_infer::PipelineSettings;
 use diffae_schedule::Sampler;
 
 pub(crate) use align::{AlignArgs, FacePlaceArgs};

@@ -13,6 +13,7 @@ mod plot;
 mod progress;
 mod session;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
 /// The error and its causes as one line; a cause that its effect quotes already is left out, and so is the backtrace that
 /// Candle writes into its errors where `RUST_BACKTRACE` is set (`-vv` shows it).
 fn one_sentence(error: &anyhow::Error) -> String {
-    if let Some(diffae_infer::Error::Exists { path }) = error.chain().find_map(|cause| cause.downcast_ref()) {
+    if let Some(path) = error.chain().find_map(existing_file) {
         return format!("{} exists already; use --force to replace it", path.display());
     }
     let mut sentence = String::new();
@@ -67,6 +68,25 @@ fn one_sentence(error: &anyhow::Error) -> String {
         }
     }
     sentence
+}
+
+/// The file that must not be replaced, if that is what an error is about; the errors of upper crates pass it on.
+fn existing_file<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Path> {
+    use diffae_data::Error as Data;
+    use diffae_infer::Error as Infer;
+    use diffae_train::Error as Train;
+    let infer = match cause.downcast_ref() {
+        Some(Train::Infer(error)) => Some(error),
+        _ => cause.downcast_ref::<Infer>(),
+    };
+    let data = match (infer, cause.downcast_ref()) {
+        (Some(Infer::Data(error)), _) | (_, Some(Train::Data(error))) => Some(error),
+        _ => cause.downcast_ref::<Data>(),
+    };
+    match data? {
+        Data::Exists { path } => Some(path),
+        _ => None,
+    }
 }
 
 /// Whether a line begins a frame of a backtrace: `12: path::of::a::function`.
@@ -96,10 +116,13 @@ mod tests {
 
     #[test]
     fn what_exists_is_named_before_the_way_out() {
-        let error = anyhow::Error::new(diffae_infer::Error::Exists { path: "out/sheet.png".into() });
+        let exists = || diffae_data::Error::Exists { path: "out/sheet.png".into() };
+        let infer = || diffae_infer::Error::from(exists());
         let expected = "out/sheet.png exists already; use --force to replace it";
-        assert_eq!(one_sentence(&error), expected);
-        assert_eq!(one_sentence(&error.context("cannot import")), expected);
+        for error in [exists().into(), infer().into(), diffae_train::Error::from(infer()).into()] {
+            assert_eq!(one_sentence(&error), expected);
+            assert_eq!(one_sentence(&error.context("cannot import")), expected);
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use diffae_infer::{Overwrite, PartialFolder, Settings, png_bytes, write_atomically};
+use diffae_data::{Overwrite, png_bytes, write_atomically};
+use diffae_infer::{PartialFolder, Settings};
 use image::RgbImage;
 use serde_json::Value;
 

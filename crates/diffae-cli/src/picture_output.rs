@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use candle_core::{DType, Device, Tensor};
-use diffae_infer::{Overwrite, PartialFolder, Resume, Settings, png_bytes, rgb_from_tensor};
+use diffae_data::{Overwrite, png_bytes, rgb_from_tensor};
+use diffae_infer::{PartialFolder, Resume, Settings};
 use diffae_nets::weights::{SafetensorsFile, TensorSource, safetensors_bytes};
 use diffae_schedule::Sampler;
 use image::RgbImage;

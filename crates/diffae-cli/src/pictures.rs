@@ -9,8 +9,9 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
-use diffae_infer::{Input, Subjects, broken_inputs, list_inputs, list_subjects, warn_once};
-use diffae_train::{Crop, Pictures};
+use diffae_data::{Crop, Pictures};
+use diffae_data::{Input, broken_inputs, list_inputs, warn_once};
+use diffae_infer::{Subjects, list_subjects};
 use rayon::prelude::*;
 
 use crate::args::{BrokenArgs, EvalDataArgs};
@@ -181,7 +182,7 @@ impl PictureSet {
         let [channels, height, width] = session.model().image_shape();
         ensure!(height == width, "the model's pictures are {height} by {width} pixels, expected squares");
         let read = |idx| self.pictures.read(idx, channels, height);
-        let pictures = indices.map(read).collect::<diffae_train::Result<Vec<_>>>();
+        let pictures = indices.map(read).collect::<diffae_data::Result<Vec<_>>>();
         let pictures = pictures.map_err(|error| anyhow!("{:#}{}", anyhow::Error::from(error), self.way_out))?;
         Ok(Tensor::stack(&pictures, 0)?.to_device(session.model().device())?)
     }

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
+use diffae_data::{Input, read_batch};
 use diffae_infer::{
-    CodesBatch, CodesNeed, Encoded, Input, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings,
-    Subjects, read_batch,
+    CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings, Subjects,
 };
 use diffae_nets::weights::{ArchitectureHints, ParameterSet};
 use serde_json::Value;

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use image::RgbImage;
+use image::{DynamicImage, RgbImage};
 
 use crate::error::{Error, Result};
-use crate::image_io::gif_with_delays;
+use crate::sheet::enlarged_frames;
 
 /// Frames a second of an animation, in `(0, 50]`: a GIF counts in hundredths of a second, and viewers show what is faster than
 /// 2 of them slowly.
@@ -44,9 +44,34 @@ impl FrameRate {
 /// Encodes frames as an endless GIF.
 ///
 /// # Errors
-/// [`Error::Encode`] with `path`, which is for the message.
+/// [`diffae_data::Error::Encode`] with `path`, which is for the message.
 pub fn animation_bytes(frames: &[RgbImage], rate: FrameRate, path: &Path) -> Result<Vec<u8>> {
     gif_with_delays(frames, (0..).map(|idx| 10 * rate.centiseconds(idx)), path)
+}
+
+/// Encodes an endless GIF animation of the given frames.
+///
+/// # Errors
+/// [`diffae_data::Error::Encode`] with `path` if it cannot be encoded.
+pub fn gif_bytes(frames: &[RgbImage], milliseconds_per_frame: u32, path: &Path) -> Result<Vec<u8>> {
+    gif_with_delays(frames, std::iter::repeat(milliseconds_per_frame), path)
+}
+
+/// An endless GIF of frames, each shown for so many milliseconds, which the format rounds down to hundredths of a second.
+fn gif_with_delays(frames: &[RgbImage], delays_ms: impl IntoIterator<Item = u32>, path: &Path) -> Result<Vec<u8>> {
+    let encode = || -> image::ImageResult<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut encoder = image::codecs::gif::GifEncoder::new_with_speed(&mut bytes, 10);
+        encoder.set_repeat(image::codecs::gif::Repeat::Infinite)?;
+        for (frame, delay_ms) in enlarged_frames(frames).into_iter().zip(delays_ms) {
+            let rgba = DynamicImage::ImageRgb8(frame).into_rgba8();
+            let delay = image::Delay::from_numer_denom_ms(delay_ms, 1);
+            encoder.encode_frame(image::Frame::from_parts(rgba, 0, 0, delay))?;
+        }
+        drop(encoder);
+        Ok(bytes)
+    };
+    encode().map_err(|source| diffae_data::Error::Encode { path: path.to_owned(), source: source.into() }.into())
 }
 
 #[cfg(test)]

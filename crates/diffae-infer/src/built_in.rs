@@ -4,7 +4,7 @@ use std::path::Path;
 
 use image::RgbImage;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model_dir::ModelSource;
 
 /// Name of the built-in model: cartoon faces of 64 pixels. It may stand wherever the path of a model may.
@@ -44,8 +44,8 @@ impl ModelSource {
 /// None that can be brought about.
 pub fn built_in_pictures() -> Result<Vec<(String, RgbImage)>> {
     let decode = |&(name, bytes): &(&str, &[u8])| {
-        let picture =
-            image::load_from_memory(bytes).map_err(|source| Error::Image { path: Path::new(name).into(), source })?;
+        let picture = image::load_from_memory(bytes)
+            .map_err(|source| diffae_data::Error::Image { path: Path::new(name).into(), source })?;
         Ok((name.to_owned(), picture.to_rgb8()))
     };
     PICTURES.iter().map(decode).collect()

@@ -7,10 +7,10 @@ use candle_core::Tensor;
 use diffae_nets::weights::{SafetensorsFile, TensorSource, safetensors_bytes};
 
 use crate::error::{Error, Result, computing};
-use crate::files::{Overwrite, write_atomically};
-use crate::inputs::{file_names, read_tensor};
 use crate::interpolate::{PathFrame, lerp, slerp};
 use crate::model::Model;
+use diffae_data::{Overwrite, write_atomically};
+use diffae_data::{file_names, read_tensor};
 
 /// The codes of N pictures.
 #[derive(Debug, Clone)]
@@ -157,7 +157,7 @@ impl Codes {
         text.insert("fingerprint".to_owned(), self.fingerprint.clone());
         let bytes =
             safetensors_bytes(&tensors, &text).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
-        write_atomically(path, &bytes, overwrite)
+        Ok(write_atomically(path, &bytes, overwrite)?)
     }
 
     /// Reads what [`Codes::write`] wrote. Codes of other programs may lack the text: they get numbered names and an

@@ -62,7 +62,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{BUILT_IN_MODEL, LoadOptions, built_in_pictures, read_image, tensor_from_rgb};
+    use crate::{BUILT_IN_MODEL, LoadOptions, built_in_pictures};
+    use diffae_data::{read_image, tensor_from_rgb};
 
     #[test]
     fn the_built_in_model_tells_cartoon_faces_from_photographs() {

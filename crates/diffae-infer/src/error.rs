@@ -18,12 +18,6 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A file exists already.
-    #[error("{} exists already", path.display())]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
     /// No model where one was expected.
     #[error("{} is not a model: {problem}", path.display())]
     NotAModel {
@@ -153,31 +147,6 @@ pub enum Error {
         /// What differs, in words.
         differences: String,
     },
-    /// A picture could not be decoded.
-    #[error("cannot read {} as a picture", path.display())]
-    Image {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: image::ImageError,
-    },
-    /// A file that is no picture, or a picture of a kind that is not read.
-    #[error("cannot read {} as a picture: {problem}", path.display())]
-    UnreadPicture {
-        /// The file.
-        path: PathBuf,
-        /// What it is, and what to do about it.
-        problem: String,
-    },
-    /// A picture file that is not whole.
-    #[error("{} is damaged: {problem}", path.display())]
-    DamagedPicture {
-        /// The file.
-        path: PathBuf,
-        /// What is missing or wrong.
-        problem: String,
-    },
     /// A picture could not be encoded.
     #[error("cannot write the picture {}", path.display())]
     Encode {
@@ -186,37 +155,6 @@ pub enum Error {
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// A picture could not be resized.
-    #[error("cannot resize {}", path.display())]
-    Resize {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// Pictures of a channel count that files cannot hold.
-    #[error("pictures of {channels} channels cannot be {action}; use .safetensors files")]
-    Channels {
-        /// The channel count.
-        channels: usize,
-        /// `"read from image files"` or `"written as image files"`.
-        action: &'static str,
-    },
-    /// No pictures in the given paths.
-    #[error("there are no pictures in {}", path.display())]
-    NoPictures {
-        /// The folder or file.
-        path: PathBuf,
-    },
-    /// A folder whose pictures are all of formats that are not read.
-    #[error("{} holds {found}, which are not read; convert them to PNG or JPEG", path.display())]
-    OnlyUnreadPictures {
-        /// The folder.
-        path: PathBuf,
-        /// How many of which formats.
-        found: String,
     },
     /// A safetensors file lacks a tensor or holds one of another kind.
     #[error("{}: {problem}", path.display())]
@@ -242,36 +180,9 @@ pub enum Error {
         /// The range.
         expected: &'static str,
     },
-    /// A file of landmarks is damaged or something else.
-    #[error("{} is not a landmark model of dlib: byte {offset}: {problem}", path.display())]
-    LandmarkModel {
-        /// The file.
-        path: PathBuf,
-        /// Where in the file.
-        offset: usize,
-        /// What is wrong.
-        problem: String,
-    },
-    /// A file of boxes of faces.
-    #[error("{path}: {problem}", path = path.display())]
-    FaceBoxes {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A photograph without a box.
-    #[error("there is no box for {name} in the file of boxes")]
-    NoFaceBox {
-        /// The photograph.
-        name: String,
-    },
-    /// Landmarks that a face cannot be cut out by.
-    #[error("the landmarks do not show a face: {problem}")]
-    Landmarks {
-        /// What is wrong.
-        problem: String,
-    },
+    /// Pictures or files.
+    #[error(transparent)]
+    Data(#[from] diffae_data::Error),
     /// A noise schedule or a chain.
     #[error("the diffusion chain failed")]
     Schedule(#[source] diffae_schedule::Error),

@@ -52,7 +52,6 @@
 //! - `built-in` (on by default): [`BUILT_IN_MODEL`], a small model of cartoon faces that is part of the crate.
 //! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
 
-mod align;
 mod animation;
 mod attributes;
 #[cfg(feature = "built-in")]
@@ -63,9 +62,6 @@ mod decode;
 mod domain;
 mod encode;
 mod error;
-mod files;
-mod image_io;
-mod inputs;
 mod interpolate;
 mod latent_stats;
 mod local_direction;
@@ -76,21 +72,16 @@ mod model_dir;
 mod model_location;
 mod new_attributes;
 mod noise;
-mod notices;
 mod observer;
 mod partial;
-mod picture_file;
-mod picture_folder;
 mod pipeline;
-mod resample;
 mod sample;
 mod settings;
 mod sheet;
 mod subjects;
 mod text;
 
-pub use align::{AlignedFace, FaceBox, FaceBoxes, FaceCrop, FacePlace, ShapePredictor, align_face};
-pub use animation::{FrameRate, animation_bytes};
+pub use animation::{FrameRate, animation_bytes, gif_bytes};
 pub use attributes::{CELEBA_ATTRIBUTES, names_from_text};
 #[cfg(feature = "built-in")]
 pub use built_in::{BUILT_IN_MODEL, built_in_pictures};
@@ -98,12 +89,6 @@ pub use codes::Codes;
 pub use decode::DecodeOptions;
 pub use domain::PictureDomain;
 pub use error::{Error, Result};
-pub use files::{Overwrite, check_writable, write_atomically};
-pub use image_io::{
-    CropBox, ResizeFilter, gif_bytes, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_bytes,
-    rgb_from_tensor, square_from_bytes, tensor_from_rgb,
-};
-pub use inputs::{BrokenInput, Input, broken_inputs, list_inputs, read_batch, read_tensor};
 pub use interpolate::{PathEnd, PathFrame, lerp, path_frames, slerp};
 pub use local_direction::LocalDirection;
 pub use manipulate::{AttributeEdit, keep_residual};
@@ -112,10 +97,8 @@ pub use model_config::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfi
 pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
 pub use new_attributes::{NewAttributes, NewDirections, is_same_attribute};
 pub use noise::{NoisePurpose, NoiseSource};
-pub use notices::warn_once;
 pub use observer::{CallEvent, NetworkCall, Observer, no_observer};
 pub use partial::{PartialFolder, Resume, Settings};
-pub use picture_folder::{is_picture_name, no_pictures, picture_files};
 pub use pipeline::{CodesBatch, Pipeline};
 pub use settings::PipelineSettings;
 pub use sheet::{Sheet, enlarged_frames, sheet, square_rows};

@@ -13,10 +13,10 @@ use diffae_nets::weights::{
 use diffae_nets::{ClassifierConfig, RawClassifierConfig, RawUnetConfig, UnetConfig};
 
 use crate::error::{Error, Result, computing};
-use crate::files::{Overwrite, write_together};
 use crate::local_direction::{LOCAL, LocalDirection};
 use crate::model_config::{DiffusionConfig, FORMAT_VERSION, ModelConfig};
 use crate::model_location::{Location, foreign_config_beside};
+use diffae_data::{Overwrite, write_together};
 
 /// Name of the config inside a model directory.
 pub const CONFIG_FILE: &str = "config.json";
@@ -443,7 +443,7 @@ impl ModelSource {
     pub fn write(&self, folder: &Path, dtype: DType, overwrite: Overwrite) -> Result<()> {
         let paths = [folder.join(WEIGHTS_FILE), folder.join(CONFIG_FILE)];
         if let Some(path) = paths.iter().find(|path| overwrite == Overwrite::Refuse && path.exists()) {
-            return Err(Error::Exists { path: path.clone() });
+            return Err(diffae_data::Error::Exists { path: path.clone() }.into());
         }
         let mut json = serde_json::to_string_pretty(&self.config)
             .map_err(|source| Error::Config { path: folder.join(CONFIG_FILE), source })?;
@@ -460,7 +460,7 @@ impl ModelSource {
             // Best effort: the error that matters is the first one.
             let _ = fs::remove_dir_all(folder);
         }
-        written
+        Ok(written?)
     }
 
     /// The parameters of the networks, by name, on the CPU.

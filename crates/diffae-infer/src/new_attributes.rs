@@ -7,9 +7,9 @@ use diffae_nets::weights::ClassifierCheckpoint;
 use diffae_nets::{ClassifierConfig, RawClassifierConfig};
 
 use crate::error::{Error, Result, computing};
-use crate::files::Overwrite;
 use crate::local_direction::LocalDirection;
 use crate::model_dir::{ClassifierTensors, ModelSource};
+use diffae_data::Overwrite;
 
 /// Attributes for a model that may have others already.
 #[derive(Debug, Clone)]

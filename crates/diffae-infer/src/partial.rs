@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::files::{Overwrite, PARTIAL_PREFIX, is_stale_file, same_owner};
+use diffae_data::{Overwrite, PARTIAL_PREFIX, is_stale_file, same_owner};
 
 const LOCK_FILE: &str = "lock";
 const JOURNAL_FILE: &str = "kept.jsonl";
@@ -174,7 +174,7 @@ impl PartialFolder {
                 let entry = entry.map_err(failed)?;
                 let path = target.join(entry.file_name());
                 if overwrite == Overwrite::Refuse && path.exists() {
-                    return Err(Error::Exists { path });
+                    return Err(diffae_data::Error::Exists { path }.into());
                 }
                 fs::rename(entry.path(), &path).map_err(|source| Error::Io { path, source })?;
             }

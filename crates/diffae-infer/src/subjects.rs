@@ -8,11 +8,11 @@ use diffae_nets::weights::{SafetensorsFile, TensorSource};
 
 use crate::codes::Codes;
 use crate::error::{Error, Result, computing};
-use crate::inputs::{Input, file_names, list_inputs, read_batch, stamp};
 use crate::model::Model;
 use crate::observer::Observer;
 use crate::pipeline::Pipeline;
 use crate::settings::PipelineSettings;
+use diffae_data::{Input, file_names, list_inputs, read_batch, stamp};
 
 /// Most names that a message lists.
 const MOST_LISTED: usize = 12;

@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use diffae_data::Overwrite;
 use diffae_infer::{
-    Codes, DecodeOptions, Error, LoadOptions, LocalDirection, Model, ModelSource, NoisePurpose, NoiseSource, Overwrite,
-    Pipeline, PipelineSettings, no_observer,
+    Codes, DecodeOptions, Error, LoadOptions, LocalDirection, Model, ModelSource, NoisePurpose, NoiseSource, Pipeline,
+    PipelineSettings, no_observer,
 };
 use diffae_nets::weights::{
     ArchitectureHints, ClassifierCheckpoint, SafetensorsFile, TensorSource, read_latent_moments,
@@ -119,7 +120,10 @@ fn an_existing_model_is_not_replaced_unasked() {
     let folder = tempfile::tempdir().unwrap();
     let source = source("ddpm16");
     source.write(folder.path(), DType::F32, Overwrite::Refuse).unwrap();
-    assert!(matches!(source.write(folder.path(), DType::F32, Overwrite::Refuse), Err(Error::Exists { .. })));
+    assert!(matches!(
+        source.write(folder.path(), DType::F32, Overwrite::Refuse),
+        Err(Error::Data(diffae_data::Error::Exists { .. }))
+    ));
     source.write(folder.path(), DType::F32, Overwrite::Replace).unwrap();
 }
 

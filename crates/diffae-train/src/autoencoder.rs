@@ -8,12 +8,13 @@ use serde::Serialize;
 
 use crate::checkpoint::Checkpoints;
 use crate::config::TrainConfig;
-use crate::data::{Batch, Loader, Pictures};
 use crate::error::{Error, Result};
+use crate::order;
 use crate::preview::Preview;
 use crate::run::{RunFolder, Stage, ValidationLine};
 use crate::trainer::{StepResult, Trainer};
 use crate::{OnStep, Outcome, StepReport, Work};
+use diffae_data::{Batch, Pictures};
 
 /// Pictures that validation looks at.
 const MOST_VALIDATED: usize = 64;
@@ -84,7 +85,7 @@ pub(crate) fn run(folder: &RunFolder, trainer: &mut Trainer, data: &Data, on_ste
         trainer.load_newest(&checkpoints)?;
     }
     let mut metrics = folder.metrics(Stage::Autoencoder, trainer.num_steps_made())?;
-    let mut loader = Loader::new(data.train.clone(), &config, trainer.num_steps_made());
+    let mut loader = order::loader(data.train.clone(), &config, trainer.num_steps_made());
     let watched = watched(data, &config)?;
     let preview = Preview::new(folder.path(), &config, &watched)?;
     let num_steps = config.autoencoder.num_steps();
@@ -94,17 +95,21 @@ pub(crate) fn run(folder: &RunFolder, trainer: &mut Trainer, data: &Data, on_ste
         return Ok(Outcome::Stopped);
     }
     while trainer.num_steps_made() < num_steps {
-        let Batch { x_0, indices } = loader.next()?;
+        let Batch { x_0, indices } = loader.next_batch()?;
         let result = trainer.step(&x_0).map_err(|error| match error {
-            Error::Diverged { loss, step, .. } => Error::Diverged { loss, step, pictures: loader.names(&indices) },
+            Error::Diverged { loss, step, .. } => {
+                let name = |&idx: &usize| loader.pictures().name(idx);
+                let pictures = indices.iter().map(name).collect::<Vec<_>>().join(", ");
+                Error::Diverged { loss, step, pictures }
+            }
             other => other,
         })?;
         let step = trainer.num_steps_made();
         let images = step * config.autoencoder.batch_size;
         meter.add(indices.len());
         if step.is_multiple_of(config.run.log_every_steps) || step == num_steps {
-            let rates = meter.take(&mut loader.waited);
-            metrics.write(&Line::new(&config, step, &result, (rates, loader.num_broken())))?;
+            let rates = meter.take(loader.take_waited());
+            metrics.write(&Line::new(&config, step, &result, (rates, loader.pictures().unreadable().len())))?;
         }
         let stop = on_step(&report(Work::Training, step, result.loss, indices.len())) == ControlFlow::Break(());
         let every = config.run.preview_every_images;
@@ -149,12 +154,12 @@ fn watched(data: &Data, config: &TrainConfig) -> Result<Tensor> {
         let spread = (0..count).map(|i| (i * pictures.len()).checked_div(count).unwrap_or(0));
         let (channels, image_size) = (config.model.image_channels, config.model.image_size);
         let picture = |idx| pictures.read_or_leave_out(idx, channels, image_size).transpose();
-        let read: Vec<Tensor> = spread.filter_map(picture).collect::<Result<_>>()?;
+        let read: Vec<Tensor> = spread.filter_map(picture).collect::<diffae_data::Result<_>>()?;
         if !read.is_empty() {
             return Ok(Tensor::stack(&read, 0)?);
         }
     }
-    Err(data.train.none_readable())
+    Err(data.train.none_readable().into())
 }
 
 /// Images a second, and the share of time spent waiting.
@@ -172,11 +177,10 @@ impl Meter {
         self.images += images;
     }
 
-    fn take(&mut self, waited: &mut Duration) -> (f64, f64) {
+    fn take(&mut self, waited: Duration) -> (f64, f64) {
         let elapsed = self.since.elapsed().as_secs_f64().max(1e-9);
         let result = (self.images as f64 / elapsed, waited.as_secs_f64() / elapsed);
         *self = Self::new();
-        *waited = Duration::ZERO;
         result
     }
 }

@@ -4,19 +4,20 @@ use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::Init;
-use diffae_infer::{LoadOptions, LocalDirection, ModelSource, Overwrite};
+use diffae_data::Overwrite;
+use diffae_infer::{LoadOptions, LocalDirection, ModelSource};
 use diffae_kernels::{differentiable, linear, no_gradients};
 use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, LatentMoments};
 
 use crate::autoencoder::Data;
 use crate::config::EditDirections;
-use crate::data::{Labels, Pictures};
 use crate::error::{Error, Result};
 use crate::objective::cross_entropy;
 use crate::parameters::Parameters;
 use crate::rows::{CODES_FILE, Codes, RowStage, VALIDATION_CODES_FILE};
 use crate::run::{RunFolder, Stage};
 use crate::{OnStep, Outcome};
+use diffae_data::{Labels, Pictures};
 
 /// Trains the stage from where it is to its end, and adds the classifier to the model.
 ///
@@ -30,7 +31,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
         return Ok(Outcome::Stopped);
     };
     if codes.indices.is_empty() {
-        return Err(data.train.none_readable());
+        return Err(data.train.none_readable().into());
     }
     // Those that the latent net was trained with, if there is one: pictures may have come since.
     let moments = source.latent_moments().cloned().map_or_else(|| codes.moments(), Ok)?;

@@ -1,5 +1,6 @@
 //! What a run is to do: read from TOML, every key present, unknown ones refused.
 
+use diffae_data::{Crop, FindSettings};
 use diffae_infer::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig};
 use diffae_nets::{
     AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, LatentNetConfig, RawCompactConfig, RawEncoderConfig,
@@ -130,14 +131,13 @@ pub struct DataSettings {
     pub picture_key: String,
 }
 
-/// What is cut out of a picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Crop {
-    /// Resize the shorter side, then crop to the center.
-    Center,
-    /// First cut rows 57 to 185 and columns 25 to 153 out, as the paper does with aligned `CelebA`.
-    Celeba,
+impl DataSettings {
+    /// Returns the settings that decide which pictures belong to a run.
+    #[must_use]
+    pub fn find_settings(&self) -> FindSettings<'_> {
+        let &Self { crop, validation_share, max_broken_share, .. } = self;
+        FindSettings { crop, validation_share, max_broken_share, picture_key: &self.picture_key }
+    }
 }
 
 /// How a stage runs.

@@ -65,6 +65,9 @@ pub enum Error {
         /// Its range.
         expected: &'static str,
     },
+    /// Pictures, labels or files.
+    #[error(transparent)]
+    Data(#[from] diffae_data::Error),
     /// Networks, weights or model files.
     #[error(transparent)]
     Infer(#[from] diffae_infer::Error),
@@ -80,28 +83,6 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("training failed in the tensor arithmetic")]
     Tensor(#[from] candle_core::Error),
-    /// No pictures, or too few.
-    #[error("{}: {problem}", path.display())]
-    Data {
-        /// The data.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// Too many pictures could not be read.
-    #[error(
-        "{broken} of {seen} pictures could not be read, more than the share {limit} that data.max_broken_share allows; the last: {last}"
-    )]
-    TooManyBroken {
-        /// How many.
-        broken: usize,
-        /// Pictures of the data.
-        seen: usize,
-        /// What is allowed.
-        limit: f64,
-        /// The last one, with the reason.
-        last: String,
-    },
     /// Another process works in the run folder.
     #[error("another run is at work in {}", path.display())]
     Locked {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use diffae_infer::{LatentConfig, LoadOptions, ModelSource, Overwrite};
+use diffae_data::Overwrite;
+use diffae_infer::{LatentConfig, LoadOptions, ModelSource};
 use diffae_kernels::{Gradients, differentiable, no_gradients, record};
 use diffae_nets::LatentNet;
 use diffae_schedule::{NoiseSchedule, Timestep};
@@ -101,7 +102,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
         return Ok(Outcome::Stopped);
     };
     if codes.indices.is_empty() {
-        return Err(data.train.none_readable());
+        return Err(data.train.none_readable().into());
     }
     let moments = codes.moments()?;
     let z = codes.normalized(&moments)?;

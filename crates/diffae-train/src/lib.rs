@@ -29,13 +29,13 @@ mod autoencoder;
 mod checkpoint;
 mod classifier;
 mod config;
-mod data;
 mod error;
 mod estimate;
 mod latent;
 mod local_direction;
 mod networks;
 mod objective;
+mod order;
 mod parameters;
 pub mod presets;
 mod preview;
@@ -51,16 +51,16 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use diffae_infer::{ModelSource, Overwrite};
+use diffae_data::{Labels, Overwrite, Pictures, Split};
+use diffae_infer::ModelSource;
 use diffae_nets::weights::ArchitectureHints;
 
 use autoencoder::Data;
 
 pub use config::{
-    Activations, Crop, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings,
-    ObjectiveSettings, OptimizerKind, RunSettings, StageSettings, TrainConfig,
+    Activations, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
+    OptimizerKind, RunSettings, StageSettings, TrainConfig,
 };
-pub use data::{CELEBA_BOX, LabelForm, LabelRow, LabelTable, Labels, Lmdb, LmdbWriter, Pictures, Split, Strangers};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, Planned, StageEstimate};
 pub use latent::{LatentTrainer, latent_loss};
@@ -127,7 +127,7 @@ pub struct TrainOptions {
 /// [`Error::Diverged`] if a loss is no number; others if data or files fail.
 pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep<'_>) -> Result<Outcome> {
     let config = folder.config().clone();
-    let find = |split| Pictures::find(&folder.notes().data, &config.data, split);
+    let find = |split| Pictures::find(&folder.notes().data, &config.data.find_settings(), split);
     let mut data = Data { train: find(Split::Train)?, validation: find(Split::Validation)? };
     let splits = [&mut data.train, &mut data.validation];
     Pictures::count_unreadable(splits, folder.path(), config.data.max_broken_share)?;
@@ -183,9 +183,6 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
     Ok(Outcome::Finished)
 }
 
-/// What stands for the names of folders where a label file is expected.
-pub const FOLDER_LABELS: &str = "folders";
-
 /// Fails now, not after hours, if the pictures that are trained on, or their labels, are too few for one of some stages.
 ///
 /// # Errors
@@ -195,7 +192,7 @@ pub fn check_data(
     stages: &[Stage],
     (pictures, labels): (&Pictures, Option<&Labels>),
 ) -> Result<()> {
-    let problem = |problem| Err(Error::Data { path: pictures.root().to_owned(), problem });
+    let problem = |problem| Err(diffae_data::Error::Data { path: pictures.root().to_owned(), problem }.into());
     let needs = |stage: Stage| config.model.kind != Kind::Ddpm && stages.contains(&stage);
     let classifies = labels.filter(|_| needs(Stage::Classifier));
     if pictures.len() < 2 && (needs(Stage::Latent) || classifies.is_some()) {

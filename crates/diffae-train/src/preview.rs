@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
+use diffae_data::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 use diffae_infer::{
-    CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelSource, Overwrite, Pipeline, PipelineSettings, Sheet,
-    no_observer, png_bytes, rgb_from_tensor, write_atomically,
+    CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Sheet, no_observer,
 };
 
 use crate::config::TrainConfig;

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
-use diffae_infer::{Model, write_atomically};
+use diffae_data::write_atomically;
+use diffae_infer::Model;
 use diffae_kernels::{Gradients, record, run_in_pool};
 use diffae_nets::weights::{LatentMoments, SafetensorsFile, TensorSource, safetensors_bytes};
 use rayon::prelude::*;
@@ -14,12 +15,12 @@ use serde::Serialize;
 
 use crate::checkpoint::Checkpoints;
 use crate::config::{RunSettings, StageSettings};
-use crate::data::Pictures;
 use crate::error::{Error, Result, at};
 use crate::parameters::Parameters;
 use crate::random::permutation;
 use crate::run::{Metrics, RunFolder, Stage, ValidationLine};
 use crate::{OnStep, Outcome, StepReport, Work};
+use diffae_data::Pictures;
 
 /// Pictures that are encoded at once.
 const ENCODED_AT_ONCE: usize = 32;
@@ -111,7 +112,7 @@ impl Begun {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(at(folder))?;
         }
-        Ok(write_atomically(path, &bytes, diffae_infer::Overwrite::Replace)?)
+        Ok(write_atomically(path, &bytes, diffae_data::Overwrite::Replace)?)
     }
 }
 
@@ -186,7 +187,7 @@ pub fn moments_of(z_sem: &Tensor) -> Result<LatentMoments> {
     let count = z_sem.dim(0)?;
     if count < 2 {
         let problem = "statistics of z_sem need at least two pictures".to_owned();
-        return Err(Error::Data { path: CODES_FILE.into(), problem });
+        return Err(diffae_data::Error::Data { path: CODES_FILE.into(), problem }.into());
     }
     let z = z_sem.to_dtype(DType::F64)?;
     let mean = z.mean_keepdim(0)?;

@@ -6,14 +6,14 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use diffae_infer::{Overwrite, write_atomically};
+use diffae_data::{Overwrite, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoints;
 use crate::config::TrainConfig;
-use crate::data::{Labels, Pictures, Split};
 use crate::error::{Error, Result, at};
 use crate::tensorboard::EventFile;
+use diffae_data::{Labels, Pictures, Split};
 
 pub use changes::{Change, require_same};
 
@@ -55,7 +55,7 @@ impl Stage {
 pub struct Notes {
     /// The pictures.
     pub data: PathBuf,
-    /// Their attributes: a file, or [`FOLDER_LABELS`](crate::FOLDER_LABELS).
+    /// Their attributes: a file, or [`FOLDER_LABELS`](diffae_data::FOLDER_LABELS).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<PathBuf>,
     /// A model whose parameters the first stage begins with.
@@ -215,7 +215,7 @@ impl RunFolder {
     /// If they cannot be read or do not fit the pictures, in which case the run is as it was; [`Error::Io`] if that cannot
     /// be noted.
     pub fn set_labels(&mut self, path: PathBuf) -> Result<()> {
-        let find = |split| Pictures::find(&self.notes.data, &self.config.data, split);
+        let find = |split| Pictures::find(&self.notes.data, &self.config.data.find_settings(), split);
         let labels = Labels::of_pictures(&path, &[&find(Split::Train)?, &find(Split::Validation)?])?;
         if self.notes.labels.as_ref() == Some(&path)
             && self.notes.labels_fingerprint.as_ref().is_none_or(|noted| *noted == labels.fingerprint())

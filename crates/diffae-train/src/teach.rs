@@ -5,14 +5,13 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use candle_core::{DType, Device, Tensor};
-use diffae_eval::auroc;
+use diffae_data::{Crop, Labels, Pictures, is_validation};
 use diffae_infer::{LocalDirection, Model, NewAttributes, NewDirections};
 use diffae_kernels::{linear, no_gradients};
 use diffae_nets::weights::LatentMoments;
 
 use crate::classifier::{Examples, Fitted, Labelled};
-use crate::config::{Crop, EditDirections, StageSettings};
-use crate::data::{Labels, Pictures, is_validation};
+use crate::config::{EditDirections, StageSettings};
 use crate::error::{Error, Result};
 use crate::local_direction::PairedCodes;
 use crate::rows::{Codes, Encoding, RowStage};
@@ -100,14 +99,23 @@ pub struct Taught {
 pub struct AttributeScore {
     /// Its name.
     pub attribute: String,
-    /// Pictures that were held out.
-    pub count: usize,
-    /// Those of them that have the attribute.
-    pub present: usize,
-    /// Share whose logit has the right sign; none without pictures.
-    pub accuracy: Option<f64>,
-    /// Area under the receiver operating characteristic; none unless both kinds occur.
-    pub auroc: Option<f64>,
+    /// The logit and the label of each held-out picture; none if no picture was held out.
+    pub held_out: Vec<(f64, bool)>,
+}
+
+impl AttributeScore {
+    /// Returns the number of held-out pictures that have the attribute.
+    #[must_use]
+    pub fn num_present(&self) -> usize {
+        self.held_out.iter().filter(|(_, present)| *present).count()
+    }
+
+    /// Returns the share of held-out pictures whose logit has the right sign; `None` without pictures.
+    #[must_use]
+    pub fn accuracy(&self) -> Option<f64> {
+        let right = self.held_out.iter().filter(|(logit, present)| (*logit > 0.) == *present).count();
+        (!self.held_out.is_empty()).then(|| right as f64 / self.held_out.len() as f64)
+    }
 }
 
 /// Encodes the labelled pictures and fits a linear classifier to them, as the third stage of a run does. Nothing if `on_step`
@@ -179,7 +187,7 @@ impl Lesson<'_> {
         let problem = format!(
             "of the labelled pictures that are trained on {present} have {name} and {absent} have not; both are needed"
         );
-        Err(Error::Data { path: self.pictures.root().to_owned(), problem })
+        Err(diffae_data::Error::Data { path: self.pictures.root().to_owned(), problem }.into())
     }
 }
 
@@ -221,23 +229,15 @@ impl Codes {
 
 /// How well attributes are told on pictures that were held out.
 fn scores(fitted: &Fitted, held_out: Option<&Labelled<'_>>, names: &[String]) -> Result<Vec<AttributeScore>> {
-    let nothing =
-        |name: &String| AttributeScore { attribute: name.clone(), count: 0, present: 0, accuracy: None, auroc: None };
+    let nothing = |name: &String| AttributeScore { attribute: name.clone(), held_out: vec![] };
     let Some(held_out) = held_out else { return Ok(names.iter().map(nothing).collect()) };
     let all: Vec<usize> = (0..held_out.rows.len()).collect();
     let (z, _) = held_out.batch(&all, names.len())?;
     let logits = no_gradients(|| linear(&z, &fitted.weight, &fitted.bias))?.to_dtype(DType::F64)?; // [N, A]
     let score = |(idx, name): (usize, &String)| {
         let logits: Vec<f64> = logits.narrow(1, idx, 1)?.flatten_all()?.to_vec1()?;
-        let present: Vec<bool> = held_out.rows.iter().map(|(_, present)| present[idx]).collect();
-        let right = logits.iter().zip(&present).filter(|&(&logit, &present)| (logit > 0.) == present).count();
-        Ok(AttributeScore {
-            attribute: name.clone(),
-            count: present.len(),
-            present: present.iter().filter(|&&present| present).count(),
-            accuracy: (!present.is_empty()).then(|| right as f64 / present.len() as f64),
-            auroc: auroc(&logits, &present).ok(),
-        })
+        let present = held_out.rows.iter().map(|(_, present)| present[idx]);
+        Ok(AttributeScore { attribute: name.clone(), held_out: logits.into_iter().zip(present).collect() })
     };
     names.iter().enumerate().map(score).collect()
 }
@@ -325,7 +325,10 @@ mod tests {
         };
         let (taught, encoded) = learn(&settings);
         assert_eq!(encoded, [2], "the second of two batches is left");
-        assert!(taught.scores[0].auroc.unwrap() > 0.9, "{:?}", taught.scores);
+        let logits = |of: bool| taught.scores[0].held_out.iter().filter(move |(_, present)| *present == of);
+        let (present, absent) = (logits(true), logits(false).map(|(logit, _)| *logit));
+        let highest = absent.fold(f64::NEG_INFINITY, f64::max);
+        assert!(present.count() > 0 && logits(true).all(|(logit, _)| *logit > highest), "{:?}", taught.scores);
         // Other settings ask for no other codes, a file that has changed does.
         let (_, encoded) = learn(&AttributeSettings { held_out: 0.5, seed: 7, ..settings.clone() });
         assert!(encoded.is_empty(), "{encoded:?}");

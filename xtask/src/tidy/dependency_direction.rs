@@ -12,11 +12,12 @@ use super::tree::Tree;
 use xtask::repository;
 
 /// The layers: each crate with the crates right below it. It may depend on these and on everything below them.
-const LAYERS: [(&str, &[&str]); 7] = [
-    (COMMAND_LINE, &["diffae-train"]),
-    ("diffae-train", &["diffae-eval"]),
+const LAYERS: [(&str, &[&str]); 8] = [
+    (COMMAND_LINE, &["diffae-eval", "diffae-train"]),
+    ("diffae-train", &["diffae-infer"]),
     ("diffae-eval", &["diffae-infer"]),
-    ("diffae-infer", &["diffae-nets", "diffae-schedule"]),
+    ("diffae-infer", &["diffae-data", "diffae-schedule"]),
+    ("diffae-data", &["diffae-nets"]),
     ("diffae-nets", &["diffae-kernels"]),
     ("diffae-schedule", &[]),
     ("diffae-kernels", &[]),

@@ -9,7 +9,7 @@ const KERNELS: &str = "crates/diffae-kernels/src/cpu/";
 /// Reading weights through a memory map, which another process could change.
 const MAPPED_FILE: &str = "crates/diffae-nets/src/weights/torch/mapped_file.rs";
 /// Opening a database of pictures, which is another.
-const LMDB: &str = "crates/diffae-train/src/data/lmdb.rs";
+const LMDB: &str = "crates/diffae-data/src/lmdb.rs";
 /// How a reason starts.
 const REASON: &str = "SAFETY:";
 

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use diffae_infer::FaceBox;
+use diffae_data::FaceBox;
 
 use super::{OutArgs, PictureArgs};
 

@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use diffae_data::Crop;
 use diffae_eval::{FeatureKind, InceptionInput, LpipsBackbone};
-use diffae_train::Crop;
 
 use super::{BatchArgs, BrokenArgs, ForceArgs, HintArgs, MODEL_WEIGHTS, ModelArgs, RandomArgs, SamplerArgs, positive};
 

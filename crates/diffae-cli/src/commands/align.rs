@@ -1,7 +1,7 @@
 //! `diffae align PICTURE.. --landmarks FILE --box LEFT,TOP,WIDTH,HEIGHT --out DIR`
 
 use anyhow::{Context, Result, bail};
-use diffae_infer::{AlignedFace, FaceBoxes, FacePlace, Input, ShapePredictor, align_face, list_inputs};
+use diffae_data::{AlignedFace, FaceBoxes, FacePlace, Input, ShapePredictor, align_face, list_inputs};
 use serde::Serialize;
 
 use crate::args::{AlignArgs, BrokenArgs, FacePlaceArgs};
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &AlignArgs) -> Result<()> {
 
 /// Whether the picture itself is the reason.
 fn is_unreadable(error: &anyhow::Error) -> bool {
-    use diffae_infer::Error::{DamagedPicture, Image, Io, UnreadPicture};
+    use diffae_data::Error::{DamagedPicture, Image, Io, UnreadPicture};
     matches!(error.downcast_ref(), Some(DamagedPicture { .. } | Image { .. } | Io { .. } | UnreadPicture { .. }))
 }
 
@@ -95,7 +95,7 @@ fn place(args: &FacePlaceArgs) -> Result<FacePlace> {
 }
 
 fn align(input: &Input, place: &FacePlace, predictor: &ShapePredictor, size: u32) -> Result<AlignedFace> {
-    let aligned = || -> diffae_infer::Result<AlignedFace> {
+    let aligned = || -> diffae_data::Result<AlignedFace> {
         let photograph = input.read_rgb()?;
         align_face(predictor, &photograph, place.face_box(&input.name, &photograph)?, size)
     };

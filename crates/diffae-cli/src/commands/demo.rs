@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
+use diffae_data::{png_bytes, rgb_from_tensor, tensor_from_rgb};
 use diffae_infer::{
     CallEvent, Codes, ModelSource, NetworkCall, Pipeline, PipelineSettings, Sheet, built_in_pictures, gif_bytes,
-    keep_residual, png_bytes, rgb_from_tensor, tensor_from_rgb,
+    keep_residual,
 };
 use image::RgbImage;
 

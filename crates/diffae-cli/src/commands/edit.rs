@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
+use diffae_data::rgb_from_tensor;
 use diffae_infer::{
     AttributeEdit, CodesNeed, LoadOptions, ModelSource, PipelineSettings, Resume, Settings, Sheet, Subjects,
-    keep_residual, rgb_from_tensor,
+    keep_residual,
 };
 use diffae_nets::AttributeClassifier;
 use image::RgbImage;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
-use diffae_infer::{Codes, CodesNeed, Encoded, Input, PartialFolder, PipelineSettings, Settings, list_subjects};
+use diffae_data::Input;
+use diffae_infer::{Codes, CodesNeed, Encoded, PartialFolder, PipelineSettings, Settings, list_subjects};
 use diffae_nets::weights::safetensors_bytes;
 use serde_json::{Value, json};
 

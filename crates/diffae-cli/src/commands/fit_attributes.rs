@@ -1,8 +1,10 @@
 //! `diffae fit-attributes --model MODEL --data DIR --labels FILE --out DIR`: attributes of one's own.
 
 use anyhow::{Context, Result, bail, ensure};
-use diffae_infer::{CONFIG_FILE, LoadOptions, ModelSource, Overwrite, WEIGHTS_FILE, is_same_attribute};
-use diffae_train::{AttributeScore, AttributeSettings, EditDirections, Labels, Lesson, Pictures, Taught, teach};
+use diffae_data::Overwrite;
+use diffae_data::{Labels, Pictures};
+use diffae_infer::{CONFIG_FILE, LoadOptions, ModelSource, WEIGHTS_FILE, is_same_attribute};
+use diffae_train::{AttributeScore, AttributeSettings, EditDirections, Lesson, Taught, teach};
 use serde_json::{Value, json};
 
 use super::edit::whole_way;
@@ -97,8 +99,31 @@ fn whole_ways(source: &ModelSource, scores: &[AttributeScore]) -> Result<Vec<Opt
     scores.iter().map(of).collect()
 }
 
+/// How well an attribute is told on held-out pictures.
+struct Figures<'a> {
+    attribute: &'a str,
+    count: usize,
+    present: usize,
+    accuracy: Option<f64>,
+    /// `None` unless some pictures have the attribute and some lack it.
+    auroc: Option<f64>,
+}
+
+impl<'a> Figures<'a> {
+    fn of(score: &'a AttributeScore) -> Self {
+        let (logits, present): (Vec<f64>, Vec<bool>) = score.held_out.iter().copied().unzip();
+        Self {
+            attribute: &score.attribute,
+            count: present.len(),
+            present: score.num_present(),
+            accuracy: score.accuracy(),
+            auroc: diffae_eval::auroc(&logits, &present).ok(),
+        }
+    }
+}
+
 fn as_json(score: &AttributeScore, whole_way: Option<f64>) -> Value {
-    let AttributeScore { attribute, count, present, accuracy, auroc } = score;
+    let Figures { attribute, count, present, accuracy, auroc } = Figures::of(score);
     json!({
         "attribute": attribute,
         "held_out": count,
@@ -113,8 +138,9 @@ fn as_json(score: &AttributeScore, whole_way: Option<f64>) -> Value {
 fn say_scores(scores: &[AttributeScore], whole_ways: &[Option<f64>]) -> Result<()> {
     let width = scores.iter().map(|score| score.attribute.chars().count()).max().unwrap_or(0).max(9);
     say(&format!("{:width$}  held out  present  accuracy  AUROC  whole way", "attribute"))?;
-    for (AttributeScore { attribute, count, present, accuracy, auroc }, way) in scores.iter().zip(whole_ways) {
-        let figure = |value: &Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
+    for (score, way) in scores.iter().zip(whole_ways) {
+        let Figures { attribute, count, present, accuracy, auroc } = Figures::of(score);
+        let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
         let way = way.map_or_else(|| "-".to_owned(), |way| way.to_string());
         let (accuracy, auroc) = (figure(accuracy), figure(auroc));
         say(&format!("{attribute:width$}  {count:>8}  {present:>7}  {accuracy:>8}  {auroc:>5}  {way:>9}"))?;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
+use diffae_data::Overwrite;
 use diffae_infer::{
-    CONFIG_FILE, Error, LoadOptions, LocalDirection, ModelSource, NewAttributes, NewDirections, Overwrite,
-    WEIGHTS_FILE, is_same_attribute,
+    CONFIG_FILE, Error, LoadOptions, LocalDirection, ModelSource, NewAttributes, NewDirections, WEIGHTS_FILE,
+    is_same_attribute,
 };
 use diffae_nets::RawClassifierConfig;
 use diffae_nets::weights::LatentMoments;

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
+use diffae_data::{Overwrite, check_writable, png_bytes, rgb_from_tensor};
 use diffae_infer::{
-    Codes, CodesNeed, FrameRate, Overwrite, PathEnd, PathFrame, PipelineSettings, Settings, Subjects, animation_bytes,
-    check_writable, path_frames, png_bytes, rgb_from_tensor, sheet,
+    Codes, CodesNeed, FrameRate, PathEnd, PathFrame, PipelineSettings, Settings, Subjects, animation_bytes,
+    path_frames, sheet,
 };
 use image::RgbImage;
 use serde_json::{Value, json};

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use diffae_infer::{CodesBatch, CodesNeed, Input, PipelineSettings, Settings, Sheet, list_subjects, rgb_from_tensor};
+use diffae_data::{Input, rgb_from_tensor};
+use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet, list_subjects};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{GlobalArgs, ReconstructArgs, ReconstructionNoise};

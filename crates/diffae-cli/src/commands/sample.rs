@@ -2,7 +2,8 @@
 
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
-use diffae_infer::{CodesBatch, Error, PipelineSettings, Settings, Sheet, read_tensor};
+use diffae_data::read_tensor;
+use diffae_infer::{CodesBatch, Error, PipelineSettings, Settings, Sheet};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
 
 use crate::args::{GlobalArgs, SampleArgs};

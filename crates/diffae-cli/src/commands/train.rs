@@ -8,8 +8,9 @@ mod times;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use diffae_data::FOLDER_LABELS;
 use diffae_infer::BUILT_IN_MODEL;
-use diffae_train::{FOLDER_LABELS, Notes, Outcome, RunFolder, Stage, TrainConfig, TrainOptions, presets, train};
+use diffae_train::{Notes, Outcome, RunFolder, Stage, TrainConfig, TrainOptions, presets, train};
 
 use crate::args::{GlobalArgs, NumberType, StageChoice, TrainArgs};
 use crate::output::say;

@@ -1,7 +1,8 @@
 //! `diffae variations --model MODEL INPUT.. -n 8 --out DIR`
 
 use anyhow::{Result, bail, ensure};
-use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet, Subjects, rgb_from_tensor};
+use diffae_data::rgb_from_tensor;
+use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet, Subjects};
 use image::RgbImage;
 
 use crate::args::{GlobalArgs, VariationsArgs};

@@ -6,11 +6,11 @@ use image::RgbImage;
 use super::{Pipeline, check_count};
 use crate::codes::Codes;
 use crate::error::{Error, Result, computing};
-use crate::image_io::{rgb_from_tensor, tensor_from_rgb};
 use crate::interpolate::{PathEnd, path_frames};
 use crate::manipulate::{AttributeEdit, check_strength, keep_residual};
 use crate::observer::Observer;
 use crate::settings::PipelineSettings;
+use diffae_data::{rgb_from_tensor, tensor_from_rgb};
 
 impl Pipeline {
     /// Encodes pictures of any size: resized to the model's, cropped to the center.
@@ -169,7 +169,7 @@ impl Pipeline {
     /// Pictures as the model sees them, on the CPU.
     fn tensor_of(&self, pictures: &[RgbImage]) -> Result<Tensor> {
         let [channels, size, _] = self.model().image_shape();
-        let read = |picture: &RgbImage| tensor_from_rgb(picture, channels, size);
+        let read = |picture: &RgbImage| Ok(tensor_from_rgb(picture, channels, size)?);
         let pictures = pictures.iter().map(read).collect::<Result<Vec<_>>>()?;
         check_count("pictures", pictures.len())?;
         computing("stacking pictures", Tensor::stack(&pictures, 0))
@@ -178,7 +178,7 @@ impl Pipeline {
 
 fn pictures_of(x_0: &Tensor) -> Result<Vec<RgbImage>> {
     let count = computing("reading pictures", x_0.dim(0))?;
-    (0..count).map(|idx| rgb_from_tensor(&computing("reading a picture", x_0.get(idx))?)).collect()
+    (0..count).map(|idx| Ok(rgb_from_tensor(&computing("reading a picture", x_0.get(idx))?)?)).collect()
 }
 
 fn z_sem_of(codes: &Codes) -> Result<&Tensor> {

@@ -93,7 +93,7 @@ fn contradictions_name_both_sides() {
 fn a_model_directory_contradicts_as_well() {
     let folder = tempfile::tempdir().unwrap();
     let source = open(&golden(MODEL, "last.ckpt")).unwrap();
-    source.write(folder.path(), candle_core::DType::F32, diffae_infer::Overwrite::Refuse).unwrap();
+    source.write(folder.path(), candle_core::DType::F32, diffae_data::Overwrite::Refuse).unwrap();
     assert!(ModelSource::open(folder.path(), &given()).is_ok());
     let message = refused(folder.path(), &ArchitectureHints { num_heads: Some(4), ..given() });
     assert!(message.contains("--num-heads is 4") && message.contains("config.json says 2"), "{message}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use diffae_infer::{Overwrite, write_atomically};
+use diffae_data::{Overwrite, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use super::{CONFIG_FILE, RunFolder, Stage};

@@ -7,7 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use diffae_infer::{DiffusionConfig, FORMAT_VERSION, ModelConfig, ModelSource, Overwrite, png_bytes, rgb_from_tensor};
+use diffae_data::{Overwrite, png_bytes, rgb_from_tensor};
+use diffae_infer::{DiffusionConfig, FORMAT_VERSION, ModelConfig, ModelSource};
 use diffae_nets::DiffusionAutoencoder;
 use diffae_schedule::{BetaSchedule, PredictionTarget};
 

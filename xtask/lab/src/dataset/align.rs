@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use diffae_infer::{FaceBoxes, FacePlace, ShapePredictor, align_face, picture_files, png_bytes, read_rgb};
+use diffae_data::{FaceBoxes, FacePlace, ShapePredictor, align_face, picture_files, png_bytes, read_rgb};
 
 use xtask_datasets::{Fingerprint, Manifest, Output};
 
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let output = Output::new(&args.out, &manifest)?;
     output.finish(&names, &manifest, |idx| {
         let path = &photographs[idx];
-        let aligned = || -> diffae_infer::Result<Vec<u8>> {
+        let aligned = || -> diffae_data::Result<Vec<u8>> {
             let photograph = read_rgb(path)?;
             let face_box = place.face_box(&path.to_string_lossy(), &photograph)?;
             png_bytes(&align_face(&predictor, &photograph, face_box, args.size)?.picture, &[], path)

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use diffae_infer::ResizeFilter;
-use diffae_train::CELEBA_BOX;
+use diffae_data::CELEBA_BOX;
+use diffae_data::ResizeFilter;
 
 use super::pictures::{About, Common, Cut, LabelFile, Originals, Owner, Picture, Recipe, Shape, make};
 

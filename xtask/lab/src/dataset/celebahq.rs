@@ -1,7 +1,7 @@
 //! CelebA-HQ (Karras et al. 2018, arXiv:1710.10196) as `CelebAMask-HQ` (Lee et al. 2020, arXiv:1907.11922) has it.
 
 use anyhow::Result;
-use diffae_infer::ResizeFilter;
+use diffae_data::ResizeFilter;
 
 use super::pictures::{About, Common, Cut, LabelFile, Owner, Picture, Recipe, Shape, make};
 

@@ -1,7 +1,7 @@
 //! Flickr-Faces-HQ (Karras et al. 2019, arXiv:1812.04948) from its PNG files.
 
 use anyhow::Result;
-use diffae_infer::ResizeFilter;
+use diffae_data::ResizeFilter;
 
 use super::pictures::{About, Common, Cut, Owner, Picture, Recipe, Shape, make};
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use diffae_infer::ResizeFilter;
+use diffae_data::ResizeFilter;
 
 use super::pictures::{About, Common, Cut, Format, LabelFile, Originals, Owner, Picture, Recipe, Shape, make};
 

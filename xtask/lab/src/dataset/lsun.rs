@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use diffae_infer::ResizeFilter;
-use diffae_train::Lmdb;
+use diffae_data::Lmdb;
+use diffae_data::ResizeFilter;
 
 use super::pictures::{About, Archive, Common, Cut, Job, Originals, Owner, Picture, Recipe, Shape};
 use xtask_datasets::Fingerprint;

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use base64::Engine;
-use diffae_infer::{BUILT_IN_MODEL, Overwrite};
+use diffae_data::Overwrite;
+use diffae_infer::BUILT_IN_MODEL;
 
 use super::{ANIMATION, PAGE};
 use crate::args::DemoArgs;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use diffae_infer::{Overwrite, write_atomically};
+use diffae_data::{Overwrite, write_atomically};
 
 use super::report::Report;
 use super::{attributes, edits, few_shot, fid, ppl, recon, z_usage};

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
+use diffae_data::{FOLDER_LABELS, Labels, Strangers};
 use diffae_eval::{InversePenalty, auroc, average_precision, cross_validated_logits, logits_of_others};
-use diffae_train::{FOLDER_LABELS, Labels, Strangers};
 
 use super::codes::encode_all;
 use super::feature_file::fingerprint_of_file;

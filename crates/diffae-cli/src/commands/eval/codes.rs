@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use diffae_infer::{Codes, Overwrite, PipelineSettings};
+use diffae_data::Overwrite;
+use diffae_infer::{Codes, PipelineSettings};
 use diffae_nets::weights::SafetensorsFile;
 
 use crate::args::EvalRunArgs;

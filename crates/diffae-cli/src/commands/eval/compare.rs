@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use diffae_infer::{Overwrite, png_bytes, write_atomically};
+use diffae_data::{Overwrite, png_bytes, write_atomically};
 use image::{Rgb, RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 

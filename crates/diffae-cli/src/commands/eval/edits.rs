@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use diffae_infer::{Overwrite, PipelineSettings, Sheet, keep_residual, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_data::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_infer::{PipelineSettings, Sheet, keep_residual};
 
 use super::journal::{Journal, Values};
 use super::report::{Figure, Report};

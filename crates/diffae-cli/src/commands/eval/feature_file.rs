@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
+use diffae_data::{Overwrite, write_atomically};
 use diffae_eval::FeatureStatistics;
-use diffae_infer::{Overwrite, write_atomically};
 
 use super::journal::{Settings, with_software};
 

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
+use diffae_data::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 use diffae_eval::{LinearProbe, auroc};
-use diffae_infer::{Overwrite, PipelineSettings, Sheet, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_infer::{PipelineSettings, Sheet};
 use image::RgbImage;
 
 use super::attributes::{Labelled, encode};

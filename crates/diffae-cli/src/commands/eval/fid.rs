@@ -5,12 +5,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
+use diffae_data::Crop;
+use diffae_data::{rgb_from_bytes, write_atomically};
 use diffae_eval::{
     FeatureKind, FeatureNetwork, InceptionInput, Moments, frechet_distance, kernel_distance_of_subsets,
     manifold_members,
 };
-use diffae_infer::{PipelineSettings, rgb_from_bytes, write_atomically};
-use diffae_train::Crop;
+use diffae_infer::PipelineSettings;
 
 use super::feature_file::{FeatureFile, fingerprint_of_file};
 use super::journal::Settings;
@@ -266,7 +267,7 @@ fn real_pictures(
         (Some(session), _) => pictures.read(session, range.clone())?,
         (None, Some(size)) => {
             let rows = range.clone().map(|idx| pictures.all().read(idx, 3, size));
-            Tensor::stack(&rows.collect::<diffae_train::Result<Vec<_>>>()?, 0)?
+            Tensor::stack(&rows.collect::<diffae_data::Result<Vec<_>>>()?, 0)?
         }
         (None, None) => return as_they_are(pictures, range),
     };

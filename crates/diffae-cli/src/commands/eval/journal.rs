@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use diffae_infer::Overwrite;
+use diffae_data::Overwrite;
 use serde::{Deserialize, Serialize};
 
 /// Values of one image, by the name of the measure.

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
+use diffae_data::Crop;
 use diffae_eval::{Lpips, LpipsBackbone};
-use diffae_train::Crop;
 use image::ImageReader;
 
 use super::feature_file::fingerprint_of_file;

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Tensor;
+use diffae_data::Crop;
+use diffae_data::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 use diffae_eval::Lpips;
-use diffae_infer::{Overwrite, PipelineSettings, Sheet, png_bytes, rgb_from_tensor, write_atomically};
-use diffae_train::Crop;
+use diffae_infer::{PipelineSettings, Sheet};
 use image::RgbImage;
 
 use super::journal::{Journal, Settings, Values};

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use diffae_data::{Overwrite, write_atomically};
 use diffae_eval::Interval;
-use diffae_infer::{Overwrite, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use super::journal::{SOFTWARE, Settings, of_another};

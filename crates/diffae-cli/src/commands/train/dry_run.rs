@@ -6,10 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use diffae_train::{
-    Estimate, Kind, Labels, Notes, Pictures, Planned, RunFolder, Split, Stage, StageEstimate, TrainConfig, Trainer,
-    check_data,
-};
+use diffae_data::{Labels, Pictures, Split};
+use diffae_train::{Estimate, Kind, Notes, Planned, RunFolder, Stage, StageEstimate, TrainConfig, Trainer, check_data};
 use image::ImageReader;
 
 use super::times::{about, in_words};
@@ -64,7 +62,7 @@ fn of_stages(estimate: &Estimate, stages: &[Stage]) -> Vec<StageEstimate> {
 struct Refusals(Vec<String>);
 
 impl Refusals {
-    fn take<T>(&mut self, result: diffae_train::Result<T>) -> Option<T> {
+    fn take<T>(&mut self, result: Result<T, impl Into<anyhow::Error>>) -> Option<T> {
         result.map_err(|error| self.0.push(one_sentence(&error.into()))).ok()
     }
 
@@ -90,7 +88,7 @@ fn look_at_data(
     (data, notes): (&Path, &Notes),
     refusals: &mut Refusals,
 ) -> Result<Planned> {
-    let mut find = |split| refusals.take(Pictures::find(data, &config.data, split));
+    let mut find = |split| refusals.take(Pictures::find(data, &config.data.find_settings(), split));
     let Some(train) = find(Split::Train) else { return Ok(Planned::default()) };
     let Some(validation) = find(Split::Validation) else { return Ok(Planned::default()) };
     let (num_train, num_validation) = (train.len(), validation.len());

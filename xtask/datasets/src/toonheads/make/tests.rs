@@ -51,7 +51,7 @@ fn labels_are_those_that_training_reads_and_no_attribute_is_constant() {
         let folder = tempfile::tempdir().unwrap();
         run(&args(folder.path(), drawing, 300, &[])).unwrap();
         let labels = ["attributes.txt", "attributes.csv"]
-            .map(|name| diffae_train::Labels::from_file(&folder.path().join(name)).unwrap());
+            .map(|name| diffae_data::Labels::from_file(&folder.path().join(name)).unwrap());
         assert_eq!(labels[0], labels[1]);
         for (idx, name) in labels[0].names.iter().enumerate() {
             let seen = |present| (0..300).any(|face| labels[0].of(&format!("{face:06}.png")).unwrap()[idx] == present);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use diffae_train::{Crop, Labels, Pictures, Strangers};
+use diffae_data::{Crop, Labels, Pictures, Strangers};
 use image::ImageFormat;
 
 use crate::dataset::pictures::made_up::{

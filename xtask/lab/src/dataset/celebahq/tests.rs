@@ -1,6 +1,6 @@
 //! Tests on made-up files in the structure of CelebAMask-HQ.
 
-use diffae_train::Labels;
+use diffae_data::Labels;
 use image::ImageFormat;
 
 use crate::dataset::pictures::made_up::{assert_near, colors, encoded, folder, gradient, names, run, snapshot, zip};

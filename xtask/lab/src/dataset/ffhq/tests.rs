@@ -50,7 +50,7 @@ fn a_zip_of_thumbnails_becomes_a_database_in_the_released_layout() {
     assert_near(&colors(&out, 1, 32, &[(8, 20)]), &[[16.5, 40.5, 90.]], 3.);
     let sources = std::fs::read_to_string(out.join("sources.csv")).unwrap();
     assert_eq!(sources, "file,original\n32-00000,00000/00000.png\n32-00001,00000/00001.png\n");
-    let database = diffae_train::Lmdb::open(&out).unwrap();
+    let database = diffae_data::Lmdb::open(&out).unwrap();
     assert_eq!((database.get("length").unwrap().unwrap(), database.keys().unwrap().len()), (b"2".to_vec(), 2));
     drop(database);
     let permissions = |name| std::fs::metadata(out.join(name)).unwrap().permissions();

@@ -1,6 +1,6 @@
 //! Tests on made-up folders and zips of pictures.
 
-use diffae_train::{Crop, Labels, Pictures};
+use diffae_data::{Crop, Labels, Pictures};
 use image::ImageFormat;
 
 use crate::dataset::pictures::made_up::{assert_near, colors, encoded, folder, gradient, names, run, snapshot, zip};

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use diffae_train::Lmdb;
+use diffae_data::Lmdb;
 use rayon::prelude::*;
 
 use super::making::{self, Cut, Making, Picture};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use diffae_train::{LabelForm, LabelTable, Labels};
+use diffae_data::{LabelForm, LabelTable, Labels};
 
 use super::Originals;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::Parser;
-use diffae_train::{Crop, LmdbWriter, Pictures};
+use diffae_data::{Crop, LmdbWriter, Pictures};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
-use diffae_infer::{CropBox, Overwrite, ResizeFilter, png_bytes, square_from_bytes, write_atomically};
-use diffae_train::LmdbWriter;
+use diffae_data::LmdbWriter;
+use diffae_data::{CropBox, Overwrite, ResizeFilter, png_bytes, square_from_bytes, write_atomically};
 use image::codecs::jpeg::JpegEncoder;
 use image::{ImageReader, RgbImage};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -242,7 +242,7 @@ fn jpeg(picture: &RgbImage) -> Result<Vec<u8>> {
 }
 
 /// How many pictures a finished database has.
-pub(super) fn length(database: &diffae_train::Lmdb) -> Result<Option<usize>> {
+pub(super) fn length(database: &diffae_data::Lmdb) -> Result<Option<usize>> {
     let text = database.get(LENGTH_KEY)?.and_then(|bytes| String::from_utf8(bytes).ok());
     Ok(text.and_then(|text| text.parse().ok()))
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use diffae_infer::picture_files;
-use diffae_train::Lmdb;
+use diffae_data::Lmdb;
+use diffae_data::picture_files;
 use image::ImageFormat;
 
 use super::{Archive, Owner};

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use diffae_infer::is_picture_name;
+use crate::is_picture_name;
 
-use super::archives::is_archive_name;
-use super::warnings::{counted, warn_once};
-use super::{lmdb, tables};
+use crate::archives::is_archive_name;
 use crate::error::{Result, at};
+use crate::notices::{counted, warn_once};
+use crate::{lmdb, tables};
 
 /// Endings of pictures that cannot be decoded.
 const UNREADABLE_PICTURES: [&str; 37] = [
@@ -23,12 +23,12 @@ const CONTAINERS: [&str; 14] =
 
 /// Contents of a folder, in order of the names.
 #[derive(Debug, Default)]
-pub(super) struct Listing {
-    pub(super) pictures: Vec<PathBuf>,
+pub(crate) struct Listing {
+    pub(crate) pictures: Vec<PathBuf>,
     /// Right below the folder.
-    pub(super) archives: Vec<PathBuf>,
-    pub(super) tables: Vec<PathBuf>,
-    pub(super) databases: Vec<PathBuf>,
+    pub(crate) archives: Vec<PathBuf>,
+    pub(crate) tables: Vec<PathBuf>,
+    pub(crate) databases: Vec<PathBuf>,
     left_out: LeftOut,
 }
 
@@ -47,7 +47,7 @@ impl Listing {
     ///
     /// # Errors
     /// If a folder cannot be read.
-    pub(super) fn of(root: &Path) -> Result<Self> {
+    pub(crate) fn of(root: &Path) -> Result<Self> {
         let mut listing = Self::default();
         let above = vec![root.canonicalize().map_err(at(root))?];
         listing.search(root, &above)?;
@@ -103,7 +103,7 @@ impl Listing {
     }
 
     /// What is left out, a clause a kind.
-    pub(super) fn left_out(&self) -> Vec<String> {
+    pub(crate) fn left_out(&self) -> Vec<String> {
         let count = |(ending, count): (&String, &usize)| counted(*count, &format!(".{ending} file"));
         let listed = |kinds: &BTreeMap<String, usize>| kinds.iter().map(count).collect::<Vec<_>>().join(", ");
         let mut clauses = vec![];
@@ -130,7 +130,7 @@ impl Listing {
 }
 
 /// Warns of what is left out below a folder, once.
-pub(super) fn warn_of_left_out(root: &Path, listing: &Listing) {
+pub(crate) fn warn_of_left_out(root: &Path, listing: &Listing) {
     for clause in listing.left_out() {
         warn_once(&format!("{}: left out: {clause}", root.display()));
     }

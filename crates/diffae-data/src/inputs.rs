@@ -69,6 +69,9 @@ impl Input {
     ///
     /// # Errors
     /// [`Error::Io`] if the file is gone.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file is gone.
     pub fn stamp(&self) -> Result<String> {
         match &self.source {
             InputSource::File(path) => stamp(path),
@@ -85,7 +88,10 @@ impl Input {
 }
 
 /// Size and time of a file.
-pub(crate) fn stamp(path: &Path) -> Result<String> {
+///
+/// # Errors
+/// [`Error::Io`] if the file is gone.
+pub fn stamp(path: &Path) -> Result<String> {
     let failed = |source| Error::Io { path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(failed)?;
     let modified = metadata.modified().map_err(failed)?;
@@ -213,7 +219,7 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
 const RESERVED_NAMES: [&str; 1] = ["sheet"];
 
 /// Makes names fit for files of one folder: without separators, none hidden, each different, `a`, `a_2`, `a_3`.
-pub(crate) fn file_names(names: impl IntoIterator<Item = String>) -> Vec<String> {
+pub fn file_names(names: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut taken: BTreeSet<String> = RESERVED_NAMES.iter().map(|&name| name.to_owned()).collect();
     let mut distinct = Vec::new();
     for name in names {

@@ -17,13 +17,14 @@ pub enum Overwrite {
 }
 
 /// How names begin of what is not complete yet.
-pub(crate) const PARTIAL_PREFIX: &str = ".diffae-partial-";
+pub const PARTIAL_PREFIX: &str = ".diffae-partial-";
 
 /// Files without a lock that are younger may be in use: a lock comes a moment after its file.
 const LEAST_AGE: Duration = Duration::from_secs(10);
 
 /// Whether a file was left half-written by a run that is dead.
-pub(crate) fn is_stale_file(path: &Path) -> bool {
+#[must_use]
+pub fn is_stale_file(path: &Path) -> bool {
     let Ok(metadata) = fs::symlink_metadata(path) else { return false };
     let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
     let is_old = metadata.is_file() && age.is_some_and(|age| age >= LEAST_AGE);
@@ -32,14 +33,16 @@ pub(crate) fn is_stale_file(path: &Path) -> bool {
 
 /// Whether two files are of one user.
 #[cfg(unix)]
-pub(crate) fn same_owner(a: &Path, b: &Path) -> bool {
+#[must_use]
+pub fn same_owner(a: &Path, b: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let owner = |path: &Path| fs::symlink_metadata(path).map(|metadata| metadata.uid()).ok();
     owner(a).is_some() && owner(a) == owner(b)
 }
 
 #[cfg(not(unix))]
-pub(crate) fn same_owner(_: &Path, _: &Path) -> bool {
+#[must_use]
+pub fn same_owner(_: &Path, _: &Path) -> bool {
     true
 }
 
@@ -67,7 +70,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Resu
 }
 
 /// [`write_atomically`] of files that belong together: none is renamed before all are written.
-pub(crate) fn write_together(files: &[(&Path, &[u8])], overwrite: Overwrite) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Exists`] if one is there and must not be replaced; [`Error::Io`] if one cannot be written.
+pub fn write_together(files: &[(&Path, &[u8])], overwrite: Overwrite) -> Result<()> {
     let staged = files.iter().map(|(path, bytes)| Ok((*path, stage(path, bytes, overwrite)?)));
     for (path, file) in staged.collect::<Result<Vec<_>>>()? {
         let renamed = match overwrite {

@@ -3,25 +3,25 @@
 
 use std::path::Path;
 
-use super::folder::Item;
 use crate::error::{Error, Result};
+use crate::pictures::Item;
 
 /// Ending of the names of tables.
-pub(super) const EXTENSION: &str = "parquet";
+pub(crate) const EXTENSION: &str = "parquet";
 
 /// Says what is missing.
 ///
 /// # Errors
 /// Always.
 #[cfg(not(feature = "parquet"))]
-pub(super) fn pictures(table: &Path, _: &str) -> Result<Vec<Item>> {
+pub(crate) fn pictures(table: &Path, _: &str) -> Result<Vec<Item>> {
     let problem = "this program is built without Parquet; install it with `cargo install --path crates/diffae-cli \
                    --features parquet`";
     Err(Error::Data { path: table.to_owned(), problem: problem.to_owned() })
 }
 
 #[cfg(feature = "parquet")]
-pub(super) use unpack::pictures;
+pub(crate) use unpack::pictures;
 
 #[cfg(feature = "parquet")]
 mod unpack {
@@ -38,11 +38,11 @@ mod unpack {
     use tempfile::NamedTempFile;
 
     use super::{Error, Item, Path, Result};
-    use crate::data::file_kind::{FileKind, Foreign, file_kind, is_picture};
-    use crate::data::folder::Place;
-    use crate::data::samples::PICTURE_NAMES;
-    use crate::data::warnings::{counted, inform_once, warn_once};
     use crate::error::at;
+    use crate::file_kind::{FileKind, Foreign, file_kind, is_picture};
+    use crate::notices::{counted, inform_once, warn_once};
+    use crate::pictures::Place;
+    use crate::samples::PICTURE_NAMES;
 
     /// Rows whose bytes say whether a column holds pictures.
     const MOST_TRIED: usize = 16;
@@ -67,7 +67,7 @@ mod unpack {
     /// # Errors
     /// If it is no table, or has no column of pictures, or several and none of them is the obvious one, or no pictures in
     /// that column.
-    pub(in crate::data) fn pictures(table: &Path, setting: &str) -> Result<Vec<Item>> {
+    pub(crate) fn pictures(table: &Path, setting: &str) -> Result<Vec<Item>> {
         let unpacked = unpacked(table, setting)?;
         let stem = table.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let item = |&(row, offset, length): &(usize, u64, usize)| Item {
@@ -309,7 +309,7 @@ mod tests {
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
 
-    use crate::data::{Pictures, Split};
+    use crate::{FindSettings, Pictures, Split};
 
     /// Writes a table whose rows are gray pictures of these shades; `None` is null.
     fn write(path: &Path, schema: &str, shades: &[Option<u8>]) {
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn pictures_of_both_forms_are_read() {
-        let settings = crate::presets::config("smoke", &["data.validation_share=0".to_owned()]).unwrap().data;
+        let settings = FindSettings::default();
         let hugging_face = "message schema { optional group picture { optional binary bytes; optional binary path; } }";
         for (schema, ending) in [(hugging_face, "struct"), ("message schema { optional binary image; }", "plain")] {
             let folder = tempfile::tempdir().unwrap();
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn what_is_no_table_of_pictures_is_named() {
-        let settings = crate::presets::config("smoke", &[]).unwrap().data;
+        let settings = FindSettings::default();
         let folder = tempfile::tempdir().unwrap();
         let table = folder.path().join("a.parquet");
         let message = || Pictures::find(folder.path(), &settings, Split::Train).unwrap_err().to_string();
@@ -369,8 +369,7 @@ mod tests {
 
     fn of_fixture(name: &str, key: &str) -> Result<Vec<String>, String> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/datasets").join(name);
-        let mut settings = crate::presets::config("smoke", &["data.validation_share=0".to_owned()]).unwrap().data;
-        key.clone_into(&mut settings.picture_key);
+        let settings = FindSettings { picture_key: key, ..FindSettings::default() };
         let pictures = Pictures::find(&path, &settings, Split::Train).map_err(|error| error.to_string())?;
         (0..pictures.len()).for_each(|idx| assert!(pictures.read(idx, 3, 16).is_ok(), "{name} {idx}"));
         Ok((0..pictures.len()).map(|idx| pictures.name(idx)).collect())
@@ -399,11 +398,11 @@ mod tests {
 #[cfg(test)]
 #[cfg(not(feature = "parquet"))]
 mod tests {
-    use crate::data::{Pictures, Split};
+    use crate::{FindSettings, Pictures, Split};
 
     #[test]
     fn without_the_feature_a_table_is_not_overlooked() {
-        let settings = crate::presets::config("smoke", &[]).unwrap().data;
+        let settings = FindSettings::default();
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.parquet"), b"").unwrap();
         let error = Pictures::find(folder.path(), &settings, Split::Train).unwrap_err().to_string();

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use tar::{EntryType, Header};
 
-use super::warnings::{counted, warn_once};
 use crate::error::{Error, Result, at};
+use crate::notices::{counted, warn_once};
 
 /// Archives are made of blocks of this size.
 const BLOCK: u64 = 512;
@@ -22,15 +22,15 @@ const MOST_LINKS: usize = 8;
 
 /// A regular file in an archive, or a link to one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Member {
+pub(crate) struct Member {
     /// Path with `/` between the parts, without `./` or `/` in front.
-    pub(super) name: String,
-    pub(super) offset: u64,
-    pub(super) length: u64,
+    pub(crate) name: String,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
 }
 
 /// Whether a block is the header of a tar member: its checksum, signed or unsigned, fits.
-pub(super) fn is_header(block: &[u8]) -> bool {
+pub(crate) fn is_header(block: &[u8]) -> bool {
     let Some(block) = block.get(..512) else { return false };
     let Ok(noted) = Header::from_byte_slice(block).cksum() else { return false };
     let blanked = |idx: usize, byte: u8| if (148..156).contains(&idx) { b' ' } else { byte };
@@ -40,12 +40,12 @@ pub(super) fn is_header(block: &[u8]) -> bool {
 }
 
 /// A path without `.` and empty parts.
-pub(super) fn clean_name(name: &str) -> String {
+pub(crate) fn clean_name(name: &str) -> String {
     name.split('/').filter(|part| !matches!(*part, "" | ".")).collect::<Vec<_>>().join("/")
 }
 
 /// Whether a path is of a file that an operating system or an archiver keeps for itself, such as `._0.png` of macOS.
-pub(super) fn is_hidden(name: &str) -> bool {
+pub(crate) fn is_hidden(name: &str) -> bool {
     let is_hidden_part = |part: &str| {
         (part.starts_with('.') && part != "..")
             || part == "__MACOSX"
@@ -62,7 +62,7 @@ pub(super) fn is_hidden(name: &str) -> bool {
 ///
 /// # Errors
 /// [`Error::Data`] if the archive is empty, cut off, damaged, or no archive at all.
-pub(super) fn list(file: File, archive: &Path) -> Result<Vec<Member>> {
+pub(crate) fn list(file: File, archive: &Path) -> Result<Vec<Member>> {
     let length = file.metadata().map_err(at(archive))?.len();
     let reader = BufReader::new(file);
     let mut walk =
@@ -361,7 +361,7 @@ impl Found {
             }
         }
         let pictures = |names: Vec<&String>| {
-            let is_picture = |name: &&String| !is_hidden(name) && diffae_infer::is_picture_name(Path::new(name));
+            let is_picture = |name: &&String| !is_hidden(name) && crate::is_picture_name(Path::new(name));
             names.into_iter().filter(is_picture).cloned().collect::<Vec<_>>()
         };
         let say = |names: Vec<String>, text: &str| {
@@ -389,7 +389,7 @@ impl Found {
 ///
 /// # Errors
 /// If they are not there.
-pub(super) fn read_part(path: &Path, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
+pub(crate) fn read_part(path: &Path, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     file.seek(SeekFrom::Start(offset))?;
     let mut bytes = vec![0; length];

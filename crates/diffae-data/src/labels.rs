@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::warnings::{counted, inform_once, warn_once};
-use super::{LabelTable, Pictures};
 use crate::error::{Error, Result, at};
+use crate::notices::{counted, inform_once, warn_once};
+use crate::{LabelTable, Pictures};
+
+/// What stands for the names of folders where a label file is expected.
+pub const FOLDER_LABELS: &str = "folders";
 
 /// Attributes of pictures: for each, whether the picture has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,13 +29,13 @@ pub enum Strangers {
 }
 
 impl Labels {
-    /// Labels of the pictures of a run: of a file, or of folders if the path is [`FOLDER_LABELS`](crate::FOLDER_LABELS).
+    /// Labels of the pictures of a run: of a file, or of folders if the path is [`FOLDER_LABELS`](FOLDER_LABELS).
     /// Attributes that are the same for all pictures are left out with a warning.
     ///
     /// # Errors
     /// As [`Labels::matched`], refusing strangers, and [`Labels::from_folders`]; [`Error::Data`] if no attribute is left.
     pub fn of_pictures(path: &Path, pictures: &[&Pictures]) -> Result<Self> {
-        let is_folders = path == Path::new(crate::FOLDER_LABELS);
+        let is_folders = path == Path::new(FOLDER_LABELS);
         let labels =
             if is_folders { Self::from_folders(pictures)? } else { Self::matched(path, pictures, Strangers::Refuse)? };
         labels.without_constants(path, pictures)
@@ -123,7 +126,7 @@ impl Labels {
             Some((name, names.iter().map(|name| *name == class).collect()))
         });
         let labels = Self { rows: rows.collect(), names };
-        labels.say_coverage(Path::new(crate::FOLDER_LABELS), pictures);
+        labels.say_coverage(Path::new(FOLDER_LABELS), pictures);
         Ok(labels)
     }
 
@@ -307,7 +310,7 @@ fn shorter_names(path: &str) -> BTreeSet<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Crop;
+    use crate::Crop;
     use image::RgbImage;
 
     fn data(names: &[&str]) -> tempfile::TempDir {

@@ -4,15 +4,15 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::tar_members::is_header;
 use crate::error::{Result, at};
+use crate::tar_members::is_header;
 
 /// Bytes that are looked at: the first block of a tar archive.
 const HEAD_BYTES: u64 = 512;
 
 /// Kinds of files that may hold pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FileKind {
+pub(crate) enum FileKind {
     /// Nothing is in it.
     Empty,
     /// A tar archive.
@@ -35,9 +35,9 @@ pub(super) enum FileKind {
 
 /// A file that is not read: its kind with an article, and the way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Foreign {
-    pub(super) kind: &'static str,
-    pub(super) advice: &'static str,
+pub(crate) struct Foreign {
+    pub(crate) kind: &'static str,
+    pub(crate) advice: &'static str,
 }
 
 const fn foreign(kind: &'static str, advice: &'static str) -> Foreign {
@@ -78,7 +78,7 @@ const PICTURES: [(usize, &[u8]); 10] = [
 ///
 /// # Errors
 /// If it cannot be read.
-pub(super) fn file_kind(path: &Path) -> Result<FileKind> {
+pub(crate) fn file_kind(path: &Path) -> Result<FileKind> {
     let mut head = vec![];
     let file = File::open(path).map_err(at(path))?;
     file.take(HEAD_BYTES).read_to_end(&mut head).map_err(at(path))?;
@@ -101,7 +101,7 @@ fn kind_of(head: &[u8]) -> FileKind {
 }
 
 /// Whether bytes begin like an encoded picture, of a format that is read or not.
-pub(super) fn is_picture(bytes: &[u8]) -> bool {
+pub(crate) fn is_picture(bytes: &[u8]) -> bool {
     let is_portable = matches!(bytes, [b'P', b'1'..=b'7', b'\n' | b'\r' | b' ', ..]);
     is_portable || PICTURES.iter().any(|(at, magic)| bytes.get(*at..).is_some_and(|rest| rest.starts_with(magic)))
 }

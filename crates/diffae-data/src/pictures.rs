@@ -3,21 +3,46 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::image_io::{CropBox, picture_from_bytes};
 use candle_core::Tensor;
-use diffae_infer::{CropBox, picture_from_bytes};
+use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-use super::file_kind::{FileKind, Foreign, file_kind};
-use super::listing::{Listing, warn_of_left_out};
-use super::lmdb::{self, Lmdb};
-use super::samples::one_a_sample;
-use super::unreadable::Unreadable;
-use super::{archives, tables, tar_members};
-use crate::config::{Crop, DataSettings};
 use crate::error::{Error, Result, at};
+use crate::file_kind::{FileKind, Foreign, file_kind};
+use crate::listing::{Listing, warn_of_left_out};
+use crate::lmdb::{self, Lmdb};
+use crate::samples::one_a_sample;
+use crate::unreadable::Unreadable;
+use crate::{archives, tables, tar_members};
 
 /// The part of aligned `CelebA` pictures that the paper uses.
 pub const CELEBA_BOX: CropBox = CropBox { left: 25, top: 57, width: 128, height: 128 };
+
+/// The part of a picture that is used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Crop {
+    /// Resize the shorter side, then crop to the center.
+    #[default]
+    Center,
+    /// First cut out rows 57 to 185 and columns 25 to 153 ([`CELEBA_BOX`]), as the paper does with aligned `CelebA`.
+    Celeba,
+}
+
+/// Settings of [`Pictures::find`]. The default takes every picture, cropped to the center.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FindSettings<'a> {
+    /// The part of a picture that is used.
+    pub crop: Crop,
+    /// Share of pictures that are kept from training, by a hash of their names; in `[0, 1]`.
+    pub validation_share: f64,
+    /// Largest share of unreadable pictures that [`Loader`](crate::Loader) puts up with; in `[0, 1]`.
+    pub max_broken_share: f64,
+    /// The picture of a sample that is taken: a key of a `WebDataset` (`jpg`, `seg.png`; `;` between alternatives; `*` for
+    /// every picture) or a column of Parquet files. If it is empty, the obvious one.
+    pub picture_key: &'a str,
+}
 
 /// A part of the pictures of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,17 +64,17 @@ pub struct Pictures {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Item {
+pub(crate) struct Item {
     /// The file, or the archive, table or database that it is in.
-    pub(super) file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Path below the folder, or in the archive; the key in a database.
-    pub(super) name: String,
-    pub(super) place: Place,
+    pub(crate) name: String,
+    pub(crate) place: Place,
 }
 
 /// Location of the bytes of a picture.
 #[derive(Debug, Clone)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// The whole file.
     File,
     /// A part of the file, or of what was unpacked of it, which is deleted when nobody reads it any more.
@@ -72,7 +97,7 @@ impl Pictures {
     /// Finds the pictures below a folder that belong to a split: picture files, and the pictures in `.tar` archives
     /// (gzipped or not), such as the shards of a `WebDataset`, in `.parquet` files and in LMDBs of one file, right below
     /// it. The folder may also be one such file, or an LMDB. Archives and tables give one picture a sample
-    /// ([`DataSettings::picture_key`]).
+    /// ([`FindSettings::picture_key`]).
     ///
     /// A picture belongs to the validation split by a hash of its name, so adding files moves no other. What is found
     /// but cannot be read, such as files of other formats, is said on the log once.
@@ -80,14 +105,14 @@ impl Pictures {
     /// # Errors
     /// If the folder cannot be read or holds no pictures, an archive is damaged or cut off, or it is unclear which
     /// picture of a sample is meant.
-    pub fn find(root: &Path, settings: &DataSettings, split: Split) -> Result<Self> {
+    pub fn find(root: &Path, settings: &FindSettings<'_>, split: Split) -> Result<Self> {
         let failed = |problem| Err(Error::Data { path: root.to_owned(), problem });
         let (mut items, left_out) = if root.is_file() {
-            (of_file(root, &settings.picture_key)?, vec![])
+            (of_file(root, settings.picture_key)?, vec![])
         } else if lmdb::is_database(root) {
             (lmdb::values(root)?, vec![])
         } else {
-            below(root, &settings.picture_key)?
+            below(root, settings.picture_key)?
         };
         if items.is_empty() {
             let reasons = if left_out.is_empty() { String::new() } else { format!(": {}", left_out.join("; ")) };
@@ -108,16 +133,7 @@ impl Pictures {
     /// # Errors
     /// As [`Pictures::find`].
     pub fn all(root: &Path, crop: Crop) -> Result<Self> {
-        let picture_key = String::new();
-        let settings = DataSettings {
-            crop,
-            flip: 0.,
-            validation_share: 0.,
-            max_broken_share: 0.,
-            workers: 1,
-            prefetch: 1,
-            picture_key,
-        };
+        let settings = FindSettings { crop, ..FindSettings::default() };
         Self::find(root, &settings, Split::Train)
     }
 
@@ -126,7 +142,7 @@ impl Pictures {
     ///
     /// # Errors
     /// If the list in the run folder cannot be read.
-    pub(crate) fn count_unreadable(splits: [&mut Self; 2], run: &Path, limit: f64) -> Result<()> {
+    pub fn count_unreadable(splits: [&mut Self; 2], run: &Path, limit: f64) -> Result<()> {
         let unreadable = Unreadable::new(splits.iter().map(|split| split.len()).sum(), limit);
         let paths = || splits.iter().flat_map(|split| split.items.iter().map(Item::path));
         let unreadable = Arc::new(unreadable.of_run(run, paths)?);
@@ -176,7 +192,8 @@ impl Pictures {
     }
 
     /// Pictures that could not be read so far.
-    pub(crate) fn unreadable(&self) -> &Unreadable {
+    #[must_use]
+    pub fn unreadable(&self) -> &Unreadable {
         &self.unreadable
     }
 
@@ -190,7 +207,7 @@ impl Pictures {
         let bytes = self.bytes(idx)?;
         let crop = (self.crop == Crop::Celeba).then_some(CELEBA_BOX);
         let path = self.items.get(idx).map(Item::path).unwrap_or_default();
-        Ok(picture_from_bytes(&bytes, &path, (channels, image_size), crop)?)
+        picture_from_bytes(&bytes, &path, (channels, image_size), crop)
     }
 
     /// Reads one; nothing, and a warning for the first time, if it cannot be read.
@@ -199,7 +216,7 @@ impl Pictures {
     /// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`.
     /// # Errors
     /// [`Error::TooManyBroken`] if more pictures are unreadable than the settings put up with.
-    pub(crate) fn read_or_leave_out(&self, idx: usize, channels: usize, image_size: usize) -> Result<Option<Tensor>> {
+    pub fn read_or_leave_out(&self, idx: usize, channels: usize, image_size: usize) -> Result<Option<Tensor>> {
         let path = || self.items.get(idx).map(Item::path).unwrap_or_default();
         match self.read(idx, channels, image_size) {
             Ok(picture) => self.unreadable.remove(path).map(|()| Some(picture)),
@@ -208,7 +225,8 @@ impl Pictures {
     }
 
     /// The error of data of which nothing can be read, with the reason for the first.
-    pub(crate) fn none_readable(&self) -> Error {
+    #[must_use]
+    pub fn none_readable(&self) -> Error {
         let reason = self.unreadable.first().map(|reason| format!(": {reason}")).unwrap_or_default();
         Error::Data { path: self.root.clone(), problem: format!("none of its pictures can be read{reason}") }
     }
@@ -283,7 +301,8 @@ fn relative(root: &Path, path: &Path) -> String {
 }
 
 /// Whether a picture belongs to a share that is not trained on, by a hash of its name.
-pub(crate) fn is_validation(name: &str, share: f64) -> bool {
+#[must_use]
+pub fn is_validation(name: &str, share: f64) -> bool {
     let hash = blake3::hash(name.as_bytes());
     let number = hash.as_bytes().iter().take(4).fold(0u32, |all, &byte| (all << 8) | u32::from(byte));
     f64::from(number) / 4_294_967_296. < share
@@ -294,10 +313,8 @@ mod tests {
     use super::*;
     use image::RgbImage;
 
-    fn settings(share: f64) -> DataSettings {
-        let mut settings = crate::presets::config("smoke", &[]).unwrap().data;
-        settings.validation_share = share;
-        settings
+    fn settings(validation_share: f64) -> FindSettings<'static> {
+        FindSettings { validation_share, max_broken_share: 0.01, ..FindSettings::default() }
     }
 
     #[test]

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
 
-use super::file_kind::is_picture;
-use super::folder::{Item, Place};
-use super::warnings::{counted, warn_once};
 use crate::error::{Error, Result, at};
+use crate::file_kind::is_picture;
+use crate::notices::{counted, warn_once};
+use crate::pictures::{Item, Place};
 
 /// What makes a folder an LMDB.
 const DATA_FILE: &str = "data.mdb";
@@ -46,17 +46,17 @@ pub struct Lmdb {
 }
 
 /// Whether a folder is a database.
-pub(super) fn is_database(folder: &Path) -> bool {
+pub(crate) fn is_database(folder: &Path) -> bool {
     folder.join(DATA_FILE).is_file()
 }
 
 /// Whether files whose names end so may be databases of one file.
-pub(super) fn is_database_name(ending: &str) -> bool {
+pub(crate) fn is_database_name(ending: &str) -> bool {
     matches!(ending, "lmdb" | "mdb")
 }
 
 /// Whether a file begins as a database does: with a page of its own kind.
-pub(super) fn is_meta_page(head: &[u8]) -> bool {
+pub(crate) fn is_meta_page(head: &[u8]) -> bool {
     head.get(MAGIC_AT..MAGIC_AT + 4) == Some(&MAGIC)
 }
 
@@ -65,7 +65,7 @@ pub(super) fn is_meta_page(head: &[u8]) -> bool {
 ///
 /// # Errors
 /// If it is damaged, cut off or locked, or holds no encoded pictures.
-pub(super) fn values(path: &Path) -> Result<Vec<Item>> {
+pub(crate) fn values(path: &Path) -> Result<Vec<Item>> {
     let database = Lmdb::open(path)?;
     let mut by_resolution: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for key in database.keys()? {
@@ -315,7 +315,7 @@ mod tests {
     use std::io::Cursor;
 
     use super::*;
-    use crate::data::{Pictures, Split};
+    use crate::{FindSettings, Pictures, Split};
     use image::{ImageFormat, Rgb, RgbImage};
 
     fn write(folder: &Path, entries: &[(&str, Vec<u8>)]) {
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn the_released_layouts_are_read() {
-        let settings = crate::presets::config("smoke", &["data.validation_share=0".to_owned()]).unwrap().data;
+        let settings = FindSettings::default();
         let root = tempfile::tempdir().unwrap();
         let [sized, plain, own] = ["sized", "plain", "own"].map(|name| root.path().join(name));
         let dark = || picture(10, ImageFormat::Png);
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn other_databases_are_read_in_the_order_of_their_keys() {
-        let settings = crate::presets::config("smoke", &["data.validation_share=0".to_owned()]).unwrap().data;
+        let settings = FindSettings::default();
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("lsun");
         let entries =
@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn what_is_no_database_is_named() {
-        let settings = crate::presets::config("smoke", &[]).unwrap().data;
+        let settings = FindSettings::default();
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join(DATA_FILE), vec![7; 5000]).unwrap();
         let error = Pictures::find(root.path(), &settings, Split::Train).unwrap_err().to_string();

@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::folder::Item;
-use super::warnings::{counted, inform_once, warn_once};
 use crate::error::{Error, Result};
+use crate::notices::{counted, inform_once, warn_once};
+use crate::pictures::Item;
 
 /// Names by which data sets call the picture itself, in the order of preference.
-pub(super) const PICTURE_NAMES: [&str; 9] = ["image", "img", "picture", "photo", "pic", "jpg", "jpeg", "png", "webp"];
+pub(crate) const PICTURE_NAMES: [&str; 9] = ["image", "img", "picture", "photo", "pic", "jpg", "jpeg", "png", "webp"];
 /// The setting that takes every picture.
-pub(super) const EVERY: &str = "*";
+pub(crate) const EVERY: &str = "*";
 /// More keys than this that are numbers are numbered pictures.
 const MOST_NUMBERED_KEYS: usize = 16;
 
@@ -20,7 +20,7 @@ const MOST_NUMBERED_KEYS: usize = 16;
 ///
 /// # Errors
 /// [`Error::Data`] if no sample has the key of the setting, or it is unclear which picture of a sample is meant.
-pub(super) fn one_a_sample(items: Vec<Item>, setting: &str, root: &Path) -> Result<Vec<Item>> {
+pub(crate) fn one_a_sample(items: Vec<Item>, setting: &str, root: &Path) -> Result<Vec<Item>> {
     if items.is_empty() || setting == EVERY {
         return Ok(items);
     }
@@ -170,7 +170,7 @@ fn split(name: &str) -> (&str, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::folder::Place;
+    use crate::pictures::Place;
 
     fn chosen(names: &[&str], setting: &str) -> std::result::Result<Vec<String>, String> {
         let place = || Place::Part { unpacked: None, offset: 0, length: 0 };

@@ -88,38 +88,38 @@ mod fixtures {
     use serde::Deserialize;
 
     #[derive(Deserialize)]
-    pub(super) struct Record {
-        pub(super) small_68: Vec<Landmarks>,
-        pub(super) aligned: Vec<Aligned>,
+    pub(crate) struct Record {
+        pub(crate) small_68: Vec<Landmarks>,
+        pub(crate) aligned: Vec<Aligned>,
     }
 
     #[derive(Deserialize)]
-    pub(super) struct Landmarks {
-        pub(super) r#box: (i32, i32, u32, u32),
-        pub(super) landmarks: Vec<[f64; 2]>,
+    pub(crate) struct Landmarks {
+        pub(crate) r#box: (i32, i32, u32, u32),
+        pub(crate) landmarks: Vec<[f64; 2]>,
     }
 
     #[derive(Deserialize)]
-    pub(super) struct Aligned {
-        pub(super) name: String,
-        pub(super) size: u32,
-        pub(super) landmarks: Vec<[f64; 2]>,
-        pub(super) corners: [[f64; 2]; 4],
+    pub(crate) struct Aligned {
+        pub(crate) name: String,
+        pub(crate) size: u32,
+        pub(crate) landmarks: Vec<[f64; 2]>,
+        pub(crate) corners: [[f64; 2]; 4],
     }
 
-    pub(super) fn bytes(name: &str) -> Vec<u8> {
+    pub(crate) fn bytes(name: &str) -> Vec<u8> {
         fs::read(Path::new("../../tests/fixtures/align").join(name)).unwrap()
     }
 
-    pub(super) fn json() -> Record {
+    pub(crate) fn json() -> Record {
         serde_json::from_slice(&bytes("align.json")).unwrap()
     }
 
-    pub(super) fn picture(name: &str) -> RgbImage {
+    pub(crate) fn picture(name: &str) -> RgbImage {
         image::load_from_memory(&bytes(name)).unwrap().into_rgb8()
     }
 
-    pub(super) fn photograph() -> RgbImage {
+    pub(crate) fn photograph() -> RgbImage {
         picture("astronaut.png")
     }
 }

@@ -7,17 +7,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use diffae_infer::{Overwrite, write_atomically};
+use crate::{Overwrite, write_atomically};
 
-use super::warnings::counted;
 use crate::error::{Error, Result, at};
+use crate::notices::counted;
 
 /// Columns of the list.
 const HEADER: [&str; 2] = ["picture", "reason"];
 
 /// Pictures that were left out, by path, with the reasons.
 #[derive(Debug)]
-pub(crate) struct Unreadable {
+pub struct Unreadable {
     reasons: Mutex<BTreeMap<PathBuf, String>>,
     /// Pictures of the data, of both splits.
     num_pictures: usize,
@@ -52,8 +52,13 @@ impl Unreadable {
     }
 
     /// Number of unreadable pictures.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.reasons().len()
+    }
+
+    /// Whether all pictures could be read so far.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Reason for the first of them.
@@ -91,7 +96,7 @@ impl Unreadable {
     }
 
     /// Logs their number, if there are any.
-    pub(crate) fn say(&self) {
+    pub fn say(&self) {
         let (broken, of) = (self.len(), self.num_pictures);
         if broken > 0 {
             let listed = self.file.as_ref().map(|file| format!(": {} lists them", file.display())).unwrap_or_default();
@@ -115,7 +120,7 @@ impl Unreadable {
         let Some(path) = &self.file else { return Ok(()) };
         let rows = reasons.iter().map(|(picture, reason)| line(picture, reason));
         let rows = [HEADER.map(str::to_owned)].into_iter().chain(rows);
-        Ok(write_atomically(path, &lines(rows), Overwrite::Replace)?)
+        write_atomically(path, &lines(rows), Overwrite::Replace)
     }
 }
 

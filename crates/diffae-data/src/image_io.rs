@@ -10,7 +10,6 @@ use image::{DynamicImage, RgbImage};
 use crate::error::{Error, Result, computing};
 use crate::picture_file::{MOST_DECODED_BYTES, decode};
 use crate::resample::{self, BoxedError};
-use crate::sheet::enlarged_frames;
 
 /// Reads a picture file as the reference model sees it: upright, on white where it is transparent, its shorter side
 /// resized to `image_size` with an antialiased bilinear filter, then cropped to the center.
@@ -187,35 +186,6 @@ pub fn png_bytes(picture: &RgbImage, text: &[(String, String)], path: &Path) -> 
         let mut writer = encoder.write_header()?;
         writer.write_image_data(picture.as_raw())?;
         writer.finish()?;
-        Ok(bytes)
-    };
-    encode().map_err(|source| Error::Encode { path: path.to_owned(), source: source.into() })
-}
-
-/// Encodes an endless GIF animation of the given frames.
-///
-/// # Errors
-/// [`Error::Encode`] with `path` if it cannot be encoded.
-pub fn gif_bytes(frames: &[RgbImage], milliseconds_per_frame: u32, path: &Path) -> Result<Vec<u8>> {
-    gif_with_delays(frames, std::iter::repeat(milliseconds_per_frame), path)
-}
-
-/// An endless GIF of frames, each shown for so many milliseconds, which the format rounds down to hundredths of a second.
-pub(crate) fn gif_with_delays(
-    frames: &[RgbImage],
-    delays_ms: impl IntoIterator<Item = u32>,
-    path: &Path,
-) -> Result<Vec<u8>> {
-    let encode = || -> image::ImageResult<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let mut encoder = image::codecs::gif::GifEncoder::new_with_speed(&mut bytes, 10);
-        encoder.set_repeat(image::codecs::gif::Repeat::Infinite)?;
-        for (frame, delay_ms) in enlarged_frames(frames).into_iter().zip(delays_ms) {
-            let rgba = DynamicImage::ImageRgb8(frame).into_rgba8();
-            let delay = image::Delay::from_numer_denom_ms(delay_ms, 1);
-            encoder.encode_frame(image::Frame::from_parts(rgba, 0, 0, delay))?;
-        }
-        drop(encoder);
         Ok(bytes)
     };
     encode().map_err(|source| Error::Encode { path: path.to_owned(), source: source.into() })

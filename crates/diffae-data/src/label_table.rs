@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use super::warnings::warn_once;
 use crate::error::{Error, Result};
+use crate::notices::warn_once;
 
 /// Separators of CSV.
 const SEPARATORS: [char; 3] = [',', ';', '\t'];
@@ -77,7 +77,7 @@ impl LabelTable {
     ///
     /// # Errors
     /// [`Error::Data`] with line and column if a value is no label, or is missing.
-    pub(super) fn labels(&self, path: &Path) -> Result<Vec<Vec<bool>>> {
+    pub(crate) fn labels(&self, path: &Path) -> Result<Vec<Vec<bool>>> {
         let mut seen = vec![[false; 3]; self.attributes.len()];
         let mut all = vec![];
         for row in &self.rows {

@@ -6,13 +6,13 @@ use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use diffae_infer::is_picture_name;
+use crate::is_picture_name;
 use tempfile::NamedTempFile;
 
-use super::file_kind::{FileKind, Foreign, file_kind};
-use super::folder::{Item, Place};
-use super::tar_members::{Member, is_hidden, list};
 use crate::error::{Error, Result, at};
+use crate::file_kind::{FileKind, Foreign, file_kind};
+use crate::pictures::{Item, Place};
+use crate::tar_members::{Member, is_hidden, list};
 
 /// Endings of the names of archives.
 const ENDINGS: [&str; 12] = [
@@ -36,7 +36,7 @@ const CHUNK: usize = 1 << 20;
 static UNPACKED: Mutex<BTreeMap<PathBuf, Weak<NamedTempFile>>> = Mutex::new(BTreeMap::new());
 
 /// Whether a file is taken for an archive by the ending of its name.
-pub(super) fn is_archive_name(path: &Path) -> bool {
+pub(crate) fn is_archive_name(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
@@ -46,7 +46,7 @@ pub(super) fn is_archive_name(path: &Path) -> bool {
 ///
 /// # Errors
 /// If it is no tar archive, is compressed in a way that is not read, or is damaged or cut off.
-pub(super) fn pictures(archive: &Path) -> Result<Vec<Item>> {
+pub(crate) fn pictures(archive: &Path) -> Result<Vec<Item>> {
     let failed = |problem: String| Error::Data { path: archive.to_owned(), problem };
     let open = |path: &Path| File::open(path).map_err(at(archive));
     let (members, unpacked) = match file_kind(archive)? {
@@ -145,7 +145,7 @@ fn broken_off(archive: &Path, unpacked: usize, error: &dyn std::fmt::Display) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Pictures, Split};
+    use crate::{FindSettings, Pictures, Split};
 
     fn fixture(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/datasets").join(name)
@@ -203,7 +203,7 @@ mod tests {
             ("sparse_posix.tar", &["s/1.png"]),
         ] {
             assert_eq!(names(&fixture(file)).unwrap(), expected, "{file}");
-            let settings = crate::presets::config("smoke", &["data.validation_share=0".to_owned()]).unwrap().data;
+            let settings = FindSettings::default();
             let pictures = Pictures::find(&fixture(file), &settings, Split::Train).unwrap();
             (0..pictures.len()).for_each(|idx| assert!(pictures.read(idx, 3, 16).is_ok(), "{file} {idx}"));
         }

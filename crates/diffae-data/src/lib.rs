@@ -1,0 +1,65 @@
+//! Pictures and labels on disk: finding, reading, cropping and writing them.
+//!
+//! | | |
+//! |---|---|
+//! | [`Pictures`] | the pictures of a data set by number: of a folder, `.tar` archives, Parquet files or an LMDB |
+//! | [`Labels`], [`LabelTable`] | attributes of pictures: `CelebA` files, CSV, a class per folder |
+//! | [`Loader`] | batches of pictures, read ahead by threads in an order that the caller decides |
+//! | [`list_inputs`] | the pictures that a command line names |
+//! | [`read_image`], [`picture_from_bytes`], [`png_bytes`] | picture files and tensors `[C, H, W]` in `[-1, 1]` |
+//! | [`align_face`] | faces cut out of photographs as those of FFHQ |
+//! | [`write_atomically`] | files that are whole or not there |
+//!
+//! ```
+//! use std::path::Path;
+//! use diffae_data::{Crop, Pictures};
+//!
+//! let pictures = Pictures::all(Path::new("../../tests/fixtures/photographs"), Crop::Center)?;
+//! assert!(!pictures.is_empty());
+//! assert_eq!(pictures.read(0, 3, 64)?.dims(), [3, 64, 64]); // [C, H, W], in [-1, 1]
+//! # Ok::<(), diffae_data::Error>(())
+//! ```
+//!
+//! # Features
+//! - `parquet`: pictures in Parquet files, as Hugging Face data sets store them.
+
+mod align;
+mod archives;
+mod error;
+mod file_kind;
+mod files;
+mod image_io;
+mod inputs;
+mod label_table;
+mod labels;
+mod listing;
+mod lmdb;
+mod loader;
+mod notices;
+mod picture_file;
+mod picture_folder;
+mod pictures;
+mod resample;
+mod samples;
+mod tables;
+mod tar_members;
+mod unreadable;
+
+pub use align::{AlignedFace, FaceBox, FaceBoxes, FaceCrop, FacePlace, ShapePredictor, align_face};
+pub use error::{Error, Result};
+pub use files::{
+    Overwrite, PARTIAL_PREFIX, check_writable, is_stale_file, same_owner, write_atomically, write_together,
+};
+pub use image_io::{
+    CropBox, ResizeFilter, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_bytes, rgb_from_tensor,
+    square_from_bytes, tensor_from_rgb,
+};
+pub use inputs::{BrokenInput, Input, broken_inputs, file_names, list_inputs, read_batch, read_tensor, stamp};
+pub use label_table::{LabelForm, LabelRow, LabelTable};
+pub use labels::{FOLDER_LABELS, Labels, Strangers};
+pub use lmdb::{Lmdb, LmdbWriter};
+pub use loader::{Batch, Drawn, Loader, LoaderSettings};
+pub use notices::warn_once;
+pub use picture_folder::{is_picture_name, no_pictures, picture_files};
+pub use pictures::{CELEBA_BOX, Crop, FindSettings, Pictures, Split, is_validation};
+pub use unreadable::Unreadable;

@@ -1,0 +1,44 @@
+//! Log messages that are given once, however often a file is met.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+/// All messages so far.
+static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Warns, unless this process has given the same message already.
+///
+/// Training reads every picture many times, in several threads and stages, and lists its folder once a stage.
+pub fn warn_once(warning: &str) {
+    if is_new(warning) {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Logs a remark that only `--verbose` shows, unless this process has given the same message already.
+pub(crate) fn inform_once(remark: &str) {
+    if is_new(remark) {
+        tracing::info!("{remark}");
+    }
+}
+
+fn is_new(message: &str) -> bool {
+    GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(message.to_owned())
+}
+
+/// `1 picture`, `2 pictures`: a count and its noun.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_new_once() {
+        let text = "a text that no other test uses";
+        assert_eq!([is_new(text), is_new(text)], [true, false]);
+        assert_eq!([counted(1, "picture"), counted(0, "picture")], ["1 picture", "0 pictures"]);
+    }
+}
