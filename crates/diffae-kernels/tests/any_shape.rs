@@ -57,8 +57,11 @@ proptest! {
             let input = ConvInput { x: &args[0], lateral: args.get(6), norm, residual: Some(&args[5]) };
             let y = ConvWeight::new(args[3].clone(), args[4].clone())?.apply(&input)?;
             if norm.is_some() { Ok(y) } else {
-                // So that scale and shift have gradients, if zeros.
-                let zeros = differentiable([&args[1], &args[2]], |[a, b]| (a.sum_all()? + b.sum_all()?)? * 0.)?;
+                // So that scale and shift have gradients, if zeros. (Candle drops the gradient of `* 0.`.)
+                let zeros = differentiable([&args[1], &args[2]], |[a, b]| {
+                    let sum = (a.sum_all()? + b.sum_all()?)?;
+                    &sum * sum.zeros_like()?
+                })?;
                 differentiable([&y, &zeros], |[y, zeros]| y.broadcast_add(zeros))
             }
         });
