@@ -16,11 +16,6 @@ pub(crate) struct Avx2;
 /// Lanes of one register.
 const HALF: usize = 8;
 
-/// Whether this machine has it.
-pub(crate) fn available() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
 /// The mask of the first `n` lanes of one register.
 #[inline(always)]
 unsafe fn first(n: usize) -> __m256i {

@@ -14,11 +14,6 @@ use super::{LANES, Simd, Task};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx512;
 
-/// Whether this machine has it.
-pub(crate) fn available() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
 /// The mask of the first `n` lanes.
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
