@@ -99,7 +99,6 @@ impl InplaceOp1 for Step<'_> {
         let mut state = self.state.borrow_mut();
         let ParameterState { m, v, ema } = &mut **state;
         let parameter = &mut values[start..end];
-        cpu::step(Buffers { parameter, gradient: self.gradient, m, v, ema }, self.factors);
-        Ok(())
+        Ok(cpu::step(Buffers { parameter, gradient: self.gradient, m, v, ema }, self.factors)?)
     }
 }

@@ -11,8 +11,8 @@ use std::collections::{HashMap, HashSet};
 
 use candle_core::{Error, Result, Tensor, TensorId, Var, bail};
 
-use crate::join::sum;
 use crate::kept::{ActivationStorage, Kept};
+use crate::storage::sum;
 
 /// Hands the gradient of a node's result on to what the node was computed from.
 type Backward = Box<dyn FnOnce(Tensor, &mut Gradients) -> Result<()>>;

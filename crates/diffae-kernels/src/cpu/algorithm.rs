@@ -1,8 +1,8 @@
-//! How a convolution is computed, and when which way is the fastest.
+//! Convolution algorithms, and the heuristic that picks one.
 
 use crate::dispatch::is_exact;
 
-/// A way to compute a convolution.
+/// A convolution algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Algorithm {
     /// 1x1: a matrix product.
@@ -15,40 +15,36 @@ pub(crate) enum Algorithm {
     Winograd4,
 }
 
-/// Fewest channels, in and out, for which the transforms of Winograd's algorithm pay.
-const LEAST_CHANNELS: usize = 16;
+/// Minimum number of channels, in and out, for which the transforms of Winograd's algorithm pay.
+const MIN_WINOGRAD_CHANNELS: usize = 16;
 
 impl Algorithm {
-    /// The fastest for 3x3 kernels on pictures of one size.
+    /// Picks the fastest algorithm for a K x K kernel on images of one size, if there is one for that K.
     ///
-    /// Winograd's transformed weights are 16/9 (F2) or 4 (F4) times as large. On small pictures reading them is the
+    /// Winograd's transformed weights are 16/9 (F2) or 4 (F4) times as large. On small images reading them is the
     /// cost, so F2 is taken below 32 pixels, and none below 8.
-    pub(crate) fn for_3x3((out_channels, in_channels): (usize, usize), (height, width): (usize, usize)) -> Self {
+    pub(crate) fn pick(kernel: usize, [outputs, inputs]: [usize; 2], [height, width]: [usize; 2]) -> Option<Self> {
         let side = height.min(width);
-        if is_exact() || in_channels.min(out_channels) < LEAST_CHANNELS || side < 8 {
-            Self::Direct3
-        } else if side < 32 {
-            Self::Winograd2
-        } else {
-            Self::Winograd4
-        }
-    }
-
-    /// Some algorithm, if there is one for K x K kernels.
-    pub(crate) fn for_kernel(kernel: usize) -> Option<Self> {
         match kernel {
             1 => Some(Self::Direct1),
-            3 => Some(Self::Direct3),
+            3 if is_exact() || inputs.min(outputs) < MIN_WINOGRAD_CHANNELS || side < 8 => Some(Self::Direct3),
+            3 if side < 32 => Some(Self::Winograd2),
+            3 => Some(Self::Winograd4),
             _ => None,
         }
     }
 
-    /// Elements of the kernel.
+    /// Returns whether a kernel of this crate supports K x K.
+    pub(crate) fn supports(kernel: usize) -> bool {
+        matches!(kernel, 1 | 3)
+    }
+
+    /// Number of elements of the K x K kernel.
     pub(crate) fn taps(self) -> usize {
         if self == Self::Direct1 { 1 } else { 9 }
     }
 
-    /// Weights stored for a pair of channels.
+    /// Number of packed weights for one pair of input and output channel.
     pub(crate) fn positions(self) -> usize {
         match self {
             Self::Direct1 => 1,

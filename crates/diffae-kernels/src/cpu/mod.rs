@@ -12,9 +12,11 @@
     reason = "kernels are written over indices, inlined into the function of their instruction set, and cut sizes in whole pieces"
 )]
 
+pub(crate) mod algorithm;
 pub(crate) mod convolve;
 pub(crate) mod elementwise;
 pub(crate) mod group_norm;
+pub(crate) mod length;
 pub(crate) mod linear;
 pub(crate) mod math;
 pub(crate) mod matrix;

@@ -5,7 +5,9 @@
 //!
 //! Tasks own output and input channels, never a part of the sum, so the result does not depend on timing.
 
+use super::algorithm::Algorithm;
 use super::convolve::pieces;
+use super::length::{LengthResult, check_length};
 use super::pack::{num_panels, panel_width, row_channels};
 use super::parallel::{Shared, for_each, num_threads};
 use super::planes::{Planes, Rows};
@@ -14,139 +16,167 @@ use super::scratch::{Scratch, filled};
 use super::simd::{LANES, Simd, Task, run};
 use super::tiles::{TileGrid, Transformed, transform_inputs};
 use super::winograd::{F2, F4, Tiles, both_ways};
-use crate::conv2d::Algorithm;
 
-/// Tiles or pixels whose transforms are in memory at once.
+/// Number of tiles whose transforms are in memory at once.
 const BLOCK_TILES: usize = 384;
+/// Number of pixels whose rows of channels are in memory at once.
 const BLOCK_PIXELS: usize = 4096;
 
-/// One weight gradient.
+/// One gradient of a convolution with respect to its weight.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct WeightGradient {
-    pub(crate) images: usize,
-    pub(crate) input: Planes,
-    /// The gradient of the output.
-    pub(crate) output: Planes,
-    pub(crate) algorithm: Algorithm,
-    /// `[O, C, K, K]`.
-    pub(crate) to: Shared<f32>,
+pub(crate) struct WeightGradient<'a> {
+    input: Planes<'a>,
+    /// Gradient with respect to the output.
+    output: Planes<'a>,
+    algorithm: Algorithm,
 }
 
-/// Computes a gradient of `len` elements into a vector of its own.
-pub(crate) fn to_vec(len: usize, gradient: impl FnOnce(Shared<f32>) -> WeightGradient) -> Vec<f32> {
-    // SAFETY: the planes live as long as the call, and every element is written.
-    unsafe { filled(len, |to| gradient(Shared(to)).run()) }
-}
-
-impl WeightGradient {
-    /// Computes it.
+impl<'a> WeightGradient<'a> {
+    /// Joins what fits: `input` `[N, C, H, W]`, and `output`, the gradient with respect to the output, `[N, O, H, W]`.
     ///
-    /// # Safety
-    /// Both sets of planes are valid, and all of the result, which is overwritten.
-    pub(crate) unsafe fn run(self) {
+    /// # Errors
+    /// If N, H or W differ, or a weight `[O, C, K, K]` is too large.
+    pub(crate) fn new(input: Planes<'a>, output: Planes<'a>, algorithm: Algorithm) -> LengthResult<Self> {
+        check_length("the images of a weight gradient", output.images(), &[input.images()])?;
+        check_length("the rows of a weight gradient", output.height(), &[input.height()])?;
+        check_length("the columns of a weight gradient", output.width(), &[input.width()])?;
+        let gradient = Self { input, output, algorithm };
+        let shape = [output.channels(), input.channels(), algorithm.taps()];
+        check_length("a weight gradient", gradient.len(), &shape)?;
+        Ok(gradient)
+    }
+
+    /// Number of values of the result.
+    fn len(&self) -> usize {
+        self.output.channels().wrapping_mul(self.input.channels()).wrapping_mul(self.algorithm.taps())
+    }
+
+    /// Computes the gradient, `[O, C, K, K]`.
+    pub(crate) fn to_vec(self) -> Vec<f32> {
+        let len = self.len();
+        if len == 0 || self.input.images() * self.input.area() == 0 {
+            return vec![0.; len];
+        }
+        // SAFETY: every panel of output channels and group of input channels is written by one `Finish`.
+        unsafe { filled(len, |to| self.run(to)) }
+    }
+
+    /// Writes the gradient to `to`. There is at least one pixel.
+    fn run(self, to: Shared<'_, f32>) {
         let algorithm = self.algorithm;
-        let (inputs, outputs) = (self.input.channels, self.output.channels);
+        let (inputs, outputs) = (self.input.channels(), self.output.channels());
         let channels = row_channels(inputs);
         let mut sums = Scratch::take(outputs.next_multiple_of(LANES) * algorithm.positions() * channels);
-        let sums = Shared(sums.as_mut_ptr());
-        // SAFETY: the caller's promise; the sums have room for all positions.
-        unsafe {
-            match algorithm {
-                Algorithm::Direct1 | Algorithm::Direct3 => self.direct(sums),
-                Algorithm::Winograd2 => self.winograd::<F2, 4, 2>(sums),
-                Algorithm::Winograd4 => self.winograd::<F4, 6, 4>(sums),
-            }
+        let sums = sums.share();
+        match algorithm {
+            Algorithm::Direct1 | Algorithm::Direct3 => self.direct(sums),
+            Algorithm::Winograd2 => self.winograd::<F2, 4, 2>(sums),
+            Algorithm::Winograd4 => self.winograd::<F4, 6, 4>(sums),
         }
         let groups = inputs.div_ceil(LANES);
         for_each(num_panels(outputs) * groups, |i| {
             let (panel, group) = (i.checked_div(groups).unwrap_or(0), i % groups);
-            // SAFETY: each task writes its own pairs of channels.
-            unsafe { run(Finish { gradient: self, sums, panel, group }) };
+            let (start, len) = self.sums_range(panel);
+            // SAFETY: the sums are only read; each task writes its own pairs of channels.
+            unsafe { run(Finish { gradient: self, sums: sums.part(start, len), to, panel, group }) };
         });
     }
 
-    unsafe fn winograd<W: Tiles<T, M>, const T: usize, const M: usize>(self, sums: Shared<f32>) {
-        let grid = TileGrid::<M>::new(self.input.height, self.input.width);
-        let tile_rows = self.images * grid.down;
+    /// Start and length of the sums of one panel, `[position or tap][input channel][output channel]`.
+    fn sums_range(&self, panel: usize) -> (usize, usize) {
+        let column = self.algorithm.positions() * row_channels(self.input.channels());
+        (panel * PANEL * column, panel_width(self.output.channels(), panel) * column)
+    }
+
+    /// Sums up the products of transformed tiles, block by block of tiles.
+    fn winograd<W: Tiles<T, M>, const T: usize, const M: usize>(self, sums: Shared<'_, f32>) {
+        let grid = TileGrid::<M>::new(self.input.height(), self.input.width());
+        let tile_rows = self.input.images() * grid.down;
         let (blocks, size) = pieces(tile_rows, BLOCK_TILES.div_ceil(grid.across));
         let stride = |channels: usize| (channels.div_ceil(LANES) | 1) * LANES;
-        let (x_stride, y_stride) = (stride(self.input.channels), stride(self.output.channels));
-        let most = size * grid.across;
-        let mut x = Scratch::take(T * T * most * x_stride);
-        let mut y = Scratch::take(T * T * most * y_stride);
-        let (x, y) = (Shared(x.as_mut_ptr()), Shared(y.as_mut_ptr()));
-        let panels = num_panels(self.output.channels);
-        let (x_groups, y_groups) = (self.input.channels.div_ceil(LANES), self.output.channels.div_ceil(LANES));
+        let (x_stride, y_stride) = (stride(self.input.channels()), stride(self.output.channels()));
+        let max_tiles = size * grid.across;
+        let mut x = Scratch::take(T * T * max_tiles * x_stride);
+        let mut y = Scratch::take(T * T * max_tiles * y_stride);
+        let (x, y) = (x.share(), y.share());
+        let panels = num_panels(self.output.channels());
+        let (x_groups, y_groups) = (self.input.channels().div_ceil(LANES), self.output.channels().div_ceil(LANES));
         for block in 0..blocks {
             let rows = block * size..tile_rows.min((block + 1) * size);
             let tiles = rows.len() * grid.across;
-            let x_tiles = Transformed { base: x.get(), position_stride: tiles * x_stride, tile_stride: x_stride };
-            let y_tiles = Transformed { base: y.get(), position_stride: tiles * y_stride, tile_stride: y_stride };
-            let (x_base, y_base) = (Shared(x_tiles.base), Shared(y_tiles.base));
+            let layout = |of: Shared<'_, f32>, tile_stride: usize| {
+                let position_stride = tiles * tile_stride;
+                Transformed { base: of.part(0, T * T * position_stride), position_stride, tile_stride }
+            };
             for_each(x_groups + y_groups, |i| {
-                let mut halo = Scratch::take(grid.halo_len(rows.len()));
-                let halo = halo.as_mut_ptr();
+                let halo_len = grid.halo_len(rows.len());
+                let mut halo = Scratch::take(halo_len);
                 let (side, group, tiles) = if i < x_groups {
-                    (Side::Input, i, Transformed { base: x_base.get(), ..shape(tiles, x_stride) })
+                    (Side::Input, i, layout(x, x_stride))
                 } else {
-                    (Side::Output, i - x_groups, Transformed { base: y_base.get(), ..shape(tiles, y_stride) })
+                    (Side::Output, i - x_groups, layout(y, y_stride))
                 };
                 let task = TransformTask::<W, T, M> {
                     gradient: self,
                     grid,
                     rows: rows.clone(),
                     group,
-                    halo,
+                    halo: halo.share().part(0, halo_len),
                     tiles,
                     side,
                     algorithm: std::marker::PhantomData,
                 };
-                // SAFETY: each task writes its own channels.
+                // SAFETY: `tiles` has room for all positions and channels; each task writes its own channels.
                 unsafe { run(task) };
             });
             let chunk = (T * T).div_ceil((4 * num_threads()).div_ceil(panels)).max(1);
             let chunks = (T * T).div_ceil(chunk);
             for_each(panels * chunks, |i| {
                 let (panel, start) = (i.checked_div(chunks).unwrap_or(0), (i % chunks) * chunk);
-                let channels = row_channels(self.input.channels);
-                let width = panel_width(self.output.channels, panel);
+                let channels = row_channels(self.input.channels());
+                let width = panel_width(self.output.channels(), panel);
+                let (sums_start, _) = self.sums_range(panel);
                 for position in start..(T * T).min(start + chunk) {
+                    let (x_len, y_len) = (tiles * x_stride, tiles * y_stride);
                     let product = Product {
-                        a: x_base.get().wrapping_add(position * tiles * x_stride),
+                        a: x.part(position * x_len, x_len),
                         a_row: 1,
                         a_col: x_stride,
-                        b: y_base.get().wrapping_add(position * tiles * y_stride + panel * PANEL),
+                        b: y.part(position * y_len, y_len).wrapping_add(panel * PANEL),
                         b_row: y_stride,
-                        c: sums.get().wrapping_add((panel * PANEL * T * T + position * width) * channels),
+                        c: sums.part(sums_start + position * width * channels, width * channels),
                         c_row: width,
                         rows: channels,
                         vectors: width / LANES,
                         depth: tiles,
                         accumulate: if block == 0 { Accumulate::Overwrite } else { Accumulate::Add },
                     };
-                    // SAFETY: each task writes its own positions of its panel.
+                    // SAFETY: of each tile, `channels <= x_stride` inputs and `panel * PANEL + width <= y_stride` outputs
+                    // are read; each task writes its own positions of its panel.
                     unsafe { run(ProductTask(product)) };
                 }
             });
         }
     }
 
+    /// Sums up the products of pixels, band by band of rows.
+    ///
     /// The gradient is laid out with as many empty columns as the input has around it, so that all pixels of a band
     /// are one sum.
-    unsafe fn direct(self, sums: Shared<f32>) {
-        let Planes { height, width, .. } = self.input;
+    fn direct(self, sums: Shared<'_, f32>) {
+        let (height, width) = (self.input.height(), self.input.width());
         let halo = usize::from(self.algorithm == Algorithm::Direct3);
         let side = 1 + 2 * halo;
         let padded = width + 2 * halo;
-        let channels = row_channels(self.input.channels);
-        let y_stride = self.output.channels.next_multiple_of(LANES);
+        let channels = row_channels(self.input.channels());
+        let y_stride = self.output.channels().next_multiple_of(LANES);
         let (num_bands, band) = pieces(height, BLOCK_PIXELS.checked_div(width).unwrap_or(1).max(1));
-        let mut x = Scratch::take((band + 2 * halo) * padded * channels);
-        let mut y = Scratch::take(band * padded * y_stride);
-        let (x, y) = (Shared(x.as_mut_ptr()), Shared(y.as_mut_ptr()));
-        let (x_groups, y_groups) = (self.input.channels.div_ceil(LANES), self.output.channels.div_ceil(LANES));
-        let panels = num_panels(self.output.channels);
-        for block in 0..self.images * num_bands {
+        let (x_len, y_len) = ((band + 2 * halo) * padded * channels, band * padded * y_stride);
+        let (mut x, mut y) = (Scratch::take(x_len), Scratch::take(y_len));
+        let (x, y) = (x.share(), y.share());
+        let (x_groups, y_groups) = (self.input.channels().div_ceil(LANES), self.output.channels().div_ceil(LANES));
+        let panels = num_panels(self.output.channels());
+        for block in 0..self.input.images() * num_bands {
             let (image, start) = (block.checked_div(num_bands).unwrap_or(0), (block % num_bands) * band);
             let end = height.min(start + band);
             for_each(x_groups + y_groups, |i| {
@@ -157,7 +187,7 @@ impl WeightGradient {
                         place: (image, i * LANES),
                         rows: start.cast_signed() - margin..end.cast_signed() + margin,
                         out: Rows {
-                            to: x.get().wrapping_add(i * LANES),
+                            to: x.part(i * LANES, x_len - i * LANES),
                             row_stride: padded * channels,
                             pixel_stride: channels,
                             stored: LANES.min(channels - i * LANES),
@@ -172,7 +202,7 @@ impl WeightGradient {
                         place: (image, group * LANES),
                         rows: start.cast_signed()..end.cast_signed(),
                         out: Rows {
-                            to: y.get().wrapping_add(group * LANES),
+                            to: y.part(group * LANES, y_len - group * LANES),
                             row_stride: padded * y_stride,
                             pixel_stride: y_stride,
                             stored: LANES,
@@ -181,38 +211,39 @@ impl WeightGradient {
                         },
                     }
                 };
-                // SAFETY: each task writes its own channels.
+                // SAFETY: both scratches have room for the rows, the halo and the channels of a band; each task writes its
+                // own channels.
                 unsafe { run(task) };
             });
             let taps = side * side;
             for_each(panels * taps, |i| {
                 let (panel, tap) = (i.checked_div(taps).unwrap_or(0), i % taps);
-                let width = panel_width(self.output.channels, panel);
+                let width = panel_width(self.output.channels(), panel);
                 let (down, across) = (tap.checked_div(side).unwrap_or(0), tap % side);
+                let x_start = (down * padded + across) * channels;
+                let (sums_start, _) = self.sums_range(panel);
                 let product = Product {
-                    a: x.get().wrapping_add((down * padded + across) * channels),
+                    a: x.part(x_start, x_len - x_start),
                     a_row: 1,
                     a_col: channels,
-                    b: y.get().wrapping_add(panel * PANEL),
+                    b: y.part(panel * PANEL, y_len - panel * PANEL),
                     b_row: y_stride,
-                    c: sums.get().wrapping_add((panel * PANEL * taps + tap * width) * channels),
+                    c: sums.part(sums_start + tap * width * channels, width * channels),
                     c_row: width,
                     rows: channels,
                     vectors: width / LANES,
                     depth: (end - start) * padded - 2 * halo,
                     accumulate: if block == 0 { Accumulate::Overwrite } else { Accumulate::Add },
                 };
-                // SAFETY: each task writes its own tap of its panel.
+                // SAFETY: `depth` pixels from `x_start` on end with the last of row `end - start + down`, and those of the
+                // gradient before its last empty columns; each task writes its own tap of its panel.
                 unsafe { run(ProductTask(product)) };
             });
         }
     }
 }
 
-fn shape(tiles: usize, stride: usize) -> Transformed {
-    Transformed { base: std::ptr::null_mut(), position_stride: tiles * stride, tile_stride: stride }
-}
-
+/// One product.
 struct ProductTask(Product);
 
 impl Task for ProductTask {
@@ -220,36 +251,40 @@ impl Task for ProductTask {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise is that of `Product::run`.
         unsafe { self.0.run::<S>() };
     }
 }
 
-struct GatherTask {
-    planes: Planes,
+/// Conversion of sixteen channels of one image to rows of channels.
+struct GatherTask<'a> {
+    planes: Planes<'a>,
+    /// Image and first channel.
     place: (usize, usize),
     rows: std::ops::Range<isize>,
     out: Rows,
 }
 
-impl Task for GatherTask {
+impl Task for GatherTask<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise is that of `write_rows`.
         unsafe { self.planes.write_rows::<S>(self.place.0, self.place.1, self.rows, self.out) };
     }
 }
 
+/// Which of the two planes of a weight gradient is transformed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Input,
     Output,
 }
 
-struct TransformTask<W, const T: usize, const M: usize> {
-    gradient: WeightGradient,
+/// Transform of the tiles of sixteen channels.
+struct TransformTask<'a, W, const T: usize, const M: usize> {
+    gradient: WeightGradient<'a>,
     grid: TileGrid<M>,
     rows: std::ops::Range<usize>,
     group: usize,
@@ -259,7 +294,7 @@ struct TransformTask<W, const T: usize, const M: usize> {
     algorithm: std::marker::PhantomData<W>,
 }
 
-impl<W: Tiles<T, M>, const T: usize, const M: usize> Task for TransformTask<W, T, M> {
+impl<W: Tiles<T, M>, const T: usize, const M: usize> Task for TransformTask<'_, W, T, M> {
     type Output = ();
 
     #[inline(always)]
@@ -267,7 +302,8 @@ impl<W: Tiles<T, M>, const T: usize, const M: usize> Task for TransformTask<W, T
         let Self { gradient, grid, rows, group, halo, tiles, side, .. } = self;
         let channel = group * LANES;
         let out = Transformed { base: tiles.base.wrapping_add(channel), ..tiles };
-        // SAFETY: the caller's promise.
+        // SAFETY: `tiles` has room for sixteen channels from `channel` on of each position of each tile of `rows`, `halo`
+        // for the pixels of a run of them.
         unsafe {
             if side == Side::Input {
                 transform_inputs::<S, W, T, M>(&gradient.input, grid, (channel, rows), halo, out);
@@ -308,30 +344,33 @@ impl<W: Tiles<T, M>, const T: usize, const M: usize> Task for TransformTask<W, T
     }
 }
 
-/// Sums to `[O, C, K, K]`, for a panel and sixteen input channels.
-struct Finish {
-    gradient: WeightGradient,
-    sums: Shared<f32>,
+/// Conversion of sums to `[O, C, K, K]`, for one panel and sixteen input channels.
+struct Finish<'a> {
+    gradient: WeightGradient<'a>,
+    /// Sums of the panel.
+    sums: *const f32,
+    /// `[O, C, K, K]`.
+    to: Shared<'a, f32>,
     panel: usize,
     group: usize,
 }
 
-impl Task for Finish {
+impl Task for Finish<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { gradient, sums, panel, group } = self;
+        let Self { gradient, sums, to: result, panel, group } = self;
         let algorithm = gradient.algorithm;
-        let (inputs, outputs) = (gradient.input.channels, gradient.output.channels);
+        let (inputs, outputs) = (gradient.input.channels(), gradient.output.channels());
         let (channels, width, taps) = (row_channels(inputs), panel_width(outputs, panel), algorithm.taps());
         let num_inputs = LANES.min(inputs - group * LANES);
-        let sums = sums.get().wrapping_add(panel * PANEL * algorithm.positions() * channels);
         let mut block = [[0f32; LANES]; LANES * 9];
         for column in (0..width).step_by(LANES) {
             let output = panel * PANEL + column;
             let num_outputs = LANES.min(outputs.saturating_sub(output));
-            // SAFETY: positions lie `channels * width` apart; only channels that exist are written.
+            // SAFETY: positions lie `channels * width` apart in the sums of the panel, and `column + LANES <= width`;
+            // `part` has checked the place of what is written, which belongs to channels that exist.
             unsafe {
                 for i in 0..num_inputs {
                     let from = sums.add((group * LANES + i) * width + column);
@@ -356,7 +395,7 @@ impl Task for Finish {
                     S::transpose(&mut lanes);
                     for i in 0..num_outputs {
                         let to = ((output + i) * inputs + group * LANES) * taps + start;
-                        S::store_first(gradient.to.get().add(to), some, lanes[i]);
+                        S::store_first(result.part(to, some), some, lanes[i]);
                     }
                 }
             }
@@ -364,14 +403,17 @@ impl Task for Finish {
     }
 }
 
-/// Positions `stride` apart to nine taps.
+/// Transforms positions `stride` apart to nine taps.
+///
+/// # Safety
+/// `from` holds sixteen values at each of `T * T` positions. The instruction set is available.
 #[inline(always)]
 unsafe fn weights<S: Simd, W: Tiles<T, M>, const T: usize, const M: usize>(
     from: *const f32,
     stride: usize,
     to: &mut [[f32; LANES]],
 ) {
-    // SAFETY: the caller vouches for the positions.
+    // SAFETY: the caller vouches for the positions; a tap is sixteen values.
     unsafe {
         let mut u = [[S::splat(0.); T]; T];
         for i in 0..T {
@@ -382,6 +424,31 @@ unsafe fn weights<S: Simd, W: Tiles<T, M>, const T: usize, const M: usize>(
         let g = both_ways::<S, W::WeightAdjoint, T, 3>(&u);
         for (tap, to) in to.iter_mut().enumerate().take(9) {
             S::store(to.as_mut_ptr(), g[tap / 3][tap % 3]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_of_other_sizes_are_refused() {
+        let values = [1.; 24];
+        let planes = |shape| Planes::new(&values, shape).unwrap();
+        let input = planes([2, 3, 2, 2]);
+        assert!(WeightGradient::new(input, planes([2, 3, 2, 2]), Algorithm::Direct1).is_ok());
+        for shape in [[1, 6, 2, 2], [2, 6, 1, 2], [2, 6, 2, 1], [3, 2, 2, 2]] {
+            assert!(WeightGradient::new(input, planes(shape), Algorithm::Direct1).is_err(), "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn no_images_have_a_gradient_of_zeros() {
+        for algorithm in [Algorithm::Direct1, Algorithm::Direct3, Algorithm::Winograd2, Algorithm::Winograd4] {
+            let (x, dy) = (Planes::new(&[], [0, 3, 9, 9]).unwrap(), Planes::new(&[], [0, 2, 9, 9]).unwrap());
+            let gradient = WeightGradient::new(x, dy, algorithm).unwrap().to_vec();
+            assert_eq!(gradient, vec![0.; 6 * algorithm.taps()]);
         }
     }
 }
