@@ -19,7 +19,7 @@ use crate::tape::differentiable;
 /// - `qkv`: `[N, 3C, H, W]`, the channels in order head, then q, k, v, then C / heads; result: `[N, C, H, W]`, dtype of
 ///   `qkv`, heads side by side.
 /// # Errors
-/// If the channels cannot be cut so.
+/// If the channels cannot be split into q, k and v of that many heads.
 /// # Source
 /// Vaswani et al. 2017 (arXiv:1706.03762), Eq. 1.
 pub fn attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {

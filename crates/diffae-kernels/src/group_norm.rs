@@ -80,7 +80,7 @@ pub fn group_norm(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor> {
     })
 }
 
-/// A group norm of x, scale and shift.
+/// Group norm with an affine map and an activation, as an operation on x, scale and shift.
 #[derive(Debug, Clone, Copy)]
 struct Op {
     num_groups: usize,

@@ -1,4 +1,4 @@
-//! Every kernel set against the portable one, on shapes that proptest makes up.
+//! Comparison of every kernel set with the portable one, on random shapes.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 mod support;
@@ -11,10 +11,10 @@ use proptest::prelude::*;
 
 use support::{Function, largest, turn, values, with_gradients_of_a_tape};
 
-/// As in `kernel_sets.rs`.
+/// Maximum difference, relative to the largest value, as in `kernel_sets.rs`.
 const TOLERANCE: f32 = 2e-5;
 
-/// The result, and the gradients of all arguments.
+/// Computes the result of `f`, and the gradients w.r.t. all arguments.
 fn computed(args: &[Tensor], f: Function<'_>) -> Vec<Vec<f32>> {
     let all = with_gradients_of_a_tape(args, f);
     all.iter().map(|x| x.flatten_all().unwrap().to_vec1().unwrap()).collect()

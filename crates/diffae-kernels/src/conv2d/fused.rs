@@ -68,7 +68,7 @@ struct SavedNorm {
 }
 
 impl Saved {
-    /// Computes the gradients in the order of inputs: weight, bias, x, lateral, scale, shift, residual, as far as they are there.
+    /// Computes the gradients of those inputs that are there, in the order weight, bias, x, lateral, scale, shift, residual.
     fn gradients(&self, dy: &Tensor, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let mut flags = wanted.iter().copied();
         let mut next = || flags.next().unwrap_or(false);
@@ -121,8 +121,8 @@ impl Saved {
         })
     }
 
-    /// Computes from the gradient w.r.t. the input of the convolution that w.r.t. `[x, lateral]`, and those w.r.t. scale
-    /// and shift by image and channel.
+    /// Computes the gradients w.r.t. `[x, lateral]`, and w.r.t. scale and shift by image and channel, from `gradient`, that
+    /// w.r.t. the input of the convolution.
     fn norm_gradients(&self, planes: Planes<'_>, mut gradient: Vec<f32>) -> Result<(Tensor, Option<Vec<f32>>)> {
         let Sizes { images, inputs, height, width, .. } = self.sizes;
         let sums = self.norm.as_ref().map(|norm| {

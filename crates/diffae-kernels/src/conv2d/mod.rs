@@ -42,7 +42,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// The convolution of an input, a weight and a bias.
+/// Convolution of an input with a weight and a bias.
 struct Conv2d;
 
 impl Operation<3> for Conv2d {

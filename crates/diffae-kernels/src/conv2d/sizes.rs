@@ -1,4 +1,4 @@
-//! Sizes of a convolution, and what follows from them: the algorithm, and forward and backward pass over slices.
+//! Sizes of a convolution, and its forward and backward pass over slices of these sizes.
 
 use candle_core::{Device, Result, Shape, Tensor, bail};
 
@@ -13,7 +13,7 @@ use crate::work::note_multiply_adds;
 /// Sizes of a convolution.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sizes {
-    /// N.
+    /// Number of images, N.
     pub(super) images: usize,
     /// Number of input channels, C.
     pub(super) inputs: usize,
@@ -21,7 +21,7 @@ pub(super) struct Sizes {
     pub(super) outputs: usize,
     pub(super) height: usize,
     pub(super) width: usize,
-    /// K.
+    /// Side of the kernel, K.
     pub(super) kernel: usize,
 }
 
@@ -52,7 +52,7 @@ impl Sizes {
         }
     }
 
-    /// `[N, O, H, W]`.
+    /// Returns the shape of the result, `[N, O, H, W]`.
     pub(super) fn output_shape(&self) -> Shape {
         Shape::from((self.images, self.outputs, self.height, self.width))
     }
@@ -65,7 +65,7 @@ impl Sizes {
         }
     }
 
-    /// Planes of the input, `[N, C, H, W]`: those of `x`, and of the channels that follow them.
+    /// Views `x` and the channels that follow it as the input, `[N, C, H, W]`.
     ///
     /// # Errors
     /// If the lengths are not those.
@@ -73,7 +73,7 @@ impl Sizes {
         Ok(Planes::joined(x, following, [self.images, self.inputs, self.height, self.width])?)
     }
 
-    /// Planes of the gradient w.r.t. the output, `[N, O, H, W]`.
+    /// Views `dy` as the gradient w.r.t. the output, `[N, O, H, W]`.
     fn output_planes<'a>(&self, dy: &'a [f32]) -> Result<Planes<'a>> {
         Ok(Planes::new(dy, [self.images, self.outputs, self.height, self.width])?)
     }
@@ -131,7 +131,7 @@ impl Sizes {
     }
 }
 
-/// Output channels, input channels and kernel size of a weight of this shape.
+/// Returns output channels, input channels and kernel side of a weight of this shape.
 ///
 /// # Errors
 /// If it is not that of a convolution.

@@ -38,7 +38,7 @@ enum Weight {
 /// Weights that are packed on first use.
 #[derive(Debug)]
 struct Frozen {
-    /// The weights until they are packed.
+    /// Original weights, until they are packed.
     original: Mutex<Option<Tensor>>,
     packed: OnceLock<Packed>,
 }
@@ -57,10 +57,10 @@ impl Frozen {
         // Not under the lock: while it waits for others to pack, this thread may take up work that comes here again.
         let original = self.original().clone();
         let Some(original) = original else {
-            // Another thread was faster.
+            // Another thread has packed them meanwhile.
             return match self.packed.get() {
                 Some(packed) => Ok(packed),
-                None => bail!("the weights of this layer are lost"),
+                None => bail!("the weights of this layer were dropped before they were packed"),
             };
         };
         let made = with_floats(&original, |values| sizes.pack_lasting(values))?;

@@ -27,7 +27,7 @@ pub(crate) fn add(a: &[f32], b: &[f32]) -> LengthResult<Vec<f32>> {
     Ok(sum)
 }
 
-/// `to = a + b` of one range; all three have the length of `a`.
+/// Sum of one range, `to = a + b`; all three have the length of `a`.
 struct Add<'a> {
     a: &'a [f32],
     b: &'a [f32],

@@ -15,7 +15,7 @@ pub const NORM_EPS: f64 = 1e-5;
 /// Mean and `rstd = 1 / sqrt(variance + eps)` of each image and group.
 #[derive(Debug, Clone)]
 pub(crate) struct Moments {
-    /// `[N, groups]`.
+    /// Moments by image and group, `[N, groups]`.
     of_groups: Vec<(f32, f32)>,
     images: usize,
     channels: usize,
@@ -98,7 +98,7 @@ pub(crate) struct Folded {
 }
 
 impl Folded {
-    /// The affine map, followed by an activation.
+    /// Adds an activation to the affine map.
     pub(crate) fn affine(&self, activation: Activation) -> Affine<'_> {
         Affine { scale: &self.a, shift: &self.b, activation }
     }
@@ -249,8 +249,8 @@ pub(crate) struct Backward<'a> {
 }
 
 impl<'a> Backward<'a> {
-    /// Joins what fits: `x`, what was normalized (its affine map does not matter), its moments, and scale and shift,
-    /// `[N, C]`, or `[C]` for all images.
+    /// Makes a backward pass of `x`, the input of the norm (its affine map does not matter), its moments, and scale and
+    /// shift, `[N, C]`, or `[C]` for all images.
     ///
     /// # Errors
     /// If sizes differ.
@@ -266,8 +266,7 @@ impl<'a> Backward<'a> {
         Ok(Self { x, moments, scale, folded: moments.fold(scale, shift)?, activation })
     }
 
-    /// Computes from dy, `[N, C, H, W]`, dx in a vector of its own, and the gradients w.r.t. scale and shift by image
-    /// and channel, `[2, N, C]`.
+    /// Computes dx from dy, `[N, C, H, W]`, and the gradients w.r.t. scale and shift by image and channel, `[2, N, C]`.
     ///
     /// # Errors
     /// If dy has another length than x.
@@ -289,7 +288,7 @@ impl<'a> Backward<'a> {
         Ok(self.run(None, Shared::new(dy)))
     }
 
-    /// Length of dy.
+    /// Checks dy and returns its length.
     fn check(&self, dy: &[f32]) -> LengthResult<usize> {
         let x = &self.x;
         check_length("the gradient of a norm", dy.len(), &[x.images(), x.channels(), x.height(), x.width()])?;
@@ -366,9 +365,9 @@ impl<'a> Backward<'a> {
 /// Gradient of one channel w.r.t. the input of the activation; returns `(sum du x_hat, sum du)`.
 struct GradPreActivation<'a> {
     x: &'a [f32],
-    /// As many values as `x`; if absent, `du` holds them.
+    /// Gradient w.r.t. y, as many values as `x`; if absent, `du` holds them.
     dy: Option<&'a [f32]>,
-    /// As many values as `x`.
+    /// Gradient w.r.t. u, as many values as `x`.
     du: *mut f32,
     affine: (f32, f32),
     moments: (f32, f32),
@@ -406,7 +405,7 @@ impl Task for GradPreActivation<'_> {
 /// Gradient of one channel w.r.t. x, in place of du: `dx = du * factors[0] + x * factors[1] + factors[2]`.
 struct GradInput<'a> {
     x: &'a [f32],
-    /// As many values as `x`.
+    /// Gradient w.r.t. u, then w.r.t. x: as many values as `x`.
     dx: *mut f32,
     factors: [f32; 3],
 }

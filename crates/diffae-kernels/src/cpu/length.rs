@@ -1,4 +1,4 @@
-//! Lengths of slices against the shapes that kernels read them with.
+//! Checks of the lengths of slices against the shapes that kernels read them with.
 //!
 //! Every type of this module tree that holds slices is checked here once, when it is made; the unsafe code below it
 //! relies on nothing else.

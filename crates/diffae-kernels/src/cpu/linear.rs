@@ -1,4 +1,4 @@
-//! A fully connected layer for a few rows: reading the weights once is the cost.
+//! Fully connected layers of a few rows, whose cost is reading the weights once.
 
 use super::length::{LengthResult, check_length};
 use super::parallel::{Shared, for_each_range};

@@ -27,7 +27,7 @@ impl<'a> Matrix<'a> {
         Ok(Self { values, rows, columns, row_stride: columns, column_stride: 1 })
     }
 
-    /// The transpose, of the same slice.
+    /// Transposes the view.
     pub(crate) fn transposed(self) -> Self {
         let Self { values, rows, columns, row_stride, column_stride } = self;
         Self { values, rows: columns, columns: rows, row_stride: column_stride, column_stride: row_stride }

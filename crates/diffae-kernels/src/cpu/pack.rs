@@ -1,4 +1,4 @@
-//! Weights in the order in which the products read them.
+//! Packing of weights into the order in which matrix products read them.
 //!
 //! Direct: `[panel][tap][channel][column]`. Winograd: `[panel][position][channel][column]`. A panel is up to 64 output
 //! channels; the last one is as wide as it must be, in vectors. Output channels and, from sixteen on, input channels are
@@ -15,9 +15,9 @@ use super::winograd::{F2, F4, Tiles, both_ways};
 /// Direction in which weights are applied: it decides which of their two channel axes is the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// `y = conv(x, w)`.
+    /// Forward pass: `y = conv(x, w)`.
     Forward,
-    /// `dx = conv(dy, w^T flipped)`.
+    /// Backward pass to the input: `dx = conv(dy, w^T flipped)`.
     InputGradient,
 }
 

@@ -41,7 +41,7 @@ impl<'a, T> Shared<'a, T> {
         Self { base: slice.as_mut_ptr().cast(), len: slice.len(), slice: PhantomData }
     }
 
-    /// Address of the `len` elements from `start` on, all of which lie inside the slice.
+    /// Returns the address of the `len` elements from `start` on, all of which lie inside the slice.
     ///
     /// # Panics
     /// If they do not: a fault of a kernel, as an index out of range is.
@@ -62,7 +62,7 @@ pub(crate) fn for_each(count: usize, task: impl Fn(usize) + Sync + Send) {
     }
 }
 
-/// Number of threads of the pool.
+/// Returns the number of threads of the pool.
 pub(crate) fn num_threads() -> usize {
     rayon::current_num_threads()
 }

@@ -10,7 +10,7 @@ use super::simd::{LANES, Simd};
 pub enum Activation {
     /// No activation: `u`.
     Identity,
-    /// `u * sigmoid(u)`.
+    /// SiLU: `u * sigmoid(u)`.
     Silu,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Affine<'a> {
 pub(crate) struct Planes<'a> {
     first: &'a [f32],
     first_channels: usize,
-    /// Holds the channels from `first_channels` on.
+    /// Values of the channels from `first_channels` on.
     second: Option<&'a [f32]>,
     images: usize,
     channels: usize,
@@ -91,22 +91,22 @@ impl<'a> Planes<'a> {
         Ok(Self { affine: Some(affine), ..self })
     }
 
-    /// N.
+    /// Number of images, N.
     pub(crate) fn images(&self) -> usize {
         self.images
     }
 
-    /// C, of both tensors.
+    /// Number of channels of both tensors, C.
     pub(crate) fn channels(&self) -> usize {
         self.channels
     }
 
-    /// H.
+    /// Height of an image, H.
     pub(crate) fn height(&self) -> usize {
         self.height
     }
 
-    /// W.
+    /// Width of an image, W.
     pub(crate) fn width(&self) -> usize {
         self.width
     }
@@ -116,7 +116,7 @@ impl<'a> Planes<'a> {
         self.height * self.width
     }
 
-    /// Affine map that is applied when the planes are read.
+    /// Affine map that is applied wherever the planes are read.
     pub(crate) fn affine(&self) -> Option<Affine<'a>> {
         self.affine
     }

@@ -17,7 +17,7 @@ struct Line([f32; 16]);
 struct Lines(Vec<Line>);
 
 impl Lines {
-    /// `len` zeros, rounded up to whole lines.
+    /// Allocates `len` zeros, rounded up to whole lines.
     fn zeros(len: usize) -> Self {
         Self(vec![Line([0.; 16]); len.div_ceil(16)])
     }
@@ -62,7 +62,7 @@ impl Scratch {
         Self(Lines::zeros(len))
     }
 
-    /// All floats of the buffer, which may be more than were asked for.
+    /// Views all floats of the buffer, which may be more than were asked for.
     pub(crate) fn as_slice(&self) -> &[f32] {
         let lines = &self.0.0;
         // SAFETY: a `Line` is sixteen floats without padding (`repr(C)`, 64 bytes), so the lines are a slice of
@@ -70,7 +70,7 @@ impl Scratch {
         unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
     }
 
-    /// The same floats, for tasks that write disjoint parts of them.
+    /// Shares all floats of the buffer among tasks that write disjoint parts of them.
     pub(crate) fn share(&mut self) -> Shared<'_, f32> {
         let lines = &mut self.0.0;
         // SAFETY: as in `as_slice`; the borrow is unique.

@@ -1,4 +1,4 @@
-//! The gradient of a convolution with respect to its weights.
+//! Gradient of a convolution with respect to its weight.
 //!
 //! Direct: `dW[o][c][tap] = sum over pixels of dy[o][pixel] x[c][pixel + tap]`. Winograd: the adjoint of the forward
 //! algorithm, `dW = G^T [sum over tiles of (B^T x B) (A dy A^T)] G`, with as many fewer products as forward.
@@ -32,7 +32,7 @@ pub(crate) struct WeightGradient<'a> {
 }
 
 impl<'a> WeightGradient<'a> {
-    /// Joins what fits: `input` `[N, C, H, W]`, and `output`, the gradient with respect to the output, `[N, O, H, W]`.
+    /// Makes a weight gradient of `input`, `[N, C, H, W]`, and `output`, the gradient with respect to the output, `[N, O, H, W]`.
     ///
     /// # Errors
     /// If N, H or W differ, or a weight `[O, C, K, K]` is too large.
@@ -275,7 +275,7 @@ impl Task for GatherTask<'_> {
     }
 }
 
-/// Which of the two planes of a weight gradient is transformed.
+/// Side of a weight gradient: the input, or the gradient w.r.t. the output.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Input,
@@ -349,7 +349,7 @@ struct Finish<'a> {
     gradient: WeightGradient<'a>,
     /// Sums of the panel.
     sums: *const f32,
-    /// `[O, C, K, K]`.
+    /// Whole result, `[O, C, K, K]`.
     to: Shared<'a, f32>,
     panel: usize,
     group: usize,

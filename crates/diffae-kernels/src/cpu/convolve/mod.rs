@@ -1,4 +1,4 @@
-//! The convolution: planes in, packed weights, planes out.
+//! Convolution of planes with packed weights.
 //!
 //! Where there are enough pixels, a task takes a band of the image through all steps, and what lies between the
 //! steps stays in its core's second-level cache. On small images the steps are parallel one after the other.
@@ -31,8 +31,8 @@ pub(crate) struct Convolution<'a> {
 }
 
 impl<'a> Convolution<'a> {
-    /// Joins what fits: `input` `[N, C, H, W]`, `bias` `[O]`, `residual` `[N, O, H, W]`, C and O being the channels of
-    /// `weight`.
+    /// Makes a convolution of `input`, `[N, C, H, W]`, `bias`, `[O]`, and `residual`, `[N, O, H, W]`; C and O are the
+    /// channels of `weight`.
     ///
     /// # Errors
     /// If a length is another, or C is zero.
