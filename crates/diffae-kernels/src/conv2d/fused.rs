@@ -6,7 +6,7 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::input::{ConvInput, with_optional, with_planes};
-use super::sizes::{Sizes, convolve, weight_dims};
+use super::sizes::{Sizes, WeightSizes, convolve};
 use crate::cpu::group_norm::{Backward, Moments};
 use crate::cpu::planes::{Activation, Planes};
 use crate::group_norm::affine_gradients;
@@ -20,7 +20,7 @@ use crate::tape;
 /// # Errors
 /// If shapes do not fit.
 pub(super) fn apply(input: &ConvInput<'_>, [weight, bias]: [&Tensor; 2]) -> Result<Tensor> {
-    let sizes = input.check(weight_dims(weight.dims())?)?;
+    let sizes = input.check(WeightSizes::of_dims(weight.dims())?)?;
     let (y, moments) = with_planes(input, &sizes, |planes, moments| {
         with_all_floats([weight, bias], |[weight, bias]| {
             with_optional(input.residual, |residual| {

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::sizes::Sizes;
+use super::sizes::{Sizes, WeightSizes};
 use crate::cpu::group_norm::Moments;
 use crate::cpu::planes::Planes;
 use crate::group_norm::GroupNorm;
@@ -34,11 +34,12 @@ impl<'a> ConvInput<'a> {
         [self.x].into_iter().chain(self.lateral).chain(norm_tensors).chain(self.residual)
     }
 
-    /// Returns the sizes of a convolution with a weight of these [`weight_dims`](super::sizes::weight_dims).
+    /// Returns the sizes of a convolution with a weight of these sizes.
     ///
     /// # Errors
     /// If a shape does not fit.
-    pub(super) fn check(&self, (outputs, inputs, kernel): (usize, usize, usize)) -> Result<Sizes> {
+    pub(super) fn check(&self, weight: WeightSizes) -> Result<Sizes> {
+        let WeightSizes { outputs, inputs, kernel } = weight;
         let ConvInput { x, lateral, norm, residual } = *self;
         let (images, x_channels, height, width) = x.dims4()?;
         let lateral_channels = lateral.map_or(Ok(0), |lateral| lateral.dim(1))?;

@@ -25,6 +25,17 @@ pub(super) struct Sizes {
     pub(super) kernel: usize,
 }
 
+/// Sizes of the weight of a convolution.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WeightSizes {
+    /// Number of output channels, O.
+    pub(super) outputs: usize,
+    /// Number of input channels, C.
+    pub(super) inputs: usize,
+    /// Side of the kernel, K.
+    pub(super) kernel: usize,
+}
+
 impl Sizes {
     /// Sizes of a convolution of `x` with `weight` and `bias`.
     ///
@@ -43,7 +54,7 @@ impl Sizes {
     /// # Errors
     /// If they do not fit.
     pub(super) fn of_dims(x: &[usize], weight: &[usize]) -> Result<Self> {
-        let (outputs, weight_inputs, kernel) = weight_dims(weight)?;
+        let WeightSizes { outputs, inputs: weight_inputs, kernel } = WeightSizes::of_dims(weight)?;
         match *x {
             [images, inputs, height, width] if inputs == weight_inputs => {
                 Ok(Self { images, inputs, outputs, height, width, kernel })
@@ -131,15 +142,19 @@ impl Sizes {
     }
 }
 
-/// Returns output channels, input channels and kernel side of a weight of this shape.
-///
-/// # Errors
-/// If it is not that of a convolution.
-pub(super) fn weight_dims(dims: &[usize]) -> Result<(usize, usize, usize)> {
-    match *dims {
-        [outputs, inputs, kernel, width] if kernel == width && kernel % 2 == 1 => Ok((outputs, inputs, kernel)),
-        [outputs, inputs, 1] => Ok((outputs, inputs, 1)),
-        _ => bail!("a convolution needs a weight [O, C, K, K] with an odd K, got {dims:?}"),
+impl WeightSizes {
+    /// Sizes of a weight of this shape, `[O, C, K, K]` with an odd K, or `[O, C, 1]`.
+    ///
+    /// # Errors
+    /// If it is another shape.
+    pub(super) fn of_dims(dims: &[usize]) -> Result<Self> {
+        match *dims {
+            [outputs, inputs, kernel, width] if kernel == width && kernel % 2 == 1 => {
+                Ok(Self { outputs, inputs, kernel })
+            }
+            [outputs, inputs, 1] => Ok(Self { outputs, inputs, kernel: 1 }),
+            _ => bail!("a convolution needs a weight [O, C, K, K] with an odd K, got {dims:?}"),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::input::{ConvInput, with_optional, with_planes};
-use super::sizes::{Sizes, convolve, weight_dims};
+use super::sizes::{Sizes, WeightSizes, convolve};
 use super::{conv2d, fused};
 use crate::cpu::algorithm::Algorithm;
 use crate::cpu::pack::Packed;
@@ -23,7 +23,7 @@ use crate::{add, concat_channels};
 pub struct ConvWeight {
     weight: Weight,
     bias: Tensor,
-    dims: (usize, usize, usize),
+    sizes: WeightSizes,
 }
 
 /// Weight of a layer.
@@ -76,11 +76,11 @@ impl ConvWeight {
     /// # Errors
     /// If the shapes do not fit each other.
     pub fn new(weight: Tensor, bias: Tensor) -> Result<Self> {
-        let dims = weight_dims(weight.dims())?;
-        if bias.dims() != [dims.0] {
+        let sizes = WeightSizes::of_dims(weight.dims())?;
+        if bias.dims() != [sizes.outputs] {
             bail!("weight {:?} and bias {:?} are not those of a convolution", weight.dims(), bias.dims())
         }
-        Ok(Self { weight: Weight::Trainable(weight), bias, dims })
+        Ok(Self { weight: Weight::Trainable(weight), bias, sizes })
     }
 
     /// Freezes the layer for inference: weights are packed on first use and gradients are refused.
@@ -90,7 +90,7 @@ impl ConvWeight {
     /// before are not frozen, those that are made later share the packed weights.
     pub fn freeze(&mut self) {
         let Weight::Trainable(weight) = &self.weight else { return };
-        if runs_here([weight]) && Algorithm::supports(self.dims.2) {
+        if runs_here([weight]) && Algorithm::supports(self.sizes.kernel) {
             let original = Mutex::new(Some(weight.clone()));
             self.weight = Weight::Frozen(Arc::new(Frozen { original, packed: OnceLock::new() }));
         }
@@ -126,7 +126,7 @@ impl ConvWeight {
                 }
             }
         };
-        let has_kernel = Algorithm::supports(self.dims.2);
+        let has_kernel = Algorithm::supports(self.sizes.kernel);
         if !in_graph() && has_kernel && runs_here(input.tensors().chain([&weight, &self.bias])) {
             return fused::apply(input, [&weight, &self.bias]);
         }
@@ -151,7 +151,7 @@ impl ConvWeight {
         if !input.tensors().all(|tensor| tensor.device().is_cpu() && tensor.dtype() == candle_core::DType::F32) {
             bail!("a frozen layer works on f32 tensors on the CPU")
         }
-        let sizes = input.check(self.dims)?;
+        let sizes = input.check(self.sizes)?;
         let packed = frozen.packed(&sizes)?;
         let y = with_planes(input, &sizes, |planes, _| {
             with_floats(&self.bias, |bias| {

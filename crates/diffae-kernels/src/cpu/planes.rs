@@ -40,6 +40,14 @@ pub(crate) struct Planes<'a> {
     affine: Option<Affine<'a>>,
 }
 
+/// First pixel of sixteen channels of one image.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) image: usize,
+    pub(crate) channel: usize,
+    pub(crate) pixel: usize,
+}
+
 /// Layout of rows of channels: the pixel (row, column) lies at `to + row * row_stride + column * pixel_stride`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows {
@@ -168,7 +176,7 @@ impl<'a> Planes<'a> {
                 let to = out.to.offset((inside.start - rows.start) * out.row_stride.cast_signed());
                 let to = to.add(out.before * out.pixel_stride);
                 let inside = inside.start.cast_unsigned()..inside.end.cast_unsigned();
-                self.copy_inside::<S>((image, channel), inside, Rows { to, ..out });
+                self.copy_inside::<S>(image, channel, inside, Rows { to, ..out });
             }
         }
     }
@@ -178,7 +186,7 @@ impl<'a> Planes<'a> {
     /// # Safety
     /// That of [`Self::write_rows`], and `rows` lies in `0..H`.
     #[inline(always)]
-    unsafe fn copy_inside<S: Simd>(&self, (image, channel): (usize, usize), rows: std::ops::Range<usize>, out: Rows) {
+    unsafe fn copy_inside<S: Simd>(&self, image: usize, channel: usize, rows: std::ops::Range<usize>, out: Rows) {
         let present = LANES.min(self.channels - channel);
         let mut planes: [&[f32]; LANES] = [&[]; LANES];
         for i in 0..present {
@@ -270,7 +278,7 @@ impl<'a> PlanesOut<'a> {
         Self { to, channels, area, bias, residual }
     }
 
-    /// Writes `count` pixels from `pixel` on, of sixteen channels from `channel` on, from rows of channels.
+    /// Writes `count` pixels of sixteen channels from a place on, from rows of channels.
     ///
     /// # Safety
     /// `from` holds `count` pixels `pixel_stride` apart, sixteen channels each. The channel exists, and nobody else
@@ -280,7 +288,7 @@ impl<'a> PlanesOut<'a> {
     #[inline(always)]
     pub(crate) unsafe fn store<S: Simd>(
         &self,
-        (image, channel, pixel): (usize, usize, usize),
+        Place { image, channel, pixel }: Place,
         count: usize,
         from: *const f32,
         pixel_stride: usize,

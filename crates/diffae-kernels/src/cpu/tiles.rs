@@ -50,6 +50,15 @@ pub(crate) struct Transformed {
     pub(crate) tile_stride: usize,
 }
 
+/// Tiles of sixteen channels in some rows of tiles of a batch.
+#[derive(Debug, Clone)]
+pub(crate) struct ChannelTiles {
+    /// First of the channels.
+    pub(crate) channel: usize,
+    /// Rows of tiles of all images, one after the other.
+    pub(crate) rows: std::ops::Range<usize>,
+}
+
 /// Transforms the input tiles of sixteen channels. `halo`: scratch of [`TileGrid::halo_len`] for the longest run.
 ///
 /// # Safety
@@ -59,7 +68,7 @@ pub(crate) struct Transformed {
 pub(crate) unsafe fn transform_inputs<S: Simd, W: Tiles<T, M>, const T: usize, const M: usize>(
     planes: &Planes<'_>,
     grid: TileGrid<M>,
-    (channel, rows): (usize, std::ops::Range<usize>),
+    ChannelTiles { channel, rows }: ChannelTiles,
     halo: *mut f32,
     out: Transformed,
 ) {

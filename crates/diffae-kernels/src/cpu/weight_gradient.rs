@@ -14,7 +14,7 @@ use super::planes::{Planes, Rows};
 use super::product::{Accumulate, PANEL, Product};
 use super::scratch::{Scratch, filled};
 use super::simd::{LANES, Simd, Task, run};
-use super::tiles::{TileGrid, Transformed, transform_inputs};
+use super::tiles::{ChannelTiles, TileGrid, Transformed, transform_inputs};
 use super::winograd::{F2, F4, Tiles, both_ways};
 
 /// Number of tiles whose transforms are in memory at once.
@@ -184,7 +184,8 @@ impl<'a> WeightGradient<'a> {
                     let margin = halo.cast_signed();
                     GatherTask {
                         planes: self.input,
-                        place: (image, i * LANES),
+                        image,
+                        channel: i * LANES,
                         rows: start.cast_signed() - margin..end.cast_signed() + margin,
                         out: Rows {
                             to: x.part(i * LANES, x_len - i * LANES),
@@ -199,7 +200,8 @@ impl<'a> WeightGradient<'a> {
                     let group = i - x_groups;
                     GatherTask {
                         planes: self.output,
-                        place: (image, group * LANES),
+                        image,
+                        channel: group * LANES,
                         rows: start.cast_signed()..end.cast_signed(),
                         out: Rows {
                             to: y.part(group * LANES, y_len - group * LANES),
@@ -259,8 +261,9 @@ impl Task for ProductTask {
 /// Conversion of sixteen channels of one image to rows of channels.
 struct GatherTask<'a> {
     planes: Planes<'a>,
-    /// Image and first channel.
-    place: (usize, usize),
+    image: usize,
+    /// First of the channels.
+    channel: usize,
     rows: std::ops::Range<isize>,
     out: Rows,
 }
@@ -271,7 +274,7 @@ impl Task for GatherTask<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: the caller's promise is that of `write_rows`.
-        unsafe { self.planes.write_rows::<S>(self.place.0, self.place.1, self.rows, self.out) };
+        unsafe { self.planes.write_rows::<S>(self.image, self.channel, self.rows, self.out) };
     }
 }
 
@@ -306,7 +309,8 @@ impl<W: Tiles<T, M>, const T: usize, const M: usize> Task for TransformTask<'_, 
         // for the pixels of a run of them.
         unsafe {
             if side == Side::Input {
-                transform_inputs::<S, W, T, M>(&gradient.input, grid, (channel, rows), halo, out);
+                let tiles = ChannelTiles { channel, rows };
+                transform_inputs::<S, W, T, M>(&gradient.input, grid, tiles, halo, out);
                 return;
             }
             let padded = grid.across * M * LANES;

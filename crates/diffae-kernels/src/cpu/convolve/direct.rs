@@ -4,7 +4,7 @@ use super::{Convolution, PRODUCT_STRIDE, pieces};
 use crate::cpu::algorithm::Algorithm;
 use crate::cpu::pack::{num_panels, panel_width, row_channels};
 use crate::cpu::parallel::{for_each, num_threads};
-use crate::cpu::planes::{PlanesOut, Rows};
+use crate::cpu::planes::{Place, PlanesOut, Rows};
 use crate::cpu::product::{Accumulate, PANEL, Product};
 use crate::cpu::scratch::Scratch;
 use crate::cpu::simd::{LANES, Simd, Task, run};
@@ -126,9 +126,9 @@ impl Task for DirectTask<'_> {
                     let products = products.share().part(0, pixels * PRODUCT_STRIDE);
                     for panel in panels {
                         direct.multiply::<S>(panel, rows, end - start, products);
-                        let first = panel * PANEL;
                         for column in (0..panel_width(conv.weight.outputs(), panel)).step_by(LANES) {
-                            let place = (image, first + column, start * conv.input.width());
+                            let (channel, pixel) = (panel * PANEL + column, start * conv.input.width());
+                            let place = Place { image, channel, pixel };
                             output.store::<S>(place, pixels, products.add(column), PRODUCT_STRIDE);
                         }
                     }

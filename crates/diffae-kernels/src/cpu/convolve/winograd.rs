@@ -3,11 +3,11 @@
 use super::{Convolution, PRODUCT_STRIDE, pieces};
 use crate::cpu::pack::{num_panels, panel_width, row_channels};
 use crate::cpu::parallel::{for_each, num_threads};
-use crate::cpu::planes::PlanesOut;
+use crate::cpu::planes::{Place, PlanesOut};
 use crate::cpu::product::{Accumulate, PANEL, Product};
 use crate::cpu::scratch::Scratch;
 use crate::cpu::simd::{LANES, Simd, Task, run};
-use crate::cpu::tiles::{TileGrid, Transformed, transform_inputs};
+use crate::cpu::tiles::{ChannelTiles, TileGrid, Transformed, transform_inputs};
 use crate::cpu::winograd::{Tiles, both_ways};
 
 /// Number of tiles that a task takes through all steps at once.
@@ -158,7 +158,8 @@ impl<'a, W: Tiles<T, M>, const T: usize, const M: usize> Winograd<'a, W, T, M> {
     unsafe fn store<S: Simd>(
         &self,
         rows: std::ops::Range<usize>,
-        (channel, products): (usize, Transformed),
+        channel: usize,
+        products: Transformed,
         pixels: *mut f32,
     ) {
         let grid = self.grid;
@@ -187,11 +188,11 @@ impl<'a, W: Tiles<T, M>, const T: usize, const M: usize> Winograd<'a, W, T, M> {
                     let height = M.min(grid.height - top);
                     let output = &self.output;
                     if grid.across * M == grid.width {
-                        let place = (image, channel, top * grid.width);
+                        let place = Place { image, channel, pixel: top * grid.width };
                         output.store::<S>(place, height * grid.width, pixels, LANES);
                     } else {
                         for i in 0..height {
-                            let place = (image, channel, (top + i) * grid.width);
+                            let place = Place { image, channel, pixel: (top + i) * grid.width };
                             output.store::<S>(place, grid.width, pixels.add(i * row_len), LANES);
                         }
                     }
@@ -234,8 +235,8 @@ impl<W: Tiles<T, M>, const T: usize, const M: usize> Task for WinogradTask<'_, W
                 WinogradStep::Transform { groups, halo } => {
                     for group in groups {
                         let out = Transformed { base: inputs.base.add(group * LANES), ..inputs };
-                        let part = (group * LANES, rows.clone());
-                        transform_inputs::<S, W, T, M>(&conv.conv.input, conv.grid, part, halo, out);
+                        let tiles = ChannelTiles { channel: group * LANES, rows: rows.clone() };
+                        transform_inputs::<S, W, T, M>(&conv.conv.input, conv.grid, tiles, halo, out);
                     }
                 }
                 WinogradStep::Multiply { panel, positions } => {
@@ -263,7 +264,7 @@ impl<W: Tiles<T, M>, const T: usize, const M: usize> Task for WinogradTask<'_, W
                     for column in columns {
                         let from = Transformed { base: products.base.add(column * LANES), ..products };
                         let channel = panel * PANEL + column * LANES;
-                        conv.store::<S>(rows.clone(), (channel, from), pixels);
+                        conv.store::<S>(rows.clone(), channel, from, pixels);
                     }
                 }
             }
