@@ -3,7 +3,7 @@
 //! `c[i][j] (+)= sum over k of a[i][k] b[k][j]`. The element `a[i][k]` is broadcast, so `a` may have any strides; `b`
 //! and `c` have rows of whole vectors. A register tile is MR rows by NV vectors of accumulators.
 
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, Simd, Task};
 
 /// Maximum number of columns of a panel of packed weights.
 pub(crate) const PANEL: usize = 64;
@@ -178,5 +178,18 @@ impl Product {
                 }
             }
         }
+    }
+}
+
+/// A product as a task of its own.
+pub(crate) struct ProductTask(pub(crate) Product);
+
+impl Task for ProductTask {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's promise is that of `Product::run`.
+        unsafe { self.0.run::<S>() };
     }
 }
