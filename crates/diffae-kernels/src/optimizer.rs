@@ -24,6 +24,17 @@ pub struct AdamConfig {
     pub ema_decay: f64,
 }
 
+/// One step of Adam, the same for all parameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamStep {
+    /// Settings of Adam.
+    pub config: AdamConfig,
+    /// Number of steps before this one: t - 1, from 0.
+    pub step_idx: usize,
+    /// Factor that gradients are multiplied with first, for clipping.
+    pub gradient_scale: f64,
+}
+
 /// Optimizer state of one parameter, in f32, in the order of its elements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParameterState {
@@ -42,17 +53,13 @@ pub struct ParameterState {
 /// `v_hat = v / (1 - beta_2^t)`; `ema = ema_decay ema + (1 - ema_decay) p`.
 ///
 /// # Shapes
-/// - `parameter`: any, f32 on the CPU; `gradient`: as `parameter`; `step_idx`: t - 1, from 0.
+/// - `parameter`: any, f32 on the CPU; `gradient`: as `parameter`.
 /// # Errors
 /// If shapes, number types or lengths of the state do not fit.
 /// # Source
 /// Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1; Loshchilov and Hutter 2019 (arXiv:1711.05101), Algorithm 2.
-pub fn adam_step(
-    parameter: &Var,
-    gradient: &Tensor,
-    state: &mut ParameterState,
-    (config, step_idx, gradient_scale): (&AdamConfig, usize, f64),
-) -> Result<()> {
+pub fn adam_step(parameter: &Var, gradient: &Tensor, state: &mut ParameterState, step: &AdamStep) -> Result<()> {
+    let AdamStep { config, step_idx, gradient_scale } = step;
     let count = parameter.elem_count();
     let lengths = [state.m.len(), state.v.len()];
     if gradient.dims() != parameter.dims() || lengths != [count; 2] || ![0, count].contains(&state.ema.len()) {
@@ -61,7 +68,7 @@ pub fn adam_step(
     let t = i32::try_from(step_idx + 1).unwrap_or(i32::MAX);
     #[expect(clippy::cast_possible_truncation, reason = "the update runs in f32")]
     let factors = Factors {
-        gradient_scale: gradient_scale as f32,
+        gradient_scale: *gradient_scale as f32,
         beta_1: config.beta_1 as f32,
         beta_2: config.beta_2 as f32,
         step: (config.lr / (1. - config.beta_1.powi(t))) as f32,
