@@ -1,4 +1,4 @@
-//! Single operations: `cargo bench --package diffae-kernels`. Whole networks: `cargo xtask bench`.
+//! Benchmarks of single operations: `cargo bench --package diffae-kernels`. `cargo xtask bench` measures whole networks.
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails says so by a panic")]
 
 use candle_core::{Device, Tensor, Var};
@@ -17,7 +17,7 @@ fn random(dims: &[usize]) -> Tensor {
     Tensor::randn(0f32, 1., dims, &Device::Cpu).unwrap()
 }
 
-/// `[N, C, side, O]` of layers that matter.
+/// Sizes `[N, C, side, O]` of layers that dominate the run time of networks.
 const LAYERS: [[usize; 4]; 7] = [
     [1, 128, 128, 128],
     [1, 128, 64, 128],
@@ -41,7 +41,7 @@ fn conv_3x3_frozen(bencher: Bencher<'_, '_>, layer: [usize; 4]) {
     bencher.counter(multiply_adds(layer)).bench_local(|| run_in_pool(|| conv.apply(&ConvInput::plain(&x)).unwrap()));
 }
 
-/// Forward, and gradients of input, weight and bias.
+/// Forward pass, and gradients w.r.t. input, weight and bias.
 #[divan::bench(args = LAYERS)]
 fn conv_3x3_training(bencher: Bencher<'_, '_>, layer: [usize; 4]) {
     let [n, c, side, o] = layer;

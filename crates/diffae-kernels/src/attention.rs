@@ -3,21 +3,23 @@
 use candle_core::{D, DType, Device, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cpu::length::LengthResult;
 use crate::cpu::matrix::{Matrix, multiply, multiply_alone};
 use crate::cpu::softmax;
 use crate::operation::{Operation, View, apply_1};
 use crate::storage::{runs_here, with_all_floats};
 use crate::tape::differentiable;
 
-/// `y = v softmax(q^T k / sqrt(C / heads))^T` for each image and head; the softmax runs in f32 at least.
+/// Computes self-attention over the pixels of each image, head by head.
 ///
-/// One `[L, L]` matrix a thread is in memory at a time, L = H * W; the backward pass computes it again.
+/// `y = v softmax(q^T k / sqrt(C / heads))^T`; the softmax runs in f32 at least. One `[L, L]` matrix a thread is in memory
+/// at a time, L = H * W; the backward pass recomputes it.
 ///
 /// # Shapes
 /// - `qkv`: `[N, 3C, H, W]`, the channels in order head, then q, k, v, then C / heads; result: `[N, C, H, W]`, dtype of
 ///   `qkv`, heads side by side.
 /// # Errors
-/// If the channels cannot be cut so.
+/// If the channels cannot be split into q, k and v of that many heads.
 /// # Source
 /// Vaswani et al. 2017 (arXiv:1706.03762), Eq. 1.
 pub fn attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
@@ -31,7 +33,7 @@ pub fn attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
     differentiable([qkv], |[qkv]| through_candle(qkv, num_heads))
 }
 
-/// The same as operations of Candle's.
+/// Computes attention by Candle's own operations.
 fn through_candle(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
     let (n, channels, h, w) = qkv.dims4()?;
     let (heads, length) = (n * num_heads, h * w);
@@ -48,21 +50,22 @@ fn through_candle(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
     v.matmul(&weights.transpose(1, 2)?.contiguous()?)?.reshape((n, num_heads * head_width, h, w))
 }
 
-/// `exp(x - max) / sum(exp(x - max))` over the last axis.
+/// Computes `exp(x - max) / sum(exp(x - max))` over the last axis by Candle's own operations.
 fn softmax_of(x: &Tensor) -> Result<Tensor> {
     // The maximum only keeps exp from overflowing; no gradient flows through it.
     let exp = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?.exp()?;
     exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
 }
 
+/// Self-attention of q, k and v in one tensor.
 struct Attention {
     num_heads: usize,
 }
 
-/// A matrix product, alone where each thread has a head of its own.
-type Multiply = fn(Matrix<'_>, Matrix<'_>, &mut [f32]);
+/// A matrix product, on one thread where each thread has a head of its own.
+type Multiply = fn(Matrix<'_>, Matrix<'_>, &mut [f32]) -> LengthResult<()>;
 
-/// q, k and v of one image and head, each `[width, length]`.
+/// Queries, keys and values of one image and head, each `[width, length]`.
 struct Head<'a> {
     q: Matrix<'a>,
     k: Matrix<'a>,
@@ -72,37 +75,42 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    fn new(qkv: &'a [f32], length: usize) -> Self {
+    /// Cuts `qkv`, `[3 * width, length]`, in three.
+    fn new(qkv: &'a [f32], length: usize) -> LengthResult<Self> {
         let part = qkv.len().checked_div(3).unwrap_or(0);
         let width = part.checked_div(length).unwrap_or(0);
-        let matrix = |i: usize| Matrix::rows(&qkv[i * part..(i + 1) * part], width, length);
-        Self { q: matrix(0), k: matrix(1), v: matrix(2), width, length }
+        let matrix = |i: usize| Matrix::new(&qkv[i * part..(i + 1) * part], width, length);
+        Ok(Self { q: matrix(0)?, k: matrix(1)?, v: matrix(2)?, width, length })
     }
 
     fn scale(&self) -> f32 {
         (self.width as f32).sqrt().recip()
     }
 
-    /// The softmax, `[query, key]`.
-    fn weights(&self, multiply: Multiply, to: &mut [f32]) {
-        multiply(self.q.transposed(), self.k, to);
-        softmax::forward(to, self.length, self.scale());
+    /// Computes the attention weights, `[query, key]`.
+    fn weights(&self, multiply: Multiply, to: &mut [f32]) -> LengthResult<()> {
+        multiply(self.q.transposed(), self.k, to)?;
+        softmax::forward(to, self.length, self.scale())
     }
 }
 
-/// Runs `task` for each head of all images: its number, and its part of `to`.
+/// Runs `task` for each head of all images, with its number and its part of `to`.
 ///
 /// With a head for every thread each takes its own; otherwise they share the products of one after the other.
-fn for_each_head(to: &mut [f32], heads: usize, task: impl Fn(Multiply, usize, &mut [f32]) + Sync) {
+fn for_each_head(
+    to: &mut [f32],
+    heads: usize,
+    task: impl Fn(Multiply, usize, &mut [f32]) -> LengthResult<()> + Sync,
+) -> LengthResult<()> {
     let len = to.len().checked_div(heads).unwrap_or(0).max(1);
     if heads >= rayon::current_num_threads() {
-        to.par_chunks_mut(len).enumerate().for_each(|(i, to)| task(multiply_alone, i, to));
+        to.par_chunks_mut(len).enumerate().try_for_each(|(i, to)| task(multiply_alone, i, to))
     } else {
-        to.chunks_mut(len).enumerate().for_each(|(i, to)| task(multiply, i, to));
+        to.chunks_mut(len).enumerate().try_for_each(|(i, to)| task(multiply, i, to))
     }
 }
 
-/// Part i of equal parts.
+/// Cuts `values` into equal parts and returns part i.
 fn part(values: &[f32], parts: usize, i: usize) -> &[f32] {
     let len = values.len().checked_div(parts).unwrap_or(0);
     &values[i * len..(i + 1) * len]
@@ -116,11 +124,11 @@ impl Operation<1> for Attention {
         let (heads, length) = (n * self.num_heads, h * w);
         let mut y = vec![0f32; qkv.len().checked_div(3).unwrap_or(0)];
         for_each_head(&mut y, heads, |multiply, i, y| {
-            let head = Head::new(part(qkv, heads, i), length);
+            let head = Head::new(part(qkv, heads, i), length)?;
             let mut weights = vec![0f32; length * length];
-            head.weights(multiply, &mut weights);
-            multiply(head.v, Matrix::rows(&weights, length, length).transposed(), y);
-        });
+            head.weights(multiply, &mut weights)?;
+            multiply(head.v, Matrix::new(&weights, length, length)?.transposed(), y)
+        })?;
         Ok((y, Shape::from((n, channels.checked_div(3).unwrap_or(0), h, w))))
     }
 
@@ -133,20 +141,20 @@ impl Operation<1> for Attention {
         let gradient = with_all_floats([qkv, dy], |[values, dy]| {
             let mut gradient = vec![0f32; values.len()];
             for_each_head(&mut gradient, heads, |multiply, i, gradient| {
-                let head = Head::new(part(values, heads, i), length);
+                let head = Head::new(part(values, heads, i), length)?;
                 let (mut weights, mut slopes) = (vec![0f32; length * length], vec![0f32; length * length]);
-                head.weights(multiply, &mut weights);
-                let dy = Matrix::rows(part(dy, heads, i), head.width, length);
+                head.weights(multiply, &mut weights)?;
+                let dy = Matrix::new(part(dy, heads, i), head.width, length)?;
                 let len = head.width * length;
                 let (d_q, rest) = gradient.split_at_mut(len);
                 let (d_k, d_v) = rest.split_at_mut(len);
-                multiply(dy, Matrix::rows(&weights, length, length), d_v);
-                multiply(dy.transposed(), head.v, &mut slopes);
-                softmax::backward(&weights, &mut slopes, length, head.scale());
-                let slopes = Matrix::rows(&slopes, length, length); // [query, key]
-                multiply(head.k, slopes.transposed(), d_q);
-                multiply(head.q, slopes, d_k);
-            });
+                multiply(dy, Matrix::new(&weights, length, length)?, d_v)?;
+                multiply(dy.transposed(), head.v, &mut slopes)?;
+                softmax::backward(&weights, &mut slopes, length, head.scale())?;
+                let slopes = Matrix::new(&slopes, length, length)?; // [query, key]
+                multiply(head.k, slopes.transposed(), d_q)?;
+                multiply(head.q, slopes, d_k)
+            })?;
             Ok(gradient)
         })?;
         Ok([Some(Tensor::from_vec(gradient, qkv.shape(), &Device::Cpu)?)])

@@ -1,20 +1,17 @@
-//! Which kernels run: the best that the machine has, unless a program or the environment says otherwise.
+//! Selection of the CPU kernels: the best set that the machine has, unless a program or the environment names another.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use candle_core::{Result, bail};
 
-#[cfg(target_arch = "x86_64")]
-use crate::cpu::simd::{avx2, avx512};
-
-/// The environment variable that forces a set: `portable`, `avx2`, `avx512`, `neon` or `candle`.
+/// Environment variable that selects a kernel set: `portable`, `avx2`, `avx512`, `neon` or `candle`.
 pub const KERNELS_VARIABLE: &str = "DIFFAE_KERNELS";
 
 /// A set of CPU kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum KernelSet {
-    /// None of this crate's: Candle's own operations.
+    /// Candle's own operations, no kernels of this crate.
     Candle = 1,
     /// Plain Rust.
     Portable = 2,
@@ -26,15 +23,16 @@ pub enum KernelSet {
     Neon = 5,
 }
 
-/// Zero until the set in force has been decided.
-static IN_FORCE: AtomicU8 = AtomicU8::new(0);
+/// Code of the selected kernel set, which the machine has, or zero before the first selection.
+static SELECTED: AtomicU8 = AtomicU8::new(0);
+/// Value of [`is_exact`].
 static EXACT: AtomicBool = AtomicBool::new(false);
 
 impl KernelSet {
-    /// All sets, slowest first.
+    /// All kernel sets, slowest first.
     pub const ALL: [Self; 5] = [Self::Candle, Self::Portable, Self::Neon, Self::Avx2, Self::Avx512];
 
-    /// As it is written in `DIFFAE_KERNELS`.
+    /// Returns the name of the set in `DIFFAE_KERNELS`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -46,22 +44,22 @@ impl KernelSet {
         }
     }
 
-    /// Whether this machine can run it.
+    /// Returns whether this machine can run the set.
     #[must_use]
     pub fn is_available(self) -> bool {
         match self {
             Self::Candle | Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::available(),
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => avx512::available(),
+            Self::Avx512 => Self::Avx2.is_available() && is_x86_feature_detected!("avx512f"),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => true,
             _ => false,
         }
     }
 
-    /// The sets that this machine can run, slowest first.
+    /// Returns the sets that this machine can run, slowest first.
     #[must_use]
     pub fn available() -> Vec<Self> {
         Self::ALL.into_iter().filter(|set| set.is_available()).collect()
@@ -75,7 +73,7 @@ impl KernelSet {
         Self::ALL.into_iter().find(|set| *set as u8 == code)
     }
 
-    /// Reads a name.
+    /// Parses the name of a set, as in `DIFFAE_KERNELS`.
     ///
     /// # Errors
     /// If there is no set of that name, or this machine cannot run it.
@@ -91,24 +89,24 @@ impl KernelSet {
     }
 }
 
-/// The set in force.
+/// Returns the selected kernel set.
 ///
-/// The first call reads `DIFFAE_KERNELS`; a name that is wrong there is left to [`kernels_from_environment`] to
-/// report, and the best set is taken.
+/// The first call reads `DIFFAE_KERNELS`; if the name there is wrong, it selects the best set and leaves the report to
+/// [`kernels_from_environment`].
 #[must_use]
 pub fn kernel_set() -> KernelSet {
-    if let Some(set) = KernelSet::from_code(IN_FORCE.load(Ordering::Relaxed)) {
+    if let Some(set) = KernelSet::from_code(SELECTED.load(Ordering::Relaxed)) {
         return set;
     }
     let set = kernels_from_environment().ok().flatten().unwrap_or_else(KernelSet::best);
-    // Another thread may have put one in force meanwhile, which stays.
-    match IN_FORCE.compare_exchange(0, set as u8, Ordering::Relaxed, Ordering::Relaxed) {
+    // Another thread may have selected one meanwhile, which stays.
+    match SELECTED.compare_exchange(0, set as u8, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => set,
         Err(other) => KernelSet::from_code(other).unwrap_or(set),
     }
 }
 
-/// Puts a set in force, for the whole process, from the next operation on.
+/// Selects a kernel set for the whole process, from the next operation on.
 ///
 /// # Errors
 /// If this machine cannot run it.
@@ -116,29 +114,29 @@ pub fn force_kernel_set(set: KernelSet) -> Result<()> {
     if !set.is_available() {
         bail!("this machine cannot run the {} kernels", set.name())
     }
-    IN_FORCE.store(set as u8, Ordering::Relaxed);
+    SELECTED.store(set as u8, Ordering::Relaxed);
     Ok(())
 }
 
-/// What `DIFFAE_KERNELS` asks for, if it is set. Programs call it once, to report a wrong name.
+/// Reads the kernel set that `DIFFAE_KERNELS` names, if it is set. Programs call it once, to report a wrong name.
 ///
 /// # Errors
-/// As [`KernelSet::from_name`].
+/// If there is no set of that name, or this machine cannot run it.
 pub fn kernels_from_environment() -> Result<Option<KernelSet>> {
     let name = std::env::var_os(KERNELS_VARIABLE).filter(|name| !name.is_empty());
     name.map(|name| KernelSet::from_name(&name.to_string_lossy())).transpose()
 }
 
-/// Switches the algorithms off that round differently from a plain sum of products (Winograd), for the process. Call it
-/// before any work: a frozen layer that has run once stays with the algorithm that its weights were packed for.
+/// Disables the algorithms that round differently from a plain sum of products (Winograd), for the whole process.
 ///
-/// Tests hold them within 1e-5 of the largest output of a layer; see `docs/parity.md`.
+/// Must be called before the first operation: a frozen layer that has run once stays with the algorithm that its weights
+/// were packed for. Tests hold Winograd within 1e-5 of the largest output of a layer; see `docs/parity.md`.
 #[expect(clippy::fn_params_excessive_bools, reason = "a switch; its name says what `true` means")]
 pub fn set_exact(exact: bool) {
     EXACT.store(exact, Ordering::Relaxed);
 }
 
-/// Whether [`set_exact`] is on.
+/// Returns whether [`set_exact`] has disabled Winograd's algorithm.
 #[must_use]
 pub fn is_exact() -> bool {
     EXACT.load(Ordering::Relaxed)

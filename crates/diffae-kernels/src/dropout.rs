@@ -1,4 +1,4 @@
-//! Dropout whose mask is computed, not kept.
+//! Dropout that recomputes its mask in the backward pass instead of saving it.
 
 use candle_core::{DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -7,24 +7,24 @@ use crate::operation::{Operation, View, apply_1};
 use crate::storage::{runs_here, with_floats};
 use crate::tape::differentiable;
 
-/// How elements are dropped.
+/// Settings of one dropout.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// Probability, in `[0, 1)`.
+    /// Probability of dropping an element, in `[0, 1)`.
     pub probability: f64,
-    /// Decides which.
+    /// Seed that determines the mask.
     pub seed: u64,
 }
 
-/// Elements that a task takes: the mask of each such block depends on its number alone.
+/// Number of elements of a task: the mask of each such block depends on its number alone.
 const BLOCK: usize = 1 << 14;
 
-/// Sets elements to zero with a probability p and multiplies the others by `1 / (1 - p)`.
+/// Zeroes elements with a probability p and multiplies the others by `1 / (1 - p)`.
 ///
 /// The same seed gives the same mask on every device and with any number of threads. p is rounded to 1/65536.
 ///
 /// # Shapes
-/// - `x`: any; result: the same.
+/// - `x`, result: any, the same.
 /// # Errors
 /// If the probability is not in `[0, 1)`.
 /// # Source
@@ -43,9 +43,10 @@ pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
     differentiable([x], |[x]| x * factors)
 }
 
+/// A dropout mask, as a function of positions.
 #[derive(Debug, Clone, Copy)]
 struct Mask {
-    /// Numbers of sixteen bits below this are dropped.
+    /// Elements whose sixteen random bits are below this are dropped.
     threshold: u16,
     factor: f32,
     seed: u64,
@@ -81,7 +82,7 @@ impl Mask {
     }
 }
 
-/// The finalizer of `SplitMix64` (Steele et al. 2014).
+/// Applies the finalizer of `SplitMix64` (Steele et al. 2014).
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -2,48 +2,30 @@
 
 use candle_core::{D, DType, Device, Result, Shape, Tensor, bail};
 
-use crate::cpu::group_norm::{self as cpu, Backward};
-use crate::cpu::planes::{self, Affine, Planes};
+pub use crate::cpu::group_norm::NORM_EPS;
+pub use crate::cpu::planes::Activation;
+
+use crate::cpu::group_norm::{Backward, Moments, apply};
+use crate::cpu::planes::Planes;
 use crate::operation::{Operation, View, apply_3};
 use crate::storage::{runs_here, with_all_floats};
 use crate::tape::differentiable;
 
-/// Added to the variance.
-pub const NORM_EPS: f64 = 1e-5;
-
-/// What follows the affine map.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// Nothing.
-    Identity,
-    /// `u * sigmoid(u)`.
-    Silu,
-}
-
-impl From<Activation> for planes::Activation {
-    fn from(activation: Activation) -> Self {
-        match activation {
-            Activation::Identity => Self::Identity,
-            Activation::Silu => Self::Silu,
-        }
-    }
-}
-
-/// A group norm and what follows it.
+/// A group norm, its affine map and its activation.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupNorm<'a> {
     /// Number of groups; divides C.
     pub num_groups: usize,
-    /// `[N, C]`, or `[1, C]` or `[C]` for all images.
+    /// Factor, `[N, C]`, or `[1, C]` or `[C]` for all images.
     pub scale: &'a Tensor,
-    /// As `scale`.
+    /// Summand, `[N, C]`, or `[1, C]` or `[C]` for all images.
     pub shift: &'a Tensor,
-    /// What follows.
+    /// Activation that follows the affine map.
     pub activation: Activation,
 }
 
 impl GroupNorm<'_> {
-    /// Fails if it does not fit `channels` channels of `images` images.
+    /// Fails if the norm does not fit `channels` channels of `images` images.
     pub(crate) fn check(&self, images: usize, channels: usize) -> Result<()> {
         if self.num_groups == 0 || !channels.is_multiple_of(self.num_groups) {
             bail!("{channels} channels cannot be cut into {} groups", self.num_groups)
@@ -62,12 +44,14 @@ impl GroupNorm<'_> {
     }
 }
 
-/// `activation(x_hat * scale + shift)`, `x_hat = (x - mean) / sqrt(variance + 1e-5)` over each group of channels.
+/// Normalizes groups of channels, then applies an affine map and an activation.
 ///
-/// The variance is the biased one; statistics are in f32 at least. Nothing but x is kept for the backward pass.
+/// `y = activation(x_hat * scale + shift)`, `x_hat = (x - mean) / sqrt(variance + 1e-5)`, with mean and variance over each
+/// group of channels of an image. The variance is the biased one; statistics are in f32 at least. The backward pass
+/// saves `x` only.
 ///
 /// # Shapes
-/// - `x`: `[N, C, H, W]`; result: the same, dtype of `x`.
+/// - `x`: `[N, C, H, W]`; result: as `x`, of its dtype.
 /// # Errors
 /// If shapes do not fit.
 /// # Source
@@ -96,6 +80,7 @@ pub fn group_norm(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor> {
     })
 }
 
+/// Group norm with an affine map and an activation, as an operation on x, scale and shift.
 #[derive(Debug, Clone, Copy)]
 struct Op {
     num_groups: usize,
@@ -108,11 +93,9 @@ impl Operation<3> for Op {
     fn forward(&self, [(x, dims), (scale, _), (shift, _)]: [View<'_>; 3]) -> Result<(Vec<f32>, Shape)> {
         let shape = Shape::from(dims);
         let (images, channels, height, width) = shape.dims4()?;
-        let mut planes = Planes::plain(x.as_ptr(), channels, height, width);
-        let moments = cpu::moments_of(images, &planes, self.num_groups);
-        let folded = cpu::fold_affine(&moments, (scale, shift), images, channels);
-        planes.affine = Some(folded_affine(&folded, self.activation));
-        Ok((cpu::apply_to_vec(images, &planes), shape))
+        let planes = Planes::new(x, [images, channels, height, width])?;
+        let folded = Moments::new(&planes, self.num_groups)?.fold(scale, shift)?;
+        Ok((apply(&planes.with_affine(folded.affine(self.activation))?), shape))
     }
 
     fn gradients(
@@ -123,11 +106,9 @@ impl Operation<3> for Op {
     ) -> Result<[Option<Tensor>; 3]> {
         let (images, channels, height, width) = x.dims4()?;
         let (d_x, sums) = with_all_floats([x, dy, scale, shift], |[x, dy, scale, shift]| {
-            let planes = Planes::plain(x.as_ptr(), channels, height, width);
-            let moments = cpu::moments_of(images, &planes, self.num_groups);
-            let activation = self.activation.into();
-            let backward = Backward { images, x: planes, moments: &moments, scale, shift, activation };
-            Ok(backward.to_vec(dy))
+            let planes = Planes::new(x, [images, channels, height, width])?;
+            let moments = Moments::new(&planes, self.num_groups)?;
+            Ok(Backward::new(planes, &moments, scale, shift, self.activation)?.to_vec(dy)?)
         })?;
         let d_x = wanted[0].then(|| Tensor::from_vec(d_x, x.shape(), &Device::Cpu)).transpose()?;
         let [d_scale, d_shift] = affine_gradients(sums, images, [scale, shift], [wanted[1], wanted[2]])?;
@@ -135,12 +116,10 @@ impl Operation<3> for Op {
     }
 }
 
-/// The affine map that [`cpu::fold_affine`] has made.
-pub(crate) fn folded_affine(folded: &[Vec<f32>; 2], activation: Activation) -> Affine {
-    Affine { scale: folded[0].as_ptr(), shift: folded[1].as_ptr(), activation: activation.into() }
-}
-
-/// Gradients by image and channel, `[2, N, C]`, in the shapes of scale and shift.
+/// Sums gradients by image and channel, `[2, N, C]`, to the shapes of scale and shift.
+///
+/// # Errors
+/// If sizes do not fit.
 pub(crate) fn affine_gradients(
     sums: Vec<f32>,
     images: usize,

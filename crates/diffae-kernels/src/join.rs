@@ -1,16 +1,16 @@
-//! Where two tensors become one: sum and concatenation.
+//! Elementwise addition and channel concatenation.
 
-use candle_core::{Device, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 
 use crate::cpu::elementwise;
 use crate::operation::{Operation, View, apply_2};
-use crate::storage::{runs_here, with_all_floats};
+use crate::storage::{runs_here, sum};
 use crate::tape::{self, differentiable};
 
-/// `a + b`, on all threads.
+/// Adds two tensors elementwise, on all threads: `a + b`.
 ///
 /// # Shapes
-/// - `a`, `b`, result: the same.
+/// - `a`, `b`, result: any, all the same.
 /// # Errors
 /// If shapes, number types or devices differ.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -25,17 +25,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(y)
 }
 
-/// `a + b` of tensors that have no part in any differentiation.
-pub(crate) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if runs_here([a, b]) {
-        let sum = with_all_floats([a, b], |[a, b]| Ok(elementwise::add(a, b)))?;
-        Tensor::from_vec(sum, a.shape(), &Device::Cpu)
-    } else {
-        a.detach() + b.detach()
-    }
-}
-
-/// `[a, b]` along the channels, on all threads.
+/// Concatenates two tensors along the channels, on all threads: `[a, b]`.
 ///
 /// # Shapes
 /// - `a`: `[N, A, H, W]`; `b`: `[N, B, H, W]`; result: `[N, A + B, H, W]`.
@@ -49,13 +39,14 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if runs_here([a, b]) { apply_2(a, b, ConcatChannels) } else { differentiable([a, b], |both| Tensor::cat(&both, 1)) }
 }
 
+/// Elementwise addition.
 struct Add;
 
 impl Operation<2> for Add {
     const NAME: &'static str = "add";
 
     fn forward(&self, [(a, dims), (b, _)]: [View<'_>; 2]) -> Result<(Vec<f32>, Shape)> {
-        Ok((elementwise::add(a, b), Shape::from(dims)))
+        Ok((elementwise::add(a, b)?, Shape::from(dims)))
     }
 
     fn gradients(&self, _: [&Tensor; 2], wanted: [bool; 2], dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
@@ -63,6 +54,7 @@ impl Operation<2> for Add {
     }
 }
 
+/// Concatenation along the channels.
 struct ConcatChannels;
 
 impl Operation<2> for ConcatChannels {
@@ -71,7 +63,7 @@ impl Operation<2> for ConcatChannels {
     fn forward(&self, [(a, a_dims), (b, b_dims)]: [View<'_>; 2]) -> Result<(Vec<f32>, Shape)> {
         let ((n, c_a, h, w), c_b) = (Shape::from(a_dims).dims4()?, b_dims.get(1).copied().unwrap_or(0));
         let area = h * w;
-        let both = elementwise::interleave((a, c_a * area), (b, c_b * area));
+        let both = elementwise::interleave(a, b, n, [c_a * area, c_b * area])?;
         Ok((both, Shape::from((n, c_a + c_b, h, w))))
     }
 
@@ -80,7 +72,10 @@ impl Operation<2> for ConcatChannels {
     }
 }
 
-/// The two parts of `dy`, `[N, A + B, H, W]`, that are wanted.
+/// Splits `dy`, `[N, A + B, H, W]`, into those of its two parts that are wanted.
+///
+/// # Errors
+/// If the channels are fewer.
 pub(crate) fn split_channels(dy: &Tensor, [a, b]: [usize; 2], wanted: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
     let part = |wanted: bool, start, len| wanted.then(|| dy.narrow(1, start, len)?.contiguous()).transpose();
     Ok([part(wanted[0], 0, a)?, part(wanted[1], a, b)?])

@@ -1,4 +1,4 @@
-//! What a tape keeps of activations for the way back.
+//! Saved activations, in f32 or rounded to bf16.
 
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 use half::bf16;
@@ -7,20 +7,22 @@ use rayon::prelude::*;
 
 use crate::storage::with_floats;
 
-/// Elements that a thread converts at once.
+/// Number of elements that a thread converts at once.
 const CHUNK: usize = 1 << 14;
 
-/// In which number type a tape keeps activations for the way back. Parameters, gradients and all arithmetic stay f32.
+/// Number type in which a tape saves activations for the backward pass.
+///
+/// Parameters, gradients and all arithmetic stay f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ActivationStorage {
-    /// As they were computed.
+    /// f32, as they were computed.
     #[default]
     F32,
-    /// Rounded to bf16: half the memory, gradients with a relative error of some 2^-9 for each operation.
+    /// bf16: half the memory, gradients with a relative error of some 2^-9 for each operation.
     Bf16,
 }
 
-/// An activation, or half of its bits.
+/// An activation saved for the backward pass.
 #[derive(Debug, Clone)]
 pub(crate) struct Kept {
     tensor: Tensor,
@@ -28,12 +30,15 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// As it is.
+    /// Saves a tensor unrounded.
     pub(crate) fn whole(tensor: &Tensor) -> Self {
         Self { tensor: tensor.detach(), is_rounded: false }
     }
 
-    /// Rounded; only f32 on the CPU is.
+    /// Saves a tensor rounded to bf16; other than f32 on the CPU, it is saved unrounded.
+    ///
+    /// # Errors
+    /// If Candle cannot read the tensor.
     pub(crate) fn rounded(tensor: &Tensor) -> Result<Self> {
         if tensor.dtype() != DType::F32 || !tensor.device().is_cpu() {
             return Ok(Self::whole(tensor));
@@ -47,7 +52,10 @@ impl Kept {
         Ok(Self { tensor: Tensor::from_vec(rounded, tensor.shape(), &Device::Cpu)?, is_rounded: true })
     }
 
-    /// The activation, contiguous.
+    /// Returns the activation, contiguous, in its original number type.
+    ///
+    /// # Errors
+    /// If Candle cannot make a tensor of it.
     pub(crate) fn get(&self) -> Result<Tensor> {
         if !self.is_rounded {
             return self.tensor.contiguous();
@@ -61,7 +69,7 @@ impl Kept {
         Tensor::from_vec(values, self.tensor.shape(), &Device::Cpu)
     }
 
-    /// Memory that it takes.
+    /// Returns the size of the saved activation, in bytes.
     pub(crate) fn num_bytes(&self) -> usize {
         self.tensor.elem_count() * self.tensor.dtype().size_in_bytes()
     }

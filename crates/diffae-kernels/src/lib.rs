@@ -1,4 +1,4 @@
-//! Tensor operations of Diffusion Autoencoders whose [Candle](candle_core) CPU version is wrong or slow.
+//! Tensor operations of Diffusion Autoencoders whose [Candle](candle_core) CPU version is slow or wrong.
 //!
 //! Each function takes and returns Candle tensors, is differentiable, and picks its implementation by
 //! device: a kernel of this crate on the CPU, Candle's own operations on CUDA and Metal. The crate knows
@@ -6,16 +6,16 @@
 //!
 //! | operation | why it is here |
 //! |---|---|
-//! | [`conv2d`], [`ConvWeight`] | Candle's is 4 to 12 times slower, backward more so; a layer takes norm, activation, a second input and a sum along |
+//! | [`conv2d`], [`ConvWeight`] | Candle's is 4 to 12 times slower, backward more so; a layer fuses norm, activation, skip connection and residual |
 //! | [`group_norm`], [`attention`], [`linear`], [`add`], [`concat_channels`] | Candle's are several passes over memory on one thread |
 //! | [`upsample_nearest_2x`] | Candle's `upsample_nearest2d` loses gradients when its input has a second consumer |
 //! | [`average_pool_2x`] | the adjoint of the former; Candle's runs on one thread |
-//! | [`dropout`] | a mask that a seed decides, so that it need not be kept |
-//! | [`record`], [`Tape`] | Candle's graph keeps every activation to the end and sums each gradient onto zeros |
+//! | [`dropout`] | a mask that a seed determines, so that it need not be saved |
+//! | [`record`], [`Tape`] | Candle's graph keeps every activation to the end of the backward pass and sums each gradient onto zeros |
 //! | [`adam_step`] | moments, parameters and moving average in one pass |
 //!
-//! Which instructions run is decided by the machine; [`force_kernel_set`] and the environment variable
-//! [`KERNELS_VARIABLE`] decide otherwise.
+//! Kernels use the best instruction set that the machine has, unless [`force_kernel_set`] or the environment variable
+//! [`KERNELS_VARIABLE`] selects another.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -58,7 +58,7 @@ pub use group_norm::{Activation, GroupNorm, NORM_EPS, group_norm};
 pub use join::{add, concat_channels};
 pub use kept::ActivationStorage;
 pub use linear::linear;
-pub use optimizer::{AdamConfig, ParameterState, adam_step, sum_of_squares};
+pub use optimizer::{AdamConfig, AdamStep, ParameterState, adam_step, sum_of_squares};
 pub use resample::{average_pool_2x, upsample_nearest_2x};
 pub use tape::{Gradients, Tape, checkpoint, differentiable, no_gradients, record, record_with};
 pub use threads::{run_in_pool, set_num_threads};

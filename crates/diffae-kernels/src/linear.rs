@@ -1,4 +1,4 @@
-//! Fully connected layer.
+//! Fully connected layers.
 
 use candle_core::{Device, Result, Shape, Tensor, bail};
 
@@ -9,10 +9,10 @@ use crate::operation::{Operation, View, apply_3};
 use crate::storage::{runs_here, with_all_floats};
 use crate::tape::{differentiable, is_recording};
 
-/// `y = x weight^T + bias`.
+/// Applies a fully connected layer, `y = x weight^T + bias`.
 ///
-/// On the CPU, outside of a recording, a row of the result depends on that row of `x` alone, to the bit: what is computed of a
-/// picture does not depend on the batch it is in.
+/// On the CPU, unless a tape is being recorded, a row of the result depends on that row of `x` alone, to the bit: results
+/// of an image do not depend on its batch.
 ///
 /// # Shapes
 /// - `x`: `[N, in]`; `weight`: `[out, in]`; `bias`: `[out]`; result: `[N, out]`, all of one dtype.
@@ -30,6 +30,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     differentiable([x, weight, bias], |[x, weight, bias]| x.matmul(&weight.t()?)?.broadcast_add(bias))
 }
 
+/// A fully connected layer of input, weight and bias.
 struct Linear;
 
 impl Operation<3> for Linear {
@@ -40,10 +41,10 @@ impl Operation<3> for Linear {
         let outputs = Shape::from(bias_dims).dims1()?;
         // A matrix product rounds differently for other numbers of rows; training does not mind, and is faster by it.
         let y = if rows <= FEW_ROWS || !is_recording() {
-            few_rows(x, weight, bias, inputs)
+            few_rows(x, weight, bias, inputs)?
         } else {
             let mut y = vec![0f32; rows * outputs];
-            multiply(Matrix::rows(x, rows, inputs), Matrix::rows(weight, outputs, inputs).transposed(), &mut y);
+            multiply(Matrix::new(x, rows, inputs)?, Matrix::new(weight, outputs, inputs)?.transposed(), &mut y)?;
             for row in y.chunks_mut(outputs.max(1)) {
                 for (y, bias) in row.iter_mut().zip(bias) {
                     *y += bias;
@@ -63,16 +64,16 @@ impl Operation<3> for Linear {
         let ((rows, inputs), outputs) = (x.dims2()?, bias.dims1()?);
         let product = |a: Matrix<'_>, b: Matrix<'_>, like: &Tensor| {
             let mut to = vec![0f32; like.elem_count()];
-            multiply(a, b, &mut to);
+            multiply(a, b, &mut to)?;
             Tensor::from_vec(to, like.shape(), &Device::Cpu)
         };
         with_all_floats([x, weight, dy], |[x_values, weight_values, dy_values]| {
-            let dy = Matrix::rows(dy_values, rows, outputs);
-            let d_x = x_wanted.then(|| product(dy, Matrix::rows(weight_values, outputs, inputs), x));
+            let dy = Matrix::new(dy_values, rows, outputs)?;
+            let d_x = x_wanted.then(|| product(dy, Matrix::new(weight_values, outputs, inputs)?, x));
             let d_weight =
-                weight_wanted.then(|| product(dy.transposed(), Matrix::rows(x_values, rows, inputs), weight));
+                weight_wanted.then(|| product(dy.transposed(), Matrix::new(x_values, rows, inputs)?, weight));
             let d_bias =
-                bias_wanted.then(|| Tensor::from_vec(channel_sums(dy_values, outputs, 1), outputs, &Device::Cpu));
+                bias_wanted.then(|| Tensor::from_vec(channel_sums(dy_values, outputs, 1)?, outputs, &Device::Cpu));
             Ok([d_x.transpose()?, d_weight.transpose()?, d_bias.transpose()?])
         })
     }

@@ -1,39 +1,54 @@
-//! Operations that both Candle's graph and a tape can differentiate.
+//! Operations that can be differentiated both in Candle's graph and on a tape.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use crate::storage::{floats, with_all_floats};
 use crate::tape;
 
-/// The elements of an input, and their shape.
+/// Elements and shape of an input.
 pub(crate) type View<'a> = (&'a [f32], &'a [usize]);
 
 /// A differentiable operation on f32 tensors on the CPU.
 pub(crate) trait Operation<const N: usize>: Send + Sync + 'static {
-    /// For error messages.
+    /// Name of the operation in error messages.
     const NAME: &'static str;
 
-    /// The elements and the shape of the result.
+    /// Computes the elements and the shape of the result.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
     fn forward(&self, inputs: [View<'_>; N]) -> Result<(Vec<f32>, Shape)>;
 
-    /// The gradients of those inputs that need one. `inputs` are contiguous.
+    /// Computes the gradients w.r.t. those inputs that are `wanted`, from that w.r.t. the result. `inputs` are contiguous.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
     fn gradients(&self, inputs: [&Tensor; N], wanted: [bool; N], dy: &Tensor) -> Result<[Option<Tensor>; N]>;
 }
 
-/// An operation as Candle knows it.
+/// Adapts an [`Operation`] to Candle's `CustomOp` traits.
 struct InGraph<O>(O);
 
-/// Applies an operation of one tensor.
+/// Applies an operation to one tensor, in the mode of this thread.
+///
+/// # Errors
+/// That of the operation.
 pub(crate) fn apply_1(x: &Tensor, op: impl Operation<1>) -> Result<Tensor> {
     if tape::in_graph() { x.contiguous()?.apply_op1(InGraph(op)) } else { apply_on_tape([x], op) }
 }
 
-/// Applies an operation of two tensors.
+/// Applies an operation to two tensors, in the mode of this thread.
+///
+/// # Errors
+/// That of the operation.
 pub(crate) fn apply_2(x: &Tensor, y: &Tensor, op: impl Operation<2>) -> Result<Tensor> {
     if tape::in_graph() { x.contiguous()?.apply_op2(&y.contiguous()?, InGraph(op)) } else { apply_on_tape([x, y], op) }
 }
 
-/// Applies an operation of three tensors.
+/// Applies an operation to three tensors, in the mode of this thread.
+///
+/// # Errors
+/// That of the operation.
 pub(crate) fn apply_3(inputs: [&Tensor; 3], op: impl Operation<3>) -> Result<Tensor> {
     let [x, y, z] = inputs;
     if tape::in_graph() {
@@ -43,6 +58,7 @@ pub(crate) fn apply_3(inputs: [&Tensor; 3], op: impl Operation<3>) -> Result<Ten
     }
 }
 
+/// Applies an operation and records it, if a tape is being recorded.
 fn apply_on_tape<const N: usize>(inputs: [&Tensor; N], op: impl Operation<N>) -> Result<Tensor> {
     let (values, shape) = with_all_floats(inputs, |values| {
         let mut views: [View<'_>; N] = [(&[], &[]); N];
@@ -66,10 +82,12 @@ fn apply_on_tape<const N: usize>(inputs: [&Tensor; N], op: impl Operation<N>) ->
     Ok(y)
 }
 
+/// Views a storage of Candle's as the input of an operation.
 fn view<'a>(storage: &'a CpuStorage, layout: &'a Layout) -> Result<View<'a>> {
     Ok((floats(storage, layout)?, layout.dims()))
 }
 
+/// Wraps a result as a storage of Candle's.
 fn stored((values, shape): (Vec<f32>, Shape)) -> (CpuStorage, Shape) {
     (CpuStorage::F32(values), shape)
 }

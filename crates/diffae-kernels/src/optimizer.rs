@@ -1,4 +1,4 @@
-//! One step of Adam or `AdamW`, and of the moving average of the parameters.
+//! The Adam and `AdamW` update of a parameter, together with its moving average.
 
 use std::cell::RefCell;
 
@@ -16,7 +16,7 @@ pub struct AdamConfig {
     pub beta_1: f64,
     /// Decay of the mean of squared gradients.
     pub beta_2: f64,
-    /// Added to the root of the latter.
+    /// Stabilizer that is added to the root of the mean of squared gradients.
     pub eps: f64,
     /// Decoupled weight decay (`AdamW`); 0 is Adam.
     pub weight_decay: f64,
@@ -24,35 +24,42 @@ pub struct AdamConfig {
     pub ema_decay: f64,
 }
 
-/// What the optimizer keeps of one parameter, in f32, in the order of its elements.
+/// One step of Adam, the same for all parameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamStep {
+    /// Settings of Adam.
+    pub config: AdamConfig,
+    /// Number of steps before this one: t - 1, from 0.
+    pub step_idx: usize,
+    /// Factor that gradients are multiplied with first, for clipping.
+    pub gradient_scale: f64,
+}
+
+/// Optimizer state of one parameter, in f32, in the order of its elements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParameterState {
     /// Decayed mean of gradients.
     pub m: Vec<f32>,
     /// Decayed mean of squared gradients.
     pub v: Vec<f32>,
-    /// Moving average of the parameter; empty if none is kept.
+    /// Moving average of the parameter, or empty if there is none.
     pub ema: Vec<f32>,
 }
 
-/// Updates `parameter`, its moments and its moving average in one pass on all threads.
+/// Updates a parameter, its moments and its moving average in one pass on all threads.
 ///
 /// `g = gradient_scale * gradient`; `m = beta_1 m + (1 - beta_1) g`; `v = beta_2 v + (1 - beta_2) g^2`;
 /// `p = p (1 - lr weight_decay) - lr m_hat / (sqrt(v_hat) + eps)`, `m_hat = m / (1 - beta_1^t)`,
 /// `v_hat = v / (1 - beta_2^t)`; `ema = ema_decay ema + (1 - ema_decay) p`.
 ///
 /// # Shapes
-/// - `gradient`: as `parameter`, f32 on the CPU; `step_idx`: t - 1, from 0.
+/// - `parameter`: any, f32 on the CPU; `gradient`: as `parameter`.
 /// # Errors
 /// If shapes, number types or lengths of the state do not fit.
 /// # Source
 /// Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1; Loshchilov and Hutter 2019 (arXiv:1711.05101), Algorithm 2.
-pub fn adam_step(
-    parameter: &Var,
-    gradient: &Tensor,
-    state: &mut ParameterState,
-    (config, step_idx, gradient_scale): (&AdamConfig, usize, f64),
-) -> Result<()> {
+pub fn adam_step(parameter: &Var, gradient: &Tensor, state: &mut ParameterState, step: &AdamStep) -> Result<()> {
+    let AdamStep { config, step_idx, gradient_scale } = step;
     let count = parameter.elem_count();
     let lengths = [state.m.len(), state.v.len()];
     if gradient.dims() != parameter.dims() || lengths != [count; 2] || ![0, count].contains(&state.ema.len()) {
@@ -61,7 +68,7 @@ pub fn adam_step(
     let t = i32::try_from(step_idx + 1).unwrap_or(i32::MAX);
     #[expect(clippy::cast_possible_truncation, reason = "the update runs in f32")]
     let factors = Factors {
-        gradient_scale: gradient_scale as f32,
+        gradient_scale: *gradient_scale as f32,
         beta_1: config.beta_1 as f32,
         beta_2: config.beta_2 as f32,
         step: (config.lr / (1. - config.beta_1.powi(t))) as f32,
@@ -73,7 +80,7 @@ pub fn adam_step(
     with_floats(gradient, |gradient| parameter.inplace_op1(&Step { gradient, state: RefCell::new(state), factors }))
 }
 
-/// The sum of squares of a tensor, for the norm of all gradients.
+/// Computes the sum of squares of a tensor, as the norm of all gradients needs it.
 ///
 /// # Errors
 /// If the device fails.
@@ -81,6 +88,7 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     with_floats(&x.to_dtype(candle_core::DType::F32)?, |values| Ok(cpu::sum_of_squares(values)))
 }
 
+/// In-place update of one parameter.
 struct Step<'a> {
     gradient: &'a [f32],
     state: RefCell<&'a mut ParameterState>,
@@ -99,7 +107,6 @@ impl InplaceOp1 for Step<'_> {
         let mut state = self.state.borrow_mut();
         let ParameterState { m, v, ema } = &mut **state;
         let parameter = &mut values[start..end];
-        cpu::step(Buffers { parameter, gradient: self.gradient, m, v, ema }, self.factors);
-        Ok(())
+        Ok(cpu::step(Buffers { parameter, gradient: self.gradient, m, v, ema }, self.factors)?)
     }
 }

@@ -8,7 +8,9 @@ use rayon::prelude::*;
 
 use crate::tape::{self, differentiable};
 
-/// Repeats every pixel of the last two axes twice along both: `y[.., 2i + a, 2j + b] = x[.., i, j]`, `a, b` in `{0, 1}`.
+/// Upsamples images by a factor of two with nearest neighbors.
+///
+/// `y[.., 2i + a, 2j + b] = x[.., i, j]`, `a, b` in `{0, 1}`.
 ///
 /// Gradient: each input pixel receives the sum over its four copies, added to what other consumers of `x`
 /// contribute. (Candle 0.11's `upsample_nearest2d` overwrites those instead.)
@@ -27,7 +29,9 @@ pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// Means over disjoint 2x2 windows of the last two axes: `y[.., i, j] = mean of x[.., 2i..2i+2, 2j..2j+2]`.
+/// Downsamples images by a factor of two with means over disjoint 2x2 windows.
+///
+/// `y[.., i, j] = mean of x[.., 2i..2i+2, 2j..2j+2]`.
 ///
 /// # Shapes
 /// - `x`: `[N, C, H, W]`, any float dtype, H and W even; result: `[N, C, H/2, W/2]`, same dtype.
@@ -41,7 +45,7 @@ pub fn average_pool_2x(x: &Tensor) -> Result<Tensor> {
     if x.device().is_cpu() { apply(x, AveragePool) } else { differentiable([x], |[x]| x.avg_pool2d(2)) }
 }
 
-/// Applies an operation whose gradient needs nothing but that of its result.
+/// Applies an operation whose backward pass needs only the gradient w.r.t. its result.
 fn apply(x: &Tensor, op: impl CustomOp1 + Send + Sync + 'static) -> Result<Tensor> {
     if tape::in_graph() {
         return x.apply_op1(op);
@@ -51,7 +55,10 @@ fn apply(x: &Tensor, op: impl CustomOp1 + Send + Sync + 'static) -> Result<Tenso
     Ok(y)
 }
 
+/// Nearest-neighbor upsampling.
 struct Upsample;
+
+/// 2x2 mean.
 struct AveragePool;
 
 impl CustomOp1 for Upsample {
@@ -98,7 +105,7 @@ impl CustomOp1 for AveragePool {
     }
 }
 
-/// The elements of a contiguous layout, as one slice.
+/// Returns the elements of a contiguous layout as one slice.
 fn contiguous<'a, T>(storage: &'a [T], layout: &Layout) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage[start..end]),
@@ -106,7 +113,7 @@ fn contiguous<'a, T>(storage: &'a [T], layout: &Layout) -> Result<&'a [T]> {
     }
 }
 
-/// `x` is a row of `[h, w]` planes; so is the result, of `[2h, 2w]` planes.
+/// Upsamples planes, `[.., h, w]` to `[.., 2h, 2w]`.
 fn upsample_planes<T: Copy + Default + Send + Sync>(x: &[T], h: usize, w: usize) -> Vec<T> {
     let mut y = vec![T::default(); 4 * x.len()];
     if x.is_empty() {
@@ -124,7 +131,7 @@ fn upsample_planes<T: Copy + Default + Send + Sync>(x: &[T], h: usize, w: usize)
     y
 }
 
-/// `x` is a row of `[h, w]` planes with even sides; so is the result, of `[h/2, w/2]` planes.
+/// Averages planes over 2x2 windows, `[.., h, w]` with even sides to `[.., h/2, w/2]`.
 fn average_planes<T: WithDType + Default>(x: &[T], h: usize, w: usize) -> Vec<T> {
     let mut y = vec![T::default(); x.len() >> 2];
     if y.is_empty() {
@@ -159,7 +166,7 @@ mod tests {
         x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// The gradient of `sum(up(x) * a) + sum(x * b)` with respect to x: x has two consumers, as in an up block.
+    /// Computes the gradient of `sum(up(x) * a) + sum(x * b)` w.r.t. x, which has two consumers as in an up block.
     fn gradient_with_two_consumers(up: impl Fn(&Tensor) -> Tensor) -> Vec<f32> {
         let x = Var::from_tensor(&ramp((1, 2, 2, 2))).unwrap();
         let (a, b) = (ramp((1, 2, 4, 4)), ramp((1, 2, 2, 2)));
@@ -183,7 +190,7 @@ mod tests {
         }
     }
 
-    /// The fault that this module works round. When this test fails, Candle has mended it.
+    /// Candle's fault that this module works around. When this test fails, Candle has fixed it.
     #[test]
     fn candle_upsampling_loses_the_gradient_of_another_consumer() {
         let got = gradient_with_two_consumers(|x| x.upsample_nearest2d(4, 4).unwrap());

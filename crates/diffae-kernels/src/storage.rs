@@ -1,16 +1,28 @@
-//! Between Candle's tensors and slices.
+//! Conversion between Candle's tensors and slices.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Error, Layout, Result, Storage, Tensor, bail};
 
+use crate::cpu::elementwise;
+use crate::cpu::length::LengthError;
 use crate::dispatch::{KernelSet, kernel_set};
 
-/// Whether a kernel of this crate computes on these tensors: f32, on the CPU, and no one has asked for Candle's own.
+impl From<LengthError> for Error {
+    fn from(error: LengthError) -> Self {
+        Self::wrap(error)
+    }
+}
+
+/// Returns whether a kernel of this crate computes on these tensors: they are f32, on the CPU, and the kernel set is not
+/// Candle's.
 pub(crate) fn runs_here<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> bool {
     let fits = |tensor: &Tensor| tensor.device().is_cpu() && tensor.dtype() == DType::F32;
     kernel_set() != KernelSet::Candle && tensors.into_iter().all(fits)
 }
 
-/// The elements of a contiguous f32 storage.
+/// Returns the elements of a contiguous f32 storage.
+///
+/// # Errors
+/// If it is neither.
 pub(crate) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
@@ -20,11 +32,17 @@ pub(crate) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
 }
 
 /// Hands the elements of a tensor on the CPU to `f`, without a copy where it is contiguous.
+///
+/// # Errors
+/// That of `f`, or if the tensor is not f32 on the CPU.
 pub(crate) fn with_floats<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     with_all_floats([tensor], |[values]| f(values))
 }
 
-/// [`with_floats`] of several tensors.
+/// Hands the elements of several tensors on the CPU to `f`, without copies of those that are contiguous.
+///
+/// # Errors
+/// That of `f`, or if a tensor is not f32 on the CPU.
 pub(crate) fn with_all_floats<const N: usize, R>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[f32]; N]) -> Result<R>,
@@ -39,4 +57,17 @@ pub(crate) fn with_all_floats<const N: usize, R>(
         };
     }
     f(values)
+}
+
+/// Adds two tensors outside of any differentiation: `a + b`.
+///
+/// # Errors
+/// If shapes, number types or devices differ.
+pub(crate) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if runs_here([a, b]) {
+        let sum = with_all_floats([a, b], |[a, b]| Ok(elementwise::add(a, b)?))?;
+        Tensor::from_vec(sum, a.shape(), &Device::Cpu)
+    } else {
+        a.detach() + b.detach()
+    }
 }

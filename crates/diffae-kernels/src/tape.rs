@@ -1,8 +1,9 @@
-//! Reverse-mode differentiation that lets go of what it has used.
+//! A reverse-mode tape that frees activations as the backward pass consumes them.
 //!
 //! Candle's graph keeps every activation until the last gradient is there, and sums each gradient onto zeros. A
 //! [`Tape`] records whole operations of this crate (a norm, its activation and the convolution that follows are one),
-//! keeps only what their gradients need, frees each as it goes back, and moves first gradients instead of adding them.
+//! saves only what their gradients need, frees each as the backward pass consumes it, and moves first gradients instead
+//! of adding them.
 //!
 //! A thread is in one of three modes: Candle's graph (the default), recording ([`record`]), and neither ([`no_gradients`]).
 
@@ -11,30 +12,34 @@ use std::collections::{HashMap, HashSet};
 
 use candle_core::{Error, Result, Tensor, TensorId, Var, bail};
 
-use crate::join::sum;
 use crate::kept::{ActivationStorage, Kept};
+use crate::storage::sum;
 
-/// Hands the gradient of a node's result on to what the node was computed from.
+/// Backward pass of one node: propagates the gradient w.r.t. its output to its inputs.
 type Backward = Box<dyn FnOnce(Tensor, &mut Gradients) -> Result<()>>;
 
-/// A recorded computation; see [`record`].
+/// A recorded computation, ready for its backward pass; made by [`record`].
 #[derive(Default)]
 pub struct Tape {
     nodes: Vec<(TensorId, Backward)>,
     tracked: HashSet<TensorId>,
     storage: ActivationStorage,
-    /// What has been kept while recording, so that nothing is rounded twice.
+    /// Activations that have been saved while recording, so that none is rounded twice.
     kept: HashMap<TensorId, Kept>,
     num_kept_bytes: usize,
 }
 
-/// Gradients by tensor.
+/// Gradients of a loss, by the tensor that they are taken with respect to.
 #[derive(Debug, Default)]
 pub struct Gradients(HashMap<TensorId, Tensor>);
 
+/// Mode of differentiation of a thread.
 enum Mode {
+    /// Operations go into Candle's graph.
     Graph,
+    /// Operations go onto a tape.
     Recording(Tape),
+    /// Operations are not differentiated.
     Neither,
 }
 
@@ -48,8 +53,9 @@ impl std::fmt::Debug for Tape {
     }
 }
 
-/// Runs `forward` and records, on this thread, what its result was computed from: variables ([`Var`]) and operations
-/// of this crate. Candle's own operations belong into [`differentiable`].
+/// Runs `forward` and records, on this thread, the operations of this crate that depend on variables ([`Var`]).
+///
+/// Candle's own operations must be wrapped in [`differentiable`].
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor, Var};
@@ -66,17 +72,17 @@ impl std::fmt::Debug for Tape {
 /// ```
 ///
 /// # Errors
-/// As `forward`.
+/// That of `forward`.
 pub fn record<R, E: From<Error>>(
     forward: impl FnOnce() -> std::result::Result<R, E>,
 ) -> std::result::Result<(R, Tape), E> {
     record_with(ActivationStorage::F32, forward)
 }
 
-/// [`record`], with activations kept as `storage` says.
+/// Records like [`record`], and saves activations in the number type that `storage` names.
 ///
 /// # Errors
-/// As `forward`.
+/// That of `forward`.
 pub fn record_with<R, E: From<Error>>(
     storage: ActivationStorage,
     forward: impl FnOnce() -> std::result::Result<R, E>,
@@ -84,17 +90,17 @@ pub fn record_with<R, E: From<Error>>(
     record_onto(Tape { storage, ..Tape::default() }, forward)
 }
 
-/// Runs `f` without keeping anything for gradients, neither on a tape nor in Candle's graph.
+/// Runs `f` without recording anything, neither on a tape nor in Candle's graph.
 pub fn no_gradients<R>(f: impl FnOnce() -> R) -> R {
     in_mode(Mode::Neither, f).0
 }
 
-/// Runs a few operations of Candle's, on a tape if one is being recorded: their part of the graph is kept with it.
+/// Runs a few of Candle's own operations and, if a tape is being recorded, records them on it as one, with their graph.
 ///
 /// # Shapes
-/// - `inputs`: what gradients may flow to; everything else that `f` uses is a constant.
+/// - `inputs`: any; gradients flow to them, everything else that `f` uses is a constant.
 /// # Errors
-/// As `f`.
+/// That of `f`.
 pub fn differentiable<const N: usize>(
     inputs: [&Tensor; N],
     f: impl FnOnce([&Tensor; N]) -> Result<Tensor>,
@@ -121,12 +127,12 @@ pub fn differentiable<const N: usize>(
     Ok(output)
 }
 
-/// Runs `f` and keeps nothing of it but its inputs; the way back runs it again. Without a tape it just runs it.
+/// Runs `f` and saves only its inputs: the backward pass recomputes its activations (activation checkpointing).
 ///
-/// `f` must do the same each time.
+/// `f` must do the same each time. If no tape is being recorded, it just runs.
 ///
 /// # Errors
-/// As `f`.
+/// That of `f`.
 /// # Source
 /// Chen et al. 2016 (arXiv:1604.06174).
 pub fn checkpoint<const N: usize>(
@@ -155,7 +161,7 @@ pub fn checkpoint<const N: usize>(
         let tape = Tape { tracked, storage, ..Tape::default() };
         let (y, tape) = record_onto::<_, Error>(tape, || f(refs))?;
         tape.run(y.id(), gradient, gradients)?;
-        // What flowed to the copies belongs to the originals.
+        // Gradients of the copies belong to the originals.
         for (id, again) in ids.into_iter().zip(&again) {
             if id != again.id()
                 && let Some(gradient) = gradients.remove(again)
@@ -170,7 +176,9 @@ pub fn checkpoint<const N: usize>(
 }
 
 impl Tape {
-    /// Adds the gradients of `loss`, a scalar, to `gradients`: those of the variables; of anything else none is left.
+    /// Runs the backward pass: adds the gradients of `loss`, a scalar, w.r.t. all variables to `gradients`.
+    ///
+    /// Gradients w.r.t. other tensors are dropped on the way.
     ///
     /// # Errors
     /// If the device fails.
@@ -181,8 +189,9 @@ impl Tape {
         self.run(loss.id(), loss.ones_like()?, gradients)
     }
 
-    /// Memory of the activations that are kept for the way back. Parameters and what [`differentiable`] holds is not
-    /// counted.
+    /// Returns the memory that saved activations take, in bytes.
+    ///
+    /// Parameters, and activations in the graphs of [`differentiable`], are not counted.
     #[must_use]
     pub fn num_kept_bytes(&self) -> usize {
         self.num_kept_bytes
@@ -200,13 +209,13 @@ impl Tape {
 }
 
 impl Gradients {
-    /// That of a tensor, if there is one.
+    /// Returns the gradient with respect to `tensor`, if it has one.
     #[must_use]
     pub fn get(&self, tensor: &Tensor) -> Option<&Tensor> {
         self.0.get(&tensor.id())
     }
 
-    /// Takes that of a tensor out.
+    /// Removes and returns the gradient with respect to `tensor`, if it has one.
     pub fn remove(&mut self, tensor: &Tensor) -> Option<Tensor> {
         self.0.remove(&tensor.id())
     }
@@ -221,13 +230,15 @@ impl Gradients {
     }
 }
 
-/// What keeps an operation's inputs for the way back: [`keep`] if one of them needs a gradient; else nothing has to stay
-/// alive, and what is returned is dropped with the operation.
+/// Chooses how an operation saves its inputs for the backward pass.
+///
+/// It is [`keep`] if one of them needs a gradient; otherwise there is no backward pass, and the tensors are only held as
+/// long as the operation runs.
 pub(crate) fn keeper(inputs: &[&Tensor]) -> fn(&Tensor) -> Result<Kept> {
     if inputs.iter().any(|tensor| is_tracked(tensor)) { keep } else { |tensor| Ok(Kept::whole(tensor)) }
 }
 
-/// Keeps a tensor for the way back, as the tape that is being recorded says.
+/// Saves a tensor for the backward pass, in the number type of the tape that is being recorded.
 fn keep(tensor: &Tensor) -> Result<Kept> {
     let (known, storage) = MODE.with_borrow(|mode| match mode {
         Mode::Recording(tape) if !tensor.is_variable() => (tape.kept.get(&tensor.id()).cloned(), Some(tape.storage)),
@@ -251,17 +262,17 @@ fn keep(tensor: &Tensor) -> Result<Kept> {
     Ok(kept)
 }
 
-/// Whether operations belong into Candle's graph.
+/// Returns whether operations on this thread go into Candle's graph.
 pub(crate) fn in_graph() -> bool {
     MODE.with_borrow(|mode| matches!(mode, Mode::Graph))
 }
 
-/// Whether a tape is being recorded on this thread.
+/// Returns whether a tape is being recorded on this thread.
 pub(crate) fn is_recording() -> bool {
     MODE.with_borrow(|mode| matches!(mode, Mode::Recording(_)))
 }
 
-/// Whether the tape that is being recorded needs a gradient of the tensor.
+/// Returns whether the tape that is being recorded needs the gradient w.r.t. `tensor`.
 pub(crate) fn is_tracked(tensor: &Tensor) -> bool {
     MODE.with_borrow(|mode| match mode {
         Mode::Recording(tape) => tensor.is_variable() || tape.tracked.contains(&tensor.id()),
@@ -269,8 +280,12 @@ pub(crate) fn is_tracked(tensor: &Tensor) -> bool {
     })
 }
 
-/// Records that `output` was computed from `inputs`, unless nothing needs their gradients. `backward` gets the
-/// gradient of the output and which inputs need one.
+/// Records that `output` was computed from `inputs`, if one of them needs a gradient.
+///
+/// `backward` computes from the gradient w.r.t. the output those w.r.t. the inputs; its flags say which are needed.
+///
+/// # Errors
+/// If an input was computed from variables off the tape.
 pub(crate) fn push(
     inputs: &[&Tensor],
     output: &Tensor,
@@ -298,6 +313,7 @@ pub(crate) fn push(
     Ok(())
 }
 
+/// Adds a node to the tape that is being recorded.
 fn push_node(output: &Tensor, backward: Backward) {
     MODE.with_borrow_mut(|mode| {
         if let Mode::Recording(tape) = mode {
@@ -307,22 +323,23 @@ fn push_node(output: &Tensor, backward: Backward) {
     });
 }
 
+/// Runs `forward` with a tape that may hold something already.
 fn record_onto<R, E: From<Error>>(
     tape: Tape,
     forward: impl FnOnce() -> std::result::Result<R, E>,
 ) -> std::result::Result<(R, Tape), E> {
     match in_mode(Mode::Recording(tape), forward) {
         (result, Mode::Recording(tape)) => Ok((result?, Tape { kept: HashMap::new(), ..tape })),
-        _ => Err(Error::Msg("the tape is lost".to_owned()).into()),
+        _ => Err(Error::Msg("the tape that was being recorded is gone".to_owned()).into()),
     }
 }
 
-/// Runs `f` as if no tape were recorded on this thread.
+/// Runs `f` in the default mode: operations go into Candle's graph.
 pub(crate) fn in_graph_mode<R>(f: impl FnOnce() -> R) -> R {
     in_mode(Mode::Graph, f).0
 }
 
-/// Runs `f` in a mode, and returns to the one before, even if it panics.
+/// Runs `f` in a mode, then restores the previous one, even if `f` panics. Returns the mode as `f` left it.
 fn in_mode<R>(mode: Mode, f: impl FnOnce() -> R) -> (R, Mode) {
     struct Return(Option<Mode>);
     impl Drop for Return {
@@ -395,7 +412,7 @@ mod tests {
             };
             record_with(storage, forward).unwrap().1.num_kept_bytes()
         };
-        // Without a variable there is no way back to keep anything for.
+        // Without a variable there is no backward pass to save anything for.
         let constant = || crate::linear(&x, &w.as_detached_tensor(), &bias.as_detached_tensor());
         assert_eq!(record(constant).unwrap().1.num_kept_bytes(), 0);
         assert_eq!(bytes(ActivationStorage::F32), 2 * 10 * 64 * 4);

@@ -1,19 +1,19 @@
-//! How many threads the kernels use.
+//! The thread pool of the kernels.
 
 use candle_core::{Error, Result};
 
 use crate::tape::{in_graph, in_graph_mode};
 
-/// Sets the number of threads of all CPU work in this process. Call it once, before any.
+/// Sets the number of threads of all CPU work in this process. Must be called before the first parallel operation.
 ///
 /// # Errors
-/// If the pool of threads exists already.
+/// If the thread pool exists already.
 pub fn set_num_threads(num_threads: usize) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads);
     pool.build_global().map_err(|error| Error::Msg(format!("the number of threads cannot be set: {error}")))
 }
 
-/// Runs `f` on a thread of the pool.
+/// Runs `f` on a thread of the thread pool.
 ///
 /// Work that calls the kernels often, such as a training step or a chain, is faster there: from outside, each kernel
 /// hands its work to the pool and sleeps until it is woken. While a tape is being recorded on this thread, or

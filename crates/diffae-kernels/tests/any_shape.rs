@@ -1,4 +1,4 @@
-//! Every kernel set against the portable one, on shapes that proptest makes up.
+//! Comparison of every kernel set with the portable one, on random shapes.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 mod support;
@@ -11,10 +11,10 @@ use proptest::prelude::*;
 
 use support::{Function, largest, turn, values, with_gradients_of_a_tape};
 
-/// As in `kernel_sets.rs`.
+/// Maximum difference, relative to the largest value, as in `kernel_sets.rs`.
 const TOLERANCE: f32 = 2e-5;
 
-/// The result, and the gradients of all arguments.
+/// Computes the result of `f`, and the gradients w.r.t. all arguments.
 fn computed(args: &[Tensor], f: Function<'_>) -> Vec<Vec<f32>> {
     let all = with_gradients_of_a_tape(args, f);
     all.iter().map(|x| x.flatten_all().unwrap().to_vec1().unwrap()).collect()
@@ -57,8 +57,11 @@ proptest! {
             let input = ConvInput { x: &args[0], lateral: args.get(6), norm, residual: Some(&args[5]) };
             let y = ConvWeight::new(args[3].clone(), args[4].clone())?.apply(&input)?;
             if norm.is_some() { Ok(y) } else {
-                // So that scale and shift have gradients, if zeros.
-                let zeros = differentiable([&args[1], &args[2]], |[a, b]| (a.sum_all()? + b.sum_all()?)? * 0.)?;
+                // So that scale and shift have gradients, if zeros. (Candle drops the gradient of `* 0.`.)
+                let zeros = differentiable([&args[1], &args[2]], |[a, b]| {
+                    let sum = (a.sum_all()? + b.sum_all()?)?;
+                    &sum * sum.zeros_like()?
+                })?;
                 differentiable([&y, &zeros], |[y, zeros]| y.broadcast_add(zeros))
             }
         });

@@ -1,4 +1,4 @@
-//! Every kernel set that this machine has, against Candle's own operations: results and gradients on many shapes.
+//! Comparison of every kernel set that this machine has with Candle's own operations: results and gradients on many shapes.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 mod support;
@@ -11,7 +11,7 @@ use diffae_kernels::{
 
 use support::{Function, largest, turn, values, variables, with_gradients_of_a_tape};
 
-/// Largest difference allowed, relative to the largest value: sums of up to a few thousand products in f32, and what
+/// Maximum difference, relative to the largest value: sums of up to a few thousand products in f32, and what
 /// Winograd's transforms add.
 const TOLERANCE: f32 = 1e-5;
 
@@ -19,7 +19,7 @@ fn numbers(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Largest difference over largest value.
+/// Computes the largest difference, relative to the largest value.
 fn difference(got: &Tensor, expected: &Tensor) -> f32 {
     assert_eq!(got.dims(), expected.dims());
     let (got, expected) = (numbers(got), numbers(expected));
@@ -27,7 +27,7 @@ fn difference(got: &Tensor, expected: &Tensor) -> f32 {
     largest(got.iter().zip(&expected).map(|(a, b)| a - b)) / magnitude
 }
 
-/// The result of `f` and the gradients of `sum(result * weights)` with respect to its arguments.
+/// Computes the result of `f` and the gradients of `sum(result * weights)` with respect to its arguments.
 fn with_gradients(args: &[Tensor], f: Function<'_>) -> Vec<Tensor> {
     let (vars, tensors) = variables(args);
     let y = f(&tensors).unwrap();

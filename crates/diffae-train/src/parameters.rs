@@ -159,7 +159,8 @@ impl Parameters {
         };
         for (_, parameter) in self.0.iter_mut().filter(|(name, p)| !p.frozen && Part::of(name) == part) {
             if let Some(gradient) = gradients.get(&parameter.var) {
-                adam_step(&parameter.var, gradient, &mut parameter.state, (&config, step, scale))?;
+                let update = diffae_kernels::AdamStep { config, step_idx: step, gradient_scale: scale };
+                adam_step(&parameter.var, gradient, &mut parameter.state, &update)?;
             }
         }
         Ok(Norms { whole: grad_norm, encoder: encoder.sqrt(), unet: unet.sqrt() })

@@ -1,30 +1,30 @@
 //! Concatenation, norm, activation, convolution and sum as one operation of a tape.
 //!
-//! Nothing between them is kept: the way back makes the normalized activations again, inside the transform that the
-//! gradient of the weights begins with.
+//! None of the intermediate activations is saved: the backward pass recomputes the normalized ones, inside the transform
+//! that the gradient w.r.t. the weights begins with.
 
 use candle_core::{Device, Result, Tensor};
 
-use super::weight::{with_optional, with_planes};
-use super::{ConvInput, Sizes, convolve, weight_dims};
-use crate::cpu::group_norm::{self, Moments};
-use crate::cpu::pack::{Direction, Packed};
-use crate::cpu::planes::Planes;
-use crate::group_norm::{Activation, affine_gradients, folded_affine};
+use super::input::{ConvInput, with_optional, with_planes};
+use super::sizes::{Sizes, WeightSizes, convolve};
+use crate::cpu::group_norm::{Backward, Moments};
+use crate::cpu::planes::{Activation, Planes};
+use crate::group_norm::affine_gradients;
 use crate::join::split_channels;
 use crate::kept::Kept;
 use crate::storage::with_all_floats;
 use crate::tape;
 
-/// Computes it and records it.
+/// Computes the layer and records it on the tape.
+///
+/// # Errors
+/// If shapes do not fit.
 pub(super) fn apply(input: &ConvInput<'_>, [weight, bias]: [&Tensor; 2]) -> Result<Tensor> {
-    let sizes = input.check(weight_dims(weight.dims())?)?;
+    let sizes = input.check(WeightSizes::of_dims(weight.dims())?)?;
     let (y, moments) = with_planes(input, &sizes, |planes, moments| {
         with_all_floats([weight, bias], |[weight, bias]| {
             with_optional(input.residual, |residual| {
-                let channels = (sizes.outputs, sizes.inputs);
-                let packed = Packed::passing(sizes.algorithm()?, Direction::Forward, weight, channels);
-                Ok((convolve(sizes.images, planes, &packed, Some(bias), residual), moments))
+                Ok((convolve(planes, &sizes.pack(weight)?, Some(bias), residual)?, moments.cloned()))
             })
         })
     })?;
@@ -49,7 +49,7 @@ pub(super) fn apply(input: &ConvInput<'_>, [weight, bias]: [&Tensor; 2]) -> Resu
     Ok(y)
 }
 
-/// What the gradients need.
+/// State saved for the backward pass.
 struct Saved {
     sizes: Sizes,
     x: Kept,
@@ -59,6 +59,7 @@ struct Saved {
     bias: Tensor,
 }
 
+/// State of a norm that is saved for the backward pass.
 struct SavedNorm {
     scale: Tensor,
     shift: Tensor,
@@ -67,7 +68,7 @@ struct SavedNorm {
 }
 
 impl Saved {
-    /// In the order of inputs: weight, bias, x, lateral, scale, shift, residual, as far as they are there.
+    /// Computes the gradients of those inputs that are there, in the order weight, bias, x, lateral, scale, shift, residual.
     fn gradients(&self, dy: &Tensor, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let mut flags = wanted.iter().copied();
         let mut next = || flags.next().unwrap_or(false);
@@ -81,7 +82,7 @@ impl Saved {
         let (parameters, input) = with_all_floats([dy, &self.weight, &x], |[dy_values, weight, x]| {
             with_optional(lateral.as_ref(), |lateral| {
                 let sizes = &self.sizes;
-                let planes = sizes.joined_planes(x, lateral);
+                let planes = sizes.input_planes(x, lateral)?;
                 let parameters = self.parameter_gradients(parameters_wanted, planes, dy_values)?;
                 let input = if input_wanted { Some(sizes.input_gradient(weight, dy_values)?) } else { None };
                 let input = input.map(|input| self.norm_gradients(planes, input)).transpose()?;
@@ -109,30 +110,25 @@ impl Saved {
         Ok(gradients)
     }
 
-    fn parameter_gradients(&self, wanted: [bool; 2], mut planes: Planes, dy: &[f32]) -> Result<[Option<Tensor>; 2]> {
+    /// Computes the gradients w.r.t. weight and bias. `planes`: `[x, lateral]`.
+    fn parameter_gradients(&self, wanted: [bool; 2], planes: Planes<'_>, dy: &[f32]) -> Result<[Option<Tensor>; 2]> {
         let parameters = [&self.weight, &self.bias];
         let Some(norm) = &self.norm else { return self.sizes.parameter_gradients(parameters, wanted, planes, dy) };
-        with_all_floats([&norm.scale, &norm.shift], |affine| {
-            let folded = group_norm::fold_affine(&norm.moments, affine.into(), self.sizes.images, self.sizes.inputs);
-            planes.affine = Some(folded_affine(&folded, norm.activation));
+        with_all_floats([&norm.scale, &norm.shift], |[scale, shift]| {
+            let folded = norm.moments.fold(scale, shift)?;
+            let planes = planes.with_affine(folded.affine(norm.activation))?;
             self.sizes.parameter_gradients(parameters, wanted, planes, dy)
         })
     }
 
-    /// From the gradient of what was convolved to that of `[x, lateral]`, and the gradients of scale and shift.
-    fn norm_gradients(&self, planes: Planes, mut gradient: Vec<f32>) -> Result<(Tensor, Option<Vec<f32>>)> {
+    /// Computes the gradients w.r.t. `[x, lateral]`, and w.r.t. scale and shift by image and channel, from `gradient`, that
+    /// w.r.t. the input of the convolution.
+    fn norm_gradients(&self, planes: Planes<'_>, mut gradient: Vec<f32>) -> Result<(Tensor, Option<Vec<f32>>)> {
         let Sizes { images, inputs, height, width, .. } = self.sizes;
         let sums = self.norm.as_ref().map(|norm| {
             with_all_floats([&norm.scale, &norm.shift], |[scale, shift]| {
-                let backward = group_norm::Backward {
-                    images,
-                    x: planes,
-                    moments: &norm.moments,
-                    scale,
-                    shift,
-                    activation: norm.activation.into(),
-                };
-                Ok(backward.in_place(&mut gradient))
+                let backward = Backward::new(planes, &norm.moments, scale, shift, norm.activation)?;
+                Ok(backward.in_place(&mut gradient)?)
             })
         });
         let sums = sums.transpose()?;

@@ -1,98 +1,110 @@
 //! Sums and copies over all threads.
 
+use super::length::{LengthResult, check_length};
 use super::parallel::{Shared, for_each_range};
 use super::scratch::filled;
 use super::simd::{LANES, Simd, Task, run};
 
-/// Elements that a task takes at least.
-const LEAST: usize = 16_384;
+/// Minimum number of elements of a task.
+const MIN_TASK_LEN: usize = 16_384;
 
-/// `a + b`.
-pub(crate) fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
-    let len = a.len().min(b.len());
-    // SAFETY: every element is written.
-    unsafe {
-        filled(len, |to| {
-            let to = Shared(to);
-            for_each_range(len, LEAST, |start, end| {
-                let task = Add {
-                    a: a.as_ptr().add(start),
-                    b: b.as_ptr().add(start),
-                    to: to.get().add(start),
-                    len: end - start,
-                };
+/// Computes `a + b`.
+///
+/// # Errors
+/// If the lengths differ.
+pub(crate) fn add(a: &[f32], b: &[f32]) -> LengthResult<Vec<f32>> {
+    check_length("the second summand", b.len(), &[a.len()])?;
+    // SAFETY: the ranges cover all elements, and a task writes all of its range.
+    let sum = unsafe {
+        filled(a.len(), |to| {
+            for_each_range(a.len(), MIN_TASK_LEN, |start, end| {
+                let task = Add { a: &a[start..end], b: &b[start..end], to: to.part(start, end - start) };
+                // SAFETY: the slices and `to` have the same length, and ranges are disjoint.
                 run(task);
             });
         })
-    }
+    };
+    Ok(sum)
 }
 
-struct Add {
-    a: *const f32,
-    b: *const f32,
+/// Sum of one range, `to = a + b`; all three have the length of `a`.
+struct Add<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
     to: *mut f32,
-    len: usize,
 }
 
-impl Task for Add {
+impl Task for Add<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        for at in (0..self.len).step_by(LANES) {
-            let count = LANES.min(self.len - at);
-            // SAFETY: all three have `len` elements.
+        let (len, a, b) = (self.a.len(), self.a.as_ptr(), self.b.as_ptr());
+        for at in (0..len).step_by(LANES) {
+            let count = LANES.min(len - at);
+            // SAFETY: `at + count <= len`, and all three have `len` elements.
             unsafe {
-                let sum = S::add(S::load_first(self.a.add(at), count), S::load_first(self.b.add(at), count));
+                let sum = S::add(S::load_first(a.add(at), count), S::load_first(b.add(at), count));
                 S::store_first(self.to.add(at), count, sum);
             }
         }
     }
 }
 
-/// Blocks of `a` and `b` in turn: `[N, A]` and `[N, B]` to `[N, A + B]`.
-pub(crate) fn interleave<T: Copy + Send + Sync>((a, a_len): (&[T], usize), (b, b_len): (&[T], usize)) -> Vec<T> {
-    let blocks = a.len().checked_div(a_len).unwrap_or(0);
-    let mut to: Vec<T> = Vec::with_capacity(a.len() + b.len());
-    let base = Shared(to.as_mut_ptr());
-    let least = LEAST.checked_div(a_len + b_len).unwrap_or(1).max(1);
-    for_each_range(blocks, least, |start, end| {
-        for block in start..end {
-            // SAFETY: each task writes its own blocks.
-            unsafe {
-                let to = base.get().add(block * (a_len + b_len));
-                to.copy_from_nonoverlapping(a.as_ptr().add(block * a_len), a_len);
-                to.add(a_len).copy_from_nonoverlapping(b.as_ptr().add(block * b_len), b_len);
+/// Concatenates along the second axis: `[N, A]` and `[N, B]` to `[N, A + B]`. `widths`: A and B.
+///
+/// # Errors
+/// If the lengths are not those.
+pub(crate) fn interleave(a: &[f32], b: &[f32], num_blocks: usize, widths: [usize; 2]) -> LengthResult<Vec<f32>> {
+    let [a_len, b_len] = widths;
+    check_length("the first part of a concatenation", a.len(), &[num_blocks, a_len])?;
+    check_length("the second part of a concatenation", b.len(), &[num_blocks, b_len])?;
+    let width = a_len + b_len;
+    let min = MIN_TASK_LEN.checked_div(width).unwrap_or(1).max(1);
+    let copy = |to: Shared<'_, f32>| {
+        for_each_range(num_blocks, min, |start, end| {
+            for block in start..end {
+                let (a, b) = (&a[block * a_len..][..a_len], &b[block * b_len..][..b_len]);
+                let to = to.part(block * width, width);
+                // SAFETY: `to` has `a_len + b_len` elements, and each task writes its own blocks.
+                unsafe {
+                    to.copy_from_nonoverlapping(a.as_ptr(), a_len);
+                    to.add(a_len).copy_from_nonoverlapping(b.as_ptr(), b_len);
+                }
             }
-        }
-    });
-    // SAFETY: all blocks of both are written.
-    unsafe { to.set_len(blocks * (a_len + b_len)) };
-    to
+        });
+    };
+    // SAFETY: the ranges cover all blocks, and all of each block is written.
+    Ok(unsafe { filled(num_blocks * width, copy) })
 }
 
-/// The sum over images and pixels of each channel of `[N, C, area]`.
-pub(crate) fn channel_sums(x: &[f32], channels: usize, area: usize) -> Vec<f32> {
+/// Sums `x`, `[N, C, area]`, over images and pixels; result: `[C]`.
+///
+/// # Errors
+/// If `x` is not a whole number of images.
+pub(crate) fn channel_sums(x: &[f32], channels: usize, area: usize) -> LengthResult<Vec<f32>> {
     let images = x.len().checked_div(channels * area).unwrap_or(0);
+    check_length("the argument of a sum over images", x.len(), &[images, channels, area])?;
     let mut sums = vec![0f32; channels];
-    let to = Shared(sums.as_mut_ptr());
-    let least = LEAST.checked_div(images * area).unwrap_or(1).max(1);
-    for_each_range(channels, least, |start, end| {
+    let to = Shared::new(&mut sums);
+    let min = MIN_TASK_LEN.checked_div(images * area).unwrap_or(1).max(1);
+    for_each_range(channels, min, |start, end| {
         for channel in start..end {
             let sum = (0..images).map(|image| {
                 let at = (image * channels + channel) * area;
-                // SAFETY: the task only reads.
+                // SAFETY: the task reads a slice.
                 f64::from(unsafe { run(Sum(&x[at..at + area])) })
             });
             #[expect(clippy::cast_possible_truncation, reason = "the sum of an f32 tensor is f32")]
             let sum = sum.sum::<f64>() as f32;
-            // SAFETY: each task writes its own channels.
-            unsafe { *to.get().add(channel) = sum };
+            // SAFETY: `part` has checked the place, and each task writes its own channels.
+            unsafe { *to.part(channel, 1) = sum };
         }
     });
-    sums
+    Ok(sums)
 }
 
+/// Sum of a slice.
 struct Sum<'a>(&'a [f32]);
 
 impl Task for Sum<'_> {
@@ -100,7 +112,7 @@ impl Task for Sum<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> f32 {
-        // SAFETY: only elements of the slice are read.
+        // SAFETY: `at + count` is at most the length of the slice.
         unsafe {
             let mut sums = [S::splat(0.); 4];
             for (i, at) in (0..self.0.len()).step_by(LANES).enumerate() {
@@ -109,5 +121,21 @@ impl Task for Sum<'_> {
             }
             S::sum(S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3])))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_of_other_lengths_are_refused() {
+        let values = [1.; 12];
+        assert!(add(&values, &values[1..]).is_err());
+        assert!(interleave(&values, &values[..6], 2, [6, 3]).is_ok());
+        assert!(interleave(&values, &values[..5], 2, [6, 3]).is_err());
+        assert!(interleave(&values[1..], &values[..6], 2, [6, 3]).is_err());
+        assert!(channel_sums(&values, 5, 2).is_err());
+        assert_eq!(channel_sums(&values, 2, 3).unwrap(), [6., 6.]);
     }
 }

@@ -1,13 +1,14 @@
-//! Functions of vectors.
+//! Elementary functions of vectors.
 
 use super::simd::Simd;
 
-/// `e^x`, within 2 units in the last place for `x` in `[-87, 88]`; outside, of the nearer end; NaN of NaN.
+/// Computes `e^x`, within 2 units in the last place for `x` in `[-87, 88]`.
 ///
-/// `x = n ln 2 + r` with n whole and `|r| <= ln(2) / 2`; `e^r` by a polynomial of degree 6.
+/// Outside, `x` is clamped to that range; NaN gives NaN. `x = n ln 2 + r` with n whole and `|r| <= ln(2) / 2`; `e^r` by a
+/// polynomial of degree 6.
 ///
 /// # Safety
-/// As the methods of [`Simd`].
+/// The instruction set is available.
 #[inline(always)]
 pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     /// ln 2 in two parts, the first with trailing zeros, so that `n` times it is exact.
@@ -30,10 +31,10 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// `1 / (1 + e^-x)`.
+/// Computes `1 / (1 + e^-x)`.
 ///
 /// # Safety
-/// As the methods of [`Simd`].
+/// The instruction set is available.
 #[inline(always)]
 pub(crate) unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's promise is that of every method called.
@@ -43,10 +44,10 @@ pub(crate) unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// `x * sigmoid(x)`.
+/// Computes `x * sigmoid(x)`.
 ///
 /// # Safety
-/// As the methods of [`Simd`].
+/// The instruction set is available.
 #[inline(always)]
 pub(crate) unsafe fn silu<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's promise is that of every method called.
@@ -56,10 +57,10 @@ pub(crate) unsafe fn silu<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// The derivative of [`silu`]: `s (1 + x (1 - s))`, `s = sigmoid(x)`.
+/// Computes the derivative of [`silu`]: `s (1 + x (1 - s))`, `s = sigmoid(x)`.
 ///
 /// # Safety
-/// As the methods of [`Simd`].
+/// The instruction set is available.
 #[inline(always)]
 pub(crate) unsafe fn silu_slope<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's promise is that of every method called.

@@ -2,9 +2,12 @@
 
 use gemm::Parallelism;
 
+use super::length::{LengthResult, check_length};
 use crate::work::note_multiply_adds;
 
-/// A view of a slice as a matrix.
+/// A slice viewed as a matrix.
+///
+/// Element (i, j) lies at `i * row_stride + j * column_stride`, inside the slice for all rows and columns.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     values: &'a [f32],
@@ -15,37 +18,49 @@ pub(crate) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// A slice of `rows` rows. What the slice lacks counts as fewer rows.
-    pub(crate) fn rows(values: &'a [f32], rows: usize, columns: usize) -> Self {
-        let rows = rows.min(values.len().checked_div(columns).unwrap_or(0));
-        Self { values, rows, columns, row_stride: columns, column_stride: 1 }
+    /// Views a slice as `rows` rows, one after the other.
+    ///
+    /// # Errors
+    /// If the length of the slice is another.
+    pub(crate) fn new(values: &'a [f32], rows: usize, columns: usize) -> LengthResult<Self> {
+        check_length("a matrix", values.len(), &[rows, columns])?;
+        Ok(Self { values, rows, columns, row_stride: columns, column_stride: 1 })
     }
 
+    /// Transposes the view.
     pub(crate) fn transposed(self) -> Self {
         let Self { values, rows, columns, row_stride, column_stride } = self;
         Self { values, rows: columns, columns: rows, row_stride: column_stride, column_stride: row_stride }
     }
 }
 
-/// `to = a b`, rows of `to` one after the other, on all threads.
-pub(crate) fn multiply(a: Matrix<'_>, b: Matrix<'_>, to: &mut [f32]) {
+/// Computes `to = a b` on all threads, rows of `to` one after the other.
+///
+/// # Errors
+/// If `a`, `b` and `to` do not fit each other.
+pub(crate) fn multiply(a: Matrix<'_>, b: Matrix<'_>, to: &mut [f32]) -> LengthResult<()> {
     let work = a.rows * b.columns * a.columns;
-    multiply_with(a, b, to, if work < 1 << 16 { Parallelism::None } else { Parallelism::Rayon(0) });
+    multiply_with(a, b, to, if work < 1 << 16 { Parallelism::None } else { Parallelism::Rayon(0) })
 }
 
-/// The same on this thread.
-pub(crate) fn multiply_alone(a: Matrix<'_>, b: Matrix<'_>, to: &mut [f32]) {
-    multiply_with(a, b, to, Parallelism::None);
+/// Computes `to = a b` on this thread, rows of `to` one after the other.
+///
+/// # Errors
+/// If `a`, `b` and `to` do not fit each other.
+pub(crate) fn multiply_alone(a: Matrix<'_>, b: Matrix<'_>, to: &mut [f32]) -> LengthResult<()> {
+    multiply_with(a, b, to, Parallelism::None)
 }
 
-fn multiply_with(a: Matrix<'_>, b: Matrix<'_>, to: &mut [f32], parallelism: Parallelism) {
-    let (m, n, k) = (a.rows, b.columns, a.columns.min(b.rows));
-    if to.len() < m * n || m * n == 0 {
-        return;
+fn multiply_with(a: Matrix<'_>, b: Matrix<'_>, to: &mut [f32], parallelism: Parallelism) -> LengthResult<()> {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    check_length("the rows of the second factor", b.rows, &[k])?;
+    check_length("the result of a matrix product", to.len(), &[m, n])?;
+    if m * n == 0 {
+        return Ok(());
     }
     note_multiply_adds(m * n * k);
-    // SAFETY: `rows` has seen to it that the views lie inside their slices, and `to` has m n elements. Strides come
-    // from lengths of slices, which fit isize.
+    // SAFETY: `a` is m x k and `b` is k x n, inside their slices, and `to` has m n elements that nobody else borrows.
+    // Strides are at most `MAX_VALUES`, which fits isize.
     unsafe {
         gemm::gemm(
             m,
@@ -68,5 +83,23 @@ fn multiply_with(a: Matrix<'_>, b: Matrix<'_>, to: &mut [f32], parallelism: Para
             false,
             parallelism,
         );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors_and_results_of_other_sizes_are_refused() {
+        let values = [1.; 12];
+        let mut to = vec![0.; 16];
+        assert!(Matrix::new(&values[1..], 3, 4).is_err());
+        let (a, b) = (Matrix::new(&values, 4, 3).unwrap(), Matrix::new(&values, 3, 4).unwrap());
+        multiply(a, b, &mut to).unwrap();
+        assert_eq!(to, [3.; 16]);
+        assert!(multiply(a, b.transposed(), &mut to).is_err());
+        assert!(multiply_alone(a, b, &mut to[1..]).is_err());
     }
 }

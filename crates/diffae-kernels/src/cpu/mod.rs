@@ -1,4 +1,8 @@
-//! The CPU kernels: everything that touches raw memory. Nothing in here knows Candle.
+//! CPU kernels: all code of this crate that touches raw memory. Nothing in here knows Candle.
+//!
+//! Types that hold slices check their lengths against the shapes of the operation when they are made ([`length`]); raw
+//! pointers exist only inside a task ([`simd::Task`]) and between it and the function that starts it, which hands out
+//! disjoint parts of a checked slice ([`parallel::Shared`]).
 //!
 //! A convolution is three steps, whatever the algorithm: planes become rows of channels ([`planes`]), rows are
 //! multiplied with packed weights ([`product`]), and the products become planes again. Winograd's algorithm
@@ -12,9 +16,11 @@
     reason = "kernels are written over indices, inlined into the function of their instruction set, and cut sizes in whole pieces"
 )]
 
+pub(crate) mod algorithm;
 pub(crate) mod convolve;
 pub(crate) mod elementwise;
 pub(crate) mod group_norm;
+pub(crate) mod length;
 pub(crate) mod linear;
 pub(crate) mod math;
 pub(crate) mod matrix;

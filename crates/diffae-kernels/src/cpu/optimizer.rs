@@ -1,9 +1,12 @@
 //! Adam and an exponential moving average of the parameters, in one pass.
 
-use super::parallel::{Shared, for_each_range};
+use super::length::{LengthResult, check_length};
+use super::parallel::{Shared, for_each, for_each_range};
 use super::simd::{LANES, Simd, Task, run};
 
-/// The numbers of one step. `m = beta_1 m + (1 - beta_1) g`, `v = beta_2 v + (1 - beta_2) g^2`,
+/// Coefficients of one step, computed from the settings of Adam and the number of the step.
+///
+/// `m = beta_1 m + (1 - beta_1) g`, `v = beta_2 v + (1 - beta_2) g^2`,
 /// `p = p (1 - decay) - step m / (sqrt(v) * inv_sqrt_correction + eps)`, `ema = d ema + (1 - d) p`, with `g` scaled first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Factors {
@@ -20,47 +23,57 @@ pub(crate) struct Factors {
     pub(crate) ema_decay: f32,
 }
 
-/// What one parameter consists of; `ema` may be empty.
+/// A parameter, its gradient and its optimizer state: slices of one length, but that `ema` may be empty.
 #[derive(Debug)]
 pub(crate) struct Buffers<'a> {
     pub(crate) parameter: &'a mut [f32],
     pub(crate) gradient: &'a [f32],
     pub(crate) m: &'a mut [f32],
     pub(crate) v: &'a mut [f32],
+    /// Moving average of the parameter, or empty.
     pub(crate) ema: &'a mut [f32],
 }
 
-/// Updates a parameter. All buffers but `ema` have the same length; `ema` has it or none.
-pub(crate) fn step(buffers: Buffers<'_>, factors: Factors) {
+/// Updates a parameter and its state.
+///
+/// # Errors
+/// If the lengths differ.
+pub(crate) fn step(buffers: Buffers<'_>, factors: Factors) -> LengthResult<()> {
     let Buffers { parameter, gradient, m, v, ema } = buffers;
-    let len = parameter.len().min(gradient.len()).min(m.len()).min(v.len());
-    let has_ema = ema.len() >= len && !ema.is_empty();
-    let gradient = gradient.as_ptr();
-    let pointers = [parameter.as_mut_ptr(), m.as_mut_ptr(), v.as_mut_ptr(), ema.as_mut_ptr()].map(Shared);
-    let gradient = Shared(gradient.cast_mut());
+    let len = parameter.len();
+    check_length("the gradient of a parameter", gradient.len(), &[len])?;
+    check_length("the first moments of a parameter", m.len(), &[len])?;
+    check_length("the second moments of a parameter", v.len(), &[len])?;
+    if !ema.is_empty() {
+        check_length("the moving average of a parameter", ema.len(), &[len])?;
+    }
+    let ema = (!ema.is_empty()).then(|| Shared::new(ema));
+    let buffers = [parameter, m, v].map(Shared::new);
     for_each_range(len, 16_384, |start, end| {
-        let [p, m, v, ema] = pointers.map(|pointer| pointer.get().wrapping_add(start));
-        let ema = has_ema.then_some(ema);
-        let task = Step { g: gradient.get().wrapping_add(start), p, m, v, ema, len: end - start, factors };
-        // SAFETY: each task has its own range of all buffers.
+        let len = end - start;
+        let [p, m, v] = buffers.map(|buffer| buffer.part(start, len));
+        let task = Step { g: &gradient[start..end], p, m, v, ema: ema.map(|ema| ema.part(start, len)), factors };
+        // SAFETY: all buffers have the length of `g`, and ranges are disjoint.
         unsafe { run(task) };
     });
+    Ok(())
 }
 
-/// The sum of squares, in f64 over blocks.
+/// Computes the sum of squares, in f32 within blocks and in f64 over them.
 pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
     const BLOCK: usize = 16_384;
     let blocks = x.len().div_ceil(BLOCK);
     let mut sums = vec![0f64; blocks];
-    let to = Shared(sums.as_mut_ptr());
-    super::parallel::for_each(blocks, |i| {
+    let to = Shared::new(&mut sums);
+    for_each(blocks, |i| {
         let part = &x[i * BLOCK..x.len().min((i + 1) * BLOCK)];
-        // SAFETY: each task writes its own sum.
-        unsafe { *to.get().add(i) = f64::from(run(Squares(part))) };
+        // SAFETY: the task reads a slice; `part` has checked the place, and each task writes its own sum.
+        unsafe { *to.part(i, 1) = f64::from(run(Squares(part))) };
     });
     sums.iter().sum()
 }
 
+/// Sum of squares of a slice.
 struct Squares<'a>(&'a [f32]);
 
 impl Task for Squares<'_> {
@@ -68,7 +81,7 @@ impl Task for Squares<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> f32 {
-        // SAFETY: only elements of the slice are read.
+        // SAFETY: `at` plus the number of lanes is at most the length of the slice.
         unsafe {
             let mut sums = [S::splat(0.); 4];
             for (i, at) in (0..self.0.len()).step_by(LANES).enumerate() {
@@ -80,23 +93,24 @@ impl Task for Squares<'_> {
     }
 }
 
-struct Step {
-    g: *const f32,
+/// Update of one range; all buffers have the length of `g`.
+struct Step<'a> {
+    g: &'a [f32],
     p: *mut f32,
     m: *mut f32,
     v: *mut f32,
     ema: Option<*mut f32>,
-    len: usize,
     factors: Factors,
 }
 
-impl Task for Step {
+impl Task for Step<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { g, p, m, v, ema, len, factors } = self;
-        // SAFETY: all buffers have `len` elements.
+        let Self { g, p, m, v, ema, factors } = self;
+        let (g, len) = (g.as_ptr(), g.len());
+        // SAFETY: `at + count <= len`, and all buffers have `len` elements.
         unsafe {
             let (beta_1, rest_1) = (S::splat(factors.beta_1), S::splat(1. - factors.beta_1));
             let (beta_2, rest_2) = (S::splat(factors.beta_2), S::splat(1. - factors.beta_2));
@@ -121,6 +135,35 @@ impl Task for Step {
                     S::store_first(ema.add(at), count, S::fma(rest_ema, S::sub(parameter, average), average));
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_of_other_lengths_are_refused() {
+        let factors = Factors {
+            gradient_scale: 1.,
+            beta_1: 0.,
+            beta_2: 0.,
+            step: 1.,
+            inv_sqrt_correction: 1.,
+            eps: 0.,
+            decay: 0.,
+            ema_decay: 0.,
+        };
+        let fits = |[gradient, m, v, ema]: [usize; 4]| {
+            let (mut p, gradient) = (vec![0.; 5], vec![2.; gradient]);
+            let [mut m, mut v, mut ema] = [m, v, ema].map(|len| vec![0.; len]);
+            let buffers = Buffers { parameter: &mut p, gradient: &gradient, m: &mut m, v: &mut v, ema: &mut ema };
+            step(buffers, factors).is_ok_and(|()| p == [-1.; 5])
+        };
+        assert!(fits([5, 5, 5, 5]) && fits([5, 5, 5, 0]));
+        for lengths in [[4, 5, 5, 5], [5, 6, 5, 5], [5, 5, 4, 5], [5, 5, 5, 4]] {
+            assert!(!fits(lengths), "{lengths:?}");
         }
     }
 }

@@ -1,73 +1,74 @@
-//! Weights in the order in which the products read them.
+//! Packing of weights into the order in which matrix products read them.
 //!
 //! Direct: `[panel][tap][channel][column]`. Winograd: `[panel][position][channel][column]`. A panel is up to 64 output
 //! channels; the last one is as wide as it must be, in vectors. Output channels and, from sixteen on, input channels are
 //! filled up to whole vectors with zeros.
 
-use super::parallel::{Shared, for_each};
+use super::algorithm::Algorithm;
+use super::length::{LengthResult, check_length};
+use super::parallel::for_each;
 use super::product::PANEL;
 use super::scratch::Scratch;
 use super::simd::{LANES, Simd, Task, run};
 use super::winograd::{F2, F4, Tiles, both_ways};
-use crate::conv2d::Algorithm;
 
-/// Which of the two channel axes of a weight is the input.
+/// Direction in which weights are applied: it decides which of their two channel axes is the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// `y = conv(x, w)`.
+    /// Forward pass: `y = conv(x, w)`.
     Forward,
-    /// `dx = conv(dy, w^T flipped)`.
+    /// Backward pass to the input: `dx = conv(dy, w^T flipped)`.
     InputGradient,
 }
 
 /// Packed weights of one convolution.
 #[derive(Debug)]
 pub(crate) struct Packed {
-    pub(crate) algorithm: Algorithm,
-    /// Channels that go in and come out.
-    pub(crate) inputs: usize,
-    pub(crate) outputs: usize,
-    pub(crate) data: Scratch,
+    algorithm: Algorithm,
+    inputs: usize,
+    outputs: usize,
+    data: Scratch,
 }
 
-/// Channels of a row: whole vectors, but for pictures of a few channels.
+/// Number of channels of a row: whole vectors, but for images of a few channels.
 pub(crate) fn row_channels(channels: usize) -> usize {
     if channels < LANES { channels } else { channels.next_multiple_of(LANES) }
 }
 
-/// Columns of a panel.
+/// Number of columns of a panel, in whole vectors.
 pub(crate) fn panel_width(outputs: usize, panel: usize) -> usize {
     (outputs - panel * PANEL).min(PANEL).next_multiple_of(LANES)
 }
 
-/// Number of panels.
+/// Number of panels of so many output channels.
 pub(crate) fn num_panels(outputs: usize) -> usize {
     outputs.div_ceil(PANEL)
 }
 
 impl Packed {
-    /// Floats of a packed weight.
-    pub(crate) fn len(algorithm: Algorithm, inputs: usize, outputs: usize) -> usize {
-        outputs.next_multiple_of(LANES) * algorithm.positions() * row_channels(inputs)
-    }
-
-    /// Packs `weight`, `[O, C, K, K]`, for as long as a model lives.
+    /// Packs `weight`, `[O, C, K, K]`, in memory that lives as long as a model. `channels`: O and C.
+    ///
+    /// # Errors
+    /// If the weight has another length.
     pub(crate) fn lasting(
         algorithm: Algorithm,
         direction: Direction,
         weight: &[f32],
-        channels: (usize, usize),
-    ) -> Self {
+        channels: [usize; 2],
+    ) -> LengthResult<Self> {
         Self::into(algorithm, direction, weight, channels, Scratch::exact)
     }
 
-    /// The same for one use, in memory of the pool.
+    /// Packs `weight`, `[O, C, K, K]`, for one use, in memory of the pool. `channels`: O and C.
+    ///
+    /// # Errors
+    /// If the weight has another length.
     pub(crate) fn passing(
         algorithm: Algorithm,
         direction: Direction,
         weight: &[f32],
-        channels: (usize, usize),
-    ) -> Self {
+        channels: [usize; 2],
+    ) -> LengthResult<Self> {
         Self::into(algorithm, direction, weight, channels, Scratch::take)
     }
 
@@ -75,39 +76,68 @@ impl Packed {
         algorithm: Algorithm,
         direction: Direction,
         weight: &[f32],
-        (out_channels, in_channels): (usize, usize),
+        [out_channels, in_channels]: [usize; 2],
         memory: impl FnOnce(usize) -> Scratch,
-    ) -> Self {
+    ) -> LengthResult<Self> {
         let taps = algorithm.taps();
-        debug_assert_eq!(weight.len(), out_channels * in_channels * taps);
+        check_length("the weight of a convolution", weight.len(), &[out_channels, in_channels, taps])?;
         let (inputs, outputs) = match direction {
             Direction::Forward => (in_channels, out_channels),
             Direction::InputGradient => (out_channels, in_channels),
         };
-        let mut data = memory(Self::len(algorithm, inputs, outputs));
-        let weight = weight.as_ptr();
+        let len = outputs.next_multiple_of(LANES) * algorithm.positions() * row_channels(inputs);
+        let mut data = memory(len);
         let source =
             Source { weight, direction, inputs, outputs, out_stride: in_channels * taps, in_stride: taps, taps };
-        let to = Shared(data.as_mut_ptr());
+        let to = data.share();
         let groups = inputs.div_ceil(LANES);
         for_each(num_panels(outputs) * groups, |i| {
             let (panel, group) = (i.checked_div(groups).unwrap_or(0), i % groups);
-            let task = PackTask { source, algorithm, panel, group, to: to.get() };
-            // SAFETY: each task writes the sixteen input channels of its panel.
+            let (start, len) = panel_range(algorithm, [inputs, outputs], panel);
+            let task = PackTask { source, algorithm, panel, group, to: to.part(start, len) };
+            // SAFETY: `to` has room for the panel, of which each task writes its own sixteen input channels.
             unsafe { run(task) };
         });
-        Self { algorithm, inputs, outputs, data }
+        Ok(Self { algorithm, inputs, outputs, data })
     }
 
-    /// Where a panel begins.
-    pub(crate) fn panel(&self, panel: usize) -> *const f32 {
-        self.data.as_ptr().wrapping_add(panel * PANEL * self.algorithm.positions() * row_channels(self.inputs))
+    /// Algorithm that the weights are packed for.
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Number of channels that go in.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Number of channels that come out.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Size in bytes.
+    pub(crate) fn num_bytes(&self) -> usize {
+        self.data.num_bytes()
+    }
+
+    /// Weights of one panel, `[tap or position][channel][column]`.
+    pub(crate) fn panel(&self, panel: usize) -> &[f32] {
+        let (start, len) = panel_range(self.algorithm, [self.inputs, self.outputs], panel);
+        &self.data.as_slice()[start..start + len]
     }
 }
 
+/// Start and length of a panel in packed weights.
+fn panel_range(algorithm: Algorithm, [inputs, outputs]: [usize; 2], panel: usize) -> (usize, usize) {
+    let column = algorithm.positions() * row_channels(inputs);
+    (panel * PANEL * column, panel_width(outputs, panel) * column)
+}
+
+/// Weights as they are stored, `[O, C, K, K]`, read in one direction.
 #[derive(Debug, Clone, Copy)]
-struct Source {
-    weight: *const f32,
+struct Source<'a> {
+    weight: &'a [f32],
     direction: Direction,
     inputs: usize,
     outputs: usize,
@@ -116,27 +146,27 @@ struct Source {
     taps: usize,
 }
 
-// SAFETY: only addresses; see `Shared`.
-unsafe impl Send for Source {}
-// SAFETY: as above.
-unsafe impl Sync for Source {}
-
 /// Weights of sixteen inputs for sixteen outputs: `[input][tap][output]`.
 type Block = [[f32; LANES]; LANES * 9];
 
-impl Source {
-    /// Reads a block. Where there is no channel, it is zero.
+impl Source<'_> {
+    /// Reads a block of weights from `input` and `output` on, with zeros for channels that do not exist.
+    ///
+    /// # Safety
+    /// The input exists. The instruction set is available.
     #[inline(always)]
     unsafe fn block<S: Simd>(&self, input: usize, output: usize, to: &mut Block) {
         let num_inputs = LANES.min(self.inputs - input);
         let num_outputs = LANES.min(self.outputs - output);
         let taps = self.taps;
-        // SAFETY: only channels that exist are read, and their taps.
+        let weight = self.weight.as_ptr();
+        // SAFETY: `weight` has `out_stride` values for each of its output channels and `in_stride = taps` for each
+        // input channel of those; only channels that exist are read, and their taps. `to` has sixteen times nine rows.
         unsafe {
             match self.direction {
                 Direction::Forward => {
                     // A row of an output: its inputs, taps inside.
-                    let row = self.weight.add(output * self.out_stride + input * self.in_stride);
+                    let row = weight.add(output * self.out_stride + input * self.in_stride);
                     let len = num_inputs * taps;
                     for start in (0..len).step_by(LANES) {
                         let mut lanes = [S::splat(0.); LANES];
@@ -152,7 +182,7 @@ impl Source {
                 }
                 Direction::InputGradient => {
                     for i in 0..num_inputs {
-                        let row = self.weight.add((input + i) * self.out_stride + output * self.in_stride);
+                        let row = weight.add((input + i) * self.out_stride + output * self.in_stride);
                         let mut lanes = [S::splat(0.); LANES];
                         for j in 0..num_outputs {
                             lanes[j] = S::load_first(row.add(j * self.in_stride), taps);
@@ -168,15 +198,17 @@ impl Source {
     }
 }
 
-struct PackTask {
-    source: Source,
+/// Packs sixteen input channels of one panel.
+struct PackTask<'a> {
+    source: Source<'a>,
     algorithm: Algorithm,
     panel: usize,
     group: usize,
+    /// The panel in the packed weights.
     to: *mut f32,
 }
 
-impl Task for PackTask {
+impl Task for PackTask<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -184,12 +216,12 @@ impl Task for PackTask {
         let Self { source, algorithm, panel, group, to } = self;
         let width = panel_width(source.outputs, panel);
         let channels = row_channels(source.inputs);
-        let to = to.wrapping_add(panel * PANEL * algorithm.positions() * channels);
         // Whole groups: the channels that fill the last one up have zero weights.
         let num_inputs = LANES.min(channels - group * LANES);
         let mut block: Block = [[0.; LANES]; LANES * 9];
         for column in (0..width).step_by(LANES) {
-            // SAFETY: the block is of this panel and these inputs; positions lie `channels * width` apart.
+            // SAFETY: the panel has `positions * channels * width` values; position p of an input lies
+            // `p * channels * width` from its first, and `column + LANES <= width`.
             unsafe {
                 source.block::<S>(group * LANES, panel * PANEL + column, &mut block);
                 for i in 0..num_inputs {
@@ -211,13 +243,16 @@ impl Task for PackTask {
 }
 
 /// Transforms nine taps and writes the positions `stride` apart.
+///
+/// # Safety
+/// `to` has room for sixteen values at each of `T * T` positions. The instruction set is available.
 #[inline(always)]
 unsafe fn winograd<S: Simd, W: Tiles<T, M>, const T: usize, const M: usize>(
     taps: &[[f32; LANES]],
     to: *mut f32,
     stride: usize,
 ) {
-    // SAFETY: the caller vouches for the place of each position.
+    // SAFETY: the caller vouches for the room at each position; a tap is sixteen values.
     unsafe {
         let mut g = [[S::splat(0.); 3]; 3];
         for (i, tap) in taps.iter().enumerate().take(9) {

@@ -1,79 +1,156 @@
-//! Between planes of pixels, `[N, C, H, W]`, and rows of channels, `[pixel][channel]`.
+//! Conversion between planes of pixels, `[N, C, H, W]`, and rows of channels, `[pixel][channel]`.
 
+use super::length::{LengthResult, check_length};
 use super::math::silu;
+use super::parallel::Shared;
 use super::simd::{LANES, Simd};
 
-/// What becomes of a value on its way from the planes: `f(x * scale + shift)`, scale and shift by image and channel.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Affine {
-    /// `[N, C]` each.
-    pub(crate) scale: *const f32,
-    pub(crate) shift: *const f32,
-    pub(crate) activation: Activation,
-}
-
+/// Activation that follows the affine map of a norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activation {
+pub enum Activation {
+    /// No activation: `u`.
     Identity,
+    /// SiLU: `u * sigmoid(u)`.
     Silu,
 }
 
-/// One tensor, or two that stand for their concatenation along the channels.
+/// Affine map and activation of values as they are read from planes: `f(x * scale + shift)`, by image and channel.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Planes {
-    pub(crate) first: *const f32,
-    pub(crate) first_channels: usize,
-    /// Holds the channels from `first_channels` on.
-    pub(crate) second: *const f32,
-    pub(crate) channels: usize,
-    pub(crate) height: usize,
-    pub(crate) width: usize,
-    pub(crate) affine: Option<Affine>,
+pub(crate) struct Affine<'a> {
+    /// Factor, `[N, C]`.
+    pub(crate) scale: &'a [f32],
+    /// Summand, `[N, C]`.
+    pub(crate) shift: &'a [f32],
+    pub(crate) activation: Activation,
 }
 
-// SAFETY: only addresses; see `Shared`.
-unsafe impl Send for Planes {}
-// SAFETY: as above.
-unsafe impl Sync for Planes {}
+/// A tensor `[N, C, H, W]`, or two that stand for their concatenation along the channels.
+///
+/// The slices have the lengths that the sizes ask for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Planes<'a> {
+    first: &'a [f32],
+    first_channels: usize,
+    /// Values of the channels from `first_channels` on.
+    second: Option<&'a [f32]>,
+    images: usize,
+    channels: usize,
+    height: usize,
+    width: usize,
+    affine: Option<Affine<'a>>,
+}
 
-/// Where rows of channels go: the pixel (row, column) at `to + row * row_stride + column * pixel_stride`.
+/// First pixel of sixteen channels of one image.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) image: usize,
+    pub(crate) channel: usize,
+    pub(crate) pixel: usize,
+}
+
+/// Layout of rows of channels: the pixel (row, column) lies at `to + row * row_stride + column * pixel_stride`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows {
     pub(crate) to: *mut f32,
     pub(crate) row_stride: usize,
     pub(crate) pixel_stride: usize,
-    /// Channels stored for each pixel, at most sixteen; those that the planes do not have are zeros.
+    /// Number of channels stored for each pixel, at most sixteen; those that the planes do not have are zeros.
     pub(crate) stored: usize,
-    /// Zero pixels before the first and after the last column.
+    /// Number of zero pixels before the first column.
     pub(crate) before: usize,
+    /// Number of zero pixels after the last column.
     pub(crate) after: usize,
 }
 
-impl Planes {
-    /// One tensor as it is.
-    pub(crate) fn plain(x: *const f32, channels: usize, height: usize, width: usize) -> Self {
-        Self { first: x, first_channels: channels, second: std::ptr::null(), channels, height, width, affine: None }
+impl<'a> Planes<'a> {
+    /// Views `x` as `[N, C, H, W]`.
+    ///
+    /// # Errors
+    /// If the length of `x` is another.
+    pub(crate) fn new(x: &'a [f32], shape: [usize; 4]) -> LengthResult<Self> {
+        Self::joined(x, None, shape)
     }
 
+    /// Views `first`, `[N, A, H, W]`, and `second`, `[N, C - A, H, W]`, as their concatenation `[N, C, H, W]`; A follows
+    /// from the lengths.
+    ///
+    /// # Errors
+    /// If there is no such A.
+    pub(crate) fn joined(first: &'a [f32], second: Option<&'a [f32]>, shape: [usize; 4]) -> LengthResult<Self> {
+        let [images, channels, height, width] = shape;
+        let len = first.len() + second.map_or(0, <[f32]>::len);
+        check_length("a tensor of planes", len, &shape)?;
+        let values = images * height * width;
+        let first_channels = match second {
+            Some(_) => first.len().checked_div(values).unwrap_or(0),
+            None => channels,
+        };
+        check_length("the first tensor of planes", first.len(), &[images, first_channels, height, width])?;
+        Ok(Self { first, first_channels, second, images, channels, height, width, affine: None })
+    }
+
+    /// Applies an affine map and an activation wherever the planes are read.
+    ///
+    /// # Errors
+    /// If scale or shift is not `[N, C]`.
+    pub(crate) fn with_affine(self, affine: Affine<'a>) -> LengthResult<Self> {
+        check_length("the scale of planes", affine.scale.len(), &[self.images, self.channels])?;
+        check_length("the shift of planes", affine.shift.len(), &[self.images, self.channels])?;
+        Ok(Self { affine: Some(affine), ..self })
+    }
+
+    /// Number of images, N.
+    pub(crate) fn images(&self) -> usize {
+        self.images
+    }
+
+    /// Number of channels of both tensors, C.
+    pub(crate) fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Height of an image, H.
+    pub(crate) fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Width of an image, W.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Number of pixels of a plane, `H * W`.
     pub(crate) fn area(&self) -> usize {
         self.height * self.width
     }
 
-    /// The plane of a channel of an image.
-    pub(crate) fn plane(&self, image: usize, channel: usize) -> *const f32 {
-        let (base, channels, channel) = if channel < self.first_channels {
-            (self.first, self.first_channels, channel)
-        } else {
-            (self.second, self.channels - self.first_channels, channel - self.first_channels)
-        };
-        base.wrapping_add((image * channels + channel) * self.area())
+    /// Affine map that is applied wherever the planes are read.
+    pub(crate) fn affine(&self) -> Option<Affine<'a>> {
+        self.affine
     }
 
-    /// Writes rows `rows` (which may reach over the edges of the picture; there they are zero) of sixteen channels from
-    /// `channel` on.
+    /// Values of one channel of one image as they are stored, `[H * W]`.
+    ///
+    /// # Panics
+    /// If there is no such image or channel: a fault of a kernel, as an index out of range is.
+    #[inline(always)]
+    pub(crate) fn plane(&self, image: usize, channel: usize) -> &'a [f32] {
+        let (base, channels, channel) = match self.second {
+            Some(second) if channel >= self.first_channels => {
+                (second, self.channels - self.first_channels, channel - self.first_channels)
+            }
+            _ => (self.first, self.first_channels, channel),
+        };
+        let area = self.area();
+        &base[(image * channels + channel) * area..][..area]
+    }
+
+    /// Writes rows `rows` of sixteen channels from `channel` on as rows of channels; rows beyond the edges of the image
+    /// are zeros.
     ///
     /// # Safety
-    /// The planes are valid, and the place they go to.
+    /// `out` has room for `rows.len()` rows of `before + W + after` pixels of `stored` channels each, and nobody else
+    /// reads or writes those. The image and the channel exist. The instruction set is available.
     #[inline(always)]
     pub(crate) unsafe fn write_rows<S: Simd>(
         &self,
@@ -84,7 +161,7 @@ impl Planes {
     ) {
         let height = self.height.cast_signed();
         let inside = rows.start.clamp(0, height)..rows.end.clamp(0, height);
-        // SAFETY: rows and columns are those that the caller names.
+        // SAFETY: only rows from 0 to `rows.len()` and columns from 0 to `before + W + after` of `out` are touched.
         unsafe {
             for row in rows.clone() {
                 let to = out.to.offset((row - rows.start) * out.row_stride.cast_signed());
@@ -99,39 +176,44 @@ impl Planes {
                 let to = out.to.offset((inside.start - rows.start) * out.row_stride.cast_signed());
                 let to = to.add(out.before * out.pixel_stride);
                 let inside = inside.start.cast_unsigned()..inside.end.cast_unsigned();
-                self.copy_inside::<S>((image, channel), inside, Rows { to, ..out });
+                self.copy_inside::<S>(image, channel, inside, Rows { to, ..out });
             }
         }
     }
 
-    /// The part inside the picture, sixteen pixels at a time (several short rows at once).
+    /// Writes rows inside the image, sixteen pixels at a time (several short rows at once).
+    ///
+    /// # Safety
+    /// That of [`Self::write_rows`], and `rows` lies in `0..H`.
     #[inline(always)]
-    unsafe fn copy_inside<S: Simd>(&self, (image, channel): (usize, usize), rows: std::ops::Range<usize>, out: Rows) {
+    unsafe fn copy_inside<S: Simd>(&self, image: usize, channel: usize, rows: std::ops::Range<usize>, out: Rows) {
         let present = LANES.min(self.channels - channel);
-        let mut planes = [std::ptr::null(); LANES];
-        for (i, plane) in planes.iter_mut().enumerate().take(present) {
-            *plane = self.plane(image, channel + i);
+        let mut planes: [&[f32]; LANES] = [&[]; LANES];
+        for i in 0..present {
+            planes[i] = self.plane(image, channel + i);
         }
         let (mut pixel, end) = (rows.start * self.width, rows.end * self.width);
         let (mut column, mut to) = (0, out.to);
-        // SAFETY: pixels from row rows.start to rows.end of planes that exist; each goes to its own place.
+        // SAFETY: `pixel + count <= end <= H * W`, the length of each plane, and the first `present` planes are read
+        // only; scale and shift have `present` values. Every pixel goes to its own place in `out`.
         unsafe {
             let mut affine = None;
             if let Some(Affine { scale, shift, activation }) = self.affine {
                 let at = image * self.channels + channel;
-                affine =
-                    Some((S::load_first(scale.add(at), present), S::load_first(shift.add(at), present), activation));
+                let (scale, shift) = (&scale[at..at + present], &shift[at..at + present]);
+                let scale = S::load_first(scale.as_ptr(), present);
+                affine = Some((scale, S::load_first(shift.as_ptr(), present), activation));
             }
             while pixel < end {
                 let count = LANES.min(end - pixel);
                 let mut lanes = [S::splat(0.); LANES];
                 if count == LANES && present == LANES {
                     for i in 0..LANES {
-                        lanes[i] = S::load(planes[i].add(pixel));
+                        lanes[i] = S::load(planes[i].as_ptr().add(pixel));
                     }
                 } else {
                     for i in 0..present {
-                        lanes[i] = S::load_first(planes[i].add(pixel), count);
+                        lanes[i] = S::load_first(planes[i].as_ptr().add(pixel), count);
                     }
                 }
                 S::transpose(&mut lanes);
@@ -163,6 +245,10 @@ impl Planes {
     }
 }
 
+/// Writes `count` pixels of zeros.
+///
+/// # Safety
+/// From `to` on, `out` has room for that many pixels. The instruction set is available.
 #[inline(always)]
 unsafe fn zero_pixels<S: Simd>(to: *mut f32, count: usize, out: &Rows) {
     for i in 0..count {
@@ -171,40 +257,54 @@ unsafe fn zero_pixels<S: Simd>(to: *mut f32, count: usize, out: &Rows) {
     }
 }
 
-/// Where planes are written: `y = products + bias + residual`.
+/// Planes that are written: `y = products + bias + residual`, `[N, C, area]`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PlanesOut {
-    pub(crate) to: *mut f32,
-    pub(crate) channels: usize,
-    pub(crate) area: usize,
-    /// `[C]`, or null.
-    pub(crate) bias: *const f32,
-    /// As `to`, or null.
-    pub(crate) residual: *const f32,
+pub(crate) struct PlanesOut<'a> {
+    to: Shared<'a, f32>,
+    channels: usize,
+    area: usize,
+    bias: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
 }
 
-// SAFETY: only addresses; see `Shared`.
-unsafe impl Send for PlanesOut {}
-// SAFETY: as above.
-unsafe impl Sync for PlanesOut {}
+impl<'a> PlanesOut<'a> {
+    /// Views `to` as `[N, C, area]`. `bias`: `[C]`; `residual`: as `to`.
+    pub(crate) fn new(
+        to: Shared<'a, f32>,
+        [channels, area]: [usize; 2],
+        bias: Option<&'a [f32]>,
+        residual: Option<&'a [f32]>,
+    ) -> Self {
+        Self { to, channels, area, bias, residual }
+    }
 
-impl PlanesOut {
-    /// Writes `count` pixels from `pixel` on, of sixteen channels from `channel` on, from rows of channels.
+    /// Writes `count` pixels of sixteen channels from a place on, from rows of channels.
     ///
     /// # Safety
-    /// `from` holds the pixels `pixel_stride` apart, sixteen channels each; the planes are valid.
+    /// `from` holds `count` pixels `pixel_stride` apart, sixteen channels each. The channel exists, and nobody else
+    /// writes these pixels. The instruction set is available.
+    /// # Panics
+    /// If the pixels lie outside the planes, bias or residual.
     #[inline(always)]
     pub(crate) unsafe fn store<S: Simd>(
         &self,
-        (image, channel, pixel): (usize, usize, usize),
+        Place { image, channel, pixel }: Place,
         count: usize,
         from: *const f32,
         pixel_stride: usize,
     ) {
         let present = LANES.min(self.channels - channel);
-        // SAFETY: the caller vouches for the pixels; channels beyond the last are not touched.
+        let start = (image * self.channels + channel) * self.area + pixel;
+        let len = (present - 1) * self.area + count;
+        let to = self.to.part(start, len);
+        let residual = self.residual.map(|residual| &residual[start..start + len]);
+        // SAFETY: the caller vouches for `from`. Channel `i < present`, pixel `done + some <= count` lies at
+        // `i * area + done < len` of `to` and of `residual`, which have `len` elements.
         unsafe {
-            let bias = if self.bias.is_null() { S::splat(0.) } else { S::load_first(self.bias.add(channel), present) };
+            let bias = match self.bias {
+                Some(bias) => S::load_first(bias[channel..channel + present].as_ptr(), present),
+                None => S::splat(0.),
+            };
             let mut done = 0;
             while done < count {
                 let some = LANES.min(count - done);
@@ -214,22 +314,59 @@ impl PlanesOut {
                 }
                 S::transpose(&mut lanes);
                 for i in 0..present {
-                    let at = (image * self.channels + channel + i) * self.area + pixel + done;
+                    let at = i * self.area + done;
                     let mut value = lanes[i];
                     if some == LANES {
-                        if !self.residual.is_null() {
-                            value = S::add(value, S::load(self.residual.add(at)));
+                        if let Some(residual) = residual {
+                            value = S::add(value, S::load(residual.as_ptr().add(at)));
                         }
-                        S::store(self.to.add(at), value);
+                        S::store(to.add(at), value);
                     } else {
-                        if !self.residual.is_null() {
-                            value = S::add(value, S::load_first(self.residual.add(at), some));
+                        if let Some(residual) = residual {
+                            value = S::add(value, S::load_first(residual.as_ptr().add(at), some));
                         }
-                        S::store_first(self.to.add(at), some, value);
+                        S::store_first(to.add(at), some, value);
                     }
                 }
                 done += some;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_have_the_values_of_their_shape() {
+        let values = [0.; 24];
+        assert!(Planes::new(&values, [1, 2, 3, 4]).is_ok());
+        assert!(Planes::new(&values[1..], [1, 2, 3, 4]).is_err());
+        assert!(Planes::new(&values, [1, 2, 3, 3]).is_err());
+        assert!(Planes::new(&[], [1, 0, 1 << 40, 1 << 20]).is_err());
+    }
+
+    #[test]
+    fn joined_planes_split_between_whole_channels_of_all_images() {
+        let values: Vec<f32> = (0..24u8).map(f32::from).collect();
+        let (a, b) = values.split_at(8);
+        let planes = Planes::joined(a, Some(b), [2, 3, 2, 2]).unwrap();
+        assert_eq!(planes.plane(1, 0), &values[4..8]);
+        assert_eq!(planes.plane(1, 1), &values[16..20]);
+        let (a, b) = values.split_at(12);
+        assert!(Planes::joined(a, Some(b), [2, 3, 2, 2]).is_err());
+        assert!(Planes::joined(a, Some(&b[1..]), [2, 3, 2, 2]).is_err());
+        assert!(Planes::joined(a, None, [2, 3, 2, 2]).is_err());
+    }
+
+    #[test]
+    fn affine_maps_have_a_value_for_each_image_and_channel() {
+        let (values, six) = ([0.; 24], [0.; 6]);
+        let planes = Planes::new(&values, [2, 3, 2, 2]).unwrap();
+        let activation = Activation::Silu;
+        assert!(planes.with_affine(Affine { scale: &six, shift: &six, activation }).is_ok());
+        assert!(planes.with_affine(Affine { scale: &six[1..], shift: &six, activation }).is_err());
+        assert!(planes.with_affine(Affine { scale: &six, shift: &six[..3], activation }).is_err());
     }
 }

@@ -1,17 +1,17 @@
-//! Matrix products of a few rows with a panel of at most 64 columns: the innermost loop of everything.
+//! Matrix products of a few rows with a panel of at most 64 columns: the innermost loop of all convolutions.
 //!
 //! `c[i][j] (+)= sum over k of a[i][k] b[k][j]`. The element `a[i][k]` is broadcast, so `a` may have any strides; `b`
 //! and `c` have rows of whole vectors. A register tile is MR rows by NV vectors of accumulators.
 
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, Simd, Task};
 
-/// Columns of a panel of packed weights, at most.
+/// Maximum number of columns of a panel of packed weights.
 pub(crate) const PANEL: usize = 64;
 
-/// Rows of `b` that stay in the first-level cache while the rows of `a` pass by.
+/// Number of rows of `b` that stay in the first-level cache while the rows of `a` pass by.
 const K_BLOCK: usize = 128;
 
-/// One product.
+/// One product of strided matrices, `c (+)= a b`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Product {
     pub(crate) a: *const f32,
@@ -24,13 +24,14 @@ pub(crate) struct Product {
     pub(crate) c: *mut f32,
     pub(crate) c_row: usize,
     pub(crate) rows: usize,
-    /// Columns in vectors: 1 to 4.
+    /// Number of columns in vectors: 1 to 4.
     pub(crate) vectors: usize,
     pub(crate) depth: usize,
-    /// Whether `c` is added to or overwritten.
+    /// Choice between adding to `c` and overwriting it.
     pub(crate) accumulate: Accumulate,
 }
 
+/// Use of a product: added to the result, or in place of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Accumulate {
     Add,
@@ -38,10 +39,12 @@ pub(crate) enum Accumulate {
 }
 
 impl Product {
-    /// Computes it.
+    /// Computes the product.
     ///
     /// # Safety
-    /// All of `a`, `b` and `c` that the sizes name is valid, and `c` overlaps neither.
+    /// `a[i * a_row + k * a_col]`, `b[k * b_row + j]` and `c[i * c_row + j]` are valid for all `i < rows`, `k < depth`,
+    /// `j < vectors * LANES`; `c` overlaps neither `a` nor `b`, and nobody else reads or writes it. The instruction set is
+    /// available.
     #[inline(always)]
     pub(crate) unsafe fn run<S: Simd>(self) {
         let mut start = 0;
@@ -66,7 +69,10 @@ impl Product {
         }
     }
 
-    /// Cuts the panel where the registers cannot hold a full one.
+    /// Runs over columns, a vector at a time where the registers cannot hold a full panel.
+    ///
+    /// # Safety
+    /// That of [`Self::run`].
     #[inline(always)]
     unsafe fn run_columns<S: Simd>(self) {
         // SAFETY: columns of the whole.
@@ -86,6 +92,10 @@ impl Product {
         }
     }
 
+    /// Runs over rows, as many at a time as the registers hold.
+    ///
+    /// # Safety
+    /// That of [`Self::run`], with `vectors` of at least `NV`.
     #[inline(always)]
     unsafe fn run_rows<S: Simd, const NV: usize>(mut self) {
         // SAFETY: rows of the whole.
@@ -96,10 +106,10 @@ impl Product {
                     self.skip(12);
                 }
             }
-            let most = if S::ACCUMULATORS >= 6 * NV { 6 } else { 4 };
+            let max = if S::ACCUMULATORS >= 6 * NV { 6 } else { 4 };
             while self.rows > 0 {
                 // Equal pieces: a last one of few rows would leave the multipliers idle.
-                let pieces = self.rows.div_ceil(most);
+                let pieces = self.rows.div_ceil(max);
                 let rows = self.rows.div_ceil(pieces);
                 match rows {
                     1 => self.tile::<S, 1, NV>(),
@@ -114,14 +124,18 @@ impl Product {
         }
     }
 
+    /// Drops the first rows.
     #[inline(always)]
-    unsafe fn skip(&mut self, rows: usize) {
+    fn skip(&mut self, rows: usize) {
         self.a = self.a.wrapping_add(rows * self.a_row);
         self.c = self.c.wrapping_add(rows * self.c_row);
         self.rows -= rows;
     }
 
-    /// MR rows, NV vectors.
+    /// Computes the first MR rows and NV vectors of the result.
+    ///
+    /// # Safety
+    /// That of [`Self::run`], with `rows` of at least `MR` and `vectors` of at least `NV`.
     #[inline(always)]
     unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(&self) {
         let Self { a, a_row, a_col, b_row, c, c_row, depth, .. } = *self;
@@ -164,5 +178,18 @@ impl Product {
                 }
             }
         }
+    }
+}
+
+/// A product as a task of its own.
+pub(crate) struct ProductTask(pub(crate) Product);
+
+impl Task for ProductTask {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's promise is that of `Product::run`.
+        unsafe { self.0.run::<S>() };
     }
 }

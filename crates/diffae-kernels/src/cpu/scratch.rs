@@ -1,9 +1,11 @@
 //! Buffers aligned to cache lines, and a pool of them.
 //!
-//! A task owns its scratch for as long as it runs. (Scratch of the thread would be taken away under a task's feet
+//! A task owns its scratch for as long as it runs. (A thread-local buffer would be taken away under a task's feet
 //! where rayon runs another task while the first waits.)
 
 use std::sync::Mutex;
+
+use super::parallel::Shared;
 
 /// One cache line.
 #[derive(Debug, Clone, Copy)]
@@ -12,41 +14,34 @@ struct Line([f32; 16]);
 
 /// Floats that begin at a cache line.
 #[derive(Debug, Default)]
-pub(crate) struct Lines(Vec<Line>);
+struct Lines(Vec<Line>);
 
 impl Lines {
-    /// `len` zeros, rounded up to whole lines.
-    pub(crate) fn zeros(len: usize) -> Self {
+    /// Allocates `len` zeros, rounded up to whole lines.
+    fn zeros(len: usize) -> Self {
         Self(vec![Line([0.; 16]); len.div_ceil(16)])
     }
 
-    pub(crate) fn as_ptr(&self) -> *const f32 {
-        self.0.as_ptr().cast()
-    }
-
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
-        self.0.as_mut_ptr().cast()
-    }
-
-    /// Bytes held.
-    pub(crate) fn num_bytes(&self) -> usize {
+    /// Size in bytes.
+    fn num_bytes(&self) -> usize {
         self.0.len() * size_of::<Line>()
     }
 }
 
-/// Buffers that wait for their next use.
+/// Buffers that are free for their next use.
 static POOL: Mutex<Vec<Lines>> = Mutex::new(Vec::new());
 
-/// How many buffers wait at most, and how large the largest of them is.
+/// Maximum number of free buffers in the pool.
 const MAX_WAITING: usize = 24;
+/// Maximum size of a free buffer in the pool; larger ones are deallocated.
 const MAX_WAITING_BYTES: usize = 64 << 20;
 
-/// A buffer of the pool; goes back when dropped.
+/// A buffer that returns to the pool when dropped.
 #[derive(Debug)]
 pub(crate) struct Scratch(Lines);
 
 impl Scratch {
-    /// At least `len` floats of any value.
+    /// Takes a buffer of at least `len` floats, of any value, from the pool.
     pub(crate) fn take(len: usize) -> Self {
         let bytes = len * size_of::<f32>();
         let mut pool = match POOL.lock() {
@@ -62,20 +57,28 @@ impl Scratch {
         Self(Lines::zeros(len))
     }
 
-    /// Exactly `len` zeros of its own, rounded up to whole lines.
+    /// Allocates `len` zeros, rounded up to whole lines.
     pub(crate) fn exact(len: usize) -> Self {
         Self(Lines::zeros(len))
     }
 
-    pub(crate) fn as_ptr(&self) -> *const f32 {
-        self.0.as_ptr()
+    /// Views all floats of the buffer, which may be more than were asked for.
+    pub(crate) fn as_slice(&self) -> &[f32] {
+        let lines = &self.0.0;
+        // SAFETY: a `Line` is sixteen floats without padding (`repr(C)`, 64 bytes), so the lines are a slice of
+        // sixteen times as many floats; all have been initialized by `zeros`.
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
     }
 
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
-        self.0.as_mut_ptr()
+    /// Shares all floats of the buffer among tasks that write disjoint parts of them.
+    pub(crate) fn share(&mut self) -> Shared<'_, f32> {
+        let lines = &mut self.0.0;
+        // SAFETY: as in `as_slice`; the borrow is unique.
+        let floats = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) };
+        Shared::new(floats)
     }
 
-    /// Bytes held.
+    /// Size in bytes.
     pub(crate) fn num_bytes(&self) -> usize {
         self.0.num_bytes()
     }
@@ -97,14 +100,14 @@ impl Drop for Scratch {
     }
 }
 
-/// A vector of `len` floats that `fill` writes all of.
+/// Makes a vector of `len` values that `fill` writes.
 ///
 /// # Safety
-/// `fill` writes every one of the `len` floats behind the pointer that it is given.
-pub(crate) unsafe fn filled(len: usize, fill: impl FnOnce(*mut f32)) -> Vec<f32> {
+/// `fill` initializes every one of the `len` elements that it is given.
+pub(crate) unsafe fn filled(len: usize, fill: impl FnOnce(Shared<'_, f32>)) -> Vec<f32> {
     let mut values = Vec::with_capacity(len);
-    fill(values.as_mut_ptr());
-    // SAFETY: the capacity is there, and the caller vouches for the values.
+    fill(Shared::uninit(&mut values.spare_capacity_mut()[..len]));
+    // SAFETY: the capacity is at least `len`, and the caller vouches for the values.
     unsafe { values.set_len(len) };
     values
 }

@@ -1,39 +1,54 @@
 //! Softmax over rows, forward and backward, in place.
 
+use super::length::{LengthResult, check_length};
 use super::math::exp;
 use super::parallel::{Shared, for_each_range};
 use super::simd::{LANES, Simd, Task, run};
 
-/// Rows that a task takes at least.
-fn least(width: usize) -> usize {
+/// Minimum number of rows of a task.
+fn min_rows(width: usize) -> usize {
     8192_usize.checked_div(width).unwrap_or(1).max(1)
 }
 
-/// `exp(s x - max) / sum` for each row of `width`.
-pub(crate) fn forward(x: &mut [f32], width: usize, scale: f32) {
+/// Computes the softmax of `scale * x` over rows of `width`, in place: `exp(scale * x - max) / sum`.
+///
+/// # Errors
+/// If `x` is not whole rows.
+pub(crate) fn forward(x: &mut [f32], width: usize, scale: f32) -> LengthResult<()> {
     let rows = x.len().checked_div(width).unwrap_or(0);
-    let base = Shared(x.as_mut_ptr());
-    for_each_range(rows, least(width), |start, end| {
+    check_length("the argument of a softmax", x.len(), &[rows, width])?;
+    let x = Shared::new(x);
+    for_each_range(rows, min_rows(width), |start, end| {
         for row in start..end {
-            // SAFETY: each task writes its own rows.
-            unsafe { run(Forward { x: base.get().add(row * width), width, scale }) };
+            let task = Forward { x: x.part(row * width, width), width, scale };
+            // SAFETY: the row has `width` elements, and each task writes its own rows.
+            unsafe { run(task) };
         }
     });
+    Ok(())
 }
 
-/// From the weights p and their gradient dp, in place of dp: `s p (dp - sum(p dp))`.
-pub(crate) fn backward(p: &[f32], dp: &mut [f32], width: usize, scale: f32) {
+/// Computes the gradient w.r.t. x of the softmax `p` of `scale * x`, in place of `dp`, that w.r.t. `p`:
+/// `scale p (dp - sum(p dp))` over rows of `width`.
+///
+/// # Errors
+/// If the lengths differ, or are not whole rows.
+pub(crate) fn backward(p: &[f32], dp: &mut [f32], width: usize, scale: f32) -> LengthResult<()> {
     let rows = p.len().checked_div(width).unwrap_or(0);
-    let base = Shared(dp.as_mut_ptr());
-    for_each_range(rows, least(width), |start, end| {
+    check_length("a softmax", p.len(), &[rows, width])?;
+    check_length("the gradient of a softmax", dp.len(), &[rows, width])?;
+    let dp = Shared::new(dp);
+    for_each_range(rows, min_rows(width), |start, end| {
         for row in start..end {
-            let p = p[row * width..].as_ptr();
-            // SAFETY: each task writes its own rows.
-            unsafe { run(Backward { p, dp: base.get().add(row * width), width, scale }) };
+            let task = Backward { p: &p[row * width..(row + 1) * width], dp: dp.part(row * width, width), scale };
+            // SAFETY: both rows have `width` elements, and each task writes its own rows.
+            unsafe { run(task) };
         }
     });
+    Ok(())
 }
 
+/// Softmax of one row of `width` elements.
 struct Forward {
     x: *mut f32,
     width: usize,
@@ -69,19 +84,20 @@ impl Task for Forward {
     }
 }
 
-struct Backward {
-    p: *const f32,
+/// Gradient of one row, with as many elements as `p`.
+struct Backward<'a> {
+    p: &'a [f32],
     dp: *mut f32,
-    width: usize,
     scale: f32,
 }
 
-impl Task for Backward {
+impl Task for Backward<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { p, dp, width, scale } = self;
+        let Self { p, dp, scale } = self;
+        let (p, width) = (p.as_ptr(), p.len());
         // SAFETY: both rows have `width` elements.
         unsafe {
             let mut sum = S::splat(0.);
@@ -98,5 +114,22 @@ impl Task for Backward {
                 S::store_first(dp.add(at), count, value);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_must_be_whole_and_of_equal_number() {
+        let mut values = vec![0.; 12];
+        assert!(forward(&mut values, 5, 1.).is_err());
+        forward(&mut values, 4, 1.).unwrap();
+        assert_eq!(values, [0.25; 12]);
+        assert!(backward(&[0.25; 12], &mut values[1..], 4, 1.).is_err());
+        assert!(backward(&[0.25; 11], &mut values[..11], 4, 1.).is_err());
+        backward(&[0.25; 12], &mut values, 4, 1.).unwrap();
+        assert_eq!(values, [0.; 12]);
     }
 }

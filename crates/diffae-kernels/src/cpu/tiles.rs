@@ -1,25 +1,27 @@
-//! Tiles of pictures for Winograd's algorithm: where they are, and their way from planes into the transformed domain.
+//! Tiles of images for Winograd's algorithm, and their transform from planes into the Winograd domain.
 
 use super::planes::{Planes, Rows};
 use super::simd::{LANES, Simd};
 use super::winograd::{Tiles, both_ways};
 
-/// The tiles of a batch of pictures, in rows of tiles.
+/// Grid of the M x M output tiles of a batch of images.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileGrid<const M: usize> {
-    /// Tiles in a row, and rows of tiles in a picture.
+    /// Number of tiles in a row.
     pub(crate) across: usize,
+    /// Number of rows of tiles in an image.
     pub(crate) down: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
 }
 
 impl<const M: usize> TileGrid<M> {
+    /// Grid of images of one size.
     pub(crate) fn new(height: usize, width: usize) -> Self {
         Self { across: width.div_ceil(M), down: height.div_ceil(M), height, width }
     }
 
-    /// Runs of tile rows of one picture: `(image, first tile row in it, number of tile rows, tiles before)`.
+    /// Splits rows of tiles into runs of one image each: `(image, first tile row in it, number of tile rows, tiles before)`.
     pub(crate) fn runs(self, rows: std::ops::Range<usize>) -> impl Iterator<Item = (usize, usize, usize, usize)> {
         let mut at = rows.start;
         std::iter::from_fn(move || {
@@ -34,13 +36,13 @@ impl<const M: usize> TileGrid<M> {
         })
     }
 
-    /// Floats of the scratch for one group of channels and `tile_rows` rows of tiles.
+    /// Number of floats of the scratch for one group of channels and `tile_rows` rows of tiles.
     pub(crate) fn halo_len(self, tile_rows: usize) -> usize {
         (tile_rows * M + 2) * (self.across * M + 2) * LANES
     }
 }
 
-/// Where transformed tiles lie: position p of tile t at `p * position_stride + t * tile_stride`.
+/// Layout of transformed tiles: position p of tile t at `p * position_stride + t * tile_stride`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Transformed {
     pub(crate) base: *mut f32,
@@ -48,15 +50,25 @@ pub(crate) struct Transformed {
     pub(crate) tile_stride: usize,
 }
 
+/// Tiles of sixteen channels in some rows of tiles of a batch.
+#[derive(Debug, Clone)]
+pub(crate) struct ChannelTiles {
+    /// First of the channels.
+    pub(crate) channel: usize,
+    /// Rows of tiles of all images, one after the other.
+    pub(crate) rows: std::ops::Range<usize>,
+}
+
 /// Transforms the input tiles of sixteen channels. `halo`: scratch of [`TileGrid::halo_len`] for the longest run.
 ///
 /// # Safety
-/// The planes are valid, and so is where the tiles go to.
+/// `out` has room for sixteen values of each position of each tile of `rows`, and nobody else reads or writes those or
+/// the scratch. The images and the channel exist. The instruction set is available.
 #[inline(always)]
 pub(crate) unsafe fn transform_inputs<S: Simd, W: Tiles<T, M>, const T: usize, const M: usize>(
-    planes: &Planes,
+    planes: &Planes<'_>,
     grid: TileGrid<M>,
-    (channel, rows): (usize, std::ops::Range<usize>),
+    ChannelTiles { channel, rows }: ChannelTiles,
     halo: *mut f32,
     out: Transformed,
 ) {
@@ -66,7 +78,8 @@ pub(crate) unsafe fn transform_inputs<S: Simd, W: Tiles<T, M>, const T: usize, c
         let range = start..start + (count * M + 2).cast_signed();
         let after = grid.across * M + 1 - grid.width;
         let to = Rows { to: halo, row_stride: padded, pixel_stride: LANES, stored: LANES, before: 1, after };
-        // SAFETY: the scratch has the rows and columns of this run.
+        // SAFETY: a run of `count <= rows.len()` rows of tiles fills `count * M + 2` rows of `across * M + 2` pixels of the
+        // scratch, of which a tile reads T = M + 2 each way; `tile` is one of those that `out` has room for.
         unsafe {
             planes.write_rows::<S>(image, channel, range, to);
             for row in 0..count {

@@ -18,34 +18,40 @@ use super::simd::Simd;
 ///
 /// (Types rather than closures: a closure that the compiler does not inline runs without the instruction set.)
 pub(crate) trait Linear<const FROM: usize, const TO: usize> {
+    /// Applies the map to sixteen vectors at once, one a lane.
+    ///
     /// # Safety
-    /// As the methods of [`Simd`].
+    /// The instruction set is available.
     unsafe fn apply<S: Simd>(x: [S::V; FROM]) -> [S::V; TO];
 }
 
-/// Output tiles of M x M from input tiles of T x T, T = M + 2.
+/// One of Winograd's algorithms: output tiles of M x M from input tiles of T x T, T = M + 2.
 pub(crate) trait Tiles<const T: usize, const M: usize>: Copy + Send + Sync {
-    /// `B^T d`.
+    /// Transform of input tiles, `B^T d`.
     type Input: Linear<T, T>;
-    /// `G g`.
+    /// Transform of kernels, `G g`.
     type Weight: Linear<3, T>;
-    /// `A^T m`.
+    /// Transform of products to output tiles, `A^T m`.
     type Output: Linear<T, M>;
-    /// `A y`, the adjoint of the output's.
+    /// Adjoint of the output transform, `A y`.
     type OutputAdjoint: Linear<M, T>;
-    /// `G^T u`, the adjoint of the weight's.
+    /// Adjoint of the kernel transform, `G^T u`.
     type WeightAdjoint: Linear<T, 3>;
 }
 
-/// Names one map of one algorithm.
+/// Transform of input tiles of the algorithm `W`.
 #[derive(Debug)]
 pub(crate) struct Input<W>(PhantomData<W>);
+/// Transform of kernels of the algorithm `W`.
 #[derive(Debug)]
 pub(crate) struct Weight<W>(PhantomData<W>);
+/// Transform of products of the algorithm `W` to output tiles.
 #[derive(Debug)]
 pub(crate) struct Output<W>(PhantomData<W>);
+/// Adjoint of [`Output`].
 #[derive(Debug)]
 pub(crate) struct OutputAdjoint<W>(PhantomData<W>);
+/// Adjoint of [`Weight`].
 #[derive(Debug)]
 pub(crate) struct WeightAdjoint<W>(PhantomData<W>);
 
@@ -116,15 +122,17 @@ impl Linear<4, 3> for WeightAdjoint<F2> {
     }
 }
 
-/// The first pair of points of [`F4`], and its powers.
+/// First pair of points of [`F4`].
 const P: f32 = FRAC_1_SQRT_2;
+// Powers of P.
 const P_2: f32 = 0.5;
 const P_3: f32 = 0.5 * FRAC_1_SQRT_2;
-/// The second pair.
+/// Second pair of points of [`F4`].
 const Q: f32 = SQRT_2;
+// Powers of Q.
 const Q_2: f32 = 2.;
 const Q_3: f32 = 2. * SQRT_2;
-/// `1 / N_i`; that of the point 0 is one.
+// `1 / N_i` of both pairs; that of the point 0 is one.
 const INV_N_P: f32 = -2. / 3.;
 const INV_N_Q: f32 = 1. / 6.;
 
@@ -219,7 +227,7 @@ impl Linear<6, 3> for WeightAdjoint<F4> {
 /// Applies a one-dimensional map to columns, then to rows: `L x L^T`.
 ///
 /// # Safety
-/// As the methods of [`Simd`].
+/// The instruction set is available.
 #[inline(always)]
 pub(crate) unsafe fn both_ways<S: Simd, L: Linear<FROM, TO>, const FROM: usize, const TO: usize>(
     x: &[[S::V; FROM]; FROM],

@@ -11,7 +11,7 @@ use diffae_infer::{
     no_observer,
 };
 use diffae_kernels::{
-    AdamConfig, Gradients, ParameterState, adam_step, differentiable, record, run_in_pool, sum_of_squares,
+    AdamConfig, AdamStep, Gradients, ParameterState, adam_step, differentiable, record, run_in_pool, sum_of_squares,
 };
 use diffae_nets::weights::LatentMoments;
 use diffae_nets::{DiffusionAutoencoder, LatentNet};
@@ -174,7 +174,7 @@ impl Training {
             AdamConfig { lr: 1e-4, beta_1: 0.9, beta_2: 0.999, eps: 1e-8, weight_decay: 0., ema_decay: 0.9999 };
         for (var, state) in &mut self.parameters {
             let gradient = gradients.get(var).context("a parameter without gradient")?;
-            adam_step(var, gradient, state, (&config, self.step_idx, scale))?;
+            adam_step(var, gradient, state, &AdamStep { config, step_idx: self.step_idx, gradient_scale: scale })?;
         }
         self.step_idx += 1;
         Ok(())

@@ -10,18 +10,14 @@ use std::arch::x86_64::{
 
 use super::{LANES, Simd, Task};
 
+/// AVX2 and FMA.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx2;
 
-/// Lanes of one register.
+/// Number of lanes of one register.
 const HALF: usize = 8;
 
-/// Whether this machine has it.
-pub(crate) fn available() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
-/// The mask of the first `n` lanes of one register.
+/// Returns the mask of the first `n` lanes of one register.
 #[inline(always)]
 unsafe fn first(n: usize) -> __m256i {
     const BITS: [i32; 2 * HALF] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -29,7 +25,7 @@ unsafe fn first(n: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(BITS.as_ptr().add(HALF - n.min(HALF)).cast()) }
 }
 
-/// Rows become columns, 8 by 8.
+/// Transposes 8 x 8 lanes.
 #[inline(always)]
 unsafe fn transpose_8(r: [__m256; HALF]) -> [__m256; HALF] {
     // SAFETY: the caller has AVX2.

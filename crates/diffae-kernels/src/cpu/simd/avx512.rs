@@ -11,15 +11,11 @@ use std::arch::x86_64::{
 
 use super::{LANES, Simd, Task};
 
+/// AVX-512 (F), AVX2 and FMA.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx512;
 
-/// Whether this machine has it.
-pub(crate) fn available() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
-/// The mask of the first `n` lanes.
+/// Returns the mask of the first `n` lanes.
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
     if n >= LANES { u16::MAX } else { (1u16 << n) - 1 }

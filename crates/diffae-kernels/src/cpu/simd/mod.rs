@@ -1,7 +1,7 @@
 //! Sixteen-lane vectors: one interface, one implementation an instruction set.
 //!
 //! Every kernel body is written once, generic over [`Simd`]. A *task* (a piece of work that one thread does) is a
-//! [`Task`]; [`run`] hands it to the instruction set in force, inside a function compiled for that set. Everything
+//! [`Task`]; [`run`] hands it to the selected instruction set, inside a function compiled for that set. Everything
 //! between there and the intrinsics is `#[inline(always)]`, because a function that is not inlined is compiled for
 //! the baseline of the target.
 //!
@@ -9,28 +9,28 @@
 //! NEON one four.
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod avx2;
+mod avx2;
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod avx512;
+mod avx512;
 #[cfg(target_arch = "aarch64")]
-pub(crate) mod neon;
-pub(crate) mod portable;
+mod neon;
+mod portable;
 
 use crate::dispatch::{KernelSet, kernel_set};
 
-/// Lanes of every vector.
+/// Number of lanes of every vector.
 pub(crate) const LANES: usize = 16;
 
-/// Vectors of sixteen `f32`.
+/// An instruction set for vectors of sixteen `f32`.
 ///
 /// # Safety
 /// Every method may be called only where the instruction set is available, and those that take pointers only if the
 /// lanes they name are valid to read or write. Pointers need no alignment beyond that of `f32`.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
-    /// Sixteen lanes.
+    /// Vector of sixteen lanes.
     type V: Copy;
 
-    /// Accumulators that the register tile of a matrix product may hold.
+    /// Maximum number of accumulators in the register tile of a matrix product.
     const ACCUMULATORS: usize;
 
     /// Runs a task in a function compiled for this set.
@@ -39,32 +39,33 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
-    /// The first `n` lanes, zeros in the others.
+    /// Loads the first `n` lanes, with zeros in the others.
     unsafe fn load_first(from: *const f32, n: usize) -> Self::V;
+    /// Stores the first `n` lanes.
     unsafe fn store_first(to: *mut f32, n: usize, v: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sqrt(a: Self::V) -> Self::V;
-    /// The larger; NaN if b is NaN.
+    /// Computes the maximum; NaN if b is NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller; NaN if b is NaN.
+    /// Computes the minimum; NaN if b is NaN.
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
-    /// `a * b + c`.
+    /// Computes `a * b + c`.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// `c - a * b`.
+    /// Computes `c - a * b`.
     unsafe fn fnma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The nearest whole number.
+    /// Rounds to the nearest whole number.
     unsafe fn round(a: Self::V) -> Self::V;
-    /// `2^a` for whole numbers in `-126..=127`.
+    /// Computes `2^a` for whole numbers in `-126..=127`.
     unsafe fn exp2_of_integer(a: Self::V) -> Self::V;
 
-    /// Asks for a cache line that will be read soon. The address need not be valid.
+    /// Prefetches a cache line that will be read soon. The address need not be valid.
     #[inline(always)]
     unsafe fn prefetch(_from: *const f32) {}
 
-    /// Rows become columns.
+    /// Transposes sixteen vectors in place.
     #[inline(always)]
     unsafe fn transpose(rows: &mut [Self::V; LANES]) {
         let mut from = [0f32; LANES * LANES];
@@ -84,7 +85,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         }
     }
 
-    /// The sum of the lanes, pairwise.
+    /// Sums the lanes pairwise.
     #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {
         let mut lanes = [0f32; LANES];
@@ -101,23 +102,24 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
 }
 
-/// What one thread does, for any instruction set.
+/// A piece of work that one thread does, for any instruction set.
 pub(crate) trait Task {
     type Output;
 
-    /// Implementations are `#[inline(always)]`.
+    /// Does the work. Implementations are `#[inline(always)]`.
     ///
     /// # Safety
-    /// The instruction set is available, and what the task holds is as its constructor demands.
+    /// The instruction set is available, pointers that the task holds are valid as their fields say, and no other task
+    /// writes where this one reads or writes.
     unsafe fn run<S: Simd>(self) -> Self::Output;
 }
 
-/// Runs a task with the instruction set in force.
+/// Runs a task with the selected instruction set.
 ///
 /// # Safety
-/// As [`Task::run`], but for the instruction set, which [`kernel_set`] has found available.
+/// That of [`Task::run`], but for the instruction set, which the machine has.
 pub(crate) unsafe fn run<T: Task>(task: T) -> T::Output {
-    // SAFETY: the set in force is one that the machine has; the rest is the caller's promise.
+    // SAFETY: only sets that `KernelSet::is_available` are ever selected; the rest is the caller's promise.
     unsafe {
         match kernel_set() {
             #[cfg(target_arch = "x86_64")]

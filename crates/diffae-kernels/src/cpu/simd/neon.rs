@@ -8,6 +8,7 @@ use std::arch::aarch64::{
 
 use super::{LANES, Simd, Task};
 
+/// NEON.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Neon;
 

@@ -2,6 +2,7 @@
 
 use super::{LANES, Simd, Task};
 
+/// Arrays of sixteen floats.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Portable;
 

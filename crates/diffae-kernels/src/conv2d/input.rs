@@ -1,0 +1,93 @@
+//! Input of a convolution layer: a tensor, with a norm, a skip connection and a residual.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::sizes::{Sizes, WeightSizes};
+use crate::cpu::group_norm::Moments;
+use crate::cpu::planes::Planes;
+use crate::group_norm::GroupNorm;
+use crate::storage::{with_all_floats, with_floats};
+
+/// Input of a convolution layer, which computes `conv(act(norm([x, lateral]))) + residual`.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvInput<'a> {
+    /// Input, `[N, C_x, H, W]`.
+    pub x: &'a Tensor,
+    /// Skip connection, `[N, C - C_x, H, W]`: its channels follow those of `x`.
+    pub lateral: Option<&'a Tensor>,
+    /// Norm and activation applied to the concatenated input.
+    pub norm: Option<&'a GroupNorm<'a>>,
+    /// Residual that is added to the result, `[N, O, H, W]`.
+    pub residual: Option<&'a Tensor>,
+}
+
+impl<'a> ConvInput<'a> {
+    /// Wraps a tensor that is convolved as it is.
+    #[must_use]
+    pub fn plain(x: &'a Tensor) -> Self {
+        Self { x, lateral: None, norm: None, residual: None }
+    }
+
+    /// Iterates over all tensors of the input.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &'a Tensor> {
+        let norm_tensors = self.norm.into_iter().flat_map(|norm| [norm.scale, norm.shift]);
+        [self.x].into_iter().chain(self.lateral).chain(norm_tensors).chain(self.residual)
+    }
+
+    /// Returns the sizes of a convolution with a weight of these sizes.
+    ///
+    /// # Errors
+    /// If a shape does not fit.
+    pub(super) fn check(&self, weight: WeightSizes) -> Result<Sizes> {
+        let WeightSizes { outputs, inputs, kernel } = weight;
+        let ConvInput { x, lateral, norm, residual } = *self;
+        let (images, x_channels, height, width) = x.dims4()?;
+        let lateral_channels = lateral.map_or(Ok(0), |lateral| lateral.dim(1))?;
+        let lateral_fits = lateral.is_none_or(|lateral| lateral.dims() == [images, lateral_channels, height, width]);
+        let residual_fits = residual.is_none_or(|residual| residual.dims() == [images, outputs, height, width]);
+        if x_channels + lateral_channels != inputs || !lateral_fits || !residual_fits {
+            let (lateral, residual) = (lateral.map(Tensor::dims), residual.map(Tensor::dims));
+            bail!(
+                "an input of shape {:?}, lateral {lateral:?} and residual {residual:?} do not fit a convolution from \
+                 {inputs} to {outputs} channels",
+                x.dims()
+            )
+        }
+        norm.map(|norm| norm.check(images, inputs)).transpose()?;
+        Ok(Sizes { images, inputs, outputs, height, width, kernel })
+    }
+}
+
+/// Hands the planes that are convolved to `f`, with the moments of their norm, if there is one.
+///
+/// # Errors
+/// That of `f`, or if a length does not fit.
+pub(super) fn with_planes<R>(
+    input: &ConvInput<'_>,
+    sizes: &Sizes,
+    f: impl FnOnce(Planes<'_>, Option<&Moments>) -> Result<R>,
+) -> Result<R> {
+    let ConvInput { x, lateral, norm, .. } = *input;
+    with_floats(x, |x_values| {
+        with_optional(lateral, |lateral_values| {
+            let planes = sizes.input_planes(x_values, lateral_values)?;
+            let Some(norm) = norm else { return f(planes, None) };
+            with_all_floats([norm.scale, norm.shift], |[scale, shift]| {
+                let moments = Moments::new(&planes, norm.num_groups)?;
+                let folded = moments.fold(scale, shift)?;
+                f(planes.with_affine(folded.affine(norm.activation))?, Some(&moments))
+            })
+        })
+    })
+}
+
+/// Hands the elements of a tensor that may be absent to `f`.
+///
+/// # Errors
+/// That of `f`, or if the tensor is not f32 on the CPU.
+pub(super) fn with_optional<R>(tensor: Option<&Tensor>, f: impl FnOnce(Option<&[f32]>) -> Result<R>) -> Result<R> {
+    match tensor {
+        Some(tensor) => with_floats(tensor, |values| f(Some(values))),
+        None => f(None),
+    }
+}

@@ -1,0 +1,56 @@
+//! Convolution algorithms, and the heuristic that picks one.
+
+use crate::dispatch::is_exact;
+
+/// A convolution algorithm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Algorithm {
+    /// 1x1: a matrix product.
+    Direct1,
+    /// 3x3, padding 1: nine matrix products.
+    Direct3,
+    /// 3x3, padding 1: Winograd F(2x2, 3x3).
+    Winograd2,
+    /// 3x3, padding 1: Winograd F(4x4, 3x3).
+    Winograd4,
+}
+
+/// Minimum number of channels, in and out, for which the transforms of Winograd's algorithm pay.
+const MIN_WINOGRAD_CHANNELS: usize = 16;
+
+impl Algorithm {
+    /// Picks the fastest algorithm for a K x K kernel on images of one size, if there is one for that K.
+    ///
+    /// Winograd's transformed weights are 16/9 (F2) or 4 (F4) times as large. On small images reading them is the
+    /// cost, so F2 is taken below 32 pixels, and none below 8.
+    pub(crate) fn pick(kernel: usize, [outputs, inputs]: [usize; 2], [height, width]: [usize; 2]) -> Option<Self> {
+        let side = height.min(width);
+        match kernel {
+            1 => Some(Self::Direct1),
+            3 if is_exact() || inputs.min(outputs) < MIN_WINOGRAD_CHANNELS || side < 8 => Some(Self::Direct3),
+            3 if side < 32 => Some(Self::Winograd2),
+            3 => Some(Self::Winograd4),
+            _ => None,
+        }
+    }
+
+    /// Returns whether a kernel of this crate supports K x K.
+    pub(crate) fn supports(kernel: usize) -> bool {
+        matches!(kernel, 1 | 3)
+    }
+
+    /// Number of elements of the K x K kernel.
+    pub(crate) fn taps(self) -> usize {
+        if self == Self::Direct1 { 1 } else { 9 }
+    }
+
+    /// Number of packed weights for one pair of input and output channel.
+    pub(crate) fn positions(self) -> usize {
+        match self {
+            Self::Direct1 => 1,
+            Self::Direct3 => 9,
+            Self::Winograd2 => 16,
+            Self::Winograd4 => 36,
+        }
+    }
+}
