@@ -95,10 +95,8 @@ pub(crate) fn run(folder: &RunFolder, trainer: &mut Trainer, data: &Data, on_ste
     }
     while trainer.num_steps_made() < num_steps {
         let Batch { x_0, indices } = loader.next()?;
-        let result = trainer.step(&x_0).map_err(|error| match error {
-            Error::Diverged { loss, step, .. } => Error::Diverged { loss, step, pictures: loader.names(&indices) },
-            other => other,
-        })?;
+        let named = |error: Error| error.on_batch(|| format!("the images {}", loader.names(&indices)));
+        let result = trainer.step(&x_0).map_err(named)?;
         let step = trainer.num_steps_made();
         let images = step * config.autoencoder.batch_size;
         meter.add(indices.len());

@@ -128,16 +128,28 @@ pub enum Error {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// The loss is NaN or infinite.
-    #[error("the loss is {loss} at step {step}; the pictures were {pictures}; the last good checkpoint is kept")]
+    /// The loss or the gradient of a training step is NaN or infinite.
+    #[error("the {quantity} is {value} at step {step}, on {batch}; the last good checkpoint is kept")]
     Diverged {
-        /// The loss.
-        loss: f64,
-        /// Which step.
+        /// `loss`, or `norm of the gradient`.
+        quantity: &'static str,
+        /// Its value.
+        value: f64,
+        /// Number of steps made before.
         step: usize,
-        /// Names of the batch's pictures.
-        pictures: String,
+        /// Samples of the step's batch.
+        batch: String,
     },
+}
+
+impl Error {
+    /// Says which samples a step diverged on; other errors stay as they are.
+    pub(crate) fn on_batch(self, samples: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Diverged { quantity, value, step, .. } => Self::Diverged { quantity, value, step, batch: samples() },
+            other => other,
+        }
+    }
 }
 
 /// Adds a path to an I/O error.

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_infer::ModelConfig;
-use diffae_kernels::{checkpoint, differentiable};
+use diffae_kernels::{checkpoint, differentiable, no_gradients};
 use diffae_nets::{
     BatchMoments, CompactCode, CompactConfig, CompactDecoder, CompactEncoder, SemanticEncoder, TrainingMode, Unet,
 };
@@ -107,15 +107,17 @@ impl Networks {
 
     /// `z_sem`, without gradients.
     pub(crate) fn encode(&self, x_0: &Tensor) -> Result<Option<Tensor>> {
-        Ok(match self {
-            Self::Diffusion { encoder, .. } => encoder.as_ref().map(|encoder| encoder.forward(x_0)).transpose()?,
-            Self::OneShot { encoder, .. } => Some(encoder.forward(x_0)?),
+        no_gradients(|| {
+            Ok(match self {
+                Self::Diffusion { encoder, .. } => encoder.as_ref().map(|encoder| encoder.forward(x_0)).transpose()?,
+                Self::OneShot { encoder, .. } => Some(encoder.forward(x_0)?),
+            })
         })
     }
 
     /// What the decoder says, without gradients.
     pub(crate) fn decode(&self, z_sem: Option<&Tensor>, given: &Given) -> Result<Tensor> {
-        match (self, given, z_sem) {
+        no_gradients(|| match (self, given, z_sem) {
             (Self::Diffusion { unet, .. }, Given::Noised(noised), z_sem) => {
                 Ok(unet.forward_training(&noised.x_t, &noised.numbers(), z_sem, TrainingMode::default())?)
             }
@@ -123,7 +125,7 @@ impl Networks {
                 Ok(decoder.forward(CompactCode { z_sem, level, noise })?)
             }
             _ => Err(mixed()),
-        }
+        })
     }
 
     /// Encodes and decodes as training does. Statistics of batch norms are added to `moments`.

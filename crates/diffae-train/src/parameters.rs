@@ -128,6 +128,9 @@ impl Parameters {
     }
 
     /// Clips the gradients of a part and makes a step, counted from 0. Parameters without a gradient stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if a gradient is NaN or infinite: parameters and moments stay as they are.
     pub(crate) fn update_part(
         &mut self,
         part: Part,
@@ -145,6 +148,7 @@ impl Parameters {
             }
         }
         let grad_norm = squares.sqrt();
+        require_finite("norm of the gradient", grad_norm, step)?;
         let clipped = settings.clip_norm > 0. && grad_norm > settings.clip_norm;
         // With the epsilon of the reference's clipping.
         let scale = if clipped { settings.clip_norm / (grad_norm + 1e-6) } else { 1. };
@@ -307,8 +311,35 @@ fn initial(seed: u64, name: &str, shape: &Shape, init: Init) -> Vec<f32> {
     }
 }
 
+/// Refuses a loss or a norm that is NaN or infinite: no optimizer step is ever made on one.
+pub(crate) fn require_finite(quantity: &'static str, value: f64, step: usize) -> Result<()> {
+    let batch = || "samples that the caller chose".to_owned();
+    if value.is_finite() { Ok(()) } else { Err(Error::Diverged { quantity, value, step, batch: batch() }) }
+}
+
 /// A seed for dropout.
 pub(crate) fn dropout_seed(seed: u64, step: usize, part: usize) -> u64 {
     let counter = (step as u64) << 16 | part as u64;
     below(&mut stream(seed, Purpose::Dropout, counter), 1 << 62) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diffae_kernels::{differentiable, record};
+
+    #[test]
+    fn an_infinite_gradient_changes_no_parameter() {
+        let build = |vb: &VarBuilder<'_>| Ok(vb.get_with_hints(2, "unet.weight", Init::Const(0.))?);
+        let (weight, mut parameters) = Parameters::build(0, HashMap::new(), build).unwrap();
+        // The loss is 0 and its gradient infinite.
+        let (loss, tape) = record(|| differentiable([&weight], |[weight]| weight.sqrt()?.sum_all())).unwrap();
+        let mut gradients = Gradients::default();
+        tape.backward(&loss, &mut gradients).unwrap();
+        let settings = crate::presets::config("smoke", &[]).unwrap().autoencoder;
+        let error = parameters.update(&gradients, &settings, 7).unwrap_err().to_string();
+        assert!(error.contains("norm of the gradient is inf at step 7"), "{error}");
+        assert_eq!(parameters.current().unwrap()["unet.weight"].to_vec1::<f32>().unwrap(), [0., 0.]);
+        assert_eq!(parameters.averages().unwrap()["unet.weight"].to_vec1::<f32>().unwrap(), [0., 0.]);
+    }
 }

@@ -16,7 +16,7 @@ use crate::checkpoint::Checkpoints;
 use crate::config::{RunSettings, StageSettings};
 use crate::data::Pictures;
 use crate::error::{Error, Result, at};
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, require_finite};
 use crate::random::permutation;
 use crate::run::{Metrics, RunFolder, Stage, ValidationLine};
 use crate::{OnStep, Outcome, StepReport, Work};
@@ -262,12 +262,11 @@ impl RowStage<'_> {
                 let mut gradients = Gradients::default();
                 let (loss, tape) = record(|| loss(step, &rows))?;
                 let value = f64::from(loss.to_scalar::<f32>()?);
-                if !value.is_finite() {
-                    return Err(Error::Diverged { loss: value, step, pictures: format!("rows {rows:?}") });
-                }
+                require_finite("loss", value, step)?;
                 tape.backward(&loss, &mut gradients)?;
                 Ok((value, parameters.update(&gradients, settings, step)?))
-            })?;
+            })
+            .map_err(|error| error.on_batch(|| format!("the codes {rows:?}")))?;
             step += 1;
             let stop = on_step(&report(Work::Training, step, value, settings.batch_size)) == ControlFlow::Break(());
             if let Some(kept) = &mut kept {

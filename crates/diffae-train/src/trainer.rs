@@ -15,7 +15,7 @@ use crate::config::{Activations, ObjectiveSettings, TrainConfig};
 use crate::error::{Error, Result};
 use crate::networks::{Given, Networks};
 use crate::objective::Drawing;
-use crate::parameters::{Norms, Parameters, Part, dropout_seed};
+use crate::parameters::{Norms, Parameters, Part, dropout_seed, require_finite};
 use crate::random::Purpose;
 
 /// Networks and optimizer between two steps.
@@ -105,8 +105,8 @@ impl Trainer {
     /// One step on pictures `[N, C, H, W]` in `[-1, 1]`; timesteps, noise and dropout follow from the seed and the step.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss is no number, before the optimizer changes anything; [`Error::Setting`] if
-    /// `autoencoder.accumulate` does not divide N; others if the arithmetic fails.
+    /// [`Error::Diverged`] if a loss or a gradient is NaN or infinite, before the optimizer applies it; [`Error::Setting`]
+    /// if `autoencoder.accumulate` does not divide N; others if the arithmetic fails.
     pub fn step(&mut self, x_0: &Tensor) -> Result<StepResult> {
         let first = self.step * self.config.autoencoder.batch_size;
         let ObjectiveSettings { terminal_images: terminal, terminal_share, .. } = self.config.objective;
@@ -140,11 +140,8 @@ impl Trainer {
                     let of_part = self.judge(real, made, &mut judging)?;
                     loss_discriminator = Some(loss_discriminator.unwrap_or(0.) + of_part);
                 }
-                // A step on a loss that is no number would ruin what has been learnt.
-                let all = [Some(loss), loss_discriminator].into_iter().flatten();
-                if let Some(loss) = all.into_iter().find(|loss: &f64| !loss.is_finite()) {
-                    let pictures = format!("{} that the caller chose", x_0.dim(0)?);
-                    return Err(Error::Diverged { loss, step: self.step, pictures });
+                for loss in [Some(loss), loss_discriminator].into_iter().flatten() {
+                    require_finite("loss", loss, self.step)?;
                 }
                 for BatchMoments { path, mean, variance } in forward.moments {
                     self.parameters.set(&format!("{path}.running_mean"), &mean)?;
@@ -284,5 +281,53 @@ impl Trainer {
     /// If one is missing or does not fit.
     pub fn set_averages(&mut self, averages: &BTreeMap<String, Tensor>) -> Result<()> {
         self.parameters.set_averages(averages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trainer(assignments: &[&str]) -> Trainer {
+        let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
+        Trainer::new(&crate::presets::config("smoke", &assignments).unwrap(), HashMap::new()).unwrap()
+    }
+
+    fn images(count: usize, value: f32) -> Tensor {
+        Tensor::full(value, (count, 3, 16, 16), &Device::Cpu).unwrap()
+    }
+
+    fn values(trainer: &Trainer) -> Vec<f32> {
+        let tensors = trainer.parameters().unwrap();
+        tensors.values().flat_map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_step_that_diverges_is_an_error_and_changes_nothing() {
+        for kind in ["model.kind=autoencoder", "model.kind=compact"] {
+            let mut trainer = trainer(&[kind]);
+            let before = values(&trainer);
+            let error = trainer.step(&images(2, f32::NAN)).unwrap_err();
+            assert!(matches!(error, Error::Diverged { quantity: "loss", step: 0, .. }), "{kind}: {error}");
+            assert_eq!(values(&trainer), before, "{kind}");
+            assert_eq!(trainer.num_steps_made(), 0);
+            assert!(trainer.step(&images(2, 0.5)).unwrap().loss.is_finite());
+            assert_ne!(values(&trainer), before, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_batch_that_accumulate_does_not_divide_is_refused() {
+        let mut trainer = trainer(&["autoencoder.accumulate=2"]);
+        let error = trainer.step(&images(3, 0.)).unwrap_err().to_string();
+        assert!(error.contains("autoencoder.accumulate is 2 at a step of 3"), "{error}");
+        assert!(trainer.step(&images(4, 0.)).is_ok());
+    }
+
+    #[test]
+    fn timesteps_cannot_be_given_to_a_one_shot_autoencoder() {
+        let mut trainer = trainer(&["model.kind=compact"]);
+        let x_0 = images(1, 0.);
+        assert!(trainer.step_with(&x_0, &x_0, &[Timestep::new(3)]).is_err());
     }
 }
