@@ -7,29 +7,28 @@ use candle_core::{DType, Device, Tensor};
 use diffae_infer::{DecodeOptions, LoadOptions, Model, ModelSource};
 use diffae_schedule::{no_callback, no_noise};
 
+use crate::autoencoder::MAX_VALIDATED;
 use crate::classifier::{Examples, Labelled};
+use crate::code_stage::{CodeStage, NUM_VALIDATIONS};
 use crate::config::{Kind, StageSettings, TrainConfig};
 use crate::error::Result;
 use crate::latent::LatentTrainer;
 use crate::objective::{Draw, Drawing};
+use crate::preview::{MAX_SHOWN, NUM_SAMPLE_ROWS};
 use crate::random::Purpose;
-use crate::rows::RowStage;
 use crate::run::Stage;
 use crate::trainer::Trainer;
 
 /// Pictures of the step that is measured, at most.
-const MOST_MEASURED: usize = 8;
+const MAX_MEASURED: usize = 8;
 /// Short steps are repeated for so long.
 const MEASURE_FOR: Duration = Duration::from_millis(300);
 /// Steps of the classifier that are measured.
 const CLASSIFIER_STEPS: usize = 30;
-/// What `preview.rs` and `autoencoder.rs` do at each preview: pictures that are decoded and inverted, rows, and pictures that
-/// the loss is taken of, twice.
-const PREVIEW_PICTURES: usize = 8;
-const PREVIEW_ROWS: usize = 4;
-const INVENTED_PICTURES: usize = 24;
-const VALIDATED_PICTURES: usize = 64;
-const VALIDATIONS: usize = 10;
+/// Passes through the chain for each picture of a preview: one inversion and three decodings.
+const NUM_PREVIEW_PASSES: usize = 4;
+/// Pictures in a sheet of samples.
+const NUM_SAMPLES: usize = MAX_SHOWN * NUM_SAMPLE_ROWS;
 
 /// What a run will work on.
 #[derive(Debug, Clone, Copy, Default)]
@@ -101,7 +100,7 @@ impl Estimate {
                 num_steps: config.latent.num_steps(),
                 training_secs: config.latent.num_steps() as f64 * measure_latent(config)?,
                 encoding_secs: num_pictures as f64 * costs.encoding,
-                preview_secs: if every > 0 { VALIDATIONS as f64 * costs.of_inventions(config) } else { 0. },
+                preview_secs: if every > 0 { NUM_VALIDATIONS as f64 * costs.of_samples(config) } else { 0. },
             });
             if planned.num_attributes > 0 {
                 let step_secs = measure_classifier(config, planned.num_attributes)?;
@@ -121,7 +120,7 @@ impl Estimate {
 /// Seconds a picture of a step of the first stage, and what it keeps of one.
 fn measure_pictures(config: &TrainConfig, trainer: &mut Trainer) -> Result<(f64, usize)> {
     let stage = &config.autoencoder;
-    let count = stage.batch_size.min(MOST_MEASURED.max(stage.accumulate)).next_multiple_of(stage.accumulate);
+    let count = stage.batch_size.min(MAX_MEASURED.max(stage.accumulate)).next_multiple_of(stage.accumulate);
     let size = config.model.image_size;
     let x_0 = Tensor::zeros((count, config.model.image_channels, size, size), DType::F32, &Device::Cpu)?;
     let kept = trainer.step(&x_0)?.activation_bytes; // what a first step takes longer
@@ -164,15 +163,15 @@ impl Costs {
     fn of_preview(&self, config: &TrainConfig, planned: Planned) -> f64 {
         let watched = if planned.num_validation > 0 { planned.num_validation } else { planned.num_train };
         let steps = if config.model.kind == Kind::Compact { 1 } else { config.run.preview_steps };
-        let sheet = watched.min(PREVIEW_PICTURES) * PREVIEW_ROWS * steps;
-        let validated = watched.min(VALIDATED_PICTURES) as f64;
+        let sheet = watched.min(MAX_SHOWN) * NUM_PREVIEW_PASSES * steps;
+        let validated = watched.min(MAX_VALIDATED) as f64;
         (sheet as f64 + 2. * validated) * self.decoding + validated * self.encoding
     }
 
     /// Of a sheet of the latent stage.
-    fn of_inventions(&self, config: &TrainConfig) -> f64 {
+    fn of_samples(&self, config: &TrainConfig) -> f64 {
         let steps = if config.model.kind == Kind::Compact { 1 } else { config.run.preview_steps };
-        (INVENTED_PICTURES * steps) as f64 * self.decoding
+        (NUM_SAMPLES * steps) as f64 * self.decoding
     }
 }
 
@@ -182,8 +181,7 @@ fn measure_latent(config: &TrainConfig) -> Result<f64> {
     let schedule = latent.diffusion.noise_schedule()?;
     let mut trainer = LatentTrainer::new(&latent, &config.latent, config.seed, HashMap::new())?;
     let z_0 = Tensor::zeros((config.latent.batch_size, config.model.z_channels), DType::F32, &Device::Cpu)?;
-    let purpose = Purpose::LatentNoise;
-    let how = Drawing { seed: config.seed, purpose, first: 0, terminal: 0, terminal_share: 0. };
+    let how = Drawing::uniform(config.seed, Purpose::LatentNoise, 0);
     let mut step = || {
         let Draw { noise, timesteps } = Draw::new(&schedule, &z_0, how)?;
         trainer.step_with(&z_0, &noise, &timesteps).map(drop)
@@ -198,10 +196,10 @@ fn measure_classifier(config: &TrainConfig, num_attributes: usize) -> Result<f64
     let settings = StageSettings { images: CLASSIFIER_STEPS * batch_size, ..config.classifier.clone() };
     let z = Tensor::zeros((batch_size, config.model.z_channels), DType::F32, &Device::Cpu)?;
     let absent = vec![false; num_attributes];
-    let rows = (0..).take(batch_size).map(|row: u32| (row, absent.as_slice())).collect();
-    let examples = Examples { train: Labelled { z, rows }, validation: None, num_attributes };
+    let samples = (0..).take(batch_size).map(|row: u32| (row, absent.as_slice())).collect();
+    let examples = Examples { train: Labelled { z, samples }, validation: None, num_attributes };
     let (stage, seed) = (Stage::Classifier, config.seed);
-    let stage = RowStage { folder: None, stage, settings: &settings, seed, num_rows: batch_size };
+    let stage = CodeStage { folder: None, stage, settings: &settings, seed, num_samples: batch_size };
     let go_on = &mut |_: &crate::StepReport| std::ops::ControlFlow::Continue(());
     let start = Instant::now();
     examples.fit(&stage, config.edit_directions, go_on)?;

@@ -28,6 +28,8 @@ mod assignment;
 mod autoencoder;
 mod checkpoint;
 mod classifier;
+mod code_stage;
+mod codes;
 mod config;
 mod data;
 mod error;
@@ -36,15 +38,16 @@ mod latent;
 mod local_direction;
 mod networks;
 mod objective;
+mod optimization;
 mod parameters;
 pub mod presets;
 mod preview;
 mod random;
-mod rows;
 mod run;
 mod teach;
 mod tensorboard;
 mod trainer;
+mod training_loop;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -54,8 +57,7 @@ use candle_core::{DType, Tensor};
 use diffae_infer::{ModelSource, Overwrite};
 use diffae_nets::weights::ArchitectureHints;
 
-use autoencoder::Data;
-
+pub use codes::{moments_of, normalized};
 pub use config::{
     Activations, Crop, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings,
     ObjectiveSettings, OptimizerKind, RunSettings, StageSettings, TrainConfig,
@@ -65,7 +67,6 @@ pub use error::{Error, Result};
 pub use estimate::{Estimate, Planned, StageEstimate};
 pub use latent::{LatentTrainer, latent_loss};
 pub use local_direction::{NUM_JUDGEMENTS, OtherCodes, PairedCodes, fit_local_direction};
-pub use rows::{moments_of, normalized};
 pub use run::{Change, Notes, RunFolder, Stage, require_same};
 pub use teach::{AttributeScore, AttributeSettings, Lesson, Taught, fit_pair_row, teach};
 pub use trainer::{StepResult, Trainer};
@@ -211,6 +212,15 @@ pub fn check_data(
         }
         _ => Ok(()),
     }
+}
+
+/// Pictures of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Data {
+    /// Pictures that are trained on.
+    pub(crate) train: Pictures,
+    /// Held-out pictures.
+    pub(crate) validation: Pictures,
 }
 
 fn train_autoencoder(

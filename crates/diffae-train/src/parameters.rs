@@ -122,16 +122,11 @@ impl Parameters {
         Ok(())
     }
 
-    /// [`update_part`](Self::update_part) of the model.
-    pub(crate) fn update(&mut self, gradients: &Gradients, settings: &StageSettings, step: usize) -> Result<Norms> {
-        self.update_part(Part::Model, gradients, settings, step)
-    }
-
     /// Clips the gradients of a part and makes a step, counted from 0. Parameters without a gradient stay as they are.
     ///
     /// # Errors
     /// [`Error::Diverged`] if a gradient is NaN or infinite: parameters and moments stay as they are.
-    pub(crate) fn update_part(
+    pub(crate) fn update(
         &mut self,
         part: Part,
         gradients: &Gradients,
@@ -337,7 +332,7 @@ mod tests {
         let mut gradients = Gradients::default();
         tape.backward(&loss, &mut gradients).unwrap();
         let settings = crate::presets::config("smoke", &[]).unwrap().autoencoder;
-        let error = parameters.update(&gradients, &settings, 7).unwrap_err().to_string();
+        let error = parameters.update(Part::Model, &gradients, &settings, 7).unwrap_err().to_string();
         assert!(error.contains("norm of the gradient is inf at step 7"), "{error}");
         assert_eq!(parameters.current().unwrap()["unet.weight"].to_vec1::<f32>().unwrap(), [0., 0.]);
         assert_eq!(parameters.averages().unwrap()["unet.weight"].to_vec1::<f32>().unwrap(), [0., 0.]);

@@ -14,9 +14,9 @@ use crate::config::TrainConfig;
 use crate::error::{Result, at};
 
 /// Pictures in a row of a sheet.
-const MAX_SHOWN: usize = 8;
+pub(crate) const MAX_SHOWN: usize = 8;
 /// Rows of samples of the latent net.
-const NUM_SAMPLE_ROWS: u64 = 3;
+pub(crate) const NUM_SAMPLE_ROWS: usize = 3;
 
 /// Makes sheets: a row each of real pictures, of reconstructions with their own noise maps, and two with random ones,
 /// which show what `z_sem` holds and what it leaves open. A plain DDPM shows samples.
@@ -88,7 +88,7 @@ pub(crate) fn write_samples(run: &Path, config: &TrainConfig, model: Model, imag
     let (pipeline, settings) = (Pipeline::new(model), settings(config));
     let mut rows = vec![];
     for row in 0..NUM_SAMPLE_ROWS {
-        let numbers: Vec<u64> = (row * MAX_SHOWN as u64..(row + 1) * MAX_SHOWN as u64).collect();
+        let numbers: Vec<u64> = ((row * MAX_SHOWN) as u64..((row + 1) * MAX_SHOWN) as u64).collect();
         let codes = pipeline.sample_codes(&numbers, &settings, &mut no_observer)?;
         let name = if row == 0 { "samples" } else { "" };
         rows.push((name, pipeline.decode_tensor(&codes, &settings, &mut no_observer)?));

@@ -11,11 +11,12 @@ use diffae_kernels::{linear, no_gradients};
 use diffae_nets::weights::LatentMoments;
 
 use crate::classifier::{Examples, Fitted, Labelled};
+use crate::code_stage::CodeStage;
+use crate::codes::{Codes, Encoding};
 use crate::config::{Crop, EditDirections, StageSettings};
 use crate::data::{Labels, Pictures, is_validation};
 use crate::error::{Error, Result};
 use crate::local_direction::PairedCodes;
-use crate::rows::{Codes, Encoding, RowStage};
 use crate::run::Stage;
 use crate::{OnStep, presets};
 
@@ -136,17 +137,17 @@ pub fn teach(lesson: &Lesson<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Tau
     let (held_out, trained) = codes.split(&|picture| is_held_out(picture))?;
     let moments = lesson.moments.cloned().map_or_else(|| trained.moments(), Ok)?;
     let train = Labelled::new(&trained, &moments, pictures, labels)?;
-    let num_trained = train.rows.len();
+    let num_trained = train.samples.len();
     let validation = match held_out {
         Some(codes) => Some(Labelled::new(&codes, &moments, pictures, labels)?),
         None => None,
     };
-    let stage = RowStage {
+    let stage = CodeStage {
         folder: None,
         stage: Stage::Classifier,
         settings: &settings.classifier,
         seed: settings.seed,
-        num_rows: num_trained,
+        num_samples: num_trained,
     };
     let examples = Examples { train, validation, num_attributes: labels.names.len() };
     let Some(fitted) = examples.fit(&stage, settings.edit_directions, on_step)? else { return Ok(None) };
@@ -190,12 +191,13 @@ impl Lesson<'_> {
 pub fn fit_pair_row(pairs: PairedCodes<'_>, seed: u64) -> Result<(Tensor, Tensor)> {
     let z = Tensor::cat(&[pairs.without, pairs.with], 0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
     let (count, _) = pairs.without.dims2()?;
-    let row = |row: usize| (u32::try_from(row).unwrap_or(u32::MAX), if row < count { &[false][..] } else { &[true] });
-    let rows: Vec<(u32, &[bool])> = (0..z.dim(0)?).map(row).collect();
+    let sample =
+        |row: usize| (u32::try_from(row).unwrap_or(u32::MAX), if row < count { &[false][..] } else { &[true] });
+    let samples: Vec<(u32, &[bool])> = (0..z.dim(0)?).map(sample).collect();
     let settings = StageSettings { images: NUM_PAIR_CODES, ..AttributeSettings::usual()?.classifier };
-    let num_rows = rows.len();
-    let stage = RowStage { folder: None, stage: Stage::Classifier, settings: &settings, seed, num_rows };
-    let examples = Examples { train: Labelled { z, rows }, validation: None, num_attributes: 1 };
+    let num_samples = samples.len();
+    let stage = CodeStage { folder: None, stage: Stage::Classifier, settings: &settings, seed, num_samples };
+    let examples = Examples { train: Labelled { z, samples }, validation: None, num_attributes: 1 };
     let go_on = &mut |_: &crate::StepReport| std::ops::ControlFlow::Continue(());
     let fitted = examples.fit(&stage, EditDirections::Weights, go_on)?;
     let stopped = || Error::Pairs { problem: "the fit of its classifier was stopped".to_owned() };
@@ -224,12 +226,12 @@ fn scores(fitted: &Fitted, held_out: Option<&Labelled<'_>>, names: &[String]) ->
     let nothing =
         |name: &String| AttributeScore { attribute: name.clone(), count: 0, present: 0, accuracy: None, auroc: None };
     let Some(held_out) = held_out else { return Ok(names.iter().map(nothing).collect()) };
-    let all: Vec<usize> = (0..held_out.rows.len()).collect();
+    let all: Vec<usize> = (0..held_out.samples.len()).collect();
     let (z, _) = held_out.batch(&all, names.len())?;
     let logits = no_gradients(|| linear(&z, &fitted.weight, &fitted.bias))?.to_dtype(DType::F64)?; // [N, A]
     let score = |(idx, name): (usize, &String)| {
         let logits: Vec<f64> = logits.narrow(1, idx, 1)?.flatten_all()?.to_vec1()?;
-        let present: Vec<bool> = held_out.rows.iter().map(|(_, present)| present[idx]).collect();
+        let present: Vec<bool> = held_out.samples.iter().map(|(_, present)| present[idx]).collect();
         let right = logits.iter().zip(&present).filter(|&(&logit, &present)| (logit > 0.) == present).count();
         Ok(AttributeScore {
             attribute: name.clone(),

@@ -1,4 +1,4 @@
-//! What the two small stages share: training on the codes of all pictures.
+//! Codes of all pictures of a split, encoded once, kept in a file and normalized.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -7,29 +7,21 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use diffae_infer::{Model, write_atomically};
-use diffae_kernels::{Gradients, record, run_in_pool};
 use diffae_nets::weights::{LatentMoments, SafetensorsFile, TensorSource, safetensors_bytes};
 use rayon::prelude::*;
-use serde::Serialize;
 
-use crate::checkpoint::Checkpoints;
-use crate::config::{RunSettings, StageSettings};
 use crate::data::Pictures;
 use crate::error::{Error, Result, at};
-use crate::parameters::{Parameters, require_finite};
-use crate::random::permutation;
-use crate::run::{Metrics, RunFolder, Stage, ValidationLine};
-use crate::{OnStep, Outcome, StepReport, Work};
+use crate::run::{RunFolder, Stage};
+use crate::{OnStep, StepReport, Work};
 
 /// Pictures that are encoded at once.
 const ENCODED_AT_ONCE: usize = 32;
 /// Codes of the pictures that are trained on, and of those that are not.
 pub(crate) const CODES_FILE: &str = "codes.safetensors";
 pub(crate) const VALIDATION_CODES_FILE: &str = "codes-validation.safetensors";
-/// How often a stage is validated.
-const VALIDATIONS: usize = 10;
 /// Keeps a direction of `z_sem` that never varies from being divided by zero.
-const LEAST_STD: f64 = 1e-6;
+const MIN_STD: f64 = 1e-6;
 
 /// Codes of all training pictures.
 #[derive(Debug)]
@@ -47,7 +39,7 @@ struct Begun {
     indices: Vec<u32>,
 }
 
-/// What says in a file of codes whose codes of which pictures they are, and how many of these were tried.
+/// Metadata keys of a file of codes: fingerprint of model and pictures, and number of pictures that were attempted.
 const KEY: &str = "diffae:codes";
 const TRIED: &str = "diffae:tried";
 
@@ -191,7 +183,7 @@ pub fn moments_of(z_sem: &Tensor) -> Result<LatentMoments> {
     let z = z_sem.to_dtype(DType::F64)?;
     let mean = z.mean_keepdim(0)?;
     let squares = z.broadcast_sub(&mean)?.sqr()?.sum(0)?;
-    let std = (squares / (count - 1) as f64)?.sqrt()?.maximum(LEAST_STD)?;
+    let std = (squares / (count - 1) as f64)?.sqrt()?.maximum(MIN_STD)?;
     Ok(LatentMoments::new(mean.squeeze(0)?.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?)?)
 }
 
@@ -205,121 +197,4 @@ pub fn normalized(z_sem: &Tensor, moments: &LatentMoments) -> Result<Tensor> {
     let row = |x: &Tensor| x.reshape((1, ()));
     let (mean, std) = (row(&moments.mean)?, row(&moments.std)?);
     Ok(z_sem.broadcast_sub(&mean)?.broadcast_div(&std)?)
-}
-
-#[derive(Debug, Serialize)]
-struct Line {
-    stage: Stage,
-    step: usize,
-    images: usize,
-    loss: f64,
-    lr: f64,
-    grad_norm: f64,
-}
-
-/// What looks at a stage from time to time: the loss on what is not trained on, if there is any, after so many rows.
-pub(crate) type Watch<'a> = dyn Fn(&Parameters, usize) -> Result<Option<f64>> + 'a;
-
-/// A stage over `num_rows` rows.
-pub(crate) struct RowStage<'a> {
-    /// The run whose checkpoints it goes on from and whose log it writes; without one it is done in one go.
-    pub(crate) folder: Option<&'a RunFolder>,
-    pub(crate) stage: Stage,
-    pub(crate) settings: &'a StageSettings,
-    pub(crate) seed: u64,
-    pub(crate) num_rows: usize,
-}
-
-/// What a run keeps of a stage.
-struct Kept<'a> {
-    settings: &'a RunSettings,
-    checkpoints: Checkpoints,
-    metrics: Metrics,
-    last_save: Instant,
-}
-
-impl RowStage<'_> {
-    /// Trains from the newest checkpoint, if there is one, to the end. `loss` is that of a step on some rows; it is
-    /// recorded.
-    pub(crate) fn run(
-        &self,
-        parameters: &mut Parameters,
-        on_step: &mut OnStep<'_>,
-        loss: &(impl Fn(usize, &[usize]) -> Result<Tensor> + Sync),
-        watch: &Watch<'_>,
-    ) -> Result<Outcome> {
-        let settings = self.settings;
-        let (mut kept, mut step) = self.resumed(parameters)?;
-        let num_steps = settings.num_steps();
-        let report = |work, step, loss, batch| StepReport { stage: self.stage, work, step, num_steps, loss, batch };
-        if on_step(&report(Work::Starting, step, 0., 0)) == ControlFlow::Break(()) {
-            return Ok(Outcome::Stopped);
-        }
-        let mut order = (usize::MAX, vec![]);
-        while step < num_steps {
-            let rows = self.rows(step, &mut order);
-            let (value, norms) = run_in_pool(|| -> Result<_> {
-                let mut gradients = Gradients::default();
-                let (loss, tape) = record(|| loss(step, &rows))?;
-                let value = f64::from(loss.to_scalar::<f32>()?);
-                require_finite("loss", value, step)?;
-                tape.backward(&loss, &mut gradients)?;
-                Ok((value, parameters.update(&gradients, settings, step)?))
-            })
-            .map_err(|error| error.on_batch(|| format!("the codes {rows:?}")))?;
-            step += 1;
-            let stop = on_step(&report(Work::Training, step, value, settings.batch_size)) == ControlFlow::Break(());
-            if let Some(kept) = &mut kept {
-                let images = step * settings.batch_size;
-                if step % kept.settings.log_every_steps == 0 || step == num_steps {
-                    let (lr, grad_norm) = (settings.lr_at(step - 1), norms.whole);
-                    kept.metrics.write(&Line { stage: self.stage, step, images, loss: value, lr, grad_norm })?;
-                }
-                let is_watched = kept.settings.preview_every_images > 0 && crosses_a_part(step, num_steps) && !stop;
-                if is_watched && let Some(validation_loss) = watch(parameters, images)? {
-                    let (stage, z_usage) = (self.stage, None);
-                    kept.metrics.write(&ValidationLine { stage, step, images, validation_loss, z_usage })?;
-                }
-                let due = kept.last_save.elapsed() >= Duration::from_secs_f64(kept.settings.save_every_secs);
-                if stop || due || step == num_steps {
-                    kept.checkpoints.save(parameters, step)?;
-                    kept.last_save = Instant::now();
-                }
-            }
-            if stop {
-                return Ok(Outcome::Stopped);
-            }
-        }
-        Ok(Outcome::Finished)
-    }
-
-    /// Loads the newest checkpoint of the run, if there is one; the number of steps that have been made.
-    fn resumed(&self, parameters: &mut Parameters) -> Result<(Option<Kept<'_>>, usize)> {
-        let Some(folder) = self.folder else { return Ok((None, 0)) };
-        let settings = &folder.config().run;
-        let checkpoints = Checkpoints::new(folder.path(), self.stage.name(), settings.keep);
-        checkpoints.clear_partial();
-        let step = if checkpoints.any() { checkpoints.load_newest(parameters)? } else { 0 };
-        let metrics = folder.metrics(self.stage, step)?;
-        Ok((Some(Kept { settings, checkpoints, metrics, last_save: Instant::now() }), step))
-    }
-
-    /// The rows of a step. `order` is that of an epoch, and is kept from step to step.
-    fn rows(&self, step: usize, order: &mut (usize, Vec<usize>)) -> Vec<usize> {
-        let first = step * self.settings.batch_size;
-        let mut rows = Vec::with_capacity(self.settings.batch_size);
-        for place in first..first + self.settings.batch_size {
-            let epoch = place.checked_div(self.num_rows).unwrap_or(0);
-            if order.0 != epoch {
-                *order = (epoch, permutation(self.seed, epoch as u64, self.num_rows));
-            }
-            rows.push(order.1[place % self.num_rows]);
-        }
-        rows
-    }
-}
-
-/// Whether a step is the last of one of the parts between validations.
-fn crosses_a_part(step: usize, num_steps: usize) -> bool {
-    (step * VALIDATIONS).checked_div(num_steps) > ((step - 1) * VALIDATIONS).checked_div(num_steps)
 }
