@@ -307,10 +307,20 @@ impl TrainConfig {
     /// # Errors
     /// As [`TrainConfig::from_toml`]; [`Error::UnknownKey`] and [`Error::NotAnAssignment`].
     pub fn from_toml_with(text: &str, assignments: &[String]) -> Result<Self> {
-        // With every key present, also those that the text leaves to their defaults.
         let config: Self = toml::from_str(text).map_err(|source| Error::Config(Box::new(source)))?;
+        config.with(assignments)
+    }
+
+    /// Reads a config from a table of settings, and changes some; see [`TrainConfig::from_toml_with`].
+    pub(crate) fn from_table_with(table: toml::Table, assignments: &[String]) -> Result<Self> {
+        let config: Self = toml::Value::Table(table).try_into().map_err(|source| Error::Config(Box::new(source)))?;
+        config.with(assignments)
+    }
+
+    /// Changes settings, also those that were left to their defaults, and checks the result.
+    fn with(&self, assignments: &[String]) -> Result<Self> {
         let mut table: toml::Table =
-            toml::from_str(&config.to_toml()).map_err(|source| Error::Config(Box::new(source)))?;
+            toml::from_str(&self.to_toml()).map_err(|source| Error::Config(Box::new(source)))?;
         for assignment in assignments {
             assign(&mut table, assignment)?;
         }
@@ -546,7 +556,7 @@ mod tests {
 
     fn smoke(assignments: &[&str]) -> Result<TrainConfig> {
         let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
-        TrainConfig::from_toml_with(presets::text("smoke").unwrap(), &assignments)
+        TrainConfig::from_toml_with(&presets::text("smoke").unwrap(), &assignments)
     }
 
     #[test]
