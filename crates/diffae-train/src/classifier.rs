@@ -19,7 +19,7 @@ use crate::parameters::Parameters;
 use crate::run::{RunFolder, Stage};
 use crate::{Data, OnStep, Outcome};
 
-/// Trains the stage from where it is to its end, and adds the classifier to the model.
+/// Trains the stage from its newest checkpoint to its end, and adds the classifier to the model.
 ///
 /// Pictures are encoded once, unmirrored; the paper encodes them anew each time.
 pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mut OnStep<'_>) -> Result<Outcome> {
@@ -33,7 +33,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
     if codes.indices.is_empty() {
         return Err(data.train.none_readable());
     }
-    // Those that the latent net was trained with, if there is one: pictures may have come since.
+    // The statistics of the latent net, if there is one: pictures may have been added since.
     let moments = source.latent_moments().cloned().map_or_else(|| codes.moments(), Ok)?;
     let train = Labelled::new(&codes, &moments, &data.train, labels)?;
     let validation = if data.validation.is_empty() {
@@ -67,26 +67,26 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
     Ok(Outcome::Finished)
 }
 
-/// Labelled codes that a classifier is fitted to, and others that it is validated on.
+/// Labelled codes for training and for validation of a classifier.
 pub(crate) struct Examples<'a> {
     pub(crate) train: Labelled<'a>,
     pub(crate) validation: Option<Labelled<'a>>,
     pub(crate) num_attributes: usize,
 }
 
-/// A linear classifier of attributes.
+/// A fitted linear classifier of attributes.
 #[derive(Debug)]
 pub(crate) struct Fitted {
-    /// Averages over the steps, `[A, D]`: logits come from them.
+    /// Moving average of the weights, `[A, D]`, which logits come from.
     pub(crate) weight: Tensor,
-    /// The same of the biases, `[A]`.
+    /// Moving average of the biases, `[A]`.
     pub(crate) bias: Tensor,
-    /// Which way edits go, `[A, D]`.
+    /// Edit directions, `[A, D]`.
     pub(crate) directions: Tensor,
 }
 
 impl Examples<'_> {
-    /// Fits the classifier; nothing if `on_step` stops it.
+    /// Fits the classifier; `None` if `on_step` stops it.
     pub(crate) fn fit(
         &self,
         stage: &CodeStage<'_>,
@@ -149,8 +149,10 @@ impl<'a> Labelled<'a> {
         })
     }
 
-    /// From the mean normalized code without each attribute to that with it, `[count, D]`. Labels have been checked: both
-    /// occur among all pictures; an attribute for which one is missing here gets no way to go.
+    /// Computes the difference of mean normalized codes with and without each attribute, `[count, D]`.
+    ///
+    /// Labels have been checked: both occur among all pictures. An attribute for which one is missing here gets a zero
+    /// direction.
     fn differences_of_means(&self, count: usize) -> Result<Tensor> {
         let all: Vec<usize> = (0..self.samples.len()).collect();
         let (z, present) = self.batch(&all, count)?; // [N, D], [N, count]
@@ -164,7 +166,7 @@ impl<'a> Labelled<'a> {
         Ok(both.broadcast_mul(&known)?)
     }
 
-    /// Codes `[N, D]` and targets `[N, count]` of some samples.
+    /// Selects codes, `[N, D]`, and targets, `[N, count]`, of some samples.
     pub(crate) fn batch(&self, samples: &[usize], count: usize) -> Result<(Tensor, Tensor)> {
         let (mut indices, mut targets) = (vec![], vec![]);
         for &(row, present) in samples.iter().filter_map(|&sample| self.samples.get(sample)) {

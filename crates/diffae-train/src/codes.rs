@@ -15,26 +15,26 @@ use crate::error::{Error, Result, at};
 use crate::run::{RunFolder, Stage};
 use crate::{OnStep, StepReport, Work};
 
-/// Pictures that are encoded at once.
+/// Number of pictures that are encoded at once.
 const ENCODED_AT_ONCE: usize = 32;
-/// Codes of the pictures that are trained on, and of those that are not.
+/// Files with the codes of training pictures and of held-out ones.
 pub(crate) const CODES_FILE: &str = "codes.safetensors";
 pub(crate) const VALIDATION_CODES_FILE: &str = "codes-validation.safetensors";
-/// Keeps a direction of `z_sem` that never varies from being divided by zero.
+/// Lower bound of the standard deviation, for components of `z_sem` that never vary.
 const MIN_STD: f64 = 1e-6;
 
-/// Codes of all training pictures.
+/// Codes of the readable pictures of a split.
 #[derive(Debug)]
 pub(crate) struct Codes {
     /// `z_sem`, `[n, D]`.
     pub(crate) z_sem: Tensor,
-    /// Which pictures they are of.
+    /// Picture of each code, by number.
     pub(crate) indices: Vec<u32>,
 }
 
-/// Codes of the first pictures.
+/// Codes of the first pictures, while the others are being encoded.
 struct Begun {
-    /// By batches, `[n, D]`.
+    /// `z_sem` of each batch, `[n, D]`.
     z_sem: Vec<Tensor>,
     indices: Vec<u32>,
 }
@@ -43,16 +43,16 @@ struct Begun {
 const KEY: &str = "diffae:codes";
 const TRIED: &str = "diffae:tried";
 
-/// Pictures that are encoded, and where their codes are kept.
+/// Pictures to encode, and the file for their codes.
 pub(crate) struct Encoding<'a> {
     pub(crate) file: &'a Path,
     pub(crate) stage: Stage,
     pub(crate) save_every: Duration,
     pub(crate) model: &'a Model,
     pub(crate) pictures: &'a Pictures,
-    /// Those that are wanted, by number.
+    /// Pictures to encode, by number.
     pub(crate) wanted: &'a [usize],
-    /// Tells apart pictures of the same names.
+    /// Fingerprint that distinguishes pictures of the same names.
     pub(crate) origin: String,
 }
 
@@ -66,7 +66,7 @@ impl Encoding<'_> {
         hasher.finalize().to_hex().chars().take(16).collect()
     }
 
-    /// Those of some pictures that can be read, `[C, H, W]` each, and which they are.
+    /// Reads pictures, `[C, H, W]` each, with their numbers; unreadable ones are left out.
     fn read(&self, some: &[usize]) -> Result<(Vec<Tensor>, Vec<u32>)> {
         let [channels, image_size, _] = self.model.image_shape();
         let read = some.par_iter().map(|&idx| Ok((idx, self.pictures.read_or_leave_out(idx, channels, image_size)?)));
@@ -77,7 +77,7 @@ impl Encoding<'_> {
 }
 
 impl Begun {
-    /// Codes that are there already, and how many pictures were tried for them.
+    /// Reads the codes of an earlier process, and the number of pictures it attempted.
     fn read(path: &Path, key: &str) -> Option<(Self, usize)> {
         let file = SafetensorsFile::open(path).ok()?;
         let text = file.text();
@@ -121,12 +121,13 @@ impl Codes {
         Self::of(&Encoding { file, stage, save_every, model, pictures, wanted, origin: String::new() }, on_step)
     }
 
-    /// Encodes pictures, or reads what has been encoded before of the same pictures by the same model. Pictures that cannot
-    /// be read are left out, if need be all. Nothing if `on_step` stops it; what is encoded by then is kept.
+    /// Encodes pictures, or reads the codes of the same pictures and the same model from the file.
+    ///
+    /// Unreadable pictures are left out, possibly all. Returns `None` if `on_step` stops it; the codes so far are kept.
     pub(crate) fn of(encoding: &Encoding<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Self>> {
         let &Encoding { file, stage, save_every, model, wanted, .. } = encoding;
         let key = encoding.key();
-        // A file of other pictures, or of an earlier version that does not say of which, is made anew.
+        // A file of other pictures, or of an earlier version without a key, is replaced.
         let nothing = (Begun { z_sem: vec![], indices: vec![] }, 0);
         let (mut codes, mut first) = Begun::read(file, &key).unwrap_or(nothing);
         let mut last_save = Instant::now();
@@ -157,18 +158,18 @@ impl Codes {
         Ok(Some(Self { z_sem: Tensor::cat(&codes.z_sem, 0)?, indices: codes.indices }))
     }
 
-    /// [`moments_of`] these codes.
+    /// Computes the [`moments_of`] these codes.
     pub(crate) fn moments(&self) -> Result<LatentMoments> {
         moments_of(&self.z_sem)
     }
 
-    /// `(z_sem - mean) / std`, `[n, D]`.
+    /// Normalizes the codes, `[n, D]`; see [`normalized`].
     pub(crate) fn normalized(&self, moments: &LatentMoments) -> Result<Tensor> {
         normalized(&self.z_sem, moments)
     }
 }
 
-/// Mean and standard deviation (with n - 1) of each number of codes.
+/// Computes mean and standard deviation (with n - 1) of each component of codes.
 ///
 /// # Shapes
 /// - `z_sem`: `[n, D]`; results: `[D]`, f32.
@@ -187,7 +188,7 @@ pub fn moments_of(z_sem: &Tensor) -> Result<LatentMoments> {
     Ok(LatentMoments::new(mean.squeeze(0)?.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?)?)
 }
 
-/// `(z_sem - mean) / std`.
+/// Normalizes codes, `(z_sem - mean) / std`.
 ///
 /// # Shapes
 /// - `z_sem`, result: `[n, D]`.

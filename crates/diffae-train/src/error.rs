@@ -1,24 +1,24 @@
-//! What can go wrong in a training run.
+//! Errors of data, config, run folder and training.
 
 use std::path::PathBuf;
 
-/// Result of this crate.
+/// Result with the [`Error`] of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Weights to begin with that are not of these networks.
+    /// Initial weights do not fit the networks.
     #[error("the weights to begin with are of another architecture: {problem}")]
     OtherNetworks {
-        /// The first tensor that does not fit.
+        /// Name and fault of the first tensor that does not fit.
         problem: String,
     },
-    /// Codes that are no pairs, or to which no direction can be fitted.
+    /// Codes are no pairs, or no direction can be fitted to them.
     #[error("no direction can be fitted to the pairs: {problem}")]
     Pairs {
-        /// Why.
+        /// Cause of the error.
         problem: String,
     },
     /// A file or folder could not be read or written.
@@ -26,16 +26,16 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// Cause of the error.
         #[source]
         source: std::io::Error,
     },
     /// There is no preset of that name.
     #[error("there is no preset {name:?}; there are {known}")]
     UnknownPreset {
-        /// What was asked for.
+        /// Requested name.
         name: String,
-        /// All names.
+        /// Names of all presets.
         known: String,
     },
     /// A config is not TOML, or has keys that do not exist, or lacks some.
@@ -44,48 +44,48 @@ pub enum Error {
     /// `--set` names a key that does not exist.
     #[error("there is no setting {key:?}; {hint}")]
     UnknownKey {
-        /// The key.
+        /// Key of the setting.
         key: String,
-        /// Keys that there are.
+        /// Keys that exist.
         hint: String,
     },
     /// `--set` is not of the form key=value.
     #[error("{text:?} is not of the form key=value")]
     NotAnAssignment {
-        /// What was given.
+        /// Text of the assignment.
         text: String,
     },
     /// A setting is out of its range.
     #[error("{key} is {got}, expected {expected}")]
     Setting {
-        /// The key.
+        /// Key of the setting.
         key: &'static str,
-        /// Its value.
+        /// Value that was given.
         got: String,
-        /// Its range.
+        /// Range of valid values.
         expected: &'static str,
     },
-    /// Networks, weights or model files.
+    /// Networks, weights or model files are at fault.
     #[error(transparent)]
     Infer(#[from] diffae_infer::Error),
-    /// Sizes of networks that do not fit.
+    /// Sizes of the networks do not fit together.
     #[error("the networks cannot be built")]
     Nets(#[from] diffae_nets::Error),
-    /// The schedule has no such number of steps as previews are to take.
+    /// `run.preview_steps` does not fit the schedule.
     #[error("run.preview_steps does not fit")]
     PreviewSteps(#[source] diffae_schedule::Error),
-    /// A schedule or a chain.
+    /// A schedule or a chain of steps cannot be made.
     #[error("the diffusion failed")]
     Schedule(#[from] diffae_schedule::Error),
     /// A tensor operation failed.
     #[error("training failed in the tensor arithmetic")]
     Tensor(#[from] candle_core::Error),
-    /// No pictures, or too few.
+    /// Pictures are missing, too few or unusable.
     #[error("{}: {problem}", path.display())]
     Data {
-        /// The data.
+        /// Folder or file of the data.
         path: PathBuf,
-        /// What is wrong.
+        /// Fault in the data.
         problem: String,
     },
     /// Too many pictures could not be read.
@@ -93,19 +93,19 @@ pub enum Error {
         "{broken} of {seen} pictures could not be read, more than the share {limit} that data.max_broken_share allows; the last: {last}"
     )]
     TooManyBroken {
-        /// How many.
+        /// Number of unreadable pictures.
         broken: usize,
-        /// Pictures of the data.
+        /// Number of all pictures.
         seen: usize,
-        /// What is allowed.
+        /// Maximum share of unreadable pictures.
         limit: f64,
-        /// The last one, with the reason.
+        /// Last unreadable picture, with the reason.
         last: String,
     },
     /// Another process works in the run folder.
     #[error("another run is at work in {}", path.display())]
     Locked {
-        /// The folder.
+        /// Run folder.
         path: PathBuf,
     },
     /// The folder holds a run that has been begun.
@@ -115,9 +115,9 @@ pub enum Error {
         path = path.display()
     )]
     Started {
-        /// The folder.
+        /// Run folder.
         path: PathBuf,
-        /// In what it differs from the one that was asked for, after a space; empty if in nothing.
+        /// First difference from the requested run, after a space; empty without a difference.
         how: String,
     },
     /// The run folder holds something else than this run.
@@ -125,7 +125,7 @@ pub enum Error {
     Run {
         /// The folder or file.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// Fault and remedy.
         problem: String,
     },
     /// The loss or the gradient of a training step is NaN or infinite.
@@ -133,7 +133,7 @@ pub enum Error {
     Diverged {
         /// `loss`, or `norm of the gradient`.
         quantity: &'static str,
-        /// Its value.
+        /// Value that was given.
         value: f64,
         /// Number of steps made before.
         step: usize,
@@ -143,7 +143,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Says which samples a step diverged on; other errors stay as they are.
+    /// Adds the samples of the batch to [`Error::Diverged`]; other errors stay as they are.
     pub(crate) fn on_batch(self, samples: impl FnOnce() -> String) -> Self {
         match self {
             Self::Diverged { quantity, value, step, .. } => Self::Diverged { quantity, value, step, batch: samples() },

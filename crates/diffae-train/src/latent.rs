@@ -21,12 +21,12 @@ use crate::random::Purpose;
 use crate::run::{RunFolder, Stage};
 use crate::{Data, OnStep, Outcome};
 
-/// `mean |noise - predicted|` of a latent net at given timesteps; recorded.
+/// Computes the loss of a latent net at given timesteps, `mean |noise - predicted|`; it can be recorded.
 ///
 /// # Shapes
-/// - `z_0`: normalized codes, `[N, D]`; `noise`: the same; `timesteps`: N.
+/// - `z_0`: normalized codes, `[N, D]`; `noise`: `[N, D]`; `timesteps`: N.
 /// # Errors
-/// If shapes do not fit.
+/// If shapes do not fit, or the loss or the gradient is NaN or infinite.
 /// # Source
 /// Preechakul et al. 2022 (arXiv:2111.15640), appendix A.1.
 pub fn latent_loss(
@@ -51,7 +51,7 @@ pub struct LatentTrainer {
 }
 
 impl LatentTrainer {
-    /// A latent net whose parameters begin as `given` says, the others at random by the seed.
+    /// Builds a latent net. Parameters in `given` begin with its values, the others at random by the seed.
     ///
     /// # Errors
     /// If a given parameter does not fit.
@@ -67,19 +67,19 @@ impl LatentTrainer {
         Ok(Self { net, state: TrainState::new(parameters), schedule, settings: settings.clone() })
     }
 
-    /// One step with given timesteps and noise; the loss before it.
+    /// Makes one step with given timesteps and noise, and returns the loss before it.
     ///
     /// # Shapes
-    /// - `z_0`: normalized codes, `[N, D]`; `noise`: the same; `timesteps`: N.
+    /// - `z_0`: normalized codes, `[N, D]`; `noise`: `[N, D]`; `timesteps`: N.
     /// # Errors
-    /// If shapes do not fit.
+    /// If shapes do not fit, or the loss or the gradient is NaN or infinite.
     pub fn step_with(&mut self, z_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<f64> {
         let Self { net, schedule, .. } = self;
         let loss = || latent_loss(net, schedule, (z_0, noise), timesteps);
         Ok(self.state.minimize(&self.settings, z_0.dim(0)?, loss)?.loss)
     }
 
-    /// The parameters themselves.
+    /// Copies the parameters under training.
     ///
     /// # Errors
     /// If a tensor cannot be copied.
@@ -88,7 +88,7 @@ impl LatentTrainer {
     }
 }
 
-/// Trains the stage from where it is to its end, and adds the latent net to the model.
+/// Trains the stage from its newest checkpoint to its end, and adds the latent net to the model.
 pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> Result<Outcome> {
     let config = folder.config();
     let source = ModelSource::open(folder.path(), &diffae_nets::weights::ArchitectureHints::default())?;

@@ -1,4 +1,4 @@
-//! Directions of edits that depend on the code, fitted to pairs of codes.
+//! Local edit directions, which depend on the code, fitted to pairs of codes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{ControlFlow, RangeInclusive};
@@ -18,63 +18,63 @@ use crate::run::Stage;
 use crate::training_loop::{Learner, NoDetails, TrainingLoop, Validation};
 use crate::{StepReport, Work};
 
-/// Codes a step.
+/// Number of codes per step.
 const BATCH_SIZE: usize = 64;
 /// Learning rates, one after the other for as many steps each.
 const LEARNING_RATES: [f64; 3] = [3e-3, 1e-3, 3e-4];
-/// How often each code is seen, unless steps are too few or too many then.
+/// Number of epochs, before clamping to `NUM_STEPS`.
 const NUM_EPOCHS: usize = 100;
 const NUM_STEPS: RangeInclusive<usize> = 3000..=30_000;
 /// One pair in five is held out for model selection.
 const HELD_OUT_ONE_IN: u32 = 5;
-/// Part of the mean way's error that a network must fall below; a little less is chance, or another mean.
+/// Maximum held-out error relative to the mean direction; a little less than 1 is chance, or another mean.
 const WORTHWHILE: f64 = 0.98;
-/// Squared length of a way, as a part of the mean one, below which errors no longer weigh more.
+/// Floor of the relative-error weighting: squared length relative to the mean one.
 const SHORT: f64 = 0.05;
 
-/// How often the fit is judged, and [`fit_local_direction`] calls `between`.
+/// Number of validations of a fit, and of calls of `between` by [`fit_local_direction`].
 pub const NUM_JUDGEMENTS: usize = 90;
 
-/// Codes of pictures that differ in one attribute, normalized `z_sem`.
+/// Normalized codes of pairs of pictures that differ in one attribute.
 #[derive(Debug, Clone, Copy)]
 pub struct PairedCodes<'a> {
-    /// Those without it, `[N, D]`.
+    /// Codes without the attribute, `[N, D]`.
     pub without: &'a Tensor,
-    /// The same pictures with it, `[N, D]`.
+    /// Codes of the same pictures with the attribute, `[N, D]`.
     pub with: &'a Tensor,
-    /// Pictures of some pairs that lack it in another way.
+    /// Further pictures of some pairs, which lack the attribute in another way.
     pub others: Option<OtherCodes<'a>>,
 }
 
-/// Codes of pictures that lack an attribute in another way than those that pairs begin with.
+/// Codes of pictures that lack an attribute in another way than the ones in pairs.
 #[derive(Debug, Clone, Copy)]
 pub struct OtherCodes<'a> {
-    /// `[M, D]`
+    /// Codes, `[M, D]`.
     pub codes: &'a Tensor,
-    /// The pair of each.
+    /// Pair of each code, by number.
     pub pairs: &'a [u32],
 }
 
-/// Fits the way from pictures without an attribute to the same pictures with it,
+/// Fits the direction from pictures without an attribute to the same pictures with it,
 /// `z' - z = w + U^T (tanh(M tanh(V z + b) + d) - c)`.
 ///
-/// What is least is the mean of `|error|^2 / (|z' - z|^2 + s)`, s being a twentieth of the mean `|z' - z|^2`: where a beard can
-/// hardly be seen little may change. Both codes of a pair are rows of the fit, with the same way: it can be gone in both
-/// directions, and bends little on the way.
+/// Minimizes the mean of `|error|^2 / (|z' - z|^2 + s)`, s being a twentieth of the mean `|z' - z|^2`: where a beard can
+/// hardly be seen little may change. Both codes of a pair are samples with the same target, so that an edit can be undone
+/// and its direction changes little on the way.
 ///
-/// `others` lack the attribute in other ways: where `without` takes sad mouths to smiles, mouths that are open. The way is
+/// `others` lack the attribute in other ways: if pairs take sad mouths to smiles, mouths that are open. The direction is
 /// fitted to their codes as well, but not back to them: a smile that is taken away leaves a sad mouth.
 ///
-/// Every fifth pair judges, and Adam fits to the rest; the moving average of the parameters that predicts the judges best is
-/// taken, or the mean way from `without` to `with` where that does as well. c is the mean of the tanh over these two, so that
-/// w is the mean of the ways that are predicted there. The same seed gives the same bits.
+/// Every fifth pair is held out for model selection; the rest are fitted with Adam. The moving average of the parameters
+/// with the least held-out error is taken, or the mean difference if it does as well. c is the mean of the tanh over all
+/// pairs, so that w is the mean of the predictions there. The same seed gives the same bits.
 ///
-/// With 0 for `num_units`, h, the result is the mean way, and `others` do not matter. `between` is called [`NUM_JUDGEMENTS`]
-/// times on the way, to show progress or to stop with an error; not at all with 0 units.
+/// With 0 for `num_units`, h, the result is the mean difference, and `others` do not matter. `between` is called
+/// [`NUM_JUDGEMENTS`] times, to show progress or to stop with an error; not at all with 0 units.
 ///
 /// # Errors
-/// [`Error::Pairs`] with fewer than two pairs, shapes that differ, `others` of pairs that there are not, values that are not
-/// finite, or codes that do not differ; as `between`.
+/// [`Error::Pairs`] with fewer than two pairs, shapes that differ, `others` of missing pairs, values that are not
+/// finite, or codes that do not differ; [`Error::Diverged`] for values too large to square; as `between`.
 pub fn fit_local_direction<E: From<Error>>(
     pairs: PairedCodes<'_>,
     num_units: usize,
@@ -99,7 +99,7 @@ pub fn fit_local_direction<E: From<Error>>(
     Ok(found)
 }
 
-/// Codes of pairs and the ways between them, f32 on the CPU.
+/// Codes of pairs and the differences between them, f32 on the CPU.
 struct Pairs {
     without: Tensor,
     with: Tensor,
@@ -107,7 +107,7 @@ struct Pairs {
     others: Option<Others>,
 }
 
-/// Other codes without the attribute, the ways from there, and the pair of each.
+/// Other codes without the attribute, the differences to the attribute, and the pair of each.
 struct Others {
     codes: Tensor,
     ways: Tensor,
@@ -129,13 +129,13 @@ impl Pairs {
         Ok(Self { ways: (&with - &without)?, without, with, others })
     }
 
-    /// Codes and ways of the pairs of some numbers.
+    /// Selects the samples of some pairs, by their numbers.
     fn samples(&self, is_wanted: fn(u32) -> bool) -> Result<Samples> {
         let squares = |ways: &Tensor| ways.sqr()?.sum(1); // [N]
         let mean = f64::from(squares(&self.ways)?.mean_all()?.to_scalar::<f32>()?);
         let rows = |codes: &Tensor, ways: &Tensor, pairs: &[u32]| -> Result<Samples> {
             let squares = squares(ways)?;
-            // Where no code changes at all, nothing weighs more.
+            // If no code changes at all, all errors weigh the same.
             let weights = if mean > 0. { ((squares / mean)? + SHORT)?.recip()? } else { squares.ones_like()? };
             let wanted: Vec<usize> = (0..pairs.len()).filter(|&row| is_wanted(pairs[row])).collect();
             Samples { codes: codes.clone(), ways: ways.clone(), weights }.some(&wanted)
@@ -267,14 +267,14 @@ impl Others {
     }
 }
 
-/// Finite codes, f32 on the CPU.
+/// Checks that codes are finite, and moves them to the CPU in f32.
 fn checked(codes: &Tensor) -> Result<Tensor> {
     let codes = codes.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     let problem = || "a code holds values that are not finite".to_owned();
     if is_finite(&codes)? { Ok(codes) } else { Err(Error::Pairs { problem: problem() }) }
 }
 
-/// A way that is being fitted, `w + U^T tanh(M tanh(V z + b) + d)`.
+/// A direction without its center, `w + U^T tanh(M tanh(V z + b) + d)`.
 #[derive(Debug)]
 struct Way {
     direction: Tensor,
@@ -286,7 +286,7 @@ struct Way {
 }
 
 impl Way {
-    /// Begins with a mean way everywhere.
+    /// Starts with the mean difference at every code.
     fn new(mean: Tensor, num_units: usize, seed: u64) -> Result<(Self, Parameters)> {
         let width = mean.elem_count();
         let given = HashMap::from([("direction".to_owned(), mean)]);
@@ -319,7 +319,7 @@ impl Way {
         }
     }
 
-    /// Moves the mean of the layer before the last into the constant, so that `direction` is the mean way at these codes.
+    /// Moves the mean of the second layer into the constant, so that `direction` is the mean prediction at these codes.
     fn centered(self, codes: &Tensor) -> Result<LocalDirection> {
         let Self { direction, inputs, bias, hidden, hidden_bias, outputs } = self;
         let center = second_layer(codes, [&inputs, &bias, &hidden, &hidden_bias])?.mean(0)?;
@@ -328,7 +328,7 @@ impl Way {
     }
 }
 
-/// `tanh(M tanh(V z + b) + d)`, `[N, h]`.
+/// Computes the second hidden layer, `tanh(M tanh(V z + b) + d)`, `[N, h]`.
 fn second_layer(codes: &Tensor, [inputs, bias, hidden, hidden_bias]: [&Tensor; 4]) -> candle_core::Result<Tensor> {
     let first = codes.matmul(&inputs.t()?)?.broadcast_add(bias)?.tanh()?;
     first.matmul(&hidden.t()?)?.broadcast_add(hidden_bias)?.tanh()
@@ -351,7 +351,7 @@ fn settings(lr: f64, num_steps: usize) -> StageSettings {
     }
 }
 
-/// Codes and the ways from them, `[N, D]` each, and what an error there weighs, `[N]`.
+/// Codes and target differences, `[N, D]` each, with the weights of their errors, `[N]`.
 struct Samples {
     codes: Tensor,
     ways: Tensor,
@@ -366,7 +366,7 @@ impl Samples {
         Ok(Self { codes: codes?, ways: ways?, weights: weights? })
     }
 
-    /// The weighted mean squared error of a way, a scalar.
+    /// Computes the weighted mean squared error of a direction, a scalar.
     fn loss(&self, of: &Way) -> Result<Tensor> {
         let Self { codes, ways, weights } = self;
         let Way { direction, inputs, bias, hidden, hidden_bias, outputs } = of;
@@ -493,17 +493,17 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_a_pair_that_judges_is_not_fitted_to() {
+    fn samples_of_a_held_out_pair_are_not_fitted_to() {
         let (without, with, others) = (codes(10, 1), codes(10, 2), codes(2, 3));
         let others = Some(OtherCodes { codes: &others, pairs: &[5, 6] });
         let pairs = Pairs::new(PairedCodes { without: &without, with: &with, others }).unwrap();
-        let [judges, fitted] = [pairs.samples(|pair| pair == 5), pairs.samples(|pair| pair != 5)].map(Result::unwrap);
-        assert_eq!((judges.codes.dims(), fitted.codes.dims()), (&[3, WIDTH][..], &[19, WIDTH][..]));
+        let [held_out, fitted] = [pairs.samples(|pair| pair == 5), pairs.samples(|pair| pair != 5)].map(Result::unwrap);
+        assert_eq!((held_out.codes.dims(), fitted.codes.dims()), (&[3, WIDTH][..], &[19, WIDTH][..]));
         // From each code its way leads to the picture with the attribute, or ends there.
-        let ends = (&judges.codes + &judges.ways).unwrap();
+        let ends = (&held_out.codes + &held_out.ways).unwrap();
         let with = with.get(5).unwrap();
         assert!([0, 2].iter().all(|&row| mean_distance(&ends.get(row).unwrap(), &with) < 1e-6));
-        assert!(mean_distance(&judges.codes.get(1).unwrap(), &with) < 1e-6);
+        assert!(mean_distance(&held_out.codes.get(1).unwrap(), &with) < 1e-6);
     }
 
     #[test]

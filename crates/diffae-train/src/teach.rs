@@ -1,4 +1,4 @@
-//! New attributes for a model that is there: the third stage without a run.
+//! New attributes for an existing model: the third stage without a run.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -20,33 +20,35 @@ use crate::local_direction::PairedCodes;
 use crate::run::Stage;
 use crate::{OnStep, presets};
 
-/// The codes of the labelled pictures, in the folder of the model that is taught.
+/// File of the labelled pictures' codes, in the folder of the new model.
 const CODES_FILE: &str = "attribute-codes.safetensors";
-/// How often codes that are being made are saved.
+/// Time between saves of codes while pictures are encoded.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
-/// Codes that a classifier sees, repeats counted: as many as the paper's, and fewer for a single row and the codes of pairs.
+/// Number of codes that a classifier sees, repeats included: the paper's, and fewer for one attribute and codes of pairs.
 const NUM_CODES: usize = 300_000;
 const NUM_PAIR_CODES: usize = 100_000;
 
-/// How attributes are learnt.
+/// Settings for learning attributes.
 #[derive(Debug, Clone)]
 pub struct AttributeSettings {
     /// Length and optimizer of the classifier's training.
     pub classifier: StageSettings,
-    /// Decides initial weights and the order of the pictures.
+    /// Seed of initial weights and of the order of the pictures.
     pub seed: u64,
-    /// Which way edits go.
+    /// Computation of edit directions from labels.
     pub edit_directions: EditDirections,
-    /// Share of the pictures that are not trained on but judge the result, by a hash of their names.
+    /// Share of the pictures that are held out to measure the result, by a hash of their names.
     pub held_out: f64,
-    /// What is cut out of a picture before it is resized.
+    /// Crop of a picture, applied before it is resized.
     pub crop: Crop,
 }
 
 impl AttributeSettings {
-    /// As many codes and the learning rate of the paper, with a moving average that also suits fewer steps; a tenth of the
-    /// pictures held out; edits from the mean code without an attribute to that with it, so that the model knows how far
-    /// they go.
+    /// Returns the default settings.
+    ///
+    /// Number of codes and learning rate are the paper's, with a moving average that also suits fewer steps. A tenth of the
+    /// pictures is held out. Edit directions are differences of class means, so that the model knows the strength of a full
+    /// edit.
     ///
     /// # Errors
     /// Never, unless the preset is damaged.
@@ -66,57 +68,58 @@ impl AttributeSettings {
     }
 }
 
-/// Labelled pictures, and the model that is to learn their attributes.
+/// Labelled pictures, and a model to learn their attributes.
 #[derive(Debug, Clone, Copy)]
 pub struct Lesson<'a> {
-    /// The model, in f32.
+    /// Model, in f32.
     pub model: &'a Model,
-    /// Its statistics of `z_sem`, if it has any.
+    /// Statistics of `z_sem` of the model, if it has any.
     pub moments: Option<&'a LatentMoments>,
     /// All pictures; those without labels are left alone.
     pub pictures: &'a Pictures,
-    /// Their labels.
+    /// Labels of the pictures.
     pub labels: &'a Labels,
-    /// How it is done.
+    /// Settings of the classifier.
     pub settings: &'a AttributeSettings,
-    /// The folder that codes are kept in, so that encoding goes on where it was stopped.
+    /// Folder for codes, so that interrupted encoding resumes.
     pub folder: &'a Path,
 }
 
-/// Attributes that were learnt.
+/// Learned attributes.
 #[derive(Debug)]
 pub struct Taught {
-    /// What is to be added to the model.
+    /// Attributes to add to the model.
     pub attributes: NewAttributes,
-    /// The statistics that codes were normalized with: the model's, or those of the pictures where it has none.
+    /// Statistics that codes were normalized with: of the model, or of the pictures if it has none.
     pub moments: LatentMoments,
-    /// Pictures that were trained on.
+    /// Number of training pictures.
     pub num_trained: usize,
-    /// How well each attribute is told on the pictures that were held out.
+    /// Scores of each attribute on held-out pictures.
     pub scores: Vec<AttributeScore>,
 }
 
-/// How well an attribute is told on pictures that were not trained on.
+/// Scores of an attribute on held-out pictures.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct AttributeScore {
-    /// Its name.
+    /// Name of the attribute.
     pub attribute: String,
-    /// Pictures that were held out.
+    /// Number of held-out pictures.
     pub count: usize,
-    /// Those of them that have the attribute.
+    /// Number of held-out pictures with the attribute.
     pub present: usize,
-    /// Share whose logit has the right sign; none without pictures.
+    /// Share of pictures whose logit has the right sign; `None` without pictures.
     pub accuracy: Option<f64>,
-    /// Area under the receiver operating characteristic; none unless both kinds occur.
+    /// Area under the receiver operating characteristic; `None` unless both classes occur.
     pub auroc: Option<f64>,
 }
 
-/// Encodes the labelled pictures and fits a linear classifier to them, as the third stage of a run does. Nothing if `on_step`
-/// stops it; what is encoded by then is kept.
+/// Encodes the labelled pictures and fits a linear classifier to them, as the third stage of a run does.
+///
+/// Returns `None` if `on_step` stops it; the codes so far are kept.
 ///
 /// # Errors
 /// [`Error::Setting`] for settings out of range; [`Error::Data`] if an attribute does not vary among the pictures that are
-/// trained on, or none can be read; [`Error::Diverged`] if the loss is no number.
+/// trained on, or none can be read; [`Error::Diverged`] if the loss or the gradient is NaN or infinite.
 pub fn teach(lesson: &Lesson<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Taught>> {
     let &Lesson { model, pictures, labels, settings, .. } = lesson;
     settings.check()?;
@@ -165,7 +168,7 @@ pub fn teach(lesson: &Lesson<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Tau
 }
 
 impl Lesson<'_> {
-    /// Fails if an attribute is the same for all pictures that are trained on.
+    /// Checks that every attribute varies among the training pictures.
     fn check_labels(&self, trained: impl Iterator<Item = usize>) -> Result<()> {
         let mut seen = vec![[0usize; 2]; self.labels.names.len()];
         for idx in trained {
@@ -184,10 +187,10 @@ impl Lesson<'_> {
     }
 }
 
-/// A row of a classifier that tells the two codes of each pair apart: weight `[1, D]` and bias `[1]`.
+/// Fits one row of a classifier, which separates the two codes of each pair: weight `[1, D]` and bias `[1]`.
 ///
 /// # Errors
-/// [`Error::Diverged`] if the loss is no number; others if shapes do not fit.
+/// [`Error::Diverged`] if the loss or the gradient is NaN or infinite; others if shapes do not fit.
 pub fn fit_pair_row(pairs: PairedCodes<'_>, seed: u64) -> Result<(Tensor, Tensor)> {
     let z = Tensor::cat(&[pairs.without, pairs.with], 0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
     let (count, _) = pairs.without.dims2()?;
@@ -205,7 +208,7 @@ pub fn fit_pair_row(pairs: PairedCodes<'_>, seed: u64) -> Result<(Tensor, Tensor
 }
 
 impl Codes {
-    /// Codes that are held out, if there are any, and those that are trained on.
+    /// Splits codes into held-out ones, if there are any, and training ones.
     fn split(self, is_held_out: &dyn Fn(usize) -> bool) -> Result<(Option<Self>, Self)> {
         let of = |wanted: bool| -> Result<Self> {
             let is_wanted = |&(_, &picture): &(usize, &u32)| {
@@ -221,7 +224,7 @@ impl Codes {
     }
 }
 
-/// How well attributes are told on pictures that were held out.
+/// Computes the scores of attributes on held-out pictures.
 fn scores(fitted: &Fitted, held_out: Option<&Labelled<'_>>, names: &[String]) -> Result<Vec<AttributeScore>> {
     let nothing =
         |name: &String| AttributeScore { attribute: name.clone(), count: 0, present: 0, accuracy: None, auroc: None };
@@ -244,7 +247,7 @@ fn scores(fitted: &Fitted, held_out: Option<&Labelled<'_>>, names: &[String]) ->
     names.iter().enumerate().map(score).collect()
 }
 
-/// Tells pictures from others of the same names: their folder, and size and time of their files.
+/// Describes the files of pictures, by folder, size and time, to distinguish others of the same names.
 fn origin(pictures: &Pictures, wanted: &[usize], crop: Crop) -> String {
     let root = pictures.root().canonicalize().unwrap_or_else(|_| pictures.root().to_owned());
     let mut origin = format!("{} {crop:?}", root.display());

@@ -25,7 +25,7 @@ pub struct Trainer {
     learning: Learning,
 }
 
-/// What a trainer changes in a step.
+/// Settings, discriminator and state of a trainer: all but the networks.
 #[derive(Debug)]
 struct Learning {
     config: TrainConfig,
