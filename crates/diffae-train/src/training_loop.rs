@@ -161,3 +161,124 @@ impl<'a> TrainingLoop<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+    use std::path::Path;
+
+    use candle_core::Tensor;
+    use candle_nn::{Init, VarBuilder};
+    use diffae_kernels::differentiable;
+
+    use crate::error::Error;
+    use crate::parameters::Parameters;
+    use crate::{Notes, presets};
+
+    /// A single weight whose loss is its product with a constant.
+    struct Slope<'a> {
+        settings: &'a StageSettings,
+        state: TrainState,
+        weight: Tensor,
+        factor: f64,
+        validated: Vec<usize>,
+    }
+
+    impl<'a> Slope<'a> {
+        fn new(settings: &'a StageSettings, factor: f64) -> Self {
+            let build = |vb: &VarBuilder<'_>| Ok(vb.get_with_hints(1, "weight", Init::Const(1.))?);
+            let (weight, parameters) = Parameters::build(0, HashMap::new(), build).unwrap();
+            Self { settings, state: TrainState::new(parameters), weight, factor, validated: vec![] }
+        }
+
+        fn value(&self) -> f32 {
+            self.state.parameters.current().unwrap()["weight"].to_vec1::<f32>().unwrap()[0]
+        }
+    }
+
+    impl Learner for Slope<'_> {
+        type Details = NoDetails;
+
+        fn state(&self) -> &TrainState {
+            &self.state
+        }
+
+        fn step(&mut self) -> Result<Stepped> {
+            let (weight, factor) = (&self.weight, self.factor);
+            let loss = || Ok(differentiable([weight], |[weight]| (weight * factor)?.sum_all())?);
+            self.state.minimize(self.settings, 32, loss)
+        }
+
+        fn batch(&self) -> String {
+            format!("sample {}", self.state.step)
+        }
+
+        fn details(&mut self) -> NoDetails {
+            NoDetails {}
+        }
+
+        fn is_validated_after(&self, step: usize) -> bool {
+            step.is_multiple_of(5)
+        }
+
+        fn validate(&mut self) -> Result<Option<Validation>> {
+            self.validated.push(self.state.step);
+            Ok(Some(Validation { loss: 0.5, z_usage: None }))
+        }
+    }
+
+    /// A run whose classifier has ten steps.
+    fn run(folder: &Path) -> RunFolder {
+        let settings = ["classifier.images=320", "run.log_every_steps=4", "run.save_every_secs=1e6"];
+        let config = presets::config("smoke", &settings.map(str::to_owned)).unwrap();
+        RunFolder::open_or_create(&folder.join("run"), &config, &Notes::default()).unwrap()
+    }
+
+    /// Trains until a step, or to the end.
+    fn train(folder: &RunFolder, learner: &mut Slope<'_>, until: usize) -> Outcome {
+        let training = TrainingLoop::resume(folder, Stage::Classifier, &mut learner.state).unwrap();
+        let on_step = &mut |report: &StepReport| {
+            if report.step == until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        training.run(learner, on_step).unwrap()
+    }
+
+    fn checkpoints(folder: &RunFolder) -> Option<usize> {
+        Checkpoints::new(folder.path(), Stage::Classifier.name(), 1).newest_step()
+    }
+
+    #[test]
+    fn a_stage_that_is_stopped_and_resumed_ends_as_one_that_is_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = run(parent.path());
+        let settings = &folder.config().classifier;
+        let mut stopped = Slope::new(settings, 0.5);
+        assert_eq!(train(&folder, &mut stopped, 5), Outcome::Stopped);
+        assert_eq!((checkpoints(&folder), stopped.validated), (Some(5), vec![]));
+        let mut resumed = Slope::new(settings, 0.5);
+        assert_eq!(train(&folder, &mut resumed, usize::MAX), Outcome::Finished);
+        assert_eq!((checkpoints(&folder), &resumed.validated[..]), (Some(10), &[10][..]));
+        let mut whole = Slope::new(settings, 0.5);
+        let on_step = &mut |_: &StepReport| ControlFlow::Continue(());
+        TrainingLoop::unrecorded(Stage::Classifier, settings).run(&mut whole, on_step).unwrap();
+        assert_eq!(whole.validated, [5, 10]);
+        assert!(whole.value() < 1. && whole.value().to_bits() == resumed.value().to_bits());
+        let log = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        let step = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap();
+        assert_eq!(log.lines().map(step).collect::<Vec<_>>(), [4, 8, 10, 10], "{log}");
+        assert!(log.lines().last().unwrap().contains("validation_loss"), "{log}");
+    }
+
+    #[test]
+    fn a_step_that_diverges_names_its_batch_and_leaves_no_checkpoint() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = run(parent.path());
+        let mut learner = Slope::new(&folder.config().classifier, f64::INFINITY);
+        let training = TrainingLoop::resume(&folder, Stage::Classifier, &mut learner.state).unwrap();
+        let error = training.run(&mut learner, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        assert!(matches!(error, Error::Diverged { step: 0, .. }), "{error}");
+        assert!(error.to_string().contains("the loss is inf at step 0, on sample 0"), "{error}");
+        assert_eq!((checkpoints(&folder), learner.value()), (None, 1.));
+    }
+}
