@@ -1,8 +1,8 @@
-//! Settings by name: `autoencoder.lr=2e-4`.
+//! Assignments of settings by their keys: `autoencoder.lr=2e-4`.
 
 use crate::error::{Error, Result};
 
-/// Applies `key=value`. Only keys that are there already can be set, and all are.
+/// Applies `key=value` to an existing key.
 pub(crate) fn assign(table: &mut toml::Table, assignment: &str) -> Result<()> {
     let Some((key, value)) = assignment.split_once('=') else {
         return Err(Error::NotAnAssignment { text: assignment.to_owned() });

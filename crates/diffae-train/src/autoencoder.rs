@@ -1,39 +1,60 @@
 //! The first stage: encoder and decoder, or the `UNet` of a plain DDPM.
 
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
+use diffae_data::{Batch, Loader};
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoints;
 use crate::config::TrainConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::optimization::{Stepped, TrainState};
 use crate::order;
 use crate::preview::Preview;
-use crate::run::{RunFolder, Stage, ValidationLine};
+use crate::run::{RunFolder, Stage};
 use crate::trainer::{StepResult, Trainer};
-use crate::{OnStep, Outcome, StepReport, Work};
-use diffae_data::{Batch, Pictures};
+use crate::training_loop::{Learner, TrainingLoop, Validation};
+use crate::{Data, OnStep, Outcome};
 
-/// Pictures that validation looks at.
-const MOST_VALIDATED: usize = 64;
-/// Below this share, `z_sem` decides next to nothing.
-const LEAST_Z_USAGE: f64 = 0.002;
-/// Pictures that a run may see before a warning makes sense.
+/// Maximum number of pictures in validation.
+pub(crate) const MAX_VALIDATED: usize = 64;
+/// Minimum `z_usage` of a model whose decoder uses `z_sem`.
+const MIN_Z_USAGE: f64 = 0.002;
+/// Number of images seen before a low `z_usage` is worth a warning.
 const IMAGES_BEFORE_WARNING: usize = 20_000;
 
-/// A line of the log.
+/// Trains the stage from its newest checkpoint, if there is one, to its end.
+pub(crate) fn run(folder: &RunFolder, trainer: &mut Trainer, data: &Data, on_step: &mut OnStep<'_>) -> Result<Outcome> {
+    let config = folder.config();
+    let training = TrainingLoop::resume(folder, Stage::Autoencoder, trainer.state_mut())?;
+    let loader = order::loader(data.train.clone(), config, trainer.state().step);
+    let watched = watched(data, config)?;
+    let preview = Preview::new(folder.path(), config, &watched)?;
+    let learner =
+        &mut FirstStage { config, trainer, loader, watched, preview, meter: Meter::new(), batch: vec![], last: None };
+    training.run(learner, on_step)
+}
+
+/// The first stage under training.
+struct FirstStage<'a> {
+    config: &'a TrainConfig,
+    trainer: &'a mut Trainer,
+    loader: Loader,
+    /// Pictures of validation.
+    watched: Tensor,
+    preview: Preview,
+    meter: Meter,
+    /// Pictures of the last step, by number.
+    batch: Vec<usize>,
+    last: Option<StepResult>,
+}
+
+/// Fields of a log line that only the first stage has.
 #[derive(Debug, Serialize)]
-struct Line {
-    stage: Stage,
-    step: usize,
-    images: usize,
-    loss: f64,
-    lr: f64,
-    grad_norm: f64,
+struct Details {
     grad_norm_encoder: f64,
-    /// Of the `UNet`, or of another decoder.
+    /// Norm of the gradient of the `UNet`, or of another decoder.
     grad_norm_unet: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     loss_discriminator: Option<f64>,
@@ -43,102 +64,56 @@ struct Line {
     broken: usize,
 }
 
-impl Line {
-    /// Of a step, with pictures a second, the share of the time spent waiting, and broken pictures.
-    fn new(
-        config: &TrainConfig,
-        step: usize,
-        result: &StepResult,
-        ((images_per_sec, data_wait), broken): ((f64, f64), usize),
-    ) -> Self {
-        let &StepResult { loss, loss_discriminator, grad_norm, grad_norm_encoder, grad_norm_unet, .. } = result;
-        Self {
-            stage: Stage::Autoencoder,
-            step,
-            images: step * config.autoencoder.batch_size,
-            loss,
-            lr: config.autoencoder.lr_at(step - 1),
-            grad_norm,
-            grad_norm_encoder,
-            grad_norm_unet,
-            loss_discriminator,
-            images_per_sec,
-            data_wait,
-            broken,
-        }
+impl Learner for FirstStage<'_> {
+    type Details = Option<Details>;
+
+    fn state(&self) -> &TrainState {
+        self.trainer.state()
+    }
+
+    fn step(&mut self) -> Result<Stepped> {
+        let Batch { x_0, indices } = self.loader.next_batch()?;
+        let num_samples = indices.len();
+        self.batch = indices;
+        let result = self.trainer.step(&x_0)?;
+        self.last = Some(result);
+        self.meter.images += num_samples;
+        Ok(Stepped { loss: result.loss, grad_norm: result.grad_norm, num_samples })
+    }
+
+    fn batch(&self) -> String {
+        let names = self.batch.iter().map(|&idx| self.loader.pictures().name(idx));
+        format!("the images {}", names.collect::<Vec<_>>().join(", "))
+    }
+
+    fn details(&mut self) -> Option<Details> {
+        let StepResult { grad_norm_encoder, grad_norm_unet, loss_discriminator, .. } = self.last?;
+        let (images_per_sec, data_wait) = self.meter.take(self.loader.take_waited());
+        let broken = self.loader.pictures().unreadable().len();
+        Some(Details { grad_norm_encoder, grad_norm_unet, loss_discriminator, images_per_sec, data_wait, broken })
+    }
+
+    fn is_validated_after(&self, step: usize) -> bool {
+        let (every, size) = (self.config.run.preview_every_images, self.config.autoencoder.batch_size);
+        every > 0 && (step * size).div_euclid(every) > ((step - 1) * size).div_euclid(every)
+    }
+
+    fn validate(&mut self) -> Result<Option<Validation>> {
+        let images = self.trainer.state().step * self.config.autoencoder.batch_size;
+        let (loss, z_usage) = self.trainer.validate(&self.watched)?;
+        warn_of_unused_z(z_usage, images);
+        self.preview.write(self.trainer.averages()?, images)?;
+        Ok(Some(Validation { loss, z_usage }))
     }
 }
 
-/// Where the data of a stage come from.
-#[derive(Debug, Clone)]
-pub(crate) struct Data {
-    pub(crate) train: Pictures,
-    pub(crate) validation: Pictures,
-}
-
-/// Trains the stage from its newest checkpoint, if there is one, to its end.
-pub(crate) fn run(folder: &RunFolder, trainer: &mut Trainer, data: &Data, on_step: &mut OnStep<'_>) -> Result<Outcome> {
-    let config = folder.config().clone();
-    let checkpoints = Checkpoints::new(folder.path(), Stage::Autoencoder.name(), config.run.keep);
-    checkpoints.clear_partial();
-    if checkpoints.any() {
-        trainer.load_newest(&checkpoints)?;
-    }
-    let mut metrics = folder.metrics(Stage::Autoencoder, trainer.num_steps_made())?;
-    let mut loader = order::loader(data.train.clone(), &config, trainer.num_steps_made());
-    let watched = watched(data, &config)?;
-    let preview = Preview::new(folder.path(), &config, &watched)?;
-    let num_steps = config.autoencoder.num_steps();
-    let (mut meter, mut last_save) = (Meter::new(), Instant::now());
-    let report = |work, step, loss, batch| StepReport { stage: Stage::Autoencoder, work, step, num_steps, loss, batch };
-    if on_step(&report(Work::Starting, trainer.num_steps_made(), 0., 0)) == ControlFlow::Break(()) {
-        return Ok(Outcome::Stopped);
-    }
-    while trainer.num_steps_made() < num_steps {
-        let Batch { x_0, indices } = loader.next_batch()?;
-        let result = trainer.step(&x_0).map_err(|error| match error {
-            Error::Diverged { loss, step, .. } => {
-                let name = |&idx: &usize| loader.pictures().name(idx);
-                let pictures = indices.iter().map(name).collect::<Vec<_>>().join(", ");
-                Error::Diverged { loss, step, pictures }
-            }
-            other => other,
-        })?;
-        let step = trainer.num_steps_made();
-        let images = step * config.autoencoder.batch_size;
-        meter.add(indices.len());
-        if step.is_multiple_of(config.run.log_every_steps) || step == num_steps {
-            let rates = meter.take(loader.take_waited());
-            metrics.write(&Line::new(&config, step, &result, (rates, loader.pictures().unreadable().len())))?;
-        }
-        let stop = on_step(&report(Work::Training, step, result.loss, indices.len())) == ControlFlow::Break(());
-        let every = config.run.preview_every_images;
-        let crossed = every > 0 && images.div_euclid(every) > (images - indices.len()).div_euclid(every);
-        if crossed && !stop {
-            let (validation_loss, z_usage) = trainer.validate(&watched)?;
-            metrics.write(&ValidationLine { stage: Stage::Autoencoder, step, images, validation_loss, z_usage })?;
-            warn_of_unused_z(z_usage, images);
-            preview.write(trainer.averages()?, images)?;
-        }
-        let due = last_save.elapsed() >= Duration::from_secs_f64(config.run.save_every_secs);
-        if stop || due || step == num_steps {
-            trainer.save(&checkpoints)?;
-            last_save = Instant::now();
-        }
-        if stop {
-            return Ok(Outcome::Stopped);
-        }
-    }
-    Ok(Outcome::Finished)
-}
-
-/// Whether the stage has been begun.
+/// Returns whether the stage has a checkpoint.
 pub(crate) fn is_begun(folder: &RunFolder) -> bool {
     Checkpoints::new(folder.path(), Stage::Autoencoder.name(), 1).any()
 }
 
 fn warn_of_unused_z(z_usage: Option<f64>, images: usize) {
-    if z_usage.is_some_and(|usage| usage < LEAST_Z_USAGE) && images >= IMAGES_BEFORE_WARNING {
+    if z_usage.is_some_and(|usage| usage < MIN_Z_USAGE) && images >= IMAGES_BEFORE_WARNING {
         tracing::warn!(
             "z_sem hardly matters: with the codes of other pictures the noise is predicted as well as with the right \
              ones, so pictures are not decoded from their meaning; train longer, or with a smaller z_sem or UNet"
@@ -146,11 +121,11 @@ fn warn_of_unused_z(z_usage: Option<f64>, images: usize) {
     }
 }
 
-/// The pictures of validation and previews; those of training where none are kept, or none of these can be read.
+/// Reads the pictures of validation and previews: held-out ones, or training pictures if no held-out one can be read.
 fn watched(data: &Data, config: &TrainConfig) -> Result<Tensor> {
     for pictures in [&data.validation, &data.train] {
-        // Spread over the whole, since names often sort by kind.
-        let count = pictures.len().min(MOST_VALIDATED);
+        // Spread over the whole split, since names often sort by kind.
+        let count = pictures.len().min(MAX_VALIDATED);
         let spread = (0..count).map(|i| (i * pictures.len()).checked_div(count).unwrap_or(0));
         let (channels, image_size) = (config.model.image_channels, config.model.image_size);
         let picture = |idx| pictures.read_or_leave_out(idx, channels, image_size).transpose();
@@ -162,7 +137,7 @@ fn watched(data: &Data, config: &TrainConfig) -> Result<Tensor> {
     Err(data.train.none_readable().into())
 }
 
-/// Images a second, and the share of time spent waiting.
+/// Measures images per second and the share of time spent waiting.
 struct Meter {
     since: Instant,
     images: usize,
@@ -171,10 +146,6 @@ struct Meter {
 impl Meter {
     fn new() -> Self {
         Self { since: Instant::now(), images: 0 }
-    }
-
-    fn add(&mut self, images: usize) {
-        self.images += images;
     }
 
     fn take(&mut self, waited: Duration) -> (f64, f64) {

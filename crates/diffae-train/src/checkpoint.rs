@@ -1,4 +1,4 @@
-//! Checkpoints of a stage: whole or not there.
+//! Checkpoints of a stage, which are complete or absent even after a crash.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,17 +12,17 @@ const STATE_FILE: &str = "state.json";
 const TENSORS_FILE: &str = "state.safetensors";
 const PARTIAL_PREFIX: &str = ".partial-";
 
-/// What a checkpoint says of itself.
+/// Metadata of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct State {
-    /// Steps that have been made.
+    /// Number of optimizer steps made.
     step: usize,
-    /// Checksum of the tensors.
+    /// Checksum of the tensor file.
     blake3: String,
 }
 
-/// The checkpoints of one stage: folders `STAGE-STEP`.
+/// The checkpoints of one stage, in folders named `STAGE-STEP`.
 #[derive(Debug, Clone)]
 pub(crate) struct Checkpoints {
     folder: PathBuf,
@@ -35,17 +35,17 @@ impl Checkpoints {
         Self { folder: run.join("checkpoints"), stage, keep }
     }
 
-    /// Whether there is one, broken or not.
+    /// Returns whether there is a checkpoint, broken or not.
     pub(crate) fn any(&self) -> bool {
         !self.list().is_empty()
     }
 
-    /// Steps of the newest one, broken or not.
+    /// Returns the step of the newest checkpoint, broken or not.
     pub(crate) fn newest_step(&self) -> Option<usize> {
         self.list().last().map(|&(step, _)| step)
     }
 
-    /// Removes them.
+    /// Removes all checkpoints of the stage.
     pub(crate) fn remove_all(&self) -> Result<()> {
         for (_, path) in self.list() {
             fs::remove_dir_all(&path).map_err(at(&path))?;
@@ -53,7 +53,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Writes a checkpoint under another name, syncs it, renames it, and removes the oldest.
+    /// Writes a checkpoint atomically (temporary name, sync, rename), and removes the oldest.
     pub(crate) fn save(&self, parameters: &Parameters, step: usize) -> Result<()> {
         fs::create_dir_all(&self.folder).map_err(at(&self.folder))?;
         let prepared =
@@ -85,10 +85,10 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Loads the newest whole checkpoint; warns of newer ones that are broken. The number of steps that it has made.
+    /// Loads the newest complete checkpoint and returns its step; warns of newer ones that are broken.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is no complete checkpoint.
     pub(crate) fn load_newest(&self, parameters: &mut Parameters) -> Result<usize> {
         for (step, path) in self.list().iter().rev() {
             match load(path, *step, parameters) {
@@ -100,7 +100,7 @@ impl Checkpoints {
         Err(Error::Run { path: self.folder.clone(), problem })
     }
 
-    /// Removes what a killed process has left half written.
+    /// Removes partial checkpoints of a killed process.
     pub(crate) fn clear_partial(&self) {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PARTIAL_PREFIX)) {
@@ -114,7 +114,7 @@ impl Checkpoints {
         self.folder.join(format!("{}-{step:09}", self.stage))
     }
 
-    /// Steps and folders, oldest first.
+    /// Lists steps and folders, oldest first.
     fn list(&self) -> Vec<(usize, PathBuf)> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let prefix = format!("{}-", self.stage);

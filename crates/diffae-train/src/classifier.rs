@@ -9,17 +9,18 @@ use diffae_infer::{LoadOptions, LocalDirection, ModelSource};
 use diffae_kernels::{differentiable, linear, no_gradients};
 use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, LatentMoments};
 
-use crate::autoencoder::Data;
+use crate::code_stage::{CodeObjective, CodeStage};
+use crate::codes::{CODES_FILE, Codes, VALIDATION_CODES_FILE};
 use crate::config::EditDirections;
 use crate::error::{Error, Result};
-use crate::objective::cross_entropy;
+use crate::objective::binary_cross_entropy_with_logits;
+use crate::optimization::TrainState;
 use crate::parameters::Parameters;
-use crate::rows::{CODES_FILE, Codes, RowStage, VALIDATION_CODES_FILE};
 use crate::run::{RunFolder, Stage};
-use crate::{OnStep, Outcome};
+use crate::{Data, OnStep, Outcome};
 use diffae_data::{Labels, Pictures};
 
-/// Trains the stage from where it is to its end, and adds the classifier to the model.
+/// Trains the stage from its newest checkpoint to its end, and adds the classifier to the model.
 ///
 /// Pictures are encoded once, unmirrored; the paper encodes them anew each time.
 pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mut OnStep<'_>) -> Result<Outcome> {
@@ -33,7 +34,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
     if codes.indices.is_empty() {
         return Err(data.train.none_readable().into());
     }
-    // Those that the latent net was trained with, if there is one: pictures may have come since.
+    // The statistics of the latent net, if there is one: pictures may have been added since.
     let moments = source.latent_moments().cloned().map_or_else(|| codes.moments(), Ok)?;
     let train = Labelled::new(&codes, &moments, &data.train, labels)?;
     let validation = if data.validation.is_empty() {
@@ -44,14 +45,14 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
         };
         let labelled = || Labelled::new(&codes, &moments, &data.validation, labels);
         let labelled = (!codes.indices.is_empty()).then(labelled).transpose()?;
-        labelled.filter(|labelled| !labelled.rows.is_empty())
+        labelled.filter(|labelled| !labelled.samples.is_empty())
     };
-    let stage = RowStage {
+    let stage = CodeStage {
         folder: Some(folder),
         stage: Stage::Classifier,
         settings: &config.classifier,
         seed: config.seed,
-        num_rows: train.rows.len(),
+        num_samples: train.samples.len(),
     };
     let examples = Examples { train, validation, num_attributes: labels.names.len() };
     let Some(fitted) = examples.fit(&stage, config.edit_directions, on_step)? else { return Ok(Outcome::Stopped) };
@@ -67,29 +68,29 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
     Ok(Outcome::Finished)
 }
 
-/// Labelled codes that a classifier is fitted to, and others that it is validated on.
+/// Labelled codes for training and for validation of a classifier.
 pub(crate) struct Examples<'a> {
     pub(crate) train: Labelled<'a>,
     pub(crate) validation: Option<Labelled<'a>>,
     pub(crate) num_attributes: usize,
 }
 
-/// A linear classifier of attributes.
+/// A fitted linear classifier of attributes.
 #[derive(Debug)]
 pub(crate) struct Fitted {
-    /// Averages over the steps, `[A, D]`: logits come from them.
+    /// Moving average of the weights, `[A, D]`, which logits come from.
     pub(crate) weight: Tensor,
-    /// The same of the biases, `[A]`.
+    /// Moving average of the biases, `[A]`.
     pub(crate) bias: Tensor,
-    /// Which way edits go, `[A, D]`.
+    /// Edit directions, `[A, D]`.
     pub(crate) directions: Tensor,
 }
 
 impl Examples<'_> {
-    /// Fits the classifier; nothing if `on_step` stops it.
+    /// Fits the classifier; `None` if `on_step` stops it.
     pub(crate) fn fit(
         &self,
-        stage: &RowStage<'_>,
+        stage: &CodeStage<'_>,
         edit_directions: EditDirections,
         on_step: &mut OnStep<'_>,
     ) -> Result<Option<Fitted>> {
@@ -97,25 +98,26 @@ impl Examples<'_> {
         let width = train.z.dim(D::Minus1)?;
         let bound = (width as f64).sqrt().recip();
         let init = Init::Uniform { lo: -bound, up: bound };
-        let ((weight, bias), mut parameters) = Parameters::build(stage.seed, HashMap::new(), |vb| {
+        let ((weight, bias), parameters) = Parameters::build(stage.seed, HashMap::new(), |vb| {
             let vb = vb.pp("classifier");
             Ok((vb.get_with_hints((count, width), "weight", init)?, vb.get_with_hints(count, "bias", init)?))
         })?;
-        let loss_of = |labelled: &Labelled<'_>, rows: &[usize]| -> Result<Tensor> {
-            let (z, targets) = labelled.batch(rows, count)?;
+        let mut state = TrainState::new(parameters);
+        let loss_of = |labelled: &Labelled<'_>, samples: &[usize]| -> Result<Tensor> {
+            let (z, targets) = labelled.batch(samples, count)?;
             let logits = linear(&z, &weight, &bias)?;
-            Ok(differentiable([&logits], |[logits]| cross_entropy(logits, &targets))?)
+            Ok(differentiable([&logits], |[logits]| binary_cross_entropy_with_logits(logits, &targets))?)
         };
-        let loss = |_: usize, rows: &[usize]| loss_of(train, rows);
-        let watch = |_: &Parameters, _: usize| {
+        let loss = |_: usize, samples: &[usize]| loss_of(train, samples);
+        let validate = |_: &Parameters, _: usize| {
             let Some(validation) = &self.validation else { return Ok(None) };
-            let all: Vec<usize> = (0..validation.rows.len()).collect();
+            let all: Vec<usize> = (0..validation.samples.len()).collect();
             Ok(Some(f64::from(no_gradients(|| loss_of(validation, &all))?.to_scalar::<f32>()?)))
         };
-        if stage.run(&mut parameters, on_step, &loss, &watch)? == Outcome::Stopped {
+        if stage.run(&mut state, CodeObjective { loss, validate }, on_step)? == Outcome::Stopped {
             return Ok(None);
         }
-        let (mut averages, mut current) = (parameters.averages()?, parameters.current()?);
+        let (mut averages, mut current) = (state.parameters.averages()?, state.parameters.current()?);
         let missing = || Error::Tensor(candle_core::Error::Msg("the classifier's parameters are missing".to_owned()));
         let mut average = |name: &str| averages.remove(name).ok_or_else(missing);
         let [weight, bias] = ["classifier.weight", "classifier.bias"].map(&mut average);
@@ -128,41 +130,47 @@ impl Examples<'_> {
     }
 }
 
-/// Normalized codes, and those of their rows whose pictures have labels, with these.
+/// Normalized codes with the labels of their pictures.
 pub(crate) struct Labelled<'a> {
-    /// `[n, D]`
+    /// Codes, also of pictures without labels, `[n, D]`.
     pub(crate) z: Tensor,
-    pub(crate) rows: Vec<(u32, &'a [bool])>,
+    /// Row in `z` and attributes of each labelled picture.
+    pub(crate) samples: Vec<(u32, &'a [bool])>,
 }
 
 impl<'a> Labelled<'a> {
     pub(crate) fn new(codes: &Codes, moments: &LatentMoments, pictures: &Pictures, labels: &'a Labels) -> Result<Self> {
-        let row = |(row, &picture): (usize, &u32)| {
+        let sample = |(row, &picture): (usize, &u32)| {
             let name = pictures.name(usize::try_from(picture).ok()?);
             Some((u32::try_from(row).ok()?, labels.of(&name)?))
         };
-        Ok(Self { z: codes.normalized(moments)?, rows: codes.indices.iter().enumerate().filter_map(row).collect() })
+        Ok(Self {
+            z: codes.normalized(moments)?,
+            samples: codes.indices.iter().enumerate().filter_map(sample).collect(),
+        })
     }
 
-    /// From the mean normalized code without each attribute to that with it, `[count, D]`. Labels have been checked: both
-    /// occur among all pictures; an attribute for which one is missing here gets no way to go.
+    /// Computes the difference of mean normalized codes with and without each attribute, `[count, D]`.
+    ///
+    /// Labels have been checked: both occur among all pictures. An attribute for which one is missing here gets a zero
+    /// direction.
     fn differences_of_means(&self, count: usize) -> Result<Tensor> {
-        let rows: Vec<usize> = (0..self.rows.len()).collect();
-        let (z, present) = self.batch(&rows, count)?; // [N, D], [N, count]
+        let all: Vec<usize> = (0..self.samples.len()).collect();
+        let (z, present) = self.batch(&all, count)?; // [N, D], [N, count]
         let mean_where = |chosen: &Tensor| -> candle_core::Result<Tensor> {
             let sizes = chosen.sum_keepdim(0)?.t()?.maximum(1.)?; // [count, 1]
             chosen.t()?.contiguous()?.matmul(&z)?.broadcast_div(&sizes)
         };
         let both = (mean_where(&present)? - mean_where(&present.affine(-1., 1.)?)?)?;
         let sizes = present.sum_keepdim(0)?.t()?;
-        let known = (sizes.gt(0.)? * sizes.lt(rows.len() as f64)?)?.to_dtype(DType::F32)?;
+        let known = (sizes.gt(0.)? * sizes.lt(all.len() as f64)?)?.to_dtype(DType::F32)?;
         Ok(both.broadcast_mul(&known)?)
     }
 
-    /// Codes `[N, D]` and targets `[N, count]` of some of the rows.
-    pub(crate) fn batch(&self, rows: &[usize], count: usize) -> Result<(Tensor, Tensor)> {
+    /// Selects codes, `[N, D]`, and targets, `[N, count]`, of some samples.
+    pub(crate) fn batch(&self, samples: &[usize], count: usize) -> Result<(Tensor, Tensor)> {
         let (mut indices, mut targets) = (vec![], vec![]);
-        for &(row, present) in rows.iter().filter_map(|&row| self.rows.get(row)) {
+        for &(row, present) in samples.iter().filter_map(|&sample| self.samples.get(sample)) {
             indices.push(row);
             targets.extend(present.iter().map(|&present| f32::from(u8::from(present))));
         }
@@ -179,8 +187,8 @@ mod tests {
     fn class_means_lead_from_those_without_to_those_with() {
         let z = Tensor::new(&[[0f32, 1.], [2., 1.], [0., 3.], [2., 5.]], &Device::Cpu).unwrap();
         let (a, b) = ([false, true], [true, true]);
-        let rows: Vec<(u32, &[bool])> = vec![(0, &a), (1, &b), (2, &a), (3, &b)];
-        let labelled = Labelled { z, rows };
+        let samples: Vec<(u32, &[bool])> = vec![(0, &a), (1, &b), (2, &a), (3, &b)];
+        let labelled = Labelled { z, samples };
         let directions = labelled.differences_of_means(2).unwrap().to_vec2::<f32>().unwrap();
         // (2, 1) and (2, 5) against (0, 1) and (0, 3); the second attribute is there everywhere.
         assert_eq!(directions, [[2., 1.], [0., 0.]]);

@@ -1,4 +1,4 @@
-//! What a run is to do: read from TOML, every key present, unknown ones refused.
+//! The config of a run, in TOML; unknown keys are refused.
 
 use diffae_data::{Crop, FindSettings};
 use diffae_infer::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig};
@@ -12,22 +12,25 @@ use serde::{Deserialize, Serialize};
 use crate::assignment::assign;
 use crate::error::{Error, Result};
 
-/// Everything about a run but its folders.
+/// Width of the latent net's sinusoidal time embedding, as in the reference and its released weights.
+const LATENT_TIME_CHANNELS: usize = 64;
+
+/// All settings of a run except its paths.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Decides initial weights, order of pictures, flips, timesteps, noise and dropout.
+    /// Seed of initial weights, order of pictures, flips, timesteps, noise and dropout.
     pub seed: u64,
-    /// Which way edits go.
+    /// Computation of edit directions from labels.
     #[serde(default)]
     pub edit_directions: EditDirections,
     /// Sizes of the networks.
     pub model: ModelSettings,
-    /// The diffusion over pictures.
+    /// Diffusion over pictures.
     pub diffusion: DiffusionConfig,
-    /// Which pictures, and how they are read.
+    /// Selection and reading of pictures.
     pub data: DataSettings,
-    /// What the first stage minimizes, and how.
+    /// Loss of the first stage, and memory of its backward pass.
     pub objective: ObjectiveSettings,
     /// The stage that trains encoder and `UNet`.
     pub autoencoder: StageSettings,
@@ -37,18 +40,18 @@ pub struct TrainConfig {
     pub latent: StageSettings,
     /// The stage that trains the attribute classifier.
     pub classifier: StageSettings,
-    /// What a run keeps and shows.
+    /// Checkpoints, logging and previews.
     pub run: RunSettings,
 }
 
-/// Which way an edit moves normalized `z_sem` for an attribute.
+/// The computation of edit directions from labels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EditDirections {
-    /// Along the classifier's weights, as the paper does: what tells best that the attribute is there.
+    /// Classifier weights, as in the paper: the direction that best indicates the attribute.
     #[default]
     Weights,
-    /// From the mean code of pictures without the attribute to that of pictures with it: what changes with it.
+    /// Difference of the mean codes with and without the attribute: all that changes with it.
     ClassMeans,
 }
 
@@ -56,34 +59,34 @@ pub enum EditDirections {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
-    /// Whether there is a semantic encoder; a plain DDPM has none.
+    /// Kind of model.
     pub kind: Kind,
     /// Height and width of pictures.
     pub image_size: usize,
     /// Channels of pictures.
     pub image_channels: usize,
-    /// M: channels are multiples of it.
+    /// M, the base number of channels.
     pub model_channels: usize,
     /// Channels of the `UNet`'s levels in units of M.
     pub channel_mult: Vec<usize>,
-    /// R: blocks a level.
+    /// R, the number of residual blocks per level of the `UNet`.
     pub num_res_blocks: usize,
     /// Channels of the encoder's levels in units of M.
     pub encoder_channel_mult: Vec<usize>,
-    /// Blocks a level of the encoder.
+    /// Number of residual blocks per level of the encoder.
     pub encoder_res_blocks: usize,
-    /// D: width of `z_sem` and of the time embedding.
+    /// D, the width of `z_sem` and of the time embedding.
     pub z_channels: usize,
-    /// Resolutions with attention.
+    /// Resolutions that have attention blocks.
     pub attention_resolutions: Vec<usize>,
-    /// Heads of every attention block.
+    /// Number of heads in each attention block.
     pub num_heads: usize,
-    /// Dropout probability of the `UNet`'s blocks.
+    /// Dropout probability in the residual blocks of the `UNet`.
     pub dropout: f64,
     /// Width of the noise of a compact autoencoder.
     #[serde(default = "default_noise_channels")]
     pub noise_channels: usize,
-    /// Noise levels of a compact autoencoder.
+    /// Number of noise levels of a compact autoencoder.
     #[serde(default = "default_noise_levels")]
     pub noise_levels: usize,
 }
@@ -96,36 +99,36 @@ fn default_noise_levels() -> usize {
     1000
 }
 
-/// What is trained.
+/// The kind of model that is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Encoder and conditioned `UNet`.
+    /// A diffusion autoencoder: semantic encoder and conditioned `UNet`.
     Autoencoder,
-    /// A `UNet` alone.
+    /// A plain DDPM: a `UNet` without an encoder.
     Ddpm,
-    /// A compact autoencoder, which decodes in one shot. Of the sizes it has `image_size`, `image_channels`,
-    /// `model_channels`, `z_channels`, `noise_channels` and `noise_levels`.
+    /// A compact autoencoder, which decodes in one shot. It uses only `image_size`, `image_channels`,
+    /// `model_channels`, `z_channels`, `noise_channels` and `noise_levels` of the sizes.
     Compact,
 }
 
-/// How pictures are chosen and read.
+/// Selection and reading of pictures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSettings {
-    /// What is cut out of a picture before it is resized.
+    /// Crop of a picture, applied before it is resized.
     pub crop: Crop,
     /// Probability that a picture is mirrored left to right.
     pub flip: f64,
-    /// Share of pictures that are kept from training, by a hash of their names.
+    /// Share of pictures that are held out for validation, by a hash of their names.
     pub validation_share: f64,
-    /// Largest share of unreadable pictures that a run puts up with, over all that it reads.
+    /// Maximum share of unreadable pictures among all that a run reads.
     pub max_broken_share: f64,
-    /// Threads that read pictures.
+    /// Number of threads that read pictures.
     pub workers: usize,
-    /// Batches that are read ahead.
+    /// Number of batches that are read ahead.
     pub prefetch: usize,
-    /// Which picture of a sample is taken: a key of a `WebDataset` (`jpg`, `seg.png`; `;` between alternatives; `*` for
+    /// Picture of a sample: a key of a `WebDataset` (`jpg`, `seg.png`; `;` between alternatives; `*` for
     /// every picture) or a column of Parquet files. If it is empty, the obvious one.
     #[serde(default)]
     pub picture_key: String,
@@ -140,15 +143,15 @@ impl DataSettings {
     }
 }
 
-/// How a stage runs.
+/// Length and optimizer of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageSettings {
-    /// Pictures (or codes) that training sees, repeats counted.
+    /// Number of pictures (or codes) that training sees, repeats included.
     pub images: usize,
-    /// Pictures a step.
+    /// Number of pictures (or codes) per step.
     pub batch_size: usize,
-    /// Parts that a batch is cut into, one after the other through the network: less memory, the same step.
+    /// Number of parts of a batch whose gradients are accumulated one after the other: less memory, the same step.
     pub accumulate: usize,
     /// The optimizer.
     pub optimizer: OptimizerKind,
@@ -159,13 +162,13 @@ pub struct StageSettings {
     pub beta_1: f64,
     /// Decoupled weight decay, of `adamw` only.
     pub weight_decay: f64,
-    /// Pictures over which the learning rate rises linearly from zero.
+    /// Number of pictures over which the learning rate rises linearly from zero.
     pub warmup_images: usize,
-    /// Largest norm of the whole gradient; 0 does not clip.
+    /// Maximum norm of the whole gradient; 0 does not clip.
     pub clip_norm: f64,
-    /// Decay of the moving average of the parameters, each step.
+    /// Decay of the moving average of the parameters, per step.
     pub ema_decay: f64,
-    /// Whether the decay starts small: `min(ema_decay, (1 + t) / (10 + t))` at step t.
+    /// Warm-up of the decay: `min(ema_decay, (1 + t) / (10 + t))` at step t.
     pub ema_warmup: bool,
 }
 
@@ -173,46 +176,46 @@ pub struct StageSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerKind {
-    /// Kingma and Ba 2015.
+    /// Adam (Kingma and Ba 2015).
     Adam,
-    /// Loshchilov and Hutter 2019.
+    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
     Adamw,
 }
 
-/// What the first stage minimizes, and how.
+/// Loss of the first stage, and memory of its backward pass.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ObjectiveSettings {
-    /// Pictures at the beginning whose timestep is always the last: a plain autoencoder first, as in arXiv:2504.21368.
+    /// Images of the warm-up phase trained at t = T - 1 only: a plain autoencoder first, as in arXiv:2504.21368.
     pub terminal_images: usize,
-    /// Share of the pictures after these whose timestep is the last, where `z_sem` alone says what the picture is: more
+    /// Share of later images trained at t = T - 1 as well, where `z_sem` alone determines the picture: more
     /// of it teaches the encoder sooner.
     #[serde(default)]
     pub terminal_share: f64,
-    /// How timesteps are weighted in the loss.
+    /// Weighting of timesteps in the loss.
     pub loss_weight: LossWeight,
-    /// A part of the picture, `[left, top, right, bottom]` from 0 to 1, whose pixels weigh more; see `focus_weight`.
+    /// Region of the picture, `[left, top, right, bottom]` from 0 to 1, whose pixels weigh more; see `focus_weight`.
     #[serde(default = "default_focus")]
     pub focus: [f64; 4],
-    /// How much more the loss of a pixel in `focus` weighs than that of another. 1 is without. Each pixel's best
-    /// prediction stays what it was: a weight decides only what is learned sooner and where errors remain.
+    /// Loss weight of a pixel in `focus`, relative to one outside. 1 turns it off. Each pixel's best
+    /// prediction stays the same: a weight decides only what is learned sooner and where errors remain.
     #[serde(default = "default_focus_weight")]
     pub focus_weight: f64,
-    /// Whether the blocks of the `UNet` keep only their inputs for the way back: less memory, more time.
+    /// Activation checkpointing: blocks save only their inputs for the backward pass. Less memory, more time.
     pub checkpoint_blocks: bool,
-    /// In which number type activations are kept for the way back: half the memory in bf16. Parameters stay f32.
+    /// Number type of activations saved for the backward pass: bf16 halves the memory. Parameters stay f32.
     #[serde(default)]
     pub activations: Activations,
-    /// Weight of the adversarial term: a discriminator looks at the picture that a prediction amounts to. 0 is without.
+    /// Weight of the adversarial term, in which a discriminator sees the `x_0` estimate of each prediction. 0 turns it off.
     #[serde(default)]
     pub adversarial_weight: f64,
-    /// In a diffusion the discriminator looks at timesteps below this alone.
+    /// Timestep limit of the adversarial term in a diffusion: only items below it are shown to the discriminator.
     #[serde(default = "default_adversarial_timesteps")]
     pub adversarial_timesteps: usize,
     /// Channels of the discriminator's first layer.
     #[serde(default = "default_discriminator_channels")]
     pub discriminator_channels: usize,
-    /// Weight of the mean absolute difference of pixels; of a compact autoencoder alone.
+    /// Weight of the mean absolute error of pixels; of a compact autoencoder only.
     #[serde(default = "default_pixel_weight")]
     pub pixel_weight: f64,
 }
@@ -237,27 +240,27 @@ fn default_pixel_weight() -> f64 {
     1.
 }
 
-/// In which number type activations are kept for the way back.
+/// The number type of activations saved for the backward pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activations {
-    /// As they are computed.
+    /// Saves them as computed.
     #[default]
     F32,
-    /// Rounded.
+    /// Rounds them to bf16.
     Bf16,
 }
 
-/// How timesteps are weighted in the loss; `snr = alpha_bar / (1 - alpha_bar)`.
+/// The weighting of timesteps in the loss; `snr = alpha_bar / (1 - alpha_bar)`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossWeight {
-    /// All the same.
+    /// Weights all timesteps equally.
     Uniform,
-    /// `min(snr, 5) / snr`; over `snr + 1` where v is predicted, over 1 where `x_0` is (Hang et al. 2023,
+    /// Weights by `min(snr, 5) / snr`; over `snr + 1` if v is predicted, over 1 if `x_0` is (Hang et al. 2023,
     /// arXiv:2303.09556).
     MinSnr,
-    /// `1 / (1 + snr)`, of the predicted noise only (Choi et al. 2022, arXiv:2204.00227, with k = 1 and gamma = 1).
+    /// Weights by `1 / (1 + snr)`, for predicted noise only (Choi et al. 2022, arXiv:2204.00227, with k = 1, gamma = 1).
     P2,
 }
 
@@ -265,27 +268,27 @@ pub enum LossWeight {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LatentNetSettings {
-    /// H: width of the hidden layers.
+    /// H, the width of the hidden layers.
     pub hidden_channels: usize,
-    /// K: number of layers.
+    /// K, the number of layers.
     pub num_layers: usize,
-    /// Its noise schedule.
+    /// Diffusion over `z_sem`.
     pub diffusion: DiffusionConfig,
 }
 
-/// What a run keeps and shows.
+/// Checkpoints, logging and previews.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunSettings {
-    /// Seconds between checkpoints.
+    /// Number of seconds between checkpoints.
     pub save_every_secs: f64,
-    /// Checkpoints that are kept.
+    /// Number of checkpoints that are kept.
     pub keep: usize,
-    /// Steps between lines of `metrics.jsonl`.
+    /// Number of steps between lines of `metrics.jsonl`.
     pub log_every_steps: usize,
-    /// Pictures between preview sheets and validation; 0 makes none.
+    /// Number of pictures between validations, each with a preview sheet; 0 turns both off.
     pub preview_every_images: usize,
-    /// Steps of the previews' chains.
+    /// Number of sampling steps in previews.
     pub preview_steps: usize,
 }
 
@@ -307,10 +310,20 @@ impl TrainConfig {
     /// # Errors
     /// As [`TrainConfig::from_toml`]; [`Error::UnknownKey`] and [`Error::NotAnAssignment`].
     pub fn from_toml_with(text: &str, assignments: &[String]) -> Result<Self> {
-        // With every key present, also those that the text leaves to their defaults.
         let config: Self = toml::from_str(text).map_err(|source| Error::Config(Box::new(source)))?;
+        config.with(assignments)
+    }
+
+    /// Reads a config from a table of settings, and changes some; see [`TrainConfig::from_toml_with`].
+    pub(crate) fn from_table_with(table: toml::Table, assignments: &[String]) -> Result<Self> {
+        let config: Self = toml::Value::Table(table).try_into().map_err(|source| Error::Config(Box::new(source)))?;
+        config.with(assignments)
+    }
+
+    /// Changes settings, also those that were left to their defaults, and checks the result.
+    fn with(&self, assignments: &[String]) -> Result<Self> {
         let mut table: toml::Table =
-            toml::from_str(&config.to_toml()).map_err(|source| Error::Config(Box::new(source)))?;
+            toml::from_str(&self.to_toml()).map_err(|source| Error::Config(Box::new(source)))?;
         for assignment in assignments {
             assign(&mut table, assignment)?;
         }
@@ -319,14 +332,14 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// As TOML, every key present.
+    /// Writes the config as TOML, with every key.
     #[must_use]
     pub fn to_toml(&self) -> String {
         // Plain data: there is nothing in it that TOML could not hold.
         toml::to_string(self).unwrap_or_default()
     }
 
-    /// The model that the run makes, before its latent net and classifier are there.
+    /// Builds the config of the model, without latent net and classifier.
     ///
     /// # Errors
     /// [`Error::Nets`] if the sizes do not fit.
@@ -397,7 +410,7 @@ impl TrainConfig {
         })
     }
 
-    /// The latent net that the run makes.
+    /// Builds the config of the latent net.
     ///
     /// # Errors
     /// [`Error::Nets`] if the sizes do not fit.
@@ -407,7 +420,7 @@ impl TrainConfig {
             hidden_channels: self.latent_net.hidden_channels,
             num_layers: self.latent_net.num_layers,
             skip_layers: (1..self.latent_net.num_layers).collect(),
-            time_embed_channels: 64,
+            time_embed_channels: LATENT_TIME_CHANNELS,
         })?;
         Ok(LatentConfig { net, diffusion: self.latent_net.diffusion.clone() })
     }
@@ -479,7 +492,7 @@ impl TrainConfig {
 }
 
 impl TrainConfig {
-    /// Fails now, not after hours, if the schedules have no such number of steps as previews are to take.
+    /// Checks that the schedules have as many steps as previews take.
     fn check_previews(&self) -> Result<()> {
         if self.run.preview_every_images == 0 || self.model.kind == Kind::Compact {
             return Ok(());
@@ -498,20 +511,20 @@ fn default_beta_1() -> f64 {
 }
 
 impl StageSettings {
-    /// Number of steps.
+    /// Computes the number of steps.
     #[must_use]
     pub fn num_steps(&self) -> usize {
         self.images.div_ceil(self.batch_size.max(1))
     }
 
-    /// Learning rate of a step, counted from 0.
+    /// Computes the learning rate of a step, counted from 0.
     #[must_use]
     pub fn lr_at(&self, step: usize) -> f64 {
         let seen = ((step + 1) * self.batch_size) as f64;
         if self.warmup_images == 0 { self.lr } else { self.lr * (seen / self.warmup_images as f64).min(1.) }
     }
 
-    /// Decay of the moving average at a step, counted from 0.
+    /// Computes the decay of the moving average at a step, counted from 0.
     #[must_use]
     pub fn ema_decay_at(&self, step: usize) -> f64 {
         let t = step as f64;
@@ -546,7 +559,7 @@ mod tests {
 
     fn smoke(assignments: &[&str]) -> Result<TrainConfig> {
         let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
-        TrainConfig::from_toml_with(presets::text("smoke").unwrap(), &assignments)
+        TrainConfig::from_toml_with(&presets::text("smoke").unwrap(), &assignments)
     }
 
     #[test]

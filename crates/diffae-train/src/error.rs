@@ -1,24 +1,24 @@
-//! What can go wrong in a training run.
+//! Errors of data, config, run folder and training.
 
 use std::path::PathBuf;
 
-/// Result of this crate.
+/// Result with the [`Error`] of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Weights to begin with that are not of these networks.
+    /// Initial weights do not fit the networks.
     #[error("the weights to begin with are of another architecture: {problem}")]
     OtherNetworks {
-        /// The first tensor that does not fit.
+        /// Name and fault of the first tensor that does not fit.
         problem: String,
     },
-    /// Codes that are no pairs, or to which no direction can be fitted.
+    /// Codes are no pairs, or no direction can be fitted to them.
     #[error("no direction can be fitted to the pairs: {problem}")]
     Pairs {
-        /// Why.
+        /// Cause of the error.
         problem: String,
     },
     /// A file or folder could not be read or written.
@@ -26,16 +26,16 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// Cause of the error.
         #[source]
         source: std::io::Error,
     },
     /// There is no preset of that name.
     #[error("there is no preset {name:?}; there are {known}")]
     UnknownPreset {
-        /// What was asked for.
+        /// Requested name.
         name: String,
-        /// All names.
+        /// Names of all presets.
         known: String,
     },
     /// A config is not TOML, or has keys that do not exist, or lacks some.
@@ -44,40 +44,40 @@ pub enum Error {
     /// `--set` names a key that does not exist.
     #[error("there is no setting {key:?}; {hint}")]
     UnknownKey {
-        /// The key.
+        /// Key of the setting.
         key: String,
-        /// Keys that there are.
+        /// Keys that exist.
         hint: String,
     },
     /// `--set` is not of the form key=value.
     #[error("{text:?} is not of the form key=value")]
     NotAnAssignment {
-        /// What was given.
+        /// Text of the assignment.
         text: String,
     },
     /// A setting is out of its range.
     #[error("{key} is {got}, expected {expected}")]
     Setting {
-        /// The key.
+        /// Key of the setting.
         key: &'static str,
-        /// Its value.
+        /// Value that was given.
         got: String,
-        /// Its range.
+        /// Range of valid values.
         expected: &'static str,
     },
     /// Pictures, labels or files.
     #[error(transparent)]
     Data(#[from] diffae_data::Error),
-    /// Networks, weights or model files.
+    /// Networks, weights or model files are at fault.
     #[error(transparent)]
     Infer(#[from] diffae_infer::Error),
-    /// Sizes of networks that do not fit.
+    /// Sizes of the networks do not fit together.
     #[error("the networks cannot be built")]
     Nets(#[from] diffae_nets::Error),
-    /// The schedule has no such number of steps as previews are to take.
+    /// `run.preview_steps` does not fit the schedule.
     #[error("run.preview_steps does not fit")]
     PreviewSteps(#[source] diffae_schedule::Error),
-    /// A schedule or a chain.
+    /// A schedule or a chain of steps cannot be made.
     #[error("the diffusion failed")]
     Schedule(#[from] diffae_schedule::Error),
     /// A tensor operation failed.
@@ -86,7 +86,7 @@ pub enum Error {
     /// Another process works in the run folder.
     #[error("another run is at work in {}", path.display())]
     Locked {
-        /// The folder.
+        /// Run folder.
         path: PathBuf,
     },
     /// The folder holds a run that has been begun.
@@ -96,9 +96,9 @@ pub enum Error {
         path = path.display()
     )]
     Started {
-        /// The folder.
+        /// Run folder.
         path: PathBuf,
-        /// In what it differs from the one that was asked for, after a space; empty if in nothing.
+        /// First difference from the requested run, after a space; empty without a difference.
         how: String,
     },
     /// The run folder holds something else than this run.
@@ -106,19 +106,31 @@ pub enum Error {
     Run {
         /// The folder or file.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// Fault and remedy.
         problem: String,
     },
-    /// The loss is NaN or infinite.
-    #[error("the loss is {loss} at step {step}; the pictures were {pictures}; the last good checkpoint is kept")]
+    /// The loss or the gradient of a training step is NaN or infinite.
+    #[error("the {quantity} is {value} at step {step}, on {batch}; the last good checkpoint is kept")]
     Diverged {
-        /// The loss.
-        loss: f64,
-        /// Which step.
+        /// `loss`, or `norm of the gradient`.
+        quantity: &'static str,
+        /// Value that was given.
+        value: f64,
+        /// Number of steps made before.
         step: usize,
-        /// Names of the batch's pictures.
-        pictures: String,
+        /// Samples of the step's batch.
+        batch: String,
     },
+}
+
+impl Error {
+    /// Adds the samples of the batch to [`Error::Diverged`]; other errors stay as they are.
+    pub(crate) fn on_batch(self, samples: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Diverged { quantity, value, step, .. } => Self::Diverged { quantity, value, step, batch: samples() },
+            other => other,
+        }
+    }
 }
 
 /// Adds a path to an I/O error.

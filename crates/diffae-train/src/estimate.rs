@@ -1,4 +1,4 @@
-//! How long a run will take on this machine, by steps that are measured.
+//! Estimate of a run's duration on this machine, from measured steps.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,67 +7,66 @@ use candle_core::{DType, Device, Tensor};
 use diffae_infer::{DecodeOptions, LoadOptions, Model, ModelSource};
 use diffae_schedule::{no_callback, no_noise};
 
+use crate::autoencoder::MAX_VALIDATED;
 use crate::classifier::{Examples, Labelled};
+use crate::code_stage::{CodeStage, NUM_VALIDATIONS};
 use crate::config::{Kind, StageSettings, TrainConfig};
 use crate::error::Result;
 use crate::latent::LatentTrainer;
 use crate::objective::{Draw, Drawing};
+use crate::preview::{MAX_SHOWN, NUM_SAMPLE_ROWS};
 use crate::random::Purpose;
-use crate::rows::RowStage;
 use crate::run::Stage;
 use crate::trainer::Trainer;
 
-/// Pictures of the step that is measured, at most.
-const MOST_MEASURED: usize = 8;
-/// Short steps are repeated for so long.
+/// Maximum number of pictures in the measured step.
+const MAX_MEASURED: usize = 8;
+/// Minimum duration of a measurement; shorter steps are repeated.
 const MEASURE_FOR: Duration = Duration::from_millis(300);
-/// Steps of the classifier that are measured.
+/// Number of measured steps of the classifier.
 const CLASSIFIER_STEPS: usize = 30;
-/// What `preview.rs` and `autoencoder.rs` do at each preview: pictures that are decoded and inverted, rows, and pictures that
-/// the loss is taken of, twice.
-const PREVIEW_PICTURES: usize = 8;
-const PREVIEW_ROWS: usize = 4;
-const INVENTED_PICTURES: usize = 24;
-const VALIDATED_PICTURES: usize = 64;
-const VALIDATIONS: usize = 10;
+/// Passes through the chain for each picture of a preview: one inversion and three decodings.
+const NUM_PREVIEW_PASSES: usize = 4;
+/// Pictures in a sheet of samples.
+const NUM_SAMPLES: usize = MAX_SHOWN * NUM_SAMPLE_ROWS;
 
-/// What a run will work on.
+/// Amounts of data in a planned run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Planned {
-    /// Pictures that are trained on.
+    /// Number of training pictures.
     pub num_train: usize,
-    /// Pictures that are kept from it.
+    /// Number of held-out pictures.
     pub num_validation: usize,
-    /// Attributes of the labels; 0 without labels.
+    /// Number of attributes; 0 without labels.
     pub num_attributes: usize,
 }
 
-/// What a run takes.
+/// The cost of a run.
 #[derive(Debug, Clone)]
 pub struct Estimate {
-    /// Bytes of activations that a step of the first stage keeps of a picture for the way back.
+    /// Bytes of activations per picture that a step of the first stage saves for the backward pass.
     pub kept_bytes_per_image: usize,
-    /// The stages that will run, in order.
+    /// Stages to be trained, in order.
     pub stages: Vec<StageEstimate>,
 }
 
-/// What a stage takes.
+/// The cost of a stage.
 #[derive(Debug, Clone, Copy)]
 pub struct StageEstimate {
-    /// Which.
+    /// Stage.
     pub stage: Stage,
-    /// Its steps.
+    /// Number of steps.
     pub num_steps: usize,
-    /// Seconds that they take.
+    /// Seconds for all steps.
     pub training_secs: f64,
-    /// Seconds until all pictures are encoded; 0 in the first stage, and where an earlier one has done it.
+    /// Seconds to encode all pictures; 0 in the first stage, and if an earlier stage encodes them.
     pub encoding_secs: f64,
-    /// Seconds of previews and validation.
+    /// Seconds for previews and validation.
     pub preview_secs: f64,
 }
 
 impl StageEstimate {
-    /// All of its seconds.
+    /// Adds up the seconds of the stage.
     #[must_use]
     pub fn secs(&self) -> f64 {
         self.training_secs + self.encoding_secs + self.preview_secs
@@ -75,7 +74,7 @@ impl StageEstimate {
 }
 
 impl Estimate {
-    /// Makes a step or two of each stage, with networks as they begin, on pictures and codes that are all zero.
+    /// Measures a step or two of each stage, with initial networks, on pictures and codes that are all zero.
     ///
     /// # Errors
     /// If the arithmetic fails.
@@ -101,7 +100,7 @@ impl Estimate {
                 num_steps: config.latent.num_steps(),
                 training_secs: config.latent.num_steps() as f64 * measure_latent(config)?,
                 encoding_secs: num_pictures as f64 * costs.encoding,
-                preview_secs: if every > 0 { VALIDATIONS as f64 * costs.of_inventions(config) } else { 0. },
+                preview_secs: if every > 0 { NUM_VALIDATIONS as f64 * costs.of_samples(config) } else { 0. },
             });
             if planned.num_attributes > 0 {
                 let step_secs = measure_classifier(config, planned.num_attributes)?;
@@ -118,10 +117,10 @@ impl Estimate {
     }
 }
 
-/// Seconds a picture of a step of the first stage, and what it keeps of one.
+/// Measures seconds and saved activations of a step of the first stage, per picture.
 fn measure_pictures(config: &TrainConfig, trainer: &mut Trainer) -> Result<(f64, usize)> {
     let stage = &config.autoencoder;
-    let count = stage.batch_size.min(MOST_MEASURED.max(stage.accumulate)).next_multiple_of(stage.accumulate);
+    let count = stage.batch_size.min(MAX_MEASURED.max(stage.accumulate)).next_multiple_of(stage.accumulate);
     let size = config.model.image_size;
     let x_0 = Tensor::zeros((count, config.model.image_channels, size, size), DType::F32, &Device::Cpu)?;
     let kept = trainer.step(&x_0)?.activation_bytes; // what a first step takes longer
@@ -129,11 +128,11 @@ fn measure_pictures(config: &TrainConfig, trainer: &mut Trainer) -> Result<(f64,
     Ok((secs / count as f64, (kept * stage.accumulate).checked_div(count).unwrap_or(0)))
 }
 
-/// Seconds of the model's own calls.
+/// Durations of the model's calls, in seconds.
 struct Costs {
-    /// Of encoding a picture.
+    /// Encoding of a picture.
     encoding: f64,
-    /// Of a step of decoding or inverting a picture; of decoding it where that has no steps.
+    /// One step of decoding or inverting a picture; the whole decoding of a one-shot model.
     decoding: f64,
 }
 
@@ -160,30 +159,29 @@ impl Costs {
         Ok(Self { encoding, decoding: repeated(&mut decode)? / (2 * steps) as f64 })
     }
 
-    /// Of a preview of the first stage, with the validation that goes with it.
+    /// Estimates the seconds of a preview of the first stage, with its validation.
     fn of_preview(&self, config: &TrainConfig, planned: Planned) -> f64 {
         let watched = if planned.num_validation > 0 { planned.num_validation } else { planned.num_train };
         let steps = if config.model.kind == Kind::Compact { 1 } else { config.run.preview_steps };
-        let sheet = watched.min(PREVIEW_PICTURES) * PREVIEW_ROWS * steps;
-        let validated = watched.min(VALIDATED_PICTURES) as f64;
+        let sheet = watched.min(MAX_SHOWN) * NUM_PREVIEW_PASSES * steps;
+        let validated = watched.min(MAX_VALIDATED) as f64;
         (sheet as f64 + 2. * validated) * self.decoding + validated * self.encoding
     }
 
-    /// Of a sheet of the latent stage.
-    fn of_inventions(&self, config: &TrainConfig) -> f64 {
+    /// Estimates the seconds of a sheet of samples.
+    fn of_samples(&self, config: &TrainConfig) -> f64 {
         let steps = if config.model.kind == Kind::Compact { 1 } else { config.run.preview_steps };
-        (INVENTED_PICTURES * steps) as f64 * self.decoding
+        (NUM_SAMPLES * steps) as f64 * self.decoding
     }
 }
 
-/// Seconds of a step of the latent stage.
+/// Measures the seconds of a step of the latent stage.
 fn measure_latent(config: &TrainConfig) -> Result<f64> {
     let latent = config.latent_config()?;
     let schedule = latent.diffusion.noise_schedule()?;
     let mut trainer = LatentTrainer::new(&latent, &config.latent, config.seed, HashMap::new())?;
     let z_0 = Tensor::zeros((config.latent.batch_size, config.model.z_channels), DType::F32, &Device::Cpu)?;
-    let purpose = Purpose::LatentNoise;
-    let how = Drawing { seed: config.seed, purpose, first: 0, terminal: 0, terminal_share: 0. };
+    let how = Drawing::uniform(config.seed, Purpose::LatentNoise, 0);
     let mut step = || {
         let Draw { noise, timesteps } = Draw::new(&schedule, &z_0, how)?;
         trainer.step_with(&z_0, &noise, &timesteps).map(drop)
@@ -192,23 +190,23 @@ fn measure_latent(config: &TrainConfig) -> Result<f64> {
     repeated(&mut step)
 }
 
-/// Seconds of a step of the classifier.
+/// Measures the seconds of a step of the classifier.
 fn measure_classifier(config: &TrainConfig, num_attributes: usize) -> Result<f64> {
     let batch_size = config.classifier.batch_size;
     let settings = StageSettings { images: CLASSIFIER_STEPS * batch_size, ..config.classifier.clone() };
     let z = Tensor::zeros((batch_size, config.model.z_channels), DType::F32, &Device::Cpu)?;
     let absent = vec![false; num_attributes];
-    let rows = (0..).take(batch_size).map(|row: u32| (row, absent.as_slice())).collect();
-    let examples = Examples { train: Labelled { z, rows }, validation: None, num_attributes };
+    let samples = (0..).take(batch_size).map(|row: u32| (row, absent.as_slice())).collect();
+    let examples = Examples { train: Labelled { z, samples }, validation: None, num_attributes };
     let (stage, seed) = (Stage::Classifier, config.seed);
-    let stage = RowStage { folder: None, stage, settings: &settings, seed, num_rows: batch_size };
+    let stage = CodeStage { folder: None, stage, settings: &settings, seed, num_samples: batch_size };
     let go_on = &mut |_: &crate::StepReport| std::ops::ControlFlow::Continue(());
     let start = Instant::now();
     examples.fit(&stage, config.edit_directions, go_on)?;
     Ok(start.elapsed().as_secs_f64() / CLASSIFIER_STEPS as f64)
 }
 
-/// Mean seconds of something that is done again until it has taken long enough to be measured.
+/// Measures the mean seconds of a call, repeated until it has taken long enough to be measured.
 fn repeated(what: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
     let (start, mut count) = (Instant::now(), 0);
     while count == 0 || start.elapsed() < MEASURE_FOR {

@@ -6,27 +6,28 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_data::Overwrite;
 use diffae_infer::{LatentConfig, LoadOptions, ModelSource};
-use diffae_kernels::{Gradients, differentiable, no_gradients, record};
+use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::LatentNet;
 use diffae_schedule::{NoiseSchedule, Timestep};
 
-use crate::autoencoder::Data;
+use crate::code_stage::{CodeObjective, CodeStage};
+use crate::codes::{CODES_FILE, Codes, VALIDATION_CODES_FILE};
 use crate::config::StageSettings;
 use crate::error::Result;
 use crate::objective::{Draw, Drawing};
+use crate::optimization::TrainState;
 use crate::parameters::Parameters;
 use crate::preview::write_samples;
 use crate::random::Purpose;
-use crate::rows::{CODES_FILE, Codes, RowStage, VALIDATION_CODES_FILE};
 use crate::run::{RunFolder, Stage};
-use crate::{OnStep, Outcome};
+use crate::{Data, OnStep, Outcome};
 
-/// `mean |noise - predicted|` of a latent net at given timesteps; recorded.
+/// Computes the loss of a latent net at given timesteps, `mean |noise - predicted|`; it can be recorded.
 ///
 /// # Shapes
-/// - `z_0`: normalized codes, `[N, D]`; `noise`: the same; `timesteps`: N.
+/// - `z_0`: normalized codes, `[N, D]`; `noise`: `[N, D]`; `timesteps`: N.
 /// # Errors
-/// If shapes do not fit.
+/// If shapes do not fit, or the loss or the gradient is NaN or infinite.
 /// # Source
 /// Preechakul et al. 2022 (arXiv:2111.15640), appendix A.1.
 pub fn latent_loss(
@@ -45,14 +46,13 @@ pub fn latent_loss(
 #[derive(Debug)]
 pub struct LatentTrainer {
     net: LatentNet,
-    parameters: Parameters,
+    state: TrainState,
     schedule: NoiseSchedule,
     settings: StageSettings,
-    step: usize,
 }
 
 impl LatentTrainer {
-    /// A latent net whose parameters begin as `given` says, the others at random by the seed.
+    /// Builds a latent net. Parameters in `given` begin with its values, the others at random by the seed.
     ///
     /// # Errors
     /// If a given parameter does not fit.
@@ -65,34 +65,31 @@ impl LatentTrainer {
         let build = |vb: &VarBuilder<'_>| Ok(LatentNet::new(&config.net, &vb.pp("latent_net"))?);
         let (net, parameters) = Parameters::build(seed, given, build)?;
         let schedule = config.diffusion.noise_schedule()?;
-        Ok(Self { net, parameters, schedule, settings: settings.clone(), step: 0 })
+        Ok(Self { net, state: TrainState::new(parameters), schedule, settings: settings.clone() })
     }
 
-    /// One step with given timesteps and noise; the loss before it.
+    /// Makes one step with given timesteps and noise, and returns the loss before it.
     ///
     /// # Shapes
-    /// - `z_0`: normalized codes, `[N, D]`; `noise`: the same; `timesteps`: N.
+    /// - `z_0`: normalized codes, `[N, D]`; `noise`: `[N, D]`; `timesteps`: N.
     /// # Errors
-    /// If shapes do not fit.
+    /// If shapes do not fit, or the loss or the gradient is NaN or infinite.
     pub fn step_with(&mut self, z_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<f64> {
-        let (loss, tape) = record(|| latent_loss(&self.net, &self.schedule, (z_0, noise), timesteps))?;
-        let mut gradients = Gradients::default();
-        tape.backward(&loss, &mut gradients)?;
-        self.parameters.update(&gradients, &self.settings, self.step)?;
-        self.step += 1;
-        Ok(f64::from(loss.to_scalar::<f32>()?))
+        let Self { net, schedule, .. } = self;
+        let loss = || latent_loss(net, schedule, (z_0, noise), timesteps);
+        Ok(self.state.minimize(&self.settings, z_0.dim(0)?, loss)?.loss)
     }
 
-    /// The parameters themselves.
+    /// Copies the parameters under training.
     ///
     /// # Errors
     /// If a tensor cannot be copied.
     pub fn parameters(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.parameters.current()
+        self.state.parameters.current()
     }
 }
 
-/// Trains the stage from where it is to its end, and adds the latent net to the model.
+/// Trains the stage from its newest checkpoint to its end, and adds the latent net to the model.
 pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> Result<Outcome> {
     let config = folder.config();
     let source = ModelSource::open(folder.path(), &diffae_nets::weights::ArchitectureHints::default())?;
@@ -108,14 +105,13 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
     let z = codes.normalized(&moments)?;
     let latent = config.latent_config()?;
     let settings = &config.latent;
-    let LatentTrainer { net, mut parameters, schedule, .. } =
+    let LatentTrainer { net, mut state, schedule, .. } =
         LatentTrainer::new(&latent, settings, config.seed, HashMap::new())?;
-    let num_rows = codes.indices.len();
-    let loss = |step: usize, rows: &[usize]| {
-        let rows: Vec<u32> = rows.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
+    let num_samples = codes.indices.len();
+    let loss = |step: usize, samples: &[usize]| {
+        let rows: Vec<u32> = samples.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
         let z_0 = z.index_select(&Tensor::new(rows.as_slice(), &Device::Cpu)?, 0)?;
-        let first = step * settings.batch_size;
-        let how = Drawing { seed: config.seed, purpose: Purpose::LatentNoise, first, terminal: 0, terminal_share: 0. };
+        let how = Drawing::uniform(config.seed, Purpose::LatentNoise, step * settings.batch_size);
         let Draw { noise, timesteps } = Draw::new(&schedule, &z_0, how)?;
         latent_loss(&net, &schedule, (&z_0, &noise), &timesteps)
     };
@@ -137,18 +133,18 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
         with.set_latent_moments(moments.clone())?;
         Ok(with)
     };
-    let watch = |parameters: &Parameters, images: usize| {
+    let validate = |parameters: &Parameters, images: usize| {
         write_samples(folder.path(), config, with_latent_net(parameters)?.build(&LoadOptions::cpu())?, images)?;
         let Some(z_0) = &validation else { return Ok(None) };
-        let how = Drawing { seed: config.seed, purpose: Purpose::Preview, first: 0, terminal: 0, terminal_share: 0. };
+        let how = Drawing::uniform(config.seed, Purpose::Preview, 0);
         let Draw { noise, timesteps } = Draw::new(&schedule, z_0, how)?;
         let loss = no_gradients(|| latent_loss(&net, &schedule, (z_0, &noise), &timesteps))?;
         Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
     };
-    let stage = RowStage { folder: Some(folder), stage: Stage::Latent, settings, seed: config.seed, num_rows };
-    if stage.run(&mut parameters, on_step, &loss, &watch)? == Outcome::Stopped {
+    let stage = CodeStage { folder: Some(folder), stage: Stage::Latent, settings, seed: config.seed, num_samples };
+    if stage.run(&mut state, CodeObjective { loss, validate }, on_step)? == Outcome::Stopped {
         return Ok(Outcome::Stopped);
     }
-    with_latent_net(&parameters)?.write(folder.path(), DType::F32, Overwrite::Replace)?;
+    with_latent_net(&state.parameters)?.write(folder.path(), DType::F32, Overwrite::Replace)?;
     Ok(Outcome::Finished)
 }

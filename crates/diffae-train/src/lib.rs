@@ -28,6 +28,8 @@ mod assignment;
 mod autoencoder;
 mod checkpoint;
 mod classifier;
+mod code_stage;
+mod codes;
 mod config;
 mod error;
 mod estimate;
@@ -35,16 +37,17 @@ mod latent;
 mod local_direction;
 mod networks;
 mod objective;
+mod optimization;
 mod order;
 mod parameters;
 pub mod presets;
 mod preview;
 mod random;
-mod rows;
 mod run;
 mod teach;
 mod tensorboard;
 mod trainer;
+mod training_loop;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -55,8 +58,7 @@ use diffae_data::{Labels, Overwrite, Pictures, Split};
 use diffae_infer::ModelSource;
 use diffae_nets::weights::ArchitectureHints;
 
-use autoencoder::Data;
-
+pub use codes::{moments_of, normalized};
 pub use config::{
     Activations, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
     OptimizerKind, RunSettings, StageSettings, TrainConfig,
@@ -65,66 +67,65 @@ pub use error::{Error, Result};
 pub use estimate::{Estimate, Planned, StageEstimate};
 pub use latent::{LatentTrainer, latent_loss};
 pub use local_direction::{NUM_JUDGEMENTS, OtherCodes, PairedCodes, fit_local_direction};
-pub use rows::{moments_of, normalized};
 pub use run::{Change, Notes, RunFolder, Stage, require_same};
 pub use teach::{AttributeScore, AttributeSettings, Lesson, Taught, fit_pair_row, teach};
 pub use trainer::{StepResult, Trainer};
 
-/// What a report is of.
+/// The kind of work a step report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// The training of a stage is about to begin, or to go on after the steps that its newest checkpoint has made.
+    /// Training of a stage is about to begin, or to resume after the step of its newest checkpoint.
     Starting,
-    /// Pictures are encoded, which a later stage is trained on.
+    /// Pictures are encoded for a later stage.
     Encoding,
     /// Parameters are trained.
     Training,
 }
 
-/// What a caller learns before the first step of a stage and after each step.
+/// Progress of a stage, reported before its first step and after each step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
-    /// The stage.
+    /// Stage that reports.
     pub stage: Stage,
-    /// What is done.
+    /// Kind of work.
     pub work: Work,
-    /// Steps that have been made.
+    /// Number of steps made.
     pub step: usize,
-    /// Steps of the stage.
+    /// Number of steps in the stage.
     pub num_steps: usize,
-    /// Loss of this step; 0 where nothing is trained.
+    /// Loss of this step; 0 if nothing is trained.
     pub loss: f64,
-    /// Pictures, or codes, of this step.
+    /// Number of pictures, or of codes, in this step.
     pub batch: usize,
 }
 
-/// Is called with each report; a break after a step saves a checkpoint, and stops.
+/// Callback for reports; a break after a step saves a checkpoint and stops.
 pub type OnStep<'a> = dyn FnMut(&StepReport) -> ControlFlow<()> + 'a;
 
-/// How training ended.
+/// The outcome of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// All stages that were asked for are done.
+    /// All requested stages are done.
     Finished,
-    /// The caller stopped it; it can be resumed.
+    /// The caller stopped training, which can be resumed.
     Stopped,
 }
 
-/// What is asked of [`train`].
+/// Options of [`train`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TrainOptions {
-    /// One stage instead of all.
+    /// Trains one stage instead of all.
     pub stage: Option<Stage>,
-    /// Go on from the newest checkpoint of a stage that was begun.
+    /// Resumes from the newest checkpoint of a stage that was begun.
     pub resume: bool,
 }
 
-/// Runs the stages that are missing; says on the log what it leaves out. The folder then holds the model.
+/// Trains the missing stages of a run and logs which ones it skips. The folder then holds the model.
 ///
 /// # Errors
-/// [`Error::Run`] if a stage lacks what an earlier one makes; [`Error::Started`] if it was begun and is not to be resumed;
+/// [`Error::Run`] if a stage needs an earlier one that is not done; [`Error::Started`] if it was begun and is not resumed;
 /// [`Error::Data`] if there are too few pictures or labels for a stage that is to run, before anything is trained;
-/// [`Error::Diverged`] if a loss is no number; others if data or files fail.
+/// [`Error::Diverged`] if a loss or a gradient is NaN or infinite; others if data or files fail.
 pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep<'_>) -> Result<Outcome> {
     let config = folder.config().clone();
     let find = |split| Pictures::find(&folder.notes().data, &config.data.find_settings(), split);
@@ -183,7 +184,7 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
     Ok(Outcome::Finished)
 }
 
-/// Fails now, not after hours, if the pictures that are trained on, or their labels, are too few for one of some stages.
+/// Checks in advance that there are enough training pictures, and labels of them, for some stages.
 ///
 /// # Errors
 /// [`Error::Data`].
@@ -210,6 +211,15 @@ pub fn check_data(
     }
 }
 
+/// Pictures of a run, by split.
+#[derive(Debug, Clone)]
+pub(crate) struct Data {
+    /// Training pictures.
+    pub(crate) train: Pictures,
+    /// Held-out pictures.
+    pub(crate) validation: Pictures,
+}
+
 fn train_autoencoder(
     folder: &RunFolder,
     data: &Data,
@@ -229,10 +239,10 @@ fn train_autoencoder(
 }
 
 impl Trainer {
-    /// Networks of a run as it begins: with the weights of another model where its notes name one, and with parts frozen.
+    /// Builds the networks of a new run, with initial weights of another model and frozen parts as its notes say.
     ///
     /// # Errors
-    /// [`Error::OtherNetworks`] if that model has another architecture; [`Error::Setting`] if there is no part to freeze;
+    /// [`Error::OtherNetworks`] if that model has another architecture; [`Error::Setting`] if a part to freeze is missing;
     /// others if it cannot be read.
     pub fn of_run(config: &TrainConfig, notes: &Notes) -> Result<Self> {
         let given = notes.init_from.as_deref().map(parameters_of).transpose()?;
@@ -246,7 +256,7 @@ impl Trainer {
     }
 }
 
-/// Fails if weights to begin with lack a parameter of the networks, or have one more.
+/// Checks that initial weights have exactly the parameters of the networks.
 fn check_names(given: &BTreeSet<String>, of_networks: &BTreeSet<String>) -> Result<()> {
     let problem = match (of_networks.difference(given).next(), given.difference(of_networks).next()) {
         (Some(name), _) => format!("they have no {name}"),
@@ -256,7 +266,7 @@ fn check_names(given: &BTreeSet<String>, of_networks: &BTreeSet<String>) -> Resu
     Err(Error::OtherNetworks { problem })
 }
 
-/// The parameters of encoder and decoder of a model.
+/// Reads the parameters of a model's encoder and decoder.
 fn parameters_of(model: &Path) -> Result<HashMap<String, Tensor>> {
     let tensors = ModelSource::open(model, &ArchitectureHints::default())?.networks(DType::F32)?;
     Ok(tensors.into_iter().filter(|(name, _)| !name.starts_with("latent_net.")).collect())

@@ -1,76 +1,80 @@
-//! Directions of edits that depend on the code, fitted to pairs of codes.
+//! Local edit directions, which depend on the code, fitted to pairs of codes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::RangeInclusive;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
 use diffae_infer::LocalDirection;
-use diffae_kernels::{Gradients, differentiable, no_gradients, record};
+use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::weights::is_finite;
 
 use crate::config::{OptimizerKind, StageSettings};
 use crate::error::{Error, Result};
+use crate::optimization::{Stepped, TrainState};
 use crate::parameters::Parameters;
 use crate::random::permutation;
+use crate::run::Stage;
+use crate::training_loop::{Learner, NoDetails, TrainingLoop, Validation};
+use crate::{StepReport, Work};
 
-/// Codes a step.
+/// Number of codes per step.
 const BATCH_SIZE: usize = 64;
 /// Learning rates, one after the other for as many steps each.
 const LEARNING_RATES: [f64; 3] = [3e-3, 1e-3, 3e-4];
-/// How often each code is seen, unless steps are too few or too many then.
+/// Number of epochs, before clamping to `NUM_STEPS`.
 const NUM_EPOCHS: usize = 100;
 const NUM_STEPS: RangeInclusive<usize> = 3000..=30_000;
-/// One pair in so many judges, and is not fitted to.
-const JUDGES_ONE_IN: u32 = 5;
-/// Part of the mean way's error that a network must fall below; a little less is chance, or another mean.
+/// One pair in five is held out for model selection.
+const HELD_OUT_ONE_IN: u32 = 5;
+/// Maximum held-out error relative to the mean direction; a little less than 1 is chance, or another mean.
 const WORTHWHILE: f64 = 0.98;
-/// Squared length of a way, as a part of the mean one, below which errors no longer weigh more.
+/// Floor of the relative-error weighting: squared length relative to the mean one.
 const SHORT: f64 = 0.05;
 
-/// How often the fit is judged, and [`fit_local_direction`] calls `between`.
+/// Number of validations of a fit, and of calls of `between` by [`fit_local_direction`].
 pub const NUM_JUDGEMENTS: usize = 90;
 
-/// Codes of pictures that differ in one attribute, normalized `z_sem`.
+/// Normalized codes of pairs of pictures that differ in one attribute.
 #[derive(Debug, Clone, Copy)]
 pub struct PairedCodes<'a> {
-    /// Those without it, `[N, D]`.
+    /// Codes without the attribute, `[N, D]`.
     pub without: &'a Tensor,
-    /// The same pictures with it, `[N, D]`.
+    /// Codes of the same pictures with the attribute, `[N, D]`.
     pub with: &'a Tensor,
-    /// Pictures of some pairs that lack it in another way.
+    /// Further pictures of some pairs, which lack the attribute in another way.
     pub others: Option<OtherCodes<'a>>,
 }
 
-/// Codes of pictures that lack an attribute in another way than those that pairs begin with.
+/// Codes of pictures that lack an attribute in another way than the ones in pairs.
 #[derive(Debug, Clone, Copy)]
 pub struct OtherCodes<'a> {
-    /// `[M, D]`
+    /// Codes, `[M, D]`.
     pub codes: &'a Tensor,
-    /// The pair of each.
+    /// Pair of each code, by number.
     pub pairs: &'a [u32],
 }
 
-/// Fits the way from pictures without an attribute to the same pictures with it,
+/// Fits the direction from pictures without an attribute to the same pictures with it,
 /// `z' - z = w + U^T (tanh(M tanh(V z + b) + d) - c)`.
 ///
-/// What is least is the mean of `|error|^2 / (|z' - z|^2 + s)`, s being a twentieth of the mean `|z' - z|^2`: where a beard can
-/// hardly be seen little may change. Both codes of a pair are rows of the fit, with the same way: it can be gone in both
-/// directions, and bends little on the way.
+/// Minimizes the mean of `|error|^2 / (|z' - z|^2 + s)`, s being a twentieth of the mean `|z' - z|^2`: where a beard can
+/// hardly be seen little may change. Both codes of a pair are samples with the same target, so that an edit can be undone
+/// and its direction changes little on the way.
 ///
-/// `others` lack the attribute in other ways: where `without` takes sad mouths to smiles, mouths that are open. The way is
+/// `others` lack the attribute in other ways: if pairs take sad mouths to smiles, mouths that are open. The direction is
 /// fitted to their codes as well, but not back to them: a smile that is taken away leaves a sad mouth.
 ///
-/// Every fifth pair judges, and Adam fits to the rest; the moving average of the parameters that predicts the judges best is
-/// taken, or the mean way from `without` to `with` where that does as well. c is the mean of the tanh over these two, so that
-/// w is the mean of the ways that are predicted there. The same seed gives the same bits.
+/// Every fifth pair is held out for model selection; the rest are fitted with Adam. The moving average of the parameters
+/// with the least held-out error is taken, or the mean difference if it does as well. c is the mean of the tanh over all
+/// pairs, so that w is the mean of the predictions there. The same seed gives the same bits.
 ///
-/// With 0 for `num_units`, h, the result is the mean way, and `others` do not matter. `between` is called [`NUM_JUDGEMENTS`]
-/// times on the way, to show progress or to stop with an error; not at all with 0 units.
+/// With 0 for `num_units`, h, the result is the mean difference, and `others` do not matter. `between` is called
+/// [`NUM_JUDGEMENTS`] times, to show progress or to stop with an error; not at all with 0 units.
 ///
 /// # Errors
-/// [`Error::Pairs`] with fewer than two pairs, shapes that differ, `others` of pairs that there are not, values that are not
-/// finite, or codes that do not differ; as `between`.
+/// [`Error::Pairs`] with fewer than two pairs, shapes that differ, `others` of missing pairs, values that are not
+/// finite, or codes that do not differ; [`Error::Diverged`] for values too large to square; as `between`.
 pub fn fit_local_direction<E: From<Error>>(
     pairs: PairedCodes<'_>,
     num_units: usize,
@@ -78,9 +82,9 @@ pub fn fit_local_direction<E: From<Error>>(
     between: &mut dyn FnMut() -> std::result::Result<(), E>,
 ) -> std::result::Result<LocalDirection, E> {
     let pairs = Pairs::new(pairs)?;
-    let bent = if num_units == 0 { None } else { pairs.bent(num_units, seed, between)? };
-    let found = match bent {
-        Some(bent) => bent,
+    let fitted = if num_units == 0 { None } else { pairs.fit(num_units, seed, between)? };
+    let found = match fitted {
+        Some(fitted) => fitted,
         None => LocalDirection::fixed(&pairs.ways.mean(0).map_err(Error::from)?).map_err(Error::from)?,
     };
     let length = || -> Result<f32> { Ok(found.direction.sqr()?.sum_all()?.to_scalar::<f32>()?) };
@@ -95,7 +99,7 @@ pub fn fit_local_direction<E: From<Error>>(
     Ok(found)
 }
 
-/// Codes of pairs and the ways between them, f32 on the CPU.
+/// Codes of pairs and the differences between them, f32 on the CPU.
 struct Pairs {
     without: Tensor,
     with: Tensor,
@@ -103,7 +107,7 @@ struct Pairs {
     others: Option<Others>,
 }
 
-/// Other codes without the attribute, the ways from there, and the pair of each.
+/// Other codes without the attribute, the differences to the attribute, and the pair of each.
 struct Others {
     codes: Tensor,
     ways: Tensor,
@@ -125,63 +129,123 @@ impl Pairs {
         Ok(Self { ways: (&with - &without)?, without, with, others })
     }
 
-    /// Codes and ways of the pairs of some numbers.
-    fn rows(&self, is_wanted: fn(u32) -> bool) -> Result<Rows> {
+    /// Selects the samples of some pairs, by their numbers.
+    fn samples(&self, is_wanted: fn(u32) -> bool) -> Result<Samples> {
         let squares = |ways: &Tensor| ways.sqr()?.sum(1); // [N]
         let mean = f64::from(squares(&self.ways)?.mean_all()?.to_scalar::<f32>()?);
-        let rows = |codes: &Tensor, ways: &Tensor, pairs: &[u32]| -> Result<Rows> {
+        let rows = |codes: &Tensor, ways: &Tensor, pairs: &[u32]| -> Result<Samples> {
             let squares = squares(ways)?;
-            // Where no code changes at all, nothing weighs more.
+            // If no code changes at all, all errors weigh the same.
             let weights = if mean > 0. { ((squares / mean)? + SHORT)?.recip()? } else { squares.ones_like()? };
             let wanted: Vec<usize> = (0..pairs.len()).filter(|&row| is_wanted(pairs[row])).collect();
-            Rows { codes: codes.clone(), ways: ways.clone(), weights }.some(&wanted)
+            Samples { codes: codes.clone(), ways: ways.clone(), weights }.some(&wanted)
         };
         let numbers: Vec<u32> = (0u32..).take(self.ways.dim(0)?).collect();
         let mut parts = vec![rows(&self.without, &self.ways, &numbers)?, rows(&self.with, &self.ways, &numbers)?];
         if let Some(Others { codes, ways, pairs }) = &self.others {
             parts.push(rows(codes, ways, pairs)?);
         }
-        let joined = |of: fn(&Rows) -> &Tensor| Tensor::cat(&parts.iter().map(of).collect::<Vec<_>>(), 0);
-        Ok(Rows { codes: joined(|it| &it.codes)?, ways: joined(|it| &it.ways)?, weights: joined(|it| &it.weights)? })
+        let joined = |of: fn(&Samples) -> &Tensor| Tensor::cat(&parts.iter().map(of).collect::<Vec<_>>(), 0);
+        Ok(Samples { codes: joined(|it| &it.codes)?, ways: joined(|it| &it.ways)?, weights: joined(|it| &it.weights)? })
     }
 
-    /// The way that predicts the judges best; none if the mean way of the pairs does.
-    fn bent<E: From<Error>>(
+    /// Fits a direction that depends on the code; `None` if the mean one predicts the held-out pairs as well.
+    fn fit<E: From<Error>>(
         &self,
         num_units: usize,
         seed: u64,
         between: &mut dyn FnMut() -> std::result::Result<(), E>,
     ) -> std::result::Result<Option<LocalDirection>, E> {
-        let judges = self.rows(|pair| pair % JUDGES_ONE_IN == 0)?;
-        let fitted = self.rows(|pair| pair % JUDGES_ONE_IN != 0)?;
-        let (way, mut parameters) = Way::new(self.ways.mean(0).map_err(Error::from)?, num_units, seed)?;
-        let (mut least, mut best) = (WORTHWHILE * judges.error(&way)?, None);
-        let num_rows = fitted.weights.elem_count();
-        let num_steps = NUM_EPOCHS * num_rows.div_ceil(BATCH_SIZE);
-        let steps_each = num_steps.clamp(*NUM_STEPS.start(), *NUM_STEPS.end()).div_ceil(NUM_JUDGEMENTS);
-        let (mut order, mut epoch, mut step) = (vec![], 0, 0);
-        for judgement in 0..NUM_JUDGEMENTS {
-            let part = (judgement * LEARNING_RATES.len()).checked_div(NUM_JUDGEMENTS).unwrap_or(0);
-            let settings = settings(LEARNING_RATES[part]);
-            for _ in 0..steps_each {
-                if order.is_empty() {
-                    order = permutation(seed, epoch, num_rows);
-                    epoch += 1;
-                }
-                let rest = order.len().saturating_sub(BATCH_SIZE);
-                let batch = fitted.some(&order.split_off(rest))?;
-                way.step(&batch, step, (&mut parameters, &settings))?;
-                step += 1;
+        let mut fit = Fit::new(self, num_units, seed)?;
+        let settings = settings(LEARNING_RATES[0], fit.steps_each * NUM_JUDGEMENTS);
+        let (steps_each, mut stopped) = (fit.steps_each, None);
+        let on_step = &mut |report: &StepReport| {
+            if report.work == Work::Training && report.step.is_multiple_of(steps_each) {
+                stopped = between().err();
             }
-            let average = way.averaged(&parameters.averages()?);
-            let error = judges.error(&average)?;
-            if error < least {
-                (least, best) = (error, Some(average));
-            }
-            between()?;
+            if stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        TrainingLoop::unrecorded(Stage::Classifier, &settings).run(&mut fit, on_step)?;
+        if let Some(error) = stopped {
+            return Err(error);
         }
         let codes = Tensor::cat(&[&self.without, &self.with], 0).map_err(Error::from)?;
-        Ok(best.map(|way| way.centered(&codes)).transpose()?)
+        Ok(fit.best.map(|way| way.centered(&codes)).transpose()?)
+    }
+}
+
+/// A direction under training.
+struct Fit {
+    way: Way,
+    state: TrainState,
+    /// Samples that are trained on.
+    fitted: Samples,
+    /// Samples of the held-out pairs.
+    held_out: Samples,
+    seed: u64,
+    /// The rest of the epoch, in reverse order.
+    order: Vec<usize>,
+    epoch: u64,
+    /// Number of steps between validations.
+    steps_each: usize,
+    /// Error of `best` on the held-out pairs, or the one to fall below.
+    least: f64,
+    best: Option<Way>,
+}
+
+impl Fit {
+    fn new(pairs: &Pairs, num_units: usize, seed: u64) -> Result<Self> {
+        let held_out = pairs.samples(|pair| pair % HELD_OUT_ONE_IN == 0)?;
+        let fitted = pairs.samples(|pair| pair % HELD_OUT_ONE_IN != 0)?;
+        let (way, parameters) = Way::new(pairs.ways.mean(0)?, num_units, seed)?;
+        let least = WORTHWHILE * held_out.error(&way)?;
+        let num_steps = NUM_EPOCHS * fitted.weights.elem_count().div_ceil(BATCH_SIZE);
+        let steps_each = num_steps.clamp(*NUM_STEPS.start(), *NUM_STEPS.end()).div_ceil(NUM_JUDGEMENTS);
+        let (state, order) = (TrainState::new(parameters), vec![]);
+        Ok(Self { way, state, fitted, held_out, seed, order, epoch: 0, steps_each, least, best: None })
+    }
+}
+
+impl Learner for Fit {
+    type Details = NoDetails;
+
+    fn state(&self) -> &TrainState {
+        &self.state
+    }
+
+    fn step(&mut self) -> Result<Stepped> {
+        if self.order.is_empty() {
+            self.order = permutation(self.seed, self.epoch, self.fitted.weights.elem_count());
+            self.epoch += 1;
+        }
+        let rest = self.order.len().saturating_sub(BATCH_SIZE);
+        let batch = self.fitted.some(&self.order.split_off(rest))?;
+        let part = (self.state.step * LEARNING_RATES.len()).checked_div(self.steps_each * NUM_JUDGEMENTS);
+        let settings = settings(LEARNING_RATES[part.unwrap_or(0)], 1);
+        let way = &self.way;
+        self.state.minimize(&settings, batch.weights.elem_count(), || batch.loss(way))
+    }
+
+    fn batch(&self) -> String {
+        "codes of pairs".to_owned()
+    }
+
+    fn details(&mut self) -> NoDetails {
+        NoDetails {}
+    }
+
+    fn is_validated_after(&self, step: usize) -> bool {
+        step.is_multiple_of(self.steps_each)
+    }
+
+    /// Keeps the moving average of the parameters if it is the best so far.
+    fn validate(&mut self) -> Result<Option<Validation>> {
+        let average = self.way.averaged(&self.state.parameters.averages()?);
+        let error = self.held_out.error(&average)?;
+        if error < self.least {
+            (self.least, self.best) = (error, Some(average));
+        }
+        Ok(Some(Validation { loss: error, z_usage: None }))
     }
 }
 
@@ -203,14 +267,14 @@ impl Others {
     }
 }
 
-/// Finite codes, f32 on the CPU.
+/// Checks that codes are finite, and moves them to the CPU in f32.
 fn checked(codes: &Tensor) -> Result<Tensor> {
     let codes = codes.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     let problem = || "a code holds values that are not finite".to_owned();
     if is_finite(&codes)? { Ok(codes) } else { Err(Error::Pairs { problem: problem() }) }
 }
 
-/// A way that is being fitted, `w + U^T tanh(M tanh(V z + b) + d)`.
+/// A direction without its center, `w + U^T tanh(M tanh(V z + b) + d)`.
 #[derive(Debug)]
 struct Way {
     direction: Tensor,
@@ -222,7 +286,7 @@ struct Way {
 }
 
 impl Way {
-    /// Begins with a mean way everywhere.
+    /// Starts with the mean difference at every code.
     fn new(mean: Tensor, num_units: usize, seed: u64) -> Result<(Self, Parameters)> {
         let width = mean.elem_count();
         let given = HashMap::from([("direction".to_owned(), mean)]);
@@ -242,16 +306,7 @@ impl Way {
         })
     }
 
-    /// A step of the optimizer.
-    fn step(&self, batch: &Rows, step: usize, (parameters, settings): (&mut Parameters, &StageSettings)) -> Result<()> {
-        let (loss, tape) = record(|| batch.loss(self))?;
-        let mut gradients = Gradients::default();
-        tape.backward(&loss, &mut gradients)?;
-        parameters.update(&gradients, settings, step)?;
-        Ok(())
-    }
-
-    /// The moving average of this.
+    /// Replaces the parameters by their moving averages.
     fn averaged(&self, averages: &BTreeMap<String, Tensor>) -> Self {
         let average = |name: &str, of: &Tensor| averages.get(name).unwrap_or(of).clone();
         Self {
@@ -264,7 +319,7 @@ impl Way {
         }
     }
 
-    /// The same with the mean way at these codes as its constant.
+    /// Moves the mean of the second layer into the constant, so that `direction` is the mean prediction at these codes.
     fn centered(self, codes: &Tensor) -> Result<LocalDirection> {
         let Self { direction, inputs, bias, hidden, hidden_bias, outputs } = self;
         let center = second_layer(codes, [&inputs, &bias, &hidden, &hidden_bias])?.mean(0)?;
@@ -273,15 +328,16 @@ impl Way {
     }
 }
 
-/// `tanh(M tanh(V z + b) + d)`, `[N, h]`.
+/// Computes the second hidden layer, `tanh(M tanh(V z + b) + d)`, `[N, h]`.
 fn second_layer(codes: &Tensor, [inputs, bias, hidden, hidden_bias]: [&Tensor; 4]) -> candle_core::Result<Tensor> {
     let first = codes.matmul(&inputs.t()?)?.broadcast_add(bias)?.tanh()?;
     first.matmul(&hidden.t()?)?.broadcast_add(hidden_bias)?.tanh()
 }
 
-fn settings(lr: f64) -> StageSettings {
+/// Adam with a moving average, for a number of steps.
+fn settings(lr: f64, num_steps: usize) -> StageSettings {
     StageSettings {
-        images: BATCH_SIZE,
+        images: num_steps * BATCH_SIZE,
         batch_size: BATCH_SIZE,
         accumulate: 1,
         optimizer: OptimizerKind::Adam,
@@ -295,14 +351,14 @@ fn settings(lr: f64) -> StageSettings {
     }
 }
 
-/// Codes and the ways from them, `[N, D]` each, and what an error there weighs, `[N]`.
-struct Rows {
+/// Codes and target differences, `[N, D]` each, with the weights of their errors, `[N]`.
+struct Samples {
     codes: Tensor,
     ways: Tensor,
     weights: Tensor,
 }
 
-impl Rows {
+impl Samples {
     fn some(&self, rows: &[usize]) -> Result<Self> {
         let rows: Vec<u32> = rows.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
         let rows = Tensor::new(rows, &Device::Cpu)?;
@@ -310,7 +366,7 @@ impl Rows {
         Ok(Self { codes: codes?, ways: ways?, weights: weights? })
     }
 
-    /// The weighted mean squared error of a way, a scalar.
+    /// Computes the weighted mean squared error of a direction, a scalar.
     fn loss(&self, of: &Way) -> Result<Tensor> {
         let Self { codes, ways, weights } = self;
         let Way { direction, inputs, bias, hidden, hidden_bias, outputs } = of;
@@ -437,17 +493,17 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_a_pair_that_judges_is_not_fitted_to() {
+    fn samples_of_a_held_out_pair_are_not_fitted_to() {
         let (without, with, others) = (codes(10, 1), codes(10, 2), codes(2, 3));
         let others = Some(OtherCodes { codes: &others, pairs: &[5, 6] });
         let pairs = Pairs::new(PairedCodes { without: &without, with: &with, others }).unwrap();
-        let [judges, fitted] = [pairs.rows(|pair| pair == 5), pairs.rows(|pair| pair != 5)].map(Result::unwrap);
-        assert_eq!((judges.codes.dims(), fitted.codes.dims()), (&[3, WIDTH][..], &[19, WIDTH][..]));
+        let [held_out, fitted] = [pairs.samples(|pair| pair == 5), pairs.samples(|pair| pair != 5)].map(Result::unwrap);
+        assert_eq!((held_out.codes.dims(), fitted.codes.dims()), (&[3, WIDTH][..], &[19, WIDTH][..]));
         // From each code its way leads to the picture with the attribute, or ends there.
-        let ends = (&judges.codes + &judges.ways).unwrap();
+        let ends = (&held_out.codes + &held_out.ways).unwrap();
         let with = with.get(5).unwrap();
         assert!([0, 2].iter().all(|&row| mean_distance(&ends.get(row).unwrap(), &with) < 1e-6));
-        assert!(mean_distance(&judges.codes.get(1).unwrap(), &with) < 1e-6);
+        assert!(mean_distance(&held_out.codes.get(1).unwrap(), &with) < 1e-6);
     }
 
     #[test]

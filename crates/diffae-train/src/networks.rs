@@ -1,203 +1,267 @@
-//! The networks of the first stage, and what each kind of them is trained on.
+//! The networks of the first stage: a diffusion model or a one-shot autoencoder, each with the decoder input it is trained
+//! on.
 
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_infer::ModelConfig;
-use diffae_kernels::{checkpoint, differentiable};
+use diffae_kernels::{checkpoint, differentiable, no_gradients};
 use diffae_nets::{
     BatchMoments, CompactCode, CompactConfig, CompactDecoder, CompactEncoder, SemanticEncoder, TrainingMode, Unet,
 };
-use diffae_schedule::{NoiseSchedule, PredictionTarget, Timestep};
+use diffae_schedule::Timestep;
 
 use crate::config::ObjectiveSettings;
 use crate::error::{Error, Result};
-use crate::objective::{Draw, Drawing, Noised, pictures_of, prediction_loss};
+use crate::objective::{Diffusion, Draw, Drawing, Noised};
 use crate::random::{below, normal, stream};
 
-/// The networks.
+/// Networks that the first stage trains.
+pub(crate) trait ImageModel: Sync {
+    /// Input of the decoder besides the code, drawn at random for each image of a batch.
+    type Input: Sync;
+    /// Codes of a batch.
+    type Code;
+
+    /// Draws the decoder input, which depends on the images' places in the sequence alone.
+    fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Self::Input>;
+
+    /// Selects the decoder input of `len` images from `start` on.
+    fn narrow(input: &Self::Input, start: usize, len: usize) -> Result<Self::Input>;
+
+    /// Encodes images, without gradients.
+    fn encode(&self, x_0: &Tensor) -> Result<Self::Code>;
+
+    /// Hands the code of each image to its predecessor; `None` without codes, or with a single one.
+    fn shifted(code: &Self::Code) -> Result<Option<Self::Code>>;
+
+    /// Computes the decoder's output, without gradients.
+    fn decode(&self, code: &Self::Code, input: &Self::Input) -> Result<Tensor>;
+
+    /// Encodes and decodes as training does, and adds the statistics of batch norms to `moments`.
+    fn forward_training(
+        &self,
+        x_0: &Tensor,
+        input: &Self::Input,
+        mode: TrainingMode,
+        moments: &mut Vec<BatchMoments>,
+    ) -> Result<Tensor>;
+
+    /// Computes the loss of the decoder's output without the adversarial term, a scalar.
+    fn loss(&self, x_0: &Tensor, input: &Self::Input, output: &Tensor, objective: &ObjectiveSettings)
+    -> Result<Tensor>;
+
+    /// Selects the real images and the `x_0` estimates that a discriminator compares; `None` if there are none.
+    fn compared(
+        &self,
+        x_0: &Tensor,
+        input: &Self::Input,
+        output: &Tensor,
+        objective: &ObjectiveSettings,
+    ) -> Result<Option<(Tensor, Tensor)>>;
+}
+
+/// The networks of either kind.
 #[derive(Debug)]
 pub(crate) enum Networks {
-    /// A `UNet` that predicts noise, with or without an encoder.
-    Diffusion {
-        encoder: Option<Box<SemanticEncoder>>,
-        unet: Box<Unet>,
-        schedule: NoiseSchedule,
-        prediction: PredictionTarget,
-    },
-    /// An autoencoder without steps.
-    OneShot { config: CompactConfig, encoder: CompactEncoder, decoder: CompactDecoder },
+    Diffusion(DiffusionModel),
+    OneShot(OneShotModel),
 }
 
-/// What the decoder gets besides `z_sem`.
+/// A `UNet` that predicts noise, `x_0` or v, with or without an encoder.
 #[derive(Debug)]
-pub(crate) enum Given {
-    /// Pictures with noise.
-    Noised(Noised),
-    /// `[N, 1]` and `[N, noise_channels]`: how much is left to chance, and the chance.
-    Details { level: Tensor, noise: Tensor },
+pub(crate) struct DiffusionModel {
+    encoder: Option<Box<SemanticEncoder>>,
+    unet: Box<Unet>,
+    diffusion: Diffusion,
 }
 
-impl Given {
-    /// That of some of the pictures.
-    pub(crate) fn narrow(&self, start: usize, len: usize) -> Result<Self> {
-        let narrow = |tensor: &Tensor| tensor.narrow(0, start, len)?.contiguous();
-        Ok(match self {
-            Self::Noised(noised) => Self::Noised(Noised {
-                x_t: narrow(&noised.x_t)?,
-                target: narrow(&noised.target)?,
-                timesteps: noised.timesteps[start..start + len].to_vec(),
-            }),
-            Self::Details { level, noise } => Self::Details { level: narrow(level)?, noise: narrow(noise)? },
-        })
-    }
+/// An autoencoder that decodes in one pass.
+#[derive(Debug)]
+pub(crate) struct OneShotModel {
+    config: CompactConfig,
+    encoder: CompactEncoder,
+    decoder: CompactDecoder,
+}
+
+/// Noise of a one-shot decoder.
+#[derive(Debug)]
+pub(crate) struct Details {
+    /// Level of the noise, `[N, 1]` in `[0, 1]`.
+    level: Tensor,
+    /// `[N, noise_channels]`
+    noise: Tensor,
 }
 
 impl Networks {
+    /// Builds the networks of a model.
     pub(crate) fn new(model: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         if let Some(config) = &model.compact {
-            let encoder = CompactEncoder::new(config, &vb.pp("encoder"))?;
-            return Ok(Self::OneShot {
+            return Ok(Self::OneShot(OneShotModel {
                 config: config.clone(),
-                encoder,
+                encoder: CompactEncoder::new(config, &vb.pp("encoder"))?,
                 decoder: CompactDecoder::new(config, &vb.pp("decoder"))?,
-            });
+            }));
         }
         let (Some(unet), Some(diffusion)) = (&model.unet, &model.diffusion) else {
             return Err(Error::Nets(diffae_nets::Error::NotOneModel));
         };
         let encoder = model.encoder.as_ref().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
-        Ok(Self::Diffusion {
+        Ok(Self::Diffusion(DiffusionModel {
             encoder: encoder.transpose()?.map(Box::new),
             unet: Box::new(Unet::new(unet, &vb.pp("unet"))?),
-            schedule: diffusion.noise_schedule()?,
-            prediction: diffusion.prediction,
-        })
-    }
-
-    /// Draws what the decoder gets; it depends on the pictures' places in the sequence alone.
-    pub(crate) fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Given> {
-        match self {
-            Self::Diffusion { schedule, .. } => {
-                let Draw { noise, timesteps } = Draw::new(schedule, x_0, how)?;
-                self.noised(x_0, &noise, &timesteps)
-            }
-            Self::OneShot { config, .. } => {
-                let count = x_0.dim(0)?;
-                let (mut levels, mut noise) = (vec![], vec![]);
-                for idx in how.first..how.first + count {
-                    let mut stream = stream(how.seed, how.purpose, idx as u64);
-                    let level = below(&mut stream, config.noise_levels) as f32;
-                    levels.push(level / config.noise_levels.saturating_sub(1).max(1) as f32);
-                    noise.extend(normal(&mut stream, config.noise_channels));
-                }
-                let level = Tensor::from_vec(levels, (count, 1), &Device::Cpu)?;
-                Ok(Given::Details {
-                    level,
-                    noise: Tensor::from_vec(noise, (count, config.noise_channels), &Device::Cpu)?,
-                })
-            }
-        }
-    }
-
-    /// Pictures with given noise.
-    pub(crate) fn noised(&self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<Given> {
-        let Self::Diffusion { schedule, prediction, .. } = self else { return Err(mixed()) };
-        Ok(Given::Noised(Noised::new((schedule, *prediction), x_0, noise, timesteps)?))
-    }
-
-    /// `z_sem`, without gradients.
-    pub(crate) fn encode(&self, x_0: &Tensor) -> Result<Option<Tensor>> {
-        Ok(match self {
-            Self::Diffusion { encoder, .. } => encoder.as_ref().map(|encoder| encoder.forward(x_0)).transpose()?,
-            Self::OneShot { encoder, .. } => Some(encoder.forward(x_0)?),
-        })
-    }
-
-    /// What the decoder says, without gradients.
-    pub(crate) fn decode(&self, z_sem: Option<&Tensor>, given: &Given) -> Result<Tensor> {
-        match (self, given, z_sem) {
-            (Self::Diffusion { unet, .. }, Given::Noised(noised), z_sem) => {
-                Ok(unet.forward_training(&noised.x_t, &noised.numbers(), z_sem, TrainingMode::default())?)
-            }
-            (Self::OneShot { decoder, .. }, Given::Details { level, noise }, Some(z_sem)) => {
-                Ok(decoder.forward(CompactCode { z_sem, level, noise })?)
-            }
-            _ => Err(mixed()),
-        }
-    }
-
-    /// Encodes and decodes as training does. Statistics of batch norms are added to `moments`.
-    pub(crate) fn forward_training(
-        &self,
-        x_0: &Tensor,
-        given: &Given,
-        mode: TrainingMode,
-        moments: &mut Vec<BatchMoments>,
-    ) -> Result<Tensor> {
-        match (self, given) {
-            (Self::Diffusion { encoder, unet, .. }, Given::Noised(noised)) => {
-                // Of the whole encoder nothing but the picture is kept: its turn on the way back comes when all else is gone.
-                let z_sem = match encoder {
-                    Some(encoder) if mode.checkpoint_blocks => {
-                        let encoder = encoder.clone();
-                        Some(checkpoint([x_0], move |[x_0]| encoder.forward(x_0))?)
-                    }
-                    Some(encoder) => Some(encoder.forward(x_0)?),
-                    None => None,
-                };
-                Ok(unet.forward_training(&noised.x_t, &noised.numbers(), z_sem.as_ref(), mode)?)
-            }
-            (Self::OneShot { encoder, decoder, .. }, Given::Details { level, noise }) => {
-                let z_sem = encoder.forward_training(x_0, moments)?;
-                Ok(decoder.forward_training(CompactCode { z_sem: &z_sem, level, noise }, moments)?)
-            }
-            _ => Err(mixed()),
-        }
-    }
-
-    /// The loss of what the decoder said, without the adversarial term: a scalar.
-    pub(crate) fn loss(
-        &self,
-        x_0: &Tensor,
-        given: &Given,
-        made: &Tensor,
-        objective: &ObjectiveSettings,
-    ) -> Result<Tensor> {
-        match (self, given) {
-            (Self::Diffusion { schedule, prediction, .. }, Given::Noised(noised)) => {
-                prediction_loss((schedule, *prediction), noised, made, objective)
-            }
-            (Self::OneShot { .. }, Given::Details { .. }) => {
-                Ok(differentiable([made], |[made]| (x_0 - made)?.abs()?.mean_all()? * objective.pixel_weight)?)
-            }
-            _ => Err(mixed()),
-        }
-    }
-
-    /// What a discriminator sees: real pictures, and those that the decoder's words amount to; of a diffusion only where
-    /// the timestep is below `timesteps`.
-    pub(crate) fn shown(
-        &self,
-        x_0: &Tensor,
-        given: &Given,
-        made: &Tensor,
-        timesteps: usize,
-    ) -> Result<Option<(Tensor, Tensor)>> {
-        let (Self::Diffusion { schedule, prediction, .. }, Given::Noised(noised)) = (self, given) else {
-            return Ok(Some((x_0.clone(), made.clone())));
-        };
-        let seen = |&(_, t): &(u32, &Timestep)| t.get() < timesteps;
-        let rows: Vec<u32> = (0..).zip(&noised.timesteps).filter(seen).map(|(row, _)| row).collect();
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        let rows = Tensor::new(rows, &Device::Cpu)?;
-        let pictures = pictures_of((schedule, *prediction), noised, made)?;
-        let pictures = differentiable([&pictures], |[pictures]| pictures.index_select(&rows, 0))?;
-        Ok(Some((x_0.index_select(&rows, 0)?, pictures)))
+            diffusion: Diffusion { schedule: diffusion.noise_schedule()?, prediction: diffusion.prediction },
+        }))
     }
 }
 
-fn mixed() -> Error {
-    Error::Tensor(candle_core::Error::Msg("a diffusion and a one-shot autoencoder are mixed up".to_owned()))
+impl DiffusionModel {
+    /// Adds given noise to images.
+    pub(crate) fn noised(&self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<Noised> {
+        self.diffusion.noised(x_0, noise, timesteps)
+    }
+}
+
+impl ImageModel for DiffusionModel {
+    type Input = Noised;
+    /// `z_sem`, `[N, D]`, where there is an encoder.
+    type Code = Option<Tensor>;
+
+    fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Noised> {
+        let Draw { noise, timesteps } = Draw::new(&self.diffusion.schedule, x_0, how)?;
+        self.noised(x_0, &noise, &timesteps)
+    }
+
+    fn narrow(input: &Noised, start: usize, len: usize) -> Result<Noised> {
+        Ok(Noised {
+            x_t: input.x_t.narrow(0, start, len)?.contiguous()?,
+            target: input.target.narrow(0, start, len)?.contiguous()?,
+            timesteps: input.timesteps[start..start + len].to_vec(),
+        })
+    }
+
+    fn encode(&self, x_0: &Tensor) -> Result<Option<Tensor>> {
+        let encode = |encoder: &SemanticEncoder| no_gradients(|| encoder.forward(x_0));
+        Ok(self.encoder.as_deref().map(encode).transpose()?)
+    }
+
+    fn shifted(code: &Option<Tensor>) -> Result<Option<Option<Tensor>>> {
+        Ok(code.as_ref().map(shifted).transpose()?.flatten().map(Some))
+    }
+
+    fn decode(&self, code: &Option<Tensor>, input: &Noised) -> Result<Tensor> {
+        let mode = TrainingMode::default();
+        Ok(no_gradients(|| self.unet.forward_training(&input.x_t, &input.numbers(), code.as_ref(), mode))?)
+    }
+
+    fn forward_training(
+        &self,
+        x_0: &Tensor,
+        input: &Noised,
+        mode: TrainingMode,
+        _: &mut Vec<BatchMoments>,
+    ) -> Result<Tensor> {
+        // Checkpoint the whole encoder: it is last in the backward pass, when other activations are already freed.
+        let z_sem = match &self.encoder {
+            Some(encoder) if mode.checkpoint_blocks => {
+                let encoder = encoder.clone();
+                Some(checkpoint([x_0], move |[x_0]| encoder.forward(x_0))?)
+            }
+            Some(encoder) => Some(encoder.forward(x_0)?),
+            None => None,
+        };
+        Ok(self.unet.forward_training(&input.x_t, &input.numbers(), z_sem.as_ref(), mode)?)
+    }
+
+    fn loss(&self, _: &Tensor, input: &Noised, output: &Tensor, objective: &ObjectiveSettings) -> Result<Tensor> {
+        self.diffusion.loss(input, output, objective)
+    }
+
+    fn compared(
+        &self,
+        x_0: &Tensor,
+        input: &Noised,
+        output: &Tensor,
+        objective: &ObjectiveSettings,
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        let is_compared = |&(_, t): &(u32, &Timestep)| t.get() < objective.adversarial_timesteps;
+        let items: Vec<u32> = (0..).zip(&input.timesteps).filter(is_compared).map(|(item, _)| item).collect();
+        if items.is_empty() {
+            return Ok(None);
+        }
+        let items = Tensor::new(items, &Device::Cpu)?;
+        let estimates = self.diffusion.x_0_estimates(input, output)?;
+        let estimates = differentiable([&estimates], |[estimates]| estimates.index_select(&items, 0))?;
+        Ok(Some((x_0.index_select(&items, 0)?, estimates)))
+    }
+}
+
+impl ImageModel for OneShotModel {
+    type Input = Details;
+    /// `z_sem`, `[N, D]`.
+    type Code = Tensor;
+
+    fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Details> {
+        let (count, config) = (x_0.dim(0)?, &self.config);
+        let (mut levels, mut noise) = (vec![], vec![]);
+        for idx in how.first..how.first + count {
+            let mut stream = stream(how.seed, how.purpose, idx as u64);
+            let level = below(&mut stream, config.noise_levels) as f32;
+            levels.push(level / config.noise_levels.saturating_sub(1).max(1) as f32);
+            noise.extend(normal(&mut stream, config.noise_channels));
+        }
+        let level = Tensor::from_vec(levels, (count, 1), &Device::Cpu)?;
+        Ok(Details { level, noise: Tensor::from_vec(noise, (count, config.noise_channels), &Device::Cpu)? })
+    }
+
+    fn narrow(input: &Details, start: usize, len: usize) -> Result<Details> {
+        let narrow = |tensor: &Tensor| tensor.narrow(0, start, len)?.contiguous();
+        Ok(Details { level: narrow(&input.level)?, noise: narrow(&input.noise)? })
+    }
+
+    fn encode(&self, x_0: &Tensor) -> Result<Tensor> {
+        Ok(no_gradients(|| self.encoder.forward(x_0))?)
+    }
+
+    fn shifted(code: &Tensor) -> Result<Option<Tensor>> {
+        shifted(code)
+    }
+
+    fn decode(&self, code: &Tensor, Details { level, noise }: &Details) -> Result<Tensor> {
+        Ok(no_gradients(|| self.decoder.forward(CompactCode { z_sem: code, level, noise }))?)
+    }
+
+    fn forward_training(
+        &self,
+        x_0: &Tensor,
+        Details { level, noise }: &Details,
+        _: TrainingMode,
+        moments: &mut Vec<BatchMoments>,
+    ) -> Result<Tensor> {
+        let z_sem = self.encoder.forward_training(x_0, moments)?;
+        Ok(self.decoder.forward_training(CompactCode { z_sem: &z_sem, level, noise }, moments)?)
+    }
+
+    fn loss(&self, x_0: &Tensor, _: &Details, output: &Tensor, objective: &ObjectiveSettings) -> Result<Tensor> {
+        let weight = objective.pixel_weight;
+        Ok(differentiable([output], |[output]| (x_0 - output)?.abs()?.mean_all()? * weight)?)
+    }
+
+    fn compared(
+        &self,
+        x_0: &Tensor,
+        _: &Details,
+        output: &Tensor,
+        _: &ObjectiveSettings,
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        Ok(Some((x_0.clone(), output.clone())))
+    }
+}
+
+/// Codes one place up, the first one last, `[N, D]`; `None` for a single one.
+fn shifted(code: &Tensor) -> Result<Option<Tensor>> {
+    let count = code.dim(0)?;
+    if count < 2 {
+        return Ok(None);
+    }
+    Ok(Some(Tensor::cat(&[code.narrow(0, 1, count - 1)?, code.narrow(0, 0, 1)?], 0)?))
 }

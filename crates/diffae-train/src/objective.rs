@@ -1,4 +1,4 @@
-//! The loss of the first stage.
+//! Noising, regression targets and losses of the first stage.
 
 use candle_core::{Device, Tensor};
 use diffae_kernels::differentiable;
@@ -8,42 +8,57 @@ use crate::config::{LossWeight, ObjectiveSettings};
 use crate::error::Result;
 use crate::random::{Purpose, below, normal, stream, unit};
 
-/// The bound of `min-snr`'s weights.
+/// The gamma of `min-snr`: upper bound of the signal-to-noise ratio in its weights.
 const MIN_SNR_GAMMA: f64 = 5.;
 
-/// What is added to pictures in a step.
+/// A noise schedule and the quantity that a network predicts on it.
+#[derive(Debug)]
+pub(crate) struct Diffusion {
+    pub(crate) schedule: NoiseSchedule,
+    pub(crate) prediction: PredictionTarget,
+}
+
+/// A batch of noised images with its regression target.
 #[derive(Debug)]
 pub(crate) struct Noised {
-    /// The noisy pictures, `[N, C, H, W]`.
+    /// Noised images, `[N, C, H, W]`.
     pub(crate) x_t: Tensor,
-    /// What the network should say, `[N, C, H, W]`.
+    /// Regression target of the network, `[N, C, H, W]`.
     pub(crate) target: Tensor,
+    /// Timestep of each image.
     pub(crate) timesteps: Vec<Timestep>,
 }
 
-/// A random timestep and noise for each picture of a batch.
+/// A random timestep and noise for each sample of a batch.
 #[derive(Debug)]
 pub(crate) struct Draw {
-    /// `[N, ..]`, as the pictures.
+    /// Standard normal noise, of the shape of the batch.
     pub(crate) noise: Tensor,
     pub(crate) timesteps: Vec<Timestep>,
 }
 
-/// How noise is drawn.
+/// The random numbers that a batch takes its timesteps and noise from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Drawing {
     pub(crate) seed: u64,
     pub(crate) purpose: Purpose,
-    /// Place of the first picture in the sequence.
+    /// Place of the batch's first sample in the sequence of all samples.
     pub(crate) first: usize,
-    /// Pictures before this place get the last timestep.
+    /// Number of samples at the beginning of the sequence that get the last timestep.
     pub(crate) terminal: usize,
-    /// Share of the others that do, by chance.
+    /// Probability that a later sample gets the last timestep.
     pub(crate) terminal_share: f64,
 }
 
+impl Drawing {
+    /// Draws every timestep uniformly.
+    pub(crate) fn uniform(seed: u64, purpose: Purpose, first: usize) -> Self {
+        Self { seed, purpose, first, terminal: 0, terminal_share: 0. }
+    }
+}
+
 impl Draw {
-    /// Draws for `x_0`, `[N, ..]`.
+    /// Draws timesteps and noise for `x_0`, `[N, ..]`.
     pub(crate) fn new(schedule: &NoiseSchedule, x_0: &Tensor, how: Drawing) -> Result<Self> {
         let count = x_0.dim(0)?;
         let len = x_0.elem_count().checked_div(count).unwrap_or(0);
@@ -53,7 +68,7 @@ impl Draw {
             let drawn = below(&mut stream, schedule.num_train_timesteps());
             let last = schedule.num_train_timesteps() - 1;
             noise.extend(normal(&mut stream, len));
-            // After the noise, so that it stays what it is without this.
+            // Drawn after the noise, so that the share does not change the noise.
             let is_terminal = idx < how.terminal || unit(&mut stream) < how.terminal_share;
             timesteps.push(Timestep::new(if is_terminal { last } else { drawn }));
         }
@@ -62,45 +77,62 @@ impl Draw {
 }
 
 impl Noised {
-    /// Adds noise to pictures.
-    pub(crate) fn new(
-        (schedule, target): (&NoiseSchedule, PredictionTarget),
-        x_0: &Tensor,
-        noise: &Tensor,
-        timesteps: &[Timestep],
-    ) -> Result<Self> {
-        let x_t = schedule.q_sample(x_0, noise, timesteps)?;
-        let target = target.of(schedule, (x_0, noise), timesteps)?;
-        Ok(Self { x_t, target, timesteps: timesteps.to_vec() })
-    }
-
     /// Timesteps as the network takes them.
     pub(crate) fn numbers(&self) -> Vec<f32> {
         self.timesteps.iter().map(|t| t.get() as f32).collect()
     }
 }
 
-/// `mean over pictures of weight(t) * mean over pixels of focus(pixel) * (target - predicted)^2`, a scalar.
-pub(crate) fn prediction_loss(
-    (schedule, target): (&NoiseSchedule, PredictionTarget),
-    noised: &Noised,
-    predicted: &Tensor,
-    objective: &ObjectiveSettings,
-) -> Result<Tensor> {
-    let at = |&t: &Timestep| Ok(objective.loss_weight.at(target, schedule.alpha_bar(t)?));
-    let weights = noised.timesteps.iter().map(at).collect::<Result<Vec<f32>>>()?;
-    let weights = Tensor::from_vec(weights, noised.timesteps.len(), &Device::Cpu)?;
-    let target = &noised.target;
-    let (_, _, height, width) = target.dims4()?;
-    let focus = pixel_weights(objective, (height, width))?;
-    Ok(differentiable([predicted], |[predicted]| {
-        let squares = (target - predicted)?.sqr()?;
-        let squares = focus.as_ref().map_or(Ok(squares.clone()), |focus| squares.broadcast_mul(focus))?;
-        squares.flatten_from(1)?.mean(1)?.mul(&weights)?.mean_all()
-    })?)
+impl Diffusion {
+    /// Adds noise to images.
+    pub(crate) fn noised(&self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<Noised> {
+        let x_t = self.schedule.q_sample(x_0, noise, timesteps)?;
+        let target = self.prediction.of(&self.schedule, (x_0, noise), timesteps)?;
+        Ok(Noised { x_t, target, timesteps: timesteps.to_vec() })
+    }
+
+    /// Computes the loss of predictions, a scalar.
+    ///
+    /// `mean over images of weight(t) * mean over pixels of focus(pixel) * (target - predicted)^2`
+    pub(crate) fn loss(&self, noised: &Noised, predicted: &Tensor, objective: &ObjectiveSettings) -> Result<Tensor> {
+        let at = |&t: &Timestep| Ok(objective.loss_weight.at(self.prediction, self.schedule.alpha_bar(t)?));
+        let weights = noised.timesteps.iter().map(at).collect::<Result<Vec<f32>>>()?;
+        let weights = Tensor::from_vec(weights, noised.timesteps.len(), &Device::Cpu)?;
+        let target = &noised.target;
+        let (_, _, height, width) = target.dims4()?;
+        let focus = pixel_weights(objective, (height, width))?;
+        Ok(differentiable([predicted], |[predicted]| {
+            let squares = (target - predicted)?.sqr()?;
+            let squares = focus.as_ref().map_or(Ok(squares.clone()), |focus| squares.broadcast_mul(focus))?;
+            squares.flatten_from(1)?.mean(1)?.mul(&weights)?.mean_all()
+        })?)
+    }
+
+    /// Computes the images implied by the network's predictions (`x_0` estimates), `[N, C, H, W]`.
+    pub(crate) fn x_0_estimates(&self, noised: &Noised, predicted: &Tensor) -> Result<Tensor> {
+        let (mut of_x_t, mut of_predicted) = (vec![], vec![]);
+        for &t in &noised.timesteps {
+            let alpha_bar = self.schedule.alpha_bar(t)?;
+            let (signal, noise) = (alpha_bar.sqrt(), (1. - alpha_bar).sqrt());
+            let (a, b) = match self.prediction {
+                PredictionTarget::Eps => (signal.recip(), -noise / signal),
+                PredictionTarget::V => (signal, -noise),
+                PredictionTarget::X0 => (0., 1.),
+            };
+            of_x_t.push(a);
+            of_predicted.push(b);
+        }
+        let column = |values: Vec<f64>| {
+            let count = values.len();
+            Tensor::from_vec(values, (count, 1, 1, 1), &Device::Cpu)?.to_dtype(predicted.dtype())
+        };
+        let (of_x_t, of_predicted) = (column(of_x_t)?, column(of_predicted)?);
+        let from_x_t = noised.x_t.broadcast_mul(&of_x_t)?;
+        Ok(differentiable([predicted], |[predicted]| from_x_t.add(&predicted.broadcast_mul(&of_predicted)?))?)
+    }
 }
 
-/// Weights of the pixels, `[H, W]`, of mean 1; none where all weigh the same. A pixel belongs to where its center is.
+/// Computes the loss weights of pixels, `[H, W]`, of mean 1; `None` if all are equal. A pixel is in focus if its center is.
 #[expect(clippy::cast_possible_truncation, reason = "losses are f32")]
 fn pixel_weights(objective: &ObjectiveSettings, (height, width): (usize, usize)) -> Result<Option<Tensor>> {
     if (objective.focus_weight - 1.).abs() < f64::EPSILON {
@@ -123,41 +155,14 @@ fn pixel_weights(objective: &ObjectiveSettings, (height, width): (usize, usize))
     Ok(Some(Tensor::from_vec(weights, (height, width), &Device::Cpu)?))
 }
 
-/// `mean of max(l, 0) - l y + ln(1 + exp(-|l|))`: binary cross-entropy of logits l for targets y.
-pub(crate) fn cross_entropy(logits: &Tensor, targets: &Tensor) -> candle_core::Result<Tensor> {
+/// Computes the mean binary cross-entropy of logits l and targets y, `max(l, 0) - l y + ln(1 + exp(-|l|))`.
+pub(crate) fn binary_cross_entropy_with_logits(logits: &Tensor, targets: &Tensor) -> candle_core::Result<Tensor> {
     let tail = (logits.abs()?.neg()?.exp()? + 1.)?.log()?;
     ((logits.relu()? - (logits * targets)?)? + tail)?.mean_all()
 }
 
-/// The pictures that predictions amount to, `[N, C, H, W]`.
-pub(crate) fn pictures_of(
-    (schedule, target): (&NoiseSchedule, PredictionTarget),
-    noised: &Noised,
-    predicted: &Tensor,
-) -> Result<Tensor> {
-    let (mut of_x_t, mut of_predicted) = (vec![], vec![]);
-    for &t in &noised.timesteps {
-        let alpha_bar = schedule.alpha_bar(t)?;
-        let (signal, noise) = (alpha_bar.sqrt(), (1. - alpha_bar).sqrt());
-        let (a, b) = match target {
-            PredictionTarget::Eps => (signal.recip(), -noise / signal),
-            PredictionTarget::V => (signal, -noise),
-            PredictionTarget::X0 => (0., 1.),
-        };
-        of_x_t.push(a);
-        of_predicted.push(b);
-    }
-    let column = |values: Vec<f64>| {
-        let count = values.len();
-        Tensor::from_vec(values, (count, 1, 1, 1), &Device::Cpu)?.to_dtype(predicted.dtype())
-    };
-    let (of_x_t, of_predicted) = (column(of_x_t)?, column(of_predicted)?);
-    let from_x_t = noised.x_t.broadcast_mul(&of_x_t)?;
-    Ok(differentiable([predicted], |[predicted]| from_x_t.add(&predicted.broadcast_mul(&of_predicted)?))?)
-}
-
 impl LossWeight {
-    /// At one noise level.
+    /// Computes the loss weight at one noise level.
     #[expect(clippy::cast_possible_truncation, reason = "losses are f32")]
     fn at(self, target: PredictionTarget, alpha_bar: f64) -> f32 {
         let snr = alpha_bar / (1. - alpha_bar);
@@ -180,7 +185,9 @@ mod tests {
     #[test]
     fn cross_entropy_is_that_of_the_sigmoid_and_stays_finite() {
         let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
-        let value = |l: f32, y: f32| cross_entropy(&tensor(&[l]), &tensor(&[y])).unwrap().to_scalar::<f32>().unwrap();
+        let value = |l: f32, y: f32| {
+            binary_cross_entropy_with_logits(&tensor(&[l]), &tensor(&[y])).unwrap().to_scalar::<f32>().unwrap()
+        };
         assert!((value(0.7, 1.) - (1. + (-0.7f32).exp()).ln()).abs() < 1e-6);
         assert!((value(0.7, 0.) - (1. + 0.7f32.exp()).ln()).abs() < 1e-6);
         assert!((value(500., 0.) - 500.).abs() < 1e-3);
@@ -188,15 +195,16 @@ mod tests {
     }
 
     #[test]
-    fn perfect_predictions_amount_to_the_pictures() {
-        let schedule = NoiseSchedule::new(&BetaSchedule::Linear, 1000).unwrap();
+    fn perfect_predictions_imply_the_images() {
         let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap().reshape((2, 1, 1, 2)).unwrap();
         let (x_0, noise) = (tensor(&[0.3, -0.9, 0.1, 1.]), tensor(&[1.2, 0.4, -2., 0.5]));
         for target in PredictionTarget::ALL {
             let timesteps = [20, 400].map(Timestep::new);
-            let noised = Noised::new((&schedule, target), &x_0, &noise, &timesteps).unwrap();
-            let pictures = pictures_of((&schedule, target), &noised, &noised.target).unwrap();
-            let difference = (pictures - &x_0).unwrap().abs().unwrap().max_all().unwrap();
+            let schedule = NoiseSchedule::new(&BetaSchedule::Linear, 1000).unwrap();
+            let diffusion = Diffusion { schedule, prediction: target };
+            let noised = diffusion.noised(&x_0, &noise, &timesteps).unwrap();
+            let estimates = diffusion.x_0_estimates(&noised, &noised.target).unwrap();
+            let difference = (estimates - &x_0).unwrap().abs().unwrap().max_all().unwrap();
             assert!(difference.to_scalar::<f32>().unwrap() < 1e-5, "{target}");
         }
     }

@@ -1,4 +1,4 @@
-//! Trainable parameters: seeded initial values, optimizer, moving average, and how all of them are stored.
+//! Trainable parameters: seeded initial values, optimizer, moving average, and storage.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -17,38 +17,40 @@ use crate::config::{OptimizerKind, StageSettings};
 use crate::error::{Error, Result, at};
 use crate::random::{Purpose, below, normal, stream, unit};
 
-/// The second beta and the epsilon of Adam, as everywhere in this field.
+/// Second beta and epsilon of Adam: PyTorch's defaults, which the reference keeps.
 const BETA_2: f64 = 0.999;
 const EPS: f64 = 1e-8;
 
-/// A parameter with what the optimizer keeps of it.
+/// A parameter with its optimizer state.
 #[derive(Debug)]
 struct Parameter {
     var: Var,
     state: ParameterState,
-    /// A frozen one is read by the network, but never changed.
+    /// Excludes the parameter from updates; the network still reads it.
     frozen: bool,
 }
 
-/// All parameters of a stage.
+/// All parameters of a stage, by name.
 #[derive(Debug)]
 pub(crate) struct Parameters(BTreeMap<String, Parameter>);
 
-/// Norms of a gradient before it was clipped.
+/// Norms of a gradient before clipping.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Norms {
+    /// Norm of the whole gradient.
     pub(crate) whole: f64,
-    /// Of the parts below `encoder.`, and below `unet.` or `decoder.`.
+    /// Norm of the part below `encoder.`.
     pub(crate) encoder: f64,
+    /// Norm of the part below `unet.` or `decoder.`.
     pub(crate) unet: f64,
 }
 
-/// What an optimizer step is for.
+/// The part of the parameters that an update applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// What becomes the model.
+    /// Encoder and decoder.
     Model,
-    /// What judges it.
+    /// The discriminator of the adversarial term.
     Discriminator,
 }
 
@@ -58,19 +60,19 @@ impl Part {
     }
 }
 
-/// Makes variables as layers ask for them.
+/// Creates variables as layers request them.
 #[derive(Debug, Clone)]
 struct Maker {
     seed: u64,
-    /// Values that are there already, from another model.
+    /// Values from another model.
     given: Arc<HashMap<String, Tensor>>,
     made: Arc<Mutex<BTreeMap<String, Var>>>,
-    /// What did not fit; an error of the layers cannot carry it.
+    /// Mismatch of a given value, which an error of the layers cannot carry.
     misfit: Arc<Mutex<Option<String>>>,
 }
 
 impl Parameters {
-    /// Builds something out of variables: those in `given` have its values, the others begin at random by seed and name.
+    /// Builds networks over variables: those in `given` have its values, the others begin at random by seed and name.
     pub(crate) fn build<M>(
         seed: u64,
         given: HashMap<String, Tensor>,
@@ -92,25 +94,25 @@ impl Parameters {
         Ok((built, Self(made.into_iter().map(parameter).collect::<Result<_>>()?)))
     }
 
-    /// Freezes all whose name begins so; how many these are.
+    /// Freezes all parameters below a prefix, and counts them.
     pub(crate) fn freeze(&mut self, prefix: &str) -> usize {
         let some = self.0.iter_mut().filter(|(name, _)| name.starts_with(prefix));
         some.map(|(_, parameter)| parameter.frozen = true).count()
     }
 
-    /// Views of those whose name begins so: they change as the parameters do, but no gradient flows to them.
+    /// Returns detached views of all parameters below a prefix: they share the values, but receive no gradient.
     pub(crate) fn views(&self, prefix: &str) -> HashMap<String, Tensor> {
         let some = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
         some.map(|(name, parameter)| (name.clone(), parameter.var.as_detached_tensor())).collect()
     }
 
-    /// Number of values of the model.
+    /// Counts the values of the model.
     pub(crate) fn count(&self) -> usize {
         let model = self.0.iter().filter(|(name, _)| Part::of(name) == Part::Model);
         model.map(|(_, parameter)| parameter.var.elem_count()).sum()
     }
 
-    /// Gives one another value, which is also its average: a statistic that no gradient changes. A frozen one stays.
+    /// Sets a statistic, which has no gradient, and its moving average. A frozen one stays as it is.
     pub(crate) fn set(&mut self, name: &str, value: &Tensor) -> Result<()> {
         let missing = || candle_core::Error::Msg(format!("there is no parameter {name}"));
         let parameter = self.0.get_mut(name).ok_or_else(missing)?;
@@ -122,13 +124,12 @@ impl Parameters {
         Ok(())
     }
 
-    /// [`update_part`](Self::update_part) of the model.
-    pub(crate) fn update(&mut self, gradients: &Gradients, settings: &StageSettings, step: usize) -> Result<Norms> {
-        self.update_part(Part::Model, gradients, settings, step)
-    }
-
-    /// Clips the gradients of a part and makes a step, counted from 0. Parameters without a gradient stay as they are.
-    pub(crate) fn update_part(
+    /// Clips the gradients of a part and applies an optimizer step, counted from 0. Parameters without a gradient are left
+    /// alone.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if a gradient is NaN or infinite: parameters and moments stay as they are.
+    pub(crate) fn update(
         &mut self,
         part: Part,
         gradients: &Gradients,
@@ -145,6 +146,7 @@ impl Parameters {
             }
         }
         let grad_norm = squares.sqrt();
+        require_finite("norm of the gradient", grad_norm, step)?;
         let clipped = settings.clip_norm > 0. && grad_norm > settings.clip_norm;
         // With the epsilon of the reference's clipping.
         let scale = if clipped { settings.clip_norm / (grad_norm + 1e-6) } else { 1. };
@@ -166,7 +168,7 @@ impl Parameters {
         Ok(Norms { whole: grad_norm, encoder: encoder.sqrt(), unet: unet.sqrt() })
     }
 
-    /// The moving averages of the model.
+    /// Copies the moving averages of the model.
     pub(crate) fn averages(&self) -> Result<BTreeMap<String, Tensor>> {
         let tensor = |(name, parameter): (&String, &Parameter)| {
             let values = parameter.state.ema.clone();
@@ -175,7 +177,7 @@ impl Parameters {
         self.0.iter().filter(|(name, _)| Part::of(name) == Part::Model).map(tensor).collect()
     }
 
-    /// Starts the moving averages elsewhere.
+    /// Replaces the moving averages of the model.
     pub(crate) fn set_averages(&mut self, averages: &BTreeMap<String, Tensor>) -> Result<()> {
         for (name, parameter) in self.0.iter_mut().filter(|(name, _)| Part::of(name) == Part::Model) {
             let average = averages.get(name).filter(|average| average.dims() == parameter.var.dims());
@@ -186,12 +188,12 @@ impl Parameters {
         Ok(())
     }
 
-    /// The parameters themselves, as they are now.
+    /// Copies the parameters under training.
     pub(crate) fn current(&self) -> Result<BTreeMap<String, Tensor>> {
         self.0.iter().map(|(name, p)| Ok((name.clone(), p.var.as_tensor().copy()?))).collect()
     }
 
-    /// Writes everything to a safetensors file: `parameter/..`, `m/..`, `v/..`, `ema/..`.
+    /// Writes parameters and optimizer state to a safetensors file: `parameter/..`, `m/..`, `v/..`, `ema/..`.
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
         let mut views = vec![];
         for (name, Parameter { var, state, .. }) in &self.0 {
@@ -207,7 +209,7 @@ impl Parameters {
         })
     }
 
-    /// Reads what [`save`](Self::save) wrote.
+    /// Reads a file of [`save`](Self::save).
     pub(crate) fn load(&mut self, path: &Path) -> Result<()> {
         let file = SafetensorsFile::open(path)?;
         if file.names().len() != 4 * self.0.len() {
@@ -234,7 +236,7 @@ fn damaged(path: &Path, problem: &str) -> Error {
     Error::Run { path: PathBuf::from(path), problem: problem.to_owned() }
 }
 
-/// Values as a safetensors file stores them.
+/// Values in the form that safetensors serializes.
 struct Floats<'a> {
     values: Cow<'a, [f32]>,
     shape: &'a [usize],
@@ -285,7 +287,7 @@ impl SimpleBackend for Maker {
     }
 }
 
-/// Initial values of a parameter.
+/// Draws the initial values of a parameter.
 fn initial(seed: u64, name: &str, shape: &Shape, init: Init) -> Vec<f32> {
     let hash = blake3::hash(name.as_bytes());
     let counter = hash.as_bytes().iter().take(8).fold(0u64, |all, &byte| (all << 8) | u64::from(byte));
@@ -308,8 +310,35 @@ fn initial(seed: u64, name: &str, shape: &Shape, init: Init) -> Vec<f32> {
     }
 }
 
-/// A seed for dropout.
+/// Refuses a loss or a norm that is NaN or infinite: no optimizer step is ever made on one.
+pub(crate) fn require_finite(quantity: &'static str, value: f64, step: usize) -> Result<()> {
+    let batch = || "samples that the caller chose".to_owned();
+    if value.is_finite() { Ok(()) } else { Err(Error::Diverged { quantity, value, step, batch: batch() }) }
+}
+
+/// Draws the seed of dropout for one part of a step.
 pub(crate) fn dropout_seed(seed: u64, step: usize, part: usize) -> u64 {
     let counter = (step as u64) << 16 | part as u64;
     below(&mut stream(seed, Purpose::Dropout, counter), 1 << 62) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diffae_kernels::{differentiable, record};
+
+    #[test]
+    fn an_infinite_gradient_changes_no_parameter() {
+        let build = |vb: &VarBuilder<'_>| Ok(vb.get_with_hints(2, "unet.weight", Init::Const(0.))?);
+        let (weight, mut parameters) = Parameters::build(0, HashMap::new(), build).unwrap();
+        // The loss is 0 and its gradient infinite.
+        let (loss, tape) = record(|| differentiable([&weight], |[weight]| weight.sqrt()?.sum_all())).unwrap();
+        let mut gradients = Gradients::default();
+        tape.backward(&loss, &mut gradients).unwrap();
+        let settings = crate::presets::config("smoke", &[]).unwrap().autoencoder;
+        let error = parameters.update(Part::Model, &gradients, &settings, 7).unwrap_err().to_string();
+        assert!(error.contains("norm of the gradient is inf at step 7"), "{error}");
+        assert_eq!(parameters.current().unwrap()["unet.weight"].to_vec1::<f32>().unwrap(), [0., 0.]);
+        assert_eq!(parameters.averages().unwrap()["unet.weight"].to_vec1::<f32>().unwrap(), [0., 0.]);
+    }
 }

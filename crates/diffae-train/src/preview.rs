@@ -1,4 +1,4 @@
-//! Sheets that show how far a run is.
+//! Preview sheets of a run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,13 +13,13 @@ use diffae_infer::{
 use crate::config::TrainConfig;
 use crate::error::{Result, at};
 
-/// Pictures in a row of a sheet.
-const MAX_SHOWN: usize = 8;
-/// Rows of samples of the latent net.
-const NUM_SAMPLE_ROWS: u64 = 3;
+/// Maximum number of pictures in a row of a sheet.
+pub(crate) const MAX_SHOWN: usize = 8;
+/// Number of rows in a sheet of samples.
+pub(crate) const NUM_SAMPLE_ROWS: usize = 3;
 
-/// Makes sheets: a row each of real pictures, of reconstructions with their own noise maps, and two with random ones,
-/// which show what `z_sem` holds and what it leaves open. A plain DDPM shows samples.
+/// Draws sheets: a row each of real pictures and of reconstructions with their own noise maps, two with random ones,
+/// which show how much of a picture `z_sem` determines. A sheet of a plain DDPM has samples only.
 pub(crate) struct Preview {
     run: PathBuf,
     config: TrainConfig,
@@ -35,7 +35,7 @@ impl Preview {
         Ok(Self { run: run.to_owned(), config: config.clone(), x_0 })
     }
 
-    /// Makes the sheet of a model after so many pictures. Pictures of other than one or three channels are not shown.
+    /// Draws the sheet of a model after a number of images. Pictures with other than one or three channels are not shown.
     pub(crate) fn write(&self, averages: BTreeMap<String, Tensor>, images: usize) -> Result<()> {
         if !matches!(self.config.model.image_channels, 1 | 3) {
             return Ok(());
@@ -67,7 +67,7 @@ impl Preview {
     }
 }
 
-/// Settings of previews: few steps, and noise of the seed of the run.
+/// Builds the settings of previews: few steps, and noise by the seed of the run.
 fn settings(config: &TrainConfig) -> PipelineSettings {
     let steps = config.run.preview_steps;
     PipelineSettings {
@@ -80,7 +80,7 @@ fn settings(config: &TrainConfig) -> PipelineSettings {
     }
 }
 
-/// Writes a sheet of samples of a model with a latent net, after so many codes.
+/// Writes a sheet of samples of a model with a latent net, after a number of codes.
 pub(crate) fn write_samples(run: &Path, config: &TrainConfig, model: Model, images: usize) -> Result<()> {
     if !matches!(config.model.image_channels, 1 | 3) {
         return Ok(());
@@ -88,7 +88,7 @@ pub(crate) fn write_samples(run: &Path, config: &TrainConfig, model: Model, imag
     let (pipeline, settings) = (Pipeline::new(model), settings(config));
     let mut rows = vec![];
     for row in 0..NUM_SAMPLE_ROWS {
-        let numbers: Vec<u64> = (row * MAX_SHOWN as u64..(row + 1) * MAX_SHOWN as u64).collect();
+        let numbers: Vec<u64> = ((row * MAX_SHOWN) as u64..((row + 1) * MAX_SHOWN) as u64).collect();
         let codes = pipeline.sample_codes(&numbers, &settings, &mut no_observer)?;
         let name = if row == 0 { "samples" } else { "" };
         rows.push((name, pipeline.decode_tensor(&codes, &settings, &mut no_observer)?));

@@ -1,18 +1,18 @@
-//! Random numbers that depend on the seed, on what they are for and on a counter alone, so that there is no state to
+//! Random numbers that depend on the seed, their purpose and a counter alone, so that there is no generator state to
 //! save.
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
-/// What random numbers are for. Different purposes never share values.
+/// Purpose of random numbers. Different purposes never share values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// The order of an epoch; counter: the epoch.
     Order,
-    /// Whether a picture is mirrored; counter: its place in the sequence of all pictures.
+    /// Mirroring of a picture; counter: its place in the sequence of all pictures.
     Flip,
-    /// Timestep and noise of a picture; counter: as above.
+    /// Timestep and noise of a picture; counter: its place in the sequence of all pictures.
     Noise,
     /// Timestep and noise of a code of the latent stage; counter: its place in the sequence of all codes.
     LatentNoise,
@@ -24,7 +24,7 @@ pub(crate) enum Purpose {
     Preview,
 }
 
-/// The generator of a purpose and a counter.
+/// Creates the generator of a purpose and a counter.
 pub(crate) fn stream(seed: u64, purpose: Purpose, counter: u64) -> ChaCha20Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -36,11 +36,11 @@ pub(crate) fn stream(seed: u64, purpose: Purpose, counter: u64) -> ChaCha20Rng {
     stream
 }
 
-/// More pictures than any first stage sees.
+/// First counter of the latent stage's noise, above the number of pictures that any first stage sees.
 const FIRST_LATENT_NOISE: u64 = 1 << 48;
 
 impl Purpose {
-    /// Number and counter of the generator. They decide what a seed makes, so those that exist never change.
+    /// Number and counter of the generator. Existing ones never change, since a seed stands for the numbers they give.
     fn place(self, counter: u64) -> (u64, u64) {
         match self {
             Self::Order => (0, counter),
@@ -54,23 +54,23 @@ impl Purpose {
     }
 }
 
-/// Standard normal numbers.
+/// Draws standard normal numbers.
 pub(crate) fn normal(stream: &mut ChaCha20Rng, count: usize) -> Vec<f32> {
     (0..count).map(|_| StandardNormal.sample(stream)).collect()
 }
 
-/// A number in `0..bound`, each as likely as any other to one part in 2^32 or better.
+/// Draws a number in `0..bound`, uniform to one part in 2^32 or better.
 pub(crate) fn below(stream: &mut ChaCha20Rng, bound: usize) -> usize {
     let wide = u128::from(stream.next_u64()) * bound as u128;
     usize::try_from(wide >> 64).unwrap_or(0)
 }
 
-/// A number in `[0, 1)`.
+/// Draws a uniform number in `[0, 1)`.
 pub(crate) fn unit(stream: &mut ChaCha20Rng) -> f64 {
     (stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// `0..count` in random order.
+/// Shuffles `0..count`.
 pub(crate) fn permutation(seed: u64, epoch: u64, count: usize) -> Vec<usize> {
     let mut stream = stream(seed, Purpose::Order, epoch);
     let mut order: Vec<usize> = (0..count).collect();

@@ -1,4 +1,4 @@
-//! The folder of a run: what it was asked to do, what it has done, its lock and its log.
+//! The folder of a run: config, notes on its progress, lock and log.
 
 mod changes;
 
@@ -26,19 +26,19 @@ const METRICS_FILE: &str = "metrics.jsonl";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Encoder and `UNet`, or the `UNet` of a plain DDPM.
+    /// Trains encoder and `UNet`, or the `UNet` of a plain DDPM.
     Autoencoder,
-    /// The diffusion over `z_sem`.
+    /// Trains the diffusion over `z_sem`.
     Latent,
-    /// The attribute classifier.
+    /// Trains the attribute classifier.
     Classifier,
 }
 
 impl Stage {
-    /// All, in order.
+    /// All stages, in order.
     pub const ALL: [Self; 3] = [Self::Autoencoder, Self::Latent, Self::Classifier];
 
-    /// As it is written.
+    /// Name of the stage in settings and folders.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -49,44 +49,44 @@ impl Stage {
     }
 }
 
-/// What a run was started on, and how far it is.
+/// Inputs and progress of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Notes {
-    /// The pictures.
+    /// Folder or file of the pictures.
     pub data: PathBuf,
-    /// Their attributes: a file, or [`FOLDER_LABELS`](diffae_data::FOLDER_LABELS).
+    /// File of attributes, or [`FOLDER_LABELS`](diffae_data::FOLDER_LABELS).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<PathBuf>,
-    /// A model whose parameters the first stage begins with.
+    /// Model that provides the initial weights of the first stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_from: Option<PathBuf>,
-    /// Parts that the first stage leaves as they are: `encoder`, `unet`.
+    /// Parts that are frozen in the first stage: `encoder`, `unet`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
-    /// Stages that are finished.
+    /// Finished stages.
     #[serde(default)]
     pub done: Vec<Stage>,
-    /// What tells the labels that the classifier was begun on from others.
+    /// Fingerprint of the labels that the classifier was begun on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels_fingerprint: Option<String>,
-    /// Settings that were changed after the run was begun, in order.
+    /// Settings that were changed after the start of the run, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
 }
 
-/// A run folder that this process alone works in.
+/// A run folder, locked by this process.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     config: TrainConfig,
     notes: Notes,
-    /// Held for as long as the process lives; the system lets go of it when the process is killed.
+    /// Lock that the system releases when the process ends or is killed.
     _lock: File,
 }
 
 impl RunFolder {
-    /// Opens a run, or begins one.
+    /// Opens a run, or starts one.
     ///
     /// # Errors
     /// [`Error::Locked`] if another process works there; [`Error::Started`] if it holds a run of another config or data that
@@ -106,7 +106,7 @@ impl RunFolder {
         Ok(run)
     }
 
-    /// Fails where [`RunFolder::open_or_create`] would, and makes nothing.
+    /// Checks that [`RunFolder::open_or_create`] would succeed, without creating anything.
     ///
     /// # Errors
     /// As [`RunFolder::open_or_create`].
@@ -120,7 +120,7 @@ impl RunFolder {
         tempfile::tempdir_in(above).map(drop).map_err(at(path))
     }
 
-    /// The run that is there already and may be this one; none where there is nothing.
+    /// Opens an existing run that may be continued or replaced; `None` if there is none.
     fn suitable(path: &Path, config: &TrainConfig, notes: &Notes) -> Result<Option<Self>> {
         if let Some(part) = notes.freeze.iter().find(|part| !["encoder", "unet"].contains(&part.as_str())) {
             return Err(Error::Setting { key: "freeze", got: part.clone(), expected: "encoder or unet" });
@@ -146,12 +146,12 @@ impl RunFolder {
         Ok(None)
     }
 
-    /// What it was started on, without how far it is.
+    /// Inputs of the run, without its progress.
     fn begun_on(&self) -> Notes {
         Notes { done: vec![], labels_fingerprint: None, changes: vec![], ..self.notes.clone() }
     }
 
-    /// Opens a run that has been begun.
+    /// Opens an existing run.
     ///
     /// # Errors
     /// As [`RunFolder::open_or_create`].
@@ -170,31 +170,31 @@ impl RunFolder {
         Ok(Self { path: path.to_owned(), config, notes, _lock: lock })
     }
 
-    /// Where it is.
+    /// Path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it is to do.
+    /// Config of the run.
     #[must_use]
     pub fn config(&self) -> &TrainConfig {
         &self.config
     }
 
-    /// What it was started on, and how far it is.
+    /// Inputs and progress of the run.
     #[must_use]
     pub fn notes(&self) -> &Notes {
         &self.notes
     }
 
-    /// Whether a stage is finished.
+    /// Returns whether a stage is finished.
     #[must_use]
     pub fn is_done(&self, stage: Stage) -> bool {
         self.notes.done.contains(&stage)
     }
 
-    /// Notes that a stage is finished.
+    /// Marks a stage as finished.
     pub(crate) fn set_done(&mut self, stage: Stage) -> Result<()> {
         if !self.is_done(stage) {
             self.notes.done.push(stage);
@@ -202,13 +202,13 @@ impl RunFolder {
         self.write_notes()
     }
 
-    /// Whether anything has been trained.
+    /// Returns whether anything has been trained.
     fn is_begun(&self) -> bool {
         let has_checkpoint = |stage: &Stage| Checkpoints::new(&self.path, stage.name(), 1).any();
         !self.notes.done.is_empty() || Stage::ALL.iter().any(has_checkpoint)
     }
 
-    /// Gives the run labels, or other ones. A classifier that is trained or begun on other labels will be trained anew; the
+    /// Sets the labels of the run. A classifier that is trained or begun on other labels will be trained anew; the
     /// model keeps the old one until then. Labels that the run has already change nothing.
     ///
     /// # Errors
@@ -228,7 +228,7 @@ impl RunFolder {
         self.note_labels(&labels)
     }
 
-    /// Notes what the classifier is trained on. One that was begun on other labels is forgotten.
+    /// Notes the labels of the classifier. The checkpoints of one that was begun on other labels are removed.
     pub(crate) fn note_labels(&mut self, labels: &Labels) -> Result<()> {
         let fingerprint = labels.fingerprint();
         if self.notes.labels_fingerprint.as_ref().is_some_and(|noted| *noted != fingerprint) {
@@ -248,7 +248,7 @@ impl RunFolder {
         Ok(write_atomically(&self.path.join(NOTES_FILE), text.as_bytes(), Overwrite::Replace)?)
     }
 
-    /// The log of a stage that goes on after `step` steps; later lines of a process that was killed are taken out.
+    /// Opens the log of a stage that resumes after `step` steps, without the later lines of a killed process.
     pub(crate) fn metrics(&self, stage: Stage, step: usize) -> Result<Metrics> {
         let path = self.path.join(METRICS_FILE);
         let text = fs::read_to_string(&path).unwrap_or_default();
@@ -264,14 +264,14 @@ impl RunFolder {
     }
 }
 
-/// What every line of the log has.
+/// Fields of every line of the log.
 #[derive(Debug, Deserialize)]
 struct Line {
     stage: Stage,
     step: usize,
 }
 
-/// `metrics.jsonl`, and the same numbers for `TensorBoard`.
+/// Writes `metrics.jsonl`, and the same numbers for `TensorBoard`.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     path: PathBuf,
@@ -279,14 +279,14 @@ pub(crate) struct Metrics {
     events: EventFile,
 }
 
-/// A line of the log with validation.
+/// A validation line of the log.
 #[derive(Debug, Serialize)]
 pub(crate) struct ValidationLine {
     pub(crate) stage: Stage,
     pub(crate) step: usize,
     pub(crate) images: usize,
     pub(crate) validation_loss: f64,
-    /// Of the first stage of an autoencoder.
+    /// Relative increase of the loss with the codes of other images; of the first stage of an autoencoder only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) z_usage: Option<f64>,
 }

@@ -1,4 +1,4 @@
-//! New attributes for a model that is there: the third stage without a run.
+//! New attributes for an existing model: the third stage without a run.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,40 +11,43 @@ use diffae_kernels::{linear, no_gradients};
 use diffae_nets::weights::LatentMoments;
 
 use crate::classifier::{Examples, Fitted, Labelled};
+use crate::code_stage::CodeStage;
+use crate::codes::{Codes, Encoding};
 use crate::config::{EditDirections, StageSettings};
 use crate::error::{Error, Result};
 use crate::local_direction::PairedCodes;
-use crate::rows::{Codes, Encoding, RowStage};
 use crate::run::Stage;
 use crate::{OnStep, presets};
 
-/// The codes of the labelled pictures, in the folder of the model that is taught.
+/// File of the labelled pictures' codes, in the folder of the new model.
 const CODES_FILE: &str = "attribute-codes.safetensors";
-/// How often codes that are being made are saved.
+/// Time between saves of codes while pictures are encoded.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
-/// Codes that a classifier sees, repeats counted: as many as the paper's, and fewer for a single row and the codes of pairs.
+/// Number of codes that a classifier sees, repeats included: the paper's, and fewer for one attribute and codes of pairs.
 const NUM_CODES: usize = 300_000;
 const NUM_PAIR_CODES: usize = 100_000;
 
-/// How attributes are learnt.
+/// Settings for learning attributes.
 #[derive(Debug, Clone)]
 pub struct AttributeSettings {
     /// Length and optimizer of the classifier's training.
     pub classifier: StageSettings,
-    /// Decides initial weights and the order of the pictures.
+    /// Seed of initial weights and of the order of the pictures.
     pub seed: u64,
-    /// Which way edits go.
+    /// Computation of edit directions from labels.
     pub edit_directions: EditDirections,
-    /// Share of the pictures that are not trained on but judge the result, by a hash of their names.
+    /// Share of the pictures that are held out to measure the result, by a hash of their names.
     pub held_out: f64,
-    /// What is cut out of a picture before it is resized.
+    /// Crop of a picture, applied before it is resized.
     pub crop: Crop,
 }
 
 impl AttributeSettings {
-    /// As many codes and the learning rate of the paper, with a moving average that also suits fewer steps; a tenth of the
-    /// pictures held out; edits from the mean code without an attribute to that with it, so that the model knows how far
-    /// they go.
+    /// Returns the default settings.
+    ///
+    /// Number of codes and learning rate are the paper's, with a moving average that also suits fewer steps. A tenth of the
+    /// pictures is held out. Edit directions are differences of class means, so that the model knows the strength of a full
+    /// edit.
     ///
     /// # Errors
     /// Never, unless the preset is damaged.
@@ -64,40 +67,40 @@ impl AttributeSettings {
     }
 }
 
-/// Labelled pictures, and the model that is to learn their attributes.
+/// Labelled pictures, and a model to learn their attributes.
 #[derive(Debug, Clone, Copy)]
 pub struct Lesson<'a> {
-    /// The model, in f32.
+    /// Model, in f32.
     pub model: &'a Model,
-    /// Its statistics of `z_sem`, if it has any.
+    /// Statistics of `z_sem` of the model, if it has any.
     pub moments: Option<&'a LatentMoments>,
     /// All pictures; those without labels are left alone.
     pub pictures: &'a Pictures,
-    /// Their labels.
+    /// Labels of the pictures.
     pub labels: &'a Labels,
-    /// How it is done.
+    /// Settings of the classifier.
     pub settings: &'a AttributeSettings,
-    /// The folder that codes are kept in, so that encoding goes on where it was stopped.
+    /// Folder for codes, so that interrupted encoding resumes.
     pub folder: &'a Path,
 }
 
-/// Attributes that were learnt.
+/// Learned attributes.
 #[derive(Debug)]
 pub struct Taught {
-    /// What is to be added to the model.
+    /// Attributes to add to the model.
     pub attributes: NewAttributes,
-    /// The statistics that codes were normalized with: the model's, or those of the pictures where it has none.
+    /// Statistics that codes were normalized with: of the model, or of the pictures if it has none.
     pub moments: LatentMoments,
-    /// Pictures that were trained on.
+    /// Number of training pictures.
     pub num_trained: usize,
-    /// How well each attribute is told on the pictures that were held out.
+    /// Scores of each attribute on held-out pictures.
     pub scores: Vec<AttributeScore>,
 }
 
-/// How well an attribute is told on pictures that were not trained on.
+/// Scores of an attribute on held-out pictures.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct AttributeScore {
-    /// Its name.
+    /// Name of the attribute.
     pub attribute: String,
     /// The logit and the label of each held-out picture; none if no picture was held out.
     pub held_out: Vec<(f64, bool)>,
@@ -118,12 +121,13 @@ impl AttributeScore {
     }
 }
 
-/// Encodes the labelled pictures and fits a linear classifier to them, as the third stage of a run does. Nothing if `on_step`
-/// stops it; what is encoded by then is kept.
+/// Encodes the labelled pictures and fits a linear classifier to them, as the third stage of a run does.
+///
+/// Returns `None` if `on_step` stops it; the codes so far are kept.
 ///
 /// # Errors
 /// [`Error::Setting`] for settings out of range; [`Error::Data`] if an attribute does not vary among the pictures that are
-/// trained on, or none can be read; [`Error::Diverged`] if the loss is no number.
+/// trained on, or none can be read; [`Error::Diverged`] if the loss or the gradient is NaN or infinite.
 pub fn teach(lesson: &Lesson<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Taught>> {
     let &Lesson { model, pictures, labels, settings, .. } = lesson;
     settings.check()?;
@@ -144,17 +148,17 @@ pub fn teach(lesson: &Lesson<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Tau
     let (held_out, trained) = codes.split(&|picture| is_held_out(picture))?;
     let moments = lesson.moments.cloned().map_or_else(|| trained.moments(), Ok)?;
     let train = Labelled::new(&trained, &moments, pictures, labels)?;
-    let num_trained = train.rows.len();
+    let num_trained = train.samples.len();
     let validation = match held_out {
         Some(codes) => Some(Labelled::new(&codes, &moments, pictures, labels)?),
         None => None,
     };
-    let stage = RowStage {
+    let stage = CodeStage {
         folder: None,
         stage: Stage::Classifier,
         settings: &settings.classifier,
         seed: settings.seed,
-        num_rows: num_trained,
+        num_samples: num_trained,
     };
     let examples = Examples { train, validation, num_attributes: labels.names.len() };
     let Some(fitted) = examples.fit(&stage, settings.edit_directions, on_step)? else { return Ok(None) };
@@ -172,7 +176,7 @@ pub fn teach(lesson: &Lesson<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Tau
 }
 
 impl Lesson<'_> {
-    /// Fails if an attribute is the same for all pictures that are trained on.
+    /// Checks that every attribute varies among the training pictures.
     fn check_labels(&self, trained: impl Iterator<Item = usize>) -> Result<()> {
         let mut seen = vec![[0usize; 2]; self.labels.names.len()];
         for idx in trained {
@@ -191,19 +195,20 @@ impl Lesson<'_> {
     }
 }
 
-/// A row of a classifier that tells the two codes of each pair apart: weight `[1, D]` and bias `[1]`.
+/// Fits one row of a classifier, which separates the two codes of each pair: weight `[1, D]` and bias `[1]`.
 ///
 /// # Errors
-/// [`Error::Diverged`] if the loss is no number; others if shapes do not fit.
+/// [`Error::Diverged`] if the loss or the gradient is NaN or infinite; others if shapes do not fit.
 pub fn fit_pair_row(pairs: PairedCodes<'_>, seed: u64) -> Result<(Tensor, Tensor)> {
     let z = Tensor::cat(&[pairs.without, pairs.with], 0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
     let (count, _) = pairs.without.dims2()?;
-    let row = |row: usize| (u32::try_from(row).unwrap_or(u32::MAX), if row < count { &[false][..] } else { &[true] });
-    let rows: Vec<(u32, &[bool])> = (0..z.dim(0)?).map(row).collect();
+    let sample =
+        |row: usize| (u32::try_from(row).unwrap_or(u32::MAX), if row < count { &[false][..] } else { &[true] });
+    let samples: Vec<(u32, &[bool])> = (0..z.dim(0)?).map(sample).collect();
     let settings = StageSettings { images: NUM_PAIR_CODES, ..AttributeSettings::usual()?.classifier };
-    let num_rows = rows.len();
-    let stage = RowStage { folder: None, stage: Stage::Classifier, settings: &settings, seed, num_rows };
-    let examples = Examples { train: Labelled { z, rows }, validation: None, num_attributes: 1 };
+    let num_samples = samples.len();
+    let stage = CodeStage { folder: None, stage: Stage::Classifier, settings: &settings, seed, num_samples };
+    let examples = Examples { train: Labelled { z, samples }, validation: None, num_attributes: 1 };
     let go_on = &mut |_: &crate::StepReport| std::ops::ControlFlow::Continue(());
     let fitted = examples.fit(&stage, EditDirections::Weights, go_on)?;
     let stopped = || Error::Pairs { problem: "the fit of its classifier was stopped".to_owned() };
@@ -211,7 +216,7 @@ pub fn fit_pair_row(pairs: PairedCodes<'_>, seed: u64) -> Result<(Tensor, Tensor
 }
 
 impl Codes {
-    /// Codes that are held out, if there are any, and those that are trained on.
+    /// Splits codes into held-out ones, if there are any, and training ones.
     fn split(self, is_held_out: &dyn Fn(usize) -> bool) -> Result<(Option<Self>, Self)> {
         let of = |wanted: bool| -> Result<Self> {
             let is_wanted = |&(_, &picture): &(usize, &u32)| {
@@ -227,22 +232,22 @@ impl Codes {
     }
 }
 
-/// How well attributes are told on pictures that were held out.
+/// Computes the scores of attributes on held-out pictures.
 fn scores(fitted: &Fitted, held_out: Option<&Labelled<'_>>, names: &[String]) -> Result<Vec<AttributeScore>> {
     let nothing = |name: &String| AttributeScore { attribute: name.clone(), held_out: vec![] };
     let Some(held_out) = held_out else { return Ok(names.iter().map(nothing).collect()) };
-    let all: Vec<usize> = (0..held_out.rows.len()).collect();
+    let all: Vec<usize> = (0..held_out.samples.len()).collect();
     let (z, _) = held_out.batch(&all, names.len())?;
     let logits = no_gradients(|| linear(&z, &fitted.weight, &fitted.bias))?.to_dtype(DType::F64)?; // [N, A]
     let score = |(idx, name): (usize, &String)| {
         let logits: Vec<f64> = logits.narrow(1, idx, 1)?.flatten_all()?.to_vec1()?;
-        let present = held_out.rows.iter().map(|(_, present)| present[idx]);
+        let present = held_out.samples.iter().map(|(_, present)| present[idx]);
         Ok(AttributeScore { attribute: name.clone(), held_out: logits.into_iter().zip(present).collect() })
     };
     names.iter().enumerate().map(score).collect()
 }
 
-/// Tells pictures from others of the same names: their folder, and size and time of their files.
+/// Describes the files of pictures, by folder, size and time, to distinguish others of the same names.
 fn origin(pictures: &Pictures, wanted: &[usize], crop: Crop) -> String {
     let root = pictures.root().canonicalize().unwrap_or_else(|_| pictures.root().to_owned());
     let mut origin = format!("{} {crop:?}", root.display());

@@ -1,4 +1,4 @@
-//! Event files that `TensorBoard` reads: curves of the log.
+//! Event files for `TensorBoard` with the curves of the log.
 //!
 //! A file is a sequence of records: length (u64), checksum of the length, data, checksum of the data, all
 //! little-endian. The data are protocol buffers: `Event { double wall_time = 1; int64 step = 2; string file_version = 3;
@@ -25,7 +25,7 @@ const EIGHT_BYTES: u8 = 1;
 const BYTES: u8 = 2;
 const FOUR_BYTES: u8 = 5;
 
-/// A file of events.
+/// An event file that is being written.
 #[derive(Debug)]
 pub(crate) struct EventFile {
     path: PathBuf,
@@ -33,7 +33,7 @@ pub(crate) struct EventFile {
 }
 
 impl EventFile {
-    /// Begins a file in a folder whose first values will be of `first_step` or later. `TensorBoard` joins all files of a
+    /// Creates a file in a folder for values of `first_step` and later. `TensorBoard` joins all files of a
     /// folder in order of their names; a purge mark voids what files of a killed process have of this step and later ones.
     pub(crate) fn create(folder: &Path, first_step: usize) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(at(folder))?;
@@ -52,7 +52,7 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Adds values of a step.
+    /// Writes the values of a step.
     pub(crate) fn scalars(&mut self, step: usize, values: &[(&str, f64)]) -> Result<()> {
         let mut summary = vec![];
         for (tag, value) in values {
@@ -74,7 +74,7 @@ impl EventFile {
     }
 }
 
-/// When the newest file of a folder was begun, in seconds, by its name.
+/// Returns the start time of a folder's newest file, in seconds, from its name.
 fn newest_file(folder: &Path) -> Option<u64> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let seconds = |name: &str| name.strip_prefix(NAME_PREFIX)?.split('.').next()?.parse().ok();

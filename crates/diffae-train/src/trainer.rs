@@ -5,58 +5,61 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_infer::ModelConfig;
-use diffae_kernels::{ActivationStorage, Gradients, differentiable, no_gradients, record_with, run_in_pool};
+use diffae_kernels::{ActivationStorage, differentiable, no_gradients, run_in_pool};
 use diffae_nets::{BatchMoments, Discriminator, TrainingMode};
 use diffae_schedule::Timestep;
 
-use crate::adversarial::{judged_loss, told_apart_loss};
-use crate::checkpoint::Checkpoints;
+use crate::adversarial::{discriminator_loss, generator_loss};
 use crate::config::{Activations, ObjectiveSettings, TrainConfig};
 use crate::error::{Error, Result};
-use crate::networks::{Given, Networks};
+use crate::networks::{ImageModel, Networks};
 use crate::objective::Drawing;
+use crate::optimization::{Backpropagation, TrainState};
 use crate::parameters::{Norms, Parameters, Part, dropout_seed};
 use crate::random::Purpose;
 
-/// Networks and optimizer between two steps.
+/// Networks and optimizer of the first stage.
 #[derive(Debug)]
 pub struct Trainer {
-    config: TrainConfig,
     networks: Networks,
-    /// The discriminator as it learns, and the same as the networks face it: without gradients of its own.
-    discriminator: Option<(Discriminator, Discriminator)>,
-    parameters: Parameters,
-    /// Steps that have been made.
-    step: usize,
+    learning: Learning,
 }
 
-/// What a step did.
+/// Settings, discriminator and state of a trainer: all but the networks.
+#[derive(Debug)]
+struct Learning {
+    config: TrainConfig,
+    /// The discriminator under training, and the same one with detached weights, which the generator loss looks through.
+    discriminator: Option<(Discriminator, Discriminator)>,
+    state: TrainState,
+}
+
+/// Losses and norms of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct StepResult {
-    /// The loss.
+    /// Loss of the model, before the step.
     pub loss: f64,
-    /// That of the discriminator, if there is one and it had something to look at.
+    /// Discriminator loss; `None` without a discriminator, or if no item was below the timestep limit.
     pub loss_discriminator: Option<f64>,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
-    /// That of the encoder's part.
+    /// Norm of the encoder's gradient before clipping.
     pub grad_norm_encoder: f64,
-    /// That of the part of the `UNet`, or of another decoder.
+    /// Norm of the decoder's gradient before clipping; the decoder of a diffusion is its `UNet`.
     pub grad_norm_unet: f64,
-    /// Memory of the activations that were kept for the way back, of one part of the batch.
+    /// Bytes of activations saved for the backward pass of one part of the batch.
     pub activation_bytes: usize,
 }
 
-/// What the forward pass of a part of a batch leaves.
+/// Results of a forward pass besides its loss.
 struct Forward {
-    loss: Tensor,
-    /// Real pictures, and what the networks made of them, for the discriminator.
-    shown: Option<(Tensor, Tensor)>,
+    /// Real and generated images for the discriminator.
+    compared: Option<(Tensor, Tensor)>,
     moments: Vec<BatchMoments>,
 }
 
 impl Trainer {
-    /// Networks of a config. Parameters that `given` has begin with its values, the others at random by the seed.
+    /// Builds the networks of a config. Parameters in `given` begin with its values, the others at random by the seed.
     ///
     /// # Errors
     /// If a given parameter does not fit.
@@ -64,100 +67,156 @@ impl Trainer {
         Self::of_model(&config.model_config()?, config, given)
     }
 
-    /// The same with the networks and the diffusion of `model` instead of the config's.
+    /// Builds the networks and the diffusion of `model` instead of the config's; see [`Trainer::new`].
     ///
     /// # Errors
     /// If a given parameter does not fit.
     pub fn of_model(model: &ModelConfig, config: &TrainConfig, given: HashMap<String, Tensor>) -> Result<Self> {
         let [channels, size, _] = model.image_shape();
-        let judge = |vb: &VarBuilder<'_>| {
+        let discriminator = |vb: &VarBuilder<'_>| {
             Discriminator::new(channels, size, config.objective.discriminator_channels, &vb.pp("discriminator"))
         };
-        let judges = config.objective.adversarial_weight > 0.;
-        let ((networks, learning), parameters) = Parameters::build(config.seed, given, |vb| {
-            Ok((Networks::new(model, vb)?, judges.then(|| judge(vb)).transpose()?))
+        let is_adversarial = config.objective.adversarial_weight > 0.;
+        let ((networks, trained), parameters) = Parameters::build(config.seed, given, |vb| {
+            Ok((Networks::new(model, vb)?, is_adversarial.then(|| discriminator(vb)).transpose()?))
         })?;
         let views = VarBuilder::from_tensors(parameters.views("discriminator."), DType::F32, &Device::Cpu);
-        let discriminator = match learning {
-            Some(learning) => Some((learning, judge(&views)?)),
+        let discriminator = match trained {
+            Some(trained) => Some((trained, discriminator(&views)?)),
             None => None,
         };
-        Ok(Self { config: config.clone(), networks, discriminator, parameters, step: 0 })
+        let state = TrainState::new(parameters);
+        Ok(Self { networks, learning: Learning { config: config.clone(), discriminator, state } })
     }
 
-    /// Leaves a part as it is: `encoder` or `unet`.
+    /// Freezes a part of the model: `encoder` or `unet`.
     ///
     /// # Errors
     /// [`Error::Setting`] if there is no such part.
     pub fn freeze(&mut self, part: &str) -> Result<()> {
-        match self.parameters.freeze(&format!("{part}.")) {
+        match self.learning.state.parameters.freeze(&format!("{part}.")) {
             0 => Err(Error::Setting { key: "freeze", got: part.to_owned(), expected: "a part of this model" }),
             _ => Ok(()),
         }
     }
 
-    /// Number of parameters of the model.
+    /// Counts the parameters of the model.
     #[must_use]
     pub fn num_parameters(&self) -> usize {
-        self.parameters.count()
+        self.learning.state.parameters.count()
     }
 
-    /// One step on pictures `[N, C, H, W]` in `[-1, 1]`; timesteps, noise and dropout follow from the seed and the step.
+    /// Makes one step on images; timesteps, noise and dropout follow from the seed and the step.
     ///
+    /// # Shapes
+    /// - `x_0`: `[N, C, H, W]`, in `[-1, 1]`.
     /// # Errors
-    /// [`Error::Diverged`] if the loss is no number, before the optimizer changes anything; [`Error::Setting`] if
-    /// `autoencoder.accumulate` does not divide N; others if the arithmetic fails.
+    /// [`Error::Diverged`] if a loss or a gradient is NaN or infinite, before the optimizer applies it; [`Error::Setting`]
+    /// if `autoencoder.accumulate` does not divide N; others if the arithmetic fails.
     pub fn step(&mut self, x_0: &Tensor) -> Result<StepResult> {
-        let first = self.step * self.config.autoencoder.batch_size;
-        let ObjectiveSettings { terminal_images: terminal, terminal_share, .. } = self.config.objective;
-        let how = Drawing { seed: self.config.seed, purpose: Purpose::Noise, first, terminal, terminal_share };
-        let given = self.networks.draw(x_0, how)?;
-        self.step_on(x_0, &given)
+        let how = self.learning.drawing();
+        match &self.networks {
+            Networks::Diffusion(model) => self.learning.step(model, x_0, &model.draw(x_0, how)?),
+            Networks::OneShot(model) => self.learning.step(model, x_0, &model.draw(x_0, how)?),
+        }
     }
 
-    /// One step of a diffusion with given timesteps and noise, both as `x_0` or one a picture.
+    /// Makes one step of a diffusion with given noise and timesteps.
+    ///
+    /// # Shapes
+    /// - `x_0`, `noise`: `[N, C, H, W]`; `timesteps`: N.
+    /// # Errors
+    /// As [`Trainer::step`]; [`Error::Setting`] if the networks are no diffusion.
+    pub fn step_with(&mut self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<StepResult> {
+        match &self.networks {
+            Networks::Diffusion(model) => self.learning.step(model, x_0, &model.noised(x_0, noise, timesteps)?),
+            Networks::OneShot(_) => {
+                let (got, expected) = ("compact".to_owned(), "a diffusion, where timesteps are given");
+                Err(Error::Setting { key: "model.kind", got, expected })
+            }
+        }
+    }
+
+    /// Computes the loss on held-out images, always with the same noise, and the relative increase of it when each
+    /// `z_sem` is handed to another image: `loss(shifted) / loss - 1`.
+    pub(crate) fn validate(&self, x_0: &Tensor) -> Result<(f64, Option<f64>)> {
+        match &self.networks {
+            Networks::Diffusion(model) => self.learning.validate(model, x_0),
+            Networks::OneShot(model) => self.learning.validate(model, x_0),
+        }
+    }
+
+    /// Parameters, optimizer state and step.
+    pub(crate) fn state(&self) -> &TrainState {
+        &self.learning.state
+    }
+
+    /// Parameters, optimizer state and step, to load a checkpoint into.
+    pub(crate) fn state_mut(&mut self) -> &mut TrainState {
+        &mut self.learning.state
+    }
+
+    /// Copies the moving averages of the parameters: the model.
     ///
     /// # Errors
-    /// As [`Trainer::step`], and if the networks are no diffusion.
-    pub fn step_with(&mut self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<StepResult> {
-        let given = self.networks.noised(x_0, noise, timesteps)?;
-        self.step_on(x_0, &given)
+    /// If a tensor cannot be made.
+    pub fn averages(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.learning.state.parameters.averages()
     }
 
-    fn step_on(&mut self, x_0: &Tensor, given: &Given) -> Result<StepResult> {
+    /// Copies the parameters under training.
+    ///
+    /// # Errors
+    /// If a tensor cannot be copied.
+    pub fn parameters(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.learning.state.parameters.current()
+    }
+
+    /// Replaces the moving averages, which otherwise start at the parameters.
+    ///
+    /// # Errors
+    /// If one is missing or does not fit.
+    pub fn set_averages(&mut self, averages: &BTreeMap<String, Tensor>) -> Result<()> {
+        self.learning.state.parameters.set_averages(averages)
+    }
+}
+
+impl Learning {
+    /// The random numbers of the next step.
+    fn drawing(&self) -> Drawing {
+        let first = self.state.step * self.config.autoencoder.batch_size;
+        let ObjectiveSettings { terminal_images: terminal, terminal_share, .. } = self.config.objective;
+        Drawing { seed: self.config.seed, purpose: Purpose::Noise, first, terminal, terminal_share }
+    }
+
+    /// Makes one step: forward and backward pass of each part of the batch, then the updates.
+    fn step<M: ImageModel>(&mut self, model: &M, x_0: &Tensor, input: &M::Input) -> Result<StepResult> {
         // The tape belongs to the thread that records it, so the whole step runs on one of the pool.
         run_in_pool(|| {
-            let (mut loss, mut loss_discriminator, mut activation_bytes) = (0., None, 0);
-            let (mut gradients, mut judging) = (Gradients::default(), Gradients::default());
+            let mut of_model = Backpropagation::default();
+            let mut of_discriminator = None;
             let (parts, size) = (self.config.autoencoder.accumulate, self.part_size(x_0.dim(0)?)?);
             for part in 0..parts {
                 let x_0 = x_0.narrow(0, part * size, size)?.contiguous()?;
-                let given = given.narrow(part * size, size)?;
-                let (forward, bytes) = self.accumulate(&x_0, &given, part, &mut gradients)?;
-                loss += f64::from(forward.loss.to_scalar::<f32>()?);
-                activation_bytes = bytes;
-                if let Some((real, made)) = &forward.shown {
-                    let of_part = self.judge(real, made, &mut judging)?;
-                    loss_discriminator = Some(loss_discriminator.unwrap_or(0.) + of_part);
+                let input = M::narrow(input, part * size, size)?;
+                let Forward { compared, moments } = self.accumulate(model, &x_0, &input, part, &mut of_model)?;
+                if let (Some((real, generated)), Some((discriminator, _))) = (&compared, &self.discriminator) {
+                    let to = of_discriminator.get_or_insert_with(Backpropagation::default);
+                    self.discriminate(discriminator, real, generated, to)?;
                 }
-                // A step on a loss that is no number would ruin what has been learnt.
-                let all = [Some(loss), loss_discriminator].into_iter().flatten();
-                if let Some(loss) = all.into_iter().find(|loss: &f64| !loss.is_finite()) {
-                    let pictures = format!("{} that the caller chose", x_0.dim(0)?);
-                    return Err(Error::Diverged { loss, step: self.step, pictures });
-                }
-                for BatchMoments { path, mean, variance } in forward.moments {
-                    self.parameters.set(&format!("{path}.running_mean"), &mean)?;
-                    self.parameters.set(&format!("{path}.running_var"), &variance)?;
+                for BatchMoments { path, mean, variance } in moments {
+                    self.state.parameters.set(&format!("{path}.running_mean"), &mean)?;
+                    self.state.parameters.set(&format!("{path}.running_var"), &variance)?;
                 }
             }
             let settings = &self.config.autoencoder;
-            let Norms { whole, encoder, unet } =
-                self.parameters.update_part(Part::Model, &gradients, settings, self.step)?;
-            if loss_discriminator.is_some() {
-                self.parameters.update_part(Part::Discriminator, &judging, settings, self.step)?;
+            let Backpropagation { loss, activation_bytes, .. } = of_model;
+            let loss_discriminator = of_discriminator.as_ref().map(|of_discriminator| of_discriminator.loss);
+            let Norms { whole, encoder, unet } = of_model.update(&mut self.state, Part::Model, settings)?;
+            if let Some(of_discriminator) = of_discriminator {
+                of_discriminator.update(&mut self.state, Part::Discriminator, settings)?;
             }
-            self.step += 1;
+            self.state.step += 1;
             Ok(StepResult {
                 loss,
                 loss_discriminator,
@@ -169,7 +228,7 @@ impl Trainer {
         })
     }
 
-    /// Pictures of each part of a batch.
+    /// Number of images in each part of a batch.
     fn part_size(&self, count: usize) -> Result<usize> {
         let parts = self.config.autoencoder.accumulate;
         let size = count.checked_div(parts).filter(|size| size * parts == count);
@@ -177,112 +236,123 @@ impl Trainer {
         size.ok_or_else(|| Error::Setting { key, got: format!("{parts} at a step of {count} pictures"), expected })
     }
 
-    /// Runs a part of a batch forward and back.
-    fn accumulate(&self, x_0: &Tensor, given: &Given, part: usize, to: &mut Gradients) -> Result<(Forward, usize)> {
+    /// Runs forward and backward pass of one part of a batch.
+    fn accumulate<M: ImageModel>(
+        &self,
+        model: &M,
+        x_0: &Tensor,
+        input: &M::Input,
+        part: usize,
+        to: &mut Backpropagation,
+    ) -> Result<Forward> {
         let objective = &self.config.objective;
         let storage = match objective.activations {
             Activations::F32 => ActivationStorage::F32,
             Activations::Bf16 => ActivationStorage::Bf16,
         };
         let mode = TrainingMode {
-            dropout_seed: Some(dropout_seed(self.config.seed, self.step, part)),
+            dropout_seed: Some(dropout_seed(self.config.seed, self.state.step, part)),
             checkpoint_blocks: objective.checkpoint_blocks,
         };
-        let share = 1. / self.config.autoencoder.accumulate as f64;
-        let (forward, tape) = record_with(storage, || -> Result<Forward> {
+        to.add(storage, self.state.step, || {
             let mut moments = vec![];
-            let made = self.networks.forward_training(x_0, given, mode, &mut moments)?;
-            let mut loss = self.networks.loss(x_0, given, &made, objective)?;
-            let mut shown = None;
+            let output = model.forward_training(x_0, input, mode, &mut moments)?;
+            let mut loss = model.loss(x_0, input, &output, objective)?;
+            let mut compared = None;
             if let Some((_, discriminator)) = &self.discriminator {
-                shown = self.networks.shown(x_0, given, &made, objective.adversarial_timesteps)?;
-                if let Some((_, made)) = &shown {
-                    let term = judged_loss(discriminator, made)?;
+                compared = model.compared(x_0, input, &output, objective)?;
+                if let Some((_, generated)) = &compared {
+                    let term = generator_loss(discriminator, generated)?;
                     let weight = objective.adversarial_weight;
                     loss = differentiable([&loss, &term], |[loss, term]| loss + (term * weight)?)?;
                 }
             }
-            let loss = differentiable([&loss], |[loss]| loss * share)?;
-            Ok(Forward { loss, shown, moments })
-        })?;
-        let bytes = tape.num_kept_bytes();
-        tape.backward(&forward.loss, to)?;
-        Ok((forward, bytes))
-    }
-
-    /// The discriminator's own loss on what the networks made.
-    fn judge(&self, real: &Tensor, made: &Tensor, to: &mut Gradients) -> Result<f64> {
-        let Some((discriminator, _)) = &self.discriminator else { return Ok(0.) };
-        let share = 1. / self.config.autoencoder.accumulate as f64;
-        let (loss, tape) = record_with(ActivationStorage::F32, || -> Result<Tensor> {
-            let loss = told_apart_loss(discriminator, real, &made.detach())?;
-            Ok(differentiable([&loss], |[loss]| loss * share)?)
-        })?;
-        tape.backward(&loss, to)?;
-        Ok(f64::from(loss.to_scalar::<f32>()?))
-    }
-
-    /// Loss on pictures that are not trained on, always with the same noise, and how much worse it gets when `z_sem` is
-    /// handed to the next picture: `loss(shuffled) / loss - 1`.
-    pub(crate) fn validate(&self, x_0: &Tensor) -> Result<(f64, Option<f64>)> {
-        let how =
-            Drawing { seed: self.config.seed, purpose: Purpose::Preview, first: 0, terminal: 0, terminal_share: 0. };
-        let given = self.networks.draw(x_0, how)?;
-        let loss = |z_sem: Option<&Tensor>| -> Result<f64> {
-            let made = self.networks.decode(z_sem, &given)?;
-            let loss = self.networks.loss(x_0, &given, &made, &self.config.objective)?;
-            Ok(f64::from(loss.to_scalar::<f32>()?))
-        };
-        run_in_pool(|| {
-            no_gradients(|| {
-                let Some(z_sem) = self.networks.encode(x_0)? else { return Ok((loss(None)?, None)) };
-                let (matching, count) = (loss(Some(&z_sem))?, z_sem.dim(0)?);
-                if count < 2 {
-                    return Ok((matching, None));
-                }
-                let shuffled = Tensor::cat(&[z_sem.narrow(0, 1, count - 1)?, z_sem.narrow(0, 0, 1)?], 0)?;
-                Ok((matching, Some(loss(Some(&shuffled))? / matching - 1.)))
-            })
+            Ok((self.share_of(&loss)?, Forward { compared, moments }))
         })
     }
 
-    /// Steps that have been made.
-    pub(crate) fn num_steps_made(&self) -> usize {
-        self.step
+    /// Runs forward and backward pass of the discriminator on real and generated images.
+    fn discriminate(
+        &self,
+        discriminator: &Discriminator,
+        real: &Tensor,
+        generated: &Tensor,
+        to: &mut Backpropagation,
+    ) -> Result<()> {
+        to.add(ActivationStorage::F32, self.state.step, || {
+            let loss = discriminator_loss(discriminator, real, &generated.detach())?;
+            Ok((self.share_of(&loss)?, ()))
+        })
     }
 
-    /// Goes on from the newest whole checkpoint.
-    pub(crate) fn load_newest(&mut self, checkpoints: &Checkpoints) -> Result<()> {
-        self.step = checkpoints.load_newest(&mut self.parameters)?;
-        Ok(())
+    /// Scales the loss of a part of a batch, so that the parts add up to a mean.
+    fn share_of(&self, loss: &Tensor) -> Result<Tensor> {
+        let share = 1. / self.config.autoencoder.accumulate as f64;
+        Ok(differentiable([loss], |[loss]| loss * share)?)
     }
 
-    /// Saves where it is.
-    pub(crate) fn save(&self, checkpoints: &Checkpoints) -> Result<()> {
-        checkpoints.save(&self.parameters, self.step)
+    /// Computes the loss of a model, and how much shifted codes increase it; see [`Trainer::validate`].
+    fn validate<M: ImageModel>(&self, model: &M, x_0: &Tensor) -> Result<(f64, Option<f64>)> {
+        let input = model.draw(x_0, Drawing::uniform(self.config.seed, Purpose::Preview, 0))?;
+        let loss = |code: &M::Code| -> Result<f64> {
+            let output = model.decode(code, &input)?;
+            let loss = no_gradients(|| model.loss(x_0, &input, &output, &self.config.objective))?;
+            Ok(f64::from(loss.to_scalar::<f32>()?))
+        };
+        run_in_pool(|| {
+            let code = model.encode(x_0)?;
+            let matching = loss(&code)?;
+            let shifted = M::shifted(&code)?.map(|shifted| loss(&shifted)).transpose()?;
+            Ok((matching, shifted.map(|shifted| shifted / matching - 1.)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trainer(assignments: &[&str]) -> Trainer {
+        let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
+        Trainer::new(&crate::presets::config("smoke", &assignments).unwrap(), HashMap::new()).unwrap()
     }
 
-    /// The moving averages of the parameters: the model.
-    ///
-    /// # Errors
-    /// If a tensor cannot be made.
-    pub fn averages(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.parameters.averages()
+    fn images(count: usize, value: f32) -> Tensor {
+        Tensor::full(value, (count, 3, 16, 16), &Device::Cpu).unwrap()
     }
 
-    /// The parameters themselves.
-    ///
-    /// # Errors
-    /// If a tensor cannot be copied.
-    pub fn parameters(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.parameters.current()
+    fn values(trainer: &Trainer) -> Vec<f32> {
+        let tensors = trainer.parameters().unwrap();
+        tensors.values().flat_map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
     }
 
-    /// Starts the moving averages elsewhere than at the parameters.
-    ///
-    /// # Errors
-    /// If one is missing or does not fit.
-    pub fn set_averages(&mut self, averages: &BTreeMap<String, Tensor>) -> Result<()> {
-        self.parameters.set_averages(averages)
+    #[test]
+    fn a_step_that_diverges_is_an_error_and_changes_nothing() {
+        for kind in ["model.kind=autoencoder", "model.kind=compact"] {
+            let mut trainer = trainer(&[kind]);
+            let before = values(&trainer);
+            let error = trainer.step(&images(2, f32::NAN)).unwrap_err();
+            assert!(matches!(error, Error::Diverged { quantity: "loss", step: 0, .. }), "{kind}: {error}");
+            assert_eq!(values(&trainer), before, "{kind}");
+            assert_eq!(trainer.state().step, 0);
+            assert!(trainer.step(&images(2, 0.5)).unwrap().loss.is_finite());
+            assert_ne!(values(&trainer), before, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_batch_that_accumulate_does_not_divide_is_refused() {
+        let mut trainer = trainer(&["autoencoder.accumulate=2"]);
+        let error = trainer.step(&images(3, 0.)).unwrap_err().to_string();
+        assert!(error.contains("autoencoder.accumulate is 2 at a step of 3"), "{error}");
+        assert!(trainer.step(&images(4, 0.)).is_ok());
+    }
+
+    #[test]
+    fn timesteps_cannot_be_given_to_a_one_shot_autoencoder() {
+        let mut trainer = trainer(&["model.kind=compact"]);
+        let x_0 = images(1, 0.);
+        let error = trainer.step_with(&x_0, &x_0, &[Timestep::new(3)]).unwrap_err().to_string();
+        assert!(error.contains("model.kind is compact, expected a diffusion"), "{error}");
     }
 }

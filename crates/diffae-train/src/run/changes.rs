@@ -1,4 +1,4 @@
-//! Settings that a run goes on with otherwise than it began.
+//! Changes of settings after the start of a run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoints;
 use crate::config::{StageSettings, TrainConfig};
 use crate::error::{Error, Result};
 
-/// Settings of what is shown, kept and read, which leave the model as it is.
+/// Settings of logging, checkpoints, previews and reading, which do not affect the model.
 const OF_THE_PROCESS: [&str; 8] = [
     "run.save_every_secs",
     "run.keep",
@@ -22,26 +22,26 @@ const OF_THE_PROCESS: [&str; 8] = [
     "data.prefetch",
     "data.max_broken_share",
 ];
-/// Settings of each stage that may change after it was begun, in words for messages.
+/// List of the settings that may change, for messages.
 const WHAT_MAY: &str =
     "STAGE.images, STAGE.lr, run.*, data.workers, data.prefetch and data.max_broken_share may change";
 
-/// A setting that was changed after the run was begun.
+/// A setting that was changed after the start of the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
-    /// Its key, such as `autoencoder.images`.
+    /// Key of the setting, such as `autoencoder.images`.
     pub setting: String,
-    /// Its value before.
+    /// Old value.
     pub from: String,
-    /// Its value from then on.
+    /// New value.
     pub to: String,
-    /// Steps that each stage had made by then.
+    /// Number of steps that each stage had made at the change.
     pub steps: BTreeMap<String, usize>,
 }
 
 impl TrainConfig {
-    /// Settings of a stage.
+    /// Returns the settings of a stage.
     #[must_use]
     pub fn stage(&self, stage: Stage) -> &StageSettings {
         match stage {
@@ -51,7 +51,7 @@ impl TrainConfig {
         }
     }
 
-    /// Every setting by its key, as TOML writes it.
+    /// Lists every setting by its dotted key.
     fn settings(&self) -> BTreeMap<String, toml::Value> {
         let mut settings = BTreeMap::new();
         flatten("", toml::Value::Table(self.to_table()), &mut settings);
@@ -63,7 +63,7 @@ impl TrainConfig {
         toml::Table::try_from(self).unwrap_or_default()
     }
 
-    /// Settings that differ in `other`: key, value here, value there.
+    /// Lists the settings that differ in `other`: key, value here, value there.
     pub(super) fn differences(&self, other: &Self) -> Vec<(String, String, String)> {
         let there = other.settings();
         let differs = |(key, here): (String, toml::Value)| {
@@ -75,14 +75,14 @@ impl TrainConfig {
 }
 
 impl RunFolder {
-    /// Steps that a stage has made by its newest checkpoint, if it has one.
+    /// Returns the step of a stage's newest checkpoint, if it has one.
     #[must_use]
     pub fn num_steps_made(&self, stage: Stage) -> Option<usize> {
         self.checkpoints(stage).newest_step()
     }
 
-    /// The config `base` with the run's own values where a run may differ from the preset that it was begun with, and then
-    /// with assignments, `key=value`.
+    /// Builds the config `base` with the run's own values where a run may differ from the preset that it was begun with, and
+    /// then with assignments, `key=value`.
     ///
     /// # Errors
     /// As [`TrainConfig::from_toml_with`].
@@ -94,7 +94,7 @@ impl RunFolder {
         TrainConfig::from_toml_with(&table.to_string(), assignments)
     }
 
-    /// Goes on with the settings of `wanted` from now on. Where a finished stage gets longer, it and the stages that depend
+    /// Replaces the settings by those of `wanted`. If a finished stage gets longer, it and the stages that depend
     /// on it are no longer done; until they are, the folder keeps the model that it has.
     ///
     /// The result has the same bits as a run that had these durations from its beginning, since neither the learning rate
@@ -144,7 +144,7 @@ impl RunFolder {
         Ok(changes)
     }
 
-    /// Stages are no longer done; what was made of a first stage that goes on is made anew.
+    /// Marks prolonged stages as not done. Stages that depend on a prolonged first stage begin anew.
     fn forget(&mut self, prolonged: &[Stage]) -> Result<()> {
         let again = if prolonged.contains(&Stage::Autoencoder) { &Stage::ALL[1..] } else { &[] };
         for stage in again {
@@ -158,7 +158,7 @@ impl RunFolder {
         Checkpoints::new(self.path(), stage.name(), 1)
     }
 
-    /// Whether a run may go on with another value than it was begun with.
+    /// Returns whether a setting may change after the start of the run.
     fn may_change(&self, key: &str) -> bool {
         let is_of = |stage: Stage, names: &[&str]| names.iter().any(|name| key == format!("{}.{name}", stage.name()));
         let untouched = |stage| !self.is_done(stage) && !self.checkpoints(stage).any();
@@ -170,10 +170,10 @@ impl RunFolder {
     }
 }
 
-/// Fails unless what a run was started on is what the command line names again.
+/// Checks that a path on the command line is the one that the run was started with.
 ///
 /// # Errors
-/// [`Error::Run`] with both.
+/// [`Error::Run`] with both paths.
 pub fn require_same(run: &RunFolder, what: &'static str, (noted, given): (&Path, &Path)) -> Result<()> {
     let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     if noted == given || place(noted) == place(given) {
@@ -197,7 +197,7 @@ fn flatten(prefix: &str, value: toml::Value, to: &mut BTreeMap<String, toml::Val
     }
 }
 
-/// Replaces a value below tables that are there.
+/// Replaces a value of an existing table by its dotted key.
 fn put(table: &mut toml::Table, key: &str, value: toml::Value) {
     match key.split_once('.') {
         None => {

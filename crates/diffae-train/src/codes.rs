@@ -1,0 +1,201 @@
+//! Codes of all pictures of a split, encoded once, kept in a file and normalized.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+use diffae_data::{Overwrite, Pictures, write_atomically};
+use diffae_infer::Model;
+use diffae_nets::weights::{LatentMoments, SafetensorsFile, TensorSource, safetensors_bytes};
+use rayon::prelude::*;
+
+use crate::error::{Result, at};
+use crate::run::{RunFolder, Stage};
+use crate::{OnStep, StepReport, Work};
+
+/// Number of pictures that are encoded at once.
+const ENCODED_AT_ONCE: usize = 32;
+/// Files with the codes of training pictures and of held-out ones.
+pub(crate) const CODES_FILE: &str = "codes.safetensors";
+pub(crate) const VALIDATION_CODES_FILE: &str = "codes-validation.safetensors";
+/// Lower bound of the standard deviation, for components of `z_sem` that never vary.
+const MIN_STD: f64 = 1e-6;
+
+/// Codes of the readable pictures of a split.
+#[derive(Debug)]
+pub(crate) struct Codes {
+    /// `z_sem`, `[n, D]`.
+    pub(crate) z_sem: Tensor,
+    /// Picture of each code, by number.
+    pub(crate) indices: Vec<u32>,
+}
+
+/// Codes of the first pictures, while the others are being encoded.
+struct Begun {
+    /// `z_sem` of each batch, `[n, D]`.
+    z_sem: Vec<Tensor>,
+    indices: Vec<u32>,
+}
+
+/// Metadata keys of a file of codes: fingerprint of model and pictures, and number of pictures that were attempted.
+const KEY: &str = "diffae:codes";
+const TRIED: &str = "diffae:tried";
+
+/// Pictures to encode, and the file for their codes.
+pub(crate) struct Encoding<'a> {
+    pub(crate) file: &'a Path,
+    pub(crate) stage: Stage,
+    pub(crate) save_every: Duration,
+    pub(crate) model: &'a Model,
+    pub(crate) pictures: &'a Pictures,
+    /// Pictures to encode, by number.
+    pub(crate) wanted: &'a [usize],
+    /// Fingerprint that distinguishes pictures of the same names.
+    pub(crate) origin: String,
+}
+
+impl Encoding<'_> {
+    fn key(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.model.fingerprint().as_bytes()).update(self.origin.as_bytes());
+        for &idx in self.wanted {
+            hasher.update(b"\n").update(self.pictures.name(idx).as_bytes());
+        }
+        hasher.finalize().to_hex().chars().take(16).collect()
+    }
+
+    /// Reads pictures, `[C, H, W]` each, with their numbers; unreadable ones are left out.
+    fn read(&self, some: &[usize]) -> Result<(Vec<Tensor>, Vec<u32>)> {
+        let [channels, image_size, _] = self.model.image_shape();
+        let read = some.par_iter().map(|&idx| Ok((idx, self.pictures.read_or_leave_out(idx, channels, image_size)?)));
+        let read = read.collect::<Result<Vec<(usize, Option<Tensor>)>>>()?;
+        let present = read.into_iter().filter_map(|(idx, x)| Some((x?, u32::try_from(idx).unwrap_or(u32::MAX))));
+        Ok(present.unzip())
+    }
+}
+
+impl Begun {
+    /// Reads the codes of an earlier process, and the number of pictures it attempted.
+    fn read(path: &Path, key: &str) -> Option<(Self, usize)> {
+        let file = SafetensorsFile::open(path).ok()?;
+        let text = file.text();
+        if text.get(KEY).is_none_or(|noted| noted != key) {
+            return None;
+        }
+        let tried = text.get(TRIED)?.parse().ok()?;
+        let z_sem = file.read("z_sem").ok()?.to_tensor(DType::F32, &Device::Cpu).ok()?;
+        let stored = file.read("indices").ok()?;
+        let indices = Tensor::from_raw_buffer(&stored.bytes, stored.dtype, &stored.shape, &Device::Cpu);
+        let indices: Vec<u32> = indices.and_then(|indices| indices.to_vec1()).ok()?;
+        (z_sem.dims().first() == Some(&indices.len())).then_some((Self { z_sem: vec![z_sem], indices }, tried))
+    }
+
+    fn write(&self, path: &Path, key: &str, tried: usize) -> Result<()> {
+        if self.indices.is_empty() {
+            return Ok(());
+        }
+        let indices = Tensor::new(self.indices.as_slice(), &Device::Cpu)?;
+        let tensors = [("z_sem".to_owned(), Tensor::cat(&self.z_sem, 0)?), ("indices".to_owned(), indices)].into();
+        let text = [(KEY.to_owned(), key.to_owned()), (TRIED.to_owned(), tried.to_string())].into();
+        let bytes = safetensors_bytes(&tensors, &text)?;
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(at(folder))?;
+        }
+        Ok(write_atomically(path, &bytes, Overwrite::Replace)?)
+    }
+}
+
+impl Codes {
+    /// Encodes all pictures of a run, with [`Codes::of`].
+    pub(crate) fn of_run(
+        (folder, stage): (&RunFolder, Stage),
+        file: &str,
+        (model, pictures): (&Model, &Pictures),
+        on_step: &mut OnStep<'_>,
+    ) -> Result<Option<Self>> {
+        let wanted: Vec<usize> = (0..pictures.len()).collect();
+        let save_every = Duration::from_secs_f64(folder.config().run.save_every_secs);
+        let (file, wanted) = (&folder.path().join(file), wanted.as_slice());
+        Self::of(&Encoding { file, stage, save_every, model, pictures, wanted, origin: String::new() }, on_step)
+    }
+
+    /// Encodes pictures, or reads the codes of the same pictures and the same model from the file.
+    ///
+    /// Unreadable pictures are left out, possibly all. Returns `None` if `on_step` stops it; the codes so far are kept.
+    pub(crate) fn of(encoding: &Encoding<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Self>> {
+        let &Encoding { file, stage, save_every, model, wanted, .. } = encoding;
+        let key = encoding.key();
+        // A file of other pictures, or of an earlier version without a key, is replaced.
+        let nothing = (Begun { z_sem: vec![], indices: vec![] }, 0);
+        let (mut codes, mut first) = Begun::read(file, &key).unwrap_or(nothing);
+        let mut last_save = Instant::now();
+        let num_steps = wanted.len().div_ceil(ENCODED_AT_ONCE);
+        while first < wanted.len() {
+            let some = &wanted[first..(first + ENCODED_AT_ONCE).min(wanted.len())];
+            let (x_0, indices) = encoding.read(some)?;
+            if !x_0.is_empty() {
+                let x_0 = Tensor::stack(&x_0, 0)?.to_device(model.device())?;
+                codes.z_sem.push(model.encode_semantic(&x_0)?.to_device(&Device::Cpu)?);
+                codes.indices.extend(indices);
+            }
+            first += some.len();
+            let (work, step) = (Work::Encoding, first.div_ceil(ENCODED_AT_ONCE));
+            let stop = on_step(&StepReport { stage, work, step, num_steps, loss: 0., batch: some.len() })
+                == ControlFlow::Break(());
+            if stop || first == wanted.len() || last_save.elapsed() >= save_every {
+                codes.write(file, &key, first)?;
+                last_save = Instant::now();
+            }
+            if stop {
+                return Ok(None);
+            }
+        }
+        if codes.indices.is_empty() {
+            return Ok(Some(Self { z_sem: Tensor::zeros((0, 1), DType::F32, &Device::Cpu)?, indices: vec![] }));
+        }
+        Ok(Some(Self { z_sem: Tensor::cat(&codes.z_sem, 0)?, indices: codes.indices }))
+    }
+
+    /// Computes the [`moments_of`] these codes.
+    pub(crate) fn moments(&self) -> Result<LatentMoments> {
+        moments_of(&self.z_sem)
+    }
+
+    /// Normalizes the codes, `[n, D]`; see [`normalized`].
+    pub(crate) fn normalized(&self, moments: &LatentMoments) -> Result<Tensor> {
+        normalized(&self.z_sem, moments)
+    }
+}
+
+/// Computes mean and standard deviation (with n - 1) of each component of codes.
+///
+/// # Shapes
+/// - `z_sem`: `[n, D]`; results: `[D]`, f32.
+/// # Errors
+/// [`Error::Data`] with fewer than two codes.
+pub fn moments_of(z_sem: &Tensor) -> Result<LatentMoments> {
+    let count = z_sem.dim(0)?;
+    if count < 2 {
+        let problem = "statistics of z_sem need at least two pictures".to_owned();
+        return Err(diffae_data::Error::Data { path: CODES_FILE.into(), problem }.into());
+    }
+    let z = z_sem.to_dtype(DType::F64)?;
+    let mean = z.mean_keepdim(0)?;
+    let squares = z.broadcast_sub(&mean)?.sqr()?.sum(0)?;
+    let std = (squares / (count - 1) as f64)?.sqrt()?.maximum(MIN_STD)?;
+    Ok(LatentMoments::new(mean.squeeze(0)?.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?)?)
+}
+
+/// Normalizes codes, `(z_sem - mean) / std`.
+///
+/// # Shapes
+/// - `z_sem`, result: `[n, D]`.
+/// # Errors
+/// If the statistics are of another width.
+pub fn normalized(z_sem: &Tensor, moments: &LatentMoments) -> Result<Tensor> {
+    let row = |x: &Tensor| x.reshape((1, ()));
+    let (mean, std) = (row(&moments.mean)?, row(&moments.std)?);
+    Ok(z_sem.broadcast_sub(&mean)?.broadcast_div(&std)?)
+}
