@@ -6,6 +6,10 @@ use crate::prediction::weighted_sum;
 use crate::sampler::Stepper;
 use crate::{Clip, Denoised, Prediction, Result, StepChain, StepIdx};
 
+/// Maximum length of a step of second order, in lengths of the step before. On evenly spaced timesteps only the step to
+/// timestep 0 is longer.
+const MAX_STEP_RATIO: f64 = 2.0;
+
 /// The multistep solver of second order in the data prediction.
 ///
 /// With `lambda = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar))`, `h = lambda_prev - lambda`, and `r` the `h` of the step
@@ -15,8 +19,8 @@ use crate::{Clip, Denoised, Prediction, Result, StepChain, StepIdx};
 ///
 /// `x_prev = sqrt(1 - alpha_bar_prev) / sqrt(1 - alpha_bar) * x_t - sqrt(alpha_bar_prev) * (exp(-h) - 1) * D`
 ///
-/// The first step has nothing before it, and the step that ends in the data has `h` infinite: both take `D = x_0`, which
-/// is DDIM.
+/// Some steps take `D = x_0`, which is DDIM: the first, which has nothing before it; the one that ends in the data, whose
+/// `h` is infinite; and those with `r < 1 / MAX_STEP_RATIO`, which would extrapolate too far.
 /// # Source
 /// Lu et al. 2022 (arXiv:2211.01095), Algorithm 2.
 #[derive(Debug)]
@@ -39,7 +43,7 @@ impl Stepper for DpmSolverPp2M {
         let Prediction { x_0, .. } = Prediction::from_eps(x_t, eps, alpha_bar, self.clip)?;
         let h = half_log_snr(alpha_bar_prev) - half_log_snr(alpha_bar);
         let extrapolated = match &self.before {
-            Some((x_0_before, h_before)) if h.is_finite() => {
+            Some((x_0_before, h_before)) if h <= MAX_STEP_RATIO * h_before => {
                 let weight = 0.5 * h / h_before;
                 weighted_sum(1.0 + weight, &x_0, -weight, x_0_before)?
             }
@@ -106,6 +110,21 @@ mod tests {
             let step = DpmSolverPp2M::new(even_steps(), Clip::UnitRange).step(idx, &row(x_t), &row(eps), None).unwrap();
             assert_close(&step.x_prev, number(&by_ddim.x_prev));
         }
+    }
+
+    #[test]
+    fn a_step_much_longer_than_the_one_before_is_that_of_ddim() {
+        // The odds are 400, 1 and 0.9: the second step is far more than twice as long as the first.
+        let odds = |odds: f64| odds / (1.0 + odds);
+        let [a, b, c] = [400.0, 1.0, 0.9].map(odds);
+        let schedule = NoiseSchedule::from_betas(vec![1.0 - a, 1.0 - b / a, 1.0 - c / b]).unwrap();
+        let chain = StepChain::new(&schedule, &StepSequence::All).unwrap();
+        let mut solver = DpmSolverPp2M::new(chain.clone(), Clip::None);
+        solver.step(StepIdx::new(2), &row(1.0), &row(0.5), None).unwrap();
+        let long = solver.step(StepIdx::new(1), &row(0.7), &row(-0.2), None).unwrap();
+        let ddim = DdimSampler::new(chain, Clip::None);
+        let by_ddim = ddim.denoise_step(StepIdx::new(1), &row(0.7), &row(-0.2), None).unwrap();
+        assert_close(&long.x_prev, number(&by_ddim.x_prev));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub enum Sampler {
     },
     /// [`DdpmSampler`]: ancestral sampling.
     Ddpm(DdpmVariance),
-    /// [`DpmSolverPp2M`]: second order, deterministic, one evaluation per step.
+    /// DPM-Solver++(2M): second order, deterministic, one evaluation per step.
     DpmSolverPp2M,
 }
 
