@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
-use diffae_data::{Crop, Pictures};
+use diffae_data::{Crop, Fingerprint, Pictures};
 use diffae_data::{Input, broken_inputs, list_inputs, warn_once};
 use diffae_infer::{Subjects, list_subjects};
 use rayon::prelude::*;
@@ -161,13 +161,13 @@ impl PictureSet {
         if let Some(known) = self.fingerprint.get() {
             return Ok(known.clone());
         }
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(format!("{:?}", self.crop).as_bytes());
+        let mut fingerprint = Fingerprint::new();
+        fingerprint.update(format!("{:?}", self.crop).as_bytes());
         for idx in 0..self.count {
             let bytes = self.pictures.bytes(idx)?;
-            hasher.update(format!("\n{} {}\n", self.name(idx), bytes.len()).as_bytes()).update(&bytes);
+            fingerprint.update(format!("\n{} {}\n", self.name(idx), bytes.len()).as_bytes()).update(&bytes);
         }
-        let found: String = hasher.finalize().to_hex().chars().take(16).collect();
+        let found = fingerprint.digits();
         Ok(self.fingerprint.get_or_init(|| found).clone())
     }
 

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result, at};
 use crate::file_kind::{FileKind, Foreign, file_kind};
-use crate::pictures::{Item, Place};
+use crate::source::{Item, Place};
 use crate::tar_members::{Member, is_hidden, list};
 
 /// Endings of the names of archives.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, at};
+use crate::fingerprint::Fingerprint;
 use crate::notices::{counted, inform_once, warn_once};
 use crate::{LabelTable, Pictures};
 
@@ -78,8 +79,7 @@ impl Labels {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let rows: BTreeMap<&String, &Vec<bool>> = self.rows.iter().collect();
-        let hash = blake3::hash(format!("{:?} {rows:?}", self.names).as_bytes());
-        hash.to_hex().chars().take(16).collect()
+        Fingerprint::of(format!("{:?} {rows:?}", self.names).as_bytes())
     }
 
     /// Reads a `CelebA` or `CelebAMask-HQ` attribute file, or a CSV file: a header with a column of file names first and

@@ -3,6 +3,7 @@
 //! | | |
 //! |---|---|
 //! | [`Pictures`] | the pictures of a data set by number: of a folder, `.tar` archives, Parquet files or an LMDB |
+//! | [`Source`] | anything else that has encoded pictures by number, for [`Pictures::from_source`] |
 //! | [`Labels`], [`LabelTable`] | attributes of pictures: `CelebA` files, CSV, a class per folder |
 //! | [`Loader`] | batches of pictures, read ahead by threads in an order that the caller decides |
 //! | [`list_inputs`] | the pictures that a command line names |
@@ -28,6 +29,7 @@ mod archives;
 mod error;
 mod file_kind;
 mod files;
+mod fingerprint;
 mod image_io;
 mod inputs;
 mod label_table;
@@ -41,6 +43,7 @@ mod picture_folder;
 mod pictures;
 mod resample;
 mod samples;
+mod source;
 mod tables;
 mod tar_members;
 mod unreadable;
@@ -50,6 +53,7 @@ pub use error::{Error, Result};
 pub use files::{
     Overwrite, PARTIAL_PREFIX, check_writable, is_stale_file, same_owner, write_atomically, write_together,
 };
+pub use fingerprint::Fingerprint;
 pub use image_io::{
     CropBox, ResizeFilter, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_bytes, rgb_from_tensor,
     square_from_bytes, tensor_from_rgb,
@@ -62,4 +66,5 @@ pub use loader::{Batch, Drawn, Loader, LoaderSettings};
 pub use notices::warn_once;
 pub use picture_folder::{is_picture_name, no_pictures, picture_files};
 pub use pictures::{CELEBA_BOX, Crop, FindSettings, Pictures, Split, is_validation};
+pub use source::Source;
 pub use unreadable::Unreadable;

@@ -12,7 +12,7 @@ use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, Withou
 use crate::error::{Error, Result, at};
 use crate::file_kind::is_picture;
 use crate::notices::{counted, warn_once};
-use crate::pictures::{Item, Place};
+use crate::source::{Item, Place, Values};
 
 /// What makes a folder an LMDB.
 const DATA_FILE: &str = "data.mdb";
@@ -75,7 +75,8 @@ pub(crate) fn values(path: &Path) -> Result<Vec<Item>> {
     }
     let names = by_resolution.pop_last().map_or_else(|| database.pictures(path), |(_, keys)| Ok(keys))?;
     let file = if path.is_dir() { path.join(DATA_FILE) } else { path.to_owned() };
-    let item = |name| Item { file: file.clone(), name, place: Place::Value(Arc::clone(&database)) };
+    let values: Arc<dyn Values> = database;
+    let item = |name| Item { file: file.clone(), name, place: Place::Value(Arc::clone(&values)) };
     Ok(names.into_iter().map(item).collect())
 }
 
@@ -308,6 +309,12 @@ impl LmdbWriter {
 
 fn failed(path: &Path, error: &heed::Error) -> Error {
     Error::Data { path: path.to_owned(), problem: format!("the LMDB cannot be read: {error}") }
+}
+
+impl Values for Lmdb {
+    fn value(&self, name: &str) -> Result<Vec<u8>> {
+        self.read(name)
+    }
 }
 
 #[cfg(test)]

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use crate::image_io::{CropBox, picture_from_bytes};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result, at};
 use crate::file_kind::{FileKind, Foreign, file_kind};
 use crate::listing::{Listing, warn_of_left_out};
-use crate::lmdb::{self, Lmdb};
+use crate::lmdb;
 use crate::samples::one_a_sample;
+use crate::source::{Item, Items, Place, Source};
 use crate::unreadable::Unreadable;
-use crate::{archives, tables, tar_members};
+use crate::{archives, tables};
 
 /// The part of aligned `CelebA` pictures that the paper uses.
 pub const CELEBA_BOX: CropBox = CropBox { left: 25, top: 57, width: 128, height: 128 };
@@ -58,39 +58,11 @@ pub enum Split {
 #[derive(Debug, Clone)]
 pub struct Pictures {
     root: PathBuf,
-    items: Vec<Item>,
+    source: Arc<dyn Source>,
+    /// Indices in the source, ascending.
+    kept: Vec<usize>,
     crop: Crop,
     unreadable: Arc<Unreadable>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Item {
-    /// The file, or the archive, table or database that it is in.
-    pub(crate) file: PathBuf,
-    /// Path below the folder, or in the archive; the key in a database.
-    pub(crate) name: String,
-    pub(crate) place: Place,
-}
-
-/// Location of the bytes of a picture.
-#[derive(Debug, Clone)]
-pub(crate) enum Place {
-    /// The whole file.
-    File,
-    /// A part of the file, or of what was unpacked of it, which is deleted when nobody reads it any more.
-    Part { unpacked: Option<Arc<NamedTempFile>>, offset: u64, length: usize },
-    /// The value of the name.
-    Value(Arc<Lmdb>),
-}
-
-impl Item {
-    /// Names the picture in messages: its path, or that of its archive followed by its own.
-    fn path(&self) -> PathBuf {
-        match self.place {
-            Place::File => self.file.clone(),
-            Place::Part { .. } | Place::Value(_) => self.file.join(&self.name),
-        }
-    }
 }
 
 impl Pictures {
@@ -106,26 +78,43 @@ impl Pictures {
     /// If the folder cannot be read or holds no pictures, an archive is damaged or cut off, or it is unclear which
     /// picture of a sample is meant.
     pub fn find(root: &Path, settings: &FindSettings<'_>, split: Split) -> Result<Self> {
-        let failed = |problem| Err(Error::Data { path: root.to_owned(), problem });
-        let (mut items, left_out) = if root.is_file() {
+        let (items, left_out) = if root.is_file() {
             (of_file(root, settings.picture_key)?, vec![])
         } else if lmdb::is_database(root) {
             (lmdb::values(root)?, vec![])
         } else {
             below(root, settings.picture_key)?
         };
-        if items.is_empty() {
-            let reasons = if left_out.is_empty() { String::new() } else { format!(": {}", left_out.join("; ")) };
-            return failed(format!("there are no pictures in it{reasons}"));
+        if items.is_empty() && !left_out.is_empty() {
+            let problem = format!("there are no pictures in it: {}", left_out.join("; "));
+            return Err(Error::Data { path: root.to_owned(), problem });
         }
-        let all = items.len();
-        let belongs = |name: &str| is_validation(name, settings.validation_share) == (split == Split::Validation);
-        items.retain(|item| belongs(&item.name));
-        if items.is_empty() && split == Split::Train {
+        Self::from_source(root, Arc::new(Items(items)), settings, split)
+    }
+
+    /// Takes the pictures of a source that belong to a split. `root` names the source in messages.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if there are none, or none to train on.
+    pub fn from_source(
+        root: &Path,
+        source: Arc<dyn Source>,
+        settings: &FindSettings<'_>,
+        split: Split,
+    ) -> Result<Self> {
+        let failed = |problem| Err(Error::Data { path: root.to_owned(), problem });
+        let all = source.len();
+        if all == 0 {
+            return failed("there are no pictures in it".to_owned());
+        }
+        let belongs =
+            |idx: &usize| is_validation(source.name(*idx), settings.validation_share) == (split == Split::Validation);
+        let kept: Vec<usize> = (0..all).filter(belongs).collect();
+        if kept.is_empty() && split == Split::Train {
             return failed(format!("all {all} pictures fall to validation; set data.validation_share=0"));
         }
         let unreadable = Arc::new(Unreadable::new(all, settings.max_broken_share));
-        Ok(Self { root: root.to_owned(), items, crop: settings.crop, unreadable })
+        Ok(Self { root: root.to_owned(), source, kept, crop: settings.crop, unreadable })
     }
 
     /// Finds all pictures below a folder, of both splits.
@@ -144,7 +133,7 @@ impl Pictures {
     /// If the list in the run folder cannot be read.
     pub fn count_unreadable(splits: [&mut Self; 2], run: &Path, limit: f64) -> Result<()> {
         let unreadable = Unreadable::new(splits.iter().map(|split| split.len()).sum(), limit);
-        let paths = || splits.iter().flat_map(|split| split.items.iter().map(Item::path));
+        let paths = || splits.iter().flat_map(|split| split.kept.iter().map(|&idx| split.source.path(idx)));
         let unreadable = Arc::new(unreadable.of_run(run, paths)?);
         for split in splits {
             split.unreadable = Arc::clone(&unreadable);
@@ -155,13 +144,13 @@ impl Pictures {
     /// Number of pictures.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.kept.len()
     }
 
     /// Leaves out those whose place is not to be kept.
     pub fn retain(&mut self, is_kept: impl Fn(usize) -> bool) {
         let mut place = 0;
-        self.items.retain(|_| {
+        self.kept.retain(|_| {
             place += 1;
             is_kept(place - 1)
         });
@@ -170,7 +159,7 @@ impl Pictures {
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.kept.is_empty()
     }
 
     /// The folder or file that was searched.
@@ -182,13 +171,13 @@ impl Pictures {
     /// The file of one, or the archive that it is in.
     #[must_use]
     pub fn file(&self, idx: usize) -> &Path {
-        self.items.get(idx).map_or(Path::new(""), |item| &item.file)
+        self.kept.get(idx).map_or(Path::new(""), |&idx| self.source.file(idx))
     }
 
     /// Its path below the folder, or in its archive, with `/` between the parts.
     #[must_use]
     pub fn name(&self, idx: usize) -> String {
-        self.items.get(idx).map_or_else(String::new, |item| item.name.clone())
+        self.kept.get(idx).map_or_else(String::new, |&idx| self.source.name(idx).to_owned())
     }
 
     /// Pictures that could not be read so far.
@@ -206,7 +195,7 @@ impl Pictures {
     pub fn read(&self, idx: usize, channels: usize, image_size: usize) -> Result<Tensor> {
         let bytes = self.bytes(idx)?;
         let crop = (self.crop == Crop::Celeba).then_some(CELEBA_BOX);
-        let path = self.items.get(idx).map(Item::path).unwrap_or_default();
+        let path = self.path(idx);
         picture_from_bytes(&bytes, &path, (channels, image_size), crop)
     }
 
@@ -217,10 +206,9 @@ impl Pictures {
     /// # Errors
     /// [`Error::TooManyBroken`] if more pictures are unreadable than the settings put up with.
     pub fn read_or_leave_out(&self, idx: usize, channels: usize, image_size: usize) -> Result<Option<Tensor>> {
-        let path = || self.items.get(idx).map(Item::path).unwrap_or_default();
         match self.read(idx, channels, image_size) {
-            Ok(picture) => self.unreadable.remove(path).map(|()| Some(picture)),
-            Err(error) => self.unreadable.add(path(), &error).map(|()| None),
+            Ok(picture) => self.unreadable.remove(|| self.path(idx)).map(|()| Some(picture)),
+            Err(error) => self.unreadable.add(self.path(idx), &error).map(|()| None),
         }
     }
 
@@ -236,17 +224,15 @@ impl Pictures {
     /// # Errors
     /// If it cannot be read.
     pub fn bytes(&self, idx: usize) -> Result<Vec<u8>> {
-        let Some(item) = self.items.get(idx) else {
-            return Err(Error::Data { path: self.root.clone(), problem: format!("there is no picture {idx}") });
-        };
-        match &item.place {
-            Place::File => std::fs::read(&item.file).map_err(at(&item.file)),
-            Place::Part { unpacked, offset, length } => {
-                let file = unpacked.as_ref().map_or(item.file.as_path(), |unpacked| unpacked.path());
-                tar_members::read_part(file, *offset, *length).map_err(at(item.path()))
-            }
-            Place::Value(database) => database.read(&item.name),
+        match self.kept.get(idx) {
+            Some(&idx) => self.source.bytes(idx),
+            None => Err(Error::Data { path: self.root.clone(), problem: format!("there is no picture {idx}") }),
         }
+    }
+
+    /// What names a picture in messages.
+    fn path(&self, idx: usize) -> PathBuf {
+        self.kept.get(idx).map_or_else(PathBuf::new, |&idx| self.source.path(idx))
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::notices::{counted, inform_once, warn_once};
-use crate::pictures::Item;
+use crate::source::Item;
 
 /// Names by which data sets call the picture itself, in the order of preference.
 pub(crate) const PICTURE_NAMES: [&str; 9] = ["image", "img", "picture", "photo", "pic", "jpg", "jpeg", "png", "webp"];
@@ -170,7 +170,7 @@ fn split(name: &str) -> (&str, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pictures::Place;
+    use crate::source::Place;
 
     fn chosen(names: &[&str], setting: &str) -> std::result::Result<Vec<String>, String> {
         let place = || Place::Part { unpacked: None, offset: 0, length: 0 };

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::pictures::Item;
+use crate::source::Item;
 
 /// Ending of the names of tables.
 pub(crate) const EXTENSION: &str = "parquet";
@@ -41,8 +41,8 @@ mod unpack {
     use crate::error::at;
     use crate::file_kind::{FileKind, Foreign, file_kind, is_picture};
     use crate::notices::{counted, inform_once, warn_once};
-    use crate::pictures::Place;
     use crate::samples::PICTURE_NAMES;
+    use crate::source::Place;
 
     /// Rows whose bytes say whether a column holds pictures.
     const MOST_TRIED: usize = 16;

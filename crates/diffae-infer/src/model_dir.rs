@@ -16,7 +16,7 @@ use crate::error::{Error, Result, computing};
 use crate::local_direction::{LOCAL, LocalDirection};
 use crate::model_config::{DiffusionConfig, FORMAT_VERSION, ModelConfig};
 use crate::model_location::{Location, foreign_config_beside};
-use diffae_data::{Overwrite, write_together};
+use diffae_data::{Fingerprint, Overwrite, write_together};
 
 /// Name of the config inside a model directory.
 pub const CONFIG_FILE: &str = "config.json";
@@ -383,7 +383,7 @@ impl ModelSource {
     /// # Errors
     /// [`Error::Weights`] if a tensor cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
-        let mut hasher = blake3::Hasher::new();
+        let mut fingerprint = Fingerprint::new();
         let json = if let Some(compact) = &self.config.compact {
             serde_json::to_string(compact)
         } else {
@@ -394,9 +394,9 @@ impl ModelSource {
         };
         let config = json.map_err(|source| Error::Config { path: self.path.clone(), source })?;
         // Models had no other prediction once, and keep their names.
-        hasher.update(config.replace(r#","prediction":"eps""#, "").as_bytes());
-        self.hash_tensors(&mut hasher, &["unet.", "encoder.", "decoder."])?;
-        Ok(hasher.finalize().to_hex()[..16].to_owned())
+        fingerprint.update(config.replace(r#","prediction":"eps""#, "").as_bytes());
+        self.hash_tensors(&mut fingerprint, &["unet.", "encoder.", "decoder."])?;
+        Ok(fingerprint.digits())
     }
 
     /// A short name for what decides which `z_sem` are invented and how they are normalized: the latent net with its
@@ -408,29 +408,29 @@ impl ModelSource {
         if self.config.latent.is_none() && self.moments.is_none() {
             return Ok(None);
         }
-        let mut hasher = blake3::Hasher::new();
+        let mut fingerprint = Fingerprint::new();
         let config = serde_json::to_string(&self.config.latent);
         let config = config.map_err(|source| Error::Config { path: self.path.clone(), source })?;
-        hasher.update(config.as_bytes());
-        self.hash_tensors(&mut hasher, &["latent_net."])?;
+        fingerprint.update(config.as_bytes());
+        self.hash_tensors(&mut fingerprint, &["latent_net."])?;
         for tensor in self.moments.iter().flat_map(|moments| [&moments.mean, &moments.std]) {
             let values = tensor.to_dtype(DType::F64).and_then(|tensor| tensor.flatten_all()?.to_vec1::<f64>());
             for value in computing("the name of the latent net", values)? {
-                hasher.update(&value.to_le_bytes());
+                fingerprint.update(&value.to_le_bytes());
             }
         }
-        Ok(Some(hasher.finalize().to_hex()[..16].to_owned()))
+        Ok(Some(fingerprint.digits()))
     }
 
     /// Adds the tensors whose names begin with one of the prefixes.
-    fn hash_tensors(&self, hasher: &mut blake3::Hasher, prefixes: &[&str]) -> Result<()> {
+    fn hash_tensors(&self, fingerprint: &mut Fingerprint, prefixes: &[&str]) -> Result<()> {
         let source = self.weights.source();
         let decides = |name: &String| prefixes.iter().any(|part| name.starts_with(part));
         for name in source.names().iter().filter(|name| decides(name)) {
             let tensor = source.read(name).map_err(|source| Error::Weights { path: self.path.clone(), source })?;
-            hasher.update(name.as_bytes());
-            hasher.update(format!("{:?}{:?}", tensor.dtype, tensor.shape).as_bytes());
-            hasher.update_rayon(&tensor.bytes);
+            fingerprint.update(name.as_bytes());
+            fingerprint.update(format!("{:?}{:?}", tensor.dtype, tensor.shape).as_bytes());
+            fingerprint.update_parallel(&tensor.bytes);
         }
         Ok(())
     }

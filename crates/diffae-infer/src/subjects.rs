@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::observer::Observer;
 use crate::pipeline::Pipeline;
 use crate::settings::PipelineSettings;
-use diffae_data::{Input, file_names, list_inputs, read_batch, stamp};
+use diffae_data::{Fingerprint, Input, file_names, list_inputs, read_batch, stamp};
 
 /// Most names that a message lists.
 const MOST_LISTED: usize = 12;
@@ -233,15 +233,15 @@ impl Subjects {
     /// # Errors
     /// [`Error::Io`] if a file is gone.
     pub fn fingerprint(&self) -> Result<String> {
-        let mut hasher = blake3::Hasher::new();
+        let mut fingerprint = Fingerprint::new();
         for Subject { name, source } in &self.all {
             let stamp = match source {
                 Source::Picture(input) => input.stamp()?,
                 Source::Codes { file, idx } => format!("{idx} of {}", stamp(&self.files[*file].path)?),
             };
-            hasher.update(format!("{name}\n{stamp}\n").as_bytes());
+            fingerprint.update(format!("{name}\n{stamp}\n").as_bytes());
         }
-        Ok(hasher.finalize().to_hex().chars().take(16).collect())
+        Ok(fingerprint.digits())
     }
 
     /// Fails if codes are another model's, are not of this model's sizes, or hold no `x_T` although `need` asks for it.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
-use diffae_data::{Overwrite, Pictures, write_atomically};
+use diffae_data::{Fingerprint, Overwrite, Pictures, write_atomically};
 use diffae_infer::Model;
 use diffae_nets::weights::{LatentMoments, SafetensorsFile, TensorSource, safetensors_bytes};
 use rayon::prelude::*;
@@ -58,12 +58,12 @@ pub(crate) struct Encoding<'a> {
 
 impl Encoding<'_> {
     fn key(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(self.model.fingerprint().as_bytes()).update(self.origin.as_bytes());
+        let mut fingerprint = Fingerprint::new();
+        fingerprint.update(self.model.fingerprint().as_bytes()).update(self.origin.as_bytes());
         for &idx in self.wanted {
-            hasher.update(b"\n").update(self.pictures.name(idx).as_bytes());
+            fingerprint.update(b"\n").update(self.pictures.name(idx).as_bytes());
         }
-        hasher.finalize().to_hex().chars().take(16).collect()
+        fingerprint.digits()
     }
 
     /// Reads pictures, `[C, H, W]` each, with their numbers; unreadable ones are left out.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use diffae_data::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
+use diffae_data::{Fingerprint, Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 use diffae_infer::{PipelineSettings, Sheet, keep_residual};
 
 use super::journal::{Journal, Values};
@@ -133,7 +133,7 @@ fn directions_fingerprint(session: &Session, all: &[Pairs], args: &EditsArgs) ->
     if args.direction == EditDirection::Pairs {
         return Ok(None);
     }
-    let mut hasher = blake3::Hasher::new();
+    let mut fingerprint = Fingerprint::new();
     let classifier = session.model().classifier()?;
     let (width, device) = (classifier.config().z_channels, session.model().device());
     let mut places = vec![Tensor::zeros((1, width), DType::F32, device)?];
@@ -146,11 +146,11 @@ fn directions_fingerprint(session: &Session, all: &[Pairs], args: &EditsArgs) ->
         let idx = session.model().attribute_idx(&pairs.attribute)?;
         for place in &places {
             for value in classifier.directions_at(idx, place)?.flatten_all()?.to_vec1::<f32>()? {
-                hasher.update(&value.to_le_bytes());
+                fingerprint.update(&value.to_le_bytes());
             }
         }
     }
-    Ok(Some(hasher.finalize().to_hex().chars().take(16).collect()))
+    Ok(Some(fingerprint.digits()))
 }
 
 fn edit_of(session: &Session, pairs: &Pairs, args: &EditsArgs) -> Result<Edit> {

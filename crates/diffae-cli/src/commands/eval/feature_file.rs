@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
-use diffae_data::{Overwrite, write_atomically};
+use diffae_data::{Fingerprint, Overwrite, write_atomically};
 use diffae_eval::FeatureStatistics;
 
 use super::journal::{Settings, with_software};
@@ -112,9 +112,8 @@ impl FeatureFile {
 /// A checksum of a file.
 pub(super) fn fingerprint_of_file(path: &Path) -> Result<String> {
     let cannot_read = || format!("cannot read {}", path.display());
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path).with_context(cannot_read)?).with_context(cannot_read)?;
-    Ok(hasher.finalize().to_hex().chars().take(16).collect())
+    let file = File::open(path).with_context(cannot_read)?;
+    Ok(Fingerprint::new().update_reader(file).with_context(cannot_read)?.digits())
 }
 
 #[cfg(test)]

@@ -1,0 +1,174 @@
+//! Sources of pictures: anything that has encoded pictures by number.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::NamedTempFile;
+
+use crate::error::{Error, Result, at};
+use crate::tar_members;
+
+/// A numbered collection of encoded pictures, in a fixed order.
+///
+/// [`Pictures::from_source`](crate::Pictures::from_source) splits, crops and decodes them.
+pub trait Source: fmt::Debug + Send + Sync {
+    /// Returns the number of pictures.
+    fn len(&self) -> usize;
+
+    /// Returns whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the name of a picture, `idx` below [`len`](Self::len): its path below the folder or in the archive, with `/`
+    /// between the parts, or its key. Labels, splits and caches refer to it.
+    fn name(&self, idx: usize) -> &str;
+
+    /// Returns the file of a picture, or the archive, table or database that holds it.
+    fn file(&self, idx: usize) -> &Path;
+
+    /// Returns what names a picture in messages: its path, or that of its archive followed by its own.
+    fn path(&self, idx: usize) -> PathBuf;
+
+    /// Reads a picture as it is stored, in any format that [`picture_from_bytes`](crate::picture_from_bytes) decodes.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn bytes(&self, idx: usize) -> Result<Vec<u8>>;
+}
+
+/// Values by name, such as those of a database.
+pub(crate) trait Values: fmt::Debug + Send + Sync {
+    /// Reads the value of a name.
+    fn value(&self, name: &str) -> Result<Vec<u8>>;
+}
+
+/// One picture.
+#[derive(Debug, Clone)]
+pub(crate) struct Item {
+    /// The file, or the archive, table or database that holds it.
+    pub(crate) file: PathBuf,
+    /// Path below the folder, or in the archive; the key in a database.
+    pub(crate) name: String,
+    pub(crate) place: Place,
+}
+
+/// Location of the bytes of a picture.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// The whole file.
+    File,
+    /// A part of the file, or of what was unpacked of it, which is deleted when nobody reads it any more.
+    Part { unpacked: Option<Arc<NamedTempFile>>, offset: u64, length: usize },
+    /// The value of the name.
+    Value(Arc<dyn Values>),
+}
+
+/// Pictures of files, archives, tables and databases.
+#[derive(Debug)]
+pub(crate) struct Items(pub(crate) Vec<Item>);
+
+impl Source for Items {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn name(&self, idx: usize) -> &str {
+        self.0.get(idx).map_or("", |item| &item.name)
+    }
+
+    fn file(&self, idx: usize) -> &Path {
+        self.0.get(idx).map_or(Path::new(""), |item| &item.file)
+    }
+
+    fn path(&self, idx: usize) -> PathBuf {
+        match self.0.get(idx) {
+            Some(Item { file, place: Place::File, .. }) => file.clone(),
+            Some(Item { file, name, .. }) => file.join(name),
+            None => PathBuf::new(),
+        }
+    }
+
+    fn bytes(&self, idx: usize) -> Result<Vec<u8>> {
+        let Some(item) = self.0.get(idx) else {
+            return Err(Error::OutOfRange {
+                what: "the index of a picture",
+                got: idx.to_string(),
+                expected: "below the number of pictures",
+            });
+        };
+        match &item.place {
+            Place::File => std::fs::read(&item.file).map_err(at(&item.file)),
+            Place::Part { unpacked, offset, length } => {
+                let file = unpacked.as_ref().map_or(item.file.as_path(), |unpacked| unpacked.path());
+                tar_members::read_part(file, *offset, *length).map_err(at(self.path(idx)))
+            }
+            Place::Value(values) => values.value(&item.name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use image::{ImageFormat, Rgb, RgbImage};
+
+    use super::*;
+    use crate::{FindSettings, Pictures, Split};
+
+    /// Pictures that are nowhere on disk: of one color each, by number.
+    #[derive(Debug)]
+    struct Shades(Vec<String>);
+
+    impl Source for Shades {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        fn name(&self, idx: usize) -> &str {
+            &self.0[idx]
+        }
+
+        fn file(&self, _idx: usize) -> &Path {
+            Path::new("shades")
+        }
+
+        fn path(&self, idx: usize) -> PathBuf {
+            Path::new("shades").join(&self.0[idx])
+        }
+
+        fn bytes(&self, idx: usize) -> Result<Vec<u8>> {
+            let mut bytes = Cursor::new(vec![]);
+            let shade = u8::try_from(idx * 5).unwrap();
+            RgbImage::from_pixel(8, 8, Rgb([shade; 3])).write_to(&mut bytes, ImageFormat::Png).unwrap();
+            Ok(bytes.into_inner())
+        }
+    }
+
+    #[test]
+    fn any_source_is_split_and_read() {
+        let source: Arc<dyn Source> = Arc::new(Shades((0..50).map(|idx| format!("{idx}.png")).collect()));
+        let settings = FindSettings { validation_share: 0.3, ..FindSettings::default() };
+        let split = |split| Pictures::from_source(Path::new("shades"), Arc::clone(&source), &settings, split).unwrap();
+        let (train, validation) = (split(Split::Train), split(Split::Validation));
+        assert_eq!(train.len() + validation.len(), 50);
+        assert!(train.len() > 25 && !validation.is_empty());
+        for pictures in [&train, &validation] {
+            for idx in 0..pictures.len() {
+                let number: f32 = pictures.name(idx).trim_end_matches(".png").parse().unwrap();
+                let value = pictures.read(idx, 3, 8).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!((value - (number * 5. / 127.5 - 1.)).abs() < 1e-6, "{number}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_source_and_an_index_beyond_it_are_refused() {
+        let empty: Arc<dyn Source> = Arc::new(Items(vec![]));
+        assert!(matches!(empty.bytes(0), Err(Error::OutOfRange { .. })));
+        let found = Pictures::from_source(Path::new("."), empty, &FindSettings::default(), Split::Train);
+        assert!(matches!(found, Err(Error::Data { .. })));
+    }
+}
