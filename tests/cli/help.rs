@@ -56,7 +56,7 @@ fn completions_and_man_pages_are_made() {
     assert!(workspace.files("man").contains(&"diffae-reconstruct.1".to_owned()));
 }
 
-/// As `diffae completions zsh | head` does.
+/// A reader that stops early, such as `diffae completions zsh | head`.
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     for arguments in [&["completions", "zsh"][..], &["completions", "bash"], &["presets", "smoke"], &["--help"]] {

@@ -1,4 +1,4 @@
-//! Which CPU kernels run, and on how many threads.
+//! The choice of CPU kernels and of the number of threads.
 
 use crate::support::{FEW_STEPS, Workspace, checkpoint};
 

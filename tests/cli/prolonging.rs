@@ -127,7 +127,7 @@ fn ctrl_c_saves_and_ends_with_its_own_exit_code() {
     workspace.run(&[&resume[..], &shorter].concat()).fails_with("have been made");
 }
 
-/// What `TensorBoard` reads: after a kill the new file voids the steps that the old one has beyond the checkpoint.
+/// Event files as `TensorBoard` reads them: after a kill the new file voids the steps that the old one has beyond the checkpoint.
 #[test]
 fn a_resumed_run_voids_the_curves_after_its_checkpoint() {
     let workspace = Workspace::new();

@@ -67,7 +67,7 @@ fn arguments(command: &str) -> Option<Vec<String>> {
     Some(own.iter().map(|word| if *word == "MODEL" { MODEL } else { word }.to_owned()).collect())
 }
 
-/// The same command over less work: options that it does not give itself are those of a quick look, not the defaults.
+/// Shortens a command: options that it does not give itself are those of a quick look, not the defaults.
 fn shortened(mut arguments: Vec<String>) -> Vec<String> {
     let is = |word: &str| arguments.iter().any(|argument| argument == word);
     let quick: &[[&str; 2]] = match arguments[0].as_str() {
@@ -201,7 +201,7 @@ fn write_classifier(path: &Path, width: usize) {
     fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
-/// What `--out` names, if the command writes something.
+/// Returns the path that `--out` names, if the command writes something.
 fn output(arguments: &[String]) -> Option<&String> {
     let at = arguments.iter().position(|argument| argument == "--out" || argument == "-o")?;
     arguments.get(at + 1)

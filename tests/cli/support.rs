@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Few steps: tests look at behavior, golden checks at numbers.
 pub(crate) const FEW_STEPS: [&str; 2] = ["--steps", "2"];
-/// The same for the inversion.
+/// Few steps of the inversion.
 pub(crate) const FEW_INVERSION_STEPS: [&str; 2] = ["--invert-steps", "2"];
 
 /// A fixture.
@@ -42,7 +42,7 @@ impl Workspace {
         self.run_with_environment(args, &[])
     }
 
-    /// The same with some environment variables.
+    /// Runs the program with some environment variables.
     pub(crate) fn run_with_environment(&self, args: &[&str], environment: &[(&str, &str)]) -> Finished {
         let mut command = Command::new(env!("CARGO_BIN_EXE_diffae"));
         command.args(args).args(["--device", "cpu"]).envs(environment.iter().copied()).current_dir(self.0.path());
@@ -142,7 +142,7 @@ impl Drop for Running {
     }
 }
 
-/// How the program ended.
+/// The end of the program: exit code and output.
 pub(crate) struct Finished(Output);
 
 impl Finished {

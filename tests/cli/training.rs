@@ -370,7 +370,7 @@ fn what_cannot_be_trained_is_refused_in_one_sentence() {
     }
 }
 
-/// What a mistake leaves behind does not stand in the way, and labels can come after the first stage.
+/// The remains of a failed attempt are in nobody's way, and labels can come after the first stage.
 #[test]
 fn mistakes_can_be_mended_in_the_same_folder() {
     let workspace = Workspace::new();

@@ -11,6 +11,7 @@ mod markdown;
 mod problem;
 mod rust_files;
 mod rust_source;
+mod summaries;
 mod tree;
 mod unsafe_code;
 
@@ -56,6 +57,7 @@ fn problems(tree: &Tree, metadata: &Metadata) -> Vec<Problem> {
         manifest::check(tree),
         dependency_direction::check(tree, metadata),
         docs::check(tree),
+        summaries::check(tree),
     ]
     .concat();
     problems.sort();

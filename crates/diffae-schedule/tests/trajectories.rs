@@ -296,7 +296,7 @@ proptest! {
         prop_assert!(distance(&back.x_0, &ahead.x_0).unwrap() < 1e-12 * magnification);
     }
 
-    /// The same holds with clipping, for the recomputed `eps`.
+    /// The exact inverse with clipping, for the recomputed `eps`.
     #[test]
     fn a_step_back_undoes_a_clipped_step_ahead(
         num_steps in 2..200_usize,
