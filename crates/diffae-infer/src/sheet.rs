@@ -279,7 +279,7 @@ impl Sheet {
     fn footer(&self) -> String {
         match self.num_left_out {
             0 => String::new(),
-            left_out => format!("the first {} of {} are shown", self.rows.len(), self.rows.len() + left_out),
+            left_out => format!("the first {} of {} rows are shown", self.rows.len(), self.rows.len() + left_out),
         }
     }
 }

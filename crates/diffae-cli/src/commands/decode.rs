@@ -1,6 +1,6 @@
 //! `diffae decode --model MODEL codes.safetensors --out DIR`
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use candle_core::Tensor;
 use diffae_infer::{Codes, CodesBatch, PipelineSettings, Settings, pick_codes};
 
@@ -106,8 +106,8 @@ impl Decode<'_> {
 
 /// Fails if the codes cannot be those of the model.
 fn check(codes: &Codes, session: &Session, args: &DecodeArgs) -> Result<()> {
-    if !args.any_model {
-        codes.check_made_by(session.model(), &args.codes).context("--any-model decodes codes of another model")?;
+    if let (false, Err(error)) = (args.any_model, codes.check_made_by(session.model(), &args.codes)) {
+        bail!("{error}; --any-model decodes them anyway")
     }
     codes.check_sizes(session.model(), &args.codes)?;
     session.check_steps("--steps", args.decoding.steps)

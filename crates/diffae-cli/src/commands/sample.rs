@@ -69,7 +69,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     output.guard(sampled)?;
     if wants_sheet && output.has_sheet() {
         let shown = records.iter().take(MOST_ON_SHEET).map(|record| output.picture(&record.name));
-        output.write_sheet(SHEET, &Sheet::grid(&shown.collect::<Result<Vec<_>>>()?).draw())?;
+        let shown = shown.collect::<Result<Vec<_>>>()?;
+        let mut sheet = Sheet::grid(&shown);
+        sheet.leave_out((records.len() - shown.len()).div_ceil(shown.len().isqrt().max(1)));
+        output.write_sheet(SHEET, &sheet.draw())?;
     }
     let written = output.commit()?;
     if args.json.json { written.say_json() } else { written.say() }
