@@ -431,12 +431,12 @@ mod tests {
             sheet.push(row.to_string(), vec![color(250, 8)]);
         }
         assert!(sheet.is_full());
-        assert_eq!(sheet.footer(), "the first 100 of 150 are shown");
+        assert_eq!(sheet.footer(), "the first 100 of 150 rows are shown");
         let page = sheet.draw();
         let line = TextLine::new("").height();
         assert!(has_ink(&page, 0..200, page.height() - line..page.height()));
         sheet.leave_out(850);
-        assert_eq!(sheet.footer(), "the first 100 of 1000 are shown");
+        assert_eq!(sheet.footer(), "the first 100 of 1000 rows are shown");
     }
 
     #[test]
