@@ -8,7 +8,7 @@ use crate::conv::Conv2d;
 use crate::init;
 use crate::norm::GroupNorm;
 
-/// Every pixel looks at every other pixel of the same picture: `y = x + proj(softmax(q^T k / sqrt(C / heads)) v)`.
+/// Self-attention over all pixels of an image: `y = x + proj(softmax(q^T k / sqrt(C / heads)) v)`.
 #[derive(Debug, Clone)]
 pub(crate) struct AttentionBlock {
     norm: GroupNorm,
@@ -20,7 +20,7 @@ pub(crate) struct AttentionBlock {
 /// Sizes of an [`AttentionBlock`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AttentionConfig {
-    /// C.
+    /// Number of channels, C.
     pub(crate) channels: usize,
     /// Number of heads; divides C.
     pub(crate) num_heads: usize,
@@ -42,7 +42,7 @@ impl AttentionBlock {
         })
     }
 
-    /// Attends. The softmax runs in f32.
+    /// Applies self-attention. The softmax runs in f32.
     ///
     /// # Shapes
     /// - `x`: `[N, C, H, W]`; result: the same.

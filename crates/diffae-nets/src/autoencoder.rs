@@ -26,31 +26,31 @@ impl DiffusionAutoencoder {
         })
     }
 
-    /// Promises that no gradients will be asked for; see [`Unet::freeze`].
+    /// Freezes the model for inference: no gradients may be requested afterwards; see [`Unet::freeze`].
     pub fn freeze(&mut self) {
         self.encoder.freeze();
         self.unet.freeze();
     }
 
-    /// Encoder and `UNet`.
+    /// Splits the model into encoder and `UNet`.
     #[must_use]
     pub fn into_parts(self) -> (SemanticEncoder, Unet) {
         (self.encoder, self.unet)
     }
 
-    /// `x_0 -> z_sem`.
+    /// Returns the semantic encoder, `x_0 -> z_sem`.
     #[must_use]
     pub fn encoder(&self) -> &SemanticEncoder {
         &self.encoder
     }
 
-    /// `(x_t, t, z_sem) -> eps`.
+    /// Returns the noise predictor, `(x_t, t, z_sem) -> eps`.
     #[must_use]
     pub fn unet(&self) -> &Unet {
         &self.unet
     }
 
-    /// The noise prediction that training compares with the noise: `unet(x_t, t, encoder(x_0))`.
+    /// Predicts the noise in `x_t` as training does, from the code of `x_0`: `unet(x_t, t, encoder(x_0))`.
     ///
     /// # Shapes
     /// - `x_0`, `x_t`: `[N, C, H, W]`; `timesteps`: N numbers in `0..T`; result: as `x_t`.
@@ -60,7 +60,7 @@ impl DiffusionAutoencoder {
         self.forward_training(x_0, x_t, timesteps, TrainingMode::default())
     }
 
-    /// [`DiffusionAutoencoder::forward`] with what only training does.
+    /// Runs [`DiffusionAutoencoder::forward`] with the training-only behavior of `mode`.
     ///
     /// # Shapes
     /// As for [`DiffusionAutoencoder::forward`].

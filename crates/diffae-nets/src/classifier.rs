@@ -7,14 +7,14 @@ use crate::config::ClassifierConfig;
 use crate::linear::Linear;
 use crate::precision::compute_dtype;
 
-/// One logit an attribute, `logits = W normalize(z_sem) + b`, and one direction an attribute.
+/// Linear classifier: one logit per attribute, `logits = W normalize(z_sem) + b`, and one edit direction per attribute.
 ///
 /// The released checkpoints hold W twice: the average over training steps, which logits are computed with, and the
 /// last value, whose rows are the directions of edits. So does this type.
 ///
-/// Directions can be local: that of attribute k at a normalized code z is then
-/// `w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)`, a network of two small hidden layers; `c_k` centers it, so that
-/// `w_k` is the mean way. A beard is of the color of the hair, so the way to it depends on where one is.
+/// Directions can be local: the direction of attribute k at a normalized code z is then
+/// `w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)`, a network of two small hidden layers; `c_k` centers it, so
+/// that `w_k` is the mean direction. A beard has the color of the hair, so its direction depends on the code.
 #[derive(Debug, Clone)]
 pub struct AttributeClassifier {
     config: ClassifierConfig,
@@ -24,7 +24,7 @@ pub struct AttributeClassifier {
     dtype: DType,
 }
 
-/// How directions depend on codes.
+/// Parameters by which directions depend on codes.
 #[derive(Debug, Clone)]
 struct Local {
     inputs: Tensor,      // [A, h, D]
@@ -49,7 +49,7 @@ impl Local {
         })
     }
 
-    /// `U^T (tanh(M tanh(V z + b) + d) - c)` of attribute `idx`, `[N, D]`, f32.
+    /// Returns the offset `U^T (tanh(M tanh(V z + b) + d) - c)` of the direction of attribute `idx`, `[N, D]`, f32.
     fn bend(&self, idx: usize, z_sem_normalized: &Tensor) -> Result<Tensor> {
         let of = |all: &Tensor| all.get(idx)?.to_dtype(DType::F32);
         let first = z_sem_normalized.matmul(&of(&self.inputs)?.t()?)?.broadcast_add(&of(&self.bias)?)?.tanh()?;
@@ -73,7 +73,7 @@ impl AttributeClassifier {
         Ok(Self { config: config.clone(), linear, directions, local, dtype: compute_dtype(vb.dtype(), vb.device()) })
     }
 
-    /// The sizes and attribute names it was built with.
+    /// Returns the sizes and attribute names of the classifier.
     #[must_use]
     pub fn config(&self) -> &ClassifierConfig {
         &self.config
@@ -90,8 +90,9 @@ impl AttributeClassifier {
         logits.to_dtype(z_sem_normalized.dtype())
     }
 
-    /// Along which attribute `idx` grows at each code: `(w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)) / |w_k|`,
-    /// `w_k` being row k of the directions; the unit vector `w_k / |w_k|` everywhere if directions are fixed.
+    /// Returns the unit edit direction of attribute `idx` at each code:
+    /// `(w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)) / |w_k|`, `w_k` being row k of the directions; the unit
+    /// vector `w_k / |w_k|` everywhere if directions are fixed.
     ///
     /// # Shapes
     /// - `z_sem_normalized`, result: `[N, D]`, f32.
@@ -109,8 +110,10 @@ impl AttributeClassifier {
         directions / norm
     }
 
-    /// `|w_k| / sqrt(D)`: the strength of an edit that goes the whole way from pictures without the attribute to those with
-    /// it, where the direction is a difference of codes; nothing where it is a classifier's weights, or zero.
+    /// Returns the calibrated full-edit strength of attribute `idx`, `|w_k| / sqrt(D)`, which takes codes without
+    /// the attribute to those with it.
+    ///
+    /// `None` where the direction is not a difference of codes but a classifier's weights, or is zero.
     ///
     /// # Errors
     /// If there is no such attribute.
@@ -120,7 +123,7 @@ impl AttributeClassifier {
         Ok(is_known.then(|| norm / (self.config.z_channels as f64).sqrt()))
     }
 
-    /// Row `idx` of the directions, `[D]`, f32, and its length.
+    /// Returns row `idx` of the directions, `[D]`, f32, and its length.
     fn row(&self, idx: usize) -> Result<(Tensor, f64)> {
         let row = self.directions.get(idx)?.to_dtype(DType::F32)?;
         let norm = row.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?;

@@ -1,4 +1,4 @@
-//! The compact one-shot autoencoder: a semantic code by strided convolutions, a picture by transposed ones.
+//! The compact one-shot autoencoder: strided convolutions encode a picture, transposed ones decode it.
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -14,17 +14,17 @@ use crate::unet::check_images;
 
 /// Height and width of the smallest maps.
 const LAST_SIZE: usize = 4;
-/// The widest layers have this many times the channels of the first.
-const MOST_WIDENING: usize = 8;
+/// Maximum channel multiplier: channels of the widest layers in those of the first.
+const MAX_WIDENING: usize = 8;
 /// Kernel size of the strided convolutions.
 const KERNEL: usize = 4;
-/// Added to the variance.
+/// Stabilizer that is added to the variance in batch norms.
 const BATCH_NORM_EPS: f64 = 1e-5;
-/// Share of a new batch in the running statistics.
+/// Weight of a new batch in the running statistics.
 const MOMENTUM: f64 = 0.1;
-/// What a discriminator lets through of negative values.
+/// Negative slope of the leaky `ReLU` in the discriminator.
 const LEAK: f64 = 0.2;
-const MOST_CHANNELS: usize = 1 << 13;
+const MAX_CHANNELS: usize = 1 << 13;
 
 /// Sizes of a compact autoencoder as written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,13 +32,13 @@ const MOST_CHANNELS: usize = 1 << 13;
 pub struct RawCompactConfig {
     /// Height and width of pictures: a power of two, 8 at least.
     pub image_size: usize,
-    /// C
+    /// Number of channels of pictures, C.
     pub image_channels: usize,
     /// Channels of the widest maps; each halving doubles them, up to eight times.
     pub model_channels: usize,
     /// D: width of `z_sem`.
     pub z_channels: usize,
-    /// Width of the noise that the decoder may make details of.
+    /// Width of the noise from which the decoder may generate details.
     pub noise_channels: usize,
     /// Noise levels that training draws from, evenly spaced over `[0, 1]`.
     pub noise_levels: usize,
@@ -48,7 +48,7 @@ pub struct RawCompactConfig {
 pub type CompactConfig = Valid<RawCompactConfig>;
 
 impl RawCompactConfig {
-    /// Channels of the maps from `image_size / 2` down to 4 pixels.
+    /// Returns the channels of the maps from `image_size / 2` down to 4 pixels.
     fn widths(&self) -> Vec<usize> {
         widths(self.image_size, self.model_channels)
     }
@@ -58,10 +58,10 @@ impl Check for RawCompactConfig {
     fn check(&self) -> NetsResult<()> {
         const NETWORK: &str = "compact autoencoder";
         for (field, got, most) in [
-            ("image_channels", self.image_channels, MOST_CHANNELS),
-            ("model_channels", self.model_channels, MOST_CHANNELS),
-            ("z_channels", self.z_channels, MOST_CHANNELS),
-            ("noise_channels", self.noise_channels, MOST_CHANNELS),
+            ("image_channels", self.image_channels, MAX_CHANNELS),
+            ("model_channels", self.model_channels, MAX_CHANNELS),
+            ("z_channels", self.z_channels, MAX_CHANNELS),
+            ("noise_channels", self.noise_channels, MAX_CHANNELS),
             ("noise_levels", self.noise_levels, 1 << 20),
             ("image_size", self.image_size, 1 << 12),
         ] {
@@ -77,24 +77,24 @@ fn check_size(network: &'static str, image_size: usize) -> NetsResult<()> {
     if fits { Ok(()) } else { Err(Error::ImageNotPowerOfTwo { network, image_size }) }
 }
 
-/// Channels after each halving down to [`LAST_SIZE`].
+/// Returns the channels after each halving down to [`LAST_SIZE`].
 fn widths(image_size: usize, first: usize) -> Vec<usize> {
     let halvings = image_size.max(LAST_SIZE).ilog2() - LAST_SIZE.ilog2();
-    (0..halvings).map(|level| first * (1 << level).min(MOST_WIDENING)).collect()
+    (0..halvings).map(|level| first * (1 << level).min(MAX_WIDENING)).collect()
 }
 
-/// What the running statistics of a norm become after a batch: 0.9 of what they were, and 0.1 of the batch's.
+/// Running statistics of a norm after a batch: 0.9 of their previous value, and 0.1 of the batch's.
 #[derive(Debug, Clone)]
 pub struct BatchMoments {
     /// Path of the norm's parameters.
     pub path: String,
-    /// `[C]`
+    /// Running mean, `[C]`.
     pub mean: Tensor,
-    /// `[C]`; that of the batch is divided by n - 1.
+    /// Running variance, `[C]`; that of the batch is divided by n - 1.
     pub variance: Tensor,
 }
 
-/// Picture to `z_sem`.
+/// Encoder from pictures to `z_sem`.
 #[derive(Debug, Clone)]
 pub struct CompactEncoder {
     config: CompactConfig,
@@ -102,7 +102,7 @@ pub struct CompactEncoder {
     out: Linear,
 }
 
-/// `z_sem`, noise level and noise to a picture.
+/// Decoder from `z_sem`, noise level and noise to pictures.
 #[derive(Debug, Clone)]
 pub struct CompactDecoder {
     config: CompactConfig,
@@ -111,14 +111,14 @@ pub struct CompactDecoder {
     levels: Vec<(Strided, Option<BatchNorm>)>,
 }
 
-/// What the decoder makes a picture of.
+/// Inputs of the decoder.
 #[derive(Debug, Clone, Copy)]
 pub struct CompactCode<'a> {
-    /// `[N, D]`
+    /// Semantic codes, `[N, D]`.
     pub z_sem: &'a Tensor,
-    /// `[N, 1]` in `[0, 1]`: how much of the details is left to chance.
+    /// Noise levels, `[N, 1]` in `[0, 1]`: how much of the details is left to chance.
     pub level: &'a Tensor,
-    /// `[N, noise_channels]`, standard normal; the level scales it.
+    /// Standard normal noise, `[N, noise_channels]`; the level scales it.
     pub noise: &'a Tensor,
 }
 
@@ -149,7 +149,7 @@ impl CompactEncoder {
         run_in_pool(|| self.run(x_0, &mut None))
     }
 
-    /// The same with the statistics of the batch, which are added to `moments`.
+    /// Encodes pictures with the statistics of the batch, and adds the updated running statistics to `moments`.
     ///
     /// # Shapes
     /// As for [`CompactEncoder::forward`].
@@ -190,7 +190,7 @@ impl CompactDecoder {
         Ok(Self { config: config.clone(), first, first_norm: BatchNorm::new(widest, &vb.pp("norm0"))?, levels })
     }
 
-    /// Makes pictures.
+    /// Decodes pictures.
     ///
     /// # Shapes
     /// - result: `[N, C, H, W]` in `[-1, 1]`.
@@ -200,7 +200,7 @@ impl CompactDecoder {
         run_in_pool(|| self.run(code, &mut None))
     }
 
-    /// The same with the statistics of the batch, which are added to `moments`.
+    /// Decodes pictures with the statistics of the batch, and adds the updated running statistics to `moments`.
     ///
     /// # Shapes
     /// As for [`CompactDecoder::forward`].
@@ -232,7 +232,7 @@ impl CompactDecoder {
     }
 }
 
-/// Tells pictures from what a decoder made: one logit a picture, positive for the former.
+/// Discriminator between pictures and decoder outputs: one logit per picture, positive for the former.
 #[derive(Debug, Clone)]
 pub struct Discriminator {
     image_channels: usize,
@@ -258,7 +258,7 @@ impl Discriminator {
         Ok(Self { image_channels, image_size, levels, out })
     }
 
-    /// Judges pictures.
+    /// Computes one logit per picture.
     ///
     /// # Shapes
     /// - `x`: `[N, C, H, W]`; result: `[N, 1]`.
@@ -275,7 +275,7 @@ impl Discriminator {
     }
 }
 
-/// Whether a convolution halves or doubles pictures.
+/// Resampling of a strided convolution: halving or doubling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Down,
@@ -289,10 +289,10 @@ enum Direction {
 #[derive(Debug, Clone)]
 struct Strided {
     direction: Direction,
-    /// `[O, C, 4, 4]`; transposed `[C, O, 4, 4]`.
+    /// Kernel, `[O, C, 4, 4]`; transposed `[C, O, 4, 4]`.
     weight: Tensor,
     bias: Tensor,
-    /// `[16, 36]`: where each tap of the 4x4 kernel goes in four 3x3 kernels, one for each pixel of a block.
+    /// Map `[16, 36]` from each tap of the 4x4 kernel to its place in four 3x3 kernels, one for each pixel of a block.
     layout: Tensor,
 }
 
@@ -338,6 +338,8 @@ impl Strided {
 }
 
 impl Direction {
+    /// Returns the layout of taps for [`Strided`], row-major.
+    ///
     /// Row `4k + l`: tap `(k, l)`; column `9 (2a + b) + 3 (d + 1) + (e + 1)`: pixel `(a, b)` of the block that lies
     /// `(d, e)` away.
     fn layout(self) -> Vec<f32> {
@@ -349,7 +351,7 @@ impl Direction {
         layout
     }
 
-    /// Along one axis: which block, counted from the one before, and which pixel of it.
+    /// Returns the block of a tap along one axis, counted from the one before, and the pixel of that block.
     fn place(self, tap: usize) -> (usize, usize) {
         match (self, tap) {
             // The block itself; its row a gets tap a + 1 in both directions.
@@ -365,7 +367,8 @@ impl Direction {
     }
 }
 
-/// `[N, C, 2H, 2W] -> [N, 4C, H, W]`, channel `4c + 2a + b` being pixel `(a, b)` of the blocks of channel c.
+/// Moves 2x2 blocks to channels, `[N, C, 2H, 2W] -> [N, 4C, H, W]`: channel `4c + 2a + b` is pixel `(a, b)` of the
+/// blocks of channel c.
 fn blocks_to_channels(x: &Tensor) -> Result<Tensor> {
     let (images, channels, height, width) = x.dims4()?;
     let (height, width) = (height >> 1, width >> 1);
@@ -373,7 +376,7 @@ fn blocks_to_channels(x: &Tensor) -> Result<Tensor> {
     split.permute(&[0, 1, 3, 5, 2, 4][..])?.contiguous()?.reshape((images, channels * 4, height, width))
 }
 
-/// The inverse of [`blocks_to_channels`].
+/// Moves channels to 2x2 blocks, the inverse of [`blocks_to_channels`].
 fn channels_to_blocks(x: &Tensor) -> Result<Tensor> {
     let (images, channels, height, width) = x.dims4()?;
     let channels = channels >> 2;
@@ -405,7 +408,7 @@ impl BatchNorm {
         })
     }
 
-    /// With the statistics of the batch if they are asked for, else with the running ones.
+    /// Normalizes with the statistics of the batch if `moments` is there to take them, else with the running ones.
     fn forward(&self, x: &Tensor, moments: &mut Option<&mut Vec<BatchMoments>>) -> Result<Tensor> {
         let (images, channels, height, width) = x.dims4()?;
         let Some(moments) = moments else {
@@ -430,7 +433,7 @@ impl BatchNorm {
         differentiable([&y], |[y]| y.reshape((channels, images, height, width))?.transpose(0, 1)?.contiguous()?.relu())
     }
 
-    /// What the running statistics become after rows `[1, C, ..]`.
+    /// Computes the running statistics after rows `[1, C, ..]`.
     fn moments(&self, rows: &Tensor) -> Result<BatchMoments> {
         let rows = rows.squeeze(0)?.flatten_from(1)?;
         let count = rows.dim(1)?;

@@ -1,4 +1,4 @@
-//! Sizes of the networks: what was written (`Raw...`) and what is known to be valid.
+//! Sizes of the networks, as written (`Raw...`) and validated ([`Valid`]).
 //!
 //! A `Raw...` config is plain data, read from JSON or TOML with unknown keys rejected. [`Valid`] holds one that was
 //! checked for everything that construction relies on.
@@ -11,16 +11,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::error::{Error, Result};
 use crate::plan::{OutputStage, Trunk, at_most, output_blocks, positive};
 
-/// Most channels and widths that are not multiples of `model_channels`.
-const MOST_CHANNELS: usize = 1 << 16;
-/// Most blocks or layers in a row.
-const MOST_LAYERS: usize = 1 << 8;
+/// Maximum of channel counts and widths that are not multiples of `model_channels`.
+const MAX_CHANNELS: usize = 1 << 16;
+/// Maximum number of blocks or layers in a row.
+const MAX_LAYERS: usize = 1 << 8;
 
 /// A config that was checked; its fields are read through [`Deref`] and cannot be changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Valid<Raw>(Raw);
 
-/// What makes a config valid.
+/// Validation of a config.
 pub trait Check {
     /// Finds what is wrong with the config.
     ///
@@ -60,7 +60,7 @@ impl<'de, Raw: Check + Deserialize<'de>> Deserialize<'de> for Valid<Raw> {
     }
 }
 
-/// What a `UNet` is conditioned on.
+/// Conditioning of a `UNet`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Conditioning {
@@ -80,24 +80,24 @@ pub struct RawUnetConfig {
     pub in_channels: usize,
     /// Channels of `eps`.
     pub out_channels: usize,
-    /// M: channels are multiples of it.
+    /// Base number of channels, M; channels are multiples of it.
     pub model_channels: usize,
     /// Channels of each level in units of M; the resolution halves from level to level.
     pub channel_mult: Vec<usize>,
-    /// R: blocks a level; the ascending half has one more.
+    /// Residual blocks per level, R; the ascending half has one more.
     pub num_res_blocks: usize,
-    /// Blocks a level in the descending half, where it differs from R.
+    /// Residual blocks per level in the descending half, where it differs from R.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_input_res_blocks: Option<usize>,
-    /// E: width of the time embedding and of `z_sem`.
+    /// Width of the time embedding and of `z_sem`, E.
     pub embed_channels: usize,
     /// Resolutions at which blocks are followed by attention.
     pub attention_resolutions: Vec<usize>,
-    /// Heads of every attention block.
+    /// Number of heads of every attention block.
     pub num_heads: usize,
     /// Dropout probability in training, in `[0, 1)`.
     pub dropout: f64,
-    /// Whether there is a semantic code.
+    /// Conditioning: the timestep alone, or also a semantic code.
     pub conditioning: Conditioning,
 }
 
@@ -105,7 +105,7 @@ pub struct RawUnetConfig {
 pub type UnetConfig = Valid<RawUnetConfig>;
 
 impl RawUnetConfig {
-    /// Whether the model has a semantic code.
+    /// Returns whether the model has a semantic code.
     #[must_use]
     pub fn has_z_sem(&self) -> bool {
         self.conditioning == Conditioning::TimeAndZSem
@@ -140,9 +140,9 @@ impl Check for RawUnetConfig {
             ("num_res_blocks", self.num_res_blocks),
         ] {
             positive("unet", field, value)?;
-            at_most("unet", field, value, MOST_CHANNELS)?;
+            at_most("unet", field, value, MAX_CHANNELS)?;
         }
-        at_most("unet", "num_res_blocks", self.num_res_blocks, MOST_LAYERS)?;
+        at_most("unet", "num_res_blocks", self.num_res_blocks, MAX_LAYERS)?;
         check_dropout("unet", self.dropout)?;
         let input = trunk.input_plan();
         let output = trunk.output_plan(&input, self.num_res_blocks);
@@ -158,17 +158,17 @@ pub struct RawEncoderConfig {
     pub image_size: usize,
     /// Channels of `x_0`.
     pub in_channels: usize,
-    /// D: width of `z_sem`.
+    /// Width of `z_sem`, D.
     pub out_channels: usize,
-    /// M: channels are multiples of it.
+    /// Base number of channels, M; channels are multiples of it.
     pub model_channels: usize,
     /// Channels of each level in units of M; the resolution halves from level to level.
     pub channel_mult: Vec<usize>,
-    /// Blocks a level.
+    /// Residual blocks per level.
     pub num_res_blocks: usize,
     /// Resolutions at which blocks are followed by attention.
     pub attention_resolutions: Vec<usize>,
-    /// Heads of every attention block.
+    /// Number of heads of every attention block.
     pub num_heads: usize,
 }
 
@@ -195,7 +195,7 @@ impl Check for RawEncoderConfig {
         trunk.check()?;
         for (field, value) in [("in_channels", self.in_channels), ("out_channels", self.out_channels)] {
             positive("encoder", field, value)?;
-            at_most("encoder", field, value, MOST_CHANNELS)?;
+            at_most("encoder", field, value, MAX_CHANNELS)?;
         }
         trunk.check_blocks(trunk.input_plan().blocks())
     }
@@ -225,13 +225,13 @@ impl AutoencoderConfig {
         Ok(Self { encoder, unet })
     }
 
-    /// Sizes of the encoder.
+    /// Returns the sizes of the encoder.
     #[must_use]
     pub fn encoder(&self) -> &EncoderConfig {
         &self.encoder
     }
 
-    /// Sizes of the `UNet`.
+    /// Returns the sizes of the `UNet`.
     #[must_use]
     pub fn unet(&self) -> &UnetConfig {
         &self.unet
@@ -242,13 +242,13 @@ impl AutoencoderConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawLatentNetConfig {
-    /// D: width of `z_sem`.
+    /// Width of `z_sem`, D.
     pub z_channels: usize,
-    /// H: width of the hidden layers.
+    /// Width of the hidden layers, H.
     pub hidden_channels: usize,
-    /// K: number of layers, the last included.
+    /// Number of layers, K, the last included.
     pub num_layers: usize,
-    /// Layers, counted from 0, that see `z_t` beside the hidden state; each in `1..K`.
+    /// Layers, counted from 0, that take `z_t` beside the hidden state; each in `1..K`.
     pub skip_layers: Vec<usize>,
     /// Number of sinusoids of the time embedding.
     pub time_embed_channels: usize,
@@ -258,7 +258,7 @@ pub struct RawLatentNetConfig {
 pub type LatentNetConfig = Valid<RawLatentNetConfig>;
 
 impl RawLatentNetConfig {
-    /// Width of what layer `layer` reads.
+    /// Returns the input width of layer `layer`.
     pub(crate) fn layer_width(&self, layer: usize) -> usize {
         match (layer, self.skip_layers.contains(&layer)) {
             (0, _) => self.z_channels,
@@ -277,9 +277,9 @@ impl Check for RawLatentNetConfig {
             ("time_embed_channels", self.time_embed_channels),
         ] {
             positive("latent_net", field, value)?;
-            at_most("latent_net", field, value, MOST_CHANNELS)?;
+            at_most("latent_net", field, value, MAX_CHANNELS)?;
         }
-        at_most("latent_net", "num_layers", self.num_layers, MOST_LAYERS)?;
+        at_most("latent_net", "num_layers", self.num_layers, MAX_LAYERS)?;
         match self.skip_layers.iter().find(|&&k| k == 0 || k >= self.num_layers) {
             Some(&layer) => Err(Error::SkipLayerOutOfRange { layer, num_layers: self.num_layers }),
             None => Ok(()),
@@ -291,22 +291,23 @@ impl Check for RawLatentNetConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawClassifierConfig {
-    /// D: width of `z_sem`.
+    /// Width of `z_sem`, D.
     pub z_channels: usize,
-    /// Name of each attribute.
+    /// Names of the attributes.
     pub attributes: Vec<String>,
-    /// h: hidden units by which the direction of an attribute depends on the code that is moved; 0 for fixed directions.
+    /// Number of hidden units, h, by which the direction of an attribute depends on the code that is edited; 0 for
+    /// fixed directions.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub local_units: usize,
-    /// Numbers of the attributes whose direction is the mean way from codes without the attribute to codes with it. The others
-    /// have weights of a classifier, whose length says nothing of how far to go.
+    /// Indices of the attributes with a calibrated full-edit strength: their direction is the mean difference of codes
+    /// with and without the attribute. The others have weights of a classifier, whose length is no strength.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known_ways: Vec<usize>,
 }
 
 impl RawClassifierConfig {
-    /// The largest `local_units`. More would be no small correction of a direction, but a network of its own.
-    pub const MOST_LOCAL_UNITS: usize = 1024;
+    /// Maximum of `local_units`. More would be no small correction of a direction, but a network of its own.
+    pub const MAX_LOCAL_UNITS: usize = 1024;
 }
 
 /// Valid sizes of an [`AttributeClassifier`](crate::AttributeClassifier).
@@ -316,7 +317,7 @@ impl Check for RawClassifierConfig {
     fn check(&self) -> Result<()> {
         positive("classifier", "z_channels", self.z_channels)?;
         positive("classifier", "number of attributes", self.attributes.len())?;
-        at_most("classifier", "local_units", self.local_units, Self::MOST_LOCAL_UNITS)?;
+        at_most("classifier", "local_units", self.local_units, Self::MAX_LOCAL_UNITS)?;
         for &known in &self.known_ways {
             at_most("classifier", "number in known_ways", known, self.attributes.len() - 1)?;
         }

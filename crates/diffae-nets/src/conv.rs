@@ -1,4 +1,4 @@
-//! Two-dimensional convolution, stride 1, "same" padding.
+//! Two-dimensional convolution of stride 1 with "same" padding.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -6,7 +6,7 @@ use diffae_kernels::{ConvInput, ConvWeight};
 
 use crate::init;
 
-/// `y = conv(x, weight) + bias`, with an odd square kernel and padding that keeps H and W.
+/// Convolution `y = conv(x, weight) + bias` with an odd square kernel and padding that keeps H and W.
 #[derive(Debug, Clone)]
 pub(crate) struct Conv2d(ConvWeight);
 
@@ -22,12 +22,12 @@ pub(crate) struct Conv2dConfig {
 }
 
 impl Conv2dConfig {
-    /// A 3x3 convolution.
+    /// Returns the sizes of a 3x3 convolution.
     pub(crate) fn three(in_channels: usize, out_channels: usize) -> Self {
         Self { in_channels, out_channels, kernel_size: 3 }
     }
 
-    /// A 1x1 convolution.
+    /// Returns the sizes of a 1x1 convolution.
     pub(crate) fn one(in_channels: usize, out_channels: usize) -> Self {
         Self { in_channels, out_channels, kernel_size: 1 }
     }
@@ -43,7 +43,7 @@ impl Conv2d {
         Self::with_init(config, vb, init::uniform_by_fan_in(fan_in), init::uniform_by_fan_in(fan_in))
     }
 
-    /// The same, starting from zeros where there are no weights to read yet.
+    /// Reads the layer like [`Conv2d::new`], starting from zeros where there are no weights to read yet.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
@@ -51,7 +51,7 @@ impl Conv2d {
         Self::with_init(config, vb, init::ZERO, init::ZERO)
     }
 
-    /// A 1x1 convolution whose weight is stored as the released checkpoints do, `[C_out, C_in, 1]`.
+    /// Reads a 1x1 convolution whose weight is stored as the released checkpoints do, `[C_out, C_in, 1]`.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
@@ -66,7 +66,7 @@ impl Conv2d {
         ConvWeight::new(weight, bias).map(Self)
     }
 
-    /// Convolves.
+    /// Applies the convolution.
     ///
     /// # Shapes
     /// - `x`: `[N, C_in, H, W]`; result: `[N, C_out, H, W]`, dtype of `x`.
@@ -76,7 +76,7 @@ impl Conv2d {
         self.0.apply(&ConvInput::plain(x))
     }
 
-    /// Convolves what a norm, a concatenation and a sum make of tensors.
+    /// Applies the convolution to the result of an optional norm and concatenation, and adds the optional residual.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -84,12 +84,12 @@ impl Conv2d {
         self.0.apply(input)
     }
 
-    /// See [`ConvWeight::freeze`].
+    /// Freezes the layer for inference; see [`ConvWeight::freeze`].
     pub(crate) fn freeze(&mut self) {
         self.0.freeze();
     }
 
-    /// See [`ConvWeight::num_bytes`].
+    /// Returns the size of the weights in bytes; see [`ConvWeight::num_bytes`].
     pub(crate) fn num_bytes(&self) -> usize {
         self.0.num_bytes()
     }

@@ -1,14 +1,14 @@
-//! Multiply-adds of the networks, as they follow from their configs: for estimates of time.
+//! Multiply-adds of the networks, computed from their configs, for estimates of time.
 
 use crate::config::{RawEncoderConfig, RawLatentNetConfig, RawUnetConfig};
 use crate::plan::{ResPlan, Resample, Trunk};
 
-/// Taps of a 3x3 convolution.
+/// Number of taps of a 3x3 convolution.
 const TAPS: u64 = 9;
 
 impl RawUnetConfig {
-    /// Multiply-adds of the convolutions and of attention in one call for one picture, counted as plain sums of products.
-    /// What a chain computes once, the projections of timesteps and of `z_sem`, is left out.
+    /// Returns the multiply-adds of the convolutions and of attention in one call for one picture, counted as plain
+    /// sums of products. The projections of timesteps and of `z_sem`, which a chain computes once, are left out.
     #[must_use]
     pub fn num_multiply_adds(&self) -> u64 {
         let trunk = self.trunk();
@@ -34,7 +34,7 @@ impl RawUnetConfig {
 }
 
 impl RawEncoderConfig {
-    /// Multiply-adds of one call for one picture, counted as plain sums of products.
+    /// Returns the multiply-adds of one call for one picture, counted as plain sums of products.
     #[must_use]
     pub fn num_multiply_adds(&self) -> u64 {
         let trunk = self.trunk();
@@ -52,7 +52,7 @@ impl RawEncoderConfig {
 }
 
 impl RawLatentNetConfig {
-    /// Multiply-adds of one call for one code, the embedding of the timestep included.
+    /// Returns the multiply-adds of one call for one code, the embedding of the timestep included.
     #[must_use]
     pub fn num_multiply_adds(&self) -> u64 {
         let last = self.num_layers.saturating_sub(1);
@@ -71,19 +71,20 @@ fn middle_block(trunk: Trunk<'_>) -> ResPlan {
     ResPlan { in_channels: channels, out_channels: channels, resample: Resample::Keep }
 }
 
-/// A block of the encoder: a 3x3 convolution, and a 1x1 one where the channels change. `area`: pixels of the result.
+/// Counts a block of the encoder: a 3x3 convolution, and a 1x1 one where the channels change. `area`: pixels of
+/// the result.
 fn plain(res: ResPlan, area: u64) -> u64 {
     let channels = (res.in_channels * res.out_channels) as u64;
     let shortcut = if res.in_channels == res.out_channels { 0 } else { channels };
     area * (TAPS * channels + shortcut)
 }
 
-/// A block of the `UNet`: one 3x3 convolution more.
+/// Counts a block of the `UNet`: one 3x3 convolution more than in the encoder.
 fn conditioned(res: ResPlan, area: u64) -> u64 {
     plain(res, area) + TAPS * area * (res.out_channels as u64).pow(2)
 }
 
-/// Attention after a block: two 1x1 convolutions, of 3C and of C channels, and two products over all pairs of pixels.
+/// Counts attention after a block: two 1x1 convolutions, of 3C and C channels, and two products over all pixel pairs.
 fn attention(res: ResPlan, area: u64) -> u64 {
     let channels = res.out_channels as u64;
     4 * channels * channels * area + 2 * channels * area * area

@@ -12,7 +12,7 @@ use crate::plan::{ResPlan, Resample};
 use crate::precision::compute_dtype;
 use crate::res_block::PlainResBlock;
 
-/// Turns a clean picture into its semantic code: the descending half of a `UNet`, a global mean and a 1x1 convolution.
+/// Semantic encoder from clean pictures to codes: the descending half of a `UNet`, a global mean and a 1x1 convolution.
 ///
 /// # Source
 /// Preechakul et al. 2022 (arXiv:2111.15640), section 3 and appendix A; block layout as in the released weights.
@@ -65,7 +65,7 @@ impl SemanticEncoder {
         })
     }
 
-    /// The sizes it was built with.
+    /// Returns the sizes of the encoder.
     #[must_use]
     pub fn config(&self) -> &EncoderConfig {
         &self.config
@@ -99,7 +99,8 @@ impl SemanticEncoder {
         differentiable([&h], |[h]| h.flatten_from(1)?.to_dtype(x_0.dtype())) // [N, D]
     }
 
-    /// Promises that no gradients will be asked for; see [`Unet::freeze`](crate::Unet::freeze).
+    /// Freezes the encoder for inference: no gradients may be requested afterwards; see
+    /// [`Unet::freeze`](crate::Unet::freeze).
     pub fn freeze(&mut self) {
         let (first, attention, second) = &mut self.middle;
         let middle = first.convs_mut().chain(attention.convs_mut()).chain(second.convs_mut());

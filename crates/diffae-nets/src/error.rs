@@ -1,42 +1,42 @@
-//! What can be wrong with a config, a weight file or a tensor.
+//! Errors of configs, weight files and tensors.
 
 use std::path::PathBuf;
 
 use crate::weights::{FileKind, TorchError};
 
-/// Result of this crate.
+/// Result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Error of this crate.
+/// Error type of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A size that must be positive is zero.
     #[error("{network}: {field} must be positive")]
     ZeroField {
-        /// Which network.
+        /// Name of the network.
         network: &'static str,
-        /// Which field.
+        /// Name of the field.
         field: &'static str,
     },
-    /// A size is beyond what any model has.
+    /// A size is larger than any model needs.
     #[error("{network}: {field} is {got}, at most {most} is supported")]
     FieldTooLarge {
-        /// Which network.
+        /// Name of the network.
         network: &'static str,
-        /// Which field.
+        /// Name of the field.
         field: &'static str,
-        /// Its value.
+        /// Value of the field.
         got: usize,
-        /// The limit.
+        /// Largest supported value.
         most: usize,
     },
     /// Pictures cannot be halved as often as the levels need.
     #[error("{network}: image_size {image_size} is not divisible by {factor}, as its levels need")]
     ImageNotDivisible {
-        /// Which network.
+        /// Name of the network.
         network: &'static str,
-        /// The size.
+        /// Image size of the config.
         image_size: usize,
         /// Two to the power of the number of halvings.
         factor: usize,
@@ -44,9 +44,9 @@ pub enum Error {
     /// Pictures cannot be halved down to 4 pixels.
     #[error("{network}: image_size is {image_size}, expected a power of two, 8 at least")]
     ImageNotPowerOfTwo {
-        /// Which network.
+        /// Name of the network.
         network: &'static str,
-        /// The size.
+        /// Image size of the config.
         image_size: usize,
     },
     /// A config has parts of two kinds of models, or of none.
@@ -55,9 +55,9 @@ pub enum Error {
     /// An attention resolution is not the resolution of any level.
     #[error("{network}: attention resolution {resolution} never occurs; the levels have {occurring:?}")]
     AttentionNeverOccurs {
-        /// Which network.
+        /// Name of the network.
         network: &'static str,
-        /// The resolution.
+        /// Resolution that does not occur.
         resolution: usize,
         /// Resolutions of the levels.
         occurring: Vec<usize>,
@@ -65,48 +65,48 @@ pub enum Error {
     /// A norm cannot split its channels evenly.
     #[error("{network}: {block} has {channels} channels, which {groups} groups do not divide")]
     GroupsDoNotDivide {
-        /// Which network.
+        /// Name of the network.
         network: &'static str,
-        /// Which block.
+        /// Name of the block.
         block: String,
-        /// Its channels.
+        /// Channels of the block.
         channels: usize,
-        /// The groups of its norm.
+        /// Groups of the norm.
         groups: usize,
     },
     /// Attention cannot split its channels evenly.
     #[error("{network}: {block} has {channels} channels, which {num_heads} heads do not divide")]
     HeadsDoNotDivide {
-        /// Which network.
+        /// Name of the network.
         network: &'static str,
-        /// Which block.
+        /// Name of the block.
         block: String,
-        /// Its channels.
+        /// Channels of the block.
         channels: usize,
-        /// The heads.
+        /// Number of attention heads.
         num_heads: usize,
     },
     /// A dropout probability outside `[0, 1)`.
     #[error("{network}: dropout is {got}, expected a number in [0, 1)")]
     DropoutOutOfRange {
-        /// Which network.
+        /// Name of the network.
         network: &'static str,
-        /// The value.
+        /// Configured probability.
         got: f64,
     },
-    /// Two sizes that must agree do not.
+    /// Two sizes that must agree differ.
     #[error("{what} is {got}, {of} is {expected}")]
     WidthMismatch {
-        /// The first size.
+        /// Name of the first size.
         what: &'static str,
-        /// Its value.
+        /// Value of the first size.
         got: usize,
-        /// The second size.
+        /// Name of the second size.
         of: &'static str,
-        /// Its value.
+        /// Value of the second size.
         expected: usize,
     },
-    /// An encoder was given to a `UNet` without semantic code.
+    /// An encoder is joined with a `UNet` without semantic code.
     #[error("the unet is conditioned on time alone, so it cannot be joined with an encoder")]
     NoZSem,
     /// A `UNet` with a semantic code but no encoder.
@@ -115,7 +115,7 @@ pub enum Error {
     /// A skip layer of the latent net that does not exist.
     #[error("skip layer {layer} is outside 1..{num_layers}")]
     SkipLayerOutOfRange {
-        /// The layer.
+        /// Index of the layer.
         layer: usize,
         /// Number of layers.
         num_layers: usize,
@@ -123,49 +123,49 @@ pub enum Error {
     /// Two attributes of the same name.
     #[error("attribute {name:?} occurs twice")]
     DuplicateAttribute {
-        /// The name.
+        /// Name of both attributes.
         name: String,
     },
     /// A file could not be read or written.
     #[error("cannot access {}", path.display())]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         #[source]
         source: std::io::Error,
     },
     /// A safetensors file is damaged.
     #[error("{} is not a valid safetensors file", path.display())]
     Safetensors {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         #[source]
         source: safetensors::SafeTensorError,
     },
-    /// A safetensors file that ends too early.
+    /// A safetensors file ends too early.
     #[error("{} is a safetensors file that was cut off: it has {got} of at least {needed} bytes; download or copy it again", path.display())]
     SafetensorsCut {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its length.
+        /// Length of the file.
         got: u64,
-        /// The length by its header; that of the header if this is cut off itself.
+        /// Length by the header; that of the header if this is cut off itself.
         needed: u64,
     },
-    /// Another kind of file where tensors in safetensors were expected.
+    /// A file is of another kind where tensors in safetensors were expected.
     #[error("{} is not a safetensors file but {kind}", path.display())]
     NotSafetensors {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its kind.
+        /// Kind of the file.
         kind: FileKind,
     },
-    /// An index of several safetensors files that does not fit them.
+    /// An index of several safetensors files does not fit them.
     #[error("the index {} does not fit: {problem}", path.display())]
     Shards {
-        /// The index.
+        /// Path of the index.
         path: PathBuf,
         /// The mismatch.
         problem: String,
@@ -173,7 +173,7 @@ pub enum Error {
     /// A file of hyper-parameters beside the weights cannot be used.
     #[error("{} holds no hyper-parameters: {problem}; correct or remove it", path.display())]
     HyperParameterFile {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The reason.
         problem: String,
@@ -181,144 +181,144 @@ pub enum Error {
     /// A `PyTorch` file cannot be used.
     #[error(transparent)]
     Torch(#[from] TorchError),
-    /// A tensor that the model needs is not there.
+    /// A tensor that the model needs is missing.
     #[error("tensor {name} is missing")]
     TensorMissing {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
     },
     /// A tensor has an unexpected shape.
     #[error("tensor {name} has shape {got:?}, expected {expected:?}")]
     ShapeMismatch {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
-        /// Its shape.
+        /// Shape of the tensor.
         got: Vec<usize>,
-        /// What the config says.
+        /// Shape by the config.
         expected: Vec<usize>,
     },
     /// A tensor has a number type that cannot hold weights.
     #[error("tensor {name} holds {dtype}, expected f64, f32, f16 or bf16")]
     UnsupportedDtype {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
-        /// Its number type.
+        /// Number type of the tensor.
         dtype: String,
     },
     /// A tensor holds NaN or infinity.
     #[error("tensor {name} holds a value that is not finite")]
     NotFinite {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
     },
     /// Tensors of the file that no network uses.
     #[error("{count} tensors are not used by the model that the config describes, first {name}")]
     UnusedTensors {
-        /// How many.
+        /// Number of unused tensors.
         count: usize,
-        /// The first.
+        /// Name of the first one.
         name: String,
     },
     /// A tensor that two layers read.
     #[error("tensor {name} is used more than once")]
     TensorUsedTwice {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
     },
     /// Two copies of one parameter differ.
     #[error("tensors {first} and {second} name one parameter but differ: keep the right one alone")]
     CopiesDiffer {
-        /// One name.
+        /// Name of one copy.
         first: String,
-        /// The other name.
+        /// Name of the other copy.
         second: String,
     },
-    /// A checkpoint asks for something that the released models do not use.
+    /// A checkpoint requires an option that the released models do not use.
     #[error("hyper-parameter {key} is {got}, only {supported} is supported")]
     UnsupportedHyperParameter {
-        /// The key.
+        /// Key of the hyper-parameter.
         key: String,
-        /// Its value.
+        /// Value of the hyper-parameter.
         got: String,
-        /// What is supported.
+        /// Supported values.
         supported: String,
     },
     /// A hyper-parameter is missing or has the wrong type.
     #[error("hyper-parameter {key} is {got}, expected {expected}")]
     BadHyperParameter {
-        /// The key.
+        /// Key of the hyper-parameter.
         key: String,
-        /// Its value.
+        /// Value of the hyper-parameter.
         got: String,
-        /// What it should be.
+        /// Expected type or value.
         expected: &'static str,
     },
-    /// The shapes of a checkpoint do not tell the architecture.
+    /// The shapes of a checkpoint do not determine the architecture.
     #[error("the architecture cannot be worked out from the tensors: {problem}")]
     CannotInfer {
-        /// Why, and what to give.
+        /// Reason, and the option that resolves it.
         problem: String,
     },
-    /// A checkpoint does not hold what is asked of it.
+    /// A checkpoint lacks the requested part.
     #[error("{} holds no {expected}", path.display())]
     NotThere {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What was looked for.
+        /// Part that was looked for.
         expected: &'static str,
     },
-    /// A file without the parameters of a model.
+    /// A file has no parameters of a model.
     #[error("{} holds no Diffusion Autoencoder (input_blocks.0.0.weight below ema_model., model. or no prefix): {found}", path.display())]
     NoNetwork {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its contents, and their use.
+        /// Contents of the file, and their use.
         found: String,
     },
-    /// A file that has only another set of parameters.
+    /// A file has only another set of parameters.
     #[error("{} holds no {asked}, only {there}: read it with --weights {instead}", path.display())]
     NoSuchSet {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The set that was asked for.
+        /// Set that was requested.
         asked: &'static str,
-        /// The set that the file has.
+        /// Set that the file has.
         there: String,
-        /// The choice that reads what there is.
+        /// Choice that reads the set that is there.
         instead: &'static str,
     },
-    /// A file with several sets of parameters of one kind.
+    /// A file has several sets of parameters of one kind.
     #[error("{} holds two models, {first}* and {second}*: save the right one alone", path.display())]
     TwoSets {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Prefix of the names of one.
         first: String,
         /// Prefix of the names of the other.
         second: String,
     },
-    /// Two sources tell different things of one fact.
+    /// Two sources contradict each other.
     #[error("{first}, but {second}: {remedy}")]
     Contradiction {
-        /// One statement.
+        /// Statement of the first source.
         first: String,
-        /// The other statement.
+        /// Statement of the second source.
         second: String,
-        /// The way out.
+        /// Advice that resolves the contradiction.
         remedy: &'static str,
     },
     /// A component of `z_sem` that does not vary cannot be normalized.
     #[error("the standard deviation of component {component} of z_sem is not positive")]
     StdNotPositive {
-        /// Which component.
+        /// Index of the component.
         component: usize,
     },
     /// A tensor operation failed.
     #[error("{part} failed")]
     Tensor {
-        /// Which part of the model.
+        /// Part of the model that failed.
         part: &'static str,
-        /// Why.
+        /// Cause of the failure.
         #[source]
         source: candle_core::Error,
     },

@@ -7,12 +7,11 @@
 //! | [`Unet`] | `(x_t, t, z_sem) -> eps`, or `(x_t, t) -> eps` for a plain DDPM |
 //! | [`DiffusionAutoencoder`] | both |
 //! | [`LatentNet`] | `(z_t, t) -> eps` of the diffusion over `z_sem` |
-//! | [`AttributeClassifier`] | normalized `z_sem` -> one logit an attribute |
+//! | [`AttributeClassifier`] | normalized `z_sem` -> one logit per attribute |
 //!
 //! Axes: N pictures, C channels, H x W pixels, D width of `z_sem`, E width of embeddings, L = H W. Timesteps are
-//! positions on the training grid `0..T`, as floats. Dropout acts in [`Unet::forward_training`]
-//! alone. The crate knows no noise schedule
-//! (`diffae-schedule`) and draws no random numbers.
+//! positions on the training grid `0..T`, as floats. Dropout acts in [`Unet::forward_training`] alone. The crate knows
+//! no noise schedule (`diffae-schedule`) and draws no random numbers.
 //!
 //! A layer is a config, `new(config, VarBuilder)` and `forward`. Paths below the `VarBuilder` are those of the released
 //! checkpoints, below `encoder.`, `unet.`, `latent_net.` and `classifier.` ([`weights`]).

@@ -6,7 +6,7 @@ use candle_nn::{Init, VarBuilder};
 use crate::init;
 use crate::precision::like;
 
-/// `y = x W^T + b`.
+/// Fully connected layer, `y = x W^T + b`.
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
     weight: Tensor, // [out, in]
@@ -22,7 +22,8 @@ impl Linear {
         Self::with_init(in_features, out_features, vb, init::uniform_by_fan_in(in_features))
     }
 
-    /// The same with Kaiming-normal weights (gain of `ReLU`) where there are none to read yet.
+    /// Reads the layer like [`Linear::new`], with Kaiming-normal weights (gain of `ReLU`) where there are none
+    /// to read yet.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.

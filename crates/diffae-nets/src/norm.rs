@@ -8,7 +8,7 @@ use crate::conv::Conv2d;
 use crate::init;
 use crate::precision::{like, statistics_dtype};
 
-/// The number of groups that a norm over `channels` channels has: 32, or `channels` if there are fewer.
+/// Returns the number of groups of a norm over `channels` channels: 32, or `channels` if there are fewer.
 pub(crate) fn num_groups(channels: usize) -> usize {
     channels.min(32)
 }
@@ -32,7 +32,7 @@ impl GroupNorm {
         Ok(Self { weight, bias, num_groups: num_groups(channels) })
     }
 
-    /// `activation(x_hat * weight + bias)`, `x_hat` being `x` with zero mean and unit variance in each group.
+    /// Computes `activation(x_hat * weight + bias)`, `x_hat` being `x` with zero mean and unit variance in each group.
     ///
     /// # Shapes
     /// - `x`: `[N, C, H, W]`; result: the same, dtype of `x`.
@@ -42,12 +42,12 @@ impl GroupNorm {
         self.plain().forward(x, activation)
     }
 
-    /// The norm with its own scale and shift.
+    /// Returns the norm with the learned scale and shift alone.
     pub(crate) fn plain(&self) -> AffineNorm {
         AffineNorm { scale: self.weight.clone(), shift: self.bias.clone(), num_groups: self.num_groups }
     }
 
-    /// `((x_hat * weight + bias) * (1 + scale_t) + shift_t) * (1 + scale_z)`: adaptive group norm.
+    /// Returns the adaptive group norm `((x_hat * weight + bias) * (1 + scale_t) + shift_t) * (1 + scale_z)`.
     ///
     /// The three affine maps are folded into one per image and channel before they meet the picture.
     ///
@@ -83,7 +83,7 @@ impl GroupNorm {
     }
 }
 
-/// A group norm whose affine map has been settled.
+/// Group norm with the affine map of one call.
 #[derive(Debug, Clone)]
 pub(crate) struct AffineNorm {
     scale: Tensor, // [N or 1, C], or [C]
@@ -92,7 +92,7 @@ pub(crate) struct AffineNorm {
 }
 
 impl AffineNorm {
-    /// What the kernels need of it, in the number type of `x`'s statistics.
+    /// Calls `f` with the norm in the form of the kernels, in the number type of `x`'s statistics.
     fn with<R>(
         &self,
         x: &Tensor,
@@ -104,7 +104,7 @@ impl AffineNorm {
         f(&diffae_kernels::GroupNorm { num_groups: self.num_groups, scale: &scale, shift: &shift, activation })
     }
 
-    /// `activation(x_hat * scale + shift)`.
+    /// Computes `activation(x_hat * scale + shift)`.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -112,7 +112,8 @@ impl AffineNorm {
         self.with(x, activation, |norm| group_norm(x, norm))
     }
 
-    /// `conv(activation(x_hat * scale + shift)) + residual` of `[x, lateral]`.
+    /// Computes `conv(activation(x_hat * scale + shift)) + residual` of `x` and the skip connection `lateral`,
+    /// concatenated.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -121,12 +122,12 @@ impl AffineNorm {
     }
 }
 
-/// What conditions a norm: scale and shift from the timestep, scale from `z_sem`.
+/// Conditioning of a norm: scale and shift from the timestep, scale from `z_sem`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Modulation<'a> {
-    /// `scale_t` and `shift_t` side by side: `[N, 2C]` or `[1, 2C]`.
+    /// Scale and shift from the timestep, `scale_t` and `shift_t` side by side: `[N, 2C]` or `[1, 2C]`.
     pub(crate) time: &'a Tensor,
-    /// `[N, C]` or `[1, C]`; absent in a model without `z_sem`.
+    /// Scale from `z_sem`, `[N, C]` or `[1, C]`; absent in a model without `z_sem`.
     pub(crate) scale_z: Option<&'a Tensor>,
 }
 
@@ -148,7 +149,7 @@ impl LayerNorm {
         Ok(Self { weight, bias })
     }
 
-    /// `x_hat * weight + bias`, `x_hat` being `x` with zero mean and unit variance in each row.
+    /// Computes `x_hat * weight + bias`, `x_hat` being `x` with zero mean and unit variance in each row.
     ///
     /// # Shapes
     /// - `x`: `[N, width]`; result: the same.
@@ -163,7 +164,7 @@ impl LayerNorm {
     }
 }
 
-/// `(x - mean) / sqrt(variance + 1e-5)` over the last axis, with the biased variance.
+/// Computes `(x - mean) / sqrt(variance + 1e-5)` over the last axis, with the biased variance.
 fn standardize(x: &Tensor) -> Result<Tensor> {
     let centered = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;

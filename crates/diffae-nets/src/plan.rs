@@ -1,22 +1,22 @@
-//! Which blocks a network has: the channel counts and resolutions that follow from a config.
+//! Plans of the networks' blocks: the channel counts and resolutions that follow from a config.
 //!
 //! Configs are checked against the plan, and networks are built from it, so the two cannot disagree.
 
 use crate::error::{Error, Result};
 use crate::norm::num_groups;
 
-/// What a residual block does to height and width.
+/// Resampling of height and width in a residual block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resample {
-    /// Keeps them.
+    /// Keeps height and width.
     Keep,
-    /// Doubles both, nearest neighbor.
+    /// Doubles height and width, nearest neighbor.
     Up,
-    /// Halves both, 2x2 mean.
+    /// Halves height and width, 2x2 mean.
     Down,
 }
 
-/// One residual block.
+/// Channels and resampling of one residual block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ResPlan {
     pub(crate) in_channels: usize,
@@ -24,38 +24,38 @@ pub(crate) struct ResPlan {
     pub(crate) resample: Resample,
 }
 
-/// `input_blocks.k`, k >= 1.
+/// Plan of `input_blocks.k`, k >= 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct InputStage {
-    /// The level that the result belongs to.
+    /// Level that the result belongs to.
     pub(crate) level: usize,
     pub(crate) res: ResPlan,
     pub(crate) attention: bool,
 }
 
-/// `output_blocks.k`.
+/// Plan of `output_blocks.k`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OutputStage {
-    /// The level of the lateral that is concatenated to the input, where one is left.
+    /// Level of the skip connection that is concatenated to the input, where one is left.
     pub(crate) lateral: Option<usize>,
     pub(crate) res: ResPlan,
     pub(crate) attention: bool,
-    /// The residual block that doubles the resolution at the end of a level.
+    /// Residual block that doubles the resolution at the end of a level.
     pub(crate) up: Option<ResPlan>,
 }
 
-/// The descending half of a `UNet` or an encoder.
+/// Plan of the descending half of a `UNet` or an encoder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InputPlan {
-    /// Channels after the first convolution.
+    /// Number of channels after the first convolution.
     pub(crate) first_channels: usize,
     pub(crate) stages: Vec<InputStage>,
 }
 
-/// What the descending half is planned from.
+/// Sizes from which the descending half is planned.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Trunk<'a> {
-    /// `"unet"` or `"encoder"`, for messages.
+    /// Name for messages, `"unet"` or `"encoder"`.
     pub(crate) network: &'static str,
     pub(crate) image_size: usize,
     pub(crate) model_channels: usize,
@@ -66,7 +66,7 @@ pub(crate) struct Trunk<'a> {
 }
 
 impl Trunk<'_> {
-    /// Height and width at `level`.
+    /// Returns height and width at `level`.
     pub(crate) fn resolution(&self, level: usize) -> usize {
         self.image_size >> level
     }
@@ -101,7 +101,7 @@ impl Trunk<'_> {
         InputPlan { first_channels: self.width(0), stages }
     }
 
-    /// Plans the ascending half, with `num_res_blocks + 1` blocks a level.
+    /// Plans the ascending half, with `num_res_blocks + 1` blocks per level.
     pub(crate) fn output_plan(&self, input: &InputPlan, num_res_blocks: usize) -> Vec<OutputStage> {
         let mut laterals = vec![Vec::new(); self.channel_mult.len()];
         if let Some(level_0) = laterals.first_mut() {
@@ -189,13 +189,13 @@ impl Trunk<'_> {
 }
 
 impl InputPlan {
-    /// Name, plan and attention of each block, for [`Trunk::check_blocks`].
+    /// Returns name, plan and attention of each block, for [`Trunk::check_blocks`].
     pub(crate) fn blocks(&self) -> impl Iterator<Item = (String, ResPlan, bool)> + '_ {
         self.stages.iter().enumerate().map(|(i, stage)| (numbered("input_blocks", i + 1), stage.res, stage.attention))
     }
 }
 
-/// Name, plan and attention of each block of the ascending half.
+/// Returns name, plan and attention of each block of the ascending half.
 pub(crate) fn output_blocks(stages: &[OutputStage]) -> impl Iterator<Item = (String, ResPlan, bool)> + '_ {
     stages.iter().enumerate().map(|(i, stage)| (numbered("output_blocks", i), stage.res, stage.attention))
 }
@@ -204,12 +204,12 @@ fn numbered(list: &str, idx: usize) -> String {
     format!("{list}.{idx}")
 }
 
-/// `value`, unless it is zero.
+/// Checks that `value` is not zero.
 pub(crate) fn positive(network: &'static str, field: &'static str, value: usize) -> Result<()> {
     if value == 0 { Err(Error::ZeroField { network, field }) } else { Ok(()) }
 }
 
-/// Checks that `value` is not beyond what any model has, so that sizes can be added and multiplied.
+/// Checks that `value` is not larger than any model needs, so that sizes can be added and multiplied.
 pub(crate) fn at_most(network: &'static str, field: &'static str, value: usize, most: usize) -> Result<()> {
     if value > most { Err(Error::FieldTooLarge { network, field, got: value, most }) } else { Ok(()) }
 }

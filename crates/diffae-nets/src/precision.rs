@@ -1,8 +1,8 @@
-//! Which number type the weights are stored in and which one the arithmetic runs in.
+//! Number types of stored weights and of arithmetic.
 
 use candle_core::{DType, Device, Tensor};
 
-/// The dtype of activations for weights of `weight_dtype` on `device`.
+/// Returns the dtype of activations for weights of `weight_dtype` on `device`.
 ///
 /// CPUs have no fast half-precision arithmetic that Candle could use, so there half-precision weights are
 /// widened to f32 where they are used; elsewhere activations have the dtype of the weights.
@@ -11,7 +11,7 @@ pub fn compute_dtype(weight_dtype: DType, device: &Device) -> DType {
     if device.is_cpu() { statistics_dtype(weight_dtype) } else { weight_dtype }
 }
 
-/// The dtype of norm statistics and softmax for activations of `dtype`: f32, or f64 for f64.
+/// Returns the dtype of norm statistics and softmax for activations of `dtype`: f32, or f64 for f64.
 pub(crate) fn statistics_dtype(dtype: DType) -> DType {
     match dtype {
         DType::F64 => DType::F64,
@@ -19,7 +19,7 @@ pub(crate) fn statistics_dtype(dtype: DType) -> DType {
     }
 }
 
-/// `weight` in the dtype of `x`; free when it has that dtype already.
+/// Converts `weight` to the dtype of `x`; free when it has that dtype already.
 pub(crate) fn like(weight: &Tensor, x: &Tensor) -> candle_core::Result<Tensor> {
     weight.to_dtype(x.dtype())
 }

@@ -21,7 +21,7 @@ impl Resample {
     }
 }
 
-/// What every residual block begins with: `conv(resample(SiLU(GN(x))))`, and its shortcut.
+/// First half of every residual block, `conv(resample(SiLU(GN(x))))`, and the shortcut.
 #[derive(Debug, Clone)]
 struct Stem {
     norm: GroupNorm,
@@ -44,7 +44,7 @@ impl Stem {
         })
     }
 
-    /// `residual` is added to the result.
+    /// Applies the layers to `input`, and adds `residual` to the result.
     fn forward(&self, input: BlockInput<'_>, residual: Option<&Tensor>) -> Result<Tensor> {
         let BlockInput { x, lateral } = input;
         if self.resample == Resample::Keep {
@@ -70,16 +70,16 @@ impl Stem {
     }
 }
 
-/// What a block works on: `x`, and the channels that follow it.
+/// Input of a block: `x`, and the skip connection whose channels follow it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockInput<'a> {
     pub(crate) x: &'a Tensor,
-    /// `[N, C', H, W]`.
+    /// Skip connection, `[N, C', H, W]`.
     pub(crate) lateral: Option<&'a Tensor>,
 }
 
 impl BlockInput<'_> {
-    /// As one tensor.
+    /// Concatenates the input to one tensor.
     fn joined(self) -> Result<Tensor> {
         match self.lateral {
             Some(lateral) => concat_channels(self.x, lateral),
@@ -90,7 +90,7 @@ impl BlockInput<'_> {
 
 /// The residual block of the semantic encoder: `skip(x) + conv(resample(SiLU(GN(x))))`.
 ///
-/// It knows no timestep, and in the released weights it has no second convolution either.
+/// The block knows no timestep, and in the released weights it has no second convolution either.
 #[derive(Debug, Clone)]
 pub(crate) struct PlainResBlock(Stem);
 
@@ -99,7 +99,7 @@ impl PlainResBlock {
         Stem::new(plan, vb).map(Self)
     }
 
-    /// `x`: `[N, C_in, H, W]`; result: `[N, C_out, H', W']`.
+    /// Applies the block to `x`: `[N, C_in, H, W]`; result: `[N, C_out, H', W']`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let input = BlockInput { x, lateral: None };
         self.0.forward(input, Some(&self.0.shortcut(input)?))
@@ -123,25 +123,25 @@ pub(crate) struct ResBlock {
     out_conv: Conv2d,
 }
 
-/// What conditions one block.
+/// Conditioning of one block.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockCondition<'a> {
     /// Scale and shift from the timestep side by side, `[M, 2C]`.
     pub(crate) time: &'a Tensor,
-    /// `[N, C]`
+    /// Scale from `z_sem`, `[N, C]`.
     pub(crate) scale_z: Option<&'a Tensor>,
-    /// In training.
+    /// Dropout in training; `None` otherwise.
     pub(crate) dropout: Option<Dropout>,
-    /// Whether training keeps only what goes into the block, and computes the rest again on the way back.
+    /// True if only the input of the block is saved for the backward pass, and the rest recomputed there.
     pub(crate) checkpoint: bool,
 }
 
-/// Widths of what conditions the blocks.
+/// Widths of the conditioning vectors of the blocks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConditionWidths {
-    /// E
+    /// Width of the time embedding, E.
     pub(crate) time: usize,
-    /// D, where there is a `z_sem`.
+    /// Width of `z_sem`, D, where there is one.
     pub(crate) z_sem: Option<usize>,
 }
 
@@ -160,17 +160,19 @@ impl ResBlock {
         })
     }
 
-    /// `silu_t_emb`: SiLU of the time embedding, `[M, E]`; result: scale and shift, `[M, 2C]`.
+    /// Projects the time embedding. `silu_t_emb`: SiLU of the time embedding, `[M, E]`; result: scale and shift,
+    /// `[M, 2C]`.
     pub(crate) fn project_time(&self, silu_t_emb: &Tensor) -> Result<Tensor> {
         self.project_t.forward(silu_t_emb)
     }
 
-    /// `silu_z_sem`: SiLU of the semantic code, `[N, D]`. Result: `[N, C]`; none in a model without `z_sem`.
+    /// Projects the semantic code. `silu_z_sem`: SiLU of the code, `[N, D]`; result: `[N, C]`, `None` in a model
+    /// without `z_sem`.
     pub(crate) fn project_z_sem(&self, silu_z_sem: &Tensor) -> Option<Result<Tensor>> {
         self.project_z.as_ref().map(|linear| linear.forward(silu_z_sem))
     }
 
-    /// `input`: `[N, C_in, H, W]` together; result: `[N, C_out, H', W']`.
+    /// Applies the block. `input`: `[N, C_in, H, W]` together; result: `[N, C_out, H', W']`.
     pub(crate) fn forward(&self, input: BlockInput<'_>, condition: BlockCondition<'_>) -> Result<Tensor> {
         if !condition.checkpoint {
             return self.compute(input, condition);

@@ -9,8 +9,8 @@ use crate::linear::Linear;
 /// Longest period of the sinusoids, in timesteps (over 2 pi).
 const MAX_PERIOD: f64 = 10_000.;
 
-/// Sinusoids of `timesteps`: `[cos(t f_0), .., cos(t f_{h-1}), sin(t f_0), .., sin(t f_{h-1})]`, `h = dim / 2`,
-/// `f_i = 10000^(-i / h)`, with one zero appended where `dim` is odd.
+/// Computes the sinusoids of `timesteps`: `[cos(t f_0), .., cos(t f_{h-1}), sin(t f_0), .., sin(t f_{h-1})]`,
+/// `h = dim / 2`, `f_i = 10000^(-i / h)`, with one zero appended where `dim` is odd.
 ///
 /// Angles are rounded to f32 before the cosine, as in the released model: at t = 999 that is the larger part of
 /// the difference between implementations.
@@ -38,7 +38,7 @@ pub fn timestep_embedding(timesteps: &[f32], dim: usize, device: &Device) -> Res
     Tensor::from_vec(values, (timesteps.len(), dim), device)
 }
 
-/// `t -> Linear(SiLU(Linear(sinusoids(t))))`.
+/// Time embedding, `t -> Linear(SiLU(Linear(sinusoids(t))))`.
 #[derive(Debug, Clone)]
 pub(crate) struct TimeEmbedding {
     sinusoid_channels: usize,
@@ -51,7 +51,7 @@ pub(crate) struct TimeEmbedding {
 pub(crate) struct TimeEmbeddingConfig {
     /// Number of sinusoids.
     pub(crate) sinusoid_channels: usize,
-    /// E, the width of the result.
+    /// Width of the result, E.
     pub(crate) embed_channels: usize,
 }
 
@@ -79,7 +79,7 @@ impl TimeEmbedding {
     }
 }
 
-/// `x * sigmoid(x)` of a few values, such as an embedding.
+/// Computes `x * sigmoid(x)` of a few values, such as an embedding.
 pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
     differentiable([x], |[x]| x.silu())
 }

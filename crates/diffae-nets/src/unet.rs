@@ -13,10 +13,10 @@ use crate::precision::compute_dtype;
 use crate::res_block::{BlockCondition, BlockInput, ConditionWidths, ResBlock};
 use crate::time_embedding::{TimeEmbedding, TimeEmbeddingConfig, silu};
 
-/// Predicts the noise in `x_t`, conditioned on the timestep and, in an autoencoder, on `z_sem`.
+/// Noise predictor for `x_t`, conditioned on the timestep and, in an autoencoder, on `z_sem`.
 ///
-/// A chain calls it many times with the same `z_sem`, and for all pictures of a batch with the same timestep. What
-/// depends on those alone is computed once, by [`Unet::project_z_sem`] and [`Unet::project_time`], and handed to
+/// A chain calls it many times with the same `z_sem`, and for all pictures of a batch with the same timestep. The
+/// projections of those alone are computed once, by [`Unet::project_z_sem`] and [`Unet::project_time`], and handed to
 /// [`Unet::forward_projected`]. [`Unet::forward`] does all three.
 ///
 /// Dropout is applied by [`Unet::forward_training`] only.
@@ -37,30 +37,30 @@ pub struct Unet {
     dtype: DType,
 }
 
-/// One `input_blocks.k` or `output_blocks.k`.
+/// One stage, `input_blocks.k` or `output_blocks.k`.
 #[derive(Debug, Clone)]
 struct Stage {
-    /// Where the result is kept as a lateral, or where the lateral is taken from.
+    /// Level whose skip connection this stage pushes or pops.
     level: Option<usize>,
     res: ResBlock,
     attention: Option<AttentionBlock>,
     up: Option<ResBlock>,
 }
 
-/// What the residual blocks make of timesteps; one `[M, 2C]` entry a block.
+/// Per-block scale and shift from the time embedding; one `[M, 2C]` entry per block.
 #[derive(Debug, Clone)]
 pub struct TimeProjections(Vec<Tensor>);
 
-/// What a forward pass does in training only. The default is nothing of it.
+/// Training-only behavior: dropout and activation checkpointing. Off by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TrainingMode {
-    /// Decides which activations are dropped, where the config has dropout. `None` drops nothing.
+    /// Seed that decides which activations are dropped, where the config has dropout. `None` drops nothing.
     pub dropout_seed: Option<u64>,
-    /// Whether only what goes into each block is kept for the way back, and the rest computed again.
+    /// True if only the input of each block is saved for the backward pass, and the rest recomputed there.
     pub checkpoint_blocks: bool,
 }
 
-/// What the residual blocks make of `z_sem`; one `[N, C]` entry a block.
+/// Per-block scale from `z_sem`; one `[N, C]` entry per block.
 #[derive(Debug, Clone)]
 pub struct ZSemProjections(Vec<Tensor>);
 
@@ -96,7 +96,7 @@ impl Unet {
         })
     }
 
-    /// The sizes it was built with.
+    /// Returns the sizes of the network.
     #[must_use]
     pub fn config(&self) -> &UnetConfig {
         &self.config
@@ -114,7 +114,7 @@ impl Unet {
         self.forward_projected(x_t, &self.project_time(timesteps, x_t)?, z_sem.as_ref())
     }
 
-    /// [`Unet::forward`] with what only training does.
+    /// Runs [`Unet::forward`] with the training-only behavior of `mode`.
     ///
     /// # Shapes
     /// As for [`Unet::forward`].
@@ -131,7 +131,7 @@ impl Unet {
         self.run(x_t, &self.project_time(timesteps, x_t)?, z_sem.as_ref(), mode)
     }
 
-    /// Computes what the blocks need of the timesteps.
+    /// Computes the projections of the timesteps that the blocks need.
     ///
     /// # Shapes
     /// - `timesteps`: M numbers in `0..T`, M = 1 or the batch size; `like`: gives the device.
@@ -143,7 +143,7 @@ impl Unet {
         self.blocks().map(|block| block.project_time(&silu_t_emb)).collect::<Result<_>>().map(TimeProjections)
     }
 
-    /// Computes what the blocks need of the semantic code.
+    /// Computes the projections of the semantic code that the blocks need.
     ///
     /// # Shapes
     /// - `z_sem`: `[N, D]`.
@@ -223,14 +223,15 @@ impl Unet {
         if eps.dtype() == x_t.dtype() { Ok(eps) } else { differentiable([&eps], |[eps]| eps.to_dtype(x_t.dtype())) }
     }
 
-    /// Promises that no gradients will be asked for, so that weights can be packed and the originals dropped.
+    /// Freezes the network for inference: no gradients may be requested afterwards, so that weights can be packed and
+    /// the originals dropped.
     ///
     /// On the CPU with f32 weights each convolution packs its weights at the first use; elsewhere nothing changes.
     pub fn freeze(&mut self) {
         self.convs_mut().for_each(Conv2d::freeze);
     }
 
-    /// Bytes of the convolutions' weights, as they are held now.
+    /// Returns the current size of the convolutions' weights in bytes.
     pub fn num_conv_bytes(&mut self) -> usize {
         self.convs_mut().map(|conv| conv.num_bytes()).sum()
     }
@@ -242,7 +243,7 @@ impl Unet {
         [&mut self.first, &mut self.out_conv].into_iter().chain(middle).chain(stages)
     }
 
-    /// All residual blocks: input, middle, output.
+    /// Iterates over all residual blocks: input, middle, output.
     fn blocks(&self) -> impl Iterator<Item = &ResBlock> {
         let middle = [&self.middle.0, &self.middle.2];
         let input = self.input.iter().flat_map(Stage::blocks);
@@ -251,7 +252,7 @@ impl Unet {
 }
 
 impl TimeProjections {
-    /// Those of one of the M timesteps.
+    /// Returns the projections of one of the M timesteps.
     ///
     /// # Errors
     /// If there are not so many.
@@ -261,7 +262,7 @@ impl TimeProjections {
 }
 
 impl ZSemProjections {
-    /// The style space: the projections of all blocks side by side, in order input, middle, output.
+    /// Returns the style space: the projections of all blocks side by side, in order input, middle, output.
     ///
     /// # Shapes
     /// - result: `[N, sum of the blocks' channels]`.
@@ -300,14 +301,14 @@ impl Stage {
     }
 }
 
-/// Builds stages from the plan.
+/// Builder of stages from the plan.
 struct StageBuilder<'a> {
     config: &'a UnetConfig,
     vb: &'a VarBuilder<'a>,
 }
 
 impl StageBuilder<'_> {
-    /// Channels after the first convolution, and the descending half.
+    /// Builds the descending half; also returns the channels after the first convolution.
     fn input(&self) -> Result<(usize, Vec<Stage>)> {
         let plan = self.config.trunk().input_plan();
         let stage = |(i, stage): (usize, &crate::plan::InputStage)| {

@@ -9,7 +9,7 @@ fn golden(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden").join(model).join("last.ckpt")
 }
 
-/// A copy of the checkpoint in which the key of the hyper-parameters is another one of the same length.
+/// Copies the checkpoint, and replaces the key of the hyper-parameters by another one of the same length.
 fn without_hyper_parameters(model: &str, folder: &Path) -> PathBuf {
     let mut bytes = std::fs::read(golden(model)).unwrap();
     let key = b"hyper_parameters";
@@ -23,13 +23,13 @@ fn without_hyper_parameters(model: &str, folder: &Path) -> PathBuf {
     path
 }
 
-/// Where the first entry of the archive, the pickle, ends.
+/// Returns the end of the first entry of the archive, the pickle.
 fn data_pickle_end(bytes: &[u8]) -> usize {
     let number = |at: usize, len: usize| bytes[at..at + len].iter().rev().fold(0, |n, &b| n << 8 | usize::from(b));
     30 + number(26, 2) + number(28, 2) + pickle_len(bytes)
 }
 
-/// Size of the first entry, from the central directory.
+/// Returns the size of the first entry, from the central directory.
 fn pickle_len(bytes: &[u8]) -> usize {
     let at = first_directory_entry(bytes);
     bytes[at + 24..at + 28].iter().rev().fold(0, |n, &b| n << 8 | usize::from(b))
@@ -39,7 +39,7 @@ fn first_directory_entry(bytes: &[u8]) -> usize {
     bytes.windows(4).position(|window| window == b"PK\x01\x02").unwrap()
 }
 
-/// Makes the first entry's checksum right again.
+/// Corrects the checksum of the first entry.
 fn mend_checksum(bytes: &mut [u8]) {
     let end = data_pickle_end(bytes);
     let checksum = crc32fast::hash(&bytes[end - pickle_len(bytes)..end]).to_le_bytes();

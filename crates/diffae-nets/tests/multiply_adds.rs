@@ -1,4 +1,5 @@
-//! Multiply-adds that are predicted from configs, against those that the kernels count. One test: the counter is the process's.
+//! Multiply-adds that are predicted from configs, against those that the kernels count. One test: the counter is the
+//! process's.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};

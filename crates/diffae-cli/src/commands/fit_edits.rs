@@ -26,7 +26,7 @@ use crate::session::{Session, architecture_hints};
 /// Fits a direction to the pairs of each attribute, and writes the model with them. Its networks stay what they are, number
 /// type included, so that codes of the model are codes of the written one.
 pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
-    let most = RawClassifierConfig::MOST_LOCAL_UNITS;
+    let most = RawClassifierConfig::MAX_LOCAL_UNITS;
     ensure!(args.units <= most, "--units is {}, expected at most {most}", args.units);
     let all = Pairs::find(&args.pairs, args.limit)?;
     let (out, overwrite) = (&args.out.out, args.out.force.overwrite());

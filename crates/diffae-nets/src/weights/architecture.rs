@@ -1,5 +1,5 @@
-//! The architecture of a released checkpoint: from its hyper-parameters, from the shapes of its tensors, and from what
-//! its user says where these are silent.
+//! The architecture of a released checkpoint: from its hyper-parameters, from the shapes of its tensors, and from
+//! options of its user where these are silent.
 
 use serde_json::Value;
 
@@ -10,63 +10,63 @@ use crate::weights::parameter_sets::ParameterSet;
 use crate::weights::shapes::architecture_from_shapes;
 use crate::weights::source::TensorSource;
 
-/// What a checkpoint is.
+/// Networks and diffusions of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
-    /// The noise predictor.
+    /// Sizes of the noise predictor.
     pub unet: UnetConfig,
-    /// The semantic encoder; absent in a plain DDPM.
+    /// Sizes of the semantic encoder; absent in a plain DDPM.
     pub encoder: Option<EncoderConfig>,
-    /// The diffusion over pictures.
+    /// Noise schedule of the diffusion over pictures.
     pub diffusion: DiffusionFacts,
-    /// The diffusion over `z_sem`, where there is one.
+    /// Diffusion over `z_sem`, where there is one.
     pub latent: Option<LatentArchitecture>,
 }
 
-/// The diffusion over `z_sem` of a checkpoint.
+/// Network and noise schedule of a checkpoint's diffusion over `z_sem`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LatentArchitecture {
-    /// Its network.
+    /// Sizes of the network.
     pub net: LatentNetConfig,
-    /// Its noise schedule.
+    /// Noise schedule of the diffusion.
     pub diffusion: DiffusionFacts,
 }
 
 /// A noise schedule by name; this crate does not interpret it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiffusionFacts {
-    /// T
+    /// Number of training timesteps, T.
     pub num_train_timesteps: usize,
-    /// `"linear"`, `"const0.008"`, ..
+    /// Name of the schedule: `"linear"`, `"const0.008"`, ..
     pub beta_schedule: String,
 }
 
 /// Facts that a file of weights may leave open. Where its hyper-parameters state one of them too, both must agree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ArchitectureHints {
-    /// The set of parameters to read.
+    /// Set of parameters to read.
     pub parameters: ParameterSet,
     /// Height and width of pictures; not needed if the checkpoint holds an `x_T`.
     pub image_size: Option<usize>,
-    /// Heads of attention blocks; 1 if not given.
+    /// Number of heads of attention blocks; 1 by default.
     pub num_heads: Option<usize>,
-    /// Blocks a level of the encoder; needed only if several numbers fit.
+    /// Residual blocks per level of the encoder; needed only if several numbers fit.
     pub encoder_res_blocks: Option<usize>,
-    /// T; 1000 if not given.
+    /// Number of training timesteps, T; 1000 by default.
     pub num_train_timesteps: Option<usize>,
-    /// Noise schedule of pictures; `linear` if not given.
+    /// Noise schedule of pictures; `linear` by default.
     pub beta_schedule: Option<String>,
-    /// Noise schedule of `z_sem`; `const0.008` if not given.
+    /// Noise schedule of `z_sem`; `const0.008` by default.
     pub latent_beta_schedule: Option<String>,
 }
 
 impl ArchitectureHints {
-    /// The diffusion over pictures: as told, or as in released models.
+    /// Returns the diffusion over pictures: of the hints, or as in released models.
     pub(super) fn diffusion(&self) -> DiffusionFacts {
         self.facts(self.beta_schedule.as_deref().unwrap_or("linear"))
     }
 
-    /// The diffusion over `z_sem`: as told, or as in released models.
+    /// Returns the diffusion over `z_sem`: of the hints, or as in released models.
     pub(super) fn latent_diffusion(&self) -> DiffusionFacts {
         self.facts(self.latent_beta_schedule.as_deref().unwrap_or("const0.008"))
     }
@@ -76,16 +76,16 @@ impl ArchitectureHints {
         DiffusionFacts { num_train_timesteps, beta_schedule: beta_schedule.to_owned() }
     }
 
-    /// The image size, which no shapes of parameters tell.
+    /// Returns the image size, which follows from no shapes of parameters.
     /// # Errors
-    /// [`Error::CannotInfer`] if it was not told.
+    /// [`Error::CannotInfer`] if the hints lack it.
     pub(super) fn known_image_size(&self) -> Result<usize> {
         let problem = "the file holds no x_T, so the size of its pictures must be given: --image-size";
         self.image_size.ok_or_else(|| Error::CannotInfer { problem: problem.to_owned() })
     }
 }
 
-/// Which parts a set of parameters has.
+/// Presence of the optional networks in a set of parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Parts {
     pub(crate) encoder: bool,
@@ -101,10 +101,11 @@ impl Parts {
 }
 
 impl Architecture {
-    /// Works out what a set of parameters is. `x_terminal_shape` is that of the `x_T` that training checkpoints hold.
+    /// Infers the architecture of a set of parameters. `x_terminal_shape` is that of the `x_T` that training
+    /// checkpoints hold.
     /// # Errors
     /// [`Error::Contradiction`](crate::Error::Contradiction) if hints and hyper-parameters differ; others if the
-    /// architecture is not one of a Diffusion Autoencoder, or cannot be told.
+    /// architecture is not one of a Diffusion Autoencoder, or cannot be inferred.
     pub(crate) fn of(
         source: &dyn TensorSource,
         x_terminal_shape: Option<&[usize]>,

@@ -1,4 +1,4 @@
-//! Released checkpoints, read as they are.
+//! Reader of released checkpoints in their original form.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,20 +28,20 @@ pub struct LatentMoments {
     pub std: Tensor,
 }
 
-/// A model as the reference implementation names its tensors: `last.ckpt`, its state dict alone, or the same in
+/// A model under the tensor names of the reference implementation: `last.ckpt`, its state dict alone, or the same in
 /// safetensors.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// What it is.
+    /// Networks and diffusions of the model.
     pub architecture: Architecture,
-    /// Its parameters, under [our names](super::name_from_pytorch).
+    /// Parameters of the model, under [our names](super::name_from_pytorch).
     pub weights: Weights,
-    /// `conds_mean` and `conds_std`, which checkpoints with a latent net hold.
+    /// Mean and standard deviation of `z_sem`, `conds_mean` and `conds_std`, which checkpoints with a latent net hold.
     pub latent_moments: Option<LatentMoments>,
 }
 
 impl Checkpoint {
-    /// Opens a file of weights and works out its architecture: from its hyper-parameters, or those in a file beside it,
+    /// Opens a file of weights and infers its architecture: from its hyper-parameters, or those in a file beside it,
     /// and from the shapes of its tensors and `hints` where they are silent.
     ///
     /// # Errors
@@ -77,16 +77,16 @@ pub fn read_latent_moments(path: &Path) -> Result<LatentMoments> {
         .ok_or_else(|| Error::NotThere { path: path.to_owned(), expected: "latent statistics (conds_mean, conds_std)" })
 }
 
-/// A linear attribute classifier as the reference implementation writes it.
+/// A linear attribute classifier of the reference implementation.
 #[derive(Debug)]
 pub struct ClassifierCheckpoint {
-    /// `classifier.weight`, `[A, D]`, f32: its rows are the directions of edits.
+    /// Edit directions, the rows of `classifier.weight`, `[A, D]`, f32.
     pub directions: Tensor,
-    /// `ema_classifier.weight` (`classifier.weight` where there is none), `[A, D]`, f32: used for logits.
+    /// Weights for logits, `ema_classifier.weight` (`classifier.weight` where there is none), `[A, D]`, f32.
     pub weight: Tensor,
-    /// `ema_classifier.bias` (`classifier.bias` where there is none), `[A]`, f32.
+    /// Biases for logits, `ema_classifier.bias` (`classifier.bias` where there is none), `[A]`, f32.
     pub bias: Tensor,
-    /// The statistics that it normalizes with, where it holds them.
+    /// Statistics that the classifier normalizes with, where the file holds them.
     pub latent_moments: Option<LatentMoments>,
 }
 
@@ -101,8 +101,8 @@ impl ClassifierCheckpoint {
 
     /// Reads a classifier: `last.ckpt`, its state dict alone, or the same in safetensors.
     ///
-    /// Without averaged rows, logits are made with those that edits go along. `set` decides between the two where there
-    /// are both: the rows of edits are always those that the optimizer works on, as in the reference implementation.
+    /// Without averaged rows, logits use the rows of the edit directions. `set` decides between the two where there
+    /// are both: edit directions are always the rows that the optimizer works on, as in the reference implementation.
     ///
     /// # Errors
     /// [`Error::Torch`] or [`Error::Safetensors`] if the file is damaged or of another kind; [`Error::NotThere`] if it
@@ -139,13 +139,13 @@ impl ClassifierCheckpoint {
     }
 }
 
-/// The names of the two tensors of a linear layer.
+/// Names of the two tensors of a linear layer.
 struct Linear {
     weight: String,
     bias: String,
 }
 
-/// The layer of this name, below the shortest prefix.
+/// Finds the layer of this name, below the shortest prefix.
 fn linear(state: &dyn TensorSource, layer: &str) -> Option<Linear> {
     let ending = format!("{layer}.weight");
     let is_it =
@@ -155,7 +155,7 @@ fn linear(state: &dyn TensorSource, layer: &str) -> Option<Linear> {
     state.shape(&bias).is_some().then_some(Linear { weight, bias })
 }
 
-/// The layer of a file that holds no other parameters: `weight` and `bias` under any name.
+/// Finds the layer of a file that holds no other parameters: `weight` and `bias` under any name.
 fn only_linear(state: &dyn TensorSource) -> Option<Linear> {
     let mut names = state.names();
     names.retain(|name| name.rsplit('.').next().is_some_and(|part| !BUFFERS.contains(&part)));
@@ -164,7 +164,7 @@ fn only_linear(state: &dyn TensorSource) -> Option<Linear> {
     is_layer.then(|| Linear { weight: weight.clone(), bias: bias.clone() })
 }
 
-/// The name of a buffer: the shortest one that ends so.
+/// Finds the name of a buffer: the shortest one that ends so.
 fn buffer(state: &dyn TensorSource, ending: &str) -> Option<String> {
     let names = state.names().into_iter().filter(|name| name.rsplit('.').next() == Some(ending));
     names.min_by_key(String::len)
@@ -174,7 +174,7 @@ fn read_f32(state: &dyn TensorSource, name: &str) -> Result<Tensor> {
     state.read(name)?.to_tensor(DType::F32, &Device::Cpu)
 }
 
-/// `conds_mean` and `conds_std` (`[D]` or `[1, D]`), where they are.
+/// Reads `conds_mean` and `conds_std` (`[D]` or `[1, D]`), where they are.
 fn latent_moments(state: &dyn TensorSource) -> Result<Option<LatentMoments>> {
     let (Some(mean), Some(std)) = (buffer(state, MEAN), buffer(state, STD)) else { return Ok(None) };
     let read = |name: &str| -> Result<Tensor> {

@@ -1,4 +1,4 @@
-//! Hyper-parameters that lie beside a file of weights, or in its header.
+//! Hyper-parameters in a file beside the weights, or in their header.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,13 +8,13 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// A file that can hold nothing else.
+/// Name of a file that can hold nothing else.
 const CERTAIN: &str = "hyper_parameters.json";
-/// A file that other programs write too.
+/// Name of a file that other programs write too.
 const SHARED: &str = "config.json";
-/// Text entries of a safetensors header that may hold them.
+/// Keys of text entries of a safetensors header that may hold hyper-parameters.
 const TEXT_KEYS: [&str; 4] = ["hyper_parameters", "hparams", "config", "model_conf"];
-/// The longest file that is read; those of the released checkpoints have 4 KiB.
+/// Length of the longest file that is read; those of the released checkpoints have 4 KiB.
 const MAX_BYTES: u64 = 1 << 20;
 /// Keys of hyper-parameters besides those that start with `net_`.
 const KNOWN_KEYS: [&str; 14] = [
@@ -37,8 +37,8 @@ const KNOWN_KEYS: [&str; 14] = [
 const FOREIGN_KEYS: [&str; 6] =
     ["_class_name", "_diffusers_version", "architectures", "model_type", "transformers_version", "format_version"];
 
-/// The hyper-parameters in the files beside `weights`: `NAME.json` for `NAME.safetensors`, `hyper_parameters.json`, or a
-/// `config.json` of such. A file of one of the other two names may hold something else.
+/// Reads the hyper-parameters in the files beside `weights`: `NAME.json` for `NAME.safetensors`,
+/// `hyper_parameters.json`, or a `config.json` of such. A file of one of the other two names may hold something else.
 /// # Errors
 /// [`Error::HyperParameterFile`] if `hyper_parameters.json` cannot be read or holds something else.
 pub(super) fn beside(weights: &Path) -> Result<Option<Value>> {
@@ -57,7 +57,7 @@ pub(super) fn beside(weights: &Path) -> Result<Option<Value>> {
     Ok(None)
 }
 
-/// The hyper-parameters among the text entries of a header.
+/// Finds the hyper-parameters among the text entries of a header.
 pub(super) fn in_metadata(text: &BTreeMap<String, String>) -> Option<Value> {
     let values = TEXT_KEYS.iter().filter_map(|key| text.get(*key));
     values.filter_map(|text| serde_json::from_str(text).ok()).find_map(hyper_parameters)
@@ -72,7 +72,7 @@ fn read(path: &Path) -> std::result::Result<Value, String> {
     serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| error.to_string())
 }
 
-/// The hyper-parameters in a value: itself, or under the key that checkpoints have them under.
+/// Finds the hyper-parameters in a value: itself, or under the key that checkpoints have them under.
 fn hyper_parameters(value: Value) -> Option<Value> {
     let Value::Object(mut object) = value else { return None };
     if let Some(inner @ Value::Object(_)) = object.remove("hyper_parameters") {

@@ -1,4 +1,4 @@
-//! The hyper-parameters that checkpoints hold.
+//! Hyper-parameters of checkpoints.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::weights::architecture::{Architecture, ArchitectureHints, LatentArchitecture, Parts};
 
-/// The sizes that a `UNet` needs besides those that hints may give, by their keys in `model_conf` and as `net_*`.
+/// Sizes that a `UNet` needs besides those of the hints, by their keys in `model_conf` and as `net_*`.
 const UNET_SIZES: [(&str, &str); 5] = [
     ("channel_mult", "net_ch_mult"),
     ("attention_resolutions", "net_attn"),
@@ -18,7 +18,7 @@ const UNET_SIZES: [(&str, &str); 5] = [
     ("embed_channels", "net_beatgans_embed_channels"),
 ];
 
-/// A fact that both hyper-parameters and an option of the program tell.
+/// A fact that both hyper-parameters and an option of the program may state.
 struct Fact {
     name: &'static str,
     option: &'static str,
@@ -69,7 +69,7 @@ impl Fact {
     }
 }
 
-/// The hyper-parameters of a checkpoint: `model_conf`, or the `net_*` fields that it was made from.
+/// Hyper-parameters of a checkpoint: `model_conf`, or the `net_*` fields from which it is derived.
 pub(super) struct HyperParameters<'a>(&'a Value);
 
 impl<'a> HyperParameters<'a> {
@@ -77,9 +77,9 @@ impl<'a> HyperParameters<'a> {
         Self(hyper_parameters)
     }
 
-    /// Adds to the hints what the hyper-parameters say; the hints fill in what they do not say.
+    /// Adds the facts of the hyper-parameters to the hints, which fill in the others.
     /// # Errors
-    /// [`Error::Contradiction`] if both say something else of one fact.
+    /// [`Error::Contradiction`] if the two differ on one fact.
     pub(super) fn join(&self, hints: &ArchitectureHints, parts: Parts) -> Result<ArchitectureHints> {
         let count = |fact: Fact, given: Option<usize>| -> Result<Option<usize>> {
             let told = self.optional_count(fact.conf_key, fact.net_key)?;
@@ -106,7 +106,7 @@ impl<'a> HyperParameters<'a> {
         })
     }
 
-    /// Whether all sizes of the networks are told, so that no shapes are needed.
+    /// Returns whether the hyper-parameters have all sizes of the networks, so that no shapes are needed.
     pub(super) fn describes_networks(&self, parts: Parts, hints: &ArchitectureHints) -> bool {
         let has = |conf_key: &str, net_key: &str| self.get(conf_key, net_key).is_some();
         let unet = UNET_SIZES.iter().all(|(conf_key, net_key)| has(conf_key, net_key));
@@ -116,7 +116,7 @@ impl<'a> HyperParameters<'a> {
         unet && (encoder || !parts.encoder) && (latent || !parts.latent_net)
     }
 
-    /// Checks what is told of the sizes of the `UNet` against those that the shapes tell.
+    /// Checks the sizes of the `UNet` in the hyper-parameters against those inferred from shapes.
     /// # Errors
     /// [`Error::Contradiction`] for the first one that differs.
     pub(super) fn check_against(&self, architecture: &Architecture) -> Result<()> {
@@ -139,7 +139,7 @@ impl<'a> HyperParameters<'a> {
         Ok(())
     }
 
-    /// The architecture by the sizes that are told; the hints are those of [`HyperParameters::join`].
+    /// Returns the architecture by the sizes in the hyper-parameters; the hints are those of [`HyperParameters::join`].
     /// # Errors
     /// [`Error::BadHyperParameter`] if a size is missing; others if this is no Diffusion Autoencoder.
     pub(super) fn architecture(&self, parts: Parts, hints: &ArchitectureHints) -> Result<Architecture> {
@@ -158,7 +158,7 @@ impl<'a> HyperParameters<'a> {
         })
     }
 
-    /// `model_conf[conf_key]`, or else the top-level `net_key`, or else the top-level `conf_key`.
+    /// Looks up `model_conf[conf_key]`, or else the top-level `net_key`, or else the top-level `conf_key`.
     fn get(&self, conf_key: &str, net_key: &str) -> Option<&'a Value> {
         let present = |value: &&Value| !value.is_null();
         let conf = self.0.get("model_conf").and_then(|conf| conf.get(conf_key)).filter(present);
@@ -166,7 +166,7 @@ impl<'a> HyperParameters<'a> {
         conf.or_else(|| top(net_key)).or_else(|| top(conf_key))
     }
 
-    /// The sizes of the latent net in `model_conf`.
+    /// Returns the sizes of the latent net in `model_conf`.
     fn latent_conf(&self) -> Option<&'a Value> {
         let nested = self.0.get("model_conf").and_then(|conf| conf.get("latent_net_conf"));
         nested.filter(|conf| conf.is_object())
@@ -315,7 +315,7 @@ impl<'a> HyperParameters<'a> {
     }
 }
 
-/// The attention resolutions that the levels reach. The reference implementation passes over the others, so a
+/// Filters the attention resolutions that the levels reach. The reference implementation passes over the others, so a
 /// checkpoint may name some; a config may not.
 fn occurring(attention: Vec<usize>, image_size: usize, num_levels: usize, network: &str) -> Vec<usize> {
     let (kept, dropped): (Vec<_>, Vec<_>) =

@@ -8,9 +8,10 @@
 //! | `latent.pkl` | [`read_latent_moments`] |
 //! | tensors of any other network | [`read_state_dict`] |
 //!
-//! The last four are files of `torch.save` (its zip format and the one before PyTorch 1.6), safetensors files or the index
-//! of several; the content tells which, not the name. All are memory-mapped. Nothing in a pickle is ever executed: what is not plain data or a tensor is passed over.
-//! [`Weights`] builds networks from such a file and proves that every tensor was used exactly once.
+//! The last four are files of `torch.save` (its zip format and the one before PyTorch 1.6), safetensors files or the
+//! index of several; the content tells which, not the name. All are memory-mapped. Nothing in a pickle is ever
+//! executed: anything but plain data and tensors is passed over. [`Weights`] builds networks from such a file and
+//! proves that every tensor was used exactly once.
 
 pub mod torch;
 

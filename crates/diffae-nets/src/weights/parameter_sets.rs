@@ -1,4 +1,4 @@
-//! The sets of parameters in a file: the moving average, and the parameters under training.
+//! The sets of parameters in a file: the moving average, and the online parameters.
 //!
 //! A set is found by the first convolution of its `UNet`, whatever stands before the name of that.
 
@@ -10,12 +10,12 @@ use super::weight_file::WeightFile;
 use super::wrappers::Renamed;
 use crate::error::{Error, Result};
 
-/// The first convolution of a `UNet` under its released name.
+/// Name of the first convolution of a `UNet` in released checkpoints.
 const STEM: &str = "input_blocks.0.0.weight";
 /// Parts of names that mark an average.
 const AVERAGE_MARKS: [&str; 8] =
     ["ema_model", "ema", "ema_net", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema", "averaged_model"];
-/// The part of a name that marks what an average is taken of, within the wrapper that takes it.
+/// Part of a name that marks the online parameters within the wrapper that averages them.
 const ONLINE_MARK: &str = "online_model";
 /// Number of names that the error for a file of something else lists.
 const NUM_LISTED_NAMES: usize = 6;
@@ -28,21 +28,21 @@ pub enum ParameterSet {
     Auto,
     /// The exponential moving average, which everything but training uses: `ema_model.*` in released checkpoints.
     Ema,
-    /// The parameters under training: `model.*` in released checkpoints.
+    /// The online parameters, which the optimizer works on: `model.*` in released checkpoints.
     Online,
 }
 
-/// A set of parameters, and what lies beside it.
+/// A set of parameters, and its state dict.
 #[derive(Debug)]
 pub(super) struct FoundSet {
-    /// The tensors of the state dict, without the names of wrappers.
+    /// Tensors of the state dict, without the names of wrappers.
     pub(super) state: Arc<dyn TensorSource>,
-    /// Prefix of the names of its parameters.
+    /// Prefix of the names of the parameters.
     pub(super) prefix: String,
 }
 
 impl FoundSet {
-    /// Finds a set in a file, and tells the log which one it took.
+    /// Finds a set in a file, and logs the choice.
     /// # Errors
     /// [`Error::NoNetwork`] if there is none, [`Error::NoSuchSet`] if there is only another one, [`Error::TwoSets`] if
     /// there are several; [`Error::CopiesDiffer`] if two tensors become one without the names of wrappers.
@@ -84,12 +84,12 @@ impl FoundSet {
     }
 }
 
-/// The names of a set, for people.
+/// Formats the names of a set for messages.
 fn describe_prefix(prefix: &str) -> String {
     if prefix.is_empty() { "names without prefix".to_owned() } else { format!("{prefix}*") }
 }
 
-/// Prefixes of the names of the `UNet`s in a state dict, sorted.
+/// Lists the prefixes of the names of the `UNet`s in a state dict, sorted.
 fn prefixes(state: &dyn TensorSource) -> Vec<String> {
     let names = state.names();
     let prefixes = names.iter().filter_map(|name| name.strip_suffix(STEM));
@@ -110,7 +110,7 @@ fn is_average(prefix: &str) -> bool {
     parts.clone().all(|part| part != ONLINE_MARK) && parts.any(|part| AVERAGE_MARKS.contains(&part))
 }
 
-/// The only one; what an average is taken of, within its wrapper, is a copy of the parameters and does not count.
+/// Returns the only prefix; the online parameters within an averaging wrapper are a copy and do not count.
 fn the_only(path: &Path, mut prefixes: Vec<String>) -> Result<String> {
     if prefixes.len() > 1 {
         prefixes.retain(|prefix| prefix.split('.').all(|part| part != ONLINE_MARK));

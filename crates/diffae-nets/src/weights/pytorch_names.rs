@@ -1,9 +1,9 @@
-//! Parameter names of the released checkpoints, and ours.
+//! Mapping from parameter names of the released checkpoints to ours.
 //!
 //! Ours are theirs below the part that a parameter belongs to: `encoder.`, `latent_net.` and, where the released names
 //! have no prefix, `unet.`. The doubled `time_embed.time_embed.` of the autoencoder is written once.
 
-/// Our name of the released parameter `name` (without its `ema_model.` or `model.`).
+/// Returns our name of the released parameter `name` (without its `ema_model.` or `model.`).
 ///
 /// `latent_net.layers.k.cond_layers.1.*` is a second copy of `latent_net.layers.k.linear_emb.*` and has its name.
 #[must_use]

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::weights::source::{StoredTensor, TensorSource};
 use crate::weights::torch::{FileKind, MappedFile, is_safetensors};
 
-/// A memory-mapped safetensors file, or one that is part of the program, whose header was checked.
+/// A safetensors file with a checked header, memory-mapped or part of the program.
 #[derive(Debug)]
 pub struct SafetensorsFile {
     path: PathBuf,
@@ -21,7 +21,7 @@ pub struct SafetensorsFile {
     data_start: usize,
 }
 
-/// Where the bytes of a file are.
+/// Storage of the bytes of a file.
 #[derive(Debug)]
 enum FileBytes {
     Mapped(MappedFile),
@@ -80,20 +80,20 @@ impl SafetensorsFile {
         Ok(Self { path: path.to_owned(), bytes, metadata, data_start: header_len + 8 })
     }
 
-    /// The file.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The text entries of the header.
+    /// Returns the text entries of the header.
     #[must_use]
     pub fn text(&self) -> BTreeMap<String, String> {
         self.metadata.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 }
 
-/// Length of a safetensors file by its header, or the end of the header if that is cut off itself.
+/// Returns the length of a safetensors file by its header, or the end of the header if that is cut off itself.
 fn needed_len(bytes: &[u8]) -> Option<u64> {
     #[derive(serde::Deserialize)]
     struct Place {
@@ -161,7 +161,7 @@ pub fn safetensors_bytes(tensors: &BTreeMap<String, Tensor>, text: &BTreeMap<Str
         .map_err(|source| Error::Safetensors { path: PathBuf::from("the tensors"), source })
 }
 
-/// The little-endian bytes of one tensor.
+/// Little-endian bytes of one tensor, with dtype and shape.
 struct OwnedView {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -185,7 +185,7 @@ impl OwnedView {
     }
 }
 
-/// The little-endian bytes of a tensor.
+/// Returns the little-endian bytes of a tensor.
 pub(super) fn tensor_bytes(tensor: &Tensor) -> candle_core::Result<Vec<u8>> {
     let flat = tensor.flatten_all()?;
     Ok(match tensor.dtype() {

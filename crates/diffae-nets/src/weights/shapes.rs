@@ -1,4 +1,4 @@
-//! The architecture from the shapes of the tensors alone, for checkpoints without hyper-parameters.
+//! Inference of the architecture from tensor shapes alone, for checkpoints without hyper-parameters.
 
 use crate::config::{
     AutoencoderConfig, Conditioning, EncoderConfig, LatentNetConfig, RawEncoderConfig, RawLatentNetConfig,
@@ -8,11 +8,11 @@ use crate::error::{Error, Result};
 use crate::weights::architecture::{Architecture, ArchitectureHints, LatentArchitecture, Parts};
 use crate::weights::source::TensorSource;
 
-/// Numbers that a network of some kind may have: far more than any has, so that a hostile file cannot loop long.
-const MOST_BLOCKS: usize = 1 << 12;
+/// Maximum number of blocks or layers: far more than any network has, so that a hostile file cannot loop long.
+const MAX_BLOCKS: usize = 1 << 12;
 
-/// Works the architecture out. `held_image_size` is that of the `x_T` that training checkpoints hold; one that was given
-/// goes before it.
+/// Infers the architecture. `held_image_size` is that of the `x_T` that training checkpoints hold; an image size among
+/// the hints takes precedence.
 pub(super) fn architecture_from_shapes(
     source: &dyn TensorSource,
     held_image_size: Option<usize>,
@@ -57,7 +57,7 @@ impl Shapes<'_> {
         let model_channels = self.axis("unet.time_embed.0.weight", 1)?;
         let blocks = self.input_blocks("unet")?;
         let outputs =
-            (0..MOST_BLOCKS).take_while(|k| self.has(&format!("unet.output_blocks.{k}.0.in_layers.0.weight"))).count();
+            (0..MAX_BLOCKS).take_while(|k| self.has(&format!("unet.output_blocks.{k}.0.in_layers.0.weight"))).count();
         // The first up block ends the lowest level, which has R + 1 output blocks.
         let ends_level =
             |k: &usize| (1..=2).any(|i| self.has(&format!("unet.output_blocks.{k}.{i}.in_layers.0.weight")));
@@ -120,7 +120,7 @@ impl Shapes<'_> {
 
     fn input_blocks(&self, part: &str) -> Result<Blocks> {
         let mut blocks = Vec::new();
-        for k in 1..MOST_BLOCKS {
+        for k in 1..MAX_BLOCKS {
             let conv = format!("{part}.input_blocks.{k}.0.in_layers.2.weight");
             if !self.has(&conv) {
                 break;
@@ -132,7 +132,7 @@ impl Shapes<'_> {
 
     fn latent_net(&self) -> Result<LatentNetConfig> {
         let linear = |k: usize| format!("latent_net.layers.{k}.linear.weight");
-        let num_layers = (0..MOST_BLOCKS).take_while(|&k| self.has(&linear(k))).count();
+        let num_layers = (0..MAX_BLOCKS).take_while(|&k| self.has(&linear(k))).count();
         let (hidden_channels, z_channels) = (self.axis(&linear(0), 0)?, self.axis(&linear(0), 1)?);
         let mut skip_layers = Vec::new();
         for k in 1..num_layers {
@@ -164,13 +164,13 @@ impl Levels {
     }
 }
 
-/// Blocks a level if `num_blocks` is `num_levels * per_level` and one down block between levels.
+/// Returns the blocks per level if `num_blocks` is `num_levels * per_level` and one down block between levels.
 fn split_evenly(num_blocks: usize, num_levels: usize) -> Option<usize> {
     let per_level = (num_blocks + 1).checked_div(num_levels)?.checked_sub(1)?;
     (per_level > 0 && num_levels * (per_level + 1) == num_blocks + 1).then_some(per_level)
 }
 
-/// Reads the levels off, unless the channels or the attention do not have that form.
+/// Reads the levels off the blocks, unless the channels or the attention do not have that form.
 fn levels(blocks: &Blocks, num_levels: usize, per_level: usize, model_channels: usize) -> Option<Levels> {
     let mut levels = Levels { channel_mult: Vec::new(), attends: Vec::new() };
     for (i, level) in blocks.chunks(per_level + 1).enumerate() {

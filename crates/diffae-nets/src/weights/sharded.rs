@@ -1,4 +1,4 @@
-//! Tensors that lie in several safetensors files, which an index names: `model.safetensors.index.json`.
+//! Tensors in several safetensors files that an index names: `model.safetensors.index.json`.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -10,22 +10,22 @@ use super::source::{StoredTensor, TensorSource};
 use super::torch::excerpt;
 use crate::error::{Error, Result};
 
-/// The longest index that is read: some hundred bytes a tensor.
+/// Length of the longest index that is read: some hundred bytes per tensor.
 const MAX_INDEX_BYTES: usize = 16 << 20;
-/// Number of files that an index may name.
+/// Maximum number of files in an index.
 const MAX_FILES: usize = 1024;
 
-/// Maps tensors to files.
+/// Map from tensors to files.
 #[derive(Debug, Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The tensors of all files of an index.
+/// Tensors of all files of an index.
 #[derive(Debug)]
 pub(super) struct ShardedSafetensors {
     files: Vec<SafetensorsFile>,
-    /// The file of each tensor.
+    /// Index of the file of each tensor.
     places: BTreeMap<String, usize>,
 }
 
@@ -66,7 +66,7 @@ impl ShardedSafetensors {
         Ok(Some(Self { files, places }))
     }
 
-    /// The text entries of all headers.
+    /// Returns the text entries of all headers.
     pub(super) fn text(&self) -> BTreeMap<String, String> {
         self.files.iter().flat_map(SafetensorsFile::text).collect()
     }
@@ -76,7 +76,7 @@ impl ShardedSafetensors {
     }
 }
 
-/// The index, if a text is one.
+/// Parses a text as an index; `None` if it is something else.
 fn read_index(content: &[u8]) -> Option<Index> {
     let starts_as_object = content.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     if !starts_as_object || content.len() > MAX_INDEX_BYTES {
@@ -85,7 +85,7 @@ fn read_index(content: &[u8]) -> Option<Index> {
     serde_json::from_slice(content).ok()
 }
 
-/// Whether a name is that of a file in the same folder.
+/// Returns whether a name is that of a file in the same folder.
 fn is_file_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) && !name.contains(['/', '\\'])

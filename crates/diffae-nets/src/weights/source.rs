@@ -1,4 +1,4 @@
-//! Where tensors come from, and the book-keeping that each of them is used.
+//! Sources of tensors, and tracking that each tensor is used exactly once.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +13,13 @@ use crate::error::{Error, Result};
 
 /// A file, or part of one, that holds named tensors.
 pub trait TensorSource: Send + Sync + std::fmt::Debug {
-    /// All names, sorted.
+    /// Returns all names, sorted.
     fn names(&self) -> Vec<String>;
 
-    /// The shape of a tensor, if it is there.
+    /// Returns the shape of a tensor, if it is there.
     fn shape(&self, name: &str) -> Option<&[usize]>;
 
-    /// The bytes of a tensor.
+    /// Returns the bytes of a tensor.
     ///
     /// # Errors
     /// [`Error::TensorMissing`] if it is not there; others if the file is damaged.
@@ -50,18 +50,18 @@ impl TensorSource for TensorMap {
 /// A tensor as it is stored: contiguous, little-endian.
 #[derive(Debug, Clone)]
 pub struct StoredTensor<'a> {
-    /// Its name.
+    /// Name of the tensor.
     pub name: String,
-    /// Its number type.
+    /// Number type of the tensor.
     pub dtype: DType,
-    /// Its shape.
+    /// Shape of the tensor.
     pub shape: Vec<usize>,
-    /// Its values.
+    /// Values of the tensor.
     pub bytes: Cow<'a, [u8]>,
 }
 
 impl StoredTensor<'_> {
-    /// Makes a tensor of it.
+    /// Converts the stored bytes to a tensor.
     ///
     /// # Errors
     /// [`Error::UnsupportedDtype`] if it holds no floats, [`Error::NotFinite`] if one of them is NaN or infinite (also
@@ -80,7 +80,7 @@ impl StoredTensor<'_> {
     }
 }
 
-/// Whether a float tensor holds neither NaN nor infinities.
+/// Returns whether a float tensor holds neither NaN nor infinities.
 ///
 /// # Errors
 /// If the tensor cannot be read.
@@ -93,7 +93,7 @@ pub fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
     Ok(sum == 0.)
 }
 
-/// A [`TensorSource`] that notes which tensors were read, so that loading a model can prove that it used them all.
+/// A [`TensorSource`] that records which tensors were read, so that loading a model can prove that it used them all.
 #[derive(Debug, Clone)]
 pub struct Weights {
     source: Arc<dyn TensorSource>,
@@ -101,31 +101,31 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Starts with nothing read.
+    /// Wraps a source of which nothing was read yet.
     #[must_use]
     pub fn new(source: Arc<dyn TensorSource>) -> Self {
         Self { source, uses: Arc::default() }
     }
 
-    /// The same tensors with nothing read.
+    /// Returns the same tensors with nothing read.
     #[must_use]
     pub fn unread(&self) -> Self {
         Self::new(Arc::clone(&self.source))
     }
 
-    /// The tensors.
+    /// Returns the underlying source.
     #[must_use]
     pub fn source(&self) -> &dyn TensorSource {
         self.source.as_ref()
     }
 
-    /// A builder whose layers read these tensors, in `dtype`, on `device`.
+    /// Returns a builder whose layers read these tensors, in `dtype`, on `device`.
     #[must_use]
     pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
     }
 
-    /// Reads one tensor and notes it.
+    /// Reads one tensor and records its use.
     ///
     /// # Errors
     /// As [`TensorSource::read`] and [`StoredTensor::to_tensor`].
@@ -135,7 +135,7 @@ impl Weights {
         Ok(tensor)
     }
 
-    /// Notes that a tensor was used, for one that is read by other means.
+    /// Records the use of a tensor that is read by other means.
     pub fn note_use(&self, name: &str) {
         *self.uses.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default() += 1;
     }

@@ -1,4 +1,4 @@
-//! The tensors of any network.
+//! Reader of the tensors of any network.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,9 +10,9 @@ use super::weight_file::WeightFile;
 use super::wrappers::Renamed;
 use crate::error::{Error, Result};
 
-/// The tensors of a file, as f32: of a safetensors file, or of what `torch.save` wrote of a `state_dict()`, alone or
-/// under the key `state_dict`. The names of wrappers (`module`, `_orig_mod`) are left out of theirs, and so are counters
-/// (`num_batches_tracked`) and other tensors without fractions.
+/// Reads the tensors of a file as f32: of a safetensors file, or of a `state_dict()` that `torch.save` wrote, alone or
+/// under the key `state_dict`. The names of wrappers (`module`, `_orig_mod`) are left out of theirs, and so are
+/// counters (`num_batches_tracked`) and other tensors without fractions.
 ///
 /// # Errors
 /// If the file cannot be read, is damaged, or a number is not finite.

@@ -1,4 +1,4 @@
-//! A file of named tensors of any format, told by its content.
+//! Files of named tensors in any format, which the content determines.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,23 +17,23 @@ use crate::error::{Error, Result};
 
 /// Key of the tensors of a checkpoint.
 const STATE_DICT: &str = "state_dict";
-/// Keys of the tensors in files without that.
+/// Keys of the tensors in files without a `state_dict`.
 const OTHER_STATE_DICTS: [&str; 6] = ["model", "model_state_dict", "module", "net", "network", "params"];
-/// Keys of averages beside them.
+/// Keys of averages beside the tensors.
 const AVERAGES: [&str; 6] = ["ema", "ema_model", "ema_state_dict", "model_ema", "state_dict_ema", "params_ema"];
-/// Key of the parameters under training in files of Lightning's `WeightAveraging`, whose average is the `state_dict`.
+/// Key of the online parameters in files of Lightning's `WeightAveraging`, whose average is the `state_dict`.
 /// # Source
 /// Lightning's `pytorch/callbacks/weight_averaging.py`, `on_save_checkpoint`.
 const CURRENT_STATE: &str = "current_model_state";
 /// Key of the hyper-parameters.
 const HYPER_PARAMETERS: &str = "hyper_parameters";
 
-/// The file by which a folder of `torch.distributed.checkpoint` is known.
+/// Name of the file that marks a folder of `torch.distributed.checkpoint`.
 const SHARDED_METADATA: &str = ".metadata";
-/// File in which Lightning puts the rest of a checkpoint in pieces.
+/// Name of the file in which Lightning puts the rest of a sharded checkpoint.
 const LIGHTNING_REST: &str = "meta.pt";
 
-/// Whether a path is a folder that `torch.distributed.checkpoint` wrote.
+/// Returns whether a path is a folder that `torch.distributed.checkpoint` wrote.
 #[must_use]
 pub fn is_sharded_checkpoint(path: &Path) -> bool {
     path.join(SHARDED_METADATA).is_file()
@@ -43,11 +43,11 @@ pub fn is_sharded_checkpoint(path: &Path) -> bool {
 #[derive(Debug)]
 pub(super) struct WeightFile {
     pub(super) path: PathBuf,
-    /// The tensors of the state dict, by the names that they have in it.
+    /// Tensors of the state dict, under their names in it.
     pub(super) state: Arc<dyn TensorSource>,
-    /// The parameters under training, where `state` is known to be their average.
+    /// Online parameters, where `state` is known to be their average.
     pub(super) online_state: Option<Arc<dyn TensorSource>>,
-    /// A JSON object: of the file itself, or of one beside it.
+    /// Hyper-parameters as a JSON object, of the file itself or of one beside it.
     pub(super) hyper_parameters: Option<Value>,
 }
 
@@ -77,7 +77,7 @@ impl WeightFile {
         Self { path: path.to_owned(), state, online_state: None, hyper_parameters }
     }
 
-    /// Opens a checkpoint in pieces; Lightning puts the rest of it into a file beside these.
+    /// Opens a sharded checkpoint; Lightning puts the rest of it into a file beside these.
     fn of_pieces(path: &Path) -> Result<Self> {
         let checkpoint = Arc::new(ShardedCheckpoint::open(path)?);
         let beside_pieces = path.join(LIGHTNING_REST);
@@ -118,8 +118,8 @@ impl WeightFile {
     }
 }
 
-/// All tensors that may be parameters: of the `state_dict`, of the dicts that stand for one, of averages, and of the
-/// root. Those of a dict that is not the `state_dict` have its key before their names.
+/// Collects all tensors that may be parameters: of the `state_dict`, of the dicts that stand for one, of averages, and
+/// of the root. Those of a dict that is not the `state_dict` have its key before their names.
 fn state_dict(file: &TorchFile) -> Result<BTreeMap<String, TensorRef>> {
     let mut tensors = BTreeMap::new();
     if file.has_dict(STATE_DICT) {
@@ -166,7 +166,7 @@ impl TensorSource for TorchState {
     }
 }
 
-/// Tensors in pieces.
+/// Tensors of a sharded checkpoint.
 #[derive(Debug)]
 struct Pieces(Arc<ShardedCheckpoint>);
 
@@ -211,7 +211,7 @@ mod tests {
         [env!("CARGO_MANIFEST_DIR"), "..", "..", "tests", "fixtures", "faults", "checkpoints", name].iter().collect()
     }
 
-    /// The bytes of the first convolution.
+    /// Returns the bytes of the first convolution.
     fn stem(file: &WeightFile, set: ParameterSet) -> Vec<u8> {
         let found = FoundSet::find(file, set).unwrap();
         assert_eq!(found.prefix, "model.");

@@ -1,6 +1,6 @@
-//! Names of parameters without those of the wrappers around their networks.
+//! Removal of the names that wrappers add to those of parameters.
 //!
-//! Training puts a network into others: `torch.compile` names what is inside `_orig_mod`, `DataParallel`,
+//! Training puts a network into others: `torch.compile` names the network inside `_orig_mod`, `DataParallel`,
 //! `DistributedDataParallel`, `DeepSpeed` and `AveragedModel` name it `module`, and so on. These names may stand at any
 //! place of a parameter's name, several of them too; no network of a Diffusion Autoencoder has a layer of such a name.
 
@@ -23,20 +23,20 @@ const WRAPPERS: [&str; 7] = [
     "_fpw_module",
     "_checkpoint_wrapped_module",
 ];
-/// The counter that `AveragedModel` has beside the parameters.
+/// Name of the counter that `AveragedModel` has beside the parameters.
 const COUNTER: &str = "n_averaged";
 
-/// The name without those of wrappers; `None` for what only a wrapper has.
+/// Removes the names of wrappers; `None` for what only a wrapper has.
 fn unwrapped(name: &str) -> Option<String> {
     let parts: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
     (!parts.is_empty() && parts.last() != Some(&COUNTER)).then(|| parts.join("."))
 }
 
-/// Tensors under other names.
+/// Tensors under new names.
 #[derive(Debug)]
 pub(super) struct Renamed {
     source: Arc<dyn TensorSource>,
-    /// The stored name of each.
+    /// Stored name of each tensor.
     stored: BTreeMap<String, String>,
 }
 
@@ -84,7 +84,7 @@ impl TensorSource for Renamed {
     }
 }
 
-/// Whether two tensors have the same type, shape and numbers.
+/// Returns whether two tensors have the same type, shape and numbers.
 fn are_equal(source: &dyn TensorSource, first: &str, second: &str) -> Result<bool> {
     let (first, second) = (source.read(first)?, source.read(second)?);
     Ok(first.dtype == second.dtype && first.shape == second.shape && first.bytes == second.bytes)

@@ -1,17 +1,17 @@
-//! Writes zip archives whose entries are not compressed, to test what reads them.
+//! Writes zip archives whose entries are not compressed, to test readers of them.
 
-/// The form of sizes and places in the archive.
+/// Form of sizes and places in the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ZipForm {
-    /// In 32 bits.
+    /// Fields of 32 bits.
     Classic,
-    /// In 64 bits, as PyTorch writes them for large files.
+    /// Fields of 64 bits, as PyTorch writes them for large files.
     Zip64,
 }
 
 const MARKER: u32 = u32::MAX;
 
-/// An archive of entries with these names and data. The entries' own headers have no sizes, as from PyTorch.
+/// Returns an archive of entries with these names and data. The entries' own headers have no sizes, as from PyTorch.
 pub(crate) fn stored_zip(form: ZipForm, entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = Vec::new();
     let mut directory = Vec::new();

@@ -1,4 +1,4 @@
-//! Writes tensors and plain data as `torch.save` does, to test what reads them. Needs `pickle_writer` and `stored_zip`
+//! Writes tensors and plain data as `torch.save` does, to test readers of them. Needs `pickle_writer` and `stored_zip`
 //! beside it.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ pub(crate) enum Entry<'a> {
     Plain(&'a Value),
 }
 
-/// A file whose root has these entries.
+/// Returns a file whose root has these entries.
 pub(crate) fn torch_file(entries: &[(&str, Entry<'_>)]) -> Vec<u8> {
     let mut storages = vec![];
     let pickled: Vec<(&str, Vec<u8>)> = entries
@@ -36,7 +36,7 @@ pub(crate) fn torch_file(entries: &[(&str, Entry<'_>)]) -> Vec<u8> {
     archive(&dict(&pickled), &storages)
 }
 
-/// A file whose root is the dict of tensors itself.
+/// Returns a file whose root is the dict of tensors itself.
 pub(crate) fn torch_state_dict(named: &Named) -> Vec<u8> {
     let mut storages = vec![];
     let root = tensors(named, &mut storages);

@@ -1,4 +1,4 @@
-//! Files that are no checkpoint or a damaged one.
+//! Tests of files that are no checkpoint or a damaged one.
 
 use diffae_nets::weights::torch::{ArchiveError, FileKind, PickleError, TorchError, TorchFile, ZipKind};
 
@@ -8,7 +8,7 @@ use crate::{checkpoint, error_of, open, whole_message};
 
 const CLASSIFIER: &[u8] = include_bytes!("../data/classifier.ckpt");
 
-/// The archive error in an error on opening.
+/// Returns the archive error in an error on opening.
 fn archive_error_of(content: &[u8]) -> ArchiveError {
     match error_of(content) {
         TorchError::Archive { source, .. } => source,
@@ -16,12 +16,12 @@ fn archive_error_of(content: &[u8]) -> ArchiveError {
     }
 }
 
-/// The place of the `n`th occurrence of `pattern`.
+/// Returns the place of the `n`th occurrence of `pattern`.
 fn find(content: &[u8], pattern: &[u8], n: usize) -> usize {
     content.windows(pattern.len()).enumerate().filter(|(_, window)| *window == pattern).nth(n).unwrap().0
 }
 
-/// The content with other bytes at a place.
+/// Returns the content with other bytes at a place.
 fn patched(content: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     let mut content = content.to_vec();
     content[at..at + bytes.len()].copy_from_slice(bytes);
@@ -222,7 +222,7 @@ fn without_any_checksum_none_is_compared() {
     );
 }
 
-/// An archive with zero as the checksum of some entries.
+/// Returns an archive with zero as the checksum of some entries.
 fn without_checksums(mut zip: Vec<u8>, entries: &[usize]) -> Vec<u8> {
     for &entry in entries {
         let at = find(&zip, b"PK\x01\x02", entry) + 16;

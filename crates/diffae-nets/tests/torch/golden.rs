@@ -1,4 +1,4 @@
-//! Files that PyTorch wrote.
+//! Tests of files that PyTorch wrote.
 
 use std::borrow::Cow;
 use std::path::PathBuf;

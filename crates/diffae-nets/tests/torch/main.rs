@@ -32,13 +32,13 @@ fn error_of(content: &[u8]) -> TorchError {
     open(content).expect_err("the file is broken")
 }
 
-/// A checkpoint with this pickled dict and these entries.
+/// Returns a checkpoint with this pickled dict and these entries.
 fn checkpoint(dict: &[u8], entries: &[(&str, &[u8])]) -> Vec<u8> {
     let pickle = pickle_writer::pickle(dict);
     stored_zip(ZipForm::Classic, &[&[("test/data.pkl", &pickle[..])][..], entries].concat())
 }
 
-/// The message of an error and of its causes.
+/// Returns the message of an error and of its causes.
 fn whole_message(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")

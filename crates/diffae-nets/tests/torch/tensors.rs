@@ -1,4 +1,4 @@
-//! Tensors and plain data of checkpoints that were written by hand.
+//! Tests of tensors and plain data in checkpoints that were written by hand.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::pickle_writer::{call, dict, global, int, ints, storage, tensor, text, tuple};
 use crate::{checkpoint, open, whole_message};
 
-/// A checkpoint whose `state_dict` has these tensors and whose storage `0` has eight bytes.
+/// Returns a checkpoint whose `state_dict` has these tensors and whose storage `0` has eight bytes.
 fn with_tensors(tensors: &[(&str, Vec<u8>)]) -> TorchFile {
     open(&checkpoint(&dict(&[("state_dict", dict(tensors))]), &[("test/data/0", &[0, 1, 2, 3, 4, 5, 6, 7])])).unwrap()
 }

@@ -1,4 +1,4 @@
-//! Damaged and hostile checkpoints: whatever the bytes, reading ends soon, in little memory and without a panic.
+//! Damaged and hostile checkpoints: reading any bytes ends soon, in little memory and without a panic.
 //!
 //! This is a test binary of its own because it measures memory with a global allocator. The tests take turns, so that
 //! each measures only itself.
@@ -20,23 +20,24 @@ use crate::stored_zip::{ZipForm, stored_zip};
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// Held by the test that is running.
+/// Lock of the test that is running.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// The most that reading a mutated file may take, beside a constant. Files as PyTorch writes them take up to 6.
+/// Maximum memory for reading a mutated file, per byte and beside a constant. Files of PyTorch take up to 6.
 const MAX_MEMORY_PER_BYTE: usize = 8;
-/// What small files may take in addition.
+/// Additional memory that small files may take.
 const MEMORY_FOR_ANY_FILE: usize = 64 << 10;
-/// The most that the pickle which takes most per byte may take: one that is all empty lists. Two of its bytes need a
+/// Maximum memory for the pickle which takes most per byte: one that is all empty lists. Two of its bytes need a
 /// node of 16, and a stack slot of 4 and a memo entry of 9 in collections that double when they are full.
 const MAX_MEMORY_PER_HOSTILE_BYTE: usize = 32;
-/// Far more than any case takes, so that a busy machine does not fail the test, and far less than endless.
+/// Time limit of a case: far more than any takes, so that a busy machine does not fail the test, and far less than
+/// endless.
 const MAX_CASE_TIME: Duration = Duration::from_secs(5);
 
 const CLASSIFIER: &[u8] = include_bytes!("../data/classifier.ckpt");
 const LATENT: &[u8] = include_bytes!("../data/latent.pkl");
 const LEGACY: &[u8] = include_bytes!("../data/legacy.pth");
-/// Files of that format in protocol 0, whose operands are text, and in protocol 4, which has frames.
+/// Files of the legacy format in protocol 0, whose operands are text, and in protocol 4, which has frames.
 const OTHER_PROTOCOLS: [&[u8]; 2] = [
     include_bytes!("../../../../tests/fixtures/faults/checkpoints/latent_legacy_p0.pkl"),
     include_bytes!("../../../../tests/fixtures/faults/checkpoints/latent_legacy_p4.pkl"),
@@ -49,7 +50,7 @@ const PIECES: [(&str, &[u8]); 2] = [
 /// The pickle of the `last.ckpt` that the other two belong to; its storages would be 3 MB.
 const LAST_PICKLE: &[u8] = include_bytes!("../data/last_data.pkl");
 
-/// The numbers of Steele, Lea and Flood's `SplitMix64`: the same ones everywhere.
+/// Steele, Lea and Flood's `SplitMix64` generator: the same numbers everywhere.
 struct RandomNumbers(u64);
 
 impl RandomNumbers {
@@ -69,7 +70,7 @@ impl RandomNumbers {
     }
 }
 
-/// A copy with one to three random changes.
+/// Returns a copy with one to three random changes.
 fn mutated(original: &[u8], random: &mut RandomNumbers) -> Vec<u8> {
     let mut bytes = original.to_vec();
     for _ in 0..=random.below(3) {
@@ -111,7 +112,7 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut RandomNumbers) {
     }
 }
 
-/// How far the cases got.
+/// Counts of how far the cases got.
 #[derive(Default, Debug)]
 #[expect(clippy::struct_field_names, reason = "counts are named so in all of the project")]
 struct Tally {
@@ -184,7 +185,7 @@ fn cases<'a>(num_cases: u64, make: impl Fn(&mut RandomNumbers) -> Vec<u8> + 'a) 
     (0..num_cases).map(move |seed| make(&mut RandomNumbers(seed)))
 }
 
-/// The entries of a small checkpoint, in order: name and data.
+/// Returns the entries of a small checkpoint, in order: name and data.
 fn entries(file: &[u8]) -> Vec<(String, Vec<u8>)> {
     let local_magic = b"PK\x03\x04";
     let directory_magic = b"PK\x01\x02";
@@ -203,7 +204,7 @@ fn entries(file: &[u8]) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-/// A valid archive with the entries of `file`, but a mutated pickle.
+/// Returns a valid archive with the entries of `file`, but a mutated pickle.
 fn with_mutated_pickle(file: &[u8], random: &mut RandomNumbers) -> Vec<u8> {
     let mut entries = entries(file);
     for (name, data) in &mut entries {
@@ -326,7 +327,7 @@ fn mutated_files_of_other_protocols() {
     }
 }
 
-/// Checks time and memory of reading a folder or file of weights to the end, whatever is in it.
+/// Checks time and memory of reading a folder or file of weights to the end, whatever it contains.
 fn check_weights(path: &Path, len: usize) -> bool {
     ALLOCATOR.reset_peak_usage();
     let (before, start) = (ALLOCATOR.current_usage(), Instant::now());

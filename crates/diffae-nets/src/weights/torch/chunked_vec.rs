@@ -2,17 +2,17 @@
 
 use std::ops::{Index, IndexMut};
 
-/// Elements per chunk, as a power of two.
+/// Binary logarithm of the number of elements per chunk.
 const CHUNK_LEN_LOG2: usize = 8;
 const CHUNK_LEN: usize = 1 << CHUNK_LEN_LOG2;
 
 /// A vector of many small elements in chunks of equal length.
 ///
 /// A `Vec` has up to twice the room that it needs, and three times as much while it moves. This one never has more
-/// than a chunk to spare, so that what a hostile file makes of it stays small.
+/// than a chunk to spare, so that a hostile file cannot inflate it.
 #[derive(Debug)]
 pub(super) struct ChunkedVec<T> {
-    /// All but the last one are full.
+    /// Chunks of elements, all full but the last one.
     chunks: Vec<Vec<T>>,
 }
 
@@ -21,7 +21,7 @@ impl<T> ChunkedVec<T> {
         Self { chunks: Vec::new() }
     }
 
-    /// Adds an element behind the last.
+    /// Appends an element.
     pub(super) fn push(&mut self, element: T) {
         match self.chunks.last_mut() {
             Some(chunk) if chunk.len() < CHUNK_LEN => chunk.push(element),
@@ -33,7 +33,7 @@ impl<T> ChunkedVec<T> {
         }
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     pub(super) fn len(&self) -> usize {
         self.chunks.last().map_or(0, |last| ((self.chunks.len() - 1) << CHUNK_LEN_LOG2) + last.len())
     }

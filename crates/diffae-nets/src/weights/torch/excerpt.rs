@@ -1,9 +1,9 @@
-//! Text from a file for an error message.
+//! Excerpts from a file for error messages.
 
-/// How many bytes of a file's own text an error message repeats.
+/// Maximum number of bytes of a file's own text in an error message.
 const MAX_EXCERPT_BYTES: usize = 120;
 
-/// The start of `text`, lossily as UTF-8; `...` marks what was cut off.
+/// Returns the start of `text`, lossily as UTF-8; `...` marks a cut.
 pub(in crate::weights) fn excerpt(text: impl AsRef<[u8]>) -> String {
     let text = text.as_ref();
     match text.split_at_checked(MAX_EXCERPT_BYTES) {

@@ -4,18 +4,18 @@ use std::fmt;
 
 use super::excerpt::excerpt;
 
-/// Where the magic of a tar archive stands.
+/// Offset of the magic of a tar archive.
 const TAR_MAGIC_AT: usize = 257;
 /// Names of the first entry of a tar archive that `torch.save` wrote before PyTorch 0.2.
 const OLD_TORCH_ENTRIES: [&[u8]; 4] = [b"sys_info\0", b"pickle\0", b"storages\0", b"tensors\0"];
-/// How much of a file is looked at to tell text from data.
+/// Number of bytes that are examined to distinguish text from data.
 const TEXT_PROBE_BYTES: usize = 512;
-/// How much of an unknown file is shown.
+/// Number of bytes of an unknown file that are shown.
 const SHOWN_BYTES: usize = 8;
-/// The longest header of a safetensors file.
+/// Length of the longest header of a safetensors file.
 const MAX_SAFETENSORS_HEADER: u64 = 100_000_000;
 
-/// The first bytes of files of known kinds.
+/// First bytes of files of known kinds.
 const STARTS: [(&[u8], FileKind); 15] = [
     (b"PK\x03\x04", FileKind::Zip),
     (b"PK\x05\x06", FileKind::Zip),
@@ -38,7 +38,7 @@ const STARTS: [(&[u8], FileKind); 15] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileKind {
-    /// No bytes at all.
+    /// An empty file.
     Empty,
     /// A pickle that holds no tensors, or holds them inside.
     PlainPickle,
@@ -50,7 +50,7 @@ pub enum FileKind {
     OldTorchTar,
     /// A compressed file, or an archive of compressed files.
     Compressed {
-        /// The program that unpacks it.
+        /// Name of the program that unpacks it.
         program: &'static str,
     },
     /// A safetensors file.
@@ -73,18 +73,18 @@ pub enum FileKind {
     GitLfsPointer,
     /// Some other text.
     Text {
-        /// Its first line.
+        /// First line of the text.
         first_line: String,
     },
-    /// Nothing that is known.
+    /// A file of an unknown kind.
     Unknown {
-        /// Its first bytes.
+        /// First bytes of the file.
         first_bytes: Vec<u8>,
     },
 }
 
 impl FileKind {
-    /// Tells from its content what kind a file is that is not read.
+    /// Determines from its content the kind of a file that is no checkpoint.
     pub(in crate::weights) fn of(file: &[u8]) -> Self {
         let tar_magic = file.get(TAR_MAGIC_AT..).unwrap_or_default();
         if let Some((_, kind)) = STARTS.iter().find(|(start, _)| file.starts_with(start)) {
@@ -122,12 +122,13 @@ impl FileKind {
     }
 }
 
-/// Whether bytes are UTF-8, save that they may end within a character.
+/// Returns whether bytes are UTF-8, save that they may end within a character.
 fn is_utf8_start(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).err().is_none_or(|error| error.error_len().is_none())
 }
 
-/// Whether a file starts with a length that a header may have, and with the header's brace; it may be cut off behind.
+/// Returns whether a file starts with a length that a header may have, and with the header's brace; it may be cut off
+/// behind.
 pub(in crate::weights) fn is_safetensors(file: &[u8]) -> bool {
     let Some((header_len, rest)) = file.split_first_chunk() else {
         return false;
@@ -135,8 +136,8 @@ pub(in crate::weights) fn is_safetensors(file: &[u8]) -> bool {
     u64::from_le_bytes(*header_len) <= MAX_SAFETENSORS_HEADER && rest.starts_with(b"{")
 }
 
-/// Whether a file starts as a protocol buffer of ONNX does: with its version, and then the name of the program that wrote
-/// it, the operators that it uses, or the network.
+/// Returns whether a file starts as a protocol buffer of ONNX does: with its version, and then the name of the program
+/// that wrote it, the operators that it uses, or the network.
 /// # Source
 /// ONNX's `onnx/onnx.proto`, `ModelProto`.
 fn is_onnx(file: &[u8]) -> bool {

@@ -19,24 +19,24 @@ use super::torch_dtype::TorchDtype;
 use super::torch_error::LegacyError;
 use super::torch_tensor::StorageId;
 
-/// The number that every file in the format before PyTorch 1.6 begins with, `0x1950a86a20f9469cfc6c`, as the protocols
-/// from 2 on write it.
+/// Magic number of every file in the format before PyTorch 1.6, `0x1950a86a20f9469cfc6c`, as the protocols from 2 on
+/// write it.
 /// # Source
 /// PyTorch's `torch/serialization.py`, `MAGIC_NUMBER`.
 const MAGIC: [u8; 12] = [0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-/// [`MAGIC`] in the protocols 0 and 1.
+/// Magic number as the protocols 0 and 1 write it, otherwise [`MAGIC`].
 const MAGIC_IN_TEXT: &[u8] = b"L119547037146038801333356L\n.";
 /// Length of the frame header that the protocols from 4 on may put before the number.
 const FRAME_LEN: usize = 9;
-/// The version that all of these files have.
+/// Version of all of these files.
 const VERSION: i64 = 1001;
 
-/// Where the storages of a file lie.
+/// Ranges of the storages in a file, by key.
 #[derive(Debug)]
 pub(super) struct LegacyStorages(BTreeMap<String, Range<usize>>);
 
 impl LegacyStorages {
-    /// Whether a file starts as such a checkpoint does, in any protocol.
+    /// Returns whether a file starts as such a checkpoint does, in any protocol.
     pub(super) fn is_legacy(file: &[u8]) -> bool {
         let number = match file {
             [op::PROTO, 4..=u8::MAX, op::FRAME, ..] => file.get(2 + FRAME_LEN..),
@@ -46,7 +46,7 @@ impl LegacyStorages {
         number.is_some_and(|number| number.starts_with(&MAGIC))
     }
 
-    /// Reads the saved object, and where its storages are.
+    /// Reads the saved object, and the ranges of its storages.
     /// # Errors
     /// [`LegacyError`], with one variant for each way to be broken.
     pub(super) fn read(file: &[u8]) -> Result<(Pickle, Self), LegacyError> {
@@ -72,13 +72,13 @@ impl LegacyStorages {
         Ok((object, Self(storages)))
     }
 
-    /// The bytes of a storage.
+    /// Returns the bytes of a storage.
     pub(super) fn get<'a>(&self, file: &'a [u8], key: &str) -> Option<&'a [u8]> {
         file.get(self.0.get(key)?.clone())
     }
 }
 
-/// What the saved object says of its storages: bytes a number, and numbers.
+/// Collects the sizes that the saved object declares for its storages: bytes per number, and numbers.
 fn declared(arena: &ValueArena) -> Result<BTreeMap<&str, (usize, usize)>, LegacyError> {
     let mut declared = BTreeMap::new();
     for id in arena.ids() {
@@ -91,7 +91,7 @@ fn declared(arena: &ValueArena) -> Result<BTreeMap<&str, (usize, usize)>, Legacy
     Ok(declared)
 }
 
-/// Walks over the storages.
+/// Finds the range of each storage, and checks its length.
 fn storages(
     file: &[u8],
     mut at: usize,

@@ -16,7 +16,7 @@ use super::TorchError;
 /// changed while it is open: a file that shrinks makes reading its lost pages fatal (`SIGBUS`), and bytes that
 /// change do so in the slice as well.
 pub struct MappedFile {
-    /// `None` for an empty file, which cannot be mapped on every system.
+    /// Map of the file; `None` for an empty file, which cannot be mapped on every system.
     map: Option<Mmap>,
 }
 
@@ -53,12 +53,12 @@ pub(in crate::weights) struct FilePart {
 }
 
 impl FilePart {
-    /// All of a file.
+    /// Returns all of a file.
     pub(in crate::weights) fn whole(file: MappedFile) -> Self {
         Self { range: 0..file.len(), file: Arc::new(file) }
     }
 
-    /// A part of it; `None` if it reaches beyond the end.
+    /// Returns a part of a file; `None` if it reaches beyond the end.
     pub(super) fn of(file: &Arc<MappedFile>, range: Range<usize>) -> Option<Self> {
         file.get(range.clone())?;
         Some(Self { file: Arc::clone(file), range })

@@ -1,4 +1,4 @@
-//! Reads a Python pickle as inert data.
+//! Reader of Python pickles as inert data.
 //!
 //! A pickle is a program for a stack machine which builds objects and may call any function. This machine runs the
 //! same program but only takes down what would be called with which arguments; no name is ever looked up.
@@ -16,13 +16,13 @@ use super::pickle_stack::{Filling, PickleStack};
 use super::pickle_string::{unescape_unicode, unquote};
 use super::pickle_value::{Items, Node, NodeId, ValueArena};
 
-/// The longest pickle that is read. A checkpoint's pickle holds names and shapes, some hundred bytes per tensor;
-/// the weights lie beside it.
+/// Length of the longest pickle that is read. A checkpoint's pickle holds names and shapes, some hundred bytes per
+/// tensor; the weights lie beside it.
 const MAX_PICKLE_BYTES: usize = 64 << 20;
-/// How many values a pickle may have beyond one per two of its bytes. Python's picklers stay below that: a value
+/// Number of values that a pickle may have beyond one per two of its bytes. Python's picklers stay below that: a value
 /// that takes a single byte is a constant, which is not counted, or is followed by a memo opcode.
 const NUM_SPARE_VALUES: usize = 1024;
-/// The newest protocol that is read.
+/// Newest protocol that is read.
 const MAX_PROTOCOL: u8 = 5;
 
 type Result<T> = std::result::Result<T, PickleError>;
@@ -30,9 +30,9 @@ type Result<T> = std::result::Result<T, PickleError>;
 /// A pickle that was read.
 #[derive(Debug)]
 pub(super) struct Pickle {
-    /// All of its values.
+    /// All values of the pickle.
     pub(super) arena: ValueArena,
-    /// The value that unpickling gives.
+    /// Result of unpickling.
     pub(super) root: NodeId,
 }
 
@@ -62,7 +62,7 @@ impl Pickle {
         }
     }
 
-    /// Reads the pickle that `input` begins with, and says how long it is.
+    /// Reads the pickle that `input` begins with, and returns its length.
     /// # Errors
     /// As [`Pickle::parse`].
     pub(super) fn parse_first(input: &[u8]) -> Result<(Self, usize)> {
@@ -71,16 +71,16 @@ impl Pickle {
     }
 }
 
-/// Treatment of the attributes that objects are given.
+/// Treatment of the attributes that BUILD sets on objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attributes {
-    /// Nothing.
+    /// Drops the attributes.
     Dropped,
-    /// The object counts as filled like a dict with them.
+    /// Keeps the attributes, as if the object were a dict filled with them.
     Kept,
 }
 
-/// The machine: every opcode reads its operands and then changes the stack.
+/// Stack machine in which every opcode reads its operands and then changes the stack.
 struct Machine<'a> {
     reader: PickleReader<'a>,
     stack: PickleStack,
@@ -212,7 +212,7 @@ impl<'a> Machine<'a> {
         self.stack.push_bytes(bytes)
     }
 
-    /// Makes a container of everything above the last mark.
+    /// Collects everything above the last mark in a container.
     fn collect(&mut self, opcode: u8) -> Result<()> {
         let node = match opcode {
             op::DICT => Node::Dict(self.stack.pop_entries_to_mark()?),
@@ -228,7 +228,7 @@ impl<'a> Machine<'a> {
         self.stack.push(Node::Tuple(items))
     }
 
-    /// Adds to the container below what is added.
+    /// Adds elements to the container below them.
     fn fill(&mut self, opcode: u8) -> Result<()> {
         let (filling, items) = match opcode {
             op::APPEND => (Filling::Elements, self.stack.pop_items(1)?),
@@ -308,7 +308,7 @@ impl<'a> Machine<'a> {
         self.stack.push(Node::Object { callable, args, items: None })
     }
 
-    /// Takes the state that the object on top would be given.
+    /// Takes the state that BUILD would set on the object on top.
     fn build(&mut self) -> Result<()> {
         let state = self.stack.pop()?;
         let object = self.stack.top()?;

@@ -1,6 +1,6 @@
-//! What can be wrong with a pickle.
+//! Errors of pickles.
 
-/// Why a pickle was rejected; `at` is the position of the opcode in the pickle.
+/// Reason for which a pickle was rejected; `at` is the position of the opcode in the pickle.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PickleError {
@@ -9,7 +9,7 @@ pub enum PickleError {
     TooLarge {
         /// Length of the pickle.
         len: usize,
-        /// The limit.
+        /// Limit on the length.
         limit: usize,
     },
     /// An operand, or the length that an operand declares, reaches past the end.
@@ -39,7 +39,7 @@ pub enum PickleError {
     TrailingData {
         /// Position of STOP.
         at: usize,
-        /// Bytes behind it.
+        /// Number of bytes behind STOP.
         extra: usize,
     },
     /// STOP was reached with more than the result on the stack.
@@ -48,23 +48,23 @@ pub enum PickleError {
         /// Values and marks on the stack.
         left: usize,
     },
-    /// A byte that is no opcode of protocols 0 to 5.
+    /// A byte is no opcode of protocols 0 to 5.
     #[error("byte {at} of the pickle is {opcode:#04x}, which is no opcode")]
     UnknownOpcode {
         /// Position of the opcode.
         at: usize,
-        /// The byte.
+        /// Value of the byte.
         opcode: u8,
     },
-    /// An opcode that refers to data outside of the pickle.
+    /// An opcode refers to data outside of the pickle.
     #[error("byte {at} of the pickle is {opcode}, which refers to data outside of the file")]
     ExternalOpcode {
         /// Position of the opcode.
         at: usize,
-        /// Its name.
+        /// Name of the opcode.
         opcode: &'static str,
     },
-    /// A protocol newer than 5.
+    /// The pickle declares a protocol newer than 5.
     #[error("the pickle declares protocol {protocol}, newer than 5")]
     UnknownProtocol {
         /// The declared protocol.
@@ -95,9 +95,9 @@ pub enum PickleError {
     UnexpectedValue {
         /// Position of the opcode.
         at: usize,
-        /// What it needs.
+        /// Value that the opcode needs.
         expected: &'static str,
-        /// What it got.
+        /// Value on the stack.
         got: &'static str,
     },
     /// A dictionary is filled with a key that has no value.
@@ -105,7 +105,7 @@ pub enum PickleError {
     OddDictItems {
         /// Position of the opcode.
         at: usize,
-        /// Keys and values together.
+        /// Number of keys and values together.
         num_items: usize,
     },
     /// A number in text form does not read as one, or does not fit.
@@ -140,12 +140,12 @@ pub enum PickleError {
         /// The declared length.
         len: i32,
     },
-    /// More values, or memo entries, than Python would write into that many bytes.
+    /// A pickle has more values, or memo entries, than Python would write into that many bytes.
     #[error("the opcode at byte {at} creates more than {limit} values, too many for a pickle of this length")]
     TooManyValues {
         /// Position of the opcode.
         at: usize,
-        /// The limit for this pickle.
+        /// Limit for a pickle of this length.
         limit: usize,
     },
 }

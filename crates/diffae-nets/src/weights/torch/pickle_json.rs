@@ -1,4 +1,4 @@
-//! Plain data of a pickle as JSON.
+//! Conversion of the plain data of a pickle to JSON.
 
 use serde_json::{Map, Number, Value};
 
@@ -6,18 +6,18 @@ use super::excerpt::excerpt;
 use super::pickle_value::{DictEntries, Items, Node, NodeId, ValueArena};
 use super::torch_error::JsonError;
 
-/// How deep JSON may be nested; also what `serde_json` reads. A value that contains itself ends here.
+/// Maximum nesting of JSON; also what `serde_json` reads. A value that contains itself ends here.
 pub(super) const MAX_JSON_DEPTH: usize = 128;
-/// How many values JSON may have, skipped ones and keys included: shared values are written out once per use.
+/// Maximum number of values of JSON, skipped ones and keys included: shared values are written out once per use.
 const MAX_JSON_VALUES: usize = 100_000;
-/// How often the values of a pickle may be written on average, so that a small file cannot become a large JSON.
+/// Maximum number of uses of a value of a pickle on average, so that a small file cannot become a large JSON.
 const MAX_MEAN_USES: usize = 4;
-/// A small pickle may have this many values all the same.
+/// Number of JSON values that is allowed for any pickle, however small.
 const FREE_JSON_VALUES: usize = 1000;
-/// How many bytes of text JSON may have.
+/// Maximum number of bytes of text in JSON.
 const MAX_JSON_TEXT_BYTES: usize = 4 << 20;
 
-/// The value `id` as JSON.
+/// Converts the value `id` to JSON.
 ///
 /// Sequences and sets become arrays, dicts objects; keys that are int, float or bool are written as text and others
 /// skip their entry. A call with one argument becomes the argument, as for members of an `Enum` and `torch.Size`.
@@ -38,7 +38,7 @@ struct JsonWriter<'a> {
 }
 
 impl<'a> JsonWriter<'a> {
-    /// Writes a value that lies in `depth` others.
+    /// Converts a value that lies in `depth` others.
     fn value(&mut self, id: NodeId, depth: usize) -> Result<Value, JsonError> {
         self.count_value()?;
         if depth > MAX_JSON_DEPTH {
@@ -88,7 +88,7 @@ impl<'a> JsonWriter<'a> {
         })
     }
 
-    /// An object that is no dict: a filled list or set, a call with one argument, or nothing that JSON knows.
+    /// Converts an object that is no dict: a filled list or set, a call with one argument, or nothing that JSON knows.
     fn opaque(&mut self, id: NodeId, depth: usize) -> Result<Value, JsonError> {
         let Node::Object { args, items, .. } = self.arena.node(id) else {
             return Ok(Value::Null);

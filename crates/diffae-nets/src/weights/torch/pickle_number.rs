@@ -1,18 +1,18 @@
-//! Numbers as pickles write them.
+//! Numbers in the encodings of pickles.
 
 use std::num::IntErrorKind;
 
 /// A Python integer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Integer {
-    /// One that fits.
+    /// An integer of 64 bits.
     Small(i64),
-    /// One beyond 64 bits, such as the state of a random generator; its value is not kept.
+    /// An integer beyond 64 bits, such as the state of a random generator; its value is not kept.
     Huge,
 }
 
 impl Integer {
-    /// A little-endian two's complement number of any length; no bytes are zero.
+    /// Reads a little-endian two's complement number of any length; no bytes are zero.
     pub(super) fn from_le_bytes(bytes: &[u8]) -> Self {
         let is_negative = bytes.last().is_some_and(|&byte| byte >= 0x80);
         let sign_fill = if is_negative { 0xff } else { 0 };
@@ -25,7 +25,7 @@ impl Integer {
         if high_is_sign && (low < 0) == is_negative { Self::Small(low) } else { Self::Huge }
     }
 
-    /// Decimal digits with an optional sign, and an optional `L` of Python 2.
+    /// Reads decimal digits with an optional sign, and an optional `L` of Python 2.
     pub(super) fn from_text(text: &[u8]) -> Option<Self> {
         let text = str::from_utf8(text).ok()?;
         let digits = text.strip_suffix('L').unwrap_or(text);
@@ -39,13 +39,13 @@ impl Integer {
     }
 }
 
-/// Whether all of `digits` is a number: `parse` reports an overflow before it has seen the whole text.
+/// Returns whether all of `digits` is a number: `parse` reports an overflow before it has seen the whole text.
 fn is_decimal(digits: &str) -> bool {
     let unsigned = digits.strip_prefix(['+', '-']).unwrap_or(digits);
     unsigned.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A float as Python's `repr` writes it.
+/// Reads a float as Python's `repr` writes it.
 pub(super) fn float_from_text(text: &[u8]) -> Option<f64> {
     str::from_utf8(text).ok()?.parse().ok()
 }

@@ -1,8 +1,8 @@
-//! A position in the bytes of a pickle; every read is checked against what is left.
+//! Reader of the bytes of a pickle that checks every read against what is left.
 
 use super::pickle_error::PickleError;
 
-/// Reads opcodes and operands one after the other.
+/// Cursor that reads opcodes and operands one after the other.
 ///
 /// A declared length is only ever compared with the bytes that are left; nothing is allocated for it.
 pub(super) struct PickleReader<'a> {
@@ -18,12 +18,12 @@ impl<'a> PickleReader<'a> {
         Self { input, at: 0, opcode_at: 0 }
     }
 
-    /// Position of the opcode that was read last.
+    /// Returns the position of the opcode that was read last.
     pub(super) fn opcode_at(&self) -> usize {
         self.opcode_at
     }
 
-    /// Number of bytes that are left.
+    /// Returns the number of bytes that are left.
     pub(super) fn num_left(&self) -> usize {
         self.input.len() - self.at
     }
@@ -35,7 +35,7 @@ impl<'a> PickleReader<'a> {
         Ok(opcode)
     }
 
-    /// An operand of fixed size.
+    /// Reads an operand of fixed size.
     pub(super) fn array<const NUM_BYTES: usize>(&mut self) -> Result<[u8; NUM_BYTES], PickleError> {
         let rest = self.input.get(self.at..).unwrap_or_default();
         let Some(operand) = rest.first_chunk() else {
@@ -65,19 +65,19 @@ impl<'a> PickleReader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// An operand behind its length in one byte.
+    /// Reads an operand behind its length in one byte.
     pub(super) fn take_u8(&mut self) -> Result<&'a [u8], PickleError> {
         let len = self.u8()?;
         self.take(len.into())
     }
 
-    /// An operand behind its length in four bytes.
+    /// Reads an operand behind its length in four bytes.
     pub(super) fn take_u32(&mut self) -> Result<&'a [u8], PickleError> {
         let len = self.u32()?;
         self.take(len.into())
     }
 
-    /// An operand behind its length in four bytes, signed.
+    /// Reads an operand behind its length in four bytes, signed.
     pub(super) fn take_i32(&mut self) -> Result<&'a [u8], PickleError> {
         let len = self.i32()?;
         match u64::try_from(len) {
@@ -86,13 +86,13 @@ impl<'a> PickleReader<'a> {
         }
     }
 
-    /// An operand behind its length in eight bytes.
+    /// Reads an operand behind its length in eight bytes.
     pub(super) fn take_u64(&mut self) -> Result<&'a [u8], PickleError> {
         let len = self.u64()?;
         self.take(len)
     }
 
-    /// A text operand: the bytes up to the next line feed, which is skipped.
+    /// Reads a text operand: the bytes up to the next line feed, which is skipped.
     pub(super) fn line(&mut self) -> Result<&'a [u8], PickleError> {
         let rest = self.input.get(self.at..).unwrap_or_default();
         let end = rest.iter().position(|&byte| byte == b'\n');

@@ -7,7 +7,7 @@ use super::pickle_value::{ArenaFull, Items, Node, NodeId, ValueArena};
 
 type Result<T> = std::result::Result<T, PickleError>;
 
-/// What an opcode adds to a container.
+/// Kind of items that an opcode adds to a container.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Filling {
     Elements,
@@ -15,25 +15,25 @@ pub(super) enum Filling {
     Members,
 }
 
-/// The state between two opcodes.
+/// State of the machine between two opcodes.
 pub(super) struct PickleStack {
     arena: ValueArena,
-    /// Values, and `None` for a mark.
+    /// Slots of the stack: values, and `None` for a mark.
     slots: Vec<Option<NodeId>>,
     memo: HashMap<u32, NodeId>,
-    /// Bounds the values of the arena and the entries of the memo, each.
+    /// Limit on the values of the arena and on the entries of the memo, each.
     value_limit: usize,
     /// Position of the current opcode, for errors.
     pub(super) opcode_at: usize,
 }
 
 impl PickleStack {
-    /// An empty stack for a pickle that may have `value_limit` values.
+    /// Returns an empty stack for a pickle that may have `value_limit` values.
     pub(super) fn new(value_limit: usize) -> Self {
         Self { arena: ValueArena::new(), slots: Vec::new(), memo: HashMap::new(), value_limit, opcode_at: 0 }
     }
 
-    /// The values and the one that is left on the stack.
+    /// Returns the values and the one that is left on the stack.
     pub(super) fn finish(mut self) -> Result<(ValueArena, NodeId)> {
         let root = self.pop()?;
         match self.slots.len() {
@@ -102,7 +102,7 @@ impl PickleStack {
         if matches!(self.arena.node(id), Node::Tuple(_)) { Ok(id) } else { Err(self.unexpected("a tuple", id)) }
     }
 
-    /// The value on top.
+    /// Returns the value on top.
     pub(super) fn top(&self) -> Result<NodeId> {
         self.slots.last().copied().flatten().ok_or_else(|| self.underflow())
     }
@@ -116,14 +116,14 @@ impl PickleStack {
         self.pop_from(start)
     }
 
-    /// Pops everything above the last mark, and the mark; also says how many values that were.
+    /// Pops everything above the last mark, and the mark; also returns the number of these values.
     pub(super) fn pop_to_mark(&mut self) -> Result<(Items, usize)> {
         let mark = self.last_mark()?;
         let num_items = self.slots.len() - mark - 1;
         Ok((self.pop_from(mark)?, num_items))
     }
 
-    /// As [`Self::pop_to_mark`], for keys and values.
+    /// Pops keys and values above the last mark, as [`Self::pop_to_mark`].
     pub(super) fn pop_entries_to_mark(&mut self) -> Result<Items> {
         let (items, num_items) = self.pop_to_mark()?;
         if num_items.is_multiple_of(2) {
@@ -182,7 +182,7 @@ impl PickleStack {
         Ok(())
     }
 
-    /// Makes an object that holds nothing one that holds these attributes.
+    /// Sets the attributes of an object that holds nothing.
     pub(super) fn give_attributes(&mut self, object: NodeId, state: NodeId) {
         if let (Node::Object { callable, args, items: None }, Node::Dict(_)) =
             (self.arena.node(object), self.arena.node(state))
@@ -219,7 +219,8 @@ impl PickleStack {
         Ok(items)
     }
 
-    /// Place of the last mark. What is above it gets popped, so that the search costs no more than the pushes did.
+    /// Returns the index of the last mark. What is above it gets popped, so that the search costs no more than the
+    /// pushes did.
     fn last_mark(&self) -> Result<usize> {
         let mark = self.slots.iter().rposition(Option::is_none);
         mark.ok_or(PickleError::MissingMark { at: self.opcode_at })

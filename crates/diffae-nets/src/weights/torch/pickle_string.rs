@@ -1,6 +1,6 @@
-//! Strings of the text protocol, which escapes what does not fit on a line.
+//! Strings of the text protocol, and their escape sequences.
 
-/// The bytes of a quoted string of Python 2 (`'it\'s'`).
+/// Reads the bytes of a quoted string of Python 2 (`'it\'s'`).
 ///
 /// `None` without matching quotes, or for an escape sequence that its `repr` does not write.
 pub(super) fn unquote(quoted: &[u8]) -> Option<Vec<u8>> {
@@ -33,7 +33,7 @@ pub(super) fn unquote(quoted: &[u8]) -> Option<Vec<u8>> {
     Some(unquoted)
 }
 
-/// A string in Python's `raw-unicode-escape`: Latin-1 with `\uXXXX` and `\UXXXXXXXX`.
+/// Reads a string in Python's `raw-unicode-escape`: Latin-1 with `\uXXXX` and `\UXXXXXXXX`.
 ///
 /// `None` for digits that are no character, such as half a surrogate pair.
 pub(super) fn unescape_unicode(escaped: &[u8]) -> Option<String> {
@@ -65,7 +65,7 @@ pub(super) fn unescape_unicode(escaped: &[u8]) -> Option<String> {
     Some(unescaped)
 }
 
-/// Up to eight hexadecimal digits.
+/// Reads up to eight hexadecimal digits.
 fn from_hex(digits: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0, |number: u32, &digit| Some(number << 4 | char::from(digit).to_digit(16)?))
 }

@@ -1,4 +1,4 @@
-//! The values of a pickle: a graph in one arena.
+//! Values of a pickle, as a graph in one arena.
 //!
 //! Values refer to each other by index, so that what is shared stays shared, a value may contain itself, and
 //! nothing recurses when the arena is built, printed or dropped. A node has 16 bytes and an element of a container
@@ -13,20 +13,20 @@ use super::chunked_vec::ChunkedVec;
 pub(super) struct NodeId(NonZeroU32);
 
 impl NodeId {
-    /// `None`, in every arena.
+    /// Id of `None`, in every arena.
     pub(super) const NONE: Self = Self(NonZeroU32::MIN);
-    /// `True`, in every arena.
+    /// Id of `True`, in every arena.
     pub(super) const TRUE: Self = Self(NonZeroU32::MIN.saturating_add(1));
-    /// `False`, in every arena.
+    /// Id of `False`, in every arena.
     pub(super) const FALSE: Self = Self(NonZeroU32::MIN.saturating_add(2));
-    /// `()`, in every arena.
+    /// Id of `()`, in every arena.
     pub(super) const EMPTY_TUPLE: Self = Self(NonZeroU32::MIN.saturating_add(3));
 
-    /// The nodes with these four ids.
+    /// Nodes with these four ids.
     const FIRST_NODES: [Node; 4] = [Node::None, Node::Bool(true), Node::Bool(false), Node::Tuple(Items::EMPTY)];
 }
 
-/// One value.
+/// One value of a pickle.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Node {
     None,
@@ -41,14 +41,14 @@ pub(super) enum Node {
     Tuple(Items),
     List(Items),
     Set(Items),
-    /// Keys and values alternate.
+    /// A dict; keys and values alternate.
     Dict(Items),
     /// A class or function by name; never looked up.
     Global {
         module: NodeId,
         name: NodeId,
     },
-    /// What `callable(*args)` would give; never called. `items` is the list, set or dict that was filled in later.
+    /// The result of `callable(*args)`; never called. `items` is the list, set or dict that was filled in later.
     Object {
         callable: NodeId,
         args: NodeId,
@@ -78,14 +78,14 @@ impl Items {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct CellId(NonZeroU32);
 
-/// One element of a container and the place of the next.
+/// Element of a container, and the place of the next one.
 #[derive(Debug, Clone, Copy)]
 struct Cell {
     value: NodeId,
     next: Option<CellId>,
 }
 
-/// An index did not fit: the arena holds more than `u32` can count.
+/// Error of an index that does not fit: the arena holds more than `u32` can count.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ArenaFull;
 
@@ -98,7 +98,7 @@ pub(super) struct ValueArena {
 }
 
 impl ValueArena {
-    /// An arena that holds only the constants of [`NodeId`].
+    /// Returns an arena that holds only the constants of [`NodeId`].
     pub(super) fn new() -> Self {
         let mut nodes = ChunkedVec::new();
         for node in NodeId::FIRST_NODES {
@@ -120,7 +120,7 @@ impl ValueArena {
         self.push(Node::Text(span))
     }
 
-    /// Adds `value` behind the last of `items`.
+    /// Appends `value` to `items`.
     pub(super) fn append(&mut self, items: &mut Items, value: NodeId) -> Result<(), ArenaFull> {
         self.cells.push(Cell { value, next: None });
         let cell = CellId(index_from_len(self.cells.len())?);
@@ -128,7 +128,7 @@ impl ValueArena {
         Ok(())
     }
 
-    /// The chain of `front` and `back`, in constant time; `back` must not be part of another container.
+    /// Joins the chains `front` and `back` in constant time; `back` must not be part of another container.
     pub(super) fn joined(&mut self, front: Items, back: Items) -> Items {
         match (front.ends, back.ends) {
             (Some((first, joint)), Some((next, last))) => {
@@ -139,39 +139,39 @@ impl ValueArena {
         }
     }
 
-    /// The first element and the chain of the others.
+    /// Splits a chain into its first element and the chain of the others.
     pub(super) fn split_first(&self, items: Items) -> Option<(NodeId, Items)> {
         let (first, last) = items.ends?;
         let Cell { value, next } = self.cells[position(first.0)];
         Some((value, Items { ends: next.map(|next| (next, last)) }))
     }
 
-    /// Exchanges a value.
+    /// Replaces a value.
     pub(super) fn replace(&mut self, id: NodeId, node: Node) {
         self.nodes[position(id.0)] = node;
     }
 
-    /// Number of values.
+    /// Returns the number of values.
     pub(super) fn num_nodes(&self) -> usize {
         self.nodes.len()
     }
 
-    /// The ids of all nodes.
+    /// Iterates over the ids of all nodes.
     pub(super) fn ids(&self) -> impl Iterator<Item = NodeId> {
         (1..=u32::try_from(self.num_nodes()).unwrap_or(u32::MAX)).filter_map(NonZeroU32::new).map(NodeId)
     }
 
-    /// The value with this id.
+    /// Returns the value with this id.
     pub(super) fn node(&self, id: NodeId) -> Node {
         self.nodes[position(id.0)]
     }
 
-    /// The elements of a container, keys and values of a dict alike.
+    /// Iterates over the elements of a container, keys and values of a dict alike.
     pub(super) fn items(&self, items: Items) -> ItemsIter<'_> {
         ItemsIter { arena: self, next: items.ends.map(|(first, _)| first) }
     }
 
-    /// The string with this id; `None` if the value is none.
+    /// Returns the string with this id; `None` if the value is none.
     pub(super) fn text(&self, id: NodeId) -> Option<&str> {
         let Node::Text(TextSpan { start, len }) = self.node(id) else {
             return None;
@@ -180,7 +180,7 @@ impl ValueArena {
         self.text.get(start..start + len as usize)
     }
 
-    /// Module and name of a class or function; `None` if the value is none.
+    /// Returns module and name of a class or function; `None` if the value is none.
     pub(super) fn global(&self, id: NodeId) -> Option<(&str, &str)> {
         let Node::Global { module, name } = self.node(id) else {
             return None;
@@ -188,7 +188,7 @@ impl ValueArena {
         Some((self.text(module)?, self.text(name)?))
     }
 
-    /// The only element of a tuple that has one.
+    /// Returns the only element of a tuple that has one.
     pub(super) fn single_item(&self, tuple: NodeId) -> Option<NodeId> {
         let Node::Tuple(items) = self.node(tuple) else {
             return None;
@@ -197,8 +197,8 @@ impl ValueArena {
         rest.ends.is_none().then_some(item)
     }
 
-    /// Keys and values of a dict, of a `collections.OrderedDict`, or of an object that was filled like a dict;
-    /// `None` if the value is none of them.
+    /// Iterates over keys and values of a dict, of a `collections.OrderedDict`, or of an object that was filled like a
+    /// dict; `None` if the value is none of them.
     pub(super) fn dict_entries(&self, id: NodeId) -> Option<DictEntries<'_>> {
         let (pairs, filled) = match self.node(id) {
             Node::Dict(items) => (None, Some(items)),
@@ -226,7 +226,7 @@ impl ValueArena {
         })
     }
 
-    /// What a value is, for errors.
+    /// Describes the kind of a value for errors.
     pub(super) fn kind(&self, id: NodeId) -> &'static str {
         match self.node(id) {
             Node::None => "None",
@@ -246,7 +246,7 @@ impl ValueArena {
     }
 }
 
-/// The elements of a container in order.
+/// Iterator over the elements of a container in order.
 #[derive(Debug, Clone)]
 pub(super) struct ItemsIter<'a> {
     arena: &'a ValueArena,
@@ -263,16 +263,16 @@ impl Iterator for ItemsIter<'_> {
     }
 }
 
-/// The entries of a dict in order, repeated keys included.
+/// Iterator over the entries of a dict in order, repeated keys included.
 ///
 /// An element of the constructor's list that is no pair comes as an entry with the key `None`, so that a reader
 /// which counts its steps counts it as well.
 #[derive(Debug)]
 pub(super) struct DictEntries<'a> {
     arena: &'a ValueArena,
-    /// What an `OrderedDict` was constructed with: tuples or lists of two.
+    /// Arguments of the constructor of an `OrderedDict`: tuples or lists of two.
     pairs: ItemsIter<'a>,
-    /// What was filled in: keys and values in turn.
+    /// Items that were filled in later: keys and values in turn.
     filled: ItemsIter<'a>,
 }
 
@@ -298,12 +298,12 @@ fn index(number: usize) -> Result<u32, ArenaFull> {
     u32::try_from(number).ok().ok_or(ArenaFull)
 }
 
-/// The index, counted from one, of the last of `len` elements.
+/// Returns the index, counted from one, of the last of `len` elements.
 fn index_from_len(len: usize) -> Result<NonZeroU32, ArenaFull> {
     NonZeroU32::new(index(len)?).ok_or(ArenaFull)
 }
 
-/// The place of the element with an index that counts from one.
+/// Returns the place of the element with an index that counts from one.
 fn position(index: NonZeroU32) -> usize {
     index.get() as usize - 1
 }

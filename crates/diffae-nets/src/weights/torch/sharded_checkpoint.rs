@@ -1,4 +1,4 @@
-//! Checkpoints in pieces: folders of `torch.distributed.checkpoint`, which FSDP and other strategies write.
+//! Sharded checkpoints: folders of `torch.distributed.checkpoint`, which FSDP and other strategies write.
 //!
 //! `.metadata` is a pickle that says of every tensor its shape and its pieces, and of every piece where it lies: a range of
 //! one of the `.distcp` files, which is a file of `torch.save` in itself. What is no tensor has a range of its own.
@@ -23,7 +23,7 @@ use super::torch_error::{ShardedError, TorchError};
 use super::torch_file::TorchFile;
 use super::torch_tensor::lengths;
 
-/// The file that says where everything is.
+/// Name of the file that describes all tensors and pieces.
 const METADATA: &str = ".metadata";
 /// Prefix of the names of tensors that were saved as part of a checkpoint.
 const STATE_DICT: &str = "state_dict.";
@@ -31,18 +31,18 @@ const STATE_DICT: &str = "state_dict.";
 const HYPER_PARAMETERS: &str = "hyper_parameters.";
 /// Number of attributes of an object that are looked at; the classes have up to six.
 const MAX_ATTRIBUTES: usize = 16;
-/// Largest number of files: one a process and thread.
+/// Maximum number of files: one per process and thread.
 const MAX_FILES: usize = 4096;
-/// Largest number of pieces of a tensor.
+/// Maximum number of pieces of a tensor.
 const MAX_PIECES: usize = 4096;
-/// Largest number of hyper-parameters that are read.
+/// Maximum number of hyper-parameters that are read.
 const MAX_HYPER_PARAMETERS: usize = 4096;
-/// Deepest nesting of hyper-parameters that are read.
+/// Maximum nesting of hyper-parameters that are read.
 const MAX_DEPTH: usize = 16;
-/// Largest size of all pieces together, in sizes of all files.
-const MOST_COPIES: usize = 4;
+/// Maximum size of all pieces together, in sizes of all files.
+const MAX_COPIES: usize = 4;
 
-/// An open folder.
+/// An open folder of a sharded checkpoint.
 #[derive(Debug)]
 pub(in crate::weights) struct ShardedCheckpoint {
     path: PathBuf,
@@ -51,14 +51,14 @@ pub(in crate::weights) struct ShardedCheckpoint {
     hyper_parameters: BTreeMap<String, Piece>,
 }
 
-/// A tensor and where it is.
+/// A tensor and its pieces.
 #[derive(Debug)]
 struct PiecedTensor {
     shape: Vec<usize>,
     pieces: Vec<Piece>,
 }
 
-/// A range of a file.
+/// A piece of a tensor in a range of a file.
 #[derive(Debug)]
 struct Piece {
     file: usize,
@@ -76,14 +76,14 @@ struct ReadPiece {
     bytes: Vec<u8>,
 }
 
-/// A whole tensor.
+/// A whole tensor, joined from its pieces.
 #[derive(Debug)]
 pub(in crate::weights) struct JoinedTensor {
     pub(in crate::weights) dtype: TorchDtype,
     pub(in crate::weights) bytes: Vec<u8>,
 }
 
-/// One range by the metadata.
+/// One range in the metadata.
 struct Storage<'a> {
     name: &'a str,
     offsets: Option<Vec<usize>>,
@@ -132,7 +132,7 @@ impl ShardedCheckpoint {
                 checkpoint.hyper_parameters.insert(name.to_owned(), piece);
             }
         }
-        let limit = checkpoint.files.iter().map(|file| file.len()).sum::<usize>().saturating_mul(MOST_COPIES);
+        let limit = checkpoint.files.iter().map(|file| file.len()).sum::<usize>().saturating_mul(MAX_COPIES);
         if num_bytes > limit {
             return Err(broken(ShardedError::TooMany { what: "bytes in all pieces", limit }));
         }
@@ -141,12 +141,12 @@ impl ShardedCheckpoint {
         Ok(checkpoint)
     }
 
-    /// The names of all tensors, sorted.
+    /// Returns the names of all tensors, sorted.
     pub(in crate::weights) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The shape of a tensor, if it is there.
+    /// Returns the shape of a tensor, if it is there.
     pub(in crate::weights) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
     }
@@ -168,7 +168,7 @@ impl ShardedCheckpoint {
         join(&tensor.shape, pieces).map(Some).ok_or_else(broken)
     }
 
-    /// The hyper-parameters that were saved with the tensors.
+    /// Returns the hyper-parameters that were saved with the tensors.
     /// # Errors
     /// [`TorchError`] if one is broken.
     pub(in crate::weights) fn hyper_parameters(&self) -> Result<Option<Value>, TorchError> {
@@ -180,7 +180,7 @@ impl ShardedCheckpoint {
         Ok((!root.is_empty()).then_some(Value::Object(root)))
     }
 
-    /// The number of a file, which is opened at its first use.
+    /// Returns the number of a file, which is opened at its first use.
     fn file_number<'a>(&mut self, numbers: &mut BTreeMap<&'a str, usize>, name: &'a str) -> Result<usize, TorchError> {
         let number = self.files.len();
         let vacant = match numbers.entry(name) {
@@ -199,7 +199,7 @@ impl ShardedCheckpoint {
         Ok(number)
     }
 
-    /// Opens a range as the file of `torch.save` that it is.
+    /// Opens a range as the `torch.save` file in it.
     fn part(&self, piece: &Piece) -> Result<TorchFile, TorchError> {
         let end = piece.start.saturating_add(piece.len);
         let part = self.files.get(piece.file).and_then(|file| FilePart::of(file, piece.start..end));
@@ -236,7 +236,7 @@ impl<'a> Storage<'a> {
     }
 }
 
-/// The tensors of the metadata, without their pieces.
+/// Collects the tensors of the metadata, without their pieces.
 fn shapes(arena: &ValueArena, metadata: NodeId) -> BTreeMap<&str, PiecedTensor> {
     let entries = arena.dict_entries(metadata).into_iter().flatten();
     let tensor = |(key, value)| {
@@ -246,13 +246,13 @@ fn shapes(arena: &ValueArena, metadata: NodeId) -> BTreeMap<&str, PiecedTensor> 
     entries.filter_map(tensor).collect()
 }
 
-/// An attribute of an object.
+/// Returns an attribute of an object.
 fn attribute(arena: &ValueArena, object: NodeId, name: &str) -> Option<NodeId> {
     let mut attributes = arena.dict_entries(object)?.take(MAX_ATTRIBUTES);
     attributes.find(|&(key, _)| arena.text(key) == Some(name)).map(|(_, value)| value)
 }
 
-/// Puts pieces together; `None` if they do not fill the tensor exactly.
+/// Joins pieces; `None` if they do not fill the tensor exactly.
 fn join(shape: &[usize], pieces: Vec<ReadPiece>) -> Option<JoinedTensor> {
     let numel = |shape: &[usize]| shape.iter().try_fold(1_usize, |all, &size| all.checked_mul(size));
     let dtype = pieces.first()?.dtype;
@@ -315,7 +315,7 @@ fn copy(piece: &ReadPiece, shape: &[usize], to: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// Puts a value at `a.b.c` into nested objects.
+/// Inserts a value at `a.b.c` into nested objects.
 fn insert(root: &mut Map<String, Value>, name: &str, value: Value) {
     match name.split_once('.') {
         None => drop(root.insert(name.to_owned(), value)),

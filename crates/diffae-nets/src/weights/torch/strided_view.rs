@@ -1,4 +1,4 @@
-//! A tensor as a view of the numbers in a storage.
+//! Tensors as strided views of the numbers in a storage.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use super::excerpt::excerpt;
 use super::torch_dtype::TorchDtype;
 use super::torch_error::TorchError;
 
-/// Where the numbers of a tensor lie: element `[i_0, i_1, ..]` is number `offset + sum_k i_k * strides[k]`.
+/// A strided view: element `[i_0, i_1, ..]` is number `offset + sum_k i_k * strides[k]` of the storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StridedView {
@@ -16,7 +16,7 @@ pub struct StridedView {
     pub shape: Vec<usize>,
     /// Distance of neighbors in each dimension, in elements.
     pub strides: Vec<usize>,
-    /// The first element.
+    /// Index of the first element.
     pub offset: usize,
     /// Name of the storage within the checkpoint.
     pub storage_key: String,
@@ -25,7 +25,7 @@ pub struct StridedView {
 }
 
 impl StridedView {
-    /// Number of elements.
+    /// Returns the number of elements.
     /// # Errors
     /// [`TorchError::LargerThanStorage`], [`TorchError::OutOfStorage`] if the elements are not all in the storage.
     fn checked_numel(&self, tensor: &str) -> Result<usize, TorchError> {
@@ -51,7 +51,7 @@ impl StridedView {
         }
     }
 
-    /// The elements in row-major order, as bytes: a part of `storage` if they lie there in this order.
+    /// Returns the elements in row-major order, as bytes: a part of `storage` if they lie there in this order.
     /// # Errors
     /// As [`Self::checked_numel`].
     pub(super) fn gather<'a>(&self, tensor: &str, storage: &'a [u8]) -> Result<Cow<'a, [u8]>, TorchError> {
@@ -75,15 +75,15 @@ impl StridedView {
         Ok(Cow::Owned(gathered))
     }
 
-    /// `len` neighboring elements of `storage`, as bytes.
+    /// Returns `len` neighboring elements of `storage`, as bytes.
     fn run<'a>(&self, tensor: &str, storage: &'a [u8], start: usize, len: usize) -> Result<&'a [u8], TorchError> {
         let element_len = self.dtype.num_bytes();
         let run = start.checked_mul(element_len).and_then(|start| storage.get(start..)?.get(..len * element_len));
         run.ok_or_else(|| self.out_of_storage(tensor))
     }
 
-    /// The dimensions that matter for the order of elements: without those of length one, and with neighbors that
-    /// can be walked as one.
+    /// Returns the dimensions that matter for the order of elements: without those of length one, and with neighbors
+    /// that can be walked as one.
     fn merged_axes(&self) -> Vec<Axis> {
         let mut axes: Vec<Axis> = Vec::new();
         for (&len, &stride) in self.shape.iter().zip(&self.strides).filter(|&(&len, _)| len != 1) {
@@ -145,7 +145,7 @@ mod tests {
         }
     }
 
-    /// A storage whose element `i` is the number `i`.
+    /// Returns a storage whose element `i` is the number `i`.
     fn counting_storage(numel: usize) -> Vec<u8> {
         (0..numel).flat_map(|number| u16::try_from(number).unwrap().to_le_bytes()).collect()
     }

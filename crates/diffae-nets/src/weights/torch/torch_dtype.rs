@@ -1,8 +1,8 @@
-//! The number types of tensors in a PyTorch checkpoint.
+//! Number types of tensors in a PyTorch checkpoint.
 
 use std::fmt;
 
-/// A number type; numbers are little-endian in the file.
+/// Number type of a tensor; numbers are little-endian in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TorchDtype {
     /// `torch.float64`
@@ -23,12 +23,12 @@ pub enum TorchDtype {
     I8,
     /// `torch.uint8`
     U8,
-    /// `torch.bool`, one byte of 0 or 1
+    /// `torch.bool`, one byte of 0 or 1.
     Bool,
 }
 
 impl TorchDtype {
-    /// Bytes per number.
+    /// Returns the number of bytes per number.
     #[must_use]
     pub fn num_bytes(self) -> usize {
         match self {
@@ -39,7 +39,7 @@ impl TorchDtype {
         }
     }
 
-    /// The name in PyTorch, without `torch.`.
+    /// Returns the name in PyTorch, without `torch.`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -56,7 +56,7 @@ impl TorchDtype {
         }
     }
 
-    /// The type of the numbers in a storage of a class; `None` for a class that is not supported.
+    /// Returns the type of the numbers in a storage of a class; `None` for a class that is not supported.
     /// # Source
     /// PyTorch's `torch/storage.py`, `_dtype_to_storage_type_map`; an `UntypedStorage` counts as bytes, as in
     /// `torch/serialization.py`, `persistent_load`.

@@ -1,4 +1,4 @@
-//! What can be wrong with a PyTorch checkpoint.
+//! Errors of PyTorch checkpoints.
 
 use std::path::PathBuf;
 
@@ -6,70 +6,70 @@ use super::file_kind::FileKind;
 use super::pickle_error::PickleError;
 use super::zip_kind::ZipKind;
 
-/// Why a checkpoint, or a tensor in one, cannot be read.
+/// Reason for which a checkpoint, or a tensor in one, cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TorchError {
     /// The file cannot be opened or mapped.
     #[error("cannot open {path}", path = path.display())]
     Open {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The cause.
         source: std::io::Error,
     },
-    /// The file is something else.
+    /// The file is of another kind.
     #[error("{path} is no file of weights that can be read but {kind}", path = path.display())]
     NotTorch {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What it is.
+        /// Kind of the file.
         kind: FileKind,
     },
     /// The file has the format before PyTorch 1.6, but is broken.
     #[error("cannot read {path}, which is in the format before PyTorch 1.6", path = path.display())]
     Legacy {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is broken.
+        /// Damage to the file.
         source: LegacyError,
     },
-    /// A folder of `torch.distributed.checkpoint` that cannot be read.
+    /// A folder of `torch.distributed.checkpoint` cannot be read.
     #[error(
         "cannot read the checkpoint in pieces {path}; join them with \
          `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} weights.pt`",
         path = path.display()
     )]
     Sharded {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
-        /// The damage.
+        /// Damage to the folder.
         source: ShardedError,
     },
     /// The file is a zip archive, but a broken one.
     #[error("cannot read the archive {path}", path = path.display())]
     Archive {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is broken.
+        /// Damage to the archive.
         source: ArchiveError,
     },
     /// The file is a zip archive of something else.
     #[error("{path} is no file of weights that can be read but {kind}", path = path.display())]
     OtherArchive {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its kind.
+        /// Kind of the archive.
         kind: ZipKind,
     },
     /// The archive holds more than one checkpoint.
     #[error("{path} holds several checkpoints: {first:?} and {second:?}", path = path.display())]
     SeveralPickles {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// One of them.
+        /// Name of one checkpoint.
         first: String,
-        /// Another one.
+        /// Name of another one.
         second: String,
     },
     /// The checkpoint was written on a machine with another byte order.
@@ -78,19 +78,19 @@ pub enum TorchError {
         path = path.display()
     )]
     ByteOrder {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What its entry `byteorder` says.
+        /// Content of the entry `byteorder`.
         found: String,
     },
     /// The checkpoint's pickle is broken.
     #[error("cannot read the pickle {entry:?} of {path}", path = path.display())]
     Pickle {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Name of the entry.
         entry: String,
-        /// What is broken.
+        /// Damage to the pickle.
         source: PickleError,
     },
     /// The checkpoint is no dict with tensors below.
@@ -100,49 +100,49 @@ pub enum TorchError {
         path = path.display()
     )]
     RootNotDict {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What it holds.
+        /// Kind of the saved object.
         found: String,
     },
     /// The checkpoint has no such entry.
     #[error("the checkpoint has no entry {key:?}, only {available:?}")]
     MissingKey {
-        /// The key.
+        /// Key that was looked for.
         key: String,
-        /// Some of the keys that there are.
+        /// Some of the keys that exist.
         available: Vec<String>,
     },
     /// An entry of the checkpoint is no dict.
     #[error("the entry {key:?} is {found}, expected a dict")]
     NotDict {
-        /// The key.
+        /// Key of the entry.
         key: String,
-        /// What it holds.
+        /// Kind of the value.
         found: String,
     },
     /// A dict has a key twice.
     #[error("the key {key:?} appears twice in {within}")]
     DuplicateKey {
-        /// The dict.
+        /// Name of the dict.
         within: String,
-        /// The key.
+        /// Key that appears twice.
         key: String,
     },
     /// A dict holds more tensors than any checkpoint needs.
     #[error("{within} holds more than {limit} tensors")]
     TooManyTensors {
-        /// The dict.
+        /// Name of the dict.
         within: String,
-        /// The limit.
+        /// Limit on the number of tensors.
         limit: usize,
     },
     /// The tensors of a dict are far larger together than the storages that they share.
     #[error("the tensors of {within} would take more than {limit} bytes, far more than their storages have")]
     TooManyBytes {
-        /// The dict.
+        /// Name of the dict.
         within: String,
-        /// The limit.
+        /// Limit on the number of bytes.
         limit: u64,
     },
     /// A tensor's description is not what PyTorch writes.
@@ -150,7 +150,7 @@ pub enum TorchError {
     MalformedTensor {
         /// Name of the tensor.
         tensor: String,
-        /// What is broken.
+        /// Damage to the description.
         problem: &'static str,
     },
     /// A tensor is of a kind that is not supported: sparse, quantized, complex and so on.
@@ -158,7 +158,7 @@ pub enum TorchError {
     UnsupportedTensor {
         /// Name of the tensor.
         tensor: String,
-        /// Its storage class, or the function that would rebuild it.
+        /// Storage class of the tensor, or the function that would rebuild it.
         class: String,
     },
     /// A tensor lies in a storage that the checkpoint does not have.
@@ -174,7 +174,7 @@ pub enum TorchError {
     Storage {
         /// Name of the tensor.
         tensor: String,
-        /// What is broken.
+        /// Damage to the storage.
         source: ArchiveError,
     },
     /// A storage does not have the length that the pickle declares.
@@ -184,9 +184,9 @@ pub enum TorchError {
         tensor: String,
         /// Name of the entry.
         entry: String,
-        /// Its length.
+        /// Length of the entry.
         got: u64,
-        /// Numbers times bytes per number; saturates.
+        /// Expected length, numbers times bytes per number; saturates.
         expected: u64,
     },
     /// A tensor has more elements than its storage.
@@ -194,9 +194,9 @@ pub enum TorchError {
     LargerThanStorage {
         /// Name of the tensor.
         tensor: String,
-        /// Its shape.
+        /// Shape of the tensor.
         shape: Vec<usize>,
-        /// Elements of the storage.
+        /// Number of elements of the storage.
         storage_numel: usize,
     },
     /// A tensor reaches beyond its storage.
@@ -207,26 +207,26 @@ pub enum TorchError {
     OutOfStorage {
         /// Name of the tensor.
         tensor: String,
-        /// Its shape.
+        /// Shape of the tensor.
         shape: Vec<usize>,
-        /// Its strides, in elements.
+        /// Strides of the tensor, in elements.
         strides: Vec<usize>,
-        /// Its first element.
+        /// Index of the first element.
         offset: usize,
-        /// Elements of the storage.
+        /// Number of elements of the storage.
         storage_numel: usize,
     },
     /// An entry cannot be written as JSON.
     #[error("cannot read the entry {key:?} as plain data")]
     Json {
-        /// The key.
+        /// Key of the entry.
         key: String,
-        /// Why not.
+        /// Cause of the failure.
         source: JsonError,
     },
 }
 
-/// What is broken in an archive.
+/// Damage to an archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveError {
@@ -245,15 +245,15 @@ pub enum ArchiveError {
     /// An entry of the directory is cut off or none.
     #[error("entry {entry_idx} of {num_entries} in the directory of the archive is broken")]
     BadDirectoryEntry {
-        /// Its place.
+        /// Index of the entry.
         entry_idx: u64,
-        /// How many there are.
+        /// Number of entries.
         num_entries: u64,
     },
     /// Two entries have one name.
     #[error("the archive has two entries {entry:?}")]
     DuplicateEntry {
-        /// The name.
+        /// Name of both entries.
         entry: String,
     },
     /// An entry is compressed.
@@ -264,7 +264,7 @@ pub enum ArchiveError {
     Compressed {
         /// Name of the entry.
         entry: String,
-        /// Its method by the zip specification; 8 is deflate.
+        /// Compression method by the zip specification; 8 is deflate.
         method: u16,
     },
     /// An entry is encrypted.
@@ -278,9 +278,9 @@ pub enum ArchiveError {
     TwoSizes {
         /// Name of the entry.
         entry: String,
-        /// Its size.
+        /// Unpacked size of the entry.
         len: u64,
-        /// Its size in the file.
+        /// Size of the entry in the file.
         stored_len: u64,
     },
     /// An entry is not where the directory says.
@@ -301,32 +301,32 @@ pub enum ArchiveError {
     },
 }
 
-/// Why plain data have no JSON form.
+/// Reason for which plain data have no JSON form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JsonError {
-    /// Nested too deep, or endlessly.
+    /// The data are nested too deep, or endlessly.
     #[error("the data are nested more than {limit} levels deep, or contain themselves")]
     TooDeep {
-        /// The limit.
+        /// Limit on the nesting.
         limit: usize,
     },
-    /// Too many values.
+    /// The data have too many values.
     #[error("the data have more than {limit} values, with shared ones counted at each use")]
     TooManyValues {
-        /// The limit.
+        /// Limit on the number of values.
         limit: usize,
     },
-    /// Too much text.
+    /// The data have too much text.
     #[error("the data have more than {limit} bytes of text, with shared ones counted at each use")]
     TooMuchText {
-        /// The limit.
+        /// Limit on the bytes of text.
         limit: usize,
     },
     /// A dict has a key twice, or two keys with the same text.
     #[error("the key {key:?} appears twice in a dict")]
     DuplicateKey {
-        /// The key.
+        /// Key that appears twice.
         key: String,
     },
 }
@@ -335,94 +335,94 @@ pub enum JsonError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShardedError {
-    /// The pickle of the metadata.
+    /// The pickle of the metadata is broken.
     #[error("the pickle of .metadata is broken")]
     Pickle(#[source] PickleError),
-    /// The metadata lack something, or have it in another form.
+    /// The metadata lack a part, or have it in another form.
     #[error(".metadata lacks {what} in the form that PyTorch writes")]
     Missing {
-        /// Its name.
+        /// Name of the part.
         what: &'static str,
     },
-    /// More of something than any checkpoint needs.
+    /// A folder has more files, pieces or values than any checkpoint needs.
     #[error("there are more than {limit} {what}")]
     TooMany {
-        /// Its name.
+        /// Kind of items that are too many.
         what: &'static str,
-        /// The limit.
+        /// Limit on their number.
         limit: usize,
     },
     /// The metadata name a file outside of the folder.
     #[error(".metadata names {name:?}, which is no file of the folder")]
     FileName {
-        /// The name.
+        /// Name of the file.
         name: String,
     },
-    /// A range that a file does not have.
+    /// A range reaches beyond its file.
     #[error("a piece of {len} bytes at byte {start} reaches beyond the end of its file; copy the folder again")]
     BeyondFile {
-        /// Its start.
+        /// Start of the range.
         start: usize,
-        /// Its length.
+        /// Length of the range.
         len: usize,
     },
-    /// Pieces that do not make their tensor.
+    /// The pieces of a tensor do not make the whole.
     #[error("the pieces of tensor {tensor:?} do not make the whole")]
     Pieces {
-        /// Its name.
+        /// Name of the tensor.
         tensor: String,
     },
-    /// Pieces in another format.
+    /// The pieces are in safetensors, another format.
     #[error("its pieces are safetensors")]
     Safetensors,
 }
 
-/// What is broken in a checkpoint of the format before PyTorch 1.6.
+/// Damage to a checkpoint of the format before PyTorch 1.6.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LegacyError {
-    /// One of the pickles at its start.
+    /// One of the pickles at the start of the file is broken.
     #[error("the pickle of {part} is broken")]
     Pickle {
-        /// Which.
+        /// Name of the pickle.
         part: &'static str,
-        /// The cause.
+        /// Damage to the pickle.
         source: PickleError,
     },
-    /// An unknown version.
+    /// The version is unknown.
     #[error("its version is not {expected}")]
     Version {
-        /// The one that is known.
+        /// Version that is known.
         expected: i64,
     },
-    /// Numbers of the other byte order.
+    /// The numbers have the other byte order.
     #[error("its numbers are not little-endian")]
     ByteOrder,
-    /// Numbers of an unknown type, so that what is behind them cannot be found.
+    /// A storage has an unknown type of numbers, so that what is behind them cannot be found.
     #[error("storage {key} is of class {class}, which this reader does not know")]
     StorageClass {
-        /// Its key.
+        /// Key of the storage.
         key: String,
-        /// Its class.
+        /// Class of the storage.
         class: String,
     },
     /// The keys are no list of texts.
     #[error("the keys of its storages are missing")]
     NoKeys,
-    /// A storage that no tensor uses.
+    /// No tensor uses a storage.
     #[error("storage {key} belongs to no tensor")]
     UnknownStorage {
-        /// Its key.
+        /// Key of the storage.
         key: String,
     },
-    /// A storage of another size.
+    /// A storage has another size than its tensors expect.
     #[error("storage {key} holds {got} numbers, its tensors expect {expected}")]
     StorageNumel {
-        /// Its key.
+        /// Key of the storage.
         key: String,
-        /// What the file says.
+        /// Number of elements by the file.
         got: i64,
-        /// What the pickle says.
+        /// Number of elements by the pickle.
         expected: usize,
     },
     /// The file ends too early.
@@ -430,7 +430,7 @@ pub enum LegacyError {
     Truncated {
         /// Length of the file.
         len: usize,
-        /// The storage.
+        /// Key of the storage.
         key: String,
     },
 }

@@ -24,11 +24,11 @@ use super::torch_tensor::TensorRef;
 use super::zip_directory::ZipDirectory;
 use super::zip_kind::ZipKind;
 
-/// How many tensors one dict may hold.
+/// Maximum number of tensors in one dict.
 const MAX_TENSORS: usize = 100_000;
-/// How many times the size of their storages the tensors of a dict may have together: some share their numbers.
-const MOST_COPIES: u64 = 4;
-/// How many keys the error for a missing one lists.
+/// Maximum size of the tensors of a dict together, in sizes of their storages: some share their numbers.
+const MAX_COPIES: u64 = 4;
+/// Number of keys that the error for a missing one lists.
 const NUM_LISTED_KEYS: usize = 16;
 
 /// An open checkpoint.
@@ -39,13 +39,13 @@ pub struct TorchFile {
     file: FilePart,
     storages: Storages,
     arena: ValueArena,
-    /// The dict that was saved.
+    /// Root dict of the checkpoint.
     root: NodeId,
-    /// Its entries with string keys.
+    /// Entries of the root dict with string keys.
     root_entries: BTreeMap<String, NodeId>,
 }
 
-/// Where storages are.
+/// Storages of a file, by format.
 enum Storages {
     Zip {
         directory: ZipDirectory,
@@ -55,14 +55,14 @@ enum Storages {
     Legacy(LegacyStorages),
 }
 
-/// The numbers of a tensor.
+/// Numbers of a tensor, with type and shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorBytes<'a> {
     /// Type of the numbers.
     pub dtype: TorchDtype,
     /// Length of each dimension.
     pub shape: Vec<usize>,
-    /// The numbers in row-major order, little-endian; a part of the file if they lie there in this order.
+    /// Numbers in row-major order, little-endian; a part of the file if they lie there in this order.
     pub bytes: Cow<'a, [u8]>,
 }
 
@@ -71,8 +71,8 @@ impl TorchFile {
     /// # Errors
     /// [`TorchError::Open`] if there is no such file; [`TorchError::NotTorch`], [`TorchError::OtherArchive`] or
     /// [`TorchError::SeveralPickles`] if it is something else; [`TorchError::Archive`], [`TorchError::Pickle`] or
-    /// [`TorchError::Legacy`] if it is damaged; [`TorchError::ByteOrder`], [`TorchError::RootNotDict`] or [`TorchError::DuplicateKey`] if it is a
-    /// checkpoint that this reader does not take.
+    /// [`TorchError::Legacy`] if it is damaged; [`TorchError::ByteOrder`], [`TorchError::RootNotDict`] or
+    /// [`TorchError::DuplicateKey`] if it is a checkpoint that this reader does not take.
     pub fn open(path: &Path) -> Result<Self, TorchError> {
         Self::from_part(path, FilePart::whole(MappedFile::open(path)?))
     }
@@ -108,14 +108,14 @@ impl TorchFile {
         Ok(Self { path: path.to_path_buf(), file, storages, root_entries, arena, root })
     }
 
-    /// The tensor that was saved by itself; `None` if it was something else.
+    /// Returns the tensor that was saved by itself; `None` if it was something else.
     /// # Errors
     /// [`TorchError::MalformedTensor`] if its description is broken.
     pub(super) fn root_tensor(&self, name: &str) -> Result<Option<TensorRef>, TorchError> {
         TensorRef::from_value(&self.arena, name, self.root)
     }
 
-    /// The saved object as plain data; see [`TorchFile::json_under`].
+    /// Returns the saved object as plain data; see [`TorchFile::json_under`].
     /// # Errors
     /// [`TorchError::Json`] for data that are nested too deep or too large.
     pub(super) fn root_json(&self) -> Result<serde_json::Value, TorchError> {
@@ -123,17 +123,17 @@ impl TorchFile {
             .map_err(|source| TorchError::Json { key: "the root".to_owned(), source })
     }
 
-    /// The string keys of the dict that was saved, in order.
+    /// Returns the string keys of the dict that was saved, in order.
     pub fn root_keys(&self) -> impl ExactSizeIterator<Item = &str> {
         self.root_entries.keys().map(String::as_str)
     }
 
-    /// Whether there is a dict under `key` of the dict that was saved.
+    /// Returns whether there is a dict under `key` of the dict that was saved.
     pub(in crate::weights) fn has_dict(&self, key: &str) -> bool {
         self.root_entries.get(key).is_some_and(|&value| self.arena.dict_entries(value).is_some())
     }
 
-    /// The tensors in the dict under `key`, by name. Other values and other keys are skipped, and so are dicts
+    /// Returns the tensors in the dict under `key`, by name. Other values and other keys are skipped, and so are dicts
     /// below.
     /// # Errors
     /// [`TorchError::MissingKey`], [`TorchError::NotDict`] if there is no such dict; [`TorchError::DuplicateKey`],
@@ -147,15 +147,15 @@ impl TorchFile {
         self.tensors_in(dict, key)
     }
 
-    /// The tensors in the dict that was saved, by name. Other values and other keys are skipped, and so are dicts
-    /// below.
+    /// Returns the tensors in the dict that was saved, by name. Other values and other keys are skipped, and so are
+    /// dicts below.
     /// # Errors
     /// As [`TorchFile::tensors_under`].
     pub fn root_tensors(&self) -> Result<BTreeMap<String, TensorRef>, TorchError> {
         self.tensors_in(self.root, "the root")
     }
 
-    /// The plain data under `key` of the dict that was saved; `None` if there is no such key.
+    /// Returns the plain data under `key` of the dict that was saved; `None` if there is no such key.
     ///
     /// Sequences and sets become arrays, dicts objects; keys that are int, float or bool are written as text and
     /// others skip their entry. A call with one argument becomes the argument, as for members of an `Enum`.
@@ -171,7 +171,7 @@ impl TorchFile {
         json.map(Some).map_err(|source| TorchError::Json { key: excerpt(key), source })
     }
 
-    /// The numbers of a tensor of this checkpoint.
+    /// Reads the numbers of a tensor of this checkpoint.
     ///
     /// The first read of a storage compares all of it with its checksum.
     /// # Errors
@@ -235,7 +235,7 @@ impl TorchFile {
                     bytes_of_storages = bytes_of_storages.saturating_add(sized(view.storage_numel as u64));
                 }
             }
-            let limit = bytes_of_storages.saturating_mul(MOST_COPIES);
+            let limit = bytes_of_storages.saturating_mul(MAX_COPIES);
             if bytes > limit {
                 return Err(TorchError::TooManyBytes { within: excerpt(key), limit });
             }
@@ -279,7 +279,7 @@ fn open_zip(path: &Path, file: &[u8]) -> Result<(Pickle, Storages), TorchError> 
     Ok((pickle, Storages::Zip { directory, name }))
 }
 
-/// The name of the folder that all entries of the checkpoint are in.
+/// Returns the name of the folder that all entries of the checkpoint are in.
 fn checkpoint_name<'a>(path: &Path, directory: &'a ZipDirectory) -> Result<&'a [u8], TorchError> {
     let mut pickles = directory.names().filter_map(|entry| {
         let name = entry.strip_suffix(b"/data.pkl")?;
@@ -306,7 +306,7 @@ fn check_byte_order(path: &Path, byte_order: Option<&[u8]>) -> Result<(), TorchE
     }
 }
 
-/// The entries with string keys; the key that appears twice as error.
+/// Collects the entries with string keys; a key that appears twice is the error.
 fn by_key(arena: &ValueArena, entries: DictEntries<'_>) -> Result<BTreeMap<String, NodeId>, String> {
     let mut by_key = BTreeMap::new();
     for (key, value) in entries {
@@ -321,7 +321,7 @@ fn by_key(arena: &ValueArena, entries: DictEntries<'_>) -> Result<BTreeMap<Strin
     Ok(by_key)
 }
 
-/// What a value is, with its class if it is an object.
+/// Describes the kind of a value, with its class if it is an object.
 fn describe(arena: &ValueArena, value: NodeId) -> String {
     match arena.node(value) {
         Node::Object { callable, .. } => match arena.global(callable) {

@@ -1,4 +1,4 @@
-//! A tensor in a checkpoint, as its pickle describes it.
+//! Tensors in a checkpoint, as its pickle describes them.
 
 use super::excerpt::excerpt;
 use super::pickle_value::{Items, Node, NodeId, ValueArena};
@@ -6,11 +6,11 @@ use super::strided_view::StridedView;
 use super::torch_dtype::TorchDtype;
 use super::torch_error::TorchError;
 
-/// How many dimensions a tensor may have.
+/// Maximum number of dimensions of a tensor.
 const MAX_RANK: usize = 16;
-/// How long the name of a storage may be; PyTorch numbers them.
+/// Maximum length of the name of a storage; PyTorch numbers them.
 const MAX_STORAGE_KEY_BYTES: usize = 64;
-/// How often a tensor may be wrapped as a parameter; PyTorch does so once.
+/// Maximum number of times that a tensor is wrapped as a parameter; PyTorch does so once.
 const MAX_WRAPPINGS: usize = 4;
 
 /// A tensor by its name; its numbers stay in the file until they are read.
@@ -27,13 +27,13 @@ enum Layout {
 }
 
 impl TensorRef {
-    /// The key under which the tensor was found.
+    /// Returns the key under which the tensor was found.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Type, shape and place of the tensor.
+    /// Returns type, shape and place of the tensor.
     /// # Errors
     /// [`TorchError::UnsupportedTensor`] for a storage class that is not supported.
     pub fn view(&self) -> Result<&StridedView, TorchError> {
@@ -111,7 +111,7 @@ impl Layout {
     }
 }
 
-/// What the pickle says of a storage.
+/// Description of a storage in the pickle.
 pub(super) struct StorageId<'a> {
     pub(super) class: (&'a str, &'a str),
     pub(super) key: &'a str,
@@ -144,7 +144,7 @@ impl<'a> StorageId<'a> {
         Some(Self { class: arena.global(class)?, key, numel: length(arena, numel)? })
     }
 
-    /// Reads the same as the text that protocol 0 makes of it:
+    /// Reads the persistent id from the text that protocol 0 writes for it:
     /// `('storage', <class 'torch.FloatStorage'>, '0', 'cpu', 6)`.
     fn from_text(text: &'a str) -> Option<Self> {
         let mut items = text.strip_prefix('(')?.strip_suffix(')')?.split(", ");
@@ -158,7 +158,7 @@ impl<'a> StorageId<'a> {
     }
 }
 
-/// The tensor in a parameter, or the value itself.
+/// Returns the tensor in a parameter, or the value itself.
 fn unwrap_parameter(arena: &ValueArena, mut value: NodeId) -> NodeId {
     for _ in 0..MAX_WRAPPINGS {
         let Node::Object { callable, args, .. } = arena.node(value) else {
@@ -179,12 +179,12 @@ fn unwrap_parameter(arena: &ValueArena, mut value: NodeId) -> NodeId {
     value
 }
 
-/// Whether a value is None or a dict without entries.
+/// Returns whether a value is None or a dict without entries.
 fn is_empty(arena: &ValueArena, value: NodeId) -> bool {
     value == NodeId::NONE || arena.dict_entries(value).is_some_and(|mut entries| entries.next().is_none())
 }
 
-/// A tuple of lengths, also as a `torch.Size`; `None` if it is none or longer than [`MAX_RANK`].
+/// Reads a tuple of lengths, also as a `torch.Size`; `None` if it is none or longer than [`MAX_RANK`].
 pub(super) fn lengths(arena: &ValueArena, value: NodeId) -> Option<Vec<usize>> {
     let tuple = match arena.node(value) {
         Node::Object { callable, args, .. } if arena.global(callable) == Some(("torch", "Size")) => {

@@ -1,4 +1,4 @@
-//! The entries of a zip archive whose entries are stored as they are.
+//! Central directory of a zip archive whose entries are stored uncompressed.
 //!
 //! PyTorch aligns and never compresses its entries, so that they can be used where they lie. Only the central
 //! directory says where that is: the entries' own headers leave sizes and checksums to a descriptor behind the data.
@@ -30,16 +30,16 @@ const ZIP64_LOCATOR_LEN: usize = 20;
 
 const ZIP64_EXTRA_ID: u16 = 1;
 const ENCRYPTED_FLAG: u16 = 1;
-/// Stands in a field of 32 bits whose value is in the ZIP64 extra field.
+/// Marker in a field of 32 bits whose value is in the ZIP64 extra field.
 const IN_ZIP64_EXTRA: u64 = u32::MAX as u64;
 
-/// Where the entries of an archive are.
+/// Places of the entries of an archive.
 #[derive(Debug)]
 pub(super) struct ZipDirectory {
     entries: BTreeMap<Vec<u8>, ZipEntry>,
-    /// Where the central directory starts and data ends.
+    /// Start of the central directory and end of the data.
     directory_start: usize,
-    /// Whether the archive was written without checksums.
+    /// True if the archive was written without checksums.
     lacks_checksums: bool,
 }
 
@@ -51,12 +51,12 @@ struct ZipEntry {
     crc32: u32,
     method: u16,
     flags: u16,
-    /// Set when the data were found to match `crc32`.
+    /// Set once the data were found to match `crc32`.
     is_intact: OnceLock<()>,
 }
 
 impl ZipDirectory {
-    /// Whether a file starts as a zip archive does.
+    /// Returns whether a file starts as a zip archive does.
     pub(super) fn is_zip(file: &[u8]) -> bool {
         matches!(read_u32(file, 0), Some(LOCAL_HEADER_MAGIC | DIRECTORY_END_MAGIC))
     }
@@ -81,18 +81,18 @@ impl ZipDirectory {
         Ok(Self { entries, directory_start: end.directory.start, lacks_checksums })
     }
 
-    /// Whether no entry has a checksum: all are zero, as after `torch.serialization.set_crc32_options(False)`. Data that
-    /// have one are compared with it.
+    /// Returns whether no entry has a checksum: all are zero, as after `torch.serialization.set_crc32_options(False)`.
+    /// Data that have one are compared with it.
     pub(super) fn lacks_checksums(&self) -> bool {
         self.lacks_checksums
     }
 
-    /// The names of all entries, in order.
+    /// Returns the names of all entries, in order.
     pub(super) fn names(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.entries.keys().map(Vec::as_slice)
     }
 
-    /// Checks that all entries are stored as they are.
+    /// Checks that all entries are stored uncompressed.
     /// # Errors
     /// [`ArchiveError`] for the first one that is compressed or encrypted, or has two sizes.
     pub(super) fn check_stored(&self) -> Result<(), ArchiveError> {
@@ -110,7 +110,8 @@ impl ZipDirectory {
         Ok(())
     }
 
-    /// The data of an entry, which were compared with its checksum if the archive has any; `None` if there is no such entry.
+    /// Returns the data of an entry, which were compared with its checksum if the archive has any; `None` if there is
+    /// no such entry.
     /// # Errors
     /// [`ArchiveError`] if the entry does not lie where the directory says, or is damaged.
     pub(super) fn data<'a>(&self, file: &'a [u8], name: &[u8]) -> Result<Option<&'a [u8]>, ArchiveError> {
@@ -131,7 +132,7 @@ impl ZipDirectory {
 }
 
 impl ZipEntry {
-    /// Reads the directory's entry at the start of `directory`; gives its name and its length there. `None` if it
+    /// Reads the directory's entry at the start of `directory`; returns its name and its length there. `None` if it
     /// is cut off or none.
     fn read(directory: &[u8]) -> Option<(&[u8], Self, usize)> {
         if read_u32(directory, 0)? != DIRECTORY_ENTRY_MAGIC {
@@ -155,7 +156,7 @@ impl ZipEntry {
         Some((name, Self { header_start, len, stored_len, crc32, method, flags, is_intact: OnceLock::new() }, end))
     }
 
-    /// The data of the entry within the part of a file that holds data.
+    /// Returns the data of the entry within the part of a file that holds data.
     fn locate<'a>(&self, file: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         let header = file.get(usize::try_from(self.header_start).ok()?..)?;
         if read_u32(header, 0)? != LOCAL_HEADER_MAGIC {
@@ -186,7 +187,7 @@ fn widen(fields: &mut [u64; 3], mut extra: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// What the records behind the central directory say.
+/// Range and number of entries of the central directory, by the records behind it.
 struct DirectoryEnd {
     directory: Range<usize>,
     num_entries: u64,
@@ -213,7 +214,7 @@ impl DirectoryEnd {
     }
 }
 
-/// Where the last record of the archive starts: the one whose comment ends with the file.
+/// Finds the start of the last record of the archive: the one whose comment ends with the file.
 fn find_directory_end(file: &[u8]) -> Option<usize> {
     let last = file.len().checked_sub(DIRECTORY_END_LEN)?;
     let first = last.saturating_sub(usize::from(u16::MAX));
@@ -223,7 +224,7 @@ fn find_directory_end(file: &[u8]) -> Option<usize> {
     })
 }
 
-/// Number of entries, length and start of the directory. `None` for an archive of several files.
+/// Reads number of entries, length and start of the directory. `None` for an archive of several files.
 fn classic_fields(record: &[u8]) -> Option<[u64; 3]> {
     if [4, 6].iter().any(|&at| read_u16(record, at) != Some(0)) || read_u16(record, 8) != read_u16(record, 10) {
         return None;
@@ -231,7 +232,7 @@ fn classic_fields(record: &[u8]) -> Option<[u64; 3]> {
     Some([read_u16(record, 10)?.into(), read_u32(record, 12)?.into(), read_u32(record, 16)?.into()])
 }
 
-/// As [`classic_fields`], of the record for large archives.
+/// Reads the fields of [`classic_fields`] from the record for large archives.
 fn zip64_fields(record: &[u8]) -> Option<[u64; 3]> {
     let is_record = read_u32(record, 0) == Some(ZIP64_DIRECTORY_END_MAGIC) && record.len() >= ZIP64_DIRECTORY_END_LEN;
     let is_one_file = [16, 20].iter().all(|&at| read_u32(record, at) == Some(0));
@@ -241,7 +242,7 @@ fn zip64_fields(record: &[u8]) -> Option<[u64; 3]> {
     Some([read_u64(record, 32)?, read_u64(record, 40)?, read_u64(record, 48)?])
 }
 
-/// Where the record for large archives starts, by the locator.
+/// Reads the start of the record for large archives from the locator.
 fn zip64_record_start(file: &[u8], locator_start: usize) -> Option<usize> {
     usize::try_from(read_u64(file, locator_start + 8)?).ok()
 }

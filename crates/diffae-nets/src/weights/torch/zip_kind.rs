@@ -24,7 +24,7 @@ pub enum ZipKind {
     Keras,
     /// An archive that a file of weights was packed into.
     Packed {
-        /// Its name in the archive.
+        /// Name of the file in the archive.
         entry: String,
     },
     /// Any other archive.
@@ -37,7 +37,8 @@ pub enum ZipKind {
 }
 
 impl ZipKind {
-    /// The kind of program that holds its tensors as a checkpoint does, and code beside them; `None` if there is no code.
+    /// Returns the kind of program that holds its tensors as a checkpoint does, and code beside them; `None` if there
+    /// is no code.
     pub(super) fn of_program(directory: &ZipDirectory) -> Option<Self> {
         let has = |ending: &str| directory.names().any(|name| is_entry(name, ending));
         let has_folder =
@@ -53,7 +54,7 @@ impl ZipKind {
         }
     }
 
-    /// The kind of an archive without a checkpoint.
+    /// Returns the kind of an archive without a checkpoint.
     pub(super) fn of(directory: &ZipDirectory) -> Self {
         if let Some(program) = Self::of_program(directory) {
             return program;
@@ -74,7 +75,7 @@ impl ZipKind {
     }
 }
 
-/// Whether an entry is this file, alone or in the folder that an archive of PyTorch has around everything.
+/// Returns whether an entry is this file, alone or in the folder that an archive of PyTorch has around everything.
 fn is_entry(name: &[u8], file: &str) -> bool {
     match name.strip_suffix(file.as_bytes()) {
         Some([folder @ .., b'/']) => !folder.contains(&b'/'),

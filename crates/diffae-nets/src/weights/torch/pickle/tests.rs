@@ -1,4 +1,4 @@
-//! Every opcode, every error, and pickles that mean harm.
+//! Tests of every opcode, every error, and hostile pickles.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::weights::torch::pickle_json::{MAX_JSON_DEPTH, json_from_value};
 use crate::weights::torch::torch_error::JsonError;
 
-/// The value of a pickle as Python's `repr` would write it, with calls spelled out, down to some depth.
+/// Formats the value of a pickle as Python's `repr` would, with calls spelled out, down to some depth.
 fn repr(pickle: &Pickle, id: NodeId, depth: usize) -> String {
     if depth > 6 {
         return "..".to_owned();
@@ -341,7 +341,7 @@ fn values_take_little_memory() {
     assert_eq!(size_of::<Items>(), 8);
 }
 
-/// Opcodes with operands that make sense, so that random programs get far.
+/// Generates opcodes with operands that make sense, so that random programs get far.
 fn any_operation() -> impl Strategy<Value = Vec<u8>> {
     let operand_free =
         prop::sample::select(b"NQR()]}(tldaesu012b.o\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94".to_vec());
