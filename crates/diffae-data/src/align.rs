@@ -1,4 +1,4 @@
-//! Crops faces out of photographs as the pictures of FFHQ were cropped.
+//! Alignment of faces: crops photographs as the pictures of FFHQ were cropped.
 //!
 //! | step | by |
 //! |---|---|
@@ -23,19 +23,19 @@ pub use self::face_crop::FaceCrop;
 pub use self::shape_predictor::ShapePredictor;
 use crate::error::{Error, Result};
 
-/// Where the face of a photograph is.
+/// The location of the face in a photograph.
 #[derive(Debug)]
 pub enum FacePlace {
-    /// In this box.
+    /// A known box around the face.
     Given(FaceBox),
-    /// In the middle, see [`FaceBox::middle_of`].
+    /// The middle of the photograph, see [`FaceBox::middle_of`].
     Middle,
-    /// In the box that a file gives each photograph.
+    /// A box for each photograph, read from a file.
     Listed(FaceBoxes),
 }
 
 impl FacePlace {
-    /// The box of the face in the photograph of a name.
+    /// Returns the box of the face in the photograph with a name.
     ///
     /// # Errors
     /// [`Error::NoFaceBox`] if the file has none for it; [`Error::OutOfRange`] if the photograph is too small.
@@ -48,20 +48,20 @@ impl FacePlace {
     }
 }
 
-/// A face that was found and cut out.
+/// A face that was found and cropped.
 #[derive(Debug)]
 pub struct AlignedFace {
-    /// Where it was looked for.
+    /// The box in which landmarks were searched.
     pub face_box: FaceBox,
-    /// Its landmarks, x and y in pixels of the photograph.
+    /// The landmarks of the face, x and y in pixels of the photograph.
     pub landmarks: Vec<[f64; 2]>,
-    /// The square in the photograph.
+    /// The crop square in the photograph.
     pub crop: FaceCrop,
-    /// The square as a picture.
+    /// The cropped picture.
     pub picture: RgbImage,
 }
 
-/// Finds the landmarks of the face in a box and cuts the face out, at `size` x `size` pixels.
+/// Finds the landmarks of the face in a box and crops the face, at `size` x `size` pixels.
 ///
 /// # Errors
 /// [`Error::OutOfRange`] if the box lies beside the picture, or `size` is not in 1..=2048;
@@ -78,7 +78,7 @@ pub fn align_face(
     Ok(AlignedFace { face_box, landmarks, crop, picture })
 }
 
-/// What `xtask/peer/align_fixtures.py` recorded.
+/// Results that `xtask/peer/align_fixtures.py` recorded.
 #[cfg(test)]
 mod fixtures {
     use std::fs;

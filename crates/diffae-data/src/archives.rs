@@ -14,7 +14,7 @@ use crate::file_kind::{FileKind, Foreign, file_kind};
 use crate::source::{Item, Place};
 use crate::tar_members::{Member, is_hidden, list};
 
-/// Endings of the names of archives.
+/// File name endings of archives.
 const ENDINGS: [&str; 12] = [
     ".tar",
     ".tgz",
@@ -29,20 +29,20 @@ const ENDINGS: [&str; 12] = [
     ".txz",
     ".tar.lz4",
 ];
-/// Bytes that are decompressed at once.
+/// Size of a chunk of decompressed data, in bytes.
 const CHUNK: usize = 1 << 20;
 
-/// Archives that are unpacked to temporary files; both splits read one file.
+/// Archives that are unpacked to temporary files; both splits share one file.
 static UNPACKED: Mutex<BTreeMap<PathBuf, Weak<NamedTempFile>>> = Mutex::new(BTreeMap::new());
 
-/// Whether a file is taken for an archive by the ending of its name.
+/// Returns whether the ending of a file's name is that of an archive.
 pub(crate) fn is_archive_name(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
-/// The pictures of an archive, whatever compresses it. Only headers are read of a plain one; of a compressed one a plain
-/// copy is made (in `TMPDIR`), since its members cannot be read one by one.
+/// Lists the pictures of an archive, compressed or not. Only the headers of a plain archive are read; a compressed one
+/// is unpacked to a plain copy (in `TMPDIR`), since its members cannot be read one by one.
 ///
 /// # Errors
 /// If it is no tar archive, is compressed in a way that is not read, or is damaged or cut off.
@@ -82,7 +82,7 @@ fn is_zeros(archive: &Path) -> Result<bool> {
     Ok(head.len() == 512 && head.iter().all(|&byte| byte == 0))
 }
 
-/// The plain archive, in a temporary file that lives as long as somebody reads it.
+/// Returns the plain archive, in a temporary file that is deleted with its last reader.
 fn unpacked(archive: &Path, kind: FileKind) -> Result<Arc<NamedTempFile>> {
     let path = archive.canonicalize().map_err(at(archive))?;
     let mut all = UNPACKED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,7 +115,7 @@ fn copy(mut from: impl Read, to: &NamedTempFile, archive: &Path) -> Result<()> {
     }
 }
 
-/// Zstandard frames follow each other; some hold nothing to unpack.
+/// Decompresses Zstandard frames that follow each other; some hold nothing to unpack.
 fn copy_zstd(mut from: impl Read, to: &NamedTempFile, archive: &Path) -> Result<()> {
     use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
     loop {
@@ -156,7 +156,7 @@ mod tests {
         Ok(items.into_iter().map(|item| item.name).collect())
     }
 
-    /// An archive of members of these names and lengths.
+    /// Builds an archive of members of these names and lengths.
     fn archive(members: &[(&str, usize)]) -> Vec<u8> {
         let mut builder = tar::Builder::new(vec![]);
         for (name, length) in members {
@@ -224,7 +224,7 @@ mod tests {
         assert!(!temporary.exists(), "what is unpacked goes with the last reader");
     }
 
-    /// A cut is an error at any place but between two members.
+    /// Checks that a cut is an error at any place but between two members.
     #[test]
     fn an_archive_that_is_cut_off_is_an_error() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,11 +1,11 @@
-//! What can go wrong with pictures, labels and files.
+//! Errors of pictures, labels and files.
 
 use std::path::PathBuf;
 
-/// Result of this crate.
+/// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Error of this crate.
+/// Every failure of this crate, with the facts that explain it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,7 +14,7 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
@@ -30,12 +30,12 @@ pub enum Error {
         /// The folder or file.
         path: PathBuf,
     },
-    /// A folder whose pictures are all of formats that are not read.
+    /// A folder whose pictures are all of unsupported formats.
     #[error("{} holds {found}, which are not read; convert them to PNG or JPEG", path.display())]
     OnlyUnreadPictures {
         /// The folder.
         path: PathBuf,
-        /// How many of which formats.
+        /// The number of pictures of each format.
         found: String,
     },
     /// A picture could not be decoded.
@@ -43,24 +43,24 @@ pub enum Error {
     Image {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: image::ImageError,
     },
-    /// A file that is no picture, or a picture of a kind that is not read.
+    /// A file that is no picture, or a picture of an unsupported kind.
     #[error("cannot read {} as a picture: {problem}", path.display())]
     UnreadPicture {
         /// The file.
         path: PathBuf,
-        /// What it is, and what to do about it.
+        /// The kind of the file, with a way to convert it.
         problem: String,
     },
-    /// A picture file that is not whole.
+    /// An incomplete picture file.
     #[error("{} is damaged: {problem}", path.display())]
     DamagedPicture {
         /// The file.
         path: PathBuf,
-        /// What is missing or wrong.
+        /// The missing or damaged part.
         problem: String,
     },
     /// A picture could not be encoded.
@@ -68,7 +68,7 @@ pub enum Error {
     Encode {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -77,7 +77,7 @@ pub enum Error {
     Resize {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -94,7 +94,7 @@ pub enum Error {
     Weights {
         /// The model.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: diffae_nets::Error,
     },
@@ -103,41 +103,41 @@ pub enum Error {
     Tensors {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// A description of the problem.
         problem: String,
     },
-    /// Something that was given does not fit the model.
+    /// An input does not fit the model.
     #[error("{what} is {got}, the model expects {expected}")]
     Mismatch {
-        /// What was given.
+        /// A description of the input.
         what: String,
-        /// Its size.
+        /// The size of the input.
         got: String,
-        /// What the model expects.
+        /// The size that the model expects.
         expected: String,
     },
     /// A value that must be finite is not.
     #[error("{what} holds a value that is not finite")]
     NotFinite {
-        /// What holds it.
+        /// The name of the value.
         what: String,
     },
     /// A number outside its range.
     #[error("{what} is {got}, expected {expected}")]
     OutOfRange {
-        /// What it is.
+        /// The name of the number.
         what: &'static str,
-        /// Its value.
+        /// The number as text.
         got: String,
-        /// The range.
+        /// The allowed range.
         expected: &'static str,
     },
-    /// No pictures, or too few.
+    /// A data set has too few pictures, or is otherwise unusable.
     #[error("{}: {problem}", path.display())]
     Data {
         /// The data.
         path: PathBuf,
-        /// What is wrong.
+        /// A description of the problem.
         problem: String,
     },
     /// Too many pictures could not be read.
@@ -145,13 +145,13 @@ pub enum Error {
         "{broken} of {seen} pictures could not be read, more than the share {limit} that data.max_broken_share allows; the last: {last}"
     )]
     TooManyBroken {
-        /// How many.
+        /// The number of unreadable pictures.
         broken: usize,
-        /// Pictures of the data.
+        /// The number of pictures in the data.
         seen: usize,
-        /// What is allowed.
+        /// The allowed share.
         limit: f64,
-        /// The last one, with the reason.
+        /// The last unreadable picture, with the reason.
         last: String,
     },
     /// A file of landmarks is damaged or something else.
@@ -159,17 +159,17 @@ pub enum Error {
     LandmarkModel {
         /// The file.
         path: PathBuf,
-        /// Where in the file.
+        /// The position in the file, in bytes.
         offset: usize,
-        /// What is wrong.
+        /// A description of the problem.
         problem: String,
     },
-    /// A file of boxes of faces.
+    /// A file of face boxes is damaged.
     #[error("{path}: {problem}", path = path.display())]
     FaceBoxes {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// A description of the problem.
         problem: String,
     },
     /// A photograph without a box.
@@ -181,15 +181,15 @@ pub enum Error {
     /// Landmarks that a face cannot be cut out by.
     #[error("the landmarks do not show a face: {problem}")]
     Landmarks {
-        /// What is wrong.
+        /// A description of the problem.
         problem: String,
     },
     /// A tensor operation failed.
     #[error("{part} failed")]
     Tensor {
-        /// What was computed.
+        /// The name of the computation.
         part: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: candle_core::Error,
     },
@@ -201,7 +201,7 @@ pub(crate) fn at(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Err
     move |source| Error::Io { path, source }
 }
 
-/// Adds what was computed to a tensor error.
+/// Adds the name of the computation to a tensor error.
 pub(crate) fn computing<T>(part: &'static str, result: candle_core::Result<T>) -> Result<T> {
     result.map_err(|source| Error::Tensor { part, source })
 }

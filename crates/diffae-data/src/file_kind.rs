@@ -1,4 +1,4 @@
-//! What a file is by its first bytes, whatever its name says.
+//! Detection of the kind of a file by its first bytes, whatever its name.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,13 +7,13 @@ use std::path::Path;
 use crate::error::{Result, at};
 use crate::tar_members::is_header;
 
-/// Bytes that are looked at: the first block of a tar archive.
+/// Number of bytes to inspect: the first block of a tar archive.
 const HEAD_BYTES: u64 = 512;
 
 /// Kinds of files that may hold pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileKind {
-    /// Nothing is in it.
+    /// An empty file.
     Empty,
     /// A tar archive.
     Tar,
@@ -23,17 +23,17 @@ pub(crate) enum FileKind {
     Zstd,
     /// A Parquet table.
     Parquet,
-    /// An LMDB.
+    /// An LMDB database file.
     Lmdb,
     /// One encoded picture.
     Picture,
-    /// Recognized, but not read.
+    /// A recognized file of an unsupported kind.
     Foreign(Foreign),
-    /// Anything else.
+    /// A file of any other kind.
     Unknown,
 }
 
-/// A file that is not read: its kind with an article, and the way out.
+/// A file of an unsupported kind: the kind with an article, and a remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Foreign {
     pub(crate) kind: &'static str,
@@ -44,7 +44,7 @@ const fn foreign(kind: &'static str, advice: &'static str) -> Foreign {
     Foreign { kind, advice }
 }
 
-/// Magic bytes at the beginning of files that are not read.
+/// Magic bytes at the beginning of files of unsupported kinds.
 const FOREIGN: [(&[u8], Foreign); 12] = [
     (b"BZh", foreign("a bzip2 file", "unpack it first: bunzip2 --keep FILE")),
     (b"\xfd7zXZ\0", foreign("an xz file", "unpack it first: xz --decompress --keep FILE")),
@@ -60,7 +60,7 @@ const FOREIGN: [(&[u8], Foreign); 12] = [
     (b"<html", foreign("a web page instead of the file", "download it again")),
 ];
 
-/// Magic bytes of encoded pictures, and where they are.
+/// Magic bytes of encoded pictures, each with its offset.
 const PICTURES: [(usize, &[u8]); 10] = [
     (0, b"\x89PNG\r\n\x1a\n"),
     (0, b"\xff\xd8\xff"),
@@ -74,7 +74,7 @@ const PICTURES: [(usize, &[u8]); 10] = [
     (4, b"ftyphei"),
 ];
 
-/// Looks at the beginning of a file.
+/// Detects the kind of a file by its beginning.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -100,7 +100,7 @@ fn kind_of(head: &[u8]) -> FileKind {
     }
 }
 
-/// Whether bytes begin like an encoded picture, of a format that is read or not.
+/// Returns whether bytes begin like an encoded picture, of a supported format or not.
 pub(crate) fn is_picture(bytes: &[u8]) -> bool {
     let is_portable = matches!(bytes, [b'P', b'1'..=b'7', b'\n' | b'\r' | b' ', ..]);
     is_portable || PICTURES.iter().any(|(at, magic)| bytes.get(*at..).is_some_and(|rest| rest.starts_with(magic)))

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all.
+//! Atomic writes: files appear whole or not at all.
 
 use std::fs;
 use std::io::Write;
@@ -7,31 +7,31 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// What to do where the file to be written exists already.
+/// The treatment of an existing target file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overwrite {
-    /// Fail with [`Error::Exists`].
+    /// Fails with [`Error::Exists`].
     Refuse,
-    /// Replace it.
+    /// Replaces the file.
     Replace,
 }
 
-/// How names begin of what is not complete yet.
+/// Name prefix of files that are not complete yet.
 pub const PARTIAL_PREFIX: &str = ".diffae-partial-";
 
-/// Files without a lock that are younger may be in use: a lock comes a moment after its file.
-const LEAST_AGE: Duration = Duration::from_secs(10);
+/// Minimum age of a stale file without a lock. A younger one may be in use: a lock comes a moment after its file.
+const MIN_AGE: Duration = Duration::from_secs(10);
 
-/// Whether a file was left half-written by a run that is dead.
+/// Returns whether a file was left half-written by a run that is dead.
 #[must_use]
 pub fn is_stale_file(path: &Path) -> bool {
     let Ok(metadata) = fs::symlink_metadata(path) else { return false };
     let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
-    let is_old = metadata.is_file() && age.is_some_and(|age| age >= LEAST_AGE);
+    let is_old = metadata.is_file() && age.is_some_and(|age| age >= MIN_AGE);
     is_old && fs::File::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
-/// Whether two files are of one user.
+/// Returns whether two files have the same owner.
 #[cfg(unix)]
 #[must_use]
 pub fn same_owner(a: &Path, b: &Path) -> bool {
@@ -46,7 +46,7 @@ pub fn same_owner(_: &Path, _: &Path) -> bool {
     true
 }
 
-/// Fails if a file cannot be written to `path`: before anything is computed for it. Nothing is left there.
+/// Fails if a file cannot be written to `path`, so that this is known before any computation. Leaves nothing there.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Exists`] if a folder is there.
@@ -69,7 +69,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Resu
     write_together(&[(path, bytes)], overwrite)
 }
 
-/// [`write_atomically`] of files that belong together: none is renamed before all are written.
+/// Writes files that belong together as [`write_atomically`] does: none is renamed before all are written.
 ///
 /// # Errors
 /// [`Error::Exists`] if one is there and must not be replaced; [`Error::Io`] if one cannot be written.
@@ -89,7 +89,7 @@ pub fn write_together(files: &[(&Path, &[u8])], overwrite: Overwrite) -> Result<
     Ok(())
 }
 
-/// A temporary file beside `path` that holds `bytes`, on the disk.
+/// Writes `bytes` to a temporary file beside `path`, and syncs it to the disk.
 fn stage(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<tempfile::NamedTempFile> {
     let failed = |source| Error::Io { path: path.to_owned(), source };
     if overwrite == Overwrite::Refuse && path.exists() {
@@ -107,7 +107,7 @@ fn stage(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<tempfile::Na
     Ok(file)
 }
 
-/// Temporary files are private by default; results have the permissions of any other file.
+/// Sets the permissions of any new file: temporary files are private by default.
 #[cfg(unix)]
 fn set_mode(builder: &mut tempfile::Builder<'_, '_>) {
     use std::os::unix::fs::PermissionsExt;

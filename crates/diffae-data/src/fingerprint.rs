@@ -1,4 +1,4 @@
-//! Short checksums that tell whether something is still what it was.
+//! Short checksums that identify contents.
 
 /// A BLAKE3 checksum under construction, shown as its first 16 hexadecimal digits.
 ///
@@ -17,19 +17,19 @@
 pub struct Fingerprint(blake3::Hasher);
 
 impl Fingerprint {
-    /// Begins with nothing.
+    /// Creates the checksum of no bytes.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Returns the digits of some bytes.
+    /// Returns the digits of the checksum of some bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> String {
         Self::new().update(bytes).digits()
     }
 
-    /// Adds bytes; their division over several calls does not matter.
+    /// Adds bytes; splitting them over several calls does not change the result.
     pub fn update(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.update(bytes);
         self
@@ -41,7 +41,7 @@ impl Fingerprint {
         self
     }
 
-    /// Adds everything that a reader has left.
+    /// Adds the remaining bytes of a reader.
     ///
     /// # Errors
     /// If reading fails.

@@ -1,4 +1,4 @@
-//! Picture files <-> f32 tensors in `[-1, 1]`.
+//! Conversion between picture files and f32 tensors in `[-1, 1]`.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use fast_image_resize as fir;
 use image::{DynamicImage, RgbImage};
 
 use crate::error::{Error, Result, computing};
-use crate::picture_file::{MOST_DECODED_BYTES, decode};
+use crate::picture_file::{MAX_DECODED_BYTES, decode};
 use crate::resample::{self, BoxedError};
 
 /// Reads a picture file as the reference model sees it: upright, on white where it is transparent, its shorter side
@@ -36,7 +36,7 @@ pub fn read_rgb(path: &Path) -> Result<RgbImage> {
     rgb_from_bytes(&bytes, path)
 }
 
-/// [`read_rgb`] of an encoded picture in memory, `path` being its name in messages.
+/// Decodes an encoded picture in memory as [`read_rgb`] does, with `path` as its name in messages.
 ///
 /// # Errors
 /// As [`read_image`].
@@ -57,7 +57,8 @@ pub struct CropBox {
     pub height: u32,
 }
 
-/// [`read_image`] of an encoded picture in memory, `path` being its name in messages; of a part of it, if `crop` says so.
+/// Decodes an encoded picture in memory as [`read_image`] does, with `path` as its name in messages; only a part of it,
+/// if `crop` is set.
 ///
 /// # Shapes
 /// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU.
@@ -73,16 +74,17 @@ pub fn picture_from_bytes(
     tensor_of(on_white(picture), path, (channels, image_size))
 }
 
-/// How a picture is made smaller.
+/// A filter for downsizing pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResizeFilter {
-    /// Antialiased bilinear: when a picture is read.
+    /// The antialiased bilinear filter, for reading pictures.
     Bilinear,
-    /// Lanczos with three lobes: when a data set is made.
+    /// The Lanczos filter with three lobes, for preparing data sets.
     Lanczos,
 }
 
-/// An encoded picture as a square of 8-bit colors: [`picture_from_bytes`] with a filter of one's choice and no tensor.
+/// Decodes an encoded picture to a square of 8-bit colors, as [`picture_from_bytes`] with a choice of filter and
+/// without a tensor.
 ///
 /// # Errors
 /// As [`picture_from_bytes`].
@@ -105,7 +107,7 @@ pub fn square_from_bytes(
     })
 }
 
-/// The part of a picture.
+/// Cuts out a part of a picture.
 fn cut_out(picture: DynamicImage, path: &Path, crop: Option<CropBox>) -> Result<DynamicImage> {
     let Some(CropBox { left, top, width, height }) = crop else { return Ok(picture) };
     let fits = left.saturating_add(width) <= picture.width() && top.saturating_add(height) <= picture.height();
@@ -127,7 +129,7 @@ fn tensor_of(picture: DynamicImage, path: &Path, (channels, image_size): (usize,
     computing("making a tensor of a picture", tensor)
 }
 
-/// A picture in memory as [`read_image`] would read it from a file.
+/// Converts a picture in memory to the tensor that [`read_image`] would read from its file.
 ///
 /// # Shapes
 /// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU; C is 1 (gray) or 3 (RGB).
@@ -137,7 +139,7 @@ pub fn tensor_from_rgb(picture: &RgbImage, channels: usize, image_size: usize) -
     tensor_of(DynamicImage::ImageRgb8(picture.clone()), Path::new("a picture in memory"), (channels, image_size))
 }
 
-/// `round((x + 1) * 127.5)`, clamped to bytes: the picture that a tensor shows. Gray tensors are shown in gray.
+/// Converts a tensor to a picture: `round((x + 1) * 127.5)`, clamped to bytes. Gray tensors become gray pictures.
 ///
 /// # Shapes
 /// - `x`: `[C, H, W]`, f32 in `[-1, 1]`, C 1 or 3.
@@ -170,7 +172,7 @@ fn byte(value: f32) -> u8 {
     byte
 }
 
-/// Encodes a PNG with text entries, such as the command that made it.
+/// Encodes a PNG with text entries, such as the command that generated it.
 ///
 /// # Errors
 /// [`Error::Encode`] with `path` if it cannot be encoded.
@@ -191,7 +193,7 @@ pub fn png_bytes(picture: &RgbImage, text: &[(String, String)], path: &Path) -> 
     encode().map_err(|source| Error::Encode { path: path.to_owned(), source: source.into() })
 }
 
-/// Puts a picture that has transparency on a white ground.
+/// Composites a picture with transparency on white.
 fn on_white(picture: DynamicImage) -> DynamicImage {
     if !picture.color().has_alpha() {
         return picture;
@@ -244,7 +246,7 @@ impl Pixels {
         };
         let (new_width, new_height) = (scaled(width)?, scaled(height)?);
         let bytes = u64::from(new_width) * u64::from(new_height) * self.image.pixel_type().size() as u64;
-        if bytes > MOST_DECODED_BYTES {
+        if bytes > MAX_DECODED_BYTES {
             return Err(format!("{width}x{height} pixels are too narrow to be resized to {side}").into());
         }
         let mut resized = fir::images::Image::new(new_width, new_height, self.image.pixel_type());
@@ -264,7 +266,7 @@ impl Pixels {
         Ok(Self { image, channels: self.channels })
     }
 
-    /// Samples in `[-1, 1]`, interleaved: `p / 127.5 - 1` for bytes.
+    /// Returns samples in `[-1, 1]`, interleaved: `p / 127.5 - 1` for bytes.
     fn values(&self) -> Vec<f32> {
         let buffer = self.image.buffer();
         let is_deep = self.image.pixel_type().size() > self.channels;
@@ -277,7 +279,7 @@ impl Pixels {
     }
 }
 
-/// `round(n / 2)`, ties to even: where the reference's center crop begins.
+/// Computes `round(n / 2)`, ties to even: the origin of the reference's center crop.
 fn half_to_even(n: u32) -> u32 {
     let half = n >> 1;
     if n % 2 == 1 && half % 2 == 1 { half + 1 } else { half }

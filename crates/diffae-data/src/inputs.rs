@@ -1,4 +1,4 @@
-//! The pictures that a user names: files, folders, tensors.
+//! Pictures named by a user: files, folders, tensors.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,16 +13,16 @@ use crate::error::{Error, Result, computing};
 use crate::image_io::{read_image, read_rgb, rgb_from_tensor};
 use crate::picture_folder::{no_pictures, picture_files};
 
-/// Values of `x` this far beyond `[-1, 1]` are taken for rounding.
+/// Tolerance of values of `x` beyond `[-1, 1]`, for rounding.
 const ROUNDING: f32 = 1e-3;
 
-/// Longer names are cut, so that endings can be added.
-const MOST_NAME_CHARS: usize = 100;
+/// Maximum length of a name; longer ones are cut, so that endings can be added.
+const MAX_NAME_CHARS: usize = 100;
 
-/// A picture that was named but not read yet.
+/// A picture that was listed but not read yet.
 #[derive(Debug, Clone)]
 pub struct Input {
-    /// A name without folder and ending, different from those of all other inputs; fit for a file name.
+    /// Unique name among all inputs, without folder and ending; fit for a file name.
     pub name: String,
     source: InputSource,
 }
@@ -65,7 +65,8 @@ impl Input {
 }
 
 impl Input {
-    /// What tells the input from another of its name: size and time of its file, or a checksum of its tensor.
+    /// Returns a stamp that distinguishes the input from others of its name: size and time of its file, or a checksum
+    /// of its tensor.
     ///
     /// # Errors
     /// [`Error::Io`] if the file is gone.
@@ -87,7 +88,7 @@ impl Input {
     }
 }
 
-/// Size and time of a file.
+/// Returns the size and time of a file.
 ///
 /// # Errors
 /// [`Error::Io`] if the file is gone.
@@ -99,8 +100,8 @@ pub fn stamp(path: &Path) -> Result<String> {
     Ok(format!("{} bytes of {} ns", metadata.len(), since.as_nanos()))
 }
 
-/// Lists the pictures in a mix of picture files, folders (searched as [`picture_files`] does, in order of their names) and
-/// `.safetensors` files that hold `x` `[N, C, H, W]` in `[-1, 1]`.
+/// Lists the pictures in a mix of picture files, folders (searched as by [`picture_files`], in order of their names)
+/// and `.safetensors` files that hold `x` `[N, C, H, W]` in `[-1, 1]`.
 ///
 /// # Errors
 /// [`Error::Io`] if a path does not exist; [`Error::NoPictures`] or [`Error::OnlyUnreadPictures`] for a folder without
@@ -139,13 +140,13 @@ pub fn read_batch(inputs: &[Input], image_shape: [usize; 3], device: &Device) ->
 /// A picture that cannot be read.
 #[derive(Debug)]
 pub struct BrokenInput {
-    /// Its place in the list.
+    /// Index of the picture in the list.
     pub place: usize,
-    /// Why.
+    /// The cause.
     pub error: Error,
 }
 
-/// Those of the inputs that cannot be read, found by decoding all files, several at a time.
+/// Finds the inputs that cannot be read, by decoding all files, several at a time.
 #[must_use]
 pub fn broken_inputs(inputs: &[Input]) -> Vec<BrokenInput> {
     let check = |(place, input): (usize, &Input)| match &input.source {
@@ -190,7 +191,7 @@ fn tensors_in(path: &Path) -> Result<Vec<(String, InputSource)>> {
     computing("reading x", (0..count).map(each).collect())
 }
 
-/// Fails if a tensor of pictures has values beyond `[-1, 1]`, which no picture has.
+/// Fails if a tensor of pictures has values beyond `[-1, 1]`.
 fn check_range(path: &Path, x: &Tensor) -> Result<()> {
     let extreme =
         |value: candle_core::Result<Tensor>| computing("reading x", value.and_then(|value| value.to_scalar()));
@@ -215,7 +216,7 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     extension.is_some_and(|extension| extensions.contains(&extension.as_str()))
 }
 
-/// Names of sheets, which no picture of the same folder may have.
+/// Names reserved for sheets, which no picture of the same folder may have.
 const RESERVED_NAMES: [&str; 1] = ["sheet"];
 
 /// Makes names fit for files of one folder: without separators, none hidden, each different, `a`, `a_2`, `a_3`.
@@ -233,10 +234,10 @@ pub fn file_names(names: impl IntoIterator<Item = String>) -> Vec<String> {
     distinct
 }
 
-/// The name with everything replaced that a file system could take for more than a name.
+/// Replaces all parts of a name that have a meaning in a file system.
 fn file_name(name: &str) -> String {
     let forbidden = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
-    let plain: String = name.chars().map(|c| if forbidden(c) { '_' } else { c }).take(MOST_NAME_CHARS).collect();
+    let plain: String = name.chars().map(|c| if forbidden(c) { '_' } else { c }).take(MAX_NAME_CHARS).collect();
     let plain = plain.trim_start_matches('.').trim();
     if plain.is_empty() { "picture".to_owned() } else { plain.to_owned() }
 }

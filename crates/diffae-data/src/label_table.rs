@@ -1,5 +1,4 @@
-//! Tables of labels as programs write them: `CelebA`'s attribute files, and CSV in the dialects of pandas, R, polars and
-//! spreadsheets.
+//! Tables of labels: `CelebA`'s attribute files, and CSV in the dialects of pandas, R, polars and spreadsheets.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -11,46 +10,46 @@ use crate::notices::warn_once;
 const SEPARATORS: [char; 3] = [',', ';', '\t'];
 /// Values that stand for a missing label in pandas, R and polars, in lower case.
 const MISSING: [&str; 8] = ["", "nan", "na", "n/a", "null", "none", "<na>", "nat"];
-/// Labels that can be read.
+/// Supported values of labels, for messages.
 const EXPECTED: &str = "1, 0, -1, True, False, yes or no";
 
 /// The form of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LabelForm {
-    /// A count, a line of attributes, then a line a picture.
+    /// `CelebA`'s form: a count, a line of attributes, then a line per picture.
     Celeba,
-    /// A header, then a line a picture.
+    /// The CSV form: a header, then a line per picture.
     Csv,
 }
 
-/// A table of labels, whose values are not interpreted yet.
+/// A table of labels, whose values have not been interpreted yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelTable {
-    /// The form it is written in.
+    /// The form of the file.
     pub form: LabelForm,
     /// Header of the column of pictures; empty in `CelebA`'s form.
     pub name_header: String,
     /// Names of the attributes.
     pub attributes: Vec<String>,
-    /// A row a picture.
+    /// Rows, one per picture.
     pub rows: Vec<LabelRow>,
 }
 
 /// The labels of one picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelRow {
-    /// Its line in the file, from 1.
+    /// Line number in the file, from 1.
     pub line: u64,
-    /// The picture, with `/` between the parts of a path and without `./` in front.
+    /// Path of the picture, with `/` between the parts and without `./` in front.
     pub name: String,
-    /// One an attribute.
+    /// Values, one per attribute.
     pub values: Vec<String>,
 }
 
 type Parsed<T> = std::result::Result<T, String>;
 
 impl LabelTable {
-    /// Reads a table; `path` is its name in messages.
+    /// Reads a table; `path` is the name in messages.
     ///
     /// A CSV may be separated by commas, semicolons or tabs, and be UTF-8 or UTF-16 with or without a byte order mark. An
     /// index that pandas has written (a column of numbers without a name) is left out.
@@ -73,7 +72,7 @@ impl LabelTable {
         parse().map_err(|problem| Error::Data { path: path.to_owned(), problem })
     }
 
-    /// The labels of each row, in order.
+    /// Parses the labels of each row, in order.
     ///
     /// # Errors
     /// [`Error::Data`] with line and column if a value is no label, or is missing.
@@ -122,7 +121,7 @@ impl LabelTable {
     }
 }
 
-/// Text of UTF-8 or, with a byte order mark, UTF-16.
+/// Decodes text in UTF-8 or, with a byte order mark, UTF-16.
 fn decoded(bytes: &[u8]) -> Parsed<Cow<'_, str>> {
     let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
@@ -213,7 +212,7 @@ fn from_csv(text: &str, first: &str) -> Parsed<LabelTable> {
     Ok(LabelTable { form: LabelForm::Csv, name_header, attributes: header.collect(), rows })
 }
 
-/// The line on which a record begins: its position is before the empty lines in front of it.
+/// Returns the line on which a record begins: `position` is before the empty lines in front of it.
 fn line_of(text: &str, position: &csv::Position) -> u64 {
     let start = usize::try_from(position.byte()).unwrap_or(usize::MAX);
     let rest = text.as_bytes().get(start..).unwrap_or_default();
@@ -221,7 +220,7 @@ fn line_of(text: &str, position: &csv::Position) -> u64 {
     position.line() + empty.filter(|&&byte| byte == b'\n').count() as u64
 }
 
-/// The separator that a header has most of, outside quotes.
+/// Returns the most frequent separator of a header, outside quotes.
 fn separator(header: &str) -> Option<char> {
     let mut is_quoted = false;
     let outside: String = header
@@ -235,8 +234,8 @@ fn separator(header: &str) -> Option<char> {
     counts.into_iter().filter(|(count, _)| *count > 0).max_by_key(|(count, _)| *count).map(|(_, separator)| separator)
 }
 
-/// A column that holds nothing, or pandas' index of the rows: it has no name (or `Unnamed: 0`, once it has been read and
-/// written again) and only numbers, and the column of pictures follows.
+/// Returns a column that holds nothing, or pandas' index of the rows: one without a name (or `Unnamed: 0`, once it has
+/// been read and written again) and with only numbers, before the column of pictures.
 fn superfluous_column(header: &[String], rows: &[(u64, Vec<String>)]) -> Option<usize> {
     let values = |column: usize| rows.iter().filter_map(move |(_, fields)| fields.get(column));
     let is_nothing = |column: &usize| header[*column].is_empty() && values(*column).all(String::is_empty);
@@ -249,7 +248,7 @@ fn superfluous_column(header: &[String], rows: &[(u64, Vec<String>)]) -> Option<
     (header.len() > 2 && are_numbers && names_follow && first.len() < 16).then_some(0)
 }
 
-/// A path as this program writes it.
+/// Normalizes a path to the form of this program.
 fn picture_name(written: &str) -> String {
     let mut name = written.replace('\\', "/");
     while let Some(rest) = name.strip_prefix("./") {
@@ -265,7 +264,7 @@ enum Label {
     MinusOne,
 }
 
-/// A label, or what is wrong with it.
+/// Parses a label, or describes the problem.
 fn label(written: &str) -> Parsed<Label> {
     let lower = written.to_ascii_lowercase();
     match lower.as_str() {

@@ -1,4 +1,4 @@
-//! Attributes of pictures: `CelebA` attribute files, CSV, or one folder a class.
+//! Attributes of pictures: `CelebA` attribute files, CSV, or one folder per class.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -8,30 +8,30 @@ use crate::fingerprint::Fingerprint;
 use crate::notices::{counted, inform_once, warn_once};
 use crate::{LabelTable, Pictures};
 
-/// What stands for the names of folders where a label file is expected.
+/// The path that stands for labels by folder, in place of a label file.
 pub const FOLDER_LABELS: &str = "folders";
 
-/// Attributes of pictures: for each, whether the picture has it.
+/// Attributes of pictures: for each picture, the presence of every attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labels {
     /// Names of the attributes.
     pub names: Vec<String>,
-    /// By path below the folder, or as the file names the pictures.
+    /// Labels by path below the folder, or by the name in the file.
     rows: HashMap<String, Vec<bool>>,
 }
 
-/// Rows of a file whose pictures are not among the data.
+/// The treatment of rows whose pictures are not among the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strangers {
-    /// An error: the file is of other data, or a name is wrong.
+    /// Fails: the file is of other data, or a name is wrong.
     Refuse,
-    /// Nothing: the file is of more data than these.
+    /// Ignores the rows: the file is of more data than these.
     PassOver,
 }
 
 impl Labels {
-    /// Labels of the pictures of a run: of a file, or of folders if the path is [`FOLDER_LABELS`](FOLDER_LABELS).
-    /// Attributes that are the same for all pictures are left out with a warning.
+    /// Reads the labels of a run's pictures: from a file, or from folders if the path is
+    /// [`FOLDER_LABELS`](FOLDER_LABELS). Attributes that are the same for all pictures are left out with a warning.
     ///
     /// # Errors
     /// As [`Labels::matched`], refusing strangers, and [`Labels::from_folders`]; [`Error::Data`] if no attribute is left.
@@ -42,7 +42,7 @@ impl Labels {
         labels.without_constants(path, pictures)
     }
 
-    /// Labels of a file by the pictures that they are of.
+    /// Reads the labels of a file, and matches them to pictures.
     ///
     /// A row names its picture by the path below the folder, by an absolute path, by one that begins with the last
     /// folders of the data, by the file name alone, or without the ending, where that is clear.
@@ -75,7 +75,7 @@ impl Labels {
         Ok(labels)
     }
 
-    /// Tells labels from others.
+    /// Computes a checksum of the labels.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let rows: BTreeMap<&String, &Vec<bool>> = self.rows.iter().collect();
@@ -92,7 +92,7 @@ impl Labels {
         Self::from_bytes(&std::fs::read(path).map_err(at(path))?, path)
     }
 
-    /// [`Labels::from_file`] of the contents of such a file; `path` is its name in messages.
+    /// Parses the contents of a label file, as [`Labels::from_file`]; `path` is the name in messages.
     ///
     /// # Errors
     /// As [`Labels::from_file`].
@@ -106,7 +106,7 @@ impl Labels {
         Ok(Self { names: table.attributes.clone(), rows: rows.without_lines() })
     }
 
-    /// One attribute for each folder right below the root. Pictures in no folder have no labels.
+    /// Derives one attribute from each folder right below the root. Pictures in no folder have no labels.
     ///
     /// # Errors
     /// If there are fewer than two such folders.
@@ -130,14 +130,14 @@ impl Labels {
         Ok(labels)
     }
 
-    /// The labels of a picture, by its path or, if the file gives no more, its file name.
+    /// Returns the labels of a picture, by its path or, if the file has no more, its file name.
     #[must_use]
     pub fn of(&self, name: &str) -> Option<&[bool]> {
         let file_name = name.rsplit('/').next().unwrap_or(name);
         self.rows.get(name).or_else(|| self.rows.get(file_name)).map(Vec::as_slice)
     }
 
-    /// Says how many of the pictures have labels.
+    /// Logs the number of pictures that have labels.
     fn say_coverage(&self, path: &Path, pictures: &[&Pictures]) {
         let all: usize = pictures.iter().map(|pictures| pictures.len()).sum();
         let has = |pictures: &Pictures, idx: &usize| self.rows.contains_key(&pictures.name(*idx));
@@ -179,7 +179,7 @@ impl Labels {
 struct Rows<'a> {
     attributes: &'a [String],
     by_name: HashMap<String, (u64, Vec<bool>)>,
-    /// Lines that say the same again.
+    /// Lines that repeat a row exactly.
     repeats: Vec<(u64, String)>,
 }
 
@@ -188,7 +188,7 @@ impl<'a> Rows<'a> {
         Self { attributes, by_name: HashMap::new(), repeats: vec![] }
     }
 
-    /// Fails if there is a row of the picture that says something else.
+    /// Fails if another row of the picture has different labels.
     fn add(&mut self, line: u64, name: &str, values: Vec<bool>) -> std::result::Result<(), String> {
         let Some((before, known)) = self.by_name.get(name) else {
             self.by_name.insert(name.to_owned(), (line, values));
@@ -214,18 +214,18 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Pictures by the names that a file may give them.
+/// Pictures by the names that a label file may use.
 struct Known {
-    /// Path, and file or archive.
+    /// Path of each picture, with its file or archive.
     pictures: Vec<(String, PathBuf)>,
     by_path: HashMap<String, Fit>,
-    /// By file name, by path without ending and by file name without ending.
+    /// Matches by file name, by path without ending and by file name without ending.
     by_shorter: HashMap<String, Fit>,
-    /// The folder of the data, as it was given and as it is.
+    /// The folder of the data, as written and in canonical form.
     roots: Vec<String>,
 }
 
-/// Places of the picture that a name fits, and of another one that it fits too.
+/// Indices of the picture that a name fits, and of another one if the name is ambiguous.
 struct Fit {
     one: usize,
     other: Option<usize>,
@@ -255,7 +255,7 @@ impl Known {
         self.pictures.push((path, file));
     }
 
-    /// The path of the picture that a row names, if there is one; the problem if there are several.
+    /// Returns the path of the picture that a row names, if it exists; the problem if several fit.
     fn find(&self, written: &str) -> std::result::Result<Option<&str>, String> {
         let fit = |name: &&str| self.by_path.get(*name).or_else(|| self.by_shorter.get(*name));
         let Some(Fit { one, other }) = self.readings(written).iter().find_map(fit) else { return Ok(None) };
@@ -272,8 +272,8 @@ impl Known {
         }
     }
 
-    /// The written name; without the folder of the data, if it is absolute; without the last folders of that, if it begins
-    /// with them.
+    /// Lists the readings of a written name: unchanged; without the folder of the data, if it is absolute; without that
+    /// folder's last parts, if it begins with them.
     fn readings<'a>(&self, written: &'a str) -> Vec<&'a str> {
         let mut readings = vec![written];
         for root in &self.roots {
@@ -297,7 +297,7 @@ impl Fit {
     }
 }
 
-/// The file name of a path, the path without its ending or without all of its endings, and both.
+/// Returns the file name of a path, the path without its ending or without all of its endings, and both.
 fn shorter_names(path: &str) -> BTreeSet<&str> {
     let base = path.rfind('/').map_or(0, |slash| slash + 1);
     let ends =

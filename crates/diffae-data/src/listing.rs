@@ -1,4 +1,4 @@
-//! Everything below a folder that may be data: pictures, archives, tables, and what is left out, by kind.
+//! A listing of all data below a folder: pictures, archives, tables, and what is left out, by kind.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ const UNREADABLE_PICTURES: [&str; 37] = [
     "xcf", "dng", "cr2", "cr3", "nef", "nrw", "arw", "orf", "rw2", "raf", "pef", "srw", "exr", "hdr", "dds", "ico",
     "pcx", "pbm", "pam", "dcm", "nii", "fits",
 ];
-/// Endings of files that hold pictures in ways that are not read.
+/// Endings of files that hold pictures in unsupported containers.
 const CONTAINERS: [&str; 14] =
     ["zip", "7z", "rar", "gz", "bz2", "xz", "zst", "npy", "npz", "h5", "hdf5", "arrow", "feather", "tfrecord"];
 
@@ -25,7 +25,7 @@ const CONTAINERS: [&str; 14] =
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) pictures: Vec<PathBuf>,
-    /// Right below the folder.
+    /// Archives right below the folder.
     pub(crate) archives: Vec<PathBuf>,
     pub(crate) tables: Vec<PathBuf>,
     pub(crate) databases: Vec<PathBuf>,
@@ -34,7 +34,7 @@ pub(crate) struct Listing {
 
 #[derive(Debug, Default)]
 struct LeftOut {
-    /// Counts by ending.
+    /// Number of unreadable pictures by ending.
     unreadable: BTreeMap<String, usize>,
     containers: BTreeMap<String, usize>,
     /// Archives, tables and databases further down.
@@ -82,7 +82,7 @@ impl Listing {
         Ok(())
     }
 
-    /// Notes a file that is so many folders down.
+    /// Adds a file at a depth of folders below the root.
     fn file(&mut self, path: &Path, depth: usize) {
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         let file = path.to_owned();
@@ -102,7 +102,7 @@ impl Listing {
         }
     }
 
-    /// What is left out, a clause a kind.
+    /// Describes the files that are left out, a clause per kind.
     pub(crate) fn left_out(&self) -> Vec<String> {
         let count = |(ending, count): (&String, &usize)| counted(*count, &format!(".{ending} file"));
         let listed = |kinds: &BTreeMap<String, usize>| kinds.iter().map(count).collect::<Vec<_>>().join(", ");
@@ -129,7 +129,7 @@ impl Listing {
     }
 }
 
-/// Warns of what is left out below a folder, once.
+/// Warns of the files that are left out below a folder, once.
 pub(crate) fn warn_of_left_out(root: &Path, listing: &Listing) {
     for clause in listing.left_out() {
         warn_once(&format!("{}: left out: {clause}", root.display()));

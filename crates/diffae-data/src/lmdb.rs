@@ -14,28 +14,28 @@ use crate::file_kind::is_picture;
 use crate::notices::{counted, warn_once};
 use crate::source::{Item, Place, Values};
 
-/// What makes a folder an LMDB.
+/// Name of the file in a folder that is an LMDB.
 const DATA_FILE: &str = "data.mdb";
-/// The size of a database is a multiple of this, whatever the pages of the system are.
+/// Divisor of the size of every database, whatever the page size of the system.
 const PAGES_BYTES: usize = 1 << 16;
-/// The key that is no picture.
+/// Key of the count, which is no picture.
 const LENGTH_KEY: &[u8] = b"length";
 
-/// Where a meta page, the first of a file, has its magic number, the size of pages, the number of the last page and of
-/// the last transaction, on 64-bit machines.
+/// Offsets in a meta page, the first of a file, of its magic number, the size of pages, the number of the last page and
+/// of the last transaction, on 64-bit machines.
 const MAGIC_AT: usize = 16;
 const PAGE_SIZE_AT: usize = 40;
 const LAST_PAGE_AT: usize = 136;
 const TRANSACTION_AT: usize = 144;
 const META_BYTES: usize = 152;
 const MAGIC: [u8; 4] = [0xde, 0xc0, 0xef, 0xbe];
-/// Values that are looked at before all are taken for pictures.
-const MOST_TRIED: usize = 64;
+/// Maximum number of values that are inspected before all are taken for pictures.
+const MAX_TRIED: usize = 64;
 
-/// What the reference implementation writes for the resolution of pictures that it stores in their own size.
+/// The resolution that the reference implementation writes for pictures stored in their own size.
 const NO_RESOLUTION: &str = "None";
 
-/// Lmdbs that are open; one may not be opened twice in a process.
+/// Open databases; one may not be opened twice in a process.
 static OPENED: Mutex<BTreeMap<PathBuf, Weak<Lmdb>>> = Mutex::new(BTreeMap::new());
 
 /// An open database, never written to.
@@ -45,23 +45,23 @@ pub struct Lmdb {
     env: Env<WithoutTls>,
 }
 
-/// Whether a folder is a database.
+/// Returns whether a folder is a database.
 pub(crate) fn is_database(folder: &Path) -> bool {
     folder.join(DATA_FILE).is_file()
 }
 
-/// Whether files whose names end so may be databases of one file.
+/// Returns whether a file with this ending may be a database of one file.
 pub(crate) fn is_database_name(ending: &str) -> bool {
     matches!(ending, "lmdb" | "mdb")
 }
 
-/// Whether a file begins as a database does: with a page of its own kind.
+/// Returns whether a file begins as a database does: with a meta page.
 pub(crate) fn is_meta_page(head: &[u8]) -> bool {
     head.get(MAGIC_AT..MAGIC_AT + 4) == Some(&MAGIC)
 }
 
-/// The pictures of a database, a folder or a single file: those of the largest resolution if its keys are the released
-/// data sets', otherwise all in the order of the keys.
+/// Lists the pictures of a database, a folder or a single file: those of the largest resolution if its keys are the
+/// released data sets', otherwise all in the order of the keys.
 ///
 /// # Errors
 /// If it is damaged, cut off or locked, or holds no encoded pictures.
@@ -80,7 +80,7 @@ pub(crate) fn values(path: &Path) -> Result<Vec<Item>> {
     Ok(names.into_iter().map(item).collect())
 }
 
-/// Fails if the file is shorter than its own count of pages: a read behind its end would kill the process.
+/// Fails if the file is shorter than its own count of pages: a read beyond its end would kill the process.
 fn check_whole(file: &Path) -> Result<()> {
     let failed = |problem: String| Error::Data { path: file.to_owned(), problem };
     let length = std::fs::metadata(file).map_err(at(file))?.len();
@@ -111,13 +111,13 @@ fn read_meta(file: &Path, offset: u64) -> std::io::Result<Vec<u8>> {
     super::tar_members::read_part(file, offset, META_BYTES)
 }
 
-/// A little-endian number.
+/// Reads a little-endian number.
 fn number(bytes: &[u8], at: usize, width: usize) -> u64 {
     let digits = bytes.get(at..at + width).unwrap_or_default();
     digits.iter().rev().fold(0, |number, &byte| (number << 8) | u64::from(byte))
 }
 
-/// That of `256-00012` is 256, that of `0000012` and `None-0000012` is 0; other keys have none.
+/// Parses the resolution of a key: 256 for `256-00012`, 0 for `0000012` and `None-0000012`; other keys have none.
 fn resolution(key: &str) -> Option<u32> {
     let (resolution, index) = key.split_once('-').unwrap_or((NO_RESOLUTION, key));
     let is_index = !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit());
@@ -126,7 +126,7 @@ fn resolution(key: &str) -> Option<u32> {
 }
 
 impl Lmdb {
-    /// Whether a folder is a database.
+    /// Returns whether a folder is a database.
     #[must_use]
     pub fn is_database(folder: &Path) -> bool {
         is_database(folder)
@@ -162,7 +162,7 @@ impl Lmdb {
         Ok(database)
     }
 
-    /// The keys that are text, in order, without `length`.
+    /// Lists the keys that are text, in order, without `length`.
     ///
     /// # Errors
     /// If the database is damaged.
@@ -179,15 +179,15 @@ impl Lmdb {
         .map(Option::unwrap_or_default)
     }
 
-    /// Keys of encoded pictures, in order. If the first values are, all are taken for pictures: looking at each would read
-    /// most of the file.
+    /// Lists the keys of encoded pictures, in order. If the first values are pictures, all are taken for pictures:
+    /// inspecting each would read most of the file.
     fn pictures(&self, given: &Path) -> Result<Vec<String>> {
         let failed = |problem: &str| Error::Data { path: given.to_owned(), problem: problem.to_owned() };
         let (mut keys, mut others, mut no_text) = (vec![], 0, 0);
         self.reading(|reading, all| {
             for (idx, entry) in all.iter(reading)?.enumerate() {
                 let (key, value) = entry?;
-                let is_tried = idx < MOST_TRIED || others > 0;
+                let is_tried = idx < MAX_TRIED || others > 0;
                 match std::str::from_utf8(key) {
                     _ if is_tried && !is_picture(value) => others += 1,
                     Ok(key) if key.as_bytes() != LENGTH_KEY => keys.push(key.to_owned()),
@@ -213,7 +213,7 @@ impl Lmdb {
         Ok(keys)
     }
 
-    /// The value of a key, if it has one.
+    /// Returns the value of a key, if present.
     ///
     /// # Errors
     /// If the database is damaged.
@@ -221,7 +221,7 @@ impl Lmdb {
         Ok(self.reading(|reading, all| Ok(all.get(reading, key.as_bytes())?.map(<[u8]>::to_vec)))?.flatten())
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     ///
     /// # Errors
     /// If it has none, or the database is damaged.
@@ -230,7 +230,7 @@ impl Lmdb {
             .ok_or_else(|| Error::Data { path: self.path.clone(), problem: format!("there is no key {key} any more") })
     }
 
-    /// Hands the values to `f`, if there are any.
+    /// Passes the values to `f`, if there are any.
     fn reading<R>(
         &self,
         f: impl FnOnce(&RoTxn<'_, WithoutTls>, &Database<'_, Bytes, Bytes>) -> heed::Result<R>,
@@ -250,15 +250,14 @@ impl Lmdb {
     }
 }
 
-/// A database that is being made; nobody else has it open.
+/// A database under construction; nobody else has it open.
 #[derive(Debug)]
 pub struct LmdbWriter {
     database: Lmdb,
 }
 
 impl LmdbWriter {
-    /// Begins a database, or goes on with one, that will take `most_bytes` at most; the file is only as large as its
-    /// contents.
+    /// Creates or continues a database of at most `most_bytes`; the file is only as large as its contents.
     ///
     /// # Errors
     /// If the folder cannot be made, or holds something else, or somebody has the database open.
@@ -273,7 +272,7 @@ impl LmdbWriter {
         Ok(Self { database: Lmdb { path, env } })
     }
 
-    /// The value of a key, if it has one.
+    /// Returns the value of a key, if present.
     ///
     /// # Errors
     /// If the database is damaged.
@@ -281,7 +280,7 @@ impl LmdbWriter {
         self.database.get(key)
     }
 
-    /// Writes values under their keys and deletes keys: all of it is done when this returns, or nothing.
+    /// Writes values under their keys and deletes keys, in one transaction.
     ///
     /// # Errors
     /// If the disk or the database is full.

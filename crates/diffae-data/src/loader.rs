@@ -16,7 +16,7 @@ use crate::pictures::Pictures;
 /// One batch of pictures.
 #[derive(Debug)]
 pub struct Batch {
-    /// `[N, C, H, W]`, f32 in `[-1, 1]`, on the CPU.
+    /// The pictures, `[N, C, H, W]`, f32 in `[-1, 1]`, on the CPU.
     pub x_0: Tensor,
     /// Indices of the pictures.
     pub indices: Vec<usize>,
@@ -27,7 +27,7 @@ pub struct Batch {
 pub struct Drawn {
     /// Index of the picture.
     pub idx: usize,
-    /// Whether it is mirrored left to right.
+    /// True if the picture is mirrored left to right.
     pub is_mirrored: bool,
 }
 
@@ -40,9 +40,9 @@ pub struct LoaderSettings {
     pub image_size: usize,
     /// Pictures per batch.
     pub batch_size: usize,
-    /// Threads that read.
+    /// Number of reading threads.
     pub workers: usize,
-    /// Batches that are read ahead.
+    /// Number of batches to read ahead.
     pub prefetch: usize,
     /// Number of the first batch; batch `n` holds places `n * batch_size` to `(n + 1) * batch_size` of the sequence.
     pub first_batch: usize,
@@ -76,7 +76,8 @@ struct Reader {
 }
 
 impl Loader {
-    /// Starts the threads, which end when the loader is dropped. `draw` decides the picture at each place of the sequence.
+    /// Starts the threads, which end when the loader is dropped. `draw` decides the picture at each place of the
+    /// sequence.
     pub fn new(
         pictures: Pictures,
         settings: LoaderSettings,
@@ -99,7 +100,7 @@ impl Loader {
         Self { received, early: BTreeMap::new(), next: settings.first_batch, waited: Duration::ZERO, reader }
     }
 
-    /// Waits for the next batch. Where a picture cannot be read, the next one that can takes its place.
+    /// Waits for the next batch. An unreadable picture is replaced by the next readable one.
     ///
     /// # Errors
     /// [`Error::TooManyBroken`]; [`Error::Data`] if none can be read.
@@ -126,7 +127,7 @@ impl Loader {
         std::mem::take(&mut self.waited)
     }
 
-    /// Returns the pictures that are read.
+    /// Returns the pictures of this loader.
     #[must_use]
     pub fn pictures(&self) -> &Pictures {
         &self.reader.pictures
@@ -147,7 +148,7 @@ impl Reader {
         Ok(Batch { x_0: computing("making a batch", Tensor::from_vec(values, shape, &Device::Cpu))?, indices })
     }
 
-    /// Reads the picture at a place in the sequence. Where it cannot be read, the one after it in the data.
+    /// Reads the picture at a place in the sequence; if it is unreadable, the next readable one in the data.
     fn picture(&self, place: usize) -> Result<(usize, Vec<f32>)> {
         let LoaderSettings { channels, image_size, .. } = self.settings;
         let count = self.pictures.len();

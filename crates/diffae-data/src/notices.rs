@@ -1,12 +1,12 @@
-//! Log messages that are given once, however often a file is met.
+//! Log messages that are logged once, however often a file is met.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-/// All messages so far.
+/// All messages logged so far.
 static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Warns, unless this process has given the same message already.
+/// Logs a warning, unless this process has logged it already.
 ///
 /// Training reads every picture many times, in several threads and stages, and lists its folder once a stage.
 pub fn warn_once(warning: &str) {
@@ -15,7 +15,7 @@ pub fn warn_once(warning: &str) {
     }
 }
 
-/// Logs a remark that only `--verbose` shows, unless this process has given the same message already.
+/// Logs a remark that only `--verbose` shows, unless this process has logged it already.
 pub(crate) fn inform_once(remark: &str) {
     if is_new(remark) {
         tracing::info!("{remark}");
@@ -26,7 +26,7 @@ fn is_new(message: &str) -> bool {
     GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(message.to_owned())
 }
 
-/// `1 picture`, `2 pictures`: a count and its noun.
+/// Formats a count and its noun: `1 picture`, `2 pictures`.
 pub(crate) fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

@@ -1,4 +1,4 @@
-//! Decodes picture files, and refuses what would lose a part of them in silence.
+//! Decoding of picture files that refuses to lose a part of them silently.
 
 mod file_kind;
 mod jpeg;
@@ -19,17 +19,17 @@ use crate::notices::warn_once;
 
 pub(crate) use file_kind::{begins_like_a_picture, unread_format};
 
-/// Largest width or height of a picture that is read.
-const MOST_PIXELS_PER_SIDE: u32 = 1 << 15;
-/// Most memory that decoding one picture may take, in bytes.
-pub(crate) const MOST_DECODED_BYTES: u64 = 1 << 30;
+/// Maximum width or height of a picture.
+const MAX_PIXELS_PER_SIDE: u32 = 1 << 15;
+/// Maximum memory for decoding one picture, in bytes.
+pub(crate) const MAX_DECODED_BYTES: u64 = 1 << 30;
 
-/// Why a file is not read as a picture.
+/// A reason not to read a file as a picture.
 #[derive(Debug)]
 enum Problem {
-    /// A part of it is missing or wrong.
+    /// A part of the file is missing or wrong.
     Damaged(String),
-    /// It is something else, or of a kind that is not read.
+    /// The file is something else, or of an unsupported kind.
     Unread(String),
 }
 
@@ -43,8 +43,8 @@ impl Problem {
     }
 }
 
-/// Decodes a picture by its content, not its name, and turns it upright. Of an animation it is the first frame, which is
-/// said once a file.
+/// Decodes a picture by its content, not its name, and turns it upright. Only the first frame of an animation is
+/// decoded, which is logged once per file.
 ///
 /// # Errors
 /// [`Error::UnreadPicture`] if it is no picture of a kind that is read, [`Error::DamagedPicture`] if a part of it is
@@ -63,13 +63,13 @@ pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
     }
     let failed = |source| Error::Image { path: path.to_owned(), source };
     let mut limits = Limits::default();
-    limits.max_image_width = Some(MOST_PIXELS_PER_SIDE);
-    limits.max_image_height = Some(MOST_PIXELS_PER_SIDE);
-    limits.max_alloc = Some(MOST_DECODED_BYTES);
+    limits.max_image_width = Some(MAX_PIXELS_PER_SIDE);
+    limits.max_image_height = Some(MAX_PIXELS_PER_SIDE);
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits.clone());
     let mut decoder = reader.into_decoder().map_err(failed)?;
-    if decoder.total_bytes() > MOST_DECODED_BYTES {
+    if decoder.total_bytes() > MAX_DECODED_BYTES {
         return Err(failed(ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory))));
     }
     if format == ImageFormat::Jpeg
@@ -86,7 +86,7 @@ pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
     Ok(picture)
 }
 
-/// Whether a picture is an animation.
+/// Returns whether a picture is an animation.
 fn has_more_frames(bytes: &[u8], format: ImageFormat, limits: Limits) -> bool {
     let source = || BufReader::new(Cursor::new(bytes));
     match format {
@@ -112,7 +112,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/faults").join(folder)
     }
 
-    /// One small file of each kind, 24 by 16 pixels, of Pillow 13.
+    /// Reads one small file of each kind, 24 by 16 pixels, of Pillow 13.
     fn whole_files() -> Vec<(PathBuf, Vec<u8>)> {
         let entries = std::fs::read_dir(faults("whole")).unwrap();
         let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();

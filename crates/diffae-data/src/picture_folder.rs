@@ -1,4 +1,4 @@
-//! The pictures below a folder: searched through links, and with a word about what is left out.
+//! The pictures below a folder: searched through links, with a report of what is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -9,20 +9,20 @@ use crate::error::{Error, Result};
 use crate::notices::warn_once;
 use crate::picture_file::{begins_like_a_picture, unread_format};
 
-/// Endings of files that are taken for pictures when a folder is searched.
+/// Endings of files that a search takes for pictures.
 const PICTURE_ENDINGS: [&str; 20] = [
     "png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "bmp", "dib", "gif", "tif", "tiff", "tga", "qoi",
     "ppm", "pgm", "pbm", "pnm", "pam",
 ];
 /// Folders in which systems keep copies of pictures.
 const FOLDERS_OF_SYSTEMS: [&str; 2] = ["__MACOSX", "@eaDir"];
-/// A warning names at most this many files.
-const MOST_NAMED: usize = 3;
-/// How much of a file without an ending is looked at.
+/// Maximum number of files that a warning names.
+const MAX_NAMED: usize = 3;
+/// Number of bytes to inspect of a file without an ending.
 const BEGINNING_BYTES: u64 = 16;
 
-/// The picture files of a folder, searched to the bottom, in order of their names; by their endings, files without any by
-/// how they begin. Hidden files are left out.
+/// Lists the picture files of a folder, searched to the bottom, in order of their names; by their endings, files
+/// without any by their first bytes. Hidden files are left out.
 ///
 /// Links are followed. A folder that is met twice, through a link or a circle of them, counts once, under its own name if
 /// it is below the folder itself. Pictures of formats that are not read, and links that lead nowhere, are warned of once.
@@ -35,7 +35,8 @@ pub fn picture_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(search.files)
 }
 
-/// Says why a folder has no pictures: [`Error::OnlyUnreadPictures`], or [`Error::NoPictures`] if there are none of any kind.
+/// Returns the reason why a folder has no pictures: [`Error::OnlyUnreadPictures`], or [`Error::NoPictures`] if there
+/// are none of any kind.
 #[must_use]
 pub fn no_pictures(folder: &Path) -> Error {
     let path = folder.to_owned();
@@ -46,20 +47,20 @@ pub fn no_pictures(folder: &Path) -> Error {
     }
 }
 
-/// Whether a file is taken for a picture by the ending of its name.
+/// Returns whether a file is taken for a picture by the ending of its name.
 #[must_use]
 pub fn is_picture_name(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
     ending.is_some_and(|ending| PICTURE_ENDINGS.contains(&ending.as_str()))
 }
 
-/// What is found below a folder.
+/// The findings of a search below a folder.
 #[derive(Debug, Default)]
 struct Search {
     files: Vec<PathBuf>,
-    /// Pictures that are not read, by format.
+    /// Pictures of unsupported formats, by format.
     unread: BTreeMap<&'static str, Vec<PathBuf>>,
-    /// Links that lead nowhere.
+    /// Links whose targets do not exist.
     dangling: Vec<PathBuf>,
     /// Links to folders, not followed yet.
     links: Vec<PathBuf>,
@@ -162,10 +163,10 @@ fn file_begins_like_a_picture(path: &Path) -> bool {
     read.is_ok() && begins_like_a_picture(&beginning)
 }
 
-/// The first names, and how many follow.
+/// Lists the first names, and the number of others.
 fn some_names(paths: &[&PathBuf]) -> String {
-    let names: Vec<String> = paths.iter().take(MOST_NAMED).map(|path| path.display().to_string()).collect();
-    let more = paths.len().saturating_sub(MOST_NAMED);
+    let names: Vec<String> = paths.iter().take(MAX_NAMED).map(|path| path.display().to_string()).collect();
+    let more = paths.len().saturating_sub(MAX_NAMED);
     if more == 0 { names.join(", ") } else { format!("{} and {more} more", names.join(", ")) }
 }
 

@@ -33,13 +33,13 @@ pub enum Crop {
 /// Settings of [`Pictures::find`]. The default takes every picture, cropped to the center.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FindSettings<'a> {
-    /// The part of a picture that is used.
+    /// The crop of each picture.
     pub crop: Crop,
-    /// Share of pictures that are kept from training, by a hash of their names; in `[0, 1]`.
+    /// Share of pictures held out for validation, by a hash of their names; in `[0, 1]`.
     pub validation_share: f64,
-    /// Largest share of unreadable pictures that [`Loader`](crate::Loader) puts up with; in `[0, 1]`.
+    /// Maximum share of unreadable pictures that [`Loader`](crate::Loader) tolerates; in `[0, 1]`.
     pub max_broken_share: f64,
-    /// The picture of a sample that is taken: a key of a `WebDataset` (`jpg`, `seg.png`; `;` between alternatives; `*` for
+    /// The picture to take from a sample: a key of a `WebDataset` (`jpg`, `seg.png`; `;` between alternatives; `*` for
     /// every picture) or a column of Parquet files. If it is empty, the obvious one.
     pub picture_key: &'a str,
 }
@@ -49,7 +49,7 @@ pub struct FindSettings<'a> {
 pub enum Split {
     /// The training split.
     Train,
-    /// The pictures that are kept from training.
+    /// The pictures held out for validation.
     Validation,
 }
 
@@ -59,7 +59,7 @@ pub enum Split {
 pub struct Pictures {
     root: PathBuf,
     source: Arc<dyn Source>,
-    /// Indices in the source, ascending.
+    /// Indices of the split's pictures in the source, ascending.
     kept: Vec<usize>,
     crop: Crop,
     unreadable: Arc<Unreadable>,
@@ -67,12 +67,12 @@ pub struct Pictures {
 
 impl Pictures {
     /// Finds the pictures below a folder that belong to a split: picture files, and the pictures in `.tar` archives
-    /// (gzipped or not), such as the shards of a `WebDataset`, in `.parquet` files and in LMDBs of one file, right below
-    /// it. The folder may also be one such file, or an LMDB. Archives and tables give one picture a sample
+    /// (gzipped or not), such as the shards of a `WebDataset`, in `.parquet` files and in LMDBs of one file, right
+    /// below it. The folder may also be one such file, or an LMDB. Archives and tables have one picture per sample
     /// ([`FindSettings::picture_key`]).
     ///
     /// A picture belongs to the validation split by a hash of its name, so adding files moves no other. What is found
-    /// but cannot be read, such as files of other formats, is said on the log once.
+    /// but cannot be read, such as files of other formats, is logged once.
     ///
     /// # Errors
     /// If the folder cannot be read or holds no pictures, an archive is damaged or cut off, or it is unclear which
@@ -126,7 +126,7 @@ impl Pictures {
         Self::find(root, &settings, Split::Train)
     }
 
-    /// Counts the unreadable pictures of all of these splits together, over the stages of the run in a folder and over its
+    /// Counts the unreadable pictures of both splits together, over the stages of the run in a folder and over its
     /// resumptions.
     ///
     /// # Errors
@@ -141,13 +141,13 @@ impl Pictures {
         Ok(())
     }
 
-    /// Number of pictures.
+    /// Returns the number of pictures.
     #[must_use]
     pub fn len(&self) -> usize {
         self.kept.len()
     }
 
-    /// Leaves out those whose place is not to be kept.
+    /// Keeps only the pictures whose index `is_kept` accepts.
     pub fn retain(&mut self, is_kept: impl Fn(usize) -> bool) {
         let mut place = 0;
         self.kept.retain(|_| {
@@ -156,37 +156,37 @@ impl Pictures {
         });
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no pictures.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
 
-    /// The folder or file that was searched.
+    /// Returns the folder or file that was searched.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The file of one, or the archive that it is in.
+    /// Returns the file of a picture, or the archive that holds it.
     #[must_use]
     pub fn file(&self, idx: usize) -> &Path {
         self.kept.get(idx).map_or(Path::new(""), |&idx| self.source.file(idx))
     }
 
-    /// Its path below the folder, or in its archive, with `/` between the parts.
+    /// Returns the path of a picture below the folder, or in its archive, with `/` between the parts.
     #[must_use]
     pub fn name(&self, idx: usize) -> String {
         self.kept.get(idx).map_or_else(String::new, |&idx| self.source.name(idx).to_owned())
     }
 
-    /// Pictures that could not be read so far.
+    /// Returns the pictures that could not be read so far.
     #[must_use]
     pub fn unreadable(&self) -> &Unreadable {
         &self.unreadable
     }
 
-    /// Reads one.
+    /// Reads a picture.
     ///
     /// # Shapes
     /// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`.
@@ -199,7 +199,7 @@ impl Pictures {
         picture_from_bytes(&bytes, &path, (channels, image_size), crop)
     }
 
-    /// Reads one; nothing, and a warning for the first time, if it cannot be read.
+    /// Reads a picture; returns `None`, with a warning for the first time, if it cannot be read.
     ///
     /// # Shapes
     /// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`.
@@ -212,14 +212,14 @@ impl Pictures {
         }
     }
 
-    /// The error of data of which nothing can be read, with the reason for the first.
+    /// Returns the error of data without any readable picture, with the reason for the first.
     #[must_use]
     pub fn none_readable(&self) -> Error {
         let reason = self.unreadable.first().map(|reason| format!(": {reason}")).unwrap_or_default();
         Error::Data { path: self.root.clone(), problem: format!("none of its pictures can be read{reason}") }
     }
 
-    /// One as it is stored.
+    /// Reads the bytes of a picture as stored.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -230,13 +230,13 @@ impl Pictures {
         }
     }
 
-    /// What names a picture in messages.
+    /// Returns the name of a picture in messages.
     fn path(&self, idx: usize) -> PathBuf {
         self.kept.get(idx).map_or_else(PathBuf::new, |&idx| self.source.path(idx))
     }
 }
 
-/// Pictures of one file, by what it holds.
+/// Lists the pictures of one file, by its kind.
 fn of_file(file: &Path, picture_key: &str) -> Result<Vec<Item>> {
     let failed = |problem| Err(Error::Data { path: file.to_owned(), problem });
     let is_archive = archives::is_archive_name(file);
@@ -255,7 +255,7 @@ fn of_file(file: &Path, picture_key: &str) -> Result<Vec<Item>> {
     }
 }
 
-/// Pictures below a folder, and clauses about what is left out.
+/// Lists the pictures below a folder, with clauses about what is left out.
 fn below(root: &Path, picture_key: &str) -> Result<(Vec<Item>, Vec<String>)> {
     let listing = Listing::of(root)?;
     let item = |file: &PathBuf| Item { name: relative(root, file), file: file.clone(), place: Place::File };
@@ -286,7 +286,7 @@ fn relative(root: &Path, path: &Path) -> String {
     below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
-/// Whether a picture belongs to a share that is not trained on, by a hash of its name.
+/// Returns whether a picture is held out for validation, by a hash of its name.
 #[must_use]
 pub fn is_validation(name: &str, share: f64) -> bool {
     let hash = blake3::hash(name.as_bytes());

@@ -1,4 +1,4 @@
-//! Antialiased resizing of the pixel layouts that pictures are decoded to.
+//! Antialiased resizing of the pixel layouts of decoded pictures.
 
 use fast_image_resize as fir;
 use fir::PixelTrait;

@@ -1,5 +1,5 @@
-//! One picture a sample: in a `WebDataset`, members that are named alike up to the first dot belong together, and what
-//! follows the dot is the key of each.
+//! Selection of one picture per sample: in a `WebDataset`, members that are named alike up to the first dot belong
+//! together, and the rest of the name is the key of each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,11 +12,11 @@ use crate::source::Item;
 pub(crate) const PICTURE_NAMES: [&str; 9] = ["image", "img", "picture", "photo", "pic", "jpg", "jpeg", "png", "webp"];
 /// The setting that takes every picture.
 pub(crate) const EVERY: &str = "*";
-/// More keys than this that are numbers are numbered pictures.
-const MOST_NUMBERED_KEYS: usize = 16;
+/// Maximum number of numeric keys; more are numbered pictures.
+const MAX_NUMBERED_KEYS: usize = 16;
 
-/// Keeps one picture a sample of what archives hold: that of the key in `setting` (`;` between alternatives), or, if it
-/// is empty, the one whose key is the ending of a picture alone: `jpg` of `jpg` and `seg.png`.
+/// Keeps one picture per sample of archives: the one with the key in `setting` (`;` between alternatives), or, if it is
+/// empty, the one whose key is the ending of a picture alone: `jpg` of `jpg` and `seg.png`.
 ///
 /// # Errors
 /// [`Error::Data`] if no sample has the key of the setting, or it is unclear which picture of a sample is meant.
@@ -33,7 +33,7 @@ pub(crate) fn one_a_sample(items: Vec<Item>, setting: &str, root: &Path) -> Resu
 /// Pictures by sample, each with its place and key.
 struct Samples<'a> {
     samples: BTreeMap<(&'a Path, &'a str), Vec<(usize, String)>>,
-    /// How many pictures each key has.
+    /// Number of pictures for each key.
     keys: BTreeMap<String, usize>,
 }
 
@@ -48,16 +48,16 @@ impl<'a> Samples<'a> {
         Self { samples, keys }
     }
 
-    /// `jpg (40), seg.png (40)`.
+    /// Lists the keys with their counts: `jpg (40), seg.png (40)`.
     fn listed(&self) -> String {
         let mut keys: Vec<(&String, &usize)> = self.keys.iter().collect();
         keys.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
-        let shown = keys.iter().take(MOST_NUMBERED_KEYS).map(|(key, count)| format!("{key} ({count})"));
-        let more = if keys.len() > MOST_NUMBERED_KEYS { ", .." } else { "" };
+        let shown = keys.iter().take(MAX_NUMBERED_KEYS).map(|(key, count)| format!("{key} ({count})"));
+        let more = if keys.len() > MAX_NUMBERED_KEYS { ", .." } else { "" };
         shown.collect::<Vec<_>>().join(", ") + more
     }
 
-    /// Pictures of the first of the wanted keys that their sample has.
+    /// Returns, for each sample, the picture of the first of the wanted keys that it has.
     fn with_key(&self, setting: &str, root: &Path) -> Result<BTreeSet<usize>> {
         let wanted: Vec<String> =
             setting.split(';').map(|key| key.trim().trim_start_matches('.').to_ascii_lowercase()).collect();
@@ -121,10 +121,10 @@ impl<'a> Samples<'a> {
         Ok(chosen)
     }
 
-    /// Whether the keys with dots are so many numbers that they count pictures, as in `2026.01.31.jpg`.
+    /// Returns whether so many keys with dots are numbers that they count pictures, as in `2026.01.31.jpg`.
     fn are_numbered(&self) -> bool {
         let is_number = |key: &str| key.rsplit_once('.').is_some_and(|(middle, _)| is_numeric(middle));
-        self.keys.keys().filter(|key| is_number(key)).count() > MOST_NUMBERED_KEYS
+        self.keys.keys().filter(|key| is_number(key)).count() > MAX_NUMBERED_KEYS
     }
 }
 
@@ -132,8 +132,8 @@ fn is_numeric(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_'))
 }
 
-/// The one picture of a sample whose key is an ending alone, else the one that is called a picture. The keys among which
-/// it is unclear; nothing if no key says it.
+/// Returns the one picture of a sample whose key is an ending alone, else the one that is called a picture; fails with
+/// the keys if they are ambiguous, and returns `None` if no key decides.
 fn preferred(pictures: &[(usize, String)]) -> std::result::Result<Option<&(usize, String)>, Vec<&str>> {
     let plain: Vec<_> = pictures.iter().filter(|(_, key)| !key.contains('.')).collect();
     match plain.as_slice() {
@@ -159,7 +159,7 @@ fn unclear(root: &Path, sample: &str, keys: &[&str]) -> Error {
     Error::Data { path: root.to_owned(), problem }
 }
 
-/// The sample and the key of a member: `a/b` and `seg.png` of `a/b.seg.png`.
+/// Splits the name of a member into sample and key: `a/b` and `seg.png` of `a/b.seg.png`.
 fn split(name: &str) -> (&str, String) {
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = name.get(base..).and_then(|base| base.find('.')).map_or(name.len(), |dot| base + dot);

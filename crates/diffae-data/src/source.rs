@@ -1,4 +1,4 @@
-//! Sources of pictures: anything that has encoded pictures by number.
+//! Sources of encoded pictures by number.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// Returns the file of a picture, or the archive, table or database that holds it.
     fn file(&self, idx: usize) -> &Path;
 
-    /// Returns what names a picture in messages: its path, or that of its archive followed by its own.
+    /// Returns the name of a picture in messages: its path, or the path of its archive followed by its own.
     fn path(&self, idx: usize) -> PathBuf;
 
     /// Reads a picture as it is stored, in any format that [`picture_from_bytes`](crate::picture_from_bytes) decodes.
@@ -44,7 +44,7 @@ pub(crate) trait Values: fmt::Debug + Send + Sync {
     fn value(&self, name: &str) -> Result<Vec<u8>>;
 }
 
-/// One picture.
+/// One picture of a source.
 #[derive(Debug, Clone)]
 pub(crate) struct Item {
     /// The file, or the archive, table or database that holds it.
@@ -59,9 +59,9 @@ pub(crate) struct Item {
 pub(crate) enum Place {
     /// The whole file.
     File,
-    /// A part of the file, or of what was unpacked of it, which is deleted when nobody reads it any more.
+    /// A part of the file, or of its unpacked copy, which is deleted with its last reader.
     Part { unpacked: Option<Arc<NamedTempFile>>, offset: u64, length: usize },
-    /// The value of the name.
+    /// The value of the item's name in a database.
     Value(Arc<dyn Values>),
 }
 

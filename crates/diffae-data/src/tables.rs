@@ -9,7 +9,7 @@ use crate::source::Item;
 /// Ending of the names of tables.
 pub(crate) const EXTENSION: &str = "parquet";
 
-/// Says what is missing.
+/// Fails: this build has no Parquet support.
 ///
 /// # Errors
 /// Always.
@@ -44,25 +44,26 @@ mod unpack {
     use crate::samples::PICTURE_NAMES;
     use crate::source::Place;
 
-    /// Rows whose bytes say whether a column holds pictures.
-    const MOST_TRIED: usize = 16;
+    /// Maximum number of rows that are inspected to decide whether a column holds pictures.
+    const MAX_TRIED: usize = 16;
 
-    /// Pictures of tables that lie in temporary files; both splits read one file.
+    /// Pictures of tables that lie in temporary files; both splits share one file.
     static UNPACKED: Mutex<BTreeMap<(PathBuf, String), Known>> = Mutex::new(BTreeMap::new());
 
     type Known = (Weak<NamedTempFile>, Rows);
-    /// Row, offset and length.
+    /// Row number, offset and length of each picture.
     type Rows = Vec<(usize, u64, usize)>;
 
-    /// Pictures one after the other, as they are encoded.
+    /// Encoded pictures, one after the other.
     #[derive(Debug)]
     struct Unpacked {
         file: Arc<NamedTempFile>,
         rows: Rows,
     }
 
-    /// The pictures of a table: one a row, of the column that `setting` names, or of the one that is found to hold them.
-    /// They are copied to a temporary file (in `TMPDIR`), since a row cannot be read without those around it.
+    /// Lists the pictures of a table: one per row, from the column that `setting` names, or from the one that is found
+    /// to hold them. They are copied to a temporary file (in `TMPDIR`), since a row cannot be read without those around
+    /// it.
     ///
     /// # Errors
     /// If it is no table, or has no column of pictures, or several and none of them is the obvious one, or no pictures in
@@ -123,7 +124,7 @@ mod unpack {
             self.failed(format!("the table cannot be read: {error}. If it was cut off, download or make it again"))
         }
 
-        /// Hands `each` the rows of one column, until it says that these are enough.
+        /// Passes the rows of one column to `each`, until it returns false.
         fn rows(&self, column: &Arc<Type>, mut each: impl FnMut(usize, &Row) -> Result<bool>) -> Result<()> {
             let projection = Type::group_type_builder(self.schema.name())
                 .with_fields(vec![Arc::clone(column)])
@@ -171,7 +172,7 @@ mod unpack {
             Ok(Unpacked { file: Arc::new(file), rows })
         }
 
-        /// Error of a column whose rows are all without bytes is of no use, with the first path that it has instead.
+        /// Creates the error of a column whose rows are all without bytes, with the first path that it has instead.
         fn without_bytes(&self, column: &str) -> Error {
             let path = self.path_column(column).and_then(|paths| {
                 let mut first = None;
@@ -196,7 +197,8 @@ mod unpack {
             field.is_group().then(|| narrowed(field, "path")).flatten()
         }
 
-        /// The column of pictures, without what is beside the bytes: the one that `setting` names, or the one that is found.
+        /// Returns the column of pictures, reduced to its bytes: the one that `setting` names, or the one that is
+        /// found.
         fn column(&self, setting: &str) -> Result<Arc<Type>> {
             let fields = self.schema.get_fields();
             let columns: Vec<Arc<Type>> = fields.iter().filter_map(column_of_bytes).collect();
@@ -218,7 +220,7 @@ mod unpack {
             self.obvious(found)
         }
 
-        /// The one of several columns of pictures that is named so.
+        /// Returns the one of several columns that is named like a picture.
         fn obvious(&self, mut found: Vec<Arc<Type>>) -> Result<Arc<Type>> {
             let (table, listed) = (self.path.display(), names(&found));
             let place = |name: &&str| found.iter().position(|column| column.name() == *name);
@@ -246,14 +248,14 @@ mod unpack {
             }
         }
 
-        /// Whether the first bytes of a column are pictures. A struct without any may have held some.
+        /// Returns whether the first bytes of a column are pictures. A struct without any may have held some.
         fn holds_pictures(&self, column: &Arc<Type>) -> Result<bool> {
             let (mut found, mut pictures) = (0, 0);
             self.rows(column, |number, row| {
                 if let Some(bytes) = bytes(row).filter(|bytes| !bytes.is_empty()) {
                     (found, pictures) = (found + 1, pictures + usize::from(is_picture(bytes)));
                 }
-                Ok(found < MOST_TRIED && (found > 0 || number < 1000))
+                Ok(found < MAX_TRIED && (found > 0 || number < 1000))
             })?;
             let is_named_so = PICTURE_NAMES.contains(&column.name());
             Ok(pictures > 0 || (is_named_so && column.is_primitive()) || (found == 0 && column.is_group()))
@@ -264,7 +266,8 @@ mod unpack {
         columns.iter().map(|column| column.name()).collect::<Vec<_>>().join(", ")
     }
 
-    /// A column as it is read if it may hold encoded pictures: bytes that are no text, or a struct with such bytes.
+    /// Returns the part of a column to read if it may hold encoded pictures: bytes that are no text, or a struct with
+    /// such bytes.
     fn column_of_bytes(field: &Arc<Type>) -> Option<Arc<Type>> {
         let is_bytes = |field: &Type| {
             field.is_primitive()
@@ -279,7 +282,7 @@ mod unpack {
         is_bytes(field).then(|| Arc::clone(field))
     }
 
-    /// A struct with one of its fields.
+    /// Reduces a struct to one of its fields.
     fn narrowed(field: &Type, name: &str) -> Option<Arc<Type>> {
         let one: Vec<_> = field.get_fields().iter().filter(|field| field.name() == name).cloned().collect();
         if one.is_empty() {
@@ -290,7 +293,7 @@ mod unpack {
         Some(Arc::new(narrowed.ok()?))
     }
 
-    /// The bytes of a row of one column.
+    /// Returns the bytes of a row of one column.
     fn bytes(row: &Row) -> Option<&[u8]> {
         let bytes = row.get_group(0).and_then(|group| group.get_bytes(0)).or_else(|_| row.get_bytes(0));
         Some(bytes.ok()?.data())
@@ -375,7 +378,7 @@ mod tests {
         Ok((0..pictures.len()).map(|idx| pictures.name(idx)).collect())
     }
 
-    /// Tables of `datasets`, polars and pyarrow.
+    /// Checks tables of `datasets`, polars and pyarrow.
     #[test]
     fn the_column_of_pictures_is_found_or_named() {
         assert_eq!(of_fixture("masks.parquet", "").unwrap().len(), 12);

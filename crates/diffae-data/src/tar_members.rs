@@ -1,4 +1,4 @@
-//! Members of a tar archive and where their bytes are, from its headers alone; an archive that is cut off or damaged is
+//! The members of a tar archive and the positions of their bytes, from headers alone; a truncated or damaged archive is
 //! an error.
 
 use std::collections::BTreeMap;
@@ -11,14 +11,14 @@ use tar::{EntryType, Header};
 use crate::error::{Error, Result, at};
 use crate::notices::{counted, warn_once};
 
-/// Archives are made of blocks of this size.
+/// Block size of archives.
 const BLOCK: u64 = 512;
-/// Long names and pax headers are smaller than this.
-const MOST_HEADER_BYTES: u64 = 1 << 20;
-/// More zeros at the end than any program writes.
-const MOST_ZEROS: u64 = 2 << 20;
-/// Links that lead to links.
-const MOST_LINKS: usize = 8;
+/// Maximum size of long names and pax headers.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
+/// Maximum number of zeros at the end of an archive; no program writes more.
+const MAX_ZEROS: u64 = 2 << 20;
+/// Maximum length of a chain of links.
+const MAX_LINKS: usize = 8;
 
 /// A regular file in an archive, or a link to one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) struct Member {
     pub(crate) length: u64,
 }
 
-/// Whether a block is the header of a tar member: its checksum, signed or unsigned, fits.
+/// Returns whether a block is the header of a tar member: its checksum, signed or unsigned, fits.
 pub(crate) fn is_header(block: &[u8]) -> bool {
     let Some(block) = block.get(..512) else { return false };
     let Ok(noted) = Header::from_byte_slice(block).cksum() else { return false };
@@ -39,12 +39,13 @@ pub(crate) fn is_header(block: &[u8]) -> bool {
     block.iter().any(|&byte| byte != 0) && (noted == unsigned || i64::from(noted) == i64::from(signed))
 }
 
-/// A path without `.` and empty parts.
+/// Returns a path without `.` and empty parts.
 pub(crate) fn clean_name(name: &str) -> String {
     name.split('/').filter(|part| !matches!(*part, "" | ".")).collect::<Vec<_>>().join("/")
 }
 
-/// Whether a path is of a file that an operating system or an archiver keeps for itself, such as `._0.png` of macOS.
+/// Returns whether a path is of a file that an operating system or an archiver keeps for itself, such as `._0.png` of
+/// macOS.
 pub(crate) fn is_hidden(name: &str) -> bool {
     let is_hidden_part = |part: &str| {
         (part.starts_with('.') && part != "..")
@@ -72,7 +73,7 @@ pub(crate) fn list(file: File, archive: &Path) -> Result<Vec<Member>> {
     Ok(found.members(archive))
 }
 
-/// The way through an archive.
+/// The position of a walk through an archive.
 struct Walk<'a> {
     reader: BufReader<File>,
     archive: &'a Path,
@@ -82,7 +83,7 @@ struct Walk<'a> {
     found: Found,
 }
 
-/// What headers of their own say about the next member.
+/// Properties of the next member from its extension headers.
 #[derive(Default)]
 struct Extensions {
     name: Option<String>,
@@ -91,11 +92,11 @@ struct Extensions {
     is_sparse: bool,
 }
 
-/// Members, and what stands in the way of others.
+/// Members found so far, and obstacles to others.
 #[derive(Default)]
 struct Found {
     files: Vec<Member>,
-    /// Name and target.
+    /// Links, as name and target.
     links: Vec<(String, String)>,
     sparse: Vec<String>,
     num_members: usize,
@@ -127,7 +128,7 @@ impl Walk<'_> {
         self.reader.seek_relative(ahead).map_err(at(self.archive))
     }
 
-    /// Bytes from the position on, as many as there are.
+    /// Reads bytes from the position on, as many as there are.
     fn read(&mut self, count: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![];
         self.reader.by_ref().take(count).read_to_end(&mut bytes).map_err(at(self.archive))?;
@@ -135,7 +136,7 @@ impl Walk<'_> {
         Ok(bytes)
     }
 
-    /// Reads a header and passes over what belongs to it. False at the end.
+    /// Reads a header and skips its data. Returns false at the end.
     fn step(&mut self) -> Result<bool> {
         let start = self.position;
         let block = self.read(BLOCK)?;
@@ -163,7 +164,7 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    /// Zeros are the end mark, or nothing at all; another archive may follow.
+    /// Handles zeros: the end mark, or nothing at all; another archive may follow.
     fn zeros(&mut self, start: u64, count: u64) -> Result<bool> {
         if count == BLOCK {
             self.found.end_mark.get_or_insert(start);
@@ -180,7 +181,7 @@ impl Walk<'_> {
                  missing",
                 self.found.last
             )),
-            Some(mark) if start - mark > MOST_ZEROS => warn_once(&format!(
+            Some(mark) if start - mark > MAX_ZEROS => warn_once(&format!(
                 "{name} ends in {} bytes of zeros after {}; if its download was not finished, pictures are missing",
                 self.length - mark,
                 counted(self.found.num_members, "member")
@@ -190,13 +191,13 @@ impl Walk<'_> {
         Ok(false)
     }
 
-    /// Other bytes behind the end mark are no part of the archive.
+    /// Warns of other bytes behind the end mark, which are no part of the archive.
     fn warn_of_foreign_end(&self, start: u64) {
         let name = self.archive.display();
         warn_once(&format!("{name}: the {} bytes behind the end mark are no archive", self.length - start));
     }
 
-    /// Notes what a header says, and passes over the data behind it.
+    /// Adds the member of a header, and skips the data behind it.
     fn member(&mut self, header: &Header) -> Result<()> {
         let kind = header.entry_type();
         let extensions = if is_extension(kind) { Extensions::default() } else { std::mem::take(&mut self.extensions) };
@@ -249,16 +250,16 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A name that has a header of its own.
+    /// Reads a name that has a header of its own.
     fn text(&mut self, size: u64) -> Result<String> {
-        let bytes = self.read(size.min(MOST_HEADER_BYTES))?;
+        let bytes = self.read(size.min(MAX_HEADER_BYTES))?;
         let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
         Ok(String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned())
     }
 
-    /// The records that matter here.
+    /// Reads the pax records that matter here.
     fn pax(&mut self, size: u64) -> Result<()> {
-        let bytes = self.read(size.min(MOST_HEADER_BYTES))?;
+        let bytes = self.read(size.min(MAX_HEADER_BYTES))?;
         let damaged = || self.failed("the archive is damaged: a pax header does not hold records".to_owned());
         let records = pax_records(&bytes).ok_or_else(damaged)?;
         for (key, value) in records {
@@ -275,7 +276,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Passes over the blocks that say where the holes of an old GNU sparse member are.
+    /// Skips the blocks with the positions of the holes in an old GNU sparse member.
     fn pass_sparse_map(&mut self, header: &Header, name: &str) -> Result<()> {
         let mut goes_on = header.as_bytes().get(482).is_some_and(|&flag| flag != 0);
         while goes_on {
@@ -289,12 +290,12 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a header only says more about the next member.
+/// Returns whether a header only extends the next member.
 fn is_extension(kind: EntryType) -> bool {
     matches!(kind, EntryType::GNULongName | EntryType::GNULongLink | EntryType::XHeader | EntryType::XGlobalHeader)
 }
 
-/// Whether data follow a header, whatever size it notes.
+/// Returns whether data follow a header, whatever its size field.
 fn has_data(kind: EntryType) -> bool {
     !matches!(
         kind,
@@ -307,7 +308,7 @@ fn has_data(kind: EntryType) -> bool {
     )
 }
 
-/// Keys and values of records of the form `LENGTH KEY=VALUE\n`; values may hold any bytes.
+/// Parses records of the form `LENGTH KEY=VALUE\n` into keys and values; values may hold any bytes.
 fn pax_records(bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     let (mut records, mut rest) = (vec![], bytes);
     while !rest.is_empty() {
@@ -321,7 +322,8 @@ fn pax_records(bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     Some(records)
 }
 
-/// The member that a link leads to: hard links name it by its path in the archive, symbolic ones from where they are.
+/// Returns the path of the member that a link leads to: hard links contain its path in the archive, symbolic ones its
+/// path from where they are.
 fn target_of(link: &str, target: &str, kind: EntryType) -> String {
     if kind == EntryType::Link || target.starts_with('/') {
         return clean_name(target);
@@ -338,14 +340,14 @@ fn target_of(link: &str, target: &str, kind: EntryType) -> String {
 }
 
 impl Found {
-    /// Files and links in order, each name once.
+    /// Returns files and links in order, each name once.
     fn members(self, archive: &Path) -> Vec<Member> {
         let name = archive.display();
         let places: BTreeMap<&str, &Member> = self.files.iter().map(|member| (member.name.as_str(), member)).collect();
         let targets: BTreeMap<&str, &str> = self.links.iter().map(|(link, to)| (link.as_str(), to.as_str())).collect();
         let resolve = |link: &str| {
             let mut to = link;
-            for _ in 0..MOST_LINKS {
+            for _ in 0..MAX_LINKS {
                 to = targets.get(to)?;
                 if let Some(member) = places.get(to) {
                     return Some((*member).clone());
@@ -385,7 +387,7 @@ impl Found {
     }
 }
 
-/// Bytes of a file from `offset` on.
+/// Reads bytes of a file from `offset` on.
 ///
 /// # Errors
 /// If they are not there.

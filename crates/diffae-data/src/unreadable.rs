@@ -1,4 +1,4 @@
-//! Pictures that cannot be read: each is named once with its reason, and all are counted over the stages of a run.
+//! Unreadable pictures: each is logged once with its reason, and all are counted over the stages of a run.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,31 +12,31 @@ use crate::{Overwrite, write_atomically};
 use crate::error::{Error, Result, at};
 use crate::notices::counted;
 
-/// Columns of the list.
+/// Column names of the list.
 const HEADER: [&str; 2] = ["picture", "reason"];
 
 /// Pictures that were left out, by path, with the reasons.
 #[derive(Debug)]
 pub struct Unreadable {
     reasons: Mutex<BTreeMap<PathBuf, String>>,
-    /// Pictures of the data, of both splits.
+    /// Number of pictures in the data, of both splits.
     num_pictures: usize,
-    /// Largest share of them that may be unreadable.
+    /// Maximum share of unreadable pictures.
     limit: f64,
-    /// Where they are listed, so that a resumed run knows them.
+    /// File of the list, so that a resumed run knows the pictures.
     file: Option<PathBuf>,
 }
 
 impl Unreadable {
-    /// The list in a run folder.
+    /// Name of the list in a run folder.
     pub(crate) const FILE: &'static str = "unreadable.csv";
 
-    /// Begins a count over so many pictures.
+    /// Creates an empty list for data of `num_pictures` pictures.
     pub(crate) fn new(num_pictures: usize, limit: f64) -> Self {
         Self { reasons: Mutex::default(), num_pictures, limit, file: None }
     }
 
-    /// Goes on with the list in a run folder, for the pictures that are still there.
+    /// Continues the list in a run folder, for the pictures that are still there.
     ///
     /// # Errors
     /// If the list cannot be read.
@@ -51,17 +51,17 @@ impl Unreadable {
         Ok(Self { file: Some(file), ..self })
     }
 
-    /// Number of unreadable pictures.
+    /// Returns the number of unreadable pictures.
     pub fn len(&self) -> usize {
         self.reasons().len()
     }
 
-    /// Whether all pictures could be read so far.
+    /// Returns whether all pictures could be read so far.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Reason for the first of them.
+    /// Returns the reason for the first picture.
     pub(crate) fn first(&self) -> Option<String> {
         self.reasons().values().next().cloned()
     }
@@ -95,7 +95,7 @@ impl Unreadable {
         if !reasons.is_empty() && reasons.remove(&picture()).is_some() { self.rewrite(&reasons) } else { Ok(()) }
     }
 
-    /// Logs their number, if there are any.
+    /// Logs the number of unreadable pictures, if there are any.
     pub fn say(&self) {
         let (broken, of) = (self.len(), self.num_pictures);
         if broken > 0 {
@@ -128,7 +128,7 @@ fn line(picture: &Path, reason: &str) -> [String; 2] {
     [picture.to_string_lossy().into_owned(), reason.to_owned()]
 }
 
-/// Lines of CSV.
+/// Formats lines of CSV.
 fn lines(rows: impl Iterator<Item = [String; 2]>) -> Vec<u8> {
     let mut csv = csv::Writer::from_writer(vec![]);
     // Writing to memory cannot fail.
@@ -136,7 +136,7 @@ fn lines(rows: impl Iterator<Item = [String; 2]>) -> Vec<u8> {
     csv.into_inner().unwrap_or_default()
 }
 
-/// An error and its causes in one line; a cause that its effect quotes already is left out.
+/// Formats an error and its causes in one line; a cause that its effect quotes already is left out.
 fn reason(error: &Error) -> String {
     let mut sentence = String::new();
     let mut cause: Option<&dyn std::error::Error> = Some(error);

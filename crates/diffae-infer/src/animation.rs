@@ -1,4 +1,4 @@
-//! Animations: frames and how fast they follow each other.
+//! Animated GIFs and their frame rates.
 
 use std::path::Path;
 
@@ -7,18 +7,18 @@ use image::{DynamicImage, RgbImage};
 use crate::error::{Error, Result};
 use crate::sheet::enlarged_frames;
 
-/// Frames a second of an animation, in `(0, 50]`: a GIF counts in hundredths of a second, and viewers show what is faster than
-/// 2 of them slowly.
+/// Frames per second of an animation, in `(0, 50]`. A GIF counts in hundredths of a second, and viewers slow down
+/// frames that are shorter than 2 of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FrameRate(f64);
 
 impl FrameRate {
-    /// The slowest: a frame for more than ten minutes does not fit a GIF.
+    /// The lowest frame rate: a frame for more than ten minutes does not fit a GIF.
     const SLOWEST: f64 = 0.01;
-    /// The fastest.
+    /// The highest frame rate.
     const FASTEST: f64 = 50.;
 
-    /// So many frames a second.
+    /// Creates a rate from frames per second.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] outside of `[0.01, 50]`.
@@ -30,8 +30,8 @@ impl FrameRate {
         Err(Error::OutOfRange { what: "the number of frames a second", got, expected })
     }
 
-    /// How long frame `idx` is shown, in hundredths of a second: `round((idx + 1) 100 / fps) - round(idx 100 / fps)`, so that
-    /// what is rounded away of one frame is made up for by the next.
+    /// Returns the duration of frame `idx`, in hundredths of a second:
+    /// `round((idx + 1) 100 / fps) - round(idx 100 / fps)`, so that rounding errors do not add up.
     #[must_use]
     pub fn centiseconds(self, idx: usize) -> u32 {
         let start = |idx: usize| (idx as f64 * 100. / self.0).round();
@@ -57,7 +57,8 @@ pub fn gif_bytes(frames: &[RgbImage], milliseconds_per_frame: u32, path: &Path) 
     gif_with_delays(frames, std::iter::repeat(milliseconds_per_frame), path)
 }
 
-/// An endless GIF of frames, each shown for so many milliseconds, which the format rounds down to hundredths of a second.
+/// Encodes frames as an endless GIF, each shown for its number of milliseconds, which the format rounds down to
+/// hundredths of a second.
 fn gif_with_delays(frames: &[RgbImage], delays_ms: impl IntoIterator<Item = u32>, path: &Path) -> Result<Vec<u8>> {
     let encode = || -> image::ImageResult<Vec<u8>> {
         let mut bytes = Vec::new();

@@ -45,7 +45,7 @@ pub const CELEBA_ATTRIBUTES: [&str; 40] = [
     "Young",
 ];
 
-/// Names for a classifier that comes without: `CelebA`'s if it has as many rows, else `attribute_0`, `attribute_1`, ..
+/// Returns names for a classifier without any: `CelebA`'s if it has as many rows, else `attribute_0`, `attribute_1`, ..
 pub(crate) fn default_names(num_attributes: usize) -> Vec<String> {
     if num_attributes == CELEBA_ATTRIBUTES.len() {
         return CELEBA_ATTRIBUTES.iter().map(|&name| name.to_owned()).collect();

@@ -1,4 +1,4 @@
-//! The model that is part of the crate, and pictures to try it on.
+//! The built-in model, and pictures to try it on.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use image::RgbImage;
 use crate::error::Result;
 use crate::model_dir::ModelSource;
 
-/// Name of the built-in model: cartoon faces of 64 pixels. It may stand wherever the path of a model may.
+/// Name of the built-in model: cartoon faces of 64 pixels. Any path of a model may be this name.
 ///
 /// Its card, `models/toonheads/README.md` in the crate, says how it was trained, what was measured, and whose artwork it
 /// has seen.
@@ -16,7 +16,7 @@ pub const BUILT_IN_MODEL: &str = "toonheads";
 const CONFIG: &str = include_str!("../models/toonheads/config.json");
 static WEIGHTS: &[u8] = include_bytes!("../models/toonheads/model.safetensors");
 
-/// Faces that the model was not trained on, by name.
+/// Faces that the model was not trained on, each with its name.
 const PICTURES: [(&str, &[u8]); 8] = [
     ("face_1", include_bytes!("../models/toonheads/faces/1.png")),
     ("face_2", include_bytes!("../models/toonheads/faces/2.png")),
@@ -29,7 +29,7 @@ const PICTURES: [(&str, &[u8]); 8] = [
 ];
 
 impl ModelSource {
-    /// The built-in model.
+    /// Opens the built-in model.
     ///
     /// # Errors
     /// None that can be brought about; the parts of the program fit together.
@@ -38,7 +38,7 @@ impl ModelSource {
     }
 }
 
-/// Eight faces of 64 pixels that the built-in model has not seen in training, with names.
+/// Decodes eight faces of 64 pixels that the built-in model has not seen in training, with names.
 ///
 /// # Errors
 /// None that can be brought about.

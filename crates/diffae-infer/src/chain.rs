@@ -1,4 +1,4 @@
-//! What encoding, decoding and sampling share: the networks as denoisers, and the chain of a step count.
+//! Parts shared by encoding, decoding and sampling: the networks as denoisers, and the chain for a number of steps.
 
 use candle_core::Tensor;
 use diffae_nets::{TimeProjections, Unet, ZSemProjections};
@@ -7,7 +7,8 @@ use diffae_schedule::{Denoiser, NoiseSchedule, PredictionTarget, StepChain, Step
 use crate::error::{Result, computing};
 use crate::model::{Latent, Model};
 
-/// The `UNet` with what it makes of `z_sem` and of a chain's timesteps, computed once for the whole chain.
+/// The `UNet` as a denoiser, with its conditions on `z_sem` and on a chain's timesteps computed once for the whole
+/// chain.
 pub(crate) struct UnetDenoiser<'a> {
     unet: &'a Unet,
     schedule: &'a NoiseSchedule,
@@ -42,7 +43,7 @@ impl Denoiser for UnetDenoiser<'_> {
     }
 }
 
-/// The noise that follows from a prediction.
+/// Converts a prediction of the network to the noise.
 fn eps_of(
     target: PredictionTarget,
     schedule: &NoiseSchedule,
@@ -59,7 +60,7 @@ fn eps_of(
     }
 }
 
-/// The latent net.
+/// The latent net as a denoiser.
 pub(crate) struct LatentDenoiser<'a>(pub(crate) &'a Latent);
 
 impl Denoiser for LatentDenoiser<'_> {
@@ -69,7 +70,7 @@ impl Denoiser for LatentDenoiser<'_> {
     }
 }
 
-/// One timestep where all are the same, as they are in a chain: it is then embedded once for the batch.
+/// Returns a single timestep where all are the same, as they are in a chain: it is then embedded once for the batch.
 fn distinct(timesteps: &[Timestep]) -> &[Timestep] {
     let all_equal = timesteps.windows(2).all(|pair| pair[0] == pair[1]);
     if all_equal { &timesteps[..timesteps.len().min(1)] } else { timesteps }
@@ -79,7 +80,7 @@ fn numbers(timesteps: &[Timestep]) -> Vec<f32> {
     timesteps.iter().map(|t| t.get() as f32).collect()
 }
 
-/// The chain of `num_steps` evenly spaced timesteps.
+/// Returns the chain of `num_steps` evenly spaced timesteps.
 pub(crate) fn chain(schedule: &NoiseSchedule, num_steps: usize) -> Result<StepChain> {
     Ok(StepChain::new(schedule, &StepSequence::Ddim(num_steps))?)
 }

@@ -1,4 +1,4 @@
-//! Files of codes: `z_sem` and `x_T` of many pictures, with their names and the model that made them.
+//! Files of codes: `z_sem` and `x_T` of many pictures, with their names and the fingerprint of their model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,30 +15,30 @@ use diffae_data::{file_names, read_tensor};
 /// The codes of N pictures.
 #[derive(Debug, Clone)]
 pub struct Codes {
-    /// `[N, D]`, f32; absent from a plain DDPM.
+    /// Semantic codes, `[N, D]`, f32; absent from a plain DDPM.
     pub z_sem: Option<Tensor>,
-    /// `x_T`, `[N, C, H, W]`, f32; absent where only the semantic code was wanted.
+    /// Noise maps `x_T`, `[N, C, H, W]`, f32; absent if only the semantic code was requested.
     pub x_terminal: Option<Tensor>,
-    /// One name a picture; as read, fit for file names and all different.
+    /// Names, one per picture; after reading, fit for file names and all different.
     pub names: Vec<String>,
-    /// Fingerprint of the model.
+    /// Fingerprint of the model that encoded the pictures.
     pub fingerprint: String,
 }
 
 impl Codes {
-    /// The number of pictures.
+    /// Returns the number of pictures.
     #[must_use]
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// Whether there is no picture.
+    /// Returns whether there is no picture.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// The codes of some pictures, in the order of `indices`.
+    /// Returns the codes of some pictures, in the order of `indices`.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] if there is no picture of a number, or no number.
@@ -63,7 +63,7 @@ impl Codes {
         })
     }
 
-    /// Several codes as one, in their order; of the fingerprint and the names those as they are.
+    /// Concatenates several codes in their order; fingerprint and names are taken over unchanged.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] if there are none; [`Error::Tensor`] if some have `z_sem` or `x_T` and others not, or widths
@@ -90,7 +90,7 @@ impl Codes {
         })
     }
 
-    /// Codes of the frames of a path: `z_sem` on a straight line, `x_T` on an arc.
+    /// Interpolates the codes at the frames of a path: `z_sem` on a straight line, `x_T` on an arc.
     ///
     /// # Errors
     /// [`Error::Tensor`] if a frame is between pictures that there are not.
@@ -109,7 +109,7 @@ impl Codes {
         })
     }
 
-    /// Fails if another model made the codes; those of an unknown model pass.
+    /// Fails if the codes are of another model; codes of an unknown model pass.
     ///
     /// # Errors
     /// [`Error::ForeignCodes`]. `path` is for the message.
@@ -121,7 +121,7 @@ impl Codes {
         Err(Error::ForeignCodes { path: path.to_owned(), got, expected })
     }
 
-    /// Fails if the codes are not of the model's sizes.
+    /// Fails if the shapes of the codes do not fit the model.
     ///
     /// # Errors
     /// [`Error::Mismatch`]. `path` is for the message.
@@ -160,8 +160,8 @@ impl Codes {
         Ok(write_atomically(path, &bytes, overwrite)?)
     }
 
-    /// Reads what [`Codes::write`] wrote. Codes of other programs may lack the text: they get numbered names and an
-    /// empty fingerprint.
+    /// Reads a file that [`Codes::write`] wrote. Codes of other programs may lack the text: they get numbered names and
+    /// an empty fingerprint.
     ///
     /// # Errors
     /// [`Error::Tensors`] if there is neither `z_sem` nor `x_T`, or their counts differ; [`Error::Weights`] if the file is

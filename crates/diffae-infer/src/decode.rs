@@ -1,4 +1,4 @@
-//! `(z_sem, x_T) -> x_0`.
+//! Decoding: `(z_sem, x_T) -> x_0`.
 
 use candle_core::{DType, Tensor};
 use diffae_nets::{CompactCode, CompactDecoder};
@@ -9,19 +9,19 @@ use crate::error::{Error, Result, computing};
 use crate::model::{Decoder, Model};
 use crate::noise::{NoisePurpose, NoiseSource};
 
-/// How a chain from noise to pictures runs.
+/// Settings of a chain from noise to pictures.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DecodeOptions {
-    /// Number of steps. 20 do for reconstructions and interpolations, 100 for edits.
+    /// Number of steps. Reconstructions and interpolations need 20, edits 100.
     pub num_steps: usize,
-    /// The method; deterministic DDIM in the paper.
+    /// The sampling method; deterministic DDIM in the paper.
     pub sampler: Sampler,
-    /// Whether the estimate of `x_0` is clamped to the range of pictures at each step.
+    /// Clamping of the estimate of `x_0` to the range of pictures at each step.
     pub clip: Clip,
 }
 
 impl DecodeOptions {
-    /// Deterministic, clipped: what the paper uses.
+    /// Returns the options of the paper: deterministic DDIM with clipping.
     #[must_use]
     pub fn ddim(num_steps: usize) -> Self {
         Self { num_steps, sampler: Sampler::DDIM, clip: Clip::UnitRange }
@@ -58,8 +58,8 @@ impl Model {
 }
 
 impl Model {
-    /// Shape of the `x_T` of one picture: that of the picture; in a one-shot autoencoder `[1 + noise_channels]`, the
-    /// noise level in `[0, 1]` and the noise.
+    /// Returns the shape of the `x_T` of one picture: the shape of the picture; in a one-shot autoencoder
+    /// `[1 + noise_channels]`, the noise level in `[0, 1]` and the noise.
     #[must_use]
     pub fn x_terminal_shape(&self) -> Vec<usize> {
         match &self.config().compact {
@@ -68,7 +68,8 @@ impl Model {
         }
     }
 
-    /// Fresh `x_T` for the pictures with the given numbers: standard normal noise, in a one-shot autoencoder at level 1.
+    /// Draws `x_T` for the pictures with the given numbers: standard normal noise, at level 1 in a one-shot
+    /// autoencoder.
     ///
     /// # Shapes
     /// - result: `[N, ..]` as [`x_terminal_shape`](Self::x_terminal_shape), f32 on the model's device.
@@ -88,7 +89,7 @@ impl Model {
         computing("drawing noise", drawn())
     }
 
-    /// The `x_T` that adds nothing of its own: zeros.
+    /// Returns the `x_T` that adds no detail: zeros.
     ///
     /// # Shapes
     /// - result: as for [`random_x_terminal`](Self::random_x_terminal).

@@ -1,4 +1,4 @@
-//! Tells pictures of the kind that a model was made for from others.
+//! Detection of pictures outside the domain of a model.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,11 @@ use crate::error::{Result, computing};
 use crate::model::Model;
 use crate::noise::NoiseSource;
 
-/// Steps in which `z_sem` alone is decoded. Two tell kinds apart as well as many: see the card of the built-in model.
+/// Number of steps in which `z_sem` alone is decoded. Two separate the kinds of pictures as well as many: see the card
+/// of the built-in model.
 const NUM_STEPS: usize = 2;
 
-/// The kind of pictures that a model was made for, where that is narrow.
+/// The kind of pictures that a model is for, where that is narrow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PictureDomain {
@@ -22,8 +23,8 @@ pub struct PictureDomain {
 }
 
 impl Model {
-    /// PSNR between each picture and the decoding of its `z_sem` from random `x_T`: high where the encoder knows what it
-    /// sees.
+    /// Computes the PSNR between each picture and the decoding of its `z_sem` from random `x_T`: high for pictures like
+    /// those of the training data.
     ///
     /// `10 log10(4 / mean((x_0 - x'_0)^2))`, where `x'_0` is decoded in two DDIM steps from the noise map 0 of seed 0.
     /// # Shapes
@@ -44,7 +45,7 @@ impl Model {
         Ok(errors.into_iter().map(|error| 10. * (4. / f64::from(error)).log10()).collect())
     }
 
-    /// Indices of the pictures that are not of the kind that the model was made for; none where its config names no kind.
+    /// Returns the indices of the pictures outside the model's domain; none where its config names no domain.
     ///
     /// # Shapes
     /// As [`psnr_of_z_sem`](Self::psnr_of_z_sem).

@@ -1,4 +1,4 @@
-//! `x_0 -> (z_sem, x_T)`.
+//! Encoding: `x_0 -> (z_sem, x_T)`.
 
 use candle_core::Tensor;
 use diffae_schedule::{Clip, DdimSampler, OnStep};
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::Model;
 
 impl Model {
-    /// Encodes what pictures mean.
+    /// Encodes pictures to their semantic codes `z_sem`.
     ///
     /// # Shapes
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; result: `z_sem` `[N, D]`, f32.
@@ -19,7 +19,7 @@ impl Model {
         self.run_encoder(x_0)
     }
 
-    /// Encodes the rest: runs DDIM backwards from the pictures to their noise maps.
+    /// Encodes pictures to their noise maps `x_T`, which hold the details that `z_sem` lacks: runs DDIM backwards.
     ///
     /// The paper uses 250 steps. Fewer give an `x_T` that decodes less exactly.
     ///

@@ -1,11 +1,11 @@
-//! What can go wrong when a model is loaded or used.
+//! Errors of loading and using a model.
 
 use std::path::PathBuf;
 
-/// Result of this crate.
+/// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Error of this crate.
+/// Every failure of this crate, with the facts that explain it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,16 +14,16 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// No model where one was expected.
+    /// A path holds no model.
     #[error("{} is not a model: {problem}", path.display())]
     NotAModel {
         /// The path.
         path: PathBuf,
-        /// The reason, with the way out.
+        /// The problem, with a way to solve it.
         problem: String,
     },
     /// A training run whose first stage is not finished.
@@ -40,7 +40,7 @@ pub enum Error {
     Config {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
@@ -49,9 +49,9 @@ pub enum Error {
     FormatVersion {
         /// The file.
         path: PathBuf,
-        /// Its version.
+        /// The version in the file.
         got: u32,
-        /// What is read.
+        /// The version that this program reads.
         supported: u32,
     },
     /// Weights or networks do not fit.
@@ -59,48 +59,48 @@ pub enum Error {
     Weights {
         /// The model.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: diffae_nets::Error,
     },
     /// A network could not be built from weights.
     #[error("cannot build the {part} of {}", path.display())]
     Build {
-        /// Which network.
+        /// The name of the network.
         part: &'static str,
         /// The model.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: candle_core::Error,
     },
     /// The model lacks a part.
     #[error("the model has no {part}: {hint}")]
     MissingPart {
-        /// What is missing.
+        /// The missing part.
         part: &'static str,
-        /// What to do about it.
+        /// A way to add the part.
         hint: &'static str,
     },
-    /// Something that was given does not fit the model.
+    /// An input does not fit the model.
     #[error("{what} is {got}, the model expects {expected}")]
     Mismatch {
-        /// What was given.
+        /// A description of the input.
         what: String,
-        /// Its size.
+        /// The size of the input.
         got: String,
-        /// What the model expects.
+        /// The size that the model expects.
         expected: String,
     },
     /// An attribute that the model does not know.
     #[error("the model has no attribute {name:?}; it has {known}")]
     UnknownAttribute {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// What there is.
+        /// The names of the model's attributes.
         known: String,
     },
-    /// A new attribute whose name the model has already.
+    /// A new attribute has the name of an existing one.
     #[error("the model has an attribute {name:?} already")]
     AttributeExists {
         /// The name.
@@ -109,11 +109,11 @@ pub enum Error {
     /// Names of attributes that differ in case, spaces, underscores and hyphens alone.
     #[error("{name:?} may be {first:?} or {second:?}; spell it exactly")]
     AmbiguousAttribute {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// One attribute.
+        /// One matching attribute.
         first: String,
-        /// Another.
+        /// Another matching attribute.
         second: String,
     },
     /// An attribute that is edited twice at once.
@@ -122,29 +122,29 @@ pub enum Error {
         /// The attribute.
         name: String,
     },
-    /// Codes that another model made.
+    /// Codes of another model.
     #[error("{} was made by model {got}, not by the one given, which is {expected}", path.display())]
     ForeignCodes {
         /// The file.
         path: PathBuf,
-        /// Fingerprint of the model that made them.
+        /// Fingerprint of the model of the codes.
         got: String,
-        /// Fingerprint of the model given.
+        /// Fingerprint of the model in use.
         expected: String,
     },
-    /// Another run writes there.
+    /// Another run writes to the same place.
     #[error("another run is writing {}; wait until it has ended, or write elsewhere", path.display())]
     Locked {
-        /// Where both want to write.
+        /// The target of both runs.
         path: PathBuf,
     },
-    /// What an interrupted run has kept was made with other settings.
+    /// The partial results of an interrupted run have other settings.
     #[error("{} was begun with other settings: {differences}; begin anew without --resume, or repeat the command of then",
         path.display())]
     OtherSettings {
-        /// Where results go.
+        /// The target of the results.
         path: PathBuf,
-        /// What differs, in words.
+        /// A description of the differences.
         differences: String,
     },
     /// A picture could not be encoded.
@@ -152,7 +152,7 @@ pub enum Error {
     Encode {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -161,29 +161,29 @@ pub enum Error {
     Tensors {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// A description of the problem.
         problem: String,
     },
     /// A value that must be finite is not.
     #[error("{what} holds a value that is not finite")]
     NotFinite {
-        /// What holds it.
+        /// The name of the value.
         what: String,
     },
     /// A number outside its range.
     #[error("{what} is {got}, expected {expected}")]
     OutOfRange {
-        /// What it is.
+        /// The name of the number.
         what: &'static str,
-        /// Its value.
+        /// The number as text.
         got: String,
-        /// The range.
+        /// The allowed range.
         expected: &'static str,
     },
-    /// Pictures or files.
+    /// An error of reading pictures, labels or files.
     #[error(transparent)]
     Data(#[from] diffae_data::Error),
-    /// A noise schedule or a chain.
+    /// An error of a noise schedule or a chain.
     #[error("the diffusion chain failed")]
     Schedule(#[source] diffae_schedule::Error),
     /// The caller's observer or callback asked to stop.
@@ -192,9 +192,9 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("{part} failed")]
     Tensor {
-        /// What was computed.
+        /// The name of the computation.
         part: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: candle_core::Error,
     },
@@ -209,7 +209,7 @@ impl From<diffae_schedule::Error> for Error {
     }
 }
 
-/// Adds what was computed to a tensor error.
+/// Adds the name of the computation to a tensor error.
 pub(crate) fn computing<T>(part: &'static str, result: candle_core::Result<T>) -> Result<T> {
     result.map_err(|source| Error::Tensor { part, source })
 }

@@ -1,10 +1,10 @@
-//! Between two codes: straight for `z_sem`, on the sphere for `x_T`.
+//! Interpolation between two codes: linear for `z_sem`, spherical for `x_T`.
 
 use candle_core::{Result, Tensor};
 
 use crate::error::Error;
 
-/// `(1 - alpha) * from + alpha * to`, for `z_sem`.
+/// Interpolates `z_sem` linearly: `(1 - alpha) * from + alpha * to`.
 ///
 /// # Shapes
 /// - `from`, `to`, result: the same, any.
@@ -14,8 +14,8 @@ pub fn lerp(from: &Tensor, to: &Tensor, alpha: f64) -> Result<Tensor> {
     (from * (1. - alpha))? + (to * alpha)?
 }
 
-/// `(sin((1 - alpha) theta) * from + sin(alpha theta) * to) / sin(theta)`, for `x_T`; theta is the angle between the two
-/// as flat vectors.
+/// Interpolates `x_T` on an arc: `(sin((1 - alpha) theta) * from + sin(alpha theta) * to) / sin(theta)`, with theta the
+/// angle between the two as flat vectors.
 ///
 /// Keeps the length that Gaussian noise has, which a straight line would shorten. Where the two are parallel the
 /// formula has no value and its limit, the straight line, is taken.
@@ -39,32 +39,32 @@ pub fn slerp(from: &Tensor, to: &Tensor, alpha: f64) -> Result<Tensor> {
     (from * (((1. - alpha) * theta).sin() / sine))? + (to * ((alpha * theta).sin() / sine))?
 }
 
-/// Whether a path through several pictures comes back to the first.
+/// The end of a path through several pictures: open or closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathEnd {
-    /// It ends at the last picture.
+    /// Ends at the last picture.
     Last,
-    /// A last leg leads back to the first picture, whose frame does not come again: shown over and over, it goes on smoothly.
-    /// Two pictures make a way there and back.
+    /// Returns to the first picture, without repeating its frame, so that the animation loops smoothly. Two pictures
+    /// make a path there and back.
     First,
 }
 
-/// A frame of a path: between picture `from` and picture `to`, `alpha` of the way.
+/// A frame of a path: the point at the fraction `alpha` between pictures `from` and `to`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PathFrame {
-    /// Number of a picture.
+    /// Number of the picture before the frame.
     pub from: usize,
-    /// Number of another.
+    /// Number of the picture after the frame.
     pub to: usize,
-    /// 0 at `from`, in `[0, 1)` but for the end of an open path, where it is 1.
+    /// Fraction of the leg: 0 at `from`, 1 at the end of an open path, and in `[0, 1)` elsewhere.
     pub alpha: f64,
 }
 
-/// The frames of a path through pictures `0..num_pictures`, `frames_per_leg` a leg, both of its ends included. Legs share the
-/// picture where they meet: an open path has `(num_pictures - 1) * (frames_per_leg - 1) + 1` frames, a closed one
-/// `num_pictures * (frames_per_leg - 1)`.
+/// Lists the frames of a path through pictures `0..num_pictures`, `frames_per_leg` a leg, both of its ends included.
+/// Legs share the picture where they meet: an open path has `(num_pictures - 1) * (frames_per_leg - 1) + 1` frames, a
+/// closed one `num_pictures * (frames_per_leg - 1)`.
 ///
-/// The way back of two pictures passes the very frames of the way there.
+/// With two pictures, the last leg passes the frames of the first in reverse.
 ///
 /// # Errors
 /// [`Error::OutOfRange`] for fewer than two pictures; for fewer than two frames a leg, but for the one frame of an open path

@@ -1,4 +1,4 @@
-//! `z_sem` <-> its normalized form, zero mean and unit variance over the training set.
+//! Normalization of `z_sem` to zero mean and unit variance over the training set, and its inverse.
 
 use candle_core::Tensor;
 
@@ -6,7 +6,7 @@ use crate::error::{Result, computing};
 use crate::model::Model;
 
 impl Model {
-    /// `(z_sem - mean) / std`.
+    /// Normalizes codes: `(z_sem - mean) / std`.
     ///
     /// # Shapes
     /// - `z_sem`, result: `[N, D]`, f32.
@@ -18,7 +18,7 @@ impl Model {
         computing("normalizing z_sem", centered.and_then(|centered| centered.broadcast_div(&moments.std)))
     }
 
-    /// `z_sem_normalized * std + mean`.
+    /// Reverses [`normalize`](Self::normalize): `z_sem_normalized * std + mean`.
     ///
     /// # Shapes
     /// - `z_sem_normalized`, result: `[N, D]`, f32.

@@ -5,11 +5,11 @@
 //!
 //! | method | computes |
 //! |---|---|
-//! | [`Model::encode_semantic`] | `x_0 -> z_sem`, what the picture means |
-//! | [`Model::invert`] | `(x_0, z_sem) -> x_T`, the rest |
+//! | [`Model::encode_semantic`] | `x_0 -> z_sem`, the semantics of the picture |
+//! | [`Model::invert`] | `(x_0, z_sem) -> x_T`, the remaining details |
 //! | [`Model::decode`] | `(z_sem, x_T) -> x_0` |
 //! | [`Model::edit`] | `z_sem` moved along an attribute |
-//! | [`Model::sample_z_sem`] | noise -> `z_sem` of a picture that does not exist |
+//! | [`Model::sample_z_sem`] | noise -> `z_sem` of a new picture |
 //! | [`lerp`], [`slerp`] | codes between two pictures |
 //!
 //! Tensors are f32: pictures `[N, C, H, W]` in `[-1, 1]`, semantic codes `[N, D]`. Noise comes from a seeded
@@ -32,8 +32,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A [`Pipeline`] does all of it with defaults, from pictures to pictures and batch by batch, and tells an observer how far
-//! it is:
+//! A [`Pipeline`] does all of it with defaults, from pictures to pictures and batch by batch, and reports its progress
+//! to an observer:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,36 +1,36 @@
-//! Directions of edits that depend on the code.
+//! Edit directions that depend on the code.
 
 use candle_core::{DType, Device, Tensor};
 use diffae_nets::weights::is_finite;
 
 use crate::error::{Error, Result, computing};
 
-/// What bends local directions, below `classifier.`.
+/// Names of the tensors of the code-dependent part of local directions, below `classifier.`.
 pub(crate) const LOCAL: [&str; 6] =
     ["local_inputs", "local_bias", "local_hidden", "local_hidden_bias", "local_center", "local_outputs"];
 
-/// The way to an attribute: `direction + outputs^T (tanh(hidden tanh(inputs z + bias) + hidden_bias) - center)` at the
-/// normalized code z.
+/// An edit direction that depends on the code:
+/// `direction + outputs^T (tanh(hidden tanh(inputs z + bias) + hidden_bias) - center)` at the normalized code z.
 #[derive(Debug, Clone)]
 pub struct LocalDirection {
-    /// `[D]`: the mean of the ways.
+    /// Mean edit direction, `[D]`.
     pub direction: Tensor,
-    /// `[h, D]`: what of a code the way depends on.
+    /// Weights of the first hidden layer, `[h, D]`.
     pub inputs: Tensor,
-    /// `[h]`: where each of these turns.
+    /// Biases of the first hidden layer, `[h]`.
     pub bias: Tensor,
-    /// `[h, h]`: how they act together.
+    /// Weights of the second hidden layer, `[h, h]`.
     pub hidden: Tensor,
-    /// `[h]`: where each of the results turns.
+    /// Biases of the second hidden layer, `[h]`.
     pub hidden_bias: Tensor,
-    /// `[h]`: what of them is part of the mean way.
+    /// Mean activations of the second hidden layer, already part of `direction`; `[h]`.
     pub center: Tensor,
-    /// `[h, D]`: how each of them bends the way.
+    /// Output weights, which add the code-dependent part, `[h, D]`.
     pub outputs: Tensor,
 }
 
 impl LocalDirection {
-    /// The same way at every code.
+    /// Creates a direction that is the same at every code.
     ///
     /// # Shapes
     /// - `direction`: `[D]`.
@@ -53,12 +53,13 @@ impl LocalDirection {
         computing("fixing a direction", none())
     }
 
-    /// What bends it, in the order of [`LOCAL`].
+    /// Returns the tensors of the code-dependent part, in the order of [`LOCAL`].
     pub(crate) fn bend(&self) -> [&Tensor; 6] {
         [&self.inputs, &self.bias, &self.hidden, &self.hidden_bias, &self.center, &self.outputs]
     }
 
-    /// How many units of how wide codes it has; an error if the parts do not fit, or one is not finite.
+    /// Returns the number of hidden units and the width of the codes; fails if shapes do not fit, or a value is not
+    /// finite.
     pub(crate) fn size(&self) -> Result<(usize, usize)> {
         let (units, width) = self.inputs.dims2().unwrap_or((0, 0));
         let expected: [&[usize]; 6] = [&[units, width], &[units], &[units, units], &[units], &[units], &[units, width]];
@@ -77,7 +78,7 @@ impl LocalDirection {
         Ok((units, width))
     }
 
-    /// What bends it with units that do nothing up to a number of them.
+    /// Returns the tensors of the code-dependent part, padded with zeros to a number of hidden units.
     pub(crate) fn padded(&self, units: usize) -> candle_core::Result<[Tensor; 6]> {
         let padded = |tensor: &Tensor, axis: usize| {
             tensor.to_dtype(DType::F32)?.pad_with_zeros(axis, 0, units.saturating_sub(tensor.dim(axis)?))

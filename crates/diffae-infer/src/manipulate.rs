@@ -1,4 +1,4 @@
-//! Moves `z_sem` along the direction of an attribute, and gives back what decoding loses.
+//! Edits of attributes in `z_sem`, and the residual that keeps other details.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use candle_core::Tensor;
 use crate::error::{Error, Result, computing};
 use crate::model::Model;
 
-/// `clamp(edited + x_0 - decoded, -1, 1)`: gives an edited picture back what its codes lose of the original, so that what
-/// the edit leaves alone stays as it was, whatever the number of steps.
+/// Adds the reconstruction residual of the original to an edited picture: `clamp(edited + x_0 - decoded, -1, 1)`.
+/// Details that the edit does not touch stay as they were, whatever the number of steps.
 ///
 /// # Shapes
 /// - `edited`: decoded from edited codes; `x_0`: the picture; `decoded`: decoded from its codes as they are, in as many steps.
@@ -30,18 +30,19 @@ pub(crate) fn check_strength(strength: f64) -> Result<()> {
     Err(Error::OutOfRange { what: "the strength of an edit", got: strength.to_string(), expected: "a finite number" })
 }
 
-/// An attribute that is moved, and how far.
+/// An attribute to edit, with the strength of the edit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttributeEdit {
-    /// Its position among the model's attributes; see [`Model::attribute_idx`].
+    /// The position of the attribute among the model's; see [`Model::attribute_idx`].
     pub attribute_idx: usize,
-    /// How far; negative takes the attribute away.
+    /// Strength of the edit; negative removes the attribute.
     pub strength: f64,
 }
 
 impl Model {
-    /// The position of an attribute among the model's, by name or by number. Names are compared without regard to case, and
-    /// spaces, underscores and hyphens are the same: `Blond Hair` is `blond_hair`. A name that is spelt exactly goes first.
+    /// Finds the position of an attribute among the model's, by name or by number. Names are compared without regard to
+    /// case, and spaces, underscores and hyphens are the same: `Blond Hair` is `blond_hair`. An exact match takes
+    /// precedence.
     ///
     /// # Errors
     /// [`Error::UnknownAttribute`] with the known names; [`Error::AmbiguousAttribute`] if several names differ in nothing else;
@@ -50,7 +51,7 @@ impl Model {
         attribute_position(&self.classifier()?.config().attributes, name)
     }
 
-    /// Moves one attribute: [`Model::edit_many`] of one.
+    /// Edits one attribute; see [`Model::edit_many`].
     ///
     /// # Shapes
     /// - `z_sem`, result: `[N, D]`, f32.
@@ -60,13 +61,15 @@ impl Model {
         self.edit_many(z_sem, &[AttributeEdit { attribute_idx, strength }])
     }
 
-    /// `denormalize(z + sqrt(D) * sum_k strength_k * w_k / |w_k|)` with `z = normalize(z_sem)`, k running over the edited
-    /// attributes; with local directions `w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)` replaces `w_k` in the
-    /// numerator. All directions are taken at the code as it was, so the order of the edits does not matter, and a row of the
-    /// result depends on that row alone.
+    /// Moves codes along the directions of several attributes:
+    /// `denormalize(z + sqrt(D) * sum_k strength_k * w_k / |w_k|)` with `z = normalize(z_sem)`, k running over the
+    /// edited attributes; with local directions `w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)` replaces `w_k`
+    /// in the numerator. All directions are taken at the unedited code, so the order of the edits does not matter, and
+    /// a row of the result depends on that row alone.
     ///
     /// Along a classifier's weights -0.5 to 0.5 is useful, 0.3 is typical; along differences of codes,
-    /// [`whole_way`](diffae_nets::AttributeClassifier::whole_way) tells how far to go. Negative takes the attribute away.
+    /// [`whole_way`](diffae_nets::AttributeClassifier::whole_way) is the calibrated full-edit strength. Negative
+    /// strengths remove the attribute.
     ///
     /// # Shapes
     /// - `z_sem`, result: `[N, D]`, f32.
@@ -102,7 +105,7 @@ impl Model {
 }
 
 impl Model {
-    /// Fails where [`Model::edit_many`] would: before anything is encoded for it.
+    /// Fails where [`Model::edit_many`] would, so that edits can be checked before pictures are encoded.
     ///
     /// # Errors
     /// As [`Model::edit_many`].
@@ -139,7 +142,7 @@ fn attribute_position(known: &[String], name: &str) -> Result<usize> {
     }
 }
 
-/// A name as it is compared: lower case, words joined by underscores.
+/// Normalizes a name for comparison: lower case, words joined by underscores.
 fn plain_name(name: &str) -> String {
     let words = name.split([' ', '_', '-']).filter(|word| !word.is_empty());
     words.map(str::to_lowercase).collect::<Vec<_>>().join("_")

@@ -1,4 +1,4 @@
-//! A model that is ready to use.
+//! Loaded models, ready to encode and decode.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::error::{Error, Result, computing};
 use crate::model_config::ModelConfig;
 use crate::model_dir::ModelSource;
 
-/// Where and in which precision a model runs.
+/// Device and precision of a model.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// The device.
+    /// The device of the weights and of all computation.
     pub device: Device,
     /// Number type of the weights: f32, f16 or bf16.
     ///
@@ -27,7 +27,7 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// f32 on the CPU.
+    /// Returns options for f32 on the CPU.
     #[must_use]
     pub fn cpu() -> Self {
         Self { device: Device::Cpu, dtype: DType::F32, hints: ArchitectureHints::default() }
@@ -47,14 +47,14 @@ pub struct Model {
     classifier: Option<AttributeClassifier>,
 }
 
-/// What makes `z_sem`.
+/// The network that computes `z_sem`.
 #[derive(Debug)]
 enum Encoder {
     Semantic(Box<SemanticEncoder>),
     Compact(CompactEncoder),
 }
 
-/// What makes pictures.
+/// The network that generates pictures.
 #[derive(Debug)]
 pub(crate) enum Decoder {
     Diffusion { unet: Box<Unet>, schedule: NoiseSchedule, prediction: PredictionTarget },
@@ -70,7 +70,7 @@ pub(crate) struct Latent {
 }
 
 impl Model {
-    /// Loads whatever [`ModelSource::open`] opens.
+    /// Loads any model that [`ModelSource::open`] can open.
     ///
     /// # Errors
     /// As [`ModelSource::open`] and [`ModelSource::build`].
@@ -78,25 +78,25 @@ impl Model {
         ModelSource::open(path, &options.hints)?.build(options)
     }
 
-    /// What the model is.
+    /// Returns the config of the model.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// See [`ModelSource::fingerprint`].
+    /// Returns the fingerprint of the model; see [`ModelSource::fingerprint`].
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Where it runs.
+    /// Returns the device of the model.
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The noise schedule of pictures.
+    /// Returns the noise schedule of the diffusion over pictures.
     ///
     /// # Errors
     /// [`Error::MissingPart`] in a one-shot autoencoder.
@@ -104,7 +104,7 @@ impl Model {
         self.diffusion().map(|(_, schedule, _)| schedule)
     }
 
-    /// The noise predictor.
+    /// Returns the noise predictor.
     ///
     /// # Errors
     /// [`Error::MissingPart`] in a one-shot autoencoder.
@@ -126,13 +126,13 @@ impl Model {
         &self.decoder
     }
 
-    /// `[C, H, W]` of the pictures it works on.
+    /// Returns the shape of the model's pictures, `[C, H, W]`.
     #[must_use]
     pub fn image_shape(&self) -> [usize; 3] {
         self.config.image_shape()
     }
 
-    /// Whether pictures have a semantic code; they have none in a plain DDPM.
+    /// Returns whether pictures have a semantic code; they have none in a plain DDPM.
     #[must_use]
     pub fn has_z_sem(&self) -> bool {
         self.encoder.is_some()
@@ -151,7 +151,7 @@ impl Model {
         computing("encoding", z_sem)
     }
 
-    /// The latent net.
+    /// Returns the latent net.
     ///
     /// # Errors
     /// [`Error::MissingPart`] if there is none.
@@ -159,7 +159,7 @@ impl Model {
         self.latent().map(|latent| &latent.net)
     }
 
-    /// Mean and standard deviation of `z_sem`, each `[1, D]` on the model's device.
+    /// Returns the mean and standard deviation of `z_sem`, each `[1, D]` on the model's device.
     ///
     /// # Errors
     /// [`Error::MissingPart`] if they are not known.
@@ -169,7 +169,7 @@ impl Model {
         self.moments.as_ref().ok_or(Error::MissingPart { part: "latent statistics", hint })
     }
 
-    /// The attribute classifier.
+    /// Returns the attribute classifier.
     ///
     /// # Errors
     /// [`Error::MissingPart`] if there is none.
@@ -258,7 +258,7 @@ impl ModelSource {
     }
 }
 
-/// The statistics as rows on `device`.
+/// Moves the statistics to `device`, as rows.
 fn moved(moments: &LatentMoments, device: &Device) -> Result<LatentMoments> {
     let row = |tensor: &Tensor| tensor.reshape((1, ()))?.to_device(device);
     let moved = row(&moments.mean).and_then(|mean| Ok(LatentMoments { mean, std: row(&moments.std)? }));

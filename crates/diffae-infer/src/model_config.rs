@@ -1,4 +1,4 @@
-//! `config.json`: everything about a model but its numbers.
+//! The `config.json` of a model: everything but the weights.
 
 use diffae_nets::weights::{Architecture, DiffusionFacts};
 use diffae_nets::{AutoencoderConfig, ClassifierConfig, CompactConfig, EncoderConfig, LatentNetConfig, UnetConfig};
@@ -11,16 +11,16 @@ use crate::error::{Error, Result};
 /// The version of the format that this crate writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// A file that claims more timesteps is damaged; tables of that length need not be tried.
-const MOST_TRAIN_TIMESTEPS: usize = 1_000_000;
+/// Maximum number of training timesteps; a file that claims more is damaged, and its tables are never computed.
+const MAX_TRAIN_TIMESTEPS: usize = 1_000_000;
 
-/// What a model is.
+/// The kind of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelKind {
-    /// Encoder and conditioned `UNet`.
+    /// Semantic encoder and conditioned `UNet`.
     Autoencoder,
-    /// The same, with a diffusion over `z_sem` that invents codes.
+    /// An autoencoder with a diffusion over `z_sem` for sampling.
     AutoencoderWithLatentNet,
     /// A `UNet` without semantic code.
     Ddpm,
@@ -32,23 +32,23 @@ pub enum ModelKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiffusionConfig {
-    /// T
+    /// Number of training timesteps, T.
     pub num_train_timesteps: usize,
-    /// `"linear"`, `"cosine"` or `"const0.008"` and the like.
+    /// Beta schedule: `"linear"`, `"cosine"` or `"const0.008"` and the like.
     #[serde(serialize_with = "write_schedule", deserialize_with = "read_schedule")]
     pub beta_schedule: BetaSchedule,
-    /// What the network predicts: `"eps"`, as in released models, `"v"` or `"x_0"`.
+    /// Prediction target of the network: `"eps"`, as in released models, `"v"` or `"x_0"`.
     #[serde(default, serialize_with = "write_target", deserialize_with = "read_target")]
     pub prediction: PredictionTarget,
 }
 
 impl DiffusionConfig {
-    /// Builds the schedule.
+    /// Builds the noise schedule.
     ///
     /// # Errors
     /// [`Error::Schedule`] if the schedule has no such length, [`Error::OutOfRange`] if it is beyond a million.
     pub fn noise_schedule(&self) -> Result<NoiseSchedule> {
-        if self.num_train_timesteps > MOST_TRAIN_TIMESTEPS {
+        if self.num_train_timesteps > MAX_TRAIN_TIMESTEPS {
             let got = self.num_train_timesteps.to_string();
             return Err(Error::OutOfRange { what: "the number of timesteps", got, expected: "at most a million" });
         }
@@ -67,7 +67,7 @@ impl DiffusionConfig {
 pub struct LatentConfig {
     /// Sizes of the network.
     pub net: LatentNetConfig,
-    /// Its noise schedule.
+    /// Noise schedule of the latent diffusion.
     pub diffusion: DiffusionConfig,
 }
 
@@ -75,7 +75,7 @@ pub struct LatentConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// [`FORMAT_VERSION`] of the program that wrote it.
+    /// [`FORMAT_VERSION`] of the program that wrote the file.
     pub format_version: u32,
     /// Sizes of the `UNet`; absent in a one-shot autoencoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,7 +83,7 @@ pub struct ModelConfig {
     /// Sizes of the semantic encoder; absent in a plain DDPM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoder: Option<EncoderConfig>,
-    /// The diffusion over pictures; goes with the `UNet`.
+    /// The diffusion over pictures; present together with the `UNet`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diffusion: Option<DiffusionConfig>,
     /// Sizes of a one-shot autoencoder, which takes the place of `UNet`, encoder and diffusion.
@@ -95,13 +95,13 @@ pub struct ModelConfig {
     /// The attribute classifier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classifier: Option<ClassifierConfig>,
-    /// The pictures that it was made for, where these are of one kind only.
+    /// The pictures that the model is for, if they are of one kind only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<PictureDomain>,
 }
 
 impl ModelConfig {
-    /// What the model is.
+    /// Returns the kind of the model.
     #[must_use]
     pub fn kind(&self) -> ModelKind {
         if self.compact.is_some() {
@@ -114,7 +114,7 @@ impl ModelConfig {
         }
     }
 
-    /// `[C, H, W]` of pictures.
+    /// Returns the shape of pictures, `[C, H, W]`.
     #[must_use]
     pub fn image_shape(&self) -> [usize; 3] {
         match (&self.unet, &self.compact) {
@@ -124,14 +124,14 @@ impl ModelConfig {
         }
     }
 
-    /// Width of `z_sem`, where there is one.
+    /// Returns the width of `z_sem`, if the model has one.
     #[must_use]
     pub fn z_channels(&self) -> Option<usize> {
         let compact = self.compact.as_ref().map(|compact| compact.z_channels);
         compact.or_else(|| self.encoder.as_ref().map(|encoder| encoder.out_channels))
     }
 
-    /// The config of a released checkpoint.
+    /// Converts the architecture of a released checkpoint to a config.
     ///
     /// # Errors
     /// [`Error::Schedule`] if it names an unknown noise schedule.

@@ -1,4 +1,4 @@
-//! Models on disk: `config.json` beside `model.safetensors`, or a file of weights under released names as it is.
+//! Models on disk: `config.json` beside `model.safetensors`, or a file of weights under released names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,12 +42,12 @@ pub(crate) struct ClassifierTensors {
     pub(crate) weight: Tensor,
     pub(crate) bias: Tensor,
     pub(crate) directions: Tensor,
-    /// What bends local directions, in the order of [`LOCAL`].
+    /// Tensors of the code-dependent part of local directions, in the order of [`LOCAL`].
     pub(crate) local: Option<[Tensor; 6]>,
 }
 
 impl ClassifierTensors {
-    /// The direction of an attribute.
+    /// Returns the edit direction of an attribute.
     fn direction(&self, idx: usize) -> candle_core::Result<LocalDirection> {
         let direction = self.directions.get(idx)?;
         let Some(local) = &self.local else {
@@ -66,7 +66,7 @@ impl ClassifierTensors {
         })
     }
 
-    /// By the names that they have below `classifier.`.
+    /// Returns the tensors, each with its name below `classifier.`.
     pub(crate) fn named(&self) -> Vec<(&'static str, &Tensor)> {
         let mut named = vec![("weight", &self.weight), ("bias", &self.bias), ("directions", &self.directions)];
         named.extend(self.local.iter().flat_map(|local| LOCAL.into_iter().zip(local)));
@@ -90,11 +90,11 @@ impl ModelSource {
         "classifier.local_outputs",
     ];
 
-    /// Opens a model directory, a `.safetensors` file inside one, or a file of weights under released names: what
-    /// `torch.save` wrote, safetensors, or an index or a folder of these. The path `toonheads` is the built-in model
+    /// Opens a model directory, a `.safetensors` file inside one, or a file of weights under released names: a file of
+    /// `torch.save`, safetensors, or an index or a folder of these. The path `toonheads` is the built-in model
     /// ([`BUILT_IN_MODEL`](crate::BUILT_IN_MODEL)) where that is compiled in; a folder of that name is `./toonheads`.
     ///
-    /// `hints` say what a file does not tell by itself. What it tells too must agree with them.
+    /// `hints` supply facts that a file leaves open. Facts that it states must agree with them.
     ///
     /// # Errors
     /// [`Error::NotAModel`] if it is none of these; [`Error::Config`], [`Error::FormatVersion`] or [`Error::Weights`] if
@@ -152,7 +152,7 @@ impl ModelSource {
         Self::from_parts(folder, config, file)
     }
 
-    /// A model directory that is in memory, under the name it goes by in messages.
+    /// Opens a model directory in memory; `name` stands for its path in messages.
     #[cfg(feature = "built-in")]
     pub(crate) fn from_static(name: &str, config: &str, weights: &'static [u8]) -> Result<Self> {
         let path = Path::new(name);
@@ -198,14 +198,14 @@ impl ModelSource {
         Ok(source)
     }
 
-    /// A model that is in memory: its config, and the parameters of its networks by name.
+    /// Creates a model from its config and the parameters of its networks by name.
     #[must_use]
     pub fn from_networks(config: ModelConfig, tensors: BTreeMap<String, Tensor>) -> Self {
         let weights = Weights::new(Arc::new(TensorMap(tensors)));
         Self { path: PathBuf::from("a model in memory"), config, weights, moments: None, classifier: None }
     }
 
-    /// The same statistics and classifier with other networks.
+    /// Returns a model with the same statistics and classifier, but other networks.
     #[must_use]
     pub fn with_networks(&self, config: ModelConfig, tensors: BTreeMap<String, Tensor>) -> Self {
         Self {
@@ -217,7 +217,7 @@ impl ModelSource {
         }
     }
 
-    /// Checks that hints agree with the config of a model directory, which tells everything.
+    /// Checks that hints agree with the config of a model directory, which is complete.
     fn check_hints(&self, hints: &ArchitectureHints) -> Result<()> {
         if hints.parameters != ParameterSet::Auto {
             tracing::warn!("{} holds one set of parameters, whichever --weights names", self.path.display());
@@ -258,13 +258,13 @@ impl ModelSource {
         Ok(())
     }
 
-    /// What the model is.
+    /// Returns the config of the model.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// Mean and standard deviation of `z_sem`, where they are known.
+    /// Returns the mean and standard deviation of `z_sem`, if known.
     #[must_use]
     pub fn latent_moments(&self) -> Option<&LatentMoments> {
         self.moments.as_ref()
@@ -280,7 +280,8 @@ impl ModelSource {
         Ok(())
     }
 
-    /// Adds or replaces the attribute classifier; its directions are fixed. Its statistics are taken over if the model has none.
+    /// Adds or replaces the attribute classifier; its edit directions are fixed. Its statistics are taken over if the
+    /// model has none.
     ///
     /// `names` are those of its attributes; without them a classifier of 40 is taken for one of `CelebA`'s attributes,
     /// others are numbered.
@@ -309,8 +310,8 @@ impl ModelSource {
         }
     }
 
-    /// Replaces the directions of some attributes, given by their numbers, by mean ways from codes without the attribute to
-    /// codes with it, so that the model knows how far to go; the others keep theirs.
+    /// Replaces the edit directions of some attributes, keyed by number, with mean differences from codes without the
+    /// attribute to codes with it, so that full-edit strengths are calibrated; other attributes keep their directions.
     ///
     /// # Errors
     /// [`Error::MissingPart`] if the model has no classifier; [`Error::Mismatch`] if there is no such attribute, the width is
@@ -355,7 +356,7 @@ impl ModelSource {
         Ok(())
     }
 
-    /// The number type that the parameters of its networks are stored in; that of the first if they differ.
+    /// Returns the number type of the stored network parameters; the type of the first if they differ.
     ///
     /// # Errors
     /// [`Error::Weights`] if the file is damaged.
@@ -367,7 +368,7 @@ impl ModelSource {
         Ok(stored.unwrap_or(DType::F32))
     }
 
-    /// Number of parameters of the networks.
+    /// Returns the number of parameters of the networks.
     #[must_use]
     pub fn num_parameters(&self, prefix: &str) -> usize {
         let source = self.weights.source();
@@ -375,7 +376,8 @@ impl ModelSource {
         names.filter_map(|name| source.shape(&name).map(|shape| shape.iter().product::<usize>())).sum()
     }
 
-    /// A short name for what decides how pictures are encoded and decoded: encoder, `UNet` and their numbers.
+    /// Computes a short name for all that determines how pictures are encoded and decoded: encoder, `UNet` and their
+    /// weights.
     ///
     /// Codes carry it, so that they are not decoded with another model by mistake. It does not depend on whether the
     /// model is a checkpoint or was imported from it, as long as the number type is the same.
@@ -399,7 +401,7 @@ impl ModelSource {
         Ok(fingerprint.digits())
     }
 
-    /// A short name for what decides which `z_sem` are invented and how they are normalized: the latent net with its
+    /// Computes a short name for all that determines how `z_sem` are sampled and normalized: the latent net with its
     /// config, mean and standard deviation; none without any of them.
     ///
     /// # Errors
@@ -422,7 +424,7 @@ impl ModelSource {
         Ok(Some(fingerprint.digits()))
     }
 
-    /// Adds the tensors whose names begin with one of the prefixes.
+    /// Adds the tensors whose names begin with one of the prefixes to a fingerprint.
     fn hash_tensors(&self, fingerprint: &mut Fingerprint, prefixes: &[&str]) -> Result<()> {
         let source = self.weights.source();
         let decides = |name: &String| prefixes.iter().any(|part| name.starts_with(part));
@@ -463,7 +465,7 @@ impl ModelSource {
         Ok(written?)
     }
 
-    /// The parameters of the networks, by name, on the CPU.
+    /// Returns the parameters of the networks, by name, on the CPU.
     ///
     /// # Errors
     /// [`Error::Weights`] if one cannot be read or does not fit `dtype`.
@@ -480,7 +482,8 @@ impl ModelSource {
             .map_err(|source| Error::Weights { path: self.path.clone(), source })
     }
 
-    /// All tensors of the model; networks and what bends directions in `dtype`, statistics and the classifier's rows in f32.
+    /// Returns all tensors of the model: networks and code-dependent parts of edit directions in `dtype`, statistics
+    /// and the classifier's rows in f32.
     fn tensors(&self, dtype: DType) -> Result<BTreeMap<String, Tensor>> {
         let mut tensors = self.networks(dtype)?;
         if let Some(moments) = &self.moments {

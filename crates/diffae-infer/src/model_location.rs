@@ -9,34 +9,34 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::model_dir::{CONFIG_FILE, WEIGHTS_FILE};
 
-/// Ending of the index of several safetensors files.
+/// File name ending of the index of several safetensors files.
 const INDEX_ENDING: &str = ".safetensors.index.json";
-/// Endings of files that `torch.save` writes.
+/// File name endings of files that `torch.save` writes.
 const TORCH_ENDINGS: [&str; 5] = [".ckpt", ".pt", ".pth", ".pkl", ".bin"];
 /// The config of a training run, which writes its model into the same folder.
 const RUN_FILE: &str = "train.toml";
-/// The contents of a model.
+/// The files that make up a model, for messages.
 const EXPECTED: &str =
     "expected a folder with config.json and model.safetensors, or a file of weights: .ckpt, .pt, .safetensors";
-/// A config that is longer belongs to something else.
+/// Maximum size of a config; a longer one belongs to something else.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// The files of a model.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Location {
-    /// A model directory.
+    /// A model directory, with its config.
     Directory {
-        /// The folder of the config.
+        /// The folder that holds the config.
         folder: PathBuf,
         /// The file of weights.
         weights: PathBuf,
     },
-    /// Weights under released names.
+    /// A file of weights under released names.
     Released(PathBuf),
 }
 
 impl Location {
-    /// Looks at what is there.
+    /// Finds the files of a model at a path.
     ///
     /// # Errors
     /// [`Error::Io`] if there is nothing, [`Error::NotAModel`] if it is a folder of something else,
@@ -92,13 +92,13 @@ impl Location {
 #[derive(Debug, PartialEq, Eq)]
 enum Config {
     Missing,
-    /// No JSON object.
+    /// A file without a JSON object.
     Broken,
     /// The config of a model directory.
     Ours,
-    /// The config of a model of another library, which is named.
+    /// The config of a model of another library, by the name of the library.
     Foreign(String),
-    /// Any other.
+    /// A config of unknown origin.
     Unknown,
 }
 
@@ -126,7 +126,7 @@ impl Config {
     }
 }
 
-/// Names the library that the `config.json` beside a file belongs to.
+/// Returns the name of the library that the `config.json` beside a file belongs to.
 pub(crate) fn foreign_config_beside(path: &Path) -> Option<String> {
     let folder = if path.is_dir() { path } else { path.parent()? };
     match Config::in_folder(folder) {
@@ -135,7 +135,7 @@ pub(crate) fn foreign_config_beside(path: &Path) -> Option<String> {
     }
 }
 
-/// Describes a folder without a model, with the way out.
+/// Describes a folder without a model, with advice.
 fn describe(folder: &Path, config: &Config, names: &[String]) -> String {
     let has = |name: &str| names.iter().any(|own| own == name);
     let listed = |endings: &[&str]| -> Vec<&str> {
@@ -168,7 +168,7 @@ fn not_a_model(path: &Path, problem: &str) -> Error {
     Error::NotAModel { path: path.to_owned(), problem: problem.to_owned() }
 }
 
-/// The names of what is in a folder, sorted.
+/// Lists the names of the entries of a folder, sorted.
 fn file_names(folder: &Path) -> Result<Vec<String>> {
     let failed = |source| Error::Io { path: folder.to_owned(), source };
     let mut names = vec![];

@@ -1,4 +1,4 @@
-//! Attributes that are added to a model's classifier.
+//! Addition of attributes to a model's classifier.
 
 use std::collections::BTreeMap;
 
@@ -11,29 +11,29 @@ use crate::local_direction::LocalDirection;
 use crate::model_dir::{ClassifierTensors, ModelSource};
 use diffae_data::Overwrite;
 
-/// Attributes for a model that may have others already.
+/// Attributes to add to a model that may have others already.
 #[derive(Debug, Clone)]
 pub struct NewAttributes {
-    /// A name each.
+    /// Names of the attributes, one each.
     pub names: Vec<String>,
-    /// Rows that logits are computed with, `[A, D]`, f32.
+    /// Weights of the logits, `[A, D]`, f32.
     pub weight: Tensor,
-    /// Their biases, `[A]`, f32.
+    /// Biases of the logits, `[A]`, f32.
     pub bias: Tensor,
-    /// Which way edits go.
+    /// Edit directions of the attributes.
     pub directions: NewDirections,
 }
 
-/// Directions of edits for new attributes, one each.
+/// Edit directions of new attributes, one each.
 #[derive(Debug, Clone)]
 pub enum NewDirections {
-    /// Weights of a classifier, `[A, D]`, f32: their length does not say how far to go.
+    /// Weights of a classifier, `[A, D]`, f32; their lengths calibrate no full-edit strength.
     Weights(Tensor),
-    /// Mean ways from codes without the attribute to codes with it.
+    /// Mean differences from codes without the attribute to codes with it.
     Ways(Vec<LocalDirection>),
 }
 
-/// Whether two names are of the same attribute: case, and what stands between words, do not matter.
+/// Returns whether two names are of the same attribute, without regard to case and to separators of words.
 #[must_use]
 pub fn is_same_attribute(one: &str, other: &str) -> bool {
     let plain = |name: &str| name.replace([' ', '-'], "_").to_ascii_lowercase();
@@ -41,14 +41,14 @@ pub fn is_same_attribute(one: &str, other: &str) -> bool {
 }
 
 impl ModelSource {
-    /// Names of the attributes that the model has.
+    /// Returns the names of the model's attributes.
     #[must_use]
     pub fn attributes(&self) -> &[String] {
         self.config.classifier.as_ref().map_or(&[], |classifier| &classifier.attributes)
     }
 
-    /// Adds attributes after those that the model has. With [`Overwrite::Replace`] one of a name that is there takes its
-    /// place; the others keep their rows, directions and numbers.
+    /// Adds attributes after the model's own. With [`Overwrite::Replace`] an attribute whose name exists takes the
+    /// place of the old one; the others keep their rows, directions and numbers.
     ///
     /// # Errors
     /// [`Error::AttributeExists`] with [`Overwrite::Refuse`]; [`Error::Mismatch`] if widths or counts do not fit;
@@ -83,7 +83,7 @@ impl ModelSource {
         }
     }
 
-    /// Places new rows among the old ones; the number that each of the new ones gets.
+    /// Places new rows among the old ones, and returns the number of each new attribute.
     fn extend(&mut self, config: &ClassifierConfig, old: &ClassifierTensors, new: &NewRows) -> Result<Vec<usize>> {
         let width = config.z_channels;
         let expected = format!("{width} for each of {} attributes", new.names.len());
@@ -126,7 +126,7 @@ struct NewRows {
 }
 
 impl ClassifierTensors {
-    /// Rows of these and then of new ones, in the order of `from`; nothing bends a new direction.
+    /// Joins the old rows and the new ones, in the order of `from`; new directions have no code-dependent part.
     fn rows(&self, new: &NewRows, from: &[usize]) -> candle_core::Result<Self> {
         let from = from.iter().map(|&row| u32::try_from(row)).collect::<std::result::Result<Vec<_>, _>>();
         let from = Tensor::new(from.map_err(candle_core::Error::wrap)?, &Device::Cpu)?;
@@ -154,7 +154,7 @@ impl ClassifierTensors {
     }
 }
 
-/// The first new name that is there already.
+/// Returns the first new name that exists already.
 fn overlap(there: &[String], new: &[String]) -> Option<String> {
     there.iter().find(|name| new.iter().any(|new| is_same_attribute(name, new))).cloned()
 }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::model_config::ModelConfig;
 
-    /// A source whose networks nobody asks for, with codes of two numbers.
+    /// Creates a source with codes of width 2, whose networks are never used.
     fn source() -> ModelSource {
         let compact = diffae_nets::CompactConfig::new(diffae_nets::RawCompactConfig {
             image_size: 16,

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// What noise is for. Different purposes never share values.
+/// The purpose of noise. Different purposes never share values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoisePurpose {
     /// The start of a chain over pictures.
@@ -36,13 +36,13 @@ pub struct NoiseSource {
 }
 
 impl NoiseSource {
-    /// Noise of a seed.
+    /// Creates the noise source of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { seed }
     }
 
-    /// Draws noise for one thing.
+    /// Draws noise for one picture or code, by its index.
     ///
     /// # Shapes
     /// - result: `shape`, f32.
@@ -53,7 +53,7 @@ impl NoiseSource {
         Tensor::from_vec(draw(&mut stream, shape.iter().product()), shape, device)
     }
 
-    /// Draws noise for a batch of things with the given indices.
+    /// Draws noise for a batch of pictures or codes with the given indices.
     ///
     /// # Shapes
     /// - result: `[N, shape..]`, f32, N the number of indices.
@@ -71,7 +71,8 @@ impl NoiseSource {
         Tensor::stack(&each?, 0)
     }
 
-    /// Noise for the steps of a stochastic chain over a batch; each call draws the next tensor like its argument.
+    /// Returns a source of noise for the steps of a stochastic chain over a batch; each call draws the next tensor like
+    /// its argument.
     pub fn steps<I: IntoIterator<Item = u64>>(&self, indices: I) -> impl FnMut(&Tensor) -> Result<Tensor> + use<I> {
         let mut streams: Vec<_> = indices.into_iter().map(|idx| self.stream(NoisePurpose::Step, idx)).collect();
         move |like| {
@@ -103,7 +104,7 @@ mod tests {
         NoiseSource::new(seed).standard_normal(purpose, idx, &[4], &Device::Cpu).unwrap().to_vec1().unwrap()
     }
 
-    /// Changing the generator changes every picture that people made with a seed.
+    /// Checks that the generator stays: a change would change every picture that people sampled with a seed.
     #[test]
     fn the_first_values_of_seed_0_stay_what_they_are() {
         let got = values(0, NoisePurpose::XTerminal, 0);

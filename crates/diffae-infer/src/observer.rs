@@ -1,4 +1,4 @@
-//! Network calls: what each costs, and the observer that is told of them.
+//! Network calls: their cost, and the observer that is notified of them.
 
 use std::ops::ControlFlow;
 
@@ -11,39 +11,39 @@ use crate::model::Model;
 pub enum NetworkCall {
     /// The semantic encoder.
     Encoder,
-    /// A step of the `UNet`, in either direction; of a one-shot autoencoder its decoder.
+    /// A step of the `UNet`, in either direction; in a one-shot autoencoder, its decoder.
     Decoder,
     /// A step of the latent net.
     LatentNet,
 }
 
 impl NetworkCall {
-    /// All kinds.
+    /// All kinds of network calls.
     pub const ALL: [Self; 3] = [Self::Encoder, Self::Decoder, Self::LatentNet];
 }
 
 /// A network call that has just ended.
 #[derive(Debug, Clone, Copy)]
 pub struct CallEvent<'a> {
-    /// The network.
+    /// The network that was called.
     pub call: NetworkCall,
-    /// The number of pictures, or of codes, that it was called for.
+    /// The number of pictures, or of codes, in the batch.
     pub num_pictures: usize,
-    /// The step of the chain that it was called for, with the new state and the estimate of the result, for previews;
-    /// `None` outside of chains.
+    /// The step of the chain, with the new state and the estimate of the result, for previews; `None` outside of
+    /// chains.
     pub step: Option<&'a Step<'a>>,
 }
 
-/// A callback that is told of every network call: for progress, previews, and cancelling. `Break` ends the work with
+/// A callback for every network call: for progress, previews, and cancelling. `Break` ends the work with
 /// [`Error::Cancelled`](crate::Error::Cancelled).
 pub type Observer<'a> = dyn FnMut(&CallEvent<'_>) -> ControlFlow<()> + 'a;
 
-/// The observer for those who need none.
+/// The empty observer, which never cancels.
 pub const fn no_observer(_event: &CallEvent<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// Tells the observer of the steps of a chain.
+/// Converts an observer to a callback for the steps of a chain.
 pub(crate) fn on_step<'a>(
     call: NetworkCall,
     num_pictures: usize,
@@ -53,8 +53,8 @@ pub(crate) fn on_step<'a>(
 }
 
 impl Model {
-    /// Multiply-adds of a call for one picture, as plain sums of products; 0 where the model has no such network, 1 where they
-    /// are not known.
+    /// Returns the multiply-adds of a call for one picture, as plain sums of products; 0 where the model has no such
+    /// network, 1 where they are not known.
     #[must_use]
     pub fn multiply_adds(&self, call: NetworkCall) -> u64 {
         let config = self.config();

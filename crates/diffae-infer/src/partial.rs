@@ -1,5 +1,5 @@
-//! Folders of results that are not complete yet: locked while a run works, kept where an interrupted run can go on, and
-//! removed when nobody needs them any more.
+//! Folders of partial results: locked while a run works, kept where an interrupted run can resume, and removed when no
+//! longer needed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -16,17 +16,17 @@ const LOCK_FILE: &str = "lock";
 const JOURNAL_FILE: &str = "kept.jsonl";
 const RESULTS_FOLDER: &str = "results";
 
-/// What decides the values of results, by name.
+/// Settings that determine the values of results, by name.
 pub type Settings = BTreeMap<String, Value>;
 
-/// Whether a run goes on with what an interrupted one has kept.
+/// A choice whether a run resumes from the results of an interrupted one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resume {
-    /// It must: other settings are an error.
+    /// Resumes; different settings are an error.
     Demanded,
-    /// If the settings are the same; else what was kept is given up.
+    /// Resumes if the settings are the same; else discards the partial results.
     IfSame,
-    /// What was kept is given up.
+    /// Discards the partial results.
     Never,
 }
 
@@ -36,39 +36,39 @@ struct Header {
     settings: Settings,
 }
 
-/// Further lines of the journal.
+/// A further line of the journal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Kept {
-    /// Items that are whole, from the first.
+    /// Number of complete items, from the first.
     done: usize,
-    /// Whatever the run wants to know of them.
+    /// Data that the run stores with these items.
     note: Value,
 }
 
-/// What a run has read back of a journal.
+/// The contents of a journal that was read back.
 #[derive(Debug, Default)]
 struct Journal {
     header: Option<Header>,
     kept: Vec<Kept>,
-    /// Bytes of the lines that are whole.
+    /// Length of the complete lines, in bytes.
     len: u64,
 }
 
-/// A folder beside or inside of where results go, which this process alone writes. Dropped before it is complete, it stays if
-/// a run can go on with what is in it, and vanishes otherwise.
+/// A folder beside or inside the target of results, which this process alone writes. Dropped before it is complete, it
+/// stays if a run can resume from its contents, and is removed otherwise.
 #[derive(Debug)]
 pub struct PartialFolder {
     target: PathBuf,
     path: PathBuf,
     journal: Journal,
-    /// Held for as long as the process lives; the system lets go of it when the process is killed.
+    /// Lock that is held for as long as the process lives; the system releases it when the process is killed.
     _lock: File,
 }
 
 impl PartialFolder {
-    /// Opens the folder of results that go to `target`, a file or a folder: inside of the folder if that is there, else in the
-    /// nearest folder above that is. Folders of other purposes do not disturb each other. What dead runs have left there, and no
-    /// run could go on with, is removed.
+    /// Opens the folder of results that go to `target`, a file or a folder: inside of the folder if it exists, else in
+    /// the nearest existing folder above. Folders of other purposes do not disturb each other. Leftovers of dead runs
+    /// that no run could resume from are removed.
     ///
     /// # Errors
     /// [`Error::Locked`] if another process writes there for the same purpose; [`Error::Io`] if the folder cannot be made.
@@ -89,18 +89,18 @@ impl PartialFolder {
         Ok(Self { target: target.to_owned(), path, journal, _lock: lock })
     }
 
-    /// Items that are whole.
+    /// Returns the number of complete items.
     #[must_use]
     pub fn num_kept(&self) -> usize {
         self.journal.kept.last().map_or(0, |kept| kept.done)
     }
 
-    /// What was noted of whole items, in order.
+    /// Iterates over the notes of complete items, in order.
     pub fn notes(&self) -> impl Iterator<Item = &Value> {
         self.journal.kept.iter().map(|kept| &kept.note)
     }
 
-    /// Begins, or goes on: how many items are whole already.
+    /// Begins or resumes, and returns the number of items that are complete already.
     ///
     /// # Errors
     /// [`Error::OtherSettings`] if it must go on, but settings differ; [`Error::Io`].
@@ -131,7 +131,7 @@ impl PartialFolder {
         Ok(0)
     }
 
-    /// Notes that `done` items are whole, from the first: everything of them is written.
+    /// Records that the first `done` items are complete: all their files are written.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -142,13 +142,13 @@ impl PartialFolder {
         Ok(())
     }
 
-    /// Where a result is written.
+    /// Returns the path of a result.
     #[must_use]
     pub fn result(&self, name: &str) -> PathBuf {
         self.path.join(RESULTS_FOLDER).join(name)
     }
 
-    /// Adds a result, on the disk when this returns.
+    /// Writes a result, on the disk when this returns.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -161,7 +161,7 @@ impl PartialFolder {
         written.map_err(|source| Error::Io { path: self.target.join(name), source })
     }
 
-    /// Moves all results into the target folder, and vanishes. A new folder appears whole.
+    /// Moves all results into the target folder, and removes this one. A new folder appears whole.
     ///
     /// # Errors
     /// [`Error::Exists`] if a file is there and must not be replaced; [`Error::Io`].
@@ -186,7 +186,7 @@ impl PartialFolder {
         Ok(())
     }
 
-    /// Vanishes, with all that was kept.
+    /// Removes the folder with all partial results.
     pub fn discard(mut self) {
         self.journal = Journal::default();
     }
@@ -202,7 +202,7 @@ impl Drop for PartialFolder {
 }
 
 impl Journal {
-    /// What is whole of it; nothing of a file that is missing or something else.
+    /// Reads the complete lines of a journal; none of a file that is missing or something else.
     fn read(path: &Path) -> Self {
         let mut journal = Self::default();
         let text = fs::read(path).unwrap_or_default();
@@ -229,7 +229,7 @@ fn append(path: &Path, line: &impl Serialize, options: &OpenOptions) -> Result<(
     file.write_all(&text).and_then(|()| file.sync_data()).map_err(failed)
 }
 
-/// Makes the folders above a path.
+/// Creates the folders above a path.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -237,7 +237,7 @@ pub(crate) fn make_parents(path: &Path) -> Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all).map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
-/// Which settings differ, in words.
+/// Describes the settings that differ.
 fn differences(before: &Settings, now: &Settings) -> String {
     let show = |value: Option<&Value>| match value {
         Some(Value::String(text)) => text.clone(),
@@ -250,7 +250,7 @@ fn differences(before: &Settings, now: &Settings) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// Where the folder may be, the nearest to the target first.
+/// Lists the possible places of the folder, the nearest to the target first.
 fn places(target: &Path, purpose: &str) -> Result<Vec<PathBuf>> {
     let failed = |source| Error::Io { path: target.to_owned(), source };
     let absolute = std::path::absolute(target).map_err(failed)?;
@@ -266,7 +266,7 @@ fn places(target: &Path, purpose: &str) -> Result<Vec<PathBuf>> {
     Ok(folders.map(place).collect())
 }
 
-/// Makes the folder if need be, and locks it. `None` if it was removed meanwhile.
+/// Creates the folder if need be, and locks it. `None` if it was removed meanwhile.
 fn locked(path: &Path, target: &Path) -> Result<Option<File>> {
     let failed = |source| Error::Io { path: target.to_owned(), source };
     match fs::create_dir(path) {
@@ -286,7 +286,7 @@ fn locked(path: &Path, target: &Path) -> Result<Option<File>> {
     Ok(is_same_file(&lock, &lock_path).then_some(lock))
 }
 
-/// Whether the file is still there under its name.
+/// Returns whether the file still exists under its name.
 #[cfg(unix)]
 fn is_same_file(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -299,8 +299,8 @@ fn is_same_file(_: &File, path: &Path) -> bool {
     path.exists()
 }
 
-/// Removes what dead runs have left beside `own`: folders that hold nothing to go on with, and half-written files. What is
-/// another user's, or in use, or not of this program's making, is left alone.
+/// Removes leftovers of dead runs beside `own`: folders without results to resume from, and half-written files. Files
+/// that are another user's, in use, or not of this program are left alone.
 fn remove_stale(own: &Path) {
     let Some(folder) = own.parent() else { return };
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -339,7 +339,7 @@ mod tests {
         names
     }
 
-    /// Leaves a folder as a killed process does: with its lock let go of.
+    /// Leaves a folder as a killed process does: with its lock released.
     #[expect(clippy::used_underscore_binding, reason = "outside of tests it is only held")]
     fn killed(partial: PartialFolder) {
         let copy = partial._lock.try_clone().unwrap();

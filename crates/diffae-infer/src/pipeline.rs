@@ -1,4 +1,4 @@
-//! Everything that a model can do, from codes of a batch to whole sets of pictures.
+//! All operations of a model, from codes of a batch to whole sets of pictures.
 
 mod pictures;
 
@@ -44,14 +44,14 @@ pub struct Pipeline {
     model: Arc<Model>,
 }
 
-/// Codes that a batch is decoded from, on the model's device.
+/// The codes of a batch to decode, on the model's device.
 #[derive(Debug, Clone, Copy)]
 pub struct CodesBatch<'a> {
-    /// `x_T`, `[N, ..]` as [`Model::x_terminal_shape`], f32.
+    /// Noise maps `x_T`, `[N, ..]` as [`Model::x_terminal_shape`], f32.
     pub x_terminal: &'a Tensor,
-    /// `[N, D]`, f32; absent in a plain DDPM.
+    /// Semantic codes, `[N, D]`, f32; absent in a plain DDPM.
     pub z_sem: Option<&'a Tensor>,
-    /// The N numbers of the pictures, by which noise is drawn for samplers that add some.
+    /// The N numbers of the pictures, from which noise is drawn for samplers that add some.
     pub numbers: &'a [u64],
 }
 
@@ -79,7 +79,7 @@ impl Pipeline {
         Ok(Self::new(crate::ModelSource::built_in()?.build(&LoadOptions::cpu())?))
     }
 
-    /// Uses a loaded model, on any device.
+    /// Wraps a loaded model, on any device.
     #[must_use]
     pub fn new(model: impl Into<Arc<Model>>) -> Self {
         Self { model: model.into() }
@@ -97,7 +97,7 @@ impl Pipeline {
         self.model.classifier().map_or(&[], |classifier| &classifier.config().attributes)
     }
 
-    /// Whether the decoder needs no steps, and there is no inversion.
+    /// Returns whether the model is a one-shot autoencoder, without steps and inversion.
     #[must_use]
     pub fn is_one_shot(&self) -> bool {
         self.model.config().compact.is_some()
@@ -113,7 +113,7 @@ impl Pipeline {
         range.clone().step_by(size).map(move |start| start..range.end.min(start + size))
     }
 
-    /// Fails if the schedule has no chain of so many steps; a one-shot autoencoder takes any number.
+    /// Fails if the schedule has no chain of `num_steps` steps; a one-shot autoencoder takes any number.
     ///
     /// # Errors
     /// [`Error::Schedule`](crate::Error::Schedule), with the nearest numbers of steps.
@@ -152,7 +152,7 @@ impl Pipeline {
         Ok(Some(z_sem))
     }
 
-    /// Inverts a batch of pictures to `x_T`, with DDIM; of a one-shot autoencoder zeros, which add nothing.
+    /// Inverts a batch of pictures to `x_T`, with DDIM; returns zeros, which add nothing, in a one-shot autoencoder.
     ///
     /// # Shapes
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_T`, `[N, ..]` as
@@ -174,7 +174,7 @@ impl Pipeline {
         self.model.invert(x_0, z_sem, settings.num_invert_steps, &mut on_step)
     }
 
-    /// Encodes a batch of pictures to what `need` names.
+    /// Encodes a batch of pictures to the codes that `need` names.
     ///
     /// # Shapes
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`.
@@ -264,7 +264,7 @@ impl Pipeline {
         self.model.sample_z_sem(z_terminal, settings.num_latent_steps, &mut on_step)
     }
 
-    /// Encodes pictures as the model sees them, batch by batch.
+    /// Encodes a tensor of pictures at the model's size, batch by batch.
     ///
     /// # Shapes
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`, on any device.
@@ -286,9 +286,9 @@ impl Pipeline {
         Codes::joined(&parts)
     }
 
-    /// Decodes codes batch by batch: the iterator computes a batch when it is asked for it, and says which pictures are in
-    /// it. Noise is drawn by `numbers`, one for each picture: `x_T` where the codes hold none, and that of samplers that add
-    /// some.
+    /// Decodes codes batch by batch: the iterator computes each batch on demand, and yields it with its range of
+    /// pictures. Noise is drawn by `numbers`, one for each picture: `x_T` where the codes hold none, and the noise of
+    /// samplers that add some.
     ///
     /// # Shapes
     /// - items: `x_0`, `[N, C, H, W]`, f32, in `[-1, 1]` if clipped, on the model's device.
@@ -317,7 +317,7 @@ impl Pipeline {
         })
     }
 
-    /// Decodes codes. Noise, where some is needed, is that of pictures 0, 1, ..
+    /// Decodes codes. Noise, where needed, is drawn for pictures 0, 1, ..
     ///
     /// # Shapes
     /// - result: `[N, C, H, W]`, f32, in `[-1, 1]` if clipped, on the model's device.
@@ -345,7 +345,7 @@ impl Pipeline {
         computing("joining pictures", Tensor::cat(&pictures.collect::<Result<Vec<_>>>()?, 0))
     }
 
-    /// Samples the codes of pictures of the seed by their numbers: each is the same whatever it is sampled with.
+    /// Samples the codes of pictures of the seed by their numbers: each is the same whatever else is in its batch.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] without numbers; [`Error::MissingPart`] if the model has a `z_sem` but no latent net;
@@ -367,7 +367,7 @@ impl Pipeline {
         Codes::joined(&parts)
     }
 
-    /// Some rows of a tensor, on the model's device.
+    /// Returns some rows of a tensor, on the model's device.
     fn part(&self, tensor: &Tensor, batch: &Range<usize>) -> Result<Tensor> {
         let part = tensor.narrow(0, batch.start, batch.len());
         computing("moving a batch", part.and_then(|part| part.to_device(self.model.device())))
@@ -379,7 +379,7 @@ impl Pipeline {
     }
 }
 
-/// Tells the observer of a call outside of chains.
+/// Notifies the observer of a call outside of chains.
 fn called(call: NetworkCall, batch: &Tensor, observer: &mut Observer<'_>) -> Result<()> {
     let num_pictures = computing("counting pictures", batch.dim(0))?;
     let event = CallEvent { call, num_pictures, step: None };

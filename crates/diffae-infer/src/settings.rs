@@ -5,10 +5,11 @@ use diffae_schedule::{Clip, Sampler};
 use crate::decode::DecodeOptions;
 use crate::model_config::ModelConfig;
 
-/// How a [`Pipeline`](crate::Pipeline) encodes, decodes and samples. The program and the crate have these defaults.
+/// Settings by which a [`Pipeline`](crate::Pipeline) encodes, decodes and samples. The program and the crate share
+/// these defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PipelineSettings {
-    /// The sampler that decodes. Default: deterministic DDIM, as in the paper.
+    /// The sampler for decoding. Default: deterministic DDIM, as in the paper.
     pub sampler: Sampler,
     /// Decoding steps. More are slower and closer to the picture. Default: 20; [`EDITS`](Self::EDITS): 100.
     pub num_steps: usize,
@@ -16,7 +17,7 @@ pub struct PipelineSettings {
     pub num_invert_steps: usize,
     /// Steps of the latent diffusion that samples `z_sem`. Default: 200.
     pub num_latent_steps: usize,
-    /// Whether decoding clamps the estimate of `x_0` to `[-1, 1]` at each step. Default: it does.
+    /// Clamping of the estimate of `x_0` to `[-1, 1]` at each step while decoding. Default: on.
     pub clip: Clip,
     /// Seed of all noise: the same seed, the same pictures. Default: 0.
     pub seed: u64,
@@ -25,7 +26,7 @@ pub struct PipelineSettings {
 }
 
 impl PipelineSettings {
-    /// The defaults, for constants.
+    /// The defaults, as a constant.
     pub const DEFAULT: Self = Self {
         sampler: Sampler::DDIM,
         num_steps: 20,
@@ -39,13 +40,14 @@ impl PipelineSettings {
     /// The defaults of edits: 100 decoding steps, since edited codes are off the paths along which 20 do.
     pub const EDITS: Self = Self { num_steps: 100, ..Self::DEFAULT };
 
-    /// The settings of decoding.
+    /// Returns the settings of decoding.
     #[must_use]
     pub const fn decode_options(&self) -> DecodeOptions {
         DecodeOptions { num_steps: self.num_steps, sampler: self.sampler, clip: self.clip }
     }
 
-    /// Pictures per batch for a model: as set, or as many as keep the activations of a step below about a gigabyte.
+    /// Returns the number of pictures per batch for a model: as set, or as many as keep the activations of a step below
+    /// about a gigabyte.
     #[must_use]
     pub fn batch_size_for(&self, config: &ModelConfig) -> usize {
         self.batch_size.map_or_else(|| default_batch_size(config), |batch_size| batch_size.max(1))
@@ -53,13 +55,13 @@ impl PipelineSettings {
 }
 
 impl Default for PipelineSettings {
-    /// [`PipelineSettings::DEFAULT`].
+    /// Returns [`PipelineSettings::DEFAULT`].
     fn default() -> Self {
         Self::DEFAULT
     }
 }
 
-/// About twelve activations of the widest level live at once.
+/// Returns the batch size for which about twelve activations of the widest level fit in memory.
 fn default_batch_size(config: &ModelConfig) -> usize {
     let [_, height, width] = config.image_shape();
     let unet = config.unet.as_ref();

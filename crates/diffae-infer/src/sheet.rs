@@ -1,4 +1,4 @@
-//! Many pictures as one: labelled rows that are laid out as a page.
+//! Contact sheets: labelled rows of pictures on one page.
 
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
@@ -7,23 +7,23 @@ use crate::text::TextLine;
 
 /// White space around each picture and label, in pixels.
 const GAP: u32 = 4;
-/// White space between blocks of rows that stand beside each other.
+/// White space between blocks of rows placed side by side, in pixels.
 const BLOCK_GAP: u32 = 24;
-/// Pictures smaller than this are enlarged by whole factors, so that a sheet can be looked at.
+/// Minimum side of a shown picture; smaller ones are enlarged by whole factors.
 const MIN_SIDE: u32 = 96;
-/// Larger pictures are shown smaller.
+/// Maximum side of a shown picture; larger ones are reduced.
 const MAX_SIDE: u32 = 256;
-/// Many pictures are shown smaller, so that all of them have about this many pixels, but not below [`MIN_SIDE`].
+/// Approximate number of pixels of a page; many pictures are reduced to fit, but not below [`MIN_SIDE`].
 const PAGE_PIXELS: u32 = 3_000_000;
-/// Widest page.
+/// Maximum width of a page.
 const MAX_WIDTH: u32 = 2400;
-/// Longer labels are shortened.
+/// Maximum width of a label; longer ones are shortened.
 const MAX_LABEL_WIDTH: u32 = 180;
 /// Shape of a page: width over height.
 const ASPECT: f64 = 4. / 3.;
-/// A sheet shows at most this many pictures.
+/// Maximum number of pictures on a sheet.
 const MAX_PICTURES: usize = 400;
-/// A sheet shows at most this many rows.
+/// Maximum number of rows on a sheet.
 const MAX_ROWS: usize = 100;
 
 /// A page of pictures: rows with a label each, columns with a title each.
@@ -46,31 +46,31 @@ struct Row {
     pictures: Vec<RgbImage>,
 }
 
-/// Sizes in which pictures are shown.
+/// The size in which pictures are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum CellSize {
-    /// So that a page of all of them can be looked at.
+    /// Reduced or enlarged so that the whole page can be viewed.
     #[default]
     Fitted,
-    /// Every pixel at least once.
+    /// Full size: every pixel at least once.
     Full,
 }
 
-/// Places of all parts, in pixels.
+/// Positions of all parts, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
     cell: Extent,
-    /// Column of labels, with its gaps; 0 without labels.
+    /// Width of the column of labels, with its gaps; 0 without labels.
     label_width: u32,
-    /// Line of column titles; 0 without them.
+    /// Height of the line of column titles; 0 without them.
     header_height: u32,
-    /// Columns that stand beside each other.
+    /// Number of columns side by side.
     num_columns: usize,
-    /// Blocks of rows that stand beside each other.
+    /// Number of blocks of rows side by side.
     num_blocks: usize,
-    /// Rows of a block.
+    /// Number of rows of a block.
     num_rows: usize,
-    /// Parts that stand below each other, each with some of the columns.
+    /// Number of parts below each other, each with some of the columns.
     num_parts: usize,
 }
 
@@ -81,13 +81,13 @@ struct Extent {
 }
 
 impl Sheet {
-    /// An empty sheet.
+    /// Creates an empty sheet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Numbered pictures in rows that make the page about square.
+    /// Arranges numbered pictures in rows that make the page about square.
     #[must_use]
     pub fn grid(pictures: &[RgbImage]) -> Self {
         let mut sheet = Self::new();
@@ -120,7 +120,7 @@ impl Sheet {
         Self { max_width: Some(pixels), ..self }
     }
 
-    /// Adds a row. When the sheet is full, it is only counted.
+    /// Adds a row. On a full sheet, the row is only counted.
     pub fn push(&mut self, label: impl Into<String>, pictures: Vec<RgbImage>) {
         if self.is_full() {
             self.num_left_out += 1;
@@ -129,13 +129,13 @@ impl Sheet {
         }
     }
 
-    /// Whether no row was pushed.
+    /// Returns whether no row was pushed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Whether further rows would not be shown, so that their pictures need not be kept.
+    /// Returns whether further rows would not be shown, so that their pictures need not be kept.
     #[must_use]
     pub fn is_full(&self) -> bool {
         if self.size == CellSize::Full || self.rows.is_empty() {
@@ -203,7 +203,7 @@ impl Sheet {
         }
     }
 
-    /// The picture in the size in which the sheet shows it; its pixels are repeated or mixed.
+    /// Scales a picture to its size on the sheet; pixels are repeated or mixed.
     fn shown(&self, picture: &RgbImage, cell: Extent) -> RgbImage {
         let natural = self.natural();
         let scale = f64::from(cell.width) / f64::from(natural.width.max(1));
@@ -219,7 +219,7 @@ impl Sheet {
         imageops::resize(picture, width, height, FilterType::CatmullRom)
     }
 
-    /// Width and height of the largest picture.
+    /// Returns the width and height of the largest picture.
     fn natural(&self) -> Extent {
         let all = || self.rows.iter().flat_map(|row| &row.pictures);
         let largest = |side: fn(&RgbImage) -> u32| all().map(side).max().unwrap_or(1);
@@ -275,7 +275,7 @@ impl Sheet {
         best
     }
 
-    /// Says what is not shown.
+    /// Describes the rows and pictures that are not shown.
     fn footer(&self) -> String {
         match self.num_left_out {
             0 => String::new(),
@@ -284,7 +284,7 @@ impl Sheet {
     }
 }
 
-/// A part of some rows, and the place where it is drawn.
+/// A part of some rows, with its position on the page.
 #[derive(Debug, Clone, Copy)]
 struct Block {
     part: usize,
@@ -308,7 +308,7 @@ impl Layout {
         Extent { width, height: count(self.num_parts) * self.part_height() }
     }
 
-    /// Distance from the shape that a page should have.
+    /// Returns the deviation from the ideal shape of a page.
     fn misshape(&self) -> f64 {
         let Extent { width, height } = self.extent();
         (f64::from(width) / f64::from(height.max(1)) / ASPECT).ln().abs()
@@ -335,13 +335,13 @@ pub fn square_rows(pictures: &[RgbImage]) -> Vec<Vec<RgbImage>> {
     pictures.chunks(square_side(pictures.len())).map(<[RgbImage]>::to_vec).collect()
 }
 
-/// The least number whose square holds so many.
+/// Returns the least number whose square is at least `count`.
 fn square_side(count: usize) -> usize {
     (1..=count).find(|side| side * side >= count).unwrap_or(1)
 }
 
-/// Small pictures enlarged by a whole factor so that the longer side has about 512 pixels, as viewers of animations show each
-/// pixel as it is.
+/// Enlarges small pictures by a whole factor so that the longer side has about 512 pixels, as viewers of animations
+/// show each pixel as it is.
 #[must_use]
 pub fn enlarged_frames(frames: &[RgbImage]) -> Vec<RgbImage> {
     const SIDE: u32 = 512;

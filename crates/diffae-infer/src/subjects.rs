@@ -1,4 +1,4 @@
-//! What is edited, blended or varied: pictures, and codes that were made of pictures.
+//! Subjects to edit, blend or vary: pictures, and codes of pictures.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use crate::pipeline::Pipeline;
 use crate::settings::PipelineSettings;
 use diffae_data::{Fingerprint, Input, file_names, list_inputs, read_batch, stamp};
 
-/// Most names that a message lists.
-const MOST_LISTED: usize = 12;
+/// Maximum number of names that a message lists.
+const MAX_LISTED: usize = 12;
 
 /// A picture, or the codes of one.
 #[derive(Debug, Clone)]
 pub struct Subject {
-    /// A name that is different from those of all other subjects; fit for a file name.
+    /// Unique name among all subjects; fit for a file name.
     pub name: String,
     source: Source,
 }
@@ -48,15 +48,15 @@ struct CodesFile {
 /// Codes of several subjects on the model's device.
 #[derive(Debug, Clone)]
 pub struct Encoded {
-    /// `[N, D]`; absent in a plain DDPM.
+    /// Semantic codes, `[N, D]`; absent in a plain DDPM.
     pub z_sem: Option<Tensor>,
-    /// `x_T`, `[N, ..]`; absent if it was not asked for.
+    /// Noise maps `x_T`, `[N, ..]`; absent if not requested.
     pub x_terminal: Option<Tensor>,
     /// The pictures `[N, C, H, W]`, if all subjects are pictures.
     pub x_0: Option<Tensor>,
 }
 
-/// Lists what [`list_inputs`] does, and files of codes: `.safetensors` files that hold `z_sem` or `x_T` and no `x`.
+/// Lists the inputs of [`list_inputs`], and files of codes: `.safetensors` files that hold `z_sem` or `x_T` and no `x`.
 /// `codes.safetensors:CHOICE` is a part of a file of codes; see [`pick_codes`].
 ///
 /// # Errors
@@ -97,7 +97,8 @@ pub fn list_subjects(paths: &[PathBuf]) -> Result<Subjects> {
     Ok(subjects)
 }
 
-/// Whether a path is a file of codes: it ends in `.safetensors` and holds `z_sem` or `x_T`, but no pictures `x`.
+/// Returns whether a path is a file of codes: one that ends in `.safetensors` and holds `z_sem` or `x_T`, but no
+/// pictures `x`.
 ///
 /// # Errors
 /// [`Error::Weights`] if it is damaged.
@@ -111,8 +112,9 @@ pub fn is_codes(path: &Path) -> Result<bool> {
     Ok(!has("x") && (has("z_sem") || has("x_T")))
 }
 
-/// Reads `codes.safetensors`, and what was chosen of it by `codes.safetensors:CHOICE`: all codes of the file, and the chosen
-/// numbers. CHOICE is a name, a number from 0, a range such as `3..7` (7 is not part of it), or several of these with commas.
+/// Reads `codes.safetensors`, or a selection written as `codes.safetensors:CHOICE`: all codes of the file, and the
+/// chosen numbers. CHOICE is a name, a number from 0, a range such as `3..7` (7 is not part of it), or several of these
+/// with commas.
 ///
 /// # Errors
 /// As [`Codes::read`]; [`Error::Tensors`] if there are no such codes.
@@ -129,8 +131,8 @@ pub fn pick_codes(path: &Path) -> Result<(Codes, Vec<usize>)> {
     let mut chosen = Vec::new();
     for part in choice.split(',').map(str::trim) {
         chosen.extend(numbers_of(&codes.names, part).ok_or_else(|| {
-            let mut names = codes.names.iter().take(MOST_LISTED).cloned().collect::<Vec<_>>().join(", ");
-            if codes.len() > MOST_LISTED {
+            let mut names = codes.names.iter().take(MAX_LISTED).cloned().collect::<Vec<_>>().join(", ");
+            if codes.len() > MAX_LISTED {
                 names = format!("{names}, .. ({} in all)", codes.len());
             }
             Error::Tensors { path: path.clone(), problem: format!("it holds no codes {part:?}; it has {names}") }
@@ -139,7 +141,7 @@ pub fn pick_codes(path: &Path) -> Result<(Codes, Vec<usize>)> {
     Ok((codes, chosen))
 }
 
-/// The numbers of a name, a number or a range.
+/// Returns the numbers of a name, a number or a range.
 fn numbers_of(names: &[String], part: &str) -> Option<Vec<usize>> {
     if let Some(idx) = names.iter().position(|name| name == part) {
         return Some(vec![idx]);
@@ -154,7 +156,7 @@ fn numbers_of(names: &[String], part: &str) -> Option<Vec<usize>> {
     (numbers.start < numbers.end && numbers.end <= names.len()).then(|| numbers.collect())
 }
 
-/// A path and the choice after its colon; a file that is there is taken as it is called.
+/// Splits a path from the choice after its colon; the name of an existing file is never split.
 fn split_choice(path: &Path) -> (PathBuf, Option<String>) {
     let whole = (path.to_owned(), None);
     let Some(text) = path.to_str().filter(|_| !path.exists()) else { return whole };
@@ -164,26 +166,26 @@ fn split_choice(path: &Path) -> (PathBuf, Option<String>) {
     (PathBuf::from(&text[..end]), Some(text[end + 1..].to_owned()))
 }
 
-/// Steps of the inversion that `diffae encode` notes in its files.
+/// Reads the number of inversion steps that `diffae encode` notes in its files.
 fn num_invert_steps_of(path: &Path) -> Result<Option<usize>> {
     let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
     Ok(file.text().get("diffae:steps").and_then(|steps| steps.parse().ok()))
 }
 
 impl Subjects {
-    /// Their number.
+    /// Returns the number of subjects.
     #[must_use]
     pub fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no subjects.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// All of them.
+    /// Returns all subjects.
     #[must_use]
     pub fn all(&self) -> &[Subject] {
         &self.all
@@ -198,7 +200,7 @@ impl Subjects {
         });
     }
 
-    /// The picture of a subject, unless it is known by its codes alone.
+    /// Returns the picture of a subject, unless only its codes are known.
     #[must_use]
     pub fn picture(&self, idx: usize) -> Option<&Input> {
         match &self.all.get(idx)?.source {
@@ -207,19 +209,20 @@ impl Subjects {
         }
     }
 
-    /// The number of subjects that must be encoded.
+    /// Returns the number of subjects that must be encoded.
     #[must_use]
     pub fn num_pictures(&self) -> usize {
         (0..self.len()).filter(|&idx| self.picture(idx).is_some()).count()
     }
 
-    /// The first file of codes, where there is one.
+    /// Returns the first file of codes, if there is one.
     #[must_use]
     pub fn codes_path(&self) -> Option<&Path> {
         self.files.first().map(|file| file.path.as_path())
     }
 
-    /// Steps of the inversion that a subject's `x_T` is of: those of its file, where they are known, or `asked` for a picture.
+    /// Returns the number of inversion steps behind a subject's `x_T`: the number in its file, if known, or `asked` for
+    /// a picture.
     #[must_use]
     pub fn num_invert_steps(&self, idx: usize, asked: usize) -> Option<usize> {
         match self.all.get(idx)?.source {
@@ -228,7 +231,8 @@ impl Subjects {
         }
     }
 
-    /// A checksum of names, of sizes and times of files, and of tensors: other subjects have another.
+    /// Computes a checksum of names, of sizes and times of files, and of tensors, which differs between sets of
+    /// subjects.
     ///
     /// # Errors
     /// [`Error::Io`] if a file is gone.
@@ -244,7 +248,8 @@ impl Subjects {
         Ok(fingerprint.digits())
     }
 
-    /// Fails if codes are another model's, are not of this model's sizes, or hold no `x_T` although `need` asks for it.
+    /// Fails if codes are of another model, do not have this model's sizes, or hold no `x_T` although `need` asks for
+    /// it.
     ///
     /// # Errors
     /// [`Error::ForeignCodes`], [`Error::Mismatch`], [`Error::Tensors`].
@@ -261,7 +266,7 @@ impl Subjects {
         Ok(())
     }
 
-    /// The codes of some subjects: of pictures computed, of codes looked up.
+    /// Returns the codes of some subjects: encodes pictures, and looks up codes.
     ///
     /// # Errors
     /// As [`Input::read`] and [`Pipeline::encode_batch`].
@@ -309,12 +314,12 @@ impl Subjects {
     }
 }
 
-/// Codes that are needed of pictures.
+/// The codes that pictures are encoded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodesNeed {
-    /// `z_sem` alone.
+    /// Semantic codes `z_sem` alone.
     ZSem,
-    /// `z_sem` and `x_T`.
+    /// Semantic codes `z_sem` and noise maps `x_T`.
     Both,
 }
 

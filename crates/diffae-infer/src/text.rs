@@ -7,9 +7,9 @@ use image::{Rgb, RgbImage};
 
 /// Font size of labels, in pixels per em.
 const LABEL_SIZE: f32 = 15.;
-/// Room of a line above and below the letters, as a share of the font size.
+/// Line height, as a multiple of the font size.
 const LEADING: f32 = 1.45;
-/// Stands for what was cut out of a text that is too long.
+/// Replacement for the part cut out of a text that is too long.
 const ELLIPSIS: &str = "…";
 
 /// One line of text. Letters are placed by the fractional widths and the kerning of the font, not by whole pixels.
@@ -30,7 +30,7 @@ pub struct TextLine<'a> {
 }
 
 impl<'a> TextLine<'a> {
-    /// A label of 15 pixels per em, almost black.
+    /// Creates a label of 15 pixels per em, almost black.
     #[must_use]
     pub fn new(text: &'a str) -> Self {
         Self { text, size: LABEL_SIZE, color: Rgb([24; 3]) }
@@ -48,20 +48,20 @@ impl<'a> TextLine<'a> {
         Self { color, ..self }
     }
 
-    /// Width of the text in pixels, rounded up.
+    /// Returns the width of the text in pixels, rounded up.
     #[must_use]
     pub fn width(&self) -> u32 {
         whole(self.layout().1)
     }
 
-    /// Height of the line in pixels, with its leading.
+    /// Returns the height of the line in pixels, with its leading.
     #[must_use]
     pub fn height(&self) -> u32 {
         whole(self.size * LEADING)
     }
 
-    /// The text if it is at most `max_width` pixels wide; else its beginning and its end around an ellipsis, since names of
-    /// files often differ at their ends.
+    /// Returns the text if it is at most `max_width` pixels wide; else its beginning and its end around an ellipsis,
+    /// since names of files often differ at their ends.
     #[must_use]
     pub fn fitted(&self, max_width: u32) -> String {
         let fits = |text: &str| TextLine { text, size: self.size, color: self.color }.width() <= max_width;
@@ -77,7 +77,7 @@ impl<'a> TextLine<'a> {
         (0..letters.len()).rev().map(shortened).find(|text| fits(text)).unwrap_or_default()
     }
 
-    /// Draws the line, its upper left corner at the given place. What lies outside of the picture is left out.
+    /// Draws the line with its upper left corner at the given place. Parts outside of the picture are left out.
     pub fn draw(&self, picture: &mut RgbImage, left: i64, top: i64) {
         let Some(font) = font() else { return };
         let scaled = font.as_scaled(scale(font, self.size));
@@ -101,7 +101,7 @@ impl<'a> TextLine<'a> {
         }
     }
 
-    /// The letters at fractional places from 0, and the width of all.
+    /// Lays out the letters at fractional places from 0, and returns them with the total width.
     fn layout(&self) -> (Vec<Glyph>, f32) {
         let Some(font) = font() else { return (vec![], 0.) };
         let scale = scale(font, self.size);
@@ -118,7 +118,7 @@ impl<'a> TextLine<'a> {
     }
 }
 
-/// A color between two, by the share of the second one.
+/// Mixes two colors, by the share of the second one.
 fn mix(below: Rgb<u8>, above: Rgb<u8>, share: f32) -> Rgb<u8> {
     let share = share.clamp(0., 1.);
     let mut mixed = below;
@@ -131,7 +131,7 @@ fn mix(below: Rgb<u8>, above: Rgb<u8>, share: f32) -> Rgb<u8> {
     mixed
 }
 
-/// The scale that gives an em of so many pixels.
+/// Returns the scale that gives an em of `size` pixels.
 fn scale(font: &FontRef<'_>, size: f32) -> f32 {
     size * font.height_unscaled() / font.units_per_em().unwrap_or(1000.)
 }
@@ -150,7 +150,7 @@ fn whole(length: f32) -> u32 {
 mod tests {
     use super::*;
 
-    /// Columns of a line that hold ink.
+    /// Returns for each column of a line whether it holds ink.
     fn inked(text: &str) -> Vec<bool> {
         let line = TextLine::new(text);
         let mut picture = RgbImage::from_pixel(line.width() + 2, line.height(), Rgb([255; 3]));
@@ -159,7 +159,7 @@ mod tests {
         (0..picture.width()).map(has_ink).collect()
     }
 
-    /// Widths of the gaps between letters.
+    /// Returns the widths of the gaps between letters.
     fn gaps(text: &str) -> Vec<usize> {
         let columns = inked(text);
         let runs: Vec<&[bool]> = columns.chunk_by(|a, b| a == b).collect();

@@ -1,4 +1,4 @@
-//! Checkpoints with a damaged or hostile pickle: each ends in a model or an error, soon, and in little memory.
+//! Checkpoints with a damaged or hostile pickle: each yields a model or an error, quickly, and in little memory.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 use std::ops::Range;
@@ -15,7 +15,7 @@ static MEMORY: PeakAlloc = PeakAlloc;
 
 const NUM_CASES: usize = 400;
 
-/// A checkpoint as bytes, with the place of its pickle.
+/// A checkpoint as bytes, with the position of its pickle.
 struct Archive {
     bytes: Vec<u8>,
     pickle: Range<usize>,
@@ -35,7 +35,7 @@ impl Archive {
         Self { pickle: start..start + number(record + 24, 4), checksum_at: record + 16, bytes }
     }
 
-    /// A copy with a few bytes of the pickle changed, half of the time among the hyper-parameters at its end.
+    /// Returns a copy with a few bytes of the pickle changed, half of the time among the hyper-parameters at its end.
     fn damaged(&self, random: &mut impl Rng) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         let start = if random.random_bool(0.5) { self.pickle.end - 6000 } else { self.pickle.start };

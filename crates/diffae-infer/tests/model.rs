@@ -1,4 +1,4 @@
-//! What a loaded model promises: batches are their members, directories are what was written, seeds are seeds.
+//! Guarantees of a loaded model: independent batch items, lossless model directories, reproducible seeds.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn source(model: &str) -> ModelSource {
     ModelSource::open(&golden(model, "last.ckpt"), &ArchitectureHints::default()).unwrap()
 }
 
-/// Checkpoint, statistics and classifier.
+/// Opens a model with checkpoint, statistics and classifier.
 fn complete(model: &str) -> ModelSource {
     let mut source = source(model);
     source.set_latent_moments(read_latent_moments(&golden(model, "latent.pkl")).unwrap()).unwrap();

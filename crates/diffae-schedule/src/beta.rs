@@ -17,17 +17,18 @@ const NAMED_CONSTANTS: [f64; 9] = [0.01, 0.015, 0.008, 0.0065, 0.0055, 0.0045, 0
 const REFERENCE_TIMESTEPS: f64 = 1000.0;
 const LINEAR_FIRST: f64 = 1e-4;
 const LINEAR_LAST: f64 = 0.02;
-/// What the name of a shifted cosine schedule begins with; its scale follows.
+/// The prefix of the name of a shifted cosine schedule; its scale follows.
 const SHIFT_PREFIX: &str = "cosine-shift";
 /// Keeps beta from being too small near t = 0.
 const COSINE_OFFSET: f64 = 0.008;
-/// What is left of the data, as `sqrt(alpha_bar)`, where a schedule ends without signal. Small enough to mean nothing, and
-/// large enough for f32: dividing by it costs a rounding error of 0.002 at most, at a step whose result is noise.
-const LEAST_SIGNAL: f64 = 1.0 / 4096.0;
+/// The remaining share of the data, as `sqrt(alpha_bar)`, at the end of a schedule without signal. Small enough to be
+/// negligible, and large enough for f32: dividing by it costs a rounding error of 0.002 at most, at a step whose result
+/// is noise.
+const MIN_SIGNAL: f64 = 1.0 / 4096.0;
 /// Keeps beta from reaching 1 at the end, where `alpha_bar` would be 0.
 const COSINE_BETA_LIMIT: f64 = 0.999;
 
-/// How beta depends on the timestep.
+/// A rule by which beta depends on the timestep.
 ///
 /// Images use [`Linear`](Self::Linear); the latent diffusion of the released models uses `const0.008`.
 ///
@@ -41,8 +42,8 @@ pub enum BetaSchedule {
     /// # Source
     /// Ho et al. 2020 (arXiv:2006.11239), Section 4, for 1000 timesteps; the scaling is the released code's.
     Linear,
-    /// `beta_t = min(1 - f((t + 1) / num_train_timesteps) / f(t / num_train_timesteps), 0.999)` with
-    /// `f(u) = cos((u + 0.008) / 1.008 * pi / 2)^2`.
+    /// The cosine schedule: `beta_t = min(1 - f((t + 1) / num_train_timesteps) / f(t / num_train_timesteps), 0.999)`
+    /// with `f(u) = cos((u + 0.008) / 1.008 * pi / 2)^2`.
     ///
     /// # Source
     /// Nichol and Dhariwal 2021 (arXiv:2102.09672), Eq. 17.
@@ -55,7 +56,7 @@ pub enum BetaSchedule {
     /// # Source
     /// Hoogeboom et al. 2023 (arXiv:2301.11093), Eq. 4.
     ShiftedCosine {
-        /// More than 0; 1 is the cosine schedule.
+        /// The divisor of `sqrt(SNR)`, more than 0; 1 is the cosine schedule.
         scale: f64,
     },
     /// The linear schedule, rescaled so that nothing is left of the data at the last timestep: `sqrt(alpha_bar)` is shifted
@@ -65,7 +66,7 @@ pub enum BetaSchedule {
     /// # Source
     /// Lin et al. 2023 (arXiv:2305.08891), Algorithm 1.
     LinearZeroSnr,
-    /// `beta_t = value * 1000 / num_train_timesteps`.
+    /// A constant beta: `beta_t = value * 1000 / num_train_timesteps`.
     Constant {
         /// Beta at 1000 timesteps: more than 0, and small enough that the betas are less than 1.
         value: f64,
@@ -73,7 +74,8 @@ pub enum BetaSchedule {
 }
 
 impl BetaSchedule {
-    /// Whether nothing is left of the data at the last timestep, so that the noise cannot be what a network predicts.
+    /// Returns whether nothing is left of the data at the last timestep, so that a network cannot be trained to predict
+    /// the noise.
     #[must_use]
     pub fn ends_without_signal(&self) -> bool {
         matches!(self, Self::LinearZeroSnr)
@@ -123,7 +125,7 @@ impl BetaSchedule {
     }
 }
 
-/// Rescales betas so that `sqrt(alpha_bar)` begins where it did and ends at [`LEAST_SIGNAL`].
+/// Rescales betas so that `sqrt(alpha_bar)` begins where it did and ends at [`MIN_SIGNAL`].
 fn without_signal_at_the_end(betas: &[f64]) -> Vec<f64> {
     let mut alpha_bar = 1.0;
     let signals: Vec<f64> = betas
@@ -139,18 +141,18 @@ fn without_signal_at_the_end(betas: &[f64]) -> Vec<f64> {
     }
     let mut before = 1.0;
     let rescaled = signals.iter().map(|signal| {
-        let alpha_bar = (LEAST_SIGNAL + (signal - last) * (first - LEAST_SIGNAL) / (first - last)).powi(2);
+        let alpha_bar = (MIN_SIGNAL + (signal - last) * (first - MIN_SIGNAL) / (first - last)).powi(2);
         1.0 - alpha_bar / std::mem::replace(&mut before, alpha_bar)
     });
     rescaled.collect()
 }
 
-/// `alpha_bar` with its signal-to-noise ratio divided by `scale^2`.
+/// Divides the signal-to-noise ratio of `alpha_bar` by `scale^2`.
 fn shifted(alpha_bar: f64, scale: f64) -> f64 {
     alpha_bar / (alpha_bar + scale.powi(2) * (1.0 - alpha_bar))
 }
 
-/// The `f` of Eq. 17: `alpha_bar` at the fraction `u` of the training grid, up to a factor.
+/// Evaluates the `f` of Eq. 17: `alpha_bar` at the fraction `u` of the training grid, up to a factor.
 fn cosine_alpha_bar(u: f64) -> f64 {
     ((u + COSINE_OFFSET) / (1.0 + COSINE_OFFSET) * FRAC_PI_2).cos().powi(2)
 }
@@ -216,7 +218,7 @@ mod tests {
                 .collect::<Vec<f64>>()
         });
         assert!((plain[0] - rescaled[0]).abs() < 1e-12);
-        assert!((rescaled[999] - LEAST_SIGNAL.powi(2)).abs() < 1e-12 && plain[999] > 4e-5);
+        assert!((rescaled[999] - MIN_SIGNAL.powi(2)).abs() < 1e-12 && plain[999] > 4e-5);
         assert!(rescaled.windows(2).all(|pair| pair[0] > pair[1]));
         // Half way between, by the formula of the source with sqrt(alpha_bar) of 0, 500 and 999.
         let [first, middle, last] = [0, 500, 999].map(|t| plain[t].sqrt());

@@ -5,7 +5,7 @@ use crate::{Error, NoiseSchedule, Posterior, Result, StepIdx, StepSequence, Time
 /// A noise schedule over some of the training timesteps, for the samplers.
 ///
 /// With `t_i` the timestep of step `i`, `alpha_bar_i = alpha_bar(t_i)`: the noise levels are those of the training
-/// grid, and `beta_i = 1 - alpha_bar_i / alpha_bar_prev_i` follows from them. The network is always told `t_i`, never
+/// grid, and `beta_i = 1 - alpha_bar_i / alpha_bar_prev_i` follows from them. The network always receives `t_i`, never
 /// `i`.
 /// # Source
 /// Nichol and Dhariwal 2021 (arXiv:2102.09672), Section 4.
@@ -19,7 +19,7 @@ pub struct StepChain {
 
 #[expect(clippy::len_without_is_empty, reason = "a chain has at least one step")]
 impl StepChain {
-    /// Takes the timesteps of a sequence out of a schedule.
+    /// Selects the timesteps of a sequence from a schedule.
     ///
     /// # Errors
     /// As [`StepSequence::timesteps`].
@@ -34,25 +34,25 @@ impl StepChain {
         Ok(Self { timesteps, betas, alpha_bars, posteriors })
     }
 
-    /// The number of steps, at least 1.
+    /// Returns the number of steps, at least 1.
     #[must_use]
     pub fn len(&self) -> usize {
         self.timesteps.len()
     }
 
-    /// All steps from the least noisy: the order of inversion. Samplers go through them in reverse.
+    /// Iterates over all steps from the least noisy: the order of inversion. Samplers visit them in reverse.
     #[must_use]
     pub fn indices(&self) -> impl DoubleEndedIterator<Item = StepIdx> + ExactSizeIterator + use<> {
         (0..self.len()).map(StepIdx::new)
     }
 
-    /// The training timesteps of all steps, strictly increasing.
+    /// Returns the training timesteps of all steps, strictly increasing.
     #[must_use]
     pub fn timesteps(&self) -> &[Timestep] {
         &self.timesteps
     }
 
-    /// The training timestep of a step.
+    /// Returns the training timestep of a step.
     ///
     /// # Errors
     /// [`Error::StepIdxOutOfRange`].
@@ -60,7 +60,8 @@ impl StepChain {
         self.at(&self.timesteps, idx)
     }
 
-    /// Beta of a step, in `(0, 1)`; unlike that of the training grid, it spans the timesteps that were left out.
+    /// Returns beta of a step, in `(0, 1)`; unlike beta on the training grid, it spans the timesteps that were left
+    /// out.
     ///
     /// # Errors
     /// [`Error::StepIdxOutOfRange`].
@@ -68,7 +69,7 @@ impl StepChain {
         self.at(&self.betas, idx)
     }
 
-    /// `alpha_bar` of a step, in `(0, 1)`.
+    /// Returns `alpha_bar` of a step, in `(0, 1)`.
     ///
     /// # Errors
     /// [`Error::StepIdxOutOfRange`].
@@ -76,7 +77,7 @@ impl StepChain {
         self.at(&self.alpha_bars, idx)
     }
 
-    /// `alpha_bar` of the step before, towards the data; 1 at the first step, which ends in clean data.
+    /// Returns `alpha_bar` of the step before, towards the data; 1 at the first step, which ends in clean data.
     ///
     /// # Errors
     /// [`Error::StepIdxOutOfRange`].
@@ -85,7 +86,7 @@ impl StepChain {
         Ok(idx.get().checked_sub(1).map_or(1.0, |prev| self.alpha_bars[prev]))
     }
 
-    /// `alpha_bar` of the step after, towards the noise; 0 at the last step, which ends in pure noise.
+    /// Returns `alpha_bar` of the step after, towards the noise; 0 at the last step, which ends in pure noise.
     ///
     /// # Errors
     /// [`Error::StepIdxOutOfRange`].
@@ -94,7 +95,7 @@ impl StepChain {
         Ok(self.alpha_bars.get(idx.get() + 1).copied().unwrap_or(0.0))
     }
 
-    /// The posterior of the step from one position in the chain to the one before.
+    /// Returns the posterior of the step from one position in the chain to the one before.
     ///
     /// # Errors
     /// [`Error::StepIdxOutOfRange`].

@@ -1,4 +1,4 @@
-//! DDIM: few steps to the data, and the same path back to the noise.
+//! DDIM: sampling in few steps, and the inversion of the same path.
 
 use candle_core::Tensor;
 
@@ -9,10 +9,10 @@ use crate::step::{add_noise, report};
 use crate::tensor_checks::num_items;
 use crate::{Clip, Denoised, Denoiser, Error, Inverted, OnStep, Prediction, Result, Step, StepChain, StepIdx};
 
-/// The steps of DDIM, and its inversion.
+/// The steps of DDIM and of its inversion.
 ///
 /// First order in the step length. With `eta = 0`, the default, decoding ([`ReverseProcess`](crate::ReverseProcess) with
-/// [`Sampler::Ddim`](crate::Sampler::Ddim)) draws no noise, and inversion follows the same path the other way; the more
+/// [`Sampler::Ddim`](crate::Sampler::Ddim)) draws no noise, and inversion follows the same path in reverse; the more
 /// steps, the better the two match.
 ///
 /// States are never inspected for NaN, which would cost a pass per step: what the denoiser returns reaches the result.
@@ -26,7 +26,7 @@ pub struct DdimSampler {
 }
 
 impl DdimSampler {
-    /// A deterministic sampler over a chain.
+    /// Creates a deterministic sampler over a chain.
     #[must_use]
     pub const fn new(chain: StepChain, clip: Clip) -> Self {
         Self { chain, clip, eta: 0.0 }
@@ -44,13 +44,13 @@ impl DdimSampler {
         if (0.0..=1.0).contains(&eta) { Ok(Self { eta, ..self }) } else { Err(Error::EtaOutOfRange { got: eta }) }
     }
 
-    /// The chain that this sampler goes along.
+    /// Returns the chain of this sampler.
     #[must_use]
     pub const fn chain(&self) -> &StepChain {
         &self.chain
     }
 
-    /// The standard deviation of the noise that a step towards the data adds.
+    /// Returns the standard deviation of the noise that a step towards the data adds.
     ///
     /// `sigma = eta * sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * sqrt(1 - alpha_bar / alpha_bar_prev)`, which is 0
     /// at the step that ends in the data.
@@ -63,7 +63,7 @@ impl DdimSampler {
         Ok(self.eta * ((1.0 - alpha_bar_prev) / (1.0 - alpha_bar) * (1.0 - alpha_bar / alpha_bar_prev)).sqrt())
     }
 
-    /// Goes all the way from data to `x_terminal`, the noise from which decoding finds the data again.
+    /// Inverts data to `x_terminal`, the noise from which decoding recovers the data.
     ///
     /// Starts at the first step of the chain and applies [`invert_step`](Self::invert_step) to each. The last one goes
     /// to `alpha_bar = 0`, so that the result is the last prediction of `eps`, and nothing else.
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::{NoiseSchedule, StepSequence, Timestep, no_callback};
 
-    /// `alpha_bar` = 0.64, then 0.36: all roots are rational.
+    /// Returns a sampler with `alpha_bar` = 0.64, then 0.36: all roots are rational.
     fn two_steps(clip: Clip) -> DdimSampler {
         let schedule = NoiseSchedule::from_betas(vec![0.36, 0.4375]).unwrap();
         DdimSampler::new(StepChain::new(&schedule, &StepSequence::All).unwrap(), clip)

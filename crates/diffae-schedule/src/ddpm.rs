@@ -6,28 +6,28 @@ use crate::sampler::Stepper;
 use crate::step::add_noise;
 use crate::{Clip, Denoised, Prediction, Result, StepChain, StepIdx};
 
-/// How widely `x_prev` is spread about its mean. Neither is learned.
+/// The variance of `x_prev` about its mean. Neither choice is learned.
 ///
 /// # Source
 /// Ho et al. 2020 (arXiv:2006.11239), Section 3.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DdpmVariance {
-    /// The variance of the posterior, right for data that is one point.
+    /// The variance of the posterior, exact for data that is one point.
     FixedSmall,
-    /// Beta, right for data that is standard normal; at the first step the posterior's variance at the second.
+    /// Beta, exact for standard normal data; at the first step, the posterior variance of the second.
     FixedLarge,
 }
 
 /// The Gaussian `p(x_prev | x_t)` from which an ancestral step is drawn.
 #[derive(Debug, Clone)]
 pub struct ReverseDistribution {
-    /// The mean. `[N, ..]`
+    /// The mean of the Gaussian. `[N, ..]`
     pub mean: Tensor,
-    /// The variance, the same everywhere.
+    /// The variance of the Gaussian, the same for all elements.
     pub variance: f64,
     /// The natural logarithm of the variance, where [`DdpmVariance::FixedSmall`] takes the clipped one.
     pub log_variance: f64,
-    /// The estimate of the clean data that the mean uses, clipped if clipping is on. `[N, ..]`
+    /// The estimate of the clean data in the mean, clipped if clipping is on. `[N, ..]`
     pub x_0: Tensor,
 }
 
@@ -40,20 +40,20 @@ pub struct DdpmSampler {
 }
 
 impl DdpmSampler {
-    /// A sampler over a chain.
+    /// Creates a sampler over a chain.
     #[must_use]
     pub const fn new(chain: StepChain, clip: Clip, variance: DdpmVariance) -> Self {
         Self { chain, clip, variance }
     }
 
-    /// The chain that this sampler goes along.
+    /// Returns the chain of this sampler.
     #[must_use]
     pub const fn chain(&self) -> &StepChain {
         &self.chain
     }
 
-    /// The standard deviation of the noise that a step adds: `exp(log_variance / 2)`, but 0 at the step that ends in
-    /// the data.
+    /// Returns the standard deviation of the noise that a step adds: `exp(log_variance / 2)`, but 0 at the step that
+    /// ends in the data.
     ///
     /// # Errors
     /// [`Error::StepIdxOutOfRange`](crate::Error::StepIdxOutOfRange).
@@ -80,7 +80,8 @@ impl DdpmSampler {
         Ok(Denoised { x_prev: add_noise(mean, self.sigma(idx)?, noise, idx)?, x_0 })
     }
 
-    /// The distribution of the state one step less noisy: the posterior with the estimate of `x_0` for the data.
+    /// Returns the distribution of the state one step less noisy: the posterior with the estimate of `x_0` for the
+    /// data.
     ///
     /// `mean = x_0_coefficient * x_0 + x_t_coefficient * x_t`, where `x_0` is that of [`Prediction::from_eps`] and the
     /// coefficients are those of [`Posterior`](crate::Posterior); the variance is that of [`DdpmVariance`].
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
     use crate::{Error, NoiseSchedule, StepSequence};
 
-    /// `alpha_bar` = 0.64, then 0.36.
+    /// Returns a sampler with `alpha_bar` = 0.64, then 0.36.
     fn two_steps(clip: Clip, variance: DdpmVariance) -> DdpmSampler {
         let schedule = NoiseSchedule::from_betas(vec![0.36, 0.4375]).unwrap();
         DdpmSampler::new(StepChain::new(&schedule, &StepSequence::All).unwrap(), clip, variance)

@@ -1,4 +1,4 @@
-//! What the samplers ask of a network.
+//! The interface between samplers and networks.
 
 use candle_core::Tensor;
 
@@ -29,7 +29,7 @@ where
     }
 }
 
-/// Asks for the noise in a batch that is at one timestep, and checks what comes back.
+/// Predicts the noise in a batch that is at one timestep, and checks the prediction.
 ///
 /// The result is detached, so that a network with trainable weights does not keep the activations of each step alive.
 pub(crate) fn predict_eps(denoiser: &(impl Denoiser + ?Sized), x_t: &Tensor, timestep: Timestep) -> Result<Tensor> {

@@ -6,11 +6,11 @@ use crate::prediction::weighted_sum;
 use crate::sampler::Stepper;
 use crate::{Clip, Denoised, Prediction, Result, StepChain, StepIdx};
 
-/// Maximum length of a step of second order, in lengths of the step before. On evenly spaced timesteps only the step to
+/// Maximum length of a second-order step, in lengths of the step before. On evenly spaced timesteps only the step to
 /// timestep 0 is longer.
 const MAX_STEP_RATIO: f64 = 2.0;
 
-/// The multistep solver of second order in the data prediction.
+/// The second-order multistep solver in the data prediction.
 ///
 /// With `lambda = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar))`, `h = lambda_prev - lambda`, and `r` the `h` of the step
 /// before over this one:
@@ -27,7 +27,7 @@ const MAX_STEP_RATIO: f64 = 2.0;
 pub(crate) struct DpmSolverPp2M {
     chain: StepChain,
     clip: Clip,
-    /// `x_0` and `h` of the step before.
+    /// Estimate of `x_0` and step length `h` of the step before.
     before: Option<(Tensor, f64)>,
 }
 
@@ -56,7 +56,7 @@ impl Stepper for DpmSolverPp2M {
     }
 }
 
-/// Half the logarithm of the signal-to-noise ratio; infinite for clean data.
+/// Returns half the logarithm of the signal-to-noise ratio; infinite for clean data.
 fn half_log_snr(alpha_bar: f64) -> f64 {
     0.5 * (alpha_bar / (1.0 - alpha_bar)).ln()
 }
@@ -68,7 +68,8 @@ mod tests {
     use super::*;
     use crate::{DdimSampler, NoiseSchedule, StepSequence};
 
-    /// `alpha_bar` = 0.8, 0.5, 0.2: the odds are 4, 1 and 1/4, so that both inner steps have `h = log(2)`.
+    /// Returns a chain with `alpha_bar` = 0.8, 0.5, 0.2: the odds are 4, 1 and 1/4, so that both inner steps have
+    /// `h = log(2)`.
     fn even_steps() -> StepChain {
         let schedule = NoiseSchedule::from_betas(vec![0.2, 0.375, 0.6]).unwrap();
         StepChain::new(&schedule, &StepSequence::All).unwrap()

@@ -1,10 +1,10 @@
-//! What can go wrong in this crate.
+//! Errors of this crate.
 
 use candle_core::DType;
 
 use crate::{Sampler, StepIdx, Timestep};
 
-/// A result of this crate.
+/// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Every failure of this crate, with the facts that explain it.
@@ -43,7 +43,7 @@ pub enum Error {
     /// A beta that is not a variance between 0 and 1, or not a number.
     #[error("beta at timestep {timestep} is {got}, expected 0 < beta < 1")]
     BetaOutOfRange {
-        /// Where it stands.
+        /// The timestep of the beta.
         timestep: Timestep,
         /// The beta.
         got: f64,
@@ -51,11 +51,11 @@ pub enum Error {
     /// The betas are so small, or so many, that `alpha_bar` stands still or reaches 0 in f64.
     #[error("alpha_bar at timestep {timestep} is {got}, expected 0 < alpha_bar < {previous}, its predecessor")]
     AlphaBarNotDecreasing {
-        /// Where it stands.
+        /// The timestep of the `alpha_bar`.
         timestep: Timestep,
         /// The `alpha_bar`.
         got: f64,
-        /// The one before, or 1 for the first.
+        /// The `alpha_bar` of the timestep before, or 1 for the first.
         previous: f64,
     },
     /// An `alpha_bar` from which `x_0` or `eps` cannot be computed, or not a number.
@@ -71,7 +71,7 @@ pub enum Error {
         nearest = nearest(*below, *above)
     )]
     StepCountUnavailable {
-        /// The number of steps asked for.
+        /// The requested number of steps.
         got: usize,
         /// The length of the training grid.
         num_train_timesteps: usize,
@@ -83,14 +83,14 @@ pub enum Error {
     /// A step sequence of no sections.
     #[error("step sequence has 0 sections, expected at least 1")]
     NoSections,
-    /// A section is asked for no steps, or for more than it has timesteps.
+    /// A section is to have no steps, or more than it has timesteps.
     #[error(
         "section {section_idx} has {num_timesteps} timesteps and is to have {got} steps, expected 1 to {num_timesteps}"
     )]
     SectionCountOutOfRange {
-        /// Which section, from 0.
+        /// The section, from 0.
         section_idx: usize,
-        /// The number of steps asked for.
+        /// The requested number of steps.
         got: usize,
         /// The number of timesteps in this section.
         num_timesteps: usize,
@@ -111,7 +111,7 @@ pub enum Error {
         /// The length of the chain.
         num_sampling_steps: usize,
     },
-    /// There is not one timestep for each batch item.
+    /// The number of timesteps differs from the number of batch items.
     #[error("got {got} timesteps, expected one for each of {expected} batch items")]
     NumTimestepsMismatch {
         /// The number of timesteps.
@@ -122,23 +122,23 @@ pub enum Error {
     /// A scalar where a batch was expected.
     #[error("tensor {name} has no axes, expected a batch axis")]
     NoBatchAxis {
-        /// Which tensor.
+        /// The name of the tensor.
         name: &'static str,
     },
     /// A tensor whose dtype is too coarse for the arithmetic of a chain.
     #[error("tensor {name} has dtype {got:?}, expected F32 or F64")]
     UnsupportedDtype {
-        /// Which tensor.
+        /// The name of the tensor.
         name: &'static str,
-        /// Its dtype.
+        /// The dtype of the tensor.
         got: DType,
     },
     /// Two tensors of one formula have different dtypes.
     #[error("tensor {name} has dtype {got:?}, expected {expected:?}")]
     DtypeMismatch {
-        /// Which tensor.
+        /// The name of the tensor.
         name: &'static str,
-        /// Its dtype.
+        /// The dtype of the tensor.
         got: DType,
         /// The dtype of the tensor it is combined with.
         expected: DType,
@@ -146,9 +146,9 @@ pub enum Error {
     /// Two tensors of one formula have different shapes.
     #[error("tensor {name} has shape {got:?}, expected {expected:?}")]
     ShapeMismatch {
-        /// Which tensor.
+        /// The name of the tensor.
         name: &'static str,
-        /// Its shape.
+        /// The shape of the tensor.
         got: Vec<usize>,
         /// The shape of the tensor it is combined with.
         expected: Vec<usize>,
@@ -159,7 +159,7 @@ pub enum Error {
         /// The eta.
         got: f64,
     },
-    /// A stochasticity for a sampler that has none to set.
+    /// A stochasticity for a sampler without that setting.
     #[error("eta is for ddim, the sampler is {sampler}")]
     EtaUnused {
         /// The sampler.
@@ -171,13 +171,13 @@ pub enum Error {
         /// The eta of the sampler.
         eta: f64,
     },
-    /// A step that adds noise was given none.
+    /// A step that adds noise received none.
     #[error("step index {idx} adds noise, got none")]
     NoiseMissing {
         /// The step.
         idx: StepIdx,
     },
-    /// A step that adds no noise was given some.
+    /// A step that adds no noise received some.
     #[error("step index {idx} adds no noise, got some")]
     NoiseUnused {
         /// The step.
@@ -186,22 +186,22 @@ pub enum Error {
     /// The denoiser failed.
     #[error("denoiser failed at timestep {timestep}")]
     Denoiser {
-        /// Where.
+        /// The timestep of the failed call.
         timestep: Timestep,
-        /// Why.
+        /// The cause.
         #[source]
         source: candle_core::Error,
     },
     /// The source of noise failed.
     #[error("noise source failed at timestep {timestep}")]
     NoiseSource {
-        /// Where.
+        /// The timestep of the failed call.
         timestep: Timestep,
-        /// Why.
+        /// The cause.
         #[source]
         source: candle_core::Error,
     },
-    /// The callback asked to stop.
+    /// The callback asked the sampler to stop.
     #[error("cancelled after {after_steps} steps")]
     Cancelled {
         /// The number of steps that were completed.
@@ -210,7 +210,7 @@ pub enum Error {
     /// A tensor operation failed, for example because two tensors are on different devices.
     #[error("tensor operation failed")]
     Tensor {
-        /// Why.
+        /// The cause.
         #[from]
         source: candle_core::Error,
     },

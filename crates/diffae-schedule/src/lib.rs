@@ -1,9 +1,10 @@
-//! Noise schedules and samplers of Diffusion Autoencoders: DDIM both ways, DDPM, step sequences.
+//! Noise schedules and samplers of Diffusion Autoencoders: DDIM with its inversion, DDPM, DPM-Solver++(2M), step
+//! sequences.
 //!
-//! The crate knows no network: whatever predicts noise is a [`Denoiser`]. It draws no random numbers: noise is an
+//! The crate knows no network: a predictor of noise implements [`Denoiser`]. It draws no random numbers: noise is an
 //! argument. It computes its tables in f64, and goes along a chain in the dtype of the state, f32 or f64.
 //!
-//! A [`BetaSchedule`] makes a [`NoiseSchedule`] over the training grid. A [`StepSequence`] picks some of its timesteps
+//! A [`BetaSchedule`] defines a [`NoiseSchedule`] over the training grid. A [`StepSequence`] selects its timesteps
 //! for a [`StepChain`], along which a [`ReverseProcess`] goes from noise to data with any [`Sampler`], and a
 //! [`DdimSampler`] the other way.
 //!

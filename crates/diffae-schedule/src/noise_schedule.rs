@@ -1,4 +1,4 @@
-//! The noise on the training grid, and noising data by it.
+//! Noise schedules on the training grid, and the forward process.
 
 use candle_core::{Device, Tensor};
 
@@ -27,7 +27,7 @@ impl NoiseSchedule {
         Self::from_betas(schedule.betas(num_train_timesteps)?)
     }
 
-    /// Builds the tables of betas that are given one by one, each in `(0, 1)`.
+    /// Builds the tables from explicit betas, each in `(0, 1)`.
     ///
     /// # Errors
     /// [`Error::NoTrainTimesteps`] if there are none; [`Error::BetaOutOfRange`]; [`Error::AlphaBarNotDecreasing`] if in
@@ -42,25 +42,25 @@ impl NoiseSchedule {
         Ok(Self { betas, alpha_bars, posteriors })
     }
 
-    /// The length of the training grid, at least 1.
+    /// Returns the length of the training grid, at least 1.
     #[must_use]
     pub fn num_train_timesteps(&self) -> usize {
         self.betas.len()
     }
 
-    /// Beta at each timestep, in `(0, 1)`.
+    /// Returns beta at each timestep, in `(0, 1)`.
     #[must_use]
     pub fn betas(&self) -> &[f64] {
         &self.betas
     }
 
-    /// `alpha_bar` at each timestep, in `(0, 1)`, strictly decreasing.
+    /// Returns `alpha_bar` at each timestep, in `(0, 1)`, strictly decreasing.
     #[must_use]
     pub fn alpha_bars(&self) -> &[f64] {
         &self.alpha_bars
     }
 
-    /// Beta at one timestep, in `(0, 1)`.
+    /// Returns beta at one timestep, in `(0, 1)`.
     ///
     /// # Errors
     /// [`Error::TimestepOutOfRange`].
@@ -68,7 +68,7 @@ impl NoiseSchedule {
         self.at(&self.betas, timestep)
     }
 
-    /// `alpha_bar` at one timestep, in `(0, 1)`.
+    /// Returns `alpha_bar` at one timestep, in `(0, 1)`.
     ///
     /// # Errors
     /// [`Error::TimestepOutOfRange`].
@@ -76,7 +76,7 @@ impl NoiseSchedule {
         self.at(&self.alpha_bars, timestep)
     }
 
-    /// The posterior of the step from one timestep to the one before.
+    /// Returns the posterior of the step from one timestep to the one before.
     ///
     /// # Errors
     /// [`Error::TimestepOutOfRange`].
@@ -103,7 +103,7 @@ impl NoiseSchedule {
         Ok((x_0.broadcast_mul(&signal)? + noise.broadcast_mul(&spread)?)?)
     }
 
-    /// The `alpha_bar` of each item of a batch that fits together.
+    /// Checks that the parts of a batch fit together, and returns the `alpha_bar` of each item.
     pub(crate) fn check_batch(&self, (x_0, noise): (&Tensor, &Tensor), timesteps: &[Timestep]) -> Result<Vec<f64>> {
         let num_items = num_items("x_0", x_0)?;
         check_like("noise", noise, x_0)?;
@@ -133,7 +133,7 @@ fn cumulative_alphas(betas: &[f64]) -> Result<Vec<f64>> {
     Ok(alpha_bars)
 }
 
-/// A value per batch item, as a tensor that broadcasts against `like`, with its dtype and device.
+/// Converts a value per batch item to a tensor that broadcasts against `like`, with its dtype and device.
 fn per_item(values: Vec<f64>, like: &Tensor) -> Result<Tensor> {
     let mut shape = vec![1; like.rank()];
     shape[0] = values.len();

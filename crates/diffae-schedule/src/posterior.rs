@@ -22,14 +22,14 @@ pub struct Posterior {
     pub x_0_coefficient: f64,
     /// The weight of the present state in the mean.
     pub x_t_coefficient: f64,
-    /// The variance.
+    /// The variance of the Gaussian.
     pub variance: f64,
-    /// The natural logarithm of the variance, finite unless there is only one step; there it is that of 0.
+    /// The natural logarithm of the variance, finite unless there is only one step, where it is the logarithm of 0.
     pub log_variance_clipped: f64,
 }
 
 impl Posterior {
-    /// The mean of this distribution; the formula stands at the type.
+    /// Computes the mean of this distribution; the formula stands at the type.
     ///
     /// # Shapes
     /// - `x_0`, `x_t`, result: the same, any; f32 or f64.
@@ -46,7 +46,7 @@ impl Posterior {
         weighted_sum(self.x_0_coefficient, x_0, self.x_t_coefficient, x_t)
     }
 
-    /// The posterior of each step of a chain; the two tables have the same length.
+    /// Computes the posterior of each step of a chain; the two tables have the same length.
     pub(crate) fn table(betas: &[f64], alpha_bars: &[f64]) -> Vec<Self> {
         let alpha_bars_prev = std::iter::once(1.0).chain(alpha_bars.iter().copied());
         let mut table: Vec<Self> = betas

@@ -1,30 +1,30 @@
-//! `x_0` and `eps`: either follows from the other, given `x_t`.
+//! Conversions between `x_0` and `eps`, given `x_t`.
 
 use candle_core::Tensor;
 
 use crate::tensor_checks::{check_dtype, check_like};
 use crate::{Error, Result};
 
-/// What happens to the estimate of `x_0` before a sampler uses it.
+/// The treatment of the estimate of `x_0` before a sampler uses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clip {
-    /// Clamped to `[-1, 1]`, the range of images; `eps` is then recomputed so that the two still make up `x_t`.
+    /// Clamps `x_0` to `[-1, 1]`, the range of images, and recomputes `eps` so that the two still compose `x_t`.
     UnitRange,
-    /// Left as it is, as for latent codes, which have no range.
+    /// Leaves `x_0` as it is, as for latent codes, which have no range.
     None,
 }
 
-/// The two parts that a sampler takes `x_t` for: `x_t = sqrt(alpha_bar) * x_0 + sqrt(1 - alpha_bar) * eps`.
+/// The decomposition of `x_t` into data and noise: `x_t = sqrt(alpha_bar) * x_0 + sqrt(1 - alpha_bar) * eps`.
 #[derive(Debug, Clone)]
 pub struct Prediction {
-    /// The estimate of the clean data, clipped if asked for.
+    /// The estimate of the clean data, clipped if requested.
     pub x_0: Tensor,
-    /// The noise that belongs to this `x_0`: the predicted one, or where clipping is on, the recomputed one.
+    /// The noise that belongs to this `x_0`: the predicted one, or with clipping, the recomputed one.
     pub eps: Tensor,
 }
 
 impl Prediction {
-    /// Splits `x_t` by the predicted noise, and clips.
+    /// Splits `x_t` by the predicted noise, and clips `x_0` if requested.
     ///
     /// `x_0` is [`x_0_from_eps`]. With [`Clip::UnitRange`] it is then clamped to `[-1, 1]` and `eps` is
     /// [`eps_from_x_0`] of the clamped value; NaN stays NaN. With [`Clip::None`], `eps` is returned unchanged.
@@ -66,7 +66,7 @@ pub fn x_0_from_eps(x_t: &Tensor, eps: &Tensor, alpha_bar: f64) -> Result<Tensor
     weighted_sum(alpha_bar.recip().sqrt(), x_t, -(alpha_bar.recip() - 1.0).sqrt(), eps)
 }
 
-/// Finds the noise that is in `x_t` if the clean data is `x_0`.
+/// Computes the noise in `x_t` whose clean data is `x_0`.
 ///
 /// `eps = (sqrt(1 / alpha_bar) * x_t - x_0) / sqrt(1 / alpha_bar - 1)`
 /// # Shapes
@@ -86,7 +86,7 @@ pub fn eps_from_x_0(x_t: &Tensor, x_0: &Tensor, alpha_bar: f64) -> Result<Tensor
     weighted_sum(alpha_bar.recip().sqrt() / noise_to_signal, x_t, -noise_to_signal.recip(), x_0)
 }
 
-/// `a * x + b * y`
+/// Computes `a * x + b * y`.
 pub(crate) fn weighted_sum(a: f64, x: &Tensor, b: f64, y: &Tensor) -> Result<Tensor> {
     Ok((x.affine(a, 0.0)? + y.affine(b, 0.0)?)?)
 }

@@ -14,7 +14,7 @@ use crate::{
     StepIdx,
 };
 
-/// A method of going from noise to data along a chain.
+/// A method of generating data from noise along a chain.
 ///
 /// [`Display`](fmt::Display) and [`FromStr`] use the names `ddim`, `ddpm`, `ddpm-small` and `dpm++2m`; the name does not
 /// hold `eta`.
@@ -36,7 +36,7 @@ impl Sampler {
     /// Deterministic DDIM, the sampler of the paper.
     pub const DDIM: Self = Self::Ddim { eta: 0.0 };
 
-    /// Every sampler under its name.
+    /// All samplers, each with its name.
     const NAMED: [(&'static str, Self); 4] = [
         ("ddim", Self::DDIM),
         ("ddpm", Self::Ddpm(DdpmVariance::FixedLarge)),
@@ -50,7 +50,7 @@ impl Sampler {
         Self::NAMED.iter().map(|(name, _)| *name)
     }
 
-    /// Whether no step adds noise, so that the result follows from `x_terminal` alone.
+    /// Returns whether no step adds noise, so that the result follows from `x_terminal` alone.
     #[must_use]
     pub fn is_deterministic(self) -> bool {
         match self {
@@ -83,7 +83,7 @@ impl Sampler {
 }
 
 impl Default for Sampler {
-    /// [`Sampler::DDIM`].
+    /// Returns [`Sampler::DDIM`].
     fn default() -> Self {
         Self::DDIM
     }
@@ -109,7 +109,7 @@ impl FromStr for Sampler {
     }
 }
 
-/// A sampler at work on one chain; a multistep method keeps here what it needs of earlier steps.
+/// A sampler running on one chain; a multistep method keeps its history of earlier steps here.
 pub(crate) trait Stepper {
     /// Returns the standard deviation of the noise that a step adds; 0 for deterministic methods.
     fn sigma(&self, _idx: StepIdx) -> Result<f64> {
@@ -122,7 +122,7 @@ pub(crate) trait Stepper {
     fn step(&mut self, idx: StepIdx, x_t: &Tensor, eps: &Tensor, noise: Option<&Tensor>) -> Result<Denoised>;
 }
 
-/// The way from noise to data: a sampler, the chain it goes along, and whether estimates of `x_0` are clipped.
+/// The reverse process, from noise to data: a sampler, its chain, and whether estimates of `x_0` are clipped.
 ///
 /// States are never inspected for NaN, which would cost a pass per step: what the denoiser returns reaches the result.
 /// No graph for gradients is built, whatever the denoiser's weights are.
@@ -140,13 +140,13 @@ impl ReverseProcess {
         Self { sampler, chain, clip }
     }
 
-    /// Returns the chain that this process goes along.
+    /// Returns the chain of this process.
     #[must_use]
     pub const fn chain(&self) -> &StepChain {
         &self.chain
     }
 
-    /// Goes all the way from noise to data: asks the denoiser once per step, the noisiest first.
+    /// Runs the chain from noise to data, with one call of the denoiser per step, the noisiest first.
     ///
     /// `noise` is called only for steps that add some; for a deterministic sampler pass [`no_noise`](crate::no_noise).
     /// # Shapes
@@ -194,7 +194,7 @@ mod tests {
         Sampler::NAMED.iter().map(|(_, sampler)| *sampler)
     }
 
-    /// `alpha_bar` = 0.64, then 0.36: all roots are rational.
+    /// Returns a process with `alpha_bar` = 0.64, then 0.36: all roots are rational.
     fn two_steps(sampler: Sampler, clip: Clip) -> ReverseProcess {
         let schedule = NoiseSchedule::from_betas(vec![0.36, 0.4375]).unwrap();
         ReverseProcess::new(sampler, StepChain::new(&schedule, &StepSequence::All).unwrap(), clip)

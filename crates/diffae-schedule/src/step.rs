@@ -1,4 +1,4 @@
-//! One step of a sampler: its results, the callback that hears of it, and the noise that it adds.
+//! One step of a sampler: its results, its callback and its noise.
 
 use std::ops::ControlFlow;
 
@@ -10,11 +10,11 @@ use crate::{Error, Result, StepIdx, Timestep};
 /// A step that a sampler has just completed, for progress and previews.
 #[derive(Debug, Clone, Copy)]
 pub struct Step<'a> {
-    /// How many steps are complete, this one included: from 1 to `num_steps`.
+    /// The number of completed steps, this one included: from 1 to `num_steps`.
     pub number: usize,
-    /// How many steps there are.
+    /// The total number of steps.
     pub num_steps: usize,
-    /// The timestep at which the denoiser was asked.
+    /// The timestep at which the denoiser was evaluated.
     pub timestep: Timestep,
     /// The new state: less noisy by one step when decoding, noisier by one step when inverting. `[N, ..]`
     pub x_t: &'a Tensor,
@@ -22,13 +22,14 @@ pub struct Step<'a> {
     pub x_0: &'a Tensor,
 }
 
-/// What a sampler calls after each step; [`ControlFlow::Break`] ends it with [`Error::Cancelled`], even at the last.
+/// A callback that runs after each step; [`ControlFlow::Break`] ends the sampler with [`Error::Cancelled`], even at the
+/// last.
 pub type OnStep<'a> = dyn FnMut(&Step<'_>) -> ControlFlow<()> + 'a;
 
-/// Where a sampler gets its noise: standard normal values of the shape, dtype and device of the given tensor.
+/// A source of noise for a sampler: standard normal values with the shape, dtype and device of the argument.
 pub type NoiseFn<'a> = dyn FnMut(&Tensor) -> candle_core::Result<Tensor> + 'a;
 
-/// The callback for those who need none: goes on.
+/// The empty callback, which never stops a sampler.
 pub const fn no_callback(_step: &Step<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
@@ -41,7 +42,7 @@ pub fn no_noise(_like: &Tensor) -> candle_core::Result<Tensor> {
     candle_core::bail!("there is no source of noise")
 }
 
-/// What comes of a step towards the data.
+/// The result of one denoising step, towards the data.
 #[derive(Debug, Clone)]
 pub struct Denoised {
     /// The state one step less noisy.
@@ -50,7 +51,7 @@ pub struct Denoised {
     pub x_0: Tensor,
 }
 
-/// What comes of a step towards the noise.
+/// The result of one inversion step, towards the noise.
 #[derive(Debug, Clone)]
 pub struct Inverted {
     /// The state one step noisier.
@@ -59,7 +60,7 @@ pub struct Inverted {
     pub x_0: Tensor,
 }
 
-/// Tells the callback, and ends the chain if it says so.
+/// Calls the callback, and ends the chain if it breaks.
 pub(crate) fn report(on_step: &mut OnStep<'_>, step: &Step<'_>) -> Result<()> {
     match on_step(step) {
         ControlFlow::Continue(()) => Ok(()),
@@ -67,7 +68,7 @@ pub(crate) fn report(on_step: &mut OnStep<'_>, step: &Step<'_>) -> Result<()> {
     }
 }
 
-/// Gets noise for a step that adds some.
+/// Draws noise for a step that adds some.
 pub(crate) fn draw_noise(
     noise: &mut NoiseFn<'_>,
     x_t: &Tensor,
@@ -77,7 +78,7 @@ pub(crate) fn draw_noise(
     if sigma > 0.0 { noise(x_t).map(Some).map_err(|source| Error::NoiseSource { timestep, source }) } else { Ok(None) }
 }
 
-/// `mean + sigma * noise`; noise is there exactly if `sigma > 0`.
+/// Computes `mean + sigma * noise`; noise is there exactly if `sigma > 0`.
 pub(crate) fn add_noise(mean: Tensor, sigma: f64, noise: Option<&Tensor>, idx: StepIdx) -> Result<Tensor> {
     match (noise, sigma > 0.0) {
         (None, false) => Ok(mean),

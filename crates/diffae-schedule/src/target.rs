@@ -1,4 +1,4 @@
-//! What a network predicts.
+//! Prediction targets of networks.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,28 +9,29 @@ use crate::prediction::{check_alpha_bar, eps_from_x_0, weighted_sum};
 use crate::tensor_checks::check_like;
 use crate::{Error, NoiseSchedule, Result, Timestep};
 
-/// What a network is trained to predict. Each follows from each, given `x_t`; they weigh noise levels differently.
+/// The quantity that a network is trained to predict. Each follows from any other, given `x_t`; they weight noise
+/// levels differently.
 ///
 /// [`Display`](fmt::Display) and [`FromStr`] use the names `eps`, `v` and `x_0`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PredictionTarget {
-    /// The noise.
+    /// The noise that was added to the data.
     #[default]
     Eps,
-    /// `v = sqrt(alpha_bar) * eps - sqrt(1 - alpha_bar) * x_0`.
+    /// The velocity, `v = sqrt(alpha_bar) * eps - sqrt(1 - alpha_bar) * x_0`.
     ///
     /// # Source
     /// Salimans and Ho 2022 (arXiv:2202.00512), section 4.
     V,
-    /// The clean data.
+    /// The clean data, `x_0`.
     X0,
 }
 
 impl PredictionTarget {
-    /// All of them.
+    /// All prediction targets.
     pub const ALL: [Self; 3] = [Self::Eps, Self::V, Self::X0];
 
-    /// What the network should say, one timestep an item.
+    /// Computes the regression target for each item of a batch, with one timestep per item.
     ///
     /// # Shapes
     /// - `x_0`, `noise`, result: `[N, ..]`, the same; f32 or f64; `timesteps`: N.
@@ -51,7 +52,7 @@ impl PredictionTarget {
         }
     }
 
-    /// The noise that follows from what the network says about a batch at one noise level.
+    /// Converts a prediction for a batch at one noise level to the noise.
     ///
     /// # Shapes
     /// - `predicted`, `x_t`, result: the same, any; f32 or f64; `alpha_bar` in `(0, 1)`.

@@ -1,4 +1,4 @@
-//! What the formulas ask of their tensors.
+//! Checks of dtypes and shapes before arithmetic.
 
 use candle_core::{DType, Tensor};
 
@@ -24,7 +24,7 @@ pub(crate) fn check_like(name: &'static str, tensor: &Tensor, expected: &Tensor)
     Ok(())
 }
 
-/// The length of the first axis of a tensor that a chain can work on.
+/// Returns the length of the first axis of a tensor that a chain can work on.
 pub(crate) fn num_items(name: &'static str, tensor: &Tensor) -> Result<usize> {
     check_dtype(name, tensor)?;
     tensor.dims().first().copied().ok_or(Error::NoBatchAxis { name })

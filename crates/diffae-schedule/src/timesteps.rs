@@ -1,22 +1,22 @@
-//! Positions on the training grid and in the short chain, and which of the former make up the latter.
+//! Positions on the training grid and in the short chain, and the sequences that choose them.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// A position on the training grid, `0..num_train_timesteps`: what the network is told.
+/// A position on the training grid, `0..num_train_timesteps`; the time input of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestep(usize);
 
 impl Timestep {
-    /// Names a position; 0 is the least noisy. Whether it exists is checked by the schedule it is used with.
+    /// Creates a position; 0 is the least noisy. The schedule that uses it checks the range.
     #[must_use]
     pub const fn new(t: usize) -> Self {
         Self(t)
     }
 
-    /// The position as a number.
+    /// Returns the position as a number.
     #[must_use]
     pub const fn get(self) -> usize {
         self.0
@@ -29,18 +29,18 @@ impl fmt::Display for Timestep {
     }
 }
 
-/// A position in the short chain, `0..num_sampling_steps`: what the samplers count.
+/// A position in the short chain, `0..num_sampling_steps`; the step counter of samplers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StepIdx(usize);
 
 impl StepIdx {
-    /// Names a position; 0 is the least noisy. Whether it exists is checked by the chain it is used with.
+    /// Creates a position; 0 is the least noisy. The chain that uses it checks the range.
     #[must_use]
     pub const fn new(idx: usize) -> Self {
         Self(idx)
     }
 
-    /// The position as a number.
+    /// Returns the position as a number.
     #[must_use]
     pub const fn get(self) -> usize {
         self.0
@@ -53,19 +53,19 @@ impl fmt::Display for StepIdx {
     }
 }
 
-/// Which timesteps of the training grid a sampler visits.
+/// A choice of the training timesteps that a sampler visits.
 ///
 /// [`Display`](fmt::Display) and [`FromStr`] use `ddim20`, `10,15,20` and `all`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum StepSequence {
-    /// This many timesteps `0, i, 2 i, ..`, where `i` is the smallest stride that has exactly so many.
+    /// Exactly this many timesteps `0, i, 2 i, ..`, where `i` is the smallest stride that has this number of steps.
     ///
     /// The last training timestep is visited only where the stride happens to meet it.
     /// # Source
     /// Song et al. 2020 (arXiv:2010.02502), Section 4.2, for sub-sequences of the timesteps; the choice of the stride
     /// is the released code's.
     Ddim(usize),
-    /// The grid is cut in as many sections as there are numbers, and each section gets so many timesteps.
+    /// Timesteps spaced within equal sections of the grid: one section per number, with that many timesteps.
     ///
     /// The sections have equal sizes, but for the first `num_train_timesteps % num_sections`, which get one timestep
     /// more. In a section of size `m` with `n > 1` steps, step `j` is `round(j * (m - 1) / (n - 1))` from its start,
@@ -73,7 +73,7 @@ pub enum StepSequence {
     /// # Source
     /// Nichol and Dhariwal 2021 (arXiv:2102.09672), Section 4, for one section; several are the released code's.
     Sections(Vec<usize>),
-    /// Each training timestep.
+    /// All training timesteps.
     All,
 }
 
@@ -130,7 +130,7 @@ fn sectioned(counts: &[usize], num_train_timesteps: usize) -> Result<Vec<Timeste
     Ok(timesteps)
 }
 
-/// `round(numerator / denominator)`, ties to even, without the rounding of a floating-point quotient.
+/// Computes `round(numerator / denominator)`, ties to even, without the rounding of a floating-point quotient.
 #[expect(clippy::integer_division, reason = "the remainder decides how to round")]
 fn div_round_ties_even(numerator: usize, denominator: usize) -> usize {
     let (quotient, remainder) = (numerator / denominator, numerator % denominator);
@@ -167,7 +167,7 @@ impl FromStr for StepSequence {
     }
 }
 
-/// Unlike [`usize::from_str`], takes no plus sign.
+/// Parses a count; unlike [`usize::from_str`], rejects a plus sign.
 fn parse_count(text: &str) -> Option<usize> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }

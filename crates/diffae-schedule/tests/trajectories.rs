@@ -1,4 +1,4 @@
-//! Whole chains against what is known of them: where they lead, what inverts what, and which samplers agree.
+//! Whole chains against known properties: end points, inverses, and agreement between samplers.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
@@ -9,7 +9,8 @@ use diffae_schedule::{
 };
 use proptest::prelude::*;
 
-/// For f64 chains, absolute, with values near 1: rounding that grows by `1 / sqrt(1 - alpha_bar)`, at most 100, a step.
+/// Absolute tolerance for f64 chains with values near 1: rounding that grows by `1 / sqrt(1 - alpha_bar)`, at most 100,
+/// a step.
 const ROUNDING: f64 = 1e-11;
 
 fn schedule() -> NoiseSchedule {
@@ -24,13 +25,13 @@ fn process(sampler: Sampler, sequence: &StepSequence, clip: Clip) -> ReverseProc
     ReverseProcess::new(sampler, StepChain::new(&schedule(), sequence).unwrap(), clip)
 }
 
-/// Deterministic DDIM along the chain that `inversion` goes along.
+/// Decodes with deterministic DDIM along the chain of `inversion`.
 fn decode(inversion: &DdimSampler, clip: Clip, denoiser: &impl Denoiser, x_terminal: &Tensor) -> Tensor {
     let process = ReverseProcess::new(Sampler::DDIM, inversion.chain().clone(), clip);
     process.run(denoiser, x_terminal, &mut no_noise, &mut no_callback).unwrap()
 }
 
-/// Values in `[-1, 1]` that follow no simple pattern; `seed` tells apart tensors that must not be proportional.
+/// Returns values in `[-1, 1]` without a simple pattern; `seed` distinguishes tensors that must not be proportional.
 fn values(shape: &[usize], seed: usize) -> Result<Tensor> {
     let num_elements: usize = shape.iter().product();
     let values: Vec<f64> = (0..num_elements).map(|i| ((1 + i + 97 * seed) as f64 * 12.9898).sin()).collect();
@@ -45,7 +46,7 @@ fn alpha_bar(schedule: &NoiseSchedule, timesteps: &[Timestep]) -> Result<f64> {
     schedule.alpha_bar(timesteps[0]).map_err(candle_core::Error::wrap)
 }
 
-/// The best prediction for data of independent normal values with mean 0 and standard deviation `data_std`:
+/// Returns the optimal prediction for data of independent normal values with mean 0 and standard deviation `data_std`:
 /// `E[eps | x_t] = sqrt(1 - alpha_bar) / (alpha_bar * data_std^2 + 1 - alpha_bar) * x_t`.
 fn gaussian(data_std: f64) -> impl Fn(&Tensor, &[Timestep]) -> Result<Tensor> {
     let schedule = schedule();
@@ -55,14 +56,14 @@ fn gaussian(data_std: f64) -> impl Fn(&Tensor, &[Timestep]) -> Result<Tensor> {
     }
 }
 
-/// The factor by which DDIM with that prediction takes a state from one noise level to another, either way: `x_0` and
-/// `eps` are proportional to `x_t`.
+/// Returns the factor by which DDIM with the prediction of [`gaussian`] takes a state from one noise level to another,
+/// in either direction: `x_0` and `eps` are proportional to `x_t`.
 fn gaussian_factor(data_std: f64, from: f64, to: f64) -> f64 {
     let variance = data_std * data_std;
     ((from * to).sqrt() * variance + ((1.0 - from) * (1.0 - to)).sqrt()) / (from * variance + 1.0 - from)
 }
 
-/// The `alpha_bar` of each step of a chain, in the order of inversion.
+/// Returns the `alpha_bar` of each step of a chain, in the order of inversion.
 fn levels(sampler: &DdimSampler) -> Vec<f64> {
     let schedule = schedule();
     sampler.chain().timesteps().iter().map(|&timestep| schedule.alpha_bar(timestep).unwrap()).collect()
@@ -175,7 +176,7 @@ fn a_batch_goes_like_its_items_to_the_bit() {
     }
 }
 
-/// A prediction that is neither linear nor optimal, and makes `x_0` leave `[-1, 1]`.
+/// Returns a prediction that is neither linear nor optimal, and makes `x_0` leave `[-1, 1]`.
 fn crooked(x_t: &Tensor, timesteps: &[Timestep]) -> Result<Tensor> {
     (x_t * 1.3)?.affine(1.0, 1e-4 * timesteps[0].get() as f64)?.sin()
 }
@@ -203,8 +204,8 @@ fn full_stochasticity_is_ddpm_with_the_small_variance() {
     }
 }
 
-/// A training grid on which `lambda`, half the logarithm of `alpha_bar / (1 - alpha_bar)`, goes from 2 to -2: evenly for
-/// `bend = 0`, and else with steps whose lengths change along the way.
+/// Returns a training grid on which `lambda`, half the logarithm of `alpha_bar / (1 - alpha_bar)`, goes from 2 to -2:
+/// evenly for `bend = 0`, and else with steps whose lengths change along the chain.
 fn log_snr_schedule(bend: f64) -> NoiseSchedule {
     let alpha_bar = |t: usize| {
         let along = t as f64 / 960.0;
@@ -215,8 +216,9 @@ fn log_snr_schedule(bend: f64) -> NoiseSchedule {
     NoiseSchedule::from_betas((0..=960).map(beta).collect()).unwrap()
 }
 
-/// The error at the least noisy timestep, with ever shorter steps, against the exact solution for Gaussian data of standard
-/// deviation 0.3: `x_t / sqrt(alpha_bar * 0.3^2 + 1 - alpha_bar)` stays the same along the probability-flow ODE.
+/// Measures the error at the least noisy timestep, with ever shorter steps, against the exact solution for Gaussian
+/// data of standard deviation 0.3: `x_t / sqrt(alpha_bar * 0.3^2 + 1 - alpha_bar)` stays the same along the
+/// probability-flow ODE.
 fn errors_of_shorter_steps(method: Sampler, bend: f64) -> Vec<f64> {
     let schedule = log_snr_schedule(bend);
     let std = |t: usize| {
@@ -276,7 +278,7 @@ fn every_deterministic_sampler_finds_the_one_point() {
 }
 
 proptest! {
-    /// The exact inverse: with the same `eps`, a step towards the data undoes the step towards the noise.
+    /// Checks the exact inverse: with the same `eps`, a step towards the data undoes the step towards the noise.
     #[test]
     fn a_step_back_undoes_a_step_ahead(
         num_steps in 2..200_usize,
@@ -296,7 +298,7 @@ proptest! {
         prop_assert!(distance(&back.x_0, &ahead.x_0).unwrap() < 1e-12 * magnification);
     }
 
-    /// The exact inverse with clipping, for the recomputed `eps`.
+    /// Checks the exact inverse with clipping, for the recomputed `eps`.
     #[test]
     fn a_step_back_undoes_a_clipped_step_ahead(
         num_steps in 2..200_usize,

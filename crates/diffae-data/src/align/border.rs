@@ -1,17 +1,17 @@
-//! A picture that goes on beyond its edges.
+//! Continuation of a picture beyond its edges.
 
 use image::RgbImage;
 use rayon::prelude::*;
 
 const CHANNELS: usize = 3;
-/// Deviation of the blur, by the side of the square that will be cut.
+/// Standard deviation of the blur, as a share of the side of the crop square.
 const BLUR_BY_SIDE: f64 = 0.02;
-/// The blur reaches this many deviations far.
+/// Reach of the blur, in standard deviations.
 const BLUR_DEVIATIONS: f64 = 4.;
-/// The blur is whole at this times less depth than the median color.
+/// Slope of the blur's weight over depth, relative to that of the median color.
 const BLUR_SLOPE: f64 = 3.;
 
-/// How many pixels are added at each edge; none may be 0.
+/// The number of pixels to add at each edge; none may be 0.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
     pub(super) left: u32,
@@ -49,7 +49,7 @@ pub(super) fn with_border(picture: &RgbImage, room: Room, side: f64) -> RgbImage
     samples.into_picture()
 }
 
-/// The picture and its mirror images; an edge pixel is not repeated.
+/// Returns the picture with its mirror images; an edge pixel is not repeated.
 fn reflected(picture: &RgbImage, room: Room) -> Samples {
     let source = |first: u32, before: u32, after: u32| -> Vec<u32> {
         let places = -i64::from(before)..i64::from(first) + i64::from(after);
@@ -63,7 +63,7 @@ fn reflected(picture: &RgbImage, room: Room) -> Samples {
     Samples { width, height, values }
 }
 
-/// `.. 2 1 0 1 2 .. n-2 n-1 n-2 ..`
+/// Mirrors an index about edge pixels: `.. 2 1 0 1 2 .. n-2 n-1 n-2 ..`
 fn mirrored_about_pixels(place: i64, length: u32) -> u32 {
     let last = i64::from(length) - 1;
     if last <= 0 {
@@ -73,7 +73,7 @@ fn mirrored_about_pixels(place: i64, length: u32) -> u32 {
     u32::try_from(folded.min(2 * last - folded)).unwrap_or(0)
 }
 
-/// `.. 1 0 0 1 .. n-1 n-1 n-2 ..`
+/// Mirrors an index about edges: `.. 1 0 0 1 .. n-1 n-1 n-2 ..`
 fn mirrored_about_edges(place: i64, length: usize) -> usize {
     let period = 2 * i64::try_from(length).unwrap_or(i64::MAX >> 1).max(1);
     let folded = place.rem_euclid(period);
@@ -81,7 +81,7 @@ fn mirrored_about_edges(place: i64, length: usize) -> usize {
 }
 
 impl Samples {
-    /// A Gaussian blur, column by column and then row by row; the edge is mirrored.
+    /// Applies a Gaussian blur, column by column and then row by row; the edge is mirrored.
     fn blurred(&self, deviation: f64) -> Self {
         let weights = gaussian(deviation);
         let reach = index(weights.len() >> 1);
@@ -112,7 +112,7 @@ impl Samples {
         }
     }
 
-    /// The median of each channel.
+    /// Returns the median of each channel.
     fn median(&self) -> [f32; CHANNELS] {
         [0, 1, 2].map(|channel| {
             let mut values: Vec<f32> = self.values.iter().copied().skip(channel).step_by(CHANNELS).collect();
@@ -141,7 +141,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// `sums += weight * row`, the ends of the row being mirrored.
+    /// Adds a weighted row, `sums += weight * row`, with the ends of the row mirrored.
     fn add_to(&self, sums: &mut [f64], weight: f64) {
         let num_pixels = self.row.len().div_euclid(CHANNELS);
         let shift = usize::try_from(self.shift.unsigned_abs()).unwrap_or(usize::MAX).min(num_pixels);
@@ -160,7 +160,7 @@ impl Source<'_> {
     }
 }
 
-/// The weighted sum of rows.
+/// Computes the weighted sum of rows.
 fn sum_into<'a>(row: &mut [f32], sources: impl Iterator<Item = (Source<'a>, f64)>) {
     let mut sums = vec![0_f64; row.len()];
     for (source, weight) in sources {
@@ -171,7 +171,7 @@ fn sum_into<'a>(row: &mut [f32], sources: impl Iterator<Item = (Source<'a>, f64)
     }
 }
 
-/// Weights of a Gaussian blur, an odd number, summing to 1.
+/// Returns the weights of a Gaussian blur, an odd number, summing to 1.
 fn gaussian(deviation: f64) -> Vec<f64> {
     #[expect(clippy::cast_possible_truncation, reason = "a blur is far smaller than a picture")]
     let reach = (BLUR_DEVIATIONS * deviation + 0.5) as i64;

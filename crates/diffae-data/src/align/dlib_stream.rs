@@ -1,4 +1,4 @@
-//! The numbers of a file that dlib wrote, read from memory.
+//! Decoding of dlib's number format from memory.
 //!
 //! dlib's serialization has no names and no types; a reader must know what comes next. What occurs in landmark models:
 //!
@@ -13,16 +13,17 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// An integer takes a control byte and at least one more.
-pub(super) const LEAST_INTEGER_BYTES: usize = 2;
-/// A float takes two integers.
-pub(super) const LEAST_FLOAT_BYTES: usize = 2 * LEAST_INTEGER_BYTES;
-/// Set in the control byte of a negative integer.
+/// Minimum bytes of an integer: a control byte and at least one more.
+pub(super) const MIN_INTEGER_BYTES: usize = 2;
+/// Minimum bytes of a float: two integers.
+pub(super) const MIN_FLOAT_BYTES: usize = 2 * MIN_INTEGER_BYTES;
+/// Sign bit in the control byte of an integer.
 const NEGATIVE: u8 = 0x80;
-/// Exponents of finite floats are far from it; dlib marks infinities and NaN by exponents from 32000 on.
+/// Maximum exponent of a float. Exponents of finite floats are far below it; dlib marks infinities and NaN by exponents
+/// from 32000 on.
 const LARGEST_EXPONENT: i64 = 1000;
 
-/// A place in a file.
+/// A read position in a file.
 #[derive(Debug)]
 pub(super) struct DlibStream<'a> {
     bytes: &'a [u8],
@@ -31,12 +32,12 @@ pub(super) struct DlibStream<'a> {
 }
 
 impl<'a> DlibStream<'a> {
-    /// Starts at the first byte; `path` is for messages.
+    /// Starts at the first byte; messages name the file `path`.
     pub(super) fn new(bytes: &'a [u8], path: &'a Path) -> Self {
         Self { bytes, position: 0, path }
     }
 
-    /// An error at the place that was reached.
+    /// Creates an error at the current position.
     pub(super) fn problem(&self, problem: impl Into<String>) -> Error {
         Error::LandmarkModel { path: self.path.to_owned(), offset: self.position, problem: problem.into() }
     }
@@ -63,8 +64,8 @@ impl<'a> DlibStream<'a> {
         usize::try_from(value).ok().ok_or_else(|| self.problem(format!("got {value}, expected a number from 0 on")))
     }
 
-    /// Reads the length of a vector whose elements take at least `least_bytes` each; one that the rest of the file could not
-    /// hold is refused, so that memory is never asked for in vain.
+    /// Reads the length of a vector whose elements take at least `least_bytes` each; a length that exceeds the rest of
+    /// the file is refused before memory is allocated.
     pub(super) fn length(&mut self, least_bytes: usize) -> Result<usize> {
         let length = self.index()?;
         self.check_room(length, least_bytes)?;
@@ -90,21 +91,21 @@ impl<'a> DlibStream<'a> {
         Ok(values)
     }
 
-    /// Reads a matrix of one column, appends its values, and says how many there were.
+    /// Reads a matrix of one column, appends its values, and returns their number.
     pub(super) fn append_column(&mut self, values: &mut Vec<f32>) -> Result<usize> {
         let (rows, columns) = (self.integer()?.unsigned_abs(), self.integer()?.unsigned_abs());
         let length = usize::try_from(rows).ok().filter(|_| columns == 1);
         let Some(length) = length else {
             return Err(self.problem(format!("got a matrix of {rows}x{columns}, expected one column")));
         };
-        self.check_room(length, LEAST_FLOAT_BYTES)?;
+        self.check_room(length, MIN_FLOAT_BYTES)?;
         for _ in 0..length {
             values.push(self.float()?);
         }
         Ok(length)
     }
 
-    /// Checks that nothing is left.
+    /// Fails if bytes are left.
     pub(super) fn finish(&self) -> Result<()> {
         match self.rest() {
             0 => Ok(()),

@@ -1,12 +1,12 @@
-//! Where a face is.
+//! Boxes around faces.
 
 use image::RgbImage;
 
 use crate::error::{Error, Result};
 
-/// Sides and places of boxes, in pixels, stay below.
-const MOST_PIXELS: u32 = 1 << 16;
-/// The part of the shorter side that a face takes in a picture that shows head and shoulders.
+/// Maximum size and position of a box, in pixels.
+const MAX_PIXELS: u32 = 1 << 16;
+/// Side of a face relative to the shorter side of a picture that shows head and shoulders.
 const PART_OF_PORTRAIT: f64 = 0.6;
 
 /// A box around a face, from the brows to the chin and from ear to ear, as dlib's frontal detector draws it. It may reach
@@ -20,16 +20,16 @@ pub struct FaceBox {
 }
 
 impl FaceBox {
-    /// A box by its first column, first row, and its size, in pixels.
+    /// Creates a box from its first column, first row, and size, in pixels.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] if a side is under 2 pixels, or a number beyond 65536.
     pub fn new(left: i32, top: i32, width: u32, height: u32) -> Result<Self> {
-        let sides = 2..=MOST_PIXELS;
+        let sides = 2..=MAX_PIXELS;
         let is_usable = sides.contains(&width)
             && sides.contains(&height)
-            && left.unsigned_abs() <= MOST_PIXELS
-            && top.unsigned_abs() <= MOST_PIXELS;
+            && left.unsigned_abs() <= MAX_PIXELS
+            && top.unsigned_abs() <= MAX_PIXELS;
         if !is_usable {
             let got = format!("{left},{top},{width},{height}");
             return Err(Error::OutOfRange { what: "the box of a face", got, expected: "sides from 2 to 65536 pixels" });
@@ -37,7 +37,7 @@ impl FaceBox {
         Ok(Self { left, top, width, height })
     }
 
-    /// The box of a face that fills the middle of a picture: the central square of 0.6 of the shorter side.
+    /// Returns the box of a face that fills the middle of a picture: the central square of 0.6 of the shorter side.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] if the picture is smaller than 4 pixels.
@@ -49,13 +49,14 @@ impl FaceBox {
         Self::new(first(width), first(height), side, side)
     }
 
-    /// First column, first row, width, height.
+    /// Returns first column, first row, width and height.
     #[must_use]
     pub fn numbers(self) -> [i64; 4] {
         [self.left.into(), self.top.into(), self.width.into(), self.height.into()]
     }
 
-    /// The box is the unit square, the middles of its corner pixels being the corners: the nearest pixel to a place in it.
+    /// Returns the nearest pixel to a point in box coordinates, where the box is the unit square between the middles of
+    /// its corner pixels.
     pub(super) fn pixel_of(self, [x, y]: [f32; 2]) -> [f64; 2] {
         let along = |first: i32, length: u32, t: f32| f64::from(first) + f64::from(length - 1) * f64::from(t);
         [along(self.left, self.width, x), along(self.top, self.height, y)].map(|place| (place + 0.5).floor())

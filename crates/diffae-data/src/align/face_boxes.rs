@@ -7,13 +7,13 @@ use std::path::Path;
 use super::face_box::FaceBox;
 use crate::error::{Error, Result};
 
-/// A box for each photograph.
+/// A map from photographs to boxes.
 #[derive(Debug, Clone, Default)]
 pub struct FaceBoxes(BTreeMap<String, FaceBox>);
 
 impl FaceBoxes {
-    /// Reads a CSV file of lines `NAME,LEFT,TOP,WIDTH,HEIGHT`, in whole pixels. A first line whose numbers are none is a
-    /// header. Names are those of the files, with or without their ending.
+    /// Reads a CSV file of lines `NAME,LEFT,TOP,WIDTH,HEIGHT`, in whole pixels. A first line without numbers is a
+    /// header. Names are file names, with or without their ending.
     ///
     /// # Errors
     /// [`Error::FaceBoxes`] if the file cannot be read, a line does not fit, or a name stands twice.
@@ -39,14 +39,14 @@ impl FaceBoxes {
         Ok(Self(boxes))
     }
 
-    /// The box of a photograph, by its name with or without the ending.
+    /// Returns the box of a photograph, by its name with or without the ending.
     #[must_use]
     pub fn of(&self, name: &str) -> Option<FaceBox> {
         self.0.get(&stem(name)).copied()
     }
 }
 
-/// A name without folders and ending.
+/// Returns a name without folders and ending.
 fn stem(name: &str) -> String {
     let path = Path::new(name);
     let is_picture = path.extension().is_some_and(|ending| image::ImageFormat::from_extension(ending).is_some());

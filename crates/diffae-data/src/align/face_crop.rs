@@ -1,4 +1,4 @@
-//! The square that a face is cut out by: from landmarks to corners, from corners to a picture.
+//! The crop square of a face: from landmarks to corners, from corners to a picture.
 
 use image::{RgbImage, imageops};
 
@@ -6,7 +6,7 @@ use super::border::{Room, with_border};
 use super::resampling::{resized, sampled};
 use crate::error::{Error, Result};
 
-/// Landmarks in the scheme of iBUG 300-W.
+/// Number of landmarks in the scheme of iBUG 300-W.
 const NUM_LANDMARKS: usize = 68;
 const LEFT_EYE: std::ops::Range<usize> = 36..42;
 const RIGHT_EYE: std::ops::Range<usize> = 42..48;
@@ -14,21 +14,22 @@ const MOUTH_CORNERS: [usize; 2] = [48, 54];
 /// Half the side of the square, over the distance between the eyes, and over that from the eyes to the mouth.
 const HALF_SIDE_BY_EYES: f64 = 2.;
 const HALF_SIDE_BY_MOUTH: f64 = 1.8;
-/// The center of the square, on the way from the eyes to the mouth.
+/// Offset of the square's center from the eyes, as a share of the distance from the eyes to the mouth.
 const CENTER_TO_MOUTH: f64 = 0.1;
-/// What is kept around the square, so that its edge is interpolated, by its side and in pixels.
+/// Border that is kept around the square for interpolation at its edge, as a share of its side; the minimum is in
+/// pixels.
 const BORDER_BY_SIDE: f64 = 0.1;
-const LEAST_BORDER: i64 = 3;
-/// The square may come this near to the end of the border before the picture is continued, in pixels.
+const MIN_BORDER: i64 = 3;
+/// Minimum distance between the square and the end of the border, in pixels; below it the picture is continued.
 const BORDER_SLACK: i64 = 4;
-/// How far the picture is continued at least, by the side of the square.
+/// Minimum continuation of the picture, as a share of the side of the square.
 const ROOM_BY_SIDE: f64 = 0.3;
 /// Samples of the square for each pixel of the result, along a side.
 const OVERSAMPLING: u32 = 4;
-/// Largest side of a result.
-const MOST_SIZE: u32 = 2048;
-/// A square with a larger side, or farther from the picture, is no face in it.
-const MOST_COORDINATE: f64 = 1e6;
+/// Maximum side of a result, in pixels.
+const MAX_SIZE: u32 = 2048;
+/// Maximum coordinate of a corner, in pixels; a square beyond it is no face of the picture.
+const MAX_COORDINATE: f64 = 1e6;
 
 /// The oriented square around a face, as the pictures of CelebA-HQ and FFHQ were cropped.
 ///
@@ -49,7 +50,7 @@ pub struct FaceCrop {
 }
 
 impl FaceCrop {
-    /// The square of 68 landmarks, x and y in pixels.
+    /// Computes the crop square from 68 landmarks, x and y in pixels.
     ///
     /// # Errors
     /// [`Error::Landmarks`] if there are not 68, or they are not those of a face: all in one place, not finite, far away.
@@ -71,20 +72,21 @@ impl FaceCrop {
         let center = [eyes[0] + CENTER_TO_MOUTH * down[0], eyes[1] + CENTER_TO_MOUTH * down[1]];
         let corner = |along: f64, below: f64| [0, 1].map(|axis| center[axis] + along * x[axis] + below * y[axis]);
         let corners = [corner(-1., -1.), corner(-1., 1.), corner(1., 1.), corner(1., -1.)];
-        if !corners.as_flattened().iter().all(|value| value.abs() <= MOST_COORDINATE) || half_side < 1. {
+        if !corners.as_flattened().iter().all(|value| value.abs() <= MAX_COORDINATE) || half_side < 1. {
             let problem = "eyes and mouth are in one place or far away, expected a face".to_owned();
             return Err(Error::Landmarks { problem });
         }
         Ok(Self { corners })
     }
 
-    /// Upper left, lower left, lower right, upper right, as the face sees it; x and y in pixels.
+    /// Returns the upper left, lower left, lower right and upper right corners, in the orientation of the face; x and y
+    /// in pixels.
     #[must_use]
     pub fn corners(&self) -> [[f64; 2]; 4] {
         self.corners
     }
 
-    /// Length of a side, in pixels.
+    /// Returns the length of a side, in pixels.
     #[must_use]
     pub fn side(&self) -> f64 {
         length([self.corners[3][0] - self.corners[0][0], self.corners[3][1] - self.corners[0][1]])
@@ -97,20 +99,20 @@ impl FaceCrop {
     /// # Errors
     /// [`Error::OutOfRange`] if `size` is not in 1..=2048, or the square has no pixel in the picture.
     pub fn cut(&self, picture: &RgbImage, size: u32) -> Result<RgbImage> {
-        if !(1..=MOST_SIZE).contains(&size) {
+        if !(1..=MAX_SIZE).contains(&size) {
             let expected = "1 to 2048 pixels";
             return Err(Error::OutOfRange { what: "the size of an aligned face", got: size.to_string(), expected });
         }
         let (smaller, crop) = self.shrunk(picture, size)?;
         let picture = smaller.as_ref().unwrap_or(picture);
-        let border = rounded(crop.side() * BORDER_BY_SIDE).max(LEAST_BORDER);
+        let border = rounded(crop.side() * BORDER_BY_SIDE).max(MIN_BORDER);
         let (near, crop) = crop.surroundings(picture, border)?;
         let (near, crop) = crop.continued(near, border);
         let samples = sampled(&near, crop.corners, size * OVERSAMPLING);
         resized(&samples, size, size)
     }
 
-    /// Makes a picture that is far larger than needed smaller, by a whole number.
+    /// Shrinks a picture that is far larger than needed, by a whole factor.
     fn shrunk(self, picture: &RgbImage, size: u32) -> Result<(Option<RgbImage>, Self)> {
         let times = (self.side() / f64::from(size) * 0.5).floor();
         if times <= 1. {
@@ -121,7 +123,7 @@ impl FaceCrop {
         Ok((Some(smaller), self.map(|[x, y]| [x / times, y / times])))
     }
 
-    /// The part of the picture that is needed.
+    /// Cuts out the part of the picture around the square.
     fn surroundings(self, picture: &RgbImage, border: i64) -> Result<(RgbImage, Self)> {
         let (width, height) = (i64::from(picture.width()), i64::from(picture.height()));
         let [left, top, right, bottom] = self.bounds();
@@ -151,7 +153,7 @@ impl FaceCrop {
         (continued, self.moved(i64::from(left), i64::from(top)))
     }
 
-    /// The least box of whole pixels around it: left, top, right, bottom.
+    /// Returns the smallest box of whole pixels around the square: left, top, right, bottom.
     fn bounds(&self) -> [i64; 4] {
         let [x, y] = [0, 1].map(|axis| self.corners.map(|corner| corner[axis]));
         let least = |values: [f64; 4]| whole(values.into_iter().fold(f64::INFINITY, f64::min).floor());
@@ -176,7 +178,7 @@ fn length([x, y]: [f64; 2]) -> f64 {
     x.hypot(y)
 }
 
-/// The nearest whole number, ties to even.
+/// Rounds to the nearest whole number, ties to even.
 fn rounded(value: f64) -> i64 {
     whole(value.round_ties_even())
 }
@@ -196,11 +198,12 @@ mod tests {
     use super::*;
     use crate::align::fixtures::{json, photograph, picture};
 
-    /// Corners follow from a few sums in f64.
+    /// Tolerance of corners, which follow from a few sums in f64.
     const CORNER_TOLERANCE: f64 = 1e-9;
-    /// Bytes; filters round at other places than Pillow and `SciPy`, most where an overshoot is cut off between two passes.
+    /// Tolerances of pixels, in bytes: rounding differs from Pillow and `SciPy`, most where an overshoot is clamped
+    /// between two passes.
     const MEAN_TOLERANCE: f64 = 0.5;
-    const MOST_TOLERANCE: u8 = 6;
+    const MAX_TOLERANCE: u8 = 6;
 
     #[test]
     fn corners_are_those_of_the_recipe() {
@@ -224,7 +227,7 @@ mod tests {
             let differences = || aligned.as_raw().iter().zip(expected.as_raw()).map(|(&a, &b)| a.abs_diff(b));
             let mean = differences().map(f64::from).sum::<f64>() / aligned.as_raw().len() as f64;
             let most = differences().max().unwrap();
-            assert!(mean <= MEAN_TOLERANCE && most <= MOST_TOLERANCE, "{}: mean {mean}, most {most}", case.name);
+            assert!(mean <= MEAN_TOLERANCE && most <= MAX_TOLERANCE, "{}: mean {mean}, most {most}", case.name);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Pictures of other sizes and from other directions.
+//! Resizing of pictures, and sampling of rotated squares.
 
 use std::path::Path;
 
@@ -44,7 +44,7 @@ pub(super) fn sampled(picture: &RgbImage, corners: [[f64; 2]; 4], size: u32) -> 
     samples
 }
 
-/// The color at a place, in pixel indices; the outer half of the edge pixels has their color.
+/// Interpolates the color at a place, in pixel indices; the outer half of the edge pixels has their color.
 fn bilinear(picture: &RgbImage, [x, y]: [f64; 2]) -> [u8; CHANNELS] {
     let (width, height) = (f64::from(picture.width()), f64::from(picture.height()));
     let inside = x >= -0.5 && x < width - 0.5 && y >= -0.5 && y < height - 0.5;

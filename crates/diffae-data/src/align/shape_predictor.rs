@@ -5,14 +5,14 @@ use std::path::Path;
 
 use image::RgbImage;
 
-use super::dlib_stream::{DlibStream, LEAST_FLOAT_BYTES, LEAST_INTEGER_BYTES};
+use super::dlib_stream::{DlibStream, MIN_FLOAT_BYTES, MIN_INTEGER_BYTES};
 use super::face_box::FaceBox;
 use crate::error::{Error, Result};
 
-/// The version of dlib's format.
+/// Supported version of dlib's format.
 const VERSION: i64 = 1;
-/// Larger files are not read. dlib's model of 68 points has 95 MiB.
-const MOST_BYTES: u64 = 1 << 30;
+/// Maximum size of a file. dlib's model of 68 points has 95 MiB.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// A model that finds the landmarks of a face.
 ///
@@ -26,7 +26,7 @@ const MOST_BYTES: u64 = 1 << 30;
 /// rounding are those of dlib 19 and 20.
 #[derive(Debug)]
 pub struct ShapePredictor {
-    /// x and y of each point, the face box being the unit square.
+    /// Mean position of each point, x and y, with the face box as the unit square.
     mean_shape: Vec<[f32; 2]>,
     cascades: Vec<Cascade>,
 }
@@ -37,7 +37,7 @@ struct Cascade {
     trees: Vec<Tree>,
 }
 
-/// A pixel that is looked at, relative to a point of the shape.
+/// A pixel to sample, relative to a point of the shape.
 #[derive(Debug)]
 struct Probe {
     anchor: usize,
@@ -48,11 +48,11 @@ struct Probe {
 #[derive(Debug)]
 struct Tree {
     splits: Vec<Split>,
-    /// `[num_leaves, num_points, 2]`
+    /// Shifts of the points at each leaf, `[num_leaves, num_points, 2]`.
     leaves: Vec<f32>,
 }
 
-/// Goes to the first child if `pixel[first] - pixel[second] > threshold`.
+/// A split of a tree: takes the first child if `pixel[first] - pixel[second] > threshold`.
 #[derive(Debug)]
 struct Split {
     first: usize,
@@ -68,14 +68,14 @@ impl ShapePredictor {
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |source| Error::Io { path: path.to_owned(), source };
         let num_bytes = fs::metadata(path).map_err(failed)?.len();
-        if num_bytes > MOST_BYTES {
-            let problem = format!("the file has {num_bytes} bytes, expected {MOST_BYTES} at most");
+        if num_bytes > MAX_BYTES {
+            let problem = format!("the file has {num_bytes} bytes, expected {MAX_BYTES} at most");
             return Err(Error::LandmarkModel { path: path.to_owned(), offset: 0, problem });
         }
         Self::from_bytes(&fs::read(path).map_err(failed)?, path)
     }
 
-    /// The same from memory, `path` being the name in messages.
+    /// Reads a model from memory, with `path` as its name in messages.
     ///
     /// # Errors
     /// [`Error::LandmarkModel`] if it is damaged or something else.
@@ -90,14 +90,14 @@ impl ShapePredictor {
             return Err(stream.problem(format!("a shape of {} coordinates, expected pairs", shape.len())));
         }
         let mean_shape: Vec<[f32; 2]> = shape.chunks_exact(2).map(|point| [point[0], point[1]]).collect();
-        let forests = read_vector(&mut stream, LEAST_INTEGER_BYTES, |stream| {
-            read_vector(stream, 2 * LEAST_INTEGER_BYTES, |stream| Tree::read(stream, shape.len()))
+        let forests = read_vector(&mut stream, MIN_INTEGER_BYTES, |stream| {
+            read_vector(stream, 2 * MIN_INTEGER_BYTES, |stream| Tree::read(stream, shape.len()))
         })?;
-        let anchors = read_vector(&mut stream, LEAST_INTEGER_BYTES, |stream| {
-            read_vector(stream, LEAST_INTEGER_BYTES, DlibStream::index)
+        let anchors = read_vector(&mut stream, MIN_INTEGER_BYTES, |stream| {
+            read_vector(stream, MIN_INTEGER_BYTES, DlibStream::index)
         })?;
-        let deltas = read_vector(&mut stream, LEAST_INTEGER_BYTES, |stream| {
-            read_vector(stream, 2 * LEAST_FLOAT_BYTES, |stream| Ok([stream.float()?, stream.float()?]))
+        let deltas = read_vector(&mut stream, MIN_INTEGER_BYTES, |stream| {
+            read_vector(stream, 2 * MIN_FLOAT_BYTES, |stream| Ok([stream.float()?, stream.float()?]))
         })?;
         stream.finish()?;
         if forests.len() != anchors.len() || forests.len() != deltas.len() {
@@ -114,13 +114,14 @@ impl ShapePredictor {
         }
     }
 
-    /// How many landmarks it finds.
+    /// Returns the number of landmarks.
     #[must_use]
     pub fn num_points(&self) -> usize {
         self.mean_shape.len()
     }
 
-    /// The landmarks of the face in a box: x and y in pixels, rounded as dlib rounds them; points beyond the picture occur.
+    /// Finds the landmarks of the face in a box: x and y in pixels, rounded as dlib rounds them; points beyond the
+    /// picture occur.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] if no part of the box is in the picture.
@@ -173,10 +174,10 @@ impl Cascade {
 
 impl Tree {
     fn read(stream: &mut DlibStream<'_>, leaf_length: usize) -> Result<Self> {
-        let splits = read_vector(stream, 2 * LEAST_INTEGER_BYTES + LEAST_FLOAT_BYTES, |stream| {
+        let splits = read_vector(stream, 2 * MIN_INTEGER_BYTES + MIN_FLOAT_BYTES, |stream| {
             Ok(Split { first: stream.index()?, second: stream.index()?, threshold: stream.float()? })
         })?;
-        let num_leaves = stream.length(2 * LEAST_INTEGER_BYTES)?;
+        let num_leaves = stream.length(2 * MIN_INTEGER_BYTES)?;
         if num_leaves != splits.len() + 1 {
             return Err(stream.problem(format!("a tree has {} splits and {num_leaves} leaves", splits.len())));
         }
@@ -190,7 +191,7 @@ impl Tree {
         Ok(Self { splits, leaves })
     }
 
-    /// What the leaf that `pixels` lead to adds to each point.
+    /// Returns the shift of each point at the leaf that `pixels` lead to.
     fn correction(&self, pixels: &[f32], num_points: usize) -> impl Iterator<Item = [f32; 2]> + '_ {
         let mut node = 0;
         while let Some(split) = self.splits.get(node) {
@@ -202,7 +203,7 @@ impl Tree {
     }
 }
 
-/// Reads a vector by its elements.
+/// Reads a vector element by element.
 fn read_vector<'a, T>(
     stream: &mut DlibStream<'a>,
     least_bytes: usize,
@@ -216,7 +217,7 @@ fn read_vector<'a, T>(
     Ok(elements)
 }
 
-/// Cosine and sine, times the scale, of the similarity that takes one shape nearest to another, without its shift.
+/// Fits the similarity that takes one shape nearest to another, without its shift: cosine and sine, times the scale.
 ///
 /// With both shapes moved to their means, as complex numbers: `sum(conj(from) * to) / sum(|from|^2)`, Umeyama 1991 in the
 /// plane.
@@ -240,7 +241,7 @@ fn similarity(from: &[[f32; 2]], to: &[[f32; 2]]) -> [f32; 2] {
     turn
 }
 
-/// The mean of red, green and blue, rounded down; 0 beyond the picture.
+/// Returns the mean of red, green and blue, rounded down; 0 beyond the picture.
 fn intensity_at(picture: &RgbImage, [x, y]: [f64; 2]) -> f32 {
     let inside = x >= 0. && y >= 0. && x < f64::from(picture.width()) && y < f64::from(picture.height());
     if !inside {

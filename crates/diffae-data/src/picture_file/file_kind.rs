@@ -1,4 +1,4 @@
-//! Tells by its first bytes what a file is: a picture, or what else.
+//! Detection of picture formats, and of other files, by their first bytes.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use image::ImageFormat;
 
 use super::Problem;
 
-/// Endings of formats that are not read, and their names.
+/// Endings of unsupported formats, with their names.
 const UNREAD_ENDINGS: [(&str, &str); 37] = [
     ("avif", "AVIF"),
     ("avifs", "AVIF"),
@@ -47,7 +47,7 @@ const UNREAD_ENDINGS: [(&str, &str); 37] = [
     ("raw", "camera raw"),
 ];
 
-/// Beginnings of pictures that are not read.
+/// Magic bytes of unsupported picture formats.
 const UNREAD_PICTURES: [(&[u8], &str); 19] = [
     (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
     (b"\xff\x0a", "a JPEG XL picture"),
@@ -70,7 +70,7 @@ const UNREAD_PICTURES: [(&[u8], &str); 19] = [
     (b"%!PS", "a PostScript file"),
 ];
 
-/// Beginnings of files that are no pictures.
+/// Magic bytes of files that are no pictures.
 const OTHER_FILES: [(&[u8], &str); 10] = [
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1f\x8b", "a gzip archive"),
@@ -84,23 +84,23 @@ const OTHER_FILES: [(&[u8], &str); 10] = [
     (b"version https://git-lfs", "a pointer of Git LFS; get the picture with `git lfs pull`"),
 ];
 
-/// What to do with a picture of a format that is not read.
+/// Advice for a picture of an unsupported format.
 const CONVERT: &str = "save it as PNG or JPEG";
 
-/// The name of a format that is not read, by the ending of a file's name.
+/// Returns the name of an unsupported format, by the ending of a file's name.
 pub(crate) fn unread_format(path: &Path) -> Option<&'static str> {
     let ending = path.extension()?.to_str()?.to_ascii_lowercase();
     UNREAD_ENDINGS.iter().find(|(known, _)| *known == ending).map(|&(_, name)| name)
 }
 
-/// Whether a file without an ending begins like a picture: by beginnings that text cannot have.
+/// Returns whether a file without an ending begins like a picture: by magic bytes that text cannot have.
 pub(crate) fn begins_like_a_picture(bytes: &[u8]) -> bool {
     let format = image::guess_format(bytes).ok();
     let certain = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Gif, ImageFormat::WebP, ImageFormat::Tiff];
     format.is_some_and(|format| certain.contains(&format))
 }
 
-/// The format of a picture file, or what it is instead.
+/// Detects the format of a picture file, or describes what it is instead.
 pub(super) fn format(bytes: &[u8], path: &Path) -> Result<ImageFormat, Problem> {
     if bytes.is_empty() {
         return Err(Problem::Unread("it is empty".to_owned()));
@@ -122,7 +122,7 @@ pub(super) fn format(bytes: &[u8], path: &Path) -> Result<ImageFormat, Problem> 
     }
 }
 
-/// A format that only the name tells, or what the file is instead of a picture.
+/// Detects a format that only the name reveals, or describes what the file is instead of a picture.
 fn instead(bytes: &[u8], path: &Path) -> Result<ImageFormat, Problem> {
     if let Some(kind) = unread_picture(bytes) {
         return Err(Problem::Unread(format!("it is {kind}, which is not read; {CONVERT}")));
@@ -167,7 +167,7 @@ fn other_file(bytes: &[u8]) -> Option<&'static str> {
     beginning(bytes, &OTHER_FILES).or(page)
 }
 
-/// The start of a text that begins with a tag, in small letters.
+/// Returns the start of a text that begins with a tag, in lower case.
 fn markup(bytes: &[u8]) -> Option<String> {
     let start = String::from_utf8_lossy(bytes.get(..1024).unwrap_or(bytes)).to_ascii_lowercase();
     let start = start.trim_start_matches('\u{feff}').trim_start();

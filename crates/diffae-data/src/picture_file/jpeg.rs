@@ -1,11 +1,11 @@
-//! Proves that a JPEG holds all of the picture that its header announces: decoders fill with gray what is missing.
+//! Completeness check of JPEGs: decoders fill with gray the parts that are missing.
 
 use super::jpeg_scan::{Component, Flaw, Frame, Scan, Tables, read_scan};
 
-/// Markers that have no segment after them.
+/// Markers without a segment.
 const STANDALONE: [u8; 10] = [0x01, 0xD0, 0xD1, 0xD2, 0xD3, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8];
 
-/// What is missing of a JPEG, in words; nothing of one that is whole, or of a kind that the decoder itself refuses.
+/// Describes the missing part of a JPEG; `None` if it is whole, or of a kind that the decoder itself refuses.
 ///
 /// Every scan is read to its last block, and the file to the end of its first picture: what follows, such as the other
 /// pictures of a multi-picture file, does not matter.
@@ -20,7 +20,7 @@ pub(super) fn missing(bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// Why a walk ends before the end of the picture.
+/// A reason for a walk to end before the end of the picture.
 enum Stop {
     /// The file ends.
     Cut,
@@ -30,7 +30,7 @@ enum Stop {
     Segment,
     /// No scan holds a component.
     Component,
-    /// Not checked here.
+    /// A kind of file that is not checked here.
     OfAnotherKind,
 }
 
@@ -68,7 +68,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Goes behind the next marker: a byte that follows 0xFF and is neither another one nor zero.
+    /// Advances past the next marker: a byte that follows 0xFF and is neither another one nor zero.
     fn next_marker(&mut self) -> Result<u8, Stop> {
         loop {
             let rest = self.bytes.get(self.at..).ok_or(Stop::Cut)?;
@@ -85,7 +85,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Goes behind the segment of a marker.
+    /// Advances past the segment of a marker.
     fn segment(&mut self) -> Result<&'a [u8], Stop> {
         let rest = self.bytes.get(self.at..).ok_or(Stop::Cut)?;
         let &[high, low, ..] = rest else { return Err(Stop::Cut) };
@@ -146,7 +146,7 @@ impl<'a> Walk<'a> {
 mod tests {
     use super::*;
 
-    /// Files of Pillow 13: 40 by 30 pixels, by name.
+    /// Reads files of Pillow 13: 40 by 30 pixels, by name.
     fn files() -> Vec<(String, Vec<u8>)> {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/faults/jpeg");
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -1,25 +1,25 @@
-//! Reads the entropy-coded data of a JPEG scan to its last block, without making pixels of it.
+//! Parsing of the entropy-coded data of a JPEG scan to its last block, without reconstructing pixels.
 //!
 //! # Source
 //! ITU-T T.81, annexes F (sequential) and G (progressive).
 
-/// Bits of a code that are looked up at once.
+/// Number of bits of a code in the lookup table.
 const LOOKUP_BITS: u32 = 9;
 
-/// What is wrong with a scan.
+/// A defect of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flaw {
-    /// The file ends within it.
+    /// The file ends within the scan.
     EndOfFile,
     /// A marker comes before all blocks are there.
     Missing,
     /// A code that does not exist, or more coefficients than a block has.
     Invalid,
-    /// It uses a Huffman table that the file does not define.
+    /// The scan uses a Huffman table that the file does not define.
     NoTable,
 }
 
-/// A frame header, and what is known of each component's blocks.
+/// A frame header, with the state of each component's blocks.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) progressive: bool,
@@ -34,22 +34,22 @@ pub(super) struct Component {
     id: u8,
     horizontal: usize,
     vertical: usize,
-    /// Blocks a row of the interleaved picture has.
+    /// Number of blocks in a row of the interleaved picture.
     row_blocks: usize,
-    /// A bit a coefficient that is not zero, a number a block; of progressive frames only.
+    /// Nonzero coefficients, one bit each, one number per block; of progressive frames only.
     nonzero: Vec<u64>,
     seen: bool,
 }
 
 impl Component {
-    /// Whether a scan has held it.
+    /// Returns whether a scan has held the component.
     pub(super) fn is_there(&self) -> bool {
         self.seen
     }
 }
 
 impl Frame {
-    /// None for what the decoder does not read either, such as 12 bits.
+    /// Parses a frame header; `None` if the decoder does not read it either, such as 12 bits.
     pub(super) fn parse(segment: &[u8], marker: u8) -> Option<Self> {
         let &[8, height_high, height_low, width_high, width_low, count, ref rest @ ..] = segment else { return None };
         let height = usize::from(u16::from_be_bytes([height_high, height_low]));
@@ -87,17 +87,17 @@ impl Frame {
 /// A scan header.
 #[derive(Debug)]
 pub(super) struct Scan {
-    /// Place in the frame, DC table, AC table.
+    /// Components of the scan: index in the frame, DC table, AC table.
     components: Vec<(usize, usize, usize)>,
     first: u8,
     last: u8,
-    /// Whether bits are added to coefficients of an earlier scan.
+    /// True if the scan adds bits to coefficients of an earlier one.
     refines: bool,
     restart_interval: usize,
 }
 
 impl Scan {
-    /// None if it contradicts the frame.
+    /// Parses a scan header; `None` if it contradicts the frame.
     pub(super) fn parse(segment: &[u8], frame: &mut Frame, restart_interval: usize) -> Option<Self> {
         let (&count, rest) = segment.split_first()?;
         let count = usize::from(count);
@@ -116,7 +116,7 @@ impl Scan {
     }
 }
 
-/// The Huffman tables that are in force.
+/// The current Huffman tables.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     dc: [Option<Huffman>; 4],
@@ -124,7 +124,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Reads a segment of tables; none if it is malformed.
+    /// Reads a segment of tables; `None` if it is malformed.
     pub(super) fn add(&mut self, mut segment: &[u8]) -> Option<()> {
         while let Some((&kind, rest)) = segment.split_first() {
             let counts = rest.get(..16)?;
@@ -141,11 +141,11 @@ impl Tables {
 
 #[derive(Debug)]
 struct Huffman {
-    /// `length << 8 | value` by the first bits; zero where the code is longer.
+    /// Lookup table from the first bits of a code to `length << 8 | value`; zero where the code is longer.
     lookup: [u16; 1 << LOOKUP_BITS],
-    /// By length: one more than the last code, all codes as 16 bits from the left.
+    /// End of the codes of each length: one more than the last code, all codes as 16 bits from the left.
     ends: [u32; 17],
-    /// By length: what is added to a code to get the place of its value.
+    /// Offset for each length, which is added to a code to get the index of its value.
     offsets: [i32; 17],
     values: Vec<u8>,
 }
@@ -220,7 +220,7 @@ impl Bits<'_> {
         if is_marker { Flaw::Missing } else { Flaw::EndOfFile }
     }
 
-    /// The next 16 bits, zeros where there are fewer.
+    /// Returns the next 16 bits, zeros where there are fewer.
     #[inline]
     fn peek(&mut self) -> u32 {
         if self.count < 16 {
@@ -248,7 +248,7 @@ impl Bits<'_> {
         self.skip(count).map(|()| bits)
     }
 
-    /// The next symbol; the bits of a coefficient after it, as many as its lower half says, are skipped.
+    /// Reads the next symbol, and skips the bits of the coefficient after it, whose number is in its lower half.
     #[inline]
     fn symbol(&mut self, table: &Huffman) -> Result<u8, Flaw> {
         let bits = self.peek();
@@ -273,7 +273,7 @@ impl Bits<'_> {
         place.and_then(|place| table.values.get(place).copied()).ok_or(Flaw::Invalid)
     }
 
-    /// Goes behind a restart marker of the given number.
+    /// Advances past a restart marker of the given number.
     fn restart(&mut self, number: usize) -> Result<(), Flaw> {
         (self.buffer, self.count) = (0, 0);
         loop {
@@ -293,7 +293,7 @@ impl Bits<'_> {
     }
 }
 
-/// Reads all blocks of a scan: the bytes that they take, or what is wrong and the share of blocks before it.
+/// Reads all blocks of a scan: returns the number of bytes, or the defect and the share of blocks before it.
 pub(super) fn read_scan(scan: &Scan, frame: &mut Frame, tables: &Tables, data: &[u8]) -> Result<usize, (Flaw, f64)> {
     let mut bits = Bits { bytes: data, at: 0, buffer: 0, count: 0 };
     let (across, down) = units(scan, frame);
@@ -314,7 +314,8 @@ pub(super) fn read_scan(scan: &Scan, frame: &mut Frame, tables: &Tables, data: &
     Ok(bits.at)
 }
 
-/// How many units a scan has, across and down: blocks of its only component, or groups of blocks of all of them.
+/// Returns the number of units of a scan, across and down: blocks of its only component, or groups of blocks of all of
+/// them.
 fn units(scan: &Scan, frame: &Frame) -> (usize, usize) {
     let (most_h, most_v) = (frame.most_horizontal(), frame.most_vertical());
     if let &[(place, ..)] = scan.components.as_slice() {
@@ -332,7 +333,7 @@ struct Blocks<'a, 'b> {
     scan: &'a Scan,
     tables: &'a Tables,
     bits: &'a mut Bits<'b>,
-    /// Blocks that have no more coefficients in this band.
+    /// Number of blocks without further coefficients in this band.
     end_of_band: &'a mut u32,
 }
 

@@ -1,4 +1,4 @@
-//! TIFF files: what `image` does not read of them, which is floats, palettes, 2 and 4 bits, and gray with alpha.
+//! TIFF files of kinds that `image` does not read: floats, palettes, 2 and 4 bits, and gray with alpha.
 
 use std::io::Cursor;
 
@@ -10,20 +10,20 @@ use tiff::{ColorType, TiffError, TiffUnsupportedError};
 
 use super::tiff_pages::{Page, find_picture, refuse_volumes, with_gray_indices};
 use super::tiff_tiles::{is_planar_tiled, read_planar_tiles};
-use super::{MOST_DECODED_BYTES, MOST_PIXELS_PER_SIDE, Problem, jpeg};
+use super::{MAX_DECODED_BYTES, MAX_PIXELS_PER_SIDE, Problem, jpeg};
 
-/// Values this far beyond the range are taken for rounding.
+/// Tolerance of values beyond the range, for rounding.
 const ROUNDING: f32 = 1e-3;
 
 /// A TIFF in memory.
 pub(super) type TiffDecoder<'a> = Decoder<Cursor<&'a [u8]>>;
 
-/// A TIFF as far as it is read here.
+/// A TIFF, decoded if `image` does not read it.
 #[derive(Debug)]
 pub(super) struct TiffPicture {
-    /// The picture as it lies in the file, and its orientation in EXIF's numbers; none where `image` reads it.
+    /// The picture as stored in the file, and its orientation in EXIF's numbers; `None` if `image` reads it.
     pub(super) picture: Option<(DynamicImage, u8)>,
-    /// What of the file is not used, in words.
+    /// A description of the part of the file that is not used.
     pub(super) unused: Option<&'static str>,
 }
 
@@ -66,12 +66,12 @@ pub(super) fn read(bytes: &[u8]) -> Result<TiffPicture, Problem> {
 
 pub(super) fn open(bytes: &[u8]) -> Result<TiffDecoder<'_>, Problem> {
     let mut limits = Limits::default();
-    limits.decoding_buffer_size = usize::try_from(MOST_DECODED_BYTES).unwrap_or(usize::MAX);
+    limits.decoding_buffer_size = usize::try_from(MAX_DECODED_BYTES).unwrap_or(usize::MAX);
     limits.intermediate_buffer_size = limits.decoding_buffer_size;
     Ok(Decoder::new(Cursor::new(bytes)).map_err(in_words)?.with_limits(limits))
 }
 
-/// Says whether samples are floats; refuses integers without a scale.
+/// Returns whether samples are floats; refuses integers without a scale.
 fn is_float(decoder: &mut TiffDecoder<'_>, color: ColorType) -> Result<bool, Problem> {
     let formats = decoder.find_tag_unsigned_vec::<u16>(Tag::SampleFormat).map_err(in_words)?;
     let bits = color.bit_depth();
@@ -90,7 +90,7 @@ fn is_float(decoder: &mut TiffDecoder<'_>, color: ColorType) -> Result<bool, Pro
     }
 }
 
-/// Refuses compressions that are not read, and JPEGs that are not whole.
+/// Refuses unsupported compressions, and incomplete JPEGs.
 fn check_compression(decoder: &mut TiffDecoder<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(in_words)?;
     match compression.map_or(CompressionMethod::None, CompressionMethod::from_u16_exhaustive) {
@@ -107,7 +107,7 @@ fn check_compression(decoder: &mut TiffDecoder<'_>, bytes: &[u8]) -> Result<(), 
     }
 }
 
-/// Strips and tiles that are JPEGs have to be whole: their decoder fills with gray what is missing.
+/// Fails if strips or tiles are incomplete JPEGs: the decoder would fill the missing parts with gray.
 fn check_jpegs(decoder: &mut TiffDecoder<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let tables = decoder.find_tag(Tag::JPEGTables).map_err(in_words)?;
     let tables = tables.map(Value::into_u8_vec).transpose().map_err(in_words)?;
@@ -136,11 +136,11 @@ fn check_jpegs(decoder: &mut TiffDecoder<'_>, bytes: &[u8]) -> Result<(), Proble
     Ok(())
 }
 
-/// The samples of the first channels, those of a pixel side by side, and the bytes of a row.
+/// Decodes the samples of the first channels, interleaved, and returns them with the bytes of a row.
 fn decode(decoder: &mut TiffDecoder<'_>, channels: usize) -> Result<(DecodingResult, usize), Problem> {
     let (width, height) = decoder.dimensions().map_err(in_words)?;
     let layout = decoder.image_buffer_layout().map_err(in_words)?;
-    if width.max(height) > MOST_PIXELS_PER_SIDE || layout.complete_len as u64 > MOST_DECODED_BYTES {
+    if width.max(height) > MAX_PIXELS_PER_SIDE || layout.complete_len as u64 > MAX_DECODED_BYTES {
         return Err(Problem::Unread(format!("its {width}x{height} pixels take too much memory")));
     }
     let mut result = DecodingResult::U8(vec![]);
@@ -178,7 +178,7 @@ impl Planes {
     }
 }
 
-/// Samples without a palette as a picture of 16 bits.
+/// Converts samples without a palette to a picture of 16 bits.
 fn samples(decoder: &mut TiffDecoder<'_>, color: ColorType, page: &Page) -> Result<DynamicImage, Problem> {
     let (width, height) = decoder.dimensions().map_err(in_words)?;
     let channels = match (color, page.extra_samples.as_slice()) {
@@ -222,7 +222,7 @@ fn samples(decoder: &mut TiffDecoder<'_>, color: ColorType, page: &Page) -> Resu
     picture.ok_or_else(|| Problem::Damaged("its sizes contradict each other".to_owned()))
 }
 
-/// Colors as JPEGs hold them, in place.
+/// Converts a pixel from the colors of JPEGs to RGB, in place.
 ///
 /// # Source
 /// JFIF 1.02 (ITU-T T.871), section 7.
@@ -235,7 +235,7 @@ fn rgb_from_ycbcr(pixel: &mut [u8]) {
     pixel.copy_from_slice(&bytes);
 }
 
-/// Floats in `[0, 1]` as 16 bits.
+/// Converts floats in `[0, 1]` to 16 bits.
 fn words(samples: Vec<f32>) -> Result<Vec<u16>, Problem> {
     if samples.iter().any(|sample| !sample.is_finite()) {
         return Err(Problem::Unread("it holds values that are not finite numbers".to_owned()));
@@ -253,7 +253,7 @@ fn words(samples: Vec<f32>) -> Result<Vec<u16>, Problem> {
     Ok(samples.into_iter().map(word).collect())
 }
 
-/// Samples of less than a byte, rows of which begin with a byte.
+/// Unpacks samples of less than a byte, rows of which begin with a byte.
 fn unpacked(bytes: &[u8], bits: u8, (width, row_bytes): (usize, usize)) -> Vec<u16> {
     let bits = usize::from(bits);
     let sample = |row: &[u8], at: usize| {
@@ -264,7 +264,7 @@ fn unpacked(bytes: &[u8], bits: u8, (width, row_bytes): (usize, usize)) -> Vec<u
     bytes.chunks(row_bytes.max(1)).flat_map(|row| (0..width).map(move |at| sample(row, at))).collect()
 }
 
-/// The place of each pixel's color in the palette.
+/// Reads the palette index of each pixel.
 fn indices(decoder: &mut TiffDecoder<'_>) -> Result<Vec<u16>, Problem> {
     let bits = decoder.colortype().map_err(in_words)?.bit_depth();
     let (width, _) = decoder.dimensions().map_err(in_words)?;
@@ -278,8 +278,8 @@ fn indices(decoder: &mut TiffDecoder<'_>) -> Result<Vec<u16>, Problem> {
     }
 }
 
-/// Colors by their places. A palette has all its reds first, then greens, then blues, of 16 bits; some writers put 8 bits
-/// there.
+/// Looks up colors by their palette indices. A palette has all its reds first, then greens, then blues, of 16 bits;
+/// some writers put 8 bits there.
 fn colors_of(indices: Vec<u16>, palette: &[u16], (width, height): (u32, u32)) -> Result<DynamicImage, Problem> {
     let count = palette.len().checked_div(3).unwrap_or(0);
     let shift = if palette.iter().all(|&value| value < 256) { 0 } else { 8 };
@@ -293,7 +293,7 @@ fn colors_of(indices: Vec<u16>, palette: &[u16], (width, height): (u32, u32)) ->
     picture.ok_or_else(|| Problem::Damaged("its sizes contradict each other".to_owned()))
 }
 
-/// A decoder's error with a way out.
+/// Converts a decoder's error to a message with a remedy.
 pub(super) fn in_words(error: TiffError) -> Problem {
     match error {
         TiffError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
@@ -315,7 +315,7 @@ mod tests {
     use super::*;
     use std::path::{Path, PathBuf};
 
-    /// Files of tifffile 2026.3 and Pillow 13, 8 by 6 pixels.
+    /// Lists files of tifffile 2026.3 and Pillow 13, 8 by 6 pixels.
     fn files() -> Vec<(String, PathBuf)> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/faults/tiff");
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -330,7 +330,7 @@ mod tests {
         crate::picture_file::decode(&std::fs::read(path).unwrap(), path)
     }
 
-    /// What the files show, in `[0, 1]`.
+    /// Returns the color of a pixel in the files, in `[0, 1]`.
     fn expected(name: &str, (x, y): (u32, u32)) -> [f64; 3] {
         let place = x + 8 * y;
         if let Some(palette) = name.strip_prefix("palette-") {

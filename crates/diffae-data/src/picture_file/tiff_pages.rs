@@ -1,4 +1,4 @@
-//! Pages of a TIFF: which of them is the picture.
+//! Pages of a TIFF, and the choice of the one that is the picture.
 
 use std::collections::BTreeSet;
 
@@ -9,9 +9,9 @@ use tiff::tags::{IfdPointer, Tag};
 use super::Problem;
 use super::tiff_file::{TiffDecoder, in_words};
 
-/// The number of slices of a volume that is stored as one page.
+/// Tag of the number of slices of a volume that is stored as one page.
 const IMAGE_DEPTH: Tag = Tag::Unknown(32_997);
-/// What Adobe's raw files have and no others.
+/// Tag that only Adobe's raw files have.
 const DNG_VERSION: Tag = Tag::Unknown(50_706);
 /// Bits of `NewSubfileType`: a reduced copy, a mask, a map of depths.
 const ASIDE: u32 = 0b1101;
@@ -25,20 +25,20 @@ const MASK: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) number: usize,
-    /// Where its directory is.
+    /// Offset of the page's directory.
     pub(super) offset: u64,
-    /// Reds, greens and blues, if its samples are places in a palette.
+    /// Reds, greens and blues, if the samples are indices into a palette.
     pub(super) palette: Option<Vec<u16>>,
     /// Kinds of the samples beside the colors: 0 unspecified, 1 and 2 alpha.
     pub(super) extra_samples: Vec<u16>,
     is_aside: bool,
     /// Slices of a volume behind one directory.
     depth: usize,
-    /// How many pictures the file holds, by its description.
+    /// Number of pictures in the file, according to its description.
     described: usize,
 }
 
-/// The only page that is neither a mask nor a reduced copy of another.
+/// Finds the only page that is neither a mask nor a reduced copy of another.
 pub(super) fn find_picture(mut decoder: TiffDecoder<'_>) -> Result<Page, Problem> {
     let mut next = decoder.ifd_pointer();
     let mut seen = BTreeSet::new();
@@ -105,9 +105,10 @@ fn read_page(
     Ok((page, directory.next()))
 }
 
-/// How many pictures follow each other, by what `ImageJ` and `tifffile` say of stacks that they store with one directory.
+/// Returns the number of consecutive pictures, according to the description that `ImageJ` and `tifffile` write for
+/// stacks with one directory.
 fn described_pictures(description: &str, page_samples: u64) -> usize {
-    /// What tifffile writes as JSON.
+    /// The JSON description that tifffile writes.
     #[derive(Deserialize)]
     struct Shaped {
         shape: Vec<u64>,
@@ -125,7 +126,7 @@ fn described_pictures(description: &str, page_samples: u64) -> usize {
     images.unwrap_or(1).max(1)
 }
 
-/// Fails if the first page has several slices, for which the decoder has no words.
+/// Fails if the first page has several slices, which the decoder does not report.
 pub(super) fn refuse_volumes(bytes: &[u8]) -> Result<(), Problem> {
     let file = Directories::of(bytes);
     let depth = file.as_ref().and_then(|file| {
@@ -140,7 +141,7 @@ pub(super) fn refuse_volumes(bytes: &[u8]) -> Result<(), Problem> {
     }
 }
 
-/// The file with the page's samples declared gray instead of places in a palette; none if it has no such entry.
+/// Copies the file with the page's samples declared gray instead of palette indices; `None` if it has no such entry.
 pub(super) fn with_gray_indices(bytes: &[u8], directory: u64) -> Option<Vec<u8>> {
     let file = Directories::of(bytes)?;
     let entry = file.entry(directory, Tag::PhotometricInterpretation)?;
@@ -155,10 +156,10 @@ pub(super) fn with_gray_indices(bytes: &[u8], directory: u64) -> Option<Vec<u8>>
 struct Directories<'a> {
     bytes: &'a [u8],
     is_little: bool,
-    /// Where the offset of the first directory is, and how long offsets are.
+    /// Position of the offset of the first directory, and the length of offsets.
     first_place: usize,
     offset_bytes: usize,
-    /// Sizes of the count of entries and of an entry, and where in it the value is.
+    /// Sizes of the count of entries and of an entry, and the position of the value in it.
     count_bytes: usize,
     entry_bytes: usize,
     value_place: usize,
@@ -187,7 +188,7 @@ impl<'a> Directories<'a> {
         Some(if self.is_little { field.iter().rev().fold(0, add) } else { field.iter().fold(0, add) })
     }
 
-    /// The place of a directory's entry.
+    /// Returns the position of a directory's entry.
     fn entry(&self, directory: u64, tag: Tag) -> Option<usize> {
         let start = usize::try_from(directory).ok()?.checked_add(self.count_bytes)?;
         let count = self.number(start - self.count_bytes, self.count_bytes)?.min(u64::from(u16::MAX));

@@ -1,5 +1,5 @@
-//! TIFFs in tiles, a channel after the other: their decoder takes the last tiles of all channels but the first for whole
-//! ones, and panics.
+//! Tiled TIFFs with planar channels, for which the decoder panics: it takes the last tiles of all channels but the
+//! first for whole ones.
 
 use tiff::decoder::{ChunkType, DecodingResult, DecodingSampleType};
 use tiff::tags::Tag;
@@ -10,13 +10,13 @@ use super::tiff_file::{TiffDecoder, in_words};
 /// `PlanarConfiguration` of channels that follow each other.
 const PLANAR: u16 = 2;
 
-/// Whether a page is of this kind.
+/// Returns whether a page is tiled with planar channels.
 pub(super) fn is_planar_tiled(decoder: &mut TiffDecoder<'_>) -> Result<bool, Problem> {
     let planar = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration).map_err(in_words)?;
     Ok(planar == Some(PLANAR) && decoder.get_chunk_type() == ChunkType::Tile)
 }
 
-/// All channels, one after the other.
+/// Reads all channels, one after the other.
 pub(super) fn read_planar_tiles(decoder: &mut TiffDecoder<'_>, planes: usize) -> Result<DecodingResult, Problem> {
     let (width, height) = decoder.dimensions().map_err(in_words)?;
     let (tile_width, tile_height) = decoder.chunk_dimensions();
@@ -44,7 +44,7 @@ pub(super) fn read_planar_tiles(decoder: &mut TiffDecoder<'_>, planes: usize) ->
     of_bytes(sample_type, &bytes)
 }
 
-/// Samples of native bytes.
+/// Converts bytes in native order to samples.
 fn of_bytes(sample_type: Option<DecodingSampleType>, bytes: &[u8]) -> Result<DecodingResult, Problem> {
     fn samples<const N: usize, T>(bytes: &[u8], read: fn([u8; N]) -> T) -> Vec<T> {
         bytes.as_chunks::<N>().0.iter().map(|&bytes| read(bytes)).collect()

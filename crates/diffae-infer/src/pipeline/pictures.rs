@@ -1,4 +1,4 @@
-//! Pictures in, pictures out.
+//! Operations of a pipeline from pictures to pictures.
 
 use candle_core::Tensor;
 use image::RgbImage;
@@ -39,8 +39,8 @@ impl Pipeline {
         pictures_of(&self.decode_tensor(codes, settings, observer)?)
     }
 
-    /// Moves an attribute of codes: [`Pipeline::full_edit_strength`] tells how far to go, negative takes it away. See
-    /// [`Model::edit`](crate::Model::edit).
+    /// Edits an attribute of codes. [`Pipeline::full_edit_strength`] is the strength of a full edit, and negative
+    /// strengths remove the attribute. See [`Model::edit`](crate::Model::edit).
     ///
     /// # Errors
     /// [`Error::UnknownAttribute`] with the known names; [`Error::MissingPart`] if the model has no classifier, or the codes
@@ -49,8 +49,8 @@ impl Pipeline {
         self.edit_many(codes, &[(attribute, strength)])
     }
 
-    /// Moves several attributes of codes at once, each by name and strength: all directions are taken at the codes as they
-    /// were, so the order does not matter. See [`Model::edit_many`](crate::Model::edit_many).
+    /// Edits several attributes of codes at once, each by name and strength: all directions are taken at the unedited
+    /// codes, so the order does not matter. See [`Model::edit_many`](crate::Model::edit_many).
     ///
     /// # Errors
     /// As [`Pipeline::edit`]; [`Error::AttributeTwice`].
@@ -63,9 +63,9 @@ impl Pipeline {
         Ok(Codes { z_sem: Some(self.model().edit_many(&z_sem, &edits)?), ..codes.clone() })
     }
 
-    /// Returns the strength of [`Pipeline::edit`] at which pictures come to have an attribute, `|w| / sqrt(D)`, where it is
-    /// calibrated: where the direction is a difference of codes, as in the built-in model and after `diffae fit-edits`.
-    /// Along a classifier's weights, as in released checkpoints, 0.3 is a good first try.
+    /// Returns the calibrated full-edit strength of an attribute for [`Pipeline::edit`], `|w| / sqrt(D)`, if its
+    /// direction is a difference of codes, as in the built-in model and after `diffae fit-edits`. Along a classifier's
+    /// weights, as in released checkpoints, 0.3 is a good first try.
     ///
     /// # Errors
     /// [`Error::UnknownAttribute`]; without a classifier [`Error::MissingPart`].
@@ -74,9 +74,9 @@ impl Pipeline {
         computing("measuring a direction", self.model().classifier()?.whole_way(attribute_idx))
     }
 
-    /// Moves an attribute of pictures of any size: encoded, edited, decoded, and given back what their codes lose, so that
-    /// what the edit leaves alone stays as it was. See [`Pipeline::edit`] for the strength, [`keep_residual`] for the rest,
-    /// and [`PipelineSettings::EDITS`].
+    /// Edits an attribute of pictures of any size: encodes, edits, decodes, and adds the residual of reconstruction, so
+    /// that other details stay as they were. See [`Pipeline::edit`] for the strength, [`keep_residual`] for the
+    /// residual, and [`PipelineSettings::EDITS`].
     ///
     /// # Errors
     /// As [`Pipeline::encode`], [`Pipeline::edit`] and [`Pipeline::decode`].
@@ -121,7 +121,7 @@ impl Pipeline {
         codes.at_frames(&path_frames(codes.len(), frames_per_leg, end)?)
     }
 
-    /// Decodes the `z_sem` of the first of the codes with `count` random `x_T`: pictures with the same meaning.
+    /// Decodes the `z_sem` of the first of the codes with `count` random `x_T`: pictures with the same semantics.
     ///
     /// # Errors
     /// [`Error::MissingPart`] if the codes have no `z_sem`; as [`Pipeline::decode`].
@@ -152,7 +152,7 @@ impl Pipeline {
         self.sample_at(&(0..count as u64).collect::<Vec<_>>(), settings, observer)
     }
 
-    /// Samples pictures of the seed by their numbers: each is the same whatever it is sampled with.
+    /// Samples pictures of the seed by their numbers: each is the same whatever else is in its batch.
     ///
     /// # Errors
     /// As [`Pipeline::sample`].
@@ -166,7 +166,7 @@ impl Pipeline {
         pictures_of(&self.decode_numbered(&codes, numbers, settings, observer)?)
     }
 
-    /// Pictures as the model sees them, on the CPU.
+    /// Converts pictures to a tensor at the model's size, on the CPU.
     fn tensor_of(&self, pictures: &[RgbImage]) -> Result<Tensor> {
         let [channels, size, _] = self.model().image_shape();
         let read = |picture: &RgbImage| Ok(tensor_from_rgb(picture, channels, size)?);

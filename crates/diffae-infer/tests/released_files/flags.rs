@@ -1,4 +1,4 @@
-//! Flags where hyper-parameters are silent, and where they are not.
+//! Flags that override or complete hyper-parameters.
 
 use diffae_infer::ModelSource;
 use diffae_nets::weights::ArchitectureHints;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::torch_writer::{Entry, torch_file};
 use crate::{Folder, golden, hyper_parameters, open, refused, renamed, state_dict};
 
-/// A model with two attention heads, which no shape tells.
+/// A model with two attention heads, which no shape reveals.
 const MODEL: &str = "gray16_heads2";
 
 fn with_hyper_parameters(folder: &Folder, told: &Value) -> std::path::PathBuf {

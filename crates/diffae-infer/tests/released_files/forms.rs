@@ -8,7 +8,7 @@ use crate::{
     Folder, MODEL, below, golden, hyper_parameters, is_golden, open, refused, renamed, safetensors, state_dict, whole,
 };
 
-/// Puts the name of a wrapper into that of a parameter.
+/// A function that inserts the name of a wrapper into the name of a parameter.
 type Wrap = fn(&str) -> String;
 
 fn no_hints() -> ArchitectureHints {

@@ -28,14 +28,14 @@ use serde_json::Value;
 
 use crate::torch_writer::Named;
 
-/// A golden model with latent net.
+/// A golden model with a latent net.
 const MODEL: &str = "autoenc16_latent";
 
 fn golden(model: &str, file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden").join(model).join(file)
 }
 
-/// The state dict of a golden file.
+/// Reads the state dict of a golden file.
 fn state_dict(model: &str, file: &str) -> Named {
     let file = TorchFile::open(&golden(model, file)).unwrap();
     let tensors = match file.tensors_under("state_dict") {
@@ -54,12 +54,12 @@ fn hyper_parameters(model: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden(model, "hyper_parameters.json")).unwrap()).unwrap()
 }
 
-/// Tensors under other names; those without a new one are left out.
+/// Renames tensors; those without a new name are left out.
 fn renamed(named: &Named, rename: impl Fn(&str) -> Option<String>) -> Named {
     named.iter().filter_map(|(name, tensor)| Some((rename(name)?, tensor.clone()))).collect()
 }
 
-/// Tensors whose names begin so, without that.
+/// Returns the tensors whose names begin with a prefix, without that prefix.
 fn below(named: &Named, prefix: &str) -> Named {
     renamed(named, |name| name.strip_prefix(prefix).map(str::to_owned))
 }
@@ -68,7 +68,7 @@ fn safetensors(named: &Named) -> Vec<u8> {
     safetensors_bytes(named, &BTreeMap::new()).unwrap()
 }
 
-/// A folder that vanishes with the test.
+/// A folder that is removed with the test.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -84,7 +84,7 @@ impl Folder {
     }
 }
 
-/// The config of a model and its fingerprints, which cover every number.
+/// Returns the config of a model and its fingerprints, which cover every number.
 fn identity(source: &ModelSource) -> (String, String, Option<String>) {
     source.build(&LoadOptions::cpu()).unwrap();
     let config = serde_json::to_string(source.config()).unwrap().replace("\"dropout\":0.1", "\"dropout\":0.0");
@@ -102,13 +102,13 @@ fn is_golden(path: &Path, hints: &ArchitectureHints) {
     assert_eq!(identity(&source), identity(&open(&golden(MODEL, "last.ckpt")).unwrap()), "{}", path.display());
 }
 
-/// The message of an error and of its causes.
+/// Returns the message of an error and of its causes.
 fn whole(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// The message of the error that opening a file ends in.
+/// Returns the message of the error from opening a file.
 #[track_caller]
 fn refused(path: &Path, hints: &ArchitectureHints) -> String {
     match ModelSource::open(path, hints) {

@@ -1,4 +1,4 @@
-//! The average, and what the optimizer works on.
+//! Both parameter sets of a checkpoint: the average, and the optimizer's.
 
 use diffae_infer::ModelSource;
 use diffae_nets::weights::{ArchitectureHints, ParameterSet};
@@ -10,7 +10,7 @@ fn choosing(parameters: ParameterSet) -> ArchitectureHints {
     ArchitectureHints { parameters, ..ArchitectureHints::default() }
 }
 
-/// Fingerprints of the golden model: of its average, and of what the optimizer works on.
+/// Returns the fingerprints of both parameter sets of the golden model: of its average, and of the optimizer's.
 fn both() -> [String; 2] {
     [ParameterSet::Ema, ParameterSet::Online].map(|set| fingerprint(&golden(MODEL, "last.ckpt"), set))
 }

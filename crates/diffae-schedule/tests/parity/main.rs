@@ -8,10 +8,11 @@ use diffae_schedule::{
     BetaSchedule, Clip, DdpmSampler, DdpmVariance, NoiseSchedule, Result, StepChain, StepIdx, StepSequence, Timestep,
 };
 
-/// Relative, for f64 tables: the formulas are the same up to the order of a few operations, and `1 - alpha_bar` loses
-/// four of sixteen digits where `alpha_bar` is nearest to 1.
+/// Relative tolerance for f64 tables: the formulas are the same up to the order of a few operations, and
+/// `1 - alpha_bar` loses four of sixteen digits where `alpha_bar` is nearest to 1.
 const TABLE_TOLERANCE: f64 = 1e-12;
-/// Relative to the largest magnitude, for f32 tensors: a handful of operations with a relative error of 6e-8 each.
+/// Tolerance for f32 tensors, relative to the largest magnitude: a handful of operations with a relative error of 6e-8
+/// each.
 const TENSOR_TOLERANCE: f64 = 1e-5;
 
 struct Golden(HashMap<String, Tensor>);
@@ -30,7 +31,7 @@ impl Golden {
         self.tensor(name).to_vec1()
     }
 
-    /// The names with a prefix, without it, in order.
+    /// Returns the names with a prefix, without it, in order.
     fn suffixes<'a>(&'a self, prefix: &'a str) -> Vec<&'a str> {
         let mut suffixes: Vec<&str> = self.0.keys().filter_map(|name| name.strip_prefix(prefix)).collect();
         suffixes.sort_unstable();
