@@ -1,4 +1,4 @@
-//! `cargo xtask check-cuda`: does the CUDA build still compile? Needs no GPU and no installed CUDA toolkit.
+//! `cargo xtask check-cuda`: checks that the CUDA build compiles. Needs no GPU and no installed CUDA toolkit.
 //!
 //! The compiler and headers come from NVIDIA's packages on `PyPI`, below `target/cuda-toolkit`. The build scripts of
 //! `candle-kernels` then compile Candle's kernels with it (minutes, once), and `cargo check` type-checks our code
@@ -14,10 +14,10 @@ use anyhow::{Context, Result, ensure};
 use self::toolkit::Toolkit;
 use xtask::repository;
 
-/// The compute capability to compile kernels for: the oldest (Ampere) on which Candle compiles all of them.
+/// Compute capability to compile kernels for: the oldest (Ampere) on which Candle compiles all of them.
 const COMPUTE_CAPABILITY: &str = "80";
 
-/// Which package to check.
+/// Arguments of `cargo xtask check-cuda`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The workspace package whose feature `cuda` is turned on

@@ -16,7 +16,7 @@ use xtask::repository;
 use self::gate::{Outcome, Step};
 use crate::tidy;
 
-/// What a step does.
+/// The work of a step.
 #[derive(Debug)]
 enum Action {
     /// Cargo with these arguments; a warning of rustdoc is an error.

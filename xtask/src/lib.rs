@@ -1,4 +1,4 @@
-//! The parts of the chores that several packages use.
+//! Shared parts of the chores: what several packages use.
 
 #![expect(clippy::print_stdout, reason = "a command line tool reports on standard output")]
 

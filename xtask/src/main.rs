@@ -36,7 +36,7 @@ enum Command {
     Bench(Forwarded),
     /// Draw the log of a training run.
     Curves(Forwarded),
-    /// Make a data set from its original source.
+    /// Create a data set from its original source.
     Dataset(Forwarded),
     /// Type-check the CUDA build with NVIDIA's compiler from the Python package index; needs no GPU.
     CheckCuda(check_cuda::Args),
@@ -77,7 +77,7 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-/// Builds `xtask-lab`, in front of the user, and hands it the command; ends with its exit code.
+/// Builds `xtask-lab` in the foreground, and passes the command on; ends with its exit code.
 fn in_lab(command: &str, forwarded: &Forwarded, profile: &[&str]) -> Result<()> {
     let mut lab = std::process::Command::new(repository::cargo_program());
     lab.args(["run", "--locked", "--package", "xtask-lab", "--manifest-path"]);

@@ -1,4 +1,4 @@
-//! Where the repository is, and the cargo to use in it.
+//! Location of the repository, and the cargo to use in it.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// The folder of the workspace's `Cargo.lock`: of the checkout in which cargo started this program, or else of the
-/// one it was built from.
+/// Returns the folder of the workspace's `Cargo.lock`: of the checkout in which cargo started this program, or else of
+/// the one it was built from.
 ///
 /// # Errors
 /// If no folder above the package has one.
@@ -18,13 +18,13 @@ pub fn root() -> Result<PathBuf> {
     root.map(Path::to_path_buf).with_context(|| format!("{} is in no workspace", package.display()))
 }
 
-/// The name of the cargo that runs this program, or the one in the path.
+/// Returns the name of the cargo that runs this program, or of the one in the path.
 #[must_use]
 pub fn cargo_program() -> String {
     env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
 }
 
-/// A cargo command that runs in `root`.
+/// Builds a cargo command that runs in `root`.
 #[must_use]
 pub fn cargo(root: &Path) -> Command {
     let mut command = Command::new(cargo_program());

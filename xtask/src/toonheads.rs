@@ -17,13 +17,13 @@ pub struct Args {
 }
 
 impl Args {
-    /// Arguments that were not parsed yet.
+    /// Takes arguments for the renderer that were not parsed yet.
     pub fn new(of_renderer: impl Iterator<Item = OsString>) -> Self {
         Self { of_renderer: of_renderer.collect() }
     }
 }
 
-/// Builds the renderer in front of the user, for it takes minutes the first time, and starts it.
+/// Builds the renderer in the foreground, since that takes minutes the first time, and starts it.
 ///
 /// # Errors
 /// If cargo or the renderer cannot be started.
@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<()> {
     if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
 }
 
-/// The path of the program that cargo has built, out of its messages.
+/// Returns the path of the program that cargo has built, from its messages.
 fn executable(messages: &str) -> Option<String> {
     let mut programs = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;

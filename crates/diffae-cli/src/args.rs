@@ -31,7 +31,7 @@ pub(crate) use pictures::{
 };
 pub(crate) use training::{DirectionChoice, FitAttributesArgs, FitEditsArgs, PresetsArgs, StageChoice, TrainArgs};
 
-/// Heading of the options of every command.
+/// Heading of the options that every command has.
 const GLOBAL_HEADING: &str = "Global options";
 /// Heading of the options that only some checkpoints need.
 const HINT_HEADING: &str = "For files of weights that do not tell all of themselves";
@@ -130,13 +130,14 @@ pub(crate) struct ModelArgs {
     pub(crate) hints: HintArgs,
 }
 
-/// The set of parameters that is read from a training checkpoint.
+/// Parameter sets of a training checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum WeightsChoice {
-    /// The average where there is one, else what there is
+    /// The moving average if there is one, else the parameters
     #[default]
     Auto,
-    /// The moving average: ema_model.*, or what Lightning's WeightAveraging has put in place of the parameters
+    /// The moving average: ema_model.*, or the average that Lightning's WeightAveraging stores in place of the
+    /// parameters
     Ema,
     /// The parameters under training: model.*
     Model,
@@ -187,7 +188,7 @@ pub(crate) struct OutArgs {
     pub(crate) force: ForceArgs,
 }
 
-/// Whether results may replace files.
+/// Policy for existing files, on the command line.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ForceArgs {
     /// Replace existing files
@@ -196,7 +197,7 @@ pub(crate) struct ForceArgs {
 }
 
 impl ForceArgs {
-    /// Policy for existing files.
+    /// Returns the policy for existing files.
     pub(crate) fn overwrite(&self) -> Overwrite {
         if self.force { Overwrite::Replace } else { Overwrite::Refuse }
     }
@@ -212,7 +213,7 @@ pub(crate) struct PictureArgs {
     pub(crate) broken: BrokenArgs,
 }
 
-/// What to do about pictures that cannot be read.
+/// Policy for pictures that cannot be read.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct BrokenArgs {
     /// Leave out pictures that cannot be read, and say which and why
@@ -223,7 +224,7 @@ pub(crate) struct BrokenArgs {
 /// Options of the sampler.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SamplerArgs {
-    /// Sampler of decoding. dpm++2m needs fewer steps; the ddpm samplers add noise at each step
+    /// Decoding sampler; dpm++2m needs fewer steps, and the ddpm samplers add noise at each step
     #[arg(
         long,
         default_value_t = Sampler::DDIM,
@@ -237,7 +238,7 @@ pub(crate) struct SamplerArgs {
 }
 
 impl SamplerArgs {
-    /// The sampler with its stochasticity.
+    /// Returns the sampler with its stochasticity.
     pub(crate) fn get(&self) -> anyhow::Result<Sampler> {
         self.sampler.with_eta(self.eta).context("--eta")
     }
@@ -254,7 +255,7 @@ pub(crate) struct DecodingArgs {
 }
 
 impl DecodingArgs {
-    /// The defaults, with these options.
+    /// Returns the defaults, with these options.
     pub(crate) fn settings(&self, batch: &BatchArgs) -> anyhow::Result<PipelineSettings> {
         let (sampler, batch_size) = (self.sampler.get()?, batch.batch_size);
         Ok(PipelineSettings { num_steps: self.steps, sampler, batch_size, ..PipelineSettings::DEFAULT })

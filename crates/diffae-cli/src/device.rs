@@ -1,4 +1,4 @@
-//! Chooses the device by name.
+//! Selection of the device by name.
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
@@ -6,7 +6,7 @@ use diffae_kernels::{KERNELS_VARIABLE, kernels_from_environment, set_exact, set_
 
 use crate::args::{GlobalArgs, NumberType};
 
-/// The device that `--device` names.
+/// Returns the device that `--device` names.
 ///
 /// # Errors
 /// If the name is unknown, the backend is not compiled in, or there is no such device.
@@ -27,10 +27,10 @@ pub(crate) fn device_from_name(name: &str) -> Result<Device> {
     }
 }
 
-/// Settles which CPU kernels run, and on how many threads. Once, before anything is computed.
+/// Selects the CPU kernels and the number of threads. Must be called once, before anything is computed.
 ///
 /// # Errors
-/// If `DIFFAE_KERNELS` names kernels that there are not.
+/// If `DIFFAE_KERNELS` names kernels that do not exist.
 pub(crate) fn set_up_kernels(global: &GlobalArgs) -> Result<()> {
     kernels_from_environment().with_context(|| format!("{KERNELS_VARIABLE} cannot be followed"))?;
     set_exact(global.exact);
@@ -39,7 +39,7 @@ pub(crate) fn set_up_kernels(global: &GlobalArgs) -> Result<()> {
     global.threads.map_or(Ok(()), set_num_threads).context("--threads cannot be followed")
 }
 
-/// The Candle number type.
+/// Returns the Candle number type.
 pub(crate) fn dtype(number_type: NumberType) -> DType {
     match number_type {
         NumberType::F32 => DType::F32,

@@ -6,7 +6,7 @@ use image::{Rgb, RgbImage, imageops};
 /// White space around pictures and captions, in pixels.
 const GAP: u32 = 4;
 
-/// A picture below a line of text.
+/// Draws a line of text above a picture.
 pub(crate) fn caption(text: &str, picture: &RgbImage) -> RgbImage {
     let line = TextLine::new(text);
     let width = picture.width().max(line.width() + 2 * GAP);

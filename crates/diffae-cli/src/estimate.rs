@@ -1,8 +1,8 @@
-//! How long work will take: by what each kind of call costs in arithmetic, and by what it has taken so far.
+//! Estimates of the remaining time, from the arithmetic of each kind of call and the time taken so far.
 
 use std::time::Duration;
 
-/// The first call of a network takes about this many times as long as others.
+/// Time of the first call of a network relative to that of later calls.
 const SLOWNESS_OF_FIRST: f64 = 1.35;
 
 /// Calls of one kind that a command makes.
@@ -10,11 +10,11 @@ const SLOWNESS_OF_FIRST: f64 = 1.35;
 pub(crate) struct PlannedCalls {
     /// Calls times pictures.
     pub(crate) count: usize,
-    /// What a call for one picture costs against those of other kinds, in any unit.
+    /// Cost of a call for one picture relative to other kinds, in any unit.
     pub(crate) cost: f64,
 }
 
-/// Estimates the time that is left. Clocks are read by the caller: `now` is the time since the start.
+/// Estimates the remaining time. Clocks are read by the caller: `now` is the time since the start.
 #[derive(Debug, Clone)]
 pub(crate) struct Estimator {
     kinds: Vec<Kind>,
@@ -28,7 +28,7 @@ struct Kind {
     planned: f64,
     cost: f64,
     done: f64,
-    /// The first call packs weights and finds memory; it counts only while there is no other.
+    /// The first call, which packs weights and allocates memory; it counts only while there is no other.
     first: Measured,
     others: Measured,
 }
@@ -54,7 +54,7 @@ impl Kind {
 }
 
 impl Estimator {
-    /// Nothing is done yet.
+    /// Starts with no call done.
     pub(crate) fn new(planned: &[PlannedCalls]) -> Self {
         let kind = |planned: &PlannedCalls| Kind {
             planned: planned.count as f64,
@@ -85,12 +85,12 @@ impl Estimator {
         }
     }
 
-    /// How much is done, in `[0, 1]`; never falls.
+    /// Returns the share of the work that is done, in `[0, 1]`; never falls.
     pub(crate) fn fraction(&self) -> f64 {
         self.fraction
     }
 
-    /// The time that is left; nothing before the first call has ended.
+    /// Returns the remaining time; `None` before the first call has ended.
     pub(crate) fn remaining(&self, now: Duration) -> Option<Duration> {
         let left = self.secs_of(|kind| (kind.planned - kind.done).max(0.))?;
         let (kind_idx, count) = self.last_call?;
@@ -100,13 +100,13 @@ impl Estimator {
         Duration::try_from_secs_f64((left - running).max(0.)).ok()
     }
 
-    /// The time of `count` calls of each kind.
+    /// Returns the time of `count` calls of each kind.
     fn secs_of(&self, count: impl Fn(&Kind) -> f64) -> Option<f64> {
         let of = |idx: usize| Some(count(&self.kinds[idx]) * self.secs_each(idx)?);
         (0..self.kinds.len()).map(of).sum()
     }
 
-    /// The time of a call for one picture: as measured, or by its cost at the speed that was measured of others.
+    /// Returns the time of a call for one picture: as measured, or from its cost at the speed measured of other kinds.
     fn secs_each(&self, kind_idx: usize) -> Option<f64> {
         let kind = self.kinds.get(kind_idx)?;
         if let Some(Measured { count, secs }) = kind.measured() {
@@ -130,7 +130,7 @@ mod tests {
     const ENCODER: usize = 0;
     const DECODER: usize = 1;
     const LATENT_NET: usize = 2;
-    /// Of the built-in model, in millions of multiply-adds; those of the latent net with what makes them slow.
+    /// Costs of the built-in model, in millions of multiply-adds; those of the latent net times their slowness.
     const COSTS: [f64; 3] = [92.8, 902.6, 0.413 * 6.5];
 
     /// Calls of one kind in a row: the first, and the others.
@@ -143,8 +143,8 @@ mod tests {
         other_secs: f64,
     }
 
-    /// Follows calls by a clock that is not real, and checks the time that is left, at the end of each call and in its middle,
-    /// from a tenth of the way on.
+    /// Replays calls by a simulated clock, and checks the remaining time at the end of each call and in its middle,
+    /// once a tenth of the work is done.
     fn check(costs: [f64; 3], all: &[Calls]) {
         let mut planned = costs.map(|cost| PlannedCalls { count: 0, cost });
         let mut durations = vec![];
@@ -193,7 +193,7 @@ mod tests {
         check([COSTS[0], 3. * COSTS[1], COSTS[2]], &[latent, decode]);
     }
 
-    /// Calls take a little more or less time.
+    /// Returns a small deterministic variation of the time of a call.
     fn jitter(call: usize) -> f64 {
         1. + 0.15 * ((call * 7919 % 13) as f64 / 6. - 1.)
     }

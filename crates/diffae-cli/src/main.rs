@@ -18,12 +18,13 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-/// Large tensors come and go at every step; the system's allocator gives their memory back and faults it in again.
+/// Allocator that keeps memory: large tensors come and go at every step, and the system's would fault it in again each
+/// time.
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Exit code of everything that is wrong, as of a wrong command line.
+/// Exit code of every error, including a wrong command line.
 const FAILURE: u8 = 2;
 /// Exit code after Ctrl-C, as shells report it.
 const INTERRUPTED: u8 = 130;
@@ -50,8 +51,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The error and its causes as one line; a cause that its effect quotes already is left out, and so is the backtrace that
-/// Candle writes into its errors where `RUST_BACKTRACE` is set (`-vv` shows it).
+/// Joins an error and its causes into one line; a cause that its effect quotes already is left out, and so is the
+/// backtrace that Candle writes into its errors where `RUST_BACKTRACE` is set (`-vv` shows it).
 fn one_sentence(error: &anyhow::Error) -> String {
     if let Some(path) = error.chain().find_map(existing_file) {
         return format!("{} exists already; use --force to replace it", path.display());
@@ -70,7 +71,7 @@ fn one_sentence(error: &anyhow::Error) -> String {
     sentence
 }
 
-/// The file that must not be replaced, if that is what an error is about; the errors of upper crates pass it on.
+/// Returns the file that must not be replaced, if that is the cause; the errors of upper crates pass it on.
 fn existing_file<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Path> {
     use diffae_data::Error as Data;
     use diffae_infer::Error as Infer;
@@ -89,7 +90,7 @@ fn existing_file<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a
     }
 }
 
-/// Whether a line begins a frame of a backtrace: `12: path::of::a::function`.
+/// Returns whether a line begins a frame of a backtrace: `12: path::of::a::function`.
 fn is_frame(line: &str) -> bool {
     line.split_once(": ").is_some_and(|(number, path)| number.parse::<u32>().is_ok() && path.contains("::"))
 }
@@ -98,7 +99,7 @@ fn is_interrupt(error: &anyhow::Error) -> bool {
     error.is::<session::Interruption>() || matches!(error.downcast_ref(), Some(diffae_infer::Error::Cancelled))
 }
 
-/// Whoever read our output has seen enough, as `diffae info .. | head` does.
+/// Returns whether the reader of our output has closed it, as in `diffae info .. | head`.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

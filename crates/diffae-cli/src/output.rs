@@ -1,4 +1,4 @@
-//! Results that appear whole or not at all, with a note of how they were made.
+//! Atomic output: results that appear whole or not at all, with a note of their provenance.
 
 use std::fs;
 use std::io::Write;
@@ -10,17 +10,17 @@ use diffae_infer::{PartialFolder, Settings};
 use image::RgbImage;
 use serde_json::Value;
 
-/// Entries that say how a result was made.
+/// Provenance of a result: entries that are written into its files.
 #[derive(Debug, Clone)]
 pub(crate) struct Provenance(Vec<(String, String)>);
 
 impl Provenance {
-    /// This program, its command line, and the model.
+    /// Notes this program, its command line, and the model.
     pub(crate) fn new(fingerprint: &str) -> Self {
         Self::without_model().with("model", fingerprint)
     }
 
-    /// This program and its command line.
+    /// Notes this program and its command line.
     pub(crate) fn without_model() -> Self {
         let command = std::env::args_os().map(|arg| quoted(&arg.to_string_lossy())).collect::<Vec<_>>().join(" ");
         let software = concat!("diffae ", env!("CARGO_PKG_VERSION"));
@@ -48,7 +48,7 @@ impl Provenance {
     }
 }
 
-/// The command line with one more option.
+/// Returns the command line with one more option.
 pub(crate) fn command_with(option: &str) -> String {
     let mut args: Vec<String> = std::env::args_os().map(|arg| quoted(&arg.to_string_lossy())).collect();
     if !args.iter().any(|arg| arg == option) {
@@ -58,7 +58,7 @@ pub(crate) fn command_with(option: &str) -> String {
     args.join(" ")
 }
 
-/// An argument as a shell would read it back.
+/// Quotes an argument so that a shell reads it back.
 fn quoted(arg: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
     if !arg.is_empty() && arg.chars().all(plain) { arg.to_owned() } else { format!("'{}'", arg.replace('\'', r"'\''")) }
@@ -78,7 +78,7 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Res
     Ok(write_atomically(path, bytes, overwrite)?)
 }
 
-/// Makes the folders above a path.
+/// Creates the folders above a path.
 pub(crate) fn make_parents(path: &Path) -> Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -93,9 +93,9 @@ pub(crate) struct OutputDir {
 }
 
 impl OutputDir {
-    /// Checks that none of `names` is there already and that no other run is writing them, and makes the folder that they are
-    /// written to at first: inside `target` if that is there, else in the folder above that is, so that nothing else has to be
-    /// made before there are results.
+    /// Checks that none of `names` exists and that no other run is writing them, and creates the folder that they are
+    /// written to first: inside `target` if that exists, else in the nearest folder above, so that nothing else has to
+    /// be created before there are results.
     pub(crate) fn new(target: &Path, names: &[String], overwrite: Overwrite) -> Result<Self> {
         let names_hash = blake3::hash(names.join("\n").as_bytes()).to_hex();
         Self::for_purpose(target, names, &format!("files {names_hash}"), overwrite)
@@ -122,16 +122,16 @@ impl OutputDir {
         self.write(name, &png_bytes(picture, provenance.entries(), &self.target.join(name))?)
     }
 
-    /// Moves everything in place.
+    /// Moves all files to their final places.
     pub(crate) fn commit(self) -> Result<()> {
         Ok(self.partial.commit(self.overwrite)?)
     }
 }
 
-/// A sheet shows at most this many pictures, or rows of them.
-pub(crate) const MOST_ON_SHEET: usize = 100;
+/// Maximum number of pictures, or rows of them, that a sheet shows.
+pub(crate) const MAX_ON_SHEET: usize = 100;
 
-/// Whether a path names a safetensors file.
+/// Returns whether a path names a safetensors file.
 pub(crate) fn is_safetensors(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
 }

@@ -1,4 +1,4 @@
-//! Decoded pictures on their way to the disk: kept batch by batch, so that an interrupted run can go on.
+//! Output of decoded pictures: kept batch by batch, so that an interrupted run can be resumed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,33 +20,33 @@ use crate::session::Interruption;
 /// One picture of a result.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
-    /// Of its file, without the ending.
+    /// Name of the file, without its extension.
     pub(crate) name: String,
-    /// What is noted of it besides what is noted of all.
+    /// Settings that are noted for this picture only.
     pub(crate) note: Settings,
 }
 
 impl Record {
-    /// A picture of which nothing else is to be noted.
+    /// Records a picture without settings of its own.
     pub(crate) fn plain(name: &str) -> Self {
         Self { name: name.to_owned(), note: Settings::new() }
     }
 }
 
-/// What a command is going to write.
+/// The files that a command is going to write.
 pub(crate) struct OutputPlan<'a> {
     /// A folder for PNGs, or one `.safetensors` file of unquantized `x`.
     pub(crate) out: &'a Path,
     /// Name of the command.
     pub(crate) command: &'static str,
-    /// The pictures.
+    /// Pictures to write.
     pub(crate) records: Vec<Record>,
-    /// Names of sheets, where pictures are written.
+    /// Names of sheets, if pictures are written.
     pub(crate) sheets: Vec<String>,
     pub(crate) overwrite: Overwrite,
 }
 
-/// Results of a command over many items that follow each other, kept while the command works.
+/// Results of a command over a sequence of items, kept while the command works.
 #[derive(Debug)]
 pub(crate) struct PictureOutput {
     out: PathBuf,
@@ -68,7 +68,7 @@ enum Kind {
     Tensors(Vec<Tensor>),
 }
 
-/// Printed by `--json`.
+/// Output of `--json`.
 #[derive(Serialize)]
 struct Report<'a> {
     command: &'a str,
@@ -89,7 +89,7 @@ struct ReportedPicture<'a> {
 }
 
 impl PictureOutput {
-    /// Checks that nothing of the plan is there already, that it can be written, and that no other run is writing it.
+    /// Checks that no file of the plan exists, that it can be written, and that no other run is writing it.
     pub(crate) fn open(plan: OutputPlan<'_>) -> Result<Self> {
         let OutputPlan { out, command, records, sheets, overwrite } = plan;
         let kind = if is_safetensors(out) {
@@ -111,8 +111,8 @@ impl PictureOutput {
         Ok(Self { out, command, records, sheets, overwrite, kind, partial, settings, provenance, num_items: 0 })
     }
 
-    /// Begins the work on `num_items` items, or goes on with what an interrupted run has kept: how many items are whole.
-    /// `public` settings go into results, the `hidden` ones decide with them whether a run can go on.
+    /// Starts the work on `num_items` items, or resumes an interrupted run: returns how many items are finished.
+    /// `public` settings go into results, the `hidden` ones decide with them whether a run can be resumed.
     pub(crate) fn begin(&mut self, begin: Begin) -> Result<usize> {
         let Begin { public, hidden, num_items, resume } = begin;
         self.num_items = num_items;
@@ -127,7 +127,7 @@ impl PictureOutput {
         Ok(num_kept)
     }
 
-    /// Adds a batch `[N, C, H, W]` of those records.
+    /// Adds a batch `[N, C, H, W]`, one picture for each record.
     pub(crate) fn write(&mut self, x_0: &Tensor, records: &[&Record]) -> Result<()> {
         match &mut self.kind {
             Kind::Tensors(batches) => batches.push(x_0.to_device(&Device::Cpu)?),
@@ -141,7 +141,7 @@ impl PictureOutput {
         Ok(())
     }
 
-    /// Notes that all of the first `done` items is written.
+    /// Notes that the first `done` items are completely written.
     pub(crate) fn keep(&mut self, done: usize, note: Value) -> Result<()> {
         if let Kind::Tensors(batches) = &mut self.kind {
             let x = Tensor::cat(&std::mem::take(batches), 0)?;
@@ -151,23 +151,23 @@ impl PictureOutput {
         Ok(self.partial.keep(done, note)?)
     }
 
-    /// What was noted of items that are whole, in order.
+    /// Returns the notes of finished items, in order.
     pub(crate) fn notes(&self) -> impl Iterator<Item = &Value> {
         self.partial.notes()
     }
 
-    /// Whether there is to be a sheet: where pictures are written.
+    /// Returns whether a sheet is written, which is so where pictures are.
     pub(crate) fn has_sheet(&self) -> bool {
         matches!(self.kind, Kind::Pictures)
     }
 
-    /// A picture that is written already.
+    /// Reads a picture that is written already.
     pub(crate) fn picture(&self, name: &str) -> Result<RgbImage> {
         let path = self.partial.result(&png_name(name));
         Ok(image::open(&path).with_context(|| format!("cannot read {}", path.display()))?.into_rgb8())
     }
 
-    /// Adds a sheet of pictures, where pictures are written.
+    /// Adds a sheet of pictures, if pictures are written.
     pub(crate) fn write_sheet(&self, name: &str, sheet: &RgbImage) -> Result<()> {
         match self.kind {
             Kind::Tensors(_) => Ok(()),
@@ -181,12 +181,12 @@ impl PictureOutput {
         Ok(self.partial.write(&name, &bytes)?)
     }
 
-    /// Says of an error what is kept of the work.
+    /// Adds to an error how much of the work is kept.
     pub(crate) fn guard<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| tell_kept(error, self.partial.num_kept(), self.num_items))
     }
 
-    /// Puts everything in place, and returns what is to be told of it.
+    /// Moves all files to their final places, and returns a summary.
     pub(crate) fn commit(self) -> Result<Written> {
         let Self { out, command, records, sheets, overwrite, kind, partial, settings, provenance, .. } = self;
         match kind {
@@ -202,7 +202,7 @@ impl PictureOutput {
     }
 }
 
-/// The settings that name a sampler in results.
+/// Returns the settings that name a sampler in results.
 pub(crate) fn sampler_settings(sampler: Sampler) -> Settings {
     let mut settings = Settings::from([("sampler".to_owned(), sampler.to_string().into())]);
     if let Sampler::Ddim { eta } = sampler {
@@ -211,17 +211,17 @@ pub(crate) fn sampler_settings(sampler: Sampler) -> Settings {
     settings
 }
 
-/// How work begins.
+/// Settings and size of the work to start.
 pub(crate) struct Begin {
     /// Settings that are noted in results.
     pub(crate) public: Settings,
-    /// Settings that decide, besides those, whether a run can go on.
+    /// Settings that decide, besides the public ones, whether a run can be resumed.
     pub(crate) hidden: Settings,
     pub(crate) num_items: usize,
     pub(crate) resume: Resume,
 }
 
-/// Results that are in place.
+/// Results in their final places.
 pub(crate) struct Written {
     out: PathBuf,
     command: &'static str,
@@ -231,7 +231,7 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// Prints all about them as JSON.
+    /// Prints the summary as JSON.
     pub(crate) fn say_json(&self) -> Result<()> {
         let is_file = is_safetensors(&self.out);
         let file = |name: &str| self.out.join(png_name(name));
@@ -264,14 +264,14 @@ impl Written {
     }
 }
 
-/// Says that work does not begin with the first of `num_items` items, unless that is not wanted.
+/// Reports that work resumes after the first `num_kept` of `num_items` items, unless `--quiet` is set.
 pub(crate) fn tell_going_on(num_kept: usize, num_items: usize) {
     if num_kept > 0 && tracing::enabled!(tracing::Level::WARN) {
         eprintln!("going on: {num_kept} of {} are kept from an interrupted run", Noun::Pictures.counted(num_items));
     }
 }
 
-/// Says of an error what is kept of `num_items` items.
+/// Adds to an error how many of `num_items` items are kept.
 pub(crate) fn tell_kept(error: anyhow::Error, num_kept: usize, num_items: usize) -> anyhow::Error {
     if num_kept == 0 {
         return error;
@@ -284,12 +284,12 @@ pub(crate) fn tell_kept(error: anyhow::Error, num_kept: usize, num_items: usize)
     anyhow!("{}; {kept}, {way_on}", crate::one_sentence(&error))
 }
 
-/// Name of the file of tensors that ends with item `done`, so that names are in order.
+/// Returns the name of the file of tensors that ends with item `done`; names sort in order of the items.
 pub(crate) fn part_name(done: usize) -> String {
     format!("part_{done:010}.safetensors")
 }
 
-/// All parts of a tensor, joined; none if the parts have no such tensor.
+/// Joins all parts of a tensor; `None` if the parts have no such tensor.
 pub(crate) fn joined_parts(partial: &PartialFolder, name: &str) -> Result<Option<Tensor>> {
     let folder = partial.result("");
     let read = || -> Result<Option<Tensor>> {

@@ -1,4 +1,4 @@
-//! Pictures that are measured or learnt from, batch by batch, and pairs of them.
+//! Picture sets to evaluate or train on, batch by batch, and pairs of them.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,12 +17,12 @@ use rayon::prelude::*;
 use crate::args::{BrokenArgs, EvalDataArgs};
 use crate::session::Session;
 
-/// What an error says about pictures that cannot be read.
+/// Hint that an error about unreadable pictures ends with.
 const WAY_OUT: &str = "; --skip-broken leaves such pictures out";
-/// Pictures are resized to this side when they are opened to see whether they can be read.
+/// Side that pictures are resized to when they are opened only to check that they can be read.
 const CHECKED_SIZE: usize = 64;
 
-/// Names of pictures that were left out because they cannot be read, and of how many.
+/// Names of pictures left out because they cannot be read, and the number of all pictures.
 static LEFT_OUT: Mutex<Option<LeftOut>> = Mutex::new(None);
 
 struct LeftOut {
@@ -30,16 +30,16 @@ struct LeftOut {
     total: usize,
 }
 
-/// The pictures of the command line, after all of them were opened: hours of work should not end at the last one.
+/// Lists the pictures of the command line and opens each of them: hours of work should not end at the last one.
 ///
-/// Those that cannot be read are left out with `--skip-broken`, each with a warning, and without it are an error.
+/// Unreadable pictures are left out with `--skip-broken`, each with a warning, and are an error without it.
 pub(crate) fn list_readable(paths: &[PathBuf], broken: &BrokenArgs) -> Result<Vec<Input>> {
     let inputs = list_inputs(paths)?;
     let kept = readable(&inputs, broken)?;
     Ok(inputs.into_iter().zip(kept).filter_map(|(input, is_kept)| is_kept.then_some(input)).collect())
 }
 
-/// [`list_readable`] of pictures and codes.
+/// Lists pictures and codes, and opens the pictures as [`list_readable`] does.
 pub(crate) fn list_readable_subjects(paths: &[PathBuf], broken: &BrokenArgs) -> Result<Subjects> {
     let mut subjects = list_subjects(paths)?;
     let pictures = (0..subjects.len()).filter_map(|idx| Some((idx, subjects.picture(idx)?.clone())));
@@ -51,7 +51,7 @@ pub(crate) fn list_readable_subjects(paths: &[PathBuf], broken: &BrokenArgs) -> 
     Ok(subjects)
 }
 
-/// Which of the inputs are kept.
+/// Returns which of the inputs are kept.
 fn readable(inputs: &[Input], broken: &BrokenArgs) -> Result<Vec<bool>> {
     if inputs.len() <= 1 {
         return Ok(vec![true; inputs.len()]); // what is wrong with a single one is said when it is read
@@ -62,7 +62,7 @@ fn readable(inputs: &[Input], broken: &BrokenArgs) -> Result<Vec<bool>> {
     left_out(&found, inputs.len(), &of, broken)
 }
 
-/// Says at the end of a command how many pictures were left out.
+/// Reports at the end of a command how many pictures were left out.
 pub(crate) fn warn_of_left_out() {
     let left_out = LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(LeftOut { names, total }) = &*left_out {
@@ -71,7 +71,7 @@ pub(crate) fn warn_of_left_out() {
     }
 }
 
-/// Which pictures are kept, after a word about the others.
+/// Returns which pictures are kept, and warns of the others.
 fn left_out(
     broken: &[(usize, anyhow::Error)],
     total: usize,
@@ -108,17 +108,17 @@ pub(crate) struct PictureSet {
     crop: Crop,
     count: usize,
     fingerprint: OnceCell<String>,
-    /// What to do about a picture that cannot be read.
+    /// Hint for errors about a picture that cannot be read.
     way_out: &'static str,
 }
 
 impl PictureSet {
-    /// Finds them; with `--skip-broken` those that can be read.
+    /// Finds the pictures; with `--skip-broken` only the readable ones.
     pub(crate) fn find(args: &EvalDataArgs) -> Result<Self> {
         Self::first(&args.data, args.crop.into(), args.limit)?.handling_broken(&args.broken)
     }
 
-    /// Those that can be read, if the others are to be left out; else an error at one of the others will name the option.
+    /// Leaves unreadable pictures out with `--skip-broken`; without it, errors about them will name the option.
     pub(crate) fn handling_broken(mut self, args: &BrokenArgs) -> Result<Self> {
         if !args.skip_broken {
             self.way_out = WAY_OUT;
@@ -132,7 +132,7 @@ impl PictureSet {
         Ok(self)
     }
 
-    /// The first ones below a folder.
+    /// Finds the pictures below a folder, or the first `limit` of them.
     pub(crate) fn first(root: &Path, crop: Crop, limit: Option<usize>) -> Result<Self> {
         let pictures = Pictures::all(root, crop)?;
         let count = limit.unwrap_or(usize::MAX).min(pictures.len());
@@ -156,7 +156,7 @@ impl PictureSet {
         &self.pictures
     }
 
-    /// A checksum of names, pictures and crop, so that values are not mistaken for those of other pictures.
+    /// Returns a checksum of names, pictures and crop, so that values are not mistaken for those of other pictures.
     pub(crate) fn fingerprint(&self) -> Result<String> {
         if let Some(known) = self.fingerprint.get() {
             return Ok(known.clone());
@@ -171,13 +171,13 @@ impl PictureSet {
         Ok(self.fingerprint.get_or_init(|| found).clone())
     }
 
-    /// Pictures that follow each other, at most `size` at once.
+    /// Returns ranges of consecutive pictures, at most `size` in each.
     pub(crate) fn batches(&self, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let count = self.count;
         (0..count).step_by(size.max(1)).map(move |start| start..(start + size).min(count))
     }
 
-    /// Reads some, `[N, C, H, W]` in `[-1, 1]`, to the model's device.
+    /// Reads the pictures of these indices, `[N, C, H, W]` in `[-1, 1]`, to the model's device.
     pub(crate) fn read(&self, session: &Session, indices: impl Iterator<Item = usize>) -> Result<Tensor> {
         let [channels, height, width] = session.model().image_shape();
         ensure!(height == width, "the model's pictures are {height} by {width} pixels, expected squares");
@@ -187,7 +187,7 @@ impl PictureSet {
         Ok(Tensor::stack(&pictures, 0)?.to_device(session.model().device())?)
     }
 
-    /// The codes of some, `[N, D]` on the model's device.
+    /// Encodes the pictures of these indices, `[N, D]` on the model's device.
     pub(crate) fn encode(&self, session: &Session, indices: Range<usize>) -> Result<Tensor> {
         let mut codes = vec![];
         for start in indices.clone().step_by(session.batch_size()) {
@@ -209,14 +209,14 @@ pub(crate) struct Pairs {
 /// Pictures that lack the attribute in other ways than `without`.
 pub(crate) struct OtherPictures {
     pub(crate) pictures: PictureSet,
-    /// Places of those whose pairs are there.
+    /// Indices of those pictures whose pair exists.
     pub(crate) places: Vec<usize>,
-    /// The pair of each.
+    /// Index of the pair of each of them.
     pub(crate) pairs: Vec<u32>,
 }
 
 impl Pairs {
-    /// Those below a folder, by attribute: `ATTRIBUTE/without` and `ATTRIBUTE/with`.
+    /// Finds the pairs below a folder, by attribute: `ATTRIBUTE/without` and `ATTRIBUTE/with`.
     pub(crate) fn find(root: &Path, limit: Option<usize>) -> Result<Vec<Self>> {
         let entries = fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
         let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -237,7 +237,7 @@ impl Pairs {
         Ok(all)
     }
 
-    /// Those in `ATTRIBUTE/others`, which bear names of pictures in `with`; none without that folder.
+    /// Finds the pictures in `ATTRIBUTE/others`, which bear names of pictures in `with`; `None` without that folder.
     pub(crate) fn others(&self) -> Result<Option<OtherPictures>> {
         let folder = self.folder.join("others");
         if !folder.is_dir() {

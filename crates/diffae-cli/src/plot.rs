@@ -15,7 +15,7 @@ const COLORS: [Rgb<u8>; 6] = [
 const MARKERS: [Marker; 5] = [Marker::Disk, Marker::Square, Marker::Triangle, Marker::Diamond, Marker::Cross];
 const INK: Rgb<u8> = Rgb([40; 3]);
 const GRID: Rgb<u8> = Rgb([226; 3]);
-/// Width and height of what the curves are drawn in, in pixels.
+/// Width and height of the area that the curves are drawn in, in pixels.
 const AREA: (i64, i64) = (560, 360);
 /// Room above the area, for the title and the name of the vertical axis.
 const TOP: i64 = 62;
@@ -23,7 +23,7 @@ const TOP: i64 = 62;
 const BOTTOM: i64 = 56;
 /// Room between parts.
 const GAP: i64 = 12;
-/// Longer names of curves are shortened.
+/// Width in pixels above which names of curves are shortened.
 const MAX_NAME_WIDTH: u32 = 360;
 /// Length of the line before a name in the legend.
 const SAMPLE: f64 = 34.;
@@ -49,7 +49,7 @@ pub(crate) struct Curve {
     pub(crate) points: Vec<Point>,
 }
 
-/// A point of a curve, where it is known with its interval.
+/// A point of a curve, with its interval if that is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Point {
     pub(crate) x: f64,
@@ -66,7 +66,7 @@ enum Marker {
     Cross,
 }
 
-/// Values along a side of the area.
+/// Range and ticks of one side of the area.
 #[derive(Debug, Clone, PartialEq)]
 struct Axis {
     low: f64,
@@ -75,14 +75,14 @@ struct Axis {
     decimals: usize,
 }
 
-/// A place in pixels.
+/// A position in pixels.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     x: f64,
     y: f64,
 }
 
-/// The picture, and where the area of the curves is.
+/// The picture, with the position of the area of the curves.
 struct Canvas {
     picture: RgbImage,
     left: i64,
@@ -121,7 +121,7 @@ impl Plot<'_> {
 }
 
 impl Axis {
-    /// An axis of some values with a margin, a share of their range, at both ends; its ticks are round numbers.
+    /// Builds an axis of some values with a margin, a share of their range, at both ends; its ticks are round numbers.
     fn new(values: Vec<f64>, margin: f64) -> Self {
         let low = values.iter().copied().fold(f64::INFINITY, f64::min);
         let high = values.into_iter().fold(f64::NEG_INFINITY, f64::max);
@@ -134,7 +134,7 @@ impl Axis {
         Self { low, high, ticks, decimals: decimals_of(step) }
     }
 
-    /// An axis of settings: whole numbers stay whole, and few of them have their ticks where they are.
+    /// Builds an axis of settings: whole numbers stay whole, and few of them get ticks at their own values.
     fn horizontal(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         values.dedup();
@@ -150,7 +150,7 @@ impl Axis {
         axis
     }
 
-    /// Whether ticks at these values, in rising order, can be read.
+    /// Returns whether ticks at these values, in rising order, can be read.
     fn have_room(&self, ticks: &[f64]) -> bool {
         let place = |value: f64| (value - self.low) / (self.high - self.low) * AREA.0 as f64;
         ticks.windows(2).all(|pair| {
@@ -167,13 +167,13 @@ impl Axis {
     }
 }
 
-/// The smallest of 1, 2, 5, 10, .. that is not below the wanted step.
+/// Returns the smallest of 1, 2, 5, 10, .. that is not below the wanted step.
 fn round_step(wanted: f64) -> f64 {
     let power = 10_f64.powf(wanted.log10().floor());
     [1., 2., 5., 10.].into_iter().map(|factor| factor * power).find(|step| *step >= wanted * 0.999).unwrap_or(power)
 }
 
-/// Digits after the point that tell multiples of a step apart.
+/// Returns the number of decimals that tell multiples of a step apart.
 fn decimals_of(step: f64) -> usize {
     let is_whole = |decimals: &i32| {
         let scaled = step * 10_f64.powi(*decimals);
@@ -183,7 +183,7 @@ fn decimals_of(step: f64) -> usize {
 }
 
 impl Canvas {
-    /// Where a point of the curves lies.
+    /// Returns the position of a point of the curves.
     fn place(&self, x: f64, y: f64) -> Place {
         let share = |axis: &Axis, value: f64| (value - axis.low) / (axis.high - axis.low);
         Place {
@@ -241,7 +241,7 @@ impl Canvas {
         }
     }
 
-    /// A piece of the curve, and its name.
+    /// Draws a piece of a curve and its name.
     fn legend(&mut self, idx: usize, name: &str) {
         let line = TextLine::new(name);
         let top = TOP + i64::try_from(idx).unwrap_or(0) * i64::from(line.height() + 4);
@@ -269,7 +269,7 @@ impl Canvas {
         });
     }
 
-    /// Colors what a shape covers of the pixels around a place, in sixteenths of pixels.
+    /// Colors the part of the pixels around a place that a shape covers, in sixteenths of pixels.
     fn fill(&mut self, middle: Place, radius: f64, color: Rgb<u8>, covers: impl Fn(f64, f64) -> bool) {
         let range = |middle: f64, side: u32| {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the picture")]
@@ -300,7 +300,7 @@ impl Canvas {
 }
 
 impl Marker {
-    /// Whether the marker around the origin covers a place.
+    /// Returns whether the marker around the origin covers a place.
     fn covers(self, x: f64, y: f64) -> bool {
         let r = MARKER_RADIUS;
         match self {

@@ -1,4 +1,4 @@
-//! How far the work is: a bar on a terminal, plain lines elsewhere.
+//! Progress of a command: a bar on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -11,21 +11,21 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use crate::estimate::{Estimator, PlannedCalls};
 use crate::session::interrupted;
 
-/// Lines on something that is no terminal are at least this far apart.
+/// Minimum time between two lines where the output is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
-/// How often the time that is left is shown anew while a call runs.
+/// Interval at which the remaining time is redrawn while a call runs.
 const TICK: Duration = Duration::from_millis(500);
-/// Columns of a terminal that does not tell.
+/// Columns of a terminal that does not report its width.
 const USUAL_WIDTH: usize = 80;
-/// Below, the line has no bar.
-const LEAST_WIDTH_OF_BAR: usize = 60;
-/// From here on, the line says how fast it goes.
-const LEAST_WIDTH_OF_RATE: usize = 90;
-/// A multiply-add of the latent net takes as long as this many of a convolution, since its weights are read for a few rows
-/// each time; measured on the built-in model.
+/// Minimum columns of a line with a bar.
+const MIN_WIDTH_OF_BAR: usize = 60;
+/// Minimum columns of a line with the rate.
+const MIN_WIDTH_OF_RATE: usize = 90;
+/// Time of a multiply-add of the latent net relative to one of a convolution: its weights are read for only a few rows
+/// each time. Measured on the built-in model.
 const LATENT_NET_SLOWNESS: f64 = 6.5;
 
-/// What is counted.
+/// Items that a command counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Noun {
     Pictures,
@@ -33,7 +33,7 @@ pub(crate) enum Noun {
 }
 
 impl Noun {
-    /// As it follows a number.
+    /// Returns the word that follows a number of items.
     pub(crate) fn after(self, count: usize) -> &'static str {
         match (self, count) {
             (Self::Pictures, 1) => "picture",
@@ -43,7 +43,7 @@ impl Noun {
         }
     }
 
-    /// `1 picture`, `2 pictures`.
+    /// Returns the count with its word: `1 picture`, `2 pictures`.
     pub(crate) fn counted(self, count: usize) -> String {
         format!("{count} {}", self.after(count))
     }
@@ -67,16 +67,16 @@ impl Work {
     }
 }
 
-/// What a command is going to do.
+/// The work that a command is going to do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Job {
     pub(crate) label: &'static str,
     pub(crate) noun: Noun,
-    /// All that is asked for.
+    /// Number of items asked for.
     pub(crate) num_items: usize,
-    /// Those of them that an interrupted run has kept.
+    /// Number of items that an interrupted run has kept.
     pub(crate) num_kept: usize,
-    /// What the rest takes.
+    /// Network calls that the remaining items take.
     pub(crate) work: Work,
 }
 
@@ -97,12 +97,12 @@ struct State {
     estimator: Estimator,
 }
 
-/// How items are counted.
+/// Method of counting finished items.
 #[derive(Debug, Clone, Copy)]
 enum Counting {
-    /// The command tells.
+    /// The command reports each finished item.
     Told,
-    /// By calls, of which all are alike.
+    /// Items follow from the number of calls, all of which are alike.
     ByCalls { per_item: usize, so_far: usize },
 }
 
@@ -112,7 +112,7 @@ enum Display {
     Nothing,
 }
 
-/// What a line shows.
+/// Content of a progress line.
 #[derive(Debug, Clone, Copy)]
 struct View {
     label: &'static str,
@@ -139,7 +139,7 @@ impl Progress {
         Self::show(label, state)
     }
 
-    /// Starts over work whose calls are weighed by what they cost in a model.
+    /// Starts over work whose calls are weighted by their cost in a model.
     pub(crate) fn of(job: Job, model: &Model) -> Self {
         let planned = NetworkCall::ALL.map(|call| {
             let slowness = if call == NetworkCall::LatentNet { LATENT_NET_SLOWNESS } else { 1. };
@@ -169,7 +169,7 @@ impl Progress {
         Self { label, start, state, display: Mutex::new(display) }
     }
 
-    /// An observer that notes every network call, and breaks after Ctrl-C.
+    /// Returns an observer that notes every network call, and breaks after Ctrl-C.
     pub(crate) fn observer(&self) -> impl FnMut(&CallEvent<'_>) -> ControlFlow<()> + '_ {
         |event| self.call(event.call, event.num_pictures)
     }
@@ -191,22 +191,22 @@ impl Progress {
         if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// [`Progress::call`] where all calls are alike.
+    /// Notes one of several calls that are all alike, for `count` pictures; see [`Progress::call`].
     pub(crate) fn step(&self, count: usize) -> ControlFlow<()> {
         self.call(NetworkCall::Decoder, count)
     }
 
-    /// [`Progress::step`] where an interruption is an error.
+    /// Notes a call as [`Progress::step`] does, but reports an interruption as an error.
     pub(crate) fn check(&self, count: usize) -> Result<(), diffae_infer::Error> {
         if self.step(count).is_break() { Err(diffae_infer::Error::Cancelled) } else { Ok(()) }
     }
 
-    /// Notes that so many more items are whole.
+    /// Notes that `count` more items are finished.
     pub(crate) fn done(&self, count: usize) {
         locked(&self.state).num_done += count;
     }
 
-    /// Ends, and says how long it took.
+    /// Ends the display, and reports the time taken.
     pub(crate) fn finish(self) {
         if let Display::Bar(bar) = self.display.into_inner().unwrap_or_else(PoisonError::into_inner) {
             bar.finish_and_clear();
@@ -250,7 +250,7 @@ impl State {
     }
 }
 
-/// A bar that reads the state whenever it is drawn.
+/// Creates a bar that reads the state whenever it is drawn.
 fn bar(label: &'static str, start: Instant, state: Arc<Mutex<State>>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let terminal = console::Term::stderr();
@@ -266,7 +266,7 @@ fn bar(label: &'static str, start: Instant, state: Arc<Mutex<State>>) -> Progres
     bar
 }
 
-/// One line on a terminal of so many columns, of which it leaves the last one free.
+/// Formats one line for a terminal of `width` columns, and leaves the last one free.
 fn terminal_line(width: usize, view: &View) -> String {
     let &View { label, noun, num_items, num_done, fraction, per_second, .. } = view;
     let room = width.saturating_sub(1);
@@ -274,10 +274,10 @@ fn terminal_line(width: usize, view: &View) -> String {
     let eta = format!("ETA {}", remaining_text(view.remaining));
     let counted = format!("{num_done}/{num_items}");
     let nouns = noun.after(num_items);
-    if width >= LEAST_WIDTH_OF_BAR {
+    if width >= MIN_WIDTH_OF_BAR {
         let rate = format!(", {per_second:.2} {}/s", noun.after(2));
         // There is no rate before a picture is whole.
-        let rate = if width >= LEAST_WIDTH_OF_RATE && per_second > 0. { rate } else { String::new() };
+        let rate = if width >= MIN_WIDTH_OF_RATE && per_second > 0. { rate } else { String::new() };
         let tail = format!("{percent}, {counted} {nouns}{rate}, {eta}");
         let cells = room.saturating_sub(label.len() + tail.len() + 2);
         if cells >= 8 {
@@ -307,14 +307,14 @@ fn plain_line(view: &View) -> String {
     format!("{label}: {num_done} of {num_items} {nouns}, {percent}%, {per_second:.2} {each}/s, ETA {remaining}")
 }
 
-/// Whole percents, rounded down: 100 is done.
+/// Returns whole percents, rounded down: 100 is done.
 fn percent(fraction: f64) -> u8 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
     let percent = (fraction.clamp(0., 1.) * 100.) as u8;
     percent
 }
 
-/// `45s`, `3m20s`, `2h05m`, `3d04h`.
+/// Formats the remaining time: `45s`, `3m20s`, `2h05m`, `3d04h`.
 fn remaining_text(remaining: Option<Duration>) -> String {
     let Some(remaining) = remaining else { return "--".to_owned() };
     let secs = remaining.as_secs_f64().round();
@@ -353,7 +353,7 @@ mod tests {
                     let line = terminal_line(width, &view);
                     assert!(line.chars().count() < width, "{width}: {line}");
                     assert!(line.contains("50%") && line.contains("ETA "), "{width}: {line}");
-                    assert_eq!(line.contains('#'), width >= LEAST_WIDTH_OF_BAR, "{width}: {line}");
+                    assert_eq!(line.contains('#'), width >= MIN_WIDTH_OF_BAR, "{width}: {line}");
                 }
             }
         }

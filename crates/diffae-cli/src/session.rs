@@ -1,4 +1,4 @@
-//! A loaded model, and what every command does with it.
+//! A loaded model, and the operations that commands share.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,7 +21,7 @@ use crate::progress::{Job, Progress};
 /// Set by Ctrl-C; chains look at it after every step.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// A model in memory, and how it is used.
+/// A loaded model with the options of its use.
 pub(crate) struct Session {
     pub(crate) pipeline: Pipeline,
     batch_size: Option<usize>,
@@ -40,17 +40,18 @@ impl Session {
         Ok(Self { pipeline: Pipeline::new(model), batch_size: batch.batch_size, source, options })
     }
 
-    /// The model.
+    /// Returns the model.
     pub(crate) fn model(&self) -> &Model {
         self.pipeline.model()
     }
 
-    /// Fails if the model has no chain of so many steps, which an option has asked for: before anything is computed.
+    /// Fails, before anything is computed, if the model has no chain of `num_steps` steps, which `option` has asked
+    /// for.
     pub(crate) fn check_steps(&self, option: &'static str, num_steps: usize) -> Result<()> {
         self.pipeline.check_steps(num_steps).context(option)
     }
 
-    /// What of the model decides the values that are measured on it.
+    /// Returns the settings of the model that determine the values measured on it.
     pub(crate) fn settings(&self) -> BTreeMap<String, Value> {
         BTreeMap::from([
             ("model".to_owned(), self.model().fingerprint().into()),
@@ -58,8 +59,8 @@ impl Session {
         ])
     }
 
-    /// Settings that a command shares with all others whose values depend on the model: they go into results, and decide
-    /// whether a run can go on with what another has kept.
+    /// Returns the settings that all commands whose values depend on the model share: they go into results, and decide
+    /// whether an interrupted run can be resumed.
     pub(crate) fn run_settings(&self, global: &GlobalArgs) -> Settings {
         let mut settings = self.settings();
         settings.insert("program".to_owned(), env!("CARGO_PKG_VERSION").into());
@@ -74,12 +75,12 @@ impl Session {
         Progress::of(job, self.model())
     }
 
-    /// Pictures of which the encoder must be asked: all, or none in a plain DDPM.
+    /// Returns the number of encoder calls for so many pictures: one each, or none in a plain DDPM.
     pub(crate) fn encoder_calls(&self, num_pictures: usize) -> usize {
         if self.has_z_sem() { num_pictures } else { 0 }
     }
 
-    /// The codes of some subjects.
+    /// Returns the codes of some subjects.
     pub(crate) fn encode(
         &self,
         subjects: &Subjects,
@@ -95,7 +96,7 @@ impl Session {
         Ok(encoded)
     }
 
-    /// Says, once in a run, that pictures are not of the kind that the model was made for.
+    /// Warns, once in a run, that pictures are not of the kind that the model was trained on.
     fn warn_of_foreign<'a>(&self, names: impl Iterator<Item = &'a String>, x_0: &Tensor, z_sem: &Tensor) -> Result<()> {
         static WARNED: Once = Once::new();
         let Some(domain) = self.model().config().domain.as_ref().filter(|_| !WARNED.is_completed()) else {
@@ -116,12 +117,13 @@ impl Session {
         Ok(())
     }
 
-    /// What names the latent net and the moments of `z_sem`, which are no part of the model's fingerprint.
+    /// Returns a fingerprint of the latent net and the moments of `z_sem`, which are no part of the model's
+    /// fingerprint.
     pub(crate) fn latent_fingerprint(&self) -> Result<Option<String>> {
         Ok(self.source.latent_fingerprint()?)
     }
 
-    /// Pictures per batch: as the command line says, or by the size of the model.
+    /// Returns the batch size: as on the command line, or by the size of the model.
     pub(crate) fn batch_size(&self) -> usize {
         let settings = PipelineSettings { batch_size: self.batch_size, ..PipelineSettings::DEFAULT };
         settings.batch_size_for(self.model().config())
@@ -132,17 +134,17 @@ impl Session {
         Ok(read_batch(inputs, self.model().image_shape(), self.model().device())?)
     }
 
-    /// Whether the model decodes without steps.
+    /// Returns whether the model decodes in one step.
     pub(crate) fn is_one_shot(&self) -> bool {
         self.pipeline.is_one_shot()
     }
 
-    /// Whether the model has a semantic code.
+    /// Returns whether the model has a semantic code.
     pub(crate) fn has_z_sem(&self) -> bool {
         self.model().has_z_sem()
     }
 
-    /// The codes of inputs that were read.
+    /// Encodes inputs that were read.
     pub(crate) fn encode_inputs(
         &self,
         (inputs, x_0): (&[Input], &Tensor),
@@ -157,7 +159,7 @@ impl Session {
         Ok(encoded)
     }
 
-    /// Decodes codes whose noise, where some is needed, has the numbers from `first` on.
+    /// Decodes codes; the noise of stochastic samplers is numbered from `first` on.
     pub(crate) fn decode(
         &self,
         (x_terminal, z_sem): (&Tensor, Option<&Tensor>),
@@ -171,7 +173,7 @@ impl Session {
     }
 }
 
-/// The end of a command by Ctrl-C: says what is there of its results, and how it goes on.
+/// The end of a command by Ctrl-C: says which results are kept, and how to continue.
 #[derive(Debug)]
 pub(crate) struct Interruption(String);
 
@@ -189,13 +191,13 @@ impl std::fmt::Display for Interruption {
 
 impl std::error::Error for Interruption {}
 
-/// Device, number type and hints of the command line.
+/// Returns device, number type and hints of the command line.
 pub(crate) fn load_options(global: &GlobalArgs, hints: &HintArgs) -> Result<LoadOptions> {
     let device = device_from_name(&global.device)?;
     Ok(LoadOptions { device, dtype: dtype(global.dtype), hints: architecture_hints(hints) })
 }
 
-/// Facts about a file of weights from the command line.
+/// Returns the facts about a file of weights that the command line states.
 pub(crate) fn architecture_hints(args: &HintArgs) -> ArchitectureHints {
     ArchitectureHints {
         parameters: match args.weights {
@@ -212,17 +214,18 @@ pub(crate) fn architecture_hints(args: &HintArgs) -> ArchitectureHints {
     }
 }
 
-/// `[-1, 1]` as the networks speak to `[0, 1]` as measures do, on the CPU; values beyond are clipped, as in a file.
+/// Converts `[-1, 1]`, as networks use it, to `[0, 1]`, as measures do, on the CPU; values beyond are clipped, as in a
+/// file.
 pub(crate) fn to_unit(x: &Tensor) -> Result<Tensor> {
     Ok(((x.to_device(&Device::Cpu)? + 1.)? * 0.5)?.clamp(0., 1.)?)
 }
 
-/// Whether Ctrl-C was pressed.
+/// Returns whether Ctrl-C was pressed.
 pub(crate) fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// Lets the first Ctrl-C end the work in good order, and the second at once.
+/// Lets the first Ctrl-C end the work in an orderly way, and the second at once.
 pub(crate) fn catch_interrupts() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {

@@ -5,8 +5,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::error::{Error, Result};
 
-/// The share of resamples that must have figures, or the others would speak for all.
-const LEAST_SHARE: f64 = 0.5;
+/// Minimum share of resamples with figures for an interval to be reported.
+const MIN_SHARE: f64 = 0.5;
 /// The quantiles that bound an interval: 95% of the resampled figures lie between them.
 const BOUNDS: [f64; 2] = [0.025, 0.975];
 
@@ -15,12 +15,12 @@ const BOUNDS: [f64; 2] = [0.025, 0.975];
 pub struct Interval {
     /// The figure of all items.
     pub value: f64,
-    /// Lower and upper bound; none where they are not known: of one item, without resamples, or if fewer than half of the
-    /// resamples have figures.
+    /// Lower and upper bound; `None` where they are not known: for one item, without resamples, or if fewer than half
+    /// of the resamples have figures.
     pub bounds: Option<[f64; 2]>,
 }
 
-/// The mean of values, with an interval.
+/// Returns the mean of values, with its bootstrap interval.
 ///
 /// # Errors
 /// As [`bootstrap`].
@@ -30,7 +30,7 @@ pub fn bootstrap_mean(values: &[f64], num_resamples: usize, seed: u64) -> Result
     })
 }
 
-/// A figure of `count` items and its percentile interval; see [`bootstrap_all`].
+/// Returns a figure of `count` items and its percentile interval; see [`bootstrap_all`].
 ///
 /// # Errors
 /// As [`bootstrap_all`].
@@ -44,8 +44,9 @@ pub fn bootstrap(
     Ok(interval)
 }
 
-/// Figures of `count` items and their percentile intervals: `figures` is called once with all items, then with resamples
-/// of the same size, drawn with replacement. A resample that has no figures (one class only, say) is left out.
+/// Returns figures of `count` items and their percentile intervals: `figures` is called once with all items, then with
+/// resamples of the same size, drawn with replacement. A resample that has no figures (one class only, say) is left
+/// out.
 ///
 /// # Errors
 /// [`Error::TooFew`] without items; [`Error::NotFinite`] if all items together have no finite figures.
@@ -69,7 +70,7 @@ pub fn bootstrap_all<const N: usize>(
         items.fill_with(|| below(count, &mut generator));
         resampled.extend(figures(&items).filter(is_finite));
     }
-    let is_known = count > 1 && resampled.len() as f64 >= LEAST_SHARE * num_resamples as f64;
+    let is_known = count > 1 && resampled.len() as f64 >= MIN_SHARE * num_resamples as f64;
     Ok(std::array::from_fn(|place| {
         let mut sorted: Vec<f64> = resampled.iter().map(|figures| figures[place]).collect();
         sorted.sort_by(f64::total_cmp);
@@ -79,13 +80,13 @@ pub fn bootstrap_all<const N: usize>(
     }))
 }
 
-/// A number in `0..count`; counts of pictures are far too small for the bias of a product to matter.
+/// Draws a number in `0..count`; counts of pictures are far too small for the bias of a product to matter.
 fn below(count: usize, generator: &mut ChaCha20Rng) -> usize {
     let product = u128::from(generator.next_u64()) * count as u128;
     usize::try_from(product >> 64).unwrap_or(0)
 }
 
-/// Linear between the two nearest of sorted values.
+/// Returns the quantile `at` of sorted values, interpolated linearly between the two nearest.
 fn quantile(sorted: &[f64], at: f64) -> Option<f64> {
     let position = at * (sorted.len() as f64 - 1.);
     let (below, share) = (position.floor(), position.fract());

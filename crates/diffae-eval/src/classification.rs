@@ -36,7 +36,7 @@ pub fn average_precision(scores: &[f64], present: &[bool]) -> Result<f64> {
     Ok(sum)
 }
 
-/// Things of one score.
+/// Items with equal scores.
 struct Group {
     present: f64,
     absent: f64,
@@ -46,7 +46,7 @@ fn total(groups: &[Group], of: impl Fn(&Group) -> f64) -> f64 {
     groups.iter().map(of).sum()
 }
 
-/// From the highest score down.
+/// Groups items by score, from the highest down.
 fn by_score(scores: &[f64], present: &[bool]) -> Result<Vec<Group>> {
     if scores.len() != present.len() {
         return Err(Error::Lengths { scores: scores.len(), labels: present.len() });

@@ -1,4 +1,4 @@
-//! Whether single dimensions of a code stand for single attributes.
+//! Disentanglement of codes: DCI and total AUROC difference.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -11,16 +11,16 @@ use crate::linear_probe::{LinearProbe, standardized};
 /// A dimension captures an attribute if its AUROC, in either direction, is at least this.
 const CAPTURED: f64 = 0.75;
 
-/// Disentanglement and completeness of a code, of 0 to 1.
+/// Disentanglement and completeness of a code, each in `[0, 1]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dci {
-    /// 1 if each dimension matters for one attribute alone.
+    /// Disentanglement: 1 if each dimension matters for a single attribute.
     pub disentanglement: f64,
-    /// 1 if one dimension alone matters for each attribute.
+    /// Completeness: 1 if a single dimension matters for each attribute.
     pub completeness: f64,
 }
 
-/// Disentanglement and completeness from the weights of linear probes.
+/// Computes disentanglement and completeness from the weights of linear probes.
 ///
 /// The importance `R_ij` of dimension i for attribute j is the absolute weight of a logistic regression on the standardized
 /// code. With `p_ij = R_ij / sum_j R_ij` and J attributes, the disentanglement of dimension i is
@@ -56,7 +56,7 @@ pub fn dci(codes: &Tensor, present: &[Vec<bool>], inverse_penalty: f64) -> Resul
     Ok(Dci { disentanglement: disentanglement.sum(), completeness: completeness.sum() })
 }
 
-/// One minus the entropy of shares, in units of that of even ones: 1 if one has everything, 0 if all have the same.
+/// Returns one minus the normalized entropy of shares: 1 if one has everything, 0 if all are equal.
 fn one_sidedness(parts: &[f64]) -> f64 {
     let total: f64 = parts.iter().sum();
     let shares = parts.iter().map(|part| part / total).filter(|share| *share > 0.);
@@ -68,12 +68,12 @@ fn one_sidedness(parts: &[f64]) -> f64 {
 pub struct AurocDifference {
     /// The sum, over captured attributes, of the best dimension's AUROC less the second best's.
     pub total: f64,
-    /// Attributes that a dimension captures: AUROC at least 0.75.
+    /// Number of attributes that a dimension captures: AUROC at least 0.75.
     pub num_captured: usize,
 }
 
-/// Total AUROC difference (TAD) of a code. The AUROC of a dimension is that of its plain value, in whichever direction is
-/// better.
+/// Computes the total AUROC difference (TAD) of a code. The AUROC of a dimension is that of its plain value, in
+/// whichever direction is better.
 ///
 /// # Shapes
 /// - `codes`: `[N, D]`; `present`: for each attribute, N labels.
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    /// Codes of 64 things with two independent attributes, `mix` being how much each dimension takes of the other.
+    /// Codes of 64 items with two independent attributes, `mix` being how much each dimension takes of the other.
     fn code(mix: f64) -> (Tensor, Vec<Vec<bool>>) {
         let present: Vec<Vec<bool>> = (0..2).map(|bit| (0..64).map(|i| (i >> bit) & 1 == 1).collect()).collect();
         let values = (0..64).flat_map(|i| {

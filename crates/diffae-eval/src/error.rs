@@ -5,7 +5,7 @@ use candle_core::DType;
 /// The result of measuring image quality.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why two image batches could not be compared.
+/// Errors of measures and feature networks.
 ///
 /// `batch` is the name of the parameter at fault, `x` or `y`.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +16,7 @@ pub enum Error {
     Rank {
         /// The parameter at fault.
         batch: &'static str,
-        /// Its shape.
+        /// Shape of the batch.
         got: Vec<usize>,
     },
 
@@ -41,7 +41,7 @@ pub enum Error {
     DType {
         /// The parameter at fault.
         batch: &'static str,
-        /// Its dtype.
+        /// Dtype of the batch.
         got: DType,
     },
 
@@ -76,10 +76,10 @@ pub enum Error {
         #[source]
         source: candle_core::Error,
     },
-    /// Features are of gray or color pictures.
+    /// Pictures have neither one channel nor three.
     #[error("pictures have shape {got:?}, expected one or three channels [N, C, H, W]")]
     Channels {
-        /// Their shape.
+        /// Shape of the pictures.
         got: Vec<usize>,
     },
     /// A file of statistics cannot be read or written.
@@ -96,29 +96,29 @@ pub enum Error {
     /// A feature network could not be run.
     #[error("a feature network could not be run")]
     Network(#[from] candle_core::Error),
-    /// A measure over several scales needs room.
+    /// Images are too small for a measure over several scales.
     #[error("images have a side of {got} pixels, expected at least {least}")]
     TooSmall {
-        /// The shorter side.
+        /// Length of the shorter side.
         got: usize,
-        /// Smallest side.
+        /// Smallest side allowed.
         least: usize,
     },
-    /// Features are rows.
+    /// Features do not have the two axes N and D.
     #[error("features have shape {got:?}, expected [N, D]")]
     FeatureRank {
-        /// Their shape.
+        /// Shape of the features.
         got: Vec<usize>,
     },
-    /// Features of different widths.
+    /// Features differ in width.
     #[error("features have width {got}, expected {expected}")]
     WidthMismatch {
-        /// Theirs.
+        /// Width of the features at fault.
         got: usize,
-        /// Width of the others.
+        /// Width of the other features.
         expected: usize,
     },
-    /// Not enough for a statistic.
+    /// There are too few items for a statistic.
     #[error("got {got} {what}, expected at least {least}")]
     TooFew {
         /// Name of the items.
@@ -128,7 +128,7 @@ pub enum Error {
         /// Smallest number of items.
         least: usize,
     },
-    /// NaN or infinity.
+    /// A batch holds a NaN or an infinity.
     #[error("{batch} hold NaN or infinity")]
     NotFinite {
         /// Name of the batch.
@@ -140,10 +140,10 @@ pub enum Error {
         /// The solver's error.
         problem: String,
     },
-    /// An area needs both classes.
+    /// All labels are of one class, where a measure needs both.
     #[error("all labels are the same, expected both classes")]
     OneClass,
-    /// Scores without labels, or the other way.
+    /// The numbers of scores and labels differ.
     #[error("there are {scores} scores for {labels} labels")]
     Lengths {
         /// Number of scores.

@@ -1,4 +1,4 @@
-//! Distances between sets of pictures, as sets of features.
+//! Frechet and kernel distances between sets of features.
 
 use candle_core::{DType, Tensor};
 use faer::linalg::evd::EvdError;
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::moments::Moments;
 
-/// Mean and covariance of features that come batch by batch; memory depends on their width alone.
+/// Running mean and covariance of features that come batch by batch; memory depends on their width alone.
 #[derive(Debug, Clone)]
 pub struct FeatureStatistics {
     count: usize,
@@ -20,7 +20,7 @@ pub struct FeatureStatistics {
 }
 
 impl FeatureStatistics {
-    /// Nothing yet, of a width.
+    /// Starts without features, for features of a given width.
     #[must_use]
     pub fn new(width: usize) -> Self {
         Self { count: 0, mean: vec![0.; width], scatter: Mat::zeros(width, width) }
@@ -59,13 +59,13 @@ impl FeatureStatistics {
         Ok(())
     }
 
-    /// Number of features added.
+    /// Returns the number of features added.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Mean and covariance.
+    /// Returns mean and covariance of the features added.
     ///
     /// # Errors
     /// [`Error::TooFew`] if fewer than two were added.
@@ -79,7 +79,7 @@ impl FeatureStatistics {
     }
 }
 
-/// `|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2))` of two sets of features.
+/// Frechet distance of two sets of features, `|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2))`.
 ///
 /// The trace of the root is the sum of the roots of the eigenvalues of `C_x^(1/2) C_y C_x^(1/2)`, which is symmetric, so
 /// covariances of any rank are fine: with fewer pictures than features, and for identical sets, which have distance 0.
@@ -111,7 +111,7 @@ fn eigen_failed(error: EvdError) -> Error {
     Error::Eigen { problem: format!("{error:?}") }
 }
 
-/// The symmetric square root of a positive semidefinite matrix.
+/// Returns the symmetric square root of a positive semidefinite matrix.
 fn symmetric_root(matrix: MatRef<'_, f64>) -> Result<Mat<f64>> {
     let eigen = matrix.self_adjoint_eigen(Side::Lower).map_err(eigen_failed)?;
     let (vectors, values) = (eigen.U(), eigen.S().column_vector());
@@ -119,8 +119,8 @@ fn symmetric_root(matrix: MatRef<'_, f64>) -> Result<Mat<f64>> {
     Ok(scaled * vectors.transpose())
 }
 
-/// The squared maximum mean discrepancy with the kernel `(a . b / D + 1)^3`, without bias: it can be below 0 where the sets
-/// are alike. With Inception's features, averaged over subsets, it is the Kernel Inception distance.
+/// Squared maximum mean discrepancy with the kernel `(a . b / D + 1)^3`, unbiased: it can be below 0 where the sets are
+/// alike. With Inception's features, averaged over subsets, it is the Kernel Inception distance.
 ///
 /// # Shapes
 /// - `x`: `[M, D]`, `y`: `[N, D]`; f32 or f64.
@@ -155,11 +155,12 @@ pub fn kernel_distance(x: &Tensor, y: &Tensor) -> Result<f64> {
     Ok(within(&x) + within(&y) - 2. * sum_over(&x, &y) / (x.len() as f64 * y.len() as f64))
 }
 
-/// Mean and standard deviation of [`kernel_distance`] over random subsets of two sets whose features lie elsewhere, in a
-/// file say: memory depends on the size of the subsets alone.
+/// Returns mean and standard deviation of [`kernel_distance`] over random subsets of two sets whose features are stored
+/// elsewhere, such as in a file: memory depends on the size of the subsets alone.
 ///
-/// - `counts`: how many features the sets have; `subset`: how many of each are drawn, without repeats; `read`: which set
-///   (0 or 1) and which rows of it in rising order, to `[subset, D]`.
+/// - `counts`: number of features of each set; `subset`: number drawn from each, without repeats; `read`: maps a set (0
+/// or 1)
+///   and rows of it in rising order to `[subset, D]`.
 ///
 /// # Errors
 /// [`Error::TooFew`] if a set has fewer than `subset`, or there is no subset; others as [`kernel_distance`] and `read`.
@@ -191,7 +192,7 @@ pub fn kernel_distance_of_subsets<E: From<Error>>(
     Ok((mean, var.sqrt()))
 }
 
-/// Some of the first numbers, in rising order (Knuth's algorithm S).
+/// Draws `subset` of the first `count` numbers, in rising order (Knuth's algorithm S).
 fn draw_rows(random: &mut ChaCha8Rng, count: usize, subset: usize) -> Vec<usize> {
     let mut rows = Vec::with_capacity(subset);
     for row in 0..count {
@@ -205,7 +206,7 @@ fn draw_rows(random: &mut ChaCha8Rng, count: usize, subset: usize) -> Vec<usize>
     rows
 }
 
-/// The rows of `[N, D]`, all values finite.
+/// Returns the rows of `[N, D]`, and checks that all values are finite.
 pub(crate) fn rows(batch: &'static str, features: &Tensor) -> Result<Vec<Vec<f64>>> {
     if features.rank() != 2 {
         return Err(Error::FeatureRank { got: features.dims().to_vec() });

@@ -56,12 +56,12 @@ impl ImagePairs {
         of_planes.chunks_exact(self.num_channels).map(mean).collect()
     }
 
-    /// Rows of an image.
+    /// Number of rows of an image.
     pub(crate) fn height(&self) -> usize {
         self.height
     }
 
-    /// The length of an image row.
+    /// Length of an image row.
     pub(crate) fn width(&self) -> usize {
         self.width
     }

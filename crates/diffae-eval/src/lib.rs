@@ -15,7 +15,7 @@
 //! (Preechakul et al., arXiv:2111.15640) report for reconstructions. Values outside `[0, 1]` are refused, not
 //! clamped: a batch left in `[-1, 1]` would otherwise give plausible, wrong numbers.
 //!
-//! Two measures compare sets of pictures by features of theirs, and two judge the scores of a classifier:
+//! Some measures compare sets of pictures by their features, and others rate the scores of a classifier:
 //!
 //! | measure | best | answers |
 //! |---|---|---|
@@ -24,9 +24,9 @@
 //! | [`manifold_overlap`] | 1 | precision, recall, density, coverage: are samples real, and as varied? |
 //! | [`auroc`], [`average_precision`] | 1 | does what is present score higher than what is not? |
 //!
-//! The features come from [`FeatureNetwork`]; [`Lpips`] compares pictures pair by pair with a network's eyes.
-//! [`LinearProbe`] asks what can be read out of codes linearly, [`dci`] and [`total_auroc_difference`] whether single
-//! dimensions stand for single attributes; [`bootstrap`] says how sure a figure is.
+//! The features come from [`FeatureNetwork`]; [`Lpips`] compares pictures pair by pair by the activations of a network.
+//! [`LinearProbe`] measures which attributes can be read linearly from codes, [`dci`] and [`total_auroc_difference`]
+//! whether single dimensions stand for single attributes; [`bootstrap`] gives confidence intervals.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};

@@ -8,9 +8,9 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::frechet::rows;
 
-/// Newton steps, at most; convergence takes about ten.
+/// Maximum number of Newton steps; convergence takes about ten.
 const MAX_STEPS: usize = 100;
-/// The gradient, relative to the number of rows, below which nothing moves any more.
+/// Newton's method stops when the gradient, relative to the number of rows, is below this.
 const TOLERANCE: f64 = 1e-10;
 
 /// Choices of [`InversePenalty::Chosen`], rising: the powers of ten that matter for standardized rows.
@@ -21,13 +21,13 @@ const HELD_OUT_ONE_IN: usize = 5;
 /// Inverse regularization strength, scikit-learn's `C`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum InversePenalty {
-    /// This one, above 0.
+    /// A fixed value, above 0.
     Fixed(f64),
-    /// The power of ten of 0.001 to 100,000 by which a probe of four fifths of the rows fitted to predicts the last fifth
-    /// best, by cross-entropy. 1 if one of these parts has rows of one kind only.
+    /// Selected on held-out rows: the power of ten from 0.001 to 100,000 with which a probe fitted to four fifths of
+    /// the rows has the lowest cross-entropy on the last fifth. 1 if one of these parts has rows of one class only.
     ///
-    /// Codes hold some of what they know in directions along which they hardly vary. A penalty that suits the rest keeps a
-    /// probe from reading these.
+    /// Codes hold some information in directions of low variance. A penalty that suits the other directions keeps a
+    /// probe from reading it.
     Chosen,
 }
 
@@ -53,12 +53,12 @@ impl LinearProbe {
         Self::fit_rows(&rows("x", x)?, present, inverse_penalty)
     }
 
-    /// The logits of rows.
+    /// Returns the logits of rows.
     ///
     /// # Shapes
     /// - `x`: `[N, D]`, f32 or f64; result: N.
     /// # Errors
-    /// [`Error::WidthMismatch`] if the width is another than that of [`LinearProbe::fit`].
+    /// [`Error::WidthMismatch`] if the width differs from that of [`LinearProbe::fit`].
     pub fn logits(&self, x: &Tensor) -> Result<Vec<f64>> {
         let rows = rows("x", x)?;
         match rows.iter().find(|row| row.len() != self.weight.len()) {
@@ -75,7 +75,7 @@ impl LinearProbe {
         Self::fit_from(None, rows, present, inverse_penalty)
     }
 
-    /// Like [`LinearProbe::fit_rows`], from a probe that is near: the minimum is the same, the way to it shorter.
+    /// Fits as [`LinearProbe::fit_rows`] does, starting from a probe near the minimum if there is one.
     fn fit_from(near: Option<&Self>, rows: &[Vec<f64>], present: &[bool], inverse_penalty: f64) -> Result<Self> {
         if rows.len() != present.len() {
             return Err(Error::Lengths { scores: rows.len(), labels: present.len() });
@@ -117,7 +117,7 @@ impl LinearProbe {
 }
 
 impl InversePenalty {
-    /// The value for rows that a probe will be fitted to.
+    /// Returns the inverse penalty for the rows that a probe will be fitted to.
     fn of(self, rows: &[Vec<f64>], present: &[bool]) -> Result<f64> {
         const DEFAULT: f64 = 1.;
         if let Self::Fixed(value) = self {
@@ -151,7 +151,7 @@ fn cross_entropy(logit: f64, y: f64) -> f64 {
     logit.max(0.) + (-logit.abs()).exp().ln_1p() - y * logit
 }
 
-/// The objective of the fit.
+/// Objective of the fit.
 struct Problem {
     x: Mat<f64>,
     target: Vec<f64>,
@@ -186,9 +186,9 @@ impl Problem {
     }
 }
 
-/// The logit of each row from a probe that has not seen it: `num_folds` probes, each fitted to the rows of the other folds.
-/// Row i is in fold `i mod num_folds`. Columns are standardized with the mean and deviation of the rows fitted to, and a
-/// penalty is chosen among these rows alone.
+/// Returns the cross-validated logit of each row: `num_folds` probes, each fitted to the rows of the other folds. Row i
+/// is in fold `i mod num_folds`. Columns are standardized with the mean and standard deviation of the rows fitted to,
+/// and a penalty is chosen among these rows alone.
 ///
 /// # Shapes
 /// - `x`: `[N, D]`; result: N.
@@ -223,11 +223,11 @@ pub fn cross_validated_logits(
     Ok(logits)
 }
 
-/// The logits of rows from a probe that is fitted to others. Columns are standardized with the mean and deviation of the rows
-/// fitted to, and a penalty is chosen among these rows alone.
+/// Returns the logits of `others` from a probe that is fitted to `x`. Columns are standardized with the mean and
+/// standard deviation of `x`, and a penalty is chosen among the rows of `x` alone.
 ///
 /// # Shapes
-/// - `x`: `[N, D]` with N labels, which is fitted to; `others`: `[M, D]`; result: M.
+/// - `x`, to which the probe is fitted: `[N, D]`, with N labels; `others`: `[M, D]`; result: M.
 /// # Errors
 /// [`Error::WidthMismatch`] if the widths differ; else as [`LinearProbe::fit`].
 pub fn logits_of_others(
@@ -248,7 +248,7 @@ pub fn logits_of_others(
     Ok(others.iter().map(|row| probe.logit(row)).collect())
 }
 
-/// A probe of rows as they are, which it standardizes.
+/// A probe with the standardization of its input rows.
 struct StandardizedProbe {
     scale: Standardization,
     probe: LinearProbe,
@@ -267,13 +267,13 @@ impl StandardizedProbe {
     }
 }
 
-/// Rows with columns of mean 0 and variance 1; a column that does not vary becomes zero.
+/// Standardizes columns to mean 0 and variance 1; a column that does not vary becomes zero.
 pub(crate) fn standardized(rows: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let scale = Standardization::of(rows.iter().map(Vec::as_slice));
     rows.iter().map(|row| scale.apply(row)).collect()
 }
 
-/// Mean and deviation of columns.
+/// Mean and standard deviation of each column.
 struct Standardization {
     mean: Vec<f64>,
     deviation: Vec<f64>,

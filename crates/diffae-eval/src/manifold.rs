@@ -1,4 +1,4 @@
-//! Whether samples look real, and whether they are as varied: neighborhoods in feature space.
+//! Precision, recall, density and coverage: neighborhoods in feature space.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -13,7 +13,8 @@ pub struct ManifoldOverlap {
     pub precision: f64,
     /// Share of real pictures that lie in the neighborhood of a sample.
     pub recall: f64,
-    /// In how many neighborhoods of real pictures a sample lies, over k: precision that counts crowds; may pass 1.
+    /// Mean number of neighborhoods of real pictures that a sample lies in, over k: a precision that counts crowds; may
+    /// pass 1.
     pub density: f64,
     /// Share of real pictures whose neighborhood holds a sample.
     pub coverage: f64,
@@ -22,17 +23,17 @@ pub struct ManifoldOverlap {
 /// Contribution of each item to [`ManifoldOverlap`], whose figures are the means; bootstrap intervals need it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ManifoldMembers {
-    /// Of each sample, 1 if it lies in the neighborhood of a real picture.
+    /// For each sample, 1 if it lies in the neighborhood of a real picture.
     pub precision: Vec<f64>,
-    /// Of each real picture, 1 if it lies in the neighborhood of a sample.
+    /// For each real picture, 1 if it lies in the neighborhood of a sample.
     pub recall: Vec<f64>,
-    /// Of each sample, in how many neighborhoods of real pictures it lies, over k.
+    /// For each sample, the number of neighborhoods of real pictures that it lies in, over k.
     pub density: Vec<f64>,
-    /// Of each real picture, 1 if its neighborhood holds a sample.
+    /// For each real picture, 1 if its neighborhood holds a sample.
     pub coverage: Vec<f64>,
 }
 
-/// Precision, recall, density and coverage of samples.
+/// Computes precision, recall, density and coverage of samples.
 ///
 /// The neighborhood of a picture is the ball up to the k-th nearest other picture of its own set, that one left out; k is 3
 /// for precision and recall and 5 for density and coverage in the papers, one k for all here. Time and memory of a thread
@@ -56,7 +57,7 @@ pub fn manifold_overlap(real: &Tensor, samples: &Tensor, k: usize) -> Result<Man
     })
 }
 
-/// [`manifold_overlap`], item by item.
+/// Computes the contribution of each item to [`manifold_overlap`].
 ///
 /// # Errors
 /// As [`manifold_overlap`].
@@ -98,7 +99,7 @@ pub fn manifold_members(real: &Tensor, samples: &Tensor, k: usize) -> Result<Man
     })
 }
 
-/// The squared distance of each row to the k-th nearest other row.
+/// Returns the squared distance of each row to the k-th nearest other row.
 fn radii(set: &[Vec<f64>], k: usize) -> Vec<f64> {
     let radius = |(i, row): (usize, &Vec<f64>)| {
         let others = set.iter().enumerate().filter(|(j, _)| *j != i);

@@ -1,4 +1,4 @@
-//! Mean and covariance of features, and the files that other programs keep them in.
+//! Mean and covariance of features, and the `.npz` files that store them.
 
 use std::path::{Path, PathBuf};
 
@@ -8,10 +8,10 @@ use faer::Mat;
 use crate::error::{Error, Result};
 use crate::npz::Npz;
 
-/// Names of the arrays in a file.
+/// Name of the mean's array in a `.npz` file, as in pytorch-fid's files.
 const MEAN: &str = "mu";
 const COVARIANCE: &str = "sigma";
-/// An array of ours, which pytorch-fid passes over.
+/// Name of the array that holds the number of features; pytorch-fid ignores it.
 const COUNT: &str = "count";
 
 /// Mean and covariance of a set of features.
@@ -68,7 +68,7 @@ impl Moments {
         Ok(Self { count, mean: mean.values, covariance })
     }
 
-    /// Writes such a file.
+    /// Writes a `.npz` file that [`Moments::read_npz`] reads.
     ///
     /// # Errors
     /// [`Error::StatisticsFile`] if it cannot be written.

@@ -12,12 +12,12 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 /// Upper bound of a header's length; `NumPy`'s own are below 200 bytes.
 const MAX_HEADER_BYTES: usize = 1 << 16;
 
-/// An archive whose problems are sentences without the path.
+/// An open `.npz` archive, whose errors are sentences without the path.
 pub(crate) struct Npz {
     archive: ZipArchive<BufReader<File>>,
 }
 
-/// Numbers in C order, whatever the file had.
+/// An array, its values in C order whatever the order in the file.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Array {
     pub(crate) shape: Vec<usize>,
@@ -61,13 +61,13 @@ impl Npz {
         Ok(Self { archive })
     }
 
-    /// Names of the arrays, in the order of the archive.
+    /// Returns the names of the arrays, in the order of the archive.
     pub(crate) fn names(&self) -> Vec<String> {
         let names = self.archive.file_names().filter_map(std::result::Result::ok);
         names.map(|name| name.trim_end_matches(".npy").to_owned()).collect()
     }
 
-    /// An array by its name; `None` if the archive lacks it.
+    /// Reads an array by its name; `None` if the archive lacks it.
     pub(crate) fn read(&mut self, name: &str) -> Result<Option<Array>, String> {
         if !self.names().iter().any(|there| there == name) {
             return Ok(None);
@@ -166,7 +166,7 @@ impl Number {
         Ok(Self { kind, size, order })
     }
 
-    /// The value of as many bytes as the type has.
+    /// Decodes the bytes of one value.
     fn value(self, bytes: &[u8]) -> f64 {
         let bits = |shift: u64, byte: &u8| (shift << 8) | u64::from(*byte);
         let bits = match self.order {
@@ -185,7 +185,7 @@ impl Number {
     }
 }
 
-/// Moves values whose first axis varies fastest to where their last one does.
+/// Reorders values from Fortran order to C order.
 fn to_c_order(shape: &[usize], values: &[f64]) -> Vec<f64> {
     let mut place = vec![0; shape.len()];
     let mut ordered = Vec::with_capacity(values.len());

@@ -49,7 +49,7 @@ pub fn ssim(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
     Ok(pairs.map_planes(|x, y| plane_ssim(x, y, width, &window)))
 }
 
-/// Mean similarity of two planes of rows of `width` pixels.
+/// Returns the mean similarity of two planes of rows of `width` pixels.
 fn plane_ssim(x: &[f32], y: &[f32], width: usize, window: &[f64; WINDOW_SIZE]) -> f64 {
     let x: Vec<f64> = x.iter().copied().map(f64::from).collect();
     let y: Vec<f64> = y.iter().copied().map(f64::from).collect();
@@ -82,13 +82,13 @@ impl Moments {
         }
     }
 
-    /// Luminance term at pixel `i`.
+    /// Returns the luminance term at pixel `i`.
     fn luminance(&self, i: usize) -> f64 {
         let (mu_x, mu_y) = (self.mu_x[i], self.mu_y[i]);
         (2. * mu_x * mu_y + C1) / (mu_x * mu_x + mu_y * mu_y + C1)
     }
 
-    /// Contrast and structure term at pixel `i`.
+    /// Returns the contrast and structure term at pixel `i`.
     fn structure(&self, i: usize) -> f64 {
         let sigma_sq_x = self.mean_xx[i] - self.mu_x[i] * self.mu_x[i];
         let sigma_sq_y = self.mean_yy[i] - self.mu_y[i] * self.mu_y[i];
@@ -99,8 +99,8 @@ impl Moments {
 
 /// Weights of the scales, finest first.
 const SCALE_WEIGHTS: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
-/// The window must fit into the coarsest scale.
-const MS_SSIM_LEAST_SIDE: usize = WINDOW_SIZE << (SCALE_WEIGHTS.len() - 1);
+/// Shortest side that MS-SSIM measures: the window must fit into the coarsest scale.
+const MS_SSIM_MIN_SIDE: usize = WINDOW_SIZE << (SCALE_WEIGHTS.len() - 1);
 
 /// Multi-scale structural similarity (MS-SSIM) of each image:
 /// `luminance-and-structure_5 ^ w_5 * product over scales 1 to 4 of structure_k ^ w_k`, each a mean over channels and
@@ -122,8 +122,8 @@ const MS_SSIM_LEAST_SIDE: usize = WINDOW_SIZE << (SCALE_WEIGHTS.len() - 1);
 pub fn ms_ssim(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
     let pairs = ImagePairs::new(x, y)?;
     let [height, width] = [pairs.height(), pairs.width()];
-    if height.min(width) < MS_SSIM_LEAST_SIDE {
-        return Err(Error::TooSmall { got: height.min(width), least: MS_SSIM_LEAST_SIDE });
+    if height.min(width) < MS_SSIM_MIN_SIDE {
+        return Err(Error::TooSmall { got: height.min(width), least: MS_SSIM_MIN_SIDE });
     }
     let window = gaussian_window();
     Ok(pairs.map_images(|x, y| {
@@ -160,14 +160,14 @@ fn image_ms_ssim(mut x: Vec<Vec<f64>>, mut y: Vec<Vec<f64>>, width: usize, windo
     product
 }
 
-/// Pixels whose window lies inside a plane.
+/// Returns the pixels whose window lies inside a plane.
 fn inside(length: usize, width: usize) -> impl Iterator<Item = usize> {
     let rows = WINDOW_RADIUS..(length.checked_div(width).unwrap_or(0)).saturating_sub(WINDOW_RADIUS);
     rows.flat_map(move |row| (WINDOW_RADIUS..width - WINDOW_RADIUS).map(move |col| row * width + col))
 }
 
-/// A plane with [`WINDOW_RADIUS`] more pixels on each side, mirrored at its outermost ones, which are not repeated. Its
-/// sides are longer than that.
+/// Pads a plane with [`WINDOW_RADIUS`] pixels on each side, mirrored at its outermost ones, which are not repeated. Its
+/// sides must be longer than that.
 fn mirrored(plane: &[f64], width: usize) -> Vec<f64> {
     let height = plane.len().checked_div(width).unwrap_or(0);
     let source = |place: usize, length: usize| {
@@ -183,7 +183,7 @@ fn mirrored(plane: &[f64], width: usize) -> Vec<f64> {
     mirrored
 }
 
-/// Means of squares of two by two pixels; an odd row or column at the end is left out.
+/// Averages squares of two by two pixels; an odd row or column at the end is left out.
 fn halve(plane: &[f64], width: usize) -> Vec<f64> {
     let mut halved = vec![];
     for rows in plane.chunks_exact(2 * width) {
@@ -227,7 +227,7 @@ fn add_shifted(sums: &mut [f64], values: &[f64], tap: usize, stride: usize, weig
     }
 }
 
-/// The weights of one axis; the window is their outer product. They sum to one.
+/// Returns the weights of one axis; the window is their outer product. They sum to one.
 fn gaussian_window() -> [f64; WINDOW_SIZE] {
     let weights: [f64; WINDOW_SIZE] = std::array::from_fn(|tap| {
         let distance = tap.abs_diff(WINDOW_RADIUS) as f64;

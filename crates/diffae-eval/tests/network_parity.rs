@@ -1,5 +1,5 @@
-//! Comparison with pytorch-fid, timm, efficientnet-lite-pytorch and lpips on weights that a formula makes;
-//! `xtask/peer/feature_fixtures.py` makes the numbers.
+//! Comparison with pytorch-fid, timm, efficientnet-lite-pytorch and lpips on weights from a formula;
+//! `xtask/peer/feature_fixtures.py` generates the numbers.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 struct Fixture {
     networks: BTreeMap<String, OfNetwork>,
     lpips: BTreeMap<String, Vec<OfPairs>>,
-    /// Of each network's parameters: name and sizes.
+    /// Name and sizes of each network's parameters.
     shapes: BTreeMap<String, Vec<String>>,
 }
 
@@ -41,7 +41,7 @@ fn fixture() -> Fixture {
     serde_json::from_str(include_str!("fixtures/networks.json")).unwrap()
 }
 
-/// As the script's function of that name.
+/// Mirrors the function `uniform` of the script.
 fn uniform(count: usize, seed: u32) -> impl Iterator<Item = f64> {
     (0..u32::try_from(count).unwrap()).map(move |place| {
         let mut bits = place.wrapping_mul(2_654_435_761).wrapping_add(seed);
@@ -53,7 +53,7 @@ fn uniform(count: usize, seed: u32) -> impl Iterator<Item = f64> {
     })
 }
 
-/// As the script's function of that name.
+/// Mirrors the function `fill` of the script.
 #[expect(clippy::cast_possible_truncation, reason = "as numpy does")]
 fn fill(name: &str, shape: &[usize]) -> Tensor {
     let values = uniform(shape.iter().product(), crc32fast::hash(name.as_bytes()));
@@ -80,7 +80,7 @@ fn weights(fixture: &Fixture, network: &str) -> TensorMap {
     TensorMap(fixture.shapes[network].iter().map(tensor).collect())
 }
 
-/// As the script's function of that name.
+/// Mirrors the function `picture` of the script.
 #[expect(clippy::cast_possible_truncation, reason = "as numpy does")]
 fn pictures(count: usize, side: usize, seed: f64) -> Tensor {
     let mut values = vec![];

@@ -1,4 +1,5 @@
-//! Comparison with pytorch-fid, prdc, scikit-learn, scikit-image and torchmetrics; `xtask/peer/eval_fixtures.py` makes the numbers.
+//! Comparison with pytorch-fid, prdc, scikit-learn, scikit-image and torchmetrics; `xtask/peer/eval_fixtures.py`
+//! generates the numbers.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 use candle_core::{Device, Tensor};
@@ -34,7 +35,7 @@ struct Pair {
     seeds: [f64; 2],
     frechet: f64,
     kernel: f64,
-    /// Of sets of one size alone.
+    /// The kernel distance of torchmetrics, for sets of equal size only.
     kernel_torchmetrics: Option<f64>,
     overlap: Vec<(usize, f64, f64, f64, f64)>,
 }
@@ -43,7 +44,7 @@ fn fixture() -> Fixture {
     serde_json::from_str(include_str!("fixtures/features.json")).unwrap()
 }
 
-/// As the script's function of that name.
+/// Mirrors the function `features` of the script.
 fn features(count: usize, width: usize, seed: f64) -> Tensor {
     let value = |i: usize, j: usize| {
         let angle = 12.9898 * i as f64 * (1. + j as f64) + 78.233 * j as f64 + seed;
@@ -103,7 +104,7 @@ fn a_probe_is_that_of_python() {
     }
 }
 
-/// As the script's function of that name.
+/// Mirrors the function `picture` of the script.
 fn picture(height: usize, width: usize, seed: f64) -> Vec<f64> {
     let mut values = vec![];
     for channel in 0..3 {

@@ -1,4 +1,4 @@
-//! The folder of a data set, which `cargo xtask dataset` and the renderer of cartoon faces both write.
+//! Output folders of data sets, for `cargo xtask dataset` and the renderer of cartoon faces.
 
 #![expect(clippy::print_stdout, reason = "programs for the command line write data sets")]
 

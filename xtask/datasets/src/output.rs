@@ -1,4 +1,4 @@
-//! The folder of a data set: files that are written once, and a manifest when all are there.
+//! Output folder of a data set: files that are written once, and a manifest when all are there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +30,7 @@ pub struct Manifest {
     pub made: String,
     /// Height and width of the pictures.
     pub image_size: u32,
-    /// The files it was made from, if they are the user's own copy.
+    /// Original files, if they are the user's own copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub originals: Option<Fingerprint>,
 }
@@ -40,7 +40,7 @@ pub struct Manifest {
 pub struct Fingerprint {
     /// Number of files.
     pub count: usize,
-    /// BLAKE3 of their names, or what else tells them apart without reading all of them.
+    /// BLAKE3 of the names, or of something else that identifies the files without reading all of them.
     pub listing_blake3: String,
 }
 
@@ -48,12 +48,12 @@ pub struct Fingerprint {
 struct Complete<'a> {
     #[serde(flatten)]
     manifest: &'a Manifest,
-    /// Pictures of each folder below the root.
+    /// Number of pictures in each folder below the root.
     counts: BTreeMap<String, usize>,
-    /// All files together.
+    /// Bytes of all files together.
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
-    /// Originals that are no pictures, or damaged.
+    /// Originals that are damaged or are not pictures.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     broken: &'a [String],
     /// BLAKE3 of the listing: for each file in order, its path and the BLAKE3 of its contents.
@@ -72,17 +72,17 @@ impl Listing {
         self.hasher.update(format!("{name} {}\n", hash.to_hex()).as_bytes());
     }
 
-    /// BLAKE3 of the listing so far.
+    /// Returns BLAKE3 of the listing so far.
     #[must_use]
     pub fn blake3(&self) -> String {
         self.hasher.finalize().to_hex().to_string()
     }
 }
 
-/// Contents of the folder when all is made.
+/// Contents of the folder when the data set is complete.
 #[derive(Debug)]
 pub struct Survey {
-    /// Pictures of each folder below the root.
+    /// Number of pictures in each folder below the root.
     pub counts: BTreeMap<String, usize>,
     /// Bytes of all files together.
     pub bytes: u64,
@@ -90,18 +90,19 @@ pub struct Survey {
     pub listing_blake3: String,
 }
 
-/// The folder.
+/// Output folder of a data set.
 #[derive(Debug)]
 pub struct Output {
     root: PathBuf,
-    /// Files beside the pictures.
+    /// Listing of the files beside the pictures.
     listing: Listing,
-    /// Listing of the manifest that was there before; `None` if not all was made.
+    /// Listing of the manifest that was there before; `None` if the data set was not complete.
     promised: Option<String>,
 }
 
 impl Output {
-    /// Begins or continues a data set. The manifest is there from the start, without counts until all is made.
+    /// Starts or resumes a data set. The manifest is there from the start, without counts until the data set is
+    /// complete.
     ///
     /// # Errors
     /// If the folder holds another data set, whose pictures would mix with these.
@@ -142,7 +143,7 @@ impl Output {
         write_atomically(&path, bytes)
     }
 
-    /// The checksum of the listing when all was made, if ever it was.
+    /// Returns the checksum of the listing when the data set was complete, if it ever was.
     #[must_use]
     pub fn promised(&self) -> Option<&str> {
         self.promised.as_deref()
@@ -151,7 +152,7 @@ impl Output {
     /// Writes the whole manifest for files that were written by other means.
     ///
     /// # Errors
-    /// If all was made before, and the files are others now.
+    /// If the data set was complete before, and the files are others now.
     pub fn complete(&self, manifest: &Manifest, survey: Survey, broken: &[String]) -> Result<()> {
         self.check(&survey.listing_blake3)?;
         let Survey { counts, bytes, listing_blake3 } = survey;
@@ -159,7 +160,7 @@ impl Output {
         write_json(&self.root.join(MANIFEST), &complete)
     }
 
-    /// Refuses other files than the manifest promised.
+    /// Refuses files that differ from those in the manifest.
     fn check(&self, listing_blake3: &str) -> Result<()> {
         ensure!(
             self.promised.as_ref().is_none_or(|promised| promised == listing_blake3),
@@ -169,10 +170,10 @@ impl Output {
         Ok(())
     }
 
-    /// Writes the pictures that are not there yet, on all threads, then the whole manifest. `contents` makes one.
+    /// Writes the missing pictures, on all threads, then the whole manifest. `contents` returns the bytes of one.
     ///
     /// # Errors
-    /// If one cannot be made or written; if all was made before, and the files are others now.
+    /// If one cannot be created or written; if the data set was complete before, and the files are others now.
     pub fn finish(
         mut self,
         names: &[String],

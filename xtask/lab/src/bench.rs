@@ -1,7 +1,7 @@
 //! Measures speed and memory of whole networks, as `cargo xtask bench`.
 //!
-//! With `--peer`, each round runs our work, then the same work in PyTorch (`xtask/peer/bench.py`), once as it is and
-//! once with glibc told to keep its memory; the ratio is against the faster of the two.
+//! With `--peer`, each round runs our work, then the same work in PyTorch (`xtask/peer/bench.py`), once with glibc's
+//! defaults and once with glibc set to keep its memory; the ratio is against the faster of the two.
 
 mod end_to_end;
 mod machine;
@@ -23,53 +23,53 @@ use work::{Kind, Work};
 
 use xtask::repository;
 
-/// The environment variable that names the peer's Python.
+/// Environment variable that names the peer's Python.
 const PYTHON_VARIABLE: &str = "DIFFAE_PEER_PYTHON";
 
-/// How long all rest between two measurements.
+/// Pause between two measurements.
 const PAUSE: Duration = Duration::from_millis(60);
 
-/// Work of fewer milliseconds is repeated within a round.
+/// Milliseconds below which work is repeated within a round.
 const SHORT_MS: f64 = 200.;
 
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(crate) struct Args {
-    /// Only work whose name contains this.
+    /// Run only the work whose name contains this.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// Fewer rounds and no work that takes long.
+    /// Run fewer rounds, and no work that takes long.
     #[arg(long)]
     quick: bool,
     /// Alternate with the PyTorch twin in xtask/peer.
     #[arg(long)]
     peer: bool,
-    /// The peer's Python [default: `DIFFAE_PEER_PYTHON`, or python3].
+    /// Python of the peer [default: `DIFFAE_PEER_PYTHON`, or python3].
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
-    /// Threads of both.
+    /// Threads of this program and of the peer.
     #[arg(long, default_value_t = 2, value_name = "N")]
     threads: usize,
-    /// Rounds of each work [default: 9, or 3 with --quick].
+    /// Rounds per piece of work [default: 9, or 3 with --quick].
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
     /// Write the rows as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Keep the rows for a later --against; the same as --json.
+    /// Save the rows for a later --against; the same as --json.
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     save: Option<PathBuf>,
-    /// Compare with rows that --save or --json has kept.
+    /// Compare with rows that --save or --json has saved.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
-    /// Switch Winograd's algorithm off.
+    /// Disable Winograd convolutions.
     #[arg(long)]
     exact: bool,
-    /// Measure how time grows with batch and picture size, and two threads against one; draw it to FILE.svg.
+    /// Measure how time grows with batch and image size, and two threads against one; draw it to FILE.svg.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["peer", "against", "only"])]
     scaling: Option<PathBuf>,
-    /// List the work and stop.
+    /// List the work and exit.
     #[arg(long)]
     list: bool,
     /// Load a model in a process of its own and print the memory it holds.
@@ -80,12 +80,12 @@ pub(crate) struct Args {
     memory_of: Option<String>,
 }
 
-/// What another process has to be told to round as this one.
+/// Returns the option that makes another process round as this one does.
 fn exact_flag() -> Option<&'static str> {
     diffae_kernels::is_exact().then_some("--exact")
 }
 
-/// Measures and reports.
+/// Measures all work and reports it.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if cfg!(debug_assertions) {
         return run_optimized();
@@ -138,7 +138,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.conclude(args.json.as_deref().or(args.save.as_deref()))
 }
 
-/// `cargo xtask` builds for quick starts; speed is measured in a release build of the same program.
+/// Reruns this program in a release build: `cargo xtask` builds for quick starts, but speed is measured with
+/// optimizations.
 fn run_optimized() -> Result<()> {
     let mut command = repository::cargo(&repository::root()?);
     command.args(["run", "--quiet", "--release", "--package", "xtask", "--"]).args(std::env::args_os().skip(1));
@@ -151,7 +152,7 @@ fn python(args: &Args) -> PathBuf {
     args.python.clone().or_else(from_environment).unwrap_or_else(|| "python3".into())
 }
 
-/// Rounds of ours and of each peer in turn; the first of each is warm-up.
+/// Runs rounds of ours and of each peer in turn; the first of each is warm-up.
 fn measure(work: &Work, peers: &mut [Peer], (rounds, args): (usize, &Args)) -> Result<Measurement> {
     let mut measurement =
         Measurement { ours_ms: vec![], peers_ms: vec![vec![]; peers.len()], memory: None, gflop: None };

@@ -9,14 +9,14 @@ use serde::Deserialize;
 /// Arguments of `cargo xtask curves`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The folder of the run
+    /// Folder of the run
     run: PathBuf,
-    /// Where to draw
+    /// File to draw into
     #[arg(long, short, value_name = "FILE.svg")]
     out: PathBuf,
 }
 
-/// What is read of a line of `metrics.jsonl`.
+/// Fields of a line of `metrics.jsonl`, as far as they are drawn.
 #[derive(Debug, Deserialize)]
 struct Line {
     stage: String,
@@ -29,7 +29,7 @@ struct Line {
 /// A curve: its name, and points of pictures seen and value.
 type Curve = (&'static str, Vec<(f64, f64)>);
 
-/// Values that a point of the smoothed training loss is the mean of.
+/// Number of values that a point of the smoothed training loss is the mean of.
 const SMOOTHED: usize = 5;
 
 /// Draws the losses of the first stage, and below them how much `z_sem` matters.
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     root.present().context("cannot write the drawing")
 }
 
-/// Means of the last [`SMOOTHED`] values.
+/// Returns the means of the last [`SMOOTHED`] values.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mean = |(last, &(x, _)): (usize, &(f64, f64))| {
         let some = &points[(last + 1).saturating_sub(SMOOTHED)..=last];

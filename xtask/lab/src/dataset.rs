@@ -1,4 +1,4 @@
-//! Turns original sources into the folders that training reads, as `cargo xtask dataset`.
+//! Converts original sources into the folders that training reads, as `cargo xtask dataset`.
 
 mod align;
 mod celeba;
@@ -25,12 +25,12 @@ pub(crate) struct Args {
 enum Source {
     /// Photographs of faces, cropped as FFHQ crops them
     Align(align::Args),
-    /// Fashion-MNIST, padded to 32 pixels, one folder a class; from the Debian package dataset-fashion-mnist
+    /// Fashion-MNIST, padded to 32 pixels, one folder per class; from the Debian package dataset-fashion-mnist
     FashionMnist {
-        /// Where its four .gz files are
+        /// Folder of the four .gz files
         #[arg(long, value_name = "DIR", default_value = "/usr/share/datasets/fashion-mnist")]
         from: PathBuf,
-        /// Where the folders go
+        /// Folder to write the classes into
         #[arg(long, short, value_name = "DIR")]
         out: PathBuf,
     },
@@ -48,7 +48,7 @@ enum Source {
     Folder(folder::Args),
 }
 
-/// Makes a data set.
+/// Creates a data set.
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.source {
         Source::Align(args) => align::run(args),

@@ -1,9 +1,9 @@
-//! The font of plots: texts are placed by its widths, whatever the machine has.
+//! Font of plots: texts are placed by its widths, whatever fonts the machine has.
 
 use anyhow::{Result, anyhow};
 use plotters::style::{FontStyle, register_font};
 
-/// Makes the font known.
+/// Registers the font.
 ///
 /// # Errors
 /// None that can be brought about; the font is part of the program.

@@ -60,7 +60,7 @@ fn check_model(folder: &Path, report: &mut Report) -> Result<()> {
     steps::check(folder, report).with_context(context)
 }
 
-/// `dir` itself if it is a model folder, else those in it, sorted.
+/// Returns `dir` itself if it is a model folder, else the model folders in it, sorted.
 fn model_folders(dir: &Path) -> Result<Vec<PathBuf>> {
     let is_model = |folder: &Path| folder.join("last.ckpt").is_file() && folder.join("golden.safetensors").is_file();
     if is_model(dir) {
@@ -103,7 +103,8 @@ mod tests {
         passes("ddpm16");
     }
 
-    /// What the reference's own models leave open: heads, one channel, halves of different length, own attention list.
+    /// Covers options that the reference's own models do not use: heads, one channel, halves of different length, own
+    /// attention list.
     #[test]
     fn gray_autoencoder_with_two_heads_is_the_twin() {
         passes("gray16_heads2");

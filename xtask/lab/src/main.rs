@@ -15,7 +15,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// Large tensors come and go at every step; glibc would give their memory back to the system each time.
+/// Allocator that keeps memory: large tensors come and go at every step, and glibc would give theirs back to the system
+/// each time.
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -36,7 +37,7 @@ enum Command {
     Bench(bench::Args),
     /// Draw the log of a training run.
     Curves(curves::Args),
-    /// Make a data set from its original source.
+    /// Create a data set from its original source.
     Dataset(dataset::Args),
 }
 

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The packages, of CUDA 13.0. They unpack into one folder, `nvidia/cu13`, laid out like an installed toolkit.
-/// The libraries (cuBLAS, cuRAND, NVRTC: over a gigabyte) are not among them, since nothing is linked.
+/// Packages of CUDA 13.0. They unpack into one folder, `nvidia/cu13`, laid out like an installed toolkit. The libraries
+/// (cuBLAS, cuRAND, NVRTC: over a gigabyte) are not among them, since nothing is linked.
 const PACKAGES: [&str; 5] = [
     "nvidia-cuda-nvcc==13.0.88",    // nvcc, cudafe++, ptxas
     "nvidia-nvvm==13.0.88",         // cicc, libdevice
@@ -15,7 +15,7 @@ const PACKAGES: [&str; 5] = [
     "nvidia-cuda-runtime==13.0.96", // cuda.h, cuda_runtime.h, cuda_fp16.h
     "nvidia-cuda-cccl==13.0.85",    // Thrust, CUB, libcu++
 ];
-/// The folder name of this set of packages; a new one for every change of [`PACKAGES`].
+/// Folder name of this set of packages; a new one for every change of [`PACKAGES`].
 const RELEASE: &str = "13.0.88";
 /// CUDA 13.0 as cudarc's build script wants it in `CUDARC_CUDA_VERSION`.
 pub(super) const CUDARC_VERSION: &str = "13000";
@@ -27,7 +27,7 @@ pub(super) struct Toolkit {
 }
 
 impl Toolkit {
-    /// The toolkit below `cache`, downloaded if it is not there yet.
+    /// Returns the toolkit below `cache`, downloaded if it is not there yet.
     pub(super) fn fetch(cache: &Path) -> Result<Self> {
         let folder = cache.join(RELEASE);
         if !folder.exists() {
@@ -36,7 +36,7 @@ impl Toolkit {
         Self::open(&folder)
     }
 
-    /// The toolkit unpacked in `folder`.
+    /// Opens the toolkit unpacked in `folder`.
     fn open(folder: &Path) -> Result<Self> {
         let toolkit = Self { root: folder.join("nvidia").join("cu13") };
         for needed in ["bin/nvcc", "nvvm/bin/cicc", "include/cuda_runtime.h"] {
@@ -46,17 +46,17 @@ impl Toolkit {
         Ok(toolkit)
     }
 
-    /// The folder that stands for the installation.
+    /// Returns the folder that stands for the installation.
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The compiler.
+    /// Returns the path of the compiler.
     pub(super) fn nvcc(&self) -> PathBuf {
         self.root.join("bin").join("nvcc")
     }
 
-    /// The folders of the compiler and of the programs it starts.
+    /// Returns the folders of the compiler and of the programs it starts.
     pub(super) fn program_folders(&self) -> [PathBuf; 2] {
         [self.root.join("bin"), self.root.join("nvvm").join("bin")]
     }

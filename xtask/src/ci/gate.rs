@@ -9,16 +9,16 @@ use anyhow::{Error, Result};
 pub(super) struct Step<A> {
     /// A short name for the summary.
     pub(super) name: &'static str,
-    /// What is to be done.
+    /// Work of the step.
     pub(super) action: A,
 }
 
-/// How a step ended that did not fail.
+/// Outcome of a step that did not fail.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It was done, and all is well.
+    /// The step was performed, and all is well.
     Passed,
-    /// It was not done, for this reason.
+    /// The step was skipped, for this reason.
     Skipped(&'static str),
 }
 
@@ -37,7 +37,7 @@ pub(super) fn pass<A>(steps: &[Step<A>], perform: impl FnMut(&A) -> Result<Outco
     failure.map_or(Ok(()), Err)
 }
 
-/// One line for each step, and the first failure.
+/// Performs the steps, with one line for each, up to the first failure.
 fn perform_in_order<A>(
     steps: &[Step<A>],
     mut perform: impl FnMut(&A) -> Result<Outcome>,

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 /// The line before the code block that holds the command.
 const MARKER: &str = "<!-- ci:test -->";
 
-/// The content of the code block after the marker.
+/// Returns the content of the code block after the marker.
 ///
 /// # Errors
 /// If there is not exactly one marker, or no closed, non-empty code block right after it.

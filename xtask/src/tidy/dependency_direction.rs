@@ -1,4 +1,4 @@
-//! Rules for what cargo knows of the crates: who may depend on whom, and what a published crate must say.
+//! Rules for what cargo knows of the crates: allowed dependencies, and metadata of published crates.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::tree::Tree;
 use xtask::repository;
 
-/// The layers: each crate with the crates right below it. It may depend on these and on everything below them.
+/// Layers: each crate with the crates right below it. It may depend on these and on everything below them.
 const LAYERS: [(&str, &[&str]); 8] = [
     (COMMAND_LINE, &["diffae-eval", "diffae-train"]),
     ("diffae-train", &["diffae-infer"]),
@@ -22,14 +22,14 @@ const LAYERS: [(&str, &[&str]); 8] = [
     ("diffae-schedule", &[]),
     ("diffae-kernels", &[]),
 ];
-/// The top of the layers: nothing depends on it.
+/// Top of the layers: nothing depends on it.
 const COMMAND_LINE: &str = "diffae-cli";
 /// Chores of the repository stand beside the layers and may look at any of them but the top.
 const CHORES: [&str; 3] = ["xtask", "xtask-datasets", "xtask-lab"];
 /// Errors without a type are for programs; a library says what can go wrong.
 const UNTYPED_ERRORS: &str = "anyhow";
 
-/// What `cargo metadata` reports, as far as the rules need it.
+/// Output of `cargo metadata`, as far as the rules need it.
 #[derive(Debug, Deserialize)]
 pub(super) struct Metadata {
     packages: Vec<Package>,
@@ -51,7 +51,7 @@ struct Dependency {
 }
 
 impl Metadata {
-    /// The packages of the workspace at `root`.
+    /// Reads the packages of the workspace at `root`.
     pub(super) fn of_workspace(root: &Path) -> Result<Self> {
         let output = repository::cargo(root)
             .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
@@ -62,7 +62,7 @@ impl Metadata {
     }
 }
 
-/// All rules of this file.
+/// Checks all rules of this file.
 pub(super) fn check(tree: &Tree, metadata: &Metadata) -> Vec<Problem> {
     let members: BTreeSet<&str> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
     let mut problems = Vec::new();
@@ -103,7 +103,7 @@ fn is_chore(name: &str) -> bool {
     CHORES.contains(&name)
 }
 
-/// Whether the crate `from` stands above the crate `to`.
+/// Returns whether the crate `from` stands above the crate `to`.
 fn may_depend(from: &str, to: &str) -> bool {
     if is_chore(from) {
         return to != COMMAND_LINE && to != from;
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use crate::tidy::problem::printed;
 
-    /// A workspace of these packages and the names of their dependencies.
+    /// Builds a workspace of these packages and the names of their dependencies.
     fn workspace(packages: &[(&str, &[&str])]) -> Metadata {
         let packages: Vec<_> = packages.iter().map(|(name, dependencies)| json!({
             "name": name,

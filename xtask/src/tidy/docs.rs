@@ -6,14 +6,14 @@ use super::markdown::{self, Link};
 use super::problem::Problem;
 use super::tree::Tree;
 
-/// Where a reader starts.
+/// First page of a reader.
 const README: &str = "README.md";
-/// The folder whose pages must be reachable from there.
+/// Folder whose pages must be reachable from the README.
 const DOCS: &str = "docs/";
 /// The folder of pages that record a choice.
 const DECISIONS: &str = "docs/decisions/";
 
-/// All rules of this file.
+/// Checks all rules of this file.
 pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     let mut problems: Vec<_> =
         tree.texts_with_extension("md").flat_map(|(path, text)| links(tree, path, text)).collect();
@@ -24,7 +24,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     problems
 }
 
-/// Where a link leads.
+/// Target of a link.
 #[derive(Debug, PartialEq, Eq)]
 enum Target {
     /// Another site, or a mail program.
@@ -50,17 +50,17 @@ fn links(tree: &Tree, path: &str, text: &str) -> Vec<Problem> {
     markdown::links(text).into_iter().filter_map(problem).collect()
 }
 
-/// Whether a Markdown file has no such anchor; in other files an anchor is a line, which cannot be checked.
+/// Returns whether a Markdown file lacks an anchor; in other files an anchor is a line, which cannot be checked.
 fn is_missing(tree: &Tree, path: &str, anchor: &str) -> bool {
     page(tree, path).is_some_and(|text| !markdown::anchors(text).contains(anchor))
 }
 
-/// The text of a Markdown file.
+/// Returns the text of a Markdown file.
 fn page<'a>(tree: &'a Tree, path: &str) -> Option<&'a str> {
     tree.file(path).filter(|file| file.extension() == "md")?.text.as_deref()
 }
 
-/// The pages below docs/ that one cannot get to from the README by following links.
+/// Reports the pages below docs/ that one cannot get to from the README by following links.
 fn unreachable_pages(tree: &Tree) -> Vec<Problem> {
     if !tree.contains(README) {
         return vec![Problem::of_file(README, "the file is missing")];
@@ -81,7 +81,7 @@ fn unreachable_pages(tree: &Tree) -> Vec<Problem> {
     unreached.map(|(path, _)| Problem::of_file(path, format!("no chain of links leads here from {README}"))).collect()
 }
 
-/// Where a link in the file `from` leads.
+/// Resolves the target of a link in the file `from`.
 fn resolve(from: &str, target: &str) -> Target {
     let scheme = target.split(['/', '#', '?']).next().unwrap_or_default();
     if scheme.contains(':') || target.starts_with("//") {

@@ -1,9 +1,9 @@
-//! Where files may lie, what they may be called and how large they may be.
+//! Rules for the location, name and size of files.
 
 use super::problem::Problem;
 use super::tree::{File, Tree};
 
-/// What may stand next to the workspace's `Cargo.toml`, besides names that start with a dot.
+/// Names allowed next to the workspace's `Cargo.toml`, besides those that start with a dot.
 const TOP_LEVEL: [&str; 10] = [
     "Cargo.lock",
     "Cargo.toml",
@@ -24,7 +24,7 @@ const TEST_DATA: [&str; 2] = ["data", "fixtures"];
 const BUILT_IN_WEIGHTS: [&str; 2] = ["crates/diffae-eval/heads/", "crates/diffae-infer/models/"];
 /// Module names that say nothing about their content.
 const EMPTY_NAMES: [&str; 6] = ["common", "helper", "helpers", "misc", "util", "utils"];
-/// Nothing may be larger; a golden checkpoint comes close.
+/// Maximum size of a file; a golden checkpoint comes close.
 const MAX_BYTES: u64 = 9_000_000;
 /// Extensions of model weights, arrays and image databases.
 const WEIGHTS: [&str; 14] =
@@ -34,7 +34,7 @@ const ARCHIVES: [&str; 9] = ["7z", "bz2", "gz", "rar", "tar", "tgz", "xz", "zip"
 /// Folders of the machine this project was first written on; in two parts, so that this file does not name them.
 const OUTSIDE_FOLDERS: [&str; 2] = [concat!("../", "shared"), concat!("/work/", "shared")];
 
-/// All rules of this file.
+/// Checks all rules of this file.
 pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     tree.files()
         .flat_map(|file| [top_level(file), name(file), size(file), kind(file)].into_iter().flatten().chain(reach(file)))

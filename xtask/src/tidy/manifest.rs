@@ -11,7 +11,7 @@ use super::tree::Tree;
 /// The tables whose keys are dependencies.
 const DEPENDENCY_TABLES: [&str; 3] = ["build-dependencies", "dependencies", "dev-dependencies"];
 
-/// All rules of this file.
+/// Checks all rules of this file.
 pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (path, text) in tree.texts_with_extension("toml").filter(|(path, _)| path.ends_with("/Cargo.toml")) {
@@ -27,7 +27,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     problems
 }
 
-/// The line of the first entry of `name` in a table of dependencies.
+/// Returns the line of the first entry of `name` in a table of dependencies.
 pub(super) fn line_of_dependency(text: &str, name: &str) -> Option<usize> {
     entries(text)
         .iter()
@@ -35,14 +35,14 @@ pub(super) fn line_of_dependency(text: &str, name: &str) -> Option<usize> {
         .map(|entry| entry.line)
 }
 
-/// One `key = value`.
+/// An entry `key = value`.
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
-    /// The line of the key, from 1.
+    /// Line of the key, from 1.
     line: usize,
-    /// The names of the table and the key, split at their dots.
+    /// Names of the table and the key, split at their dots.
     key: Vec<String>,
-    /// The value, on one line and without comments.
+    /// Value, on one line and without comments.
     value: String,
 }
 
@@ -60,7 +60,7 @@ impl Entry {
         Some(Dependency { table: &self.key[..name_idx], name: self.key.get(name_idx)?, field })
     }
 
-    /// Whether the value is `true`, or an inline table with `workspace = true`, as `field` asks.
+    /// Returns whether the value is `true`, or an inline table with `workspace = true`, as `field` asks.
     fn inherits(&self, field: Option<&str>) -> bool {
         let is_inheriting = |field: &str| field.replace(' ', "") == "workspace=true";
         match field {
@@ -70,7 +70,7 @@ impl Entry {
     }
 }
 
-/// Name and first line of the dependencies that are not taken from the workspace.
+/// Returns name and first line of the dependencies that are not taken from the workspace.
 fn dependencies_with_own_version(entries: &[Entry]) -> Vec<(&str, usize)> {
     let mut dependencies = BTreeMap::new();
     for entry in entries {
@@ -120,7 +120,7 @@ fn bracket_balance(text: &str) -> isize {
     outside_quotes(text).map(of_char).sum()
 }
 
-/// The parts of a dotted key, without white space and quotes around them.
+/// Splits a dotted key into its parts, without white space and quotes around them.
 fn split_outside_quotes(text: &str, separator: char) -> Vec<String> {
     let mut parts = Vec::new();
     let mut start = 0;
@@ -132,7 +132,7 @@ fn split_outside_quotes(text: &str, separator: char) -> Vec<String> {
     parts
 }
 
-/// The characters that do not stand between quotes, with their byte positions.
+/// Returns the characters that do not stand between quotes, with their byte positions.
 fn outside_quotes(text: &str) -> impl Iterator<Item = (usize, char)> {
     let mut quote = None;
     text.char_indices().filter(move |&(_, c)| match quote {

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A link, an image, or the address of a reference or an HTML element.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Link {
-    /// Its line, from 1.
+    /// Line of the link, from 1.
     pub(super) line: usize,
-    /// Where it points, without title and angle brackets.
+    /// Target of the link, without title and angle brackets.
     pub(super) target: String,
 }
 
-/// Every link outside code.
+/// Returns every link outside code.
 pub(super) fn links(text: &str) -> Vec<Link> {
     let mut links = Vec::new();
     for (line, prose) in prose_lines(text).map(|(line_idx, source)| (line_idx + 1, without_code(source))) {
@@ -22,7 +22,7 @@ pub(super) fn links(text: &str) -> Vec<Link> {
     links
 }
 
-/// Every anchor that a fragment can name: headings and HTML ids.
+/// Returns every anchor that a fragment can name: headings and HTML ids.
 pub(super) fn anchors(text: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     let mut num_uses = BTreeMap::new();
@@ -37,7 +37,7 @@ pub(super) fn anchors(text: &str) -> BTreeSet<String> {
     anchors
 }
 
-/// The lines outside fenced code blocks, with their indices.
+/// Returns the lines outside fenced code blocks, with their indices.
 fn prose_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut open_fence: Option<&str> = None;
     text.lines().enumerate().filter(move |(_, line)| {
@@ -60,7 +60,7 @@ fn prose_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// A line without its code spans.
+/// Removes the code spans from a line.
 fn without_code(line: &str) -> String {
     let mut prose = String::new();
     let mut rest = line;
@@ -77,7 +77,7 @@ fn without_code(line: &str) -> String {
     prose + rest
 }
 
-/// Where a code span ends that was opened with `num_ticks` backticks: after the next run of just as many.
+/// Returns the end of a code span that was opened with `num_ticks` backticks: after the next run of just as many.
 fn end_of_code(content: &str, num_ticks: usize) -> Option<usize> {
     let mut position = 0;
     loop {
@@ -90,19 +90,19 @@ fn end_of_code(content: &str, num_ticks: usize) -> Option<usize> {
     }
 }
 
-/// The targets of `[text](target "title")` and of images.
+/// Returns the targets of `[text](target "title")` and of images.
 fn inline_targets(line: &str) -> Vec<&str> {
     let after_openings = line.match_indices("](").map(|(position, opening)| &line[position + opening.len()..]);
     after_openings.filter_map(|after| target(&after[..closing_parenthesis(after)?])).collect()
 }
 
-/// The target of `[label]: target "title"`; a footnote is none.
+/// Returns the target of `[label]: target "title"`; a footnote has none.
 fn reference_target(line: &str) -> Option<&str> {
     let (label, definition) = line.trim_start().strip_prefix('[')?.split_once("]:")?;
     if label.starts_with('^') || label.contains(']') { None } else { target(definition) }
 }
 
-/// A target without title and angle brackets.
+/// Returns a target without title and angle brackets.
 fn target(text: &str) -> Option<&str> {
     let text = text.trim();
     match text.strip_prefix('<') {
@@ -124,7 +124,7 @@ fn closing_parenthesis(text: &str) -> Option<usize> {
     None
 }
 
-/// The values of ` name="value"` for these names.
+/// Returns the values of ` name="value"` for these names.
 fn html_values<'a>(line: &'a str, names: &[&str]) -> Vec<&'a str> {
     let values = names.iter().flat_map(|name| {
         let opening = format!(" {name}=\"");
@@ -134,14 +134,14 @@ fn html_values<'a>(line: &'a str, names: &[&str]) -> Vec<&'a str> {
     values.collect()
 }
 
-/// The text of an ATX heading.
+/// Returns the text of an ATX heading.
 fn heading(line: &str) -> Option<&str> {
     let text = line.trim_start_matches('#');
     let level = line.len() - text.len();
     ((1..=6).contains(&level) && text.starts_with(' ')).then(|| text.trim().trim_end_matches('#').trim_end())
 }
 
-/// The anchor GitHub makes of a heading: lower case, blanks as `-`, other punctuation dropped.
+/// Returns the anchor that GitHub derives from a heading: lower case, blanks as `-`, other punctuation dropped.
 fn slug(heading: &str) -> String {
     let mut text = heading.to_owned();
     while let Some(start) = text.find("](") {

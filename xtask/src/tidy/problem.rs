@@ -1,4 +1,4 @@
-//! What a rule reports.
+//! Problems that rules report.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ pub(super) struct Problem {
     path: String,
     /// The line, from 1; 1 for a problem of the whole file.
     line: usize,
-    /// What is wrong, and what is right where that is not plain.
+    /// Description of what is wrong, and of what is right where that is not plain.
     message: String,
 }
 
 impl Problem {
-    /// A problem of a line, counted from 1.
+    /// Reports a problem of a line, counted from 1.
     pub(super) fn at(path: &str, line: usize, message: impl Into<String>) -> Self {
         Self { path: path.to_owned(), line, message: message.into() }
     }
 
-    /// A problem of a whole file.
+    /// Reports a problem of a whole file.
     pub(super) fn of_file(path: &str, message: impl Into<String>) -> Self {
         Self::at(path, 1, message)
     }
@@ -31,7 +31,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The printed form of problems, for comparison.
+/// Formats problems as they are printed, for comparison.
 #[cfg(test)]
 pub(super) fn printed(problems: &[Problem]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()

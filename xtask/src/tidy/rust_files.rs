@@ -15,7 +15,7 @@ const UNFINISHED_MARKS: [&str; 2] = ["FIXME", "XXX"];
 /// The mark that is right with the number of an issue.
 const NUMBERED_MARK: &str = "TODO";
 
-/// All rules of this file that fail.
+/// Checks the rules of this file whose violation is an error.
 pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (path, text) in tree.texts_with_extension("rs") {
@@ -35,7 +35,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     problems
 }
 
-/// Files that are longer than advised, but not too long.
+/// Reports files that are longer than advised, but not too long.
 pub(super) fn warnings(tree: &Tree) -> Vec<Problem> {
     let warning = |(path, text)| {
         let num_code_lines = num_code_lines(path, &rust_source::lines(text));
@@ -46,7 +46,7 @@ pub(super) fn warnings(tree: &Tree) -> Vec<Problem> {
     tree.texts_with_extension("rs").filter_map(warning).collect()
 }
 
-/// Lines that are neither blank, comment nor test.
+/// Counts the lines that are neither blank, comment nor test.
 fn num_code_lines(path: &str, lines: &[Line]) -> usize {
     if path.split('/').any(|part| part == "tests") {
         return 0;
@@ -75,13 +75,13 @@ fn unfinished_marks(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// Whether the text after a mark names an issue: ` #12`, `(#12)`, `: #12`.
+/// Returns whether the text after a mark names an issue: ` #12`, `(#12)`, `: #12`.
 fn starts_with_issue(text: &str) -> bool {
     let number = text.trim_start_matches(['(', ':', ' ']).strip_prefix('#');
     number.is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// A comment without what stands between backticks: that is talked about, not meant.
+/// Removes the text between backticks from a comment: that is talked about, not meant.
 fn without_quotations(comment: &str) -> String {
     comment.split('`').step_by(2).collect::<Vec<_>>().join("`")
 }

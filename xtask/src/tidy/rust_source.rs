@@ -3,25 +3,25 @@
 //! This is no parser: it knows comments, strings and character literals, which is what it takes to tell whether a
 //! word is code.
 
-/// Stands in [`Line::code`] for each character inside a literal. No rule looks for it.
+/// Placeholder in [`Line::code`] for each character inside a literal. No rule looks for it.
 const LITERAL: char = '"';
 
 /// One line of a source file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Line {
-    /// The line without its comments; characters inside literals are replaced.
+    /// Text of the line without its comments; characters inside literals are replaced.
     pub(super) code: String,
-    /// The comments of the line, with their slashes.
+    /// Comments of the line, with their slashes.
     pub(super) comment: String,
 }
 
 impl Line {
-    /// Whether something other than comments and white space is on the line.
+    /// Returns whether something other than comments and white space is on the line.
     pub(super) fn has_code(&self) -> bool {
         !self.code.trim().is_empty()
     }
 
-    /// Whether the line holds a comment and nothing else.
+    /// Returns whether the line holds a comment and nothing else.
     pub(super) fn is_comment(&self) -> bool {
         !self.has_code() && !self.comment.is_empty()
     }
@@ -44,7 +44,7 @@ pub(super) fn lines(text: &str) -> Vec<Line> {
     scanner.lines
 }
 
-/// How many of the lines come before the module of unit tests; all of them if there is none.
+/// Returns the number of lines before the module of unit tests; all of them if there is none.
 pub(super) fn num_lines_before_tests(lines: &[Line]) -> usize {
     let is_test_module = |&line_idx: &usize| {
         let mut code = lines[line_idx..].iter().map(|line| line.code.trim()).filter(|code| !code.is_empty());
@@ -56,7 +56,7 @@ pub(super) fn num_lines_before_tests(lines: &[Line]) -> usize {
     (0..lines.len()).filter(|&line_idx| lines[line_idx].has_code()).find(is_test_module).unwrap_or(lines.len())
 }
 
-/// The words of a text (runs of letters, digits and `_`) with their byte positions.
+/// Returns the words of a text (runs of letters, digits and `_`) with their byte positions.
 pub(super) fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut end = 0;
     text.split(|c: char| !is_word_char(c)).filter_map(move |word| {
@@ -75,7 +75,7 @@ enum Kind {
 
 struct Scanner<'a> {
     rest: &'a str,
-    /// The last character taken.
+    /// Last character taken.
     previous: char,
     lines: Vec<Line>,
 }
@@ -106,7 +106,7 @@ fn is_word_char(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The length of the nested block comment at the start of `text`.
+/// Returns the length of the nested block comment at the start of `text`.
 fn block_comment_len(text: &str) -> usize {
     let mut depth = 0usize;
     let mut position = 0;
@@ -130,7 +130,7 @@ fn block_comment_len(text: &str) -> usize {
     }
 }
 
-/// The length of the string or character literal at the start of `text`, its prefix included, if there is one.
+/// Returns the length of the string or character literal at the start of `text`, its prefix included, if there is one.
 fn literal_len(text: &str, previous: char) -> Option<usize> {
     if is_word_char(previous) {
         return None; // `text` starts inside a word, so what looks like a prefix is none
@@ -148,7 +148,7 @@ fn literal_len(text: &str, previous: char) -> Option<usize> {
     body_len.map(|len| prefix_len + len)
 }
 
-/// The length of `#"..."#` at the start of `text`, with any number of `#`.
+/// Returns the length of `#"..."#` at the start of `text`, with any number of `#`.
 fn raw_string_len(text: &str) -> Option<usize> {
     let content = text.trim_start_matches('#').strip_prefix('"')?;
     let start = text.len() - content.len();
@@ -156,14 +156,14 @@ fn raw_string_len(text: &str) -> Option<usize> {
     Some(content.find(&end).map_or(text.len(), |len| start + len + end.len()))
 }
 
-/// The length of the character literal at the start of `text`; a lifetime is none.
+/// Returns the length of the character literal at the start of `text`; a lifetime is none.
 fn character_len(text: &str) -> Option<usize> {
     let mut characters = text.strip_prefix('\'')?.chars();
     let first = characters.next()?;
     (first == '\\' || characters.next() == Some('\'')).then(|| quoted_len(text, '\''))
 }
 
-/// The length of a literal between two quotes, with escapes.
+/// Returns the length of a literal between two quotes, with escapes.
 fn quoted_len(text: &str, quote: char) -> usize {
     let mut is_escaped = false;
     for (position, c) in text.char_indices().skip(1) {
@@ -186,7 +186,7 @@ mod tests {
         lines(text).into_iter().map(|line| line.code).collect()
     }
 
-    /// The code of one line, with a mark for each run of literal characters.
+    /// Returns the code of one line, with a mark for each run of literal characters.
     fn code_with_marks(text: &str) -> String {
         let code = code(text).join("\n");
         let mut marked = String::new();

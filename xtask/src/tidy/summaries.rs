@@ -42,7 +42,10 @@ mod tests {
 
     #[test]
     fn summaries_stand_alone() {
-        assert_eq!(problems("//! Samplers.\n\n/// Returns the mean.\n///\n/// What is not a summary.\nfn f() {}\n"), [""; 0]);
+        assert_eq!(
+            problems("//! Samplers.\n\n/// Returns the mean.\n///\n/// What is not a summary.\nfn f() {}\n"),
+            [""; 0]
+        );
         assert_eq!(problems("/// Whatever it takes.\nfn f() {}\n// What a comment.\nlet a = \"/// What\";\n"), [""; 0]);
         for summary in ["What it holds.", "How many.", "That of a tensor.", "Its shape.", "The same.", "As `scale`."] {
             assert_eq!(problems(&format!("/// {summary}\nfn f() {{}}\n")).len(), 1, "{summary}");

@@ -1,4 +1,4 @@
-//! The files that the rules look at.
+//! Files that the rules check.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,21 +13,21 @@ const SKIPPED_WITHOUT_GIT: [&str; 3] = [".git", ".venv", "target"];
 /// A file of the repository.
 #[derive(Debug)]
 pub(super) struct File {
-    /// Relative to the repository, with forward slashes.
+    /// Path relative to the repository, with forward slashes.
     pub(super) path: String,
-    /// Its size.
+    /// Size in bytes.
     pub(super) num_bytes: u64,
-    /// Its content, if that is UTF-8 without NUL; symbolic links have none.
+    /// Content, if that is UTF-8 without NUL; symbolic links have none.
     pub(super) text: Option<String>,
 }
 
 impl File {
-    /// The last part of the path.
+    /// Returns the last part of the path.
     pub(super) fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or_default()
     }
 
-    /// What follows the last dot of the name.
+    /// Returns the part of the name after its last dot.
     pub(super) fn extension(&self) -> &str {
         self.name().rsplit_once('.').map_or("", |(_, extension)| extension)
     }
@@ -41,9 +41,9 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Reads what git tracks below `root`, and what it neither tracks nor ignores.
+    /// Reads the files below `root` that git tracks, and those that it neither tracks nor ignores.
     ///
-    /// Without git, that is everything but the version store and build results.
+    /// Without git, all files are read but the version store and build results.
     pub(super) fn read(root: &Path) -> Result<Self> {
         let paths = match list_with_git(root) {
             Ok(paths) => paths,
@@ -56,7 +56,7 @@ impl Tree {
         Ok(Self::new(files.into_iter().flatten()))
     }
 
-    /// A tree of these paths and texts, for the tests of rules.
+    /// Builds a tree of these paths and texts, for the tests of rules.
     #[cfg(test)]
     pub(super) fn made_up(files: &[(&str, &str)]) -> Self {
         Self::new(files.iter().map(|&(path, text)| File {
@@ -66,7 +66,7 @@ impl Tree {
         }))
     }
 
-    /// A tree of these files.
+    /// Builds a tree of these files.
     pub(super) fn new(files: impl IntoIterator<Item = File>) -> Self {
         let files: BTreeMap<String, File> = files.into_iter().map(|file| (file.path.clone(), file)).collect();
         let mut folders = BTreeSet::from([String::new()]);
@@ -76,23 +76,23 @@ impl Tree {
         Self { files, folders }
     }
 
-    /// Every file.
+    /// Returns every file.
     pub(super) fn files(&self) -> impl ExactSizeIterator<Item = &File> {
         self.files.values()
     }
 
-    /// Every text file with this extension, as path and text.
+    /// Returns every text file with this extension, as path and text.
     pub(super) fn texts_with_extension(&self, extension: &str) -> impl Iterator<Item = (&str, &str)> {
         let files = self.files().filter(move |file| file.extension() == extension);
         files.filter_map(|file| Some((file.path.as_str(), file.text.as_deref()?)))
     }
 
-    /// The file at this path.
+    /// Returns the file at this path.
     pub(super) fn file(&self, path: &str) -> Option<&File> {
         self.files.get(path)
     }
 
-    /// Whether a file or a folder with files has this path; the repository itself is the empty path.
+    /// Returns whether a file or a folder with files has this path; the repository itself is the empty path.
     pub(super) fn contains(&self, path: &str) -> bool {
         self.files.contains_key(path) || self.folders.contains(path)
     }
@@ -133,7 +133,7 @@ fn list_folder(root: &Path) -> Result<Vec<String>> {
     Ok(paths)
 }
 
-/// The file at `path`, or nothing if it was deleted and git has not been told yet.
+/// Reads the file at `path`; `None` if it was deleted, but git still lists it.
 fn read_file(root: &Path, path: String) -> Result<Option<File>> {
     let absolute = root.join(&path);
     let Ok(metadata) = fs::symlink_metadata(&absolute) else {

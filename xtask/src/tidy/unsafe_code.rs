@@ -1,19 +1,19 @@
-//! Where `unsafe` may stand, and what must stand above it.
+//! Rules for `unsafe`: the files that may contain it, and the reason above it.
 
 use super::problem::Problem;
 use super::rust_source::{self, Line};
 use super::tree::Tree;
 
-/// Kernels, which index memory that the compiler cannot see the bounds of.
+/// Folder of the kernels, which index memory that the compiler cannot see the bounds of.
 const KERNELS: &str = "crates/diffae-kernels/src/cpu/";
-/// Reading weights through a memory map, which another process could change.
+/// File that reads weights through a memory map, which another process could change.
 const MAPPED_FILE: &str = "crates/diffae-nets/src/weights/torch/mapped_file.rs";
-/// Opening a database of pictures, which is another.
+/// File that opens a database of pictures through a memory map.
 const LMDB: &str = "crates/diffae-data/src/lmdb.rs";
-/// How a reason starts.
+/// Start of a reason.
 const REASON: &str = "SAFETY:";
 
-/// All rules of this file.
+/// Checks all rules of this file.
 pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (path, text) in tree.texts_with_extension("rs") {
@@ -35,7 +35,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     problems
 }
 
-/// Whether the keyword opens a block or an `impl`, where the author vouches for something; an `unsafe fn` or a
+/// Returns whether the keyword opens a block or an `impl`, where the author vouches for something; an `unsafe fn` or a
 /// function type passes the duty on to the caller.
 fn takes_responsibility(after: &str, following: &[Line]) -> bool {
     let following = following.iter().map(|line| line.code.trim());
@@ -43,7 +43,7 @@ fn takes_responsibility(after: &str, following: &[Line]) -> bool {
     next.starts_with('{') || rust_source::words(next).next() == Some((0, "impl"))
 }
 
-/// Whether the statement that ends `lines` has a reason above it, possibly with attributes in between.
+/// Returns whether the statement that ends `lines` has a reason above it, possibly with attributes in between.
 fn has_reason(lines: &[Line]) -> bool {
     let Some((last, above)) = lines.split_last() else { return false };
     if last.comment.contains(REASON) {

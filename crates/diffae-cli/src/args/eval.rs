@@ -42,7 +42,7 @@ pub(crate) enum Measure {
     Compare(CompareArgs),
 }
 
-/// A model, or images that some program has generated.
+/// A model, or generated images of any program, to evaluate.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct JudgedArgs {
     /// Model folder, file or folder of released weights (.ckpt, .pt, .safetensors), or `toonheads` (built in)
@@ -55,7 +55,7 @@ pub(crate) struct JudgedArgs {
     pictures: Option<PathBuf>,
 }
 
-/// Either of the two.
+/// Subject of an evaluation: a model or a folder of images.
 #[derive(Debug)]
 pub(crate) enum Judged {
     Model(ModelArgs),
@@ -63,7 +63,7 @@ pub(crate) enum Judged {
 }
 
 impl JudgedArgs {
-    /// The one that was given.
+    /// Returns the model or the folder that the command line names.
     pub(crate) fn get(&self) -> anyhow::Result<Judged> {
         match (&self.model, &self.pictures) {
             (Some(model), _) => Ok(Judged::Model(ModelArgs { model: model.clone(), hints: self.hints.clone() })),
@@ -74,7 +74,7 @@ impl JudgedArgs {
 }
 
 impl FidArgs {
-    /// Whether a model generates the images that are judged.
+    /// Returns whether a model generates the evaluated images.
     pub(crate) fn model_is_given(&self) -> bool {
         self.judged.model.is_some()
     }
@@ -103,7 +103,7 @@ pub(crate) struct EvalRunArgs {
     pub(crate) batch: BatchArgs,
 }
 
-/// The images that are measured on.
+/// Images to evaluate on.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct EvalDataArgs {
     /// Images: a folder, a .tar archive or an LMDB
@@ -139,13 +139,13 @@ pub(crate) enum BackboneName {
     Squeeze,
 }
 
-/// LPIPS beside other measures.
+/// Options of LPIPS as an additional measure.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LpipsArgs {
-    /// The network of LPIPS
+    /// Network of LPIPS
     #[arg(long, value_enum, default_value_t = BackboneName::Alex)]
     pub(crate) lpips_backbone: BackboneName,
-    /// Also measure LPIPS: torchvision's weights of that network, .pth or .safetensors
+    /// Also measure LPIPS: torchvision's weights of its network, .pth or .safetensors
     #[arg(long, value_name = "FILE")]
     pub(crate) lpips_weights: Option<PathBuf>,
 }
@@ -160,7 +160,7 @@ pub(crate) struct LpipsPairsArgs {
     /// Network of LPIPS
     #[arg(long, value_enum, default_value_t = BackboneName::Alex)]
     pub(crate) backbone: BackboneName,
-    /// torchvision's weights of that network: .pth or .safetensors
+    /// torchvision's weights of the LPIPS network: .pth or .safetensors
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: PathBuf,
     #[command(flatten)]
@@ -190,10 +190,10 @@ pub(crate) struct PplArgs {
     /// Inversion steps
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
     pub(crate) invert_steps: usize,
-    /// The network of LPIPS
+    /// Network of LPIPS
     #[arg(long, value_enum, default_value_t = BackboneName::Vgg)]
     pub(crate) backbone: BackboneName,
-    /// torchvision's weights of that network: .pth or .safetensors
+    /// torchvision's weights of the LPIPS network: .pth or .safetensors
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: PathBuf,
 }
@@ -208,10 +208,10 @@ pub(crate) struct FewShotArgs {
     /// Random draws of the labelled images
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = positive)]
     pub(crate) draws: usize,
-    /// z_sem to sample for the classifiers to choose from; 0 for none
+    /// Number of z_sem to sample, from which the classifiers choose; 0 for none
     #[arg(long, default_value_t = 512, value_name = "N")]
     pub(crate) invented: usize,
-    /// Chosen z_sem to decode into images, per attribute and classifier
+    /// Number of chosen z_sem to decode into images, per attribute and classifier
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub(crate) decoded: usize,
     /// Decoding steps
@@ -322,7 +322,7 @@ pub(crate) struct DisentanglementArgs {
     pub(crate) resamples: usize,
 }
 
-/// Labelled images, and how probes are fitted to them.
+/// Labelled images, and the regularization of the probes fitted to them.
 #[derive(Debug, Args)]
 pub(crate) struct LabelledArgs {
     #[command(flatten)]
@@ -341,7 +341,7 @@ pub(crate) struct LabelledArgs {
 }
 
 impl LabelledArgs {
-    /// The penalty of measures that do not choose one.
+    /// Returns the inverse penalty for measures that do not select one.
     pub(crate) fn fixed_inverse_penalty(&self) -> f64 {
         self.inverse_penalty.unwrap_or(1.)
     }
@@ -508,7 +508,7 @@ pub(crate) struct FidArgs {
     /// Nearest neighbors, for precision, recall, density and coverage
     #[arg(long, default_value_t = 5, value_name = "K", value_parser = positive)]
     pub(crate) neighbors: usize,
-    /// Images of each set that these four use
+    /// Images of each set that precision, recall, density and coverage use
     #[arg(long, default_value_t = 5000, value_name = "N", value_parser = positive)]
     pub(crate) manifold_limit: usize,
     #[command(flatten)]
@@ -516,7 +516,7 @@ pub(crate) struct FidArgs {
 }
 
 impl XTerminalKind {
-    /// Name in reports.
+    /// Returns the name in reports.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Inverted => "inverted",
@@ -554,7 +554,7 @@ impl From<PictureCrop> for Crop {
 }
 
 impl FidProtocol {
-    /// Name on the command line.
+    /// Returns the name on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",

@@ -1,19 +1,19 @@
-//! Help beyond the options: an example for each command, the form of `--out`, and the global options that apply.
+//! Additional help: examples for each command, the form of `--out`, and the global options that apply.
 
 use clap::{Arg, CommandFactory};
 
 use super::Cli;
 
-/// Options about computing, which commands that compute nothing do not offer.
+/// Options of computation, hidden in commands that compute nothing.
 const COMPUTING: [&str; 4] = ["device", "dtype", "threads", "exact"];
 /// Last line of `diffae --help`.
 const EXIT_CODES: &str =
     "Exit codes: 0 success; 2 error, which one sentence explains; 130 interrupted (Ctrl-C or SIGTERM)";
 
-/// The help of one command.
+/// Help of one command.
 #[derive(Debug, Clone, Copy)]
 struct Page {
-    /// The command, with those it is part of.
+    /// Path of the command: the commands it is part of, and its own name.
     path: &'static [&'static str],
     /// Help of `--out`, for commands that share its definition with others.
     out: Option<&'static str>,
@@ -23,7 +23,7 @@ struct Page {
     examples: &'static [&'static str],
 }
 
-/// A folder of PNGs, or a file of tensors.
+/// Help of `--out` for a folder of PNGs, or a file of tensors.
 const IMAGES: &str =
     "Folder to write the PNGs and sheet.png into, or a file NAME.safetensors for x [N, C, H, W] in [-1, 1]";
 const MODEL: &str = "Folder of the new model: config.json and model.safetensors";
@@ -42,7 +42,7 @@ impl Page {
     }
 }
 
-/// Every command.
+/// Help of every command.
 const PAGES: &[Page] = &[
     page(&["demo"], &["diffae demo --out demo"]),
     page(&["info"], &["diffae info toonheads", "diffae info last.ckpt --json"]).without(&COMPUTING),
@@ -128,7 +128,7 @@ const PAGES: &[Page] = &[
     page(&["man"], &["diffae man --out man"]).without(&COMPUTING),
 ];
 
-/// The command line with everything that its help says.
+/// Returns the command line with its additional help.
 pub(crate) fn command() -> clap::Command {
     let root = Cli::command();
     let globals: Vec<Arg> = root.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
@@ -136,7 +136,7 @@ pub(crate) fn command() -> clap::Command {
     described.after_help(format!("{EXIT_CODES}\nMore of a command: diffae COMMAND --help"))
 }
 
-/// The command with the page of what the rest of the path leads to.
+/// Adds a page to the command that the path leads to.
 fn described(command: clap::Command, path: &[&'static str], page: &Page, globals: &[Arg]) -> clap::Command {
     let Some((&name, rest)) = path.split_first() else {
         let own = command.get_after_help().map(|help| format!("{help}\n\n")).unwrap_or_default();
@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// All commands below one, with their paths.
+    /// Lists all commands below one, with their paths.
     fn all(command: &clap::Command, path: &[String]) -> Vec<(Vec<String>, clap::Command)> {
         let below = command.get_subcommands().filter(|below| below.get_name() != "help");
         below

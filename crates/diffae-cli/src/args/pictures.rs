@@ -1,4 +1,4 @@
-//! Arguments of the commands that make pictures and codes.
+//! Arguments of the commands that generate pictures and codes.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub(crate) struct CodesArgs {
     pub(crate) broken: BrokenArgs,
 }
 
-/// What to do with the partial results of an interrupted run.
+/// Policy for the partial results of an interrupted run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ResumeArgs {
     /// Continue an interrupted run of the same command; refused if settings differ. Without it, partial results are used only
@@ -32,7 +32,7 @@ pub(crate) struct ResumeArgs {
 }
 
 impl ResumeArgs {
-    /// What to do with what is kept.
+    /// Returns the policy for partial results.
     pub(crate) fn mode(&self, force: &ForceArgs) -> Resume {
         match (self.resume, force.force) {
             (true, _) => Resume::Demanded,
@@ -42,7 +42,7 @@ impl ResumeArgs {
     }
 }
 
-/// Whether a script reads what is printed.
+/// Option of machine-readable output.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct JsonArgs {
     /// Print the files written and the settings as JSON
@@ -50,7 +50,7 @@ pub(crate) struct JsonArgs {
     pub(crate) json: bool,
 }
 
-/// Numbers of pictures that follow each other.
+/// A range of picture indices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct IndexRange(pub(crate) Range<u64>);
 
@@ -283,8 +283,8 @@ pub(crate) struct VariationsArgs {
     pub(crate) json: JsonArgs,
 }
 
-/// Most pictures of one range: more are a slip of the keyboard.
-const MOST_OF_A_RANGE: u64 = 1 << 24;
+/// Maximum length of a range: a longer one is a typing error.
+const MAX_RANGE_LENGTH: u64 = 1 << 24;
 
 fn index_range(text: &str) -> Result<IndexRange, String> {
     let number = |text: &str| text.trim().parse::<u64>().map_err(|error| error.to_string());
@@ -293,7 +293,7 @@ fn index_range(text: &str) -> Result<IndexRange, String> {
         None => number(text).and_then(|start| Ok(start..start.checked_add(1).ok_or("too large")?))?,
     };
     match range.end.checked_sub(range.start) {
-        Some(1..=MOST_OF_A_RANGE) => Ok(IndexRange(range)),
+        Some(1..=MAX_RANGE_LENGTH) => Ok(IndexRange(range)),
         Some(0) | None => Err("the range is empty".to_owned()),
         Some(_) => Err("the range is too long".to_owned()),
     }

@@ -1,4 +1,4 @@
-//! What can be written after `train`, `fit-attributes`, `fit-edits` and `presets`.
+//! Arguments of `train`, `fit-attributes`, `fit-edits` and `presets`.
 
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts, shown as they stand")]
 
@@ -18,7 +18,7 @@ pub(crate) struct FitAttributesArgs {
     /// Images: a folder (with subfolders), a tar archive, an LMDB, Parquet; those without labels are ignored
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// Attributes: a CelebA attribute file, a CSV file, or `folders` for one class a folder
+    /// Labels of the attributes: a CelebA attribute file, a CSV file, or `folders` for one class per folder
     #[arg(long, value_name = "FILE")]
     pub(crate) labels: PathBuf,
     #[command(flatten)]
@@ -26,10 +26,10 @@ pub(crate) struct FitAttributesArgs {
     /// Replace attributes of the same names that the model has already
     #[arg(long)]
     pub(crate) replace: bool,
-    /// How edit directions follow from the labels
+    /// Method of computing edit directions from the labels
     #[arg(long, value_enum, default_value_t = DirectionChoice::ClassMeans)]
     pub(crate) directions: DirectionChoice,
-    /// Share of the images that is held out to measure the result
+    /// Share of the images held out for evaluation
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     pub(crate) held_out: f64,
     /// Length of the training in codes, 32 per step [default: 300000]
@@ -49,10 +49,10 @@ pub(crate) struct FitAttributesArgs {
     pub(crate) json: bool,
 }
 
-/// How edit directions follow from labels.
+/// Methods of computing edit directions from labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DirectionChoice {
-    /// From the mean code without the attribute to the mean code with it: the full strength is known
+    /// From the mean code without the attribute to the mean code with it; calibrates the full-edit strength
     ClassMeans,
     /// Along the weights of the classifier, as in the paper
     Weights,
@@ -121,7 +121,7 @@ pub(crate) struct TrainArgs {
     /// Images: a folder (with subfolders), a tar archive, an LMDB, Parquet
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// Attributes: a CelebA attribute file, a CSV file, or `folders` for one class a folder
+    /// Labels of the attributes: a CelebA attribute file, a CSV file, or `folders` for one class per folder
     #[arg(long, value_name = "FILE")]
     pub(crate) labels: Option<PathBuf>,
     /// Folder of the run, which becomes a model folder
@@ -136,10 +136,10 @@ pub(crate) struct TrainArgs {
     /// Initialize from the weights of a model folder, a released checkpoint or `toonheads`
     #[arg(long, value_name = "MODEL")]
     pub(crate) init_from: Option<PathBuf>,
-    /// Leave a part as it is: encoder or unet; may be repeated
+    /// Freeze a part: encoder or unet; may be repeated
     #[arg(long, value_name = "PART")]
     pub(crate) freeze: Vec<String>,
-    /// Try everything and train nothing: print the whole config, look at pictures and labels, say what would be refused, and
+    /// Dry run, without training: print the resolved config, check images and labels, report what would be refused, and
     /// measure how long each stage takes
     #[arg(long, conflicts_with = "resume")]
     pub(crate) dry_run: bool,

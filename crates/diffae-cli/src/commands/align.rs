@@ -14,16 +14,16 @@ use crate::session::catch_interrupts;
 #[derive(Debug, Serialize)]
 struct Found {
     name: String,
-    /// Left, top, width, height.
+    /// Face box: left, top, width, height.
     #[serde(rename = "box")]
     face_box: [i64; 4],
     landmarks: Vec<[f64; 2]>,
-    /// Upper left, lower left, lower right, upper right.
+    /// Corners of the crop: upper left, lower left, lower right, upper right.
     corners: [[f64; 2]; 4],
 }
 
-/// Cuts a face out of each picture. A picture that is unfit does not stop the others, but the command fails in the end;
-/// with `--skip-broken` not because of those that cannot be read.
+/// Crops a face out of each picture. A picture that is unfit does not stop the others, but the command fails in the
+/// end; with `--skip-broken` not because of those that cannot be read.
 pub(crate) fn run(args: &AlignArgs) -> Result<()> {
     let place = place(&args.place)?;
     catch_interrupts();
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &AlignArgs) -> Result<()> {
     Ok(())
 }
 
-/// Whether the picture itself is the reason.
+/// Returns whether the picture itself cannot be read.
 fn is_unreadable(error: &anyhow::Error) -> bool {
     use diffae_data::Error::{DamagedPicture, Image, Io, UnreadPicture};
     matches!(error.downcast_ref(), Some(DamagedPicture { .. } | Image { .. } | Io { .. } | UnreadPicture { .. }))

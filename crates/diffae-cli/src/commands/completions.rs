@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::args::{CompletionsArgs, command};
 
-/// Prints the script.
+/// Prints a completion script.
 pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
     let mut script = Vec::new();
     // The generator panics where it cannot write, as into a pipe that is closed.

@@ -11,13 +11,13 @@ use crate::session::Session;
 
 const COMMAND: &str = "decode";
 
-/// Codes, and which of them are decoded.
+/// Codes, and the indices of those to decode.
 struct Chosen {
     codes: Codes,
     indices: Vec<usize>,
 }
 
-/// Everything that decoding needs.
+/// Inputs shared by all decoding.
 struct Decode<'a> {
     session: &'a Session,
     args: &'a DecodeArgs,
@@ -26,7 +26,7 @@ struct Decode<'a> {
     records: &'a [Record],
 }
 
-/// Decodes all codes of a file, or those that were chosen.
+/// Decodes all codes of a file, or the chosen ones.
 pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
     let (codes, indices) = pick_codes(&args.codes)?;
     let chosen = Chosen { codes, indices };
@@ -67,7 +67,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
 }
 
 impl Decode<'_> {
-    /// Decodes what is not kept yet, batch by batch.
+    /// Decodes the remaining codes, batch by batch.
     fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
         let Self { session, args, settings, chosen: Chosen { codes, indices }, records } = *self;
         let pipeline = &session.pipeline;

@@ -21,30 +21,30 @@ use crate::output::{OutputDir, Provenance, say};
 use crate::progress::{Job, Noun, Progress, Work};
 use crate::session::{catch_interrupts, load_options};
 
-/// Faces that are varied, each in so many ways.
+/// Number of faces that are varied, and of variations of each.
 const NUM_VARIED: usize = 2;
 const NUM_VARIATIONS: usize = 6;
-/// Faces on the way from one to another, ends included.
+/// Number of frames from one face to another, ends included.
 const NUM_FRAMES: usize = 9;
-/// Which faces are blended into each other, by number.
+/// Pairs of faces that are interpolated, by index.
 const BLENDED: [(usize, usize); 2] = [(0, 1), (6, 7)];
 const NUM_SAMPLES: usize = 16;
-/// Steps of the latent diffusion; they cost next to nothing.
+/// Steps of the latent diffusion, which cost next to nothing.
 const LATENT_STEPS: usize = 100;
 const SAMPLES_PER_ROW: usize = 8;
-/// How far edits go: parts of the way to pictures that have the attribute.
+/// Edit strengths, as shares of the calibrated full-edit strength.
 const PARTS: [f64; 5] = [0.25, 0.5, 0.75, 1., 1.5];
-/// How long the animation shows each frame.
+/// Duration of each frame of the animation.
 const MILLISECONDS_PER_FRAME: u32 = 120;
-/// Sheets of the page are read beside text, so that their rows stand below each other.
+/// Width of sheets on the page, beside text: rows stand below each other.
 const SHEET_WIDTH: u32 = 1180;
 const ANIMATION: &str = "interpolation.gif";
 const PAGE: &str = "index.html";
-/// Files of the exhibits.
+/// File names of the exhibits.
 const FILES: [&str; 6] =
     ["reconstructions.png", "edits.png", "interpolations.png", ANIMATION, "variations.png", "samples.png"];
 
-/// Shows everything that a model does, and lays it out as a page.
+/// Demonstrates everything that a model does, and lays it out as a page.
 pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
     let start = Instant::now();
     let names: Vec<String> = FILES.iter().chain([&PAGE]).map(|&name| name.to_owned()).collect();
@@ -86,17 +86,17 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
     say(&format!("open {} ({} exhibits, {seconds:.0} s)", args.out.join(PAGE).display(), exhibits.len()))
 }
 
-/// A model that shows what it can do.
+/// A model to demonstrate.
 struct Demo<'a> {
     pipeline: Pipeline,
     settings: PipelineSettings,
     progress: &'a Progress,
-    /// Calls of the decoder so far, times pictures.
+    /// Number of decoder calls so far, times pictures.
     num_calls: Cell<usize>,
 }
 
 impl Demo<'_> {
-    /// Tells the progress of calls, and of pictures once all their steps are done.
+    /// Reports the progress of calls, and of pictures once all their steps are done.
     fn observer(&self) -> impl FnMut(&CallEvent<'_>) -> ControlFlow<()> + '_ {
         |event| {
             if event.call == NetworkCall::Decoder {
@@ -117,7 +117,7 @@ impl Demo<'_> {
         Ok(self.pipeline.decode_tensor(codes, &self.settings, &mut self.observer())?)
     }
 
-    /// Everything on the page, in its order.
+    /// Computes everything on the page, in its order.
     fn exhibits(&self, pictures: &[RgbImage], args: &DemoArgs, provenance: &Provenance) -> Result<Vec<Exhibit>> {
         let codes = self.pipeline.encode(pictures, &self.settings, &mut self.observer())?;
         let decoded = self.decode_tensor(&codes)?;
@@ -191,7 +191,7 @@ impl Demo<'_> {
         Ok(sheet)
     }
 
-    /// A row an attribute: the face that lacks it most clearly, with more and more.
+    /// Lays out a row per attribute: the face that lacks it most clearly, edited with growing strength.
     fn edit(&self, (codes, decoded): (&Codes, &Tensor), pictures: &[RgbImage]) -> Result<Sheet> {
         let pipeline = &self.pipeline;
         let z_sem = codes.z_sem.as_ref().context("the model has no z_sem")?;
@@ -219,7 +219,7 @@ impl Demo<'_> {
         Ok(sheet)
     }
 
-    /// The faces of each path.
+    /// Decodes the faces of each path.
     fn interpolate(&self, codes: &Codes) -> Result<Vec<Vec<RgbImage>>> {
         let blend = |&(from, to): &(usize, usize)| {
             let between = self.pipeline.interpolate(&one_of(codes, from)?, &one_of(codes, to)?, NUM_FRAMES)?;
@@ -256,7 +256,7 @@ fn forth_and_back(frames: &[RgbImage]) -> Vec<RgbImage> {
     frames.iter().chain(inner.iter().rev()).cloned().collect()
 }
 
-/// The codes of one face.
+/// Returns the codes of one face.
 fn one_of(codes: &Codes, face: usize) -> Result<Codes> {
     let part = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.narrow(0, face, 1)).transpose();
     Ok(Codes {

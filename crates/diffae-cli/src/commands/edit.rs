@@ -18,10 +18,10 @@ use crate::progress::{Job, Noun, Progress, Work};
 use crate::session::{Session, architecture_hints};
 
 const COMMAND: &str = "edit";
-/// How far edits go where nothing is known.
+/// Strength of edits whose calibrated full-edit strength is not known.
 const USUAL_STRENGTH: f64 = 0.3;
-/// Longer parts of file names are cut, and told apart by a checksum.
-const MOST_NAME_CHARS: usize = 120;
+/// Maximum length of a part of a file name; longer ones are cut, and told apart by a checksum.
+const MAX_NAME_CHARS: usize = 120;
 
 /// An attribute on the command line.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +30,7 @@ struct Wanted {
     strength: Option<f64>,
 }
 
-/// All attributes, and the strengths of each that are tried: one for each version of a picture.
+/// All attributes, and the strengths of each: one for each version of a picture.
 struct Plan {
     wanted: Vec<Wanted>,
     versions: Vec<Vec<f64>>,
@@ -80,7 +80,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
 }
 
 impl Wanted {
-    /// `NAME`, or `NAME=STRENGTH`; an equals sign that no number follows is part of the name.
+    /// Parses `NAME`, or `NAME=STRENGTH`; an equals sign that no number follows is part of the name.
     fn parse(text: &str) -> Self {
         let with_strength =
             text.rsplit_once('=').and_then(|(name, strength)| Some((name, strength.trim().parse().ok()?)));
@@ -92,7 +92,7 @@ impl Wanted {
 }
 
 impl Plan {
-    /// The plan, if the command line says all strengths.
+    /// Returns the plan, if the command line states all strengths.
     fn without_model(wanted: &[Wanted], args: &EditArgs) -> Option<Self> {
         let given = given_strengths(args);
         let base: Option<Vec<f64>> = match wanted {
@@ -123,7 +123,7 @@ impl Plan {
         Self { wanted, versions: factors.iter().map(version).collect(), wants_strip: !args.strengths.is_empty() }
     }
 
-    /// The results of each subject.
+    /// Returns the records of the results of each subject.
     fn records(&self, subjects: &Subjects) -> Vec<Vec<Record>> {
         let of_one = |name: &str| {
             let record = |strengths: &Vec<f64>| {
@@ -142,7 +142,7 @@ impl Plan {
         subjects.all().iter().map(|subject| of_one(&subject.name)).collect()
     }
 
-    /// Names of the strips, one a subject.
+    /// Returns the names of the strips, one per subject.
     fn strips(&self, subjects: &Subjects) -> Vec<String> {
         if !self.wants_strip {
             return vec![];
@@ -150,7 +150,7 @@ impl Plan {
         subjects.all().iter().map(|subject| self.strip_name(&subject.name)).collect()
     }
 
-    /// Strengths of each version, for the columns of a strip.
+    /// Returns the strengths of each version, for the columns of a strip.
     fn titles(&self) -> impl Iterator<Item = String> {
         let joined =
             |strengths: &Vec<f64>| strengths.iter().map(|strength| format!("{strength:+}")).collect::<Vec<_>>();
@@ -163,14 +163,14 @@ impl Plan {
     }
 }
 
-/// Everything that an edit of pictures needs.
+/// Inputs shared by all edits.
 struct Editing<'a> {
     session: &'a Session,
     args: &'a EditArgs,
     settings: PipelineSettings,
     plan: &'a Plan,
     subjects: &'a Subjects,
-    /// One for each version.
+    /// The edits of each version.
     edits: Vec<Vec<AttributeEdit>>,
     names: Vec<String>,
 }
@@ -234,7 +234,7 @@ impl<'a> Editing<'a> {
         Ok(hidden)
     }
 
-    /// Edits what is not kept yet, batch by batch.
+    /// Edits the remaining pictures, batch by batch.
     fn edit(&self, records: &[Vec<Record>], output: &mut PictureOutput, num_kept: usize) -> Result<()> {
         let Self { session, args, settings, subjects, .. } = self;
         let pipeline = &session.pipeline;
@@ -299,7 +299,7 @@ impl<'a> Editing<'a> {
     }
 }
 
-/// The position of an attribute; of `NAME=x` the error is about the strength, if there is such a name.
+/// Returns the index of an attribute; for `NAME=x` the error is about the strength, if there is such a name.
 fn attribute_idx(session: &Session, name: &str) -> Result<usize> {
     let found = session.model().attribute_idx(name);
     if found.is_err()
@@ -317,7 +317,7 @@ fn given_strengths(args: &EditArgs) -> Vec<f64> {
     args.strength.map_or_else(|| args.strengths.clone(), |strength| vec![strength])
 }
 
-/// A product without the digits that arithmetic adds: 0.3, not 0.30000000000000004.
+/// Rounds away the digits that arithmetic adds: 0.3, not 0.30000000000000004.
 fn rounded(strength: f64) -> f64 {
     let rounded = (strength * 1e9).round() / 1e9;
     if rounded.is_finite() { rounded } else { strength }
@@ -337,23 +337,23 @@ fn list(args: &EditArgs) -> Result<()> {
     })
 }
 
-/// The strength that goes the whole way, to two significant digits, where the model knows it.
+/// Returns the calibrated full-edit strength, to two significant digits, if the model has one.
 pub(super) fn whole_way(classifier: &AttributeClassifier, attribute_idx: usize) -> Result<Option<f64>> {
     let rounded = |strength: f64| Ok(format!("{strength:.1e}").parse()?);
     classifier.whole_way(attribute_idx)?.map(rounded).transpose()
 }
 
-/// The attribute as part of a file name.
+/// Returns the attribute as part of a file name.
 fn file_part(attribute: &str) -> String {
     attribute.chars().map(|c| if c.is_alphanumeric() || c == '_' || c == '-' { c } else { '_' }).collect()
 }
 
-/// A part of a file name that is not too long for one.
+/// Cuts a part of a file name that is too long for one.
 fn shortened(part: &str) -> String {
-    if part.chars().count() <= MOST_NAME_CHARS {
+    if part.chars().count() <= MAX_NAME_CHARS {
         return part.to_owned();
     }
-    let start: String = part.chars().take(MOST_NAME_CHARS).collect();
+    let start: String = part.chars().take(MAX_NAME_CHARS).collect();
     format!("{start}_{}", &blake3::hash(part.as_bytes()).to_hex()[..8])
 }
 

@@ -18,7 +18,7 @@ use crate::session::Session;
 
 const COMMAND: &str = "encode";
 
-/// What is encoded, and how.
+/// Inputs and settings of an encoding.
 struct Encoding<'a> {
     session: &'a Session,
     inputs: &'a [Input],
@@ -79,7 +79,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
 }
 
 impl Encoding<'_> {
-    /// Encodes what is not kept yet, batch by batch.
+    /// Encodes the remaining pictures, batch by batch.
     fn encode(&self, partial: &mut PartialFolder, num_kept: usize) -> Result<()> {
         let Self { session, inputs, need, settings } = *self;
         let pipeline = &session.pipeline;
@@ -105,7 +105,7 @@ impl Encoding<'_> {
     }
 }
 
-/// The codes of a batch as a file.
+/// Serializes the codes of a batch as a file.
 fn part(z_sem: Option<Tensor>, x_terminal: Option<Tensor>) -> Result<Vec<u8>> {
     let mut tensors = BTreeMap::new();
     for (name, tensor) in [("z_sem", z_sem), ("x_T", x_terminal)] {

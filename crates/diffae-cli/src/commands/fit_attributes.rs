@@ -13,8 +13,8 @@ use crate::args::{DirectionChoice, FitAttributesArgs, GlobalArgs, NumberType};
 use crate::output::{OutputDir, say, say_json};
 use crate::session::{Interruption, architecture_hints, catch_interrupts, load_options};
 
-/// Trains a classifier of the labels' attributes on the model's codes, and writes the model with them. Its networks stay what
-/// they are, number type included, so that codes of the model are codes of the written one.
+/// Trains a classifier of the labels' attributes on the model's codes, and writes the model with them. Networks and
+/// number type stay the same, so that codes of the model are codes of the written one.
 pub(crate) fn run(global: &GlobalArgs, args: &FitAttributesArgs) -> Result<()> {
     catch_interrupts();
     ensure!(global.dtype == NumberType::F32, "codes are computed in f32, not in another --dtype");
@@ -68,7 +68,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitAttributesArgs) -> Result<()> {
     say(&format!("learnt from {num_trained} pictures; wrote {}", out.display()))
 }
 
-/// Fails if the model has one of the attributes already and is to keep it.
+/// Fails if the model already has one of the attributes and is to keep it.
 fn check_names(source: &ModelSource, labels: &Labels, existing: Overwrite) -> Result<()> {
     let is_new = |name: &&String| labels.names.iter().any(|new| is_same_attribute(name, new));
     let there: Vec<&str> = source.attributes().iter().filter(is_new).map(String::as_str).collect();
@@ -89,7 +89,7 @@ fn settings(args: &FitAttributesArgs) -> Result<AttributeSettings> {
     Ok(AttributeSettings { seed: args.seed, held_out: args.held_out, crop: args.crop.into(), ..settings })
 }
 
-/// How far edits of the new attributes go, where the model knows it.
+/// Returns the calibrated full-edit strengths of the new attributes, where the model has them.
 fn whole_ways(source: &ModelSource, scores: &[AttributeScore]) -> Result<Vec<Option<f64>>> {
     let model = source.build(&LoadOptions::cpu())?;
     let of = |score: &AttributeScore| {
@@ -99,7 +99,7 @@ fn whole_ways(source: &ModelSource, scores: &[AttributeScore]) -> Result<Vec<Opt
     scores.iter().map(of).collect()
 }
 
-/// How well an attribute is told on held-out pictures.
+/// Accuracy of an attribute on held-out pictures.
 struct Figures<'a> {
     attribute: &'a str,
     count: usize,
@@ -134,7 +134,7 @@ fn as_json(score: &AttributeScore, whole_way: Option<f64>) -> Value {
     })
 }
 
-/// A table of how well each attribute is told on the pictures that were held out.
+/// Prints a table of the accuracy of each attribute on held-out pictures.
 fn say_scores(scores: &[AttributeScore], whole_ways: &[Option<f64>]) -> Result<()> {
     let width = scores.iter().map(|score| score.attribute.chars().count()).max().unwrap_or(0).max(9);
     say(&format!("{:width$}  held out  present  accuracy  AUROC  whole way", "attribute"))?;

@@ -1,4 +1,4 @@
-//! `diffae fit-edits --model MODEL --pairs DIR --out DIR`: directions of edits from pairs of pictures.
+//! `diffae fit-edits --model MODEL --pairs DIR --out DIR`: edit directions from pairs of pictures.
 
 use std::collections::BTreeMap;
 
@@ -23,8 +23,8 @@ use crate::pictures::{OtherPictures, Pairs, PictureSet};
 use crate::progress::Progress;
 use crate::session::{Session, architecture_hints};
 
-/// Fits a direction to the pairs of each attribute, and writes the model with them. Its networks stay what they are, number
-/// type included, so that codes of the model are codes of the written one.
+/// Fits a direction to the pairs of each attribute, and writes the model with them. Networks and number type stay the
+/// same, so that codes of the model are codes of the written one.
 pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     let most = RawClassifierConfig::MAX_LOCAL_UNITS;
     ensure!(args.units <= most, "--units is {}, expected at most {most}", args.units);
@@ -59,11 +59,11 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     report(args, &wanted, &whole_ways)
 }
 
-/// Pairs of an attribute.
+/// An attribute to fit, with its pairs.
 struct Wanted {
     pairs: Pairs,
     others: Option<OtherPictures>,
-    /// Its number; none if the model does not have it yet.
+    /// Index of the attribute; `None` if the model does not have it yet.
     idx: Option<usize>,
 }
 
@@ -108,7 +108,7 @@ impl Coded {
     }
 }
 
-/// Fits the direction of an attribute, and the row of a classifier to one that the model does not have yet.
+/// Fits the direction of an attribute, and the classifier's row of one that the model does not have yet.
 fn fit(
     args: &FitEditsArgs,
     (Wanted { pairs, others, idx }, coded): (&Wanted, &Coded),
@@ -128,7 +128,7 @@ fn fit(
     Ok(source.add_attributes(NewAttributes { names, weight, bias, directions }, Overwrite::Refuse)?)
 }
 
-/// The pairs of each attribute, in order of their names.
+/// Returns the pairs of each attribute, in order of their names.
 fn wanted(session: &Session, attributes: &[String], all: Vec<Pairs>, num_units: usize) -> Result<Vec<Wanted>> {
     let mut wanted: Vec<Wanted> = vec![];
     for pairs in all {
@@ -153,7 +153,7 @@ fn wanted(session: &Session, attributes: &[String], all: Vec<Pairs>, num_units: 
     Ok(wanted)
 }
 
-/// The strength that goes the whole way to each attribute.
+/// Returns the calibrated full-edit strength of each attribute.
 fn whole_ways(source: &ModelSource, wanted: &[Wanted]) -> Result<Vec<f64>> {
     let taught = source.build(&LoadOptions::cpu())?;
     let of = |wanted: &Wanted| {

@@ -9,7 +9,7 @@ use crate::device::dtype;
 use crate::output::say;
 use crate::session::architecture_hints;
 
-/// Joins released files, proves that they fit together, and writes a model directory.
+/// Joins released files, checks that they fit together, and writes a model directory.
 pub(crate) fn run(global: &GlobalArgs, args: &ImportArgs) -> Result<()> {
     let hints = architecture_hints(&args.hints);
     let mut source = ModelSource::open(&args.checkpoint, &hints)?;

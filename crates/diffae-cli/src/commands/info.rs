@@ -8,7 +8,7 @@ use crate::args::{GlobalArgs, InfoArgs};
 use crate::output::{say, say_json};
 use crate::session::architecture_hints;
 
-/// What is printed.
+/// Description of a model, as printed.
 #[derive(Debug, Serialize)]
 struct Info {
     kind: ModelKind,
@@ -36,7 +36,7 @@ struct Parameters {
     latent_net: usize,
 }
 
-/// Opens the model, proves that its tensors fit, and prints what it is.
+/// Opens the model, checks that its tensors fit, and prints its description.
 pub(crate) fn run(_: &GlobalArgs, args: &InfoArgs) -> Result<()> {
     let source = ModelSource::open(&args.model, &architecture_hints(&args.hints))?;
     source.build(&LoadOptions::cpu())?;
@@ -113,7 +113,7 @@ fn parts(parameters: &Parameters) -> String {
     present.map(|(name, count)| format!("{name} {}", grouped(*count))).collect::<Vec<_>>().join(", ")
 }
 
-/// `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();

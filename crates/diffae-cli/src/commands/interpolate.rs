@@ -20,10 +20,10 @@ use crate::progress::{Job, Noun, Progress, Work};
 use crate::session::Session;
 
 const COMMAND: &str = "interpolate";
-/// Frames a second of an animation.
+/// Frames per second of an animation, by default.
 const USUAL_RATE: f64 = 10.;
 
-/// Where the frames go.
+/// Destination of the frames.
 enum FrameOutput {
     Strip,
     Animation,
@@ -38,7 +38,7 @@ struct Route<'a> {
     settings: PipelineSettings,
 }
 
-/// Encodes pictures and decodes codes between theirs.
+/// Encodes pictures and decodes codes interpolated between theirs.
 pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
     let (path, overwrite) = (&args.out.out, args.out.force.overwrite());
     let rate = FrameRate::new(args.fps.unwrap_or(USUAL_RATE))?;
@@ -83,7 +83,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
     say(&format!("wrote {} to {}", Noun::Frames.counted(frames.len()), path.display()))
 }
 
-/// Frames, and how they are shown.
+/// Frames, with the settings of their display.
 struct Film<'a> {
     path: &'a Path,
     pictures: &'a [RgbImage],
@@ -130,7 +130,7 @@ fn frame_output(path: &Path, names: &[String], overwrite: Overwrite) -> Result<F
 }
 
 impl Route<'_> {
-    /// The pictures of all frames; frames that come twice are decoded once.
+    /// Decodes the pictures of all frames; frames that come twice are decoded once.
     fn pictures(&self) -> Result<Vec<RgbImage>> {
         let Self { session, subjects, settings, .. } = *self;
         let pipeline = &session.pipeline;
@@ -166,7 +166,7 @@ impl Route<'_> {
         Ok(places.into_iter().map(|place| decoded[place].clone()).collect())
     }
 
-    /// The codes of all pictures.
+    /// Returns the codes of all pictures.
     fn codes(&self, progress: &Progress) -> Result<Codes> {
         let Self { session, subjects, settings, .. } = *self;
         let (mut z_sems, mut x_terminals) = (vec![], vec![]);

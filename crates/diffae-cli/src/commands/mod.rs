@@ -1,4 +1,4 @@
-//! The commands, one a file.
+//! Commands, one per file.
 
 mod align;
 mod completions;
@@ -49,7 +49,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// Measures keep what they have measured, and go on with it by themselves.
+/// Adds to an error that measures keep their values, and resume by themselves.
 fn tell_eval_kept(error: anyhow::Error) -> anyhow::Error {
     if crate::is_interrupt(&error) {
         return error.context(Interruption::new("what was measured is kept; the same command goes on".to_owned()));

@@ -19,11 +19,11 @@ const COMMAND: &str = "reconstruct";
 
 const SHEET: &str = "sheet";
 
-/// How near a reconstruction is, both pictures in `[0, 1]`.
+/// Accuracy of a reconstruction, both pictures in `[0, 1]`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Measured {
     name: String,
-    /// Where the reconstruction is, once it is there.
+    /// Path of the reconstruction, once it is written.
     #[serde(default)]
     file: PathBuf,
     psnr: Option<f64>,
@@ -88,7 +88,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     say(&format!("wrote {} to {}", Noun::Pictures.counted(measured.len()), written.out().display()))
 }
 
-/// Everything that a reconstruction needs.
+/// Inputs shared by all reconstructions.
 struct Reconstruction<'a> {
     session: &'a Session,
     args: &'a ReconstructArgs,
@@ -97,7 +97,7 @@ struct Reconstruction<'a> {
 }
 
 impl Reconstruction<'_> {
-    /// Reconstructs what is not kept yet, batch by batch, and notes the measures.
+    /// Reconstructs the remaining pictures, batch by batch, and notes the measures.
     fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
         let Self { session, args, settings, inputs } = *self;
         let pipeline = &session.pipeline;
@@ -148,7 +148,7 @@ fn measure(x_0: &Tensor, decoded: &Tensor, names: &[String]) -> Result<Vec<Measu
         .collect())
 }
 
-/// A row a picture: the picture and its reconstruction.
+/// Lays out a sheet with a row per picture: the picture and its reconstruction.
 fn side_by_side(session: &Session, inputs: &[Input], output: &PictureOutput) -> Result<Sheet> {
     let mut sheet = Sheet::new();
     for (shown, input) in inputs.iter().enumerate() {

@@ -7,7 +7,7 @@ use diffae_infer::{CodesBatch, Error, PipelineSettings, Settings, Sheet};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
 
 use crate::args::{GlobalArgs, SampleArgs};
-use crate::output::MOST_ON_SHEET;
+use crate::output::MAX_ON_SHEET;
 use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record, sampler_settings};
 use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
@@ -15,7 +15,7 @@ use crate::session::Session;
 const COMMAND: &str = "sample";
 const SHEET: &str = "sheet";
 
-/// Noise that the user gave.
+/// Noise from the user's file.
 struct GivenNoise {
     count: usize,
     z_terminal: Option<Tensor>,
@@ -68,7 +68,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     let sampled = sampling.sample(&mut output, num_kept);
     output.guard(sampled)?;
     if wants_sheet && output.has_sheet() {
-        let shown = records.iter().take(MOST_ON_SHEET).map(|record| output.picture(&record.name));
+        let shown = records.iter().take(MAX_ON_SHEET).map(|record| output.picture(&record.name));
         let shown = shown.collect::<Result<Vec<_>>>()?;
         let mut sheet = Sheet::grid(&shown);
         sheet.leave_out((records.len() - shown.len()).div_ceil(shown.len().isqrt().max(1)));
@@ -78,7 +78,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     if args.json.json { written.say_json() } else { written.say() }
 }
 
-/// Numbers of the pictures of the seed, or of the noise that was given.
+/// Returns the indices of the pictures of the seed, or of the noise from the file.
 fn indices(args: &SampleArgs, given: &GivenNoise) -> Result<Vec<u64>> {
     if args.index.is_empty() {
         return Ok((0..given.count as u64).collect());
@@ -93,7 +93,7 @@ fn indices(args: &SampleArgs, given: &GivenNoise) -> Result<Vec<u64>> {
 }
 
 impl Sampling<'_> {
-    /// What the pictures depend on.
+    /// Returns the settings that the pictures depend on.
     fn begin(&self, global: &GlobalArgs, args: &SampleArgs) -> Result<Begin> {
         let session = self.session;
         let mut public = Settings::from([
@@ -114,7 +114,7 @@ impl Sampling<'_> {
         Ok(Begin { public, hidden, num_items: self.records.len(), resume: args.resume.mode(&args.out.force) })
     }
 
-    /// Samples what is not kept yet, batch by batch.
+    /// Samples the remaining pictures, batch by batch.
     fn sample(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
         let Self { session, indices, records, settings, .. } = *self;
         let pipeline = &session.pipeline;

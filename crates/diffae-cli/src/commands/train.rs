@@ -18,7 +18,7 @@ use crate::session::{Interruption, catch_interrupts};
 
 pub(super) use progress::StepProgress;
 
-/// Trains what is missing in a run folder, or says what would be done.
+/// Trains the missing stages of a run folder, or reports what would be done.
 pub(crate) fn run(global: &GlobalArgs, args: &TrainArgs) -> Result<()> {
     check_device(global)?;
     if args.dry_run {
@@ -57,7 +57,7 @@ fn stage(args: &TrainArgs) -> Option<Stage> {
     })
 }
 
-/// Refuses what training would not follow.
+/// Refuses devices and number types that training does not support.
 fn check_device(global: &GlobalArgs) -> Result<()> {
     ensure!(
         ["auto", "cpu"].contains(&global.device.as_str()),
@@ -76,7 +76,7 @@ fn begin(args: &TrainArgs, out: &Path) -> Result<RunFolder> {
     Ok(RunFolder::open_or_create(out, &config(args)?, &notes(args, data)?)?)
 }
 
-/// What a run of these arguments is started on.
+/// Returns the inputs that a run of these arguments starts from.
 fn notes(args: &TrainArgs, data: &Path) -> Result<Notes> {
     Ok(Notes {
         data: absolute(data)?,
@@ -87,12 +87,12 @@ fn notes(args: &TrainArgs, data: &Path) -> Result<Notes> {
     })
 }
 
-/// A run may be resumed from anywhere.
+/// Returns the absolute path, since a run may be resumed from anywhere.
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("{} is not a path", path.display()))
 }
 
-/// The same of a model, which may be the built-in one.
+/// Returns the absolute path of a model, unless it is the built-in one.
 fn model_path(model: &Path) -> Result<PathBuf> {
     if model == Path::new(BUILT_IN_MODEL) { Ok(model.to_owned()) } else { absolute(model) }
 }
@@ -112,7 +112,7 @@ fn config(args: &TrainArgs) -> Result<TrainConfig> {
     }
 }
 
-/// Says on standard error what is going on, unless that is to be quiet.
+/// Reports progress on standard error, unless `--quiet` is set.
 fn note(line: &str) {
     if tracing::enabled!(tracing::Level::WARN) {
         eprintln!("{line}");

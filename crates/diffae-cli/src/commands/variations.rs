@@ -16,9 +16,9 @@ const SHEET: &str = "sheet";
 
 /// One variation.
 struct Variation {
-    /// Number of the picture.
+    /// Index of the picture.
     subject: usize,
-    /// Number among the variations of that picture.
+    /// Index among the variations of that picture.
     idx: usize,
     record: Record,
 }
@@ -71,7 +71,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
     if args.json.json { written.say_json() } else { written.say() }
 }
 
-/// Numbers of the variations of a picture that are wanted.
+/// Returns the indices of the wanted variations of a picture.
 fn chosen(args: &VariationsArgs) -> Result<Vec<usize>> {
     if args.index.is_empty() {
         return Ok((0..args.count).collect());
@@ -85,7 +85,7 @@ fn chosen(args: &VariationsArgs) -> Result<Vec<usize>> {
     Ok(chosen)
 }
 
-/// Everything that variations need.
+/// Inputs shared by all variations.
 struct Varying<'a> {
     session: &'a Session,
     args: &'a VariationsArgs,
@@ -95,7 +95,7 @@ struct Varying<'a> {
 }
 
 impl Varying<'_> {
-    /// Decodes what is not kept yet, batch by batch.
+    /// Decodes the remaining variations, batch by batch.
     fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
         let Self { session, args, settings, subjects, variations } = *self;
         let pipeline = &session.pipeline;
@@ -130,7 +130,7 @@ impl Varying<'_> {
         Ok(())
     }
 
-    /// A row a picture: the picture, unless its codes alone are known, and its variations.
+    /// Lays out a sheet with a row per picture: the picture, unless only its codes are known, and its variations.
     fn sheet(&self, output: &PictureOutput, chosen: &[usize]) -> Result<Sheet> {
         let Self { session, subjects, variations, .. } = *self;
         let has_pictures = subjects.num_pictures() > 0;

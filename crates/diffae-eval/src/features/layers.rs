@@ -5,7 +5,7 @@ use diffae_nets::weights::Weights;
 
 use crate::error::{Error, Result};
 
-/// Reads layers.
+/// Reads layers and tensors from weights, by name.
 #[derive(Debug)]
 pub(super) struct Loader<'a> {
     pub(super) weights: &'a Weights,
@@ -22,12 +22,12 @@ pub(super) struct Window {
     pub(super) groups: usize,
 }
 
-/// Zeros around a picture.
+/// Zero padding around a picture.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Padding {
-    /// So many above and below, and so many left and right.
+    /// Rows above and below, and columns left and right.
     Zeros([usize; 2]),
-    /// `TensorFlow`'s: so many that the output has `ceil(size / stride)` pixels, the odd one below and right.
+    /// `TensorFlow`'s: the output has `ceil(size / stride)` pixels, and an odd zero goes below or right.
     Same,
 }
 
@@ -58,19 +58,19 @@ impl Window {
         Self { stride, ..self }
     }
 
-    /// `TensorFlow`'s padding.
+    /// Pads with zeros as `TensorFlow` does.
     pub(super) fn same(self) -> Self {
         Self { padding: Padding::Same, ..self }
     }
 
-    /// Each channel for itself.
+    /// Convolves each channel on its own (depthwise).
     pub(super) fn depthwise(self, channels: usize) -> Self {
         Self { groups: channels, ..self }
     }
 }
 
 impl Loader<'_> {
-    /// A tensor of a shape.
+    /// Reads a tensor, which must have the given shape.
     pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = self.weights.tensor(name, DType::F32, self.device)?;
         if tensor.dims() == shape {
@@ -80,14 +80,14 @@ impl Loader<'_> {
         Err(Error::Weights(diffae_nets::Error::ShapeMismatch { name, got, expected }))
     }
 
-    /// `NAME.weight` and `NAME.bias`.
+    /// Reads a convolution from `NAME.weight` and `NAME.bias`.
     pub(super) fn conv(&self, name: &str, (inputs, outputs): (usize, usize), window: Window) -> Result<Conv> {
         let weight = self.weight(name, (inputs, outputs), window)?;
         Ok(Conv { weight, bias: self.tensor(&format!("{name}.bias"), &[outputs])?, window })
     }
 
-    /// `CONV.weight` with the statistics of a batch norm folded in: `(x - mean) / sqrt(var + eps) * gamma + beta` after
-    /// a convolution without bias is a convolution with one.
+    /// Reads `CONV.weight` and folds the statistics of a batch norm in: `(x - mean) / sqrt(var + eps) * gamma + beta`
+    /// after a convolution without bias is a convolution with one.
     pub(super) fn conv_norm(
         &self,
         (conv, norm): (&str, &str),
@@ -128,7 +128,7 @@ impl Conv {
     }
 }
 
-/// Zeros around a picture.
+/// Pads pictures with zeros.
 fn pad(x: &Tensor, window: Window) -> CandleResult<Tensor> {
     let sides = [x.dim(2)?, x.dim(3)?];
     let before_after = |axis: usize| match window.padding {
@@ -144,8 +144,8 @@ fn pad(x: &Tensor, window: Window) -> CandleResult<Tensor> {
     x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)
 }
 
-/// `y[n, c] = sum over i, j of w[c, i, j] x[n, c, s y + i, s x + j]`: as many products as the kernel has places, for
-/// Candle would take the channels one by one.
+/// Depthwise convolution, `y[n, c] = sum over i, j of w[c, i, j] x[n, c, s y + i, s x + j]`: one product for each place
+/// of the kernel, because Candle would take the channels one by one.
 fn depthwise(x: &Tensor, weight: &Tensor, stride: usize) -> CandleResult<Tensor> {
     let (_, channels, height, width) = x.dims4()?;
     let (_, _, kernel_height, kernel_width) = weight.dims4()?;
@@ -171,13 +171,13 @@ fn depthwise(x: &Tensor, weight: &Tensor, stride: usize) -> CandleResult<Tensor>
     sum.map_or_else(|| candle_core::bail!("a kernel without places"), Ok)
 }
 
-/// The largest of each window; of numbers of at least 0, for what lies beyond the border counts as 0.
+/// Max pooling of values of at least 0: pixels beyond the border count as 0.
 pub(super) fn max_pool(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> CandleResult<Tensor> {
     let x = pad(x, Window::square(kernel).with_padding(padding))?;
     x.max_pool2d_with_stride(kernel, stride)
 }
 
-/// [`max_pool`] without padding, where pixels that are left at the border get a window of their own.
+/// Pools as [`max_pool`] without padding, but pixels that are left at the border get a window of their own.
 pub(super) fn max_pool_ceil(x: &Tensor, kernel: usize, stride: usize) -> CandleResult<Tensor> {
     let missing = |side: usize| match side.saturating_sub(kernel) % stride {
         0 => 0,
@@ -187,7 +187,7 @@ pub(super) fn max_pool_ceil(x: &Tensor, kernel: usize, stride: usize) -> CandleR
     x.pad_with_zeros(2, 0, bottom)?.pad_with_zeros(3, 0, right)?.max_pool2d_with_stride(kernel, stride)
 }
 
-/// The mean of each 3x3 window, of the pixels within the picture alone.
+/// Average pooling over 3x3 windows, of the pixels within the picture alone.
 pub(super) fn average_pool_3x3(x: &Tensor) -> CandleResult<Tensor> {
     let (_, _, height, width) = x.dims4()?;
     let ones = Tensor::ones((1, 1, height, width), x.dtype(), x.device())?;
@@ -195,7 +195,7 @@ pub(super) fn average_pool_3x3(x: &Tensor) -> CandleResult<Tensor> {
     mean(x)?.broadcast_div(&mean(&ones)?)
 }
 
-/// `[N, C, H, W]` to `[N, C]`.
+/// Global average pooling: `[N, C, H, W]` to `[N, C]`.
 pub(super) fn global_average(x: &Tensor) -> CandleResult<Tensor> {
     x.flatten_from(2)?.mean(2)
 }
@@ -214,8 +214,8 @@ pub(super) enum Filter {
     AntialiasedBicubic,
 }
 
-/// Resizes pictures, `[N, C, H, W]` to `[N, C, side, side]`. The mapping has the given scale, `side / old side` if none
-/// is given.
+/// Resizes pictures, `[N, C, H, W]` to `[N, C, side, side]`. The scale of the mapping is `scale`, or `side / old side`
+/// if that is `None`.
 pub(super) fn resize(x: &Tensor, side: usize, filter: Filter, scale: Option<f64>) -> CandleResult<Tensor> {
     let (n, c, height, width) = x.dims4()?;
     let matrix = |old: usize| {
@@ -228,7 +228,7 @@ pub(super) fn resize(x: &Tensor, side: usize, filter: Filter, scale: Option<f64>
     rows.matmul(&across)?.reshape((n, c, side, side))
 }
 
-/// Row r holds the weights of the old pixels for the new pixel r.
+/// Returns the resize matrix, whose row r holds the weights of the old pixels for the new pixel r.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "places are clamped to the picture")]
 fn resize_weights(old: usize, new: usize, filter: Filter, scale: f64) -> Vec<f32> {
     let last = old.saturating_sub(1) as f64;
@@ -270,7 +270,7 @@ fn resize_weights(old: usize, new: usize, filter: Filter, scale: f64) -> Vec<f32
     weights
 }
 
-/// The cubic kernel of Keys 1981.
+/// Evaluates the cubic kernel of Keys 1981.
 fn cubic(distance: f64, a: f64) -> f64 {
     let x = distance.abs();
     if x <= 1. {

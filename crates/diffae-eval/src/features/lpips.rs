@@ -1,4 +1,4 @@
-//! The learned perceptual distance of picture patches.
+//! Learned perceptual image patch similarity (LPIPS).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// Shift and scale of the channels of a picture in `[-1, 1]`.
 const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
 const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
-/// Added to the length of activations.
+/// Stabilizer added to the norm of activations.
 const EPS: f64 = 1e-10;
 
 /// The network whose activations are compared.
@@ -21,7 +21,7 @@ const EPS: f64 = 1e-10;
 pub enum LpipsBackbone {
     /// `AlexNet`, which papers report.
     Alex,
-    /// VGG-16, which path lengths are measured with.
+    /// VGG-16, the network of the perceptual path length.
     Vgg,
     /// `SqueezeNet` 1.1.
     Squeeze,
@@ -38,34 +38,34 @@ pub enum LpipsBackbone {
 #[derive(Debug)]
 pub struct Lpips {
     layers: Vec<Layer>,
-    /// `[1, C, 1, 1]` each.
+    /// Weights w of each layer, `[1, C, 1, 1]`.
     heads: Vec<Tensor>,
     device: Device,
 }
 
-/// Parts of a backbone.
+/// A part of a backbone.
 #[derive(Debug)]
 enum Layer {
-    /// Followed by a `ReLU`.
+    /// A convolution followed by a `ReLU`.
     Conv(Conv),
     MaxPool {
         kernel: usize,
         ceil: bool,
     },
-    /// 1x1 to fewer channels, then 1x1 and 3x3 side by side, with a `ReLU` after each.
+    /// A fire module: 1x1 to fewer channels, then 1x1 and 3x3 side by side, with a `ReLU` after each.
     Fire {
         squeeze: Conv,
         expand: [Conv; 2],
     },
-    /// Activations that are compared.
+    /// Marks the activations that are compared.
     Tap,
 }
 
 impl LpipsBackbone {
-    /// All of them.
+    /// All backbones.
     pub const ALL: [Self; 3] = [Self::Alex, Self::Vgg, Self::Squeeze];
 
-    /// `alex`, `vgg`, `squeeze`.
+    /// Returns the name of the backbone: `alex`, `vgg`, `squeeze`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -75,7 +75,7 @@ impl LpipsBackbone {
         }
     }
 
-    /// The file of the weights w.
+    /// Returns the file of the weights w.
     fn heads(self) -> &'static [u8] {
         match self {
             Self::Alex => include_bytes!("../../heads/lpips-alex.safetensors"),
@@ -111,12 +111,12 @@ impl Lpips {
         Ok(Self { layers, heads, device: device.clone() })
     }
 
-    /// The distance of each pair.
+    /// Returns the distance of each pair.
     ///
     /// # Shapes
     /// - `x`, `y`: `[N, 3, H, W]` or, gray, `[N, 1, H, W]`; f32 in `[0, 1]`.
     /// # Errors
-    /// If shapes, number types or values are others, or pictures are so small that nothing is left of them:
+    /// If shapes, number types or values differ from these, or pictures are so small that nothing is left of them:
     /// [`Error::TooSmall`].
     pub fn distance(&self, x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
         if x.dims() != y.dims() {
@@ -137,7 +137,7 @@ impl Lpips {
         Ok(sum.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
     }
 
-    /// Of each layer, `[N, C, H, W]`, of length 1 at each pixel.
+    /// Returns the activations of each layer, `[N, C, H, W]`, of length 1 at each pixel.
     fn activations(&self, x: &Tensor) -> CandleResult<Vec<Tensor>> {
         let of_channels = |values: &[f32; 3]| Tensor::new(values, &self.device)?.reshape((1, 3, 1, 1));
         let mut x = x.affine(2., -1.)?.broadcast_sub(&of_channels(&SHIFT)?)?.broadcast_div(&of_channels(&SCALE)?)?;

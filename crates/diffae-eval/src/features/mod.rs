@@ -1,4 +1,4 @@
-//! Networks whose activations say what is in a picture.
+//! Feature networks: pretrained networks whose activations describe pictures.
 
 mod dino;
 mod efficientnet_lite;
@@ -57,10 +57,10 @@ enum Network {
 }
 
 impl FeatureKind {
-    /// All of them.
+    /// All kinds of feature networks.
     pub const ALL: [Self; 3] = [Self::Inception, Self::EfficientNetLite0, Self::DinoV2];
 
-    /// Its name: `inception`, `efficientnet-lite0`, `dinov2`.
+    /// Returns the name of the kind: `inception`, `efficientnet-lite0`, `dinov2`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -99,19 +99,19 @@ impl FeatureNetwork {
         Ok(Self { kind, network, device: device.clone(), inception_input: InceptionInput::default() })
     }
 
-    /// Resizes pictures in another way before Inception-v3 sees them; other networks have one way only.
+    /// Selects the preprocessing for Inception-v3; other networks have only one.
     #[must_use]
     pub fn with_inception_input(self, inception_input: InceptionInput) -> Self {
         Self { inception_input, ..self }
     }
 
-    /// Kind of this network.
+    /// Returns the kind of this network.
     #[must_use]
     pub fn kind(&self) -> FeatureKind {
         self.kind
     }
 
-    /// D: how many numbers a picture becomes.
+    /// Returns D, the width of the features.
     #[must_use]
     pub fn width(&self) -> usize {
         match &self.network {
@@ -121,12 +121,12 @@ impl FeatureNetwork {
         }
     }
 
-    /// The features of pictures.
+    /// Computes the features of pictures.
     ///
     /// # Shapes
     /// - `x`: `[N, 3, H, W]` or, gray, `[N, 1, H, W]`; f32 in `[0, 1]`. Result: `[N, D]`, f32, on the CPU.
     /// # Errors
-    /// If shape, number type or values are others.
+    /// If shape, number type or values differ from these.
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
         let x = color(x)?.to_device(&self.device)?;
         let features = match &self.network {
@@ -138,7 +138,7 @@ impl FeatureNetwork {
     }
 }
 
-/// Pictures with three channels in `[0, 1]`; gray ones get three that are equal.
+/// Checks that pictures are in `[0, 1]`, and repeats gray ones to three channels.
 fn color(x: &Tensor) -> Result<Tensor> {
     check_unit_range("x", x)?;
     match *x.dims() {

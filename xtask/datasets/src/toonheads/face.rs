@@ -14,7 +14,7 @@ use super::style::{BACKGROUNDS, Style};
 /// A face that is drawn but not yet rendered.
 #[derive(Debug)]
 pub(super) struct Face {
-    /// What the seed and the forced options came to.
+    /// Options that follow from the seed and the forced options.
     pub(super) options: Map<String, Value>,
     svg: String,
 }
@@ -31,7 +31,7 @@ impl Painter {
         Ok(Self { style, definition: style.definition()?, size })
     }
 
-    /// The face of a seed, but with some options forced; all others are as without.
+    /// Draws the face of a seed, but with some options forced; all others are as without.
     pub(super) fn face(&self, seed: &str, forced: &Map<String, Value>) -> Result<Face> {
         let mut options = json!({
             "seed": seed,
@@ -46,7 +46,7 @@ impl Painter {
         Ok(Face { options: options.clone(), svg: avatar.to_svg().to_owned() })
     }
 
-    /// Its pixels; shapes cover pixels in part, without any further smoothing.
+    /// Renders the pixels of a face; shapes cover pixels in part, without any further smoothing.
     pub(super) fn render(&self, face: &Face) -> Result<RgbImage> {
         let tree = usvg::Tree::from_str(&face.svg, &usvg::Options::default()).context("the drawing is no SVG")?;
         let mut pixels = Pixmap::new(self.size, self.size).context("there is no picture of this size")?;
@@ -57,7 +57,7 @@ impl Painter {
         }))
     }
 
-    /// The bytes of a PNG file.
+    /// Encodes a face as a PNG file.
     pub(super) fn png(&self, face: &Face) -> Result<Vec<u8>> {
         let mut bytes = Cursor::new(vec![]);
         self.render(face)?.write_to(&mut bytes, ImageFormat::Png).context("cannot write a PNG")?;

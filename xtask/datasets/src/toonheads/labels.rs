@@ -1,4 +1,4 @@
-//! What is known of each face, as text files.
+//! Labels and options of each face, as text files.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::style::Style;
 
 type Options = Map<String, Value>;
 
-/// A picture's line in each file.
+/// Lines of a picture in each file.
 #[derive(Debug)]
 pub(super) struct Lines {
     celeba: String,
@@ -17,13 +17,13 @@ pub(super) struct Lines {
     options: String,
 }
 
-/// The options that are written down: which variant of each part, and the colors.
+/// Returns the options that are written down: the variant of each part, and the colors.
 pub(super) fn choices(options: &Options) -> BTreeSet<String> {
     options.keys().filter(|key| key.ends_with("Variant") || key.ends_with("Color")).cloned().collect()
 }
 
 impl Lines {
-    /// Those of a face with the given options; `choices` are those of all faces.
+    /// Formats the lines of a face with the given options; `choices` are those of all faces.
     pub(super) fn new(style: &Style, name: &str, options: &Options, choices: &BTreeSet<String>) -> Result<Self> {
         let attributes = |words: [&str; 2]| {
             let mut line = name.to_owned();
@@ -40,18 +40,18 @@ impl Lines {
     }
 }
 
-/// `CelebA`'s form: the count, the attribute names, and 1 or -1 for each picture.
+/// Formats labels as `CelebA` does: the count, the attribute names, and 1 or -1 for each picture.
 pub(super) fn celeba(style: &Style, rows: &[Lines]) -> String {
     let head = format!("{}\n{}\n", rows.len(), names(style).join(" "));
     rows.iter().fold(head, |text, row| text + &row.celeba)
 }
 
-/// The same with 1 and 0, as CSV.
+/// Formats labels as CSV, with 1 and 0.
 pub(super) fn csv(style: &Style, rows: &[Lines]) -> String {
     rows.iter().fold(format!("file,{}\n", names(style).join(",")), |text, row| text + &row.csv)
 }
 
-/// All options of the style in its own words, as CSV: which variant of each part, nothing if it is not drawn, and
+/// Formats all options of the style in its own words, as CSV: the variant of each part, empty if it is not drawn, and
 /// the colors.
 pub(super) fn options(choices: &BTreeSet<String>, rows: &[Lines]) -> String {
     let head = choices.iter().fold("file".to_owned(), |text, key| text + "," + key) + "\n";

@@ -1,4 +1,4 @@
-//! Lays out the data set.
+//! Layout of the data set of cartoon faces.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use super::labels::Lines;
 use super::style::{Attribute, Side, Style};
 use crate::Args;
 
-/// Pictures of one folder.
+/// Number of pictures per folder.
 const PER_FOLDER: u32 = 1000;
 
 /// One picture: its path, its seed, and the attribute that is forced with the side of the pair.
@@ -91,7 +91,7 @@ fn plain(seed: &str, idx: u32) -> Picture {
     Picture { name, seed: format!("{seed}-{idx}"), forced: None }
 }
 
-/// The picture without and the one with.
+/// Returns the two pictures of a pair: without and with the attribute.
 fn pair(seed: &str, attribute: &'static Attribute, idx: u32) -> [Picture; 2] {
     [(Side::Without, "without"), (Side::With, "with")].map(|(side, folder)| Picture {
         name: format!("pairs/{}/{folder}/{idx:06}.png", attribute.name),
@@ -100,7 +100,7 @@ fn pair(seed: &str, attribute: &'static Attribute, idx: u32) -> [Picture; 2] {
     })
 }
 
-/// The face of a pair as the seed draws it, unless that has the attribute, or is the one without.
+/// Returns the face of a pair as the seed draws it, unless that has the attribute, or is the one without.
 fn other(painter: &Painter, (seed, attribute): (&str, &'static Attribute), idx: u32) -> Result<Option<Picture>> {
     let [without, _] = pair(seed, attribute, idx);
     let drawn = painter.face(&without.seed, &Map::new())?.options;

@@ -1,4 +1,4 @@
-//! What is known of each drawing style: its definition, the part that is shown, and named attributes.
+//! Drawing styles: definition, the part that is shown, and named attributes.
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Map, Value, json};
@@ -12,23 +12,23 @@ pub(super) const BACKGROUNDS: [&str; 5] = ["b6e3f4", "c0aede", "d1d4f9", "ffd5dc
 #[derive(Debug)]
 pub(super) struct Style {
     pub(super) name: &'static str,
-    /// The drawing is enlarged by this about its center, so that eyes and mouth are several pixels high at 64.
+    /// Enlargement of the drawing about its center, so that eyes and mouth are several pixels high at 64.
     pub(super) scale: f64,
     pub(super) attributes: &'static [Attribute],
-    /// As the definition names it.
+    /// License of the style, as its definition names it.
     pub(super) licence: &'static str,
     definition: &'static str,
 }
 
-/// Something that a face has or has not.
+/// An attribute that a face has or lacks.
 #[derive(Debug)]
 pub(super) struct Attribute {
     pub(super) name: &'static str,
-    /// Which option of the style decides.
+    /// Option of the style that decides about the attribute.
     pub(super) option: Choice,
-    /// It is there if the option has one of these values.
+    /// Values of the option with which the attribute is present.
     pub(super) present: &'static [&'static str],
-    /// What the option is forced to in the two pictures of a pair: without and with. Nothing is the part left out.
+    /// Forced values of the option in the two pictures of a pair: without and with. `None` leaves the part out.
     pub(super) pair: (Option<&'static str>, &'static str),
 }
 
@@ -42,19 +42,19 @@ pub(super) enum Side {
 /// An option of a style.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Choice {
-    /// Which variant of a part is drawn, if the part is drawn at all.
+    /// The variant of a part, if the part is drawn at all.
     Part(&'static str),
     /// A color.
     Color(&'static str),
 }
 
 impl Attribute {
-    /// Whether a face of these options has it.
+    /// Returns whether a face of these options has the attribute.
     pub(super) fn is_of(&self, options: &Map<String, Value>) -> bool {
         self.option.of(options).is_some_and(|value| self.present.contains(&value))
     }
 
-    /// Options that force the attribute to be there or not.
+    /// Returns the options that force the attribute to be there or not.
     pub(super) fn forced(&self, side: Side) -> Map<String, Value> {
         let value = if side == Side::With { Some(self.pair.1) } else { self.pair.0 };
         let options = match (self.option, value) {
@@ -69,7 +69,7 @@ impl Attribute {
 }
 
 impl Choice {
-    /// The value among the options of a face; nothing for a part that is not drawn.
+    /// Returns the value among the options of a face; `None` for a part that is not drawn.
     pub(super) fn of(self, options: &Map<String, Value>) -> Option<&str> {
         match self {
             Self::Part(part) => options.get(&format!("{part}Variant"))?.as_str(),
@@ -89,7 +89,7 @@ impl Style {
         }
     }
 
-    /// The attribute of a name.
+    /// Returns the attribute of that name.
     pub(super) fn attribute(&self, name: &str) -> Result<&'static Attribute> {
         self.attributes.iter().find(|attribute| attribute.name == name).ok_or_else(|| {
             let names: Vec<&str> = self.attributes.iter().map(|attribute| attribute.name).collect();
@@ -101,7 +101,7 @@ impl Style {
         dicebear_core::Style::from_str(self.definition).map_err(|error| anyhow!("style {}: {error}", self.name))
     }
 
-    /// Who drew it and under which terms it may be used, as a page to lay beside the pictures.
+    /// Returns a page about the author and the terms of use, to lay beside the pictures.
     pub(super) fn licence_page(&self) -> Result<String> {
         let definition: Value = serde_json::from_str(self.definition).context("the style is no JSON")?;
         let text =

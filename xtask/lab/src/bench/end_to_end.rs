@@ -1,4 +1,4 @@
-//! A whole program: from the start of its process to the picture on the disk.
+//! Benchmarks of a whole program: from the start of its process to the picture on the disk.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,7 +18,7 @@ use super::report::Measurement;
 use super::work::{Kind, Work};
 use xtask::repository;
 
-/// Steps each way.
+/// Number of steps in each direction.
 const STEPS: &str = "20";
 
 /// Reconstructs a picture with `diffae reconstruct` and, in turn, with the twin's script.
@@ -67,7 +67,7 @@ fn measure_in(folder: &Path, work: &Work, python: Option<&Path>, threads: usize,
     Ok(measurement)
 }
 
-/// The program in a release build.
+/// Builds the program in release mode, and returns its path.
 fn build_program(root: &Path) -> Result<PathBuf> {
     let built = repository::cargo(root)
         .args(["build", "--quiet", "--release", "--package", "diffae-cli"])
@@ -80,7 +80,7 @@ fn build_program(root: &Path) -> Result<PathBuf> {
     Ok(target.join("release").join("diffae"))
 }
 
-/// Reconstructs a picture or invents some with the built-in model; the twin has none.
+/// Measures `diffae` with the built-in model, reconstructing or sampling; the twin has no such model.
 pub(crate) fn measure_built_in(work: &Work, threads: usize, rounds: usize) -> Result<Measurement> {
     let root = repository::root()?;
     let program = build_program(&root)?;
@@ -106,7 +106,7 @@ pub(crate) fn measure_built_in(work: &Work, threads: usize, rounds: usize) -> Re
     Ok(measurement)
 }
 
-/// A model directory of random weights, and a picture.
+/// Writes a model directory of random weights, and a picture.
 fn prepare(folder: &Path, work: &Work) -> Result<(PathBuf, PathBuf)> {
     let (model, picture) = (folder.join("model"), folder.join("picture.png"));
     write_model(&model, work)?;
@@ -116,7 +116,7 @@ fn prepare(folder: &Path, work: &Work) -> Result<(PathBuf, PathBuf)> {
     Ok((model, picture))
 }
 
-/// A model directory of random weights.
+/// Writes a model directory of random weights.
 pub(crate) fn write_model(folder: &Path, work: &Work) -> Result<()> {
     let config = work.preset.config()?;
     let vars = VarMap::new();

@@ -1,11 +1,11 @@
-//! What the machine can do, and what a process takes of it.
+//! Speed of the machine, and memory of a process.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 
-/// The best rate of a large matrix product, in GFLOP/s.
+/// Returns the best rate of a large matrix product, in GFLOP/s.
 pub(crate) fn peak_gflops() -> Result<f64> {
     const SIDE: usize = 1536;
     let a = Tensor::randn(0f32, 1., (SIDE, SIDE), &Device::Cpu)?;
@@ -19,19 +19,19 @@ pub(crate) fn peak_gflops() -> Result<f64> {
     Ok(2. * (SIDE as f64).powi(3) / best * 1e-9)
 }
 
-/// The processor's name, as the system tells it.
+/// Returns the processor's name, as the system reports it.
 pub(crate) fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     name.map_or_else(|| "unknown processor".to_owned(), |(_, name)| name.trim().to_owned())
 }
 
-/// Memory of this process now.
+/// Returns the memory of this process now.
 pub(crate) fn resident_bytes() -> Result<u64> {
     status_field("VmRSS:")
 }
 
-/// The most memory that this process has had.
+/// Returns the peak memory of this process.
 pub(crate) fn peak_resident_bytes() -> Result<u64> {
     status_field("VmHWM:")
 }

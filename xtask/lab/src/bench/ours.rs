@@ -20,7 +20,7 @@ use diffae_schedule::{BetaSchedule, PredictionTarget};
 use super::machine;
 use super::work::{Kind, Work};
 
-/// Steps each way of a chain.
+/// Number of steps of a chain, in each direction.
 const CHAIN_STEPS: usize = 10;
 const SETTINGS: PipelineSettings = PipelineSettings {
     num_steps: CHAIN_STEPS,
@@ -45,7 +45,7 @@ enum Runner {
 }
 
 impl Prepared {
-    /// Random weights and inputs.
+    /// Prepares work with random weights and inputs.
     pub(crate) fn new(work: &Work) -> Result<Self> {
         let config = work.preset.config()?;
         let size = work.preset.image_size;
@@ -69,7 +69,7 @@ impl Prepared {
         Ok(Self { runner })
     }
 
-    /// Does it several times; milliseconds of one.
+    /// Runs the work several times; returns the milliseconds of one run.
     pub(crate) fn run_ms(&mut self, repeats: usize) -> Result<f64> {
         let start = Instant::now();
         for _ in 0..repeats {
@@ -100,7 +100,7 @@ impl Prepared {
     }
 }
 
-/// A model of the weights of an autoencoder, with a latent net where the work calls it.
+/// Builds a model from the weights of an autoencoder, with a latent net if the work calls it.
 fn pipeline(work: &Work, vars: &VarMap) -> Result<Pipeline> {
     let config = work.preset.config()?;
     let diffusion =
@@ -181,7 +181,7 @@ impl Training {
     }
 }
 
-/// The most memory that three steps take above the idle process.
+/// Returns the peak memory of three steps above the idle process, in bytes.
 pub(crate) fn peak_bytes(work: &Work) -> Result<u64> {
     let idle = machine::resident_bytes()?;
     let mut prepared = Prepared::new(work)?;
@@ -191,7 +191,7 @@ pub(crate) fn peak_bytes(work: &Work) -> Result<u64> {
     Ok(machine::peak_resident_bytes()?.saturating_sub(idle))
 }
 
-/// [`peak_bytes`] in a fresh process.
+/// Measures [`peak_bytes`] in a fresh process.
 pub(crate) fn peak_bytes_in_child(work: &Work, threads: usize) -> Result<u64> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let arguments = ["bench", "--threads", &threads.to_string(), "--memory-of", &work.name];
@@ -201,7 +201,7 @@ pub(crate) fn peak_bytes_in_child(work: &Work, threads: usize) -> Result<u64> {
     text.trim().parse().with_context(|| format!("the process of {} failed", work.name))
 }
 
-/// Memory of the 128-pixel model once it has run, against the f32 file that it came from.
+/// Reports the memory of the 128-pixel model once it has run, against the f32 file that it came from.
 pub(crate) fn memory_of_a_loaded_model() -> Result<String> {
     let folder = std::env::temp_dir().join(format!("diffae-memory-{}", std::process::id()));
     let measured = (|| {
@@ -223,7 +223,7 @@ pub(crate) fn memory_of_a_loaded_model() -> Result<String> {
     measured
 }
 
-/// Memory that a model holds in this process after two uses.
+/// Returns the bytes that a model holds in this process after two uses.
 pub(crate) fn held_bytes(model: &std::path::Path) -> Result<u64> {
     let idle = machine::resident_bytes()?;
     let model = diffae_infer::Model::load(model, &diffae_infer::LoadOptions::cpu())?;

@@ -1,4 +1,4 @@
-//! The PyTorch twin as a process that does one piece of work whenever it is told to.
+//! The PyTorch twin, as a process that does one piece of work per request.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -9,11 +9,11 @@ use anyhow::{Context, Result, bail};
 use super::work::Work;
 use xtask::repository;
 
-/// What tells glibc to keep its memory.
+/// Environment variables that make glibc keep its memory.
 pub(crate) const KEEP_MEMORY: [(&str, &str); 2] =
     [("MALLOC_MMAP_THRESHOLD_", "4294967296"), ("MALLOC_TRIM_THRESHOLD_", "8589934592")];
 
-/// A script of the twin.
+/// Builds the command that runs a script of the twin.
 pub(crate) fn python_command(python: &Path, script: &Path) -> Command {
     let mut command = Command::new(python);
     // What some machines set for old builds of numpy slows a current one.
@@ -29,7 +29,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// One as it is, and one that keeps its memory.
+    /// Starts two twins: one with glibc's defaults, and one that keeps its memory.
     pub(crate) fn start_both(python: &Path, threads: usize) -> Result<Vec<Self>> {
         Ok(vec![Self::start(python, threads, &[])?, Self::start(python, threads, &KEEP_MEMORY)?])
     }
@@ -54,13 +54,13 @@ impl Peer {
         self.ask(&request).map(drop)
     }
 
-    /// Does it several times; milliseconds of one.
+    /// Runs the work several times; returns the milliseconds of one run.
     pub(crate) fn run_ms(&mut self, repeats: usize) -> Result<f64> {
         let answer = self.ask(&format!("run {repeats}"))?;
         answer.parse().with_context(|| format!("the peer answered {answer:?}"))
     }
 
-    /// The most memory that three rounds take above the idle process, in a process of its own.
+    /// Returns the peak memory of three rounds above the idle process, in a process of its own.
     pub(crate) fn peak_bytes(python: &Path, threads: usize, work: &Work) -> Result<u64> {
         let mut peer = Self::start(python, threads, &[])?;
         peer.prepare(work)?;

@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use super::machine;
 use super::work::Work;
 
-/// What was measured of one piece of work.
+/// Measurements of one piece of work.
 #[derive(Debug)]
 pub(crate) struct Measurement {
     pub(crate) ours_ms: Vec<f64>,
-    /// Of each peer.
+    /// Milliseconds of the runs of each peer.
     pub(crate) peers_ms: Vec<Vec<f64>>,
     /// Arithmetic of one run, as the plain algorithms count it.
     pub(crate) gflop: Option<f64>,
-    /// Bytes of ours and of the peer.
+    /// Bytes of memory of ours and of the peer.
     pub(crate) memory: Option<(u64, Option<u64>)>,
 }
 
@@ -25,13 +25,13 @@ pub(crate) struct Measurement {
 pub(crate) struct Row {
     work: String,
     ours_ms: f64,
-    /// Of the faster peer.
+    /// Median milliseconds of the faster peer.
     peer_ms: Option<f64>,
-    /// Peer over ours.
+    /// Time of the peer over ours.
     ratio: Option<f64>,
     /// Smallest and largest ratio of a round.
     ratio_range: Option<[f64; 2]>,
-    /// Plain arithmetic over time.
+    /// Rate: arithmetic of the plain algorithms over time.
     #[serde(default)]
     gflops: Option<f64>,
     ours_bytes: Option<u64>,
@@ -46,7 +46,7 @@ struct File {
     rows: Vec<Row>,
 }
 
-/// Rows as they come.
+/// Report of the rows, printed as they come.
 pub(crate) struct Report {
     file: File,
     before: Option<File>,
@@ -97,7 +97,7 @@ impl Report {
         self.file.rows.push(row);
     }
 
-    /// How the row differs from that of an earlier run.
+    /// Describes how the row differs from that of an earlier run.
     fn change(&self, row: &Row) -> String {
         let earlier = self.before.iter().flat_map(|file| &file.rows).find(|earlier| earlier.work == row.work);
         earlier.map_or_else(String::new, |earlier| {
@@ -105,7 +105,7 @@ impl Report {
         })
     }
 
-    /// Writes the rows where they are wanted.
+    /// Writes the rows to the file that was asked for, if any.
     pub(crate) fn conclude(self, path: Option<&Path>) -> Result<()> {
         let Some(path) = path else { return Ok(()) };
         let text = serde_json::to_string_pretty(&self.file).context("cannot write JSON")?;
@@ -137,7 +137,7 @@ impl Row {
     }
 }
 
-/// The middle value.
+/// Returns the median.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

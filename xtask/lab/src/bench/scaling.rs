@@ -1,4 +1,4 @@
-//! How the time of a forward pass grows with batch, picture size and threads.
+//! Time of a forward pass by batch, picture size and threads.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +12,7 @@ use super::ours::Prepared;
 use super::report::median;
 use super::work::{Kind, Work};
 
-/// What is measured on one thread, too.
+/// Name of the work that is measured on one thread, too.
 const THREADED: &str = "unet-64-b4";
 
 /// One measured size.
@@ -24,7 +24,7 @@ struct Point {
     gflop: f64,
 }
 
-/// Measures, prints and draws.
+/// Measures, prints and draws how the time grows.
 pub(crate) fn run(path: &Path, threads: usize, rounds: usize) -> Result<()> {
     let works = Work::all().into_iter().filter(|work| work.kind == Kind::Unet);
     let mut points = vec![];
@@ -62,7 +62,7 @@ fn measure(work: &Work, rounds: usize) -> Result<Point> {
     Ok(Point { name: work.name.clone(), image_size, batch, ms: median(&all), gflop })
 }
 
-/// The median of the same work in a process with one thread.
+/// Returns the median time of the same work in a process with one thread.
 fn in_a_process_of_one_thread(rounds: usize) -> Result<f64> {
     let json = std::env::temp_dir().join(format!("diffae-scaling-{}.json", std::process::id()));
     let program = std::env::current_exe().context("cannot find this program")?;
@@ -83,7 +83,7 @@ fn in_a_process_of_one_thread(rounds: usize) -> Result<f64> {
     rows["rows"][0]["ours_ms"].as_f64().context("the process of one thread measured nothing")
 }
 
-/// Time over arithmetic, both logarithmic; a line of constant rate through the largest point.
+/// Draws time over arithmetic, both logarithmic; a line of constant rate through the largest point.
 fn draw(path: &Path, points: &[Point]) -> Result<()> {
     crate::font::load()?;
     let root = SVGBackend::new(path, (720, 480)).into_drawing_area();

@@ -1,4 +1,4 @@
-//! What is measured.
+//! Pieces of work that the benchmark measures.
 
 use anyhow::Result;
 use diffae_nets::{
@@ -7,7 +7,7 @@ use diffae_nets::{
 };
 use serde::Serialize;
 
-/// One thing to do, the same for us and the peer.
+/// One piece of work, the same for us and the peer.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Work {
     pub(crate) name: String,
@@ -25,15 +25,15 @@ pub(crate) enum Kind {
     Encoder,
     /// Encode, invert and decode, ten steps each way.
     Chain,
-    /// Invent a code and decode it, ten steps each.
+    /// Sample a code and decode it, ten steps each.
     Sample,
     /// Reconstruct a picture file with a model directory, from the start of a process to its end.
     Reconstruct,
-    /// The same with the built-in model: nothing but the program is read.
+    /// Reconstruct a picture file with the built-in model, from the start of a process to its end; no model is read.
     BuiltInReconstruct,
-    /// Invent faces with the built-in model, from the start of a process to its end.
+    /// Sample faces with the built-in model, from the start of a process to its end.
     BuiltInSample,
-    /// Forward, backward, clip, Adam, EMA.
+    /// One training step: forward, backward, clip, Adam, EMA.
     Train,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Preset {
 }
 
 impl Work {
-    /// All work, quick things first.
+    /// Returns all work, quick pieces first.
     pub(crate) fn all() -> Vec<Self> {
         let mut all = vec![];
         let mut add = |kind: Kind, (label, preset): (&str, &Preset), batches: &[usize]| {
@@ -95,7 +95,7 @@ impl Work {
         all
     }
 
-    /// Whether `--quick` leaves it out.
+    /// Returns whether `--quick` leaves this work out.
     pub(crate) fn is_long(&self) -> bool {
         let is_many_calls = matches!(self.kind, Kind::Train | Kind::Chain | Kind::Sample);
         // What another row says nearly as well.
@@ -113,7 +113,7 @@ impl Work {
 }
 
 impl Preset {
-    /// What a CPU trains in an hour.
+    /// Sizes that a CPU trains in an hour.
     fn small() -> Self {
         Self {
             image_size: 32,
@@ -127,7 +127,7 @@ impl Preset {
         }
     }
 
-    /// ffhq64, celeba64.
+    /// Sizes of ffhq64 and celeba64.
     fn of_64() -> Self {
         Self {
             image_size: 64,
@@ -141,7 +141,7 @@ impl Preset {
         }
     }
 
-    /// ffhq128, horse128, bedroom128.
+    /// Sizes of ffhq128, horse128 and bedroom128.
     fn of_128() -> Self {
         Self {
             image_size: 128,
@@ -152,7 +152,7 @@ impl Preset {
         }
     }
 
-    /// ffhq256.
+    /// Sizes of ffhq256.
     fn of_256() -> Self {
         Self {
             image_size: 256,
@@ -163,7 +163,7 @@ impl Preset {
         }
     }
 
-    /// The config of the latent net.
+    /// Returns the config of the latent net.
     pub(crate) fn latent_config(&self) -> Result<LatentNetConfig> {
         Ok(LatentNetConfig::new(RawLatentNetConfig {
             z_channels: self.embed_channels,
@@ -174,7 +174,7 @@ impl Preset {
         })?)
     }
 
-    /// The networks' configs.
+    /// Returns the config of the networks.
     pub(crate) fn config(&self) -> Result<AutoencoderConfig> {
         let unet = UnetConfig::new(RawUnetConfig {
             image_size: self.image_size,

@@ -1,4 +1,4 @@
-//! Photographs of faces, cropped as FFHQ crops them.
+//! Data sets of photographs of faces, cropped as FFHQ crops them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,13 +9,13 @@ use diffae_data::{FaceBoxes, FacePlace, ShapePredictor, align_face, picture_file
 
 use xtask_datasets::{Fingerprint, Manifest, Output};
 
-/// The folder of the pictures in the data set.
+/// Folder of the pictures in the data set.
 const PICTURES: &str = "images";
 
 /// Arguments of `cargo xtask dataset align`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The folder of photographs, searched to the bottom; one face each
+    /// Folder of photographs, searched to the bottom; one face each
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
     /// dlib's model of 68 landmarks, `shape_predictor_68_face_landmarks.dat`; Debian has it in libdlib-data
@@ -28,12 +28,12 @@ pub(super) struct Args {
     /// Height and width of the pictures
     #[arg(long, default_value_t = 256, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=2048))]
     size: u32,
-    /// Where the data set goes
+    /// Folder to write the data set into
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
 }
 
-/// Makes the data set.
+/// Creates the data set.
 pub(super) fn run(args: &Args) -> Result<()> {
     let photographs = picture_files(&args.from)?;
     ensure!(!photographs.is_empty(), "there are no pictures in {}", args.from.display());
@@ -75,7 +75,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     })
 }
 
-/// BLAKE3 of the names, and of how many bytes each photograph has.
+/// Returns BLAKE3 of the names and sizes in bytes of the photographs.
 fn fingerprint(names: &[String], photographs: &[PathBuf]) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for (name, path) in names.iter().zip(photographs) {
@@ -85,7 +85,7 @@ fn fingerprint(names: &[String], photographs: &[PathBuf]) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Names of the results: those of the photographs, below another folder and with another ending.
+/// Returns the names of the results: those of the photographs, below another folder and with another extension.
 fn names(root: &Path, photographs: &[PathBuf]) -> Result<Vec<String>> {
     let mut taken = BTreeSet::new();
     let mut names = Vec::new();

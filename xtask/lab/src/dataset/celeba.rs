@@ -27,7 +27,7 @@ const PARTITION: &str = "list_eval_partition.txt";
 pub(crate) struct Args {
     #[command(flatten)]
     common: Common,
-    /// Which part of the owner's partition
+    /// Part of the owner's partition
     #[arg(long, value_enum, default_value_t = Part::All)]
     split: Part,
 }
@@ -41,7 +41,7 @@ enum Part {
 }
 
 impl Part {
-    /// Its number in the file of the partition.
+    /// Returns the number of the part in the file of the partition.
     fn number(self) -> Option<&'static str> {
         match self {
             Self::All => None,
@@ -106,7 +106,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     make(common, about, recipe)
 }
 
-/// The pictures themselves, or the zip of them in the folder that was named.
+/// Opens the pictures themselves, or the zip of them in the folder that was named.
 fn open(common: &Common) -> Result<Originals> {
     let from = common.from(&OWNER)?;
     let zip = |folder: &str| from.join(folder).join(FOLDER).with_extension("zip");

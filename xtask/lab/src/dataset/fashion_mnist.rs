@@ -14,7 +14,7 @@ const LICENCE: &str = "Fashion-MNIST, Copyright 2017 Zalando SE, https://github.
     Licence: MIT; its text comes with the Debian package, /usr/share/doc/dataset-fashion-mnist/copyright\n";
 const CLASSES: [&str; 10] =
     ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"];
-/// Height and width of the originals, and zeros around them.
+/// Height and width of the originals, before zeros are padded around them.
 const SIDE: u32 = 28;
 const MARGIN: u32 = 2;
 /// First bytes of a file of pictures and of labels.
@@ -54,7 +54,7 @@ pub(super) fn run(from: &Path, out: &Path) -> Result<()> {
     output.finish(&names, &manifest, |idx| png(&pictures[idx]))
 }
 
-/// The bytes of an IDX file after its header, whose sizes beyond the count are all [`SIDE`].
+/// Reads the bytes of an IDX file after its header, whose sizes beyond the count are all [`SIDE`].
 fn read(path: &Path, magic: u32, further_sizes: usize) -> Result<Vec<u8>> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut bytes = vec![];

@@ -1,4 +1,4 @@
-//! Any folder or zip of pictures.
+//! Data sets of any folder or zip of pictures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,8 +13,8 @@ const OWNER: Owner = Owner { advice: "name a folder or a zip of pictures by --fr
 const LICENCE: &str = "that of the originals";
 const LICENCE_PAGE: &str =
     "Pictures under the terms of their originals, which are not known here; cropped and resized.\n";
-/// Beyond these an LMDB has keys of seven digits.
-const MOST_OF_FIVE_DIGITS: usize = 100_000;
+/// Number of pictures up to which keys of an LMDB have five digits; beyond, they have seven.
+const MAX_WITH_FIVE_DIGITS: usize = 100_000;
 
 /// Arguments of `cargo xtask dataset folder`.
 #[derive(Debug, Clone, clap::Args)]
@@ -53,7 +53,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         pictures: pictures.collect(),
         originals: &originals,
         cut: Cut { shape: Shape::Any, part: None, filter: ResizeFilter::Lanczos },
-        key_digits: if originals.names().len() > MOST_OF_FIVE_DIGITS { 7 } else { 5 },
+        key_digits: if originals.names().len() > MAX_WITH_FIVE_DIGITS { 7 } else { 5 },
         labels,
         licence: LICENCE_PAGE.to_owned(),
     };
@@ -64,8 +64,8 @@ fn given(path: &Path) -> Result<LabelFile> {
     LabelFile::new(path, fs::read(path).with_context(|| format!("cannot read {}", path.display()))?)
 }
 
-/// The path of each without its ending, which stays where two would be the same; without the folders of a zip that hold
-/// all of it.
+/// Returns the path of each original without its extension, which stays where two would be the same; without the
+/// folders of a zip that hold all of it.
 fn names(originals: &Originals) -> Result<Vec<String>> {
     let mut names: Vec<&str> = originals.names().iter().map(String::as_str).collect();
     while originals.is_zip()
@@ -87,7 +87,7 @@ fn names(originals: &Originals) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A database has no folders: labels that say in which one each picture was, if there are two or more.
+/// Returns the folder of each picture as labels, if there are two or more folders: a database has none.
 fn classes(originals: &Originals, names: &[String]) -> Result<Option<LabelFile>> {
     let class = |name: &str| name.split_once('/').map(|(class, _)| class.to_owned());
     let classes: BTreeSet<String> = names.iter().filter_map(|name| class(name)).collect();

@@ -20,11 +20,11 @@ const LICENCE_PAGE: &str = "LSUN, Yu, Seff, Zhang, Song, Funkhouser and Xiao 201
     The owner states no licence; the photographs belong to those who took them. Use them for research.\n\
     These pictures are cropped and resized.\n";
 const DATA_FILE: &str = "data.mdb";
-/// Where a zip is unpacked to while the data set is made.
+/// Folder that a zip is unpacked to while the data set is created.
 const UNPACKED: &str = "unpacked";
-/// How the owner's names end.
+/// Endings of the owner's names.
 const ENDINGS: [&str; 2] = ["_train_lmdb", "_val_lmdb"];
-/// Pictures of one folder.
+/// Number of pictures per folder.
 const PER_FOLDER: usize = 1000;
 
 /// Arguments of `cargo xtask dataset lsun`.
@@ -32,7 +32,7 @@ const PER_FOLDER: usize = 1000;
 pub(crate) struct Args {
     #[command(flatten)]
     common: Common,
-    /// What the pictures show, for the manifest; else from the name of the folder or zip
+    /// Subject of the pictures, for the manifest [default: from the name of the folder or zip]
     #[arg(long, value_name = "NAME")]
     category: Option<String>,
 }
@@ -73,13 +73,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 
-/// The length of the file tells categories apart, and is known without unpacking.
+/// Returns a fingerprint from the length of the file, which tells categories apart and is known without unpacking.
 fn fingerprint(length: u64) -> Fingerprint {
     let hash = blake3::hash(format!("{DATA_FILE} {length}\n").as_bytes());
     Fingerprint { count: 1, listing_blake3: hash.to_hex().to_string() }
 }
 
-/// `horse` of `horse_train_lmdb.zip`.
+/// Returns the category, such as `horse` of `horse_train_lmdb.zip`.
 fn category(from: &Path) -> String {
     let name = if from.is_dir() { from.file_name() } else { from.file_stem() };
     let name = name.unwrap_or_default().to_string_lossy().into_owned();
@@ -87,7 +87,7 @@ fn category(from: &Path) -> String {
     cut.unwrap_or(name)
 }
 
-/// Unpacks the database, unless a run before has done it.
+/// Unpacks the database, unless an earlier run has done it.
 fn unpack(archive: &Archive, idx: usize, length: u64, folder: &Path) -> Result<()> {
     let path = folder.join(DATA_FILE);
     if fs::metadata(&path).is_ok_and(|found| found.len() == length) {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
 
-/// A file of golden tensors, in the number types that they are stored in.
+/// A file of golden tensors, in the number types of the file.
 #[derive(Debug)]
 pub(crate) struct Fixture(SafetensorsFile);
 
@@ -15,12 +15,12 @@ impl Fixture {
         Ok(Self(SafetensorsFile::open(path)?))
     }
 
-    /// Names of all tensors, sorted.
+    /// Returns the names of all tensors, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
         self.0.names()
     }
 
-    /// The tensor, if it is there.
+    /// Returns the tensor, if there is one of that name.
     pub(crate) fn get(&self, name: &str) -> Result<Option<Tensor>> {
         if self.0.shape(name).is_none() {
             return Ok(None);
@@ -29,18 +29,18 @@ impl Fixture {
         Ok(Some(Tensor::from_raw_buffer(&stored.bytes, stored.dtype, &stored.shape, &Device::Cpu)?))
     }
 
-    /// The tensor.
+    /// Returns the tensor; an error if there is none of that name.
     pub(crate) fn tensor(&self, name: &str) -> Result<Tensor> {
         self.get(name)?.with_context(|| format!("there is no tensor {name}"))
     }
 
-    /// The tensor as whole numbers.
+    /// Returns the tensor as whole numbers.
     pub(crate) fn counts(&self, name: &str) -> Result<Vec<usize>> {
         let values = self.tensor(name)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
         values.into_iter().map(|value| Ok(usize::try_from(value)?)).collect()
     }
 
-    /// The tensor as f64.
+    /// Returns the tensor as f64.
     pub(crate) fn numbers(&self, name: &str) -> Result<Vec<f64>> {
         super::report::numbers(&self.tensor(name)?)
     }

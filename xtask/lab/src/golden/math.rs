@@ -1,4 +1,4 @@
-//! Schedules, step sequences, one ancestral step, embeddings and image measures.
+//! Checks of schedules, step sequences, one ancestral step, embeddings and image measures.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ pub(crate) fn check(path: &Path, report: &mut Report) -> Result<()> {
     measures(&golden, report)
 }
 
-/// `betas.NAME.T` and `alphas_cumprod.NAME.T`; NAME may hold dots.
+/// Checks `betas.NAME.T` and `alphas_cumprod.NAME.T`; NAME may hold dots.
 fn schedule(golden: &Fixture, name: &str, report: &mut Report) -> Result<()> {
     let (rest, length) = name.rsplit_once('.').context("no length")?;
     let (family, schedule) = rest.split_once('.').context("no schedule")?;
@@ -42,7 +42,7 @@ fn schedule(golden: &Fixture, name: &str, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// `timesteps.ddimN` and `timesteps.sections.A,B,C`.
+/// Checks `timesteps.ddimN` and `timesteps.sections.A,B,C`.
 fn timesteps(golden: &Fixture, name: &str, report: &mut Report) -> Result<()> {
     let text = name.trim_start_matches("timesteps.").trim_start_matches("sections.");
     let sequence: StepSequence = text.replace('_', ",").parse()?;
@@ -60,7 +60,7 @@ fn embedding(golden: &Fixture, name: &str, report: &mut Report) -> Result<()> {
     report.tensors(name, &got, &golden.tensor(name)?, Tolerance::Network)
 }
 
-/// The linear chain at ddim20.
+/// Checks the linear chain at ddim20.
 fn spaced(golden: &Fixture, linear: &NoiseSchedule, report: &mut Report) -> Result<()> {
     let chain = StepChain::new(linear, &StepSequence::Ddim(20))?;
     let each = |value: &dyn Fn(StepIdx) -> diffae_schedule::Result<f64>| -> Result<Vec<f64>> {
@@ -86,7 +86,7 @@ fn spaced(golden: &Fixture, linear: &NoiseSchedule, report: &mut Report) -> Resu
     Ok(())
 }
 
-/// `p(x_prev | x_t)` with clipping and the fixed large variance, at another timestep for each picture.
+/// Checks `p(x_prev | x_t)` with clipping and the fixed large variance, at another timestep for each picture.
 fn ancestral(golden: &Fixture, linear: &NoiseSchedule, report: &mut Report) -> Result<()> {
     let chain = StepChain::new(linear, &StepSequence::All)?;
     let sampler = DdpmSampler::new(chain, Clip::UnitRange, DdpmVariance::FixedLarge);

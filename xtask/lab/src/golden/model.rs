@@ -1,4 +1,4 @@
-//! Everything that a model computes without training.
+//! Checks of everything that a model computes without training.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use diffae_schedule::{Clip, Timestep, no_callback};
 use super::fixture::Fixture;
 use super::report::{Report, Tolerance};
 
-/// Steps of all golden chains.
+/// Number of steps of all golden chains.
 const NUM_STEPS: usize = 10;
 const SETTINGS: PipelineSettings = PipelineSettings {
     num_steps: NUM_STEPS,
@@ -19,7 +19,7 @@ const SETTINGS: PipelineSettings = PipelineSettings {
     num_latent_steps: NUM_STEPS,
     ..PipelineSettings::DEFAULT
 };
-/// The golden edit.
+/// Attribute of the golden edit.
 const ATTRIBUTE_IDX: usize = 2;
 const STRENGTH: f64 = 0.3;
 
@@ -87,7 +87,7 @@ impl Subject<'_> {
         Ok(())
     }
 
-    /// Inversion and the three decodes; returns the inverted `x_T`.
+    /// Checks inversion and the three decodes; returns the inverted `x_T`.
     fn chains(&mut self, x: &Tensor, z_sem: Option<&Tensor>) -> Result<Tensor> {
         let inverted = self.pipeline.invert_batch(x, z_sem, &SETTINGS, &mut no_observer)?;
         self.compare("x_T_inverted", &inverted, Tolerance::Chain)?;
@@ -156,7 +156,7 @@ impl Subject<'_> {
         Ok(self.pipeline.decode_batch(codes, settings, &mut no_observer)?)
     }
 
-    /// Compares, where the fixture has the quantity.
+    /// Compares a quantity, if the fixture has it.
     fn compare(&mut self, quantity: &str, got: &Tensor, tolerance: Tolerance) -> Result<()> {
         match self.golden.get(quantity)? {
             Some(expected) => self.report.tensors(quantity, got, &expected, tolerance).context(quantity.to_owned()),

@@ -1,9 +1,9 @@
-//! One line a quantity.
+//! Report of comparisons, one line per quantity.
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor};
 
-/// Why a quantity may differ, and by how much.
+/// Allowed relative error of a quantity, by the reason for it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Tolerance {
     /// f64 tables: rounding of a few operations.
@@ -41,18 +41,18 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// A report that prints each line as it comes.
+    /// Starts a report that prints each line as it comes.
     pub(crate) fn printing() -> Self {
         Self { model: String::new(), sink: |line| println!("{line}"), num_checks: 0, failures: Vec::new() }
     }
 
-    /// A report that only tells in the end what failed.
+    /// Starts a report that only tells in the end which quantities failed.
     #[cfg(test)]
     pub(crate) fn silent() -> Self {
         Self { sink: |_| {}, ..Self::printing() }
     }
 
-    /// Names the model that the following quantities are of.
+    /// Names the model that the following quantities belong to.
     pub(crate) fn begin(&mut self, model: &str) {
         model.clone_into(&mut self.model);
     }
@@ -100,7 +100,7 @@ impl Report {
     }
 }
 
-/// `max |got - expected| / max |expected|`, infinite if shapes differ or a number is NaN.
+/// Returns `max |got - expected| / max |expected|`, infinite if shapes differ or a number is NaN.
 pub(crate) fn relative_error(got: &Tensor, expected: &Tensor) -> Result<f64> {
     if got.dims() != expected.dims() {
         return Ok(f64::INFINITY);
@@ -111,17 +111,17 @@ pub(crate) fn relative_error(got: &Tensor, expected: &Tensor) -> Result<f64> {
     Ok(if difference == 0. { 0. } else { difference / magnitude })
 }
 
-/// `|got - expected| / |expected|`; zero where both are the same, zero or infinite too.
+/// Returns `|got - expected| / |expected|`; zero where both are the same, zero or infinite too.
 fn relative(got: f64, expected: f64) -> f64 {
     if got.to_bits() == expected.to_bits() { 0. } else { (got - expected).abs() / expected.abs() }
 }
 
-/// The larger of two; NaN counts as infinite.
+/// Returns the larger of two; NaN counts as infinite.
 pub(crate) fn largest(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::INFINITY } else { a.max(b) }
 }
 
-/// All numbers of a tensor.
+/// Returns all numbers of a tensor.
 pub(crate) fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
     Ok(tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
 }

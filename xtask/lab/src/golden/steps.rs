@@ -13,7 +13,7 @@ use diffae_train::{LatentTrainer, OptimizerKind, StageSettings, Trainer, presets
 use super::fixture::Fixture;
 use super::report::{Report, Tolerance};
 
-/// Checks the golden training steps of a model folder, where there are any.
+/// Checks the golden training steps of a model folder, if there are any.
 pub(crate) fn check(folder: &Path, report: &mut Report) -> Result<()> {
     let golden = Fixture::open(&folder.join("golden.safetensors"))?;
     if golden.get("train_lr")?.is_none() {

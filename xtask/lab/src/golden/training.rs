@@ -19,7 +19,7 @@ use super::report::{Report, Tolerance, largest, numbers};
 /// as those of a bias before a norm.
 const NEGLIGIBLE: f64 = 1e-4;
 
-/// Checks the first golden training step of a model folder, where there is one.
+/// Checks the first golden training step of a model folder, if there is one.
 pub(crate) fn check(folder: &Path, report: &mut Report) -> Result<()> {
     let golden = Fixture::open(&folder.join("golden.safetensors"))?;
     if golden.get("train_loss")?.is_none() {
@@ -47,7 +47,7 @@ pub(crate) fn check(folder: &Path, report: &mut Report) -> Result<()> {
     gradients.check_each(&golden, grad_norm, report)
 }
 
-/// The networks over variables.
+/// Networks whose parameters are variables.
 struct Trainable {
     vars: BTreeMap<String, Var>,
     encoder: Option<SemanticEncoder>,
@@ -71,7 +71,7 @@ impl Trainable {
         })
     }
 
-    /// `mean over pixels of (eps - eps_pred)^2`, one number a picture.
+    /// Computes `mean over pixels of (eps - eps_pred)^2`, one number per picture.
     fn loss_per_sample(&self, source: &ModelSource, golden: &Fixture) -> Result<Tensor> {
         let step = |name: &str| -> Result<Tensor> { Ok(golden.tensor(name)?.get(0)?) };
         let (x_0, noise) = (step("train_x")?, step("train_noise")?);
@@ -87,7 +87,7 @@ impl Trainable {
     }
 }
 
-/// One gradient a parameter that the loss depends on.
+/// Gradients of the parameters that the loss depends on, by name.
 struct Gradients(BTreeMap<String, Vec<f64>>);
 
 impl Gradients {

@@ -1,4 +1,4 @@
-//! The page of the demo, and the note in it that tells its own files from those of others.
+//! The page of the demo, with a note that tells its own files from those of others.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use diffae_infer::BUILT_IN_MODEL;
 use super::{ANIMATION, PAGE};
 use crate::args::DemoArgs;
 
-/// Begins the last line of the page, a comment with a checksum of each file.
+/// Start of the last line of the page, a comment with a checksum of each file.
 const NOTE: &str = "<!-- diffae demo wrote";
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ground:#fff;--ink:#222;--faint:#f2f2f2}\
@@ -34,7 +34,7 @@ pub(super) struct Exhibit {
     pub(super) bytes: Vec<u8>,
 }
 
-/// A page that needs no other file.
+/// Returns the page, which needs no other file.
 pub(super) fn page(exhibits: &[Exhibit], args: &DemoArgs) -> String {
     let mut html = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
@@ -64,11 +64,11 @@ pub(super) fn page(exhibits: &[Exhibit], args: &DemoArgs) -> String {
     format!("{html}{NOTE}{note} -->\n")
 }
 
-/// What to do about files that are there: results of a former demo that nobody has changed are replaced, all others only if
-/// the user said so.
+/// Returns the policy for existing files: results of a former demo that nobody has changed are replaced, all others
+/// only if the user asked for it.
 ///
 /// # Errors
-/// If a file is there that is to be kept.
+/// If a file exists that is to be kept.
 pub(super) fn former_results(folder: &Path, names: &[String], overwrite: Overwrite) -> Result<Overwrite> {
     let there: Vec<&String> = names.iter().filter(|name| folder.join(name).exists()).collect();
     if overwrite == Overwrite::Replace || there.is_empty() {
@@ -91,7 +91,7 @@ pub(super) fn former_results(folder: &Path, names: &[String], overwrite: Overwri
     Ok(Overwrite::Replace)
 }
 
-/// Files and their checksums, as the last line of a page names them.
+/// Returns files and their checksums, as the last line of a page names them.
 fn checksums(page: &str) -> BTreeMap<&str, String> {
     let note = page.lines().last().and_then(|line| line.strip_prefix(NOTE)).unwrap_or_default();
     let entries = note.split_whitespace().filter_map(|entry| entry.split_once('='));

@@ -16,14 +16,14 @@ use crate::output::{say, say_json};
 use crate::pictures::PictureSet;
 use crate::session::{Session, interrupted};
 
-/// Numbers of labels that classifiers get.
+/// Numbers of labels for the few-shot classifiers.
 const SHOTS: [usize; 2] = [10, 100];
 
-/// File of all reports.
+/// Name of the file of all reports.
 pub(super) const FILE: &str = "all.json";
 
-/// Each measure writes into a folder of its own, where interrupted work goes on, and all together into `all.json`. One
-/// that fails does not stop the others, but the command fails in the end.
+/// Runs all measures, each in a folder of its own, where interrupted work is resumed, and writes all reports into
+/// `all.json`. A measure that fails does not stop the others, but the command fails in the end.
 pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
     PictureSet::find(&args.data)?; // else every measure would fail by itself
     let (has_z_sem, is_one_shot, has_classifier) = {
@@ -87,7 +87,7 @@ pub(super) fn run(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
     }
 }
 
-/// The measures that were run.
+/// The measures that were run, with their outcomes.
 struct Measures {
     is_quiet: bool,
     reports: Vec<Report>,
@@ -95,7 +95,7 @@ struct Measures {
 }
 
 impl Measures {
-    /// Runs one. Ctrl-C ends all.
+    /// Runs one measure. Ctrl-C ends all.
     fn run(&mut self, name: &'static str, measure: impl FnOnce() -> Result<Report>) -> Result<()> {
         if !self.is_quiet {
             say(&format!("\n{name}"))?;

@@ -1,4 +1,4 @@
-//! `diffae eval attributes`: what a linear probe reads out of `z_sem`.
+//! `diffae eval attributes`: linear-probe accuracy of attributes in `z_sem`.
 
 use std::path::Path;
 
@@ -24,15 +24,15 @@ type ScoreMeasure = fn(&[f64], &[bool]) -> diffae_eval::Result<f64>;
 /// Codes of pictures with labels.
 pub(super) struct Labelled {
     pub(super) session: Session,
-    /// `[N, D]`
+    /// Codes of the pictures, `[N, D]`.
     pub(super) z_sem: Tensor,
     pub(super) names: Vec<String>,
-    /// For each attribute, N labels.
+    /// Labels of each attribute, N each.
     pub(super) present: Vec<Vec<bool>>,
     pub(super) settings: Settings,
 }
 
-/// Fits the probes, and scores them on pictures that they have not seen.
+/// Fits linear probes, and scores them on held-out pictures.
 pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<Report> {
     let penalty = args.labelled.inverse_penalty.map_or_else(|| "chosen".into(), Into::into);
     let train = args.train_data.as_deref().zip(args.train_labels.as_deref());
@@ -63,7 +63,7 @@ pub(super) fn run(global: &GlobalArgs, args: &AttributesArgs) -> Result<Report> 
     Report::new(NAME, labelled.settings, figures).written(&args.labelled.run.out)
 }
 
-/// Asks whether single dimensions stand for single attributes.
+/// Measures whether single dimensions stand for single attributes.
 pub(super) fn run_disentanglement(global: &GlobalArgs, args: &DisentanglementArgs) -> Result<Report> {
     let labelled = &args.labelled;
     let penalty = labelled.fixed_inverse_penalty();
@@ -101,7 +101,7 @@ struct LabelledPictures {
     pictures: PictureSet,
     labels: Labels,
     fingerprint_of_labels: String,
-    /// Places of those with labels.
+    /// Indices of the pictures with labels.
     rows: Vec<usize>,
 }
 
@@ -127,14 +127,14 @@ impl LabelledPictures {
         ]))
     }
 
-    /// The codes of those with labels, `[N, D]` on the CPU.
+    /// Encodes the pictures with labels, `[N, D]` on the CPU.
     fn encode(&self, session: &Session, folder: &Path) -> Result<Tensor> {
         let z_sem = encode_all(session, &self.pictures, folder)?;
         let rows = self.rows.iter().map(|&idx| u32::try_from(idx)).collect::<Result<Vec<_>, _>>()?;
         Ok(z_sem.index_select(&Tensor::new(rows, &candle_core::Device::Cpu)?, 0)?)
     }
 
-    /// N labels for each of the attributes of these names.
+    /// Returns N labels for each of the named attributes.
     fn present_as(&self, names: &[String]) -> Result<Vec<Vec<bool>>> {
         let of_name = |name: &String| {
             let known = self.labels.names.iter().position(|known| known == name);
@@ -149,8 +149,8 @@ impl LabelledPictures {
     }
 }
 
-/// Encodes all pictures for a measure, and keeps those with labels, `least` or more. `settings` are those of the measure
-/// beside model, pictures and labels.
+/// Encodes all pictures for a measure, and keeps those with labels, of which there must be `least`. `settings` are
+/// those of the measure besides model, pictures and labels.
 pub(super) fn encode(
     global: &GlobalArgs,
     args: &LabelledArgs,
@@ -173,7 +173,7 @@ pub(super) fn encode(
     Ok(Labelled { session, z_sem, names: pictures.labels.names, present, settings })
 }
 
-/// `train` holds what probes are fitted to, as `labelled` does; without it they are cross-validated.
+/// Computes the figures of the probes: fitted to `train` and scored on `labelled`, or cross-validated without `train`.
 fn figures(
     labelled: &Labelled,
     args: &AttributesArgs,
@@ -240,7 +240,7 @@ fn figures(
     Ok(figures)
 }
 
-/// Labels of a file or of folders.
+/// Reads labels from a file or from folders.
 fn read_labels(path: &Path, pictures: &PictureSet) -> Result<Labels> {
     let labels = if path == Path::new(FOLDER_LABELS) {
         Labels::from_folders(&[pictures.all()])?

@@ -1,4 +1,4 @@
-//! Semantic codes of many pictures, kept in parts, so that interrupted work goes on.
+//! Semantic codes of many pictures, stored in parts, so that interrupted work can be resumed.
 
 use std::fs;
 use std::path::Path;
@@ -14,13 +14,13 @@ use crate::pictures::PictureSet;
 use crate::progress::Progress;
 use crate::session::Session;
 
-/// Pictures a part.
+/// Pictures per part.
 const PART: usize = 512;
-/// Says in a part of which model and pictures it is.
+/// Metadata key of a part: its model and pictures.
 const KEY: &str = "diffae:codes";
 
-/// The codes of all pictures, `[N, D]` on the CPU. Parts that are in the folder already are read; those of another model
-/// or of other pictures are made anew.
+/// Encodes all pictures, `[N, D]` on the CPU. Parts that exist in the folder are read; those of another model or of
+/// other pictures are recomputed.
 pub(super) fn encode_all(session: &Session, pictures: &PictureSet, folder: &Path) -> Result<Tensor> {
     let folder = folder.join("z_sem");
     fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
@@ -44,7 +44,7 @@ pub(super) fn encode_all(session: &Session, pictures: &PictureSet, folder: &Path
     Ok(Tensor::cat(&parts, 0)?)
 }
 
-/// The first vectors that the latent net invents, `[N, D]` on the CPU; parts that are in the folder already are read.
+/// Samples the first vectors of the latent net, `[N, D]` on the CPU; parts that exist in the folder are read.
 pub(super) fn invent_all(session: &Session, args: &EvalRunArgs, count: usize, num_steps: usize) -> Result<Tensor> {
     let folder = args.out.join("z_sem");
     fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
@@ -97,7 +97,7 @@ fn encode(
     Ok(Tensor::cat(&batches, 0)?)
 }
 
-/// A part that is whole and of the same model and pictures.
+/// Reads a part that is complete and of the same model and pictures.
 fn kept(path: &Path, key: &str, count: usize) -> Option<Tensor> {
     let text = SafetensorsFile::open(path).ok()?.text();
     if text.get(KEY).is_none_or(|kept| kept != key) {

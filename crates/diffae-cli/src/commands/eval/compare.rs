@@ -19,7 +19,7 @@ use crate::plot::{Curve, Plot};
 /// Horizontal axis of the curves.
 const STEPS: &str = "steps";
 
-/// Content of a file: the report of one measure, or all of `diffae eval all`.
+/// Content of a file: the report of one measure, or all reports of `diffae eval all`.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Reports {
@@ -34,7 +34,7 @@ struct Row {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     of: BTreeMap<String, String>,
     name: String,
-    /// By report, in the order of the command line; nothing where a report lacks it.
+    /// Figures by report, in the order of the command line; `None` where a report lacks it.
     figures: Vec<Option<Figure>>,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
     if args.json { say_json(&rows) } else { say(&table(&rows, args)) }
 }
 
-/// The comparison as files.
+/// Writes the comparison as files.
 fn write(folder: &Path, rows: &[Row], args: &CompareArgs) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
     let put = |name: &str, bytes: &[u8]| write_atomically(&folder.join(name), bytes, Overwrite::Replace);
@@ -109,7 +109,7 @@ fn write(folder: &Path, rows: &[Row], args: &CompareArgs) -> Result<()> {
     Ok(())
 }
 
-/// A figure over the steps: a curve for each report and for everything else that figures of the name are of.
+/// Returns the curves of a figure over the steps: one for each report and each other combination of qualifiers.
 fn curves(rows: &[Row], name: &str, args: &CompareArgs) -> Vec<Curve> {
     let mut curves: Vec<Curve> = vec![];
     for row in rows.iter().filter(|row| row.name == name) {
@@ -130,7 +130,7 @@ fn curves(rows: &[Row], name: &str, args: &CompareArgs) -> Vec<Curve> {
     curves
 }
 
-/// Pictures on white.
+/// Stacks pictures on white, one below the other.
 fn below_each_other(pictures: &[RgbImage]) -> RgbImage {
     let width = pictures.iter().map(RgbImage::width).max().unwrap_or(1);
     let height = pictures.iter().map(RgbImage::height).sum::<u32>();

@@ -1,4 +1,4 @@
-//! `diffae eval edits`: how near edits come to the truth, on pairs of pictures that differ in one attribute.
+//! `diffae eval edits`: accuracy of edits, on pairs of pictures that differ in one attribute.
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -15,13 +15,13 @@ use crate::progress::Progress;
 use crate::session::{Session, to_unit};
 
 const NAME: &str = "edits";
-/// One pair in so many finds the strength of an edit, and is not measured.
+/// One pair in so many calibrates the strength of an edit, and is not measured.
 const ONE_IN: usize = 5;
-/// A value that differs by more than this, of `[0, 1]`, is changed: more than rounding to 8 bits does.
+/// Difference, of `[0, 1]`, above which a value counts as changed: more than rounding to 8 bits makes.
 const CHANGED: f64 = 1.5 / 255.;
-/// Pairs of an attribute on the sheet.
+/// Number of pairs of an attribute on the sheet.
 const NUM_SHOWN: usize = 4;
-/// Figures of an attribute, in the order of the report.
+/// Names of the figures of an attribute, in the order of the report.
 const MEASURES: [&str; 6] =
     ["nearer", "rmse_edited", "rmse_unedited", "mae_inside_edited", "mae_inside_unedited", "mae_outside_edited"];
 
@@ -113,22 +113,23 @@ pub(super) fn run(global: &GlobalArgs, args: &EditsArgs) -> Result<Report> {
     Report::new(NAME, settings, figures).written(&args.run.out)
 }
 
-/// Steps that the edit of one picture takes.
+/// Returns the number of steps that the edit of one picture takes.
 fn steps_a_pair(args: &EditsArgs) -> usize {
     args.invert_steps + args.steps * (1 + usize::from(args.keep_residual))
 }
 
-/// Number of pairs that fit the edit.
+/// Returns the number of pairs that calibrate the edit.
 fn calibrated(pairs: &Pairs) -> usize {
     pairs.without.len().div_ceil(ONE_IN)
 }
 
-/// The first pair that is measured.
+/// Returns the index of the first pair that is measured.
 fn first_measured(pairs: &Pairs, args: &EditsArgs) -> usize {
     if args.strength.is_some() { 0 } else { calibrated(pairs) }
 }
 
-/// A checksum of the classifier's directions, which are no part of the model's fingerprint; none where they do not matter.
+/// Returns a checksum of the classifier's directions, which are no part of the model's fingerprint; `None` where
+/// unused.
 fn directions_fingerprint(session: &Session, all: &[Pairs], args: &EditsArgs) -> Result<Option<String>> {
     if args.direction == EditDirection::Pairs {
         return Ok(None);
@@ -185,11 +186,11 @@ struct Work<'a> {
     settings: PipelineSettings,
     journal: &'a mut Journal,
     progress: &'a Progress,
-    /// Pairs of an attribute whose pictures are wanted.
+    /// Number of pairs per attribute whose pictures are shown.
     num_shown: usize,
 }
 
-/// Measures what is missing of the pairs from `first` on, and returns the first pictures: without, edited, with.
+/// Measures the remaining pairs from `first` on, and returns the first pictures: without, edited, with.
 fn measure_pairs(work: &mut Work<'_>, pairs: &Pairs, edit: &Edit, first: usize) -> Result<Vec<image::RgbImage>> {
     let Work { session, args, settings, journal, progress, num_shown } = work;
     let (mut row, mut start) = (vec![], first);
@@ -234,8 +235,8 @@ fn measure_pairs(work: &mut Work<'_>, pairs: &Pairs, edit: &Edit, first: usize) 
     Ok(row)
 }
 
-/// The measures of one pair of pictures, a list of values a channel; those inside are missing if the pair does not differ.
-/// A pixel is changed if any of its channels is.
+/// Measures one pair of pictures, a list of values per channel; the measures inside the change are missing if the pair
+/// does not differ. A pixel is changed if any of its channels is.
 fn compare(without: &[Vec<f32>], edited: &[Vec<f32>], with: &[Vec<f32>]) -> Values {
     let mut changed = vec![false; with.first().map_or(0, Vec::len)];
     for (without, with) in without.iter().zip(with) {

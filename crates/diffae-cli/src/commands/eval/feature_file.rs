@@ -1,4 +1,4 @@
-//! Features of many pictures in a file: interrupted work goes on, and memory does not grow with their number.
+//! Features of many pictures in a file: interrupted work can be resumed, and memory does not grow with their number.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -11,12 +11,12 @@ use diffae_eval::FeatureStatistics;
 
 use super::journal::{Settings, with_software};
 
-/// Rows that are read at once.
+/// Number of rows that are read at once.
 const CHUNK: usize = 512;
-/// Bytes of a number.
+/// Bytes per number.
 const NUM_BYTES: usize = size_of::<f32>();
 
-/// Rows of f32 without a header; a JSON file beside it says what they are of.
+/// Rows of f32 without a header; a JSON file beside it holds the settings that name them.
 #[derive(Debug)]
 pub(super) struct FeatureFile {
     path: PathBuf,
@@ -26,8 +26,8 @@ pub(super) struct FeatureFile {
 }
 
 impl FeatureFile {
-    /// Opens the features `NAME` in a folder, which is made if it is missing. A row that was not written whole is
-    /// dropped; features of something else are an error. To overwrite is to begin anew.
+    /// Opens the features `NAME` in a folder, which is created if it is missing. An incomplete last row is dropped;
+    /// features of other settings are an error. With [`Overwrite::Replace`] the file starts anew.
     pub(super) fn open(
         folder: &Path,
         name: &str,
@@ -57,7 +57,7 @@ impl FeatureFile {
         Ok(Self { path, file, width, count })
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub(super) fn count(&self) -> usize {
         self.count
     }
@@ -67,7 +67,7 @@ impl FeatureFile {
         self.count = self.count.min(count);
     }
 
-    /// Adds `[N, D]`.
+    /// Appends rows, `[N, D]`.
     pub(super) fn append(&mut self, features: &Tensor) -> Result<()> {
         let values = features.flatten_all()?.to_vec1::<f32>()?;
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
@@ -79,7 +79,7 @@ impl FeatureFile {
         Ok(())
     }
 
-    /// Some rows, `[N, D]`, in rising order.
+    /// Reads some rows, `[N, D]`, in rising order.
     pub(super) fn rows(&mut self, rows: &[usize]) -> Result<Tensor> {
         let row_bytes = self.width * NUM_BYTES;
         let mut bytes = vec![0; rows.len() * row_bytes];
@@ -93,13 +93,13 @@ impl FeatureFile {
         Ok(Tensor::from_vec(values, (rows.len(), self.width), &Device::Cpu)?)
     }
 
-    /// Mean and scatter of all rows.
+    /// Computes mean and scatter of all rows.
     pub(super) fn statistics(&mut self) -> Result<FeatureStatistics> {
         let all: Vec<usize> = (0..self.count).collect();
         self.statistics_of(&all)
     }
 
-    /// Mean and scatter of some rows, which may repeat.
+    /// Computes mean and scatter of some rows, which may repeat.
     pub(super) fn statistics_of(&mut self, rows: &[usize]) -> Result<FeatureStatistics> {
         let mut statistics = FeatureStatistics::new(self.width);
         for rows in rows.chunks(CHUNK) {
@@ -109,7 +109,7 @@ impl FeatureFile {
     }
 }
 
-/// A checksum of a file.
+/// Returns a checksum of a file.
 pub(super) fn fingerprint_of_file(path: &Path) -> Result<String> {
     let cannot_read = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(cannot_read)?;

@@ -24,9 +24,9 @@ const NAME: &str = "few-shot";
 /// Supervision of a classifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Knowledge {
-    /// Of half of its pictures that they have the attribute, of the others that they have not.
+    /// Positives and negatives, as many of each.
     Binary,
-    /// That all of its pictures have the attribute; of all others nothing, and they count as not having it.
+    /// Positives only; all other pictures count as negatives.
     PositiveUnlabelled,
 }
 
@@ -41,25 +41,27 @@ impl Knowledge {
     }
 }
 
-/// Invented vectors.
+/// Sampled semantic codes.
 struct Invented {
     session: Session,
-    /// `[N, D]`, and the same standardized as the probes' inputs.
+    /// Codes `[N, D]`; `standardized` holds them scaled as the probes' inputs.
     z_sem: Tensor,
     standardized: Tensor,
 }
 
-/// One classifier and what became of it.
+/// One classifier and its figures.
 struct Trial {
     auroc: f64,
-    /// Share of invented vectors that it takes, and the share of these that a probe of all labels takes too.
+    /// Share of sampled vectors that the classifier accepts, and the share of these that a probe of all labels accepts
+    /// too.
     accepted: Option<f64>,
     precision: Option<f64>,
     chosen: Vec<u32>,
 }
 
-/// For each attribute and number of labels: how well a classifier of `z_sem` ranks the other pictures, how many invented
-/// `z_sem` it takes, and how many of these truly have the attribute, as a probe of all labels sees it.
+/// Measures few-shot classification, for each attribute and number of labels: how well a classifier of `z_sem` ranks
+/// the other pictures, how many sampled `z_sem` it accepts, and how many of these truly have the attribute by a probe
+/// of all labels.
 ///
 /// # Source
 /// Preechakul et al. 2022 (arXiv:2111.15640), section 5.4; Sinha et al. 2021 (arXiv:2106.06819), section 5.
@@ -140,7 +142,7 @@ pub(super) fn run(global: &GlobalArgs, args: &FewShotArgs) -> Result<Report> {
     Report::new(NAME, settings, figures).written(&args.labelled.run.out)
 }
 
-/// Fits a classifier to drawn pictures; none if there are too few of a kind.
+/// Fits a classifier to drawn pictures; `None` if there are too few of a class.
 fn trial(
     (z_sem, present): (&Tensor, &[bool]),
     (knowledge, shots, seed): (Knowledge, usize, &str),
@@ -202,7 +204,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len().div_euclid(2)).copied().unwrap_or(0.)
 }
 
-/// Numbers below `count` in an order that the seed decides.
+/// Returns the numbers below `count` in an order that the seed decides.
 fn shuffled(count: usize, seed: &str) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by_cached_key(|idx| *blake3::hash(format!("{seed} {idx}").as_bytes()).as_bytes());
@@ -227,7 +229,7 @@ impl Scale {
     }
 }
 
-/// Vectors of the latent net; none if the model has none.
+/// Samples vectors of the latent net; `None` if the model has none.
 fn invent(args: &FewShotArgs, session: Session, scale: &Scale) -> Result<Option<Invented>> {
     if session.model().latent_net().is_err() {
         tracing::warn!("the model has no latent net: no z_sem are sampled");
@@ -238,7 +240,7 @@ fn invent(args: &FewShotArgs, session: Session, scale: &Scale) -> Result<Option<
     Ok(Some(Invented { session, z_sem, standardized }))
 }
 
-/// Forgets what an earlier command has decoded into a folder, of which there may have been more.
+/// Removes the images that an earlier command has decoded into a folder, of which there may have been more.
 fn clear(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
@@ -252,7 +254,7 @@ fn clear(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Decodes the first chosen vectors into `few-shot/LABEL/`; a row of the sheet.
+/// Decodes the first chosen vectors into `few-shot/LABEL/`; returns a row of the sheet.
 fn decode(args: &FewShotArgs, invented: &Invented, chosen: &[u32], label: &str) -> Result<Option<Vec<RgbImage>>> {
     let folder = args.labelled.run.out.join(NAME).join(label.replace(' ', "-"));
     clear(&folder)?;

@@ -24,28 +24,28 @@ use crate::progress::Progress;
 use crate::session::{Session, catch_interrupts, to_unit};
 
 const NAME: &str = "fid";
-/// Pictures of the reference's protocol.
+/// Number of generated pictures in the reference's protocol.
 const REFERENCE_COUNT: usize = 50_000;
-/// Pictures that go through the feature network at once.
+/// Batch size of the feature network.
 const BATCH: usize = 16;
 
-/// Source of the images that are judged.
+/// Source of the evaluated images.
 enum Judged {
-    /// A folder of them.
+    /// A folder of images.
     Folder(PictureSet),
-    /// A model that samples them.
+    /// A model that samples images.
     Sampled(Session),
     /// A model that decodes the `z_sem` of real pictures from random `x_T`.
     Decoded(Session),
 }
 
-/// The network and what names it.
+/// A feature network and its fingerprint.
 struct Features {
     network: FeatureNetwork,
     settings: Settings,
 }
 
-/// Features of both sets, and what they are of.
+/// Features of both sets, with the settings that name them.
 struct Sets {
     real: Option<FeatureFile>,
     judged: FeatureFile,
@@ -113,7 +113,8 @@ pub(super) fn run(global: &GlobalArgs, args: &FidArgs) -> Result<Report> {
     Report::new(NAME, settings, figures).written(&args.run.out)
 }
 
-/// Precision, recall, density and coverage of the first pictures; none if there are too few for a neighborhood.
+/// Computes precision, recall, density and coverage of the first pictures; `None` if there are too few for a
+/// neighborhood.
 fn neighborhoods(
     args: &FidArgs,
     of: &[(&str, &str)],
@@ -143,7 +144,8 @@ fn neighborhoods(
     Ok(values.into_iter().filter_map(|(name, values)| Figure::mean(name, of, &values, seed)).collect())
 }
 
-/// The features of both sets, made where they are missing, and the moments of the real ones, if they are not known.
+/// Returns the features of both sets, computed where they are missing, and the moments of the real ones, if they are
+/// known.
 fn sets(
     args: &FidArgs,
     features: &Features,
@@ -256,7 +258,7 @@ fn fill(
     Ok(())
 }
 
-/// Real pictures in `[0, 1]`, as a file of 8 bits a channel holds them.
+/// Reads real pictures in `[0, 1]`, with the 8 bits per channel of a file.
 fn real_pictures(
     args: &FidArgs,
     pictures: &PictureSet,
@@ -284,7 +286,7 @@ fn real_pictures(
     Ok(vec![Tensor::stack(&rows.collect::<candle_core::Result<Vec<_>>>()?, 0)?])
 }
 
-/// Pictures of a folder, of the sizes that they have.
+/// Reads pictures of a folder in their own sizes.
 fn as_they_are(pictures: &PictureSet, range: Range<usize>) -> Result<Vec<Tensor>> {
     let read = |idx: usize| -> Result<Tensor> {
         let picture = rgb_from_bytes(&pictures.all().bytes(idx)?, Path::new(&pictures.name(idx)))?;
@@ -304,12 +306,12 @@ fn as_they_are(pictures: &PictureSet, range: Range<usize>) -> Result<Vec<Tensor>
     groups.iter().map(|group| Ok(Tensor::cat(group, 0)?)).collect()
 }
 
-/// `[-1, 1]` to `[0, 1]` in steps of 1/255, as a PNG holds pictures.
+/// Maps `[-1, 1]` to `[0, 1]` in steps of 1/255, as a PNG holds pictures.
 fn eight_bits(x: &Tensor) -> Result<Tensor> {
     Ok(((to_unit(x)? * 255.)?.round()? / 255.)?)
 }
 
-/// Writes the statistics of the real pictures, unless they are there.
+/// Writes the statistics of the real pictures, unless they exist.
 fn save(moments: &Moments, path: &Path, args: &FidArgs) -> Result<()> {
     let is_same = |there: Moments| there.mean == moments.mean && there.covariance == moments.covariance;
     if Moments::read_npz(path).is_ok_and(is_same) {
@@ -371,7 +373,7 @@ impl Judged {
         }
     }
 
-    /// Network calls for a picture.
+    /// Returns the number of network calls per picture.
     fn steps_of_picture(&self, args: &FidArgs) -> usize {
         match self {
             Self::Folder(_) => 0,
@@ -401,7 +403,7 @@ impl Judged {
         Ok(settings)
     }
 
-    /// Pictures in `[0, 1]` by their numbers.
+    /// Generates pictures in `[0, 1]` by their indices.
     fn pictures(
         &self,
         args: &FidArgs,

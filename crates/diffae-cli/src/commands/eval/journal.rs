@@ -1,4 +1,4 @@
-//! Values of single pictures, kept as they come, so that interrupted work goes on.
+//! Values per image, stored as they are computed, so that interrupted work can be resumed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -15,10 +15,10 @@ pub(super) type Values = BTreeMap<String, f64>;
 /// Settings that determine the values: model, images, steps, seed.
 pub(super) type Settings = BTreeMap<String, serde_json::Value>;
 
-/// The program, and its version.
+/// Name and version of the program.
 pub(super) const SOFTWARE: &str = concat!("diffae ", env!("CARGO_PKG_VERSION"));
 
-/// A file of JSON lines: the settings, then one line an item.
+/// A file of JSON lines: the settings, then one line per item.
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
@@ -38,10 +38,10 @@ struct Line {
 }
 
 impl Journal {
-    /// Opens the journal of a measure in a folder, which is made if it is missing.
+    /// Opens the journal of a measure in a folder, which is created if it is missing.
     ///
-    /// A last line that was not written whole is dropped. A journal of other settings or of another version of the
-    /// program is an error. To overwrite is to begin anew.
+    /// An incomplete last line is dropped. A journal of other settings or of another version of the program is an
+    /// error. With [`Overwrite::Replace`] the journal starts anew.
     pub(super) fn open(folder: &Path, measure: &str, settings: &Settings, overwrite: Overwrite) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
         let path = folder.join(format!("{measure}.items.jsonl"));
@@ -65,12 +65,12 @@ impl Journal {
         Ok(Self { path, file, items })
     }
 
-    /// Values of an item, if they are known.
+    /// Returns the values of an item, if they are known.
     pub(super) fn get(&self, item: &str) -> Option<&Values> {
         self.items.get(item)
     }
 
-    /// Adds an item, whose values are numbers: JSON has no others.
+    /// Adds an item, whose values must be finite, as JSON has no other numbers.
     pub(super) fn add(&mut self, item: String, values: Values) -> Result<()> {
         if let Some((name, value)) = values.iter().find(|(_, value)| !value.is_finite()) {
             bail!("{name} of {item} is {value}: the model or the image is damaged")
@@ -85,7 +85,7 @@ impl Journal {
     }
 }
 
-/// The items of a journal and the length of its whole lines; none if it holds nothing to lose.
+/// Reads the items of a journal and the length of its complete lines; `None` if it holds nothing to lose.
 fn read(bytes: &[u8], settings: &Settings, path: &Path) -> Result<Option<(usize, BTreeMap<String, Values>)>> {
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
     let mut lines = bytes[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).peekable();
@@ -104,14 +104,14 @@ fn read(bytes: &[u8], settings: &Settings, path: &Path) -> Result<Option<(usize,
     Ok(Some((whole, items)))
 }
 
-/// With what else may decide values: the program itself.
+/// Adds the program and its version to the settings, since they may decide values.
 pub(super) fn with_software(settings: &Settings) -> Settings {
     let mut settings = settings.clone();
     settings.insert("software".to_owned(), SOFTWARE.into());
     settings
 }
 
-/// The error for a file of another evaluation.
+/// Returns the error for a file of another evaluation.
 pub(super) fn of_another(path: &Path, theirs: &Settings, ours: &Settings) -> anyhow::Error {
     anyhow!(
         "{} is of another evaluation ({}); choose another --out, or start over with --force",
@@ -120,7 +120,7 @@ pub(super) fn of_another(path: &Path, theirs: &Settings, ours: &Settings) -> any
     )
 }
 
-/// The first setting that differs, in words.
+/// Describes the first setting that differs.
 fn difference(theirs: &Settings, ours: &Settings) -> String {
     let shown = |settings: &Settings, key: &str| settings.get(key).map_or("none".to_owned(), ToString::to_string);
     let differing = theirs.keys().chain(ours.keys()).find(|key| theirs.get(*key) != ours.get(*key));

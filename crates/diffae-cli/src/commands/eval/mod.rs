@@ -20,7 +20,7 @@ use anyhow::Result;
 use crate::args::{EvalArgs, GlobalArgs, Measure};
 use crate::output::{say, say_json};
 
-/// Runs the measure that was asked for, and prints what it found.
+/// Runs the measure that was asked for, and prints its report.
 pub(crate) fn run(global: &GlobalArgs, args: &EvalArgs) -> Result<()> {
     let (report, run) = match &args.measure {
         Measure::Recon(args) => (recon::run(global, args)?, &args.run),

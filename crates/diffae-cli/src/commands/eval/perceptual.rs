@@ -1,4 +1,4 @@
-//! LPIPS in measures, and `diffae eval lpips`: the perceptual distance of pictures of the same names.
+//! LPIPS in measures, and `diffae eval lpips`: perceptual distance of same-named pictures.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -21,14 +21,14 @@ use crate::session::catch_interrupts;
 
 const NAME: &str = "lpips";
 
-/// The network that was asked for; none without weights.
+/// Opens the LPIPS network; `None` without weights.
 pub(super) fn open(global: &GlobalArgs, args: &LpipsArgs) -> Result<Option<Lpips>> {
     let Some(path) = &args.lpips_weights else { return Ok(None) };
     let backbone = LpipsBackbone::from(args.lpips_backbone);
     Ok(Some(Lpips::open(backbone, path, &device_from_name(&global.device)?)?))
 }
 
-/// Settings that determine the distances.
+/// Returns the settings that determine the distances.
 pub(super) fn settings(args: &LpipsArgs) -> Result<Settings> {
     let Some(path) = &args.lpips_weights else { return Ok(Settings::new()) };
     let backbone = LpipsBackbone::from(args.lpips_backbone).name();
@@ -38,7 +38,7 @@ pub(super) fn settings(args: &LpipsArgs) -> Result<Settings> {
     ]))
 }
 
-/// Pairs of same-named images of two folders, extensions aside: places in the first and in the second.
+/// Matches same-named images of two folders, extensions aside: indices in the first and in the second.
 pub(super) fn pairs(x: &PictureSet, y: &PictureSet) -> Result<Vec<(usize, usize)>> {
     let stem = |name: String| Path::new(&name).with_extension("").display().to_string();
     let places: BTreeMap<String, usize> = (0..y.len()).map(|idx| (stem(y.name(idx)), idx)).collect();
@@ -57,7 +57,7 @@ pub(super) fn pairs(x: &PictureSet, y: &PictureSet) -> Result<Vec<(usize, usize)
     Ok(pairs)
 }
 
-/// Two pictures of one size in `[0, 1]`, the first cut and resized to the size of the second.
+/// Reads two pictures in `[0, 1]`, the first cropped and resized to the size of the second.
 pub(super) fn read_pair(x: &PictureSet, y: &PictureSet, (of_x, of_y): (usize, usize)) -> Result<[Tensor; 2]> {
     let bytes = y.all().bytes(of_y)?;
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;

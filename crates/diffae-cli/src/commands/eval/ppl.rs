@@ -1,4 +1,4 @@
-//! `diffae eval ppl`: perceptual path length, how smoothly pictures turn into each other.
+//! `diffae eval ppl`: perceptual path length, the smoothness of interpolations.
 
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
@@ -15,11 +15,12 @@ use crate::progress::Progress;
 use crate::session::{Session, to_unit};
 
 const NAME: &str = "ppl";
-/// Shares below and above which the trimmed figure leaves values out, as `StyleGAN`'s code.
+/// Quantiles outside which the trimmed figure leaves values out, as `StyleGAN`'s code does.
 const TRIMMED: [f64; 2] = [0.01, 0.99];
 
-/// For pairs of pictures and a random place t in `[0, 1)` between them, `LPIPS(x(t), x(t + epsilon)) / epsilon^2`, where
-/// x(t) is decoded from `z_sem` on the straight line and `x_T` on the great circle between those of the two pictures.
+/// Measures `LPIPS(x(t), x(t + epsilon)) / epsilon^2` for pairs of pictures and a random place t in `[0, 1)` between
+/// them, where x(t) is decoded from `z_sem` on the straight line and `x_T` on the great circle between those of the two
+/// pictures.
 ///
 /// # Source
 /// Karras et al. 2019 (arXiv:1812.04948), section 4.1; Preechakul et al. 2022 (arXiv:2111.15640), section 5.
@@ -106,14 +107,14 @@ pub(super) fn run(global: &GlobalArgs, args: &PplArgs) -> Result<Report> {
     Report::new(NAME, settings, figures.into_iter().flatten().collect()).written(&args.run.out)
 }
 
-/// Two pictures and a place between them.
+/// Two pictures and a place between them, drawn at random.
 struct Drawn {
     ends: [usize; 2],
     place: f64,
 }
 
 impl Drawn {
-    /// By the number of the pair: the same at every call.
+    /// Draws by the seed and the index of the pair: the result is the same at every call.
     fn new(seed: u64, pair: usize, count: usize) -> Self {
         let hash = blake3::hash(format!("ppl {seed} {pair}").as_bytes());
         let mut numbers =
@@ -130,7 +131,7 @@ impl Drawn {
     }
 }
 
-/// Without the smallest and the largest hundredth.
+/// Returns the values without the smallest and the largest hundredth.
 fn trimmed(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -28,7 +28,7 @@ const NAME: &str = "recon";
 const KINDS: [&str; 2] = ["inverted", "random"];
 /// Measures, in the order of the report.
 const MEASURES: [&str; 5] = ["psnr", "ssim", "ms_ssim", "mse", "lpips"];
-/// Pictures on the sheet.
+/// Number of pictures on the sheet.
 const NUM_SHOWN: usize = 8;
 
 /// An image and its reconstructions.
@@ -37,7 +37,7 @@ struct SheetRow {
     pictures: Vec<RgbImage>,
 }
 
-/// One way to reconstruct.
+/// A method of reconstruction.
 #[derive(Debug, Clone, Copy)]
 struct Way {
     kind: &'static str,
@@ -72,7 +72,7 @@ impl Way {
     }
 }
 
-/// Reconstructs every picture in every way, and measures.
+/// Reconstructs every picture by every method, and measures the results.
 pub(super) fn run(global: &GlobalArgs, args: &ReconArgs) -> Result<Report> {
     let pictures = PictureSet::find(&args.data)?;
     let lpips = perceptual::open(global, &args.lpips)?;
@@ -168,7 +168,7 @@ fn write_plots(figures: &[Figure], args: &ReconArgs, provenance: &Provenance) ->
     Ok(())
 }
 
-/// Measures reconstructions that another program has made.
+/// Measures reconstructions that another program has generated.
 fn run_given(args: &ReconArgs, folder: &Path, pictures: &PictureSet, lpips: Option<&Lpips>) -> Result<Report> {
     catch_interrupts();
     let made = PictureSet::first(folder, Crop::Center, None)?;
@@ -214,7 +214,7 @@ fn run_given(args: &ReconArgs, folder: &Path, pictures: &PictureSet, lpips: Opti
     Report::new(NAME, settings, figures).written(&args.run.out)
 }
 
-/// The measures of each pair of pictures in `[0, 1]`.
+/// Measures each pair of pictures in `[0, 1]`.
 fn measure(x: &Tensor, y: &Tensor, lpips: Option<&Lpips>) -> Result<Vec<Values>> {
     let ms_ssim = diffae_eval::ms_ssim(x, y);
     let measured = [
@@ -243,7 +243,7 @@ fn measure(x: &Tensor, y: &Tensor, lpips: Option<&Lpips>) -> Result<Vec<Values>>
     Ok((0..count).map(values_of).collect())
 }
 
-/// A row an image: its name, the image, then each of its reconstructions.
+/// Lays out a row per image: its name, the image, then each of its reconstructions.
 fn sheet_rows(columns: &[Tensor], names: &[String]) -> Result<Vec<SheetRow>> {
     let row = |(idx, name): (usize, &String)| {
         let pictures = columns.iter().map(|x| Ok(rgb_from_tensor(&x.get(idx)?)?)).collect::<Result<_>>()?;
@@ -273,7 +273,7 @@ fn figures(ways: &[Way], pictures: &PictureSet, journal: &Journal, seed: u64) ->
     figures
 }
 
-/// A measure over the steps, a curve for each origin of `x_T`.
+/// Returns the curves of a measure over the steps, one for each source of `x_T`.
 fn curves(figures: &[Figure], name: &str) -> Vec<Curve> {
     let of_kind = |kind: &str| {
         let points =

@@ -14,9 +14,9 @@ use crate::args::EvalRunArgs;
 use crate::plot::Point;
 use crate::progress::Progress;
 
-/// Changes when a reader of older reports would be misled.
+/// Version of the format; changes when a reader of older reports would be misled.
 pub(super) const FORMAT_VERSION: u32 = 1;
-/// Resamples of a bootstrap.
+/// Number of resamples of a bootstrap.
 const NUM_RESAMPLES: usize = 1000;
 
 /// The figures of one measure on one model.
@@ -30,7 +30,7 @@ pub(super) struct Report {
     pub(super) figures: Vec<Figure>,
 }
 
-/// A figure, where it has one with its 95% interval.
+/// A figure, with its 95% interval if it has one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Figure {
     pub(super) name: String,
@@ -42,7 +42,7 @@ pub(super) struct Figure {
     pub(super) low: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) high: Option<f64>,
-    /// Number of items behind it.
+    /// Number of items that the figure is computed from.
     pub(super) count: usize,
 }
 
@@ -52,7 +52,7 @@ impl Figure {
         Self { low, high, ..Self::single(name, of, value, count) }
     }
 
-    /// Costly figures of items, with intervals if there are to be resamples.
+    /// Computes costly figures of items, with intervals if there are to be resamples.
     pub(super) fn of_resamples<const N: usize>(
         (names, of): ([&str; N], &[(&str, &str)]),
         count: usize,
@@ -83,31 +83,31 @@ impl Figure {
         Ok(names.into_iter().zip(found?).map(|(name, interval)| Self::new(name, of, interval, count)).collect())
     }
 
-    /// A figure whose interval is not known.
+    /// Builds a figure without an interval.
     pub(super) fn single(name: &str, of: &[(&str, &str)], value: f64, count: usize) -> Self {
         let of = of.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
         Self { name: name.to_owned(), of, value, low: None, high: None, count }
     }
 
-    /// The figure over one of the settings that it is of; `None` if that is not a number.
+    /// Returns the figure as a point over one of its qualifiers; `None` if that is not a number.
     pub(super) fn point(&self, over: &str) -> Option<Point> {
         let x = self.of.get(over)?.parse().ok()?;
         Some(Point { x, y: self.value, interval: self.low.zip(self.high).map(|(low, high)| [low, high]) })
     }
 
-    /// `low .. high`, nothing if it is not known.
+    /// Formats the interval as `low .. high`; empty if it is not known.
     pub(super) fn interval(&self) -> String {
         let bounds = self.low.zip(self.high);
         bounds.map(|(low, high)| format!("{} .. {}", number(low), number(high))).unwrap_or_default()
     }
 
-    /// The mean of values; none without finite values.
+    /// Computes the mean of values; `None` without finite values.
     pub(super) fn mean(name: &str, of: &[(&str, &str)], values: &[f64], seed: u64) -> Option<Self> {
         let interval = diffae_eval::bootstrap_mean(values, NUM_RESAMPLES, seed).ok()?;
         Some(Self::new(name, of, interval, values.len()))
     }
 
-    /// Another figure of items; none if all of them have none.
+    /// Computes another figure of items; `None` if none of them has one.
     pub(super) fn of_items(
         name: &str,
         of: &[(&str, &str)],
@@ -155,14 +155,14 @@ impl Report {
         folder.join(format!("{measure}.json"))
     }
 
-    /// Keys of all figures, in order.
+    /// Returns the keys of all figures, in order.
     fn keys(&self) -> Vec<&str> {
         let keys: std::collections::BTreeSet<&str> =
             self.figures.iter().flat_map(|figure| figure.of.keys().map(String::as_str)).collect();
         keys.into_iter().collect()
     }
 
-    /// A table in columns.
+    /// Formats the report as a table.
     pub(super) fn table(&self) -> String {
         let keys = self.keys();
         let mut rows = vec![keys.iter().map(|&key| key.to_owned()).collect::<Vec<_>>()];
@@ -192,12 +192,12 @@ impl Report {
     }
 }
 
-/// Whether a resample has no figures because of what it happens to lack.
+/// Returns whether a resample has no figures because it lacks items of some kind.
 fn lacks_some(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(diffae_eval::Error::OneClass | diffae_eval::Error::TooFew { .. }))
 }
 
-/// Rows of cells as lines whose columns stand below each other; every row has as many cells as the first.
+/// Aligns rows of cells in columns; every row has as many cells as the first.
 pub(super) fn aligned(rows: &[Vec<String>]) -> String {
     let width_of = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).filter_map(width_of).collect();

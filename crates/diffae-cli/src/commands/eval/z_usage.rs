@@ -1,4 +1,4 @@
-//! `diffae eval z-usage`: how much of a picture `z_sem` decides, and how much `x_T`.
+//! `diffae eval z-usage`: shares of a picture that `z_sem` decides, and that `x_T` decides.
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
@@ -17,8 +17,8 @@ const BY_Z_SEM: &str = "rmse_other_z_sem";
 const BY_X_TERMINAL: &str = "rmse_other_x_T";
 const SHARE: &str = "z_sem_share";
 
-/// Decodes each picture's `z_sem` from a random `x_T`, then with the `z_sem` of the next picture, then with its `x_T`, and
-/// compares.
+/// Decodes each picture's `z_sem` from a random `x_T`, then with the `z_sem` of the next picture, then with its `x_T`,
+/// and compares the results.
 pub(super) fn run(global: &GlobalArgs, args: &ZUsageArgs) -> Result<Report> {
     let pictures = PictureSet::find(&args.data)?;
     let session = Session::open(global, &args.model, &args.run.batch)?;

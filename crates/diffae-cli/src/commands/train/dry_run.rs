@@ -1,4 +1,4 @@
-//! `diffae train --dry-run`: whether a run would go through, and how long it would take.
+//! `diffae train --dry-run`: checks whether a run would succeed, and estimates how long it would take.
 
 use std::collections::BTreeSet;
 use std::io::Cursor;
@@ -16,13 +16,13 @@ use crate::args::TrainArgs;
 use crate::one_sentence;
 use crate::output::say;
 
-/// Pictures that are opened, at most, and for how long at most.
-const MOST_OPENED: usize = 256;
+/// Maximum number of pictures that are opened, and maximum time for it.
+const MAX_OPENED: usize = 256;
 const OPEN_FOR: Duration = Duration::from_secs(20);
-/// Broken pictures that are listed.
-const MOST_LISTED: usize = 5;
+/// Maximum number of broken pictures that are listed.
+const MAX_LISTED: usize = 5;
 
-/// Prints the config, what a run of it would take, and what stands in its way.
+/// Prints the config, the estimated time of a run, and the problems that would stop it.
 pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let config = config(args)?;
     say(&config.to_toml())?;
@@ -45,7 +45,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     say_times(&of_stages(&estimate, &stages), planned)
 }
 
-/// Those of some stages; the first of them after the autoencoder encodes the pictures.
+/// Selects the estimates of some stages; the first of them after the autoencoder encodes the pictures.
 fn of_stages(estimate: &Estimate, stages: &[Stage]) -> Vec<StageEstimate> {
     let encoding_secs: f64 = estimate.stages.iter().map(|estimated| estimated.encoding_secs).sum();
     let wanted = estimate.stages.iter().copied().filter(|estimated| stages.contains(&estimated.stage));
@@ -57,7 +57,7 @@ fn of_stages(estimate: &Estimate, stages: &[Stage]) -> Vec<StageEstimate> {
     wanted
 }
 
-/// What a run would be refused for, in sentences.
+/// Reasons to refuse a run, in sentences.
 #[derive(Default)]
 struct Refusals(Vec<String>);
 
@@ -81,7 +81,7 @@ impl Refusals {
     }
 }
 
-/// Opens pictures and labels.
+/// Checks pictures and labels.
 fn look_at_data(
     config: &TrainConfig,
     stages: &[Stage],
@@ -120,7 +120,7 @@ fn open_pictures(config: &TrainConfig, splits: [&Pictures; 2], refusals: &mut Re
     let size = config.model.image_size;
     let (mut opened, mut enlarged, mut broken) = (0, 0, vec![]);
     let start = Instant::now();
-    for place in spread(all.len(), MOST_OPENED) {
+    for place in spread(all.len(), MAX_OPENED) {
         if start.elapsed() > OPEN_FOR {
             break;
         }
@@ -132,11 +132,11 @@ fn open_pictures(config: &TrainConfig, splits: [&Pictures; 2], refusals: &mut Re
         }
     }
     say(&format!("opened {opened} of {} pictures: {} cannot be read", all.len(), broken.len()))?;
-    for line in broken.iter().take(MOST_LISTED) {
+    for line in broken.iter().take(MAX_LISTED) {
         say(&format!("  {line}"))?;
     }
-    if broken.len() > MOST_LISTED {
-        say(&format!("  and {} more", broken.len() - MOST_LISTED))?;
+    if broken.len() > MAX_LISTED {
+        say(&format!("  and {} more", broken.len() - MAX_LISTED))?;
     }
     if enlarged > 0 {
         say(&format!("smaller than {size} pixels, and enlarged: {enlarged}"))?;
@@ -156,13 +156,13 @@ fn open_pictures(config: &TrainConfig, splits: [&Pictures; 2], refusals: &mut Re
     Ok(())
 }
 
-/// At most `most` of the numbers below `count`, as far from each other as can be.
+/// Returns at most `most` of the numbers below `count`, as far from each other as can be.
 fn spread(count: usize, most: usize) -> BTreeSet<usize> {
     let some = count.min(most);
     (0..some).map(|i| (i * count).checked_div(some).unwrap_or(0)).collect()
 }
 
-/// Whether the shorter side of a picture has fewer pixels than the model's pictures.
+/// Returns whether the shorter side of a picture has fewer pixels than the model's images.
 fn is_smaller(pictures: &Pictures, idx: usize, size: usize) -> bool {
     let Ok(bytes) = pictures.bytes(idx) else { return false };
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
@@ -202,7 +202,7 @@ fn say_sizes(config: &TrainConfig, num_parameters: usize, estimate: &Estimate) -
     ))
 }
 
-/// A line for each stage, by steps that were measured here and now.
+/// Prints a line for each stage, from steps measured on this machine.
 fn say_times(stages: &[StageEstimate], planned: Planned) -> Result<()> {
     say("measured on this machine as busy as it is now:")?;
     for estimated in stages {

@@ -1,4 +1,4 @@
-//! How far a stage is: a bar on a terminal, plain lines elsewhere.
+//! Progress of a training stage: a bar on a terminal, plain lines elsewhere.
 
 use std::cell::{Cell, RefCell};
 use std::io::IsTerminal;
@@ -12,12 +12,12 @@ use super::note;
 use super::times::in_words;
 use crate::session::interrupted;
 
-/// Lines on something that is no terminal are at least this far apart.
+/// Minimum time between two lines where the output is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How far the stages of a run are.
+/// Progress of the stages of a run.
 pub(crate) struct StepProgress {
-    /// Whether the user expects the first stage to go on from a checkpoint, and hears it if there is none.
+    /// True if the user expects the first stage to resume from a checkpoint, and is told if there is none.
     expects_checkpoint: Cell<bool>,
     has_trained: Cell<bool>,
     shown: RefCell<Option<Shown>>,
@@ -30,7 +30,7 @@ struct Shown {
     first: usize,
     last_line: Instant,
     bar: Option<ProgressBar>,
-    /// A mean over the last steps.
+    /// Mean loss over the last steps.
     loss: f64,
 }
 
@@ -39,14 +39,14 @@ impl StepProgress {
         Self { expects_checkpoint: Cell::new(false), has_trained: Cell::new(false), shown: RefCell::default() }
     }
 
-    /// The same of a run that is to go on.
+    /// Starts over a run that is resumed.
     pub(crate) fn going_on() -> Self {
         let progress = Self::new();
         progress.expects_checkpoint.set(true);
         progress
     }
 
-    /// Breaks after Ctrl-C.
+    /// Shows a step; breaks after Ctrl-C.
     pub(crate) fn step(&self, report: &StepReport) -> ControlFlow<()> {
         let mut shown = self.shown.borrow_mut();
         if shown.as_ref().is_none_or(|shown| (shown.stage, shown.work) != (report.stage, report.work)) {
@@ -74,7 +74,7 @@ impl StepProgress {
         self.expects_checkpoint.set(false);
     }
 
-    /// Ends; whether anything was trained.
+    /// Ends the display; returns whether anything was trained.
     pub(crate) fn finish(self) -> bool {
         clear(self.shown.into_inner());
         self.has_trained.get()
@@ -87,7 +87,7 @@ fn clear(shown: Option<Shown>) {
     }
 }
 
-/// What is under way.
+/// Names the work in progress.
 fn label(report: &StepReport) -> String {
     match report.work {
         Work::Encoding => format!("{}, encoding", report.stage.name()),

@@ -1,4 +1,4 @@
-//! `diffae train --out RUN --resume`: what is named again agrees with the run, or may change.
+//! `diffae train --out RUN --resume`: arguments that are repeated agree with the run, or may change it.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use diffae_train::{Change, RunFolder, Stage, presets, require_same};
 use super::{absolute, config, labels_path, model_path, note};
 use crate::args::TrainArgs;
 
-/// Opens the run, with the settings and labels of the command line from now on.
+/// Opens the run, and takes over settings and labels of the command line.
 pub(super) fn open(args: &TrainArgs, out: &Path) -> Result<RunFolder> {
     let mut folder = RunFolder::open(out)?;
     check_inputs(args, &folder)?;
@@ -32,7 +32,7 @@ pub(super) fn open(args: &TrainArgs, out: &Path) -> Result<RunFolder> {
     Ok(folder)
 }
 
-/// Fails if data or weights to begin with are others than those of the run.
+/// Fails if data or initial weights differ from those of the run.
 fn check_inputs(args: &TrainArgs, folder: &RunFolder) -> Result<()> {
     let (notes, out) = (folder.notes(), folder.path().display());
     if let Some(data) = &args.data {

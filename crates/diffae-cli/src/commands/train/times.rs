@@ -1,10 +1,10 @@
-//! Durations as people say them.
+//! Durations in words.
 
 const MINUTE: f64 = 60.;
 const HOUR: f64 = 60. * MINUTE;
 const DAY: f64 = 24. * HOUR;
 
-/// `40 s`, `12 min`, `2 h 10 min`, `3.5 days`.
+/// Formats a duration: `40 s`, `12 min`, `2 h 10 min`, `3.5 days`.
 pub(super) fn in_words(secs: f64) -> String {
     match secs {
         secs if secs < 1. => "less than a second".to_owned(),
@@ -20,7 +20,7 @@ pub(super) fn in_words(secs: f64) -> String {
     }
 }
 
-/// The same of a guess: `about 12 min`.
+/// Formats an estimated duration: `about 12 min`.
 pub(super) fn about(secs: f64) -> String {
     if secs < 1. { in_words(secs) } else { format!("about {}", in_words(secs)) }
 }

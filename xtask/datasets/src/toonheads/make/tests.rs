@@ -104,7 +104,7 @@ fn others_lack_the_attribute_in_another_way() {
     assert!(others.is_subset(&with) && (8..25).contains(&others.len()), "{}", others.len());
 }
 
-/// Where the style draws mouth and eyes, in pixels of its own 768, without the enlargement.
+/// Places of mouth and eyes in the style, in pixels of its own 768, without the enlargement.
 #[test]
 fn a_pair_differs_only_inside_the_part_that_changed() {
     let style = Style::of(Drawing::ToonHead);

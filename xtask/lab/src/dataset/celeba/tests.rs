@@ -1,4 +1,4 @@
-//! Tests on made-up files in the structure of CelebA.
+//! Tests on synthetic files in the structure of CelebA.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn pictures() -> Vec<(String, Vec<u8>)> {
     (1..=4).map(file).collect()
 }
 
-/// As downloaded: a zip and two text files, each in its folder.
+/// Writes the files as downloaded: a zip and two text files, each in its folder.
 fn downloaded(root: &Path) {
     folder(
         root,

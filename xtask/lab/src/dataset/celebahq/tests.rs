@@ -1,4 +1,4 @@
-//! Tests on made-up files in the structure of CelebAMask-HQ.
+//! Tests on synthetic files in the structure of CelebAMask-HQ.
 
 use diffae_data::Labels;
 use image::ImageFormat;

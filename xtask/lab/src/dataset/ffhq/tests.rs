@@ -1,4 +1,4 @@
-//! Tests on made-up folders and zips in the structure of FFHQ.
+//! Tests on synthetic folders and zips in the structure of FFHQ.
 
 use image::ImageFormat;
 
@@ -6,7 +6,7 @@ use crate::dataset::pictures::made_up::{
     assert_near, colors, encoded, folder, gradient, manifest, names, overshoots, run, snapshot, step, zip,
 };
 
-/// Pictures `FOLDER/00000/00000.png` and so on, blue as given.
+/// Creates pictures `FOLDER/00000/00000.png` and so on, with the given blue.
 fn files(top: &str, numbers: &[u32], blue: u8) -> Vec<(String, Vec<u8>)> {
     let name = |number: u32| format!("{top}{:05}/{number:05}.png", number - number % 1000);
     let file = |&number: &u32| (name(number), encoded(&gradient(64, 64, blue), ImageFormat::Png));

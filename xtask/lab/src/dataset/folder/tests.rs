@@ -1,4 +1,4 @@
-//! Tests on made-up folders and zips of pictures.
+//! Tests on synthetic folders and zips of pictures.
 
 use diffae_data::{Crop, Labels, Pictures};
 use image::ImageFormat;

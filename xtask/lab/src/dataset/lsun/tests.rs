@@ -1,4 +1,4 @@
-//! Tests on made-up databases in the structure of LSUN.
+//! Tests on synthetic databases in the structure of LSUN.
 
 use image::ImageFormat;
 
@@ -6,7 +6,7 @@ use crate::dataset::pictures::made_up::{
     assert_near, colors, database, encoded, gradient, manifest, names, run, snapshot, zip,
 };
 
-/// Values under keys that say nothing, not in order.
+/// Returns values under meaningless keys, not in order.
 fn entries() -> Vec<(String, Vec<u8>)> {
     let picture = |key: &str, blue| (key.to_owned(), encoded(&gradient(80, 40, blue), ImageFormat::WebP));
     vec![picture("ffe0a1", 30), picture("0b77c2", 60), picture("a90d3f", 90)]

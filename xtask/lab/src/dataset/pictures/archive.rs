@@ -9,9 +9,9 @@ use anyhow::{Context, Result, ensure};
 use zip::ZipArchive;
 
 /// Largest member that is read into memory, in bytes.
-const MOST_BYTES: u64 = 1 << 30;
+const MAX_BYTES: u64 = 1 << 30;
 
-/// The archive; its directory is read once.
+/// A zip archive whose directory is read once.
 #[derive(Debug)]
 pub(crate) struct Archive {
     path: PathBuf,
@@ -39,31 +39,31 @@ impl Archive {
         Ok(Self { path: path.to_owned(), zip: archive, members })
     }
 
-    /// Path in the archive and number of each file.
+    /// Returns the path in the archive and the index of each file.
     pub(crate) fn members(&self) -> &[(String, usize)] {
         &self.members
     }
 
-    /// The file of that name, in whatever folder of the archive.
+    /// Returns the file of that name, in whatever folder of the archive.
     pub(crate) fn named(&self, file_name: &str) -> Option<(&str, usize)> {
         let found = self.members.iter().find(|(name, _)| name.rsplit('/').next() == Some(file_name));
         found.map(|(name, idx)| (name.as_str(), *idx))
     }
 
-    /// The length of a member, unpacked.
+    /// Returns the length of a member, unpacked.
     pub(crate) fn length(&self, idx: usize) -> Result<u64> {
         let mut archive = self.zip.clone();
         let member = archive.by_index(idx).with_context(|| self.damaged(idx))?;
         Ok(member.size())
     }
 
-    /// The contents of a member.
+    /// Reads the contents of a member.
     pub(crate) fn read(&self, idx: usize) -> Result<Vec<u8>> {
         let mut archive = self.zip.clone();
         let member = archive.by_index(idx).with_context(|| self.damaged(idx))?;
-        ensure!(member.size() <= MOST_BYTES, "{}: it has {} bytes", self.damaged(idx), member.size());
+        ensure!(member.size() <= MAX_BYTES, "{}: it has {} bytes", self.damaged(idx), member.size());
         let mut bytes = vec![];
-        member.take(MOST_BYTES).read_to_end(&mut bytes).with_context(|| self.damaged(idx))?;
+        member.take(MAX_BYTES).read_to_end(&mut bytes).with_context(|| self.damaged(idx))?;
         Ok(bytes)
     }
 
@@ -81,7 +81,7 @@ impl Archive {
     }
 }
 
-/// A file whose clones are opened when they are read.
+/// A file whose clones open it again when they are read.
 #[derive(Debug)]
 struct Source {
     path: Arc<Path>,

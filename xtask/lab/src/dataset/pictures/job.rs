@@ -1,4 +1,4 @@
-//! One data set from beginning to end: pictures, the files beside them, the manifest.
+//! Creation of one data set: pictures, the files beside them, the manifest.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use super::{About, Common, Format, LabelFile, Originals};
 use xtask_datasets::{Fingerprint, Listing, Manifest, Output, Survey};
 
 const LICENCE: &str = "LICENCE.txt";
-/// Which original each picture was made of.
+/// File that names the original of each picture.
 const SOURCES: &str = "sources.csv";
 /// Files beside the pictures, in the order of the listing.
 const BESIDE: [&str; 4] = [LICENCE, LabelFile::CELEBA, LabelFile::CSV, SOURCES];
@@ -26,7 +26,7 @@ pub(crate) struct Job<'a> {
     output: Output,
 }
 
-/// What it is made of.
+/// Ingredients of a data set: originals, pictures, labels and terms.
 #[derive(Debug)]
 pub(crate) struct Recipe<'a> {
     pub(crate) originals: &'a Originals,
@@ -35,11 +35,11 @@ pub(crate) struct Recipe<'a> {
     /// Digits of the index in the keys of a database.
     pub(crate) key_digits: usize,
     pub(crate) labels: Option<LabelFile>,
-    /// Who owns it, and under which terms.
+    /// Owner and terms of the originals.
     pub(crate) licence: String,
 }
 
-/// Makes a data set whose originals are all known by their names.
+/// Creates a data set whose originals are all known by their names.
 pub(crate) fn make(common: &Common, about: About, recipe: Recipe<'_>) -> Result<()> {
     ensure!(!recipe.pictures.is_empty(), "no pictures are left to be made");
     if let Some(labels) = &recipe.labels {
@@ -52,7 +52,7 @@ pub(crate) fn make(common: &Common, about: About, recipe: Recipe<'_>) -> Result<
 }
 
 impl<'a> Job<'a> {
-    /// Begins or continues; nothing if all is there already.
+    /// Starts or resumes a data set; `None` if it is complete.
     pub(crate) fn begin(common: &'a Common, about: About, originals: Fingerprint) -> Result<Option<Self>> {
         let manifest = common.manifest(about, originals);
         let output = Output::new(&common.out, &manifest)?;
@@ -67,7 +67,7 @@ impl<'a> Job<'a> {
         Ok(Some(Self { common, manifest, output }))
     }
 
-    /// Makes what is missing.
+    /// Creates the missing pictures and files.
     pub(crate) fn make(mut self, mut recipe: Recipe<'_>) -> Result<()> {
         recipe.pictures.truncate(self.common.limited(recipe.pictures.len()));
         let making = Making {
@@ -123,7 +123,7 @@ fn sources(rows: &[[&str; 2]]) -> Result<Vec<u8>> {
     csv.into_inner().context("cannot write CSV")
 }
 
-/// Looks at all that was made; nothing if a file is not there.
+/// Surveys all files of the data set; `None` if one is missing.
 fn survey(out: &Path, format: Format) -> Result<Option<Survey>> {
     let mut survey = Survey { counts: BTreeMap::new(), bytes: 0, listing_blake3: String::new() };
     let mut listing = Listing::default();

@@ -1,4 +1,4 @@
-//! A file of labels, with the names of what was made in place of those of the originals.
+//! Label files, with the names of created pictures in place of those of the originals.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -17,15 +17,15 @@ pub(crate) struct LabelFile {
     is_of_owner: bool,
 }
 
-/// The originals by their paths, and by the ends of these, such as the file names, where they tell them apart.
+/// Originals by their paths, and by the ends of these, such as the file names, where they tell them apart.
 struct Known<'a>(HashMap<&'a str, Option<usize>>);
 
 impl LabelFile {
-    /// What a file in either form is called beside the pictures.
+    /// File name of labels in this form, beside the pictures.
     pub(super) const CELEBA: &'static str = "attributes.txt";
     pub(super) const CSV: &'static str = "attributes.csv";
 
-    /// Labels that `path` holds.
+    /// Parses the labels in the contents of `path`.
     pub(crate) fn new(path: &Path, contents: impl Into<Vec<u8>>) -> Result<Self> {
         let bytes = contents.into();
         Labels::from_bytes(&bytes, path)?;
@@ -33,7 +33,7 @@ impl LabelFile {
         Ok(Self { path: path.to_owned(), bytes, table, is_of_owner: false })
     }
 
-    /// The same of an owner's file, which labels the whole data set: of someone who has a part of the pictures, too.
+    /// Parses an owner's file, which labels the whole data set, even for someone who has only a part of the pictures.
     pub(crate) fn of_owner(path: &Path, contents: impl Into<Vec<u8>>) -> Result<Self> {
         Ok(Self { is_of_owner: true, ..Self::new(path, contents)? })
     }
@@ -45,13 +45,16 @@ impl LabelFile {
         }
     }
 
-    /// Tells labels from others.
+    /// Returns a checksum that tells labels from others.
     pub(crate) fn blake3(&self) -> String {
         blake3::hash(&self.bytes).to_hex().chars().take(16).collect()
     }
 
+    /// Checks that the labels fit the originals.
+    ///
     /// # Errors
-    /// If they label none of the originals; if a picture that they name is not among them, unless the file is the owner's.
+    /// If they label none of the originals; if a picture that they name is not among them, unless the file is the
+    /// owner's.
     pub(super) fn check(&self, originals: &Originals) -> Result<()> {
         let known = Known::new(originals);
         let rows = &self.table.rows;
@@ -66,7 +69,7 @@ impl LabelFile {
         Ok(())
     }
 
-    /// The same labels of what was made: `made` holds its names by the place of the original. Rows of others go.
+    /// Returns the labels under the names in `made`, by the index of the original. Rows of other originals are dropped.
     ///
     /// # Errors
     /// If two rows of one picture contradict each other.
@@ -105,7 +108,7 @@ impl LabelFile {
         String::from_utf8(csv.into_inner().context("cannot write CSV")?).context("cannot write CSV")
     }
 
-    /// The place of an original; none of a picture of the owner that is not there.
+    /// Returns the index of an original; `None` for a picture of the owner that the user lacks.
     fn find(&self, known: &Known<'_>, name: &str) -> Result<Option<usize>> {
         match known.0.get(name) {
             Some(Some(idx)) => Ok(Some(*idx)),

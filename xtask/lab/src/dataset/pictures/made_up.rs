@@ -1,4 +1,4 @@
-//! Small made-up originals in the structure of the real ones, and what is looked at afterwards.
+//! Synthetic originals in the structure of the real ones, and checks of the results.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
@@ -10,18 +10,19 @@ use diffae_data::{Crop, LmdbWriter, Pictures};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 
-/// A picture whose red is its column and whose green is its row, so that a part tells where it was; blue is its own.
+/// Draws a picture whose red is its column and whose green is its row, so that a crop shows its position; blue is a
+/// parameter.
 pub(in crate::dataset) fn gradient(width: u32, height: u32, blue: u8) -> RgbImage {
     let byte = |n: u32| u8::try_from(n).unwrap_or(u8::MAX);
     RgbImage::from_fn(width, height, |x, y| Rgb([byte(x), byte(y), blue]))
 }
 
-/// Dark left of the center, bright right of it: only Lanczos makes it darker or brighter than it is.
+/// Draws a picture that is dark left of the center and bright right of it: only Lanczos makes it darker or brighter.
 pub(in crate::dataset) fn step(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, _| Rgb([if x < width.div_ceil(2) + 1 { 50 } else { 200 }; 3]))
 }
 
-/// Whether a file has colors that [`step`] has not.
+/// Returns whether a file has colors that [`step`] has not.
 pub(in crate::dataset) fn overshoots(path: &Path) -> bool {
     let picture = image::open(path).unwrap().into_rgb8();
     picture.pixels().any(|pixel| !(47..=203).contains(&pixel[0]))
@@ -38,7 +39,7 @@ pub(in crate::dataset) fn encoded(picture: &RgbImage, format: ImageFormat) -> Ve
     bytes.into_inner()
 }
 
-/// Writes files into a zip, packed.
+/// Writes files into a compressed zip.
 pub(in crate::dataset) fn zip(path: &Path, files: &[(String, Vec<u8>)]) {
     let mut writer = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
     for (name, bytes) in files {
@@ -68,7 +69,7 @@ struct Command {
     args: crate::dataset::Args,
 }
 
-/// Runs `cargo xtask dataset` with these arguments; the message if it fails.
+/// Runs `cargo xtask dataset` with these arguments; returns the message if it fails.
 pub(in crate::dataset) fn run(source: &str, from: &Path, out: &Path, more: &str) -> Result<(), String> {
     let mut words = vec!["dataset".to_owned(), source.to_owned()];
     words.extend(["--from", &from.display().to_string(), "--out", &out.display().to_string()].map(str::to_owned));
@@ -77,7 +78,7 @@ pub(in crate::dataset) fn run(source: &str, from: &Path, out: &Path, more: &str)
     crate::dataset::run(&command.args).map_err(|error| format!("{error:#}"))
 }
 
-/// All files below a folder with their contents and times.
+/// Returns all files below a folder with their contents and times.
 pub(in crate::dataset) fn snapshot(root: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
     let mut found = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
@@ -99,13 +100,13 @@ pub(in crate::dataset) fn manifest(out: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(out.join("manifest.json")).unwrap()).unwrap()
 }
 
-/// Names of the pictures as training sees them.
+/// Returns the names of the pictures as training sees them.
 pub(in crate::dataset) fn names(data: &Path) -> Vec<String> {
     let pictures = Pictures::all(data, Crop::Center).unwrap();
     (0..pictures.len()).map(|idx| pictures.name(idx)).collect()
 }
 
-/// Colors of one picture at some pixels, 0 to 255, as training reads it.
+/// Returns the colors of one picture at some pixels, 0 to 255, as training reads it.
 pub(in crate::dataset) fn colors(data: &Path, idx: usize, size: usize, pixels: &[(usize, usize)]) -> Vec<[f32; 3]> {
     let pictures = Pictures::all(data, Crop::Center).unwrap();
     let bytes = pictures.bytes(idx).unwrap();

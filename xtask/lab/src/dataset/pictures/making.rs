@@ -1,4 +1,4 @@
-//! Makes pictures from their originals, on all threads: as files, or as the values of an LMDB.
+//! Conversion of originals into pictures, on all threads: as files, or as the values of an LMDB.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,46 +18,46 @@ use serde::{Deserialize, Serialize};
 use super::{Format, Originals};
 use xtask_datasets::{Fingerprint, MANIFEST};
 
-/// The folder of the pictures.
+/// Folder of the pictures.
 pub(super) const PICTURES: &str = "images";
 /// One original in so many may be broken.
 const ONE_BROKEN_IN: usize = 100;
-/// As in the reference.
+/// JPEG quality of the reference.
 const JPEG_QUALITY: u8 = 100;
-/// Pictures of one transaction.
+/// Number of pictures per transaction.
 const BATCH: usize = 256;
-/// What a database has to say while it is being made.
+/// Key of the progress in a database that is not finished yet.
 const PROGRESS_KEY: &str = "progress";
 const LENGTH_KEY: &str = "length";
 
-/// A picture to be made.
+/// A picture to create.
 #[derive(Debug, Clone)]
 pub(crate) struct Picture {
-    /// Its place among the originals.
+    /// Index of the original.
     pub(crate) original: usize,
-    /// Its path below the folder of pictures, without ending.
+    /// Path below the folder of pictures, without extension.
     pub(crate) name: String,
 }
 
-/// What becomes of an original.
+/// Crop and resize of an original.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cut {
     pub(crate) shape: Shape,
-    /// The part that is used; else the center.
+    /// Part of the original that is used; the center if `None`.
     pub(crate) part: Option<CropBox>,
     pub(crate) filter: ResizeFilter,
 }
 
-/// The width and height that originals have.
+/// Width and height that originals must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     Any,
     Exactly(u32, u32),
-    /// As wide as high, and not smaller than what is made of them.
+    /// As wide as high, and not smaller than the pictures created from them.
     Square,
 }
 
-/// What is made, of which, and where.
+/// Pictures to create, with their originals and their destination.
 #[derive(Debug)]
 pub(super) struct Making<'a> {
     pub(super) out: &'a Path,
@@ -69,18 +69,18 @@ pub(super) struct Making<'a> {
     pub(super) key_digits: usize,
 }
 
-/// Broken pictures by their index, and why.
+/// Broken pictures by their index, with the reason.
 type Broken = BTreeMap<usize, String>;
 
-/// The state of a database that is being made.
+/// State of a database that is not finished yet.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Progress {
-    /// How many pictures are made or found to be broken.
+    /// Number of pictures that are created or found to be broken.
     done: usize,
     broken: Broken,
 }
 
-/// What tells these pictures from others: their names.
+/// Returns the fingerprint of pictures, from their names.
 pub(super) fn fingerprint(pictures: &[Picture]) -> Fingerprint {
     let mut hasher = blake3::Hasher::new();
     for picture in pictures {
@@ -90,7 +90,8 @@ pub(super) fn fingerprint(pictures: &[Picture]) -> Fingerprint {
 }
 
 impl Making<'_> {
-    /// Makes what is missing. For each picture in order, its path or key; nothing if the original is broken.
+    /// Creates the missing pictures. Returns the path or key of each picture in order; `None` if the original is
+    /// broken.
     pub(super) fn run(&self, format: Format) -> Result<Vec<Option<String>>> {
         let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} pictures, ETA {eta}");
         let bar = ProgressBar::new(self.pictures.len() as u64).with_style(style.context("the progress bar is wrong")?);
@@ -159,7 +160,7 @@ impl Making<'_> {
         Ok((0..self.pictures.len()).map(key).collect())
     }
 
-    /// Ends a database: the count is the last that is written.
+    /// Finishes a database: the count is the last value written.
     pub(super) fn seal(&self, count: usize) -> Result<()> {
         let length = (LENGTH_KEY.to_owned(), count.to_string().into_bytes());
         self.writer()?.write(&[length], &[PROGRESS_KEY])?;
@@ -194,7 +195,7 @@ impl Making<'_> {
         Ok(square_from_bytes(&bytes, &name, usize::try_from(self.size)?, self.cut.part, self.cut.filter)?)
     }
 
-    /// Leaves a broken picture out.
+    /// Notes a broken picture, which is left out.
     ///
     /// # Errors
     /// If there are too many.
@@ -241,7 +242,7 @@ fn jpeg(picture: &RgbImage) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// How many pictures a finished database has.
+/// Returns the number of pictures of a finished database.
 pub(super) fn length(database: &diffae_data::Lmdb) -> Result<Option<usize>> {
     let text = database.get(LENGTH_KEY)?.and_then(|bytes| String::from_utf8(bytes).ok());
     Ok(text.and_then(|text| text.parse().ok()))

@@ -1,4 +1,4 @@
-//! The files that a user has: a folder, a zip, or an LMDB.
+//! Original files of a user: a folder, a zip, or an LMDB.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use image::ImageFormat;
 
 use super::{Archive, Owner};
 
-/// Pictures with names, in order of the names.
+/// Named pictures, in order of the names.
 #[derive(Debug)]
 pub(crate) struct Originals {
     root: PathBuf,
@@ -24,13 +24,13 @@ pub(crate) struct Originals {
 #[derive(Debug)]
 enum Place {
     Folder,
-    /// With the number of each picture in it.
+    /// A zip archive, with the index of each picture in it.
     Zip(Archive, Vec<usize>),
     Database(Arc<Lmdb>),
 }
 
 impl Originals {
-    /// The pictures of a folder, searched to the bottom, or of a zip.
+    /// Opens the pictures of a folder, searched to the bottom, or of a zip.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         if root.is_dir() {
             let relative = |path: PathBuf| {
@@ -46,7 +46,7 @@ impl Originals {
         Ok(Self { root: root.to_owned(), names, place: Place::Zip(archive, entries) })
     }
 
-    /// The values of a database.
+    /// Opens the values of a database.
     pub(crate) fn database(root: &Path) -> Result<Self> {
         let database = Lmdb::open(root)?;
         Ok(Self { root: root.to_owned(), names: database.keys()?, place: Place::Database(database) })
@@ -64,7 +64,7 @@ impl Originals {
         matches!(self.place, Place::Zip(..))
     }
 
-    /// One as it is stored.
+    /// Reads a picture as it is stored.
     pub(crate) fn read(&self, idx: usize) -> Result<Vec<u8>> {
         let name = self.name(idx);
         match &self.place {
@@ -77,7 +77,8 @@ impl Originals {
         }
     }
 
-    /// A text file that lies with the pictures: in the archive, in the folder or the two above, or in `folders` there.
+    /// Reads a text file that lies with the pictures: in the archive, in the folder or the two above, or in `folders`
+    /// there.
     pub(crate) fn text(&self, file_name: &str, folders: &[&str]) -> Result<Option<(PathBuf, String)>> {
         if let Place::Zip(archive, _) = &self.place
             && let Some((name, idx)) = archive.named(file_name)
@@ -94,8 +95,8 @@ impl Originals {
         Ok(Some((path, text)))
     }
 
-    /// The pictures in a folder of that name whose names are numbers, in order of the numbers. The folder may be what
-    /// was named, or the archive.
+    /// Returns the pictures in a folder of that name whose names are numbers, in order of the numbers. The folder may
+    /// be the path that was named, or be in the archive.
     pub(crate) fn numbered(&self, folder: &str) -> Result<Vec<(u32, usize)>> {
         let root = if self.root.is_dir() { self.root.file_name() } else { self.root.file_stem() };
         let is_root = root.is_some_and(|root| root == folder);
@@ -113,7 +114,8 @@ impl Originals {
         Ok(found.into_iter().collect())
     }
 
-    /// Those of [`Originals::numbered`], of which there must be some; a warning if there are fewer than the owner has.
+    /// Returns the pictures of [`Originals::numbered`], of which there must be some; warns if there are fewer than the
+    /// owner has.
     pub(crate) fn all_numbered(&self, folder: &str, whole: usize, owner: &Owner) -> Result<Vec<(u32, usize)>> {
         let found = self.numbered(folder)?;
         if found.is_empty() {

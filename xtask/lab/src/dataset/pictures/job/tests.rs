@@ -1,4 +1,4 @@
-//! Tests of what all data sets share: going on, broken originals, another data set, changed files.
+//! Tests of what all data sets share: resuming, broken originals, another data set, changed files.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::dataset::pictures::made_up::{
     assert_near, colors, encoded, folder, gradient, manifest, names, run, snapshot,
 };
 
-/// More than one batch.
+/// Number of pictures, more than one batch.
 const COUNT: usize = 300;
 
 fn name(idx: usize) -> String {
