@@ -17,7 +17,8 @@
 //!
 //! ```
 //! use std::path::Path;
-//! use diffae_infer::{DecodeOptions, LoadOptions, Model, read_image, rgb_from_tensor};
+//! use diffae_data::{read_image, rgb_from_tensor};
+//! use diffae_infer::{DecodeOptions, LoadOptions, Model};
 //! use diffae_schedule::{no_callback, no_noise};
 //!
 //! let fixtures = Path::new("../../tests/fixtures");
