@@ -7,7 +7,7 @@ use crate::image_io::{CropBox, picture_from_bytes};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, at};
+use crate::error::{Error, Result};
 use crate::file_kind::{FileKind, Foreign, file_kind};
 use crate::listing::{Listing, warn_of_left_out};
 use crate::lmdb;

@@ -158,9 +158,8 @@ pub fn kernel_distance(x: &Tensor, y: &Tensor) -> Result<f64> {
 /// Returns mean and standard deviation of [`kernel_distance`] over random subsets of two sets whose features are stored
 /// elsewhere, such as in a file: memory depends on the size of the subsets alone.
 ///
-/// - `counts`: number of features of each set; `subset`: number drawn from each, without repeats; `read`: maps a set (0
-/// or 1)
-///   and rows of it in rising order to `[subset, D]`.
+/// - `counts`: number of features of each set; `subset`: number drawn from each, without repeats; `read`: maps a
+///   set, 0 or 1, and rows of it in rising order to `[subset, D]`.
 ///
 /// # Errors
 /// [`Error::TooFew`] if a set has fewer than `subset`, or there is no subset; others as [`kernel_distance`] and `read`.
