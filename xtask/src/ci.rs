@@ -25,8 +25,6 @@ enum Action {
     Tidy,
     /// A piece of shell script.
     Shell(String),
-    /// `cargo machete`, where it is installed: dependencies that no source names.
-    Machete,
     /// `cargo deny`, as far as it is available.
     Deny,
 }
@@ -41,11 +39,10 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// All of them build the same packages with the same features: with others, cargo compiles most dependencies once more.
-fn steps(test_command: String) -> [Step<Action>; 7] {
+fn steps(test_command: String) -> [Step<Action>; 6] {
     [
         Step { name: "fmt", action: Action::Cargo("fmt --all --check") },
         Step { name: "tidy", action: Action::Tidy },
-        Step { name: "machete", action: Action::Machete },
         Step {
             name: "clippy",
             action: Action::Cargo(
@@ -71,22 +68,8 @@ fn perform(root: &Path, action: &Action) -> Result<Outcome> {
             println!("{script}");
             succeed(Command::new("sh").args(["-e", "-u", "-c", script]).current_dir(root))
         }
-        Action::Machete => machete(root),
         Action::Deny => deny(root),
     }
-}
-
-/// Dependencies that are declared and never named.
-fn machete(root: &Path) -> Result<Outcome> {
-    let cargo_machete = |argument| {
-        let mut command = repository::cargo(root);
-        command.args(["machete", argument]);
-        command
-    };
-    if !is_quietly_successful(&mut cargo_machete("--version")) {
-        return Ok(Outcome::Skipped("cargo-machete is not installed"));
-    }
-    succeed(&mut cargo_machete("--skip-target-dir"))
 }
 
 /// Licenses, sources and bans of the dependencies, and known vulnerabilities if their database can be had.
@@ -96,6 +79,9 @@ fn deny(root: &Path) -> Result<Outcome> {
         command.args(["deny", "--config", ".deny.toml"]);
         command
     };
+    let is_quietly_successful = |command: &mut Command| {
+        command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
     if !is_quietly_successful(cargo_deny().arg("--version")) {
         return Ok(Outcome::Skipped("cargo-deny is not installed"));
     }
@@ -104,10 +90,6 @@ fn deny(root: &Path) -> Result<Outcome> {
     }
     println!("the advisory database cannot be fetched: checking licenses, bans and sources only");
     succeed(cargo_deny().args(["check", "licenses", "bans", "sources"]))
-}
-
-fn is_quietly_successful(command: &mut Command) -> bool {
-    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 fn succeed(command: &mut Command) -> Result<Outcome> {
