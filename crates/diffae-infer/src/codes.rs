@@ -146,7 +146,7 @@ impl Codes {
     /// Writes tensors `z_sem` and `x_T`, and the rest as text.
     ///
     /// # Errors
-    /// [`Error::Exists`] or [`Error::Io`] if the file cannot be written.
+    /// [`diffae_data::Error::Exists`] or [`Error::Io`] if the file cannot be written.
     pub fn write(&self, path: &Path, text: &[(String, String)], overwrite: Overwrite) -> Result<()> {
         let mut tensors = BTreeMap::new();
         tensors.extend(self.z_sem.clone().map(|z_sem| ("z_sem".to_owned(), z_sem)));

@@ -440,7 +440,7 @@ impl ModelSource {
     /// Writes a model directory.
     ///
     /// # Errors
-    /// [`Error::Exists`] if it holds a model that must not be replaced; [`Error::Io`] if it cannot be written, in which
+    /// [`diffae_data::Error::Exists`] if it holds a model that must not be replaced; [`Error::Io`] if it cannot be written, in which
     /// case no file is left half written; [`Error::Weights`] if a number does not fit `dtype`.
     pub fn write(&self, folder: &Path, dtype: DType, overwrite: Overwrite) -> Result<()> {
         let paths = [folder.join(WEIGHTS_FILE), folder.join(CONFIG_FILE)];

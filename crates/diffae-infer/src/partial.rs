@@ -164,7 +164,7 @@ impl PartialFolder {
     /// Moves all results into the target folder, and removes this one. A new folder appears whole.
     ///
     /// # Errors
-    /// [`Error::Exists`] if a file is there and must not be replaced; [`Error::Io`].
+    /// [`diffae_data::Error::Exists`] if a file is there and must not be replaced; [`Error::Io`].
     pub fn commit(self, overwrite: Overwrite) -> Result<()> {
         let target = self.target.clone();
         let failed = |source| Error::Io { path: target.clone(), source };

@@ -174,7 +174,7 @@ impl Codes {
 /// # Shapes
 /// - `z_sem`: `[n, D]`; results: `[D]`, f32.
 /// # Errors
-/// [`Error::Data`] with fewer than two codes.
+/// [`Error::Data`](crate::Error::Data) with fewer than two codes.
 pub fn moments_of(z_sem: &Tensor) -> Result<LatentMoments> {
     let count = z_sem.dim(0)?;
     if count < 2 {
