@@ -47,6 +47,7 @@ mod source;
 mod tables;
 mod tar_members;
 mod unreadable;
+mod walk;
 
 pub use align::{AlignedFace, FaceBox, FaceBoxes, FaceCrop, FacePlace, ShapePredictor, align_face};
 pub use error::{Error, Result};

@@ -1,14 +1,13 @@
 //! A listing of all data below a folder: pictures, archives, tables, and what is left out, by kind.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::is_picture_name;
-
 use crate::archives::is_archive_name;
-use crate::error::{Result, at};
+use crate::error::Result;
 use crate::notices::{counted, warn_once};
+use crate::picture_folder::{has_picture_without_ending, is_picture_name};
+use crate::walk::Walk;
 use crate::{lmdb, tables};
 
 /// Endings of pictures that cannot be decoded.
@@ -42,51 +41,29 @@ struct LeftOut {
 }
 
 impl Listing {
-    /// Searches a folder to the bottom, links to folders included, hidden files and folders excluded. A link that leads
-    /// back to a folder above it is not followed, with a warning.
+    /// Lists a folder by the rules of [`Walk`]. A link that leads nowhere is a picture that cannot be read, if its name
+    /// says so.
     ///
     /// # Errors
     /// If a folder cannot be read.
     pub(crate) fn of(root: &Path) -> Result<Self> {
         let mut listing = Self::default();
-        let above = vec![root.canonicalize().map_err(at(root))?];
-        listing.search(root, &above)?;
+        let Walk { files, whole_folders, dangling, .. } = Walk::of(root, lmdb::is_database)?;
+        for path in files.iter().chain(&dangling) {
+            let depth = path.strip_prefix(root).unwrap_or(path).components().count();
+            listing.file(path, depth);
+        }
+        listing.pictures.sort();
+        listing.left_out.deeper.extend(whole_folders);
+        listing.left_out.deeper.sort();
         Ok(listing)
-    }
-
-    fn search(&mut self, folder: &Path, above: &[PathBuf]) -> Result<()> {
-        let mut paths = vec![];
-        for entry in fs::read_dir(folder).map_err(at(folder))? {
-            paths.push(entry.map_err(at(folder))?.path());
-        }
-        paths.sort();
-        for path in paths {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with('.') || name == "__MACOSX" {
-                continue;
-            }
-            // A link that leads nowhere is a picture that cannot be read, if its name says so.
-            if !path.is_dir() {
-                self.file(&path, above.len());
-                continue;
-            }
-            let real = path.canonicalize().map_err(at(&path))?;
-            if above.contains(&real) {
-                warn_once(&format!("{} leads back to {} and is not followed", path.display(), real.display()));
-            } else if lmdb::is_database(&path) {
-                self.left_out.deeper.push(path);
-            } else {
-                self.search(&path, &[above, &[real]].concat())?;
-            }
-        }
-        Ok(())
     }
 
     /// Adds a file at a depth of folders below the root.
     fn file(&mut self, path: &Path, depth: usize) {
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         let file = path.to_owned();
-        if is_picture_name(path) {
+        if is_picture_name(path) || has_picture_without_ending(path) {
             self.pictures.push(file);
         } else if is_archive_name(path) || ending == tables::EXTENSION || lmdb::is_database_name(&ending) {
             match ending.as_str() {

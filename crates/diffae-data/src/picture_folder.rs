@@ -1,21 +1,20 @@
 //! The pictures below a folder: searched through links, with a report of what is left out.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::notices::warn_once;
 use crate::picture_file::{begins_like_a_picture, unread_format};
+use crate::walk::Walk;
 
 /// Endings of files that a search takes for pictures.
 const PICTURE_ENDINGS: [&str; 20] = [
     "png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "bmp", "dib", "gif", "tif", "tiff", "tga", "qoi",
     "ppm", "pgm", "pbm", "pnm", "pam",
 ];
-/// Folders in which systems keep copies of pictures.
-const FOLDERS_OF_SYSTEMS: [&str; 2] = ["__MACOSX", "@eaDir"];
 /// Maximum number of files that a warning names.
 const MAX_NAMED: usize = 3;
 /// Number of bytes to inspect of a file without an ending.
@@ -62,71 +61,20 @@ struct Search {
     unread: BTreeMap<&'static str, Vec<PathBuf>>,
     /// Links whose targets do not exist.
     dangling: Vec<PathBuf>,
-    /// Links to folders, not followed yet.
-    links: Vec<PathBuf>,
-    /// Folders that were searched, by their real paths.
-    searched: BTreeSet<PathBuf>,
 }
 
 impl Search {
     fn of(folder: &Path) -> Result<Self> {
-        let mut search = Self::default();
-        search.enter(folder)?;
-        // Links come last, so that a folder that has a name here goes by it.
-        while let Some(link) = search.links.pop() {
-            search.enter(&link)?;
+        let walk = Walk::of(folder, |_| false)?;
+        let mut search = Self { dangling: walk.dangling, ..Self::default() };
+        for path in walk.files {
+            if is_picture_name(&path) || has_picture_without_ending(&path) {
+                search.files.push(path);
+            } else if let Some(format) = unread_format(&path) {
+                search.unread.entry(format).or_default().push(path);
+            }
         }
-        search.files.sort();
-        search.dangling.sort();
-        search.unread.values_mut().for_each(|files| files.sort());
         Ok(search)
-    }
-
-    fn enter(&mut self, folder: &Path) -> Result<()> {
-        let failed = |source| Error::Io { path: folder.to_owned(), source };
-        if !self.searched.insert(fs::canonicalize(folder).map_err(failed)?) {
-            return Ok(());
-        }
-        let mut links = vec![];
-        for entry in fs::read_dir(folder).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with('.') || FOLDERS_OF_SYSTEMS.contains(&name.as_ref()) {
-                continue;
-            }
-            let path = entry.path();
-            let file_type = entry.file_type().map_err(failed)?;
-            if !file_type.is_symlink() {
-                if file_type.is_dir() {
-                    self.enter(&path)?;
-                } else {
-                    self.add(path, file_type);
-                }
-                continue;
-            }
-            match fs::metadata(&path) {
-                Ok(target) if target.is_dir() => links.push(path),
-                Ok(target) => self.add(path, target.file_type()),
-                Err(_) => self.dangling.push(path),
-            }
-        }
-        // The last one is followed first.
-        links.sort_by(|a, b| b.cmp(a));
-        self.links.extend(links);
-        Ok(())
-    }
-
-    fn add(&mut self, path: PathBuf, file_type: fs::FileType) {
-        // A pipe or a device could be waited for forever.
-        if !file_type.is_file() {
-            return;
-        }
-        if is_picture_name(&path) || (path.extension().is_none() && file_begins_like_a_picture(&path)) {
-            self.files.push(path);
-        } else if let Some(format) = unread_format(&path) {
-            self.unread.entry(format).or_default().push(path);
-        }
     }
 
     fn unread_in_words(&self) -> String {
@@ -157,6 +105,11 @@ impl Search {
     }
 }
 
+/// Returns whether a file is taken for a picture by its first bytes, as files without an ending are.
+pub(crate) fn has_picture_without_ending(path: &Path) -> bool {
+    path.extension().is_none() && file_begins_like_a_picture(path)
+}
+
 fn file_begins_like_a_picture(path: &Path) -> bool {
     let mut beginning = vec![];
     let read = File::open(path).and_then(|file| file.take(BEGINNING_BYTES).read_to_end(&mut beginning));
@@ -172,6 +125,8 @@ fn some_names(paths: &[&PathBuf]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use image::RgbImage;
 

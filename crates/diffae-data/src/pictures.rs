@@ -385,4 +385,27 @@ mod tests {
         assert_eq!(names, ["cat/0.png", "dog/1.png", "dog/deep/2.png", "lost.png"]);
         assert!(pictures.read(3, 3, 4).is_err(), "a link that leads nowhere cannot be read");
     }
+
+    /// Pipes, which nobody writes into, would be waited for forever.
+    #[cfg(unix)]
+    #[test]
+    fn a_data_set_has_the_pictures_that_a_command_would_take() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        for name in ["a/0.png", "a/1", "b.jpg", "@eaDir/b.jpg", "__MACOSX/b.jpg", ".cache/b.jpg", "._b.jpg"] {
+            std::fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+            RgbImage::new(2, 2).save_with_format(root.join(name), image::ImageFormat::Png).unwrap();
+        }
+        std::fs::write(root.join("LICENSE"), "text").unwrap();
+        symlink(root.join("a"), root.join("alias")).unwrap();
+        let pipe = std::process::Command::new("mkfifo").arg(root.join("pipe.png")).status().unwrap();
+        assert!(pipe.success());
+        let pictures = Pictures::all(root, Crop::Center).unwrap();
+        let names: Vec<String> = (0..pictures.len()).map(|idx| pictures.name(idx)).collect();
+        assert_eq!(names, ["a/0.png", "a/1", "b.jpg"]);
+        let of_command: Vec<String> =
+            crate::picture_files(root).unwrap().iter().map(|path| relative(root, path)).collect();
+        assert_eq!(names, of_command);
+    }
 }
