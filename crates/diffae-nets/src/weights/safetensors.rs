@@ -146,7 +146,7 @@ impl TensorSource for SafetensorsFile {
     }
 }
 
-/// Encodes tensors as the bytes of a safetensors file.
+/// Encodes tensors as the bytes of a safetensors file: the same for the same tensors and text.
 ///
 /// # Errors
 /// [`Error::Tensor`] if a tensor cannot be brought to the CPU, [`Error::Safetensors`] if it cannot be encoded.
@@ -157,8 +157,25 @@ pub fn safetensors_bytes(tensors: &BTreeMap<String, Tensor>, text: &BTreeMap<Str
         views.push((name.as_str(), view));
     }
     let text = (!text.is_empty()).then(|| text.iter().map(|(k, v)| (k.clone(), v.clone())).collect::<HashMap<_, _>>());
-    safetensors::serialize(views, text)
-        .map_err(|source| Error::Safetensors { path: PathBuf::from("the tensors"), source })
+    let mut bytes = safetensors::serialize(views, text)
+        .map_err(|source| Error::Safetensors { path: PathBuf::from("the tensors"), source })?;
+    sort_header(&mut bytes);
+    Ok(bytes)
+}
+
+/// Sorts the keys of a header in place: the crate writes metadata in the random order of a hash map.
+fn sort_header(bytes: &mut [u8]) {
+    let Some((length, rest)) = bytes.split_first_chunk_mut() else { return };
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok();
+    let Some(header) = length.and_then(|length| rest.get_mut(..length)) else { return };
+    let Ok(mut keys) = serde_json::from_slice::<serde_json::Value>(header) else { return };
+    keys.sort_all_objects();
+    if let Ok(sorted) = serde_json::to_vec(&keys)
+        && let Some((start, padding)) = header.split_at_mut_checked(sorted.len())
+    {
+        start.copy_from_slice(&sorted);
+        padding.fill(b' ');
+    }
 }
 
 /// Little-endian bytes of one tensor, with dtype and shape.
@@ -219,5 +236,30 @@ impl View for OwnedView {
 
     fn data_len(&self) -> usize {
         self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_same_tensors_and_text_are_the_same_bytes() {
+        let tensor = |i: u8| Tensor::new(&[f32::from(i), 0.5], &Device::Cpu).unwrap();
+        let tensors: BTreeMap<String, Tensor> = (0..9).map(|i| (format!("layer.{i}"), tensor(i))).collect();
+        let text: BTreeMap<String, String> = (0..9).map(|i| (format!("key {i}"), format!("\"{i}\" é\n"))).collect();
+        let bytes = safetensors_bytes(&tensors, &text).unwrap();
+        for _ in 0..20 {
+            assert!(safetensors_bytes(&tensors, &text).unwrap() == bytes);
+        }
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let read: BTreeMap<String, String> = metadata.metadata().clone().unwrap().into_iter().collect();
+        assert_eq!(read, text);
+        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        for (name, tensor) in &tensors {
+            assert_eq!(read.tensor(name).unwrap().data(), tensor_bytes(tensor).unwrap(), "{name}");
+        }
     }
 }
