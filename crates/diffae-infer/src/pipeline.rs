@@ -51,7 +51,7 @@ pub struct CodesBatch<'a> {
     pub x_terminal: &'a Tensor,
     /// Semantic codes, `[N, D]`, f32; absent in a plain DDPM.
     pub z_sem: Option<&'a Tensor>,
-    /// The N numbers of the pictures, from which noise is drawn for samplers that add some.
+    /// The N numbers of the pictures, from which noise is drawn for samplers that add some; others ignore them.
     pub numbers: &'a [u64],
 }
 
@@ -200,7 +200,7 @@ impl Pipeline {
     /// # Shapes
     /// - result: `x_0`, `[N, C, H, W]`, f32, in `[-1, 1]` if clipped.
     /// # Errors
-    /// As [`Model::decode`].
+    /// As [`Model::decode`]; [`Error::OutOfRange`] if the sampler adds noise and there are not N numbers.
     pub fn decode_batch(
         &self,
         codes: CodesBatch<'_>,
@@ -209,6 +209,9 @@ impl Pipeline {
     ) -> Result<Tensor> {
         let CodesBatch { x_terminal, z_sem, numbers } = codes;
         let count = computing("decoding", x_terminal.dim(0))?;
+        if !settings.sampler.is_deterministic() {
+            check_numbers(numbers, count)?;
+        }
         let mut noise = NoiseSource::new(settings.seed).steps(numbers.iter().copied());
         let x_0 = {
             let mut on_step = on_step(NetworkCall::Decoder, count, observer);
@@ -302,11 +305,8 @@ impl Pipeline {
         observer: &'a mut Observer<'_>,
     ) -> impl Iterator<Item = Result<(Range<usize>, Tensor)>> + 'a {
         self.batches(0..codes.len(), settings).map(move |batch| {
-            let numbers = numbers.get(batch.clone()).ok_or_else(|| Error::OutOfRange {
-                what: "the count of numbers of codes",
-                got: numbers.len().to_string(),
-                expected: "as many as there are codes",
-            })?;
+            check_numbers(numbers, codes.len())?;
+            let numbers = &numbers[batch.clone()];
             let z_sem = codes.z_sem.as_ref().map(|z_sem| self.part(z_sem, &batch)).transpose()?;
             let x_terminal = match &codes.x_terminal {
                 Some(x_terminal) => self.part(x_terminal, &batch)?,
@@ -384,6 +384,14 @@ fn called(call: NetworkCall, batch: &Tensor, observer: &mut Observer<'_>) -> Res
     let num_pictures = computing("counting pictures", batch.dim(0))?;
     let event = CallEvent { call, num_pictures, step: None };
     if observer(&event).is_break() { Err(Error::Cancelled) } else { Ok(()) }
+}
+
+fn check_numbers(numbers: &[u64], num_codes: usize) -> Result<()> {
+    if numbers.len() != num_codes {
+        let got = format!("{} for {num_codes} codes", numbers.len());
+        return Err(Error::OutOfRange { what: "the count of numbers", got, expected: "one for each of the codes" });
+    }
+    Ok(())
 }
 
 fn check_count(what: &'static str, count: usize) -> Result<()> {

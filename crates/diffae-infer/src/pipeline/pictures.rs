@@ -194,6 +194,7 @@ mod tests {
 
     use super::*;
     use crate::observer::{CallEvent, NetworkCall, no_observer};
+    use crate::pipeline::CodesBatch;
 
     const SETTINGS: PipelineSettings = PipelineSettings {
         num_steps: 2,
@@ -297,5 +298,13 @@ mod tests {
         let stop = &mut |_: &CallEvent<'_>| ControlFlow::Break(());
         assert!(matches!(pipeline.decode(&codes, &SETTINGS, stop), Err(Error::Cancelled)));
         assert!(matches!(pipeline.encode(&pictures(), &SETTINGS, stop), Err(Error::Cancelled)));
+        for numbers in [&[0, 1][..], &[0, 1, 2, 3]] {
+            let first = pipeline.decode_batches(&codes, numbers, &SETTINGS, &mut no_observer).next().unwrap();
+            assert!(matches!(first, Err(Error::OutOfRange { .. })), "{numbers:?}");
+        }
+        let noisy = PipelineSettings { sampler: Sampler::Ddim { eta: 1. }, ..SETTINGS };
+        let x_terminal = codes.x_terminal.as_ref().unwrap();
+        let batch = CodesBatch { x_terminal, z_sem: codes.z_sem.as_ref(), numbers: &[0] };
+        assert!(matches!(pipeline.decode_batch(batch, &noisy, &mut no_observer), Err(Error::OutOfRange { .. })));
     }
 }
