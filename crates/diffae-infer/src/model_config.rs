@@ -143,16 +143,35 @@ impl ModelConfig {
             }
             None => None,
         };
-        Ok(Self {
+        let diffusion = DiffusionConfig::from_facts(&architecture.diffusion)?;
+        let config = Self::diffusion(architecture.unet.clone(), architecture.encoder.clone(), diffusion);
+        Ok(Self { latent, ..config })
+    }
+
+    /// Returns the config of a diffusion over pictures: a diffusion autoencoder, or a plain DDPM without an encoder.
+    #[must_use]
+    pub fn diffusion(unet: UnetConfig, encoder: Option<EncoderConfig>, diffusion: DiffusionConfig) -> Self {
+        Self { unet: Some(unet), encoder, diffusion: Some(diffusion), ..Self::empty() }
+    }
+
+    /// Returns the config of a one-shot autoencoder.
+    #[must_use]
+    pub fn one_shot(compact: CompactConfig) -> Self {
+        Self { compact: Some(compact), ..Self::empty() }
+    }
+
+    /// Returns a config without parts, which is no model yet.
+    const fn empty() -> Self {
+        Self {
             format_version: FORMAT_VERSION,
-            unet: Some(architecture.unet.clone()),
-            encoder: architecture.encoder.clone(),
-            diffusion: Some(DiffusionConfig::from_facts(&architecture.diffusion)?),
+            unet: None,
+            encoder: None,
+            diffusion: None,
             compact: None,
-            latent,
+            latent: None,
             classifier: None,
             domain: None,
-        })
+        }
     }
 
     /// Checks that the parts fit together.

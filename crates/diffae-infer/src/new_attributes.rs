@@ -175,16 +175,7 @@ mod tests {
             noise_levels: 10,
         })
         .unwrap();
-        let config = ModelConfig {
-            format_version: crate::FORMAT_VERSION,
-            unet: None,
-            encoder: None,
-            diffusion: None,
-            compact: Some(compact),
-            latent: None,
-            classifier: None,
-            domain: None,
-        };
+        let config = ModelConfig::one_shot(compact);
         ModelSource::from_networks(config, BTreeMap::new())
     }
 

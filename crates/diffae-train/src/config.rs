@@ -1,7 +1,7 @@
 //! The config of a run, in TOML; unknown keys are refused.
 
 use diffae_data::{Crop, FindSettings};
-use diffae_infer::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig};
+use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig};
 use diffae_nets::{
     AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, LatentNetConfig, RawCompactConfig, RawEncoderConfig,
     RawLatentNetConfig, RawUnetConfig, UnetConfig,
@@ -355,16 +355,7 @@ impl TrainConfig {
                 noise_channels: model.noise_channels,
                 noise_levels: model.noise_levels,
             })?;
-            return Ok(ModelConfig {
-                format_version: FORMAT_VERSION,
-                unet: None,
-                encoder: None,
-                diffusion: None,
-                compact: Some(compact),
-                latent: None,
-                classifier: None,
-                domain: None,
-            });
+            return Ok(ModelConfig::one_shot(compact));
         }
         let with_encoder = kind == Kind::Autoencoder;
         let unet = UnetConfig::new(RawUnetConfig {
@@ -397,17 +388,7 @@ impl TrainConfig {
         if let Some(encoder) = &encoder {
             AutoencoderConfig::new(encoder.clone(), unet.clone())?;
         }
-        let diffusion = self.diffusion.clone();
-        Ok(ModelConfig {
-            format_version: FORMAT_VERSION,
-            unet: Some(unet),
-            encoder,
-            diffusion: Some(diffusion),
-            compact: None,
-            latent: None,
-            classifier: None,
-            domain: None,
-        })
+        Ok(ModelConfig::diffusion(unet, encoder, self.diffusion.clone()))
     }
 
     /// Builds the config of the latent net.

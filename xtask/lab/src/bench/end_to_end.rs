@@ -8,9 +8,8 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use diffae_data::{Overwrite, png_bytes, rgb_from_tensor};
-use diffae_infer::{DiffusionConfig, FORMAT_VERSION, ModelConfig, ModelSource};
+use diffae_infer::ModelSource;
 use diffae_nets::DiffusionAutoencoder;
-use diffae_schedule::{BetaSchedule, PredictionTarget};
 
 use super::PAUSE;
 use super::peer::{KEEP_MEMORY, python_command};
@@ -118,27 +117,13 @@ fn prepare(folder: &Path, work: &Work) -> Result<(PathBuf, PathBuf)> {
 
 /// Writes a model directory of random weights.
 pub(crate) fn write_model(folder: &Path, work: &Work) -> Result<()> {
-    let config = work.preset.config()?;
     let vars = VarMap::new();
-    DiffusionAutoencoder::new(&config, &VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
+    DiffusionAutoencoder::new(&work.preset.config()?, &VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
     let tensors = match vars.data().lock() {
         Ok(data) => data.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect(),
         Err(_) => bail!("the variables are locked"),
     };
-    let config = ModelConfig {
-        format_version: FORMAT_VERSION,
-        unet: Some(config.unet().clone()),
-        encoder: Some(config.encoder().clone()),
-        diffusion: Some(DiffusionConfig {
-            num_train_timesteps: 1000,
-            beta_schedule: BetaSchedule::Linear,
-            prediction: PredictionTarget::Eps,
-        }),
-        compact: None,
-        latent: None,
-        classifier: None,
-        domain: None,
-    };
+    let config = work.preset.model_config()?;
     Ok(ModelSource::from_networks(config, tensors).write(folder, DType::F32, Overwrite::Replace)?)
 }
 

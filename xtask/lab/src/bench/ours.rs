@@ -6,16 +6,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
-use diffae_infer::{
-    DiffusionConfig, FORMAT_VERSION, LatentConfig, LoadOptions, ModelConfig, ModelSource, Pipeline, PipelineSettings,
-    no_observer,
-};
+use diffae_infer::{LoadOptions, ModelConfig, ModelSource, Pipeline, PipelineSettings, no_observer};
 use diffae_kernels::{
     AdamConfig, AdamStep, Gradients, ParameterState, adam_step, differentiable, record, run_in_pool, sum_of_squares,
 };
 use diffae_nets::weights::LatentMoments;
 use diffae_nets::{DiffusionAutoencoder, LatentNet};
-use diffae_schedule::{BetaSchedule, PredictionTarget};
 
 use super::machine;
 use super::work::{Kind, Work};
@@ -102,13 +98,10 @@ impl Prepared {
 
 /// Builds a model from the weights of an autoencoder, with a latent net if the work calls it.
 fn pipeline(work: &Work, vars: &VarMap) -> Result<Pipeline> {
-    let config = work.preset.config()?;
-    let diffusion =
-        |beta_schedule| DiffusionConfig { num_train_timesteps: 1000, beta_schedule, prediction: PredictionTarget::Eps };
     let latent = if work.kind == Kind::Sample {
-        let net = work.preset.latent_config()?;
-        LatentNet::new(&net, &VarBuilder::from_varmap(vars, DType::F32, &Device::Cpu).pp("latent_net"))?;
-        Some(LatentConfig { net, diffusion: diffusion(BetaSchedule::Constant { value: 0.008 }) })
+        let latent = work.preset.latent_model_config()?;
+        LatentNet::new(&latent.net, &VarBuilder::from_varmap(vars, DType::F32, &Device::Cpu).pp("latent_net"))?;
+        Some(latent)
     } else {
         None
     };
@@ -117,16 +110,7 @@ fn pipeline(work: &Work, vars: &VarMap) -> Result<Pipeline> {
         Err(_) => bail!("the variables are locked"),
     };
     let width = work.preset.embed_channels;
-    let model_config = ModelConfig {
-        format_version: FORMAT_VERSION,
-        unet: Some(config.unet().clone()),
-        encoder: Some(config.encoder().clone()),
-        diffusion: Some(diffusion(BetaSchedule::Linear)),
-        compact: None,
-        latent,
-        classifier: None,
-        domain: None,
-    };
+    let model_config = ModelConfig { latent, ..work.preset.model_config()? };
     let mut source = ModelSource::from_networks(model_config, tensors);
     let moment = |of: fn(usize, DType, &Device) -> candle_core::Result<Tensor>| of(width, DType::F32, &Device::Cpu);
     source.set_latent_moments(LatentMoments { mean: moment(Tensor::zeros)?, std: moment(Tensor::ones)? })?;

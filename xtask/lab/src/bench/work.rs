@@ -1,10 +1,12 @@
 //! Pieces of work that the benchmark measures.
 
 use anyhow::Result;
+use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig};
 use diffae_nets::{
     AutoencoderConfig, Conditioning, EncoderConfig, LatentNetConfig, RawEncoderConfig, RawLatentNetConfig,
     RawUnetConfig, UnetConfig,
 };
+use diffae_schedule::{BetaSchedule, PredictionTarget};
 use serde::Serialize;
 
 /// One piece of work, the same for us and the peer.
@@ -163,6 +165,19 @@ impl Preset {
         }
     }
 
+    /// Returns the config of a model of these networks, with the schedule and the target of the released ones.
+    pub(crate) fn model_config(&self) -> Result<ModelConfig> {
+        let config = self.config()?;
+        let (unet, encoder) = (config.unet().clone(), config.encoder().clone());
+        Ok(ModelConfig::diffusion(unet, Some(encoder), diffusion(BetaSchedule::Linear)))
+    }
+
+    /// Returns the config of a latent diffusion with the schedule of the released ones.
+    pub(crate) fn latent_model_config(&self) -> Result<LatentConfig> {
+        let diffusion = diffusion(BetaSchedule::Constant { value: 0.008 });
+        Ok(LatentConfig { net: self.latent_config()?, diffusion })
+    }
+
     /// Returns the config of the latent net.
     pub(crate) fn latent_config(&self) -> Result<LatentNetConfig> {
         Ok(LatentNetConfig::new(RawLatentNetConfig {
@@ -202,4 +217,8 @@ impl Preset {
         })?;
         Ok(AutoencoderConfig::new(encoder, unet)?)
     }
+}
+
+fn diffusion(beta_schedule: BetaSchedule) -> DiffusionConfig {
+    DiffusionConfig { num_train_timesteps: 1000, beta_schedule, prediction: PredictionTarget::Eps }
 }
