@@ -297,6 +297,8 @@ pub(crate) struct DemoArgs {
     #[arg(long, default_value_t = 30, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
     #[command(flatten)]
+    pub(crate) sampler: SamplerArgs,
+    #[command(flatten)]
     pub(crate) random: RandomArgs,
 }
 

@@ -53,7 +53,18 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
     catch_interrupts();
     let options = load_options(global, &HintArgs::default())?;
     let model = ModelSource::built_in()?.build(&options)?;
-    let provenance = Provenance::new(model.fingerprint()).with("steps", &args.steps).with("seed", &args.random.seed);
+    let settings = PipelineSettings {
+        num_steps: args.steps,
+        num_invert_steps: args.steps,
+        num_latent_steps: LATENT_STEPS,
+        sampler: args.sampler.get()?,
+        seed: args.random.seed,
+        ..PipelineSettings::DEFAULT
+    };
+    let provenance = Provenance::new(model.fingerprint())
+        .with("steps", &args.steps)
+        .with("sampler", &settings.sampler)
+        .with("seed", &args.random.seed);
     let (faces, num_attributes) = (built_in_pictures()?, model.classifier()?.config().attributes.len());
     let num_decoded = 2 * faces.len()
         + num_attributes * PARTS.len()
@@ -66,13 +77,6 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
         Work { encoder: faces.len(), decoder: num_pictures * args.steps, latent_net: NUM_SAMPLES * LATENT_STEPS };
     let job = Job { label: "demo", noun: Noun::Pictures, num_items: num_pictures, num_kept: 0, work };
     let progress = Progress::of(job, &model);
-    let settings = PipelineSettings {
-        num_steps: args.steps,
-        num_invert_steps: args.steps,
-        num_latent_steps: LATENT_STEPS,
-        seed: args.random.seed,
-        ..PipelineSettings::DEFAULT
-    };
     let pictures: Vec<RgbImage> = faces.into_iter().map(|(_, face)| face).collect();
     let demo = Demo { pipeline: Pipeline::new(model), settings, progress: &progress, num_calls: Cell::new(0) };
     let exhibits = demo.exhibits(&pictures, args, &provenance)?;
