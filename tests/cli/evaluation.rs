@@ -119,7 +119,7 @@ fn attributes_that_codes_hold_are_found() {
     fs::write(workspace.path("odd.csv"), format!("file,Always,Blue\n{}\n", rows.join("\n"))).unwrap();
     let odd = [&trained[..], &["--train-labels", "odd.csv", "--force", "--json"]].concat();
     let scored = workspace.run(&odd).succeeds();
-    assert!(scored.stderr().contains("attribute Always is (nearly) constant over --data"), "{}", scored.stderr());
+    assert!(scored.stderr().contains("attribute Always is (nearly) constant over the data"), "{}", scored.stderr());
     assert!(!scored.stdout().contains("Always"));
     fs::write(workspace.path("other.csv"), "file,Red\n0.png,1\n1.png,0\n").unwrap();
     let other = [&args[..8], &["--out", "refused", "--train-data", &data, "--train-labels", "other.csv"]].concat();
@@ -205,9 +205,7 @@ fn edits_are_learnt_from_pairs() {
     assert!(weights("more") != weights("taught"), "others change nothing");
     workspace.run(&[&args[..], &["fewer", "--limit", "5"]].concat()).succeeds();
     fs::rename(others.join("5.png"), others.join("6.png")).unwrap();
-    workspace
-        .run(&[&args[..], &["other"]].concat())
-        .fails_with("6.png of pairs/attribute_1/others is missing in `with`");
+    workspace.run(&[&args[..], &["other"]].concat()).fails_with("pairs/attribute_1/others: 6.png is missing in `with`");
     fs::remove_dir_all(&others).unwrap();
     workspace.run(&[&args[..], &["fixed", "--units", "0"]].concat()).succeeds();
     save_pairs(&workspace.path("pairs/1"));
@@ -347,12 +345,12 @@ fn sets_of_pictures_are_compared_by_features() {
     let whole = made("made", &["--steps", "2"]).succeeds().json();
     assert!(figure(&whole, "frechet_distance", &[]) > 0.1, "{whole}");
     // Interrupted work goes on and ends the same.
-    let path = workspace.path("made/judged.features");
+    let path = workspace.path("made/generated.features");
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..3 * 1280 * 4 + 5]).unwrap();
     assert_eq!(made("made", &["--steps", "2"]).succeeds().json(), whole);
     assert_eq!(fs::read(&path).unwrap(), bytes);
-    made("made", &["--steps", "3"]).fails_with("features of something else");
+    made("made", &["--steps", "3"]).fails_with("is of another evaluation");
     // Fewer pictures are the first ones, and nothing is lost.
     let fewer = made("made", &["--steps", "2", "--count", "5"]).succeeds().json();
     assert_eq!(fewer["settings"]["count"], 5);
@@ -396,10 +394,10 @@ fn sets_that_are_too_small_for_a_frechet_distance_are_named() {
     };
     let one = workspace.path("one");
     fid(one.to_str().unwrap(), &data, "a")
-        .fails_with("the judged set has 1 image; a Frechet distance needs at least two");
+        .fails_with("the generated set has 1 image; a Frechet distance needs at least two");
     fid(&data, one.to_str().unwrap(), "b").fails_with("the real set has 1 image;");
     let few = fid(&data, &data, "c").succeeds().stderr();
-    assert!(few.contains("the judged set has 8 images for 1280 features: its covariance is singular"), "{few}");
+    assert!(few.contains("the generated set has 8 images for 1280 features: its covariance is singular"), "{few}");
     let clean = ["eval", "fid", "--features", "efficientnet-lite0", "--weights", &weights, "--resize", "clean"];
     let sets = ["--pictures", &data, "--data", &data, "--out", "d"];
     workspace.run(&[&clean[..], &sets].concat()).fails_with("--resize clean needs --features inception");
@@ -422,10 +420,10 @@ fn images_may_be_resized_as_clean_fid_does() {
     assert!(plain["settings"].get("resize").is_none());
     let clean = fid("clean", "clean").succeeds().json();
     assert_eq!(clean["settings"]["resize"], "clean");
-    let features = |folder: &str| fs::read(workspace.path(folder).join("judged.features")).unwrap();
+    let features = |folder: &str| fs::read(workspace.path(folder).join("generated.features")).unwrap();
     assert_ne!(features("plain"), features("clean"));
     // Features of one way are not taken for those of the other.
-    fid("clean", "plain").fails_with("features of something else");
+    fid("clean", "plain").fails_with("is of another evaluation");
 }
 
 #[test]

@@ -19,9 +19,8 @@ use diffae_schedule::Sampler;
 
 pub(crate) use align::{AlignArgs, FacePlaceArgs};
 pub(crate) use eval::{
-    AllArgs, AttributesArgs, BackboneName, CompareArgs, DisentanglementArgs, EditDirection, EditsArgs, EvalArgs,
-    EvalDataArgs, EvalRunArgs, FewShotArgs, FidArgs, FidProtocol, FidSource, Judged, LabelledArgs, LpipsArgs,
-    LpipsPairsArgs, Measure, PictureCrop, PplArgs, ReconArgs, ResizeName, XTerminalKind, ZUsageArgs,
+    AllArgs, AttributesArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalDataArgs, EvalRunArgs,
+    FewShotArgs, FidArgs, Judged, LpipsArgs, LpipsPairsArgs, MeasureArgs, PictureCrop, PplArgs, ReconArgs, ZUsageArgs,
 };
 pub(crate) use help::command;
 

@@ -3,13 +3,11 @@
 mod args;
 mod commands;
 mod device;
-mod drawing;
 mod estimate;
 mod logging;
 mod output;
 mod picture_output;
 mod pictures;
-mod plot;
 mod progress;
 mod session;
 
@@ -74,14 +72,17 @@ fn one_sentence(error: &anyhow::Error) -> String {
 /// Returns the file that must not be replaced, if that is the cause; the errors of upper crates pass it on.
 fn existing_file<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Path> {
     use diffae_data::Error as Data;
+    use diffae_eval::Error as Eval;
     use diffae_infer::Error as Infer;
     use diffae_train::Error as Train;
-    let infer = match cause.downcast_ref() {
-        Some(Train::Infer(error)) => Some(error),
+    let infer = match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(Train::Infer(error)), _) | (_, Some(Eval::Infer(error))) => Some(error),
         _ => cause.downcast_ref::<Infer>(),
     };
-    let data = match (infer, cause.downcast_ref()) {
-        (Some(Infer::Data(error)), _) | (_, Some(Train::Data(error))) => Some(error),
+    let data = match (infer, cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(Infer::Data(error)), _, _) | (_, Some(Train::Data(error)), _) | (_, _, Some(Eval::Data(error))) => {
+            Some(error)
+        }
         _ => cause.downcast_ref::<Data>(),
     };
     match data? {
@@ -96,7 +97,10 @@ fn is_frame(line: &str) -> bool {
 }
 
 fn is_interrupt(error: &anyhow::Error) -> bool {
-    error.is::<session::Interruption>() || matches!(error.downcast_ref(), Some(diffae_infer::Error::Cancelled))
+    use diffae_infer::Error::Cancelled;
+    error.is::<session::Interruption>()
+        || matches!(error.downcast_ref(), Some(Cancelled))
+        || matches!(error.downcast_ref(), Some(diffae_eval::Error::Infer(Cancelled)))
 }
 
 /// Returns whether the reader of our output has closed it, as in `diffae info .. | head`.
@@ -120,7 +124,8 @@ mod tests {
         let exists = || diffae_data::Error::Exists { path: "out/sheet.png".into() };
         let infer = || diffae_infer::Error::from(exists());
         let expected = "out/sheet.png exists already; use --force to replace it";
-        for error in [exists().into(), infer().into(), diffae_train::Error::from(infer()).into()] {
+        let evaluating = || diffae_eval::Error::from(exists()).into();
+        for error in [exists().into(), infer().into(), diffae_train::Error::from(infer()).into(), evaluating()] {
             assert_eq!(one_sentence(&error), expected);
             assert_eq!(one_sentence(&error.context("cannot import")), expected);
         }

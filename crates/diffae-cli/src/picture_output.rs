@@ -8,7 +8,6 @@ use candle_core::{DType, Device, Tensor};
 use diffae_data::{Overwrite, png_bytes, rgb_from_tensor};
 use diffae_infer::{PartialFolder, Resume, Settings};
 use diffae_nets::weights::{SafetensorsFile, TensorSource, safetensors_bytes};
-use diffae_schedule::Sampler;
 use image::RgbImage;
 use serde::Serialize;
 use serde_json::Value;
@@ -200,15 +199,6 @@ impl PictureOutput {
         }
         Ok(Written { out, command, records, sheets, settings })
     }
-}
-
-/// Returns the settings that name a sampler in results.
-pub(crate) fn sampler_settings(sampler: Sampler) -> Settings {
-    let mut settings = Settings::from([("sampler".to_owned(), sampler.to_string().into())]);
-    if let Sampler::Ddim { eta } = sampler {
-        settings.insert("eta".to_owned(), eta.into());
-    }
-    settings
 }
 
 /// Settings and size of the work to start.

@@ -6,8 +6,9 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use diffae_data::{Input, read_batch};
+use diffae_eval::EvaluatedModel;
 use diffae_infer::{
     CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings, Subjects,
 };
@@ -43,6 +44,11 @@ impl Session {
     /// Returns the model.
     pub(crate) fn model(&self) -> &Model {
         self.pipeline.model()
+    }
+
+    /// Returns the model as evaluations take it.
+    pub(crate) fn into_evaluated(self) -> EvaluatedModel {
+        EvaluatedModel::new(self.pipeline, self.source, self.options.dtype, self.batch_size)
     }
 
     /// Fails, before anything is computed, if the model has no chain of `num_steps` steps, which `option` has asked
@@ -212,12 +218,6 @@ pub(crate) fn architecture_hints(args: &HintArgs) -> ArchitectureHints {
         beta_schedule: args.beta_schedule.clone(),
         latent_beta_schedule: args.latent_beta_schedule.clone(),
     }
-}
-
-/// Converts `[-1, 1]`, as networks use it, to `[0, 1]`, as measures do, on the CPU; values beyond are clipped, as in a
-/// file.
-pub(crate) fn to_unit(x: &Tensor) -> Result<Tensor> {
-    Ok(((x.to_device(&Device::Cpu)? + 1.)? * 0.5)?.clamp(0., 1.)?)
 }
 
 /// Returns whether Ctrl-C was pressed.

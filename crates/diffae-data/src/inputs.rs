@@ -70,9 +70,6 @@ impl Input {
     ///
     /// # Errors
     /// [`Error::Io`] if the file is gone.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the file is gone.
     pub fn stamp(&self) -> Result<String> {
         match &self.source {
             InputSource::File(path) => stamp(path),

@@ -26,6 +26,7 @@
 
 mod align;
 mod archives;
+mod attribute_pairs;
 mod error;
 mod file_kind;
 mod files;
@@ -40,6 +41,7 @@ mod loader;
 mod notices;
 mod picture_file;
 mod picture_folder;
+mod picture_set;
 mod pictures;
 mod resample;
 mod samples;
@@ -50,6 +52,7 @@ mod unreadable;
 mod walk;
 
 pub use align::{AlignedFace, FaceBox, FaceBoxes, FaceCrop, FacePlace, ShapePredictor, align_face};
+pub use attribute_pairs::{AttributePairs, OtherPictures};
 pub use error::{Error, Result};
 pub use files::{
     Overwrite, PARTIAL_PREFIX, check_writable, is_stale_file, same_owner, write_atomically, write_together,
@@ -66,6 +69,7 @@ pub use lmdb::{Lmdb, LmdbWriter};
 pub use loader::{Batch, Drawn, Loader, LoaderSettings};
 pub use notices::warn_once;
 pub use picture_folder::{is_picture_name, no_pictures, picture_files};
+pub use picture_set::PictureSet;
 pub use pictures::{CELEBA_BOX, Crop, FindSettings, Pictures, Split, is_validation};
 pub use source::Source;
 pub use unreadable::Unreadable;

@@ -93,9 +93,85 @@ pub enum Error {
     /// The weights of a feature network cannot be read, or are of another one.
     #[error("the weights of a feature network cannot be used")]
     Weights(#[from] diffae_nets::Error),
-    /// A feature network could not be run.
-    #[error("a feature network could not be run")]
+    /// A tensor operation failed.
+    #[error("a tensor operation failed")]
     Network(#[from] candle_core::Error),
+    /// An error of a model, its codes or its chains.
+    #[error(transparent)]
+    Infer(#[from] diffae_infer::Error),
+    /// An error of reading pictures, labels or files.
+    #[error(transparent)]
+    Data(#[from] diffae_data::Error),
+    /// A file of results could not be read or written.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// `"read"`, `"write"` or `"remove"`.
+        action: &'static str,
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A number outside its range.
+    #[error("{what} is {got}, expected {expected}")]
+    OutOfRange {
+        /// Name of the number.
+        what: &'static str,
+        /// The number as text.
+        got: String,
+        /// The allowed range.
+        expected: &'static str,
+    },
+    /// Model or data do not allow the measure.
+    #[error("{problem}")]
+    Unsuitable {
+        /// Description of the problem.
+        problem: String,
+    },
+    /// The folder holds results of other settings.
+    #[error("{} is of another evaluation{}", path.display(), in_parentheses(difference))]
+    OtherEvaluation {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The first setting that differs; empty if it is not known.
+        difference: String,
+    },
+    /// Values that were kept cannot be read.
+    #[error("line {line} of {} is damaged", path.display())]
+    DamagedJournal {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Number of the line, from 1.
+        line: usize,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file is not a report.
+    #[error("{} is not a report of an evaluation", path.display())]
+    Report {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A measured value is NaN or infinite.
+    #[error("{name} of {item} is {value}: {cause}")]
+    NonFiniteValue {
+        /// Name of the value.
+        name: String,
+        /// Item that it was measured on.
+        item: String,
+        /// The value.
+        value: f64,
+        /// The likely cause.
+        cause: &'static str,
+    },
+    /// A report could not be encoded.
+    #[error("a report could not be encoded")]
+    Encoding(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Images are too small for a measure over several scales.
     #[error("images have a side of {got} pixels, expected at least {least}")]
     TooSmall {
@@ -151,4 +227,31 @@ pub enum Error {
         /// Number of labels.
         labels: usize,
     },
+}
+
+fn in_parentheses(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(" ({text})") }
+}
+
+/// Adds the action and the path to an I/O error.
+pub(crate) fn cannot(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
+    let path = path.to_owned();
+    move |source| Error::Io { action, path, source }
+}
+
+/// Returns the error for a model or data that do not allow the measure.
+pub(crate) fn unsuitable(problem: impl Into<String>) -> Error {
+    Error::Unsuitable { problem: problem.into() }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Encoding(Box::new(error))
+    }
+}
+
+impl From<csv::Error> for Error {
+    fn from(error: csv::Error) -> Self {
+        Self::Encoding(Box::new(error))
+    }
 }

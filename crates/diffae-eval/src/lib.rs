@@ -41,27 +41,43 @@
 //! ```
 
 mod bootstrap;
+mod caption;
 mod classification;
+mod codes;
+mod comparison;
 mod disentanglement;
 mod error;
+mod evaluated_model;
+mod evaluation;
+mod feature_file;
 mod features;
 mod frechet;
 mod image_pairs;
+mod journal;
 mod linear_probe;
 mod manifold;
+pub mod measures;
 mod moments;
 mod npz;
 mod pixel_error;
+mod plot;
+mod report;
 mod ssim;
 
 pub use bootstrap::{Interval, bootstrap, bootstrap_all, bootstrap_mean};
 pub use classification::{auroc, average_precision};
+pub use comparison::{Comparison, ComparisonRow};
 pub use disentanglement::{AurocDifference, Dci, dci, total_auroc_difference};
 pub use error::{Error, Result};
+pub use evaluated_model::{EvaluatedModel, to_unit};
+pub use evaluation::{Evaluation, EvaluationEvent, EvaluationObserver};
 pub use features::{FeatureKind, FeatureNetwork, InceptionInput, Lpips, LpipsBackbone};
 pub use frechet::{FeatureStatistics, frechet_distance, kernel_distance, kernel_distance_of_subsets};
 pub use linear_probe::{InversePenalty, LinearProbe, cross_validated_logits, logits_of_others};
 pub use manifold::{ManifoldMembers, ManifoldOverlap, manifold_members, manifold_overlap};
+pub use measures::Measure;
 pub use moments::Moments;
 pub use pixel_error::{mse, psnr};
+pub use plot::{Curve, Plot, Point};
+pub use report::{ALL_REPORTS_FILE, Figure, REPORT_FORMAT_VERSION, Report};
 pub use ssim::{ms_ssim, ssim};

@@ -4,6 +4,7 @@ use diffae_schedule::{Clip, Sampler};
 
 use crate::decode::DecodeOptions;
 use crate::model_config::ModelConfig;
+use crate::partial::Settings;
 
 /// Settings by which a [`Pipeline`](crate::Pipeline) encodes, decodes and samples. The program and the crate share
 /// these defaults.
@@ -44,6 +45,16 @@ impl PipelineSettings {
     #[must_use]
     pub const fn decode_options(&self) -> DecodeOptions {
         DecodeOptions { num_steps: self.num_steps, sampler: self.sampler, clip: self.clip }
+    }
+
+    /// Returns the sampler as settings of a result: `sampler`, and `eta` of DDIM.
+    #[must_use]
+    pub fn sampler_settings(&self) -> Settings {
+        let mut settings = Settings::from([("sampler".to_owned(), self.sampler.to_string().into())]);
+        if let Sampler::Ddim { eta } = self.sampler {
+            settings.insert("eta".to_owned(), eta.into());
+        }
+        settings
     }
 
     /// Returns the number of pictures per batch for a model: as set, or as many as keep the activations of a step below

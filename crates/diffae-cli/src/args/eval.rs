@@ -2,22 +2,26 @@
 
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts, shown as they stand")]
 
+mod options;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use diffae_data::Crop;
-use diffae_eval::{FeatureKind, InceptionInput, LpipsBackbone};
+use diffae_eval::measures::{
+    AllOptions, AttributesOptions, DisentanglementOptions, EditsOptions, FewShotOptions, FidOptions, PplOptions,
+    ReconOptions, ZUsageOptions,
+};
 
 use super::{BatchArgs, BrokenArgs, ForceArgs, HintArgs, MODEL_WEIGHTS, ModelArgs, RandomArgs, SamplerArgs, positive};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
     #[command(subcommand)]
-    pub(crate) measure: Measure,
+    pub(crate) measure: MeasureArgs,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Measure {
+pub(crate) enum MeasureArgs {
     /// Reconstruction quality by number of steps: PSNR, SSIM, MSE; MS-SSIM for large images, LPIPS with its weights
     Recon(ReconArgs),
     /// Linear-probe accuracy of attributes in z_sem: AUROC and average precision
@@ -77,12 +81,6 @@ impl FidArgs {
     /// Returns whether a model generates the evaluated images.
     pub(crate) fn model_is_given(&self) -> bool {
         self.judged.model.is_some()
-    }
-}
-
-impl From<ModelArgs> for JudgedArgs {
-    fn from(ModelArgs { model, hints }: ModelArgs) -> Self {
-        Self { model: Some(model), hints, pictures: None }
     }
 }
 
@@ -180,15 +178,15 @@ pub(crate) struct PplArgs {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) pairs: Option<usize>,
     /// Length of a step along the interpolation, which has length 1
-    #[arg(long, default_value_t = 1e-4, value_name = "E")]
+    #[arg(long, default_value_t = PplOptions::default().epsilon, value_name = "E")]
     pub(crate) epsilon: f64,
     /// Decoding steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = PplOptions::default().steps, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) sampler: SamplerArgs,
     /// Inversion steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = PplOptions::default().invert_steps, value_name = "N", value_parser = positive)]
     pub(crate) invert_steps: usize,
     /// Network of LPIPS
     #[arg(long, value_enum, default_value_t = BackboneName::Vgg)]
@@ -203,24 +201,24 @@ pub(crate) struct FewShotArgs {
     #[command(flatten)]
     pub(crate) labelled: LabelledArgs,
     /// Number of labels: balanced positives and negatives, or positives only (PU)
-    #[arg(long, value_delimiter = ',', default_values_t = [10, 100], value_name = "K,K,..", value_parser = two_or_more)]
+    #[arg(long, value_delimiter = ',', default_values_t = FewShotOptions::default().shots, value_name = "K,K,..", value_parser = two_or_more)]
     pub(crate) shots: Vec<usize>,
     /// Random draws of the labelled images
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = FewShotOptions::default().draws, value_name = "N", value_parser = positive)]
     pub(crate) draws: usize,
     /// Number of z_sem to sample, from which the classifiers choose; 0 for none
-    #[arg(long, default_value_t = 512, value_name = "N")]
+    #[arg(long, default_value_t = FewShotOptions::default().samples, value_name = "N")]
     pub(crate) invented: usize,
     /// Number of chosen z_sem to decode into images, per attribute and classifier
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[arg(long, default_value_t = FewShotOptions::default().decoded, value_name = "N")]
     pub(crate) decoded: usize,
     /// Decoding steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = FewShotOptions::default().steps, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) sampler: SamplerArgs,
     /// Latent diffusion steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = FewShotOptions::default().latent_steps, value_name = "N", value_parser = positive)]
     pub(crate) latent_steps: usize,
 }
 
@@ -247,28 +245,18 @@ pub(crate) struct AllArgs {
     #[command(flatten)]
     pub(crate) lpips: LpipsArgs,
     /// Bootstrap resamples for the intervals of fid and disentanglement; each takes as long as the figure itself
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = AllOptions::default().resamples, value_name = "N")]
     pub(crate) resamples: usize,
     /// Decoding steps of recon; the other measures take the middle one
-    #[arg(long, value_delimiter = ',', default_values_t = [10, 20, 50], value_name = "N,N,..", value_parser = positive)]
+    #[arg(long, value_delimiter = ',', default_values_t = AllOptions::default().steps, value_name = "N,N,..", value_parser = positive)]
     pub(crate) steps: Vec<usize>,
     #[command(flatten)]
     pub(crate) sampler: SamplerArgs,
 }
 
-impl From<BackboneName> for LpipsBackbone {
-    fn from(name: BackboneName) -> Self {
-        match name {
-            BackboneName::Alex => Self::Alex,
-            BackboneName::Vgg => Self::Vgg,
-            BackboneName::Squeeze => Self::Squeeze,
-        }
-    }
-}
-
 /// Source of x_T of another program's images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum XTerminalKind {
+pub(crate) enum XTerminalName {
     /// Inverted from the image
     Inverted,
     /// Random noise
@@ -280,8 +268,8 @@ pub(crate) struct ReconArgs {
     #[command(flatten)]
     pub(crate) judged: JudgedArgs,
     /// Source of x_T of --pictures, for comparisons; their number of steps is the first of --steps
-    #[arg(long, value_enum, default_value_t = XTerminalKind::Inverted, requires = "pictures")]
-    pub(crate) made_with: XTerminalKind,
+    #[arg(long, value_enum, default_value_t = XTerminalName::Inverted, requires = "pictures")]
+    pub(crate) made_with: XTerminalName,
     #[command(flatten)]
     pub(crate) data: EvalDataArgs,
     #[command(flatten)]
@@ -289,7 +277,7 @@ pub(crate) struct ReconArgs {
     #[command(flatten)]
     pub(crate) lpips: LpipsArgs,
     /// Decoding steps, one or more numbers
-    #[arg(long, value_delimiter = ',', default_values_t = [10, 20, 50], value_name = "N,N,..", value_parser = positive)]
+    #[arg(long, value_delimiter = ',', default_values_t = ReconOptions::default().steps, value_name = "N,N,..", value_parser = positive)]
     pub(crate) steps: Vec<usize>,
     #[command(flatten)]
     pub(crate) sampler: SamplerArgs,
@@ -303,7 +291,7 @@ pub(crate) struct AttributesArgs {
     #[command(flatten)]
     pub(crate) labelled: LabelledArgs,
     /// Folds of the cross-validation, two or more
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = two_or_more)]
+    #[arg(long, default_value_t = AttributesOptions::default().folds, value_name = "N", value_parser = two_or_more)]
     pub(crate) folds: usize,
     /// Fit the probes on these images, cropped alike, and score --data, instead of cross-validating
     #[arg(long, value_name = "DIR", requires = "train_labels", conflicts_with = "folds")]
@@ -318,7 +306,7 @@ pub(crate) struct DisentanglementArgs {
     #[command(flatten)]
     pub(crate) labelled: LabelledArgs,
     /// Bootstrap resamples of the images for 95% intervals; each takes as long as the figure itself
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = DisentanglementOptions::default().resamples, value_name = "N")]
     pub(crate) resamples: usize,
 }
 
@@ -340,16 +328,9 @@ pub(crate) struct LabelledArgs {
     pub(crate) inverse_penalty: Option<f64>,
 }
 
-impl LabelledArgs {
-    /// Returns the inverse penalty for measures that do not select one.
-    pub(crate) fn fixed_inverse_penalty(&self) -> f64 {
-        self.inverse_penalty.unwrap_or(1.)
-    }
-}
-
 /// Source of edit directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum EditDirection {
+pub(crate) enum DirectionName {
     /// The model's own directions, as `diffae edit`
     Classifier,
     /// Mean difference of z_sem over the pairs that are not measured
@@ -369,18 +350,18 @@ pub(crate) struct EditsArgs {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<usize>,
     /// Source of edit directions
-    #[arg(long, value_enum, default_value_t = EditDirection::Classifier)]
-    pub(crate) direction: EditDirection,
+    #[arg(long, value_enum, default_value_t = DirectionName::Classifier)]
+    pub(crate) direction: DirectionName,
     /// Strength of the edits [default: fitted to z_sem on the first fifth of the pairs, which is then not measured]
     #[arg(long, allow_negative_numbers = true, value_name = "S", conflicts_with = "direction")]
     pub(crate) strength: Option<f64>,
     /// Decoding steps
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = EditsOptions::default().steps, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) sampler: SamplerArgs,
     /// Inversion steps
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = EditsOptions::default().invert_steps, value_name = "N", value_parser = positive)]
     pub(crate) invert_steps: usize,
     /// Edit as `diffae edit --keep-residual` does
     #[arg(long)]
@@ -396,7 +377,7 @@ pub(crate) struct ZUsageArgs {
     #[command(flatten)]
     pub(crate) run: EvalRunArgs,
     /// Decoding steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = ZUsageOptions::default().steps, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) sampler: SamplerArgs,
@@ -426,7 +407,7 @@ pub(crate) enum ResizeName {
 
 /// Evaluation protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FidProtocol {
+pub(crate) enum ProtocolName {
     /// The images as they are
     Plain,
     /// The paper's: 50,000 generated images against the first 50,000 real ones, half of them flipped
@@ -435,7 +416,7 @@ pub(crate) enum FidProtocol {
 
 /// Sources of generated images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FidSource {
+pub(crate) enum SourceName {
     /// Sampled if the model has a latent net, else decoded
     Auto,
     /// Samples of the latent diffusion, or of a plain DDPM
@@ -473,21 +454,21 @@ pub(crate) struct FidArgs {
     #[arg(long, value_enum, default_value_t = ResizeName::PytorchFid)]
     pub(crate) resize: ResizeName,
     /// Evaluation protocol
-    #[arg(long, value_enum, default_value_t = FidProtocol::Plain)]
-    pub(crate) protocol: FidProtocol,
+    #[arg(long, value_enum, default_value_t = ProtocolName::Plain)]
+    pub(crate) protocol: ProtocolName,
     /// Source of the generated images
-    #[arg(long, value_enum, default_value_t = FidSource::Auto)]
-    pub(crate) source: FidSource,
+    #[arg(long, value_enum, default_value_t = SourceName::Auto)]
+    pub(crate) source: SourceName,
     /// Number of images to generate [default: as many as there are real ones]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) count: Option<usize>,
     /// Decoding steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = FidOptions::default().steps, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) sampler: SamplerArgs,
     /// Latent diffusion steps
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = FidOptions::default().latent_steps, value_name = "N", value_parser = positive)]
     pub(crate) latent_steps: usize,
     /// Statistics of the real images (.npz with mu and sigma, as pytorch-fid writes them), instead of --data or beside it
     #[arg(long, value_name = "FILE")]
@@ -497,70 +478,22 @@ pub(crate) struct FidArgs {
     pub(crate) save_statistics: Option<PathBuf>,
     /// Bootstrap resamples of the generated images for a 95% interval of the Frechet distance; each takes as long as the
     /// distance. A resample repeats images, so the interval lies a little above the distance when images are few
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = FidOptions::default().resamples, value_name = "N")]
     pub(crate) resamples: usize,
     /// Images per subset for KID
-    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = two_or_more)]
+    #[arg(long, default_value_t = FidOptions::default().kid_subset, value_name = "N", value_parser = two_or_more)]
     pub(crate) kid_subset: usize,
     /// Number of subsets for KID
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = FidOptions::default().kid_subsets, value_name = "N", value_parser = positive)]
     pub(crate) kid_subsets: usize,
     /// Nearest neighbors, for precision, recall, density and coverage
-    #[arg(long, default_value_t = 5, value_name = "K", value_parser = positive)]
+    #[arg(long, default_value_t = FidOptions::default().neighbors, value_name = "K", value_parser = positive)]
     pub(crate) neighbors: usize,
     /// Images of each set that precision, recall, density and coverage use
-    #[arg(long, default_value_t = 5000, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = FidOptions::default().manifold_limit, value_name = "N", value_parser = positive)]
     pub(crate) manifold_limit: usize,
     #[command(flatten)]
     pub(crate) run: EvalRunArgs,
-}
-
-impl XTerminalKind {
-    /// Returns the name in reports.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Inverted => "inverted",
-            Self::Random => "random",
-        }
-    }
-}
-
-impl From<FeatureName> for FeatureKind {
-    fn from(name: FeatureName) -> Self {
-        match name {
-            FeatureName::Inception => Self::Inception,
-            FeatureName::EfficientNetLite0 => Self::EfficientNetLite0,
-            FeatureName::DinoV2 => Self::DinoV2,
-        }
-    }
-}
-
-impl From<ResizeName> for InceptionInput {
-    fn from(name: ResizeName) -> Self {
-        match name {
-            ResizeName::PytorchFid => Self::PytorchFid,
-            ResizeName::Clean => Self::Clean,
-        }
-    }
-}
-
-impl From<PictureCrop> for Crop {
-    fn from(crop: PictureCrop) -> Self {
-        match crop {
-            PictureCrop::Center => Self::Center,
-            PictureCrop::Celeba => Self::Celeba,
-        }
-    }
-}
-
-impl FidProtocol {
-    /// Returns the name on the command line.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Reference => "reference",
-        }
-    }
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use diffae_infer::{Codes, CodesBatch, PipelineSettings, Settings, pick_codes};
 
 use crate::args::{DecodeArgs, GlobalArgs, XTerminalChoice};
-use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record, sampler_settings};
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
 use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
 
@@ -50,7 +50,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
         ("steps".to_owned(), settings.num_steps.into()),
         ("seed".to_owned(), settings.seed.into()),
     ]);
-    public.extend(sampler_settings(settings.sampler));
+    public.extend(settings.sampler_settings());
     let mut hidden = session.run_settings(global);
     hidden.insert("x-t".to_owned(), format!("{:?}", args.x_t).into());
     hidden.insert(

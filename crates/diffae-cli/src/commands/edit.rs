@@ -12,7 +12,7 @@ use image::RgbImage;
 
 use crate::args::{EditArgs, GlobalArgs};
 use crate::output::{say, say_json};
-use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record, sampler_settings};
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
 use crate::pictures::list_readable_subjects;
 use crate::progress::{Job, Noun, Progress, Work};
 use crate::session::{Session, architecture_hints};
@@ -209,7 +209,7 @@ impl<'a> Editing<'a> {
             ("attribute".to_owned(), self.names.join(", ").into()),
             ("keep_residual".to_owned(), self.args.keep_residual.into()),
         ]);
-        settings.extend(sampler_settings(self.settings.sampler));
+        settings.extend(self.settings.sampler_settings());
         if let Some(num_steps) = first.filter(|_| (0..self.subjects.len()).all(is_one)) {
             settings.insert("invert_steps".to_owned(), num_steps.into());
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
-use diffae_data::Overwrite;
+use diffae_data::{AttributePairs, OtherPictures, Overwrite, PictureSet};
 use diffae_infer::{
     CONFIG_FILE, Error, LoadOptions, LocalDirection, ModelSource, NewAttributes, NewDirections, WEIGHTS_FILE,
     is_same_attribute,
@@ -19,7 +19,6 @@ use serde_json::json;
 use super::edit::whole_way;
 use crate::args::{FitEditsArgs, GlobalArgs};
 use crate::output::{OutputDir, say, say_json};
-use crate::pictures::{OtherPictures, Pairs, PictureSet};
 use crate::progress::Progress;
 use crate::session::{Session, architecture_hints};
 
@@ -28,7 +27,7 @@ use crate::session::{Session, architecture_hints};
 pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     let most = RawClassifierConfig::MAX_LOCAL_UNITS;
     ensure!(args.units <= most, "--units is {}, expected at most {most}", args.units);
-    let all = Pairs::find(&args.pairs, args.limit)?;
+    let all = AttributePairs::find(&args.pairs, args.limit)?;
     let (out, overwrite) = (&args.out.out, args.out.force.overwrite());
     // That it can be written is known now; what is prepared there goes again.
     drop(OutputDir::new(out, &[CONFIG_FILE, WEIGHTS_FILE].map(str::to_owned), overwrite)?);
@@ -61,7 +60,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
 
 /// An attribute to fit, with its pairs.
 struct Wanted {
-    pairs: Pairs,
+    pairs: AttributePairs,
     others: Option<OtherPictures>,
     /// Index of the attribute; `None` if the model does not have it yet.
     idx: Option<usize>,
@@ -85,7 +84,8 @@ impl Coded {
         let codes = |pictures: &PictureSet, places: &[usize]| -> Result<Tensor> {
             let mut codes = vec![];
             for batch in places.chunks(session.batch_size()) {
-                let z_sem = session.model().encode_semantic(&pictures.read(session, batch.iter().copied())?)?;
+                let z_sem =
+                    session.model().encode_semantic(&session.pipeline.read_batch(pictures, batch.iter().copied())?)?;
                 codes.push(z_sem.to_device(&Device::Cpu)?.to_dtype(DType::F32)?);
                 progress.check(batch.len())?;
             }
@@ -129,10 +129,10 @@ fn fit(
 }
 
 /// Returns the pairs of each attribute, in order of their names.
-fn wanted(session: &Session, attributes: &[String], all: Vec<Pairs>, num_units: usize) -> Result<Vec<Wanted>> {
+fn wanted(session: &Session, attributes: &[String], all: Vec<AttributePairs>, num_units: usize) -> Result<Vec<Wanted>> {
     let mut wanted: Vec<Wanted> = vec![];
     for pairs in all {
-        let Pairs { attribute, without, .. } = &pairs;
+        let AttributePairs { attribute, without, .. } = &pairs;
         let idx = match session.model().attribute_idx(attribute) {
             Ok(idx) => Some(idx),
             Err(Error::UnknownAttribute { .. }) => None,

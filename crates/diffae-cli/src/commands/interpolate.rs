@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 
 use crate::args::{GlobalArgs, InterpolateArgs};
 use crate::output::{OutputDir, Provenance, refuse_existing, say, say_json, write_file};
-use crate::picture_output::sampler_settings;
 use crate::pictures::list_readable_subjects;
 use crate::progress::{Job, Noun, Progress, Work};
 use crate::session::Session;
@@ -61,23 +60,22 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
         PipelineSettings { num_invert_steps: args.inversion.invert_steps, ..args.decoding.settings(&args.batch)? };
     let route = Route { session: &session, subjects: &subjects, frames: &frames, settings };
     let pictures = route.pictures()?;
-    let PipelineSettings { num_steps, num_invert_steps, sampler, .. } = settings;
-    let mut settings = Settings::from([
+    let mut public = Settings::from([
         ("model".to_owned(), session.model().fingerprint().into()),
-        ("steps".to_owned(), num_steps.into()),
+        ("steps".to_owned(), settings.num_steps.into()),
     ]);
-    settings.extend(sampler_settings(sampler));
+    public.extend(settings.sampler_settings());
     if subjects.num_pictures() > 0 {
-        settings.insert("invert_steps".to_owned(), num_invert_steps.into());
+        public.insert("invert_steps".to_owned(), settings.num_invert_steps.into());
     }
-    let provenance = Provenance::without_model().with_all(&settings);
+    let provenance = Provenance::without_model().with_all(&public);
     let files = Film { path, pictures: &pictures, names: &names, provenance, rate }.write(output, overwrite)?;
     if args.json.json {
         let stops: Vec<&str> = subjects.all().iter().map(|subject| subject.name.as_str()).collect();
         let report =
             json!({ "command": COMMAND, "out": path, "files": files, "frames": frames.len(), "through": stops });
         let Value::Object(mut report) = report else { bail!("a report is an object") };
-        report.extend(settings);
+        report.extend(public);
         return say_json(&report);
     }
     say(&format!("wrote {} to {}", Noun::Frames.counted(frames.len()), path.display()))

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{GlobalArgs, ReconstructArgs, ReconstructionNoise};
 use crate::output::{say, say_json};
-use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record, sampler_settings};
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
 use crate::pictures::list_readable;
 use crate::progress::{Job, Noun, Work};
-use crate::session::{Session, to_unit};
+use crate::session::Session;
 
 const COMMAND: &str = "reconstruct";
 
@@ -56,7 +56,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
         ("model".to_owned(), session.model().fingerprint().into()),
         ("steps".to_owned(), settings.num_steps.into()),
     ]);
-    public.extend(sampler_settings(settings.sampler));
+    public.extend(settings.sampler_settings());
     if inverted {
         public.insert("invert_steps".to_owned(), args.inversion.invert_steps.into());
     } else {
@@ -130,7 +130,7 @@ impl Reconstruction<'_> {
 }
 
 fn measure(x_0: &Tensor, decoded: &Tensor, names: &[String]) -> Result<Vec<Measured>> {
-    let (x, y) = (to_unit(x_0)?, to_unit(decoded)?);
+    let (x, y) = (diffae_eval::to_unit(x_0)?, diffae_eval::to_unit(decoded)?);
     let psnr = diffae_eval::psnr(&x, &y).context("measuring PSNR")?;
     let ssim = diffae_eval::ssim(&x, &y).context("measuring SSIM")?;
     let mse = diffae_eval::mse(&x, &y).context("measuring MSE")?;

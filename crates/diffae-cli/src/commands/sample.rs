@@ -8,7 +8,7 @@ use diffae_nets::weights::{SafetensorsFile, TensorSource};
 
 use crate::args::{GlobalArgs, SampleArgs};
 use crate::output::MAX_ON_SHEET;
-use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record, sampler_settings};
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
 use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
 
@@ -101,7 +101,7 @@ impl Sampling<'_> {
             ("steps".to_owned(), self.settings.num_steps.into()),
             ("latent_steps".to_owned(), self.settings.num_latent_steps.into()),
         ]);
-        public.extend(sampler_settings(self.settings.sampler));
+        public.extend(self.settings.sampler_settings());
         let mut hidden = session.run_settings(global);
         hidden.insert("latent_net".to_owned(), session.latent_fingerprint()?.into());
         let ranges = args.index.iter().map(|range| format!("{}..{}", range.0.start, range.0.end));

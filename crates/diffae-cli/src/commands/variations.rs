@@ -6,7 +6,7 @@ use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet, Sub
 use image::RgbImage;
 
 use crate::args::{GlobalArgs, VariationsArgs};
-use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record, sampler_settings};
+use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
 use crate::pictures::list_readable_subjects;
 use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
@@ -55,7 +55,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
         ("steps".to_owned(), settings.num_steps.into()),
         ("seed".to_owned(), settings.seed.into()),
     ]);
-    public.extend(sampler_settings(settings.sampler));
+    public.extend(settings.sampler_settings());
     let mut hidden = session.run_settings(global);
     hidden.insert("inputs".to_owned(), subjects.fingerprint()?.into());
     hidden.insert("variations".to_owned(), format!("{chosen:?} of {}", args.count).into());

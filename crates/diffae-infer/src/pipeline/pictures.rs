@@ -10,9 +10,20 @@ use crate::interpolate::{PathEnd, path_frames};
 use crate::manipulate::{AttributeEdit, check_strength, keep_residual};
 use crate::observer::Observer;
 use crate::settings::PipelineSettings;
-use diffae_data::{rgb_from_tensor, tensor_from_rgb};
+use diffae_data::{PictureSet, rgb_from_tensor, tensor_from_rgb};
 
 impl Pipeline {
+    /// Reads pictures of a set at the model's size, to its device.
+    ///
+    /// # Shapes
+    /// - result: `[N, C, H, W]`, f32 in `[-1, 1]`.
+    /// # Errors
+    /// As [`PictureSet::read`].
+    pub fn read_batch(&self, pictures: &PictureSet, indices: impl Iterator<Item = usize>) -> Result<Tensor> {
+        let x_0 = pictures.read(indices, self.model().image_shape())?;
+        computing("moving pictures", x_0.to_device(self.model().device()))
+    }
+
     /// Encodes pictures of any size: resized to the model's, cropped to the center.
     ///
     /// # Errors

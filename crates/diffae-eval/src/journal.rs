@@ -5,22 +5,22 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
 use diffae_data::Overwrite;
+use diffae_infer::Settings;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result, cannot};
+use crate::evaluation::Evaluation;
+
 /// Values of one image, by the name of the measure.
-pub(super) type Values = BTreeMap<String, f64>;
+pub(crate) type Values = BTreeMap<String, f64>;
 
-/// Settings that determine the values: model, images, steps, seed.
-pub(super) type Settings = BTreeMap<String, serde_json::Value>;
-
-/// Name and version of the program.
-pub(super) const SOFTWARE: &str = concat!("diffae ", env!("CARGO_PKG_VERSION"));
+/// Name and version of the software.
+pub(crate) const SOFTWARE: &str = concat!("diffae ", env!("CARGO_PKG_VERSION"));
 
 /// A file of JSON lines: the settings, then one line per item.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     path: PathBuf,
     file: File,
     items: BTreeMap<String, Values>,
@@ -38,48 +38,55 @@ struct Line {
 }
 
 impl Journal {
+    /// Opens the journal of a measure.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub(crate) fn of(evaluation: &Evaluation<'_>, measure: &str, settings: &Settings) -> Result<Self> {
+        Self::open(evaluation.out(), measure, settings, evaluation.overwrite())
+    }
+
     /// Opens the journal of a measure in a folder, which is created if it is missing.
     ///
-    /// An incomplete last line is dropped. A journal of other settings or of another version of the program is an
+    /// An incomplete last line is dropped. A journal of other settings or of another version of the software is an
     /// error. With [`Overwrite::Replace`] the journal starts anew.
-    pub(super) fn open(folder: &Path, measure: &str, settings: &Settings, overwrite: Overwrite) -> Result<Self> {
-        fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    fn open(folder: &Path, measure: &str, settings: &Settings, overwrite: Overwrite) -> Result<Self> {
+        fs::create_dir_all(folder).map_err(cannot("write", folder))?;
         let path = folder.join(format!("{measure}.items.jsonl"));
         let settings = with_software(settings);
         let kept = match fs::read(&path) {
             _ if overwrite == Overwrite::Replace => None,
             Ok(bytes) => read(&bytes, &settings, &path)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+            Err(error) => return Err(cannot("read", &path)(error)),
         };
-        let cannot_write = || format!("cannot write {}", path.display());
         let (length, items) = if let Some(kept) = kept {
             kept
         } else {
             let header = serde_json::to_string(&Header { settings })?;
-            fs::write(&path, format!("{header}\n")).with_context(cannot_write)?;
+            fs::write(&path, format!("{header}\n")).map_err(cannot("write", &path))?;
             (header.len() + 1, BTreeMap::new())
         };
-        let file = OpenOptions::new().append(true).open(&path).with_context(cannot_write)?;
-        file.set_len(length as u64).with_context(cannot_write)?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(cannot("write", &path))?;
+        file.set_len(length as u64).map_err(cannot("write", &path))?;
         Ok(Self { path, file, items })
     }
 
     /// Returns the values of an item, if they are known.
-    pub(super) fn get(&self, item: &str) -> Option<&Values> {
+    pub(crate) fn get(&self, item: &str) -> Option<&Values> {
         self.items.get(item)
     }
 
     /// Adds an item, whose values must be finite, as JSON has no other numbers.
-    pub(super) fn add(&mut self, item: String, values: Values) -> Result<()> {
-        if let Some((name, value)) = values.iter().find(|(_, value)| !value.is_finite()) {
-            bail!("{name} of {item} is {value}: the model or the image is damaged")
+    pub(crate) fn add(&mut self, item: String, values: Values) -> Result<()> {
+        if let Some((name, &value)) = values.iter().find(|(_, value)| !value.is_finite()) {
+            let (name, cause) = (name.clone(), "the model or the image is damaged");
+            return Err(Error::NonFiniteValue { name, item, value, cause });
         }
         let line = Line { item, values };
         // One call for the whole line: an interruption leaves all of it or a part that has no end.
         let text = format!("{}\n", serde_json::to_string(&line)?);
-        let written = self.file.write_all(text.as_bytes());
-        written.with_context(|| format!("cannot write {}", self.path.display()))?;
+        self.file.write_all(text.as_bytes()).map_err(cannot("write", &self.path))?;
         self.items.insert(line.item, line.values);
         Ok(())
     }
@@ -90,34 +97,30 @@ fn read(bytes: &[u8], settings: &Settings, path: &Path) -> Result<Option<(usize,
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
     let mut lines = bytes[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).peekable();
     let Some(header) = lines.next() else { return Ok(None) };
-    let damaged = |number: usize| format!("line {number} of {} is damaged; begin anew with --force", path.display());
-    let header: Header = serde_json::from_slice(header).with_context(|| damaged(1))?;
+    let damaged = |line: usize| move |source| Error::DamagedJournal { path: path.to_owned(), line, source };
+    let header: Header = serde_json::from_slice(header).map_err(damaged(1))?;
     if header.settings != *settings {
         // A journal without items, of a command that failed at once.
         return if lines.peek().is_none() { Ok(None) } else { Err(of_another(path, &header.settings, settings)) };
     }
     let mut items = BTreeMap::new();
     for (number, line) in (2..).zip(lines) {
-        let line: Line = serde_json::from_slice(line).with_context(|| damaged(number))?;
+        let line: Line = serde_json::from_slice(line).map_err(damaged(number))?;
         items.insert(line.item, line.values);
     }
     Ok(Some((whole, items)))
 }
 
-/// Adds the program and its version to the settings, since they may decide values.
-pub(super) fn with_software(settings: &Settings) -> Settings {
+/// Adds the software and its version to the settings, since they may decide values.
+pub(crate) fn with_software(settings: &Settings) -> Settings {
     let mut settings = settings.clone();
     settings.insert("software".to_owned(), SOFTWARE.into());
     settings
 }
 
 /// Returns the error for a file of another evaluation.
-pub(super) fn of_another(path: &Path, theirs: &Settings, ours: &Settings) -> anyhow::Error {
-    anyhow!(
-        "{} is of another evaluation ({}); choose another --out, or start over with --force",
-        path.display(),
-        difference(theirs, ours)
-    )
+pub(crate) fn of_another(path: &Path, theirs: &Settings, ours: &Settings) -> Error {
+    Error::OtherEvaluation { path: path.to_owned(), difference: difference(theirs, ours) }
 }
 
 /// Describes the first setting that differs.

@@ -4,12 +4,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use diffae_data::{Fingerprint, Overwrite, write_atomically};
-use diffae_eval::FeatureStatistics;
+use diffae_infer::Settings;
 
-use super::journal::{Settings, with_software};
+use crate::error::{Error, Result, cannot};
+use crate::frechet::FeatureStatistics;
+use crate::journal::{of_another, with_software};
 
 /// Number of rows that are read at once.
 const CHUNK: usize = 512;
@@ -18,7 +19,7 @@ const NUM_BYTES: usize = size_of::<f32>();
 
 /// Rows of f32 without a header; a JSON file beside it holds the settings that name them.
 #[derive(Debug)]
-pub(super) struct FeatureFile {
+pub(crate) struct FeatureFile {
     path: PathBuf,
     file: File,
     width: usize,
@@ -28,65 +29,68 @@ pub(super) struct FeatureFile {
 impl FeatureFile {
     /// Opens the features `NAME` in a folder, which is created if it is missing. An incomplete last row is dropped;
     /// features of other settings are an error. With [`Overwrite::Replace`] the file starts anew.
-    pub(super) fn open(
+    pub(crate) fn open(
         folder: &Path,
         name: &str,
         settings: &Settings,
         width: usize,
         overwrite: Overwrite,
     ) -> Result<Self> {
-        fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
+        fs::create_dir_all(folder).map_err(cannot("write", folder))?;
         let (path, about) = (folder.join(format!("{name}.features")), folder.join(format!("{name}.features.json")));
-        let cannot_write = || format!("cannot write {}", path.display());
         let known = fs::read(&about).ok().and_then(|bytes| serde_json::from_slice::<Settings>(&bytes).ok());
         let is_empty = fs::metadata(&path).map_or(true, |file| file.len() == 0);
         let settings = with_software(settings);
         if known.as_ref() != Some(&settings) || overwrite == Overwrite::Replace {
             if !is_empty && overwrite == Overwrite::Refuse {
-                bail!(
-                    "{} holds features of something else; choose another --out, or start over with --force",
-                    path.display()
-                )
+                return Err(of_another(&path, &known.unwrap_or_default(), &settings));
             }
-            fs::write(&path, []).with_context(cannot_write)?;
+            fs::write(&path, []).map_err(cannot("write", &path))?;
             write_atomically(&about, &serde_json::to_vec_pretty(&settings)?, Overwrite::Replace)?;
         }
-        let file = OpenOptions::new().read(true).append(true).create(true).open(&path).with_context(cannot_write)?;
-        let count = usize::try_from(file.metadata()?.len())?.checked_div(width * NUM_BYTES).unwrap_or(0);
-        file.set_len((count * width * NUM_BYTES) as u64).with_context(cannot_write)?;
+        let file =
+            OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(cannot("write", &path))?;
+        let length = file.metadata().map_err(cannot("read", &path))?.len();
+        let count = usize::try_from(length).unwrap_or(usize::MAX).checked_div(width * NUM_BYTES).unwrap_or(0);
+        file.set_len((count * width * NUM_BYTES) as u64).map_err(cannot("write", &path))?;
         Ok(Self { path, file, width, count })
     }
 
     /// Returns the number of rows.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 
     /// Truncates the view to the first `count` rows.
-    pub(super) fn take_first(&mut self, count: usize) {
+    pub(crate) fn take_first(&mut self, count: usize) {
         self.count = self.count.min(count);
     }
 
     /// Appends rows, `[N, D]`.
-    pub(super) fn append(&mut self, features: &Tensor) -> Result<()> {
+    pub(crate) fn append(&mut self, features: &Tensor) -> Result<()> {
         let values = features.flatten_all()?.to_vec1::<f32>()?;
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            bail!("a feature is {value}: the weights of the network or the images are damaged")
+            return Err(Error::NonFiniteValue {
+                name: "a feature".to_owned(),
+                item: format!("image {} or later", self.count),
+                value: f64::from(*value),
+                cause: "the weights of the network or the images are damaged",
+            });
         }
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.file.write_all(&bytes).with_context(|| format!("cannot write {}", self.path.display()))?;
+        self.file.write_all(&bytes).map_err(cannot("write", &self.path))?;
         self.count += features.dim(0)?;
         Ok(())
     }
 
     /// Reads some rows, `[N, D]`, in rising order.
-    pub(super) fn rows(&mut self, rows: &[usize]) -> Result<Tensor> {
+    pub(crate) fn rows(&mut self, rows: &[usize]) -> Result<Tensor> {
         let row_bytes = self.width * NUM_BYTES;
         let mut bytes = vec![0; rows.len() * row_bytes];
         for (row, into) in rows.iter().zip(bytes.chunks_mut(row_bytes.max(1))) {
             let read =
                 self.file.seek(SeekFrom::Start((row * row_bytes) as u64)).and_then(|_| self.file.read_exact(into));
-            read.with_context(|| format!("cannot read {}", self.path.display()))?;
+            read.map_err(cannot("read", &self.path))?;
         }
         let number = |bytes: &[u8]| bytes.first_chunk().map_or(0., |bytes| f32::from_le_bytes(*bytes));
         let values: Vec<f32> = bytes.chunks(NUM_BYTES).map(number).collect();
@@ -94,13 +98,13 @@ impl FeatureFile {
     }
 
     /// Computes mean and scatter of all rows.
-    pub(super) fn statistics(&mut self) -> Result<FeatureStatistics> {
+    pub(crate) fn statistics(&mut self) -> Result<FeatureStatistics> {
         let all: Vec<usize> = (0..self.count).collect();
         self.statistics_of(&all)
     }
 
     /// Computes mean and scatter of some rows, which may repeat.
-    pub(super) fn statistics_of(&mut self, rows: &[usize]) -> Result<FeatureStatistics> {
+    pub(crate) fn statistics_of(&mut self, rows: &[usize]) -> Result<FeatureStatistics> {
         let mut statistics = FeatureStatistics::new(self.width);
         for rows in rows.chunks(CHUNK) {
             statistics.add(&self.rows(rows)?)?;
@@ -110,10 +114,9 @@ impl FeatureFile {
 }
 
 /// Returns a checksum of a file.
-pub(super) fn fingerprint_of_file(path: &Path) -> Result<String> {
-    let cannot_read = || format!("cannot read {}", path.display());
-    let file = File::open(path).with_context(cannot_read)?;
-    Ok(Fingerprint::new().update_reader(file).with_context(cannot_read)?.digits())
+pub(crate) fn fingerprint_of_file(path: &Path) -> Result<String> {
+    let file = File::open(path).map_err(cannot("read", path))?;
+    Ok(Fingerprint::new().update_reader(file).map_err(cannot("read", path))?.digits())
 }
 
 #[cfg(test)]
@@ -141,7 +144,7 @@ mod tests {
         assert_eq!(file.rows(&[0, 2]).unwrap().to_vec2::<f32>().unwrap(), [[1., 2., 3.], [7., 8., 10.]]);
         let moments = file.statistics().unwrap().moments().unwrap();
         assert!((moments.mean[2] - 19. / 3.).abs() < 1e-12);
-        assert!(open(2, Overwrite::Refuse).unwrap_err().to_string().contains("something else"));
+        assert!(open(2, Overwrite::Refuse).unwrap_err().to_string().contains("of another evaluation"));
         assert_eq!(open(2, Overwrite::Replace).unwrap().count(), 0);
         let mut file = open(2, Overwrite::Refuse).unwrap();
         file.append(&features).unwrap();

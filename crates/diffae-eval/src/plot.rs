@@ -35,26 +35,35 @@ const WHISKER: f64 = 4.;
 
 /// Curves over one axis.
 #[derive(Debug)]
-pub(crate) struct Plot<'a> {
-    pub(crate) title: &'a str,
-    pub(crate) x_label: &'a str,
-    pub(crate) y_label: &'a str,
-    pub(crate) curves: &'a [Curve],
+pub struct Plot<'a> {
+    /// Title, above the area.
+    pub title: &'a str,
+    /// Name of the horizontal axis.
+    pub x_label: &'a str,
+    /// Name of the vertical axis.
+    pub y_label: &'a str,
+    /// The curves.
+    pub curves: &'a [Curve],
 }
 
 /// A curve: its name and its points, from left to right.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Curve {
-    pub(crate) name: String,
-    pub(crate) points: Vec<Point>,
+pub struct Curve {
+    /// Name in the legend.
+    pub name: String,
+    /// Points, from left to right.
+    pub points: Vec<Point>,
 }
 
 /// A point of a curve, with its interval if that is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Point {
-    pub(crate) x: f64,
-    pub(crate) y: f64,
-    pub(crate) interval: Option<[f64; 2]>,
+pub struct Point {
+    /// Place on the horizontal axis.
+    pub x: f64,
+    /// Value.
+    pub y: f64,
+    /// Ends of the interval, if it is known.
+    pub interval: Option<[f64; 2]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +101,8 @@ struct Canvas {
 
 impl Plot<'_> {
     /// Draws the plot.
-    pub(crate) fn draw(&self) -> RgbImage {
+    #[must_use]
+    pub fn draw(&self) -> RgbImage {
         let all = || self.curves.iter().flat_map(|curve| &curve.points);
         let x = Axis::horizontal(all().map(|point| point.x).collect());
         let bounds = |point: &Point| {

@@ -4,46 +4,56 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use diffae_data::{Overwrite, write_atomically};
-use diffae_eval::Interval;
+use diffae_infer::Settings;
 use serde::{Deserialize, Serialize};
 
-use super::journal::{SOFTWARE, Settings, of_another};
-use crate::args::EvalRunArgs;
+use crate::bootstrap::{Interval, bootstrap, bootstrap_all, bootstrap_mean};
+use crate::error::{Error, Result};
+use crate::evaluation::{Evaluation, Stage};
+use crate::journal::{SOFTWARE, of_another};
 use crate::plot::Point;
-use crate::progress::Progress;
 
 /// Version of the format; changes when a reader of older reports would be misled.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub const REPORT_FORMAT_VERSION: u32 = 1;
+/// Name of the file with the reports of several measures.
+pub const ALL_REPORTS_FILE: &str = "all.json";
 /// Number of resamples of a bootstrap.
 const NUM_RESAMPLES: usize = 1000;
 
 /// The figures of one measure on one model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Report {
-    pub(super) format_version: u32,
-    pub(super) measure: String,
-    pub(super) software: String,
+pub struct Report {
+    /// [`REPORT_FORMAT_VERSION`] of the writer.
+    pub format_version: u32,
+    /// Name of the measure.
+    pub measure: String,
+    /// Name and version of the software.
+    pub software: String,
     /// Settings that determine the figures.
-    pub(super) settings: Settings,
-    pub(super) figures: Vec<Figure>,
+    pub settings: Settings,
+    /// The figures.
+    pub figures: Vec<Figure>,
 }
 
 /// A figure, with its 95% interval if it has one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Figure {
-    pub(super) name: String,
+pub struct Figure {
+    /// Name of the figure.
+    pub name: String,
     /// Qualifiers: steps, attribute, ..
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(super) of: BTreeMap<String, String>,
-    pub(super) value: f64,
+    pub of: BTreeMap<String, String>,
+    /// The value.
+    pub value: f64,
+    /// Lower end of the interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) low: Option<f64>,
+    pub low: Option<f64>,
+    /// Upper end of the interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) high: Option<f64>,
+    pub high: Option<f64>,
     /// Number of items that the figure is computed from.
-    pub(super) count: usize,
+    pub count: usize,
 }
 
 impl Figure {
@@ -53,23 +63,23 @@ impl Figure {
     }
 
     /// Computes costly figures of items, with intervals if there are to be resamples.
-    pub(super) fn of_resamples<const N: usize>(
+    pub(crate) fn of_resamples<const N: usize>(
         (names, of): ([&str; N], &[(&str, &str)]),
         count: usize,
-        (num_resamples, seed): (usize, u64),
+        (num_resamples, evaluation): (usize, &Evaluation<'_>),
         mut figures: impl FnMut(&[usize]) -> Result<[f64; N]>,
     ) -> Result<Vec<Self>> {
-        let progress = Progress::start("resample", num_resamples + 1, 1);
+        let stage: Stage<'_> = evaluation.stage("resample", num_resamples + 1, 1);
         // All items together must have figures; a resample may lack them, and an interruption ends all.
         let (mut first, mut failure) = (true, None);
-        let found = diffae_eval::bootstrap_all(count, num_resamples, seed, |items| {
+        let found = bootstrap_all(count, num_resamples, evaluation.seed(), |items| {
             if failure.is_some() {
                 return None;
             }
             let made = figures(items);
-            let (is_first, stopped) = (std::mem::take(&mut first), progress.check(1));
+            let (is_first, stopped) = (std::mem::take(&mut first), stage.check(1));
             match (made, stopped) {
-                (_, Err(interrupted)) => failure = Some(interrupted.into()),
+                (_, Err(cancelled)) => failure = Some(cancelled),
                 (Ok(made), _) => return Some(made),
                 (Err(error), _) if !is_first && lacks_some(&error) => {}
                 (Err(error), _) => failure = Some(error),
@@ -79,51 +89,51 @@ impl Figure {
         if let Some(failure) = failure {
             return Err(failure);
         }
-        progress.finish();
+        stage.finish();
         Ok(names.into_iter().zip(found?).map(|(name, interval)| Self::new(name, of, interval, count)).collect())
     }
 
     /// Builds a figure without an interval.
-    pub(super) fn single(name: &str, of: &[(&str, &str)], value: f64, count: usize) -> Self {
+    pub(crate) fn single(name: &str, of: &[(&str, &str)], value: f64, count: usize) -> Self {
         let of = of.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
         Self { name: name.to_owned(), of, value, low: None, high: None, count }
     }
 
     /// Returns the figure as a point over one of its qualifiers; `None` if that is not a number.
-    pub(super) fn point(&self, over: &str) -> Option<Point> {
+    pub(crate) fn point(&self, over: &str) -> Option<Point> {
         let x = self.of.get(over)?.parse().ok()?;
         Some(Point { x, y: self.value, interval: self.low.zip(self.high).map(|(low, high)| [low, high]) })
     }
 
     /// Formats the interval as `low .. high`; empty if it is not known.
-    pub(super) fn interval(&self) -> String {
+    pub(crate) fn interval(&self) -> String {
         let bounds = self.low.zip(self.high);
         bounds.map(|(low, high)| format!("{} .. {}", number(low), number(high))).unwrap_or_default()
     }
 
     /// Computes the mean of values; `None` without finite values.
-    pub(super) fn mean(name: &str, of: &[(&str, &str)], values: &[f64], seed: u64) -> Option<Self> {
-        let interval = diffae_eval::bootstrap_mean(values, NUM_RESAMPLES, seed).ok()?;
+    pub(crate) fn mean(name: &str, of: &[(&str, &str)], values: &[f64], seed: u64) -> Option<Self> {
+        let interval = bootstrap_mean(values, NUM_RESAMPLES, seed).ok()?;
         Some(Self::new(name, of, interval, values.len()))
     }
 
     /// Computes another figure of items; `None` if none of them has one.
-    pub(super) fn of_items(
+    pub(crate) fn of_items(
         name: &str,
         of: &[(&str, &str)],
         count: usize,
         seed: u64,
         figure: impl FnMut(&[usize]) -> Option<f64>,
     ) -> Option<Self> {
-        let interval = diffae_eval::bootstrap(count, NUM_RESAMPLES, seed, figure).ok()?;
+        let interval = bootstrap(count, NUM_RESAMPLES, seed, figure).ok()?;
         Some(Self::new(name, of, interval, count))
     }
 }
 
 impl Report {
-    pub(super) fn new(measure: &str, settings: Settings, figures: Vec<Figure>) -> Self {
+    pub(crate) fn new(measure: &str, settings: Settings, figures: Vec<Figure>) -> Self {
         Self {
-            format_version: FORMAT_VERSION,
+            format_version: REPORT_FORMAT_VERSION,
             measure: measure.to_owned(),
             software: SOFTWARE.to_owned(),
             settings,
@@ -132,19 +142,30 @@ impl Report {
     }
 
     /// Writes the report into the folder.
-    pub(super) fn written(self, folder: &Path) -> Result<Self> {
+    pub(crate) fn written(self, evaluation: &Evaluation<'_>) -> Result<Self> {
+        let folder = evaluation.out();
+        evaluation.make_folder()?;
         let text = format!("{}\n", serde_json::to_string_pretty(&self)?);
         write_atomically(&Self::path(folder, &self.measure), text.as_bytes(), Overwrite::Replace)?;
         write_atomically(&folder.join(format!("{}.csv", self.measure)), &self.csv()?, Overwrite::Replace)?;
         Ok(self)
     }
 
+    /// Writes the reports of several measures into one file, [`ALL_REPORTS_FILE`], of a folder.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the file cannot be written.
+    pub fn write_all(reports: &[Self], folder: &Path) -> Result<()> {
+        let text = format!("{}\n", serde_json::to_string_pretty(reports)?);
+        Ok(write_atomically(&folder.join(ALL_REPORTS_FILE), text.as_bytes(), Overwrite::Replace)?)
+    }
+
     /// Refuses a folder with the report of another evaluation.
-    pub(super) fn check_folder(args: &EvalRunArgs, measure: &str, settings: &Settings) -> Result<()> {
-        let path = Self::path(&args.out, measure);
+    pub(crate) fn check_folder(evaluation: &Evaluation<'_>, measure: &str, settings: &Settings) -> Result<()> {
+        let path = Self::path(evaluation.out(), measure);
         let there = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
         match there {
-            Some(there) if there.settings != *settings && args.force.overwrite() == Overwrite::Refuse => {
+            Some(there) if there.settings != *settings && evaluation.overwrite() == Overwrite::Refuse => {
                 Err(of_another(&path, &there.settings, settings))
             }
             _ => Ok(()),
@@ -163,7 +184,8 @@ impl Report {
     }
 
     /// Formats the report as a table.
-    pub(super) fn table(&self) -> String {
+    #[must_use]
+    pub fn table(&self) -> String {
         let keys = self.keys();
         let mut rows = vec![keys.iter().map(|&key| key.to_owned()).collect::<Vec<_>>()];
         rows[0].extend(["figure", "value", "95% interval", "n"].map(str::to_owned));
@@ -188,17 +210,17 @@ impl Report {
             cells.push(figure.count.to_string());
             writer.write_record(cells)?;
         }
-        Ok(writer.into_inner()?)
+        writer.into_inner().map_err(|error| Error::Encoding(Box::new(error.into_error())))
     }
 }
 
 /// Returns whether a resample has no figures because it lacks items of some kind.
-fn lacks_some(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(diffae_eval::Error::OneClass | diffae_eval::Error::TooFew { .. }))
+fn lacks_some(error: &Error) -> bool {
+    matches!(error, Error::OneClass | Error::TooFew { .. })
 }
 
 /// Aligns rows of cells in columns; every row has as many cells as the first.
-pub(super) fn aligned(rows: &[Vec<String>]) -> String {
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let width_of = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).filter_map(width_of).collect();
     let line = |row: &Vec<String>| {
@@ -209,7 +231,7 @@ pub(super) fn aligned(rows: &[Vec<String>]) -> String {
 }
 
 /// Formats a figure with about four significant digits.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
     match size {
         _ if size == 0. => "0".to_owned(),

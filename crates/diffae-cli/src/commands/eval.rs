@@ -1,0 +1,261 @@
+//! `diffae eval MEASURE --model MODEL .. --out DIR`
+
+use std::ops::ControlFlow;
+
+use anyhow::{Result, bail};
+use diffae_data::{AttributePairs, Crop, PictureSet};
+use diffae_eval::measures::{
+    AllMeasures, AllOptions, Attributes, Disentanglement, Edits, FeatureExtractor, FewShot, Fid, FidProtocol,
+    FidSubject, LabelledPictures, LpipsPairs, PerceptualNetwork, Ppl, Recon, ReconSubject, ZUsage, ZUsageOptions,
+};
+use diffae_eval::{
+    Comparison, Error, EvaluatedModel, Evaluation, EvaluationEvent, FeatureKind, InceptionInput, Measure, Report,
+};
+
+use crate::args::{
+    AllArgs, AttributesArgs, BrokenArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalRunArgs,
+    FewShotArgs, FidArgs, GlobalArgs, Judged, LpipsArgs, LpipsPairsArgs, MeasureArgs, ModelArgs, PictureCrop, PplArgs,
+    ReconArgs, ZUsageArgs,
+};
+use crate::device::device_from_name;
+use crate::output::{Provenance, say, say_json};
+use crate::pictures::{naming_way_out, picture_set, without_broken};
+use crate::progress::Progress;
+use crate::session::{Session, catch_interrupts, interrupted};
+
+/// Runs the measure that was asked for, and prints its report.
+pub(crate) fn run(global: &GlobalArgs, args: &EvalArgs) -> Result<()> {
+    match &args.measure {
+        MeasureArgs::Recon(args) => recon(global, args),
+        MeasureArgs::Attributes(args) => attributes(global, args),
+        MeasureArgs::Disentanglement(args) => disentanglement(global, args),
+        MeasureArgs::Edits(args) => edits(global, args),
+        MeasureArgs::Lpips(args) => lpips_pairs(global, args),
+        MeasureArgs::Ppl(args) => ppl(global, args),
+        MeasureArgs::FewShot(args) => few_shot(global, args),
+        MeasureArgs::Fid(args) => fid(global, args),
+        MeasureArgs::ZUsage(args) => z_usage(global, args),
+        MeasureArgs::All(args) => all(global, args),
+        MeasureArgs::Compare(args) => compare(args),
+    }
+}
+
+fn recon(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
+    let pictures = picture_set(&args.data)?;
+    let lpips = perceptual_network(global, &args.lpips)?;
+    let (pictures, lpips, options) = (&pictures, lpips.as_ref(), args.options()?);
+    let finish = |subject| conclude(&Recon { subject, pictures, lpips, options }, &args.run, &args.data.broken);
+    match args.judged.get()? {
+        Judged::Model(model) => finish(ReconSubject::Model(&open_model(global, &model, &args.run)?)),
+        Judged::Pictures(folder) => {
+            let made = PictureSet::first(&folder, Crop::Center, None)?;
+            finish(ReconSubject::Pictures { pictures: &made, made_with: args.made_with.into() })
+        }
+    }
+}
+
+fn attributes(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
+    let (labelled, data) = (&args.labelled, &args.labelled.data);
+    let train = args.train_data.as_deref();
+    let train = train.map(|train| without_broken(PictureSet::first(train, data.crop.into(), None)?, &data.broken));
+    let train = train.transpose()?;
+    let train = train.as_ref().zip(args.train_labels.as_deref());
+    let train = train.map(|(pictures, labels)| LabelledPictures::find(pictures, labels)).transpose()?;
+    let pictures = picture_set(data)?;
+    let pictures = LabelledPictures::find(&pictures, &labelled.labels)?;
+    let model = open_model(global, &labelled.model, &labelled.run)?;
+    let measure = Attributes { model: &model, labelled: &pictures, train: train.as_ref(), options: args.options() };
+    conclude(&measure, &labelled.run, &data.broken)
+}
+
+fn disentanglement(global: &GlobalArgs, args: &DisentanglementArgs) -> Result<()> {
+    let labelled = &args.labelled;
+    let pictures = picture_set(&labelled.data)?;
+    let pictures = LabelledPictures::find(&pictures, &labelled.labels)?;
+    let model = open_model(global, &labelled.model, &labelled.run)?;
+    let measure = Disentanglement { model: &model, labelled: &pictures, options: args.options() };
+    conclude(&measure, &labelled.run, &labelled.data.broken)
+}
+
+fn few_shot(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
+    let labelled = &args.labelled;
+    let pictures = picture_set(&labelled.data)?;
+    let pictures = LabelledPictures::find(&pictures, &labelled.labels)?;
+    let model = open_model(global, &labelled.model, &labelled.run)?;
+    let measure = FewShot { model: &model, labelled: &pictures, options: args.options()? };
+    conclude(&measure, &labelled.run, &labelled.data.broken)
+}
+
+fn edits(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
+    let pairs = AttributePairs::find(&args.pairs, args.limit)?;
+    let model = open_model(global, &args.model, &args.run)?;
+    let measure = Edits { model: &model, pairs: &pairs, options: args.options()? };
+    conclude(&measure, &args.run, &BrokenArgs { skip_broken: true })
+}
+
+fn lpips_pairs(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<()> {
+    let pictures = picture_set(&args.data)?;
+    let others = PictureSet::first(&args.pictures, Crop::Center, None)?;
+    let device = device_from_name(&global.device)?;
+    let lpips = PerceptualNetwork::open(args.backbone.into(), &args.weights, &device)?;
+    let measure = LpipsPairs { pictures: &pictures, others: &others, lpips: &lpips };
+    conclude(&measure, &args.run, &args.data.broken)
+}
+
+fn ppl(global: &GlobalArgs, args: &PplArgs) -> Result<()> {
+    let pictures = picture_set(&args.data)?;
+    let model = open_model(global, &args.model, &args.run)?;
+    let lpips = PerceptualNetwork::open(args.backbone.into(), &args.weights, model.model().device())?;
+    let measure = Ppl { model: &model, pictures: &pictures, lpips: &lpips, options: args.options()? };
+    conclude(&measure, &args.run, &args.data.broken)
+}
+
+fn z_usage(global: &GlobalArgs, args: &ZUsageArgs) -> Result<()> {
+    let pictures = picture_set(&args.data)?;
+    let model = open_model(global, &args.model, &args.run)?;
+    let options = ZUsageOptions { steps: args.steps, sampler: args.sampler.get()? };
+    conclude(&ZUsage { model: &model, pictures: &pictures, options }, &args.run, &args.data.broken)
+}
+
+fn fid(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
+    let is_reference = FidProtocol::from(args.protocol) == FidProtocol::Reference;
+    let as_they_are = !is_reference && args.crop == PictureCrop::Center;
+    if args.size.is_none() && !args.model_is_given() && !as_they_are {
+        bail!("say with --size how large the images are: real ones are cropped or flipped for the comparison")
+    }
+    let (device, kind, input) = (device_from_name(&global.device)?, args.features.into(), args.resize.into());
+    if input == InceptionInput::Clean && kind != FeatureKind::Inception {
+        bail!("--resize clean needs --features inception; {kind} has one way of resizing only")
+    }
+    let features = FeatureExtractor::open(kind, &args.weights, input, &device)?;
+    let real = args.data.as_ref().map(|data| {
+        let limit = args.limit.or(is_reference.then_some(FidProtocol::REFERENCE_COUNT));
+        without_broken(PictureSet::first(data, args.crop.into(), limit)?, &args.broken)
+    });
+    let real = real.transpose()?;
+    let (real, options) = (real.as_ref(), args.options()?);
+    let finish = |subject| conclude(&Fid { subject, real, features: &features, options }, &args.run, &args.broken);
+    match args.judged.get()? {
+        Judged::Model(_) if real.is_none() && args.count.is_none() => {
+            bail!("say with --count how many images to generate")
+        }
+        Judged::Model(model) => {
+            let model = open_model(global, &model, &args.run)?;
+            finish(FidSubject::Model { model: &model, source: args.source.into() })
+        }
+        Judged::Pictures(folder) => {
+            let made = PictureSet::first(&folder, Crop::Center, args.count)?;
+            finish(FidSubject::Pictures(&without_broken(made, &args.broken)?))
+        }
+    }
+}
+
+/// Runs all measures, each in a folder of its own, where interrupted work is resumed, and writes all reports into one
+/// file. A measure that fails does not stop the others, but the command fails in the end.
+fn all(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
+    let pictures = picture_set(&args.data)?;
+    let labelled = args.labels.as_deref().map(|labels| LabelledPictures::find(&pictures, labels)).transpose()?;
+    let pairs = args.pairs.as_deref().map(|pairs| AttributePairs::find(pairs, args.data.limit)).transpose()?;
+    let device = device_from_name(&global.device)?;
+    let features = args.feature_weights.as_deref();
+    let features = features
+        .map(|weights| FeatureExtractor::open(args.features.into(), weights, InceptionInput::default(), &device));
+    let (features, lpips) = (features.transpose()?, perceptual_network(global, &args.lpips)?);
+    let model = open_model(global, &args.model, &args.run)?;
+    let measures = AllMeasures {
+        model: &model,
+        pictures: &pictures,
+        labelled: labelled.as_ref(),
+        pairs: pairs.as_deref(),
+        features: features.as_ref(),
+        lpips: lpips.as_ref(),
+    };
+    let options = AllOptions { steps: args.steps.clone(), sampler: args.sampler.get()?, resamples: args.resamples };
+    let evaluation = evaluation(&args.run);
+    let (mut reports, mut failed) = (vec![], vec![]);
+    for measure in measures.measures(&options) {
+        let name = measure.name();
+        if !args.run.json {
+            say(&format!("\n{name}"))?;
+        }
+        match measure.run(&evaluation.within(name)) {
+            Ok(report) if args.run.json => reports.push(report),
+            Ok(report) => {
+                say(&report.table())?;
+                reports.push(report);
+            }
+            Err(error) if interrupted() => return Err(error.into()),
+            Err(error) => {
+                tracing::error!("{name}: {:#}", explained(error, &args.data.broken));
+                failed.push(name);
+            }
+        }
+    }
+    if !reports.is_empty() {
+        Report::write_all(&reports, &args.run.out)?;
+    }
+    if args.run.json {
+        say_json(&reports)?;
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("some measures failed: {}", failed.join(", ")) }
+}
+
+fn compare(args: &CompareArgs) -> Result<()> {
+    let comparison = Comparison::read(&args.reports)?;
+    if let Some(folder) = &args.out {
+        comparison.write(folder)?;
+    }
+    if args.json { say_json(&comparison.rows()) } else { say(&comparison.table()) }
+}
+
+/// Runs a measure, and prints its report.
+fn conclude(measure: &dyn Measure, args: &EvalRunArgs, broken: &BrokenArgs) -> Result<()> {
+    catch_interrupts();
+    let report = measure.run(&evaluation(args)).map_err(|error| explained(error, broken))?;
+    if args.json { say_json(&report) } else { say(&report.table()) }
+}
+
+/// Names the options that are a way out of an error.
+fn explained(error: Error, broken: &BrokenArgs) -> anyhow::Error {
+    match error {
+        Error::OtherEvaluation { .. } => {
+            anyhow::anyhow!("{error}; choose another --out, or start over with --force")
+        }
+        Error::DamagedJournal { .. } => anyhow::anyhow!("{:#}; start over with --force", anyhow::Error::from(error)),
+        error => naming_way_out(error.into(), broken),
+    }
+}
+
+/// Returns the circumstances of the command line: progress is shown, and Ctrl-C ends the evaluation.
+fn evaluation<'a>(args: &EvalRunArgs) -> Evaluation<'a> {
+    let mut progress: Option<Progress> = None;
+    let observer = move |event: &EvaluationEvent| match *event {
+        EvaluationEvent::Begin { stage, num_items, calls_per_item } => {
+            progress = Some(Progress::start(stage, num_items, calls_per_item));
+            ControlFlow::Continue(())
+        }
+        EvaluationEvent::Calls { count } => {
+            progress.as_ref().map_or(ControlFlow::Continue(()), |progress| progress.step(count))
+        }
+        EvaluationEvent::End => {
+            if let Some(progress) = progress.take() {
+                progress.finish();
+            }
+            ControlFlow::Continue(())
+        }
+    };
+    Evaluation::new(&args.out, observer)
+        .with_seed(args.random.seed)
+        .with_overwrite(args.force.overwrite())
+        .with_provenance(Provenance::without_model().entries())
+}
+
+fn open_model(global: &GlobalArgs, args: &ModelArgs, run: &EvalRunArgs) -> Result<EvaluatedModel> {
+    Ok(Session::open(global, args, &run.batch)?.into_evaluated())
+}
+
+fn perceptual_network(global: &GlobalArgs, args: &LpipsArgs) -> Result<Option<PerceptualNetwork>> {
+    let Some(weights) = &args.lpips_weights else { return Ok(None) };
+    let device = device_from_name(&global.device)?;
+    Ok(Some(PerceptualNetwork::open(args.lpips_backbone.into(), weights, &device)?))
+}

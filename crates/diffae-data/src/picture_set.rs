@@ -1,0 +1,179 @@
+//! The first pictures of a data set, each with a name of its own, to measure or to learn from.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::error::{Error, Result, computing};
+use crate::fingerprint::Fingerprint;
+use crate::inputs::BrokenInput;
+use crate::pictures::{Crop, Pictures};
+
+/// Side that pictures are resized to when they are opened only to check that they can be read.
+const CHECKED_SIZE: usize = 64;
+
+/// The pictures of a data set, or the first of them, in a fixed order and under unique names.
+#[derive(Debug)]
+pub struct PictureSet {
+    pictures: Pictures,
+    crop: Crop,
+    count: usize,
+    fingerprint: OnceLock<String>,
+}
+
+impl PictureSet {
+    /// Finds the pictures below a folder or in an archive, or the first `limit` of them.
+    ///
+    /// # Errors
+    /// As [`Pictures::all`]; [`Error::Data`] if two pictures have the same name, by which results would be confused.
+    pub fn first(root: &Path, crop: Crop, limit: Option<usize>) -> Result<Self> {
+        let pictures = Pictures::all(root, crop)?;
+        let count = limit.unwrap_or(usize::MAX).min(pictures.len());
+        let mut names = BTreeSet::new();
+        if let Some(twice) = (0..count).map(|idx| pictures.name(idx)).find(|name| !names.insert(name.clone())) {
+            let problem = format!("two pictures are named {twice}; give every picture a name of its own");
+            return Err(Error::Data { path: root.to_owned(), problem });
+        }
+        Ok(Self { pictures, crop, count, fingerprint: OnceLock::new() })
+    }
+
+    /// Returns the number of pictures.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Returns whether there are no pictures.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Returns the name of a picture: its path below the root.
+    #[must_use]
+    pub fn name(&self, idx: usize) -> String {
+        self.pictures.name(idx)
+    }
+
+    /// Returns the pictures that these are the first of.
+    #[must_use]
+    pub fn all(&self) -> &Pictures {
+        &self.pictures
+    }
+
+    /// Returns a checksum of names, contents and crop, which tells sets apart; computed once.
+    ///
+    /// # Errors
+    /// As [`Pictures::bytes`].
+    pub fn fingerprint(&self) -> Result<String> {
+        if let Some(known) = self.fingerprint.get() {
+            return Ok(known.clone());
+        }
+        let mut fingerprint = Fingerprint::new();
+        fingerprint.update(format!("{:?}", self.crop).as_bytes());
+        for idx in 0..self.count {
+            let bytes = self.pictures.bytes(idx)?;
+            fingerprint.update(format!("\n{} {}\n", self.name(idx), bytes.len()).as_bytes()).update(&bytes);
+        }
+        let found = fingerprint.digits();
+        Ok(self.fingerprint.get_or_init(|| found).clone())
+    }
+
+    /// Returns ranges of consecutive indices, at most `size` in each.
+    pub fn batches(&self, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let count = self.count;
+        (0..count).step_by(size.max(1)).map(move |start| start..(start + size.max(1)).min(count))
+    }
+
+    /// Reads pictures by their indices.
+    ///
+    /// # Shapes
+    /// - result: `[N, C, H, W]`, f32 in `[-1, 1]`, on the CPU; `image_shape` is `[C, H, W]` with H = W.
+    /// # Errors
+    /// As [`Pictures::read`]; [`Error::Mismatch`] if `image_shape` is no square.
+    pub fn read(&self, indices: impl Iterator<Item = usize>, image_shape: [usize; 3]) -> Result<Tensor> {
+        let [channels, height, width] = image_shape;
+        if height != width {
+            return Err(Error::Mismatch {
+                what: "the shape of pictures".to_owned(),
+                got: "a square".to_owned(),
+                expected: format!("{height} by {width} pixels"),
+            });
+        }
+        let pictures = indices.map(|idx| self.pictures.read(idx, channels, height)).collect::<Result<Vec<_>>>()?;
+        computing("stacking pictures", Tensor::stack(&pictures, 0))
+    }
+
+    /// Opens every picture, and returns those that cannot be read.
+    #[must_use]
+    pub fn broken(&self) -> Vec<BrokenInput> {
+        let check = |idx| {
+            let error = self.pictures.read(idx, 3, CHECKED_SIZE).err()?;
+            Some(BrokenInput { place: idx, error })
+        };
+        (0..self.count).into_par_iter().filter_map(check).collect()
+    }
+
+    /// Keeps the pictures whose indices satisfy a condition.
+    pub fn retain(&mut self, is_kept: impl Fn(usize) -> bool) {
+        self.count = (0..self.count).filter(|&idx| is_kept(idx)).count();
+        self.pictures.retain(is_kept);
+        self.fingerprint = OnceLock::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{Rgb, RgbImage};
+
+    fn folder_of(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (shade, name) in (0..).zip(names) {
+            RgbImage::from_pixel(4, 4, Rgb([shade; 3])).save(folder.path().join(name)).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_names_contents_crop_and_count() {
+        let folder = folder_of(&["a.png", "b.png"]);
+        let fingerprint = |crop, limit| PictureSet::first(folder.path(), crop, limit).unwrap().fingerprint().unwrap();
+        let whole = fingerprint(Crop::Center, None);
+        assert_eq!(whole, fingerprint(Crop::Center, Some(9)));
+        assert_ne!(whole, fingerprint(Crop::Center, Some(1)));
+        assert_ne!(whole, fingerprint(Crop::Celeba, None));
+        std::fs::rename(folder.path().join("b.png"), folder.path().join("c.png")).unwrap();
+        let renamed = fingerprint(Crop::Center, None);
+        assert_ne!(whole, renamed);
+        RgbImage::from_pixel(4, 4, Rgb([9; 3])).save(folder.path().join("c.png")).unwrap();
+        assert_ne!(renamed, fingerprint(Crop::Center, None));
+    }
+
+    #[test]
+    fn broken_pictures_are_found_and_left_out_within_the_limit() {
+        let folder = folder_of(&["a.png", "c.png", "d.png"]);
+        std::fs::write(folder.path().join("b.png"), b"\x89PNG\r\n\x1a\n").unwrap();
+        let mut set = PictureSet::first(folder.path(), Crop::Center, Some(3)).unwrap();
+        let broken: Vec<usize> = set.broken().iter().map(|broken| broken.place).collect();
+        assert_eq!(broken, [1]);
+        let before = set.fingerprint().unwrap();
+        set.retain(|idx| !broken.contains(&idx));
+        assert_eq!((0..set.len()).map(|idx| set.name(idx)).collect::<Vec<_>>(), ["a.png", "c.png"]);
+        assert_ne!(set.fingerprint().unwrap(), before);
+        assert_eq!(set.read(0..2, [3, 8, 8]).unwrap().dims(), [2, 3, 8, 8]);
+        assert!(set.read(0..2, [3, 8, 4]).is_err());
+    }
+
+    #[test]
+    fn batches_cover_the_set_once() {
+        let folder = folder_of(&["a.png", "b.png", "c.png"]);
+        let set = PictureSet::first(folder.path(), Crop::Center, None).unwrap();
+        assert_eq!(set.batches(2).collect::<Vec<_>>(), [0..2, 2..3]);
+        assert_eq!(set.batches(0).count(), 3, "a batch holds one picture at least");
+    }
+}

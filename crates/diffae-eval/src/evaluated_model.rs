@@ -1,0 +1,120 @@
+//! A model under evaluation.
+
+use std::ops::Range;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use diffae_data::PictureSet;
+use diffae_infer::{CodesBatch, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings};
+
+use crate::error::Result;
+use crate::evaluation::Stage;
+
+/// A model under evaluation, with the settings that name it in reports.
+#[derive(Debug)]
+pub struct EvaluatedModel {
+    pipeline: Pipeline,
+    source: ModelSource,
+    dtype: DType,
+    batch_size: usize,
+}
+
+impl EvaluatedModel {
+    /// Loads a model. `batch_size` is the number of pictures per batch; `None` chooses it by the size of the model.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn open(path: &Path, options: &LoadOptions, batch_size: Option<usize>) -> Result<Self> {
+        let source = ModelSource::open(path, &options.hints)?;
+        let pipeline = Pipeline::new(source.build(options)?);
+        Ok(Self::new(pipeline, source, options.dtype, batch_size))
+    }
+
+    /// Wraps a loaded model: `source` is the model's, `dtype` the number type that it was loaded with.
+    #[must_use]
+    pub fn new(pipeline: Pipeline, source: ModelSource, dtype: DType, batch_size: Option<usize>) -> Self {
+        let settings = PipelineSettings { batch_size, ..PipelineSettings::DEFAULT };
+        let batch_size = settings.batch_size_for(pipeline.model().config());
+        Self { pipeline, source, dtype, batch_size }
+    }
+
+    /// Returns the pipeline.
+    #[must_use]
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// Returns the model.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        self.pipeline.model()
+    }
+
+    /// Returns the number of pictures per batch.
+    #[must_use]
+    pub fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    /// Returns whether pictures have a semantic code.
+    pub(crate) fn has_z_sem(&self) -> bool {
+        self.model().has_z_sem()
+    }
+
+    /// Returns the settings of the model that determine the values measured on it.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings::from([
+            ("model".to_owned(), self.model().fingerprint().into()),
+            ("dtype".to_owned(), self.dtype.as_str().into()),
+        ])
+    }
+
+    /// Returns a fingerprint of the latent net and the moments of `z_sem`, which are no part of the model's
+    /// fingerprint.
+    pub(crate) fn latent_fingerprint(&self) -> Result<Option<String>> {
+        Ok(self.source.latent_fingerprint()?)
+    }
+
+    /// Reads pictures, `[N, C, H, W]` in `[-1, 1]`, to the model's device.
+    pub(crate) fn read(&self, pictures: &PictureSet, indices: impl Iterator<Item = usize>) -> Result<Tensor> {
+        Ok(self.pipeline.read_batch(pictures, indices)?)
+    }
+
+    /// Encodes pictures batch by batch, `[N, D]` on the model's device.
+    pub(crate) fn encode(&self, pictures: &PictureSet, indices: Range<usize>) -> Result<Tensor> {
+        let mut codes = vec![];
+        for start in indices.clone().step_by(self.batch_size) {
+            let batch = start..(start + self.batch_size).min(indices.end);
+            codes.push(self.model().encode_semantic(&self.read(pictures, batch)?)?);
+        }
+        Ok(Tensor::cat(&codes, 0)?)
+    }
+
+    /// Decodes a batch of codes; the noise of stochastic samplers is numbered from `first` on.
+    pub(crate) fn decode(
+        &self,
+        (x_terminal, z_sem): (&Tensor, Option<&Tensor>),
+        first: usize,
+        settings: &PipelineSettings,
+        stage: &Stage<'_>,
+    ) -> Result<Tensor> {
+        let numbers: Vec<u64> = (first as u64..).take(x_terminal.dim(0)?).collect();
+        let codes = CodesBatch { x_terminal, z_sem, numbers: &numbers };
+        Ok(self.pipeline.decode_batch(codes, settings, &mut stage.observer())?)
+    }
+
+    /// Draws the `x_T` of `count` pictures, numbered from `first` on.
+    pub(crate) fn random_x_terminal(&self, first: usize, count: usize, settings: &PipelineSettings) -> Result<Tensor> {
+        let numbers: Vec<u64> = (first as u64..).take(count).collect();
+        Ok(self.pipeline.random_x_terminal_batch(&numbers, settings)?)
+    }
+}
+
+/// Converts pictures from `[-1, 1]`, as networks use them, to `[0, 1]`, as measures do, on the CPU; values beyond are
+/// clipped, as in a file.
+///
+/// # Errors
+/// If the tensor cannot be brought to the CPU.
+pub fn to_unit(x: &Tensor) -> Result<Tensor> {
+    Ok(((x.to_device(&Device::Cpu)? + 1.)? * 0.5)?.clamp(0., 1.)?)
+}

@@ -1,0 +1,170 @@
+//! The circumstances of an evaluation: where it writes, its seed, and who watches it.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use diffae_data::{Overwrite, png_bytes, write_atomically};
+use diffae_infer::{CallEvent, Model};
+use image::RgbImage;
+
+use crate::error::{Result, cannot};
+
+/// A step of an evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EvaluationEvent {
+    /// A stage begins. Its work is `num_items * calls_per_item` calls, all of about the same cost.
+    Begin {
+        /// Name of the stage: the measure, or a part of it.
+        stage: &'static str,
+        /// Number of items: pictures, pairs, probes.
+        num_items: usize,
+        /// Number of network calls for each of them.
+        calls_per_item: usize,
+    },
+    /// Calls were made, or their results are known from an interrupted evaluation.
+    Calls {
+        /// Number of calls, times the items of each.
+        count: usize,
+    },
+    /// The stage is complete.
+    End,
+}
+
+/// An observer of an evaluation: [`ControlFlow::Break`] ends it with [`Error::Cancelled`](diffae_infer::Error::Cancelled),
+/// and what was measured is kept.
+pub type EvaluationObserver<'a> = dyn FnMut(&EvaluationEvent) -> ControlFlow<()> + 'a;
+
+/// The circumstances of an evaluation, shared by all measures.
+#[derive(Clone)]
+pub struct Evaluation<'a> {
+    out: PathBuf,
+    codes: PathBuf,
+    overwrite: Overwrite,
+    seed: u64,
+    provenance: Vec<(String, String)>,
+    observer: Rc<RefCell<Box<EvaluationObserver<'a>>>>,
+}
+
+impl fmt::Debug for Evaluation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Evaluation").field("out", &self.out).field("seed", &self.seed).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Evaluation<'a> {
+    /// Begins an evaluation that writes into a folder, or goes on where one of equal settings was interrupted there.
+    /// The seed is 0.
+    pub fn new(out: &Path, observer: impl FnMut(&EvaluationEvent) -> ControlFlow<()> + 'a) -> Self {
+        Self {
+            out: out.to_owned(),
+            codes: out.join("z_sem"),
+            overwrite: Overwrite::Refuse,
+            seed: 0,
+            provenance: vec![],
+            observer: Rc::new(RefCell::new(Box::new(observer))),
+        }
+    }
+
+    /// Sets the seed of all random choices.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Decides about results of other settings in the folder: an error, or replaced. Replacing starts over.
+    #[must_use]
+    pub fn with_overwrite(self, overwrite: Overwrite) -> Self {
+        Self { overwrite, ..self }
+    }
+
+    /// Sets text entries for the metadata of pictures that are written.
+    #[must_use]
+    pub fn with_provenance(self, entries: &[(String, String)]) -> Self {
+        Self { provenance: entries.to_owned(), ..self }
+    }
+
+    /// Returns the circumstances of one measure of several: it writes into a folder of its own, and shares the cache of
+    /// semantic codes.
+    #[must_use]
+    pub fn within(&self, name: &str) -> Self {
+        Self { out: self.out.join(name), ..self.clone() }
+    }
+
+    /// Returns the folder of the results.
+    #[must_use]
+    pub fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// Returns the seed.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Returns what happens to results of other settings.
+    #[must_use]
+    pub fn overwrite(&self) -> Overwrite {
+        self.overwrite
+    }
+
+    /// Returns the folder of semantic codes, which measures share.
+    pub(crate) fn codes(&self) -> &Path {
+        &self.codes
+    }
+
+    /// Creates the folder of the results if it is missing.
+    pub(crate) fn make_folder(&self) -> Result<()> {
+        fs::create_dir_all(&self.out).map_err(cannot("write", &self.out))
+    }
+
+    /// Begins a stage.
+    pub(crate) fn stage(&self, stage: &'static str, num_items: usize, calls_per_item: usize) -> Stage<'a> {
+        let stage_observer = Stage { observer: Rc::clone(&self.observer) };
+        // A break comes back with the first call.
+        let _ = stage_observer.send(EvaluationEvent::Begin { stage, num_items, calls_per_item });
+        stage_observer
+    }
+
+    /// Writes a picture into the folder, with the provenance and the model in its metadata.
+    pub(crate) fn write_picture(&self, name: &str, picture: &RgbImage, model: Option<&Model>) -> Result<()> {
+        let path = self.out.join(name);
+        self.make_folder()?;
+        let model = model.map(|model| ("diffae:model".to_owned(), model.fingerprint().to_owned()));
+        let entries: Vec<(String, String)> = self.provenance.iter().cloned().chain(model).collect();
+        Ok(write_atomically(&path, &png_bytes(picture, &entries, &path)?, Overwrite::Replace)?)
+    }
+}
+
+/// A stage of an evaluation in progress.
+pub(crate) struct Stage<'a> {
+    observer: Rc<RefCell<Box<EvaluationObserver<'a>>>>,
+}
+
+impl Stage<'_> {
+    fn send(&self, event: EvaluationEvent) -> ControlFlow<()> {
+        (self.observer.borrow_mut())(&event)
+    }
+
+    /// Notes `count` calls; fails if the observer asks to stop.
+    pub(crate) fn check(&self, count: usize) -> Result<()> {
+        match self.send(EvaluationEvent::Calls { count }) {
+            ControlFlow::Break(()) => Err(diffae_infer::Error::Cancelled.into()),
+            ControlFlow::Continue(()) => Ok(()),
+        }
+    }
+
+    /// Returns an observer of a pipeline that notes every network call.
+    pub(crate) fn observer(&self) -> impl FnMut(&CallEvent<'_>) -> ControlFlow<()> + '_ {
+        |event| self.send(EvaluationEvent::Calls { count: event.num_pictures })
+    }
+
+    /// Ends the stage.
+    pub(crate) fn finish(self) {
+        let _ = self.send(EvaluationEvent::End);
+    }
+}

@@ -1,0 +1,389 @@
+//! Accuracy of edits, on pairs of pictures that differ in one attribute.
+
+use candle_core::{DType, Device, Tensor};
+use diffae_data::{AttributePairs, Fingerprint, PictureSet, rgb_from_tensor};
+use diffae_infer::{PipelineSettings, Sheet, keep_residual};
+use diffae_schedule::Sampler;
+
+use super::Measure;
+use crate::error::{Result, unsuitable};
+use crate::evaluated_model::{EvaluatedModel, to_unit};
+use crate::evaluation::{Evaluation, Stage};
+use crate::journal::{Journal, Values};
+use crate::report::{Figure, Report};
+
+const NAME: &str = "edits";
+const SHEET: &str = "edits.png";
+/// One pair in so many calibrates the strength of an edit, and is not measured.
+const ONE_IN: usize = 5;
+/// Difference, of `[0, 1]`, above which a value counts as changed: more than rounding to 8 bits makes.
+const CHANGED: f64 = 1.5 / 255.;
+/// Number of pairs of an attribute on the sheet.
+const NUM_SHOWN: usize = 4;
+/// Names of the figures of an attribute, in the order of the report.
+const MEASURES: [&str; 6] =
+    ["nearer", "rmse_edited", "rmse_unedited", "mae_inside_edited", "mae_inside_unedited", "mae_outside_edited"];
+
+/// Direction and strength of an edit.
+enum Edit {
+    /// Along the model's direction of an attribute.
+    Along { attribute_idx: usize, strength: f64 },
+    /// By a difference of `z_sem`, `[1, D]`.
+    By(Tensor),
+}
+
+/// Accuracy of edits: the pictures without each attribute are edited, and compared with those that truly have it.
+#[derive(Debug)]
+pub struct Edits<'a> {
+    /// The model.
+    pub model: &'a EvaluatedModel,
+    /// Pairs of pictures, by attribute. Attributes that the model does not know are left out.
+    pub pairs: &'a [AttributePairs],
+    /// Options.
+    pub options: EditsOptions,
+}
+
+/// Source of edit directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EditDirection {
+    /// The model's own directions.
+    Classifier,
+    /// Mean difference of `z_sem` over the pairs that are not measured.
+    Pairs,
+}
+
+/// Options of [`Edits`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct EditsOptions {
+    /// Source of edit directions. Default: the model's.
+    pub direction: EditDirection,
+    /// Strength of the edits along the model's directions. Default: fitted to `z_sem` on the first fifth of the pairs,
+    /// which is then not measured.
+    pub strength: Option<f64>,
+    /// Decoding steps. Default: 50.
+    pub steps: usize,
+    /// Inversion steps. Default: 50.
+    pub invert_steps: usize,
+    /// Sampler. Default: DDIM.
+    pub sampler: Sampler,
+    /// Whether what the reconstruction loses is added to the edit; see [`keep_residual`]. Default: no.
+    pub keep_residual: bool,
+}
+
+impl Default for EditsOptions {
+    fn default() -> Self {
+        Self {
+            direction: EditDirection::Classifier,
+            strength: None,
+            steps: 50,
+            invert_steps: 50,
+            sampler: Sampler::DDIM,
+            keep_residual: false,
+        }
+    }
+}
+
+impl Measure for Edits<'_> {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
+        let Self { model, pairs, options } = self;
+        let known = |pairs: &&AttributePairs| {
+            let known =
+                options.direction == EditDirection::Pairs || model.model().attribute_idx(&pairs.attribute).is_ok();
+            if !known {
+                tracing::warn!("the model has no attribute {}; its pairs are left out", pairs.attribute);
+            }
+            known
+        };
+        if options.direction == EditDirection::Classifier {
+            model.model().classifier()?;
+        }
+        let all: Vec<&AttributePairs> = pairs.iter().filter(known).collect();
+        if all.is_empty() {
+            return Err(unsuitable("the model has none of the attributes of the pairs"));
+        }
+        let both = all.iter().flat_map(|pairs| [&pairs.without, &pairs.with]);
+        let fingerprints = both.map(PictureSet::fingerprint).collect::<diffae_data::Result<Vec<String>>>()?;
+        let direction = options.direction.name();
+        // The classifier's directions are those of normalized z_sem.
+        let latent = match options.direction {
+            EditDirection::Pairs => None,
+            EditDirection::Classifier => model.latent_fingerprint()?,
+        };
+        let decoding = PipelineSettings {
+            num_steps: options.steps,
+            num_invert_steps: options.invert_steps,
+            sampler: options.sampler,
+            ..PipelineSettings::EDITS
+        };
+        let mut settings = model.settings();
+        settings.extend([
+            ("attributes".to_owned(), all.iter().map(|pairs| pairs.attribute.clone()).collect::<Vec<_>>().into()),
+            ("data".to_owned(), fingerprints.into()),
+            ("direction".to_owned(), direction.into()),
+            ("classifier".to_owned(), directions_fingerprint(model, &all, options)?.into()),
+            ("latent".to_owned(), latent.into()),
+            ("strength".to_owned(), options.strength.into()),
+            ("steps".to_owned(), options.steps.into()),
+            ("invert_steps".to_owned(), options.invert_steps.into()),
+            ("keep_residual".to_owned(), options.keep_residual.into()),
+        ]);
+        settings.extend(decoding.sampler_settings());
+        let mut journal = Journal::of(evaluation, NAME, &settings)?;
+        // The pictures of the sheet are not in the journal: they are made again, unless there is nothing left to do.
+        let is_known = |pairs: &AttributePairs| {
+            (first_measured(pairs, options)..pairs.without.len()).all(|idx| journal.get(&item(pairs, idx)).is_some())
+        };
+        let has_sheet = evaluation.out().join(SHEET).is_file() && all.iter().all(|pairs| is_known(pairs));
+        let num_shown = if has_sheet { 0 } else { NUM_SHOWN };
+        let total = all.iter().map(|pairs| pairs.without.len()).sum();
+        let stage = evaluation.stage(NAME, total, steps_a_pair(options));
+        let columns = ["without", "edited", "with"].repeat(NUM_SHOWN);
+        let (mut figures, mut sheet) = (vec![], Sheet::new().with_columns(columns));
+        for pairs in &all {
+            let edit = edit_of(model, pairs, options)?;
+            let first = first_measured(pairs, options);
+            stage.check(first * steps_a_pair(options))?;
+            let mut work = Work { model, options, settings: decoding, journal: &mut journal, stage: &stage, num_shown };
+            let pictures = measure_pairs(&mut work, pairs, &edit, first)?;
+            sheet.push(&pairs.attribute, pictures);
+            let seed = evaluation.seed();
+            let of = [("attribute", pairs.attribute.as_str())];
+            if let Edit::Along { strength, .. } = edit {
+                figures.push(Figure::single("strength", &of, strength, pairs.without.len() - first));
+            }
+            for name in MEASURES {
+                let value = |idx| journal.get(&item(pairs, idx))?.get(name).copied();
+                let values: Vec<f64> = (first..pairs.without.len()).filter_map(value).collect();
+                figures.extend(Figure::mean(name, &of, &values, seed));
+            }
+        }
+        stage.finish();
+        if !has_sheet {
+            evaluation.write_picture(SHEET, &sheet.draw(), Some(model.model()))?;
+        }
+        Report::new(NAME, settings, figures).written(evaluation)
+    }
+}
+
+impl EditDirection {
+    /// Returns the name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classifier => "classifier",
+            Self::Pairs => "pairs",
+        }
+    }
+}
+
+/// Returns the number of steps that the edit of one picture takes.
+fn steps_a_pair(options: &EditsOptions) -> usize {
+    options.invert_steps + options.steps * (1 + usize::from(options.keep_residual))
+}
+
+/// Returns the number of pairs that calibrate the edit.
+fn calibrated(pairs: &AttributePairs) -> usize {
+    pairs.without.len().div_ceil(ONE_IN)
+}
+
+/// Returns the index of the first pair that is measured.
+fn first_measured(pairs: &AttributePairs, options: &EditsOptions) -> usize {
+    if options.strength.is_some() { 0 } else { calibrated(pairs) }
+}
+
+/// Returns a checksum of the classifier's directions, which are no part of the model's fingerprint; `None` where
+/// unused.
+fn directions_fingerprint(
+    model: &EvaluatedModel,
+    all: &[&AttributePairs],
+    options: &EditsOptions,
+) -> Result<Option<String>> {
+    if options.direction == EditDirection::Pairs {
+        return Ok(None);
+    }
+    let mut fingerprint = Fingerprint::new();
+    let classifier = model.model().classifier()?;
+    let (width, device) = (classifier.config().z_channels, model.model().device());
+    let mut places = vec![Tensor::zeros((1, width), DType::F32, device)?];
+    if classifier.config().local_units > 0 {
+        // A network is told by what it says near and far.
+        let axes = Tensor::eye(width, DType::F32, device)?;
+        places.extend([(&axes * 4.)?, (&axes * -4.)?, axes]);
+    }
+    for pairs in all {
+        let idx = model.model().attribute_idx(&pairs.attribute)?;
+        for place in &places {
+            for value in classifier.directions_at(idx, place)?.flatten_all()?.to_vec1::<f32>()? {
+                fingerprint.update(&value.to_le_bytes());
+            }
+        }
+    }
+    Ok(Some(fingerprint.digits()))
+}
+
+fn edit_of(evaluated: &EvaluatedModel, pairs: &AttributePairs, options: &EditsOptions) -> Result<Edit> {
+    let model = evaluated.model();
+    if let Some(strength) = options.strength {
+        return Ok(Edit::Along { attribute_idx: model.attribute_idx(&pairs.attribute)?, strength });
+    }
+    let count = calibrated(pairs);
+    if count >= pairs.without.len() {
+        return Err(unsuitable(format!("{} has {count} pair, expected at least two", pairs.attribute)));
+    }
+    let z_without = evaluated.encode(&pairs.without, 0..count)?;
+    let z_with = evaluated.encode(&pairs.with, 0..count)?;
+    if options.direction == EditDirection::Pairs {
+        return Ok(Edit::By((z_with - z_without)?.mean_keepdim(0)?));
+    }
+    // |z + s d - z'|^2, d being the move at strength 1, is least in the mean where s = sum((z' - z) . d) / sum(d . d).
+    let attribute_idx = model.attribute_idx(&pairs.attribute)?;
+    let start = model.normalize(&z_without)?;
+    let direction = (model.normalize(&model.edit(&z_without, attribute_idx, 1.)?)? - &start)?;
+    let truth = (model.normalize(&z_with)? - start)?;
+    let sum = |x: Tensor| -> Result<f64> { Ok(f64::from(x.sum_all()?.to_scalar::<f32>()?)) };
+    Ok(Edit::Along { attribute_idx, strength: sum((truth * &direction)?)? / sum(direction.sqr()?)? })
+}
+
+fn item(pairs: &AttributePairs, idx: usize) -> String {
+    format!("{}/{}", pairs.attribute, pairs.without.name(idx))
+}
+
+/// State shared by the measures of all attributes.
+struct Work<'a, 'o> {
+    model: &'a EvaluatedModel,
+    options: &'a EditsOptions,
+    settings: PipelineSettings,
+    journal: &'a mut Journal,
+    stage: &'a Stage<'o>,
+    /// Number of pairs per attribute whose pictures are shown.
+    num_shown: usize,
+}
+
+/// Measures the remaining pairs from `first` on, and returns the first pictures: without, edited, with.
+fn measure_pairs(
+    work: &mut Work<'_, '_>,
+    pairs: &AttributePairs,
+    edit: &Edit,
+    first: usize,
+) -> Result<Vec<image::RgbImage>> {
+    let Work { model, options, settings, journal, stage, num_shown } = work;
+    let (mut row, mut start) = (vec![], first);
+    let size = model.batch_size();
+    while start < pairs.without.len() {
+        let batch = start..(start + size).min(pairs.without.len());
+        let shown = start < first + *num_shown;
+        let known = batch.clone().all(|idx| journal.get(&item(pairs, idx)).is_some());
+        start = batch.end;
+        if known && !shown {
+            stage.check(batch.len() * steps_a_pair(options))?;
+            continue;
+        }
+        let without = model.read(&pairs.without, batch.clone())?;
+        let with = model.read(&pairs.with, batch.clone())?;
+        let z_sem = model.model().encode_semantic(&without)?;
+        let observer = &mut stage.observer();
+        let x_terminal = model.pipeline().invert_batch(&without, Some(&z_sem), settings, observer)?;
+        let moved = match edit {
+            Edit::Along { attribute_idx, strength } => model.model().edit(&z_sem, *attribute_idx, *strength)?,
+            Edit::By(difference) => z_sem.broadcast_add(difference)?,
+        };
+        let decode = |z_sem: &Tensor| model.decode((&x_terminal, Some(z_sem)), batch.start, settings, stage);
+        let mut edited = decode(&moved)?;
+        if options.keep_residual {
+            edited = keep_residual(&edited, &without, &decode(&z_sem)?)?;
+        }
+        for (place, idx) in batch.clone().enumerate() {
+            if shown && row.len() < 3 * *num_shown {
+                for x in [&without, &edited, &with] {
+                    row.push(rgb_from_tensor(&x.get(place)?)?);
+                }
+            }
+            if journal.get(&item(pairs, idx)).is_none() {
+                let unit = |x: &Tensor| -> Result<Vec<Vec<f32>>> {
+                    Ok(to_unit(&x.get(place)?)?.to_device(&Device::Cpu)?.flatten_from(1)?.to_vec2()?)
+                };
+                journal.add(item(pairs, idx), compare(&unit(&without)?, &unit(&edited)?, &unit(&with)?))?;
+            }
+        }
+    }
+    Ok(row)
+}
+
+/// Measures one pair of pictures, a list of values per channel; the measures inside the change are missing if the pair
+/// does not differ. A pixel is changed if any of its channels is.
+fn compare(without: &[Vec<f32>], edited: &[Vec<f32>], with: &[Vec<f32>]) -> Values {
+    let mut changed = vec![false; with.first().map_or(0, Vec::len)];
+    for (without, with) in without.iter().zip(with) {
+        for (changed, (a, b)) in changed.iter_mut().zip(without.iter().zip(with)) {
+            *changed |= f64::from((a - b).abs()) > CHANGED;
+        }
+    }
+    let distance = |a: &[Vec<f32>], power: i32, of: &dyn Fn(bool) -> bool| {
+        let (mut sum, mut number) = (0., 0.);
+        for (a, b) in a.iter().zip(with) {
+            for ((a, b), _) in a.iter().zip(b).zip(&changed).filter(|(_, changed)| of(**changed)) {
+                sum += f64::from((a - b).abs()).powi(power);
+                number += 1.;
+            }
+        }
+        (sum, number)
+    };
+    let rmse = |a: &[Vec<f32>]| {
+        let (sum, number): (f64, f64) = distance(a, 2, &|_| true);
+        (sum / number.max(1.)).sqrt()
+    };
+    let (edited_rmse, unedited_rmse) = (rmse(edited), rmse(without));
+    let mut values = Values::from([
+        ("nearer".to_owned(), f64::from(u8::from(edited_rmse < unedited_rmse))),
+        ("rmse_edited".to_owned(), edited_rmse),
+        ("rmse_unedited".to_owned(), unedited_rmse),
+    ]);
+    let means = [
+        ("mae_inside_edited", distance(edited, 1, &|changed| changed)),
+        ("mae_inside_unedited", distance(without, 1, &|changed| changed)),
+        ("mae_outside_edited", distance(edited, 1, &|changed| !changed)),
+    ];
+    values.extend(means.into_iter().filter(|(_, (_, n))| *n > 0.).map(|(name, (sum, n))| (name.to_owned(), sum / n)));
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_perfect_edit_is_nearer_and_a_wild_one_is_not() {
+        let of = |values: [f32; 4]| [values.to_vec()];
+        let (without, with) = (of([0., 0., 0.5, 0.5]), of([1., 0.5, 0.5, 0.5]));
+        let rmse_unedited = ((1. + 0.25) / 4_f64).sqrt();
+        let expected = |nearer, rmse_edited: f64, inside, outside| {
+            let all = [
+                ("nearer", nearer),
+                ("rmse_edited", rmse_edited),
+                ("rmse_unedited", rmse_unedited),
+                ("mae_inside_edited", inside),
+                ("mae_inside_unedited", 0.75),
+                ("mae_outside_edited", outside),
+            ];
+            Values::from(all.map(|(name, value)| (name.to_owned(), value)))
+        };
+        assert_eq!(compare(&without, &with, &with), expected(1., 0., 0., 0.));
+        assert_eq!(compare(&without, &of([1., 0.5, 0., 1.5]), &with), expected(0., rmse_unedited, 0., 0.75));
+        assert_eq!(compare(&without, &of([1., 0.5, 0.25, 0.5]), &with), expected(1., 0.125, 0., 0.125));
+        let nothing = compare(&without, &without, &without);
+        assert!(!nothing.contains_key("mae_inside_edited") && nothing.contains_key("mae_outside_edited"));
+    }
+
+    #[test]
+    fn a_pixel_is_changed_as_a_whole() {
+        // Two channels, two pixels; the first pixel differs in its second channel only.
+        let picture = |first_green: f32, first_red: f32| [vec![first_red, 0.5], vec![first_green, 0.5]];
+        let values = compare(&picture(0., 0.5), &picture(1., 1.), &picture(1., 0.5));
+        assert!((values["mae_inside_edited"] - 0.25).abs() < 1e-9, "{values:?}");
+        assert!(values["mae_outside_edited"].abs() < 1e-9, "{values:?}");
+    }
+}

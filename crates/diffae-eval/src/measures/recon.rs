@@ -1,0 +1,353 @@
+//! Reconstruction quality by number of decoding steps.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use candle_core::Tensor;
+use diffae_data::{PictureSet, rgb_from_tensor};
+use diffae_infer::{PipelineSettings, Settings, Sheet};
+use diffae_schedule::Sampler;
+use image::RgbImage;
+
+use super::lpips_pairs::{pairs_by_name, read_pair};
+use super::{Measure, PerceptualNetwork};
+use crate::error::{Error, Result};
+use crate::evaluated_model::{EvaluatedModel, to_unit};
+use crate::evaluation::{Evaluation, Stage};
+use crate::journal::{Journal, Values};
+use crate::pixel_error::{mse, psnr};
+use crate::plot::{Curve, Plot};
+use crate::report::{Figure, Report};
+use crate::ssim::{ms_ssim, ssim};
+
+const NAME: &str = "recon";
+const SHEET: &str = "recon.png";
+/// Measures, in the order of the report.
+const MEASURES: [&str; 5] = ["psnr", "ssim", "ms_ssim", "mse", "lpips"];
+/// Number of pictures on the sheet.
+const NUM_SHOWN: usize = 8;
+
+/// An image and its reconstructions.
+struct SheetRow {
+    name: String,
+    pictures: Vec<RgbImage>,
+}
+
+/// A method of reconstruction.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    kind: XTerminalKind,
+    steps: usize,
+    invert_steps: usize,
+}
+
+impl Way {
+    fn item(&self, name: &str) -> String {
+        format!("{}/{}/{name}", self.kind.name(), self.steps)
+    }
+
+    fn settings(self) -> PipelineSettings {
+        PipelineSettings { num_steps: self.steps, num_invert_steps: self.invert_steps, ..PipelineSettings::DEFAULT }
+    }
+
+    fn reconstruct(
+        self,
+        model: &EvaluatedModel,
+        (x_0, z_sem): (&Tensor, Option<&Tensor>),
+        batch: &Range<usize>,
+        settings: &PipelineSettings,
+        stage: &Stage<'_>,
+    ) -> Result<Tensor> {
+        let x_terminal = if self.kind == XTerminalKind::Inverted {
+            model.pipeline().invert_batch(x_0, z_sem, settings, &mut stage.observer())?
+        } else {
+            model.random_x_terminal(batch.start, batch.len(), settings)?
+        };
+        model.decode((&x_terminal, z_sem), batch.start, settings, stage)
+    }
+}
+
+/// Reconstruction quality by number of decoding steps, from inverted and from random `x_T`: PSNR, SSIM, MSE; MS-SSIM of
+/// pictures with a side of 161 pixels or more, and LPIPS with its network.
+#[derive(Debug)]
+pub struct Recon<'a> {
+    /// The model, or reconstructions of any program.
+    pub subject: ReconSubject<'a>,
+    /// Real pictures.
+    pub pictures: &'a PictureSet,
+    /// The network of LPIPS; `None` leaves LPIPS out.
+    pub lpips: Option<&'a PerceptualNetwork>,
+    /// Options.
+    pub options: ReconOptions,
+}
+
+/// Subject of [`Recon`].
+#[derive(Debug)]
+pub enum ReconSubject<'a> {
+    /// A model, which reconstructs the pictures.
+    Model(&'a EvaluatedModel),
+    /// Reconstructions of the same names, squares, of any program.
+    Pictures {
+        /// The reconstructions.
+        pictures: &'a PictureSet,
+        /// Source of their `x_T`; their number of steps is the first of the options.
+        made_with: XTerminalKind,
+    },
+}
+
+/// Source of `x_T`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XTerminalKind {
+    /// Inverted from the picture.
+    Inverted,
+    /// Random noise.
+    Random,
+}
+
+impl XTerminalKind {
+    const ALL: [Self; 2] = [Self::Inverted, Self::Random];
+
+    /// Returns the name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inverted => "inverted",
+            Self::Random => "random",
+        }
+    }
+}
+
+/// Options of [`Recon`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReconOptions {
+    /// Numbers of decoding steps. Default: 10, 20 and 50.
+    pub steps: Vec<usize>,
+    /// Inversion steps. Default: as many as decoding steps.
+    pub invert_steps: Option<usize>,
+    /// Sampler. Default: DDIM.
+    pub sampler: Sampler,
+}
+
+impl Default for ReconOptions {
+    fn default() -> Self {
+        Self { steps: vec![10, 20, 50], invert_steps: None, sampler: Sampler::DDIM }
+    }
+}
+
+impl Measure for Recon<'_> {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
+        match &self.subject {
+            ReconSubject::Model(model) => self.run_model(evaluation, model),
+            ReconSubject::Pictures { pictures, made_with } => self.run_pictures(evaluation, pictures, *made_with),
+        }
+    }
+}
+
+impl Recon<'_> {
+    /// Reconstructs every picture by every method, and measures the results.
+    fn run_model(&self, evaluation: &Evaluation<'_>, model: &EvaluatedModel) -> Result<Report> {
+        let Self { pictures, lpips, options, .. } = self;
+        let is_one_shot = model.pipeline().is_one_shot();
+        let steps: BTreeSet<usize> = if is_one_shot { [1].into() } else { options.steps.iter().copied().collect() };
+        let ways: Vec<Way> = XTerminalKind::ALL
+            .into_iter()
+            .flat_map(|kind| {
+                steps.iter().map(move |&steps| {
+                    let is_inverted = kind == XTerminalKind::Inverted;
+                    let invert_steps = if is_inverted { options.invert_steps.unwrap_or(steps) } else { 0 };
+                    Way { kind, steps, invert_steps }
+                })
+            })
+            .collect();
+        let (seed, sampler) = (evaluation.seed(), options.sampler);
+        let mut settings = model.settings();
+        settings.extend([
+            ("data".to_owned(), pictures.fingerprint()?.into()),
+            ("count".to_owned(), pictures.len().into()),
+            ("steps".to_owned(), steps.iter().copied().collect::<Vec<_>>().into()),
+            ("invert_steps".to_owned(), options.invert_steps.into()),
+            ("seed".to_owned(), seed.into()),
+        ]);
+        settings.extend(PipelineSettings { sampler, ..PipelineSettings::DEFAULT }.sampler_settings());
+        settings.extend(lpips.map(PerceptualNetwork::settings).unwrap_or_default());
+        let mut journal = Journal::of(evaluation, NAME, &settings)?;
+        let calls = ways.iter().map(|way| way.steps + way.invert_steps).sum();
+        let stage = evaluation.stage(NAME, pictures.len(), calls);
+        let mut rows: Vec<SheetRow> = vec![];
+        let names = |batch: Range<usize>| batch.map(|idx| pictures.name(idx)).collect::<Vec<_>>();
+        // The pictures of the sheet are not in the journal: they are decoded again, unless there is nothing left to do.
+        let is_known = |idx| ways.iter().all(|way| journal.get(&way.item(&pictures.name(idx))).is_some());
+        let has_sheet = evaluation.out().join(SHEET).is_file() && (0..pictures.len()).all(is_known);
+        for batch in pictures.batches(model.batch_size()) {
+            let shown = batch.start < NUM_SHOWN && !has_sheet;
+            let missing: Vec<Way> = ways
+                .iter()
+                .copied()
+                .filter(|way| shown || batch.clone().any(|idx| journal.get(&way.item(&pictures.name(idx))).is_none()))
+                .collect();
+            let kept: usize = calls - missing.iter().map(|way| way.steps + way.invert_steps).sum::<usize>();
+            stage.check(kept * batch.len())?;
+            if missing.is_empty() {
+                continue;
+            }
+            let x_0 = model.read(pictures, batch.clone())?;
+            let z_sem = model.has_z_sem().then(|| model.model().encode_semantic(&x_0)).transpose()?;
+            let mut columns = vec![x_0.clone()];
+            for way in missing {
+                let settings = PipelineSettings { sampler, seed, ..way.settings() };
+                let decoded = way.reconstruct(model, (&x_0, z_sem.as_ref()), &batch, &settings, &stage)?;
+                for (idx, values) in batch.clone().zip(measure(&to_unit(&x_0)?, &to_unit(&decoded)?, *lpips)?) {
+                    if journal.get(&way.item(&pictures.name(idx))).is_none() {
+                        journal.add(way.item(&pictures.name(idx)), values)?;
+                    }
+                }
+                columns.push(decoded);
+            }
+            if shown {
+                rows.extend(sheet_rows(&columns, &names(batch))?);
+            }
+        }
+        stage.finish();
+        rows.truncate(NUM_SHOWN);
+        if !has_sheet {
+            let titles = ways.iter().map(|way| format!("{} {}", way.kind.name(), way.steps));
+            let columns: Vec<String> = ["original".to_owned()].into_iter().chain(titles).collect();
+            evaluation.write_picture(SHEET, &sheet_of(&columns, rows).draw(), Some(model.model()))?;
+        }
+        let figures = figures(&ways, pictures, &journal, seed);
+        self.write_plots(evaluation, &figures, model)?;
+        Report::new(NAME, settings, figures).written(evaluation)
+    }
+
+    /// Draws the curves over the steps.
+    fn write_plots(&self, evaluation: &Evaluation<'_>, figures: &[Figure], model: &EvaluatedModel) -> Result<()> {
+        for (name, label) in [("psnr", "PSNR (dB)"), ("ssim", "SSIM"), ("lpips", "LPIPS")] {
+            if name == "lpips" && self.lpips.is_none() {
+                continue;
+            }
+            let curves = curves(figures, name);
+            let plot = Plot { title: "Reconstructions", x_label: "decoding steps", y_label: label, curves: &curves };
+            evaluation.write_picture(&format!("recon.{name}.png"), &plot.draw(), Some(model.model()))?;
+        }
+        Ok(())
+    }
+
+    /// Measures reconstructions that another program has generated.
+    fn run_pictures(&self, evaluation: &Evaluation<'_>, made: &PictureSet, kind: XTerminalKind) -> Result<Report> {
+        let &Self { pictures, lpips, ref options, .. } = self;
+        let pairs = pairs_by_name(pictures, made)?;
+        let way = Way { kind, steps: options.steps.first().copied().unwrap_or(0), invert_steps: 0 };
+        let mut settings = Settings::from([
+            ("pictures".to_owned(), made.fingerprint()?.into()),
+            ("data".to_owned(), pictures.fingerprint()?.into()),
+            ("count".to_owned(), pairs.len().into()),
+            ("steps".to_owned(), way.steps.into()),
+            ("made_with".to_owned(), way.kind.name().into()),
+        ]);
+        settings.extend(lpips.map(PerceptualNetwork::settings).unwrap_or_default());
+        let mut journal = Journal::of(evaluation, NAME, &settings)?;
+        let stage = evaluation.stage(NAME, pairs.len(), 1);
+        let mut rows = vec![];
+        for (place, &pair) in pairs.iter().enumerate() {
+            stage.check(1)?;
+            let item = way.item(&pictures.name(pair.0));
+            let shown = place < NUM_SHOWN;
+            if journal.get(&item).is_some() && !shown {
+                continue;
+            }
+            let [x, y] = read_pair(pictures, made, pair)?;
+            if journal.get(&item).is_none() {
+                for values in measure(&x, &y, lpips)? {
+                    journal.add(item.clone(), values)?;
+                }
+            }
+            if shown {
+                rows.extend(sheet_rows(
+                    &[x, y].map(|x| x.affine(2., -1.)).into_iter().collect::<candle_core::Result<Vec<_>>>()?,
+                    &[pictures.name(pair.0)],
+                )?);
+            }
+        }
+        stage.finish();
+        let columns = ["original".to_owned(), format!("{} {}", way.kind.name(), way.steps)];
+        evaluation.write_picture(SHEET, &sheet_of(&columns, rows).draw(), None)?;
+        let figures = figures(&[way], pictures, &journal, evaluation.seed());
+        Report::new(NAME, settings, figures).written(evaluation)
+    }
+}
+
+/// Measures each pair of pictures in `[0, 1]`.
+fn measure(x: &Tensor, y: &Tensor, lpips: Option<&PerceptualNetwork>) -> Result<Vec<Values>> {
+    let ms_ssim = ms_ssim(x, y);
+    let measured = [
+        ("psnr", Some(psnr(x, y)?)),
+        ("ssim", Some(ssim(x, y)?)),
+        ("mse", Some(mse(x, y)?)),
+        ("lpips", lpips.map(|lpips| lpips.network().distance(x, y)).transpose()?),
+        (
+            "ms_ssim",
+            match ms_ssim {
+                // Small pictures have too few scales.
+                Err(Error::TooSmall { .. }) => None,
+                other => Some(other?),
+            },
+        ),
+    ];
+    let count = x.dim(0)?;
+    let values_of = |idx: usize| {
+        let value = |(name, values): &(&str, Option<Vec<f64>>)| {
+            // A perfect copy has no finite PSNR, which JSON could not hold.
+            let value = values.as_ref()?.get(idx).copied().filter(|value| value.is_finite())?;
+            Some(((*name).to_owned(), value))
+        };
+        measured.iter().filter_map(value).collect()
+    };
+    Ok((0..count).map(values_of).collect())
+}
+
+/// Lays out a row per image: its name, the image, then each of its reconstructions.
+fn sheet_rows(columns: &[Tensor], names: &[String]) -> Result<Vec<SheetRow>> {
+    let row = |(idx, name): (usize, &String)| {
+        let pictures = columns.iter().map(|x| Ok(rgb_from_tensor(&x.get(idx)?)?)).collect::<Result<_>>()?;
+        Ok(SheetRow { name: name.clone(), pictures })
+    };
+    names.iter().enumerate().map(row).collect()
+}
+
+fn sheet_of(columns: &[String], rows: Vec<SheetRow>) -> Sheet {
+    let mut sheet = Sheet::new().with_columns(columns);
+    for SheetRow { name, pictures } in rows {
+        sheet.push(name, pictures);
+    }
+    sheet
+}
+
+fn figures(ways: &[Way], pictures: &PictureSet, journal: &Journal, seed: u64) -> Vec<Figure> {
+    let mut figures = vec![];
+    for way in ways {
+        for name in MEASURES {
+            let value = |idx| journal.get(&way.item(&pictures.name(idx)))?.get(name).copied();
+            let values: Vec<f64> = (0..pictures.len()).filter_map(value).collect();
+            let of = [("x_T", way.kind.name()), ("steps", &way.steps.to_string())];
+            figures.extend(Figure::mean(name, &of, &values, seed));
+        }
+    }
+    figures
+}
+
+/// Returns the curves of a measure over the steps, one for each source of `x_T`.
+fn curves(figures: &[Figure], name: &str) -> Vec<Curve> {
+    let of_kind = |kind: &str| {
+        let points =
+            figures.iter().filter(|figure| figure.name == name && figure.of.get("x_T").is_some_and(|k| k == kind));
+        points.filter_map(|figure| figure.point("steps")).collect()
+    };
+    XTerminalKind::ALL
+        .iter()
+        .map(|kind| Curve { name: format!("{} x_T", kind.name()), points: of_kind(kind.name()) })
+        .collect()
+}
