@@ -1,8 +1,9 @@
 //! Frechet and kernel distances between sets of features.
 
 use candle_core::{DType, Tensor};
-use faer::linalg::evd::EvdError;
-use faer::{Mat, MatRef, Side};
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt_pivoting::factor::{cholesky_in_place, cholesky_in_place_scratch};
+use faer::{Mat, MatRef, Side, Spec};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
@@ -81,9 +82,10 @@ impl FeatureStatistics {
 
 /// Frechet distance of two sets of features, `|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2))`.
 ///
-/// The trace of the root is the sum of the roots of the eigenvalues of `C_x^(1/2) C_y C_x^(1/2)`, which is symmetric, so
-/// covariances of any rank are fine: with fewer pictures than features, and for identical sets, which have distance 0.
-/// With Inception's features it is the Frechet Inception distance.
+/// With `C_x = L L^T`, a pivoted Cholesky factor with as many columns as `C_x` has rank, the trace of the root is the sum
+/// of the roots of the eigenvalues of `L^T C_y L`, which is symmetric. So covariances of any rank are fine: with fewer
+/// pictures than features, where this is small, and for identical sets, which have distance 0. With Inception's features
+/// it is the Frechet Inception distance.
 ///
 /// # Errors
 /// [`Error::WidthMismatch`] if the widths differ; [`Error::Eigen`] if the eigenvalues cannot be found.
@@ -93,9 +95,11 @@ pub fn frechet_distance(x: &Moments, y: &Moments) -> Result<f64> {
     if x.mean.len() != y.mean.len() {
         return Err(Error::WidthMismatch { got: y.mean.len(), expected: x.mean.len() });
     }
-    let (cov_x, cov_y) = (&x.covariance, &y.covariance);
-    let root = symmetric_root(cov_x.as_ref())?;
-    let product = &root * cov_y * &root;
+    // The distance is symmetric, and fewer features have a covariance of lower rank.
+    let is_x_factored = x.count.unwrap_or(usize::MAX) <= y.count.unwrap_or(usize::MAX);
+    let [factored, other] = if is_x_factored { [x, y] } else { [y, x] };
+    let factor = cholesky_factor(factored.covariance.as_ref())?;
+    let product = factor.transpose() * &other.covariance * &factor;
     // Rounding leaves the product not quite symmetric.
     let product =
         Mat::from_fn(product.nrows(), product.ncols(), |i, j| f64::midpoint(product[(i, j)], product[(j, i)]));
@@ -104,19 +108,27 @@ pub fn frechet_distance(x: &Moments, y: &Moments) -> Result<f64> {
     let trace = |matrix: &Mat<f64>| (0..matrix.nrows()).map(|i| matrix[(i, i)]).sum::<f64>();
     let between: f64 = x.mean.iter().zip(&y.mean).map(|(x, y)| (x - y).powi(2)).sum();
     // Below zero only by rounding.
-    Ok((between + trace(cov_x) + trace(cov_y) - 2. * trace_of_root).max(0.))
+    Ok((between + trace(&x.covariance) + trace(&y.covariance) - 2. * trace_of_root).max(0.))
 }
 
-fn eigen_failed(error: EvdError) -> Error {
+fn eigen_failed(error: impl std::fmt::Debug) -> Error {
     Error::Eigen { problem: format!("{error:?}") }
 }
 
-/// Returns the symmetric square root of a positive semidefinite matrix.
-fn symmetric_root(matrix: MatRef<'_, f64>) -> Result<Mat<f64>> {
-    let eigen = matrix.self_adjoint_eigen(Side::Lower).map_err(eigen_failed)?;
-    let (vectors, values) = (eigen.U(), eigen.S().column_vector());
-    let scaled = Mat::from_fn(vectors.nrows(), vectors.ncols(), |i, j| vectors[(i, j)] * values[j].max(0.).sqrt());
-    Ok(scaled * vectors.transpose())
+/// Returns L, `[D, R]`, with `L L^T` the positive semidefinite matrix of rank R, to rounding.
+fn cholesky_factor(matrix: MatRef<'_, f64>) -> Result<Mat<f64>> {
+    let (width, par) = (matrix.nrows(), faer::get_global_parallelism());
+    if (0..width).all(|i| matrix[(i, i)] <= 0.) {
+        return Ok(Mat::zeros(width, 0));
+    }
+    let mut lower = matrix.to_owned();
+    let (mut permutation, mut inverse) = (vec![0_usize; width], vec![0_usize; width]);
+    let mut memory = MemBuffer::new(cholesky_in_place_scratch::<usize, f64>(width, par, Spec::default()));
+    let stack = MemStack::new(&mut memory);
+    let (info, _) = cholesky_in_place(lower.as_mut(), &mut permutation, &mut inverse, par, stack, Spec::default())
+        .map_err(eigen_failed)?;
+    // Rows are in the order of the pivots.
+    Ok(Mat::from_fn(width, info.rank, |i, j| if inverse[i] >= j { lower[(inverse[i], j)] } else { 0. }))
 }
 
 /// Squared maximum mean discrepancy with the kernel `(a . b / D + 1)^3`, unbiased: it can be below 0 where the sets are
@@ -256,11 +268,26 @@ mod tests {
         let line = [[1., 2.], [2., 4.], [3., 6.]];
         let point = [[1., 2.], [1., 2.]];
         for rows in [&full[..], &line, &point] {
-            assert!(frechet_distance(&moments(rows), &moments(rows)).unwrap() < 1e-7, "{rows:?}");
+            assert!(frechet_distance(&moments(rows), &moments(rows)).unwrap() < 1e-12, "{rows:?}");
         }
         // Of two points only the means differ.
         let moved = moments(&[[4., 6.], [4., 6.]]);
         assert!((frechet_distance(&moments(&point), &moved).unwrap() - 25.).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_distance_of_commuting_covariances_is_that_of_their_axes() {
+        // Covariances diag(2, 8) and diag(18, 2) of four points each, and a line along the first axis.
+        let cross = |a: f64, b: f64| moments(&[[a, 0.], [-a, 0.], [0., b], [0., -b]]);
+        let (x, y) = (cross(3_f64.sqrt(), 12_f64.sqrt()), cross(27_f64.sqrt(), 3_f64.sqrt()));
+        let line = moments(&[[1., 0.], [-1., 0.]]);
+        let gap = |a: f64, b: f64| (a.sqrt() - b.sqrt()).powi(2);
+        for (one, other, expected) in
+            [(&x, &y, gap(2., 18.) + gap(8., 2.)), (&x, &line, gap(2., 2.) + 8.), (&y, &line, gap(18., 2.) + 2.)]
+        {
+            let distances = [frechet_distance(one, other).unwrap(), frechet_distance(other, one).unwrap()];
+            assert!(distances.iter().all(|got| (got - expected).abs() < 1e-12), "{distances:?}, expected {expected}");
+        }
     }
 
     #[test]
