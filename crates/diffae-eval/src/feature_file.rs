@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use diffae_data::{Fingerprint, Overwrite, write_atomically};
 use diffae_infer::Settings;
+use diffae_nets::weights::float_bytes;
 
 use crate::error::{Error, Result, cannot};
 use crate::frechet::FeatureStatistics;
@@ -77,8 +78,7 @@ impl FeatureFile {
                 cause: "the weights of the network or the images are damaged",
             });
         }
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.file.write_all(&bytes).map_err(cannot("write", &self.path))?;
+        self.file.write_all(&float_bytes(&values)).map_err(cannot("write", &self.path))?;
         self.count += features.dim(0)?;
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::ops::{ControlFlow, RangeInclusive};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
 use diffae_infer::LocalDirection;
-use diffae_kernels::{differentiable, no_gradients};
+use diffae_kernels::{differentiable, linear, no_gradients};
 use diffae_nets::weights::is_finite;
 
 use crate::config::{OptimizerKind, StageSettings};
@@ -330,8 +330,9 @@ impl Way {
 
 /// Computes the second hidden layer, `tanh(M tanh(V z + b) + d)`, `[N, h]`.
 fn second_layer(codes: &Tensor, [inputs, bias, hidden, hidden_bias]: [&Tensor; 4]) -> candle_core::Result<Tensor> {
-    let first = codes.matmul(&inputs.t()?)?.broadcast_add(bias)?.tanh()?;
-    first.matmul(&hidden.t()?)?.broadcast_add(hidden_bias)?.tanh()
+    let tanh = |x: Tensor| differentiable([&x], |[x]| x.tanh());
+    let first = tanh(linear(codes, inputs, bias)?)?;
+    tanh(linear(&first, hidden, hidden_bias)?)
 }
 
 /// Adam with a moving average, for a number of steps.
@@ -370,12 +371,10 @@ impl Samples {
     fn loss(&self, of: &Way) -> Result<Tensor> {
         let Self { codes, ways, weights } = self;
         let Way { direction, inputs, bias, hidden, hidden_bias, outputs } = of;
-        let parameters = [direction, inputs, bias, hidden, hidden_bias, outputs];
-        Ok(differentiable(parameters, |[direction, inputs, bias, hidden, hidden_bias, outputs]| {
-            let bent = second_layer(codes, [inputs, bias, hidden, hidden_bias])?.matmul(outputs)?;
-            let errors = (ways - bent.broadcast_add(direction)?)?.sqr()?.mean(1)?;
-            (errors * weights)?.mean_all()
-        })?)
+        let second = second_layer(codes, [inputs, bias, hidden, hidden_bias])?;
+        let outputs = differentiable([outputs], |[outputs]| outputs.t()?.contiguous())?;
+        let predicted = linear(&second, &outputs, direction)?;
+        Ok(differentiable([&predicted], |[predicted]| (((ways - predicted)?.sqr()?.mean(1)?) * weights)?.mean_all())?)
     }
 
     fn error(&self, of: &Way) -> Result<f64> {

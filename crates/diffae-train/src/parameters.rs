@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use diffae_kernels::{AdamConfig, Gradients, ParameterState, adam_step, sum_of_squares};
-use diffae_nets::weights::{SafetensorsFile, TensorSource};
+use diffae_nets::weights::{SafetensorsFile, TensorSource, float_bytes};
 use safetensors::Dtype;
 use safetensors::tensor::View;
 
@@ -252,7 +252,7 @@ impl View for Floats<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        self.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+        float_bytes(&self.values)
     }
 
     fn data_len(&self) -> usize {

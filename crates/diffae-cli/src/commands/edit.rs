@@ -8,6 +8,7 @@ use diffae_infer::{
     keep_residual,
 };
 use diffae_nets::AttributeClassifier;
+use diffae_nets::weights::float_bytes;
 use image::RgbImage;
 
 use crate::args::{EditArgs, GlobalArgs};
@@ -227,7 +228,7 @@ impl<'a> Editing<'a> {
         let probe = self.session.model().latent_moments()?.mean.clone();
         let moved = self.edits.iter().flatten().map(|edit| {
             let direction = classifier.directions_at(edit.attribute_idx, &probe)?.flatten_all()?.to_vec1::<f32>()?;
-            Ok(direction.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
+            Ok(float_bytes(&direction).into_owned())
         });
         let moved: Vec<u8> = moved.collect::<Result<Vec<_>>>()?.concat();
         hidden.insert("directions".to_owned(), blake3::hash(&moved).to_string().into());

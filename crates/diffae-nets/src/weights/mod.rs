@@ -33,7 +33,7 @@ pub use architecture::{Architecture, ArchitectureHints, DiffusionFacts, LatentAr
 pub use checkpoint::{Checkpoint, ClassifierCheckpoint, LatentMoments, read_latent_moments};
 pub use parameter_sets::ParameterSet;
 pub use pytorch_names::name_from_pytorch;
-pub use safetensors::{SafetensorsFile, safetensors_bytes};
+pub use safetensors::{SafetensorsFile, float_bytes, safetensors_bytes};
 pub use source::{StoredTensor, TensorMap, TensorSource, Weights, is_finite};
 pub use state_dict::read_state_dict;
 pub use torch::{ArchiveError, FileKind, JsonError, PickleError, TorchError, ZipKind};
