@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use xtask::{repository, toonheads};
+use xtask::repository;
 
 /// Repository chores.
 #[derive(Debug, Parser)]
@@ -36,7 +36,7 @@ enum Command {
     Bench(Forwarded),
     /// Draw the log of a training run.
     Curves(Forwarded),
-    /// Create a data set from its original source.
+    /// Create a data set from its original source: `diffae dataset`, built with its renderer of cartoon faces.
     Dataset(Forwarded),
     /// Type-check the CUDA build with NVIDIA's compiler from the Python package index; needs no GPU.
     CheckCuda(check_cuda::Args),
@@ -69,20 +69,27 @@ fn run(command: Command) -> Result<()> {
         // What is measured is what users run.
         Command::Bench(bench) => in_lab("bench", &bench, &["--release"]),
         Command::Curves(curves) => in_lab("curves", &curves, &[]),
-        Command::Dataset(Forwarded { args }) if args.first().is_some_and(|source| source == "toonheads") => {
-            toonheads::run(&toonheads::Args::new(args.into_iter().skip(1)))
-        }
-        Command::Dataset(dataset) => in_lab("dataset", &dataset, &[]),
+        Command::Dataset(dataset) => in_program("dataset", &dataset),
         Command::CheckCuda(args) => check_cuda::run(&args),
     }
 }
 
 /// Builds `xtask-lab` in the foreground, and passes the command on; ends with its exit code.
 fn in_lab(command: &str, forwarded: &Forwarded, profile: &[&str]) -> Result<()> {
-    let mut lab = std::process::Command::new(repository::cargo_program());
-    lab.args(["run", "--locked", "--package", "xtask-lab", "--manifest-path"]);
-    lab.arg(repository::root()?.join("Cargo.toml")).args(profile).args(["--", command]).args(&forwarded.args);
-    let status = lab.status().context("cannot start cargo")?;
+    cargo_run(&[&["--package", "xtask-lab"], profile].concat(), command, forwarded)
+}
+
+/// Builds the program in the foreground, and passes the command on; ends with its exit code.
+fn in_program(command: &str, forwarded: &Forwarded) -> Result<()> {
+    // The features of the gate, so that what it has compiled is used.
+    let program = ["--package", "diffae-cli", "--features", "parquet,toonheads"];
+    cargo_run(&program, command, forwarded)
+}
+
+fn cargo_run(package: &[&str], command: &str, forwarded: &Forwarded) -> Result<()> {
+    let mut cargo = std::process::Command::new(repository::cargo_program());
+    cargo.args(["run", "--locked", "--manifest-path"]).arg(repository::root()?.join("Cargo.toml")).args(package);
+    let status = cargo.args(["--", command]).args(&forwarded.args).status().context("cannot start cargo")?;
     // It has said what is wrong.
     if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
 }

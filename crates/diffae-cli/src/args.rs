@@ -17,6 +17,7 @@ use diffae_data::Overwrite;
 use diffae_infer::PipelineSettings;
 use diffae_schedule::Sampler;
 
+pub(crate) use crate::commands::dataset::DatasetArgs;
 pub(crate) use align::{AlignArgs, FacePlaceArgs};
 pub(crate) use eval::{
     AllArgs, AttributesArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalDataArgs, EvalRunArgs,
@@ -89,6 +90,8 @@ pub(crate) enum Command {
     Import(ImportArgs),
     /// Crop and align faces in photographs as in FFHQ
     Align(AlignArgs),
+    /// Make a data set of a published source, or of pictures of your own
+    Dataset(DatasetArgs),
     /// Encode images: semantic code z_sem and stochastic code x_T
     Encode(EncodeArgs),
     /// Decode codes into images

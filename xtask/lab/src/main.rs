@@ -6,7 +6,6 @@
 
 mod bench;
 mod curves;
-mod dataset;
 mod font;
 mod golden;
 
@@ -37,8 +36,6 @@ enum Command {
     Bench(bench::Args),
     /// Draw the log of a training run.
     Curves(curves::Args),
-    /// Create a data set from its original source.
-    Dataset(dataset::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,7 +53,6 @@ fn run(command: &Command) -> Result<()> {
         Command::Golden(args) => golden::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Curves(args) => curves::run(args),
-        Command::Dataset(args) => dataset::run(args),
     }
 }
 

@@ -52,6 +52,23 @@ const PAGES: &[Page] = &[
     page(&["align"], &["diffae align photos --landmarks shape_predictor_68_face_landmarks.dat --whole --out faces"])
         .out("Folder to write the PNGs into")
         .without(&["device", "dtype", "exact"]),
+    page(&["dataset"], &["diffae dataset folder --from photos --size 64 --out data"]).without(&COMPUTING),
+    page(
+        &["dataset", "align"],
+        &["diffae dataset align --from photos --landmarks shape_predictor_68_face_landmarks.dat --out faces"],
+    )
+    .without(&COMPUTING),
+    page(&["dataset", "fashion-mnist"], &["diffae dataset fashion-mnist --out fashion"]).without(&COMPUTING),
+    page(&["dataset", "toonheads"], &["diffae dataset toonheads --count 2000 --seed held-out --out held-out"])
+        .without(&COMPUTING),
+    page(&["dataset", "ffhq"], &["diffae dataset ffhq --from images1024x1024 --size 256 --out ffhq"])
+        .without(&COMPUTING),
+    page(&["dataset", "celeba"], &["diffae dataset celeba --from celeba --size 64 --out celeba64"]).without(&COMPUTING),
+    page(&["dataset", "celebahq"], &["diffae dataset celebahq --from CelebAMask-HQ.zip --size 256 --out celebahq"])
+        .without(&COMPUTING),
+    page(&["dataset", "lsun"], &["diffae dataset lsun --from bedroom_train_lmdb.zip --size 128 --out bedroom"])
+        .without(&COMPUTING),
+    page(&["dataset", "folder"], &["diffae dataset folder --from pets --size 64 --out data"]).without(&COMPUTING),
     page(&["encode"], &["diffae encode --model ffhq256 photos --out codes.safetensors"])
         .out("File NAME.safetensors to write the codes into"),
     page(&["decode"], &["diffae decode --model ffhq256 codes.safetensors --out decoded"])

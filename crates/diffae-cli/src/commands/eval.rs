@@ -119,11 +119,14 @@ fn z_usage(global: &GlobalArgs, args: &ZUsageArgs) -> Result<()> {
 
 fn fid(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
     let is_reference = FidProtocol::from(args.protocol) == FidProtocol::Reference;
+    let (device, kind, input) = (device_from_name(&global.device)?, args.features.into(), args.resize.into());
+    if is_reference && kind != FeatureKind::Inception {
+        bail!("--protocol reference needs the features of inception, not of {kind}")
+    }
     let as_they_are = !is_reference && args.crop == PictureCrop::Center;
     if args.size.is_none() && !args.model_is_given() && !as_they_are {
         bail!("say with --size how large the images are: real ones are cropped or flipped for the comparison")
     }
-    let (device, kind, input) = (device_from_name(&global.device)?, args.features.into(), args.resize.into());
     if input == InceptionInput::Clean && kind != FeatureKind::Inception {
         bail!("--resize clean needs --features inception; {kind} has one way of resizing only")
     }

@@ -2,6 +2,7 @@
 
 mod align;
 mod completions;
+pub(crate) mod dataset;
 mod decode;
 mod demo;
 mod edit;
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Info(args) => info::run(global, &args),
         Command::Import(args) => import::run(global, &args),
         Command::Align(args) => align::run(&args),
+        Command::Dataset(args) => dataset::run(&args),
         Command::Encode(args) => encode::run(global, &args),
         Command::Decode(args) => decode::run(global, &args),
         Command::Reconstruct(args) => reconstruct::run(global, &args),

@@ -1,0 +1,85 @@
+//! `diffae dataset SOURCE --out DIR`: folders and LMDBs that training reads, from original sources.
+
+mod align;
+mod celeba;
+mod celebahq;
+mod fashion_mnist;
+mod ffhq;
+mod folder;
+mod lsun;
+mod output;
+mod pictures;
+#[cfg(feature = "toonheads")]
+mod toonheads;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+/// Arguments of `diffae dataset`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DatasetArgs {
+    #[command(subcommand)]
+    source: Source,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Source {
+    /// Photographs of faces, cropped as FFHQ crops them
+    Align(align::Args),
+    /// Fashion-MNIST, padded to 32 pixels, one folder per class; from the Debian package dataset-fashion-mnist
+    FashionMnist {
+        /// Folder of the four .gz files
+        #[arg(long, value_name = "DIR", default_value = "/usr/share/datasets/fashion-mnist")]
+        from: PathBuf,
+        /// Folder to write the classes into
+        #[arg(long, short, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Labelled cartoon faces, as many as wanted, drawn by a `DiceBear` style
+    #[cfg(feature = "toonheads")]
+    Toonheads(toonheads::Args),
+    /// Labelled cartoon faces: this program was built without them (`--features toonheads`)
+    #[cfg(not(feature = "toonheads"))]
+    #[command(disable_help_flag = true)]
+    Toonheads(NoToonheads),
+    /// Flickr-Faces-HQ, from its folder or zip of 1024 pixels, or of thumbnails
+    Ffhq(pictures::Common),
+    /// Aligned `CelebA` with the paper's crop and its attributes, from its folder or zip
+    Celeba(celeba::Args),
+    /// CelebA-HQ with its attributes, from the folder or zip of `CelebAMask-HQ`
+    Celebahq(pictures::Common),
+    /// A category of LSUN, from its LMDB or the zip of it
+    Lsun(lsun::Args),
+    /// Any folder or zip of pictures; folders in it stay, so that they can be classes
+    Folder(folder::Args),
+}
+
+/// Options of the renderer that is not there.
+#[cfg(not(feature = "toonheads"))]
+#[derive(Debug, clap::Args)]
+struct NoToonheads {
+    /// Options of the renderer
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _options: Vec<std::ffi::OsString>,
+}
+
+/// Creates a data set.
+pub(crate) fn run(args: &DatasetArgs) -> Result<()> {
+    match &args.source {
+        Source::Align(args) => align::run(args),
+        Source::FashionMnist { from, out } => fashion_mnist::run(from, out),
+        #[cfg(feature = "toonheads")]
+        Source::Toonheads(args) => toonheads::run(args),
+        #[cfg(not(feature = "toonheads"))]
+        Source::Toonheads(_) => anyhow::bail!(
+            "this program cannot draw faces: build it with `--features toonheads`, or use `cargo xtask dataset toonheads` in \
+             the repository"
+        ),
+        Source::Ffhq(args) => ffhq::run(args),
+        Source::Celeba(args) => celeba::run(args),
+        Source::Celebahq(args) => celebahq::run(args),
+        Source::Lsun(args) => lsun::run(args),
+        Source::Folder(args) => folder::run(args),
+    }
+}
