@@ -29,7 +29,7 @@ const SHORT_TRAINING: [&str; 15] = [
     "latent_net.num_layers=2",
     "classifier.images=128",
     "classifier.batch_size=8",
-    "run.save_every_secs=0",
+    "run.save_every_secs=60",
 ];
 /// Attributes of the stand-in for the released classifier, in place of CelebA's first ones: that has 40 names.
 const NUM_CELEBA_ATTRIBUTES: usize = 40;
@@ -79,6 +79,7 @@ fn shortened(mut arguments: Vec<String>) -> Vec<String> {
         "eval" if is("recon") => &[["--steps", "2"]],
         "eval" if is("edits") => &[["--steps", "2"], ["--invert-steps", "2"]],
         "train" => &[["--threads", "1"]],
+        "align" => &[["--size", "64"]],
         "fit-attributes" => &[["--images", "640"]],
         _ => &[],
     };
@@ -87,6 +88,10 @@ fn shortened(mut arguments: Vec<String>) -> Vec<String> {
     arguments.extend(more.into_iter().flatten().map(|&word| word.to_owned()));
     if is_new_run {
         arguments.extend(SHORT_TRAINING.iter().flat_map(|setting| ["--set".to_owned(), (*setting).to_owned()]));
+    }
+    // Frames of an animation are enlarged, and their colors chosen, at 512 pixels.
+    if let Some(at) = arguments.iter().position(|argument| argument == "--frames") {
+        "3".clone_into(&mut arguments[at + 1]);
     }
     // A run that was made short is prolonged by little.
     for argument in arguments.iter_mut().filter(|argument| !SHORT_TRAINING.contains(&argument.as_str())) {
@@ -222,7 +227,9 @@ fn every_command_of_the_readme_runs_in_its_order() {
         let out = output(&arguments).map(|out| workspace.path(out));
         let arguments = shortened(arguments);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let start = std::time::Instant::now();
         let finished = workspace.run(&arguments);
+        println!("{:.1} s: {command}", start.elapsed().as_secs_f64()); // shown with --nocapture
         assert!(finished.is_success(), "{command}\n{}", finished.stderr());
         if let Some(out) = out.filter(|_| !arguments.contains(&"--dry-run")) {
             assert!(out.exists(), "{command}: wrote no {}", out.display());
