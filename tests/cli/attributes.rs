@@ -86,7 +86,7 @@ fn a_model_learns_attributes_and_stays_what_it_was() {
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         file.tensor("x").unwrap().data().to_vec()
     };
-    assert!(samples("model") == samples("taught-model"), "what is invented is another");
+    assert!(samples("model") == samples("taught-model"), "the samples are others");
     let args = ["edit", "--model", "taught-model", "colors/01.png", "--attribute", "Red", "--out", "edited"];
     workspace.run(&[&args[..], &FEW_STEPS, &FEW_INVERSION_STEPS].concat()).succeeds();
     assert_eq!(workspace.files("edited").len(), 1);

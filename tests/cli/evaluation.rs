@@ -501,7 +501,7 @@ fn everything_is_measured_at_once() {
     let nothing = ["eval", "all", "--model", &model, "--data", "empty", "--out", "nothing"];
     workspace.run(&nothing).fails_with("there are no pictures in it");
     let options =
-        ["--shots", "2,4", "--draws", "2", "--invented", "16", "--latent-steps", "2", "--steps", "2", "--json"];
+        ["--shots", "2,4", "--draws", "2", "--samples", "16", "--latent-steps", "2", "--steps", "2", "--json"];
     let report = workspace.run(&[&few[..], &options].concat()).succeeds().json();
     // Pictures of the attribute have even more of it than the number that they differ by: few labels tell.
     let of = |knows| [("attribute", "Large"), ("labels", "4"), ("knows", knows)];

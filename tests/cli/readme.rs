@@ -229,7 +229,7 @@ fn every_command_of_the_readme_runs_in_its_order() {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let start = std::time::Instant::now();
         let finished = workspace.run(&arguments);
-        println!("{:.1} s: {command}", start.elapsed().as_secs_f64()); // shown with --nocapture
+        eprintln!("{:.1} s: {command}", start.elapsed().as_secs_f64()); // shown with --nocapture
         assert!(finished.is_success(), "{command}\n{}", finished.stderr());
         if let Some(out) = out.filter(|_| !arguments.contains(&"--dry-run")) {
             assert!(out.exists(), "{command}: wrote no {}", out.display());

@@ -208,7 +208,7 @@ impl ForceArgs {
 /// Images on the command line.
 #[derive(Debug, Args)]
 pub(crate) struct PictureArgs {
-    /// Image files, folders, or .safetensors files with x [N, C, H, W] in [-1, 1]
+    /// Image files, folders, archives (tar, LMDB, Parquet), or .safetensors files with x [N, C, H, W] in [-1, 1]
     #[arg(required = true)]
     pub(crate) input: Vec<PathBuf>,
     #[command(flatten)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
@@ -10,8 +11,11 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result, computing};
-use crate::image_io::{read_image, read_rgb, rgb_from_tensor};
+use crate::image_io::{picture_from_bytes, read_image, read_rgb, rgb_from_bytes, rgb_from_tensor};
+use crate::lmdb::is_database;
 use crate::picture_folder::{no_pictures, picture_files};
+use crate::pictures::stored_in;
+use crate::source::{Items, Source};
 
 /// Tolerance of values of `x` beyond `[-1, 1]`, for rounding.
 const ROUNDING: f32 = 1e-3;
@@ -30,6 +34,7 @@ pub struct Input {
 #[derive(Debug, Clone)]
 enum InputSource {
     File(PathBuf),
+    Stored { items: Arc<Items>, idx: usize },
     Tensor(Tensor), // [C, H, W], f32
 }
 
@@ -43,6 +48,10 @@ impl Input {
     pub fn read(&self, image_shape: [usize; 3]) -> Result<Tensor> {
         match &self.source {
             InputSource::File(path) => read_image(path, image_shape[0], image_shape[1]),
+            InputSource::Stored { items, idx } => {
+                let size = (image_shape[0], image_shape[1]);
+                picture_from_bytes(&items.bytes(*idx)?, &items.path(*idx), size, None)
+            }
             InputSource::Tensor(tensor) if tensor.dims() == image_shape => Ok(tensor.clone()),
             InputSource::Tensor(tensor) => Err(Error::Mismatch {
                 what: format!("the shape of {}", self.name),
@@ -59,20 +68,24 @@ impl Input {
     pub fn read_rgb(&self) -> Result<RgbImage> {
         match &self.source {
             InputSource::File(path) => read_rgb(path),
+            InputSource::Stored { items, idx } => rgb_from_bytes(&items.bytes(*idx)?, &items.path(*idx)),
             InputSource::Tensor(tensor) => rgb_from_tensor(tensor),
         }
     }
 }
 
 impl Input {
-    /// Returns a stamp that distinguishes the input from others of its name: size and time of its file, or a checksum
-    /// of its tensor.
+    /// Returns a stamp that distinguishes the input from others of its name: size and time of its file, with its place in
+    /// an archive, table or database, or a checksum of its tensor.
     ///
     /// # Errors
     /// [`Error::Io`] if the file is gone.
     pub fn stamp(&self) -> Result<String> {
         match &self.source {
             InputSource::File(path) => stamp(path),
+            InputSource::Stored { items, idx } => {
+                Ok(format!("{} of {}", items.path(*idx).display(), stamp(items.file(*idx))?))
+            }
             InputSource::Tensor(tensor) => {
                 let values = tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>());
                 let mut hasher = blake3::Hasher::new();
@@ -97,27 +110,35 @@ pub fn stamp(path: &Path) -> Result<String> {
     Ok(format!("{} bytes of {} ns", metadata.len(), since.as_nanos()))
 }
 
-/// Lists the pictures in a mix of picture files, folders (searched as by [`picture_files`], in order of their names)
-/// and `.safetensors` files that hold `x` `[N, C, H, W]` in `[-1, 1]`.
+/// Lists the pictures in a mix of picture files, folders (searched as by [`picture_files`], in order of their names),
+/// archives, tables and databases as [`Pictures::find`](crate::Pictures::find) reads them, also right below a folder, and
+/// `.safetensors` files that hold `x` `[N, C, H, W]` in `[-1, 1]`.
 ///
 /// # Errors
 /// [`Error::Io`] if a path does not exist; [`Error::NoPictures`] or [`Error::OnlyUnreadPictures`] for a folder without
-/// pictures; [`Error::Tensors`] or [`Error::Weights`] for a `.safetensors` file without usable `x`.
+/// pictures; [`Error::Data`] for a damaged archive; [`Error::Tensors`] or [`Error::Weights`] for a `.safetensors` file
+/// without usable `x`.
 pub fn list_inputs(paths: &[PathBuf]) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for path in paths {
         let metadata = fs::metadata(path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        if has_extension(path, &["safetensors"]) && !metadata.is_dir() {
+            inputs.extend(tensors_in(path)?);
+            continue;
+        }
+        let items = stored_in(path)?;
         if metadata.is_dir() {
-            let files = picture_files(path)?;
-            if files.is_empty() {
+            let files = if is_database(path) { vec![] } else { picture_files(path)? };
+            if files.is_empty() && items.as_ref().is_none_or(Vec::is_empty) {
                 return Err(no_pictures(path));
             }
             inputs.extend(files.into_iter().map(|file| (stem(&file), InputSource::File(file))));
-        } else if has_extension(path, &["safetensors"]) {
-            inputs.extend(tensors_in(path)?);
-        } else {
+        } else if items.is_none() {
             inputs.push((stem(path), InputSource::File(path.clone())));
         }
+        let items = Arc::new(Items(items.unwrap_or_default()));
+        let stored = |idx| (stem(Path::new(items.name(idx))), InputSource::Stored { items: Arc::clone(&items), idx });
+        inputs.extend((0..items.len()).map(stored));
     }
     let (stems, sources): (Vec<_>, Vec<_>) = inputs.into_iter().unzip();
     Ok(file_names(stems).into_iter().zip(sources).map(|(name, source)| Input { name, source }).collect())
@@ -147,7 +168,9 @@ pub struct BrokenInput {
 #[must_use]
 pub fn broken_inputs(inputs: &[Input]) -> Vec<BrokenInput> {
     let check = |(place, input): (usize, &Input)| match &input.source {
-        InputSource::File(path) => read_rgb(path).err().map(|error| BrokenInput { place, error }),
+        InputSource::File(_) | InputSource::Stored { .. } => {
+            input.read_rgb().err().map(|error| BrokenInput { place, error })
+        }
         InputSource::Tensor(_) => None,
     };
     inputs.par_iter().enumerate().filter_map(check).collect()
@@ -260,6 +283,51 @@ mod tests {
     fn names_cannot_leave_their_folder_or_hide() {
         let names = ["../../a", "/etc/b", "..", ".c", "", "sheet", "a\nb"].map(str::to_owned);
         assert_eq!(file_names(names), ["_.._a", "_etc_b", "picture", "c", "picture_2", "sheet_2", "a_b"]);
+    }
+
+    #[test]
+    fn archives_and_databases_are_inputs_by_the_rules_of_data_sets() {
+        let folder = tempfile::tempdir().unwrap();
+        let picture = |shade: u8| {
+            let mut bytes = std::io::Cursor::new(vec![]);
+            RgbImage::from_pixel(4, 4, image::Rgb([shade; 3])).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+            bytes.into_inner()
+        };
+        let shard = folder.path().join("shard.tar");
+        let mut tar = tar::Builder::new(fs::File::create(&shard).unwrap());
+        for (shade, name) in [(10, "a/x.png"), (20, "./b/x.png"), (30, "b/._x.png")] {
+            let bytes = picture(shade);
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, &bytes[..]).unwrap();
+        }
+        tar.into_inner().unwrap();
+        let database = folder.path().join("pictures.lmdb");
+        let entries = [("y".to_owned(), picture(40))];
+        crate::LmdbWriter::open(&database, 1 << 20).unwrap().write(&entries, &[]).unwrap();
+        RgbImage::from_pixel(4, 4, image::Rgb([50; 3])).save(folder.path().join("z.png")).unwrap();
+        let shades = |path: &Path| {
+            let inputs = list_inputs(&[path.to_owned()]).unwrap();
+            assert!(broken_inputs(&inputs).is_empty());
+            let shade = |input: &Input| {
+                let x = input.read([3, 4, 4]).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                (input.name.clone(), input.read_rgb().unwrap().get_pixel(0, 0).0[0], (x[0] * 127.5 + 127.5).round())
+            };
+            let found: Vec<(String, u8, f32)> = inputs.iter().map(shade).collect();
+            let stamps: BTreeSet<String> = inputs.iter().map(|input| input.stamp().unwrap()).collect();
+            assert_eq!(stamps.len(), inputs.len(), "inputs are told apart");
+            found.into_iter().map(|(name, rgb, x)| (name, [f32::from(rgb), x])).collect::<Vec<_>>()
+        };
+        let of_shard = [("x".to_owned(), [10.; 2]), ("x_2".to_owned(), [20.; 2])];
+        assert_eq!(shades(&shard), of_shard);
+        assert_eq!(shades(&database), [("y".to_owned(), [40.; 2])]);
+        // A folder: its pictures, and the archives right below it.
+        let of_folder = shades(folder.path());
+        assert_eq!(of_folder[0], ("z".to_owned(), [50.; 2]));
+        assert_eq!(of_folder[1..], of_shard);
+        fs::write(&shard, &fs::read(&shard).unwrap()[..700]).unwrap();
+        assert!(list_inputs(&[shard]).unwrap_err().to_string().contains("shard.tar"));
     }
 
     #[test]

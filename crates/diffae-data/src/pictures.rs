@@ -260,21 +260,46 @@ fn below(root: &Path, picture_key: &str) -> Result<(Vec<Item>, Vec<String>)> {
     let listing = Listing::of(root)?;
     let item = |file: &PathBuf| Item { name: relative(root, file), file: file.clone(), place: Place::File };
     let mut items: Vec<Item> = listing.pictures.iter().map(item).collect();
+    items.extend(stored(&listing, picture_key, root)?);
+    if !items.is_empty() {
+        warn_of_left_out(root, &listing);
+    }
+    Ok((items, listing.left_out()))
+}
+
+/// Lists the pictures in the archives, tables and databases of a listing.
+fn stored(listing: &Listing, picture_key: &str, root: &Path) -> Result<Vec<Item>> {
     let mut members = vec![];
     for archive in &listing.archives {
         members.extend(archives::pictures(archive)?);
     }
-    items.extend(one_a_sample(members, picture_key, root)?);
+    let mut items = one_a_sample(members, picture_key, root)?;
     for table in &listing.tables {
         items.extend(tables::pictures(table, picture_key)?);
     }
     for database in &listing.databases {
         items.extend(lmdb::values(database)?);
     }
-    if !items.is_empty() {
-        warn_of_left_out(root, &listing);
+    Ok(items)
+}
+
+/// Lists the pictures in what a path names: an archive, a table or a database, or those right below a folder; `None` for
+/// a file of another kind.
+///
+/// # Errors
+/// As [`Pictures::find`].
+pub(crate) fn stored_in(path: &Path) -> Result<Option<Vec<Item>>> {
+    if path.is_dir() && !lmdb::is_database(path) {
+        return stored(&Listing::of(path)?, "", path).map(Some);
     }
-    Ok((items, listing.left_out()))
+    if path.is_dir() {
+        return lmdb::values(path).map(Some);
+    }
+    // A pipe can be read only once, and what cannot be read at all is the picture's error.
+    let kind = if path.is_file() { file_kind(path).unwrap_or(FileKind::Unknown) } else { FileKind::Unknown };
+    let is_stored =
+        matches!(kind, FileKind::Tar | FileKind::Gzip | FileKind::Zstd | FileKind::Parquet | FileKind::Lmdb);
+    (is_stored || archives::is_archive_name(path)).then(|| of_file(path, "")).transpose()
 }
 
 fn ends_in(path: &Path, extension: &str) -> bool {

@@ -181,7 +181,7 @@ impl Model {
     }
 
     pub(crate) fn latent(&self) -> Result<&Latent> {
-        let hint = "codes cannot be invented; it can still encode and decode pictures";
+        let hint = "it cannot sample new pictures, but encodes and decodes";
         self.latent.as_ref().ok_or(Error::MissingPart { part: "latent net", hint })
     }
 }

@@ -104,7 +104,7 @@ pub(crate) struct EvalRunArgs {
 /// Images to evaluate on.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct EvalDataArgs {
-    /// Images: a folder, a .tar archive or an LMDB
+    /// Images: a folder (with subfolders), a tar archive, an LMDB, Parquet
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
     /// Crop before resizing
@@ -207,8 +207,8 @@ pub(crate) struct FewShotArgs {
     #[arg(long, default_value_t = FewShotOptions::default().draws, value_name = "N", value_parser = positive)]
     pub(crate) draws: usize,
     /// Number of z_sem to sample, from which the classifiers choose; 0 for none
-    #[arg(long, default_value_t = FewShotOptions::default().samples, value_name = "N")]
-    pub(crate) invented: usize,
+    #[arg(long, alias = "invented", default_value_t = FewShotOptions::default().samples, value_name = "N")]
+    pub(crate) samples: usize,
     /// Number of chosen z_sem to decode into images, per attribute and classifier
     #[arg(long, default_value_t = FewShotOptions::default().decoded, value_name = "N")]
     pub(crate) decoded: usize,
@@ -430,7 +430,7 @@ pub(crate) enum SourceName {
 pub(crate) struct FidArgs {
     #[command(flatten)]
     pub(crate) judged: JudgedArgs,
-    /// Real images: a folder, a .tar archive or an LMDB
+    /// Real images: a folder (with subfolders), a tar archive, an LMDB, Parquet
     #[arg(long, value_name = "DIR", required_unless_present = "reference_statistics")]
     pub(crate) data: Option<PathBuf>,
     /// Crop of real images before they are resized to the size of the model, or to --size

@@ -14,7 +14,7 @@ use super::{
 /// Pictures and codes on the command line.
 #[derive(Debug, Args)]
 pub(crate) struct CodesArgs {
-    /// Image files, folders, .safetensors files with x [N, C, H, W] in [-1, 1], or codes that `encode` wrote:
+    /// Image files, folders, archives (tar, LMDB, Parquet), .safetensors files with x [N, C, H, W] in [-1, 1], or codes that `encode` wrote:
     /// FILE.safetensors, or FILE.safetensors:CHOICE for a part, by names, numbers or ranges such as 3..7
     #[arg(required = true)]
     pub(crate) input: Vec<PathBuf>,
@@ -181,7 +181,7 @@ pub(crate) struct InterpolateArgs {
 pub(crate) struct EditArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Image files, folders, .safetensors files with x [N, C, H, W] in [-1, 1], or codes that `encode` wrote:
+    /// Image files, folders, archives (tar, LMDB, Parquet), .safetensors files with x [N, C, H, W] in [-1, 1], or codes that `encode` wrote:
     /// FILE.safetensors, or FILE.safetensors:CHOICE for a part, by names, numbers or ranges such as 3..7
     #[arg(required_unless_present = "list")]
     pub(crate) input: Vec<PathBuf>,

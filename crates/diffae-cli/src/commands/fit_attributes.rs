@@ -30,7 +30,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitAttributesArgs) -> Result<()> {
     ensure!(model.has_z_sem(), "{} is a plain DDPM, which has no codes to learn from", args.model.model.display());
     if source.latent_moments().is_none() {
         let consequence = if source.config().latent.is_some() {
-            "; its latent net was trained with others, so what it invents will be off: import them with --latent"
+            "; its latent net was trained with others, so its samples will be off: import them with --latent"
         } else {
             ""
         };

@@ -45,7 +45,7 @@ impl FewShotArgs {
         Ok(FewShotOptions {
             shots: self.shots.clone(),
             draws: self.draws,
-            samples: self.invented,
+            samples: self.samples,
             decoded: self.decoded,
             steps: self.steps,
             latent_steps: self.latent_steps,
