@@ -42,7 +42,7 @@ enum Command {
     CheckCuda(check_cuda::Args),
 }
 
-/// Arguments of a command of `xtask-lab`.
+/// Arguments of a command of `xtask-lab`, or of the program.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 struct Forwarded {

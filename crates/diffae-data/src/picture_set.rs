@@ -100,8 +100,8 @@ impl PictureSet {
         if height != width {
             return Err(Error::Mismatch {
                 what: "the shape of pictures".to_owned(),
-                got: "a square".to_owned(),
-                expected: format!("{height} by {width} pixels"),
+                got: format!("{height} by {width} pixels"),
+                expected: "squares".to_owned(),
             });
         }
         let pictures = indices.map(|idx| self.pictures.read(idx, channels, height)).collect::<Result<Vec<_>>>()?;
@@ -118,10 +118,11 @@ impl PictureSet {
         (0..self.count).into_par_iter().filter_map(check).collect()
     }
 
-    /// Keeps the pictures whose indices satisfy a condition.
-    pub fn retain(&mut self, is_kept: impl Fn(usize) -> bool) {
-        self.count = (0..self.count).filter(|&idx| is_kept(idx)).count();
-        self.pictures.retain(is_kept);
+    /// Keeps those pictures of the set whose indices satisfy a condition, asked once for each.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(usize) -> bool) {
+        let kept: Vec<bool> = (0..self.count).map(&mut is_kept).collect();
+        self.count = kept.iter().filter(|&&kept| kept).count();
+        self.pictures.retain(|idx| kept.get(idx) != Some(&false));
         self.fingerprint = OnceLock::new();
     }
 }

@@ -239,6 +239,15 @@ pub(crate) fn cannot(action: &'static str, path: &std::path::Path) -> impl FnOnc
     move |source| Error::Io { action, path, source }
 }
 
+/// Fails if a number is below its least value.
+pub(crate) fn check_at_least(what: &'static str, got: usize, least: usize) -> Result<()> {
+    if got >= least {
+        return Ok(());
+    }
+    let expected = if least > 1 { "two or more" } else { "one or more" };
+    Err(Error::OutOfRange { what, got: got.to_string(), expected })
+}
+
 /// Returns the error for a model or data that do not allow the measure.
 pub(crate) fn unsuitable(problem: impl Into<String>) -> Error {
     Error::Unsuitable { problem: problem.into() }

@@ -1,11 +1,11 @@
 //! The circumstances of an evaluation: where it writes, its seed, and who watches it.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use diffae_data::{Overwrite, png_bytes, write_atomically};
 use diffae_infer::{CallEvent, Model};
@@ -30,13 +30,29 @@ pub enum EvaluationEvent {
         /// Number of calls, times the items of each.
         count: usize,
     },
-    /// The stage is complete.
+    /// The stage is complete, or has failed.
     End,
 }
 
-/// An observer of an evaluation: [`ControlFlow::Break`] ends it with [`Error::Cancelled`](diffae_infer::Error::Cancelled),
-/// and what was measured is kept.
-pub type EvaluationObserver<'a> = dyn FnMut(&EvaluationEvent) -> ControlFlow<()> + 'a;
+/// An observer of an evaluation: [`ControlFlow::Break`], at any event, ends it with
+/// [`Error::Cancelled`](diffae_infer::Error::Cancelled), and what was measured is kept.
+pub type EvaluationObserver<'a> = dyn FnMut(&EvaluationEvent) -> ControlFlow<()> + Send + 'a;
+
+/// The observer, and whether it has asked to stop.
+struct Watch<'a> {
+    observer: Mutex<Box<EvaluationObserver<'a>>>,
+    is_stopped: AtomicBool,
+}
+
+impl Watch<'_> {
+    fn send(&self, event: EvaluationEvent) -> ControlFlow<()> {
+        let answer = (self.observer.lock().unwrap_or_else(PoisonError::into_inner))(&event);
+        if answer.is_break() {
+            self.is_stopped.store(true, Ordering::Relaxed);
+        }
+        if self.is_stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
 
 /// The circumstances of an evaluation, shared by all measures.
 #[derive(Clone)]
@@ -46,7 +62,7 @@ pub struct Evaluation<'a> {
     overwrite: Overwrite,
     seed: u64,
     provenance: Vec<(String, String)>,
-    observer: Rc<RefCell<Box<EvaluationObserver<'a>>>>,
+    watch: Arc<Watch<'a>>,
 }
 
 impl fmt::Debug for Evaluation<'_> {
@@ -58,14 +74,14 @@ impl fmt::Debug for Evaluation<'_> {
 impl<'a> Evaluation<'a> {
     /// Begins an evaluation that writes into a folder, or goes on where one of equal settings was interrupted there.
     /// The seed is 0.
-    pub fn new(out: &Path, observer: impl FnMut(&EvaluationEvent) -> ControlFlow<()> + 'a) -> Self {
+    pub fn new(out: &Path, observer: impl FnMut(&EvaluationEvent) -> ControlFlow<()> + Send + 'a) -> Self {
         Self {
             out: out.to_owned(),
             codes: out.join("z_sem"),
             overwrite: Overwrite::Refuse,
             seed: 0,
             provenance: vec![],
-            observer: Rc::new(RefCell::new(Box::new(observer))),
+            watch: Arc::new(Watch { observer: Mutex::new(Box::new(observer)), is_stopped: AtomicBool::new(false) }),
         }
     }
 
@@ -124,10 +140,9 @@ impl<'a> Evaluation<'a> {
 
     /// Begins a stage.
     pub(crate) fn stage(&self, stage: &'static str, num_items: usize, calls_per_item: usize) -> Stage<'a> {
-        let stage_observer = Stage { observer: Rc::clone(&self.observer) };
         // A break comes back with the first call.
-        let _ = stage_observer.send(EvaluationEvent::Begin { stage, num_items, calls_per_item });
-        stage_observer
+        let _ = self.watch.send(EvaluationEvent::Begin { stage, num_items, calls_per_item });
+        Stage { watch: Arc::clone(&self.watch) }
     }
 
     /// Writes a picture into the folder, with the provenance and the model in its metadata.
@@ -140,19 +155,21 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// A stage of an evaluation in progress.
+/// A stage of an evaluation in progress. It ends when it is dropped.
 pub(crate) struct Stage<'a> {
-    observer: Rc<RefCell<Box<EvaluationObserver<'a>>>>,
+    watch: Arc<Watch<'a>>,
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        let _ = self.watch.send(EvaluationEvent::End);
+    }
 }
 
 impl Stage<'_> {
-    fn send(&self, event: EvaluationEvent) -> ControlFlow<()> {
-        (self.observer.borrow_mut())(&event)
-    }
-
     /// Notes `count` calls; fails if the observer asks to stop.
     pub(crate) fn check(&self, count: usize) -> Result<()> {
-        match self.send(EvaluationEvent::Calls { count }) {
+        match self.watch.send(EvaluationEvent::Calls { count }) {
             ControlFlow::Break(()) => Err(diffae_infer::Error::Cancelled.into()),
             ControlFlow::Continue(()) => Ok(()),
         }
@@ -160,11 +177,35 @@ impl Stage<'_> {
 
     /// Returns an observer of a pipeline that notes every network call.
     pub(crate) fn observer(&self) -> impl FnMut(&CallEvent<'_>) -> ControlFlow<()> + '_ {
-        |event| self.send(EvaluationEvent::Calls { count: event.num_pictures })
+        |event| self.watch.send(EvaluationEvent::Calls { count: event.num_pictures })
     }
 
     /// Ends the stage.
     pub(crate) fn finish(self) {
-        let _ = self.send(EvaluationEvent::End);
+        drop(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_ends_once_and_a_break_at_its_begin_comes_back() {
+        let mut events = vec![];
+        let evaluation = Evaluation::new(Path::new("out"), |event: &EvaluationEvent| {
+            events.push(*event);
+            let is_begin = matches!(event, EvaluationEvent::Begin { stage: "second", .. });
+            if is_begin { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let stage = evaluation.stage("first", 2, 1);
+        stage.check(2).unwrap();
+        stage.finish();
+        let stage = evaluation.within("part").stage("second", 1, 1);
+        assert!(stage.check(1).unwrap_err().to_string().contains("cancelled"));
+        drop(stage);
+        drop(evaluation);
+        let ends = events.iter().filter(|event| **event == EvaluationEvent::End).count();
+        assert_eq!((ends, events.len()), (2, 6), "{events:?}");
     }
 }

@@ -44,7 +44,10 @@ impl FeatureFile {
         let settings = with_software(settings);
         if known.as_ref() != Some(&settings) || overwrite == Overwrite::Replace {
             if !is_empty && overwrite == Overwrite::Refuse {
-                return Err(of_another(&path, &known.unwrap_or_default(), &settings));
+                return Err(match known {
+                    Some(known) => of_another(&path, &known, &settings),
+                    None => Error::OtherEvaluation { path, difference: String::new() },
+                });
             }
             fs::write(&path, []).map_err(cannot("write", &path))?;
             write_atomically(&about, &serde_json::to_vec_pretty(&settings)?, Overwrite::Replace)?;

@@ -1,4 +1,4 @@
-//! Image quality measures for Diffusion Autoencoders.
+//! Evaluation of Diffusion Autoencoders: image quality measures, protocols, reports.
 //!
 //! A measure of pairs compares a batch `x` with a batch `y` of the same shape, `[N, C, H, W]`, f32, in `[0, 1]`
 //! (the networks speak `[-1, 1]`: convert with `(x + 1) / 2` first), and returns one f64 for each of the `N`
@@ -9,7 +9,7 @@
 //! | [`mse`] | 0 | lower | how far are the values apart? |
 //! | [`psnr`] | infinite | higher | the same, in decibels |
 //! | [`ssim`] | 1 | higher | do luminance, contrast and structure agree, window by window? |
-//! | [`ms_ssim`] | 1 | the same over five scales |
+//! | [`ms_ssim`] | 1 | higher | the same over five scales |
 //!
 //! They are symmetric in `x` and `y` and agree with what the authors of Diffusion Autoencoders
 //! (Preechakul et al., arXiv:2111.15640) report for reconstructions. Values outside `[0, 1]` are refused, not
@@ -27,6 +27,29 @@
 //! The features come from [`FeatureNetwork`]; [`Lpips`] compares pictures pair by pair by the activations of a network.
 //! [`LinearProbe`] measures which attributes can be read linearly from codes, [`dci`] and [`total_auroc_difference`]
 //! whether single dimensions stand for single attributes; [`bootstrap`] gives confidence intervals.
+//!
+//! What is compared with what, over how many steps and pictures, are protocols: a [`Measure`] of [`measures`] runs within
+//! an [`Evaluation`], which can be interrupted and goes on, and returns a [`Report`] of [`Figure`]s with intervals; a
+//! [`Comparison`] lays reports side by side.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::{ops::ControlFlow, path::Path};
+//! use diffae_data::{Crop, PictureSet};
+//! use diffae_eval::measures::{ZUsage, ZUsageOptions};
+//! use diffae_eval::{EvaluatedModel, Evaluation, Measure};
+//! use diffae_infer::LoadOptions;
+//!
+//! let model = &EvaluatedModel::open(Path::new("toonheads"), &LoadOptions::cpu(), None)?;
+//! let pictures = &PictureSet::first(Path::new("held-out"), Crop::Center, Some(64))?;
+//! let measure = ZUsage { model, pictures, options: ZUsageOptions::default() };
+//! let report = measure.run(&Evaluation::new(Path::new("report"), |_| ControlFlow::Continue(())))?;
+//! println!("{}", report.table());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The formulas need no model:
 //!
 //! ```
 //! use candle_core::{Device, Tensor};

@@ -16,8 +16,8 @@ use crate::{
 
 /// A method of generating data from noise along a chain.
 ///
-/// [`Display`](fmt::Display) and [`FromStr`] use the names `ddim`, `ddpm`, `ddpm-small` and `dpm++2m`; the name does not
-/// hold `eta`.
+/// [`Display`](fmt::Display) and [`FromStr`] use the names of [`Sampler::names`], such as `ddim`; the name does not hold
+/// `eta`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Sampler {

@@ -6,6 +6,8 @@ use super::Cli;
 
 /// Options of computation, hidden in commands that compute nothing.
 const COMPUTING: [&str; 4] = ["device", "dtype", "threads", "exact"];
+/// Options of computation without the number of threads, hidden in commands that only read and draw pictures.
+const ALL_BUT_THREADS: [&str; 3] = ["device", "dtype", "exact"];
 /// Last line of `diffae --help`.
 const EXIT_CODES: &str =
     "Exit codes: 0 success; 2 error, which one sentence explains; 130 interrupted (Ctrl-C or SIGTERM)";
@@ -52,23 +54,24 @@ const PAGES: &[Page] = &[
     page(&["align"], &["diffae align photos --landmarks shape_predictor_68_face_landmarks.dat --whole --out faces"])
         .out("Folder to write the PNGs into")
         .without(&["device", "dtype", "exact"]),
-    page(&["dataset"], &["diffae dataset folder --from photos --size 64 --out data"]).without(&COMPUTING),
+    page(&["dataset"], &["diffae dataset folder --from photos --size 64 --out data"]).without(&ALL_BUT_THREADS),
     page(
         &["dataset", "align"],
         &["diffae dataset align --from photos --landmarks shape_predictor_68_face_landmarks.dat --out faces"],
     )
-    .without(&COMPUTING),
-    page(&["dataset", "fashion-mnist"], &["diffae dataset fashion-mnist --out fashion"]).without(&COMPUTING),
+    .without(&ALL_BUT_THREADS),
+    page(&["dataset", "fashion-mnist"], &["diffae dataset fashion-mnist --out fashion"]).without(&ALL_BUT_THREADS),
     page(&["dataset", "toonheads"], &["diffae dataset toonheads --count 2000 --seed held-out --out held-out"])
-        .without(&COMPUTING),
+        .without(&ALL_BUT_THREADS),
     page(&["dataset", "ffhq"], &["diffae dataset ffhq --from images1024x1024 --size 256 --out ffhq"])
-        .without(&COMPUTING),
-    page(&["dataset", "celeba"], &["diffae dataset celeba --from celeba --size 64 --out celeba64"]).without(&COMPUTING),
+        .without(&ALL_BUT_THREADS),
+    page(&["dataset", "celeba"], &["diffae dataset celeba --from celeba --size 64 --out celeba64"])
+        .without(&ALL_BUT_THREADS),
     page(&["dataset", "celebahq"], &["diffae dataset celebahq --from CelebAMask-HQ.zip --size 256 --out celebahq"])
-        .without(&COMPUTING),
+        .without(&ALL_BUT_THREADS),
     page(&["dataset", "lsun"], &["diffae dataset lsun --from bedroom_train_lmdb.zip --size 128 --out bedroom"])
-        .without(&COMPUTING),
-    page(&["dataset", "folder"], &["diffae dataset folder --from pets --size 64 --out data"]).without(&COMPUTING),
+        .without(&ALL_BUT_THREADS),
+    page(&["dataset", "folder"], &["diffae dataset folder --from pets --size 64 --out data"]).without(&ALL_BUT_THREADS),
     page(&["encode"], &["diffae encode --model ffhq256 photos --out codes.safetensors"])
         .out("File NAME.safetensors to write the codes into"),
     page(&["decode"], &["diffae decode --model ffhq256 codes.safetensors --out decoded"])

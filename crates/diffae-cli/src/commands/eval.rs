@@ -6,7 +6,8 @@ use anyhow::{Result, bail};
 use diffae_data::{AttributePairs, Crop, PictureSet};
 use diffae_eval::measures::{
     AllMeasures, AllOptions, Attributes, Disentanglement, Edits, FeatureExtractor, FewShot, Fid, FidProtocol,
-    FidSubject, LabelledPictures, LpipsPairs, PerceptualNetwork, Ppl, Recon, ReconSubject, ZUsage, ZUsageOptions,
+    FidSource, FidSubject, LabelledPictures, LpipsPairs, PerceptualNetwork, Ppl, Recon, ReconSubject, ZUsage,
+    ZUsageOptions,
 };
 use diffae_eval::{
     Comparison, Error, EvaluatedModel, Evaluation, EvaluationEvent, FeatureKind, InceptionInput, Measure, Report,
@@ -22,6 +23,9 @@ use crate::output::{Provenance, say, say_json};
 use crate::pictures::{naming_way_out, picture_set, without_broken};
 use crate::progress::Progress;
 use crate::session::{Session, catch_interrupts, interrupted};
+
+/// For pairs, of which none can be left out: no option is a way out of a broken picture.
+const NOT_SKIPPED: BrokenArgs = BrokenArgs { skip_broken: true };
 
 /// Runs the measure that was asked for, and prints its report.
 pub(crate) fn run(global: &GlobalArgs, args: &EvalArgs) -> Result<()> {
@@ -48,7 +52,7 @@ fn recon(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
     match args.judged.get()? {
         Judged::Model(model) => finish(ReconSubject::Model(&open_model(global, &model, &args.run)?)),
         Judged::Pictures(folder) => {
-            let made = PictureSet::first(&folder, Crop::Center, None)?;
+            let made = without_broken(PictureSet::first(&folder, Crop::Center, None)?, &args.data.broken)?;
             finish(ReconSubject::Pictures { pictures: &made, made_with: args.made_with.into() })
         }
     }
@@ -90,12 +94,12 @@ fn edits(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
     let pairs = AttributePairs::find(&args.pairs, args.limit)?;
     let model = open_model(global, &args.model, &args.run)?;
     let measure = Edits { model: &model, pairs: &pairs, options: args.options()? };
-    conclude(&measure, &args.run, &BrokenArgs { skip_broken: true })
+    conclude(&measure, &args.run, &NOT_SKIPPED)
 }
 
 fn lpips_pairs(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<()> {
     let pictures = picture_set(&args.data)?;
-    let others = PictureSet::first(&args.pictures, Crop::Center, None)?;
+    let others = without_broken(PictureSet::first(&args.pictures, Crop::Center, None)?, &args.data.broken)?;
     let device = device_from_name(&global.device)?;
     let lpips = PerceptualNetwork::open(args.backbone.into(), &args.weights, &device)?;
     let measure = LpipsPairs { pictures: &pictures, others: &others, lpips: &lpips };
@@ -139,8 +143,11 @@ fn fid(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
     let (real, options) = (real.as_ref(), args.options()?);
     let finish = |subject| conclude(&Fid { subject, real, features: &features, options }, &args.run, &args.broken);
     match args.judged.get()? {
-        Judged::Model(_) if real.is_none() && args.count.is_none() => {
+        Judged::Model(_) if real.is_none() && args.count.is_none() && !is_reference => {
             bail!("say with --count how many images to generate")
+        }
+        Judged::Model(_) if FidSource::from(args.source) == FidSource::Decoded && real.is_none() => {
+            bail!("--source decoded needs --data, whose images are encoded and decoded")
         }
         Judged::Model(model) => {
             let model = open_model(global, &model, &args.run)?;
@@ -153,8 +160,9 @@ fn fid(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
     }
 }
 
-/// Runs all measures, each in a folder of its own, where interrupted work is resumed, and writes all reports into one
-/// file. A measure that fails does not stop the others, but the command fails in the end.
+/// Opens everything that is named, then runs all measures, each in a folder of its own, where interrupted work is
+/// resumed, and writes all reports into one file. A measure that fails does not stop the others, but the command fails
+/// in the end.
 fn all(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
     let pictures = picture_set(&args.data)?;
     let labelled = args.labels.as_deref().map(|labels| LabelledPictures::find(&pictures, labels)).transpose()?;
@@ -189,7 +197,8 @@ fn all(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
             }
             Err(error) if interrupted() => return Err(error.into()),
             Err(error) => {
-                tracing::error!("{name}: {:#}", explained(error, &args.data.broken));
+                let broken = if name == "edits" { &NOT_SKIPPED } else { &args.data.broken };
+                tracing::error!("{name}: {:#}", explained(error, broken));
                 failed.push(name);
             }
         }

@@ -57,7 +57,7 @@ pub enum EditDirection {
 pub struct EditsOptions {
     /// Source of edit directions. Default: the model's.
     pub direction: EditDirection,
-    /// Strength of the edits along the model's directions. Default: fitted to `z_sem` on the first fifth of the pairs,
+    /// Strength of the edits, along the model's directions only. Default: fitted to `z_sem` on the first fifth of the pairs,
     /// which is then not measured.
     pub strength: Option<f64>,
     /// Decoding steps. Default: 50.
@@ -90,6 +90,9 @@ impl Measure for Edits<'_> {
 
     fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
         let Self { model, pairs, options } = self;
+        if options.strength.is_some() && options.direction == EditDirection::Pairs {
+            return Err(unsuitable("a strength is one along the model's own directions, not along those of pairs"));
+        }
         let known = |pairs: &&AttributePairs| {
             let known =
                 options.direction == EditDirection::Pairs || model.model().attribute_idx(&pairs.attribute).is_ok();

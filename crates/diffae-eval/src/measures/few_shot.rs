@@ -14,7 +14,7 @@ use super::attributes::checked_penalty;
 use super::labelled::{LabelledCodes, LabelledPictures, select};
 use crate::classification::auroc;
 use crate::codes::sample_all;
-use crate::error::{Error, Result, cannot, unsuitable};
+use crate::error::{Error, Result, cannot, check_at_least, unsuitable};
 use crate::evaluated_model::EvaluatedModel;
 use crate::evaluation::Evaluation;
 use crate::linear_probe::LinearProbe;
@@ -78,9 +78,9 @@ pub struct FewShot<'a> {
 /// Options of [`FewShot`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct FewShotOptions {
-    /// Numbers of labels: balanced positives and negatives, or positives only. Default: 10 and 100.
+    /// Numbers of labels, each 2 or more: balanced positives and negatives, or positives only. Default: 10 and 100.
     pub shots: Vec<usize>,
-    /// Random draws of the labelled pictures. Default: 5.
+    /// Random draws of the labelled pictures, one or more. Default: 5.
     pub draws: usize,
     /// Number of `z_sem` to sample, from which the classifiers choose; 0 for none. Default: 512.
     pub samples: usize,
@@ -118,6 +118,9 @@ impl Measure for FewShot<'_> {
 
     fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
         let Self { model, labelled, options } = self;
+        check_at_least("the count of numbers of labels", options.shots.len(), 1)?;
+        check_at_least("the number of labels", options.shots.iter().copied().min().unwrap_or(0), 2)?;
+        check_at_least("the number of draws", options.draws, 1)?;
         // One picture of each kind is left to test on.
         labelled.check_count(options.shots.iter().copied().min().unwrap_or(0) + 2)?;
         let penalty = checked_penalty(options.inverse_penalty)?;

@@ -12,7 +12,7 @@ use diffae_schedule::Sampler;
 
 use self::generator::{Generator, as_they_are, eight_bits};
 use super::Measure;
-use crate::error::{Error, Result, cannot, unsuitable};
+use crate::error::{Error, Result, cannot, check_at_least, unsuitable};
 use crate::evaluated_model::EvaluatedModel;
 use crate::evaluation::{Evaluation, Stage};
 use crate::feature_file::{FeatureFile, fingerprint_of_file};
@@ -74,7 +74,8 @@ pub enum FidSource {
 pub enum FidProtocol {
     /// The pictures as they are.
     Plain,
-    /// The paper's: 50,000 generated pictures against the first 50,000 real ones, half of them flipped.
+    /// The paper's: 50,000 generated pictures against real ones, half of them flipped; the caller gives the first
+    /// [`FidProtocol::REFERENCE_COUNT`] real ones.
     Reference,
 }
 
@@ -83,7 +84,7 @@ pub enum FidProtocol {
 pub struct FidOptions {
     /// Protocol. Default: plain.
     pub protocol: FidProtocol,
-    /// Number of pictures to generate. Default: as many as there are real ones.
+    /// Number of pictures to generate. Default: as many as there are real ones; 50,000 in the reference's protocol.
     pub count: Option<usize>,
     /// Side to which real pictures are cropped and resized if no model decides it. Default: as they are.
     pub size: Option<usize>,
@@ -199,6 +200,12 @@ impl Measure for Fid<'_> {
         if self.is_reference() && kind != FeatureKind::Inception {
             return Err(unsuitable(format!("the reference's protocol needs the features of inception, not of {kind}")));
         }
+        check_at_least("the size of KID's subsets", options.kid_subset, 2)?;
+        check_at_least("the number of KID's subsets", options.kid_subsets, 1)?;
+        check_at_least("the number of neighbors", options.neighbors, 1)?;
+        if self.is_reference() && matches!(self.subject, FidSubject::Pictures(_)) && options.size.is_none() {
+            return Err(unsuitable("the reference's protocol flips real pictures, which need a size for that"));
+        }
         let reference = options.reference_statistics.as_deref().map(Moments::read_npz).transpose()?;
         let generator = self.generator()?;
         let Sets { mut real, mut generated, settings, moments_of_real } =
@@ -253,11 +260,11 @@ impl<'a> Fid<'a> {
             (FidSource::Decoded, None) => {
                 Err(unsuitable("to decode, real images are needed, which are encoded and decoded"))
             }
-            (FidSource::Sampled, _) if !samples => {
-                Err(unsuitable("the model has no latent net, so it cannot sample; decode real images instead"))
-            }
+            (FidSource::Sampled, _) if !samples => Err(unsuitable(
+                "the model has no latent net, so it cannot sample; decode real images (`--source decoded`)",
+            )),
             (FidSource::Auto, None) if !samples => {
-                Err(unsuitable("the model has no latent net; name the real images whose z_sem it decodes"))
+                Err(unsuitable("the model has no latent net; name the real images whose z_sem it decodes (`--data`)"))
             }
             (FidSource::Auto | FidSource::Decoded, Some(real)) if source == FidSource::Decoded || !samples => {
                 Ok(Generator::Decoded(model, real))

@@ -46,9 +46,15 @@ impl<'a> LabelledPictures<'a> {
         } else {
             Labels::matched(path, &[pictures.all()], Strangers::PassOver)?
         };
+        let fingerprint = if is_folders { FOLDER_LABELS.to_owned() } else { fingerprint_of_file(path)? };
+        Ok(Self::new(pictures, labels, fingerprint))
+    }
+
+    /// Takes labels of pictures. `fingerprint` tells them from other labels in the settings of reports.
+    #[must_use]
+    pub fn new(pictures: &'a PictureSet, labels: Labels, fingerprint: String) -> Self {
         let rows: Vec<usize> = (0..pictures.len()).filter(|&idx| labels.of(&pictures.name(idx)).is_some()).collect();
-        let fingerprint_of_labels = if is_folders { FOLDER_LABELS.to_owned() } else { fingerprint_of_file(path)? };
-        Ok(Self { pictures, labels, fingerprint_of_labels, rows })
+        Self { pictures, labels, fingerprint_of_labels: fingerprint, rows }
     }
 
     /// Returns the names of the attributes.

@@ -6,7 +6,7 @@ use diffae_infer::{PipelineSettings, lerp, slerp};
 use diffae_schedule::Sampler;
 
 use super::{Measure, PerceptualNetwork};
-use crate::error::{Error, Result, unsuitable};
+use crate::error::{Error, Result, check_at_least, unsuitable};
 use crate::evaluated_model::{EvaluatedModel, to_unit};
 use crate::evaluation::Evaluation;
 use crate::journal::{Journal, Values};
@@ -64,6 +64,7 @@ impl Measure for Ppl<'_> {
         let Self { model, pictures, lpips, options } = self;
         let &PplOptions { pairs, epsilon, steps, invert_steps, sampler } = options;
         self.check()?;
+        check_at_least("the number of pairs", pairs.unwrap_or(1), 1)?;
         let count = pairs.unwrap_or_else(|| pictures.len().div_euclid(2));
         let seed = evaluation.seed();
         let decoding = PipelineSettings {
@@ -152,7 +153,7 @@ impl Ppl<'_> {
             return Err(unsuitable("perceptual path length needs a model with z_sem and x_T"));
         }
         if self.pictures.len() < 2 {
-            return Err(unsuitable("there is one image, expected at least two"));
+            return Err(unsuitable("there are fewer than two images"));
         }
         Ok(())
     }

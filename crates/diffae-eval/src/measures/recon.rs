@@ -11,7 +11,7 @@ use image::RgbImage;
 
 use super::lpips_pairs::{pairs_by_name, read_pair};
 use super::{Measure, PerceptualNetwork};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_at_least};
 use crate::evaluated_model::{EvaluatedModel, to_unit};
 use crate::evaluation::{Evaluation, Stage};
 use crate::journal::{Journal, Values};
@@ -68,7 +68,7 @@ impl Way {
 }
 
 /// Reconstruction quality by number of decoding steps, from inverted and from random `x_T`: PSNR, SSIM, MSE; MS-SSIM of
-/// pictures with a side of 161 pixels or more, and LPIPS with its network.
+/// pictures with a side of 176 pixels or more, and LPIPS with its network.
 #[derive(Debug)]
 pub struct Recon<'a> {
     /// The model, or reconstructions of any program.
@@ -120,7 +120,7 @@ impl XTerminalKind {
 /// Options of [`Recon`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReconOptions {
-    /// Numbers of decoding steps. Default: 10, 20 and 50.
+    /// Numbers of decoding steps, one number or more. Default: 10, 20 and 50.
     pub steps: Vec<usize>,
     /// Inversion steps. Default: as many as decoding steps.
     pub invert_steps: Option<usize>,
@@ -140,6 +140,7 @@ impl Measure for Recon<'_> {
     }
 
     fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
+        check_at_least("the count of numbers of steps", self.options.steps.len(), 1)?;
         match &self.subject {
             ReconSubject::Model(model) => self.run_model(evaluation, model),
             ReconSubject::Pictures { pictures, made_with } => self.run_pictures(evaluation, pictures, *made_with),

@@ -57,7 +57,7 @@ impl Measure for ZUsage<'_> {
             return Err(unsuitable("a plain DDPM has no z_sem"));
         }
         if pictures.len() < 2 {
-            return Err(unsuitable("there is one image, expected at least two"));
+            return Err(unsuitable("there are fewer than two images"));
         }
         let (seed, steps) = (evaluation.seed(), options.steps);
         let decoding =

@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         version: format!("{} photographs", photographs.len()),
         licence: "that of the photographs",
         made: format!(
-            "diffae dataset align --size {}; face: {placed}; BLAKE3 of the landmark model: {}",
+            "cargo xtask dataset align --size {}; face: {placed}; BLAKE3 of the landmark model: {}",
             args.size,
             blake3::hash(&model).to_hex()
         ),
