@@ -79,11 +79,12 @@ fn in_lab(command: &str, forwarded: &Forwarded, profile: &[&str]) -> Result<()> 
     cargo_run(&[&["--package", "xtask-lab"], profile].concat(), command, forwarded)
 }
 
-/// Builds the program in the foreground, and passes the command on; ends with its exit code.
+/// Builds the program with its renderer, as users build it, and passes the command on; ends with its exit code.
 fn in_program(command: &str, forwarded: &Forwarded) -> Result<()> {
-    // The features of the gate, so that what it has compiled is used.
-    let program = ["--package", "diffae-cli", "--features", "parquet,toonheads"];
-    cargo_run(&program, command, forwarded)
+    println!(
+        "building diffae with its renderer of faces: about ten minutes on two cores the first time, a second later on"
+    );
+    cargo_run(&["--release", "--package", "diffae-cli", "--features", "toonheads"], command, forwarded)
 }
 
 fn cargo_run(package: &[&str], command: &str, forwarded: &Forwarded) -> Result<()> {
