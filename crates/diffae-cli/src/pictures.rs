@@ -119,17 +119,16 @@ pub(crate) fn naming_way_out(error: anyhow::Error, args: &BrokenArgs) -> anyhow:
             Some(Eval::Data(error) | Eval::Infer(Infer::Data(error))) => Some(error),
             _ => cause.downcast_ref::<Data>(),
         };
-        match data {
-            Some(Data::OutOfRange { what, .. }) => what.contains("picture"),
+        matches!(
+            data,
             Some(
                 Data::Image { .. }
-                | Data::UnreadPicture { .. }
-                | Data::DamagedPicture { .. }
-                | Data::Resize { .. }
-                | Data::Io { .. },
-            ) => true,
-            _ => false,
-        }
+                    | Data::UnreadPicture { .. }
+                    | Data::DamagedPicture { .. }
+                    | Data::Resize { .. }
+                    | Data::Io { .. }
+            )
+        )
     };
     if !args.skip_broken && error.chain().any(is_unread) { anyhow!("{error:#}{WAY_OUT}") } else { error }
 }

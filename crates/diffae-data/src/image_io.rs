@@ -63,7 +63,7 @@ pub struct CropBox {
 /// # Shapes
 /// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU.
 /// # Errors
-/// As [`read_image`]; [`Error::OutOfRange`] if the part reaches over the edge.
+/// As [`read_image`]; [`Error::UnreadPicture`], too, if the part reaches over the edge.
 pub fn picture_from_bytes(
     bytes: &[u8],
     path: &Path,
@@ -112,8 +112,10 @@ fn cut_out(picture: DynamicImage, path: &Path, crop: Option<CropBox>) -> Result<
     let Some(CropBox { left, top, width, height }) = crop else { return Ok(picture) };
     let fits = left.saturating_add(width) <= picture.width() && top.saturating_add(height) <= picture.height();
     if !fits {
-        let got = format!("{}x{} in {}", picture.width(), picture.height(), path.display());
-        return Err(Error::OutOfRange { what: "the size of a picture", got, expected: "room for the crop" });
+        let (got, need) =
+            ((picture.width(), picture.height()), (left.saturating_add(width), top.saturating_add(height)));
+        let problem = format!("it has {} by {} pixels, the crop needs {} by {}", got.0, got.1, need.0, need.1);
+        return Err(Error::UnreadPicture { path: path.to_owned(), problem });
     }
     Ok(picture.crop_imm(left, top, width, height))
 }

@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use diffae_nets::weights::{SafetensorsFile, TensorSource};
+use diffae_nets::weights::{SafetensorsFile, TensorSource, float_bytes};
 use image::RgbImage;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result, computing};
 use crate::image_io::{picture_from_bytes, read_image, read_rgb, rgb_from_bytes, rgb_from_tensor};
 use crate::lmdb::is_database;
-use crate::picture_folder::{no_pictures, picture_files};
-use crate::pictures::stored_in;
+use crate::picture_folder::{no_pictures, pictures_of};
+use crate::pictures::{stored_below, stored_in};
 use crate::source::{Items, Source};
+use crate::walk::Walk;
 
 /// Tolerance of values of `x` beyond `[-1, 1]`, for rounding.
 const ROUNDING: f32 = 1e-3;
@@ -88,11 +89,7 @@ impl Input {
             }
             InputSource::Tensor(tensor) => {
                 let values = tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>());
-                let mut hasher = blake3::Hasher::new();
-                for value in computing("reading x", values)? {
-                    hasher.update(&value.to_le_bytes());
-                }
-                Ok(hasher.finalize().to_hex().to_string())
+                Ok(blake3::hash(&float_bytes(&computing("reading x", values)?)).to_hex().to_string())
             }
         }
     }
@@ -110,9 +107,9 @@ pub fn stamp(path: &Path) -> Result<String> {
     Ok(format!("{} bytes of {} ns", metadata.len(), since.as_nanos()))
 }
 
-/// Lists the pictures in a mix of picture files, folders (searched as by [`picture_files`], in order of their names),
-/// archives, tables and databases as [`Pictures::find`](crate::Pictures::find) reads them, also right below a folder, and
-/// `.safetensors` files that hold `x` `[N, C, H, W]` in `[-1, 1]`.
+/// Lists the pictures in a mix of picture files, folders (searched as by [`picture_files`](crate::picture_files), in
+/// order of their names), archives, tables and databases as [`Pictures::find`](crate::Pictures::find) reads them, also
+/// right below a folder, and `.safetensors` files that hold `x` `[N, C, H, W]` in `[-1, 1]`.
 ///
 /// # Errors
 /// [`Error::Io`] if a path does not exist; [`Error::NoPictures`] or [`Error::OnlyUnreadPictures`] for a folder without
@@ -122,21 +119,25 @@ pub fn list_inputs(paths: &[PathBuf]) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for path in paths {
         let metadata = fs::metadata(path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        if has_extension(path, &["safetensors"]) && !metadata.is_dir() {
+        let items = if has_extension(path, &["safetensors"]) && !metadata.is_dir() {
             inputs.extend(tensors_in(path)?);
             continue;
-        }
-        let items = stored_in(path)?;
-        if metadata.is_dir() {
-            let files = if is_database(path) { vec![] } else { picture_files(path)? };
-            if files.is_empty() && items.as_ref().is_none_or(Vec::is_empty) {
+        } else if let Some(items) = stored_in(path)? {
+            items
+        } else if metadata.is_dir() {
+            let walk = Walk::of(path, is_database)?;
+            let items = stored_below(&walk, path)?;
+            let files = pictures_of(walk, path);
+            if files.is_empty() && items.is_empty() {
                 return Err(no_pictures(path));
             }
             inputs.extend(files.into_iter().map(|file| (stem(&file), InputSource::File(file))));
-        } else if items.is_none() {
+            items
+        } else {
             inputs.push((stem(path), InputSource::File(path.clone())));
-        }
-        let items = Arc::new(Items(items.unwrap_or_default()));
+            continue;
+        };
+        let items = Arc::new(Items(items));
         let stored = |idx| (stem(Path::new(items.name(idx))), InputSource::Stored { items: Arc::clone(&items), idx });
         inputs.extend((0..items.len()).map(stored));
     }

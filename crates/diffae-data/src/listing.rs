@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::archives::is_archive_name;
-use crate::error::Result;
 use crate::notices::{counted, warn_once};
 use crate::picture_folder::{has_picture_without_ending, is_picture_name};
 use crate::walk::Walk;
@@ -41,22 +40,18 @@ struct LeftOut {
 }
 
 impl Listing {
-    /// Lists a folder by the rules of [`Walk`]. A link that leads nowhere is a picture that cannot be read, if its name
+    /// Lists a folder that was walked without its databases. A link that leads nowhere is a picture that cannot be read, if its name
     /// says so.
-    ///
-    /// # Errors
-    /// If a folder cannot be read.
-    pub(crate) fn of(root: &Path) -> Result<Self> {
+    pub(crate) fn of(walk: &Walk, root: &Path) -> Self {
         let mut listing = Self::default();
-        let Walk { files, whole_folders, dangling, .. } = Walk::of(root, lmdb::is_database)?;
-        for path in files.iter().chain(&dangling) {
+        for path in walk.files.iter().chain(&walk.dangling) {
             let depth = path.strip_prefix(root).unwrap_or(path).components().count();
             listing.file(path, depth);
         }
         listing.pictures.sort();
-        listing.left_out.deeper.extend(whole_folders);
+        listing.left_out.deeper.extend_from_slice(&walk.whole_folders);
         listing.left_out.deeper.sort();
-        Ok(listing)
+        listing
     }
 
     /// Adds a file at a depth of folders below the root.

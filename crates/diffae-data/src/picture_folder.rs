@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::lmdb::is_database;
 use crate::notices::warn_once;
 use crate::picture_file::{begins_like_a_picture, unread_format};
 use crate::walk::Walk;
@@ -29,9 +30,14 @@ const BEGINNING_BYTES: u64 = 16;
 /// # Errors
 /// [`Error::Io`] if a folder cannot be read.
 pub fn picture_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let search = Search::of(folder)?;
+    Ok(pictures_of(Walk::of(folder, is_database)?, folder))
+}
+
+/// Lists the picture files of a folder that was walked, with the warnings of [`picture_files`].
+pub(crate) fn pictures_of(walk: Walk, folder: &Path) -> Vec<PathBuf> {
+    let search = Search::of(walk);
     search.warn(folder);
-    Ok(search.files)
+    search.files
 }
 
 /// Returns the reason why a folder has no pictures: [`Error::OnlyUnreadPictures`], or [`Error::NoPictures`] if there
@@ -39,7 +45,7 @@ pub fn picture_files(folder: &Path) -> Result<Vec<PathBuf>> {
 #[must_use]
 pub fn no_pictures(folder: &Path) -> Error {
     let path = folder.to_owned();
-    match Search::of(folder) {
+    match Walk::of(folder, is_database).map(Search::of) {
         Err(error) => error,
         Ok(search) if search.unread.is_empty() => Error::NoPictures { path },
         Ok(search) => Error::OnlyUnreadPictures { path, found: search.unread_in_words() },
@@ -64,8 +70,7 @@ struct Search {
 }
 
 impl Search {
-    fn of(folder: &Path) -> Result<Self> {
-        let walk = Walk::of(folder, |_| false)?;
+    fn of(walk: Walk) -> Self {
         let mut search = Self { dangling: walk.dangling, ..Self::default() };
         for path in walk.files {
             if is_picture_name(&path) || has_picture_without_ending(&path) {
@@ -74,7 +79,7 @@ impl Search {
                 search.unread.entry(format).or_default().push(path);
             }
         }
-        Ok(search)
+        search
     }
 
     fn unread_in_words(&self) -> String {
@@ -188,7 +193,7 @@ mod tests {
         link(Path::new("nowhere.png"), "dangling.png");
         symlink(folder.path(), elsewhere.path().join("back")).unwrap();
         assert_eq!(found(folder.path()), ["file.png", "linked/deep/f.png", "linked/e.png", "real/a.png", "z.png"]);
-        let search = Search::of(folder.path()).unwrap();
+        let search = Search::of(Walk::of(folder.path(), is_database).unwrap());
         assert_eq!(search.dangling, [folder.path().join("dangling.png")]);
         // The folder itself may be a link.
         link(&folder.path().join("real"), "root");

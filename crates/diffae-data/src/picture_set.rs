@@ -59,6 +59,12 @@ impl PictureSet {
         self.pictures.name(idx)
     }
 
+    /// Returns the crop of the pictures.
+    #[must_use]
+    pub fn crop(&self) -> Crop {
+        self.crop
+    }
+
     /// Returns the pictures that these are the first of.
     #[must_use]
     pub fn all(&self) -> &Pictures {

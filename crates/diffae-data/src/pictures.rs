@@ -14,6 +14,7 @@ use crate::lmdb;
 use crate::samples::one_a_sample;
 use crate::source::{Item, Items, Place, Source};
 use crate::unreadable::Unreadable;
+use crate::walk::Walk;
 use crate::{archives, tables};
 
 /// The part of aligned `CelebA` pictures that the paper uses.
@@ -257,7 +258,7 @@ fn of_file(file: &Path, picture_key: &str) -> Result<Vec<Item>> {
 
 /// Lists the pictures below a folder, with clauses about what is left out.
 fn below(root: &Path, picture_key: &str) -> Result<(Vec<Item>, Vec<String>)> {
-    let listing = Listing::of(root)?;
+    let listing = Listing::of(&Walk::of(root, lmdb::is_database)?, root);
     let item = |file: &PathBuf| Item { name: relative(root, file), file: file.clone(), place: Place::File };
     let mut items: Vec<Item> = listing.pictures.iter().map(item).collect();
     items.extend(stored(&listing, picture_key, root)?);
@@ -283,16 +284,20 @@ fn stored(listing: &Listing, picture_key: &str, root: &Path) -> Result<Vec<Item>
     Ok(items)
 }
 
-/// Lists the pictures in what a path names: an archive, a table or a database, or those right below a folder; `None` for
-/// a file of another kind.
+/// Lists the pictures in the archives, tables and databases right below a folder that was walked without its databases.
+///
+/// # Errors
+/// As [`Pictures::find`].
+pub(crate) fn stored_below(walk: &Walk, folder: &Path) -> Result<Vec<Item>> {
+    stored(&Listing::of(walk, folder), "", folder)
+}
+
+/// Lists the pictures in an archive, a table or a database; `None` for what is none of these.
 ///
 /// # Errors
 /// As [`Pictures::find`].
 pub(crate) fn stored_in(path: &Path) -> Result<Option<Vec<Item>>> {
-    if path.is_dir() && !lmdb::is_database(path) {
-        return stored(&Listing::of(path)?, "", path).map(Some);
-    }
-    if path.is_dir() {
+    if lmdb::is_database(path) {
         return lmdb::values(path).map(Some);
     }
     // A pipe can be read only once, and what cannot be read at all is the picture's error.
@@ -381,7 +386,8 @@ mod tests {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
         let message = || Pictures::find(folder.path(), &settings(0.), Split::Train).unwrap_err().to_string();
-        let left_out = Listing::of(folder.path()).unwrap().left_out().join("; ");
+        let walk = Walk::of(folder.path(), lmdb::is_database).unwrap();
+        let left_out = Listing::of(&walk, folder.path()).left_out().join("; ");
         assert!(left_out.contains("1 .avif file, 2 .heic files cannot be decoded"), "{left_out}");
         assert!(left_out.contains("1 .zip file"), "{left_out}");
         assert!(message().contains("no pictures in it: 1 .avif file, 2 .heic files"), "{}", message());
