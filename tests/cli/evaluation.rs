@@ -368,7 +368,7 @@ fn sets_of_pictures_are_compared_by_features() {
         let args = ["--pictures", &data, "--data", &data, "--out", out];
         fid(&[&args[..], more].concat())
     };
-    sized("sized", &["--crop", "celeba"]).fails_with("say with --size");
+    sized("sized", &["--crop", "celeba"]).fails_with("say how large the images are (`--size`)");
     let halved = sized("halved", &["--size", "8"]).succeeds().json();
     assert!(figure(&halved, "frechet_distance", &[]) > 0.1, "small pictures are others: {halved}");
     made("made", &["--steps", "2", "--save-statistics", kept]).succeeds();
@@ -400,7 +400,7 @@ fn sets_that_are_too_small_for_a_frechet_distance_are_named() {
     assert!(few.contains("the generated set has 8 images for 1280 features: its covariance is singular"), "{few}");
     let clean = ["eval", "fid", "--features", "efficientnet-lite0", "--weights", &weights, "--resize", "clean"];
     let sets = ["--pictures", &data, "--data", &data, "--out", "d"];
-    workspace.run(&[&clean[..], &sets].concat()).fails_with("--resize clean needs --features inception");
+    workspace.run(&[&clean[..], &sets].concat()).fails_with("(`--resize clean`) needs the features of inception");
 }
 
 #[test]

@@ -95,7 +95,7 @@ pub enum Error {
     Weights(#[from] diffae_nets::Error),
     /// A tensor operation failed.
     #[error("a tensor operation failed")]
-    Network(#[from] candle_core::Error),
+    Computation(#[from] candle_core::Error),
     /// An error of a model, its codes or its chains.
     #[error(transparent)]
     Infer(#[from] diffae_infer::Error),

@@ -77,13 +77,6 @@ impl JudgedArgs {
     }
 }
 
-impl FidArgs {
-    /// Returns whether a model generates the evaluated images.
-    pub(crate) fn model_is_given(&self) -> bool {
-        self.judged.model.is_some()
-    }
-}
-
 /// Arguments of every measure.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct EvalRunArgs {

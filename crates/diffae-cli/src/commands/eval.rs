@@ -6,26 +6,20 @@ use anyhow::{Result, bail};
 use diffae_data::{AttributePairs, Crop, PictureSet};
 use diffae_eval::measures::{
     AllMeasures, AllOptions, Attributes, Disentanglement, Edits, FeatureExtractor, FewShot, Fid, FidProtocol,
-    FidSource, FidSubject, LabelledPictures, LpipsPairs, PerceptualNetwork, Ppl, Recon, ReconSubject, ZUsage,
-    ZUsageOptions,
+    FidSubject, LabelledPictures, LpipsPairs, PerceptualNetwork, Ppl, Recon, ReconSubject, ZUsage, ZUsageOptions,
 };
-use diffae_eval::{
-    Comparison, Error, EvaluatedModel, Evaluation, EvaluationEvent, FeatureKind, InceptionInput, Measure, Report,
-};
+use diffae_eval::{Comparison, Error, EvaluatedModel, Evaluation, EvaluationEvent, InceptionInput, Measure, Report};
 
 use crate::args::{
     AllArgs, AttributesArgs, BrokenArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalRunArgs,
-    FewShotArgs, FidArgs, GlobalArgs, Judged, LpipsArgs, LpipsPairsArgs, MeasureArgs, ModelArgs, PictureCrop, PplArgs,
-    ReconArgs, ZUsageArgs,
+    FewShotArgs, FidArgs, GlobalArgs, Judged, LpipsArgs, LpipsPairsArgs, MeasureArgs, ModelArgs, PplArgs, ReconArgs,
+    ZUsageArgs,
 };
 use crate::device::device_from_name;
 use crate::output::{Provenance, say, say_json};
 use crate::pictures::{naming_way_out, picture_set, without_broken};
 use crate::progress::Progress;
 use crate::session::{Session, catch_interrupts, interrupted};
-
-/// For pairs, of which none can be left out: no option is a way out of a broken picture.
-const NOT_SKIPPED: BrokenArgs = BrokenArgs { skip_broken: true };
 
 /// Runs the measure that was asked for, and prints its report.
 pub(crate) fn run(global: &GlobalArgs, args: &EvalArgs) -> Result<()> {
@@ -48,7 +42,7 @@ fn recon(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
     let pictures = picture_set(&args.data)?;
     let lpips = perceptual_network(global, &args.lpips)?;
     let (pictures, lpips, options) = (&pictures, lpips.as_ref(), args.options()?);
-    let finish = |subject| conclude(&Recon { subject, pictures, lpips, options }, &args.run, &args.data.broken);
+    let finish = |subject| conclude(&Recon { subject, pictures, lpips, options }, &args.run, Some(&args.data.broken));
     match args.judged.get()? {
         Judged::Model(model) => finish(ReconSubject::Model(&open_model(global, &model, &args.run)?)),
         Judged::Pictures(folder) => {
@@ -69,7 +63,7 @@ fn attributes(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
     let pictures = LabelledPictures::find(&pictures, &labelled.labels)?;
     let model = open_model(global, &labelled.model, &labelled.run)?;
     let measure = Attributes { model: &model, labelled: &pictures, train: train.as_ref(), options: args.options() };
-    conclude(&measure, &labelled.run, &data.broken)
+    conclude(&measure, &labelled.run, Some(&data.broken))
 }
 
 fn disentanglement(global: &GlobalArgs, args: &DisentanglementArgs) -> Result<()> {
@@ -78,7 +72,7 @@ fn disentanglement(global: &GlobalArgs, args: &DisentanglementArgs) -> Result<()
     let pictures = LabelledPictures::find(&pictures, &labelled.labels)?;
     let model = open_model(global, &labelled.model, &labelled.run)?;
     let measure = Disentanglement { model: &model, labelled: &pictures, options: args.options() };
-    conclude(&measure, &labelled.run, &labelled.data.broken)
+    conclude(&measure, &labelled.run, Some(&labelled.data.broken))
 }
 
 fn few_shot(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
@@ -87,14 +81,14 @@ fn few_shot(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
     let pictures = LabelledPictures::find(&pictures, &labelled.labels)?;
     let model = open_model(global, &labelled.model, &labelled.run)?;
     let measure = FewShot { model: &model, labelled: &pictures, options: args.options()? };
-    conclude(&measure, &labelled.run, &labelled.data.broken)
+    conclude(&measure, &labelled.run, Some(&labelled.data.broken))
 }
 
 fn edits(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
     let pairs = AttributePairs::find(&args.pairs, args.limit)?;
     let model = open_model(global, &args.model, &args.run)?;
     let measure = Edits { model: &model, pairs: &pairs, options: args.options()? };
-    conclude(&measure, &args.run, &NOT_SKIPPED)
+    conclude(&measure, &args.run, None)
 }
 
 fn lpips_pairs(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<()> {
@@ -103,7 +97,7 @@ fn lpips_pairs(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<()> {
     let device = device_from_name(&global.device)?;
     let lpips = PerceptualNetwork::open(args.backbone.into(), &args.weights, &device)?;
     let measure = LpipsPairs { pictures: &pictures, others: &others, lpips: &lpips };
-    conclude(&measure, &args.run, &args.data.broken)
+    conclude(&measure, &args.run, Some(&args.data.broken))
 }
 
 fn ppl(global: &GlobalArgs, args: &PplArgs) -> Result<()> {
@@ -111,44 +105,29 @@ fn ppl(global: &GlobalArgs, args: &PplArgs) -> Result<()> {
     let model = open_model(global, &args.model, &args.run)?;
     let lpips = PerceptualNetwork::open(args.backbone.into(), &args.weights, model.model().device())?;
     let measure = Ppl { model: &model, pictures: &pictures, lpips: &lpips, options: args.options()? };
-    conclude(&measure, &args.run, &args.data.broken)
+    conclude(&measure, &args.run, Some(&args.data.broken))
 }
 
 fn z_usage(global: &GlobalArgs, args: &ZUsageArgs) -> Result<()> {
     let pictures = picture_set(&args.data)?;
     let model = open_model(global, &args.model, &args.run)?;
     let options = ZUsageOptions { steps: args.steps, sampler: args.sampler.get()? };
-    conclude(&ZUsage { model: &model, pictures: &pictures, options }, &args.run, &args.data.broken)
+    conclude(&ZUsage { model: &model, pictures: &pictures, options }, &args.run, Some(&args.data.broken))
 }
 
 fn fid(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
     let is_reference = FidProtocol::from(args.protocol) == FidProtocol::Reference;
-    let (device, kind, input) = (device_from_name(&global.device)?, args.features.into(), args.resize.into());
-    if is_reference && kind != FeatureKind::Inception {
-        bail!("--protocol reference needs the features of inception, not of {kind}")
-    }
-    let as_they_are = !is_reference && args.crop == PictureCrop::Center;
-    if args.size.is_none() && !args.model_is_given() && !as_they_are {
-        bail!("say with --size how large the images are: real ones are cropped or flipped for the comparison")
-    }
-    if input == InceptionInput::Clean && kind != FeatureKind::Inception {
-        bail!("--resize clean needs --features inception; {kind} has one way of resizing only")
-    }
-    let features = FeatureExtractor::open(kind, &args.weights, input, &device)?;
+    let device = device_from_name(&global.device)?;
+    let features = FeatureExtractor::open(args.features.into(), &args.weights, args.resize.into(), &device)?;
     let real = args.data.as_ref().map(|data| {
         let limit = args.limit.or(is_reference.then_some(FidProtocol::REFERENCE_COUNT));
         without_broken(PictureSet::first(data, args.crop.into(), limit)?, &args.broken)
     });
     let real = real.transpose()?;
     let (real, options) = (real.as_ref(), args.options()?);
-    let finish = |subject| conclude(&Fid { subject, real, features: &features, options }, &args.run, &args.broken);
+    let finish =
+        |subject| conclude(&Fid { subject, real, features: &features, options }, &args.run, Some(&args.broken));
     match args.judged.get()? {
-        Judged::Model(_) if real.is_none() && args.count.is_none() && !is_reference => {
-            bail!("say with --count how many images to generate")
-        }
-        Judged::Model(_) if FidSource::from(args.source) == FidSource::Decoded && real.is_none() => {
-            bail!("--source decoded needs --data, whose images are encoded and decoded")
-        }
         Judged::Model(model) => {
             let model = open_model(global, &model, &args.run)?;
             finish(FidSubject::Model { model: &model, source: args.source.into() })
@@ -197,7 +176,8 @@ fn all(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
             }
             Err(error) if interrupted() => return Err(error.into()),
             Err(error) => {
-                let broken = if name == "edits" { &NOT_SKIPPED } else { &args.data.broken };
+                // Of pairs none can be left out.
+                let broken = (name != "edits").then_some(&args.data.broken);
                 tracing::error!("{name}: {:#}", explained(error, broken));
                 failed.push(name);
             }
@@ -221,20 +201,23 @@ fn compare(args: &CompareArgs) -> Result<()> {
 }
 
 /// Runs a measure, and prints its report.
-fn conclude(measure: &dyn Measure, args: &EvalRunArgs, broken: &BrokenArgs) -> Result<()> {
+fn conclude(measure: &dyn Measure, args: &EvalRunArgs, broken: Option<&BrokenArgs>) -> Result<()> {
     catch_interrupts();
     let report = measure.run(&evaluation(args)).map_err(|error| explained(error, broken))?;
     if args.json { say_json(&report) } else { say(&report.table()) }
 }
 
-/// Names the options that are a way out of an error.
-fn explained(error: Error, broken: &BrokenArgs) -> anyhow::Error {
+/// Names the options that are a way out of an error; `broken` are those about unreadable pictures, if there are any.
+fn explained(error: Error, broken: Option<&BrokenArgs>) -> anyhow::Error {
     match error {
         Error::OtherEvaluation { .. } => {
             anyhow::anyhow!("{error}; choose another --out, or start over with --force")
         }
         Error::DamagedJournal { .. } => anyhow::anyhow!("{:#}; start over with --force", anyhow::Error::from(error)),
-        error => naming_way_out(error.into(), broken),
+        error => match broken {
+            Some(broken) => naming_way_out(error.into(), broken),
+            None => error.into(),
+        },
     }
 }
 

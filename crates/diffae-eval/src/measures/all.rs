@@ -71,7 +71,8 @@ impl<'a> AllMeasures<'a> {
         }
         if let (Some(pairs), true, false) = (pairs, has_z_sem, is_one_shot) {
             let has_classifier = model.model().classifier().is_ok();
-            let direction = if has_classifier { EditDirection::Classifier } else { EditDirection::Pairs };
+            let own = EditsOptions::default().direction;
+            let direction = if has_classifier { own } else { EditDirection::Pairs };
             let options = EditsOptions { direction, steps, invert_steps: steps, sampler, ..EditsOptions::default() };
             measures.push(Box::new(Edits { model, pairs, options }));
         }

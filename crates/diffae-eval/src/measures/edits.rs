@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use diffae_data::{AttributePairs, Fingerprint, PictureSet, rgb_from_tensor};
 use diffae_infer::{PipelineSettings, Sheet, keep_residual};
+use diffae_nets::weights::float_bytes;
 use diffae_schedule::Sampler;
 
 use super::Measure;
@@ -44,10 +45,14 @@ pub struct Edits<'a> {
 }
 
 /// Source of edit directions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum EditDirection {
-    /// The model's own directions.
-    Classifier,
+    /// The model's own directions, and the strength along them. Without one it is fitted to `z_sem` on the first fifth of
+    /// the pairs, which is then not measured.
+    Classifier {
+        /// Strength of the edits, if it is not fitted.
+        strength: Option<f64>,
+    },
     /// Mean difference of `z_sem` over the pairs that are not measured.
     Pairs,
 }
@@ -55,11 +60,8 @@ pub enum EditDirection {
 /// Options of [`Edits`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct EditsOptions {
-    /// Source of edit directions. Default: the model's.
+    /// Source of edit directions. Default: the model's, with a strength that is fitted.
     pub direction: EditDirection,
-    /// Strength of the edits, along the model's directions only. Default: fitted to `z_sem` on the first fifth of the pairs,
-    /// which is then not measured.
-    pub strength: Option<f64>,
     /// Decoding steps. Default: 50.
     pub steps: usize,
     /// Inversion steps. Default: 50.
@@ -73,8 +75,7 @@ pub struct EditsOptions {
 impl Default for EditsOptions {
     fn default() -> Self {
         Self {
-            direction: EditDirection::Classifier,
-            strength: None,
+            direction: EditDirection::Classifier { strength: None },
             steps: 50,
             invert_steps: 50,
             sampler: Sampler::DDIM,
@@ -90,9 +91,6 @@ impl Measure for Edits<'_> {
 
     fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
         let Self { model, pairs, options } = self;
-        if options.strength.is_some() && options.direction == EditDirection::Pairs {
-            return Err(unsuitable("a strength is one along the model's own directions, not along those of pairs"));
-        }
         let known = |pairs: &&AttributePairs| {
             let known =
                 options.direction == EditDirection::Pairs || model.model().attribute_idx(&pairs.attribute).is_ok();
@@ -101,7 +99,7 @@ impl Measure for Edits<'_> {
             }
             known
         };
-        if options.direction == EditDirection::Classifier {
+        if options.direction != EditDirection::Pairs {
             model.model().classifier()?;
         }
         let all: Vec<&AttributePairs> = pairs.iter().filter(known).collect();
@@ -114,7 +112,7 @@ impl Measure for Edits<'_> {
         // The classifier's directions are those of normalized z_sem.
         let latent = match options.direction {
             EditDirection::Pairs => None,
-            EditDirection::Classifier => model.latent_fingerprint()?,
+            EditDirection::Classifier { .. } => model.latent_fingerprint()?,
         };
         let decoding = PipelineSettings {
             num_steps: options.steps,
@@ -129,7 +127,7 @@ impl Measure for Edits<'_> {
             ("direction".to_owned(), direction.into()),
             ("classifier".to_owned(), directions_fingerprint(model, &all, options)?.into()),
             ("latent".to_owned(), latent.into()),
-            ("strength".to_owned(), options.strength.into()),
+            ("strength".to_owned(), options.direction.strength().into()),
             ("steps".to_owned(), options.steps.into()),
             ("invert_steps".to_owned(), options.invert_steps.into()),
             ("keep_residual".to_owned(), options.keep_residual.into()),
@@ -177,8 +175,16 @@ impl EditDirection {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Classifier => "classifier",
+            Self::Classifier { .. } => "classifier",
             Self::Pairs => "pairs",
+        }
+    }
+
+    /// Returns the strength that is given, and not fitted.
+    fn strength(self) -> Option<f64> {
+        match self {
+            Self::Classifier { strength } => strength,
+            Self::Pairs => None,
         }
     }
 }
@@ -195,7 +201,7 @@ fn calibrated(pairs: &AttributePairs) -> usize {
 
 /// Returns the index of the first pair that is measured.
 fn first_measured(pairs: &AttributePairs, options: &EditsOptions) -> usize {
-    if options.strength.is_some() { 0 } else { calibrated(pairs) }
+    if options.direction.strength().is_some() { 0 } else { calibrated(pairs) }
 }
 
 /// Returns a checksum of the classifier's directions, which are no part of the model's fingerprint; `None` where
@@ -220,9 +226,7 @@ fn directions_fingerprint(
     for pairs in all {
         let idx = model.model().attribute_idx(&pairs.attribute)?;
         for place in &places {
-            for value in classifier.directions_at(idx, place)?.flatten_all()?.to_vec1::<f32>()? {
-                fingerprint.update(&value.to_le_bytes());
-            }
+            fingerprint.update(&float_bytes(&classifier.directions_at(idx, place)?.flatten_all()?.to_vec1()?));
         }
     }
     Ok(Some(fingerprint.digits()))
@@ -230,7 +234,7 @@ fn directions_fingerprint(
 
 fn edit_of(evaluated: &EvaluatedModel, pairs: &AttributePairs, options: &EditsOptions) -> Result<Edit> {
     let model = evaluated.model();
-    if let Some(strength) = options.strength {
+    if let Some(strength) = options.direction.strength() {
         return Ok(Edit::Along { attribute_idx: model.attribute_idx(&pairs.attribute)?, strength });
     }
     let count = calibrated(pairs);

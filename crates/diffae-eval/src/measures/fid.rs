@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use diffae_data::{Overwrite, PictureSet, write_atomically};
+use diffae_data::{Crop, Overwrite, PictureSet, write_atomically};
 use diffae_infer::Settings;
 use diffae_schedule::Sampler;
 
@@ -160,7 +160,7 @@ impl FeatureExtractor {
     pub fn open(kind: FeatureKind, path: &Path, input: InceptionInput, device: &Device) -> Result<Self> {
         if input == InceptionInput::Clean && kind != FeatureKind::Inception {
             return Err(unsuitable(format!(
-                "resizing as clean-fid needs the features of inception; {kind} resizes in one way only"
+                "resizing as clean-fid does (`--resize clean`) needs the features of inception; {kind} resizes in one way only"
             )));
         }
         let network = FeatureNetwork::open(kind, path, device)?.with_inception_input(input);
@@ -198,13 +198,18 @@ impl Measure for Fid<'_> {
         let Self { features, options, .. } = self;
         let kind = features.kind();
         if self.is_reference() && kind != FeatureKind::Inception {
-            return Err(unsuitable(format!("the reference's protocol needs the features of inception, not of {kind}")));
+            return Err(unsuitable(format!(
+                "the reference's protocol (`--protocol reference`) needs the features of inception, not of {kind}"
+            )));
         }
         check_at_least("the size of KID's subsets", options.kid_subset, 2)?;
         check_at_least("the number of KID's subsets", options.kid_subsets, 1)?;
         check_at_least("the number of neighbors", options.neighbors, 1)?;
-        if self.is_reference() && matches!(self.subject, FidSubject::Pictures(_)) && options.size.is_none() {
-            return Err(unsuitable("the reference's protocol flips real pictures, which need a size for that"));
+        let is_cropped = self.real.is_some_and(|real| real.crop() != Crop::Center);
+        let is_sized = matches!(self.subject, FidSubject::Model { .. }) || options.size.is_some();
+        if (self.is_reference() || is_cropped) && !is_sized {
+            let why = "real ones are cropped or flipped for the comparison";
+            return Err(unsuitable(format!("say how large the images are (`--size`): {why}")));
         }
         let reference = options.reference_statistics.as_deref().map(Moments::read_npz).transpose()?;
         let generator = self.generator()?;
@@ -254,22 +259,20 @@ impl<'a> Fid<'a> {
             FidSubject::Pictures(pictures) => return Ok(Generator::Folder(pictures)),
             FidSubject::Model { model, source } => (model, source),
         };
-        let samples = !model.has_z_sem() || model.model().latent_net().is_ok();
-        match (source, self.real) {
-            (FidSource::Decoded, _) if !model.has_z_sem() => Err(unsuitable("a plain DDPM has no z_sem to decode")),
-            (FidSource::Decoded, None) => {
-                Err(unsuitable("to decode, real images are needed, which are encoded and decoded"))
-            }
-            (FidSource::Sampled, _) if !samples => Err(unsuitable(
+        let can_sample = !model.has_z_sem() || model.model().latent_net().is_ok();
+        let decodes = match source {
+            FidSource::Decoded => true,
+            FidSource::Sampled => false,
+            FidSource::Auto => !can_sample,
+        };
+        match self.real {
+            _ if !decodes && can_sample => Ok(Generator::Sampled(model)),
+            _ if !decodes => Err(unsuitable(
                 "the model has no latent net, so it cannot sample; decode real images (`--source decoded`)",
             )),
-            (FidSource::Auto, None) if !samples => {
-                Err(unsuitable("the model has no latent net; name the real images whose z_sem it decodes (`--data`)"))
-            }
-            (FidSource::Auto | FidSource::Decoded, Some(real)) if source == FidSource::Decoded || !samples => {
-                Ok(Generator::Decoded(model, real))
-            }
-            _ => Ok(Generator::Sampled(model)),
+            _ if !model.has_z_sem() => Err(unsuitable("a plain DDPM has no z_sem to decode")),
+            Some(real) => Ok(Generator::Decoded(model, real)),
+            None => Err(unsuitable("name the real images whose z_sem the model decodes (`--data`)")),
         }
     }
 
@@ -297,7 +300,7 @@ impl<'a> Fid<'a> {
             _ => options
                 .count
                 .or(real.map(PictureSet::len))
-                .ok_or_else(|| unsuitable("the number of images to generate is not known"))?,
+                .ok_or_else(|| unsuitable("say how many images to generate (`--count`)"))?,
         };
         let width = features.network.width();
         if let Some((path, moments)) = options.reference_statistics.as_ref().zip(reference.as_ref()) {

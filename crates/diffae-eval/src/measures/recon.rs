@@ -35,13 +35,13 @@ struct SheetRow {
 
 /// A method of reconstruction.
 #[derive(Debug, Clone, Copy)]
-struct Way {
+struct Method {
     kind: XTerminalKind,
     steps: usize,
     invert_steps: usize,
 }
 
-impl Way {
+impl Method {
     fn item(&self, name: &str) -> String {
         format!("{}/{}/{name}", self.kind.name(), self.steps)
     }
@@ -154,13 +154,13 @@ impl Recon<'_> {
         let Self { pictures, lpips, options, .. } = self;
         let is_one_shot = model.pipeline().is_one_shot();
         let steps: BTreeSet<usize> = if is_one_shot { [1].into() } else { options.steps.iter().copied().collect() };
-        let ways: Vec<Way> = XTerminalKind::ALL
+        let methods: Vec<Method> = XTerminalKind::ALL
             .into_iter()
             .flat_map(|kind| {
                 steps.iter().map(move |&steps| {
                     let is_inverted = kind == XTerminalKind::Inverted;
                     let invert_steps = if is_inverted { options.invert_steps.unwrap_or(steps) } else { 0 };
-                    Way { kind, steps, invert_steps }
+                    Method { kind, steps, invert_steps }
                 })
             })
             .collect();
@@ -176,21 +176,23 @@ impl Recon<'_> {
         settings.extend(PipelineSettings { sampler, ..PipelineSettings::DEFAULT }.sampler_settings());
         settings.extend(lpips.map(PerceptualNetwork::settings).unwrap_or_default());
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
-        let calls = ways.iter().map(|way| way.steps + way.invert_steps).sum();
+        let calls = methods.iter().map(|method| method.steps + method.invert_steps).sum();
         let stage = evaluation.stage(NAME, pictures.len(), calls);
         let mut rows: Vec<SheetRow> = vec![];
         let names = |batch: Range<usize>| batch.map(|idx| pictures.name(idx)).collect::<Vec<_>>();
         // The pictures of the sheet are not in the journal: they are decoded again, unless there is nothing left to do.
-        let is_known = |idx| ways.iter().all(|way| journal.get(&way.item(&pictures.name(idx))).is_some());
+        let is_known = |idx| methods.iter().all(|method| journal.get(&method.item(&pictures.name(idx))).is_some());
         let has_sheet = evaluation.out().join(SHEET).is_file() && (0..pictures.len()).all(is_known);
         for batch in pictures.batches(model.batch_size()) {
             let shown = batch.start < NUM_SHOWN && !has_sheet;
-            let missing: Vec<Way> = ways
+            let missing: Vec<Method> = methods
                 .iter()
                 .copied()
-                .filter(|way| shown || batch.clone().any(|idx| journal.get(&way.item(&pictures.name(idx))).is_none()))
+                .filter(|method| {
+                    shown || batch.clone().any(|idx| journal.get(&method.item(&pictures.name(idx))).is_none())
+                })
                 .collect();
-            let kept: usize = calls - missing.iter().map(|way| way.steps + way.invert_steps).sum::<usize>();
+            let kept: usize = calls - missing.iter().map(|method| method.steps + method.invert_steps).sum::<usize>();
             stage.check(kept * batch.len())?;
             if missing.is_empty() {
                 continue;
@@ -198,12 +200,12 @@ impl Recon<'_> {
             let x_0 = model.read(pictures, batch.clone())?;
             let z_sem = model.has_z_sem().then(|| model.model().encode_semantic(&x_0)).transpose()?;
             let mut columns = vec![x_0.clone()];
-            for way in missing {
-                let settings = PipelineSettings { sampler, seed, ..way.settings() };
-                let decoded = way.reconstruct(model, (&x_0, z_sem.as_ref()), &batch, &settings, &stage)?;
+            for method in missing {
+                let settings = PipelineSettings { sampler, seed, ..method.settings() };
+                let decoded = method.reconstruct(model, (&x_0, z_sem.as_ref()), &batch, &settings, &stage)?;
                 for (idx, values) in batch.clone().zip(measure(&to_unit(&x_0)?, &to_unit(&decoded)?, *lpips)?) {
-                    if journal.get(&way.item(&pictures.name(idx))).is_none() {
-                        journal.add(way.item(&pictures.name(idx)), values)?;
+                    if journal.get(&method.item(&pictures.name(idx))).is_none() {
+                        journal.add(method.item(&pictures.name(idx)), values)?;
                     }
                 }
                 columns.push(decoded);
@@ -215,11 +217,11 @@ impl Recon<'_> {
         stage.finish();
         rows.truncate(NUM_SHOWN);
         if !has_sheet {
-            let titles = ways.iter().map(|way| format!("{} {}", way.kind.name(), way.steps));
+            let titles = methods.iter().map(|method| format!("{} {}", method.kind.name(), method.steps));
             let columns: Vec<String> = ["original".to_owned()].into_iter().chain(titles).collect();
             evaluation.write_picture(SHEET, &sheet_of(&columns, rows).draw(), Some(model.model()))?;
         }
-        let figures = figures(&ways, pictures, &journal, seed);
+        let figures = figures(&methods, pictures, &journal, seed);
         self.write_plots(evaluation, &figures, model)?;
         Report::new(NAME, settings, figures).written(evaluation)
     }
@@ -241,13 +243,13 @@ impl Recon<'_> {
     fn run_pictures(&self, evaluation: &Evaluation<'_>, made: &PictureSet, kind: XTerminalKind) -> Result<Report> {
         let &Self { pictures, lpips, ref options, .. } = self;
         let pairs = pairs_by_name(pictures, made)?;
-        let way = Way { kind, steps: options.steps.first().copied().unwrap_or(0), invert_steps: 0 };
+        let method = Method { kind, steps: options.steps.first().copied().unwrap_or(0), invert_steps: 0 };
         let mut settings = Settings::from([
             ("pictures".to_owned(), made.fingerprint()?.into()),
             ("data".to_owned(), pictures.fingerprint()?.into()),
             ("count".to_owned(), pairs.len().into()),
-            ("steps".to_owned(), way.steps.into()),
-            ("made_with".to_owned(), way.kind.name().into()),
+            ("steps".to_owned(), method.steps.into()),
+            ("made_with".to_owned(), method.kind.name().into()),
         ]);
         settings.extend(lpips.map(PerceptualNetwork::settings).unwrap_or_default());
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
@@ -255,7 +257,7 @@ impl Recon<'_> {
         let mut rows = vec![];
         for (place, &pair) in pairs.iter().enumerate() {
             stage.check(1)?;
-            let item = way.item(&pictures.name(pair.0));
+            let item = method.item(&pictures.name(pair.0));
             let shown = place < NUM_SHOWN;
             if journal.get(&item).is_some() && !shown {
                 continue;
@@ -274,9 +276,9 @@ impl Recon<'_> {
             }
         }
         stage.finish();
-        let columns = ["original".to_owned(), format!("{} {}", way.kind.name(), way.steps)];
+        let columns = ["original".to_owned(), format!("{} {}", method.kind.name(), method.steps)];
         evaluation.write_picture(SHEET, &sheet_of(&columns, rows).draw(), None)?;
-        let figures = figures(&[way], pictures, &journal, evaluation.seed());
+        let figures = figures(&[method], pictures, &journal, evaluation.seed());
         Report::new(NAME, settings, figures).written(evaluation)
     }
 }
@@ -327,13 +329,13 @@ fn sheet_of(columns: &[String], rows: Vec<SheetRow>) -> Sheet {
     sheet
 }
 
-fn figures(ways: &[Way], pictures: &PictureSet, journal: &Journal, seed: u64) -> Vec<Figure> {
+fn figures(methods: &[Method], pictures: &PictureSet, journal: &Journal, seed: u64) -> Vec<Figure> {
     let mut figures = vec![];
-    for way in ways {
+    for method in methods {
         for name in MEASURES {
-            let value = |idx| journal.get(&way.item(&pictures.name(idx)))?.get(name).copied();
+            let value = |idx| journal.get(&method.item(&pictures.name(idx)))?.get(name).copied();
             let values: Vec<f64> = (0..pictures.len()).filter_map(value).collect();
-            let of = [("x_T", way.kind.name()), ("steps", &way.steps.to_string())];
+            let of = [("x_T", method.kind.name()), ("steps", &method.steps.to_string())];
             figures.extend(Figure::mean(name, &of, &values, seed));
         }
     }

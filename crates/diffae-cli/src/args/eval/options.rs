@@ -65,8 +65,10 @@ impl ReconArgs {
 impl EditsArgs {
     pub(crate) fn options(&self) -> Result<EditsOptions> {
         Ok(EditsOptions {
-            direction: self.direction.into(),
-            strength: self.strength,
+            direction: match self.direction {
+                DirectionName::Classifier => EditDirection::Classifier { strength: self.strength },
+                DirectionName::Pairs => EditDirection::Pairs,
+            },
             steps: self.steps,
             invert_steps: self.invert_steps,
             sampler: self.sampler.get()?,
@@ -112,15 +114,6 @@ impl From<XTerminalName> for XTerminalKind {
         match name {
             XTerminalName::Inverted => Self::Inverted,
             XTerminalName::Random => Self::Random,
-        }
-    }
-}
-
-impl From<DirectionName> for EditDirection {
-    fn from(name: DirectionName) -> Self {
-        match name {
-            DirectionName::Classifier => Self::Classifier,
-            DirectionName::Pairs => Self::Pairs,
         }
     }
 }
