@@ -1,5 +1,7 @@
 //! `diffae dataset SOURCE --out DIR`: folders and LMDBs that training reads, from original sources.
 
+#![expect(clippy::doc_markdown, reason = "doc comments are help texts, shown as they stand")]
+
 mod align;
 mod celeba;
 mod celebahq;
@@ -36,18 +38,18 @@ enum Source {
         #[arg(long, short, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Labelled cartoon faces, as many as wanted, drawn by a `DiceBear` style
+    /// Labelled cartoon faces, as many as wanted, drawn by a DiceBear style
     #[cfg(feature = "toonheads")]
     Toonheads(toonheads::Args),
-    /// Labelled cartoon faces: this program was built without them (`--features toonheads`)
+    /// Labelled cartoon faces: this program was built without them (--features toonheads)
     #[cfg(not(feature = "toonheads"))]
     #[command(disable_help_flag = true)]
     Toonheads(NoToonheads),
     /// Flickr-Faces-HQ, from its folder or zip of 1024 pixels, or of thumbnails
     Ffhq(pictures::Common),
-    /// Aligned `CelebA` with the paper's crop and its attributes, from its folder or zip
+    /// Aligned CelebA with the paper's crop and its attributes, from its folder or zip
     Celeba(celeba::Args),
-    /// CelebA-HQ with its attributes, from the folder or zip of `CelebAMask-HQ`
+    /// CelebA-HQ with its attributes, from the folder or zip of CelebAMask-HQ
     Celebahq(pictures::Common),
     /// A category of LSUN, from its LMDB or the zip of it
     Lsun(lsun::Args),

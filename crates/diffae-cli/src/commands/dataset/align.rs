@@ -18,7 +18,7 @@ pub(super) struct Args {
     /// Folder of photographs, searched to the bottom; one face each
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
-    /// dlib's model of 68 landmarks, `shape_predictor_68_face_landmarks.dat`; Debian has it in libdlib-data
+    /// dlib's model of 68 landmarks, shape_predictor_68_face_landmarks.dat; Debian has it in libdlib-data
     #[arg(long, value_name = "FILE")]
     landmarks: PathBuf,
     /// CSV of lines NAME,LEFT,TOP,WIDTH,HEIGHT, a box for each photograph [default: the face is the middle, 0.6 of the

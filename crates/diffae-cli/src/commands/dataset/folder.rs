@@ -21,7 +21,7 @@ const MAX_WITH_FIVE_DIGITS: usize = 100_000;
 pub(crate) struct Args {
     #[command(flatten)]
     common: Common,
-    /// Labels of the originals, as `CelebA`'s attribute file or as CSV with the file names first
+    /// Labels of the originals, as CelebA's attribute file or as CSV with the file names first
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
 }

@@ -3,6 +3,8 @@
 //! A face is the options that a seed draws. Forcing one option leaves the others as they were, which gives pairs of
 //! pictures that differ in one attribute alone.
 
+#![expect(clippy::doc_markdown, reason = "doc comments are help texts, shown as they stand")]
+
 mod face;
 mod labels;
 mod make;
@@ -48,7 +50,7 @@ enum Drawing {
     ToonHead,
     /// Heads in ink by Pablo Stanley, CC0
     OpenPeeps,
-    /// Faces of 16 pixels by `DiceBear`, CC0
+    /// Faces of 16 pixels by DiceBear, CC0
     PixelArt,
 }
 
