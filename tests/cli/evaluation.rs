@@ -364,6 +364,11 @@ fn sets_of_pictures_are_compared_by_features() {
     // Statistics stand for the real pictures.
     let from_file = fid(&["--pictures", &data, "--reference-statistics", kept, "--out", "file"]).succeeds().json();
     assert!(figure(&from_file, "frechet_distance", &[]) < 1e-3);
+    let alone = |more: &[&str]| {
+        fid(&[&["--model", &model, "--reference-statistics", kept, "--out", "alone"][..], more].concat())
+    };
+    alone(&[]).fails_with("say how many images to generate (`--count`)");
+    alone(&["--source", "decoded"]).fails_with("whose z_sem the model decodes (`--data`)");
     let sized = |out: &str, more: &[&str]| {
         let args = ["--pictures", &data, "--data", &data, "--out", out];
         fid(&[&args[..], more].concat())

@@ -133,6 +133,10 @@ fn measures_leave_broken_pictures_out() {
     let finished = workspace.run(&[&args[..], &["--skip-broken", "--force"]].concat()).succeeds();
     assert_eq!(finished.json()["settings"]["count"], 3);
     assert!(finished.stderr().contains("2 of 5 pictures could not be read and were left out"));
+    fs::create_dir(workspace.path("small")).unwrap();
+    image::RgbImage::new(16, 16).save(workspace.path("small/a.png")).unwrap();
+    let cropped = ["eval", "recon", "--model", &model, "--data", "small", "--crop", "celeba", "--out", "cropped"];
+    workspace.run(&cropped).fails_with("the crop needs 153 by 185; --skip-broken leaves such pictures out");
 }
 
 #[test]

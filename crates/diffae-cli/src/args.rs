@@ -21,7 +21,8 @@ pub(crate) use crate::commands::dataset::DatasetArgs;
 pub(crate) use align::{AlignArgs, FacePlaceArgs};
 pub(crate) use eval::{
     AllArgs, AttributesArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalDataArgs, EvalRunArgs,
-    FewShotArgs, FidArgs, Judged, LpipsArgs, LpipsPairsArgs, MeasureArgs, PictureCrop, PplArgs, ReconArgs, ZUsageArgs,
+    Evaluated, FewShotArgs, FidArgs, LpipsArgs, LpipsPairsArgs, MeasureArgs, PictureCrop, PplArgs, ReconArgs,
+    ZUsageArgs,
 };
 pub(crate) use help::command;
 

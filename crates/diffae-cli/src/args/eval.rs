@@ -48,7 +48,7 @@ pub(crate) enum MeasureArgs {
 
 /// A model, or generated images of any program, to evaluate.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct JudgedArgs {
+pub(crate) struct EvaluatedArgs {
     /// Model folder, file or folder of released weights (.ckpt, .pt, .safetensors), or `toonheads` (built in)
     #[arg(long, short, value_name = "MODEL", required_unless_present = "pictures")]
     model: Option<PathBuf>,
@@ -59,19 +59,19 @@ pub(crate) struct JudgedArgs {
     pictures: Option<PathBuf>,
 }
 
-/// Subject of an evaluation: a model or a folder of images.
+/// The model or the folder of images that is evaluated.
 #[derive(Debug)]
-pub(crate) enum Judged {
+pub(crate) enum Evaluated {
     Model(ModelArgs),
     Pictures(PathBuf),
 }
 
-impl JudgedArgs {
+impl EvaluatedArgs {
     /// Returns the model or the folder that the command line names.
-    pub(crate) fn get(&self) -> anyhow::Result<Judged> {
+    pub(crate) fn get(&self) -> anyhow::Result<Evaluated> {
         match (&self.model, &self.pictures) {
-            (Some(model), _) => Ok(Judged::Model(ModelArgs { model: model.clone(), hints: self.hints.clone() })),
-            (None, Some(folder)) => Ok(Judged::Pictures(folder.clone())),
+            (Some(model), _) => Ok(Evaluated::Model(ModelArgs { model: model.clone(), hints: self.hints.clone() })),
+            (None, Some(folder)) => Ok(Evaluated::Pictures(folder.clone())),
             (None, None) => anyhow::bail!("name a model with --model, or a folder of pictures with --pictures"),
         }
     }
@@ -259,7 +259,7 @@ pub(crate) enum XTerminalName {
 #[derive(Debug, Args)]
 pub(crate) struct ReconArgs {
     #[command(flatten)]
-    pub(crate) judged: JudgedArgs,
+    pub(crate) evaluated: EvaluatedArgs,
     /// Source of x_T of --pictures, for comparisons; their number of steps is the first of --steps
     #[arg(long, value_enum, default_value_t = XTerminalName::Inverted, requires = "pictures")]
     pub(crate) made_with: XTerminalName,
@@ -422,7 +422,7 @@ pub(crate) enum SourceName {
 #[command(mut_arg(MODEL_WEIGHTS, |arg| arg.long("model-weights").visible_alias(None)))]
 pub(crate) struct FidArgs {
     #[command(flatten)]
-    pub(crate) judged: JudgedArgs,
+    pub(crate) evaluated: EvaluatedArgs,
     /// Real images: a folder (with subfolders), a tar archive, an LMDB, Parquet
     #[arg(long, value_name = "DIR", required_unless_present = "reference_statistics")]
     pub(crate) data: Option<PathBuf>,

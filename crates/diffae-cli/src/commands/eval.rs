@@ -11,8 +11,8 @@ use diffae_eval::measures::{
 use diffae_eval::{Comparison, Error, EvaluatedModel, Evaluation, EvaluationEvent, InceptionInput, Measure, Report};
 
 use crate::args::{
-    AllArgs, AttributesArgs, BrokenArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalRunArgs,
-    FewShotArgs, FidArgs, GlobalArgs, Judged, LpipsArgs, LpipsPairsArgs, MeasureArgs, ModelArgs, PplArgs, ReconArgs,
+    AllArgs, AttributesArgs, BrokenArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalRunArgs, Evaluated,
+    FewShotArgs, FidArgs, GlobalArgs, LpipsArgs, LpipsPairsArgs, MeasureArgs, ModelArgs, PplArgs, ReconArgs,
     ZUsageArgs,
 };
 use crate::device::device_from_name;
@@ -43,9 +43,9 @@ fn recon(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
     let lpips = perceptual_network(global, &args.lpips)?;
     let (pictures, lpips, options) = (&pictures, lpips.as_ref(), args.options()?);
     let finish = |subject| conclude(&Recon { subject, pictures, lpips, options }, &args.run, Some(&args.data.broken));
-    match args.judged.get()? {
-        Judged::Model(model) => finish(ReconSubject::Model(&open_model(global, &model, &args.run)?)),
-        Judged::Pictures(folder) => {
+    match args.evaluated.get()? {
+        Evaluated::Model(model) => finish(ReconSubject::Model(&open_model(global, &model, &args.run)?)),
+        Evaluated::Pictures(folder) => {
             let made = without_broken(PictureSet::first(&folder, Crop::Center, None)?, &args.data.broken)?;
             finish(ReconSubject::Pictures { pictures: &made, made_with: args.made_with.into() })
         }
@@ -127,12 +127,12 @@ fn fid(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
     let (real, options) = (real.as_ref(), args.options()?);
     let finish =
         |subject| conclude(&Fid { subject, real, features: &features, options }, &args.run, Some(&args.broken));
-    match args.judged.get()? {
-        Judged::Model(model) => {
+    match args.evaluated.get()? {
+        Evaluated::Model(model) => {
             let model = open_model(global, &model, &args.run)?;
             finish(FidSubject::Model { model: &model, source: args.source.into() })
         }
-        Judged::Pictures(folder) => {
+        Evaluated::Pictures(folder) => {
             let made = PictureSet::first(&folder, Crop::Center, args.count)?;
             finish(FidSubject::Pictures(&without_broken(made, &args.broken)?))
         }
