@@ -23,6 +23,8 @@ enum Action {
     Cargo(&'static str),
     /// The rules of `cargo xtask tidy`.
     Tidy,
+    /// `cargo machete`, where it is installed.
+    UnusedDependencies,
     /// A piece of shell script.
     Shell(String),
     /// `cargo deny`, as far as it is available.
@@ -39,10 +41,11 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// All of them build the same packages with the same features: with others, cargo compiles most dependencies once more.
-fn steps(test_command: String) -> [Step<Action>; 6] {
+fn steps(test_command: String) -> [Step<Action>; 7] {
     [
         Step { name: "fmt", action: Action::Cargo("fmt --all --check") },
         Step { name: "tidy", action: Action::Tidy },
+        Step { name: "machete", action: Action::UnusedDependencies },
         Step {
             name: "clippy",
             action: Action::Cargo(
@@ -64,12 +67,26 @@ fn perform(root: &Path, action: &Action) -> Result<Outcome> {
             succeed(&mut command)
         }
         Action::Tidy => tidy::check(root).map(|()| Outcome::Passed),
+        Action::UnusedDependencies => unused_dependencies(root),
         Action::Shell(script) => {
             println!("{script}");
             succeed(Command::new("sh").args(["-e", "-u", "-c", script]).current_dir(root))
         }
         Action::Deny => deny(root),
     }
+}
+
+/// Dependencies that a manifest names and no source file uses.
+fn unused_dependencies(root: &Path) -> Result<Outcome> {
+    let machete = |argument: &str| {
+        let mut command = repository::cargo(root);
+        command.args(["machete", argument]);
+        command
+    };
+    if !is_quietly_successful(&mut machete("--version")) {
+        return Ok(Outcome::Skipped("cargo-machete is not installed"));
+    }
+    succeed(&mut machete("--skip-target-dir"))
 }
 
 /// Licenses, sources and bans of the dependencies, and known vulnerabilities if their database can be had.
@@ -79,9 +96,6 @@ fn deny(root: &Path) -> Result<Outcome> {
         command.args(["deny", "--config", ".deny.toml"]);
         command
     };
-    let is_quietly_successful = |command: &mut Command| {
-        command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-    };
     if !is_quietly_successful(cargo_deny().arg("--version")) {
         return Ok(Outcome::Skipped("cargo-deny is not installed"));
     }
@@ -90,6 +104,10 @@ fn deny(root: &Path) -> Result<Outcome> {
     }
     println!("the advisory database cannot be fetched: checking licenses, bans and sources only");
     succeed(cargo_deny().args(["check", "licenses", "bans", "sources"]))
+}
+
+fn is_quietly_successful(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 fn succeed(command: &mut Command) -> Result<Outcome> {
