@@ -257,15 +257,15 @@ pub struct LmdbWriter {
 }
 
 impl LmdbWriter {
-    /// Creates or continues a database of at most `most_bytes`; the file is only as large as its contents.
+    /// Creates or continues a database of at most `max_bytes`; the file is only as large as its contents.
     ///
     /// # Errors
     /// If the folder cannot be made, or holds something else, or somebody has the database open.
-    pub fn open(folder: &Path, most_bytes: usize) -> Result<Self> {
+    pub fn open(folder: &Path, max_bytes: usize) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(at(folder))?;
         let path = folder.canonicalize().map_err(at(folder))?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options.map_size(most_bytes.next_multiple_of(PAGES_BYTES));
+        options.map_size(max_bytes.next_multiple_of(PAGES_BYTES));
         #[expect(unsafe_code, reason = "opening a database maps its file")]
         // SAFETY: the file is mapped. It is locked against other writers, and values are copied out of the map.
         let env = unsafe { options.open(&path) }.map_err(|error| failed(&path, &error))?;

@@ -128,7 +128,7 @@ impl InversePenalty {
             chosen.map(|(_, (row, &present))| (row.clone(), present)).unzip::<_, _, Vec<Vec<f64>>, Vec<bool>>()
         };
         let (fitted, labels) = part(|idx| !idx.is_multiple_of(HELD_OUT_ONE_IN));
-        let (judges, truth) = part(|idx| idx.is_multiple_of(HELD_OUT_ONE_IN));
+        let (held_out, truth) = part(|idx| idx.is_multiple_of(HELD_OUT_ONE_IN));
         if [&labels, &truth].into_iter().any(|part| !part.contains(&true) || !part.contains(&false)) {
             return Ok(DEFAULT);
         }
@@ -136,7 +136,7 @@ impl InversePenalty {
         for choice in CHOICES {
             let next = LinearProbe::fit_from(probe.as_ref(), &fitted, &labels, choice)?;
             let entropy = |(row, y): (&Vec<f64>, &bool)| cross_entropy(next.logit(row), f64::from(u8::from(*y)));
-            let loss: f64 = judges.iter().zip(&truth).map(entropy).sum();
+            let loss: f64 = held_out.iter().zip(&truth).map(entropy).sum();
             if loss < best.0 {
                 best = (loss, choice);
             }

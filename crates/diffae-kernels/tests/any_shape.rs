@@ -40,21 +40,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn layers((n, c, lateral, o) in (1..5_usize, 1..40_usize, 0..20_usize, 1..70_usize),
+    fn layers((n, c, skip, o) in (1..5_usize, 1..40_usize, 0..20_usize, 1..70_usize),
               (h, w) in (1..20_usize, 1..20_usize), is_three in any::<bool>()) {
-        let (kernel, channels) = (if is_three { 3 } else { 1 }, c + lateral);
+        let (kernel, channels) = (if is_three { 3 } else { 1 }, c + skip);
         let mut args = vec![
             values(&[n, c, h, w], 1.), values(&[n, channels], 2.), values(&[channels], 3.),
             values(&[o, channels, kernel, kernel], 4.), values(&[o], 5.), values(&[n, o, h, w], 6.),
         ];
-        if lateral > 0 {
-            args.push(values(&[n, lateral, h, w], 7.));
+        if skip > 0 {
+            args.push(values(&[n, skip, h, w], 7.));
         }
         compare(&args, &|args| {
             // One group holds all: a group of a single value has no gradient but rounding.
             let norm = GroupNorm { num_groups: 1, scale: &args[1], shift: &args[2], activation: Activation::Silu };
             let norm = (h * w * channels > 8).then_some(&norm);
-            let input = ConvInput { x: &args[0], lateral: args.get(6), norm, residual: Some(&args[5]) };
+            let input = ConvInput { x: &args[0], skip: args.get(6), norm, residual: Some(&args[5]) };
             let y = ConvWeight::new(args[3].clone(), args[4].clone())?.apply(&input)?;
             if norm.is_some() { Ok(y) } else {
                 // So that scale and shift have gradients, if zeros. (Candle drops the gradient of `* 0.`.)

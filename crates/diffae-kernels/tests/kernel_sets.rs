@@ -124,16 +124,16 @@ fn sums_concatenation_and_resampling() {
 /// A layer on a tape is one operation from norm to sum; in Candle's graph it is several.
 #[test]
 fn layers_on_a_tape_have_the_gradients_of_their_parts() {
-    for ([n, c_x, h, w], c_lateral, o, k, rows) in [
+    for ([n, c_x, h, w], c_skip, o, k, rows) in [
         ([2, 32, 8, 8], 32, 32, 3, 2),
         ([1, 40, 32, 32], 24, 48, 3, 1),
         ([2, 24, 5, 6], 8, 20, 3, 2),
         ([2, 32, 16, 16], 32, 64, 1, 1),
     ] {
-        let c = c_x + c_lateral;
+        let c = c_x + c_skip;
         let args = [
             values(&[n, c_x, h, w], 1.),
-            values(&[n, c_lateral, h, w], 2.),
+            values(&[n, c_skip, h, w], 2.),
             values(&[rows, c], 3.),
             values(&[c], 4.),
             values(&[o, c, k, k], 5.),
@@ -142,7 +142,7 @@ fn layers_on_a_tape_have_the_gradients_of_their_parts() {
         ];
         compare(&format!("layer {n}x{c}x{h}x{w} -> {o}"), &args, &|args| {
             let norm = GroupNorm { num_groups: 32, scale: &args[2], shift: &args[3], activation: Activation::Silu };
-            let input = ConvInput { x: &args[0], lateral: Some(&args[1]), norm: Some(&norm), residual: Some(&args[6]) };
+            let input = ConvInput { x: &args[0], skip: Some(&args[1]), norm: Some(&norm), residual: Some(&args[6]) };
             ConvWeight::new(args[4].clone(), args[5].clone())?.apply(&input)
         });
     }
@@ -152,18 +152,18 @@ fn layers_on_a_tape_have_the_gradients_of_their_parts() {
 #[test]
 fn frozen_weights_compute_the_same() {
     let _turn = turn();
-    for ([n, c_x, h, w], c_lateral, o, k) in [
+    for ([n, c_x, h, w], c_skip, o, k) in [
         ([2, 32, 8, 8], 32, 32, 3),
         ([1, 40, 32, 32], 24, 48, 3),
         ([2, 24, 5, 6], 8, 20, 3),
         ([1, 32, 16, 16], 32, 64, 1),
     ] {
-        let c = c_x + c_lateral;
-        let (x, lateral) = (values(&[n, c_x, h, w], 1.), values(&[n, c_lateral, h, w], 2.));
+        let c = c_x + c_skip;
+        let (x, skip) = (values(&[n, c_x, h, w], 1.), values(&[n, c_skip, h, w], 2.));
         let (scale, shift) = (values(&[n, c], 3.), values(&[1, c], 4.));
         let (weight, bias, residual) = (values(&[o, c, k, k], 5.), values(&[o], 6.), values(&[n, o, h, w], 7.));
         let norm = GroupNorm { num_groups: 32, scale: &scale, shift: &shift, activation: Activation::Silu };
-        let input = ConvInput { x: &x, lateral: Some(&lateral), norm: Some(&norm), residual: Some(&residual) };
+        let input = ConvInput { x: &x, skip: Some(&skip), norm: Some(&norm), residual: Some(&residual) };
         let free = || ConvWeight::new(weight.clone(), bias.clone()).unwrap();
         force_kernel_set(KernelSet::Candle).unwrap();
         let expected = free().apply(&input).unwrap();

@@ -112,7 +112,7 @@ impl AffineNorm {
         self.with(x, activation, |norm| group_norm(x, norm))
     }
 
-    /// Computes `conv(activation(x_hat * scale + shift)) + residual` of `x` and the skip connection `lateral`,
+    /// Computes `conv(activation(x_hat * scale + shift)) + residual` of `x` and the skip connection `skip`,
     /// concatenated.
     ///
     /// # Errors

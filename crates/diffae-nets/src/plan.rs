@@ -37,7 +37,7 @@ pub(crate) struct InputStage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OutputStage {
     /// Level of the skip connection that is concatenated to the input, where one is left.
-    pub(crate) lateral: Option<usize>,
+    pub(crate) skip: Option<usize>,
     pub(crate) res: ResPlan,
     pub(crate) attention: bool,
     /// Residual block that doubles the resolution at the end of a level.
@@ -103,25 +103,25 @@ impl Trunk<'_> {
 
     /// Plans the ascending half, with `num_res_blocks + 1` blocks per level.
     pub(crate) fn output_plan(&self, input: &InputPlan, num_res_blocks: usize) -> Vec<OutputStage> {
-        let mut laterals = vec![Vec::new(); self.channel_mult.len()];
-        if let Some(level_0) = laterals.first_mut() {
+        let mut skips = vec![Vec::new(); self.channel_mult.len()];
+        if let Some(level_0) = skips.first_mut() {
             level_0.push(input.first_channels);
         }
         for stage in &input.stages {
-            laterals[stage.level].push(stage.res.out_channels);
+            skips[stage.level].push(stage.res.out_channels);
         }
         let mut stages = Vec::new();
         let mut channels = self.width(self.last_level());
         for level in (0..self.channel_mult.len()).rev() {
             for block in 0..=num_res_blocks {
-                let lateral = laterals[level].pop();
-                let in_channels = channels + lateral.unwrap_or(0);
+                let skip = skips[level].pop();
+                let in_channels = channels + skip.unwrap_or(0);
                 let res = ResPlan { in_channels, out_channels: self.width(level), resample: Resample::Keep };
                 channels = res.out_channels;
                 let ends_level = block == num_res_blocks && level > 0;
                 let up = ResPlan { in_channels: channels, out_channels: channels, resample: Resample::Up };
                 stages.push(OutputStage {
-                    lateral: lateral.map(|_| level),
+                    skip: skip.map(|_| level),
                     res,
                     attention: self.attends(level),
                     up: ends_level.then_some(up),

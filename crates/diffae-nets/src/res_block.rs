@@ -46,9 +46,9 @@ impl Stem {
 
     /// Applies the layers to `input`, and adds `residual` to the result.
     fn forward(&self, input: BlockInput<'_>, residual: Option<&Tensor>) -> Result<Tensor> {
-        let BlockInput { x, lateral } = input;
+        let BlockInput { x, skip } = input;
         if self.resample == Resample::Keep {
-            let input = ConvInput { x, lateral, norm: None, residual };
+            let input = ConvInput { x, skip, norm: None, residual };
             return self.norm.plain().then(&self.conv, &input, Activation::Silu);
         }
         let h = self.resample.apply(&self.norm.forward(&input.joined()?, Activation::Silu)?)?;
@@ -57,9 +57,7 @@ impl Stem {
 
     fn shortcut(&self, input: BlockInput<'_>) -> Result<Tensor> {
         match (&self.skip, self.resample) {
-            (Some(conv), Resample::Keep) => {
-                conv.apply(&ConvInput { lateral: input.lateral, ..ConvInput::plain(input.x) })
-            }
+            (Some(conv), Resample::Keep) => conv.apply(&ConvInput { skip: input.skip, ..ConvInput::plain(input.x) }),
             (Some(conv), _) => conv.forward(&self.resample.apply(&input.joined()?)?),
             (None, _) => self.resample.apply(&input.joined()?),
         }
@@ -75,14 +73,14 @@ impl Stem {
 pub(crate) struct BlockInput<'a> {
     pub(crate) x: &'a Tensor,
     /// Skip connection, `[N, C', H, W]`.
-    pub(crate) lateral: Option<&'a Tensor>,
+    pub(crate) skip: Option<&'a Tensor>,
 }
 
 impl BlockInput<'_> {
     /// Concatenates the input to one tensor.
     fn joined(self) -> Result<Tensor> {
-        match self.lateral {
-            Some(lateral) => concat_channels(self.x, lateral),
+        match self.skip {
+            Some(skip) => concat_channels(self.x, skip),
             None => Ok(self.x.clone()),
         }
     }
@@ -101,7 +99,7 @@ impl PlainResBlock {
 
     /// Applies the block to `x`: `[N, C_in, H, W]`; result: `[N, C_out, H', W']`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let input = BlockInput { x, lateral: None };
+        let input = BlockInput { x, skip: None };
         self.0.forward(input, Some(&self.0.shortcut(input)?))
     }
 
@@ -179,22 +177,20 @@ impl ResBlock {
         }
         let (block, condition) = (self.clone(), BlockCondition { checkpoint: false, ..condition });
         let dropout = condition.dropout;
-        let again = move |x: &Tensor, lateral: Option<&Tensor>, time: &Tensor, scale_z: Option<&Tensor>| {
-            block.compute(BlockInput { x, lateral }, BlockCondition { time, scale_z, dropout, checkpoint: false })
+        let again = move |x: &Tensor, skip: Option<&Tensor>, time: &Tensor, scale_z: Option<&Tensor>| {
+            block.compute(BlockInput { x, skip }, BlockCondition { time, scale_z, dropout, checkpoint: false })
         };
-        match (input.lateral, condition.scale_z) {
+        match (input.skip, condition.scale_z) {
             (None, None) => checkpoint([input.x, condition.time], move |[x, time]| again(x, None, time, None)),
             (None, Some(z)) => {
                 checkpoint([input.x, condition.time, z], move |[x, time, z]| again(x, None, time, Some(z)))
             }
-            (Some(lateral), None) => checkpoint([input.x, lateral, condition.time], move |[x, lateral, time]| {
-                again(x, Some(lateral), time, None)
-            }),
-            (Some(lateral), Some(z)) => {
-                checkpoint([input.x, lateral, condition.time, z], move |[x, lateral, time, z]| {
-                    again(x, Some(lateral), time, Some(z))
-                })
+            (Some(skip), None) => {
+                checkpoint([input.x, skip, condition.time], move |[x, skip, time]| again(x, Some(skip), time, None))
             }
+            (Some(skip), Some(z)) => checkpoint([input.x, skip, condition.time, z], move |[x, skip, time, z]| {
+                again(x, Some(skip), time, Some(z))
+            }),
         }
     }
 

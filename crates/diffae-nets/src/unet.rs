@@ -202,23 +202,23 @@ impl Unet {
             || conditions.next().ok_or_else(|| candle_core::Error::Msg("projections of another network".into()));
 
         let mut h = self.first.forward(&x_t.to_dtype(self.dtype)?)?;
-        let mut laterals = vec![vec![]; self.config.channel_mult.len()];
-        laterals[0].push(h.clone());
+        let mut skips = vec![vec![]; self.config.channel_mult.len()];
+        skips[0].push(h.clone());
         for stage in &self.input {
-            h = stage.forward(BlockInput { x: &h, lateral: None }, &mut next)?;
+            h = stage.forward(BlockInput { x: &h, skip: None }, &mut next)?;
             if let Some(level) = stage.level {
-                laterals[level].push(h.clone());
+                skips[level].push(h.clone());
             }
         }
         let (first, attention, second) = &self.middle;
-        h = first.forward(BlockInput { x: &h, lateral: None }, next()?)?;
+        h = first.forward(BlockInput { x: &h, skip: None }, next()?)?;
         h = attention.forward(&h)?;
-        h = second.forward(BlockInput { x: &h, lateral: None }, next()?)?;
+        h = second.forward(BlockInput { x: &h, skip: None }, next()?)?;
         for stage in &self.output {
-            let lateral = stage.level.and_then(|level| laterals[level].pop());
-            h = stage.forward(BlockInput { x: &h, lateral: lateral.as_ref() }, &mut next)?;
+            let skip = stage.level.and_then(|level| skips[level].pop());
+            h = stage.forward(BlockInput { x: &h, skip: skip.as_ref() }, &mut next)?;
         }
-        drop(laterals);
+        drop(skips);
         let eps = self.out_norm.plain().then(&self.out_conv, &ConvInput::plain(&h), Activation::Silu)?;
         if eps.dtype() == x_t.dtype() { Ok(eps) } else { differentiable([&eps], |[eps]| eps.to_dtype(x_t.dtype())) }
     }
@@ -295,7 +295,7 @@ impl Stage {
             h = attention.forward(&h)?;
         }
         match &self.up {
-            Some(up) => up.forward(BlockInput { x: &h, lateral: None }, next()?),
+            Some(up) => up.forward(BlockInput { x: &h, skip: None }, next()?),
             None => Ok(h),
         }
     }
@@ -330,7 +330,7 @@ impl StageBuilder<'_> {
             let attention = stage.attention.then(|| self.attention(stage.res.out_channels, &format!("{path}.1")));
             let up_path = if stage.attention { format!("{path}.2") } else { format!("{path}.1") };
             Ok(Stage {
-                level: stage.lateral,
+                level: stage.skip,
                 res: self.res_block(stage.res, &format!("{path}.0"))?,
                 attention: attention.transpose()?,
                 up: stage.up.map(|plan| self.res_block(plan, &up_path)).transpose()?,

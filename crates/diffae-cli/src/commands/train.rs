@@ -66,7 +66,7 @@ fn check_device(global: &GlobalArgs) -> Result<()> {
     );
     ensure!(
         global.dtype == NumberType::F32,
-        "training computes in f32; --set objective.activations=bf16 keeps what the way back needs in half the memory"
+        "training computes in f32; --set objective.activations=bf16 saves activations for the backward pass in half the memory"
     );
     Ok(())
 }

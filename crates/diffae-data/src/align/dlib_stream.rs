@@ -64,11 +64,11 @@ impl<'a> DlibStream<'a> {
         usize::try_from(value).ok().ok_or_else(|| self.problem(format!("got {value}, expected a number from 0 on")))
     }
 
-    /// Reads the length of a vector whose elements take at least `least_bytes` each; a length that exceeds the rest of
+    /// Reads the length of a vector whose elements take at least `min_bytes` each; a length that exceeds the rest of
     /// the file is refused before memory is allocated.
-    pub(super) fn length(&mut self, least_bytes: usize) -> Result<usize> {
+    pub(super) fn length(&mut self, min_bytes: usize) -> Result<usize> {
         let length = self.index()?;
-        self.check_room(length, least_bytes)?;
+        self.check_room(length, min_bytes)?;
         Ok(length)
     }
 
@@ -117,9 +117,9 @@ impl<'a> DlibStream<'a> {
         self.bytes.len() - self.position
     }
 
-    fn check_room(&self, length: usize, least_bytes: usize) -> Result<()> {
+    fn check_room(&self, length: usize, min_bytes: usize) -> Result<()> {
         let rest = self.rest();
-        if length.checked_mul(least_bytes).is_some_and(|bytes| bytes <= rest) {
+        if length.checked_mul(min_bytes).is_some_and(|bytes| bytes <= rest) {
             return Ok(());
         }
         Err(self.problem(format!("{length} elements are announced, but only {rest} bytes are left")))

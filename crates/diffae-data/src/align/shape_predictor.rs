@@ -206,10 +206,10 @@ impl Tree {
 /// Reads a vector element by element.
 fn read_vector<'a, T>(
     stream: &mut DlibStream<'a>,
-    least_bytes: usize,
+    min_bytes: usize,
     mut element: impl FnMut(&mut DlibStream<'a>) -> Result<T>,
 ) -> Result<Vec<T>> {
-    let length = stream.length(least_bytes)?;
+    let length = stream.length(min_bytes)?;
     let mut elements = Vec::new();
     for _ in 0..length {
         elements.push(element(stream)?);

@@ -75,11 +75,11 @@ impl Frame {
         Some(frame)
     }
 
-    fn most_horizontal(&self) -> usize {
+    fn max_horizontal(&self) -> usize {
         self.components.iter().map(|component| component.horizontal).max().unwrap_or(1)
     }
 
-    fn most_vertical(&self) -> usize {
+    fn max_vertical(&self) -> usize {
         self.components.iter().map(|component| component.vertical).max().unwrap_or(1)
     }
 }
@@ -317,15 +317,15 @@ pub(super) fn read_scan(scan: &Scan, frame: &mut Frame, tables: &Tables, data: &
 /// Returns the number of units of a scan, across and down: blocks of its only component, or groups of blocks of all of
 /// them.
 fn units(scan: &Scan, frame: &Frame) -> (usize, usize) {
-    let (most_h, most_v) = (frame.most_horizontal(), frame.most_vertical());
+    let (max_h, max_v) = (frame.max_horizontal(), frame.max_vertical());
     if let &[(place, ..)] = scan.components.as_slice() {
         let component = &frame.components[place];
         let samples = |length: usize, factor: usize, most: usize| (length * factor).div_ceil(most);
-        let across = samples(frame.width, component.horizontal, most_h).div_ceil(8);
-        let down = samples(frame.height, component.vertical, most_v).div_ceil(8);
+        let across = samples(frame.width, component.horizontal, max_h).div_ceil(8);
+        let down = samples(frame.height, component.vertical, max_v).div_ceil(8);
         return (across, down);
     }
-    (frame.width.div_ceil(8 * most_h), frame.height.div_ceil(8 * most_v))
+    (frame.width.div_ceil(8 * max_h), frame.height.div_ceil(8 * max_v))
 }
 
 /// Blocks of a scan, one after the other.

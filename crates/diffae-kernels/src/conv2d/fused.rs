@@ -40,7 +40,7 @@ pub(super) fn apply(input: &ConvInput<'_>, [weight, bias]: [&Tensor; 2]) -> Resu
     let saved = Saved {
         sizes,
         x: keep(input.x)?,
-        lateral: input.lateral.map(keep).transpose()?,
+        skip: input.skip.map(keep).transpose()?,
         norm,
         weight: weight.detach(),
         bias: bias.detach(),
@@ -53,7 +53,7 @@ pub(super) fn apply(input: &ConvInput<'_>, [weight, bias]: [&Tensor; 2]) -> Resu
 struct Saved {
     sizes: Sizes,
     x: Kept,
-    lateral: Option<Kept>,
+    skip: Option<Kept>,
     norm: Option<SavedNorm>,
     weight: Tensor,
     bias: Tensor,
@@ -68,21 +68,21 @@ struct SavedNorm {
 }
 
 impl Saved {
-    /// Computes the gradients of those inputs that are there, in the order weight, bias, x, lateral, scale, shift, residual.
+    /// Computes the gradients of those inputs that are there, in the order weight, bias, x, skip, scale, shift, residual.
     fn gradients(&self, dy: &Tensor, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let mut flags = wanted.iter().copied();
         let mut next = || flags.next().unwrap_or(false);
         let parameters_wanted = [next(), next()];
-        let parts_wanted = [next(), self.lateral.is_some() && next()];
+        let parts_wanted = [next(), self.skip.is_some() && next()];
         let affine_wanted = if self.norm.is_some() { [next(), next()] } else { [false; 2] };
         let residual_wanted = next();
         let input_wanted = parts_wanted.contains(&true) || affine_wanted.contains(&true);
 
-        let (x, lateral) = (self.x.get()?, self.lateral.as_ref().map(Kept::get).transpose()?);
+        let (x, skip) = (self.x.get()?, self.skip.as_ref().map(Kept::get).transpose()?);
         let (parameters, input) = with_all_floats([dy, &self.weight, &x], |[dy_values, weight, x]| {
-            with_optional(lateral.as_ref(), |lateral| {
+            with_optional(skip.as_ref(), |skip| {
                 let sizes = &self.sizes;
-                let planes = sizes.input_planes(x, lateral)?;
+                let planes = sizes.input_planes(x, skip)?;
                 let parameters = self.parameter_gradients(parameters_wanted, planes, dy_values)?;
                 let input = if input_wanted { Some(sizes.input_gradient(weight, dy_values)?) } else { None };
                 let input = input.map(|input| self.norm_gradients(planes, input)).transpose()?;
@@ -91,14 +91,12 @@ impl Saved {
         })?;
         let mut gradients = Vec::from(parameters);
         let (input, sums) = input.unzip();
-        let lateral_channels = lateral.as_ref().map_or(Ok(0), |lateral| lateral.dim(1))?;
+        let skip_channels = skip.as_ref().map_or(Ok(0), |skip| skip.dim(1))?;
         let parts = match input {
-            Some(input) if self.lateral.is_some() => {
-                split_channels(&input, [x.dim(1)?, lateral_channels], parts_wanted)?
-            }
+            Some(input) if self.skip.is_some() => split_channels(&input, [x.dim(1)?, skip_channels], parts_wanted)?,
             input => [input, None],
         };
-        let num_parts = 1 + usize::from(self.lateral.is_some());
+        let num_parts = 1 + usize::from(self.skip.is_some());
         gradients.extend(parts.into_iter().take(num_parts));
         if let Some(norm) = &self.norm {
             gradients.extend(match sums.flatten() {
@@ -110,7 +108,7 @@ impl Saved {
         Ok(gradients)
     }
 
-    /// Computes the gradients w.r.t. weight and bias. `planes`: `[x, lateral]`.
+    /// Computes the gradients w.r.t. weight and bias. `planes`: `[x, skip]`.
     fn parameter_gradients(&self, wanted: [bool; 2], planes: Planes<'_>, dy: &[f32]) -> Result<[Option<Tensor>; 2]> {
         let parameters = [&self.weight, &self.bias];
         let Some(norm) = &self.norm else { return self.sizes.parameter_gradients(parameters, wanted, planes, dy) };
@@ -121,7 +119,7 @@ impl Saved {
         })
     }
 
-    /// Computes the gradients w.r.t. `[x, lateral]`, and w.r.t. scale and shift by image and channel, from `gradient`, that
+    /// Computes the gradients w.r.t. `[x, skip]`, and w.r.t. scale and shift by image and channel, from `gradient`, that
     /// w.r.t. the input of the convolution.
     fn norm_gradients(&self, planes: Planes<'_>, mut gradient: Vec<f32>) -> Result<(Tensor, Option<Vec<f32>>)> {
         let Sizes { images, inputs, height, width, .. } = self.sizes;

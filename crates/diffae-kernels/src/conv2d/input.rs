@@ -8,13 +8,13 @@ use crate::cpu::planes::Planes;
 use crate::group_norm::GroupNorm;
 use crate::storage::{with_all_floats, with_floats};
 
-/// Input of a convolution layer, which computes `conv(act(norm([x, lateral]))) + residual`.
+/// Input of a convolution layer, which computes `conv(act(norm([x, skip]))) + residual`.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvInput<'a> {
     /// Input, `[N, C_x, H, W]`.
     pub x: &'a Tensor,
     /// Skip connection, `[N, C - C_x, H, W]`: its channels follow those of `x`.
-    pub lateral: Option<&'a Tensor>,
+    pub skip: Option<&'a Tensor>,
     /// Norm and activation applied to the concatenated input.
     pub norm: Option<&'a GroupNorm<'a>>,
     /// Residual that is added to the result, `[N, O, H, W]`.
@@ -25,13 +25,13 @@ impl<'a> ConvInput<'a> {
     /// Wraps a tensor that is convolved as it is.
     #[must_use]
     pub fn plain(x: &'a Tensor) -> Self {
-        Self { x, lateral: None, norm: None, residual: None }
+        Self { x, skip: None, norm: None, residual: None }
     }
 
     /// Iterates over all tensors of the input.
     pub(super) fn tensors(&self) -> impl Iterator<Item = &'a Tensor> {
         let norm_tensors = self.norm.into_iter().flat_map(|norm| [norm.scale, norm.shift]);
-        [self.x].into_iter().chain(self.lateral).chain(norm_tensors).chain(self.residual)
+        [self.x].into_iter().chain(self.skip).chain(norm_tensors).chain(self.residual)
     }
 
     /// Returns the sizes of a convolution with a weight of these sizes.
@@ -40,15 +40,15 @@ impl<'a> ConvInput<'a> {
     /// If a shape does not fit.
     pub(super) fn check(&self, weight: WeightSizes) -> Result<Sizes> {
         let WeightSizes { outputs, inputs, kernel } = weight;
-        let ConvInput { x, lateral, norm, residual } = *self;
+        let ConvInput { x, skip, norm, residual } = *self;
         let (images, x_channels, height, width) = x.dims4()?;
-        let lateral_channels = lateral.map_or(Ok(0), |lateral| lateral.dim(1))?;
-        let lateral_fits = lateral.is_none_or(|lateral| lateral.dims() == [images, lateral_channels, height, width]);
+        let skip_channels = skip.map_or(Ok(0), |skip| skip.dim(1))?;
+        let skip_fits = skip.is_none_or(|skip| skip.dims() == [images, skip_channels, height, width]);
         let residual_fits = residual.is_none_or(|residual| residual.dims() == [images, outputs, height, width]);
-        if x_channels + lateral_channels != inputs || !lateral_fits || !residual_fits {
-            let (lateral, residual) = (lateral.map(Tensor::dims), residual.map(Tensor::dims));
+        if x_channels + skip_channels != inputs || !skip_fits || !residual_fits {
+            let (skip, residual) = (skip.map(Tensor::dims), residual.map(Tensor::dims));
             bail!(
-                "an input of shape {:?}, lateral {lateral:?} and residual {residual:?} do not fit a convolution from \
+                "an input of shape {:?}, skip {skip:?} and residual {residual:?} do not fit a convolution from \
                  {inputs} to {outputs} channels",
                 x.dims()
             )
@@ -67,10 +67,10 @@ pub(super) fn with_planes<R>(
     sizes: &Sizes,
     f: impl FnOnce(Planes<'_>, Option<&Moments>) -> Result<R>,
 ) -> Result<R> {
-    let ConvInput { x, lateral, norm, .. } = *input;
+    let ConvInput { x, skip, norm, .. } = *input;
     with_floats(x, |x_values| {
-        with_optional(lateral, |lateral_values| {
-            let planes = sizes.input_planes(x_values, lateral_values)?;
+        with_optional(skip, |skip_values| {
+            let planes = sizes.input_planes(x_values, skip_values)?;
             let Some(norm) = norm else { return f(planes, None) };
             with_all_floats([norm.scale, norm.shift], |[scale, shift]| {
                 let moments = Moments::new(&planes, norm.num_groups)?;

@@ -109,7 +109,7 @@ impl ConvWeight {
         }
     }
 
-    /// Computes `conv(act(norm([x, lateral]))) + residual`.
+    /// Computes `conv(act(norm([x, skip]))) + residual`.
     ///
     /// # Shapes
     /// - result: `[N, O, H, W]`, dtype of x.
@@ -130,8 +130,8 @@ impl ConvWeight {
         if !in_graph() && has_kernel && runs_here(input.tensors().chain([&weight, &self.bias])) {
             return fused::apply(input, [&weight, &self.bias]);
         }
-        let mut x = match input.lateral {
-            Some(lateral) => concat_channels(input.x, lateral)?,
+        let mut x = match input.skip {
+            Some(skip) => concat_channels(input.x, skip)?,
             None => input.x.clone(),
         };
         if let Some(norm) = input.norm {

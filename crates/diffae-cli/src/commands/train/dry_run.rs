@@ -196,7 +196,7 @@ fn say_sizes(config: &TrainConfig, num_parameters: usize, estimate: &Estimate) -
     let per_image = estimate.kept_bytes_per_image;
     let (activations, per_image) = (mib((per_image * at_once) as f64), mib(per_image as f64));
     say(&format!(
-        "memory of activations kept for the way back: {activations:.0} MiB, {per_image:.1} MiB a picture; a step takes \
+        "memory of activations saved for the backward pass: {activations:.0} MiB, {per_image:.1} MiB a picture; a step takes \
          at least {:.0} MiB",
         activations + state_mib
     ))
