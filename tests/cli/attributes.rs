@@ -63,7 +63,7 @@ fn a_model_learns_attributes_and_stays_what_it_was() {
         let held_out = red["held_out"].as_u64().unwrap();
         assert!(held_out > 2 && report["trained_on"].as_u64().unwrap() + held_out == 32, "{report}");
         assert!((0. ..=1.).contains(&red["auroc"].as_f64().unwrap()), "{report}");
-        assert!(red["whole_way"].as_f64().unwrap() > 0., "{report}");
+        assert!(red["full_strength"].as_f64().unwrap() > 0., "{report}");
 
         let (before, after) = (tensors(&workspace, model), tensors(&workspace, &taught));
         let is_kept = |name: &str| !name.starts_with("classifier.");

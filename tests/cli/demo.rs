@@ -51,8 +51,8 @@ fn the_built_in_model_can_do_everything_by_its_name() {
     workspace.run(&[&edit[..], &FEW_STEPS, &FEW_INVERSION_STEPS].concat()).succeeds();
     // It knows how far to go.
     let listed = workspace.run(&["edit", "--model", "toonheads", "--list"]).succeeds().stdout();
-    let whole_way = listed.lines().find_map(|line| line.strip_prefix("Smiling")?.split("the whole way: ").nth(1));
-    let edited = format!("astronaut_smiling_+{}.png", whole_way.unwrap());
+    let full_strength = listed.lines().find_map(|line| line.strip_prefix("Smiling")?.split("full strength: ").nth(1));
+    let edited = format!("astronaut_smiling_+{}.png", full_strength.unwrap());
     assert!(workspace.files("e").contains(&edited) && listed.lines().count() == 13, "{edited} {listed}");
     let sample = ["sample", "--model", "toonheads", "-n", "2", "--out", "s", "--latent-steps", "2"];
     workspace.run(&[&sample[..], &FEW_STEPS].concat()).succeeds();

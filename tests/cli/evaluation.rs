@@ -236,7 +236,7 @@ fn edits_are_learnt_from_pairs() {
     workspace.run(&[&args[..], &["--steps", "2", "--invert-steps", "2"]].concat()).succeeds();
     // As far as the model knows it to be.
     let listed = workspace.run(&["edit", "--model", "taught", "--list"]).succeeds().stdout();
-    let strength = listed.lines().find_map(|line| line.split("the whole way: ").nth(1)).unwrap();
+    let strength = listed.lines().find_map(|line| line.split("full strength: ").nth(1)).unwrap();
     assert!(strength.parse::<f64>().unwrap() > 0., "{listed}");
     assert_eq!(workspace.files("out"), [format!("astronaut_attribute_1_+{strength}.png")]);
     let model = checkpoint("autoenc32");
@@ -250,7 +250,7 @@ fn edits_are_learnt_from_pairs() {
         (&"attribute_1".into(), &true.into())
     );
     let listed = workspace.run(&["edit", "--model", "none", "--list"]).succeeds().stdout();
-    assert!(listed.starts_with("attribute_1 ") && listed.contains("the whole way: "), "{listed}");
+    assert!(listed.starts_with("attribute_1 ") && listed.contains("full strength: "), "{listed}");
 }
 
 /// Pairs teach an attribute that the model does not have.
@@ -265,7 +265,7 @@ fn pairs_add_an_attribute() {
     let listed = workspace.run(&["edit", "--model", "taught", "--list"]).succeeds().stdout();
     assert!(listed.starts_with(&before), "what was there stays: {listed}");
     let new = listed.lines().last().unwrap();
-    assert!(new.starts_with("Round ") && new.contains("the whole way: "), "{listed}");
+    assert!(new.starts_with("Round ") && new.contains("full strength: "), "{listed}");
     let again = ["fit-edits", "--model", "taught", "--pairs", "pairs", "--out", "twice"];
     let said = workspace.run(&again).succeeds().stdout();
     assert!(!said.contains("(new)"), "{said}");

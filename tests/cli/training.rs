@@ -384,7 +384,7 @@ fn mistakes_can_be_mended_in_the_same_folder() {
     workspace.run(&[&classify[..], &["--labels", "folders"]].concat()).succeeds();
     // Differences of codes tell how far to go.
     let names = workspace.run(&["edit", "-m", "run", "--list"]).succeeds().stdout();
-    let of = |line: &str| line.split_once("the whole way: ").map(|(name, _)| name.trim().to_owned());
+    let of = |line: &str| line.split_once("full strength: ").map(|(name, _)| name.trim().to_owned());
     assert_eq!(names.lines().map(of).collect::<Vec<_>>(), ["disc", "square"].map(|name| Some(name.to_owned())));
     // Other labels train it anew.
     let rows = |workspace: &Workspace| -> String {

@@ -105,7 +105,7 @@ impl Session {
     /// Warns, once in a run, that pictures are not of the kind that the model was trained on.
     fn warn_of_foreign<'a>(&self, names: impl Iterator<Item = &'a String>, x_0: &Tensor, z_sem: &Tensor) -> Result<()> {
         static WARNED: Once = Once::new();
-        let Some(domain) = self.model().config().domain.as_ref().filter(|_| !WARNED.is_completed()) else {
+        let Some(domain) = self.model().config().domain().filter(|_| !WARNED.is_completed()) else {
             return Ok(());
         };
         let foreign = self.model().foreign_pictures(x_0, z_sem)?;

@@ -1,113 +1,81 @@
-//! Semantic codes of many pictures, stored in parts, so that interrupted work can be resumed.
+//! Semantic codes of many pictures, which measures share and an interrupted evaluation keeps.
 
-use std::fs;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
+use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use diffae_data::{Overwrite, PictureSet};
-use diffae_infer::{Codes, PipelineSettings};
-use diffae_nets::weights::SafetensorsFile;
+use diffae_data::PictureSet;
+use diffae_infer::{CachedCodes, CodeCache, PipelineSettings};
 
-use crate::error::{Result, cannot, unsuitable};
+use crate::error::{Result, unsuitable};
 use crate::evaluated_model::EvaluatedModel;
-use crate::evaluation::{Evaluation, Stage};
+use crate::evaluation::Evaluation;
 
-/// Pictures per part.
-const PART: usize = 512;
-/// Metadata key of a part: its model and pictures.
-const KEY: &str = "diffae:codes";
+/// Vectors of the latent net per batch.
+const SAMPLED_AT_ONCE: usize = 512;
+/// Time between two writes of a cache.
+const SAVE_EVERY: Duration = Duration::from_mins(1);
 
-/// Encodes all pictures, `[N, D]` on the CPU. Parts that exist in the folder are read; those of another model or of
-/// other pictures are recomputed.
+/// Encodes all pictures, `[N, D]` on the CPU. Codes of the same model and pictures in the folder are read.
 pub(crate) fn encode_all(
     evaluation: &Evaluation<'_>,
     model: &EvaluatedModel,
     pictures: &PictureSet,
     folder: &Path,
 ) -> Result<Tensor> {
-    fs::create_dir_all(folder).map_err(cannot("write", folder))?;
     let key = format!("{} {}", serde_json::to_string(&model.settings())?, pictures.fingerprint()?);
+    let cache = CodeCache { path: &folder.join("encoded.safetensors"), key, save_every: SAVE_EVERY };
     let stage = evaluation.stage("encode", pictures.len(), 1);
-    let mut parts = vec![];
-    for (number, part) in pictures.batches(PART).enumerate() {
-        let path = folder.join(format!("{number:06}.safetensors"));
-        let count = part.len();
-        let z_sem = if let Some(z_sem) = kept(&path, &key, count) {
-            stage.check(count)?;
-            z_sem
-        } else {
-            let z_sem = encode(model, pictures, part.clone(), &stage)?;
-            write(model, &z_sem, part.map(|idx| pictures.name(idx)).collect(), &path, &key)?;
-            z_sem
-        };
-        parts.push(z_sem);
-    }
+    let mut encode = |batch: Range<usize>| {
+        let x_0 = model.read(pictures, batch)?;
+        Ok(model.model().encode_semantic(&x_0)?)
+    };
+    let z_sem = complete(&cache, (pictures.len(), model.batch_size()), &mut encode, &|count| stage.check(count))?;
     stage.finish();
-    Ok(Tensor::cat(&parts, 0)?)
+    Ok(z_sem)
 }
 
-/// Samples the first `count` vectors of the latent net, `[N, D]` on the CPU; parts that exist in the folder are read.
+/// Samples the first `count` vectors of the latent net, `[N, D]` on the CPU; those in the cache are read.
 pub(crate) fn sample_all(
     evaluation: &Evaluation<'_>,
     model: &EvaluatedModel,
     count: usize,
     num_steps: usize,
 ) -> Result<Tensor> {
-    let (folder, seed) = (evaluation.codes(), evaluation.seed());
-    fs::create_dir_all(folder).map_err(cannot("write", folder))?;
-    let latent = model.latent_fingerprint()?;
+    let (latent, seed) = (model.latent_fingerprint()?, evaluation.seed());
     let key = format!("{} {latent:?} {num_steps} {seed}", serde_json::to_string(&model.settings())?);
+    let path = evaluation.codes().join("sampled.safetensors");
+    let cache = CodeCache { path: &path, key, save_every: SAVE_EVERY };
     let settings = PipelineSettings { num_latent_steps: num_steps, seed, ..PipelineSettings::DEFAULT };
     let stage = evaluation.stage("sample z_sem", count, num_steps);
-    let mut parts = vec![];
-    for start in (0..count).step_by(PART) {
-        let numbers = start..(start + PART).min(count);
-        let path = folder.join(format!("sampled-{:06}.safetensors", parts.len()));
-        let z_sem = if let Some(z_sem) = kept(&path, &key, numbers.len()) {
-            stage.check(numbers.len() * num_steps)?;
-            z_sem
-        } else {
-            let drawn: Vec<u64> = (numbers.start as u64..numbers.end as u64).collect();
-            let z_sem = model.pipeline().sample_z_sem_batch(&drawn, &settings, &mut stage.observer())?;
-            let z_sem = z_sem.ok_or_else(|| unsuitable("the model has no z_sem"))?.to_device(&Device::Cpu)?;
-            write(model, &z_sem, numbers.map(|number| number.to_string()).collect(), &path, &key)?;
-            z_sem
-        };
-        parts.push(z_sem);
-    }
+    let mut sample = |batch: Range<usize>| {
+        let numbers: Vec<u64> = (batch.start as u64..batch.end as u64).collect();
+        let z_sem = model.pipeline().sample_z_sem_batch(&numbers, &settings, &mut stage.observer())?;
+        z_sem.ok_or_else(|| unsuitable("the model has no z_sem"))
+    };
+    // Its calls are noted as they come; only those of vectors that were there already are not.
+    stage.check(cache.load().num_attempted.min(count) * num_steps)?;
+    let z_sem = complete(&cache, (count, SAMPLED_AT_ONCE), &mut sample, &|_| Ok(()))?;
     stage.finish();
-    Ok(Tensor::cat(&parts, 0)?)
+    Ok(z_sem)
 }
 
-fn write(model: &EvaluatedModel, z_sem: &Tensor, names: Vec<String>, path: &Path, key: &str) -> Result<()> {
-    let fingerprint = model.model().fingerprint().to_owned();
-    let codes = Codes { z_sem: Some(z_sem.clone()), x_terminal: None, names, fingerprint };
-    Ok(codes.write(path, &[(KEY.to_owned(), key.to_owned())], Overwrite::Replace)?)
-}
-
-fn encode(
-    model: &EvaluatedModel,
-    pictures: &PictureSet,
-    part: std::ops::Range<usize>,
-    stage: &Stage<'_>,
+/// Reads the codes in a cache, and computes the others.
+fn complete(
+    cache: &CodeCache<'_>,
+    (count, batch_size): (usize, usize),
+    compute: &mut dyn FnMut(Range<usize>) -> Result<Tensor>,
+    check: &dyn Fn(usize) -> Result<()>,
 ) -> Result<Tensor> {
-    let mut batches = vec![];
-    let size = model.batch_size();
-    for start in part.clone().step_by(size) {
-        let batch = start..(start + size).min(part.end);
-        let count = batch.len();
-        let x_0 = model.read(pictures, batch)?;
-        batches.push(model.model().encode_semantic(&x_0)?.to_device(&Device::Cpu)?);
-        stage.check(count)?;
-    }
-    Ok(Tensor::cat(&batches, 0)?)
-}
-
-/// Reads a part that is complete and of the same model and pictures.
-fn kept(path: &Path, key: &str, count: usize) -> Option<Tensor> {
-    let text = SafetensorsFile::open(path).ok()?.text();
-    if text.get(KEY).is_none_or(|kept| kept != key) {
-        return None;
-    }
-    Codes::read(path).ok()?.z_sem.filter(|z_sem| z_sem.dims().first() == Some(&count))
+    let known = cache.load();
+    check(known.num_attempted)?;
+    let mut push = |batch: Range<usize>, codes: &mut CachedCodes| {
+        let numbers = batch.clone().map(|idx| u32::try_from(idx).unwrap_or(u32::MAX)).collect();
+        codes.push(Some(compute(batch.clone())?.to_device(&Device::Cpu)?), numbers, batch.len());
+        Ok(())
+    };
+    let mut after = |batch: usize| check(batch).map(|()| ControlFlow::Continue(()));
+    let codes = cache.fill(known, (count, batch_size), &mut push, &mut after)?;
+    Ok(codes.unwrap_or_default().z_sem()?.narrow(0, 0, count)?)
 }

@@ -62,7 +62,7 @@ impl Model {
     /// `[1 + noise_channels]`, the noise level in `[0, 1]` and the noise.
     #[must_use]
     pub fn x_terminal_shape(&self) -> Vec<usize> {
-        match &self.config().compact {
+        match self.config().one_shot() {
             Some(compact) => vec![1 + compact.noise_channels],
             None => self.image_shape().to_vec(),
         }
@@ -79,7 +79,7 @@ impl Model {
         let shape = self.x_terminal_shape();
         let drawn = || {
             let drawn = noise.batch(NoisePurpose::XTerminal, indices, &shape, self.device())?;
-            if self.config().compact.is_none() {
+            if self.config().one_shot().is_none() {
                 return Ok(drawn);
             }
             let (count, width) = drawn.dims2()?;

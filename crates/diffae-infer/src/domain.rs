@@ -52,7 +52,7 @@ impl Model {
     /// # Errors
     /// As [`psnr_of_z_sem`](Self::psnr_of_z_sem).
     pub fn foreign_pictures(&self, x_0: &Tensor, z_sem: &Tensor) -> Result<Vec<usize>> {
-        let Some(domain) = &self.config().domain else { return Ok(vec![]) };
+        let Some(domain) = self.config().domain() else { return Ok(vec![]) };
         let psnr = self.psnr_of_z_sem(x_0, z_sem)?;
         Ok(psnr.iter().enumerate().filter(|&(_, &psnr)| psnr < domain.min_psnr).map(|(idx, _)| idx).collect())
     }

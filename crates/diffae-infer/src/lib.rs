@@ -58,6 +58,7 @@ mod attributes;
 #[cfg(feature = "built-in")]
 mod built_in;
 mod chain;
+mod code_cache;
 mod codes;
 mod decode;
 mod domain;
@@ -65,7 +66,6 @@ mod encode;
 mod error;
 mod interpolate;
 mod latent_stats;
-mod local_direction;
 mod manipulate;
 mod model;
 mod model_config;
@@ -86,15 +86,17 @@ pub use animation::{FrameRate, animation_bytes, gif_bytes};
 pub use attributes::{CELEBA_ATTRIBUTES, names_from_text};
 #[cfg(feature = "built-in")]
 pub use built_in::{BUILT_IN_MODEL, built_in_pictures};
+pub use code_cache::{CachedCodes, CodeCache, Compute};
 pub use codes::Codes;
 pub use decode::DecodeOptions;
 pub use domain::PictureDomain;
 pub use error::{Error, Result};
 pub use interpolate::{PathEnd, PathFrame, lerp, path_frames, slerp};
-pub use local_direction::LocalDirection;
 pub use manipulate::{AttributeEdit, keep_residual};
 pub use model::{LoadOptions, Model};
-pub use model_config::{DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig, ModelKind};
+pub use model_config::{
+    DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig, ModelKind, RawModelConfig, ZSemConfig,
+};
 pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
 pub use new_attributes::{NewAttributes, NewDirections, is_same_attribute};
 pub use noise::{NoisePurpose, NoiseSource};

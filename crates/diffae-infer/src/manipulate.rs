@@ -62,13 +62,12 @@ impl Model {
     }
 
     /// Moves codes along the directions of several attributes:
-    /// `denormalize(z + sqrt(D) * sum_k strength_k * w_k / |w_k|)` with `z = normalize(z_sem)`, k running over the
-    /// edited attributes; with local directions `w_k + U_k^T (tanh(M_k tanh(V_k z + b_k) + d_k) - c_k)` replaces `w_k`
-    /// in the numerator. All directions are taken at the unedited code, so the order of the edits does not matter, and
+    /// `denormalize(z + sqrt(D) * sum_k strength_k * d_k(z) / |w_k|)` with `z = normalize(z_sem)`, k running over the
+    /// edited attributes, `d_k` being their [`EditDirection`](diffae_nets::EditDirection) and `w_k` its mean. All directions are taken at the unedited code, so the order of the edits does not matter, and
     /// a row of the result depends on that row alone.
     ///
     /// Along a classifier's weights -0.5 to 0.5 is useful, 0.3 is typical; along differences of codes,
-    /// [`whole_way`](diffae_nets::AttributeClassifier::whole_way) is the calibrated full-edit strength. Negative
+    /// [`full_strength`](diffae_nets::AttributeClassifier::full_strength) is the calibrated full-edit strength. Negative
     /// strengths remove the attribute.
     ///
     /// # Shapes
@@ -86,19 +85,10 @@ impl Model {
         let unit = (classifier.config().z_channels as f64).sqrt();
         let z_sem_normalized = self.normalize(z_sem)?;
         let moved = || {
-            let count = z_sem_normalized.dim(0)?;
-            let mut rows = Vec::with_capacity(count);
-            // Row by row: a product of several rows rounds differently.
-            for row in (0..count).map(|row| z_sem_normalized.narrow(0, row, 1)) {
-                let row = row?;
-                let mut moved = row.clone();
-                for edit in &edits {
-                    let direction = classifier.directions_at(edit.attribute_idx, &row)?;
-                    moved = (moved + (direction * (edit.strength * unit))?)?;
-                }
-                rows.push(moved);
-            }
-            Tensor::cat(&rows, 0)
+            edits.iter().try_fold(z_sem_normalized.clone(), |moved, edit| {
+                let direction = classifier.directions_at(edit.attribute_idx, &z_sem_normalized)?;
+                moved + (direction * (edit.strength * unit))?
+            })
         };
         self.denormalize(&computing("editing", moved())?)
     }

@@ -196,7 +196,7 @@ impl ModelSource {
         let vb = weights.var_builder(options.dtype, &options.device);
         let building = |part| move |source| Error::Build { part, path: self.path.clone(), source };
         let config = &self.config;
-        let (encoder, decoder) = match &config.compact {
+        let (encoder, decoder) = match config.one_shot() {
             Some(compact) => {
                 let encoder = CompactEncoder::new(compact, &vb.pp("encoder")).map_err(building("encoder"))?;
                 let decoder = CompactDecoder::new(compact, &vb.pp("decoder")).map_err(building("decoder"))?;
@@ -204,7 +204,7 @@ impl ModelSource {
             }
             None => self.build_diffusion(&vb)?,
         };
-        let latent = match &config.latent {
+        let latent = match config.latent() {
             Some(latent) => Some(Latent {
                 net: LatentNet::new(&latent.net, &vb.pp("latent_net")).map_err(building("latent net"))?,
                 schedule: latent.diffusion.noise_schedule()?,
@@ -227,11 +227,11 @@ impl ModelSource {
 
     fn build_diffusion(&self, vb: &VarBuilder<'_>) -> Result<(Option<Encoder>, Decoder)> {
         let building = |part| move |source| Error::Build { part, path: self.path.clone(), source };
-        let (Some(unet), Some(diffusion)) = (&self.config.unet, &self.config.diffusion) else {
+        let (Some(unet), Some(diffusion)) = (self.config.unet(), self.config.diffusion()) else {
             return Err(Error::NotAModel { path: self.path.clone(), problem: "its config has no unet".to_owned() });
         };
         let mut unet = Box::new(Unet::new(unet, &vb.pp("unet")).map_err(building("unet"))?);
-        let encoder = self.config.encoder.as_ref().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
+        let encoder = self.config.encoder().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
         let mut encoder = encoder.transpose().map_err(building("encoder"))?;
         unet.freeze();
         encoder.iter_mut().for_each(SemanticEncoder::freeze);
@@ -251,9 +251,9 @@ impl ModelSource {
     }
 
     fn build_classifier(&self, device: &Device) -> candle_core::Result<Option<AttributeClassifier>> {
-        let (Some(config), Some(tensors)) = (&self.config.classifier, &self.classifier) else { return Ok(None) };
+        let (Some(config), Some(tensors)) = (self.config.classifier(), &self.classifier) else { return Ok(None) };
         let named: HashMap<String, Tensor> =
-            tensors.named().into_iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+            tensors.named()?.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
         AttributeClassifier::new(config, &VarBuilder::from_tensors(named, DType::F32, device)).map(Some)
     }
 }

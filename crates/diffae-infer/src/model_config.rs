@@ -1,7 +1,11 @@
 //! The `config.json` of a model: everything but the weights.
 
+use std::path::Path;
+
 use diffae_nets::weights::{Architecture, DiffusionFacts};
-use diffae_nets::{AutoencoderConfig, ClassifierConfig, CompactConfig, EncoderConfig, LatentNetConfig, UnetConfig};
+use diffae_nets::{
+    AutoencoderConfig, Check, ClassifierConfig, CompactConfig, EncoderConfig, LatentNetConfig, UnetConfig, Valid,
+};
 use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -71,71 +75,178 @@ pub struct LatentConfig {
     pub diffusion: DiffusionConfig,
 }
 
-/// The contents of a `config.json`.
+/// Everything about a model but its weights, by kind; serialized, the contents of a `config.json`.
+pub type ModelConfig = Valid<RawModelConfig>;
+
+/// Parts of a model by kind, as written. [`ModelConfig`] holds one whose parts fit together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelConfig {
-    /// [`FORMAT_VERSION`] of the program that wrote the file.
-    pub format_version: u32,
-    /// Sizes of the `UNet`; absent in a one-shot autoencoder.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unet: Option<UnetConfig>,
-    /// Sizes of the semantic encoder; absent in a plain DDPM.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub encoder: Option<EncoderConfig>,
-    /// The diffusion over pictures; present together with the `UNet`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub diffusion: Option<DiffusionConfig>,
-    /// Sizes of a one-shot autoencoder, which takes the place of `UNet`, encoder and diffusion.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compact: Option<CompactConfig>,
+#[serde(try_from = "ConfigFile", into = "ConfigFile")]
+#[expect(clippy::large_enum_variant, reason = "there is one config per model")]
+pub enum RawModelConfig {
+    /// A plain DDPM, which has no semantic code.
+    Ddpm {
+        /// Sizes of the `UNet`, which is conditioned on time alone.
+        unet: UnetConfig,
+        /// The diffusion over pictures.
+        diffusion: DiffusionConfig,
+    },
+    /// A diffusion autoencoder.
+    Autoencoder {
+        /// Sizes of semantic encoder and conditioned `UNet`.
+        networks: AutoencoderConfig,
+        /// The diffusion over pictures.
+        diffusion: DiffusionConfig,
+        /// Parts on top of `z_sem`.
+        z_sem: ZSemConfig,
+    },
+    /// A compact autoencoder, which decodes in one shot.
+    OneShot {
+        /// Sizes of encoder and decoder.
+        networks: CompactConfig,
+        /// Parts on top of `z_sem`.
+        z_sem: ZSemConfig,
+    },
+}
+
+/// Parts of a model on top of its semantic code.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ZSemConfig {
     /// The diffusion over `z_sem`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latent: Option<LatentConfig>,
     /// The attribute classifier.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classifier: Option<ClassifierConfig>,
     /// The pictures that the model is for, if they are of one kind only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<PictureDomain>,
 }
 
-impl ModelConfig {
+impl RawModelConfig {
     /// Returns the kind of the model.
     #[must_use]
     pub fn kind(&self) -> ModelKind {
-        if self.compact.is_some() {
-            return ModelKind::OneShot;
-        }
-        match (&self.encoder, &self.latent) {
-            (None, _) => ModelKind::Ddpm,
-            (Some(_), None) => ModelKind::Autoencoder,
-            (Some(_), Some(_)) => ModelKind::AutoencoderWithLatentNet,
+        match self {
+            Self::Ddpm { .. } => ModelKind::Ddpm,
+            Self::OneShot { .. } => ModelKind::OneShot,
+            Self::Autoencoder { z_sem, .. } if z_sem.latent.is_some() => ModelKind::AutoencoderWithLatentNet,
+            Self::Autoencoder { .. } => ModelKind::Autoencoder,
         }
     }
 
     /// Returns the shape of pictures, `[C, H, W]`.
     #[must_use]
     pub fn image_shape(&self) -> [usize; 3] {
-        match (&self.unet, &self.compact) {
-            (Some(unet), _) => [unet.in_channels, unet.image_size, unet.image_size],
-            (None, Some(compact)) => [compact.image_channels, compact.image_size, compact.image_size],
-            (None, None) => [0; 3],
-        }
+        let (channels, size) = match self {
+            Self::Ddpm { unet, .. } => (unet.in_channels, unet.image_size),
+            Self::Autoencoder { networks, .. } => (networks.unet().in_channels, networks.unet().image_size),
+            Self::OneShot { networks, .. } => (networks.image_channels, networks.image_size),
+        };
+        [channels, size, size]
     }
 
     /// Returns the width of `z_sem`, if the model has one.
     #[must_use]
     pub fn z_channels(&self) -> Option<usize> {
-        let compact = self.compact.as_ref().map(|compact| compact.z_channels);
-        compact.or_else(|| self.encoder.as_ref().map(|encoder| encoder.out_channels))
+        match self {
+            Self::Ddpm { .. } => None,
+            Self::Autoencoder { networks, .. } => Some(networks.encoder().out_channels),
+            Self::OneShot { networks, .. } => Some(networks.z_channels),
+        }
     }
 
-    /// Converts the architecture of a released checkpoint to a config.
+    /// Returns the sizes of the `UNet`; a one-shot autoencoder has none.
+    #[must_use]
+    pub fn unet(&self) -> Option<&UnetConfig> {
+        match self {
+            Self::Ddpm { unet, .. } => Some(unet),
+            Self::Autoencoder { networks, .. } => Some(networks.unet()),
+            Self::OneShot { .. } => None,
+        }
+    }
+
+    /// Returns the sizes of the semantic encoder of a diffusion autoencoder.
+    #[must_use]
+    pub fn encoder(&self) -> Option<&EncoderConfig> {
+        match self {
+            Self::Autoencoder { networks, .. } => Some(networks.encoder()),
+            Self::Ddpm { .. } | Self::OneShot { .. } => None,
+        }
+    }
+
+    /// Returns the diffusion over pictures; a one-shot autoencoder has none.
+    #[must_use]
+    pub fn diffusion(&self) -> Option<&DiffusionConfig> {
+        match self {
+            Self::Ddpm { diffusion, .. } | Self::Autoencoder { diffusion, .. } => Some(diffusion),
+            Self::OneShot { .. } => None,
+        }
+    }
+
+    /// Returns the sizes of a one-shot autoencoder.
+    #[must_use]
+    pub fn one_shot(&self) -> Option<&CompactConfig> {
+        match self {
+            Self::OneShot { networks, .. } => Some(networks),
+            Self::Ddpm { .. } | Self::Autoencoder { .. } => None,
+        }
+    }
+
+    /// Returns the diffusion over `z_sem`, if there is one.
+    #[must_use]
+    pub fn latent(&self) -> Option<&LatentConfig> {
+        self.z_sem().and_then(|z_sem| z_sem.latent.as_ref())
+    }
+
+    /// Returns the attribute classifier, if there is one.
+    #[must_use]
+    pub fn classifier(&self) -> Option<&ClassifierConfig> {
+        self.z_sem().and_then(|z_sem| z_sem.classifier.as_ref())
+    }
+
+    /// Returns the pictures that the model is for, if they are of one kind only.
+    #[must_use]
+    pub fn domain(&self) -> Option<&PictureDomain> {
+        self.z_sem().and_then(|z_sem| z_sem.domain.as_ref())
+    }
+
+    /// Returns the parts on top of `z_sem`; a plain DDPM has none.
+    #[must_use]
+    pub fn z_sem(&self) -> Option<&ZSemConfig> {
+        match self {
+            Self::Ddpm { .. } => None,
+            Self::Autoencoder { z_sem, .. } | Self::OneShot { z_sem, .. } => Some(z_sem),
+        }
+    }
+
+    /// Returns the config with another diffusion over `z_sem`.
     ///
     /// # Errors
-    /// [`Error::Schedule`] if it names an unknown noise schedule.
-    pub fn from_architecture(architecture: &Architecture) -> Result<Self> {
+    /// [`diffae_nets::Error::NeedsZSem`] in a plain DDPM; [`diffae_nets::Error::WidthMismatch`] if the width is another
+    /// than that of `z_sem`.
+    pub fn with_latent(&self, latent: LatentConfig) -> diffae_nets::Result<ModelConfig> {
+        self.with_z_sem("latent net", |z_sem| z_sem.latent = Some(latent))
+    }
+
+    /// Returns the config with another attribute classifier.
+    ///
+    /// # Errors
+    /// As [`with_latent`](Self::with_latent).
+    pub fn with_classifier(&self, classifier: ClassifierConfig) -> diffae_nets::Result<ModelConfig> {
+        self.with_z_sem("classifier", |z_sem| z_sem.classifier = Some(classifier))
+    }
+
+    fn with_z_sem(&self, part: &'static str, change: impl FnOnce(&mut ZSemConfig)) -> diffae_nets::Result<ModelConfig> {
+        let mut config = self.clone();
+        match &mut config {
+            Self::Ddpm { .. } => return Err(diffae_nets::Error::NeedsZSem { part }),
+            Self::Autoencoder { z_sem, .. } | Self::OneShot { z_sem, .. } => change(z_sem),
+        }
+        ModelConfig::new(config)
+    }
+
+    /// Converts the architecture of the released checkpoint `path` to a config.
+    ///
+    /// # Errors
+    /// [`Error::Schedule`] if it names an unknown noise schedule; [`Error::Weights`] if its parts do not fit together.
+    pub(crate) fn from_architecture(path: &Path, architecture: &Architecture) -> Result<ModelConfig> {
         let latent = match &architecture.latent {
             Some(latent) => {
                 let diffusion = DiffusionConfig::from_facts(&latent.diffusion)?;
@@ -143,25 +254,61 @@ impl ModelConfig {
             }
             None => None,
         };
-        let diffusion = DiffusionConfig::from_facts(&architecture.diffusion)?;
-        let config = Self::diffusion(architecture.unet.clone(), architecture.encoder.clone(), diffusion);
-        Ok(Self { latent, ..config })
+        let file = ConfigFile {
+            unet: Some(architecture.unet.clone()),
+            encoder: architecture.encoder.clone(),
+            diffusion: Some(DiffusionConfig::from_facts(&architecture.diffusion)?),
+            latent,
+            ..ConfigFile::default()
+        };
+        let config = file.try_into().and_then(ModelConfig::new);
+        config.map_err(|source| Error::Weights { path: path.to_owned(), source })
     }
+}
 
-    /// Returns the config of a diffusion over pictures: a diffusion autoencoder, or a plain DDPM without an encoder.
-    #[must_use]
-    pub fn diffusion(unet: UnetConfig, encoder: Option<EncoderConfig>, diffusion: DiffusionConfig) -> Self {
-        Self { unet: Some(unet), encoder, diffusion: Some(diffusion), ..Self::empty() }
+impl Check for RawModelConfig {
+    fn check(&self) -> diffae_nets::Result<()> {
+        if let Self::Ddpm { unet, .. } = self
+            && unet.has_z_sem()
+        {
+            return Err(diffae_nets::Error::NoEncoder);
+        }
+        let Some(width) = self.z_channels() else { return Ok(()) };
+        let fits = |what, got: Option<usize>| match got {
+            Some(got) if got != width => {
+                Err(diffae_nets::Error::WidthMismatch { what, got, of: "the width of z_sem", expected: width })
+            }
+            _ => Ok(()),
+        };
+        fits("z_channels of the latent net", self.latent().map(|latent| latent.net.z_channels))?;
+        fits("z_channels of the classifier", self.classifier().map(|classifier| classifier.z_channels))
     }
+}
 
-    /// Returns the config of a one-shot autoencoder.
-    #[must_use]
-    pub fn one_shot(compact: CompactConfig) -> Self {
-        Self { compact: Some(compact), ..Self::empty() }
-    }
+/// The contents of a `config.json`, in which any mixture of parts can be written.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    format_version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unet: Option<UnetConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encoder: Option<EncoderConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    diffusion: Option<DiffusionConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compact: Option<CompactConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    latent: Option<LatentConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    classifier: Option<ClassifierConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    domain: Option<PictureDomain>,
+}
 
-    /// Returns a config without parts, which is no model yet.
-    const fn empty() -> Self {
+impl Default for ConfigFile {
+    /// Returns a file of the current version without parts.
+    fn default() -> Self {
         Self {
             format_version: FORMAT_VERSION,
             unet: None,
@@ -173,29 +320,42 @@ impl ModelConfig {
             domain: None,
         }
     }
+}
 
-    /// Checks that the parts fit together.
-    ///
-    /// # Errors
-    /// What does not fit.
-    pub fn check(&self) -> std::result::Result<(), diffae_nets::Error> {
-        match (&self.unet, &self.encoder, &self.diffusion, &self.compact) {
-            (Some(unet), None, Some(_), None) if unet.has_z_sem() => return Err(diffae_nets::Error::NoEncoder),
-            (Some(unet), Some(encoder), Some(_), None) => {
-                AutoencoderConfig::new(encoder.clone(), unet.clone())?;
+impl TryFrom<ConfigFile> for RawModelConfig {
+    type Error = diffae_nets::Error;
+
+    fn try_from(file: ConfigFile) -> diffae_nets::Result<Self> {
+        let ConfigFile { unet, encoder, diffusion, compact, latent, classifier, domain, format_version: _ } = file;
+        let z_sem = ZSemConfig { latent, classifier, domain };
+        match (unet, encoder, diffusion, compact) {
+            (Some(unet), None, Some(_), None) if unet.has_z_sem() => Err(diffae_nets::Error::NoEncoder),
+            (Some(_), None, Some(_), None) if z_sem != ZSemConfig::default() => {
+                Err(diffae_nets::Error::NeedsZSem { part: "latent net, a classifier or a domain" })
             }
-            (Some(_), None, Some(_), None) | (None, None, None, Some(_)) => {}
-            _ => return Err(diffae_nets::Error::NotOneModel),
+            (Some(unet), None, Some(diffusion), None) => Ok(Self::Ddpm { unet, diffusion }),
+            (Some(unet), Some(encoder), Some(diffusion), None) => {
+                Ok(Self::Autoencoder { networks: AutoencoderConfig::new(encoder, unet)?, diffusion, z_sem })
+            }
+            (None, None, None, Some(networks)) => Ok(Self::OneShot { networks, z_sem }),
+            _ => Err(diffae_nets::Error::NotOneModel),
         }
-        let Some(width) = self.z_channels() else { return Ok(()) };
-        let fits = |what, got: Option<usize>| match got {
-            Some(got) if got != width => {
-                Err(diffae_nets::Error::WidthMismatch { what, got, of: "the width of z_sem", expected: width })
-            }
-            _ => Ok(()),
-        };
-        fits("z_channels of the latent net", self.latent.as_ref().map(|latent| latent.net.z_channels))?;
-        fits("z_channels of the classifier", self.classifier.as_ref().map(|classifier| classifier.z_channels))
+    }
+}
+
+impl From<RawModelConfig> for ConfigFile {
+    fn from(config: RawModelConfig) -> Self {
+        let ZSemConfig { latent, classifier, domain } = config.z_sem().cloned().unwrap_or_default();
+        Self {
+            unet: config.unet().cloned(),
+            encoder: config.encoder().cloned(),
+            diffusion: config.diffusion().cloned(),
+            compact: config.one_shot().cloned(),
+            latent,
+            classifier,
+            domain,
+            ..Self::default()
+        }
     }
 }
 

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use diffae_nets::weights::{
     ArchitectureHints, Checkpoint, ClassifierCheckpoint, LatentMoments, ParameterSet, SafetensorsFile, TensorMap,
     Weights, is_finite, safetensors_bytes,
 };
-use diffae_nets::{ClassifierConfig, RawClassifierConfig, RawUnetConfig, UnetConfig};
+use diffae_nets::{ClassifierConfig, EditDirection, RawClassifierConfig, RawUnetConfig, UnetConfig};
 
 use crate::error::{Error, Result, computing};
-use crate::local_direction::{LOCAL, LocalDirection};
-use crate::model_config::{DiffusionConfig, FORMAT_VERSION, ModelConfig};
+use crate::model_config::{DiffusionConfig, FORMAT_VERSION, ModelConfig, RawModelConfig};
 use crate::model_location::{Location, foreign_config_beside};
 use diffae_data::{Fingerprint, Overwrite, write_together};
 
@@ -33,44 +33,32 @@ pub struct ModelSource {
     pub(crate) config: ModelConfig,
     pub(crate) weights: Weights,
     pub(crate) moments: Option<LatentMoments>,
-    pub(crate) classifier: Option<ClassifierTensors>,
+    pub(crate) classifier: Option<ClassifierParameters>,
 }
 
-/// The tensors of an attribute classifier, f32 on the CPU.
+/// The parameters of an attribute classifier, f32 on the CPU.
 #[derive(Debug, Clone)]
-pub(crate) struct ClassifierTensors {
+pub(crate) struct ClassifierParameters {
+    /// Weights of the logits, `[A, D]`.
     pub(crate) weight: Tensor,
+    /// Biases of the logits, `[A]`.
     pub(crate) bias: Tensor,
-    pub(crate) directions: Tensor,
-    /// Tensors of the code-dependent part of local directions, in the order of [`LOCAL`].
-    pub(crate) local: Option<[Tensor; 6]>,
+    /// Edit directions of the attributes.
+    pub(crate) directions: Vec<EditDirection>,
 }
 
-impl ClassifierTensors {
-    /// Returns the edit direction of an attribute.
-    fn direction(&self, idx: usize) -> candle_core::Result<LocalDirection> {
-        let direction = self.directions.get(idx)?;
-        let Some(local) = &self.local else {
-            return LocalDirection::fixed(&direction).map_err(candle_core::Error::wrap);
-        };
-        let [inputs, bias, hidden, hidden_bias, center, outputs] = local.each_ref().map(|all| all.get(idx));
-        let (inputs, bias, hidden) = (inputs?, bias?, hidden?);
-        Ok(LocalDirection {
-            direction,
-            inputs,
-            bias,
-            hidden,
-            hidden_bias: hidden_bias?,
-            center: center?,
-            outputs: outputs?,
-        })
+impl ClassifierParameters {
+    fn read(config: &ClassifierConfig, vb: &VarBuilder<'_>) -> candle_core::Result<Self> {
+        let (count, width) = (config.attributes.len(), config.z_channels);
+        let (weight, bias) = (vb.get((count, width), "weight")?, vb.get(count, "bias")?);
+        Ok(Self { weight, bias, directions: EditDirection::read_all(config, vb)? })
     }
 
     /// Returns the tensors, each with its name below `classifier.`.
-    pub(crate) fn named(&self) -> Vec<(&'static str, &Tensor)> {
-        let mut named = vec![("weight", &self.weight), ("bias", &self.bias), ("directions", &self.directions)];
-        named.extend(self.local.iter().flat_map(|local| LOCAL.into_iter().zip(local)));
-        named
+    pub(crate) fn named(&self) -> candle_core::Result<Vec<(&'static str, Tensor)>> {
+        let mut named = EditDirection::stack_all(&self.directions)?;
+        named.extend([("weight", self.weight.clone()), ("bias", self.bias.clone())]);
+        Ok(named)
     }
 }
 
@@ -129,12 +117,11 @@ impl ModelSource {
         })?;
         let mut source = Self {
             path: path.to_owned(),
-            config: ModelConfig::from_architecture(&checkpoint.architecture)?,
+            config: RawModelConfig::from_architecture(path, &checkpoint.architecture)?,
             weights: checkpoint.weights,
             moments: None,
             classifier: None,
         };
-        source.config.check().map_err(failed)?;
         if let Some(moments) = checkpoint.latent_moments {
             source.set_latent_moments(moments)?;
         }
@@ -164,25 +151,15 @@ impl ModelSource {
 
     fn from_parts(folder: &Path, config: ModelConfig, file: SafetensorsFile) -> Result<Self> {
         let failed = |source| Error::Weights { path: folder.to_owned(), source };
-        config.check().map_err(failed)?;
         let weights = Weights::new(Arc::new(file));
         let read = |name: &str| weights.tensor(name, DType::F32, &Device::Cpu).map_err(failed);
-        let classifier = match &config.classifier {
-            Some(classifier) => Some(ClassifierTensors {
-                weight: read("classifier.weight")?,
-                bias: read("classifier.bias")?,
-                directions: read("classifier.directions")?,
-                local: (classifier.local_units > 0)
-                    .then(|| {
-                        let [inputs, bias, hidden, hidden_bias, center, outputs] =
-                            LOCAL.map(|name| read(&format!("classifier.{name}")));
-                        Ok::<_, Error>([inputs?, bias?, hidden?, hidden_bias?, center?, outputs?])
-                    })
-                    .transpose()?,
-            }),
-            None => None,
-        };
-        let is_local = classifier.as_ref().is_some_and(|classifier: &ClassifierTensors| classifier.local.is_some());
+        let vb = weights.var_builder(DType::F32, &Device::Cpu).pp("classifier");
+        let classifier = config.classifier().map(|classifier| ClassifierParameters::read(classifier, &vb));
+        let classifier = classifier.transpose().map_err(|source| {
+            let path = folder.to_owned();
+            Error::Build { part: "classifier", path, source }
+        })?;
+        let is_local = config.classifier().is_some_and(|classifier| classifier.local_units > 0);
         let superfluous = |name: &str| name.contains(".local_") && !is_local && weights.source().shape(name).is_some();
         if let Some(name) = Self::SIDE_TENSORS.into_iter().find(|name| superfluous(name)) {
             return Err(failed(diffae_nets::Error::UnusedTensors { count: 1, name: name.to_owned() }));
@@ -226,7 +203,7 @@ impl ModelSource {
         let text = |number: Option<usize>| number.map(|number| number.to_string());
         let schedule =
             |diffusion: Option<&DiffusionConfig>| diffusion.map(|diffusion| diffusion.beta_schedule.to_string());
-        let (unet, encoder, diffusion) = (config.unet.as_ref(), config.encoder.as_ref(), config.diffusion.as_ref());
+        let (unet, encoder, diffusion) = (config.unet(), config.encoder(), config.diffusion());
         let [_, image_size, _] = config.image_shape();
         for (option, given, told) in [
             ("--image-size", text(hints.image_size), text(Some(image_size))),
@@ -241,7 +218,7 @@ impl ModelSource {
             (
                 "--latent-beta-schedule",
                 hints.latent_beta_schedule.clone(),
-                schedule(config.latent.as_ref().map(|latent| &latent.diffusion)),
+                schedule(config.latent().map(|latent| &latent.diffusion)),
             ),
         ] {
             if let (Some(given), Some(told)) = (given, told)
@@ -299,11 +276,11 @@ impl ModelSource {
             let expected = format!("{num_attributes}, as many as the classifier has rows");
             return Err(mismatch("the number of attribute names", names.len(), expected));
         }
-        let raw = RawClassifierConfig { z_channels: width, attributes: names, local_units: 0, known_ways: vec![] };
-        let config = ClassifierConfig::new(raw).map_err(|source| Error::Weights { path: self.path.clone(), source })?;
-        self.config.classifier = Some(config);
         let ClassifierCheckpoint { directions, weight, bias, latent_moments } = checkpoint;
-        self.classifier = Some(ClassifierTensors { weight, bias, directions, local: None });
+        let directions = EditDirection::fixed_all(&directions)
+            .map_err(|source| Error::Weights { path: self.path.clone(), source })?;
+        let raw = RawClassifierConfig { z_channels: width, attributes: names, local_units: 0, calibrated: vec![] };
+        self.set_classifier_parameters(raw, ClassifierParameters { weight, bias, directions })?;
         match latent_moments {
             Some(moments) if self.moments.is_none() => self.set_latent_moments(moments),
             _ => Ok(()),
@@ -314,45 +291,40 @@ impl ModelSource {
     /// attribute to codes with it, so that full-edit strengths are calibrated; other attributes keep their directions.
     ///
     /// # Errors
-    /// [`Error::MissingPart`] if the model has no classifier; [`Error::Mismatch`] if there is no such attribute, the width is
-    /// another than that of its `z_sem`, or the parts of a direction do not fit each other; [`Error::OutOfRange`] if they are not finite.
-    pub fn set_local_directions(&mut self, of_attributes: &BTreeMap<usize, LocalDirection>) -> Result<()> {
+    /// [`Error::MissingPart`] if the model has no classifier; [`Error::Mismatch`] if there is no such attribute, or the
+    /// width is another than that of its `z_sem`.
+    pub fn set_edit_directions(&mut self, of_attributes: BTreeMap<usize, EditDirection>) -> Result<()> {
         let missing = Error::MissingPart { part: "attribute classifier", hint: "train or import one first" };
-        let (Some(config), Some(classifier)) = (&self.config.classifier, &self.classifier) else { return Err(missing) };
+        let (Some(config), Some(classifier)) = (self.config.classifier(), &self.classifier) else {
+            return Err(missing);
+        };
         let count = config.attributes.len();
         if let Some(&idx) = of_attributes.keys().find(|&&idx| idx >= count) {
             return Err(mismatch("the number of the attribute", idx, format!("below {count}")));
         }
-        let mut units = config.local_units;
-        for of in of_attributes.values() {
-            let (of_this, width) = of.size()?;
-            self.check_width("the width of a direction", of.direction.dims1().unwrap_or(0))?;
-            self.check_width("the width of what bends a direction", width)?;
-            units = units.max(of_this);
+        for direction in of_attributes.values() {
+            self.check_width("the width of a direction", direction.mean().elem_count())?;
         }
-        let stacked = || -> candle_core::Result<(Tensor, [Tensor; 6])> {
-            let (mut directions, mut local) = (vec![], [const { Vec::<Tensor>::new() }; 6]);
-            for idx in 0..count {
-                let of = match of_attributes.get(&idx) {
-                    Some(of) => of.clone(),
-                    None => classifier.direction(idx)?,
-                };
-                directions.push(of.direction.to_dtype(DType::F32)?);
-                for (all, part) in local.iter_mut().zip(of.padded(units)?) {
-                    all.push(part);
-                }
-            }
-            let [inputs, bias, hidden, hidden_bias, center, outputs] = local.map(|all| Tensor::stack(&all, 0));
-            Ok((Tensor::stack(&directions, 0)?, [inputs?, bias?, hidden?, hidden_bias?, center?, outputs?]))
-        };
-        let (directions, local) = computing("the directions of edits", stacked())?;
-        let known_ways: BTreeSet<usize> = config.known_ways.iter().chain(of_attributes.keys()).copied().collect();
-        let known_ways = known_ways.into_iter().collect();
-        let raw = RawClassifierConfig { local_units: units, known_ways, ..(**config).clone() };
-        let config = ClassifierConfig::new(raw).map_err(|source| Error::Weights { path: self.path.clone(), source })?;
-        let local = (units > 0).then_some(local);
-        self.classifier = Some(ClassifierTensors { directions, local, ..classifier.clone() });
-        self.config.classifier = Some(config);
+        let calibrated: BTreeSet<usize> = config.calibrated.iter().chain(of_attributes.keys()).copied().collect();
+        let mut parameters = classifier.clone();
+        for (idx, direction) in of_attributes {
+            parameters.directions[idx] = direction;
+        }
+        let raw = RawClassifierConfig { calibrated: calibrated.into_iter().collect(), ..(**config).clone() };
+        self.set_classifier_parameters(raw, parameters)
+    }
+
+    /// Replaces the attribute classifier.
+    pub(crate) fn set_classifier_parameters(
+        &mut self,
+        raw: RawClassifierConfig,
+        parameters: ClassifierParameters,
+    ) -> Result<()> {
+        let local_units = parameters.directions.iter().map(EditDirection::num_units).max().unwrap_or(0);
+        let config = ClassifierConfig::new(RawClassifierConfig { local_units, ..raw });
+        let config = config.and_then(|classifier| self.config.with_classifier(classifier));
+        self.config = config.map_err(|source| Error::Weights { path: self.path.clone(), source })?;
+        self.classifier = Some(parameters);
         Ok(())
     }
 
@@ -386,13 +358,13 @@ impl ModelSource {
     /// [`Error::Weights`] if a tensor cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
         let mut fingerprint = Fingerprint::new();
-        let json = if let Some(compact) = &self.config.compact {
+        let json = if let Some(compact) = self.config.one_shot() {
             serde_json::to_string(compact)
         } else {
             // Dropout acts in training alone.
             let plain = |unet: &UnetConfig| RawUnetConfig { dropout: 0., ..(**unet).clone() };
-            let unet = self.config.unet.as_ref().map(plain);
-            serde_json::to_string(&(unet, &self.config.encoder, &self.config.diffusion))
+            let unet = self.config.unet().map(plain);
+            serde_json::to_string(&(unet, self.config.encoder(), self.config.diffusion()))
         };
         let config = json.map_err(|source| Error::Config { path: self.path.clone(), source })?;
         // Models had no other prediction once, and keep their names.
@@ -407,11 +379,11 @@ impl ModelSource {
     /// # Errors
     /// [`Error::Weights`] if a tensor cannot be read.
     pub fn latent_fingerprint(&self) -> Result<Option<String>> {
-        if self.config.latent.is_none() && self.moments.is_none() {
+        if self.config.latent().is_none() && self.moments.is_none() {
             return Ok(None);
         }
         let mut fingerprint = Fingerprint::new();
-        let config = serde_json::to_string(&self.config.latent);
+        let config = serde_json::to_string(&self.config.latent());
         let config = config.map_err(|source| Error::Config { path: self.path.clone(), source })?;
         fingerprint.update(config.as_bytes());
         self.hash_tensors(&mut fingerprint, &["latent_net."])?;
@@ -490,9 +462,11 @@ impl ModelSource {
             tensors.insert(MEAN.to_owned(), moments.mean.clone());
             tensors.insert(STD.to_owned(), moments.std.clone());
         }
-        for (name, tensor) in self.classifier.iter().flat_map(ClassifierTensors::named) {
+        let classifier = self.classifier.as_ref().map(ClassifierParameters::named).transpose();
+        for (name, tensor) in computing("stacking directions", classifier)?.unwrap_or_default() {
+            let is_local = name.starts_with("local_");
             let name = format!("classifier.{name}");
-            let tensor = if LOCAL.iter().any(|local| name.ends_with(local)) {
+            let tensor = if is_local {
                 let rounded = computing("rounding directions", tensor.to_dtype(dtype))?;
                 if !computing("checking directions", is_finite(&rounded))? {
                     let source = diffae_nets::Error::NotFinite { name };
@@ -500,7 +474,7 @@ impl ModelSource {
                 }
                 rounded
             } else {
-                tensor.clone()
+                tensor
             };
             tensors.insert(name, tensor);
         }

@@ -59,11 +59,11 @@ impl Model {
     pub fn multiply_adds(&self, call: NetworkCall) -> u64 {
         let config = self.config();
         let known = match call {
-            NetworkCall::Encoder => config.encoder.as_ref().map(|encoder| encoder.num_multiply_adds()),
-            NetworkCall::Decoder => config.unet.as_ref().map(|unet| unet.num_multiply_adds()),
-            NetworkCall::LatentNet => config.latent.as_ref().map(|latent| latent.net.num_multiply_adds()),
+            NetworkCall::Encoder => config.encoder().map(|encoder| encoder.num_multiply_adds()),
+            NetworkCall::Decoder => config.unet().map(|unet| unet.num_multiply_adds()),
+            NetworkCall::LatentNet => config.latent().map(|latent| latent.net.num_multiply_adds()),
         };
-        let is_one_shot = config.compact.is_some() && call != NetworkCall::LatentNet;
+        let is_one_shot = config.one_shot().is_some() && call != NetworkCall::LatentNet;
         known.unwrap_or(u64::from(is_one_shot))
     }
 }

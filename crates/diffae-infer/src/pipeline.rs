@@ -100,7 +100,7 @@ impl Pipeline {
     /// Returns whether the model is a one-shot autoencoder, without steps and inversion.
     #[must_use]
     pub fn is_one_shot(&self) -> bool {
-        self.model.config().compact.is_some()
+        self.model.config().one_shot().is_some()
     }
 
     /// Splits a range of pictures into batches.

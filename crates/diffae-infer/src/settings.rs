@@ -75,7 +75,7 @@ impl Default for PipelineSettings {
 /// Returns the batch size for which about twelve activations of the widest level fit in memory.
 fn default_batch_size(config: &ModelConfig) -> usize {
     let [_, height, width] = config.image_shape();
-    let unet = config.unet.as_ref();
+    let unet = config.unet();
     let widest = unet.map_or(1, |unet| unet.channel_mult.first().copied().unwrap_or(1) * unet.model_channels);
     let bytes_per_picture = 12 * 4 * widest * height * width;
     (1_usize << 30).checked_div(bytes_per_picture).unwrap_or(1).clamp(1, 32)

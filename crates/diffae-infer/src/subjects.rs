@@ -257,7 +257,7 @@ impl Subjects {
         for CodesFile { path, codes, .. } in &self.files {
             codes.check_made_by(model, path)?;
             codes.check_sizes(model, path)?;
-            let can_do_without = need == CodesNeed::ZSem || model.config().compact.is_some();
+            let can_do_without = need == CodesNeed::ZSem || model.config().one_shot().is_some();
             if codes.x_terminal.is_none() && !can_do_without {
                 let problem = "it holds no x_T; encode the pictures without --semantic-only".to_owned();
                 return Err(Error::Tensors { path: path.clone(), problem });

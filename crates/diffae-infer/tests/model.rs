@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use diffae_data::Overwrite;
 use diffae_infer::{
-    Codes, DecodeOptions, Error, LoadOptions, LocalDirection, Model, ModelSource, NoisePurpose, NoiseSource, Pipeline,
+    Codes, DecodeOptions, Error, LoadOptions, Model, ModelSource, NoisePurpose, NoiseSource, Pipeline,
     PipelineSettings, no_observer,
 };
 use diffae_nets::weights::{
     ArchitectureHints, ClassifierCheckpoint, SafetensorsFile, TensorSource, read_latent_moments,
 };
+use diffae_nets::{EditDirection, LocalOffset};
 use diffae_schedule::{Sampler, no_callback, no_noise};
 use proptest::prelude::*;
 
@@ -148,8 +149,7 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
     };
     let vector = |value: f32| Tensor::new(&[value], &Device::Cpu).unwrap();
     // Along axis 0, and along axis 1 by how far the code is along axis 2.
-    let local = |direction: Tensor| LocalDirection {
-        direction: direction.squeeze(0).unwrap(),
+    let offset = || LocalOffset {
         inputs: row(&[(2, 1.)]),
         bias: vector(0.5),
         hidden: vector(2.).unsqueeze(0).unwrap(),
@@ -157,8 +157,9 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
         center: vector(0.25),
         outputs: row(&[(1, 2.)]),
     };
+    let local = |mean: Tensor| EditDirection::local(mean.squeeze(0).unwrap(), offset()).unwrap();
     let before = source.build(&LoadOptions::cpu()).unwrap();
-    source.set_local_directions(&[(3, local(row(&[(0, 2.)])))].into()).unwrap();
+    source.set_edit_directions([(3, local(row(&[(0, 2.)])))].into()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     source.write(folder.path(), DType::F32, Overwrite::Replace).unwrap();
     let model = Model::load(folder.path(), &LoadOptions::cpu()).unwrap();
@@ -178,37 +179,33 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
     // Other attributes are what they were.
     let [same, other] = [&before, &model].map(|model| model.edit(&z_sem, 1, 0.5).unwrap());
     assert!(largest_difference(&same, &other) < 1e-6);
-    let whole_way = |idx| model.classifier().unwrap().whole_way(idx);
-    assert!((whole_way(3).unwrap().unwrap() - 2. / 48f64.sqrt()).abs() < 1e-6);
-    assert!(whole_way(1).unwrap().is_none() && whole_way(99).is_err());
+    let full_strength = |idx| model.classifier().unwrap().full_strength(idx);
+    assert!((full_strength(3).unwrap().unwrap() - 2. / 48f64.sqrt()).abs() < 1e-6);
+    assert!(full_strength(1).unwrap().is_none() && full_strength(99).is_err());
     // A direction of more units beside it changes nothing for it.
     let mut again = ModelSource::open(folder.path(), &ArchitectureHints::default()).unwrap();
     let two_of = |value: f32| Tensor::new(&[value, value], &Device::Cpu).unwrap();
-    let two = LocalDirection {
+    let two = LocalOffset {
         inputs: Tensor::cat(&[row(&[(4, 1.)]), row(&[(5, 1.)])], 0).unwrap(),
         bias: two_of(0.),
         hidden: Tensor::new(&[[1f32, 0.], [0., 1.]], &Device::Cpu).unwrap(),
         hidden_bias: two_of(0.1),
         center: two_of(0.),
         outputs: Tensor::cat(&[row(&[(6, 1.)]), row(&[(7, 1.)])], 0).unwrap(),
-        ..local(row(&[(3, 1.)]))
     };
-    again.set_local_directions(&[(0, two.clone())].into()).unwrap();
+    let two = EditDirection::local(row(&[(3, 1.)]).squeeze(0).unwrap(), two).unwrap();
+    again.set_edit_directions([(0, two)].into()).unwrap();
     let both = again.build(&LoadOptions::cpu()).unwrap();
     assert!(largest_difference(&both.edit(&z_sem, 3, 0.5).unwrap(), &model.edit(&z_sem, 3, 0.5).unwrap()) < 1e-6);
     assert!(largest_difference(&both.edit(&z_sem, 0, 0.5).unwrap(), &model.edit(&z_sem, 0, 0.5).unwrap()) > 0.1);
-    let no_number = LocalDirection { center: two_of(f32::NAN), ..two.clone() };
-    assert!(matches!(again.set_local_directions(&[(0, no_number)].into()), Err(Error::OutOfRange { .. })));
-    let uneven = LocalDirection { outputs: row(&[(6, 1.)]), ..two };
-    assert!(matches!(again.set_local_directions(&[(0, uneven)].into()), Err(Error::Mismatch { .. })));
     // Names of codes do not depend on edits.
     assert_eq!(before.fingerprint(), model.fingerprint());
 
-    assert!(matches!(source.set_local_directions(&[(9, local(row(&[])))].into()), Err(Error::Mismatch { .. })));
-    let narrow = LocalDirection { direction: row(&[]).narrow(1, 0, 8).unwrap().squeeze(0).unwrap(), ..local(row(&[])) };
-    assert!(matches!(source.set_local_directions(&[(0, narrow)].into()), Err(Error::Mismatch { .. })));
+    assert!(matches!(source.set_edit_directions([(9, local(row(&[])))].into()), Err(Error::Mismatch { .. })));
+    let narrow = EditDirection::fixed(row(&[]).narrow(1, 0, 8).unwrap().squeeze(0).unwrap()).unwrap();
+    assert!(matches!(source.set_edit_directions([(0, narrow)].into()), Err(Error::Mismatch { .. })));
     let without_classifier = &mut self::source("autoenc32");
-    let missing = without_classifier.set_local_directions(&[].into());
+    let missing = without_classifier.set_edit_directions([].into());
     assert!(matches!(missing, Err(Error::MissingPart { .. })));
 }
 

@@ -301,8 +301,8 @@ pub struct RawClassifierConfig {
     pub local_units: usize,
     /// Indices of the attributes with a calibrated full-edit strength: their direction is the mean difference of codes
     /// with and without the attribute. The others have weights of a classifier, whose length is no strength.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub known_ways: Vec<usize>,
+    #[serde(default, alias = "known_ways", skip_serializing_if = "Vec::is_empty")]
+    pub calibrated: Vec<usize>,
 }
 
 impl RawClassifierConfig {
@@ -318,8 +318,8 @@ impl Check for RawClassifierConfig {
         positive("classifier", "z_channels", self.z_channels)?;
         positive("classifier", "number of attributes", self.attributes.len())?;
         at_most("classifier", "local_units", self.local_units, Self::MAX_LOCAL_UNITS)?;
-        for &known in &self.known_ways {
-            at_most("classifier", "number in known_ways", known, self.attributes.len() - 1)?;
+        for &idx in &self.calibrated {
+            at_most("classifier", "number in calibrated", idx, self.attributes.len() - 1)?;
         }
         let duplicate = self.attributes.iter().enumerate().find(|(i, name)| self.attributes[..*i].contains(name));
         match duplicate {
@@ -454,15 +454,15 @@ mod tests {
             z_channels: 4,
             attributes: vec!["Smiling".into()],
             local_units: 0,
-            known_ways: vec![0],
+            calibrated: vec![0],
         };
         assert!(ClassifierConfig::new(raw.clone()).is_ok());
         let twice = RawClassifierConfig { attributes: vec!["Smiling".into(), "Smiling".into()], ..raw.clone() };
         assert!(message(ClassifierConfig::new(twice)).contains("Smiling"));
         let many = RawClassifierConfig { local_units: 5000, ..raw.clone() };
         assert!(message(ClassifierConfig::new(many)).contains("local_units"));
-        let unheard_of = RawClassifierConfig { known_ways: vec![1], ..raw };
-        assert!(message(ClassifierConfig::new(unheard_of)).contains("known_ways"));
+        let unheard_of = RawClassifierConfig { calibrated: vec![1], ..raw };
+        assert!(message(ClassifierConfig::new(unheard_of)).contains("calibrated"));
     }
 
     #[test]

@@ -109,6 +109,12 @@ pub enum Error {
     /// An encoder is joined with a `UNet` without semantic code.
     #[error("the unet is conditioned on time alone, so it cannot be joined with an encoder")]
     NoZSem,
+    /// A part of a model works on semantic codes, and the model has none.
+    #[error("a plain DDPM has no semantic code, so it cannot have a {part}")]
+    NeedsZSem {
+        /// Name of the part.
+        part: &'static str,
+    },
     /// A `UNet` with a semantic code but no encoder.
     #[error("the unet has a semantic code, but the model has no encoder")]
     NoEncoder,

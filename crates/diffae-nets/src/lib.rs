@@ -60,6 +60,7 @@ mod compact;
 mod config;
 mod conv;
 mod cost;
+mod edit_direction;
 mod encoder;
 mod error;
 mod init;
@@ -81,6 +82,7 @@ pub use config::{
     AutoencoderConfig, Check, ClassifierConfig, Conditioning, EncoderConfig, LatentNetConfig, RawClassifierConfig,
     RawEncoderConfig, RawLatentNetConfig, RawUnetConfig, UnetConfig, Valid,
 };
+pub use edit_direction::{EditDirection, LocalOffset};
 pub use encoder::SemanticEncoder;
 pub use error::{Error, Result};
 pub use latent_net::LatentNet;

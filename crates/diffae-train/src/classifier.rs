@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::Init;
 use diffae_data::Overwrite;
-use diffae_infer::{LoadOptions, LocalDirection, ModelSource};
+use diffae_infer::{LoadOptions, ModelSource};
 use diffae_kernels::{differentiable, linear, no_gradients};
+use diffae_nets::EditDirection;
 use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, LatentMoments};
 
 use crate::code_stage::{CodeObjective, CodeStage};
@@ -61,8 +62,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
         ClassifierCheckpoint { directions: directions.clone(), weight, bias, latent_moments: Some(moments) };
     source.set_classifier(checkpoint, Some(labels.names.clone()))?;
     if config.edit_directions == EditDirections::ClassMeans {
-        let fixed = |idx| Ok((idx, LocalDirection::fixed(&directions.get(idx)?)?));
-        source.set_local_directions(&(0..labels.names.len()).map(fixed).collect::<Result<_>>()?)?;
+        source.set_edit_directions(EditDirection::fixed_all(&directions)?.into_iter().enumerate().collect())?;
     }
     source.write(folder.path(), DType::F32, Overwrite::Replace)?;
     Ok(Outcome::Finished)

@@ -1,17 +1,16 @@
 //! Codes of all pictures of a split, encoded once, kept in a file and normalized.
 
-use std::fs;
-use std::ops::ControlFlow;
+use std::ops::Range;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
-use diffae_data::{Fingerprint, Overwrite, Pictures, write_atomically};
-use diffae_infer::Model;
-use diffae_nets::weights::{LatentMoments, SafetensorsFile, TensorSource, safetensors_bytes};
+use diffae_data::{Fingerprint, Pictures};
+use diffae_infer::{CachedCodes, CodeCache, Model};
+use diffae_nets::weights::LatentMoments;
 use rayon::prelude::*;
 
-use crate::error::{Result, at};
+use crate::error::Result;
 use crate::run::{RunFolder, Stage};
 use crate::{OnStep, StepReport, Work};
 
@@ -31,17 +30,6 @@ pub(crate) struct Codes {
     /// Picture of each code, by number.
     pub(crate) indices: Vec<u32>,
 }
-
-/// Codes of the first pictures, while the others are being encoded.
-struct Begun {
-    /// `z_sem` of each batch, `[n, D]`.
-    z_sem: Vec<Tensor>,
-    indices: Vec<u32>,
-}
-
-/// Metadata keys of a file of codes: fingerprint of model and pictures, and number of pictures that were attempted.
-const KEY: &str = "diffae:codes";
-const TRIED: &str = "diffae:tried";
 
 /// Pictures to encode, and the file for their codes.
 pub(crate) struct Encoding<'a> {
@@ -76,37 +64,6 @@ impl Encoding<'_> {
     }
 }
 
-impl Begun {
-    /// Reads the codes of an earlier process, and the number of pictures it attempted.
-    fn read(path: &Path, key: &str) -> Option<(Self, usize)> {
-        let file = SafetensorsFile::open(path).ok()?;
-        let text = file.text();
-        if text.get(KEY).is_none_or(|noted| noted != key) {
-            return None;
-        }
-        let tried = text.get(TRIED)?.parse().ok()?;
-        let z_sem = file.read("z_sem").ok()?.to_tensor(DType::F32, &Device::Cpu).ok()?;
-        let stored = file.read("indices").ok()?;
-        let indices = Tensor::from_raw_buffer(&stored.bytes, stored.dtype, &stored.shape, &Device::Cpu);
-        let indices: Vec<u32> = indices.and_then(|indices| indices.to_vec1()).ok()?;
-        (z_sem.dims().first() == Some(&indices.len())).then_some((Self { z_sem: vec![z_sem], indices }, tried))
-    }
-
-    fn write(&self, path: &Path, key: &str, tried: usize) -> Result<()> {
-        if self.indices.is_empty() {
-            return Ok(());
-        }
-        let indices = Tensor::new(self.indices.as_slice(), &Device::Cpu)?;
-        let tensors = [("z_sem".to_owned(), Tensor::cat(&self.z_sem, 0)?), ("indices".to_owned(), indices)].into();
-        let text = [(KEY.to_owned(), key.to_owned()), (TRIED.to_owned(), tried.to_string())].into();
-        let bytes = safetensors_bytes(&tensors, &text)?;
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(at(folder))?;
-        }
-        Ok(write_atomically(path, &bytes, Overwrite::Replace)?)
-    }
-}
-
 impl Codes {
     /// Encodes all pictures of a run, with [`Codes::of`].
     pub(crate) fn of_run(
@@ -126,36 +83,26 @@ impl Codes {
     /// Unreadable pictures are left out, possibly all. Returns `None` if `on_step` stops it; the codes so far are kept.
     pub(crate) fn of(encoding: &Encoding<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Self>> {
         let &Encoding { file, stage, save_every, model, wanted, .. } = encoding;
-        let key = encoding.key();
-        // A file of other pictures, or of an earlier version without a key, is replaced.
-        let nothing = (Begun { z_sem: vec![], indices: vec![] }, 0);
-        let (mut codes, mut first) = Begun::read(file, &key).unwrap_or(nothing);
-        let mut last_save = Instant::now();
+        let cache = CodeCache { path: file, key: encoding.key(), save_every };
+        let codes = cache.load();
         let num_steps = wanted.len().div_ceil(ENCODED_AT_ONCE);
-        while first < wanted.len() {
-            let some = &wanted[first..(first + ENCODED_AT_ONCE).min(wanted.len())];
-            let (x_0, indices) = encoding.read(some)?;
-            if !x_0.is_empty() {
+        let mut step = codes.num_attempted.div_ceil(ENCODED_AT_ONCE);
+        let mut encode = |batch: Range<usize>, codes: &mut CachedCodes| -> Result<()> {
+            let len = batch.len();
+            let (x_0, indices) = encoding.read(&wanted[batch])?;
+            let encode = |x_0: Vec<Tensor>| -> Result<Tensor> {
                 let x_0 = Tensor::stack(&x_0, 0)?.to_device(model.device())?;
-                codes.z_sem.push(model.encode_semantic(&x_0)?.to_device(&Device::Cpu)?);
-                codes.indices.extend(indices);
-            }
-            first += some.len();
-            let (work, step) = (Work::Encoding, first.div_ceil(ENCODED_AT_ONCE));
-            let stop = on_step(&StepReport { stage, work, step, num_steps, loss: 0., batch: some.len() })
-                == ControlFlow::Break(());
-            if stop || first == wanted.len() || last_save.elapsed() >= save_every {
-                codes.write(file, &key, first)?;
-                last_save = Instant::now();
-            }
-            if stop {
-                return Ok(None);
-            }
-        }
-        if codes.indices.is_empty() {
-            return Ok(Some(Self { z_sem: Tensor::zeros((0, 1), DType::F32, &Device::Cpu)?, indices: vec![] }));
-        }
-        Ok(Some(Self { z_sem: Tensor::cat(&codes.z_sem, 0)?, indices: codes.indices }))
+                Ok(model.encode_semantic(&x_0)?.to_device(&Device::Cpu)?)
+            };
+            codes.push((!x_0.is_empty()).then(|| encode(x_0)).transpose()?, indices, len);
+            Ok(())
+        };
+        let mut after = |batch: usize| {
+            step += 1;
+            Ok(on_step(&StepReport { stage, work: Work::Encoding, step, num_steps, loss: 0., batch }))
+        };
+        let codes = cache.fill(codes, (wanted.len(), ENCODED_AT_ONCE), &mut encode, &mut after)?;
+        codes.map(|codes| Ok(Self { z_sem: codes.z_sem()?, indices: codes.indices })).transpose()
     }
 
     /// Computes the [`moments_of`] these codes.

@@ -1,7 +1,7 @@
 //! The config of a run, in TOML; unknown keys are refused.
 
 use diffae_data::{Crop, FindSettings};
-use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig};
+use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig};
 use diffae_nets::{
     AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, LatentNetConfig, RawCompactConfig, RawEncoderConfig,
     RawLatentNetConfig, RawUnetConfig, UnetConfig,
@@ -355,7 +355,8 @@ impl TrainConfig {
                 noise_channels: model.noise_channels,
                 noise_levels: model.noise_levels,
             })?;
-            return Ok(ModelConfig::one_shot(compact));
+            let config = RawModelConfig::OneShot { networks: compact, z_sem: ZSemConfig::default() };
+            return Ok(ModelConfig::new(config)?);
         }
         let with_encoder = kind == Kind::Autoencoder;
         let unet = UnetConfig::new(RawUnetConfig {
@@ -384,11 +385,15 @@ impl TrainConfig {
                 num_heads,
             })
         });
-        let encoder = encoder.transpose()?;
-        if let Some(encoder) = &encoder {
-            AutoencoderConfig::new(encoder.clone(), unet.clone())?;
-        }
-        Ok(ModelConfig::diffusion(unet, encoder, self.diffusion.clone()))
+        let diffusion = self.diffusion.clone();
+        let config = match encoder.transpose()? {
+            Some(encoder) => {
+                let networks = AutoencoderConfig::new(encoder, unet)?;
+                RawModelConfig::Autoencoder { networks, diffusion, z_sem: ZSemConfig::default() }
+            }
+            None => RawModelConfig::Ddpm { unet, diffusion },
+        };
+        Ok(ModelConfig::new(config)?)
     }
 
     /// Builds the config of the latent net.

@@ -5,9 +5,9 @@ use std::ops::{ControlFlow, RangeInclusive};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
-use diffae_infer::LocalDirection;
-use diffae_kernels::{differentiable, linear, no_gradients};
+use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::weights::is_finite;
+use diffae_nets::{EditDirection, LocalOffset};
 
 use crate::config::{OptimizerKind, StageSettings};
 use crate::error::{Error, Result};
@@ -32,8 +32,8 @@ const WORTHWHILE: f64 = 0.98;
 /// Floor of the relative-error weighting: squared length relative to the mean one.
 const SHORT: f64 = 0.05;
 
-/// Number of validations of a fit, and of calls of `between` by [`fit_local_direction`].
-pub const NUM_JUDGEMENTS: usize = 90;
+/// Number of validations of a fit, and of calls of `between` by [`fit_edit_direction`].
+pub const NUM_VALIDATIONS: usize = 90;
 
 /// Normalized codes of pairs of pictures that differ in one attribute.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +62,7 @@ pub struct OtherCodes<'a> {
 /// hardly be seen little may change. Both codes of a pair are samples with the same target, so that an edit can be undone
 /// and its direction changes little on the way.
 ///
-/// `others` lack the attribute in other ways: if pairs take sad mouths to smiles, mouths that are open. The direction is
+/// `others` lack the attribute in other differences: if pairs take sad mouths to smiles, mouths that are open. The direction is
 /// fitted to their codes as well, but not back to them: a smile that is taken away leaves a sad mouth.
 ///
 /// Every fifth pair is held out for model selection; the rest are fitted with Adam. The moving average of the parameters
@@ -70,25 +70,24 @@ pub struct OtherCodes<'a> {
 /// pairs, so that w is the mean of the predictions there. The same seed gives the same bits.
 ///
 /// With 0 for `num_units`, h, the result is the mean difference, and `others` do not matter. `between` is called
-/// [`NUM_JUDGEMENTS`] times, to show progress or to stop with an error; not at all with 0 units.
+/// [`NUM_VALIDATIONS`] times, to show progress or to stop with an error; not at all with 0 units.
 ///
 /// # Errors
 /// [`Error::Pairs`] with fewer than two pairs, shapes that differ, `others` of missing pairs, values that are not
 /// finite, or codes that do not differ; [`Error::Diverged`] for values too large to square; as `between`.
-pub fn fit_local_direction<E: From<Error>>(
+pub fn fit_edit_direction<E: From<Error>>(
     pairs: PairedCodes<'_>,
     num_units: usize,
     seed: u64,
     between: &mut dyn FnMut() -> std::result::Result<(), E>,
-) -> std::result::Result<LocalDirection, E> {
+) -> std::result::Result<EditDirection, E> {
     let pairs = Pairs::new(pairs)?;
     let fitted = if num_units == 0 { None } else { pairs.fit(num_units, seed, between)? };
     let found = match fitted {
         Some(fitted) => fitted,
-        None => LocalDirection::fixed(&pairs.ways.mean(0).map_err(Error::from)?).map_err(Error::from)?,
+        None => EditDirection::fixed(pairs.differences.mean(0).map_err(Error::from)?).map_err(Error::from)?,
     };
-    let length = || -> Result<f32> { Ok(found.direction.sqr()?.sum_all()?.to_scalar::<f32>()?) };
-    let length = length()?;
+    let length = found.norm().map_err(Error::from)?;
     if !length.is_finite() {
         return Err(Error::Pairs { problem: "the codes are too large".to_owned() }.into());
     }
@@ -103,14 +102,14 @@ pub fn fit_local_direction<E: From<Error>>(
 struct Pairs {
     without: Tensor,
     with: Tensor,
-    ways: Tensor,
+    differences: Tensor,
     others: Option<Others>,
 }
 
 /// Other codes without the attribute, the differences to the attribute, and the pair of each.
 struct Others {
     codes: Tensor,
-    ways: Tensor,
+    differences: Tensor,
     pairs: Vec<u32>,
 }
 
@@ -126,27 +125,32 @@ impl Pairs {
             return Err(Error::Pairs { problem: format!("the number of pairs is {count}, expected at least 2") });
         }
         let others = others.map(|others| Others::new(others, &with)).transpose()?;
-        Ok(Self { ways: (&with - &without)?, without, with, others })
+        Ok(Self { differences: (&with - &without)?, without, with, others })
     }
 
     /// Selects the samples of some pairs, by their numbers.
     fn samples(&self, is_wanted: fn(u32) -> bool) -> Result<Samples> {
-        let squares = |ways: &Tensor| ways.sqr()?.sum(1); // [N]
-        let mean = f64::from(squares(&self.ways)?.mean_all()?.to_scalar::<f32>()?);
-        let rows = |codes: &Tensor, ways: &Tensor, pairs: &[u32]| -> Result<Samples> {
-            let squares = squares(ways)?;
+        let squares = |differences: &Tensor| differences.sqr()?.sum(1); // [N]
+        let mean = f64::from(squares(&self.differences)?.mean_all()?.to_scalar::<f32>()?);
+        let rows = |codes: &Tensor, differences: &Tensor, pairs: &[u32]| -> Result<Samples> {
+            let squares = squares(differences)?;
             // If no code changes at all, all errors weigh the same.
             let weights = if mean > 0. { ((squares / mean)? + SHORT)?.recip()? } else { squares.ones_like()? };
             let wanted: Vec<usize> = (0..pairs.len()).filter(|&row| is_wanted(pairs[row])).collect();
-            Samples { codes: codes.clone(), ways: ways.clone(), weights }.some(&wanted)
+            Samples { codes: codes.clone(), differences: differences.clone(), weights }.some(&wanted)
         };
-        let numbers: Vec<u32> = (0u32..).take(self.ways.dim(0)?).collect();
-        let mut parts = vec![rows(&self.without, &self.ways, &numbers)?, rows(&self.with, &self.ways, &numbers)?];
-        if let Some(Others { codes, ways, pairs }) = &self.others {
-            parts.push(rows(codes, ways, pairs)?);
+        let numbers: Vec<u32> = (0u32..).take(self.differences.dim(0)?).collect();
+        let mut parts =
+            vec![rows(&self.without, &self.differences, &numbers)?, rows(&self.with, &self.differences, &numbers)?];
+        if let Some(Others { codes, differences, pairs }) = &self.others {
+            parts.push(rows(codes, differences, pairs)?);
         }
         let joined = |of: fn(&Samples) -> &Tensor| Tensor::cat(&parts.iter().map(of).collect::<Vec<_>>(), 0);
-        Ok(Samples { codes: joined(|it| &it.codes)?, ways: joined(|it| &it.ways)?, weights: joined(|it| &it.weights)? })
+        Ok(Samples {
+            codes: joined(|it| &it.codes)?,
+            differences: joined(|it| &it.differences)?,
+            weights: joined(|it| &it.weights)?,
+        })
     }
 
     /// Fits a direction that depends on the code; `None` if the mean one predicts the held-out pairs as well.
@@ -155,9 +159,9 @@ impl Pairs {
         num_units: usize,
         seed: u64,
         between: &mut dyn FnMut() -> std::result::Result<(), E>,
-    ) -> std::result::Result<Option<LocalDirection>, E> {
+    ) -> std::result::Result<Option<EditDirection>, E> {
         let mut fit = Fit::new(self, num_units, seed)?;
-        let settings = settings(LEARNING_RATES[0], fit.steps_each * NUM_JUDGEMENTS);
+        let settings = settings(LEARNING_RATES[0], fit.steps_each * NUM_VALIDATIONS);
         let (steps_each, mut stopped) = (fit.steps_each, None);
         let on_step = &mut |report: &StepReport| {
             if report.work == Work::Training && report.step.is_multiple_of(steps_each) {
@@ -170,13 +174,13 @@ impl Pairs {
             return Err(error);
         }
         let codes = Tensor::cat(&[&self.without, &self.with], 0).map_err(Error::from)?;
-        Ok(fit.best.map(|way| way.centered(&codes)).transpose()?)
+        Ok(fit.best.map(|best| centered(&best, &codes)).transpose()?)
     }
 }
 
 /// A direction under training.
 struct Fit {
-    way: Way,
+    direction: EditDirection,
     state: TrainState,
     /// Samples that are trained on.
     fitted: Samples,
@@ -190,19 +194,19 @@ struct Fit {
     steps_each: usize,
     /// Error of `best` on the held-out pairs, or the one to fall below.
     least: f64,
-    best: Option<Way>,
+    best: Option<EditDirection>,
 }
 
 impl Fit {
     fn new(pairs: &Pairs, num_units: usize, seed: u64) -> Result<Self> {
         let held_out = pairs.samples(|pair| pair % HELD_OUT_ONE_IN == 0)?;
         let fitted = pairs.samples(|pair| pair % HELD_OUT_ONE_IN != 0)?;
-        let (way, parameters) = Way::new(pairs.ways.mean(0)?, num_units, seed)?;
-        let least = WORTHWHILE * held_out.error(&way)?;
+        let (direction, parameters) = trainable(pairs.differences.mean(0)?, num_units, seed)?;
+        let least = WORTHWHILE * held_out.error(&direction)?;
         let num_steps = NUM_EPOCHS * fitted.weights.elem_count().div_ceil(BATCH_SIZE);
-        let steps_each = num_steps.clamp(*NUM_STEPS.start(), *NUM_STEPS.end()).div_ceil(NUM_JUDGEMENTS);
+        let steps_each = num_steps.clamp(*NUM_STEPS.start(), *NUM_STEPS.end()).div_ceil(NUM_VALIDATIONS);
         let (state, order) = (TrainState::new(parameters), vec![]);
-        Ok(Self { way, state, fitted, held_out, seed, order, epoch: 0, steps_each, least, best: None })
+        Ok(Self { direction, state, fitted, held_out, seed, order, epoch: 0, steps_each, least, best: None })
     }
 }
 
@@ -220,10 +224,10 @@ impl Learner for Fit {
         }
         let rest = self.order.len().saturating_sub(BATCH_SIZE);
         let batch = self.fitted.some(&self.order.split_off(rest))?;
-        let part = (self.state.step * LEARNING_RATES.len()).checked_div(self.steps_each * NUM_JUDGEMENTS);
+        let part = (self.state.step * LEARNING_RATES.len()).checked_div(self.steps_each * NUM_VALIDATIONS);
         let settings = settings(LEARNING_RATES[part.unwrap_or(0)], 1);
-        let way = &self.way;
-        self.state.minimize(&settings, batch.weights.elem_count(), || batch.loss(way))
+        let direction = &self.direction;
+        self.state.minimize(&settings, batch.weights.elem_count(), || batch.loss(direction))
     }
 
     fn batch(&self) -> String {
@@ -240,7 +244,7 @@ impl Learner for Fit {
 
     /// Keeps the moving average of the parameters if it is the best so far.
     fn validate(&mut self) -> Result<Option<Validation>> {
-        let average = self.way.averaged(&self.state.parameters.averages()?);
+        let average = averaged(&self.state.parameters.averages()?)?;
         let error = self.held_out.error(&average)?;
         if error < self.least {
             (self.least, self.best) = (error, Some(average));
@@ -262,8 +266,8 @@ impl Others {
                 problem: format!("a code of others belongs to pair {pair}, expected below {count}"),
             });
         }
-        let ways = (with.index_select(&Tensor::new(pairs, &Device::Cpu)?, 0)? - &codes)?;
-        Ok(Self { codes, ways, pairs: pairs.to_vec() })
+        let differences = (with.index_select(&Tensor::new(pairs, &Device::Cpu)?, 0)? - &codes)?;
+        Ok(Self { codes, differences, pairs: pairs.to_vec() })
     }
 }
 
@@ -274,65 +278,53 @@ fn checked(codes: &Tensor) -> Result<Tensor> {
     if is_finite(&codes)? { Ok(codes) } else { Err(Error::Pairs { problem: problem() }) }
 }
 
-/// A direction without its center, `w + U^T tanh(M tanh(V z + b) + d)`.
-#[derive(Debug)]
-struct Way {
-    direction: Tensor,
-    inputs: Tensor,
-    bias: Tensor,
-    hidden: Tensor,
-    hidden_bias: Tensor,
-    outputs: Tensor,
-}
-
-impl Way {
-    /// Starts with the mean difference at every code.
-    fn new(mean: Tensor, num_units: usize, seed: u64) -> Result<(Self, Parameters)> {
-        let width = mean.elem_count();
-        let given = HashMap::from([("direction".to_owned(), mean)]);
-        let random = |num_inputs: usize| {
-            let bound = (num_inputs as f64).sqrt().recip();
-            Init::Uniform { lo: -bound, up: bound }
+/// Builds a direction under training, without a center; it starts with the mean difference at every code.
+fn trainable(mean: Tensor, num_units: usize, seed: u64) -> Result<(EditDirection, Parameters)> {
+    let width = mean.elem_count();
+    let given = HashMap::from([("direction".to_owned(), mean)]);
+    let random = |num_inputs: usize| {
+        let bound = (num_inputs as f64).sqrt().recip();
+        Init::Uniform { lo: -bound, up: bound }
+    };
+    Parameters::build(seed, given, |vb| {
+        let mean = vb.get(width, "direction")?;
+        let offset = LocalOffset {
+            inputs: vb.get_with_hints((num_units, width), "inputs", random(width))?,
+            bias: vb.get_with_hints(num_units, "bias", random(width))?,
+            hidden: vb.get_with_hints((num_units, num_units), "hidden", random(num_units))?,
+            hidden_bias: vb.get_with_hints(num_units, "hidden_bias", random(num_units))?,
+            center: Tensor::zeros(num_units, DType::F32, &Device::Cpu)?,
+            outputs: vb.get_with_hints((num_units, width), "outputs", Init::Const(0.))?,
         };
-        Parameters::build(seed, given, |vb| {
-            Ok(Self {
-                direction: vb.get(width, "direction")?,
-                inputs: vb.get_with_hints((num_units, width), "inputs", random(width))?,
-                bias: vb.get_with_hints(num_units, "bias", random(width))?,
-                hidden: vb.get_with_hints((num_units, num_units), "hidden", random(num_units))?,
-                hidden_bias: vb.get_with_hints(num_units, "hidden_bias", random(num_units))?,
-                outputs: vb.get_with_hints((num_units, width), "outputs", Init::Const(0.))?,
-            })
-        })
-    }
-
-    /// Replaces the parameters by their moving averages.
-    fn averaged(&self, averages: &BTreeMap<String, Tensor>) -> Self {
-        let average = |name: &str, of: &Tensor| averages.get(name).unwrap_or(of).clone();
-        Self {
-            direction: average("direction", &self.direction),
-            inputs: average("inputs", &self.inputs),
-            bias: average("bias", &self.bias),
-            hidden: average("hidden", &self.hidden),
-            hidden_bias: average("hidden_bias", &self.hidden_bias),
-            outputs: average("outputs", &self.outputs),
-        }
-    }
-
-    /// Moves the mean of the second layer into the constant, so that `direction` is the mean prediction at these codes.
-    fn centered(self, codes: &Tensor) -> Result<LocalDirection> {
-        let Self { direction, inputs, bias, hidden, hidden_bias, outputs } = self;
-        let center = second_layer(codes, [&inputs, &bias, &hidden, &hidden_bias])?.mean(0)?;
-        let direction = (center.unsqueeze(0)?.matmul(&outputs)?.squeeze(0)? + direction)?;
-        Ok(LocalDirection { direction, inputs, bias, hidden, hidden_bias, center, outputs })
-    }
+        Ok(EditDirection::local(mean, offset)?)
+    })
 }
 
-/// Computes the second hidden layer, `tanh(M tanh(V z + b) + d)`, `[N, h]`.
-fn second_layer(codes: &Tensor, [inputs, bias, hidden, hidden_bias]: [&Tensor; 4]) -> candle_core::Result<Tensor> {
-    let tanh = |x: Tensor| differentiable([&x], |[x]| x.tanh());
-    let first = tanh(linear(codes, inputs, bias)?)?;
-    tanh(linear(&first, hidden, hidden_bias)?)
+/// Builds a direction of the moving averages of parameters.
+fn averaged(averages: &BTreeMap<String, Tensor>) -> Result<EditDirection> {
+    let average = |name: &str| {
+        let missing = || candle_core::Error::Msg(format!("there is no parameter {name}"));
+        averages.get(name).cloned().ok_or_else(missing)
+    };
+    let bias = average("bias")?;
+    let offset = LocalOffset {
+        inputs: average("inputs")?,
+        hidden: average("hidden")?,
+        hidden_bias: average("hidden_bias")?,
+        center: bias.zeros_like()?,
+        outputs: average("outputs")?,
+        bias,
+    };
+    Ok(EditDirection::local(average("direction")?, offset)?)
+}
+
+/// Moves the mean of the second layer into the constant, so that the mean direction is that of the predictions at these
+/// codes.
+fn centered(direction: &EditDirection, codes: &Tensor) -> Result<EditDirection> {
+    let Some(offset) = direction.offset() else { return Ok(direction.clone()) };
+    let center = offset.features(codes)?.mean(0)?;
+    let mean = (center.unsqueeze(0)?.matmul(&offset.outputs)?.squeeze(0)? + direction.mean())?;
+    Ok(EditDirection::local(mean, LocalOffset { center, ..offset.clone() })?)
 }
 
 /// Adam with a moving average, for a number of steps.
@@ -355,7 +347,7 @@ fn settings(lr: f64, num_steps: usize) -> StageSettings {
 /// Codes and target differences, `[N, D]` each, with the weights of their errors, `[N]`.
 struct Samples {
     codes: Tensor,
-    ways: Tensor,
+    differences: Tensor,
     weights: Tensor,
 }
 
@@ -363,22 +355,22 @@ impl Samples {
     fn some(&self, rows: &[usize]) -> Result<Self> {
         let rows: Vec<u32> = rows.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
         let rows = Tensor::new(rows, &Device::Cpu)?;
-        let [codes, ways, weights] = [&self.codes, &self.ways, &self.weights].map(|all| all.index_select(&rows, 0));
-        Ok(Self { codes: codes?, ways: ways?, weights: weights? })
+        let [codes, differences, weights] =
+            [&self.codes, &self.differences, &self.weights].map(|all| all.index_select(&rows, 0));
+        Ok(Self { codes: codes?, differences: differences?, weights: weights? })
     }
 
     /// Computes the weighted mean squared error of a direction, a scalar.
-    fn loss(&self, of: &Way) -> Result<Tensor> {
-        let Self { codes, ways, weights } = self;
-        let Way { direction, inputs, bias, hidden, hidden_bias, outputs } = of;
-        let second = second_layer(codes, [inputs, bias, hidden, hidden_bias])?;
-        let outputs = differentiable([outputs], |[outputs]| outputs.t()?.contiguous())?;
-        let predicted = linear(&second, &outputs, direction)?;
-        Ok(differentiable([&predicted], |[predicted]| (((ways - predicted)?.sqr()?.mean(1)?) * weights)?.mean_all())?)
+    fn loss(&self, direction: &EditDirection) -> Result<Tensor> {
+        let Self { codes, differences, weights } = self;
+        let predicted = direction.forward(codes)?;
+        Ok(differentiable([&predicted], |[predicted]| {
+            (((differences - predicted)?.sqr()?.mean(1)?) * weights)?.mean_all()
+        })?)
     }
 
-    fn error(&self, of: &Way) -> Result<f64> {
-        Ok(f64::from(no_gradients(|| self.loss(of))?.to_scalar::<f32>()?))
+    fn error(&self, direction: &EditDirection) -> Result<f64> {
+        Ok(f64::from(no_gradients(|| self.loss(direction))?.to_scalar::<f32>()?))
     }
 }
 
@@ -397,16 +389,13 @@ mod tests {
         Tensor::from_vec((0..count * WIDTH).map(value).collect::<Vec<f64>>(), (count, WIDTH), &Device::Cpu).unwrap()
     }
 
-    fn fit(without: &Tensor, with: &Tensor, num_units: usize) -> Result<LocalDirection> {
-        fit_local_direction(PairedCodes { without, with, others: None }, num_units, 0, &mut || Ok(()))
+    fn fit(without: &Tensor, with: &Tensor, num_units: usize) -> Result<EditDirection> {
+        fit_edit_direction(PairedCodes { without, with, others: None }, num_units, 0, &mut || Ok(()))
     }
 
-    /// The way that a fit predicts at codes.
-    fn ways(fit: &LocalDirection, z: &Tensor) -> Tensor {
-        let z = z.to_dtype(DType::F32).unwrap();
-        let layers = [&fit.inputs, &fit.bias, &fit.hidden, &fit.hidden_bias];
-        let second = second_layer(&z, layers).unwrap().broadcast_sub(&fit.center).unwrap();
-        second.matmul(&fit.outputs).unwrap().broadcast_add(&fit.direction).unwrap()
+    /// Computes the differences that a fit predicts at codes.
+    fn predicted(fit: &EditDirection, z: &Tensor) -> Tensor {
+        fit.forward(&z.to_dtype(DType::F32).unwrap()).unwrap()
     }
 
     fn mean_distance(x: &Tensor, y: &Tensor) -> f32 {
@@ -431,33 +420,34 @@ mod tests {
     fn a_way_that_depends_on_the_code_is_found_from_either_end() {
         let (z, new) = (codes(400, 1), codes(50, 2));
         let found = fit(&z, &bearded(&z), 8).unwrap();
-        assert_eq!((found.inputs.dims(), found.outputs.dims()), (&[8, WIDTH][..], &[8, WIDTH][..]));
+        let offset = found.offset().unwrap();
+        assert_eq!((offset.inputs.dims(), offset.outputs.dims()), (&[8, WIDTH][..], &[8, WIDTH][..]));
         let truth = (bearded(&new) - &new).unwrap();
-        let constant = found.direction.broadcast_as(truth.dims()).unwrap();
+        let constant = found.mean().broadcast_as(truth.dims()).unwrap();
         let fixed = mean_distance(&constant, &truth);
-        let from_either_end = [&new, &bearded(&new)].map(|z| mean_distance(&ways(&found, z), &truth));
+        let from_either_end = [&new, &bearded(&new)].map(|z| mean_distance(&predicted(&found, z), &truth));
         assert!(from_either_end.iter().all(|local| *local < 0.25 * fixed), "{from_either_end:?}, {fixed}");
-        // The constant is the mean way of the pairs.
-        let mean = ways(&found, &Tensor::cat(&[&z, &bearded(&z)], 0).unwrap()).mean(0).unwrap();
-        assert!(mean_distance(&mean, &found.direction) < 1e-5);
+        // The constant is the mean difference of the pairs.
+        let mean = predicted(&found, &Tensor::cat(&[&z, &bearded(&z)], 0).unwrap()).mean(0).unwrap();
+        assert!(mean_distance(&mean, found.mean()) < 1e-5);
         let again = fit(&z, &bearded(&z), 8).unwrap();
-        assert!(mean_distance(&again.outputs, &found.outputs) == 0.);
+        assert!(mean_distance(&again.offset().unwrap().outputs, &offset.outputs) == 0.);
     }
 
     #[test]
     fn short_ways_count_as_much_as_long_ones() {
-        // The way is long in one half of the codes, and a tenth of that, the other way, in the other.
+        // The difference is long in one half of the codes; a tenth of that, and opposite, in the other.
         let with = |z: &Tensor| {
-            let way = |row: &[f64]| if row[5] > 0. { 4. } else { -0.4 };
+            let difference = |row: &[f64]| if row[5] > 0. { 4. } else { -0.4 };
             let rows = z.to_vec2::<f64>().unwrap();
-            let moved = rows.iter().flat_map(|row| [&[row[0] + way(row)], &row[1..]].concat());
+            let moved = rows.iter().flat_map(|row| [&[row[0] + difference(row)], &row[1..]].concat());
             Tensor::from_vec(moved.collect::<Vec<f64>>(), z.dims(), &Device::Cpu).unwrap()
         };
         let (z, new) = (codes(400, 3), codes(100, 4));
         let found = fit(&z, &with(&z), 8).unwrap();
-        let predicted = ways(&found, &new).to_vec2::<f32>().unwrap();
-        let short = new.to_vec2::<f64>().unwrap().into_iter().zip(predicted).filter(|(z, _)| z[5] < -0.2);
-        let near = short.map(|(_, way)| way[0] + 0.4).filter(|error| error.abs() < 0.2).count();
+        let predictions = predicted(&found, &new).to_vec2::<f32>().unwrap();
+        let short = new.to_vec2::<f64>().unwrap().into_iter().zip(predictions).filter(|(z, _)| z[5] < -0.2);
+        let near = short.map(|(_, predicted)| predicted[0] + 0.4).filter(|error| error.abs() < 0.2).count();
         assert!(near > 30, "{near}");
     }
 
@@ -474,18 +464,18 @@ mod tests {
         let fit = |codes: &Tensor, pairs: &[u32]| {
             let others = Some(OtherCodes { codes, pairs });
             let pairs = PairedCodes { without: &z, with: &with, others };
-            fit_local_direction(pairs, 8, 0, &mut || Ok::<_, Error>(()))
+            fit_edit_direction(pairs, 8, 0, &mut || Ok::<_, Error>(()))
         };
         let found = fit(&stubble, &numbers).unwrap();
         for start in [new.clone(), stubbly(&new)] {
-            let end = (start.to_dtype(DType::F32).unwrap() + ways(&found, &start)).unwrap();
+            let end = (start.to_dtype(DType::F32).unwrap() + predicted(&found, &start)).unwrap();
             assert!(mean_distance(&end, &bearded(&new)) < 0.03);
         }
         let new_with = bearded(&new);
-        let back = (new_with.to_dtype(DType::F32).unwrap() - ways(&found, &new_with)).unwrap();
+        let back = (new_with.to_dtype(DType::F32).unwrap() - predicted(&found, &new_with)).unwrap();
         assert!(mean_distance(&back, &new) < 0.03);
         // The unit of strengths stays that of the pairs.
-        assert!(mean_distance(&found.direction, &(&new_with - &new).unwrap().mean(0).unwrap()) < 0.03);
+        assert!(mean_distance(found.mean(), &(&new_with - &new).unwrap().mean(0).unwrap()) < 0.03);
         let refused = |codes: &Tensor, pairs: &[u32]| fit(codes, pairs).unwrap_err().to_string();
         assert!(refused(&stubble, &numbers[1..]).contains("[200, 6], expected [199, 6]"));
         assert!(refused(&codes(1, 1), &[400]).contains("pair 400, expected below 400"));
@@ -498,8 +488,8 @@ mod tests {
         let pairs = Pairs::new(PairedCodes { without: &without, with: &with, others }).unwrap();
         let [held_out, fitted] = [pairs.samples(|pair| pair == 5), pairs.samples(|pair| pair != 5)].map(Result::unwrap);
         assert_eq!((held_out.codes.dims(), fitted.codes.dims()), (&[3, WIDTH][..], &[19, WIDTH][..]));
-        // From each code its way leads to the picture with the attribute, or ends there.
-        let ends = (&held_out.codes + &held_out.ways).unwrap();
+        // From each code its difference leads to the picture with the attribute, or ends there.
+        let ends = (&held_out.codes + &held_out.differences).unwrap();
         let with = with.get(5).unwrap();
         assert!([0, 2].iter().all(|&row| mean_distance(&ends.get(row).unwrap(), &with) < 1e-6));
         assert!(mean_distance(&held_out.codes.get(1).unwrap(), &with) < 1e-6);
@@ -510,12 +500,12 @@ mod tests {
         let (z, noise) = (codes(40, 1), codes(40, 2));
         let with = ((&z + 1.).unwrap() + (noise * 0.1).unwrap()).unwrap();
         let found = fit(&z, &with, 4).unwrap();
-        let bend = (ways(&found, &z) - found.direction.broadcast_as(z.dims()).unwrap()).unwrap();
+        let bend = (predicted(&found, &z) - found.mean().broadcast_as(z.dims()).unwrap()).unwrap();
         assert!(bend.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() < 0.1);
         let fixed = fit(&z, &with, 0).unwrap();
-        assert_eq!(fixed.inputs.dims(), &[0, WIDTH]);
+        assert_eq!(fixed.num_units(), 0);
         let mean = (&with - &z).unwrap().mean(0).unwrap();
-        assert!(mean_distance(&fixed.direction, &mean) < 1e-6);
+        assert!(mean_distance(fixed.mean(), &mean) < 1e-6);
     }
 
     #[test]
@@ -523,7 +513,7 @@ mod tests {
         let z = codes(10, 1);
         let mut calls = 0;
         let pairs = PairedCodes { without: &z, with: &bearded(&z), others: None };
-        let stopped = fit_local_direction(pairs, 2, 0, &mut || {
+        let stopped = fit_edit_direction(pairs, 2, 0, &mut || {
             calls += 1;
             if calls < 3 { Ok(()) } else { Err(Error::Pairs { problem: "enough".to_owned() }) }
         });

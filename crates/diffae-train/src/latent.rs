@@ -128,8 +128,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
         let mut tensors: BTreeMap<String, Tensor> = source.networks(DType::F32)?;
         tensors.retain(|name, _| !name.starts_with("latent_net."));
         tensors.extend(parameters.averages()?);
-        let config = diffae_infer::ModelConfig { latent: Some(latent.clone()), ..source.config().clone() };
-        let mut with = source.with_networks(config, tensors);
+        let mut with = source.with_networks(source.config().with_latent(latent.clone())?, tensors);
         with.set_latent_moments(moments.clone())?;
         Ok(with)
     };

@@ -31,10 +31,10 @@ mod classifier;
 mod code_stage;
 mod codes;
 mod config;
+mod edit_direction;
 mod error;
 mod estimate;
 mod latent;
-mod local_direction;
 mod networks;
 mod objective;
 mod optimization;
@@ -63,10 +63,10 @@ pub use config::{
     Activations, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
     OptimizerKind, RunSettings, StageSettings, TrainConfig,
 };
+pub use edit_direction::{NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_direction};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, Planned, StageEstimate};
 pub use latent::{LatentTrainer, latent_loss};
-pub use local_direction::{NUM_JUDGEMENTS, OtherCodes, PairedCodes, fit_local_direction};
 pub use run::{Change, Notes, RunFolder, Stage, require_same};
 pub use teach::{AttributeScore, AttributeSettings, Lesson, Taught, fit_pair_row, teach};
 pub use trainer::{StepResult, Trainer};

@@ -95,17 +95,17 @@ pub(crate) struct Details {
 impl Networks {
     /// Builds the networks of a model.
     pub(crate) fn new(model: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
-        if let Some(config) = &model.compact {
+        if let Some(config) = model.one_shot() {
             return Ok(Self::OneShot(OneShotModel {
                 config: config.clone(),
                 encoder: CompactEncoder::new(config, &vb.pp("encoder"))?,
                 decoder: CompactDecoder::new(config, &vb.pp("decoder"))?,
             }));
         }
-        let (Some(unet), Some(diffusion)) = (&model.unet, &model.diffusion) else {
+        let (Some(unet), Some(diffusion)) = (model.unet(), model.diffusion()) else {
             return Err(Error::Nets(diffae_nets::Error::NotOneModel));
         };
-        let encoder = model.encoder.as_ref().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
+        let encoder = model.encoder().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
         Ok(Self::Diffusion(DiffusionModel {
             encoder: encoder.transpose()?.map(Box::new),
             unet: Box::new(Unet::new(unet, &vb.pp("unet"))?),

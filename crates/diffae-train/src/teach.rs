@@ -6,16 +6,17 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use candle_core::{DType, Device, Tensor};
 use diffae_data::{Crop, Labels, Pictures, is_validation};
-use diffae_infer::{LocalDirection, Model, NewAttributes, NewDirections};
+use diffae_infer::{Model, NewAttributes, NewDirections};
 use diffae_kernels::{linear, no_gradients};
+use diffae_nets::EditDirection;
 use diffae_nets::weights::LatentMoments;
 
 use crate::classifier::{Examples, Fitted, Labelled};
 use crate::code_stage::CodeStage;
 use crate::codes::{Codes, Encoding};
 use crate::config::{EditDirections, StageSettings};
+use crate::edit_direction::PairedCodes;
 use crate::error::{Error, Result};
-use crate::local_direction::PairedCodes;
 use crate::run::Stage;
 use crate::{OnStep, presets};
 
@@ -166,10 +167,7 @@ pub fn teach(lesson: &Lesson<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Tau
     let Fitted { weight, bias, directions } = fitted;
     let directions = match settings.edit_directions {
         EditDirections::Weights => NewDirections::Weights(directions),
-        EditDirections::ClassMeans => {
-            let way = |idx| Ok(LocalDirection::fixed(&directions.get(idx)?)?);
-            NewDirections::Ways((0..labels.names.len()).map(way).collect::<Result<_>>()?)
-        }
+        EditDirections::ClassMeans => NewDirections::MeanDifferences(EditDirection::fixed_all(&directions)?),
     };
     let attributes = NewAttributes { names: labels.names.clone(), weight, bias, directions };
     Ok(Some(Taught { attributes, moments, num_trained, scores }))

@@ -213,8 +213,9 @@ impl Demo<'_> {
             let [channels, size, _] = pipeline.model().image_shape();
             let x_0 = tensor_from_rgb(&pictures[face], channels, size)?.unsqueeze(0)?.to_device(decoded.device())?;
             let decoded = decoded.narrow(0, face, 1)?;
-            let whole_way = classifier.whole_way(attribute_idx)?.context("the model does not know how far to go")?;
-            for strength in PARTS.map(|part| part * whole_way) {
+            let full_strength =
+                classifier.full_strength(attribute_idx)?.context("the model does not know how far to go")?;
+            for strength in PARTS.map(|part| part * full_strength) {
                 let edited = self.decode_tensor(&pipeline.edit(&one, attribute, strength)?)?;
                 row.push(rgb_from_tensor(&keep_residual(&edited, &x_0, &decoded)?.get(0)?)?);
             }

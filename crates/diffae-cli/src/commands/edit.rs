@@ -111,7 +111,7 @@ impl Plan {
                 return Ok(strength);
             }
             let attribute_idx = attribute_idx(session, &wanted.attribute)?;
-            Ok(whole_way(classifier, attribute_idx)?.unwrap_or(USUAL_STRENGTH))
+            Ok(full_strength(classifier, attribute_idx)?.unwrap_or(USUAL_STRENGTH))
         };
         let base = wanted.iter().map(strength).collect::<Result<Vec<f64>>>()?;
         Ok(Self::new(wanted, &base, args))
@@ -332,16 +332,16 @@ fn list(args: &EditArgs) -> Result<()> {
     if args.json {
         return say_json(attributes);
     }
-    attributes.iter().enumerate().try_for_each(|(idx, name)| match whole_way(classifier, idx)? {
-        Some(strength) => say(&format!("{name:<16} the whole way: {strength}")),
+    attributes.iter().enumerate().try_for_each(|(idx, name)| match full_strength(classifier, idx)? {
+        Some(strength) => say(&format!("{name:<16} full strength: {strength}")),
         None => say(name),
     })
 }
 
 /// Returns the calibrated full-edit strength, to two significant digits, if the model has one.
-pub(super) fn whole_way(classifier: &AttributeClassifier, attribute_idx: usize) -> Result<Option<f64>> {
+pub(super) fn full_strength(classifier: &AttributeClassifier, attribute_idx: usize) -> Result<Option<f64>> {
     let rounded = |strength: f64| Ok(format!("{strength:.1e}").parse()?);
-    classifier.whole_way(attribute_idx)?.map(rounded).transpose()
+    classifier.full_strength(attribute_idx)?.map(rounded).transpose()
 }
 
 /// Returns the attribute as part of a file name.

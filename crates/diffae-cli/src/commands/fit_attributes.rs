@@ -7,7 +7,7 @@ use diffae_infer::{CONFIG_FILE, LoadOptions, ModelSource, WEIGHTS_FILE, is_same_
 use diffae_train::{AttributeScore, AttributeSettings, EditDirections, Lesson, Taught, teach};
 use serde_json::{Value, json};
 
-use super::edit::whole_way;
+use super::edit::full_strength;
 use super::train::StepProgress;
 use crate::args::{DirectionChoice, FitAttributesArgs, GlobalArgs, NumberType};
 use crate::output::{OutputDir, say, say_json};
@@ -29,7 +29,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitAttributesArgs) -> Result<()> {
     let model = source.build(&load_options(global, &args.model.hints)?)?;
     ensure!(model.has_z_sem(), "{} is a plain DDPM, which has no codes to learn from", args.model.model.display());
     if source.latent_moments().is_none() {
-        let consequence = if source.config().latent.is_some() {
+        let consequence = if source.config().latent().is_some() {
             "; its latent net was trained with others, so its samples will be off: import them with --latent"
         } else {
             ""
@@ -55,16 +55,16 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitAttributesArgs) -> Result<()> {
         source.set_latent_moments(moments)?;
     }
     source.add_attributes(attributes, existing)?;
-    let whole_ways = whole_ways(&source, &scores)?;
+    let full_strengths = full_strengths(&source, &scores)?;
     source.write(out, source.number_type()?, overwrite)?;
     if args.json {
         return say_json(&json!({
             "out": out,
             "trained_on": num_trained,
-            "attributes": scores.iter().zip(&whole_ways).map(|(score, way)| as_json(score, *way)).collect::<Vec<_>>(),
+            "attributes": scores.iter().zip(&full_strengths).map(|(score, way)| as_json(score, *way)).collect::<Vec<_>>(),
         }));
     }
-    say_scores(&scores, &whole_ways)?;
+    say_scores(&scores, &full_strengths)?;
     say(&format!("learnt from {num_trained} pictures; wrote {}", out.display()))
 }
 
@@ -90,11 +90,11 @@ fn settings(args: &FitAttributesArgs) -> Result<AttributeSettings> {
 }
 
 /// Returns the calibrated full-edit strengths of the new attributes, where the model has them.
-fn whole_ways(source: &ModelSource, scores: &[AttributeScore]) -> Result<Vec<Option<f64>>> {
+fn full_strengths(source: &ModelSource, scores: &[AttributeScore]) -> Result<Vec<Option<f64>>> {
     let model = source.build(&LoadOptions::cpu())?;
     let of = |score: &AttributeScore| {
         let place = source.attributes().iter().position(|name| *name == score.attribute);
-        whole_way(model.classifier()?, place.context("a new attribute is missing")?)
+        full_strength(model.classifier()?, place.context("a new attribute is missing")?)
     };
     scores.iter().map(of).collect()
 }
@@ -122,7 +122,7 @@ impl<'a> Figures<'a> {
     }
 }
 
-fn as_json(score: &AttributeScore, whole_way: Option<f64>) -> Value {
+fn as_json(score: &AttributeScore, full_strength: Option<f64>) -> Value {
     let Figures { attribute, count, present, accuracy, auroc } = Figures::of(score);
     json!({
         "attribute": attribute,
@@ -130,20 +130,20 @@ fn as_json(score: &AttributeScore, whole_way: Option<f64>) -> Value {
         "present": present,
         "accuracy": accuracy,
         "auroc": auroc,
-        "whole_way": whole_way,
+        "full_strength": full_strength,
     })
 }
 
 /// Prints a table of the accuracy of each attribute on held-out pictures.
-fn say_scores(scores: &[AttributeScore], whole_ways: &[Option<f64>]) -> Result<()> {
+fn say_scores(scores: &[AttributeScore], full_strengths: &[Option<f64>]) -> Result<()> {
     let width = scores.iter().map(|score| score.attribute.chars().count()).max().unwrap_or(0).max(9);
-    say(&format!("{:width$}  held out  present  accuracy  AUROC  whole way", "attribute"))?;
-    for (score, way) in scores.iter().zip(whole_ways) {
+    say(&format!("{:width$}  held out  present  accuracy  AUROC  full strength", "attribute"))?;
+    for (score, strength) in scores.iter().zip(full_strengths) {
         let Figures { attribute, count, present, accuracy, auroc } = Figures::of(score);
         let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
-        let way = way.map_or_else(|| "-".to_owned(), |way| way.to_string());
+        let strength = strength.map_or_else(|| "-".to_owned(), |strength| strength.to_string());
         let (accuracy, auroc) = (figure(accuracy), figure(auroc));
-        say(&format!("{attribute:width$}  {count:>8}  {present:>7}  {accuracy:>8}  {auroc:>5}  {way:>9}"))?;
+        say(&format!("{attribute:width$}  {count:>8}  {present:>7}  {accuracy:>8}  {auroc:>5}  {strength:>13}"))?;
     }
     Ok(())
 }

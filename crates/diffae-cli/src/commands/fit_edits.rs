@@ -6,17 +6,16 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use diffae_data::{AttributePairs, OtherPictures, Overwrite, PictureSet};
 use diffae_infer::{
-    CONFIG_FILE, Error, LoadOptions, LocalDirection, ModelSource, NewAttributes, NewDirections, WEIGHTS_FILE,
-    is_same_attribute,
+    CONFIG_FILE, Error, LoadOptions, ModelSource, NewAttributes, NewDirections, WEIGHTS_FILE, is_same_attribute,
 };
-use diffae_nets::RawClassifierConfig;
 use diffae_nets::weights::LatentMoments;
+use diffae_nets::{EditDirection, RawClassifierConfig};
 use diffae_train::{
-    NUM_JUDGEMENTS, OtherCodes, PairedCodes, fit_local_direction, fit_pair_row, moments_of, normalized,
+    NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_direction, fit_pair_row, moments_of, normalized,
 };
 use serde_json::json;
 
-use super::edit::whole_way;
+use super::edit::full_strength;
 use crate::args::{FitEditsArgs, GlobalArgs};
 use crate::output::{OutputDir, say, say_json};
 use crate::progress::Progress;
@@ -35,7 +34,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     ensure!(session.has_z_sem(), "{} is a plain DDPM, which has no codes to learn from", args.model.model.display());
     let mut source = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
     let wanted = wanted(&session, source.attributes(), all, args.units)?;
-    let num_calls = if args.units == 0 { 0 } else { NUM_JUDGEMENTS };
+    let num_calls = if args.units == 0 { 0 } else { NUM_VALIDATIONS };
     let progress = Progress::start("fit", wanted.iter().map(|it| it.num_pictures() + num_calls).sum(), 1);
     let coded = wanted.iter().map(|it| Coded::new(it, &session, &progress)).collect::<Result<Vec<_>>>()?;
     let moments = if let Some(moments) = source.latent_moments() {
@@ -53,9 +52,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     if source.latent_moments().is_none() {
         source.set_latent_moments(moments)?;
     }
-    let whole_ways = whole_ways(&source, &wanted)?;
+    let full_strengths = full_strengths(&source, &wanted)?;
     source.write(out, source.number_type()?, overwrite)?;
-    report(args, &wanted, &whole_ways)
+    report(args, &wanted, &full_strengths)
 }
 
 /// An attribute to fit, with its pairs.
@@ -119,12 +118,12 @@ fn fit(
     let others = others.map(|(codes, others)| OtherCodes { codes, pairs: &others.pairs });
     let paired = PairedCodes { without: &coded.without, with: &coded.with, others };
     let between = &mut || anyhow::Ok(progress.check(1)?);
-    let direction: LocalDirection = fit_local_direction(paired, args.units, args.seed, between)?;
+    let direction: EditDirection = fit_edit_direction(paired, args.units, args.seed, between)?;
     if let Some(idx) = idx {
-        return Ok(source.set_local_directions(&BTreeMap::from([(*idx, direction)]))?);
+        return Ok(source.set_edit_directions(BTreeMap::from([(*idx, direction)]))?);
     }
     let (weight, bias) = fit_pair_row(paired, args.seed)?;
-    let (names, directions) = (vec![pairs.attribute.clone()], NewDirections::Ways(vec![direction]));
+    let (names, directions) = (vec![pairs.attribute.clone()], NewDirections::MeanDifferences(vec![direction]));
     Ok(source.add_attributes(NewAttributes { names, weight, bias, directions }, Overwrite::Refuse)?)
 }
 
@@ -154,33 +153,33 @@ fn wanted(session: &Session, attributes: &[String], all: Vec<AttributePairs>, nu
 }
 
 /// Returns the calibrated full-edit strength of each attribute.
-fn whole_ways(source: &ModelSource, wanted: &[Wanted]) -> Result<Vec<f64>> {
+fn full_strengths(source: &ModelSource, wanted: &[Wanted]) -> Result<Vec<f64>> {
     let taught = source.build(&LoadOptions::cpu())?;
     let of = |wanted: &Wanted| {
         let idx = taught.attribute_idx(&wanted.pairs.attribute)?;
-        whole_way(taught.classifier()?, idx)?.context("a direction that was fitted has no length")
+        full_strength(taught.classifier()?, idx)?.context("a direction that was fitted has no length")
     };
     wanted.iter().map(of).collect()
 }
 
-fn report(args: &FitEditsArgs, wanted: &[Wanted], whole_ways: &[f64]) -> Result<()> {
+fn report(args: &FitEditsArgs, wanted: &[Wanted], full_strengths: &[f64]) -> Result<()> {
     let out = &args.out.out;
     if args.json {
-        let attribute = |(wanted, whole_way): (&Wanted, &f64)| {
+        let attribute = |(wanted, full_strength): (&Wanted, &f64)| {
             json!({
                 "attribute": wanted.pairs.attribute,
                 "new": wanted.idx.is_none(),
                 "pairs": wanted.pairs.with.len(),
-                "whole_way": whole_way,
+                "full_strength": full_strength,
             })
         };
-        let attributes: Vec<_> = wanted.iter().zip(whole_ways).map(attribute).collect();
+        let attributes: Vec<_> = wanted.iter().zip(full_strengths).map(attribute).collect();
         return say_json(&json!({ "out": out, "attributes": attributes }));
     }
-    say(&format!("wrote {}; the whole way is at these strengths:", out.display()))?;
-    for (Wanted { pairs, idx, .. }, whole_way) in wanted.iter().zip(whole_ways) {
+    say(&format!("wrote {}; the calibrated full strengths:", out.display()))?;
+    for (Wanted { pairs, idx, .. }, full_strength) in wanted.iter().zip(full_strengths) {
         let new = if idx.is_none() { "  (new)" } else { "" };
-        say(&format!("{:<16} {whole_way}{new}", pairs.attribute))?;
+        say(&format!("{:<16} {full_strength}{new}", pairs.attribute))?;
     }
     Ok(())
 }

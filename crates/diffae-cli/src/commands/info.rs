@@ -49,7 +49,7 @@ impl Info {
         let config = source.config();
         let [unet, decoder, encoder, latent_net] =
             ["unet.", "decoder.", "encoder.", "latent_net."].map(|prefix| source.num_parameters(prefix));
-        let classifier = config.classifier.as_ref();
+        let classifier = config.classifier();
         let [channels, image_size, _] = config.image_shape();
         let has_moments = source.latent_moments().is_some();
         Ok(Self {
@@ -58,14 +58,14 @@ impl Info {
             channels,
             z_sem_width: config.z_channels(),
             parameters: Parameters { total: unet + decoder + encoder + latent_net, unet, decoder, encoder, latent_net },
-            num_train_timesteps: config.diffusion.as_ref().map(|diffusion| diffusion.num_train_timesteps),
-            beta_schedule: config.diffusion.as_ref().map(|diffusion| diffusion.beta_schedule.to_string()),
-            prediction: config.diffusion.as_ref().map(|diffusion| diffusion.prediction.to_string()),
-            latent_beta_schedule: config.latent.as_ref().map(|latent| latent.diffusion.beta_schedule.to_string()),
+            num_train_timesteps: config.diffusion().map(|diffusion| diffusion.num_train_timesteps),
+            beta_schedule: config.diffusion().map(|diffusion| diffusion.beta_schedule.to_string()),
+            prediction: config.diffusion().map(|diffusion| diffusion.prediction.to_string()),
+            latent_beta_schedule: config.latent().map(|latent| latent.diffusion.beta_schedule.to_string()),
             attributes: classifier.map(|classifier| classifier.attributes.clone()).unwrap_or_default(),
             can_encode: config.z_channels().is_some(),
             can_edit: classifier.is_some() && has_moments,
-            can_sample: config.z_channels().is_none() || (config.latent.is_some() && has_moments),
+            can_sample: config.z_channels().is_none() || (config.latent().is_some() && has_moments),
             fingerprint: source.fingerprint()?,
         })
     }

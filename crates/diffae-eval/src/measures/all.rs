@@ -4,7 +4,7 @@ use diffae_data::{AttributePairs, PictureSet};
 use diffae_schedule::Sampler;
 
 use super::{
-    Attributes, AttributesOptions, Disentanglement, DisentanglementOptions, EditDirection, Edits, EditsOptions,
+    Attributes, AttributesOptions, DirectionSource, Disentanglement, DisentanglementOptions, Edits, EditsOptions,
     FeatureExtractor, FewShot, FewShotOptions, Fid, FidOptions, FidSource, FidSubject, LabelledPictures, Measure,
     PerceptualNetwork, Ppl, PplOptions, Recon, ReconOptions, ReconSubject, ZUsage, ZUsageOptions,
 };
@@ -72,7 +72,7 @@ impl<'a> AllMeasures<'a> {
         if let (Some(pairs), true, false) = (pairs, has_z_sem, is_one_shot) {
             let has_classifier = model.model().classifier().is_ok();
             let own = EditsOptions::default().direction;
-            let direction = if has_classifier { own } else { EditDirection::Pairs };
+            let direction = if has_classifier { own } else { DirectionSource::Pairs };
             let options = EditsOptions { direction, steps, invert_steps: steps, sampler, ..EditsOptions::default() };
             measures.push(Box::new(Edits { model, pairs, options }));
         }

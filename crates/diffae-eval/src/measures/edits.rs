@@ -46,7 +46,7 @@ pub struct Edits<'a> {
 
 /// Source of edit directions.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum EditDirection {
+pub enum DirectionSource {
     /// The model's own directions, and the strength along them. Without one it is fitted to `z_sem` on the first fifth of
     /// the pairs, which is then not measured.
     Classifier {
@@ -61,7 +61,7 @@ pub enum EditDirection {
 #[derive(Debug, Clone, PartialEq)]
 pub struct EditsOptions {
     /// Source of edit directions. Default: the model's, with a strength that is fitted.
-    pub direction: EditDirection,
+    pub direction: DirectionSource,
     /// Decoding steps. Default: 50.
     pub steps: usize,
     /// Inversion steps. Default: 50.
@@ -75,7 +75,7 @@ pub struct EditsOptions {
 impl Default for EditsOptions {
     fn default() -> Self {
         Self {
-            direction: EditDirection::Classifier { strength: None },
+            direction: DirectionSource::Classifier { strength: None },
             steps: 50,
             invert_steps: 50,
             sampler: Sampler::DDIM,
@@ -93,13 +93,13 @@ impl Measure for Edits<'_> {
         let Self { model, pairs, options } = self;
         let known = |pairs: &&AttributePairs| {
             let known =
-                options.direction == EditDirection::Pairs || model.model().attribute_idx(&pairs.attribute).is_ok();
+                options.direction == DirectionSource::Pairs || model.model().attribute_idx(&pairs.attribute).is_ok();
             if !known {
                 tracing::warn!("the model has no attribute {}; its pairs are left out", pairs.attribute);
             }
             known
         };
-        if options.direction != EditDirection::Pairs {
+        if options.direction != DirectionSource::Pairs {
             model.model().classifier()?;
         }
         let all: Vec<&AttributePairs> = pairs.iter().filter(known).collect();
@@ -111,8 +111,8 @@ impl Measure for Edits<'_> {
         let direction = options.direction.name();
         // The classifier's directions are those of normalized z_sem.
         let latent = match options.direction {
-            EditDirection::Pairs => None,
-            EditDirection::Classifier { .. } => model.latent_fingerprint()?,
+            DirectionSource::Pairs => None,
+            DirectionSource::Classifier { .. } => model.latent_fingerprint()?,
         };
         let decoding = PipelineSettings {
             num_steps: options.steps,
@@ -170,7 +170,7 @@ impl Measure for Edits<'_> {
     }
 }
 
-impl EditDirection {
+impl DirectionSource {
     /// Returns the name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -211,7 +211,7 @@ fn directions_fingerprint(
     all: &[&AttributePairs],
     options: &EditsOptions,
 ) -> Result<Option<String>> {
-    if options.direction == EditDirection::Pairs {
+    if options.direction == DirectionSource::Pairs {
         return Ok(None);
     }
     let mut fingerprint = Fingerprint::new();
@@ -243,7 +243,7 @@ fn edit_of(evaluated: &EvaluatedModel, pairs: &AttributePairs, options: &EditsOp
     }
     let z_without = evaluated.encode(&pairs.without, 0..count)?;
     let z_with = evaluated.encode(&pairs.with, 0..count)?;
-    if options.direction == EditDirection::Pairs {
+    if options.direction == DirectionSource::Pairs {
         return Ok(Edit::By((z_with - z_without)?.mean_keepdim(0)?));
     }
     // |z + s d - z'|^2, d being the move at strength 1, is least in the mean where s = sum((z' - z) . d) / sum(d . d).

@@ -30,7 +30,7 @@ mod z_usage;
 
 pub use all::{AllMeasures, AllOptions};
 pub use attributes::{Attributes, AttributesOptions, Disentanglement, DisentanglementOptions};
-pub use edits::{EditDirection, Edits, EditsOptions};
+pub use edits::{DirectionSource, Edits, EditsOptions};
 pub use few_shot::{FewShot, FewShotOptions};
 pub use fid::{FeatureExtractor, Fid, FidOptions, FidProtocol, FidSource, FidSubject};
 pub use labelled::LabelledPictures;

@@ -82,7 +82,7 @@ impl Pipeline {
     /// [`Error::UnknownAttribute`]; without a classifier [`Error::MissingPart`].
     pub fn full_edit_strength(&self, attribute: &str) -> Result<Option<f64>> {
         let attribute_idx = self.model().attribute_idx(attribute)?;
-        computing("measuring a direction", self.model().classifier()?.whole_way(attribute_idx))
+        computing("measuring a direction", self.model().classifier()?.full_strength(attribute_idx))
     }
 
     /// Edits an attribute of pictures of any size: encodes, edits, decodes, and adds the residual of reconstruction, so

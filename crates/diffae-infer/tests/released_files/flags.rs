@@ -46,7 +46,7 @@ fn flags_count_where_hyper_parameters_are_silent() {
         let hints =
             ArchitectureHints { num_train_timesteps: Some(500), beta_schedule: Some("cosine".to_owned()), ..hints };
         let source = ModelSource::open(&path, &hints).unwrap();
-        let diffusion = source.config().diffusion.as_ref().unwrap();
+        let diffusion = source.config().diffusion().unwrap();
         assert_eq!((diffusion.num_train_timesteps, diffusion.beta_schedule.to_string().as_str()), (500, "cosine"));
     }
 }

@@ -123,7 +123,7 @@ pub(crate) fn write_model(folder: &Path, work: &Work) -> Result<()> {
         Ok(data) => data.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect(),
         Err(_) => bail!("the variables are locked"),
     };
-    let config = work.preset.model_config()?;
+    let config = work.preset.model_config(None)?;
     Ok(ModelSource::from_networks(config, tensors).write(folder, DType::F32, Overwrite::Replace)?)
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
-use diffae_infer::{LoadOptions, ModelConfig, ModelSource, Pipeline, PipelineSettings, no_observer};
+use diffae_infer::{LoadOptions, ModelSource, Pipeline, PipelineSettings, no_observer};
 use diffae_kernels::{
     AdamConfig, AdamStep, Gradients, ParameterState, adam_step, differentiable, record, run_in_pool, sum_of_squares,
 };
@@ -110,7 +110,7 @@ fn pipeline(work: &Work, vars: &VarMap) -> Result<Pipeline> {
         Err(_) => bail!("the variables are locked"),
     };
     let width = work.preset.embed_channels;
-    let model_config = ModelConfig { latent, ..work.preset.model_config()? };
+    let model_config = work.preset.model_config(latent)?;
     let mut source = ModelSource::from_networks(model_config, tensors);
     let moment = |of: fn(usize, DType, &Device) -> candle_core::Result<Tensor>| of(width, DType::F32, &Device::Cpu);
     source.set_latent_moments(LatentMoments { mean: moment(Tensor::zeros)?, std: moment(Tensor::ones)? })?;

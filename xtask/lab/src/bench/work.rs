@@ -1,7 +1,7 @@
 //! Pieces of work that the benchmark measures.
 
 use anyhow::Result;
-use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig};
+use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig};
 use diffae_nets::{
     AutoencoderConfig, Conditioning, EncoderConfig, LatentNetConfig, RawEncoderConfig, RawLatentNetConfig,
     RawUnetConfig, UnetConfig,
@@ -166,10 +166,9 @@ impl Preset {
     }
 
     /// Returns the config of a model of these networks, with the schedule and the target of the released ones.
-    pub(crate) fn model_config(&self) -> Result<ModelConfig> {
-        let config = self.config()?;
-        let (unet, encoder) = (config.unet().clone(), config.encoder().clone());
-        Ok(ModelConfig::diffusion(unet, Some(encoder), diffusion(BetaSchedule::Linear)))
+    pub(crate) fn model_config(&self, latent: Option<LatentConfig>) -> Result<ModelConfig> {
+        let (diffusion, z_sem) = (diffusion(BetaSchedule::Linear), ZSemConfig { latent, ..ZSemConfig::default() });
+        Ok(ModelConfig::new(RawModelConfig::Autoencoder { networks: self.config()?, diffusion, z_sem })?)
     }
 
     /// Returns the config of a latent diffusion with the schedule of the released ones.

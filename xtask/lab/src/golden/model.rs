@@ -64,7 +64,7 @@ impl Subject<'_> {
     }
 
     fn encoder(&mut self, x: &Tensor) -> Result<Option<Tensor>> {
-        if self.model().config().encoder.is_none() {
+        if self.model().config().encoder().is_none() {
             return Ok(None);
         }
         let z_sem = self.model().encode_semantic(x)?;

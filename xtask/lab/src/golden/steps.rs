@@ -46,7 +46,7 @@ fn autoencoder(golden: &Fixture, online: &ModelSource, ema: &ModelSource, lr: f6
 }
 
 fn latent(golden: &Fixture, online: &ModelSource, lr: f64, report: &mut Report) -> Result<()> {
-    let config = online.config().latent.as_ref().context("the model has no latent net")?;
+    let config = online.config().latent().context("the model has no latent net")?;
     let settings = presets::config("smoke", &[])?.latent;
     let settings = StageSettings { lr, clip_norm: 1., optimizer: OptimizerKind::Adamw, weight_decay: 0.01, ..settings };
     let mut trainer = LatentTrainer::new(config, &settings, 0, given(online)?)?;

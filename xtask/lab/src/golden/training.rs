@@ -63,10 +63,10 @@ impl Trainable {
             vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
         let vb = VarBuilder::from_tensors(by_name, DType::F32, &Device::Cpu);
         let config = source.config();
-        let encoder = config.encoder.as_ref().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
+        let encoder = config.encoder().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
         Ok(Self {
             encoder: encoder.transpose()?,
-            unet: Unet::new(config.unet.as_ref().context("there is no unet")?, &vb.pp("unet"))?,
+            unet: Unet::new(config.unet().context("there is no unet")?, &vb.pp("unet"))?,
             vars,
         })
     }
@@ -78,7 +78,7 @@ impl Trainable {
         let timesteps = step("train_t")?.to_vec1::<i64>()?;
         let timesteps: Vec<Timestep> =
             timesteps.into_iter().map(|t| Ok(Timestep::new(usize::try_from(t)?))).collect::<Result<_>>()?;
-        let schedule = source.config().diffusion.as_ref().context("there is no diffusion")?.noise_schedule()?;
+        let schedule = source.config().diffusion().context("there is no diffusion")?.noise_schedule()?;
         let x_t = schedule.q_sample(&x_0, &noise, &timesteps)?;
         let z_sem = self.encoder.as_ref().map(|encoder| encoder.forward(&x_0)).transpose()?;
         let timesteps: Vec<f32> = timesteps.iter().map(|t| t.get() as f32).collect();

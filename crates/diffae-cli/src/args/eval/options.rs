@@ -3,7 +3,7 @@
 use anyhow::Result;
 use diffae_data::Crop;
 use diffae_eval::measures::{
-    AttributesOptions, DisentanglementOptions, EditDirection, EditsOptions, FewShotOptions, FidOptions, FidProtocol,
+    AttributesOptions, DirectionSource, DisentanglementOptions, EditsOptions, FewShotOptions, FidOptions, FidProtocol,
     FidSource, PplOptions, ReconOptions, XTerminalKind,
 };
 use diffae_eval::{FeatureKind, InceptionInput, InversePenalty, LpipsBackbone};
@@ -66,8 +66,8 @@ impl EditsArgs {
     pub(crate) fn options(&self) -> Result<EditsOptions> {
         Ok(EditsOptions {
             direction: match self.direction {
-                DirectionName::Classifier => EditDirection::Classifier { strength: self.strength },
-                DirectionName::Pairs => EditDirection::Pairs,
+                DirectionName::Classifier => DirectionSource::Classifier { strength: self.strength },
+                DirectionName::Pairs => DirectionSource::Pairs,
             },
             steps: self.steps,
             invert_steps: self.invert_steps,
