@@ -1,6 +1,6 @@
 //! The short chain: the noise schedule at the timesteps that a sampler visits.
 
-use crate::{Error, NoiseSchedule, Posterior, Result, StepIdx, StepSequence, Timestep};
+use crate::{Error, NoiseSchedule, Posterior, Result, Spacing, StepIdx, StepSequence, Timestep};
 
 /// A noise schedule over some of the training timesteps, for the samplers.
 ///
@@ -24,7 +24,26 @@ impl StepChain {
     /// # Errors
     /// As [`StepSequence::timesteps`].
     pub fn new(schedule: &NoiseSchedule, sequence: &StepSequence) -> Result<Self> {
-        let timesteps = sequence.timesteps(schedule.num_train_timesteps())?;
+        Self::from_timesteps(schedule, sequence.timesteps(schedule.num_train_timesteps())?)
+    }
+
+    /// Selects `num_steps` timesteps from a schedule by a spacing.
+    ///
+    /// # Errors
+    /// As [`Spacing::timesteps`].
+    pub fn spaced(schedule: &NoiseSchedule, spacing: Spacing, num_steps: usize) -> Result<Self> {
+        Self::from_timesteps(schedule, spacing.timesteps(schedule, num_steps)?)
+    }
+
+    /// Selects timesteps from a schedule.
+    ///
+    /// # Errors
+    /// [`Error::TimestepsNotIncreasing`] if there are none, or one is not above the one before;
+    /// [`Error::TimestepOutOfRange`].
+    pub fn from_timesteps(schedule: &NoiseSchedule, timesteps: Vec<Timestep>) -> Result<Self> {
+        if timesteps.is_empty() || !timesteps.is_sorted_by(|a, b| a < b) {
+            return Err(Error::TimestepsNotIncreasing);
+        }
         let alpha_bars: Vec<f64> =
             timesteps.iter().map(|&timestep| schedule.alpha_bar(timestep)).collect::<Result<_>>()?;
         let alpha_bars_prev = std::iter::once(1.0).chain(alpha_bars.iter().copied());

@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 
-use crate::{Sampler, StepIdx, Timestep};
+use crate::{ExactWeights, Sampler, Spacing, StepIdx, Timestep};
 
 /// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -67,8 +67,9 @@ pub enum Error {
     /// No constant stride has this number of steps.
     #[error(
         "no stride over {num_train_timesteps} timesteps has exactly {got} steps, \
-        the nearest numbers of steps are {nearest}",
-        nearest = nearest(*below, *above)
+        the nearest numbers of steps are {nearest}; the spacings {others} take any number",
+        nearest = nearest(*below, *above),
+        others = Spacing::names().skip(1).collect::<Vec<_>>().join(", ")
     )]
     StepCountUnavailable {
         /// The requested number of steps.
@@ -79,6 +80,29 @@ pub enum Error {
         below: Option<usize>,
         /// The smallest number of steps above that a stride has.
         above: Option<usize>,
+    },
+    /// More steps than training timesteps, or none.
+    #[error("the number of steps is {got}, expected 1 to {num_train_timesteps}")]
+    StepCountOutOfRange {
+        /// The requested number of steps.
+        got: usize,
+        /// The length of the training grid.
+        num_train_timesteps: usize,
+    },
+    /// Timesteps of a chain are not strictly increasing, or there are none.
+    #[error("the timesteps of a chain must be one or more and increase strictly")]
+    TimestepsNotIncreasing,
+    /// A text names no spacing.
+    #[error("unknown spacing {got:?}, expected {expected}", expected = Spacing::names().collect::<Vec<_>>().join(", "))]
+    UnknownSpacing {
+        /// The text.
+        got: String,
+    },
+    /// A text names no weights of an exact chain.
+    #[error("unknown weights {got:?}, expected {expected}", expected = ExactWeights::names().collect::<Vec<_>>().join(", "))]
+    UnknownExactWeights {
+        /// The text.
+        got: String,
     },
     /// A step sequence of no sections.
     #[error("step sequence has 0 sections, expected at least 1")]
@@ -234,7 +258,8 @@ mod tests {
     fn a_message_holds_the_facts() {
         let error =
             Error::StepCountUnavailable { got: 60, num_train_timesteps: 1000, below: Some(59), above: Some(63) };
-        let expected = "no stride over 1000 timesteps has exactly 60 steps, the nearest numbers of steps are 59 and 63";
+        let expected = "no stride over 1000 timesteps has exactly 60 steps, the nearest numbers of steps are 59 and 63; \
+                 the spacings trailing, linspace, log-snr, karras take any number";
         assert_eq!(error.to_string(), expected);
         let error = Error::UnknownBetaSchedule { got: "sigmoid".to_owned() };
         assert!(error.to_string().contains("\"sigmoid\""), "{error}");

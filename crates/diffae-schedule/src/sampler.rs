@@ -6,9 +6,11 @@ use std::str::FromStr;
 use candle_core::Tensor;
 
 use crate::denoiser::predict_eps;
-use crate::dpm_solver::DpmSolverPp2M;
+use crate::dpm_solver::DpmSolverPp;
+use crate::ipndm::Ipndm;
 use crate::step::{draw_noise, report};
 use crate::tensor_checks::num_items;
+use crate::uni_pc::UniPc;
 use crate::{
     Clip, DdimSampler, DdpmSampler, DdpmVariance, Denoised, Denoiser, Error, NoiseFn, OnStep, Result, Step, StepChain,
     StepIdx,
@@ -28,8 +30,20 @@ pub enum Sampler {
     },
     /// [`DdpmSampler`]: ancestral sampling.
     Ddpm(DdpmVariance),
+    /// iPNDM: deterministic; the weights of equal steps, of order 1 to 4.
+    Ipndm {
+        /// Number of predictions that a step combines, from 1 (DDIM) to 4.
+        order: usize,
+    },
     /// DPM-Solver++(2M): second order, deterministic, one evaluation per step.
     DpmSolverPp2M,
+    /// DPM-Solver++(3M): third order, deterministic, one evaluation per step.
+    DpmSolverPp3M,
+    /// `UniPC` with `bh2`: deterministic, one evaluation per step, each of which also corrects the step before.
+    UniPc {
+        /// Order of the predictor, 2 or 3.
+        order: usize,
+    },
 }
 
 impl Sampler {
@@ -37,11 +51,17 @@ impl Sampler {
     pub const DDIM: Self = Self::Ddim { eta: 0.0 };
 
     /// All samplers, each with its name.
-    const NAMED: [(&'static str, Self); 4] = [
+    const NAMED: [(&'static str, Self); 10] = [
         ("ddim", Self::DDIM),
         ("ddpm", Self::Ddpm(DdpmVariance::FixedLarge)),
         ("ddpm-small", Self::Ddpm(DdpmVariance::FixedSmall)),
+        ("ipndm2", Self::Ipndm { order: 2 }),
+        ("ipndm3", Self::Ipndm { order: 3 }),
+        ("ipndm4", Self::Ipndm { order: 4 }),
         ("dpm++2m", Self::DpmSolverPp2M),
+        ("dpm++3m", Self::DpmSolverPp3M),
+        ("unipc2", Self::UniPc { order: 2 }),
+        ("unipc3", Self::UniPc { order: 3 }),
     ];
 
     /// Returns the names of all samplers, for help texts and completions.
@@ -56,7 +76,7 @@ impl Sampler {
         match self {
             Self::Ddim { eta } => eta <= 0.0,
             Self::Ddpm(_) => false,
-            Self::DpmSolverPp2M => true,
+            Self::Ipndm { .. } | Self::DpmSolverPp2M | Self::DpmSolverPp3M | Self::UniPc { .. } => true,
         }
     }
 
@@ -77,7 +97,10 @@ impl Sampler {
         Ok(match self {
             Self::Ddim { eta } => Box::new(DdimSampler::new(chain, clip).with_eta(eta)?),
             Self::Ddpm(variance) => Box::new(DdpmSampler::new(chain, clip, variance)),
-            Self::DpmSolverPp2M => Box::new(DpmSolverPp2M::new(chain, clip)),
+            Self::Ipndm { order } => Box::new(Ipndm::new(chain, clip, order)),
+            Self::DpmSolverPp2M => Box::new(DpmSolverPp::new(chain, clip, 2)),
+            Self::DpmSolverPp3M => Box::new(DpmSolverPp::new(chain, clip, 3)),
+            Self::UniPc { order } => Box::new(UniPc::new(chain, clip, order)),
         })
     }
 }
@@ -91,12 +114,15 @@ impl Default for Sampler {
 
 impl fmt::Display for Sampler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ddim { .. } => "ddim",
-            Self::Ddpm(DdpmVariance::FixedLarge) => "ddpm",
-            Self::Ddpm(DdpmVariance::FixedSmall) => "ddpm-small",
-            Self::DpmSolverPp2M => "dpm++2m",
-        })
+        match self {
+            Self::Ddim { .. } => f.write_str("ddim"),
+            Self::Ddpm(DdpmVariance::FixedLarge) => f.write_str("ddpm"),
+            Self::Ddpm(DdpmVariance::FixedSmall) => f.write_str("ddpm-small"),
+            Self::Ipndm { order } => write!(f, "ipndm{order}"),
+            Self::DpmSolverPp2M => f.write_str("dpm++2m"),
+            Self::DpmSolverPp3M => f.write_str("dpm++3m"),
+            Self::UniPc { order } => write!(f, "unipc{order}"),
+        }
     }
 }
 
@@ -353,6 +379,65 @@ mod tests {
             let process = two_steps(sampler, Clip::None);
             let decoded = process.run(&denoiser, weight.as_tensor(), &mut Tensor::zeros_like, &mut no_callback);
             assert!(!decoded.unwrap().track_op(), "{sampler}");
+        }
+    }
+
+    /// Standard deviation of the normal data of the convergence tests.
+    const DATA_STD: f64 = 0.3;
+    /// Steps that start from the exact solution, so that a method has its history.
+    const NUM_EXACT: usize = 3;
+
+    /// Steps at the end that are of lower order.
+    const NUM_LAST: usize = 3;
+
+    /// Returns a chain of `num_steps` even steps in `place`, from `begin` to `end`, which gives the noise-to-signal ratio.
+    fn even_chain(num_steps: usize, [begin, end]: [f64; 2], ratio: fn(f64) -> f64) -> StepChain {
+        let place = |step: usize| begin + (end - begin) * step as f64 / (num_steps - 1) as f64;
+        let alpha_bars: Vec<f64> = (0..num_steps).map(|step| (1.0 + ratio(place(step)).powi(2)).recip()).collect();
+        let before = std::iter::once(1.0).chain(alpha_bars.iter().copied());
+        let betas = alpha_bars.iter().zip(before).map(|(alpha_bar, before)| 1.0 - alpha_bar / before).collect();
+        StepChain::new(&NoiseSchedule::from_betas(betas).unwrap(), &StepSequence::All).unwrap()
+    }
+
+    /// Measures the error at the node before the steps of lower order at the end, for normal data, for which the exact solution is
+    /// `x_t / sqrt(alpha_bar DATA_STD^2 + 1 - alpha_bar) = const`; `x_0` and eps are proportional to `x_t`.
+    fn error_of(sampler: Sampler, chain: &StepChain) -> f64 {
+        let variance = |idx| {
+            let alpha_bar = chain.alpha_bar(idx).unwrap();
+            alpha_bar * DATA_STD * DATA_STD + 1.0 - alpha_bar
+        };
+        let mut stepper = sampler.stepper(chain.clone(), Clip::None).unwrap();
+        let mut x_t = row(&[1.0]);
+        for (number, idx) in (0..).zip(chain.indices().rev().take(chain.len() - NUM_LAST)) {
+            if number < NUM_EXACT {
+                x_t = row(&[variance(idx).sqrt()]);
+            }
+            let eps = (&x_t * ((1.0 - chain.alpha_bar(idx).unwrap()).sqrt() / variance(idx))).unwrap();
+            x_t = stepper.step(idx, &x_t, &eps, None).unwrap().x_prev;
+        }
+        (number(&x_t) - variance(StepIdx::new(NUM_LAST - 1)).sqrt()).abs()
+    }
+
+    #[test]
+    fn the_order_of_convergence_is_that_of_the_method() {
+        // UniPC-p is of order p + 1, as its corrector raises the order of its predictor by one.
+        let by_log_snr = [
+            (Sampler::DDIM, 1.0),
+            (Sampler::DpmSolverPp2M, 2.0),
+            (Sampler::DpmSolverPp3M, 3.0),
+            (Sampler::UniPc { order: 2 }, 3.0),
+            (Sampler::UniPc { order: 3 }, 4.0),
+        ];
+        // The weights of iPNDM are those of equal steps in the noise-to-signal ratio.
+        let by_ratio = (1..=4).map(|order| (Sampler::Ipndm { order }, order as f64));
+        let even_logs: fn(usize) -> StepChain = |num_steps| even_chain(num_steps, [-3.0, 3.0], f64::exp);
+        let even_ratios: fn(usize) -> StepChain = |num_steps| even_chain(num_steps, [0.5, 3.0], |ratio| ratio);
+        let by_log_snr = by_log_snr.into_iter().map(|(sampler, order)| (sampler, order, even_logs));
+        for (sampler, order, chain) in by_log_snr.chain(by_ratio.map(|(sampler, order)| (sampler, order, even_ratios)))
+        {
+            let errors = [321, 641].map(|num_steps| error_of(sampler, &chain(num_steps)));
+            let observed = (errors[0] / errors[1]).log2();
+            assert!((observed - order).abs() < 0.2, "{sampler} converges with order {observed}: {errors:?}");
         }
     }
 }
