@@ -52,12 +52,15 @@ fn damaged_model_directories_are_named() {
 #[test]
 fn step_counts_that_do_not_exist_name_their_neighbors() {
     let (model, photograph) = (checkpoint("autoenc16_latent"), photograph());
-    let run = |steps: &str| {
-        Workspace::new().run(&["encode", "--model", &model, &photograph, "--out", "c.safetensors", "--steps", steps])
+    let run = |inversion: &str, steps: &str| {
+        let args = ["encode", "--model", &model, &photograph, "--out", "c.safetensors", "--inversion", inversion];
+        Workspace::new().run(&[&args[..], &["--steps", steps]].concat())
     };
-    run("0").fails_with("at least 1");
-    run("3000").fails_with("1000");
-    run("123").fails_with("125");
+    run("ddim", "0").fails_with("at least 1");
+    run("ddim", "3000").fails_with("1000");
+    run("ddim", "123").fails_with("125");
+    run("exact", "3000").fails_with("1 to 1000");
+    run("exact", "3").succeeds();
 }
 
 #[test]

@@ -17,7 +17,8 @@ fn tensor(workspace: &Workspace, file: &str, name: &str) -> (Vec<usize>, Vec<f32
 fn codes_of_golden_pictures_decode_to_the_golden_reconstruction() {
     let workspace = Workspace::new();
     let (model, golden) = (checkpoint("autoenc32"), fixture("golden/autoenc32/golden.safetensors"));
-    workspace.run(&["encode", "--model", &model, &golden, "--out", "codes.safetensors", "--steps", "10"]).succeeds();
+    let args = ["encode", "--model", &model, &golden, "--out", "codes.safetensors", "--inversion", "ddim"];
+    workspace.run(&[&args[..], &["--steps", "10"]].concat()).succeeds();
     let args = ["decode", "--model", &model, "codes.safetensors", "--out", "x.safetensors", "--steps", "10"];
     workspace.run(&args).succeeds();
     std::fs::copy(&golden, workspace.path("golden.safetensors")).unwrap();
@@ -33,6 +34,38 @@ fn codes_of_golden_pictures_decode_to_the_golden_reconstruction() {
         let difference = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         assert!(difference <= 1e-3 * largest, "{name}: {difference}");
     }
+}
+
+#[test]
+fn exact_codes_hold_their_chain_and_give_the_picture_back() {
+    let workspace = Workspace::new();
+    let (model, photograph, cat) = (checkpoint("autoenc32"), photograph(), fixture("photographs/cat.jpg"));
+    let encode = ["encode", "--model", &model, &photograph, &cat, "--out", "codes.safetensors", "--steps", "4"];
+    let told = workspace.run(&[&encode[..], &["--json"]].concat()).succeeds().json();
+    assert_eq!((&told["inversion"], &told["spacing"], &told["steps"]), (&"exact".into(), &"log-snr".into(), &4.into()));
+    assert_eq!(tensor(&workspace, "codes.safetensors", "residual").0, [2, 3, 32, 32]);
+    // Reconstruction in as many steps is the same round trip.
+    let reconstruct = ["reconstruct", "--model", &model, &photograph, &cat, "--out", "r", "--steps", "4", "--json"];
+    let measured = workspace.run(&reconstruct).succeeds().json();
+    assert!(measured.as_array().unwrap().iter().all(|row| row["mse"].as_f64().unwrap() < 1e-8), "{measured}");
+    let decode = ["decode", "--model", &model, "codes.safetensors", "--out", "d"];
+    workspace.run(&[&decode[..], &["--batch-size", "1"]].concat()).succeeds();
+    assert_eq!(workspace.pixels("d/cat.png"), workspace.pixels("r/cat.png"));
+    // Their chain is theirs.
+    let again = ["decode", "--model", &model, "codes.safetensors", "--out", "e", "--steps", "5"];
+    workspace.run(&again).fails_with("codes of 4 exact log-snr steps (balanced)");
+    let other = ["encode", "--model", &model, &cat, "--out", "other.safetensors", "--steps", "3"];
+    workspace.run(&other).succeeds();
+    let path = ["interpolate", "--model", &model, "codes.safetensors:0", "other.safetensors", "--out", "film.gif"];
+    workspace.run(&path).fails_with("do not go together; encode all pictures alike");
+    let mixed =
+        ["interpolate", "--model", &model, "codes.safetensors:1", &photograph, "--frames", "2", "--out", "frames"];
+    workspace.run(&mixed).succeeds();
+    assert_eq!(workspace.pixels("frames/frame_0000.png"), workspace.pixels("r/cat.png"));
+    assert_eq!(workspace.pixels("frames/frame_0001.png"), workspace.pixels("r/astronaut.png"));
+    let impossible = ["--inversion", "exact", "--eta", "1"];
+    let other = ["reconstruct", "--model", &model, &photograph, "--out", "s"];
+    workspace.run(&[&other[..], &impossible].concat()).fails_with("do not go with it");
 }
 
 #[test]

@@ -72,12 +72,11 @@ fn shortened(mut arguments: Vec<String>) -> Vec<String> {
     let is = |word: &str| arguments.iter().any(|argument| argument == word);
     let quick: &[[&str; 2]] = match arguments[0].as_str() {
         _ if is("--help") => &[],
-        "demo" | "encode" | "decode" | "variations" => &[["--steps", "2"]],
-        "reconstruct" | "interpolate" => &[["--steps", "2"], ["--invert-steps", "2"]],
-        "edit" if !is("--list") => &[["--steps", "2"], ["--invert-steps", "2"]],
+        "demo" | "encode" | "variations" | "reconstruct" | "interpolate" => &[["--steps", "2"]],
+        "edit" if !is("--list") => &[["--steps", "2"]],
         "sample" => &[["--steps", "2"], ["--latent-steps", "2"]],
         "eval" if is("recon") => &[["--steps", "2"]],
-        "eval" if is("edits") => &[["--steps", "2"], ["--invert-steps", "2"]],
+        "eval" if is("edits") => &[["--exact-steps", "2"]],
         "train" => &[["--threads", "1"]],
         "align" => &[["--size", "64"]],
         "fit-attributes" => &[["--images", "640"]],

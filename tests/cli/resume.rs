@@ -30,7 +30,7 @@ fn an_interrupted_sample_goes_on() {
 
     let resume = |rest: &[&str]| workspace.run(&[&args[..], &["out", "--resume"], rest].concat());
     resume(&["--seed", "9"]).fails_with("seed was 0, is 9");
-    resume(&["--steps", "2"]).fails_with("steps was 20, is 2");
+    resume(&["--steps", "2"]).fails_with("steps was 10, is 2");
     assert_eq!(workspace.num_kept("."), kept);
     let said = resume(&[]).succeeds().stdout();
     assert_eq!(said, "wrote 12 pictures to out\n");

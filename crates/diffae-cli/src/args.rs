@@ -3,6 +3,7 @@
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts, shown as they stand")]
 
 mod align;
+mod chain;
 mod eval;
 mod help;
 mod pictures;
@@ -19,10 +20,11 @@ use diffae_schedule::Sampler;
 
 pub(crate) use crate::commands::dataset::DatasetArgs;
 pub(crate) use align::{AlignArgs, FacePlaceArgs};
+pub(crate) use chain::{DecodingArgs, InversionArgs, chain_settings};
 pub(crate) use eval::{
-    AllArgs, AttributesArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalDataArgs, EvalRunArgs,
-    Evaluated, FewShotArgs, FidArgs, LpipsArgs, LpipsPairsArgs, MeasureArgs, PictureCrop, PplArgs, ReconArgs,
-    ZUsageArgs,
+    AllArgs, AttributesArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalDataArgs, EvalInversionArgs,
+    EvalRunArgs, Evaluated, FewShotArgs, FidArgs, LpipsArgs, LpipsPairsArgs, MeasureArgs, PictureCrop, PplArgs,
+    ReconArgs, ZUsageArgs,
 };
 pub(crate) use help::command;
 
@@ -247,32 +249,6 @@ impl SamplerArgs {
     }
 }
 
-/// Options of decoding.
-#[derive(Debug, Args)]
-pub(crate) struct DecodingArgs {
-    /// Decoding steps
-    #[arg(long, default_value_t = PipelineSettings::DEFAULT.num_steps, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
-    #[command(flatten)]
-    pub(crate) sampler: SamplerArgs,
-}
-
-impl DecodingArgs {
-    /// Returns the defaults, with these options.
-    pub(crate) fn settings(&self, batch: &BatchArgs) -> anyhow::Result<PipelineSettings> {
-        let (sampler, batch_size) = (self.sampler.get()?, batch.batch_size);
-        Ok(PipelineSettings { num_steps: self.steps, sampler, batch_size, ..PipelineSettings::DEFAULT })
-    }
-}
-
-/// Options of the inversion.
-#[derive(Debug, Args)]
-pub(crate) struct InversionArgs {
-    /// Inversion steps
-    #[arg(long, default_value_t = PipelineSettings::DEFAULT.num_invert_steps, value_name = "N", value_parser = positive)]
-    pub(crate) invert_steps: usize,
-}
-
 /// Options of randomness.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RandomArgs {
@@ -296,11 +272,8 @@ pub(crate) struct DemoArgs {
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) force: ForceArgs,
-    /// Decoding steps, and inversion steps
-    #[arg(long, default_value_t = 30, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
     #[command(flatten)]
-    pub(crate) sampler: SamplerArgs,
+    pub(crate) decoding: DecodingArgs,
     #[command(flatten)]
     pub(crate) random: RandomArgs,
 }

@@ -10,9 +10,11 @@ use candle_core::Tensor;
 use diffae_data::{Input, read_batch};
 use diffae_eval::EvaluatedModel;
 use diffae_infer::{
-    CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings, Subjects,
+    CodesBatch, CodesNeed, Encoded, Inversion, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Residual,
+    Settings, Subjects,
 };
 use diffae_nets::weights::{ArchitectureHints, ParameterSet};
+use diffae_schedule::Spacing;
 use serde_json::Value;
 
 use crate::args::{BatchArgs, GlobalArgs, HintArgs, ModelArgs, WeightsChoice};
@@ -51,10 +53,14 @@ impl Session {
         EvaluatedModel::new(self.pipeline, self.source, self.options.dtype, self.batch_size)
     }
 
-    /// Fails, before anything is computed, if the model has no chain of `num_steps` steps, which `option` has asked
-    /// for.
-    pub(crate) fn check_steps(&self, option: &'static str, num_steps: usize) -> Result<()> {
-        self.pipeline.check_steps(num_steps).context(option)
+    /// Fails, before anything is computed, if the model has no chains of these settings: that of decoding, and with both
+    /// codes that of the inversion.
+    pub(crate) fn check_chains(&self, settings: &PipelineSettings, codes: CodesNeed) -> Result<()> {
+        self.pipeline.check_steps(settings.spacing, settings.num_steps).context("--steps")?;
+        if codes == CodesNeed::Both && settings.inversion == Inversion::Ddim {
+            self.pipeline.check_steps(Spacing::Leading, settings.num_invert_steps).context("--invert-steps")?;
+        }
+        Ok(())
     }
 
     /// Returns the settings of the model that determine the values measured on it.
@@ -168,13 +174,14 @@ impl Session {
     /// Decodes codes; the noise of stochastic samplers is numbered from `first` on.
     pub(crate) fn decode(
         &self,
-        (x_terminal, z_sem): (&Tensor, Option<&Tensor>),
+        (noise, z_sem): ((&Tensor, Option<&Residual>), Option<&Tensor>),
         first: usize,
         settings: &PipelineSettings,
         progress: &Progress,
     ) -> Result<Tensor> {
+        let (x_terminal, residual) = noise;
         let numbers: Vec<u64> = (first as u64..).take(x_terminal.dim(0)?).collect();
-        let codes = CodesBatch { x_terminal, z_sem, numbers: &numbers };
+        let codes = CodesBatch { x_terminal, residual, z_sem, numbers: &numbers };
         Ok(self.pipeline.decode_batch(codes, settings, &mut progress.observer())?)
     }
 }

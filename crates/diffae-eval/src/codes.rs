@@ -47,7 +47,7 @@ pub(crate) fn sample_all(
     let key = format!("{} {latent:?} {num_steps} {seed}", serde_json::to_string(&model.settings())?);
     let path = evaluation.codes().join("sampled.safetensors");
     let cache = CodeCache { path: &path, key, save_every: SAVE_EVERY };
-    let settings = PipelineSettings { num_latent_steps: num_steps, seed, ..PipelineSettings::DEFAULT };
+    let settings = PipelineSettings { num_latent_steps: num_steps, seed, ..PipelineSettings::REFERENCE };
     let stage = evaluation.stage("sample z_sem", count, num_steps);
     let mut sample = |batch: Range<usize>| {
         let numbers: Vec<u64> = (batch.start as u64..batch.end as u64).collect();

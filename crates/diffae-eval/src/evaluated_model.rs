@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use diffae_data::PictureSet;
-use diffae_infer::{CodesBatch, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings};
+use diffae_infer::{CodesBatch, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings, StochasticCode};
 
 use crate::error::Result;
 use crate::evaluation::Stage;
@@ -33,7 +33,7 @@ impl EvaluatedModel {
     /// Wraps a loaded model: `source` is the model's, `dtype` the number type that it was loaded with.
     #[must_use]
     pub fn new(pipeline: Pipeline, source: ModelSource, dtype: DType, batch_size: Option<usize>) -> Self {
-        let settings = PipelineSettings { batch_size, ..PipelineSettings::DEFAULT };
+        let settings = PipelineSettings { batch_size, ..PipelineSettings::REFERENCE };
         let batch_size = settings.batch_size_for(pipeline.model().config());
         Self { pipeline, source, dtype, batch_size }
     }
@@ -98,8 +98,21 @@ impl EvaluatedModel {
         settings: &PipelineSettings,
         stage: &Stage<'_>,
     ) -> Result<Tensor> {
+        let code = StochasticCode { x_terminal: x_terminal.clone(), residual: None };
+        self.decode_code((&code, z_sem), first, settings, stage)
+    }
+
+    /// Decodes a batch of stochastic codes, along the exact chain that made them if one did.
+    pub(crate) fn decode_code(
+        &self,
+        (code, z_sem): (&StochasticCode, Option<&Tensor>),
+        first: usize,
+        settings: &PipelineSettings,
+        stage: &Stage<'_>,
+    ) -> Result<Tensor> {
+        let StochasticCode { x_terminal, residual } = code;
         let numbers: Vec<u64> = (first as u64..).take(x_terminal.dim(0)?).collect();
-        let codes = CodesBatch { x_terminal, z_sem, numbers: &numbers };
+        let codes = CodesBatch { x_terminal, residual: residual.as_ref(), z_sem, numbers: &numbers };
         Ok(self.pipeline.decode_batch(codes, settings, &mut stage.observer())?)
     }
 

@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A model directory or a released checkpoint would do as well.
     let pipeline = Pipeline::from_dir(Path::new(BUILT_IN_MODEL))?;
     let (picture, edit) = (image::open(input)?.to_rgb8(), (attribute.as_str(), strength.parse()?));
-    for picture in pipeline.edit_pictures(&[picture], &[edit], &PipelineSettings::EDITS, &mut no_observer)? {
+    for picture in pipeline.edit_pictures(&[picture], &[edit], &PipelineSettings::DEFAULT, &mut no_observer)? {
         picture.save(output)?;
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use diffae_nets::{TimeProjections, Unet, ZSemProjections};
-use diffae_schedule::{Denoiser, NoiseSchedule, PredictionTarget, StepChain, StepSequence, Timestep};
+use diffae_schedule::{Denoiser, NoiseSchedule, PredictionTarget, Spacing, StepChain, Timestep};
 
 use crate::error::{Result, computing};
 use crate::model::{Latent, Model};
@@ -26,6 +26,25 @@ impl<'a> UnetDenoiser<'a> {
         let time = computing("projecting timesteps", unet.project_time(&numbers, like))?;
         let z_sem = z_sem.map(|z_sem| computing("projecting z_sem", unet.project_z_sem(z_sem))).transpose()?;
         Ok(Self { unet, schedule, prediction, z_sem, timesteps, time })
+    }
+}
+
+impl Model {
+    /// Returns the `UNet` as a denoiser with its condition, for samplers of `diffae-schedule`: what `z_sem` and the timesteps
+    /// of the chain contribute is computed once.
+    ///
+    /// # Shapes
+    /// - `z_sem`: `[N, D]`, absent in a plain DDPM; `like`: a state, `[N, C, H, W]`, for its dtype and device.
+    /// # Errors
+    /// [`Error::MissingPart`](crate::Error::MissingPart) in a one-shot autoencoder; [`Error::Tensor`](crate::Error::Tensor) if
+    /// shapes do not fit.
+    pub fn denoiser<'a>(
+        &'a self,
+        z_sem: Option<&Tensor>,
+        chain: &StepChain,
+        like: &Tensor,
+    ) -> Result<impl Denoiser + use<'a>> {
+        UnetDenoiser::new(self, z_sem, chain, like)
     }
 }
 
@@ -82,5 +101,5 @@ fn numbers(timesteps: &[Timestep]) -> Vec<f32> {
 
 /// Returns the chain of `num_steps` evenly spaced timesteps.
 pub(crate) fn chain(schedule: &NoiseSchedule, num_steps: usize) -> Result<StepChain> {
-    Ok(StepChain::new(schedule, &StepSequence::Ddim(num_steps))?)
+    Ok(StepChain::spaced(schedule, Spacing::Leading, num_steps)?)
 }

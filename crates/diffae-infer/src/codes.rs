@@ -9,8 +9,14 @@ use diffae_nets::weights::{SafetensorsFile, TensorSource, safetensors_bytes};
 use crate::error::{Error, Result, computing};
 use crate::interpolate::{PathFrame, lerp, slerp};
 use crate::model::Model;
+use crate::stochastic_code::Residual;
 use diffae_data::{Overwrite, write_atomically};
 use diffae_data::{file_names, read_tensor};
+
+/// Name of the tensor of residuals.
+const RESIDUAL: &str = "residual";
+/// Metadata key of the exact chain that residuals belong to, as JSON.
+const CHAIN: &str = "exact_chain";
 
 /// The codes of N pictures.
 #[derive(Debug, Clone)]
@@ -19,6 +25,8 @@ pub struct Codes {
     pub z_sem: Option<Tensor>,
     /// Noise maps `x_T`, `[N, C, H, W]`, f32; absent if only the semantic code was requested.
     pub x_terminal: Option<Tensor>,
+    /// What an exact chain adds to `x_T`, if one made it.
+    pub residual: Option<Residual>,
     /// Names, one per picture; after reading, fit for file names and all different.
     pub names: Vec<String>,
     /// Fingerprint of the model that encoded the pictures.
@@ -58,15 +66,24 @@ impl Codes {
         Ok(Self {
             z_sem: computing("choosing z_sem", self.z_sem.as_ref().map(part).transpose())?,
             x_terminal: computing("choosing x_T", self.x_terminal.as_ref().map(part).transpose())?,
+            residual: self.residual.as_ref().map(|residual| residual.map(part)).transpose()?,
             names: indices.iter().map(|&idx| self.names[idx].clone()).collect(),
             fingerprint: self.fingerprint.clone(),
         })
     }
 
+    /// Returns the codes with a residual of 0 along the chain of another.
+    pub(crate) fn with_zero_residual(&self, like: &Residual) -> Result<Self> {
+        let zeros = |x_terminal: &Tensor| computing("making zeros", x_terminal.zeros_like());
+        let tensor = self.x_terminal.as_ref().map(zeros).transpose()?;
+        Ok(Self { residual: tensor.map(|tensor| Residual { tensor, chain: like.chain }), ..self.clone() })
+    }
+
     /// Concatenates several codes in their order; fingerprint and names are taken over unchanged.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] if there are none; [`Error::Tensor`] if some have `z_sem` or `x_T` and others not, or widths
+    /// [`Error::OutOfRange`] if there are none; [`Error::MixedChains`] if their stochastic codes are of different chains;
+    /// [`Error::Tensor`] if some have `z_sem` or `x_T` and others not, or widths
     /// differ.
     pub fn joined(all: &[Self]) -> Result<Self> {
         let first = all.first().ok_or(Error::OutOfRange {
@@ -85,12 +102,13 @@ impl Codes {
         Ok(Self {
             z_sem: computing("joining z_sem", join(|codes| codes.z_sem.as_ref()))?,
             x_terminal: computing("joining x_T", join(|codes| codes.x_terminal.as_ref()))?,
+            residual: Residual::joined(all.iter().map(|codes| codes.residual.as_ref()))?,
             names: all.iter().flat_map(|codes| codes.names.iter().cloned()).collect(),
             fingerprint: first.fingerprint.clone(),
         })
     }
 
-    /// Interpolates the codes at the frames of a path: `z_sem` on a straight line, `x_T` on an arc.
+    /// Interpolates the codes at the frames of a path: `z_sem` and residuals on a straight line, `x_T` on an arc.
     ///
     /// # Errors
     /// [`Error::Tensor`] if a frame is between pictures that there are not.
@@ -99,11 +117,16 @@ impl Codes {
             let at = |frame: &PathFrame| path(&all.get(frame.from)?, &all.get(frame.to)?, frame.alpha);
             Tensor::stack(&frames.iter().map(at).collect::<candle_core::Result<Vec<_>>>()?, 0)
         };
+        let residuals = |residual: &Residual| {
+            let at = |frame: &PathFrame| residual.between(frame.from, frame.to, frame.alpha);
+            residual.map(|_| Tensor::stack(&frames.iter().map(at).collect::<candle_core::Result<Vec<_>>>()?, 0))
+        };
         let z_sem = self.z_sem.as_ref().map(|z_sem| between(z_sem, lerp)).transpose();
         let x_terminal = self.x_terminal.as_ref().map(|x_terminal| between(x_terminal, slerp)).transpose();
         Ok(Self {
             z_sem: computing("interpolating z_sem", z_sem)?,
             x_terminal: computing("interpolating x_T", x_terminal)?,
+            residual: self.residual.as_ref().map(residuals).transpose()?,
             names: (0..frames.len()).map(|idx| format!("{idx:04}")).collect(),
             fingerprint: self.fingerprint.clone(),
         })
@@ -143,7 +166,7 @@ impl Codes {
         Ok(())
     }
 
-    /// Writes tensors `z_sem` and `x_T`, and the rest as text.
+    /// Writes tensors `z_sem`, `x_T` and `residual`, and the rest as text.
     ///
     /// # Errors
     /// [`diffae_data::Error::Exists`] or [`Error::Io`] if the file cannot be written.
@@ -152,6 +175,11 @@ impl Codes {
         tensors.extend(self.z_sem.clone().map(|z_sem| ("z_sem".to_owned(), z_sem)));
         tensors.extend(self.x_terminal.clone().map(|x_terminal| ("x_T".to_owned(), x_terminal)));
         let mut text: BTreeMap<String, String> = text.iter().cloned().collect();
+        if let Some(Residual { tensor, chain }) = &self.residual {
+            tensors.insert(RESIDUAL.to_owned(), tensor.clone());
+            let chain = serde_json::to_string(chain);
+            text.insert(CHAIN.to_owned(), chain.map_err(|source| Error::Config { path: path.to_owned(), source })?);
+        }
         let names = serde_json::to_string(&self.names);
         text.insert("names".to_owned(), names.map_err(|source| Error::Config { path: path.to_owned(), source })?);
         text.insert("fingerprint".to_owned(), self.fingerprint.clone());
@@ -182,12 +210,29 @@ impl Codes {
             (None, None) => return Err(problem("it holds neither z_sem nor x_T".to_owned())),
         };
         let text = file.text();
+        let residual = match read(RESIDUAL, &[4])? {
+            Some(tensor) if x_terminal.as_ref().is_none_or(|x_terminal| x_terminal.dims() != tensor.dims()) => {
+                return Err(problem(format!("its residual of shape {:?} does not fit its x_T", tensor.dims())));
+            }
+            Some(tensor) => {
+                let chain = text.get(CHAIN).and_then(|json| serde_json::from_str(json).ok());
+                let unknown = || problem("it holds a residual, but does not say of which exact chain".to_owned());
+                Some(Residual { tensor, chain: chain.ok_or_else(unknown)? })
+            }
+            None => None,
+        };
         let names = text.get("names").and_then(|json| serde_json::from_str::<Vec<String>>(json).ok());
         let names = match names {
             Some(names) if names.len() == count => names,
             _ => (0..count).map(|idx| format!("{idx:04}")).collect(),
         };
         let names = file_names(names);
-        Ok(Self { z_sem, x_terminal, names, fingerprint: text.get("fingerprint").cloned().unwrap_or_default() })
+        Ok(Self {
+            z_sem,
+            x_terminal,
+            residual,
+            names,
+            fingerprint: text.get("fingerprint").cloned().unwrap_or_default(),
+        })
     }
 }

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Tensor};
 use diffae_nets::{CompactCode, CompactDecoder};
-use diffae_schedule::{Clip, NoiseFn, OnStep, ReverseProcess, Sampler};
+use diffae_schedule::{Clip, NoiseFn, OnStep, ReverseProcess, Sampler, Spacing, StepChain};
 
-use crate::chain::{UnetDenoiser, chain};
+use crate::chain::UnetDenoiser;
 use crate::error::{Error, Result, computing};
 use crate::model::{Decoder, Model};
 use crate::noise::{NoisePurpose, NoiseSource};
@@ -14,6 +14,8 @@ use crate::noise::{NoisePurpose, NoiseSource};
 pub struct DecodeOptions {
     /// Number of steps. Reconstructions and interpolations need 20, edits 100.
     pub num_steps: usize,
+    /// Spacing of the timesteps.
+    pub spacing: Spacing,
     /// The sampling method; deterministic DDIM in the paper.
     pub sampler: Sampler,
     /// Clamping of the estimate of `x_0` to the range of pictures at each step.
@@ -21,10 +23,10 @@ pub struct DecodeOptions {
 }
 
 impl DecodeOptions {
-    /// Returns the options of the paper: deterministic DDIM with clipping.
+    /// Returns the options of the paper: deterministic DDIM with clipping, on evenly spaced timesteps.
     #[must_use]
     pub fn ddim(num_steps: usize) -> Self {
-        Self { num_steps, sampler: Sampler::DDIM, clip: Clip::UnitRange }
+        Self { num_steps, spacing: Spacing::Leading, sampler: Sampler::DDIM, clip: Clip::UnitRange }
     }
 }
 
@@ -50,7 +52,7 @@ impl Model {
         if let Decoder::OneShot(decoder) = self.decoder() {
             return one_shot(decoder, x_terminal, z_sem);
         }
-        let chain = chain(self.schedule()?, options.num_steps)?;
+        let chain = StepChain::spaced(self.schedule()?, options.spacing, options.num_steps)?;
         let process = ReverseProcess::new(options.sampler, chain, options.clip);
         let denoiser = UnetDenoiser::new(self, z_sem, process.chain(), x_terminal)?;
         Ok(process.run(&denoiser, x_terminal, noise, on_step)?)

@@ -1,11 +1,12 @@
 //! Encoding: `x_0 -> (z_sem, x_T)`.
 
 use candle_core::Tensor;
-use diffae_schedule::{Clip, DdimSampler, OnStep};
+use diffae_schedule::{Clip, DdimSampler, ExactChain, ExactCode, NoiseSchedule, OnStep, StepChain};
 
 use crate::chain::{UnetDenoiser, chain};
 use crate::error::Result;
 use crate::model::Model;
+use crate::stochastic_code::{ExactSettings, Residual, StochasticCode};
 
 impl Model {
     /// Encodes pictures to their semantic codes `z_sem`.
@@ -42,4 +43,50 @@ impl Model {
         let denoiser = UnetDenoiser::new(self, z_sem, inversion.chain(), x_0)?;
         Ok(inversion.invert(&denoiser, x_0, on_step)?)
     }
+
+    /// Encodes pictures to stochastic codes from which [`decode_exactly`](Self::decode_exactly) recovers them, up to
+    /// rounding, in any number of steps.
+    ///
+    /// # Shapes
+    /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; `z_sem`: `[N, D]`, absent in a plain DDPM.
+    /// # Errors
+    /// As [`Model::invert`].
+    /// # Source
+    /// [`ExactChain`](diffae_schedule::ExactChain).
+    pub fn invert_exactly(
+        &self,
+        x_0: &Tensor,
+        z_sem: Option<&Tensor>,
+        settings: ExactSettings,
+        on_step: &mut OnStep<'_>,
+    ) -> Result<StochasticCode> {
+        let chain = exact_chain(self.schedule()?, settings)?;
+        let denoiser = UnetDenoiser::new(self, z_sem, chain.chain(), x_0)?;
+        let ExactCode { x_terminal, residual } = chain.invert(&denoiser, x_0, on_step)?;
+        Ok(StochasticCode { x_terminal, residual: Some(Residual { tensor: residual, chain: settings }) })
+    }
+
+    /// Decodes stochastic codes of an exact chain along that chain. With another `z_sem` than that of the inversion this is
+    /// an edit: the step from `x_T` is computed for the new one, and the residual is added.
+    ///
+    /// # Shapes
+    /// - `x_terminal`: `[N, C, H, W]`, f32; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_0`, as `x_terminal`; not
+    ///   clipped.
+    /// # Errors
+    /// As [`Model::decode`].
+    pub fn decode_exactly(
+        &self,
+        (x_terminal, residual): (&Tensor, &Residual),
+        z_sem: Option<&Tensor>,
+        on_step: &mut OnStep<'_>,
+    ) -> Result<Tensor> {
+        let chain = exact_chain(self.schedule()?, residual.chain)?;
+        let denoiser = UnetDenoiser::new(self, z_sem, chain.chain(), x_terminal)?;
+        Ok(chain.decode(&denoiser, x_terminal, Some(&residual.tensor), on_step)?)
+    }
+}
+
+fn exact_chain(schedule: &NoiseSchedule, settings: ExactSettings) -> Result<ExactChain> {
+    let ExactSettings { steps, spacing, weights } = settings;
+    Ok(ExactChain::new(StepChain::spaced(schedule, spacing, steps)?, weights))
 }

@@ -132,6 +132,14 @@ pub enum Error {
         /// Fingerprint of the model in use.
         expected: String,
     },
+    /// Stochastic codes of several chains are to be combined.
+    #[error("stochastic codes of {first} and of {second} do not go together; encode all pictures alike")]
+    MixedChains {
+        /// One chain.
+        first: String,
+        /// Another chain.
+        second: String,
+    },
     /// Another run writes to the same place.
     #[error("another run is writing {}; wait until it has ended, or write elsewhere", path.display())]
     Locked {

@@ -40,7 +40,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use diffae_infer::{Pipeline, PipelineSettings, no_observer};
 //!
-//! let (pipeline, settings) = (Pipeline::from_built_in()?, PipelineSettings::EDITS);
+//! let (pipeline, settings) = (Pipeline::from_built_in()?, PipelineSettings::DEFAULT);
 //! let face = image::open("face.png")?.to_rgb8();
 //! let codes = pipeline.encode(&[face], &settings, &mut no_observer)?;
 //! let smiling = pipeline.edit(&codes, "Smiling", pipeline.full_edit_strength("Smiling")?.unwrap_or(0.3))?;
@@ -79,6 +79,7 @@ mod pipeline;
 mod sample;
 mod settings;
 mod sheet;
+mod stochastic_code;
 mod subjects;
 mod text;
 
@@ -105,6 +106,7 @@ pub use partial::{PartialFolder, Resume, Settings};
 pub use pipeline::{CodesBatch, Pipeline};
 pub use settings::PipelineSettings;
 pub use sheet::{Sheet, enlarged_frames, sheet, square_rows};
+pub use stochastic_code::{ExactSettings, Inversion, Residual, StochasticCode};
 pub use subjects::{CodesNeed, Encoded, Subject, Subjects, is_codes, list_subjects, pick_codes};
 pub use text::TextLine;
 

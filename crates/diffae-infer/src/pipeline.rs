@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use diffae_schedule::{StepChain, StepSequence};
+use diffae_schedule::{Clip, Spacing, StepChain};
 
 use crate::codes::Codes;
 use crate::error::{Error, Result, computing};
@@ -16,6 +16,7 @@ use crate::model::{LoadOptions, Model};
 use crate::noise::{NoisePurpose, NoiseSource};
 use crate::observer::{CallEvent, NetworkCall, Observer, on_step};
 use crate::settings::PipelineSettings;
+use crate::stochastic_code::{Inversion, Residual, StochasticCode};
 use crate::subjects::{CodesNeed, Encoded};
 
 /// A model in use: encoding, decoding, editing, interpolating and sampling, with settings and an observer per call.
@@ -49,6 +50,8 @@ pub struct Pipeline {
 pub struct CodesBatch<'a> {
     /// Noise maps `x_T`, `[N, ..]` as [`Model::x_terminal_shape`], f32.
     pub x_terminal: &'a Tensor,
+    /// What an exact chain adds to `x_terminal`; that chain then decodes it.
+    pub residual: Option<&'a Residual>,
     /// Semantic codes, `[N, D]`, f32; absent in a plain DDPM.
     pub z_sem: Option<&'a Tensor>,
     /// The N numbers of the pictures, from which noise is drawn for samplers that add some; others ignore them.
@@ -113,15 +116,15 @@ impl Pipeline {
         range.clone().step_by(size).map(move |start| start..range.end.min(start + size))
     }
 
-    /// Fails if the schedule has no chain of `num_steps` steps; a one-shot autoencoder takes any number.
+    /// Fails if the schedule has no chain of `num_steps` steps with this spacing; a one-shot autoencoder takes any number.
     ///
     /// # Errors
-    /// [`Error::Schedule`](crate::Error::Schedule), with the nearest numbers of steps.
-    pub fn check_steps(&self, num_steps: usize) -> Result<()> {
+    /// [`Error::Schedule`](crate::Error::Schedule), with the numbers of steps that there are.
+    pub fn check_steps(&self, spacing: Spacing, num_steps: usize) -> Result<()> {
         if self.is_one_shot() {
             return Ok(());
         }
-        StepChain::new(self.model.schedule()?, &StepSequence::Ddim(num_steps))?;
+        StepChain::spaced(self.model.schedule()?, spacing, num_steps)?;
         Ok(())
     }
 
@@ -134,7 +137,11 @@ impl Pipeline {
     /// Returns the number of [`NetworkCall::Decoder`] calls that inverting a batch takes.
     #[must_use]
     pub fn num_inversion_calls(&self, settings: &PipelineSettings) -> usize {
-        if self.is_one_shot() { 0 } else { settings.num_invert_steps }
+        match settings.inversion {
+            _ if self.is_one_shot() => 0,
+            Inversion::Exact(_) => settings.num_steps + 1,
+            Inversion::Ddim => settings.num_invert_steps,
+        }
     }
 
     /// Encodes a batch of pictures to `z_sem`; `None` in a plain DDPM.
@@ -152,26 +159,30 @@ impl Pipeline {
         Ok(Some(z_sem))
     }
 
-    /// Inverts a batch of pictures to `x_T`, with DDIM; returns zeros, which add nothing, in a one-shot autoencoder.
+    /// Inverts a batch of pictures to stochastic codes; returns zeros, which add nothing, in a one-shot autoencoder.
     ///
     /// # Shapes
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_T`, `[N, ..]` as
     ///   [`Model::x_terminal_shape`].
     /// # Errors
-    /// As [`Model::invert`].
+    /// As [`Model::invert`] and [`Model::invert_exactly`].
     pub fn invert_batch(
         &self,
         x_0: &Tensor,
         z_sem: Option<&Tensor>,
         settings: &PipelineSettings,
         observer: &mut Observer<'_>,
-    ) -> Result<Tensor> {
+    ) -> Result<StochasticCode> {
         let count = computing("inverting pictures", x_0.dim(0))?;
         if self.is_one_shot() {
-            return self.model.zero_x_terminal(count);
+            return Ok(StochasticCode { x_terminal: self.model.zero_x_terminal(count)?, residual: None });
         }
         let mut on_step = on_step(NetworkCall::Decoder, count, observer);
-        self.model.invert(x_0, z_sem, settings.num_invert_steps, &mut on_step)
+        if let Some(exact) = settings.exact() {
+            return self.model.invert_exactly(x_0, z_sem, exact, &mut on_step);
+        }
+        let x_terminal = self.model.invert(x_0, z_sem, settings.num_invert_steps, &mut on_step)?;
+        Ok(StochasticCode { x_terminal, residual: None })
     }
 
     /// Encodes a batch of pictures to the codes that `need` names.
@@ -188,27 +199,40 @@ impl Pipeline {
         observer: &mut Observer<'_>,
     ) -> Result<Encoded> {
         let z_sem = self.encode_semantic_batch(x_0, observer)?;
-        let x_terminal = match need {
-            CodesNeed::ZSem => None,
-            CodesNeed::Both => Some(self.invert_batch(x_0, z_sem.as_ref(), settings, observer)?),
+        let (x_terminal, residual) = match need {
+            CodesNeed::ZSem => (None, None),
+            CodesNeed::Both => {
+                let StochasticCode { x_terminal, residual } =
+                    self.invert_batch(x_0, z_sem.as_ref(), settings, observer)?;
+                (Some(x_terminal), residual)
+            }
         };
-        Ok(Encoded { z_sem, x_terminal, x_0: Some(x_0.clone()) })
+        Ok(Encoded { z_sem, x_terminal, residual, x_0: Some(x_0.clone()) })
     }
 
-    /// Decodes a batch of codes.
+    /// Decodes a batch of codes: with the sampler of the settings, or where there is a residual, along the exact chain that
+    /// made it.
     ///
     /// # Shapes
-    /// - result: `x_0`, `[N, C, H, W]`, f32, in `[-1, 1]` if clipped.
+    /// - result: `x_0`, `[N, C, H, W]`, f32, in `[-1, 1]` if clipped; along an exact chain at the end alone.
     /// # Errors
-    /// As [`Model::decode`]; [`Error::OutOfRange`] if the sampler adds noise and there are not N numbers.
+    /// As [`Model::decode`] and [`Model::decode_exactly`]; [`Error::OutOfRange`] if the sampler adds noise and there are not N numbers.
     pub fn decode_batch(
         &self,
         codes: CodesBatch<'_>,
         settings: &PipelineSettings,
         observer: &mut Observer<'_>,
     ) -> Result<Tensor> {
-        let CodesBatch { x_terminal, z_sem, numbers } = codes;
+        let CodesBatch { x_terminal, residual, z_sem, numbers } = codes;
         let count = computing("decoding", x_terminal.dim(0))?;
+        if let Some(residual) = residual {
+            let mut on_step = on_step(NetworkCall::Decoder, count, observer);
+            let x_0 = self.model.decode_exactly((x_terminal, residual), z_sem, &mut on_step)?;
+            return match settings.clip {
+                Clip::UnitRange => computing("clipping", x_0.clamp(-1f32, 1f32)),
+                Clip::None => Ok(x_0),
+            };
+        }
         if !settings.sampler.is_deterministic() {
             check_numbers(numbers, count)?;
         }
@@ -284,7 +308,8 @@ impl Pipeline {
         let mut parts = vec![];
         for batch in self.batches(0..count, settings) {
             let encoded = self.encode_batch(&self.part(x_0, &batch)?, CodesNeed::Both, settings, observer)?;
-            parts.push(self.codes(encoded.z_sem, encoded.x_terminal, batch));
+            let residual = encoded.residual;
+            parts.push(Codes { residual, ..self.codes(encoded.z_sem, encoded.x_terminal, batch) });
         }
         Codes::joined(&parts)
     }
@@ -308,11 +333,18 @@ impl Pipeline {
             check_numbers(numbers, codes.len())?;
             let numbers = &numbers[batch.clone()];
             let z_sem = codes.z_sem.as_ref().map(|z_sem| self.part(z_sem, &batch)).transpose()?;
-            let x_terminal = match &codes.x_terminal {
-                Some(x_terminal) => self.part(x_terminal, &batch)?,
-                None => self.random_x_terminal_batch(numbers, settings)?,
+            let (x_terminal, residual) = match &codes.x_terminal {
+                Some(x_terminal) => {
+                    let residual = codes.residual.as_ref().map(|residual| {
+                        residual
+                            .map(|tensor| tensor.narrow(0, batch.start, batch.len())?.to_device(self.model.device()))
+                    });
+                    (self.part(x_terminal, &batch)?, residual.transpose()?)
+                }
+                None => (self.random_x_terminal_batch(numbers, settings)?, None),
             };
-            let codes = CodesBatch { x_terminal: &x_terminal, z_sem: z_sem.as_ref(), numbers };
+            let codes =
+                CodesBatch { x_terminal: &x_terminal, residual: residual.as_ref(), z_sem: z_sem.as_ref(), numbers };
             Ok((batch, self.decode_batch(codes, settings, observer)?))
         })
     }
@@ -375,7 +407,8 @@ impl Pipeline {
 
     fn codes(&self, z_sem: Option<Tensor>, x_terminal: Option<Tensor>, numbers: Range<usize>) -> Codes {
         let fingerprint = self.model.fingerprint().to_owned();
-        Codes { z_sem, x_terminal, names: numbers.map(|number| format!("{number:04}")).collect(), fingerprint }
+        let names = numbers.map(|number| format!("{number:04}")).collect();
+        Codes { z_sem, x_terminal, residual: None, names, fingerprint }
     }
 }
 

@@ -1,20 +1,25 @@
 //! Settings of the calls of a pipeline, with their defaults.
 
-use diffae_schedule::{Clip, Sampler};
+use diffae_schedule::{Clip, ExactWeights, Sampler, Spacing};
 
 use crate::decode::DecodeOptions;
 use crate::model_config::ModelConfig;
 use crate::partial::Settings;
+use crate::stochastic_code::{ExactSettings, Inversion};
 
 /// Settings by which a [`Pipeline`](crate::Pipeline) encodes, decodes and samples. The program and the crate share
 /// these defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PipelineSettings {
-    /// The sampler for decoding. Default: deterministic DDIM, as in the paper.
+    /// The inversion of pictures to `x_T`. Default: exact. What an exact chain encoded, it also decodes, whatever the sampler.
+    pub inversion: Inversion,
+    /// The sampler that decodes other `x_T`, such as random ones. Default: DPM-Solver++(2M).
     pub sampler: Sampler,
-    /// Decoding steps. More are slower and closer to the picture. Default: 20; [`EDITS`](Self::EDITS): 100.
+    /// Spacing of the timesteps of decoding and of exact inversion. Default: even in log-SNR.
+    pub spacing: Spacing,
+    /// Decoding steps, and steps of an exact inversion. More are slower and closer to the exact solution. Default: 10.
     pub num_steps: usize,
-    /// Inversion steps. Fewer give an `x_T` that decodes less exactly. Default: 250, as in the paper.
+    /// Steps of [`Inversion::Ddim`], evenly spaced. Fewer give an `x_T` that decodes less exactly. Default: 250.
     pub num_invert_steps: usize,
     /// Steps of the latent diffusion that samples `z_sem`. Default: 200.
     pub num_latent_steps: usize,
@@ -29,8 +34,10 @@ pub struct PipelineSettings {
 impl PipelineSettings {
     /// The defaults, as a constant.
     pub const DEFAULT: Self = Self {
-        sampler: Sampler::DDIM,
-        num_steps: 20,
+        inversion: Inversion::Exact(ExactWeights::Balanced),
+        sampler: Sampler::DpmSolverPp2M,
+        spacing: Spacing::LogSnr,
+        num_steps: 10,
         num_invert_steps: 250,
         num_latent_steps: 200,
         clip: Clip::UnitRange,
@@ -38,19 +45,47 @@ impl PipelineSettings {
         batch_size: None,
     };
 
-    /// The defaults of edits: 100 decoding steps, since edited codes are off the paths along which 20 do.
-    pub const EDITS: Self = Self { num_steps: 100, ..Self::DEFAULT };
+    /// The chains of the paper and its released code: DDIM on evenly spaced timesteps, 250 steps up and 20 down.
+    pub const REFERENCE: Self = Self {
+        inversion: Inversion::Ddim,
+        sampler: Sampler::DDIM,
+        spacing: Spacing::Leading,
+        num_steps: 20,
+        ..Self::DEFAULT
+    };
+
+    /// [`REFERENCE`](Self::REFERENCE) for edits: 100 decoding steps, since edited codes are off the paths along which 20 do.
+    pub const REFERENCE_EDITS: Self = Self { num_steps: 100, ..Self::REFERENCE };
+
+    /// Returns the exact chain of these settings, if they have one.
+    #[must_use]
+    pub const fn exact(&self) -> Option<ExactSettings> {
+        match self.inversion {
+            Inversion::Exact(weights) => Some(ExactSettings { steps: self.num_steps, spacing: self.spacing, weights }),
+            Inversion::Ddim => None,
+        }
+    }
+
+    /// Returns the settings with an exact chain.
+    #[must_use]
+    pub const fn with_exact(self, chain: ExactSettings) -> Self {
+        let ExactSettings { steps, spacing, weights } = chain;
+        Self { inversion: Inversion::Exact(weights), num_steps: steps, spacing, ..self }
+    }
 
     /// Returns the settings of decoding.
     #[must_use]
     pub const fn decode_options(&self) -> DecodeOptions {
-        DecodeOptions { num_steps: self.num_steps, sampler: self.sampler, clip: self.clip }
+        DecodeOptions { num_steps: self.num_steps, spacing: self.spacing, sampler: self.sampler, clip: self.clip }
     }
 
-    /// Returns the sampler as settings of a result: `sampler`, and `eta` of DDIM.
+    /// Returns the sampler as settings of a result: `sampler`, `spacing`, and `eta` of DDIM.
     #[must_use]
     pub fn sampler_settings(&self) -> Settings {
-        let mut settings = Settings::from([("sampler".to_owned(), self.sampler.to_string().into())]);
+        let mut settings = Settings::from([
+            ("sampler".to_owned(), self.sampler.to_string().into()),
+            ("spacing".to_owned(), self.spacing.to_string().into()),
+        ]);
         if let Sampler::Ddim { eta } = self.sampler {
             settings.insert("eta".to_owned(), eta.into());
         }

@@ -12,6 +12,7 @@ use crate::model::Model;
 use crate::observer::Observer;
 use crate::pipeline::Pipeline;
 use crate::settings::PipelineSettings;
+use crate::stochastic_code::{ExactSettings, Residual, same_chain};
 use diffae_data::{Fingerprint, Input, file_names, list_inputs, read_batch, stamp};
 
 /// Maximum number of names that a message lists.
@@ -52,6 +53,8 @@ pub struct Encoded {
     pub z_sem: Option<Tensor>,
     /// Noise maps `x_T`, `[N, ..]`; absent if not requested.
     pub x_terminal: Option<Tensor>,
+    /// What an exact chain adds to `x_T`, if one made it.
+    pub residual: Option<Residual>,
     /// The pictures `[N, C, H, W]`, if all subjects are pictures.
     pub x_0: Option<Tensor>,
 }
@@ -231,6 +234,15 @@ impl Subjects {
         }
     }
 
+    /// Returns the exact chain of the files of codes, if one made them.
+    ///
+    /// # Errors
+    /// [`Error::MixedChains`] if they are of several chains.
+    pub fn exact_chain(&self) -> Result<Option<ExactSettings>> {
+        let with_noise = self.files.iter().filter(|file| file.codes.x_terminal.is_some());
+        same_chain(with_noise.map(|file| file.codes.residual.as_ref().map(|residual| residual.chain)))
+    }
+
     /// Computes a checksum of names, of sizes and times of files, and of tensors, which differs between sets of
     /// subjects.
     ///
@@ -281,21 +293,21 @@ impl Subjects {
         let model = pipeline.model();
         let inputs: Vec<Input> = range.clone().filter_map(|idx| self.picture(idx).cloned()).collect();
         let computed = if inputs.is_empty() {
-            Encoded { z_sem: None, x_terminal: None, x_0: None }
+            Encoded { z_sem: None, x_terminal: None, residual: None, x_0: None }
         } else {
             let x_0 = read_batch(&inputs, model.image_shape(), model.device())?;
             pipeline.encode_batch(&x_0, need, settings, observer)?
         };
-        let (mut z_sems, mut x_terminals, mut next) = (vec![], vec![], 0);
+        let (mut z_sems, mut x_terminals, mut residuals, mut next) = (vec![], vec![], vec![], 0);
         for idx in range.clone() {
             let (codes, row) = match &self.all[idx].source {
                 Source::Picture(_) => {
                     next += 1;
-                    ((computed.z_sem.as_ref(), computed.x_terminal.as_ref()), next - 1)
+                    ((computed.z_sem.as_ref(), computed.x_terminal.as_ref(), computed.residual.as_ref()), next - 1)
                 }
                 Source::Codes { file, idx } => {
                     let codes = &self.files[*file].codes;
-                    ((codes.z_sem.as_ref(), codes.x_terminal.as_ref()), *idx)
+                    ((codes.z_sem.as_ref(), codes.x_terminal.as_ref(), codes.residual.as_ref()), *idx)
                 }
             };
             let of = |tensor: &Tensor| tensor.narrow(0, row, 1)?.to_device(model.device());
@@ -303,12 +315,14 @@ impl Subjects {
             if need != CodesNeed::ZSem {
                 let stored = computing("looking up x_T", codes.1.map(of).transpose())?;
                 x_terminals.push(stored.map_or_else(|| model.zero_x_terminal(1), Ok)?);
+                residuals.push(codes.2.map(|residual| residual.map(of)).transpose()?);
             }
         }
         let joined = |rows: Vec<Tensor>| (!rows.is_empty()).then(|| Tensor::cat(&rows, 0)).transpose();
         Ok(Encoded {
             z_sem: computing("joining z_sem", joined(z_sems))?,
             x_terminal: computing("joining x_T", joined(x_terminals))?,
+            residual: Residual::joined(residuals.iter().map(Option::as_ref))?,
             x_0: computed.x_0.filter(|_| inputs.len() == range.len()),
         })
     }

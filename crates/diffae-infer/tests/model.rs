@@ -212,7 +212,7 @@ fn a_local_direction_bends_by_the_code_and_is_kept() {
 #[test]
 fn edited_pictures_keep_what_the_edit_leaves_alone() {
     let pipeline = Pipeline::new(complete("autoenc32").build(&LoadOptions::cpu()).unwrap());
-    let settings = PipelineSettings { num_steps: 2, num_invert_steps: 2, ..PipelineSettings::EDITS };
+    let settings = PipelineSettings { num_steps: 2, num_invert_steps: 2, ..PipelineSettings::REFERENCE };
     let picture = image::RgbImage::from_fn(32, 32, |x, y| {
         let [x, y] = [x, y].map(|place| u8::try_from(place * 8).unwrap());
         image::Rgb([x, y, x ^ y])
@@ -281,6 +281,7 @@ fn codes_survive_the_round_trip_and_mismatched_counts_do_not() {
     let codes = Codes {
         z_sem: Some(tensor(&[2, 4])),
         x_terminal: Some(tensor(&[2, 3, 8, 8])),
+        residual: None,
         names: vec!["a".to_owned(), "b c".to_owned()],
         fingerprint: "0123".to_owned(),
     };

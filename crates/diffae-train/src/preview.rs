@@ -48,7 +48,7 @@ impl Preview {
         let need = if with_z { CodesNeed::Both } else { CodesNeed::ZSem };
         let Encoded { z_sem, x_terminal, .. } = pipeline.encode_batch(&self.x_0, need, &settings, &mut no_observer)?;
         let decode = |x_terminal: &Tensor| {
-            let codes = CodesBatch { x_terminal, z_sem: z_sem.as_ref(), numbers: &[] };
+            let codes = CodesBatch { x_terminal, residual: None, z_sem: z_sem.as_ref(), numbers: &[] };
             pipeline.decode_batch(codes, &settings, &mut no_observer)
         };
         let random = |which: usize| {
@@ -76,7 +76,7 @@ fn settings(config: &TrainConfig) -> PipelineSettings {
         num_latent_steps: steps,
         seed: config.seed,
         batch_size: Some(MAX_SHOWN),
-        ..PipelineSettings::DEFAULT
+        ..PipelineSettings::REFERENCE
     }
 }
 

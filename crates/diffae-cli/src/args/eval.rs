@@ -6,11 +6,15 @@ mod options;
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Subcommand, ValueEnum};
 use diffae_eval::measures::{
-    AllOptions, AttributesOptions, DisentanglementOptions, EditsOptions, FewShotOptions, FidOptions, PplOptions,
-    ReconOptions, ZUsageOptions,
+    AllOptions, AttributesOptions, DisentanglementOptions, EditsOptions, FewShotOptions, FidOptions, InversionOptions,
+    PplOptions, ReconOptions, ZUsageOptions,
 };
+
+use diffae_infer::PipelineSettings;
+use diffae_schedule::{ExactWeights, Spacing};
 
 use super::{BatchArgs, BrokenArgs, ForceArgs, HintArgs, MODEL_WEIGHTS, ModelArgs, RandomArgs, SamplerArgs, positive};
 
@@ -32,6 +36,8 @@ pub(crate) enum MeasureArgs {
     Edits(EditsArgs),
     /// Share of an image that z_sem decides, and that x_T decides
     ZUsage(ZUsageArgs),
+    /// Round trips through stochastic codes: errors, and how near x_T is to noise
+    Inversion(EvalInversionArgs),
     /// LPIPS between same-named images of two folders
     Lpips(LpipsPairsArgs),
     /// Smoothness of interpolations: perceptual path length
@@ -348,6 +354,9 @@ pub(crate) struct EditsArgs {
     /// Strength of the edits [default: fitted to z_sem on the first fifth of the pairs, which is then not measured]
     #[arg(long, allow_negative_numbers = true, value_name = "S", conflicts_with = "direction")]
     pub(crate) strength: Option<f64>,
+    /// Encode and decode along an exact chain of N steps, as `diffae edit` does by default
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["steps", "invert_steps", "sampler", "eta"])]
+    pub(crate) exact_steps: Option<usize>,
     /// Decoding steps
     #[arg(long, default_value_t = EditsOptions::default().steps, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
@@ -359,6 +368,47 @@ pub(crate) struct EditsArgs {
     /// Edit as `diffae edit --keep-residual` does
     #[arg(long)]
     pub(crate) keep_residual: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalInversionArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) data: EvalDataArgs,
+    #[command(flatten)]
+    pub(crate) run: EvalRunArgs,
+    /// Numbers of steps of exact chains
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "5,10,20", value_parser = positive)]
+    pub(crate) exact_steps: Vec<usize>,
+    /// Weights of exact chains
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value_t = ExactWeights::default(),
+        value_parser = PossibleValuesParser::new(ExactWeights::names()).try_map(|name| name.parse::<ExactWeights>())
+    )]
+    pub(crate) weights: ExactWeights,
+    /// Spacing of exact chains
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value_t = PipelineSettings::DEFAULT.spacing,
+        value_parser = PossibleValuesParser::new(Spacing::names()).try_map(|name| name.parse::<Spacing>())
+    )]
+    pub(crate) spacing: Spacing,
+    /// DDIM chains: inversion steps and decoding steps of each
+    #[arg(long, value_name = "N:N,..", value_delimiter = ',', default_value = "10:10,20:20,250:20", value_parser = two_numbers)]
+    pub(crate) ddim: Vec<[usize; 2]>,
+    /// Noise that is added to eps while decoding, relative to it
+    #[arg(long, value_name = "SHARE", default_value_t = InversionOptions::default().perturbation)]
+    pub(crate) perturbation: f64,
+}
+
+/// Reads two positive numbers, with a colon between them.
+fn two_numbers(text: &str) -> Result<[usize; 2], String> {
+    let (first, second) = text.split_once(':').ok_or("expected two numbers with a colon between them")?;
+    Ok([positive(first)?, positive(second)?])
 }
 
 #[derive(Debug, Args)]

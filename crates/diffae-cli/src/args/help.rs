@@ -121,6 +121,7 @@ const PAGES: &[Page] = &[
         &["diffae eval disentanglement --model toonheads --data held-out --labels attributes.csv --out report"],
     ),
     page(&["eval", "edits"], &["diffae eval edits --model toonheads --pairs held-out/pairs --out report"]),
+    page(&["eval", "inversion"], &["diffae eval inversion --model toonheads --data held-out --out report"]),
     page(&["eval", "z-usage"], &["diffae eval z-usage --model toonheads --data held-out --out report"]),
     page(
         &["eval", "lpips"],

@@ -3,12 +3,15 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 use diffae_infer::{PipelineSettings, Resume};
+use diffae_schedule::Spacing;
 
+use super::chain::InversionName;
 use super::{
     BatchArgs, BrokenArgs, DecodingArgs, ForceArgs, InversionArgs, ModelArgs, OutArgs, PictureArgs, RandomArgs,
-    SamplerArgs, positive,
+    positive,
 };
 
 /// Pictures and codes on the command line.
@@ -62,9 +65,22 @@ pub(crate) struct EncodeArgs {
     pub(crate) pictures: PictureArgs,
     #[command(flatten)]
     pub(crate) out: OutArgs,
-    /// Inversion steps
-    #[arg(long, default_value_t = PipelineSettings::DEFAULT.num_invert_steps, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
+    /// Inversion steps [default: 10; of ddim 250]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) steps: Option<usize>,
+    /// Inversion of images to x_T [default: exact]
+    #[arg(long, value_enum, value_name = "NAME", conflicts_with = "reference")]
+    pub(crate) inversion: Option<InversionName>,
+    /// Spacing of the timesteps of an exact inversion [default: log-snr]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = PossibleValuesParser::new(Spacing::names()).try_map(|name| name.parse::<Spacing>())
+    )]
+    pub(crate) spacing: Option<Spacing>,
+    /// The inversion of the paper: ddim in 250 steps
+    #[arg(long, conflicts_with = "spacing")]
+    pub(crate) reference: bool,
     /// Encode z_sem only, without x_T: much faster
     #[arg(long)]
     pub(crate) semantic_only: bool,
@@ -74,6 +90,20 @@ pub(crate) struct EncodeArgs {
     pub(crate) resume: ResumeArgs,
     #[command(flatten)]
     pub(crate) json: JsonArgs,
+}
+
+impl EncodeArgs {
+    /// Returns the settings of the inversion.
+    pub(crate) fn settings(&self) -> PipelineSettings {
+        let batch_size = self.batch.batch_size;
+        if self.reference || self.inversion == Some(InversionName::Ddim) {
+            let num_invert_steps = self.steps.unwrap_or(PipelineSettings::REFERENCE.num_invert_steps);
+            return PipelineSettings { num_invert_steps, batch_size, ..PipelineSettings::REFERENCE };
+        }
+        let usual = PipelineSettings::DEFAULT;
+        let num_steps = self.steps.unwrap_or(usual.num_steps);
+        PipelineSettings { num_steps, spacing: self.spacing.unwrap_or(usual.spacing), batch_size, ..usual }
+    }
 }
 
 /// Sources of x_T of decoded images.
@@ -209,11 +239,8 @@ pub(crate) struct EditArgs {
     /// Several values of --strength, such as -0.3,0,0.3: also writes a strip for each image
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true, conflicts_with = "strength")]
     pub(crate) strengths: Vec<f64>,
-    /// Decoding steps
-    #[arg(long, default_value_t = PipelineSettings::EDITS.num_steps, value_name = "N", value_parser = positive)]
-    pub(crate) steps: usize,
     #[command(flatten)]
-    pub(crate) sampler: SamplerArgs,
+    pub(crate) decoding: DecodingArgs,
     /// Add back what decoding loses, so that unedited parts stay as they are; decodes once more
     #[arg(long)]
     pub(crate) keep_residual: bool,

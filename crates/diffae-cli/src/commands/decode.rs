@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
-use diffae_infer::{Codes, CodesBatch, PipelineSettings, Settings, pick_codes};
+use diffae_infer::{Codes, CodesBatch, CodesNeed, PipelineSettings, Settings, pick_codes};
 
-use crate::args::{DecodeArgs, GlobalArgs, XTerminalChoice};
+use crate::args::{DecodeArgs, DecodingArgs, GlobalArgs, XTerminalChoice, chain_settings};
 use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
 use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
@@ -44,13 +44,15 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
     })?;
     let session = Session::open(global, &args.model, &args.batch)?;
     check(&chosen.codes, &session, args)?;
-    let settings = PipelineSettings { seed: args.random.seed, ..args.decoding.settings(&args.batch)? };
+    let settings = PipelineSettings { seed: args.random.seed, ..settings(&chosen.codes, args)? };
+    let is_exact = args.x_t == XTerminalChoice::Stored && chosen.codes.residual.is_some();
+    let codes = if is_exact { CodesNeed::Both } else { CodesNeed::ZSem };
+    session.check_chains(&settings, CodesNeed::ZSem)?;
     let mut public = Settings::from([
         ("model".to_owned(), session.model().fingerprint().into()),
-        ("steps".to_owned(), settings.num_steps.into()),
         ("seed".to_owned(), settings.seed.into()),
     ]);
-    public.extend(settings.sampler_settings());
+    public.extend(chain_settings(&settings, codes));
     let mut hidden = session.run_settings(global);
     hidden.insert("x-t".to_owned(), format!("{:?}", args.x_t).into());
     hidden.insert(
@@ -84,6 +86,9 @@ impl Decode<'_> {
             };
             let z_sem = codes.z_sem.as_ref().map(part).transpose()?;
             let numbers: Vec<u64> = indices.iter().map(|&idx| idx as u64).collect();
+            let residual = codes.residual.as_ref().filter(|_| args.x_t == XTerminalChoice::Stored);
+            let of_rows = |tensor: &Tensor| part(tensor).map_err(candle_core::Error::wrap);
+            let residual = residual.map(|residual| residual.map(of_rows)).transpose()?;
             let x_terminal = match (args.x_t, &codes.x_terminal) {
                 (XTerminalChoice::Stored, Some(x_terminal)) => part(x_terminal)?,
                 (XTerminalChoice::Stored, None) if session.is_one_shot() => {
@@ -93,7 +98,12 @@ impl Decode<'_> {
                 (XTerminalChoice::Random, _) => pipeline.random_x_terminal_batch(&numbers, &settings)?,
                 (XTerminalChoice::Zero, _) => session.model().zero_x_terminal(records.len())?,
             };
-            let codes = CodesBatch { x_terminal: &x_terminal, z_sem: z_sem.as_ref(), numbers: &numbers };
+            let codes = CodesBatch {
+                x_terminal: &x_terminal,
+                residual: residual.as_ref(),
+                z_sem: z_sem.as_ref(),
+                numbers: &numbers,
+            };
             let x_0 = pipeline.decode_batch(codes, &settings, &mut progress.observer())?;
             output.write(&x_0, &records.iter().collect::<Vec<_>>())?;
             output.keep(batch.end, serde_json::Value::Null)?;
@@ -109,6 +119,21 @@ fn check(codes: &Codes, session: &Session, args: &DecodeArgs) -> Result<()> {
     if let (false, Err(error)) = (args.any_model, codes.check_made_by(session.model(), &args.codes)) {
         bail!("{error}; --any-model decodes them anyway")
     }
-    codes.check_sizes(session.model(), &args.codes)?;
-    session.check_steps("--steps", args.decoding.steps)
+    Ok(codes.check_sizes(session.model(), &args.codes)?)
+}
+
+/// Returns the settings of decoding: exact codes are decoded along the chain that made them, other stored `x_T` along
+/// the paper's, from which they come.
+fn settings(codes: &Codes, args: &DecodeArgs) -> Result<PipelineSettings> {
+    if args.x_t != XTerminalChoice::Stored {
+        return args.decoding.settings(&args.batch);
+    }
+    match &codes.residual {
+        Some(residual) => {
+            args.decoding.check_agreement(residual.chain, &args.codes.display().to_string())?;
+            let usual = PipelineSettings { batch_size: args.batch.batch_size, ..PipelineSettings::DEFAULT };
+            Ok(usual.with_exact(residual.chain))
+        }
+        None => DecodingArgs { reference: true, ..args.decoding.clone() }.settings(&args.batch),
+    }
 }

@@ -16,7 +16,7 @@ use diffae_infer::{
 use image::RgbImage;
 
 use self::page::{Exhibit, former_results, page};
-use crate::args::{DemoArgs, GlobalArgs, HintArgs};
+use crate::args::{BatchArgs, DemoArgs, GlobalArgs, HintArgs};
 use crate::output::{OutputDir, Provenance, say};
 use crate::progress::{Job, Noun, Progress, Work};
 use crate::session::{catch_interrupts, load_options};
@@ -53,17 +53,15 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
     catch_interrupts();
     let options = load_options(global, &HintArgs::default())?;
     let model = ModelSource::built_in()?.build(&options)?;
-    let settings = PipelineSettings {
-        num_steps: args.steps,
-        num_invert_steps: args.steps,
-        num_latent_steps: LATENT_STEPS,
-        sampler: args.sampler.get()?,
-        seed: args.random.seed,
-        ..PipelineSettings::DEFAULT
-    };
+    let batch = BatchArgs { batch_size: None };
+    let settings = args.decoding.settings(&batch)?;
+    let num_invert_steps = settings.num_steps;
+    let settings =
+        PipelineSettings { num_invert_steps, num_latent_steps: LATENT_STEPS, seed: args.random.seed, ..settings };
     let provenance = Provenance::new(model.fingerprint())
-        .with("steps", &args.steps)
+        .with("steps", &settings.num_steps)
         .with("sampler", &settings.sampler)
+        .with("spacing", &settings.spacing)
         .with("seed", &args.random.seed);
     let (faces, num_attributes) = (built_in_pictures()?, model.classifier()?.config().attributes.len());
     let num_decoded = 2 * faces.len()
@@ -73,18 +71,19 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
         + NUM_SAMPLES;
     // An inversion takes as many steps as a picture, and counts as one.
     let num_pictures = faces.len() + num_decoded;
-    let work =
-        Work { encoder: faces.len(), decoder: num_pictures * args.steps, latent_net: NUM_SAMPLES * LATENT_STEPS };
+    let pipeline = Pipeline::new(model);
+    let decoder = faces.len() * pipeline.num_inversion_calls(&settings) + num_decoded * settings.num_steps;
+    let work = Work { encoder: faces.len(), decoder, latent_net: NUM_SAMPLES * LATENT_STEPS };
     let job = Job { label: "demo", noun: Noun::Pictures, num_items: num_pictures, num_kept: 0, work };
-    let progress = Progress::of(job, &model);
+    let progress = Progress::of(job, pipeline.model());
     let pictures: Vec<RgbImage> = faces.into_iter().map(|(_, face)| face).collect();
-    let demo = Demo { pipeline: Pipeline::new(model), settings, progress: &progress, num_calls: Cell::new(0) };
+    let demo = Demo { pipeline, settings, progress: &progress, num_calls: Cell::new(0) };
     let exhibits = demo.exhibits(&pictures, args, &provenance)?;
     progress.finish();
     for Exhibit { file, bytes, .. } in &exhibits {
         output.write(file, bytes)?;
     }
-    output.write(PAGE, page(&exhibits, args).as_bytes())?;
+    output.write(PAGE, page(&exhibits, settings.num_steps).as_bytes())?;
     output.commit()?;
     let seconds = start.elapsed().as_secs_f64();
     say(&format!("open {} ({} exhibits, {seconds:.0} s)", args.out.join(PAGE).display(), exhibits.len()))
@@ -187,7 +186,7 @@ impl Demo<'_> {
     fn reconstruct(&self, (codes, decoded): (&Codes, &Tensor), pictures: &[RgbImage]) -> Result<Sheet> {
         let decoded =
             (0..pictures.len()).map(|face| Ok(rgb_from_tensor(&decoded.get(face)?)?)).collect::<Result<_>>()?;
-        let random = Codes { x_terminal: None, ..codes.clone() };
+        let random = Codes { x_terminal: None, residual: None, ..codes.clone() };
         let mut sheet = Sheet::new();
         sheet.push("original", pictures.to_vec());
         sheet.push("inverted x_T", decoded);
@@ -263,11 +262,5 @@ fn forth_and_back(frames: &[RgbImage]) -> Vec<RgbImage> {
 
 /// Returns the codes of one face.
 fn one_of(codes: &Codes, face: usize) -> Result<Codes> {
-    let part = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.narrow(0, face, 1)).transpose();
-    Ok(Codes {
-        z_sem: part(&codes.z_sem)?,
-        x_terminal: part(&codes.x_terminal)?,
-        names: codes.names.get(face).cloned().into_iter().collect(),
-        fingerprint: codes.fingerprint.clone(),
-    })
+    Ok(codes.select(&[face])?)
 }

@@ -11,7 +11,7 @@ use diffae_nets::AttributeClassifier;
 use diffae_nets::weights::float_bytes;
 use image::RgbImage;
 
-use crate::args::{EditArgs, GlobalArgs};
+use crate::args::{EditArgs, GlobalArgs, chain_settings};
 use crate::output::{say, say_json};
 use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
 use crate::pictures::list_readable_subjects;
@@ -188,30 +188,27 @@ impl<'a> Editing<'a> {
         edits.iter().try_for_each(|edits| session.model().check_edits(edits))?;
         let known = &session.model().classifier()?.config().attributes;
         let names = indices.iter().map(|&idx| known[idx].clone()).collect();
-        session.check_steps("--steps", args.steps)?;
-        session.check_steps("--invert-steps", args.inversion.invert_steps)?;
         subjects.check(session.model(), CodesNeed::Both)?;
-        let settings = PipelineSettings {
-            sampler: args.sampler.get()?,
-            num_steps: args.steps,
-            num_invert_steps: args.inversion.invert_steps,
-            batch_size: args.batch.batch_size,
-            ..PipelineSettings::EDITS
-        };
+        let (inversion, reference) = (&args.inversion, PipelineSettings::REFERENCE_EDITS);
+        let settings = args.decoding.with_inversion(inversion, reference, &args.batch, Some(subjects))?;
+        let need = if subjects.num_pictures() > 0 { CodesNeed::Both } else { CodesNeed::ZSem };
+        session.check_chains(&settings, need)?;
         Ok(Self { session, args, settings, plan, subjects, edits, names })
     }
 
     fn public_settings(&self) -> Settings {
-        let first = self.subjects.num_invert_steps(0, self.args.inversion.invert_steps);
-        let is_one = |idx| self.subjects.num_invert_steps(idx, self.args.inversion.invert_steps) == first;
+        let asked = self.settings.num_invert_steps;
+        let first = self.subjects.num_invert_steps(0, asked);
+        let is_one = |idx| self.subjects.num_invert_steps(idx, asked) == first;
         let mut settings = Settings::from([
             ("model".to_owned(), self.session.model().fingerprint().into()),
-            ("steps".to_owned(), self.args.steps.into()),
             ("attribute".to_owned(), self.names.join(", ").into()),
             ("keep_residual".to_owned(), self.args.keep_residual.into()),
         ]);
-        settings.extend(self.settings.sampler_settings());
-        if let Some(num_steps) = first.filter(|_| (0..self.subjects.len()).all(is_one)) {
+        let is_exact = self.settings.exact().is_some();
+        settings.extend(chain_settings(&self.settings, if is_exact { CodesNeed::Both } else { CodesNeed::ZSem }));
+        if let Some(num_steps) = first.filter(|_| !is_exact && (0..self.subjects.len()).all(is_one)) {
+            settings.insert("inversion".to_owned(), "ddim".into());
             settings.insert("invert_steps".to_owned(), num_steps.into());
         }
         settings
@@ -222,7 +219,7 @@ impl<'a> Editing<'a> {
         let classifier = self.session.model().classifier()?;
         hidden.insert("edits".to_owned(), format!("{:?}", self.edits).into());
         hidden.insert("strips".to_owned(), self.plan.wants_strip.into());
-        hidden.insert("asked_invert_steps".to_owned(), self.args.inversion.invert_steps.into());
+        hidden.insert("asked_invert_steps".to_owned(), self.settings.num_invert_steps.into());
         hidden.insert("inputs".to_owned(), self.subjects.fingerprint()?.into());
         // Directions may be fitted anew, which the model's fingerprint does not tell.
         let probe = self.session.model().latent_moments()?.mean.clone();
@@ -237,11 +234,11 @@ impl<'a> Editing<'a> {
 
     /// Edits the remaining pictures, batch by batch.
     fn edit(&self, records: &[Vec<Record>], output: &mut PictureOutput, num_kept: usize) -> Result<()> {
-        let Self { session, args, settings, subjects, .. } = self;
+        let Self { session, settings, subjects, .. } = self;
         let pipeline = &session.pipeline;
         let left = num_kept..subjects.len();
         let num_encoded = left.clone().filter(|&idx| subjects.picture(idx).is_some()).count();
-        let decodings = self.edits.len() + usize::from(args.keep_residual);
+        let decodings = self.edits.len() + usize::from(self.adds_residual());
         let inverted = num_encoded * pipeline.num_inversion_calls(settings);
         let decoder = inverted + left.len() * decodings * pipeline.num_decoding_calls(settings);
         let versions = self.edits.len();
@@ -260,6 +257,11 @@ impl<'a> Editing<'a> {
         Ok(())
     }
 
+    /// Returns whether what decoding loses is added: along an exact chain nothing is lost.
+    fn adds_residual(&self) -> bool {
+        self.args.keep_residual && self.settings.exact().is_none()
+    }
+
     fn edit_batch(
         &self,
         batch: std::ops::Range<usize>,
@@ -267,14 +269,15 @@ impl<'a> Editing<'a> {
         output: &mut PictureOutput,
         progress: &Progress,
     ) -> Result<()> {
-        let Self { session, args, settings, .. } = self;
+        let Self { session, settings, .. } = self;
         let encoded = session.encode(self.subjects, batch.clone(), CodesNeed::Both, settings, progress)?;
         let missing = |part| diffae_infer::Error::MissingPart { part, hint: "edits move z_sem and keep x_T" };
         let z_sem = encoded.z_sem.ok_or_else(|| missing("z_sem"))?;
         let x_terminal = encoded.x_terminal.ok_or_else(|| missing("x_T"))?;
-        let decode = |z_sem: &Tensor| session.decode((&x_terminal, Some(z_sem)), batch.start, settings, progress);
+        let noise = (&x_terminal, encoded.residual.as_ref());
+        let decode = |z_sem: &Tensor| session.decode((noise, Some(z_sem)), batch.start, settings, progress);
         let original = || anyhow::Ok((encoded.x_0.ok_or_else(|| missing("picture"))?, decode(&z_sem)?));
-        let original = args.keep_residual.then(original).transpose()?;
+        let original = self.adds_residual().then(original).transpose()?;
         let has_strip = self.plan.wants_strip && output.has_sheet();
         let mut strips: Vec<Vec<RgbImage>> = vec![Vec::new(); batch.len()];
         for (version, edits) in self.edits.iter().enumerate() {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use diffae_data::Input;
-use diffae_infer::{Codes, CodesNeed, Encoded, PartialFolder, PipelineSettings, Settings, list_subjects};
+use diffae_infer::{Codes, CodesNeed, Encoded, PartialFolder, PipelineSettings, Residual, Settings, list_subjects};
 use diffae_nets::weights::safetensors_bytes;
+use diffae_schedule::Spacing;
 use serde_json::{Value, json};
 
 use crate::args::{EncodeArgs, GlobalArgs};
@@ -17,6 +18,8 @@ use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
 
 const COMMAND: &str = "encode";
+/// Name of the tensor of residuals in parts.
+const RESIDUAL: &str = "residual";
 
 /// Inputs and settings of an encoding.
 struct Encoding<'a> {
@@ -39,29 +42,37 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     if args.semantic_only && !session.has_z_sem() {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())
     }
-    let num_steps = (!args.semantic_only && !session.is_one_shot()).then_some(args.steps);
-    if let Some(num_steps) = num_steps {
-        session.check_steps("--steps", num_steps)?;
-    }
+    let is_inverted = !args.semantic_only && !session.is_one_shot();
+    let pipeline_settings = args.settings();
     let mut settings = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
-    settings.extend(num_steps.map(|num_steps| ("steps".to_owned(), num_steps.into())));
+    if is_inverted {
+        let is_exact = pipeline_settings.exact().is_some();
+        let (spacing, num_steps) = if is_exact {
+            (pipeline_settings.spacing, pipeline_settings.num_steps)
+        } else {
+            (Spacing::Leading, pipeline_settings.num_invert_steps)
+        };
+        session.pipeline.check_steps(spacing, num_steps).context("--steps")?;
+        settings.insert("steps".to_owned(), num_steps.into());
+        settings.insert("inversion".to_owned(), if is_exact { "exact" } else { "ddim" }.into());
+        settings.insert("spacing".to_owned(), spacing.to_string().into());
+    }
     let mut decisive = session.run_settings(global);
     decisive.extend(settings.clone());
     decisive.insert("inputs".to_owned(), list_subjects(&args.pictures.input)?.fingerprint()?.into());
     let num_kept = partial.begin(&decisive, args.resume.mode(&args.out.force))?;
     tell_going_on(num_kept, inputs.len());
-    let need = if num_steps.is_some() { CodesNeed::Both } else { CodesNeed::ZSem };
-    let pipeline_settings = PipelineSettings {
-        num_invert_steps: args.steps,
-        batch_size: args.batch.batch_size,
-        ..PipelineSettings::DEFAULT
-    };
+    let need = if is_inverted { CodesNeed::Both } else { CodesNeed::ZSem };
     let encoding = Encoding { session: &session, inputs: &inputs, need, settings: pipeline_settings };
     let encoded = encoding.encode(&mut partial, num_kept);
     encoded.map_err(|error| tell_kept(error, partial.num_kept(), inputs.len()))?;
     let codes = Codes {
         z_sem: joined_parts(&partial, "z_sem")?,
         x_terminal: joined_parts(&partial, "x_T")?,
+        residual: match (joined_parts(&partial, RESIDUAL)?, pipeline_settings.exact()) {
+            (Some(tensor), Some(chain)) => Some(Residual { tensor, chain }),
+            _ => None,
+        },
         names: inputs.into_iter().map(|input| input.name).collect(),
         fingerprint: session.model().fingerprint().to_owned(),
     };
@@ -94,9 +105,9 @@ impl Encoding<'_> {
         for batch in pipeline.batches(num_kept..inputs.len(), &settings) {
             let inputs = &inputs[batch.clone()];
             let x_0 = session.read(inputs)?;
-            let Encoded { z_sem, x_terminal, .. } =
+            let Encoded { z_sem, x_terminal, residual, .. } =
                 session.encode_inputs((inputs, &x_0), need, &settings, &progress)?;
-            partial.write(&part_name(batch.end), &part(z_sem, x_terminal)?)?;
+            partial.write(&part_name(batch.end), &part(z_sem, x_terminal, residual)?)?;
             partial.keep(batch.end, Value::Null)?;
             progress.done(batch.len());
         }
@@ -106,9 +117,10 @@ impl Encoding<'_> {
 }
 
 /// Serializes the codes of a batch as a file.
-fn part(z_sem: Option<Tensor>, x_terminal: Option<Tensor>) -> Result<Vec<u8>> {
+fn part(z_sem: Option<Tensor>, x_terminal: Option<Tensor>, residual: Option<Residual>) -> Result<Vec<u8>> {
     let mut tensors = BTreeMap::new();
-    for (name, tensor) in [("z_sem", z_sem), ("x_T", x_terminal)] {
+    let residual = residual.map(|residual| residual.tensor);
+    for (name, tensor) in [("z_sem", z_sem), ("x_T", x_terminal), (RESIDUAL, residual)] {
         if let Some(tensor) = tensor {
             tensors.insert(name.to_owned(), tensor.to_device(&Device::Cpu)?);
         }

@@ -6,14 +6,15 @@ use anyhow::{Result, bail};
 use diffae_data::{AttributePairs, Crop, PictureSet};
 use diffae_eval::measures::{
     AllMeasures, AllOptions, Attributes, Disentanglement, Edits, FeatureExtractor, FewShot, Fid, FidProtocol,
-    FidSubject, LabelledPictures, LpipsPairs, PerceptualNetwork, Ppl, Recon, ReconSubject, ZUsage, ZUsageOptions,
+    FidSubject, Inversion, LabelledPictures, LpipsPairs, PerceptualNetwork, Ppl, Recon, ReconSubject, ZUsage,
+    ZUsageOptions,
 };
 use diffae_eval::{Comparison, Error, EvaluatedModel, Evaluation, EvaluationEvent, InceptionInput, Measure, Report};
 
 use crate::args::{
-    AllArgs, AttributesArgs, BrokenArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalRunArgs, Evaluated,
-    FewShotArgs, FidArgs, GlobalArgs, LpipsArgs, LpipsPairsArgs, MeasureArgs, ModelArgs, PplArgs, ReconArgs,
-    ZUsageArgs,
+    AllArgs, AttributesArgs, BrokenArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalInversionArgs,
+    EvalRunArgs, Evaluated, FewShotArgs, FidArgs, GlobalArgs, LpipsArgs, LpipsPairsArgs, MeasureArgs, ModelArgs,
+    PplArgs, ReconArgs, ZUsageArgs,
 };
 use crate::device::device_from_name;
 use crate::output::{Provenance, say, say_json};
@@ -33,6 +34,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EvalArgs) -> Result<()> {
         MeasureArgs::FewShot(args) => few_shot(global, args),
         MeasureArgs::Fid(args) => fid(global, args),
         MeasureArgs::ZUsage(args) => z_usage(global, args),
+        MeasureArgs::Inversion(args) => inversion(global, args),
         MeasureArgs::All(args) => all(global, args),
         MeasureArgs::Compare(args) => compare(args),
     }
@@ -106,6 +108,16 @@ fn ppl(global: &GlobalArgs, args: &PplArgs) -> Result<()> {
     let lpips = PerceptualNetwork::open(args.backbone.into(), &args.weights, model.model().device())?;
     let measure = Ppl { model: &model, pictures: &pictures, lpips: &lpips, options: args.options()? };
     conclude(&measure, &args.run, Some(&args.data.broken))
+}
+
+fn inversion(global: &GlobalArgs, args: &EvalInversionArgs) -> Result<()> {
+    let pictures = picture_set(&args.data)?;
+    let model = open_model(global, &args.model, &args.run)?;
+    conclude(
+        &Inversion { model: &model, pictures: &pictures, options: args.options() },
+        &args.run,
+        Some(&args.data.broken),
+    )
 }
 
 fn z_usage(global: &GlobalArgs, args: &ZUsageArgs) -> Result<()> {

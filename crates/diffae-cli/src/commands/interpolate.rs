@@ -6,13 +6,13 @@ use anyhow::{Result, bail};
 use candle_core::Tensor;
 use diffae_data::{Overwrite, check_writable, png_bytes, rgb_from_tensor};
 use diffae_infer::{
-    Codes, CodesNeed, FrameRate, PathEnd, PathFrame, PipelineSettings, Settings, Subjects, animation_bytes,
+    Codes, CodesNeed, FrameRate, PathEnd, PathFrame, PipelineSettings, Residual, Settings, Subjects, animation_bytes,
     path_frames, sheet,
 };
 use image::RgbImage;
 use serde_json::{Value, json};
 
-use crate::args::{GlobalArgs, InterpolateArgs};
+use crate::args::{GlobalArgs, InterpolateArgs, chain_settings};
 use crate::output::{OutputDir, Provenance, refuse_existing, say, say_json, write_file};
 use crate::pictures::list_readable_subjects;
 use crate::progress::{Job, Noun, Progress, Work};
@@ -53,21 +53,15 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
         bail!("--fps is the speed of an animation, but --out is {}, expected a name that ends in .gif", path.display())
     }
     let session = Session::open(global, &args.model, &args.batch)?;
-    session.check_steps("--steps", args.decoding.steps)?;
-    session.check_steps("--invert-steps", args.inversion.invert_steps)?;
     subjects.check(session.model(), CodesNeed::Both)?;
-    let settings =
-        PipelineSettings { num_invert_steps: args.inversion.invert_steps, ..args.decoding.settings(&args.batch)? };
+    let (inversion, reference) = (&args.inversion, PipelineSettings::REFERENCE);
+    let settings = args.decoding.with_inversion(inversion, reference, &args.batch, Some(&subjects))?;
+    let need = if subjects.num_pictures() > 0 { CodesNeed::Both } else { CodesNeed::ZSem };
+    session.check_chains(&settings, need)?;
     let route = Route { session: &session, subjects: &subjects, frames: &frames, settings };
     let pictures = route.pictures()?;
-    let mut public = Settings::from([
-        ("model".to_owned(), session.model().fingerprint().into()),
-        ("steps".to_owned(), settings.num_steps.into()),
-    ]);
-    public.extend(settings.sampler_settings());
-    if subjects.num_pictures() > 0 {
-        public.insert("invert_steps".to_owned(), settings.num_invert_steps.into());
-    }
+    let mut public = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
+    public.extend(chain_settings(&settings, if settings.exact().is_some() { CodesNeed::Both } else { need }));
     let provenance = Provenance::without_model().with_all(&public);
     let files = Film { path, pictures: &pictures, names: &names, provenance, rate }.write(output, overwrite)?;
     if args.json.json {
@@ -154,7 +148,12 @@ impl Route<'_> {
             let between = codes.at_frames(frames)?;
             let missing = diffae_infer::Error::MissingPart { part: "x_T", hint: "it decides what frames look like" };
             let x_terminal = between.x_terminal.ok_or(missing)?;
-            let x_0 = session.decode((&x_terminal, between.z_sem.as_ref()), batch.start, &settings, &progress)?;
+            let x_0 = session.decode(
+                ((&x_terminal, between.residual.as_ref()), between.z_sem.as_ref()),
+                batch.start,
+                &settings,
+                &progress,
+            )?;
             for idx in 0..frames.len() {
                 decoded.push(rgb_from_tensor(&x_0.get(idx)?)?);
             }
@@ -167,16 +166,18 @@ impl Route<'_> {
     /// Returns the codes of all pictures.
     fn codes(&self, progress: &Progress) -> Result<Codes> {
         let Self { session, subjects, settings, .. } = *self;
-        let (mut z_sems, mut x_terminals) = (vec![], vec![]);
+        let (mut z_sems, mut x_terminals, mut residuals) = (vec![], vec![], vec![]);
         for batch in session.pipeline.batches(0..subjects.len(), &settings) {
             let encoded = session.encode(subjects, batch, CodesNeed::Both, &settings, progress)?;
             z_sems.extend(encoded.z_sem);
             x_terminals.extend(encoded.x_terminal);
+            residuals.push(encoded.residual);
         }
         let joined = |parts: &[Tensor]| if parts.is_empty() { Ok(None) } else { Tensor::cat(parts, 0).map(Some) };
         Ok(Codes {
             z_sem: joined(&z_sems)?,
             x_terminal: joined(&x_terminals)?,
+            residual: Residual::joined(residuals.iter().map(Option::as_ref))?,
             names: subjects.all().iter().map(|subject| subject.name.clone()).collect(),
             fingerprint: session.model().fingerprint().to_owned(),
         })

@@ -8,7 +8,7 @@ use diffae_data::{Input, rgb_from_tensor};
 use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet, list_subjects};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{GlobalArgs, ReconstructArgs, ReconstructionNoise};
+use crate::args::{GlobalArgs, ReconstructArgs, ReconstructionNoise, chain_settings};
 use crate::output::{say, say_json};
 use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
 use crate::pictures::list_readable;
@@ -43,23 +43,17 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     })?;
     let session = Session::open(global, &args.model, &args.batch)?;
     let inverted = args.x_t == ReconstructionNoise::Inverted;
-    session.check_steps("--steps", args.decoding.steps)?;
-    if inverted {
-        session.check_steps("--invert-steps", args.inversion.invert_steps)?;
-    }
-    let settings = PipelineSettings {
-        num_invert_steps: args.inversion.invert_steps,
-        seed: args.random.seed,
-        ..args.decoding.settings(&args.batch)?
-    };
-    let mut public = Settings::from([
-        ("model".to_owned(), session.model().fingerprint().into()),
-        ("steps".to_owned(), settings.num_steps.into()),
-    ]);
-    public.extend(settings.sampler_settings());
-    if inverted {
-        public.insert("invert_steps".to_owned(), args.inversion.invert_steps.into());
+    let settings = if inverted {
+        args.decoding.with_inversion(&args.inversion, PipelineSettings::REFERENCE, &args.batch, None)?
     } else {
+        args.decoding.settings(&args.batch)?
+    };
+    let settings = PipelineSettings { seed: args.random.seed, ..settings };
+    let need = if inverted { CodesNeed::Both } else { CodesNeed::ZSem };
+    session.check_chains(&settings, need)?;
+    let mut public = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
+    public.extend(chain_settings(&settings, need));
+    if !inverted {
         public.insert("seed".to_owned(), args.random.seed.into());
     }
     let mut hidden = session.run_settings(global);
@@ -116,7 +110,12 @@ impl Reconstruction<'_> {
             let numbers: Vec<u64> = (batch.start as u64..batch.end as u64).collect();
             let random = || pipeline.random_x_terminal_batch(&numbers, &settings);
             let x_terminal = encoded.x_terminal.map_or_else(random, Ok)?;
-            let codes = CodesBatch { x_terminal: &x_terminal, z_sem: encoded.z_sem.as_ref(), numbers: &numbers };
+            let codes = CodesBatch {
+                x_terminal: &x_terminal,
+                residual: encoded.residual.as_ref(),
+                z_sem: encoded.z_sem.as_ref(),
+                numbers: &numbers,
+            };
             let decoded = pipeline.decode_batch(codes, &settings, &mut progress.observer())?;
             let records: Vec<Record> = inputs.iter().map(|input| Record::plain(&input.name)).collect();
             output.write(&decoded, &records.iter().collect::<Vec<_>>())?;

@@ -3,10 +3,10 @@
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use diffae_data::read_tensor;
-use diffae_infer::{CodesBatch, Error, PipelineSettings, Settings, Sheet};
+use diffae_infer::{CodesBatch, CodesNeed, Error, PipelineSettings, Settings, Sheet};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
 
-use crate::args::{GlobalArgs, SampleArgs};
+use crate::args::{GlobalArgs, SampleArgs, chain_settings};
 use crate::output::MAX_ON_SHEET;
 use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
 use crate::progress::{Job, Noun, Work};
@@ -51,19 +51,15 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     let mut output = PictureOutput::open(plan)?;
     let session = Session::open(global, &args.model, &args.batch)?;
     given.check(&session)?;
-    session.check_steps("--steps", args.decoding.steps)?;
     let num_latent_steps = if session.has_z_sem() { args.latent_steps } else { 0 };
+    let settings = args.decoding.settings(&args.batch)?;
+    let settings = PipelineSettings { num_latent_steps, seed: args.random.seed, ..settings };
+    session.check_chains(&settings, CodesNeed::ZSem)?;
     if session.has_z_sem() {
         session.model().latent_net()?;
         session.model().latent_moments()?;
     }
-    let sampling = Sampling {
-        session: &session,
-        given: &given,
-        settings: PipelineSettings { num_latent_steps, seed: args.random.seed, ..args.decoding.settings(&args.batch)? },
-        indices: &indices,
-        records: &records,
-    };
+    let sampling = Sampling { session: &session, given: &given, settings, indices: &indices, records: &records };
     let num_kept = output.begin(sampling.begin(global, args)?)?;
     let sampled = sampling.sample(&mut output, num_kept);
     output.guard(sampled)?;
@@ -98,10 +94,9 @@ impl Sampling<'_> {
         let session = self.session;
         let mut public = Settings::from([
             ("model".to_owned(), session.model().fingerprint().into()),
-            ("steps".to_owned(), self.settings.num_steps.into()),
             ("latent_steps".to_owned(), self.settings.num_latent_steps.into()),
         ]);
-        public.extend(self.settings.sampler_settings());
+        public.extend(chain_settings(&self.settings, CodesNeed::ZSem));
         let mut hidden = session.run_settings(global);
         hidden.insert("latent_net".to_owned(), session.latent_fingerprint()?.into());
         let ranges = args.index.iter().map(|range| format!("{}..{}", range.0.start, range.0.end));
@@ -144,7 +139,7 @@ impl Sampling<'_> {
                 Some(x_terminal) => part(x_terminal)?,
                 None => pipeline.random_x_terminal_batch(numbers, &settings)?,
             };
-            let codes = CodesBatch { x_terminal: &x_terminal, z_sem: z_sem.as_ref(), numbers };
+            let codes = CodesBatch { x_terminal: &x_terminal, residual: None, z_sem: z_sem.as_ref(), numbers };
             let x_0 = pipeline.decode_batch(codes, &settings, observer)?;
             output.write(&x_0, &records.iter().collect::<Vec<_>>())?;
             output.keep(batch.end, serde_json::Value::Null)?;

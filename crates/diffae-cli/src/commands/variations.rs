@@ -5,7 +5,7 @@ use diffae_data::rgb_from_tensor;
 use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet, Subjects};
 use image::RgbImage;
 
-use crate::args::{GlobalArgs, VariationsArgs};
+use crate::args::{GlobalArgs, VariationsArgs, chain_settings};
 use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
 use crate::pictures::list_readable_subjects;
 use crate::progress::{Job, Noun, Work};
@@ -48,14 +48,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())
     }
     subjects.check(session.model(), CodesNeed::ZSem)?;
-    session.check_steps("--steps", args.decoding.steps)?;
     let settings = PipelineSettings { seed: args.random.seed, ..args.decoding.settings(&args.batch)? };
+    session.check_chains(&settings, CodesNeed::ZSem)?;
     let mut public = Settings::from([
         ("model".to_owned(), session.model().fingerprint().into()),
-        ("steps".to_owned(), settings.num_steps.into()),
         ("seed".to_owned(), settings.seed.into()),
     ]);
-    public.extend(settings.sampler_settings());
+    public.extend(chain_settings(&settings, CodesNeed::ZSem));
     let mut hidden = session.run_settings(global);
     hidden.insert("inputs".to_owned(), subjects.fingerprint()?.into());
     hidden.insert("variations".to_owned(), format!("{chosen:?} of {}", args.count).into());
@@ -118,7 +117,8 @@ impl Varying<'_> {
                 let numbers: Vec<u64> = numbers.collect();
                 let x_terminal = pipeline.random_x_terminal_batch(&numbers, &settings)?;
                 let z_sems = z_sem.repeat((batch.len(), 1))?;
-                let codes = CodesBatch { x_terminal: &x_terminal, z_sem: Some(&z_sems), numbers: &numbers };
+                let codes =
+                    CodesBatch { x_terminal: &x_terminal, residual: None, z_sem: Some(&z_sems), numbers: &numbers };
                 let decoded = pipeline.decode_batch(codes, &settings, &mut progress.observer())?;
                 output.write(&decoded, &batch.iter().map(|variation| &variation.record).collect::<Vec<_>>())?;
                 done += batch.len();

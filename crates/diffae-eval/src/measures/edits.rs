@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use diffae_data::{AttributePairs, Fingerprint, PictureSet, rgb_from_tensor};
-use diffae_infer::{PipelineSettings, Sheet, keep_residual};
+use diffae_infer::{ExactSettings, PipelineSettings, Sheet, keep_residual};
 use diffae_nets::weights::float_bytes;
 use diffae_schedule::Sampler;
 
@@ -66,6 +66,8 @@ pub struct EditsOptions {
     pub steps: usize,
     /// Inversion steps. Default: 50.
     pub invert_steps: usize,
+    /// Exact chain that takes the place of steps, inversion steps and sampler. Default: none.
+    pub exact: Option<ExactSettings>,
     /// Sampler. Default: DDIM.
     pub sampler: Sampler,
     /// Whether what the reconstruction loses is added to the edit; see [`keep_residual`]. Default: no.
@@ -78,6 +80,7 @@ impl Default for EditsOptions {
             direction: DirectionSource::Classifier { strength: None },
             steps: 50,
             invert_steps: 50,
+            exact: None,
             sampler: Sampler::DDIM,
             keep_residual: false,
         }
@@ -118,8 +121,9 @@ impl Measure for Edits<'_> {
             num_steps: options.steps,
             num_invert_steps: options.invert_steps,
             sampler: options.sampler,
-            ..PipelineSettings::EDITS
+            ..PipelineSettings::REFERENCE_EDITS
         };
+        let decoding = options.exact.map_or(decoding, |exact| decoding.with_exact(exact));
         let mut settings = model.settings();
         settings.extend([
             ("attributes".to_owned(), all.iter().map(|pairs| pairs.attribute.clone()).collect::<Vec<_>>().into()),
@@ -133,6 +137,7 @@ impl Measure for Edits<'_> {
             ("keep_residual".to_owned(), options.keep_residual.into()),
         ]);
         settings.extend(decoding.sampler_settings());
+        settings.extend(options.exact.map(|exact| ("exact".to_owned(), exact.to_string().into())));
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         // The pictures of the sheet are not in the journal: they are made again, unless there is nothing left to do.
         let is_known = |pairs: &AttributePairs| {
@@ -191,7 +196,11 @@ impl DirectionSource {
 
 /// Returns the number of steps that the edit of one picture takes.
 fn steps_a_pair(options: &EditsOptions) -> usize {
-    options.invert_steps + options.steps * (1 + usize::from(options.keep_residual))
+    let decodings = 1 + usize::from(options.keep_residual);
+    match options.exact {
+        Some(exact) => exact.steps + 1 + exact.steps * decodings,
+        None => options.invert_steps + options.steps * decodings,
+    }
 }
 
 /// Returns the number of pairs that calibrate the edit.
@@ -293,12 +302,12 @@ fn measure_pairs(
         let with = model.read(&pairs.with, batch.clone())?;
         let z_sem = model.model().encode_semantic(&without)?;
         let observer = &mut stage.observer();
-        let x_terminal = model.pipeline().invert_batch(&without, Some(&z_sem), settings, observer)?;
+        let code = model.pipeline().invert_batch(&without, Some(&z_sem), settings, observer)?;
         let moved = match edit {
             Edit::Along { attribute_idx, strength } => model.model().edit(&z_sem, *attribute_idx, *strength)?,
             Edit::By(difference) => z_sem.broadcast_add(difference)?,
         };
-        let decode = |z_sem: &Tensor| model.decode((&x_terminal, Some(z_sem)), batch.start, settings, stage);
+        let decode = |z_sem: &Tensor| model.decode_code((&code, Some(z_sem)), batch.start, settings, stage);
         let mut edited = decode(&moved)?;
         if options.keep_residual {
             edited = keep_residual(&edited, &without, &decode(&z_sem)?)?;

@@ -315,7 +315,7 @@ fn decode(
         num_steps: options.steps,
         sampler: options.sampler,
         seed: evaluation.seed(),
-        ..PipelineSettings::DEFAULT
+        ..PipelineSettings::REFERENCE
     };
     let stage = evaluation.stage("decode", chosen.len(), options.steps);
     let mut pictures = vec![];

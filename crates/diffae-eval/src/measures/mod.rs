@@ -6,6 +6,7 @@
 //! | measure | evaluates |
 //! |---|---|
 //! | [`Recon`] | reconstructions, by number of steps |
+//! | [`Inversion`] | round trips through stochastic codes, and what these codes are worth |
 //! | [`ZUsage`] | the shares of a picture that `z_sem` and `x_T` decide |
 //! | [`Attributes`] | linear probes of attributes on `z_sem` |
 //! | [`Disentanglement`] | whether single dimensions of `z_sem` stand for single attributes |
@@ -22,6 +23,7 @@ mod attributes;
 mod edits;
 mod few_shot;
 mod fid;
+mod inversion;
 mod labelled;
 mod lpips_pairs;
 mod ppl;
@@ -33,6 +35,7 @@ pub use attributes::{Attributes, AttributesOptions, Disentanglement, Disentangle
 pub use edits::{DirectionSource, Edits, EditsOptions};
 pub use few_shot::{FewShot, FewShotOptions};
 pub use fid::{FeatureExtractor, Fid, FidOptions, FidProtocol, FidSource, FidSubject};
+pub use inversion::{Inversion, InversionOptions};
 pub use labelled::LabelledPictures;
 pub use lpips_pairs::{LpipsPairs, PerceptualNetwork};
 pub use ppl::{Ppl, PplOptions};

@@ -72,7 +72,7 @@ impl Measure for Ppl<'_> {
             num_invert_steps: invert_steps,
             sampler,
             seed,
-            ..PipelineSettings::DEFAULT
+            ..PipelineSettings::REFERENCE
         };
         let mut settings = model.settings();
         settings.extend([
@@ -99,7 +99,7 @@ impl Measure for Ppl<'_> {
                 // The encoder is no step of the progress.
                 let z_sem = model.model().encode_semantic(&x_0)?;
                 let observer = &mut stage.observer();
-                let x_terminal = model.pipeline().invert_batch(&x_0, Some(&z_sem), &decoding, observer)?;
+                let x_terminal = model.pipeline().invert_batch(&x_0, Some(&z_sem), &decoding, observer)?.x_terminal;
                 Ok((z_sem, x_terminal))
             });
             let [from, to] = ends;

@@ -47,7 +47,7 @@ impl Method {
     }
 
     fn settings(self) -> PipelineSettings {
-        PipelineSettings { num_steps: self.steps, num_invert_steps: self.invert_steps, ..PipelineSettings::DEFAULT }
+        PipelineSettings { num_steps: self.steps, num_invert_steps: self.invert_steps, ..PipelineSettings::REFERENCE }
     }
 
     fn reconstruct(
@@ -59,7 +59,7 @@ impl Method {
         stage: &Stage<'_>,
     ) -> Result<Tensor> {
         let x_terminal = if self.kind == XTerminalKind::Inverted {
-            model.pipeline().invert_batch(x_0, z_sem, settings, &mut stage.observer())?
+            model.pipeline().invert_batch(x_0, z_sem, settings, &mut stage.observer())?.x_terminal
         } else {
             model.random_x_terminal(batch.start, batch.len(), settings)?
         };
@@ -173,7 +173,7 @@ impl Recon<'_> {
             ("invert_steps".to_owned(), options.invert_steps.into()),
             ("seed".to_owned(), seed.into()),
         ]);
-        settings.extend(PipelineSettings { sampler, ..PipelineSettings::DEFAULT }.sampler_settings());
+        settings.extend(PipelineSettings { sampler, ..PipelineSettings::REFERENCE }.sampler_settings());
         settings.extend(lpips.map(PerceptualNetwork::settings).unwrap_or_default());
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         let calls = methods.iter().map(|method| method.steps + method.invert_steps).sum();

@@ -87,7 +87,7 @@ impl Pipeline {
 
     /// Edits an attribute of pictures of any size: encodes, edits, decodes, and adds the residual of reconstruction, so
     /// that other details stay as they were. See [`Pipeline::edit`] for the strength, [`keep_residual`] for the
-    /// residual, and [`PipelineSettings::EDITS`].
+    /// residual, and [`PipelineSettings`].
     ///
     /// # Errors
     /// As [`Pipeline::encode`], [`Pipeline::edit`] and [`Pipeline::decode`].
@@ -106,11 +106,16 @@ impl Pipeline {
         let x_0 = self.tensor_of(pictures)?;
         let codes = self.encode_tensor(&x_0, settings, observer)?;
         let edited = self.decode_tensor(&self.edit_many(&codes, edits)?, settings, observer)?;
+        if codes.residual.is_some() {
+            // Exact codes lose nothing that would have to be added.
+            return pictures_of(&edited);
+        }
         let x_0 = computing("moving pictures", x_0.to_device(self.model().device()))?;
         pictures_of(&keep_residual(&edited, &x_0, &self.decode_tensor(&codes, settings, observer)?)?)
     }
 
-    /// Interpolates between two pictures, both ends included: `z_sem` on a straight line, `x_T` on an arc.
+    /// Interpolates between two pictures, both ends included: `z_sem` and residuals on a straight line, `x_T` on an arc. If
+    /// the codes of only one are exact, the residual of the other is 0, as that of random `x_T`.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] unless both hold one picture and there are two frames or more; as [`Codes::joined`].
@@ -119,7 +124,12 @@ impl Pipeline {
             let got = format!("{} and {} pictures, {num_frames} frames", from.len(), to.len());
             return Err(Error::OutOfRange { what: "an interpolation", got, expected: "one and one, two or more" });
         }
-        let both = Codes::joined(&[from.clone(), to.clone()])?;
+        let both = match (&from.residual, &to.residual) {
+            (Some(residual), None) => [from.clone(), to.with_zero_residual(residual)?],
+            (None, Some(residual)) => [from.with_zero_residual(residual)?, to.clone()],
+            _ => [from.clone(), to.clone()],
+        };
+        let both = Codes::joined(&both)?;
         both.at_frames(&path_frames(2, num_frames, PathEnd::Last)?)
     }
 
@@ -212,7 +222,7 @@ mod tests {
         num_invert_steps: 2,
         num_latent_steps: 2,
         batch_size: Some(2),
-        ..PipelineSettings::DEFAULT
+        ..PipelineSettings::REFERENCE
     };
 
     fn pipeline() -> Pipeline {
@@ -292,6 +302,39 @@ mod tests {
     }
 
     #[test]
+    fn exact_codes_come_back_in_few_steps_and_in_any_batch() {
+        let (pipeline, pictures) = (pipeline(), pictures());
+        let settings = PipelineSettings { num_steps: 3, batch_size: Some(2), ..PipelineSettings::DEFAULT };
+        let x_0 = pipeline.tensor_of(&pictures).unwrap();
+        let codes = pipeline.encode_tensor(&x_0, &settings, &mut no_observer).unwrap();
+        let mut num_calls = 0;
+        let mut counting = |event: &CallEvent<'_>| {
+            num_calls += usize::from(event.call == NetworkCall::Decoder);
+            ControlFlow::Continue(())
+        };
+        // The chain of the codes counts, not that of the settings.
+        let other = PipelineSettings { num_steps: 7, sampler: Sampler::DDIM, batch_size: Some(1), ..settings };
+        let decoded = pipeline.decode_tensor(&codes, &other, &mut counting).unwrap();
+        assert_eq!(num_calls, 3 * 3);
+        let difference = (decoded - &x_0).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(difference < 1e-3, "{difference}");
+        let alone = pipeline.decode(&codes.select(&[2]).unwrap(), &settings, &mut no_observer).unwrap();
+        assert_eq!(alone[0], pipeline.decode(&codes, &settings, &mut no_observer).unwrap()[2]);
+        // Halfway between a picture and itself is the picture.
+        let same = pipeline.interpolate(&codes.select(&[1]).unwrap(), &codes.select(&[1]).unwrap(), 3).unwrap();
+        assert_eq!(pipeline.decode(&same, &settings, &mut no_observer).unwrap()[1], rgb_of(&x_0, 1));
+        let random = pipeline.sample_codes(&[0], &settings, &mut no_observer).unwrap();
+        let towards = pipeline.interpolate(&codes.select(&[1]).unwrap(), &random, 3).unwrap();
+        assert_eq!(pipeline.decode(&towards, &settings, &mut no_observer).unwrap()[0], rgb_of(&x_0, 1));
+        let reference = pipeline.encode_tensor(&x_0, &SETTINGS, &mut no_observer).unwrap();
+        assert!(matches!(Codes::joined(&[codes, reference]), Err(Error::MixedChains { .. })));
+    }
+
+    fn rgb_of(x_0: &Tensor, idx: usize) -> RgbImage {
+        rgb_from_tensor(&x_0.get(idx).unwrap()).unwrap()
+    }
+
+    #[test]
     fn clones_share_the_model_between_threads() {
         let pipeline = pipeline();
         let here = pipeline.sample(1, &SETTINGS, &mut no_observer).unwrap();
@@ -315,7 +358,8 @@ mod tests {
         }
         let noisy = PipelineSettings { sampler: Sampler::Ddim { eta: 1. }, ..SETTINGS };
         let x_terminal = codes.x_terminal.as_ref().unwrap();
-        let batch = CodesBatch { x_terminal, z_sem: codes.z_sem.as_ref(), numbers: &[0] };
+        let batch =
+            CodesBatch { x_terminal, z_sem: codes.z_sem.as_ref(), numbers: &[0], residual: codes.residual.as_ref() };
         assert!(matches!(pipeline.decode_batch(batch, &noisy, &mut no_observer), Err(Error::OutOfRange { .. })));
     }
 }

@@ -22,7 +22,7 @@ const SETTINGS: PipelineSettings = PipelineSettings {
     num_steps: CHAIN_STEPS,
     num_invert_steps: CHAIN_STEPS,
     num_latent_steps: CHAIN_STEPS,
-    ..PipelineSettings::DEFAULT
+    ..PipelineSettings::REFERENCE
 };
 /// Timestep of single calls.
 const TIMESTEP: f32 = 500.;

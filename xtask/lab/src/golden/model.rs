@@ -17,7 +17,7 @@ const SETTINGS: PipelineSettings = PipelineSettings {
     num_steps: NUM_STEPS,
     num_invert_steps: NUM_STEPS,
     num_latent_steps: NUM_STEPS,
-    ..PipelineSettings::DEFAULT
+    ..PipelineSettings::REFERENCE
 };
 /// Attribute of the golden edit.
 const ATTRIBUTE_IDX: usize = 2;
@@ -89,7 +89,7 @@ impl Subject<'_> {
 
     /// Checks inversion and the three decodes; returns the inverted `x_T`.
     fn chains(&mut self, x: &Tensor, z_sem: Option<&Tensor>) -> Result<Tensor> {
-        let inverted = self.pipeline.invert_batch(x, z_sem, &SETTINGS, &mut no_observer)?;
+        let inverted = self.pipeline.invert_batch(x, z_sem, &SETTINGS, &mut no_observer)?.x_terminal;
         self.compare("x_T_inverted", &inverted, Tolerance::Chain)?;
         let random = self.golden.tensor("x_T")?;
         for (quantity, x_terminal, clip) in [
@@ -152,7 +152,7 @@ impl Subject<'_> {
     }
 
     fn decode(&self, x_terminal: &Tensor, z_sem: Option<&Tensor>, settings: &PipelineSettings) -> Result<Tensor> {
-        let codes = CodesBatch { x_terminal, z_sem, numbers: &[] };
+        let codes = CodesBatch { x_terminal, residual: None, z_sem, numbers: &[] };
         Ok(self.pipeline.decode_batch(codes, settings, &mut no_observer)?)
     }
 

@@ -4,13 +4,14 @@ use anyhow::Result;
 use diffae_data::Crop;
 use diffae_eval::measures::{
     AttributesOptions, DirectionSource, DisentanglementOptions, EditsOptions, FewShotOptions, FidOptions, FidProtocol,
-    FidSource, PplOptions, ReconOptions, XTerminalKind,
+    FidSource, InversionOptions, PplOptions, ReconOptions, XTerminalKind,
 };
 use diffae_eval::{FeatureKind, InceptionInput, InversePenalty, LpipsBackbone};
+use diffae_infer::{ExactSettings, PipelineSettings};
 
 use super::{
-    AttributesArgs, BackboneName, DirectionName, DisentanglementArgs, EditsArgs, FeatureName, FewShotArgs, FidArgs,
-    PictureCrop, PplArgs, ProtocolName, ReconArgs, ResizeName, SourceName, XTerminalName,
+    AttributesArgs, BackboneName, DirectionName, DisentanglementArgs, EditsArgs, EvalInversionArgs, FeatureName,
+    FewShotArgs, FidArgs, PictureCrop, PplArgs, ProtocolName, ReconArgs, ResizeName, SourceName, XTerminalName,
 };
 
 impl From<BackboneName> for LpipsBackbone {
@@ -62,6 +63,14 @@ impl ReconArgs {
     }
 }
 
+impl EvalInversionArgs {
+    pub(crate) fn options(&self) -> InversionOptions {
+        let Self { weights, spacing, .. } = *self;
+        let exact = self.exact_steps.iter().map(|&steps| ExactSettings { steps, spacing, weights }).collect();
+        InversionOptions { exact, ddim: self.ddim.clone(), perturbation: self.perturbation }
+    }
+}
+
 impl EditsArgs {
     pub(crate) fn options(&self) -> Result<EditsOptions> {
         Ok(EditsOptions {
@@ -71,6 +80,9 @@ impl EditsArgs {
             },
             steps: self.steps,
             invert_steps: self.invert_steps,
+            exact: self
+                .exact_steps
+                .and_then(|num_steps| PipelineSettings { num_steps, ..PipelineSettings::DEFAULT }.exact()),
             sampler: self.sampler.get()?,
             keep_residual: self.keep_residual,
         })

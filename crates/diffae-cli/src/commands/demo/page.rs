@@ -10,7 +10,6 @@ use diffae_data::Overwrite;
 use diffae_infer::BUILT_IN_MODEL;
 
 use super::{ANIMATION, PAGE};
-use crate::args::DemoArgs;
 
 /// Start of the last line of the page, a comment with a checksum of each file.
 const NOTE: &str = "<!-- diffae demo wrote";
@@ -35,7 +34,7 @@ pub(super) struct Exhibit {
 }
 
 /// Returns the page, which needs no other file.
-pub(super) fn page(exhibits: &[Exhibit], args: &DemoArgs) -> String {
+pub(super) fn page(exhibits: &[Exhibit], num_steps: usize) -> String {
     let mut html = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -44,7 +43,7 @@ pub(super) fn page(exhibits: &[Exhibit], args: &DemoArgs) -> String {
          <code>--model {BUILT_IN_MODEL}</code>, in {} steps. The model knows cartoon faces of 64 pixels and nothing \
          else.</p>\n",
         env!("CARGO_PKG_VERSION"),
-        args.steps,
+        num_steps,
     );
     for Exhibit { file, title, text, bytes } in exhibits {
         let [kind, class] = if *file == ANIMATION { ["gif", "film"] } else { ["png", "sheet"] };

@@ -45,7 +45,7 @@ impl<'a> Generator<'a> {
             num_latent_steps: options.latent_steps,
             sampler: options.sampler,
             seed,
-            ..PipelineSettings::DEFAULT
+            ..PipelineSettings::REFERENCE
         }
     }
 

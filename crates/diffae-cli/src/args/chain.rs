@@ -1,0 +1,151 @@
+//! Arguments of chains between noise and images.
+
+use anyhow::{Context as _, Result, bail};
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::{Args, ValueEnum};
+use diffae_infer::{CodesNeed, ExactSettings, Inversion, PipelineSettings, Settings, Subjects};
+use diffae_schedule::{Sampler, Spacing};
+
+use super::{BatchArgs, positive};
+
+/// Options of decoding.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DecodingArgs {
+    /// Decoding steps, and steps of an exact inversion [default: 10; with --reference 20, for edits 100]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) steps: Option<usize>,
+    /// Sampler that decodes random x_T [default: dpm++2m]; the ddpm samplers add noise at each step
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>())
+    )]
+    pub(crate) sampler: Option<Sampler>,
+    /// Noise that ddim adds at each step: from 0 for none to 1 for as much as ddpm-small [default: 0]
+    #[arg(long, value_name = "ETA")]
+    pub(crate) eta: Option<f64>,
+    /// Spacing of the timesteps [default: log-snr]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = PossibleValuesParser::new(Spacing::names()).try_map(|name| name.parse::<Spacing>())
+    )]
+    pub(crate) spacing: Option<Spacing>,
+    /// The chains of the paper: ddim on evenly spaced timesteps, inverted in 250 steps
+    #[arg(long)]
+    pub(crate) reference: bool,
+}
+
+/// Inversions on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InversionName {
+    /// A chain that runs exactly in either direction, in as many steps as it decodes; x_T has a residual beside it
+    Exact,
+    /// DDIM in reverse, as in the paper
+    Ddim,
+}
+
+/// Options of the inversion.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct InversionArgs {
+    /// Inversion of images to x_T [default: exact; ddim where --invert-steps, --sampler or --eta is given]
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) inversion: Option<InversionName>,
+    /// Steps of --inversion ddim [default: 250]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) invert_steps: Option<usize>,
+}
+
+impl DecodingArgs {
+    /// Returns the settings of decoding random `x_T`.
+    pub(crate) fn settings(&self, batch: &BatchArgs) -> Result<PipelineSettings> {
+        let base = if self.reference { PipelineSettings::REFERENCE } else { PipelineSettings::DEFAULT };
+        self.with_base(base, batch)
+    }
+
+    /// Returns the settings of inverting images and decoding what becomes of their codes; `reference` are those of the
+    /// paper's chains. The chain of exact codes among the subjects is taken over, and then the options must not
+    /// contradict it.
+    pub(crate) fn with_inversion(
+        &self,
+        inversion: &InversionArgs,
+        reference: PipelineSettings,
+        batch: &BatchArgs,
+        subjects: Option<&Subjects>,
+    ) -> Result<PipelineSettings> {
+        let of_codes = subjects.map(Subjects::exact_chain).transpose()?.flatten();
+        let path = subjects.and_then(Subjects::codes_path);
+        if let (Some(chain), Some(path)) = (of_codes, path) {
+            self.check_agreement(chain, &path.display().to_string())?;
+            if inversion.inversion == Some(InversionName::Ddim) || inversion.invert_steps.is_some() {
+                bail!("{} holds codes of {chain}, which --inversion ddim does not go with", path.display())
+            }
+            return Ok(PipelineSettings {
+                batch_size: batch.batch_size,
+                ..PipelineSettings::DEFAULT.with_exact(chain)
+            });
+        }
+        let wants_ddim = self.reference
+            || path.is_some()
+            || inversion.invert_steps.is_some()
+            || self.sampler.is_some()
+            || self.eta.is_some();
+        let is_ddim = inversion.inversion.map_or(wants_ddim, |name| name == InversionName::Ddim);
+        if !is_ddim {
+            if wants_ddim {
+                bail!(
+                    "--inversion exact decodes along the chain that it inverts along; --reference, --sampler, --eta, \
+                     --invert-steps and codes of other inversions do not go with it"
+                )
+            }
+            return self.with_base(PipelineSettings::DEFAULT, batch);
+        }
+        let num_invert_steps = inversion.invert_steps.unwrap_or(reference.num_invert_steps);
+        Ok(PipelineSettings { num_invert_steps, ..self.with_base(reference, batch)? })
+    }
+
+    /// Fails if an option contradicts the chain of codes.
+    pub(crate) fn check_agreement(&self, chain: ExactSettings, path: &str) -> Result<()> {
+        let differs = self.steps.is_some_and(|steps| steps != chain.steps)
+            || self.spacing.is_some_and(|spacing| spacing != chain.spacing);
+        if differs || self.reference || self.sampler.is_some() || self.eta.is_some() {
+            bail!(
+                "{path} holds codes of {chain}, and is decoded along that chain: leave out --steps, --spacing, --sampler, --eta and --reference"
+            )
+        }
+        Ok(())
+    }
+
+    fn with_base(&self, base: PipelineSettings, batch: &BatchArgs) -> Result<PipelineSettings> {
+        let sampler = match (self.sampler, self.eta) {
+            (None, Some(_)) => Sampler::DDIM,
+            (sampler, _) => sampler.unwrap_or(base.sampler),
+        };
+        Ok(PipelineSettings {
+            num_steps: self.steps.unwrap_or(base.num_steps),
+            sampler: sampler.with_eta(self.eta.unwrap_or(0.)).context("--eta")?,
+            spacing: self.spacing.unwrap_or(base.spacing),
+            batch_size: batch.batch_size,
+            ..base
+        })
+    }
+}
+
+/// Returns the chains as settings of a result: that of decoding, and with both codes of images that of their inversion.
+pub(crate) fn chain_settings(settings: &PipelineSettings, codes: CodesNeed) -> Settings {
+    let is_inverted = codes == CodesNeed::Both;
+    let mut named = Settings::from([("steps".to_owned(), settings.num_steps.into())]);
+    match settings.inversion {
+        Inversion::Exact(weights) if is_inverted => named.extend([
+            ("inversion".to_owned(), "exact".into()),
+            ("weights".to_owned(), weights.to_string().into()),
+            ("spacing".to_owned(), settings.spacing.to_string().into()),
+        ]),
+        _ => named.extend(settings.sampler_settings()),
+    }
+    if is_inverted && settings.inversion == Inversion::Ddim {
+        named.insert("inversion".to_owned(), "ddim".into());
+        named.insert("invert_steps".to_owned(), settings.num_invert_steps.into());
+    }
+    named
+}

@@ -1,0 +1,369 @@
+//! Round trips of pictures through their stochastic codes, and what these codes are worth.
+
+use std::cell::RefCell;
+
+use candle_core::{DType, Device, Tensor};
+use diffae_data::PictureSet;
+use diffae_infer::{ExactSettings, NoiseSource, PipelineSettings, Residual, StochasticCode};
+use diffae_schedule::{Denoiser, ExactChain, StepChain, Timestep};
+
+use super::Measure;
+use crate::error::{Result, unsuitable};
+use crate::evaluated_model::EvaluatedModel;
+use crate::evaluation::{Evaluation, Stage};
+use crate::journal::{Journal, Values};
+use crate::plot::{Curve, Plot, Point};
+use crate::report::{Figure, Report};
+
+const NAME: &str = "inversion";
+/// Values of a round trip, in the order of the report.
+const VALUES: [&str; 8] =
+    ["mse", "equal", "std_x_T", "lag_1_x_T", "std_residual", "equal_f16", "mse_perturbed", "equal_perturbed"];
+
+/// Round trips of pictures through their stochastic codes, by chain: `x_0 -> x_T (and residual) -> x_0`.
+///
+/// | value | meaning |
+/// |---|---|
+/// | `mse` | mean square error in [0, 1]; beside the mean its median, 95th percentile and maximum over pictures |
+/// | `equal` | share of equal 8-bit values |
+/// | `std_x_T`, `lag_1_x_T` | standard deviation of `x_T`, and autocorrelation of neighbors in a row: 1 and 0 for noise |
+/// | `std_residual` | standard deviation of the residual of an exact chain |
+/// | `equal_f16` | `equal` if codes are stored as f16 |
+/// | `mse_perturbed`, `equal_perturbed` | the same if noise is added to eps while decoding, as by another device |
+#[derive(Debug)]
+pub struct Inversion<'a> {
+    /// The model; it must have a diffusion over pictures.
+    pub model: &'a EvaluatedModel,
+    /// The pictures.
+    pub pictures: &'a PictureSet,
+    /// Options.
+    pub options: InversionOptions,
+}
+
+/// Options of [`Inversion`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct InversionOptions {
+    /// Exact chains. Default: of 5, 10 and 20 steps, with the weights and the spacing of [`PipelineSettings::DEFAULT`].
+    pub exact: Vec<ExactSettings>,
+    /// DDIM chains by numbers of inversion steps and decoding steps. Default: 10 + 10, 20 + 20 and 250 + 20.
+    pub ddim: Vec<[usize; 2]>,
+    /// Standard deviation of the perturbation, relative to that of eps. Default: 0.001, as of half-precision arithmetic.
+    pub perturbation: f64,
+}
+
+impl Default for InversionOptions {
+    fn default() -> Self {
+        Self { exact: Self::exact_of(&[5, 10, 20]), ddim: vec![[10, 10], [20, 20], [250, 20]], perturbation: 1e-3 }
+    }
+}
+
+impl InversionOptions {
+    /// Returns exact chains of the default settings by their numbers of steps.
+    #[must_use]
+    pub fn exact_of(steps: &[usize]) -> Vec<ExactSettings> {
+        let of = |&num_steps: &usize| PipelineSettings { num_steps, ..PipelineSettings::DEFAULT }.exact();
+        steps.iter().filter_map(of).collect()
+    }
+}
+
+/// A chain of both directions.
+#[derive(Debug, Clone, Copy)]
+enum Chain {
+    Exact(ExactSettings),
+    Ddim([usize; 2]),
+}
+
+impl Chain {
+    fn name(self) -> String {
+        match self {
+            Self::Exact(exact) => exact.to_string(),
+            Self::Ddim([up, down]) => format!("DDIM {up} + {down} steps"),
+        }
+    }
+
+    /// Returns the number of evaluations of a round trip.
+    fn num_evaluations(self) -> usize {
+        match self {
+            Self::Exact(exact) => 2 * exact.steps + 1,
+            Self::Ddim([up, down]) => up + down,
+        }
+    }
+
+    /// Returns the number of evaluations of all decodings and the inversion.
+    fn num_calls(self) -> usize {
+        match self {
+            Self::Exact(exact) => 4 * exact.steps + 1,
+            Self::Ddim([up, down]) => up + down,
+        }
+    }
+
+    fn settings(self) -> PipelineSettings {
+        match self {
+            Self::Exact(exact) => PipelineSettings::DEFAULT.with_exact(exact),
+            Self::Ddim([num_invert_steps, num_steps]) => {
+                PipelineSettings { num_invert_steps, num_steps, ..PipelineSettings::REFERENCE }
+            }
+        }
+    }
+}
+
+impl Measure for Inversion<'_> {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
+        let Self { model, pictures, options } = self;
+        if model.pipeline().is_one_shot() {
+            return Err(unsuitable("a one-shot autoencoder has no chain to invert"));
+        }
+        if !(options.perturbation >= 0.0 && options.perturbation.is_finite()) {
+            return Err(unsuitable(format!("the perturbation is {}, expected 0 or more", options.perturbation)));
+        }
+        let exact = options.exact.iter().map(|&exact| Chain::Exact(exact));
+        let chains: Vec<Chain> = exact.chain(options.ddim.iter().map(|&ddim| Chain::Ddim(ddim))).collect();
+        for chain in &chains {
+            let settings = chain.settings();
+            model.pipeline().check_steps(settings.spacing, settings.num_steps)?;
+            if let Chain::Ddim([up, _]) = *chain {
+                model.pipeline().check_steps(settings.spacing, up)?;
+            }
+        }
+        let seed = evaluation.seed();
+        let mut settings = model.settings();
+        settings.extend([
+            ("data".to_owned(), pictures.fingerprint()?.into()),
+            ("count".to_owned(), pictures.len().into()),
+            ("chains".to_owned(), chains.iter().map(|chain| chain.name()).collect::<Vec<_>>().into()),
+            ("perturbation".to_owned(), options.perturbation.into()),
+            ("batch_size".to_owned(), model.batch_size().into()),
+            ("seed".to_owned(), seed.into()),
+        ]);
+        let mut journal = Journal::of(evaluation, NAME, &settings)?;
+        let num_calls: usize = chains.iter().map(|chain| chain.num_calls()).sum();
+        let stage = evaluation.stage(NAME, pictures.len(), num_calls);
+        for batch in pictures.batches(model.batch_size()) {
+            let item = |chain: Chain, idx: usize| format!("{}/{}", pictures.name(idx), chain.name());
+            let is_known = |chain: Chain| batch.clone().all(|idx| journal.get(&item(chain, idx)).is_some());
+            let left: Vec<Chain> = chains.iter().copied().filter(|&chain| !is_known(chain)).collect();
+            let known: usize = chains.iter().map(|chain| chain.num_calls()).sum::<usize>()
+                - left.iter().map(|chain| chain.num_calls()).sum::<usize>();
+            stage.check(batch.len() * known)?;
+            if left.is_empty() {
+                continue;
+            }
+            let x_0 = model.read(pictures, batch.clone())?;
+            let z_sem = if model.has_z_sem() { Some(model.model().encode_semantic(&x_0)?) } else { None };
+            let trip = RoundTrip { model, x_0: &x_0, z_sem: z_sem.as_ref(), first: batch.start, stage: &stage };
+            for chain in left {
+                let values = trip.values(chain, options.perturbation, seed)?;
+                for (idx, values) in batch.clone().zip(values) {
+                    journal.add(item(chain, idx), values)?;
+                }
+            }
+        }
+        stage.finish();
+        let figures = figures(&chains, pictures, &journal, seed);
+        write_plot(evaluation, &chains, &figures, model)?;
+        Report::new(NAME, settings, figures).written(evaluation)
+    }
+}
+
+/// The round trip of a batch.
+struct RoundTrip<'a, 'o> {
+    model: &'a EvaluatedModel,
+    x_0: &'a Tensor,
+    z_sem: Option<&'a Tensor>,
+    first: usize,
+    stage: &'a Stage<'o>,
+}
+
+impl RoundTrip<'_, '_> {
+    /// Measures the values of each picture along a chain.
+    fn values(&self, chain: Chain, perturbation: f64, seed: u64) -> Result<Vec<Values>> {
+        let settings = chain.settings();
+        let pipeline = self.model.pipeline();
+        let code = pipeline.invert_batch(self.x_0, self.z_sem, &settings, &mut self.stage.observer())?;
+        let decoded = self.decode(&code, &settings)?;
+        let mut columns = vec![
+            ("mse", mean_squares(&decoded, self.x_0)?),
+            ("equal", equal_shares(&decoded, self.x_0)?),
+            ("std_x_T", standard_deviations(&code.x_terminal)?),
+            ("lag_1_x_T", lag_1(&code.x_terminal)?),
+        ];
+        if let (Some(residual), Chain::Exact(exact)) = (&code.residual, chain) {
+            let half = |tensor: &Tensor| tensor.to_dtype(DType::F16)?.to_dtype(DType::F32);
+            let stored = StochasticCode { x_terminal: half(&code.x_terminal)?, residual: Some(residual.map(half)?) };
+            let perturbed = self.perturbed(&code.x_terminal, residual, (exact, perturbation), seed)?;
+            columns.extend([
+                ("std_residual", standard_deviations(&residual.tensor)?),
+                ("equal_f16", equal_shares(&self.decode(&stored, &settings)?, self.x_0)?),
+                ("mse_perturbed", mean_squares(&perturbed, self.x_0)?),
+                ("equal_perturbed", equal_shares(&perturbed, self.x_0)?),
+            ]);
+        }
+        let count = self.x_0.dim(0)?;
+        let row = |idx: usize| columns.iter().map(|(name, values)| ((*name).to_owned(), values[idx])).collect();
+        Ok((0..count).map(row).collect())
+    }
+
+    fn decode(&self, code: &StochasticCode, settings: &PipelineSettings) -> Result<Tensor> {
+        self.model.decode_code((code, self.z_sem), self.first, settings, self.stage)
+    }
+
+    /// Decodes along an exact chain with a network that differs from that of the inversion by noise.
+    fn perturbed(
+        &self,
+        x_terminal: &Tensor,
+        residual: &Residual,
+        (exact, perturbation): (ExactSettings, f64),
+        seed: u64,
+    ) -> Result<Tensor> {
+        let model = self.model.model();
+        let chain =
+            StepChain::spaced(model.schedule()?, exact.spacing, exact.steps).map_err(diffae_infer::Error::from)?;
+        let denoiser = model.denoiser(self.z_sem, &chain, x_terminal)?;
+        let count = x_terminal.dim(0)?;
+        let numbers = (self.first as u64..).take(count);
+        let noise = RefCell::new(NoiseSource::new(seed).steps(numbers));
+        let noisy = |x_t: &Tensor, timesteps: &[Timestep]| {
+            let eps = denoiser.eps(x_t, timesteps)?;
+            let scale = (eps.sqr()?.mean_all()?.sqrt()?.to_scalar::<f32>()?, perturbation);
+            let noise = (noise.borrow_mut())(x_t)?;
+            eps + (noise * (f64::from(scale.0) * scale.1))?
+        };
+        let mut on_step = |_: &diffae_schedule::Step<'_>| match self.stage.check(count) {
+            Ok(()) => std::ops::ControlFlow::Continue(()),
+            Err(_) => std::ops::ControlFlow::Break(()),
+        };
+        let chain = ExactChain::new(chain, exact.weights);
+        let decoded = chain.decode(&noisy, x_terminal, Some(&residual.tensor), &mut on_step);
+        Ok(decoded.map_err(diffae_infer::Error::from)?.clamp(-1f32, 1f32)?)
+    }
+}
+
+/// Computes the mean over all but the first axis, f64 on the CPU.
+fn means(x: &Tensor) -> Result<Vec<f64>> {
+    let means = x.flatten_from(1)?.mean(1)?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
+    Ok(means.into_iter().map(f64::from).collect())
+}
+
+/// Computes the mean square error of each picture, both in `[-1, 1]`, on the scale [0, 1].
+fn mean_squares(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
+    means(&((x - y)? * 0.5)?.sqr()?)
+}
+
+/// Computes the share of equal 8-bit values of each picture, both in `[-1, 1]`.
+fn equal_shares(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
+    let bytes = |x: &Tensor| x.clamp(-1f32, 1f32)?.affine(127.5, 127.5)?.round();
+    means(&bytes(x)?.eq(&bytes(y)?)?.to_dtype(DType::F32)?)
+}
+
+fn centered(x: &Tensor) -> Result<Tensor> {
+    let flat = x.flatten_from(1)?;
+    Ok(flat.broadcast_sub(&flat.mean_keepdim(1)?)?.reshape(x.shape())?)
+}
+
+fn standard_deviations(x: &Tensor) -> Result<Vec<f64>> {
+    Ok(means(&centered(x)?.sqr()?)?.into_iter().map(f64::sqrt).collect())
+}
+
+/// Computes the autocorrelation of neighbors in a row: mean product of neighbors over the variance.
+fn lag_1(x: &Tensor) -> Result<Vec<f64>> {
+    let x = centered(x)?;
+    let width = x.dim(3)?;
+    if width < 2 {
+        return Err(unsuitable("pictures of one column have no neighbors in a row"));
+    }
+    let products = (x.narrow(3, 0, width - 1)? * x.narrow(3, 1, width - 1)?)?;
+    let variances = means(&x.sqr()?)?;
+    // A constant map is correlated with anything, or nothing.
+    let ratio = |(product, variance): (f64, f64)| if variance > 0. { product / variance } else { 0. };
+    Ok(means(&products)?.into_iter().zip(variances).map(ratio).collect())
+}
+
+fn figures(chains: &[Chain], pictures: &PictureSet, journal: &Journal, seed: u64) -> Vec<Figure> {
+    let mut figures = vec![];
+    for chain in chains {
+        let name = chain.name();
+        let evaluations = chain.num_evaluations().to_string();
+        let of = [("chain", name.as_str()), ("evaluations", evaluations.as_str())];
+        for value in VALUES {
+            let item = |idx| journal.get(&format!("{}/{name}", pictures.name(idx)))?.get(value).copied();
+            let values: Vec<f64> = (0..pictures.len()).filter_map(item).collect();
+            figures.extend(Figure::mean(value, &of, &values, seed));
+            if matches!(value, "mse" | "mse_perturbed") {
+                for (quantile, part) in [("median", 0.5), ("p95", 0.95), ("max", 1.0)] {
+                    let of_items = |items: &[usize]| quantile_of(items.iter().map(|&idx| values[idx]).collect(), part);
+                    figures.extend(Figure::of_items(&format!("{value}_{quantile}"), &of, values.len(), seed, of_items));
+                }
+            }
+            if value.starts_with("equal") && !values.is_empty() {
+                let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+                figures.push(Figure::single(&format!("{value}_min"), &of, least, values.len()));
+            }
+        }
+    }
+    figures
+}
+
+/// Returns the smallest value that at least the share `part` of the values do not exceed.
+fn quantile_of(mut values: Vec<f64>, part: f64) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in the list")]
+    let place = (part * values.len() as f64).ceil() as usize;
+    values.get(place.max(1) - 1).copied()
+}
+
+/// Draws the PSNR of the median round trip over the evaluations that it takes.
+fn write_plot(evaluation: &Evaluation<'_>, chains: &[Chain], figures: &[Figure], model: &EvaluatedModel) -> Result<()> {
+    let curve = |name: &str, value: &str, wanted: fn(&Chain) -> bool| {
+        let mut points: Vec<Point> = chains
+            .iter()
+            .filter(|chain| wanted(chain))
+            .filter_map(|chain| {
+                let is_it = |figure: &&Figure| figure.name == value && figure.of.get("chain") == Some(&chain.name());
+                let mse = figures.iter().find(is_it)?.value;
+                Some(Point { x: chain.num_evaluations() as f64, y: -10.0 * mse.max(1e-16).log10(), interval: None })
+            })
+            .collect();
+        points.sort_by(|a, b| a.x.total_cmp(&b.x));
+        Curve { name: name.to_owned(), points }
+    };
+    let curves = [
+        curve("exact", "mse_median", |chain| matches!(chain, Chain::Exact(_))),
+        curve("exact, perturbed", "mse_perturbed_median", |chain| matches!(chain, Chain::Exact(_))),
+        curve("DDIM", "mse_median", |chain| matches!(chain, Chain::Ddim(_))),
+    ];
+    let curves: Vec<Curve> = curves.into_iter().filter(|curve| !curve.points.is_empty()).collect();
+    let plot =
+        Plot { title: "Round trips", x_label: "evaluations", y_label: "PSNR of the median (dB)", curves: &curves };
+    evaluation.write_picture("inversion.psnr.png", &plot.draw(), Some(model.model()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(values: &[f32]) -> Tensor {
+        Tensor::from_vec(values.to_vec(), (1, 1, 1, values.len()), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn values_are_those_of_their_formulas() {
+        let x = picture(&[0., 1., 0., 1.]);
+        assert!((standard_deviations(&x).unwrap()[0] - 0.5).abs() < 1e-6);
+        assert!((lag_1(&x).unwrap()[0] + 1.).abs() < 1e-6);
+        assert!(lag_1(&picture(&[0.5, 0.5])).unwrap()[0].abs() < 1e-6);
+        assert!((mean_squares(&x, &picture(&[0., 1., 0., 0.8])).unwrap()[0] - 0.0025).abs() < 1e-8);
+        // A byte is 2/255 wide.
+        assert!((equal_shares(&x, &picture(&[0.002, 1.5, 0.02, 0.])).unwrap()[0] - 0.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn quantiles_are_values_of_the_list() {
+        let of = |part| quantile_of(vec![4., 1., 3., 2.], part).unwrap();
+        assert_eq!([of(0.5), of(0.95), of(1.), of(0.)].map(|value| value.to_string()), ["2", "4", "4", "1"]);
+        assert_eq!(quantile_of(vec![], 0.5), None);
+    }
+}
