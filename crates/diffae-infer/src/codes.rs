@@ -25,7 +25,7 @@ pub struct Codes {
     pub z_sem: Option<Tensor>,
     /// Noise maps `x_T`, `[N, C, H, W]`, f32; absent if only the semantic code was requested.
     pub x_terminal: Option<Tensor>,
-    /// What an exact chain adds to `x_T`, if one made it.
+    /// The residual of `x_T`, if an exact chain made it.
     pub residual: Option<Residual>,
     /// Names, one per picture; after reading, fit for file names and all different.
     pub names: Vec<String>,

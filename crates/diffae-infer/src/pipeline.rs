@@ -50,7 +50,7 @@ pub struct Pipeline {
 pub struct CodesBatch<'a> {
     /// Noise maps `x_T`, `[N, ..]` as [`Model::x_terminal_shape`], f32.
     pub x_terminal: &'a Tensor,
-    /// What an exact chain adds to `x_terminal`; that chain then decodes it.
+    /// The residual of `x_terminal`; the exact chain that made the two then decodes them.
     pub residual: Option<&'a Residual>,
     /// Semantic codes, `[N, D]`, f32; absent in a plain DDPM.
     pub z_sem: Option<&'a Tensor>,

@@ -1,4 +1,4 @@
-//! Stochastic codes: the noise map `x_T`, and what an exact chain adds to it.
+//! Stochastic codes: the noise map `x_T`, and its residual in an exact chain.
 
 use candle_core::Tensor;
 use diffae_schedule::{ExactWeights, Spacing};
@@ -37,7 +37,7 @@ impl std::fmt::Display for ExactSettings {
     }
 }
 
-/// What an exact chain adds to `x_T`, and the chain that must decode the two.
+/// Part of a stochastic code that an exact chain adds to `x_T`, with the chain that must decode the two.
 #[derive(Debug, Clone)]
 pub struct Residual {
     /// `x_{T-1} - DDIM(x_T)`, shape of `x_T`, f32.
@@ -95,7 +95,7 @@ pub(crate) fn same_chain(chains: impl IntoIterator<Item = Option<ExactSettings>>
 pub struct StochasticCode {
     /// Noise maps `x_T`, `[N, ..]`.
     pub x_terminal: Tensor,
-    /// What the exact chain adds, if one made them.
+    /// Residual of the noise maps, if an exact chain made them.
     pub residual: Option<Residual>,
 }
 

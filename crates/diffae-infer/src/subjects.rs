@@ -53,7 +53,7 @@ pub struct Encoded {
     pub z_sem: Option<Tensor>,
     /// Noise maps `x_T`, `[N, ..]`; absent if not requested.
     pub x_terminal: Option<Tensor>,
-    /// What an exact chain adds to `x_T`, if one made it.
+    /// The residual of `x_T`, if an exact chain made it.
     pub residual: Option<Residual>,
     /// The pictures `[N, C, H, W]`, if all subjects are pictures.
     pub x_0: Option<Tensor>,

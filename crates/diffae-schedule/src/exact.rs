@@ -384,7 +384,7 @@ mod tests {
     }
 
     proptest! {
-        /// Where neither data nor noise change along the chain, the update has no error.
+        /// An update has no error if neither data nor noise change along the chain.
         #[test]
         fn coefficients_agree_with_ddim_to_first_order(num_steps in 3..200_usize, choice in 0..3_usize) {
             let chain = exact(Spacing::LogSnr, num_steps, ExactWeights::NAMED[choice].1);
