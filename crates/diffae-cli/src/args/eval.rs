@@ -510,6 +510,14 @@ pub(crate) struct FidArgs {
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) sampler: SamplerArgs,
+    /// Spacing of the decoding steps
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value_t = FidOptions::default().spacing,
+        value_parser = PossibleValuesParser::new(Spacing::names()).try_map(|name| name.parse::<Spacing>())
+    )]
+    pub(crate) spacing: Spacing,
     /// Latent diffusion steps
     #[arg(long, default_value_t = FidOptions::default().latent_steps, value_name = "N", value_parser = positive)]
     pub(crate) latent_steps: usize,

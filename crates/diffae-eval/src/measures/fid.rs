@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use diffae_data::{Crop, Overwrite, PictureSet, write_atomically};
 use diffae_infer::Settings;
-use diffae_schedule::Sampler;
+use diffae_schedule::{Sampler, Spacing};
 
 use self::generator::{Generator, as_they_are, eight_bits};
 use super::Measure;
@@ -94,6 +94,8 @@ pub struct FidOptions {
     pub latent_steps: usize,
     /// Sampler. Default: DDIM.
     pub sampler: Sampler,
+    /// Spacing of the decoding steps. Default: even, as in the paper.
+    pub spacing: Spacing,
     /// Statistics of the real pictures (`.npz` with `mu` and `sigma`), instead of pictures or beside them.
     pub reference_statistics: Option<PathBuf>,
     /// File for the statistics of the real pictures.
@@ -119,6 +121,7 @@ impl Default for FidOptions {
             steps: 20,
             latent_steps: 20,
             sampler: Sampler::DDIM,
+            spacing: Spacing::Leading,
             reference_statistics: None,
             save_statistics: None,
             resamples: 0,

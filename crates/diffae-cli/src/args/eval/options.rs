@@ -109,6 +109,7 @@ impl FidArgs {
             size: self.size,
             steps: self.steps,
             latent_steps: self.latent_steps,
+            spacing: self.spacing,
             sampler: self.sampler.get()?,
             reference_statistics: self.reference_statistics.clone(),
             save_statistics: self.save_statistics.clone(),

@@ -44,6 +44,7 @@ impl<'a> Generator<'a> {
             num_steps: options.steps,
             num_latent_steps: options.latent_steps,
             sampler: options.sampler,
+            spacing: options.spacing,
             seed,
             ..PipelineSettings::REFERENCE
         }
