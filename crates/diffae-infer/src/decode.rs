@@ -30,6 +30,15 @@ impl DecodeOptions {
     }
 }
 
+impl DecodeOptions {
+    /// Returns the options of a latent diffusion: the same without clipping; DDIM in place of samplers that add noise.
+    #[must_use]
+    pub fn latent(self, num_steps: usize) -> Self {
+        let sampler = if self.sampler.is_deterministic() { self.sampler } else { Sampler::DDIM };
+        Self { num_steps, sampler, clip: Clip::None, ..self }
+    }
+}
+
 impl Model {
     /// Decodes pictures with the sampler of the options.
     ///

@@ -288,7 +288,8 @@ impl Pipeline {
     ) -> Result<Tensor> {
         let count = computing("sampling z_sem", z_terminal.dim(0))?;
         let mut on_step = on_step(NetworkCall::LatentNet, count, observer);
-        self.model.sample_z_sem(z_terminal, settings.num_latent_steps, &mut on_step)
+        let options = settings.decode_options().latent(settings.num_latent_steps);
+        self.model.sample_z_sem(z_terminal, &options, &mut on_step)
     }
 
     /// Encodes a tensor of pictures at the model's size, batch by batch.

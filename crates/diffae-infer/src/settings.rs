@@ -21,7 +21,8 @@ pub struct PipelineSettings {
     pub num_steps: usize,
     /// Steps of [`Inversion::Ddim`], evenly spaced. Fewer give an `x_T` that decodes less exactly. Default: 250.
     pub num_invert_steps: usize,
-    /// Steps of the latent diffusion that samples `z_sem`. Default: 200.
+    /// Steps of the latent diffusion that samples `z_sem`, with the sampler and the spacing of decoding; DDIM in place of
+    /// samplers that add noise. Default: 20; of the reference 200.
     pub num_latent_steps: usize,
     /// Clamping of the estimate of `x_0` to `[-1, 1]` at each step while decoding. Default: on.
     pub clip: Clip,
@@ -39,7 +40,7 @@ impl PipelineSettings {
         spacing: Spacing::LogSnr,
         num_steps: 10,
         num_invert_steps: 250,
-        num_latent_steps: 200,
+        num_latent_steps: 20,
         clip: Clip::UnitRange,
         seed: 0,
         batch_size: None,
@@ -51,6 +52,7 @@ impl PipelineSettings {
         sampler: Sampler::DDIM,
         spacing: Spacing::Leading,
         num_steps: 20,
+        num_latent_steps: 200,
         ..Self::DEFAULT
     };
 

@@ -267,9 +267,9 @@ pub(crate) struct SampleArgs {
     pub(crate) index: Vec<IndexRange>,
     #[command(flatten)]
     pub(crate) decoding: DecodingArgs,
-    /// Latent diffusion steps
-    #[arg(long, default_value_t = PipelineSettings::DEFAULT.num_latent_steps, value_name = "N", value_parser = positive)]
-    pub(crate) latent_steps: usize,
+    /// Latent diffusion steps [default: 20; with --reference 200]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) latent_steps: Option<usize>,
     #[command(flatten)]
     pub(crate) random: RandomArgs,
     /// .safetensors file with z_T [N, D] and x_T [N, C, H, W]; what it lacks is random

@@ -29,8 +29,6 @@ const NUM_FRAMES: usize = 9;
 /// Pairs of faces that are interpolated, by index.
 const BLENDED: [(usize, usize); 2] = [(0, 1), (6, 7)];
 const NUM_SAMPLES: usize = 16;
-/// Steps of the latent diffusion, which cost next to nothing.
-const LATENT_STEPS: usize = 100;
 const SAMPLES_PER_ROW: usize = 8;
 /// Edit strengths, as shares of the calibrated full-edit strength.
 const PARTS: [f64; 5] = [0.25, 0.5, 0.75, 1., 1.5];
@@ -56,8 +54,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
     let batch = BatchArgs { batch_size: None };
     let settings = args.decoding.settings(&batch)?;
     let num_invert_steps = settings.num_steps;
-    let settings =
-        PipelineSettings { num_invert_steps, num_latent_steps: LATENT_STEPS, seed: args.random.seed, ..settings };
+    let settings = PipelineSettings { num_invert_steps, seed: args.random.seed, ..settings };
     let provenance = Provenance::new(model.fingerprint())
         .with("steps", &settings.num_steps)
         .with("sampler", &settings.sampler)
@@ -73,7 +70,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
     let num_pictures = faces.len() + num_decoded;
     let pipeline = Pipeline::new(model);
     let decoder = faces.len() * pipeline.num_inversion_calls(&settings) + num_decoded * settings.num_steps;
-    let work = Work { encoder: faces.len(), decoder, latent_net: NUM_SAMPLES * LATENT_STEPS };
+    let work = Work { encoder: faces.len(), decoder, latent_net: NUM_SAMPLES * settings.num_latent_steps };
     let job = Job { label: "demo", noun: Noun::Pictures, num_items: num_pictures, num_kept: 0, work };
     let progress = Progress::of(job, pipeline.model());
     let pictures: Vec<RgbImage> = faces.into_iter().map(|(_, face)| face).collect();

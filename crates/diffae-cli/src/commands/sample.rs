@@ -1,7 +1,7 @@
 //! `diffae sample --model MODEL -n 16 --out DIR`
 
 use anyhow::{Result, bail, ensure};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use diffae_data::read_tensor;
 use diffae_infer::{CodesBatch, CodesNeed, Error, PipelineSettings, Settings, Sheet};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
@@ -51,8 +51,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     let mut output = PictureOutput::open(plan)?;
     let session = Session::open(global, &args.model, &args.batch)?;
     given.check(&session)?;
-    let num_latent_steps = if session.has_z_sem() { args.latent_steps } else { 0 };
     let settings = args.decoding.settings(&args.batch)?;
+    let latent_steps = args.latent_steps.unwrap_or(settings.num_latent_steps);
+    let num_latent_steps = if session.has_z_sem() { latent_steps } else { 0 };
     let settings = PipelineSettings { num_latent_steps, seed: args.random.seed, ..settings };
     session.check_chains(&settings, CodesNeed::ZSem)?;
     if session.has_z_sem() {
@@ -180,6 +181,41 @@ impl GivenNoise {
                 bail!("z_T has width {}, the model expects {width}", z_terminal.dims()[1])
             }
         }
+        for (name, noise) in [("x_T", &self.x_terminal), ("z_T", &self.z_terminal)] {
+            if let Some(problem) = noise.as_ref().map(unlike_noise).transpose()?.flatten() {
+                tracing::warn!(
+                    "{name} has {problem}, and the model expects standard normal noise, of mean 0 and standard deviation 1: \
+                     draw it with a function named randn, not rand"
+                );
+            }
+        }
         Ok(())
+    }
+}
+
+/// Describes mean and standard deviation, if they are not near those of standard normal noise.
+fn unlike_noise(noise: &Tensor) -> Result<Option<String>> {
+    let values = noise.to_dtype(DType::F64)?;
+    let mean = values.mean_all()?.to_scalar::<f64>()?;
+    let std = (values.sqr()?.mean_all()?.to_scalar::<f64>()? - mean * mean).max(0.).sqrt();
+    // Some inversions end a little off; few values vary by chance.
+    let allowed = 0.15 + 4. / (noise.elem_count() as f64).sqrt();
+    let is_near = mean.abs() <= allowed && (std - 1.).abs() <= allowed;
+    Ok((!is_near).then(|| format!("mean {mean:.2} and standard deviation {std:.2}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn uniform_noise_is_told_from_normal_noise() {
+        let of = |values: Vec<f64>| unlike_noise(&Tensor::new(values, &Device::Cpu).unwrap()).unwrap();
+        let uniform: Vec<f64> = (0..1000).map(|idx| f64::from(idx) / 1000.).collect();
+        assert_eq!(of(uniform).unwrap(), "mean 0.50 and standard deviation 0.29");
+        // Plus and minus one have the mean and the standard deviation.
+        assert_eq!(of((0..1000).map(|idx| f64::from(idx % 2) * 2. - 1.).collect()), None);
     }
 }

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use diffae_infer::{CodesBatch, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, lerp, no_observer, slerp};
+use diffae_infer::{
+    CodesBatch, DecodeOptions, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, lerp, no_observer, slerp,
+};
 use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, read_latent_moments};
 use diffae_schedule::{Clip, Timestep, no_callback};
 
@@ -142,7 +144,11 @@ impl Subject<'_> {
         let z_terminal = self.golden.tensor("z_T")?;
         let timesteps: Vec<f32> = self.golden.counts("t_mid")?.into_iter().map(|t| t as f32).collect();
         let latent_eps = latent_net.forward(&z_terminal, &timesteps)?;
-        let z_0_normalized = self.model().sample_z_sem_normalized(&z_terminal, NUM_STEPS, &mut no_callback)?;
+        let z_0_normalized = self.model().sample_z_sem_normalized(
+            &z_terminal,
+            &DecodeOptions::ddim(NUM_STEPS).latent(NUM_STEPS),
+            &mut no_callback,
+        )?;
         let z_0 = self.pipeline.denoise_z_sem_batch(&z_terminal, &SETTINGS, &mut no_observer)?;
         let pictures = self.decode(&self.golden.tensor("x_T")?, Some(&z_0), &SETTINGS)?;
         self.compare("latent_eps", &latent_eps, Tolerance::Network)?;
