@@ -61,6 +61,10 @@ fn step_counts_that_do_not_exist_name_their_neighbors() {
     run("ddim", "123").fails_with("125");
     run("exact", "3000").fails_with("1 to 1000");
     run("exact", "3").succeeds();
+    let spaced = ["encode", "--model", &model, &photograph, "--out", "c.safetensors", "--spacing", "karras"];
+    Workspace::new()
+        .run(&[&spaced[..], &["--inversion", "ddim"]].concat())
+        .fails_with("--spacing is for exact inversions");
 }
 
 #[test]

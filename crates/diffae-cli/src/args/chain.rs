@@ -24,7 +24,7 @@ pub(crate) struct DecodingArgs {
     /// Noise that ddim adds at each step: from 0 for none to 1 for as much as ddpm-small [default: 0]
     #[arg(long, value_name = "ETA")]
     pub(crate) eta: Option<f64>,
-    /// Spacing of the timesteps [default: log-snr]
+    /// Spacing of the timesteps [default: log-snr; with --inversion ddim or --reference leading]
     #[arg(
         long,
         value_name = "NAME",

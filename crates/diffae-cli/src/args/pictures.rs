@@ -94,15 +94,16 @@ pub(crate) struct EncodeArgs {
 
 impl EncodeArgs {
     /// Returns the settings of the inversion.
-    pub(crate) fn settings(&self) -> PipelineSettings {
+    pub(crate) fn settings(&self) -> anyhow::Result<PipelineSettings> {
         let batch_size = self.batch.batch_size;
         if self.reference || self.inversion == Some(InversionName::Ddim) {
+            anyhow::ensure!(self.spacing.is_none(), "--spacing is for exact inversions; ddim takes even steps");
             let num_invert_steps = self.steps.unwrap_or(PipelineSettings::REFERENCE.num_invert_steps);
-            return PipelineSettings { num_invert_steps, batch_size, ..PipelineSettings::REFERENCE };
+            return Ok(PipelineSettings { num_invert_steps, batch_size, ..PipelineSettings::REFERENCE });
         }
         let usual = PipelineSettings::DEFAULT;
         let num_steps = self.steps.unwrap_or(usual.num_steps);
-        PipelineSettings { num_steps, spacing: self.spacing.unwrap_or(usual.spacing), batch_size, ..usual }
+        Ok(PipelineSettings { num_steps, spacing: self.spacing.unwrap_or(usual.spacing), batch_size, ..usual })
     }
 }
 
@@ -241,7 +242,7 @@ pub(crate) struct EditArgs {
     pub(crate) strengths: Vec<f64>,
     #[command(flatten)]
     pub(crate) decoding: DecodingArgs,
-    /// Add back what decoding loses, so that unedited parts stay as they are; decodes once more
+    /// Add back what decoding loses, so that unedited parts stay as they are; decodes once more. Exact codes lose nothing
     #[arg(long)]
     pub(crate) keep_residual: bool,
     #[command(flatten)]
