@@ -80,7 +80,8 @@ fn perform(root: &Path, action: &Action) -> Result<Outcome> {
 fn unused_dependencies(root: &Path) -> Result<Outcome> {
     let machete = |argument: &str| {
         let mut command = repository::cargo(root);
-        command.args(["machete", argument]);
+        // With the variable that `cargo run` sets for its child, it takes its own name for a folder to look into.
+        command.args(["machete", argument]).env_remove("CARGO_PKG_NAME");
         command
     };
     if !is_quietly_successful(&mut machete("--version")) {
