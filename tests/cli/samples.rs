@@ -55,8 +55,12 @@ fn noise_can_be_given() {
     let (model, golden) = (checkpoint("autoenc16_latent"), fixture("golden/autoenc16_latent/golden.safetensors"));
     let args =
         ["sample", "--model", &model, "--noise", &golden, "--latent-steps", "10", "--steps", "10", "--out", "out"];
-    workspace.run(&args).succeeds();
+    let finished = workspace.run(&args).succeeds();
+    assert!(!finished.stderr().contains("standard normal noise"), "{}", finished.stderr());
     assert_eq!(workspace.files("out"), ["sample_00000.png", "sample_00001.png", "sheet.png"]);
+    let impossible = ["sample", "--model", &model, "--reference", "--latent-steps", "60", "--out", "none"];
+    workspace.run(&impossible).fails_with("--latent-steps: the diffusion chain failed: no stride");
+    assert!(!workspace.path("none").exists());
 }
 
 #[test]

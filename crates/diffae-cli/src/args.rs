@@ -10,9 +10,10 @@ mod pictures;
 mod training;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::Context as _;
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use diffae_data::Overwrite;
 use diffae_infer::PipelineSettings;
@@ -234,7 +235,7 @@ pub(crate) struct SamplerArgs {
         long,
         default_value_t = Sampler::DDIM,
         value_name = "NAME",
-        value_parser = PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>())
+        value_parser = one_of::<Sampler>(Sampler::names())
     )]
     sampler: Sampler,
     /// Noise that ddim adds at each step: from 0 for none to 1 for as much as ddpm-small
@@ -321,6 +322,14 @@ pub(crate) struct ManArgs {
     /// Folder to write the pages into
     #[arg(long, short, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+/// Returns a parser of the values of a type that have names, for help and completions.
+fn one_of<T>(names: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = diffae_schedule::Error> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
 }
 
 fn positive(text: &str) -> Result<usize, String> {

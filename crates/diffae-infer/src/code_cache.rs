@@ -103,8 +103,8 @@ impl CodeCache<'_> {
 
     /// Computes the codes of the items up to `count` that `codes` lacks, in batches of at most `batch_size`.
     ///
-    /// `after` hears of each batch, by its
-    /// number of items; `None` is returned if it breaks. Whatever stops the work, the codes so far are in the file.
+    /// `after` is called after each batch, with its number of items; `None` is returned if it breaks. Whatever stops the
+    /// work, the codes so far are in the file.
     ///
     /// # Errors
     /// As `compute` and `after`; if the file cannot be written.

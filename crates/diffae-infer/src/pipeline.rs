@@ -128,6 +128,15 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Fails if the schedule of the latent diffusion has no chain of these settings, or if there is none.
+    ///
+    /// # Errors
+    /// As [`check_steps`](Self::check_steps); [`Error::MissingPart`] without a latent net.
+    pub fn check_latent_steps(&self, settings: &PipelineSettings) -> Result<()> {
+        StepChain::spaced(&self.model.latent()?.schedule, settings.spacing, settings.num_latent_steps)?;
+        Ok(())
+    }
+
     /// Returns the number of [`NetworkCall::Decoder`] calls that decoding a batch takes.
     #[must_use]
     pub fn num_decoding_calls(&self, settings: &PipelineSettings) -> usize {
@@ -216,7 +225,8 @@ impl Pipeline {
     /// # Shapes
     /// - result: `x_0`, `[N, C, H, W]`, f32, in `[-1, 1]` if clipped; along an exact chain at the end alone.
     /// # Errors
-    /// As [`Model::decode`] and [`Model::decode_exactly`]; [`Error::OutOfRange`] if the sampler adds noise and there are not N numbers.
+    /// As [`Model::decode`] and [`Model::decode_exactly`]; [`Error::OutOfRange`] if the sampler adds noise and there are not
+    /// N numbers.
     pub fn decode_batch(
         &self,
         codes: CodesBatch<'_>,

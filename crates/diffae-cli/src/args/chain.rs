@@ -1,12 +1,11 @@
 //! Arguments of chains between noise and images.
 
 use anyhow::{Context as _, Result, bail};
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 use diffae_infer::{CodesNeed, ExactSettings, Inversion, PipelineSettings, Settings, Subjects};
 use diffae_schedule::{Sampler, Spacing};
 
-use super::{BatchArgs, positive};
+use super::{BatchArgs, one_of, positive};
 
 /// Options of decoding.
 #[derive(Debug, Clone, Args)]
@@ -18,7 +17,7 @@ pub(crate) struct DecodingArgs {
     #[arg(
         long,
         value_name = "NAME",
-        value_parser = PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>())
+        value_parser = one_of::<Sampler>(Sampler::names())
     )]
     pub(crate) sampler: Option<Sampler>,
     /// Noise that ddim adds at each step: from 0 for none to 1 for as much as ddpm-small [default: 0]
@@ -28,7 +27,7 @@ pub(crate) struct DecodingArgs {
     #[arg(
         long,
         value_name = "NAME",
-        value_parser = PossibleValuesParser::new(Spacing::names()).try_map(|name| name.parse::<Spacing>())
+        value_parser = one_of::<Spacing>(Spacing::names())
     )]
     pub(crate) spacing: Option<Spacing>,
     /// The chains of the paper: ddim on evenly spaced timesteps, inverted in 250 steps

@@ -6,7 +6,6 @@ mod options;
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Subcommand, ValueEnum};
 use diffae_eval::measures::{
     AllOptions, AttributesOptions, DisentanglementOptions, EditsOptions, FewShotOptions, FidOptions, InversionOptions,
@@ -16,7 +15,9 @@ use diffae_eval::measures::{
 use diffae_infer::PipelineSettings;
 use diffae_schedule::{ExactWeights, Spacing};
 
-use super::{BatchArgs, BrokenArgs, ForceArgs, HintArgs, MODEL_WEIGHTS, ModelArgs, RandomArgs, SamplerArgs, positive};
+use super::{
+    BatchArgs, BrokenArgs, ForceArgs, HintArgs, MODEL_WEIGHTS, ModelArgs, RandomArgs, SamplerArgs, one_of, positive,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -386,7 +387,7 @@ pub(crate) struct EvalInversionArgs {
         long,
         value_name = "NAME",
         default_value_t = ExactWeights::default(),
-        value_parser = PossibleValuesParser::new(ExactWeights::names()).try_map(|name| name.parse::<ExactWeights>())
+        value_parser = one_of::<ExactWeights>(ExactWeights::names())
     )]
     pub(crate) weights: ExactWeights,
     /// Spacing of exact chains
@@ -394,7 +395,7 @@ pub(crate) struct EvalInversionArgs {
         long,
         value_name = "NAME",
         default_value_t = PipelineSettings::DEFAULT.spacing,
-        value_parser = PossibleValuesParser::new(Spacing::names()).try_map(|name| name.parse::<Spacing>())
+        value_parser = one_of::<Spacing>(Spacing::names())
     )]
     pub(crate) spacing: Spacing,
     /// DDIM chains: inversion steps and decoding steps of each
@@ -515,7 +516,7 @@ pub(crate) struct FidArgs {
         long,
         value_name = "NAME",
         default_value_t = FidOptions::default().spacing,
-        value_parser = PossibleValuesParser::new(Spacing::names()).try_map(|name| name.parse::<Spacing>())
+        value_parser = one_of::<Spacing>(Spacing::names())
     )]
     pub(crate) spacing: Spacing,
     /// Latent diffusion steps

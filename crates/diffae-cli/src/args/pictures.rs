@@ -3,14 +3,13 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 use diffae_infer::{PipelineSettings, Resume};
 use diffae_schedule::Spacing;
 
 use super::chain::InversionName;
 use super::{
-    BatchArgs, BrokenArgs, DecodingArgs, ForceArgs, InversionArgs, ModelArgs, OutArgs, PictureArgs, RandomArgs,
+    BatchArgs, BrokenArgs, DecodingArgs, ForceArgs, InversionArgs, ModelArgs, OutArgs, PictureArgs, RandomArgs, one_of,
     positive,
 };
 
@@ -75,7 +74,7 @@ pub(crate) struct EncodeArgs {
     #[arg(
         long,
         value_name = "NAME",
-        value_parser = PossibleValuesParser::new(Spacing::names()).try_map(|name| name.parse::<Spacing>())
+        value_parser = one_of::<Spacing>(Spacing::names())
     )]
     pub(crate) spacing: Option<Spacing>,
     /// The inversion of the paper: ddim in 250 steps

@@ -79,18 +79,14 @@ impl Decode<'_> {
         let progress = session.progress(job);
         for batch in pipeline.batches(num_kept..records.len(), &settings) {
             let (indices, records) = (&indices[batch.clone()], &records[batch.clone()]);
-            let part = |tensor: &Tensor| -> Result<Tensor> {
-                let rows =
-                    indices.iter().map(|&idx| tensor.narrow(0, idx, 1)).collect::<candle_core::Result<Vec<_>>>()?;
-                Ok(Tensor::cat(&rows, 0)?.to_device(session.model().device())?)
-            };
-            let z_sem = codes.z_sem.as_ref().map(part).transpose()?;
+            let codes = codes.select(indices)?;
+            let moved = |tensor: &Tensor| tensor.to_device(session.model().device());
+            let z_sem = codes.z_sem.as_ref().map(moved).transpose()?;
             let numbers: Vec<u64> = indices.iter().map(|&idx| idx as u64).collect();
             let residual = codes.residual.as_ref().filter(|_| args.x_t == XTerminalChoice::Stored);
-            let of_rows = |tensor: &Tensor| part(tensor).map_err(candle_core::Error::wrap);
-            let residual = residual.map(|residual| residual.map(of_rows)).transpose()?;
+            let residual = residual.map(|residual| residual.map(moved)).transpose()?;
             let x_terminal = match (args.x_t, &codes.x_terminal) {
-                (XTerminalChoice::Stored, Some(x_terminal)) => part(x_terminal)?,
+                (XTerminalChoice::Stored, Some(x_terminal)) => moved(x_terminal)?,
                 (XTerminalChoice::Stored, None) if session.is_one_shot() => {
                     session.model().zero_x_terminal(records.len())?
                 }

@@ -204,7 +204,7 @@ impl Demo<'_> {
             let of =
                 |face: &usize| logits.get(*face).and_then(|row| row.get(attribute_idx)).copied().unwrap_or_default();
             let face = (0..pictures.len()).min_by(|a, b| of(a).total_cmp(&of(b))).unwrap_or(0);
-            let one = one_of(codes, face)?;
+            let one = codes.select(&[face])?;
             let mut row = vec![pictures[face].clone()];
             let [channels, size, _] = pipeline.model().image_shape();
             let x_0 = tensor_from_rgb(&pictures[face], channels, size)?.unsqueeze(0)?.to_device(decoded.device())?;
@@ -223,7 +223,7 @@ impl Demo<'_> {
     /// Decodes the faces of each path.
     fn interpolate(&self, codes: &Codes) -> Result<Vec<Vec<RgbImage>>> {
         let blend = |&(from, to): &(usize, usize)| {
-            let between = self.pipeline.interpolate(&one_of(codes, from)?, &one_of(codes, to)?, NUM_FRAMES)?;
+            let between = self.pipeline.interpolate(&codes.select(&[from])?, &codes.select(&[to])?, NUM_FRAMES)?;
             self.decode(&between)
         };
         BLENDED.iter().map(blend).collect()
@@ -234,7 +234,7 @@ impl Demo<'_> {
         let mut sheet = Sheet::new().with_columns(["original".to_owned()].into_iter().chain(titles));
         for (face, picture) in pictures.iter().enumerate().take(NUM_VARIED) {
             let variations = self.pipeline.variations(
-                &one_of(codes, face)?,
+                &codes.select(&[face])?,
                 NUM_VARIATIONS,
                 &self.settings,
                 &mut self.observer(),
@@ -255,9 +255,4 @@ impl Demo<'_> {
 fn forth_and_back(frames: &[RgbImage]) -> Vec<RgbImage> {
     let inner = frames.get(1..frames.len().saturating_sub(1)).unwrap_or_default();
     frames.iter().chain(inner.iter().rev()).cloned().collect()
-}
-
-/// Returns the codes of one face.
-fn one_of(codes: &Codes, face: usize) -> Result<Codes> {
-    Ok(codes.select(&[face])?)
 }

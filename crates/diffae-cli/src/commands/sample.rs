@@ -1,6 +1,6 @@
 //! `diffae sample --model MODEL -n 16 --out DIR`
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor};
 use diffae_data::read_tensor;
 use diffae_infer::{CodesBatch, CodesNeed, Error, PipelineSettings, Settings, Sheet};
@@ -58,6 +58,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     session.check_chains(&settings, CodesNeed::ZSem)?;
     if session.has_z_sem() {
         session.model().latent_net()?;
+        session.pipeline.check_latent_steps(&settings).context("--latent-steps")?;
         session.model().latent_moments()?;
     }
     let sampling = Sampling { session: &session, given: &given, settings, indices: &indices, records: &records };

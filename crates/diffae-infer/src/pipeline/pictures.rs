@@ -85,9 +85,9 @@ impl Pipeline {
         computing("measuring a direction", self.model().classifier()?.full_strength(attribute_idx))
     }
 
-    /// Edits an attribute of pictures of any size: encodes, edits, decodes, and adds the residual of reconstruction, so
-    /// that other details stay as they were. See [`Pipeline::edit`] for the strength, [`keep_residual`] for the
-    /// residual, and [`PipelineSettings`].
+    /// Edits attributes of pictures of any size: encodes, edits and decodes, so that other details stay as they were. What
+    /// DDIM loses of a picture is added to the result ([`keep_residual`]); exact codes lose nothing. See
+    /// [`Pipeline::edit`] for the strength.
     ///
     /// # Errors
     /// As [`Pipeline::encode`], [`Pipeline::edit`] and [`Pipeline::decode`].
