@@ -52,6 +52,27 @@ fn reconstructions_are_measured_as_reconstruct_does() {
 }
 
 #[test]
+fn round_trips_are_exact_along_exact_chains_alone() {
+    let workspace = Workspace::new();
+    let data = pictures(&workspace, "data");
+    let model = checkpoint("autoenc16_latent");
+    let eval = ["eval", "inversion", "--model", &model, "--data", &data, "--limit", "3", "--exact-steps", "2,4"];
+    let eval = [&eval[..], &["--ddim", "4:4", "--exact-weights", "noise-ratio", "--json", "--out"]].concat();
+    let report = workspace.run(&[&eval[..], &["eval", "--batch-size", "2"]].concat()).succeeds().json();
+    let of = |name: &str, chain: &str| figure(&report, name, &[("chain", chain)]);
+    for chain in ["2 exact log-snr steps (noise-ratio)", "4 exact log-snr steps (noise-ratio)"] {
+        assert!(of("equal_min", chain) >= 1. && of("mse_max", chain) < 1e-7, "{chain}");
+        assert!(of("mse_perturbed", chain) > of("mse", chain), "{chain}");
+    }
+    assert!(of("equal", "DDIM 4 + 4 steps") < 0.9 && of("mse_median", "DDIM 4 + 4 steps") > 1e-7);
+    assert!(workspace.path("eval/inversion.psnr.png").is_file());
+    // The batch changes nothing but rounding, and the same settings go on where they were.
+    let whole = workspace.run(&[&eval[..], &["eval", "--batch-size", "2"]].concat()).succeeds().json();
+    assert_eq!(whole, report);
+    workspace.run(&[&eval[..], &["eval", "--batch-size", "2", "--spacing", "karras"]].concat()).fails_with("chains");
+}
+
+#[test]
 fn an_interrupted_evaluation_goes_on_and_ends_the_same() {
     let workspace = Workspace::new();
     let data = pictures(&workspace, "data");

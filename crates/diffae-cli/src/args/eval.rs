@@ -389,7 +389,7 @@ pub(crate) struct EvalInversionArgs {
         default_value_t = ExactWeights::default(),
         value_parser = one_of::<ExactWeights>(ExactWeights::names())
     )]
-    pub(crate) weights: ExactWeights,
+    pub(crate) exact_weights: ExactWeights,
     /// Spacing of exact chains
     #[arg(
         long,

@@ -65,7 +65,7 @@ impl ReconArgs {
 
 impl EvalInversionArgs {
     pub(crate) fn options(&self) -> InversionOptions {
-        let Self { weights, spacing, .. } = *self;
+        let Self { exact_weights: weights, spacing, .. } = *self;
         let exact = self.exact_steps.iter().map(|&steps| ExactSettings { steps, spacing, weights }).collect();
         InversionOptions { exact, ddim: self.ddim.clone(), perturbation: self.perturbation }
     }
