@@ -12,6 +12,7 @@ mod dry_runs;
 mod edits;
 mod evaluation;
 mod faulty_pictures;
+mod few_steps;
 mod help;
 mod kernels;
 mod models;

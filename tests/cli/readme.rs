@@ -78,6 +78,8 @@ fn shortened(mut arguments: Vec<String>) -> Vec<String> {
         "eval" if is("recon") => &[["--steps", "2"]],
         "eval" if is("edits") => &[["--exact-steps", "2"]],
         "train" => &[["--threads", "1"]],
+        "distill" => &[["--threads", "1"], ["--images", "16"], ["--teacher-steps", "2"]],
+        "tune-steps" => &[["--limit", "4"]],
         "align" => &[["--size", "64"]],
         "fit-attributes" => &[["--images", "640"]],
         _ => &[],

@@ -33,7 +33,9 @@ pub(crate) use pictures::{
     DecodeArgs, EditArgs, EncodeArgs, InterpolateArgs, ReconstructArgs, ReconstructionNoise, SampleArgs,
     VariationsArgs, XTerminalChoice,
 };
-pub(crate) use training::{DirectionChoice, FitAttributesArgs, FitEditsArgs, PresetsArgs, StageChoice, TrainArgs};
+pub(crate) use training::{
+    DirectionChoice, DistillArgs, FitAttributesArgs, FitEditsArgs, PresetsArgs, StageChoice, TrainArgs, TuneStepsArgs,
+};
 
 /// Heading of the options that every command has.
 const GLOBAL_HEADING: &str = "Global options";
@@ -112,6 +114,10 @@ pub(crate) enum Command {
     Variations(VariationsArgs),
     /// Train a model on your own images
     Train(TrainArgs),
+    /// Distill a model's decoder into one of a few steps
+    Distill(DistillArgs),
+    /// Find the timesteps that suit a model, for decoding in few steps
+    TuneSteps(TuneStepsArgs),
     /// Add attributes of your own to a model, from labelled images
     FitAttributes(FitAttributesArgs),
     /// Learn edit directions from pairs of images that differ in one attribute

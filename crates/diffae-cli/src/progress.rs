@@ -30,6 +30,7 @@ const LATENT_NET_SLOWNESS: f64 = 6.5;
 pub(crate) enum Noun {
     Pictures,
     Frames,
+    Chains,
 }
 
 impl Noun {
@@ -40,6 +41,8 @@ impl Noun {
             (Self::Pictures, _) => "pictures",
             (Self::Frames, 1) => "frame",
             (Self::Frames, _) => "frames",
+            (Self::Chains, 1) => "chain",
+            (Self::Chains, _) => "chains",
         }
     }
 
@@ -127,14 +130,19 @@ struct View {
 impl Progress {
     /// Starts over pictures that each take the same number of calls, all alike. Nothing is shown with `--quiet`.
     pub(crate) fn start(label: &'static str, num_pictures: usize, calls_per_picture: usize) -> Self {
-        let per_item = calls_per_picture.max(1);
+        Self::start_counting(label, Noun::Pictures, num_pictures, calls_per_picture)
+    }
+
+    /// Starts over items that each take the same number of calls, all alike.
+    pub(crate) fn start_counting(label: &'static str, noun: Noun, num_items: usize, calls_per_item: usize) -> Self {
+        let per_item = calls_per_item.max(1);
         let state = State {
-            noun: Noun::Pictures,
-            num_items: num_pictures,
+            noun,
+            num_items,
             num_kept: 0,
             num_done: 0,
             counting: Counting::ByCalls { per_item, so_far: 0 },
-            estimator: Estimator::new(&[PlannedCalls { count: num_pictures * per_item, cost: 1. }]),
+            estimator: Estimator::new(&[PlannedCalls { count: num_items * per_item, cost: 1. }]),
         };
         Self::show(label, state)
     }

@@ -10,8 +10,8 @@ use candle_core::Tensor;
 use diffae_data::{Input, read_batch};
 use diffae_eval::EvaluatedModel;
 use diffae_infer::{
-    CodesBatch, CodesNeed, Encoded, Inversion, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Residual,
-    Settings, Subjects,
+    CodesBatch, CodesNeed, Encoded, Inversion, LoadOptions, Model, ModelConfig, ModelSource, Pipeline,
+    PipelineSettings, Residual, Settings, Subjects,
 };
 use diffae_nets::weights::{ArchitectureHints, ParameterSet};
 use diffae_schedule::Spacing;
@@ -51,6 +51,11 @@ impl Session {
     /// Returns the model as evaluations take it.
     pub(crate) fn into_evaluated(self) -> EvaluatedModel {
         EvaluatedModel::new(self.pipeline, self.source, self.options.dtype, self.batch_size)
+    }
+
+    /// Returns the config of the model.
+    pub(crate) fn config(&self) -> &ModelConfig {
+        self.model().config()
     }
 
     /// Fails, before anything is computed, if the model has no chains of these settings: that of decoding, and with both

@@ -30,6 +30,24 @@ impl<'a> UnetDenoiser<'a> {
 }
 
 impl Model {
+    /// Returns the chain of `num_steps` steps with a spacing; of [`Spacing::Tuned`] that which the model's config holds.
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`](crate::Error::MissingPart) in a one-shot autoencoder; [`Error::Schedule`](crate::Error::Schedule)
+    /// if there is no such chain.
+    pub fn step_chain(&self, spacing: Spacing, num_steps: usize) -> Result<StepChain> {
+        let schedule = self.schedule()?;
+        if spacing != Spacing::Tuned {
+            return Ok(StepChain::spaced(schedule, spacing, num_steps)?);
+        }
+        let tuned = self.config().chains().map_or(&[][..], |chains| &chains.tuned);
+        let Some(timesteps) = tuned.iter().find(|timesteps| timesteps.len() == num_steps) else {
+            let tuned = tuned.iter().map(Vec::len).collect();
+            return Err(diffae_schedule::Error::NotTuned { got: num_steps, tuned }.into());
+        };
+        Ok(StepChain::from_timesteps(schedule, timesteps.iter().copied().map(Timestep::new).collect())?)
+    }
+
     /// Returns the `UNet` as a denoiser with its condition, for samplers of `diffae-schedule`: what `z_sem` and the timesteps
     /// of the chain contribute is computed once.
     ///
@@ -97,9 +115,4 @@ fn distinct(timesteps: &[Timestep]) -> &[Timestep] {
 
 fn numbers(timesteps: &[Timestep]) -> Vec<f32> {
     timesteps.iter().map(|t| t.get() as f32).collect()
-}
-
-/// Returns the chain of `num_steps` evenly spaced timesteps.
-pub(crate) fn chain(schedule: &NoiseSchedule, num_steps: usize) -> Result<StepChain> {
-    Ok(StepChain::spaced(schedule, Spacing::Leading, num_steps)?)
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use diffae_nets::{CompactCode, CompactDecoder};
-use diffae_schedule::{Clip, NoiseFn, OnStep, ReverseProcess, Sampler, Spacing, StepChain};
+use diffae_schedule::{Clip, NoiseFn, OnStep, ReverseProcess, Sampler, Spacing};
 
 use crate::chain::UnetDenoiser;
 use crate::error::{Error, Result, computing};
@@ -31,11 +31,13 @@ impl DecodeOptions {
 }
 
 impl DecodeOptions {
-    /// Returns the options of a latent diffusion: the same without clipping; DDIM in place of samplers that add noise.
+    /// Returns the options of a latent diffusion: the same without clipping; DDIM in place of samplers that add noise, and
+    /// even steps in log-SNR in place of those tuned for pictures.
     #[must_use]
     pub fn latent(self, num_steps: usize) -> Self {
         let sampler = if self.sampler.is_deterministic() { self.sampler } else { Sampler::DDIM };
-        Self { num_steps, sampler, clip: Clip::None, ..self }
+        let spacing = if self.spacing == Spacing::Tuned { Spacing::LogSnr } else { self.spacing };
+        Self { num_steps, spacing, sampler, clip: Clip::None }
     }
 }
 
@@ -61,7 +63,7 @@ impl Model {
         if let Decoder::OneShot(decoder) = self.decoder() {
             return one_shot(decoder, x_terminal, z_sem);
         }
-        let chain = StepChain::spaced(self.schedule()?, options.spacing, options.num_steps)?;
+        let chain = self.step_chain(options.spacing, options.num_steps)?;
         let process = ReverseProcess::new(options.sampler, chain, options.clip);
         let denoiser = UnetDenoiser::new(self, z_sem, process.chain(), x_terminal)?;
         Ok(process.run(&denoiser, x_terminal, noise, on_step)?)

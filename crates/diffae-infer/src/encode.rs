@@ -1,9 +1,9 @@
 //! Encoding: `x_0 -> (z_sem, x_T)`.
 
 use candle_core::Tensor;
-use diffae_schedule::{Clip, DdimSampler, ExactChain, ExactCode, NoiseSchedule, OnStep, StepChain};
+use diffae_schedule::{Clip, DdimSampler, ExactChain, ExactCode, OnStep, Spacing};
 
-use crate::chain::{UnetDenoiser, chain};
+use crate::chain::UnetDenoiser;
 use crate::error::Result;
 use crate::model::Model;
 use crate::stochastic_code::{ExactSettings, Residual, StochasticCode};
@@ -39,7 +39,7 @@ impl Model {
         num_steps: usize,
         on_step: &mut OnStep<'_>,
     ) -> Result<Tensor> {
-        let inversion = DdimSampler::new(chain(self.schedule()?, num_steps)?, Clip::UnitRange);
+        let inversion = DdimSampler::new(self.step_chain(Spacing::Leading, num_steps)?, Clip::UnitRange);
         let denoiser = UnetDenoiser::new(self, z_sem, inversion.chain(), x_0)?;
         Ok(inversion.invert(&denoiser, x_0, on_step)?)
     }
@@ -60,7 +60,7 @@ impl Model {
         settings: ExactSettings,
         on_step: &mut OnStep<'_>,
     ) -> Result<StochasticCode> {
-        let chain = exact_chain(self.schedule()?, settings)?;
+        let chain = self.exact_chain(settings)?;
         let denoiser = UnetDenoiser::new(self, z_sem, chain.chain(), x_0)?;
         let ExactCode { x_terminal, residual } = chain.invert(&denoiser, x_0, on_step)?;
         Ok(StochasticCode { x_terminal, residual: Some(Residual { tensor: residual, chain: settings }) })
@@ -80,13 +80,13 @@ impl Model {
         z_sem: Option<&Tensor>,
         on_step: &mut OnStep<'_>,
     ) -> Result<Tensor> {
-        let chain = exact_chain(self.schedule()?, residual.chain)?;
+        let chain = self.exact_chain(residual.chain)?;
         let denoiser = UnetDenoiser::new(self, z_sem, chain.chain(), x_terminal)?;
         Ok(chain.decode(&denoiser, x_terminal, Some(&residual.tensor), on_step)?)
     }
-}
 
-fn exact_chain(schedule: &NoiseSchedule, settings: ExactSettings) -> Result<ExactChain> {
-    let ExactSettings { steps, spacing, weights } = settings;
-    Ok(ExactChain::new(StepChain::spaced(schedule, spacing, steps)?, weights))
+    fn exact_chain(&self, settings: ExactSettings) -> Result<ExactChain> {
+        let ExactSettings { steps, spacing, weights } = settings;
+        Ok(ExactChain::new(self.step_chain(spacing, steps)?, weights))
+    }
 }

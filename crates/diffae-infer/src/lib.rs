@@ -82,6 +82,7 @@ mod sheet;
 mod stochastic_code;
 mod subjects;
 mod text;
+mod tuning;
 
 pub use animation::{FrameRate, animation_bytes, gif_bytes};
 pub use attributes::{CELEBA_ATTRIBUTES, names_from_text};
@@ -96,7 +97,8 @@ pub use interpolate::{PathEnd, PathFrame, lerp, path_frames, slerp};
 pub use manipulate::{AttributeEdit, keep_residual};
 pub use model::{LoadOptions, Model};
 pub use model_config::{
-    DiffusionConfig, FORMAT_VERSION, LatentConfig, ModelConfig, ModelKind, RawModelConfig, ZSemConfig,
+    ChainsConfig, DiffusionConfig, DistilledChain, FORMAT_VERSION, LatentConfig, ModelConfig, ModelKind,
+    RawModelConfig, ZSemConfig,
 };
 pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
 pub use new_attributes::{NewAttributes, NewDirections, is_same_attribute};
@@ -109,6 +111,7 @@ pub use sheet::{Sheet, enlarged_frames, sheet, square_rows};
 pub use stochastic_code::{ExactSettings, Inversion, Residual, StochasticCode};
 pub use subjects::{CodesNeed, Encoded, Subject, Subjects, is_codes, list_subjects, pick_codes};
 pub use text::TextLine;
+pub use tuning::{TunedSteps, Tuning, TuningOptions};
 
 /// The examples of the repository's README are compiled with the documentation's.
 #[cfg(doctest)]

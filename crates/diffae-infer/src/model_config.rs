@@ -6,11 +6,12 @@ use diffae_nets::weights::{Architecture, DiffusionFacts};
 use diffae_nets::{
     AutoencoderConfig, Check, ClassifierConfig, CompactConfig, EncoderConfig, LatentNetConfig, UnetConfig, Valid,
 };
-use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget};
+use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget, Spacing};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::domain::PictureDomain;
 use crate::error::{Error, Result};
+use crate::stochastic_code::{read_text, write_text};
 
 /// The version of the format that this crate writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -75,6 +76,51 @@ pub struct LatentConfig {
     pub diffusion: DiffusionConfig,
 }
 
+/// Chains that belong to a model.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChainsConfig {
+    /// The chain that decodes where nothing else is asked for, if the decoder was distilled for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distilled: Option<DistilledChain>,
+    /// Timesteps of [`Spacing::Tuned`], one list for each number of steps; strictly increasing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tuned: Vec<Vec<usize>>,
+}
+
+/// The chain of DDIM steps that a distilled decoder was trained for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistilledChain {
+    /// Number of steps.
+    pub steps: usize,
+    /// Spacing of the timesteps.
+    #[serde(serialize_with = "write_text", deserialize_with = "read_text")]
+    pub spacing: Spacing,
+}
+
+impl ChainsConfig {
+    /// Sets the tuned timesteps for as many steps as there are timesteps.
+    pub fn set_tuned(&mut self, timesteps: Vec<usize>) {
+        self.tuned.retain(|others| others.len() != timesteps.len());
+        self.tuned.push(timesteps);
+        self.tuned.sort_by_key(Vec::len);
+    }
+
+    fn check(&self, diffusion: &DiffusionConfig) -> diffae_nets::Result<()> {
+        let is_valid = |timesteps: &Vec<usize>| {
+            timesteps.is_sorted_by(|a, b| a < b)
+                && timesteps.last().is_some_and(|&last| last < diffusion.num_train_timesteps)
+        };
+        let distilled = self.distilled.map_or(1, |chain| chain.steps);
+        if self.tuned.iter().all(is_valid) && (1..=diffusion.num_train_timesteps).contains(&distilled) {
+            Ok(())
+        } else {
+            Err(diffae_nets::Error::NotAChain { num_train_timesteps: diffusion.num_train_timesteps })
+        }
+    }
+}
+
 /// Everything about a model but its weights, by kind; serialized, the contents of a `config.json`.
 pub type ModelConfig = Valid<RawModelConfig>;
 
@@ -89,6 +135,8 @@ pub enum RawModelConfig {
         unet: UnetConfig,
         /// The diffusion over pictures.
         diffusion: DiffusionConfig,
+        /// Chains that belong to the model.
+        chains: ChainsConfig,
     },
     /// A diffusion autoencoder.
     Autoencoder {
@@ -96,6 +144,8 @@ pub enum RawModelConfig {
         networks: AutoencoderConfig,
         /// The diffusion over pictures.
         diffusion: DiffusionConfig,
+        /// Chains that belong to the model.
+        chains: ChainsConfig,
         /// Parts on top of `z_sem`.
         z_sem: ZSemConfig,
     },
@@ -178,6 +228,28 @@ impl RawModelConfig {
             Self::Ddpm { diffusion, .. } | Self::Autoencoder { diffusion, .. } => Some(diffusion),
             Self::OneShot { .. } => None,
         }
+    }
+
+    /// Returns the chains that belong to the model; a one-shot autoencoder has none.
+    #[must_use]
+    pub fn chains(&self) -> Option<&ChainsConfig> {
+        match self {
+            Self::Ddpm { chains, .. } | Self::Autoencoder { chains, .. } => Some(chains),
+            Self::OneShot { .. } => None,
+        }
+    }
+
+    /// Returns the config with other chains.
+    ///
+    /// # Errors
+    /// [`diffae_nets::Error::NotAChain`] if they do not fit the schedule, or the model has none.
+    pub fn with_chains(&self, new: ChainsConfig) -> diffae_nets::Result<ModelConfig> {
+        let mut config = self.clone();
+        match &mut config {
+            Self::Ddpm { chains, .. } | Self::Autoencoder { chains, .. } => *chains = new,
+            Self::OneShot { .. } => return Err(diffae_nets::Error::NotAChain { num_train_timesteps: 0 }),
+        }
+        ModelConfig::new(config)
     }
 
     /// Returns the sizes of a one-shot autoencoder.
@@ -273,6 +345,9 @@ impl Check for RawModelConfig {
         {
             return Err(diffae_nets::Error::NoEncoder);
         }
+        if let (Some(chains), Some(diffusion)) = (self.chains(), self.diffusion()) {
+            chains.check(diffusion)?;
+        }
         let Some(width) = self.z_channels() else { return Ok(()) };
         let fits = |what, got: Option<usize>| match got {
             Some(got) if got != width => {
@@ -297,6 +372,8 @@ struct ConfigFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     diffusion: Option<DiffusionConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    chains: Option<ChainsConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     compact: Option<CompactConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     latent: Option<LatentConfig>,
@@ -314,6 +391,7 @@ impl Default for ConfigFile {
             unet: None,
             encoder: None,
             diffusion: None,
+            chains: None,
             compact: None,
             latent: None,
             classifier: None,
@@ -326,16 +404,21 @@ impl TryFrom<ConfigFile> for RawModelConfig {
     type Error = diffae_nets::Error;
 
     fn try_from(file: ConfigFile) -> diffae_nets::Result<Self> {
-        let ConfigFile { unet, encoder, diffusion, compact, latent, classifier, domain, format_version: _ } = file;
+        let ConfigFile { unet, encoder, diffusion, chains, compact, latent, classifier, domain, format_version: _ } =
+            file;
+        if compact.is_some() && chains.is_some() {
+            return Err(diffae_nets::Error::NotOneModel);
+        }
+        let chains = chains.unwrap_or_default();
         let z_sem = ZSemConfig { latent, classifier, domain };
         match (unet, encoder, diffusion, compact) {
             (Some(unet), None, Some(_), None) if unet.has_z_sem() => Err(diffae_nets::Error::NoEncoder),
             (Some(_), None, Some(_), None) if z_sem != ZSemConfig::default() => {
                 Err(diffae_nets::Error::NeedsZSem { part: "latent net, a classifier or a domain" })
             }
-            (Some(unet), None, Some(diffusion), None) => Ok(Self::Ddpm { unet, diffusion }),
+            (Some(unet), None, Some(diffusion), None) => Ok(Self::Ddpm { unet, diffusion, chains }),
             (Some(unet), Some(encoder), Some(diffusion), None) => {
-                Ok(Self::Autoencoder { networks: AutoencoderConfig::new(encoder, unet)?, diffusion, z_sem })
+                Ok(Self::Autoencoder { networks: AutoencoderConfig::new(encoder, unet)?, diffusion, chains, z_sem })
             }
             (None, None, None, Some(networks)) => Ok(Self::OneShot { networks, z_sem }),
             _ => Err(diffae_nets::Error::NotOneModel),
@@ -350,6 +433,7 @@ impl From<RawModelConfig> for ConfigFile {
             unet: config.unet().cloned(),
             encoder: config.encoder().cloned(),
             diffusion: config.diffusion().cloned(),
+            chains: config.chains().filter(|chains| **chains != ChainsConfig::default()).cloned(),
             compact: config.one_shot().cloned(),
             latent,
             classifier,

@@ -14,7 +14,7 @@ use diffae_nets::weights::{
 use diffae_nets::{ClassifierConfig, EditDirection, RawClassifierConfig, RawUnetConfig, UnetConfig};
 
 use crate::error::{Error, Result, computing};
-use crate::model_config::{DiffusionConfig, FORMAT_VERSION, ModelConfig, RawModelConfig};
+use crate::model_config::{ChainsConfig, DiffusionConfig, FORMAT_VERSION, ModelConfig, RawModelConfig};
 use crate::model_location::{Location, foreign_config_beside};
 use diffae_data::{Fingerprint, Overwrite, write_together};
 
@@ -257,6 +257,16 @@ impl ModelSource {
         Ok(())
     }
 
+    /// Replaces the chains that belong to the model.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if they do not fit its schedule, or it is a one-shot autoencoder.
+    pub fn set_chains(&mut self, chains: ChainsConfig) -> Result<()> {
+        let config = self.config.with_chains(chains);
+        self.config = config.map_err(|source| Error::Weights { path: self.path.clone(), source })?;
+        Ok(())
+    }
+
     /// Adds or replaces the attribute classifier; its edit directions are fixed. Its statistics are taken over if the
     /// model has none.
     ///
@@ -369,6 +379,10 @@ impl ModelSource {
         let config = json.map_err(|source| Error::Config { path: self.path.clone(), source })?;
         // Models had no other prediction once, and keep their names.
         fingerprint.update(config.replace(r#","prediction":"eps""#, "").as_bytes());
+        // Codes may be of a tuned chain, so other timesteps make another model.
+        for timesteps in self.config.chains().iter().flat_map(|chains| &chains.tuned) {
+            fingerprint.update(format!("{timesteps:?}").as_bytes());
+        }
         self.hash_tensors(&mut fingerprint, &["unet.", "encoder.", "decoder."])?;
         Ok(fingerprint.digits())
     }

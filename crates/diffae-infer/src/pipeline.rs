@@ -11,6 +11,7 @@ use candle_core::Tensor;
 use diffae_schedule::{Clip, Spacing, StepChain};
 
 use crate::codes::Codes;
+use crate::decode::DecodeOptions;
 use crate::error::{Error, Result, computing};
 use crate::model::{LoadOptions, Model};
 use crate::noise::{NoisePurpose, NoiseSource};
@@ -124,8 +125,7 @@ impl Pipeline {
         if self.is_one_shot() {
             return Ok(());
         }
-        StepChain::spaced(self.model.schedule()?, spacing, num_steps)?;
-        Ok(())
+        self.model.step_chain(spacing, num_steps).map(drop)
     }
 
     /// Fails if the schedule of the latent diffusion has no chain of these settings, or if there is none.
@@ -133,7 +133,8 @@ impl Pipeline {
     /// # Errors
     /// As [`check_steps`](Self::check_steps); [`Error::MissingPart`] without a latent net.
     pub fn check_latent_steps(&self, settings: &PipelineSettings) -> Result<()> {
-        StepChain::spaced(&self.model.latent()?.schedule, settings.spacing, settings.num_latent_steps)?;
+        let options = self.latent_options(settings);
+        StepChain::spaced(&self.model.latent()?.schedule, options.spacing, options.num_steps)?;
         Ok(())
     }
 
@@ -298,8 +299,17 @@ impl Pipeline {
     ) -> Result<Tensor> {
         let count = computing("sampling z_sem", z_terminal.dim(0))?;
         let mut on_step = on_step(NetworkCall::LatentNet, count, observer);
-        let options = settings.decode_options().latent(settings.num_latent_steps);
+        let options = self.latent_options(settings);
         self.model.sample_z_sem(z_terminal, &options, &mut on_step)
+    }
+
+    /// Returns the chain of the latent diffusion: as that of decoding. Where decoding is distilled, the latent diffusion is
+    /// not, and keeps the usual chain.
+    fn latent_options(&self, settings: &PipelineSettings) -> DecodeOptions {
+        let of_model = PipelineSettings::of_model(self.model.config()).decode_options();
+        let is_usual = settings.decode_options() == DecodeOptions { clip: settings.clip, ..of_model };
+        let settings_of_latent = if is_usual { &PipelineSettings::DEFAULT } else { settings };
+        settings_of_latent.decode_options().latent(settings.num_latent_steps)
     }
 
     /// Encodes a tensor of pictures at the model's size, batch by batch.

@@ -3,7 +3,7 @@
 use diffae_schedule::{Clip, ExactWeights, Sampler, Spacing};
 
 use crate::decode::DecodeOptions;
-use crate::model_config::ModelConfig;
+use crate::model_config::{DistilledChain, ModelConfig};
 use crate::partial::Settings;
 use crate::stochastic_code::{ExactSettings, Inversion};
 
@@ -58,6 +58,20 @@ impl PipelineSettings {
 
     /// [`REFERENCE`](Self::REFERENCE) for edits: 100 decoding steps, since edited codes are off the paths along which 20 do.
     pub const REFERENCE_EDITS: Self = Self { num_steps: 100, ..Self::REFERENCE };
+
+    /// Returns the defaults for a model: [`DEFAULT`](Self::DEFAULT), but for a distilled decoder DDIM along the chain that it
+    /// was trained for.
+    ///
+    /// The latent diffusion is not distilled: its settings are those of [`DEFAULT`](Self::DEFAULT) where they can be.
+    #[must_use]
+    pub fn of_model(config: &ModelConfig) -> Self {
+        match config.chains().and_then(|chains| chains.distilled) {
+            Some(DistilledChain { steps, spacing }) => {
+                Self { sampler: Sampler::DDIM, num_steps: steps, spacing, ..Self::DEFAULT }
+            }
+            None => Self::DEFAULT,
+        }
+    }
 
     /// Returns the exact chain of these settings, if they have one.
     #[must_use]

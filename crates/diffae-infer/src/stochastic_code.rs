@@ -99,11 +99,11 @@ pub struct StochasticCode {
     pub residual: Option<Residual>,
 }
 
-fn write_text<T: ToString, S: Serializer>(value: &T, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+pub(crate) fn write_text<T: ToString, S: Serializer>(value: &T, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.serialize_str(&value.to_string())
 }
 
-fn read_text<'de, T, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<T, D::Error>
+pub(crate) fn read_text<'de, T, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<T, D::Error>
 where
     T: std::str::FromStr<Err = diffae_schedule::Error>,
 {

@@ -52,6 +52,14 @@ pub enum Error {
     /// A config has parts of two kinds of models, or of none.
     #[error("a model is a unet with its diffusion (and an encoder), or a compact autoencoder; these parts are neither")]
     NotOneModel,
+    /// The timesteps of a chain that belongs to a model do not fit its schedule.
+    #[error(
+        "the timesteps of its chains are not strictly increasing below {num_train_timesteps}, the number of its training timesteps"
+    )]
+    NotAChain {
+        /// Number of training timesteps.
+        num_train_timesteps: usize,
+    },
     /// An attention resolution is not the resolution of any level.
     #[error("{network}: attention resolution {resolution} never occurs; the levels have {occurring:?}")]
     AttentionNeverOccurs {

@@ -69,7 +69,7 @@ pub enum Error {
         "no stride over {num_train_timesteps} timesteps has exactly {got} steps, \
         the nearest numbers of steps are {nearest}; the spacings {others} take any number",
         nearest = nearest(*below, *above),
-        others = Spacing::names().skip(1).collect::<Vec<_>>().join(", ")
+        others = Spacing::names().filter(|name| !["leading", "tuned"].contains(name)).collect::<Vec<_>>().join(", ")
     )]
     StepCountUnavailable {
         /// The requested number of steps.
@@ -80,6 +80,17 @@ pub enum Error {
         below: Option<usize>,
         /// The smallest number of steps above that a stride has.
         above: Option<usize>,
+    },
+    /// A number of steps whose timesteps were not tuned.
+    #[error("the model has no timesteps tuned for {got} steps{have}; `diffae tune-steps --steps {got}` finds them", have = match &tuned[..] {
+        [] => String::new(),
+        tuned => format!(", only for {}", tuned.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    })]
+    NotTuned {
+        /// The requested number of steps.
+        got: usize,
+        /// The numbers of steps that were tuned.
+        tuned: Vec<usize>,
     },
     /// More steps than training timesteps, or none.
     #[error("the number of steps is {got}, expected 1 to {num_train_timesteps}")]

@@ -39,16 +39,19 @@ pub enum Spacing {
     /// # Source
     /// Karras et al. 2022 (arXiv:2206.00364), Eq. 5, with rho = 7.
     Karras,
+    /// Found by a search on one model, which keeps them; a schedule alone does not have them.
+    Tuned,
 }
 
 impl Spacing {
     /// All spacings, each with its name.
-    const NAMED: [(&'static str, Self); 5] = [
+    const NAMED: [(&'static str, Self); 6] = [
         ("leading", Self::Leading),
         ("trailing", Self::Trailing),
         ("linspace", Self::Linspace),
         ("log-snr", Self::LogSnr),
         ("karras", Self::Karras),
+        ("tuned", Self::Tuned),
     ];
 
     /// Returns the names of all spacings, for help texts and completions.
@@ -62,7 +65,8 @@ impl Spacing {
     ///
     /// # Errors
     /// [`Error::StepCountOutOfRange`] unless `num_steps` is from 1 to the length of the training grid;
-    /// [`Error::StepCountUnavailable`] for [`Spacing::Leading`] if no stride has so many.
+    /// [`Error::StepCountUnavailable`] for [`Spacing::Leading`] if no stride has so many; [`Error::NotTuned`] for
+    /// [`Spacing::Tuned`].
     pub fn timesteps(self, schedule: &NoiseSchedule, num_steps: usize) -> Result<Vec<Timestep>> {
         let num_train_timesteps = schedule.num_train_timesteps();
         if self == Self::Leading {
@@ -80,6 +84,7 @@ impl Spacing {
             Self::Linspace => fractions(num_steps).map(|fraction| fraction * last).collect(),
             Self::LogSnr => placed(schedule, num_steps, f64::ln, f64::exp),
             Self::Karras => placed(schedule, num_steps, |s| s.powf(KARRAS_RHO.recip()), |x| x.powf(KARRAS_RHO)),
+            Self::Tuned => return Err(Error::NotTuned { got: num_steps, tuned: vec![] }),
         };
         Ok(distinct(&places, num_train_timesteps))
     }
@@ -214,6 +219,13 @@ mod tests {
         for spacing in [Spacing::Trailing, Spacing::Linspace, Spacing::LogSnr, Spacing::Karras] {
             assert_eq!(list(spacing, 1, BetaSchedule::LinearZeroSnr), [999], "{spacing}");
         }
+    }
+
+    #[test]
+    fn a_schedule_alone_has_no_tuned_timesteps() {
+        let schedule = NoiseSchedule::new(&BetaSchedule::Linear, 1000).unwrap();
+        let error = Spacing::Tuned.timesteps(&schedule, 5).unwrap_err();
+        assert!(matches!(error, Error::NotTuned { got: 5, .. }), "{error}");
     }
 
     #[test]

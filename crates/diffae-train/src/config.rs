@@ -1,12 +1,14 @@
 //! The config of a run, in TOML; unknown keys are refused.
 
 use diffae_data::{Crop, FindSettings};
-use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig};
+use diffae_infer::{
+    ChainsConfig, DiffusionConfig, DistilledChain, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig,
+};
 use diffae_nets::{
     AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, LatentNetConfig, RawCompactConfig, RawEncoderConfig,
     RawLatentNetConfig, RawUnetConfig, UnetConfig,
 };
-use diffae_schedule::{PredictionTarget, StepChain, StepSequence};
+use diffae_schedule::{PredictionTarget, Spacing, StepChain, StepSequence};
 use serde::{Deserialize, Serialize};
 
 use crate::assignment::assign;
@@ -32,6 +34,9 @@ pub struct TrainConfig {
     pub data: DataSettings,
     /// Loss of the first stage, and memory of its backward pass.
     pub objective: ObjectiveSettings,
+    /// Distillation of a decoder, in place of the objective of the first stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<DistillationSettings>,
     /// The stage that trains encoder and `UNet`.
     pub autoencoder: StageSettings,
     /// Sizes and diffusion of the latent net.
@@ -220,6 +225,16 @@ pub struct ObjectiveSettings {
     pub pixel_weight: f64,
 }
 
+/// Distillation of a decoder: the steps of the student, and the chain of its teacher.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillationSettings {
+    /// Chain of the student.
+    pub chain: DistilledChain,
+    /// Number of steps of the teacher's chain: DPM-Solver++(2M), even in log-SNR. The student's timesteps are added to them.
+    pub teacher_steps: usize,
+}
+
 fn default_focus() -> [f64; 4] {
     [0., 0., 1., 1.]
 }
@@ -321,7 +336,7 @@ impl TrainConfig {
     }
 
     /// Changes settings, also those that were left to their defaults, and checks the result.
-    fn with(&self, assignments: &[String]) -> Result<Self> {
+    pub(crate) fn with(&self, assignments: &[String]) -> Result<Self> {
         let mut table: toml::Table =
             toml::from_str(&self.to_toml()).map_err(|source| Error::Config(Box::new(source)))?;
         for assignment in assignments {
@@ -385,15 +400,20 @@ impl TrainConfig {
                 num_heads,
             })
         });
-        let diffusion = self.diffusion.clone();
+        let (diffusion, chains) = (self.diffusion.clone(), self.chains());
         let config = match encoder.transpose()? {
             Some(encoder) => {
                 let networks = AutoencoderConfig::new(encoder, unet)?;
-                RawModelConfig::Autoencoder { networks, diffusion, z_sem: ZSemConfig::default() }
+                RawModelConfig::Autoencoder { networks, diffusion, chains, z_sem: ZSemConfig::default() }
             }
-            None => RawModelConfig::Ddpm { unet, diffusion },
+            None => RawModelConfig::Ddpm { unet, diffusion, chains },
         };
         Ok(ModelConfig::new(config)?)
+    }
+
+    /// Returns the chains of the model: that of a distilled decoder.
+    fn chains(&self) -> ChainsConfig {
+        ChainsConfig { distilled: self.distillation.map(|settings| settings.chain), ..ChainsConfig::default() }
     }
 
     /// Builds the config of the latent net.
@@ -456,6 +476,7 @@ impl TrainConfig {
         let secs = self.run.save_every_secs;
         require((0. ..=1e9).contains(&secs), "run.save_every_secs", secs, "seconds from 0 to 1e9")?;
         self.check_previews()?;
+        self.check_distillation()?;
         require(self.run.log_every_steps > 0, "run.log_every_steps", self.run.log_every_steps, "at least 1")?;
         let p2_fits =
             self.objective.loss_weight != LossWeight::P2 || self.diffusion.prediction == PredictionTarget::Eps;
@@ -478,15 +499,33 @@ impl TrainConfig {
 }
 
 impl TrainConfig {
+    /// Checks that a distillation has the chains that it asks for, and no objective of another kind.
+    fn check_distillation(&self) -> Result<()> {
+        let Some(DistillationSettings { chain, teacher_steps }) = self.distillation else { return Ok(()) };
+        let kind = "autoencoder or ddpm, whose decoders take steps";
+        require(self.model.kind != Kind::Compact, "model.kind", "compact", kind)?;
+        let weight = self.objective.adversarial_weight;
+        require(weight <= 0., "objective.adversarial_weight", weight, "0 while a decoder is distilled")?;
+        let schedule = self.diffusion.noise_schedule()?;
+        for (key, spacing, steps) in [
+            ("distillation.chain", chain.spacing, chain.steps),
+            ("distillation.teacher_steps", Spacing::LogSnr, teacher_steps),
+        ] {
+            spacing.timesteps(&schedule, steps).map_err(|source| Error::Chain { key, source })?;
+        }
+        Ok(())
+    }
+
     /// Checks that the schedules have as many steps as previews take.
     fn check_previews(&self) -> Result<()> {
-        if self.run.preview_every_images == 0 || self.model.kind == Kind::Compact {
+        if self.run.preview_every_images == 0 || self.model.kind == Kind::Compact || self.distillation.is_some() {
             return Ok(());
         }
         let latent = (self.model.kind == Kind::Autoencoder).then_some(&self.latent_net.diffusion);
         for diffusion in [Some(&self.diffusion), latent].into_iter().flatten() {
             let steps = StepSequence::Ddim(self.run.preview_steps);
-            StepChain::new(&diffusion.noise_schedule()?, &steps).map_err(Error::PreviewSteps)?;
+            StepChain::new(&diffusion.noise_schedule()?, &steps)
+                .map_err(|source| Error::Chain { key: "run.preview_steps", source })?;
         }
         Ok(())
     }

@@ -74,9 +74,15 @@ pub enum Error {
     /// Sizes of the networks do not fit together.
     #[error("the networks cannot be built")]
     Nets(#[from] diffae_nets::Error),
-    /// `run.preview_steps` does not fit the schedule.
-    #[error("run.preview_steps does not fit")]
-    PreviewSteps(#[source] diffae_schedule::Error),
+    /// A number of steps or a spacing does not fit the schedule.
+    #[error("{key} does not fit")]
+    Chain {
+        /// Key of the setting.
+        key: &'static str,
+        /// Cause of the error.
+        #[source]
+        source: diffae_schedule::Error,
+    },
     /// A schedule or a chain of steps cannot be made.
     #[error("the diffusion failed")]
     Schedule(#[from] diffae_schedule::Error),

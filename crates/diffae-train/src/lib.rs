@@ -31,6 +31,7 @@ mod classifier;
 mod code_stage;
 mod codes;
 mod config;
+mod distillation;
 mod edit_direction;
 mod error;
 mod estimate;
@@ -60,8 +61,8 @@ use diffae_nets::weights::ArchitectureHints;
 
 pub use codes::{moments_of, normalized};
 pub use config::{
-    Activations, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
-    OptimizerKind, RunSettings, StageSettings, TrainConfig,
+    Activations, DataSettings, DistillationSettings, EditDirections, Kind, LatentNetSettings, LossWeight,
+    ModelSettings, ObjectiveSettings, OptimizerKind, RunSettings, StageSettings, TrainConfig,
 };
 pub use edit_direction::{NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_direction};
 pub use error::{Error, Result};
@@ -147,6 +148,10 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
             continue;
         }
         if stage != Stage::Autoencoder {
+            if config.distillation.is_some() {
+                tracing::debug!("a distilled model keeps its teacher's {}", stage.name());
+                continue;
+            }
             if config.model.kind == Kind::Ddpm {
                 tracing::warn!("a plain DDPM has no stage {}", stage.name());
                 continue;
@@ -194,7 +199,8 @@ pub fn check_data(
     (pictures, labels): (&Pictures, Option<&Labels>),
 ) -> Result<()> {
     let problem = |problem| Err(diffae_data::Error::Data { path: pictures.root().to_owned(), problem }.into());
-    let needs = |stage: Stage| config.model.kind != Kind::Ddpm && stages.contains(&stage);
+    let has_codes = config.model.kind != Kind::Ddpm && config.distillation.is_none();
+    let needs = |stage: Stage| has_codes && stages.contains(&stage);
     let classifies = labels.filter(|_| needs(Stage::Classifier));
     if pictures.len() < 2 && (needs(Stage::Latent) || classifies.is_some()) {
         return problem(
@@ -232,7 +238,14 @@ fn train_autoencoder(
     let mut trainer = Trainer::of_run(folder.config(), folder.notes())?;
     let outcome = autoencoder::run(folder, &mut trainer, data, on_step)?;
     if outcome == Outcome::Finished {
-        let source = ModelSource::from_networks(folder.config().model_config()?, trainer.averages()?);
+        let (config, networks) = (folder.config().model_config()?, trainer.averages()?);
+        let source = match folder.config().distillation {
+            Some(_) => {
+                let chains = config.chains().cloned().unwrap_or_default();
+                distillation::distilled(&distillation::open_teacher(teacher(folder.notes())?)?, networks, chains)?
+            }
+            None => ModelSource::from_networks(config, networks),
+        };
         source.write(folder.path(), DType::F32, Overwrite::Replace)?;
     }
     Ok(outcome)
@@ -252,8 +265,17 @@ impl Trainer {
             check_names(&names, &trainer.averages()?.into_keys().collect())?;
         }
         notes.freeze.iter().try_for_each(|part| trainer.freeze(part))?;
-        Ok(trainer)
+        match config.distillation {
+            Some(settings) => trainer.distill(distillation::build_teacher(teacher(notes)?)?, settings),
+            None => Ok(trainer),
+        }
     }
+}
+
+/// Returns the teacher of a run that distills one.
+fn teacher(notes: &Notes) -> Result<&Path> {
+    let expected = "the teacher's path, for a config with [distillation]";
+    notes.init_from.as_deref().ok_or_else(|| Error::Setting { key: "init_from", got: "nothing".to_owned(), expected })
 }
 
 /// Checks that initial weights have exactly the parameters of the networks.

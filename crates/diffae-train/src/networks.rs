@@ -8,9 +8,10 @@ use diffae_kernels::{checkpoint, differentiable, no_gradients};
 use diffae_nets::{
     BatchMoments, CompactCode, CompactConfig, CompactDecoder, CompactEncoder, SemanticEncoder, TrainingMode, Unet,
 };
-use diffae_schedule::Timestep;
+use diffae_schedule::{Denoiser, NoiseSchedule, Timestep};
 
 use crate::config::ObjectiveSettings;
+use crate::distillation::Distillation;
 use crate::error::{Error, Result};
 use crate::objective::{Diffusion, Draw, Drawing, Noised};
 use crate::random::{below, normal, stream};
@@ -26,7 +27,7 @@ pub(crate) trait ImageModel: Sync {
     fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Self::Input>;
 
     /// Selects the decoder input of `len` images from `start` on.
-    fn narrow(input: &Self::Input, start: usize, len: usize) -> Result<Self::Input>;
+    fn narrow(&self, input: &Self::Input, start: usize, len: usize) -> Result<Self::Input>;
 
     /// Encodes images, without gradients.
     fn encode(&self, x_0: &Tensor) -> Result<Self::Code>;
@@ -64,6 +65,7 @@ pub(crate) trait ImageModel: Sync {
 #[derive(Debug)]
 pub(crate) enum Networks {
     Diffusion(DiffusionModel),
+    Distilled(Distillation),
     OneShot(OneShotModel),
 }
 
@@ -115,6 +117,37 @@ impl Networks {
 }
 
 impl DiffusionModel {
+    /// Returns the noise schedule.
+    pub(crate) fn schedule(&self) -> &NoiseSchedule {
+        &self.diffusion.schedule
+    }
+
+    /// Returns the `UNet` as a denoiser of a chain, without gradients.
+    pub(crate) fn denoiser<'a>(&'a self, z_sem: Option<&'a Tensor>) -> impl Denoiser + use<'a> {
+        move |x_t: &Tensor, timesteps: &[Timestep]| {
+            let numbers: Vec<f32> = timesteps.iter().map(|t| t.get() as f32).collect();
+            let predicted = self.unet.forward_training(x_t, &numbers, z_sem, TrainingMode::default())?;
+            let [timestep, ..] = timesteps else { candle_core::bail!("a batch without timesteps") };
+            let alpha_bar = self.diffusion.schedule.alpha_bar(*timestep).map_err(candle_core::Error::wrap)?;
+            self.diffusion.prediction.eps(&predicted, x_t, alpha_bar).map_err(candle_core::Error::wrap)
+        }
+    }
+
+    /// Computes the network's output at some states, as training does.
+    pub(crate) fn predict_training(
+        &self,
+        input: &Noised,
+        z_sem: Option<&Tensor>,
+        mode: TrainingMode,
+    ) -> Result<Tensor> {
+        Ok(self.unet.forward_training(&input.x_t, &input.numbers(), z_sem, mode)?)
+    }
+
+    /// Computes the `x_0` that predictions imply.
+    pub(crate) fn x_0_estimates(&self, input: &Noised, predicted: &Tensor) -> Result<Tensor> {
+        self.diffusion.x_0_estimates(input, predicted)
+    }
+
     /// Adds given noise to images.
     pub(crate) fn noised(&self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<Noised> {
         self.diffusion.noised(x_0, noise, timesteps)
@@ -131,7 +164,7 @@ impl ImageModel for DiffusionModel {
         self.noised(x_0, &noise, &timesteps)
     }
 
-    fn narrow(input: &Noised, start: usize, len: usize) -> Result<Noised> {
+    fn narrow(&self, input: &Noised, start: usize, len: usize) -> Result<Noised> {
         Ok(Noised {
             x_t: input.x_t.narrow(0, start, len)?.contiguous()?,
             target: input.target.narrow(0, start, len)?.contiguous()?,
@@ -169,7 +202,7 @@ impl ImageModel for DiffusionModel {
             Some(encoder) => Some(encoder.forward(x_0)?),
             None => None,
         };
-        Ok(self.unet.forward_training(&input.x_t, &input.numbers(), z_sem.as_ref(), mode)?)
+        self.predict_training(input, z_sem.as_ref(), mode)
     }
 
     fn loss(&self, _: &Tensor, input: &Noised, output: &Tensor, objective: &ObjectiveSettings) -> Result<Tensor> {
@@ -189,7 +222,7 @@ impl ImageModel for DiffusionModel {
             return Ok(None);
         }
         let items = Tensor::new(items, &Device::Cpu)?;
-        let estimates = self.diffusion.x_0_estimates(input, output)?;
+        let estimates = self.x_0_estimates(input, output)?;
         let estimates = differentiable([&estimates], |[estimates]| estimates.index_select(&items, 0))?;
         Ok(Some((x_0.index_select(&items, 0)?, estimates)))
     }
@@ -213,7 +246,7 @@ impl ImageModel for OneShotModel {
         Ok(Details { level, noise: Tensor::from_vec(noise, (count, config.noise_channels), &Device::Cpu)? })
     }
 
-    fn narrow(input: &Details, start: usize, len: usize) -> Result<Details> {
+    fn narrow(&self, input: &Details, start: usize, len: usize) -> Result<Details> {
         let narrow = |tensor: &Tensor| tensor.narrow(0, start, len)?.contiguous();
         Ok(Details { level: narrow(&input.level)?, noise: narrow(&input.noise)? })
     }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Tensor};
 use diffae_data::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 use diffae_infer::{
-    CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Sheet, no_observer,
+    CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelConfig, ModelSource, Pipeline, PipelineSettings, Residual,
+    Sheet, no_observer,
 };
 
 use crate::config::TrainConfig;
@@ -42,23 +43,24 @@ impl Preview {
         }
         let model_config = self.config.model_config()?;
         let with_z = model_config.z_channels().is_some();
+        let settings = settings(&self.config, &model_config);
         let pipeline = Pipeline::new(ModelSource::from_networks(model_config, averages).build(&LoadOptions::cpu())?);
-        let settings = settings(&self.config);
         let count = self.x_0.dim(0)?;
         let need = if with_z { CodesNeed::Both } else { CodesNeed::ZSem };
-        let Encoded { z_sem, x_terminal, .. } = pipeline.encode_batch(&self.x_0, need, &settings, &mut no_observer)?;
-        let decode = |x_terminal: &Tensor| {
-            let codes = CodesBatch { x_terminal, residual: None, z_sem: z_sem.as_ref(), numbers: &[] };
+        let Encoded { z_sem, x_terminal, residual, .. } =
+            pipeline.encode_batch(&self.x_0, need, &settings, &mut no_observer)?;
+        let decode = |x_terminal: &Tensor, residual: Option<&Residual>| {
+            let codes = CodesBatch { x_terminal, residual, z_sem: z_sem.as_ref(), numbers: &[] };
             pipeline.decode_batch(codes, &settings, &mut no_observer)
         };
         let random = |which: usize| {
             let numbers: Vec<u64> = ((which * count) as u64..((which + 1) * count) as u64).collect();
-            decode(&pipeline.random_x_terminal_batch(&numbers, &settings)?)
+            decode(&pipeline.random_x_terminal_batch(&numbers, &settings)?, None)
         };
         let mut rows = vec![];
         if let Some(x_terminal) = &x_terminal {
             let name = if pipeline.is_one_shot() { "no x_T" } else { "inverted x_T" };
-            rows.extend([("original", self.x_0.clone()), (name, decode(x_terminal)?)]);
+            rows.extend([("original", self.x_0.clone()), (name, decode(x_terminal, residual.as_ref())?)]);
         }
         let [first, second] = if with_z { ["random x_T", "another x_T"] } else { ["samples", ""] };
         rows.extend([(first, random(0)?), (second, random(1)?)]);
@@ -67,15 +69,18 @@ impl Preview {
     }
 }
 
-/// Builds the settings of previews: few steps, and noise by the seed of the run.
-fn settings(config: &TrainConfig) -> PipelineSettings {
-    let steps = config.run.preview_steps;
+/// Builds the settings of previews: few steps, or those of a distilled decoder, and noise by the seed of the run.
+fn settings(config: &TrainConfig, model: &ModelConfig) -> PipelineSettings {
+    let (steps, seed, batch_size) = (config.run.preview_steps, config.seed, Some(MAX_SHOWN));
+    if config.distillation.is_some() {
+        return PipelineSettings { seed, batch_size, ..PipelineSettings::of_model(model) };
+    }
     PipelineSettings {
         num_steps: steps,
         num_invert_steps: steps,
         num_latent_steps: steps,
-        seed: config.seed,
-        batch_size: Some(MAX_SHOWN),
+        seed,
+        batch_size,
         ..PipelineSettings::REFERENCE
     }
 }
@@ -85,7 +90,8 @@ pub(crate) fn write_samples(run: &Path, config: &TrainConfig, model: Model, imag
     if !matches!(config.model.image_channels, 1 | 3) {
         return Ok(());
     }
-    let (pipeline, settings) = (Pipeline::new(model), settings(config));
+    let settings = settings(config, model.config());
+    let pipeline = Pipeline::new(model);
     let mut rows = vec![];
     for row in 0..NUM_SAMPLE_ROWS {
         let numbers: Vec<u64> = ((row * MAX_SHOWN) as u64..((row + 1) * MAX_SHOWN) as u64).collect();

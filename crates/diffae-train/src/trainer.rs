@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use diffae_infer::ModelConfig;
+use diffae_infer::{Model, ModelConfig};
 use diffae_kernels::{ActivationStorage, differentiable, no_gradients, run_in_pool};
 use diffae_nets::{BatchMoments, Discriminator, TrainingMode};
 use diffae_schedule::Timestep;
 
 use crate::adversarial::{discriminator_loss, generator_loss};
-use crate::config::{Activations, ObjectiveSettings, TrainConfig};
+use crate::config::{Activations, DistillationSettings, ObjectiveSettings, TrainConfig};
+use crate::distillation::Distillation;
 use crate::error::{Error, Result};
 use crate::networks::{ImageModel, Networks};
 use crate::objective::Drawing;
@@ -89,6 +90,18 @@ impl Trainer {
         Ok(Self { networks, learning: Learning { config: config.clone(), discriminator, state } })
     }
 
+    /// Trains by distillation of `teacher` from now on, in place of the objective of a diffusion.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the networks are no diffusion; [`Error::Schedule`] if a chain does not exist.
+    pub fn distill(self, teacher: Model, settings: DistillationSettings) -> Result<Self> {
+        let Networks::Diffusion(student) = self.networks else {
+            let (got, expected) = ("compact".to_owned(), "a diffusion, whose decoder takes steps");
+            return Err(Error::Setting { key: "model.kind", got, expected });
+        };
+        Ok(Self { networks: Networks::Distilled(Distillation::new(student, teacher, settings)?), ..self })
+    }
+
     /// Freezes a part of the model: `encoder` or `unet`.
     ///
     /// # Errors
@@ -117,6 +130,7 @@ impl Trainer {
         let how = self.learning.drawing();
         match &self.networks {
             Networks::Diffusion(model) => self.learning.step(model, x_0, &model.draw(x_0, how)?),
+            Networks::Distilled(model) => self.learning.step(model, x_0, &model.draw(x_0, how)?),
             Networks::OneShot(model) => self.learning.step(model, x_0, &model.draw(x_0, how)?),
         }
     }
@@ -130,8 +144,8 @@ impl Trainer {
     pub fn step_with(&mut self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<StepResult> {
         match &self.networks {
             Networks::Diffusion(model) => self.learning.step(model, x_0, &model.noised(x_0, noise, timesteps)?),
-            Networks::OneShot(_) => {
-                let (got, expected) = ("compact".to_owned(), "a diffusion, where timesteps are given");
+            Networks::Distilled(_) | Networks::OneShot(_) => {
+                let (got, expected) = ("compact or distilled".to_owned(), "a diffusion, where timesteps are given");
                 Err(Error::Setting { key: "model.kind", got, expected })
             }
         }
@@ -142,6 +156,7 @@ impl Trainer {
     pub(crate) fn validate(&self, x_0: &Tensor) -> Result<(f64, Option<f64>)> {
         match &self.networks {
             Networks::Diffusion(model) => self.learning.validate(model, x_0),
+            Networks::Distilled(model) => self.learning.validate(model, x_0),
             Networks::OneShot(model) => self.learning.validate(model, x_0),
         }
     }
@@ -198,7 +213,7 @@ impl Learning {
             let (parts, size) = (self.config.autoencoder.accumulate, self.part_size(x_0.dim(0)?)?);
             for part in 0..parts {
                 let x_0 = x_0.narrow(0, part * size, size)?.contiguous()?;
-                let input = M::narrow(input, part * size, size)?;
+                let input = model.narrow(input, part * size, size)?;
                 let Forward { compared, moments } = self.accumulate(model, &x_0, &input, part, &mut of_model)?;
                 if let (Some((real, generated)), Some((discriminator, _))) = (&compared, &self.discriminator) {
                     let to = of_discriminator.get_or_insert_with(Backpropagation::default);
@@ -353,6 +368,6 @@ mod tests {
         let mut trainer = trainer(&["model.kind=compact"]);
         let x_0 = images(1, 0.);
         let error = trainer.step_with(&x_0, &x_0, &[Timestep::new(3)]).unwrap_err().to_string();
-        assert!(error.contains("model.kind is compact, expected a diffusion"), "{error}");
+        assert!(error.contains("model.kind is compact or distilled, expected a diffusion"), "{error}");
     }
 }

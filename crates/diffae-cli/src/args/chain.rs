@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use diffae_infer::{CodesNeed, ExactSettings, Inversion, PipelineSettings, Settings, Subjects};
+use diffae_infer::{CodesNeed, ExactSettings, Inversion, ModelConfig, PipelineSettings, Settings, Subjects};
 use diffae_schedule::{Sampler, Spacing};
 
 use super::{BatchArgs, one_of, positive};
@@ -10,10 +10,11 @@ use super::{BatchArgs, one_of, positive};
 /// Options of decoding.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DecodingArgs {
-    /// Decoding steps, and steps of an exact inversion [default: 10; with --reference 20, for edits 100]
+    /// Decoding steps, and steps of an exact inversion [default: 10, or what the model was distilled to; with --reference
+    /// 20, for edits 100]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) steps: Option<usize>,
-    /// Sampler that decodes random x_T [default: dpm++2m]; the ddpm samplers add noise at each step
+    /// Sampler that decodes random x_T [default: dpm++2m, ddim for distilled models]; the ddpm samplers add noise at each step
     #[arg(
         long,
         value_name = "NAME",
@@ -23,7 +24,7 @@ pub(crate) struct DecodingArgs {
     /// Noise that ddim adds at each step: from 0 for none to 1 for as much as ddpm-small [default: 0]
     #[arg(long, value_name = "ETA")]
     pub(crate) eta: Option<f64>,
-    /// Spacing of the timesteps [default: log-snr; with --inversion ddim or --reference leading]
+    /// Spacing of the timesteps [default: log-snr, or the model's if it was distilled; with --inversion ddim or --reference leading]
     #[arg(
         long,
         value_name = "NAME",
@@ -56,19 +57,19 @@ pub(crate) struct InversionArgs {
 }
 
 impl DecodingArgs {
-    /// Returns the settings of decoding random `x_T`.
-    pub(crate) fn settings(&self, batch: &BatchArgs) -> Result<PipelineSettings> {
-        let base = if self.reference { PipelineSettings::REFERENCE } else { PipelineSettings::DEFAULT };
+    /// Returns the settings of decoding random `x_T` with a model.
+    pub(crate) fn settings(&self, batch: &BatchArgs, model: &ModelConfig) -> Result<PipelineSettings> {
+        let base = if self.reference { PipelineSettings::REFERENCE } else { PipelineSettings::of_model(model) };
         self.with_base(base, batch)
     }
 
-    /// Returns the settings of inverting images and decoding what becomes of their codes; `reference` are those of the
-    /// paper's chains. The chain of exact codes among the subjects is taken over, and then the options must not
+    /// Returns the settings of inverting images and decoding what becomes of their codes; `usual` are those of the model,
+    /// `reference` those of the paper's chains. The chain of exact codes among the subjects is taken over, and then the options must not
     /// contradict it.
     pub(crate) fn with_inversion(
         &self,
         inversion: &InversionArgs,
-        reference: PipelineSettings,
+        [usual, reference]: [PipelineSettings; 2],
         batch: &BatchArgs,
         subjects: Option<&Subjects>,
     ) -> Result<PipelineSettings> {
@@ -97,7 +98,7 @@ impl DecodingArgs {
                      --invert-steps and codes of other inversions do not go with it"
                 )
             }
-            return self.with_base(PipelineSettings::DEFAULT, batch);
+            return self.with_base(usual, batch);
         }
         let num_invert_steps = inversion.invert_steps.unwrap_or(reference.num_invert_steps);
         Ok(PipelineSettings { num_invert_steps, ..self.with_base(reference, batch)? })

@@ -561,7 +561,7 @@ pub(crate) struct CompareArgs {
     pub(crate) json: bool,
 }
 
-fn two_or_more(text: &str) -> Result<usize, String> {
+pub(super) fn two_or_more(text: &str) -> Result<usize, String> {
     let number = positive(text)?;
     if number < 2 { Err("must be at least 2".to_owned()) } else { Ok(number) }
 }

@@ -104,6 +104,16 @@ const PAGES: &[Page] = &[
         ],
     )
     .without(&["device", "dtype"]),
+    page(&["distill"], &["diffae distill --model toonheads --data faces --steps 2 --out fast"])
+        .without(&["device", "dtype"]),
+    page(
+        &["tune-steps"],
+        &[
+            "diffae tune-steps --model toonheads faces --steps 5 --out tuned",
+            "diffae tune-steps --model fast faces --sampler ddim --steps 3 --out tuned",
+        ],
+    )
+    .out(MODEL),
     page(
         &["fit-attributes"],
         &["diffae fit-attributes --model toonheads --data faces --labels faces.csv --out taught"],

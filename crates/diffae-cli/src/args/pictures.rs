@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use diffae_infer::{PipelineSettings, Resume};
+use diffae_infer::{ModelConfig, PipelineSettings, Resume};
 use diffae_schedule::Spacing;
 
 use super::chain::InversionName;
@@ -64,7 +64,7 @@ pub(crate) struct EncodeArgs {
     pub(crate) pictures: PictureArgs,
     #[command(flatten)]
     pub(crate) out: OutArgs,
-    /// Inversion steps [default: 10; of ddim 250]
+    /// Inversion steps [default: 10, or what the model was distilled to; of ddim 250]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) steps: Option<usize>,
     /// Inversion of images to x_T [default: exact]
@@ -92,15 +92,15 @@ pub(crate) struct EncodeArgs {
 }
 
 impl EncodeArgs {
-    /// Returns the settings of the inversion.
-    pub(crate) fn settings(&self) -> anyhow::Result<PipelineSettings> {
+    /// Returns the settings of the inversion with a model.
+    pub(crate) fn settings(&self, model: &ModelConfig) -> anyhow::Result<PipelineSettings> {
         let batch_size = self.batch.batch_size;
         if self.reference || self.inversion == Some(InversionName::Ddim) {
             anyhow::ensure!(self.spacing.is_none(), "--spacing is for exact inversions; ddim takes even steps");
             let num_invert_steps = self.steps.unwrap_or(PipelineSettings::REFERENCE.num_invert_steps);
             return Ok(PipelineSettings { num_invert_steps, batch_size, ..PipelineSettings::REFERENCE });
         }
-        let usual = PipelineSettings::DEFAULT;
+        let usual = PipelineSettings::of_model(model);
         let num_steps = self.steps.unwrap_or(usual.num_steps);
         Ok(PipelineSettings { num_steps, spacing: self.spacing.unwrap_or(usual.spacing), batch_size, ..usual })
     }

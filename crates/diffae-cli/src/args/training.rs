@@ -6,7 +6,12 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{BatchArgs, ModelArgs, OutArgs, PictureCrop, positive};
+use diffae_schedule::{Sampler, Spacing};
+
+use super::{
+    BatchArgs, ModelArgs, OutArgs, PictureArgs, PictureCrop, RandomArgs, eval::two_or_more, one_of, pictures::JsonArgs,
+    positive,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -85,6 +90,79 @@ pub(crate) struct FitEditsArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+OUT is a run like those of `diffae train`: it has previews and a log, and `diffae train --out OUT --resume` continues it.
+The encoder, and with it the latent diffusion and the classifier, stay those of the model.")]
+pub(crate) struct DistillArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Images like those that the model was trained on: a folder (with subfolders), a tar archive, an LMDB, Parquet
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Folder of the run, which becomes a model folder
+    #[arg(long, short, value_name = "RUN")]
+    pub(crate) out: PathBuf,
+    /// Decoding steps of the new model, and its default
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = positive)]
+    pub(crate) steps: usize,
+    /// Spacing of the timesteps of these steps
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value_t = Spacing::Trailing,
+        value_parser = one_of::<Spacing>(Spacing::names())
+    )]
+    pub(crate) spacing: Spacing,
+    /// Decoding steps of the model that is distilled: dpm++2m, log-snr
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = positive)]
+    pub(crate) teacher_steps: usize,
+    /// Length of the training in images [default: 50000]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) images: Option<usize>,
+    /// Images per step [default: 16]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) batch_size: Option<usize>,
+    /// Learning rate [default: 0.0001]
+    #[arg(long)]
+    pub(crate) lr: Option<f64>,
+    /// Random seed [default: 0]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Override another setting of the run, such as autoencoder.ema_decay=0.99; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Continue from the latest checkpoint; the other options must agree with those of the first call
+    #[arg(long)]
+    pub(crate) resume: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Half of the images choose the timesteps, the other half measures them. --spacing tuned --steps N then decodes along
+them.")]
+pub(crate) struct TuneStepsArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) pictures: PictureArgs,
+    /// Number of steps; a model keeps one list of timesteps for each number
+    #[arg(long, value_name = "N", value_parser = two_or_more)]
+    pub(crate) steps: usize,
+    /// Sampler that takes the steps [default: dpm++2m; ddim for distilled models]
+    #[arg(long, value_name = "NAME", value_parser = one_of::<Sampler>(Sampler::names()))]
+    pub(crate) sampler: Option<Sampler>,
+    /// Number of images, spread over all that are given
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = two_or_more)]
+    pub(crate) limit: usize,
+    #[command(flatten)]
+    pub(crate) random: RandomArgs,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
 }
 
 /// A stage of training.

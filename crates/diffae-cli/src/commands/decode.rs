@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
-use diffae_infer::{Codes, CodesBatch, CodesNeed, PipelineSettings, Settings, pick_codes};
+use diffae_infer::{Codes, CodesBatch, CodesNeed, ModelConfig, PipelineSettings, Settings, pick_codes};
 
 use crate::args::{DecodeArgs, DecodingArgs, GlobalArgs, XTerminalChoice, chain_settings};
 use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
@@ -44,7 +44,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
     })?;
     let session = Session::open(global, &args.model, &args.batch)?;
     check(&chosen.codes, &session, args)?;
-    let settings = PipelineSettings { seed: args.random.seed, ..settings(&chosen.codes, args)? };
+    let settings = PipelineSettings { seed: args.random.seed, ..settings(&chosen.codes, args, session.config())? };
     let is_exact = args.x_t == XTerminalChoice::Stored && chosen.codes.residual.is_some();
     let codes = if is_exact { CodesNeed::Both } else { CodesNeed::ZSem };
     session.check_chains(&settings, CodesNeed::ZSem)?;
@@ -120,9 +120,9 @@ fn check(codes: &Codes, session: &Session, args: &DecodeArgs) -> Result<()> {
 
 /// Returns the settings of decoding: exact codes are decoded along the chain that made them, other stored `x_T` along
 /// the paper's, from which they come.
-fn settings(codes: &Codes, args: &DecodeArgs) -> Result<PipelineSettings> {
+fn settings(codes: &Codes, args: &DecodeArgs, model: &ModelConfig) -> Result<PipelineSettings> {
     if args.x_t != XTerminalChoice::Stored {
-        return args.decoding.settings(&args.batch);
+        return args.decoding.settings(&args.batch, model);
     }
     match &codes.residual {
         Some(residual) => {
@@ -130,6 +130,6 @@ fn settings(codes: &Codes, args: &DecodeArgs) -> Result<PipelineSettings> {
             let usual = PipelineSettings { batch_size: args.batch.batch_size, ..PipelineSettings::DEFAULT };
             Ok(usual.with_exact(residual.chain))
         }
-        None => DecodingArgs { reference: true, ..args.decoding.clone() }.settings(&args.batch),
+        None => DecodingArgs { reference: true, ..args.decoding.clone() }.settings(&args.batch, model),
     }
 }

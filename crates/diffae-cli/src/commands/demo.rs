@@ -52,7 +52,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
     let options = load_options(global, &HintArgs::default())?;
     let model = ModelSource::built_in()?.build(&options)?;
     let batch = BatchArgs { batch_size: None };
-    let settings = args.decoding.settings(&batch)?;
+    let settings = args.decoding.settings(&batch, model.config())?;
     let num_invert_steps = settings.num_steps;
     let settings = PipelineSettings { num_invert_steps, seed: args.random.seed, ..settings };
     let provenance = Provenance::new(model.fingerprint())

@@ -189,8 +189,8 @@ impl<'a> Editing<'a> {
         let known = &session.model().classifier()?.config().attributes;
         let names = indices.iter().map(|&idx| known[idx].clone()).collect();
         subjects.check(session.model(), CodesNeed::Both)?;
-        let (inversion, reference) = (&args.inversion, PipelineSettings::REFERENCE_EDITS);
-        let settings = args.decoding.with_inversion(inversion, reference, &args.batch, Some(subjects))?;
+        let bases = [PipelineSettings::of_model(session.config()), PipelineSettings::REFERENCE_EDITS];
+        let settings = args.decoding.with_inversion(&args.inversion, bases, &args.batch, Some(subjects))?;
         let need = if subjects.num_pictures() > 0 { CodesNeed::Both } else { CodesNeed::ZSem };
         session.check_chains(&settings, need)?;
         Ok(Self { session, args, settings, plan, subjects, edits, names })

@@ -43,7 +43,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())
     }
     let is_inverted = !args.semantic_only && !session.is_one_shot();
-    let pipeline_settings = args.settings()?;
+    let pipeline_settings = args.settings(session.config())?;
     let mut settings = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
     if is_inverted {
         let is_exact = pipeline_settings.exact().is_some();

@@ -1,7 +1,7 @@
 //! `diffae info MODEL`
 
 use anyhow::Result;
-use diffae_infer::{LoadOptions, ModelKind, ModelSource};
+use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, ModelKind, ModelSource};
 use serde::Serialize;
 
 use crate::args::{GlobalArgs, InfoArgs};
@@ -20,6 +20,10 @@ struct Info {
     beta_schedule: Option<String>,
     prediction: Option<String>,
     latent_beta_schedule: Option<String>,
+    chains: Option<ChainsConfig>,
+    /// Reason why the model cannot edit, and why it cannot sample.
+    #[serde(skip)]
+    hints: [&'static str; 2],
     attributes: Vec<String>,
     can_encode: bool,
     can_edit: bool,
@@ -62,6 +66,8 @@ impl Info {
             beta_schedule: config.diffusion().map(|diffusion| diffusion.beta_schedule.to_string()),
             prediction: config.diffusion().map(|diffusion| diffusion.prediction.to_string()),
             latent_beta_schedule: config.latent().map(|latent| latent.diffusion.beta_schedule.to_string()),
+            chains: config.chains().cloned(),
+            hints: [missing_of_edits(source), missing_of_samples(source)],
             attributes: classifier.map(|classifier| classifier.attributes.clone()).unwrap_or_default(),
             can_encode: config.z_channels().is_some(),
             can_edit: classifier.is_some() && has_moments,
@@ -92,14 +98,46 @@ impl Info {
         if let Some(schedule) = &self.latent_beta_schedule {
             say(&format!("latent       {schedule}"))?;
         }
+        if let Some(ChainsConfig { distilled, tuned }) = &self.chains {
+            if let Some(DistilledChain { steps, spacing }) = distilled {
+                say(&format!("decoder      distilled to {}, {spacing}", counted(*steps, "step")))?;
+            }
+            if !tuned.is_empty() {
+                let numbers: Vec<String> = tuned.iter().map(|timesteps| timesteps.len().to_string()).collect();
+                say(&format!("tuned        --spacing tuned --steps {}", numbers.join(", ")))?;
+            }
+        }
         say(&format!("can encode   {}", can(self.can_encode, "x_T only: no semantic code")))?;
-        say(&format!("can edit     {}", can(self.can_edit, "no: it needs a classifier and latent statistics")))?;
-        say(&format!("can sample   {}", can(self.can_sample, "no: it needs a latent net and latent statistics")))?;
+        say(&format!("can edit     {}", can(self.can_edit, self.hints[0])))?;
+        say(&format!("can sample   {}", can(self.can_sample, self.hints[1])))?;
         if !self.attributes.is_empty() {
             say(&format!("attributes   {}", self.attributes.join(", ")))?;
         }
         say(&format!("fingerprint  {}", self.fingerprint))
     }
+}
+
+fn missing_of_edits(source: &ModelSource) -> &'static str {
+    let config = source.config();
+    match (config.z_channels(), config.classifier()) {
+        (None, _) => "no: a plain DDPM has no semantic code",
+        (_, None) => "no: it has no attributes; `diffae fit-attributes` adds them from labelled images",
+        _ => "no: it has no latent statistics",
+    }
+}
+
+fn missing_of_samples(source: &ModelSource) -> &'static str {
+    match (source.config().latent(), source.latent_moments()) {
+        (None, Some(_)) => "no: it has no latent net (`diffae train --stage latent`, or `diffae import --latent`)",
+        (None, None) => {
+            "no: it has neither latent net nor latent statistics (`diffae train --stage latent`, or `diffae import --latent`)"
+        }
+        _ => "no: it has no latent statistics",
+    }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn parts(parameters: &Parameters) -> String {

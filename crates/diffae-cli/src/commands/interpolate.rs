@@ -54,8 +54,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
     }
     let session = Session::open(global, &args.model, &args.batch)?;
     subjects.check(session.model(), CodesNeed::Both)?;
-    let (inversion, reference) = (&args.inversion, PipelineSettings::REFERENCE);
-    let settings = args.decoding.with_inversion(inversion, reference, &args.batch, Some(&subjects))?;
+    let bases = [PipelineSettings::of_model(session.config()), PipelineSettings::REFERENCE];
+    let settings = args.decoding.with_inversion(&args.inversion, bases, &args.batch, Some(&subjects))?;
     let need = if subjects.num_pictures() > 0 { CodesNeed::Both } else { CodesNeed::ZSem };
     session.check_chains(&settings, need)?;
     let route = Route { session: &session, subjects: &subjects, frames: &frames, settings };

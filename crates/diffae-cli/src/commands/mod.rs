@@ -5,6 +5,7 @@ mod completions;
 pub(crate) mod dataset;
 mod decode;
 mod demo;
+mod distill;
 mod edit;
 mod encode;
 mod eval;
@@ -18,6 +19,7 @@ mod presets;
 mod reconstruct;
 mod sample;
 mod train;
+mod tune_steps;
 mod variations;
 
 use anyhow::Result;
@@ -42,6 +44,8 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Sample(args) => sample::run(global, &args),
         Command::Variations(args) => variations::run(global, &args),
         Command::Train(args) => train::run(global, &args),
+        Command::Distill(args) => distill::run(global, &args),
+        Command::TuneSteps(args) => tune_steps::run(global, &args),
         Command::FitAttributes(args) => fit_attributes::run(global, &args),
         Command::FitEdits(args) => fit_edits::run(global, &args),
         Command::Eval(args) => eval::run(global, &args).map_err(tell_eval_kept),

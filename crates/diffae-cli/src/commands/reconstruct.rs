@@ -44,9 +44,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     let session = Session::open(global, &args.model, &args.batch)?;
     let inverted = args.x_t == ReconstructionNoise::Inverted;
     let settings = if inverted {
-        args.decoding.with_inversion(&args.inversion, PipelineSettings::REFERENCE, &args.batch, None)?
+        let bases = [PipelineSettings::of_model(session.config()), PipelineSettings::REFERENCE];
+        args.decoding.with_inversion(&args.inversion, bases, &args.batch, None)?
     } else {
-        args.decoding.settings(&args.batch)?
+        args.decoding.settings(&args.batch, session.config())?
     };
     let settings = PipelineSettings { seed: args.random.seed, ..settings };
     let need = if inverted { CodesNeed::Both } else { CodesNeed::ZSem };

@@ -51,7 +51,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     let mut output = PictureOutput::open(plan)?;
     let session = Session::open(global, &args.model, &args.batch)?;
     given.check(&session)?;
-    let settings = args.decoding.settings(&args.batch)?;
+    let settings = args.decoding.settings(&args.batch, session.config())?;
     let latent_steps = args.latent_steps.unwrap_or(settings.num_latent_steps);
     let num_latent_steps = if session.has_z_sem() { latent_steps } else { 0 };
     let settings = PipelineSettings { num_latent_steps, seed: args.random.seed, ..settings };

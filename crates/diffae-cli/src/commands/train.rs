@@ -58,7 +58,7 @@ fn stage(args: &TrainArgs) -> Option<Stage> {
 }
 
 /// Refuses devices and number types that training does not support.
-fn check_device(global: &GlobalArgs) -> Result<()> {
+pub(super) fn check_device(global: &GlobalArgs) -> Result<()> {
     ensure!(
         ["auto", "cpu"].contains(&global.device.as_str()),
         "training runs on the CPU only, not on --device {}",
@@ -88,12 +88,12 @@ fn notes(args: &TrainArgs, data: &Path) -> Result<Notes> {
 }
 
 /// Returns the absolute path, since a run may be resumed from anywhere.
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("{} is not a path", path.display()))
 }
 
 /// Returns the absolute path of a model, unless it is the built-in one.
-fn model_path(model: &Path) -> Result<PathBuf> {
+pub(super) fn model_path(model: &Path) -> Result<PathBuf> {
     if model == Path::new(BUILT_IN_MODEL) { Ok(model.to_owned()) } else { absolute(model) }
 }
 

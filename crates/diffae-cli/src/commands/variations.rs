@@ -48,7 +48,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())
     }
     subjects.check(session.model(), CodesNeed::ZSem)?;
-    let settings = PipelineSettings { seed: args.random.seed, ..args.decoding.settings(&args.batch)? };
+    let settings =
+        PipelineSettings { seed: args.random.seed, ..args.decoding.settings(&args.batch, session.config())? };
     session.check_chains(&settings, CodesNeed::ZSem)?;
     let mut public = Settings::from([
         ("model".to_owned(), session.model().fingerprint().into()),

@@ -1,7 +1,7 @@
 //! Pieces of work that the benchmark measures.
 
 use anyhow::Result;
-use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig};
+use diffae_infer::{ChainsConfig, DiffusionConfig, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig};
 use diffae_nets::{
     AutoencoderConfig, Conditioning, EncoderConfig, LatentNetConfig, RawEncoderConfig, RawLatentNetConfig,
     RawUnetConfig, UnetConfig,
@@ -168,7 +168,8 @@ impl Preset {
     /// Returns the config of a model of these networks, with the schedule and the target of the released ones.
     pub(crate) fn model_config(&self, latent: Option<LatentConfig>) -> Result<ModelConfig> {
         let (diffusion, z_sem) = (diffusion(BetaSchedule::Linear), ZSemConfig { latent, ..ZSemConfig::default() });
-        Ok(ModelConfig::new(RawModelConfig::Autoencoder { networks: self.config()?, diffusion, z_sem })?)
+        let chains = ChainsConfig::default();
+        Ok(ModelConfig::new(RawModelConfig::Autoencoder { networks: self.config()?, diffusion, chains, z_sem })?)
     }
 
     /// Returns the config of a latent diffusion with the schedule of the released ones.

@@ -1,0 +1,47 @@
+//! `diffae distill --model M --data DIR --steps 2 --out RUN`: a decoder of few steps, from one of many.
+
+use anyhow::{Context, Result};
+use diffae_infer::{DistilledChain, ModelSource};
+use diffae_train::{DistillationSettings, Notes, Outcome, RunFolder, TrainConfig, TrainOptions, train};
+
+use super::train::{StepProgress, absolute, check_device, model_path};
+use crate::args::{DistillArgs, GlobalArgs};
+use crate::output::say;
+use crate::session::{Interruption, architecture_hints, catch_interrupts};
+
+/// Begins a run that distills the model's decoder, or resumes one.
+pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
+    check_device(global)?;
+    catch_interrupts();
+    let teacher = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
+    let chain = DistilledChain { steps: args.steps, spacing: args.spacing };
+    let distillation = DistillationSettings { chain, teacher_steps: args.teacher_steps };
+    let given = [
+        args.images.map(|images| format!("autoencoder.images={images}")),
+        args.batch_size.map(|size| format!("autoencoder.batch_size={size}")),
+        args.lr.map(|lr| format!("autoencoder.lr={lr}")),
+        args.seed.map(|seed| format!("seed={seed}")),
+    ];
+    let assignments: Vec<String> = args.set.iter().cloned().chain(given.into_iter().flatten()).collect();
+    let config = TrainConfig::of_teacher(&teacher, distillation, &assignments)?;
+    let notes = Notes {
+        data: absolute(&args.data)?,
+        init_from: Some(model_path(&args.model.model)?),
+        freeze: teacher.config().encoder().map(|_| "encoder".to_owned()).into_iter().collect(),
+        ..Notes::default()
+    };
+    let mut folder = RunFolder::open_or_create(&args.out, &config, &notes).context("distill")?;
+    let progress = StepProgress::new();
+    let options = TrainOptions { stage: None, resume: args.resume };
+    let outcome = train(&mut folder, options, &mut |report| progress.step(report))?;
+    progress.finish();
+    match outcome {
+        Outcome::Finished => {
+            say(&format!("the model is in {}; it decodes in {} steps", args.out.display(), args.steps))
+        }
+        Outcome::Stopped => {
+            let go_on = format!("diffae train --out {} --resume", args.out.display());
+            Err(Interruption::new(format!("the run is saved; go on with: {go_on}")).into())
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Distillation: a decoder learns to do in few DDIM steps what another does in many.
+
+use candle_core::{DType, Tensor};
+use diffae_infer::{ChainsConfig, LoadOptions, Model, ModelSource};
+use diffae_kernels::{differentiable, no_gradients};
+use diffae_nets::weights::ArchitectureHints;
+use diffae_nets::{BatchMoments, TrainingMode};
+use diffae_schedule::{Clip, Denoiser, ReverseProcess, Sampler, Spacing, Step, StepChain, StepIdx, Timestep, no_noise};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use crate::config::{DistillationSettings, Kind, ModelSettings, ObjectiveSettings, StageSettings, TrainConfig};
+use crate::error::{Error, Result};
+use crate::networks::{DiffusionModel, ImageModel};
+use crate::objective::{Draw, Drawing, Noised};
+use crate::{LossWeight, presets};
+
+/// Clamping of `x_0` estimates along both chains, as in decoding.
+const CLIP: Clip = Clip::UnitRange;
+
+/// A student with its teacher, whose encoder is that of the student.
+///
+/// From noise `x_T` and `z_sem` of a training picture the teacher computes a trajectory in many steps. The student visits N
+/// of its timesteps by DDIM, from its own states, which count as constants. The loss of a step is the mean absolute difference
+/// between its estimate of `x_0` and that with which DDIM would meet the teacher's next state; for the last step that is the
+/// teacher's picture.
+/// # Source
+/// The training along the student's own trajectory is that of Zhou et al. 2024 (arXiv:2409.19681), SFD.
+#[derive(Debug)]
+pub(crate) struct Distillation {
+    student: DiffusionModel,
+    teacher: Box<Model>,
+    student_chain: StepChain,
+    teacher_chain: StepChain,
+}
+
+/// States of a batch of N pictures at the K timesteps of the student, with their targets.
+pub(crate) struct Trajectories {
+    /// States `[N K, C, H, W]`, the K of a picture in a row, the noisiest first; the target is an estimate of `x_0`.
+    states: Noised,
+    /// Codes of the pictures, each K times, `[N K, D]`; absent in a plain DDPM.
+    z_sem: Option<Tensor>,
+}
+
+impl Distillation {
+    /// Puts a student that begins with the weights of `teacher` beside it.
+    pub(crate) fn new(student: DiffusionModel, teacher: Model, settings: DistillationSettings) -> Result<Self> {
+        let DistillationSettings { chain, teacher_steps } = settings;
+        let schedule = student.schedule();
+        let student_chain = StepChain::spaced(schedule, chain.spacing, chain.steps)?;
+        let mut timesteps = Spacing::LogSnr.timesteps(schedule, teacher_steps)?;
+        timesteps.extend_from_slice(student_chain.timesteps());
+        timesteps.sort_unstable();
+        timesteps.dedup();
+        let teacher_chain = StepChain::from_timesteps(schedule, timesteps)?;
+        Ok(Self { student, teacher: Box::new(teacher), student_chain, teacher_chain })
+    }
+
+    /// Returns the states of the student before each step, the noisiest first.
+    fn student_states(&self, x_terminal: &Tensor, z_sem: Option<&Tensor>) -> Result<Vec<Tensor>> {
+        let mut states = vec![x_terminal.clone()];
+        // No step begins at the picture, where the last one ends.
+        let count = self.student_chain.len() - 1;
+        if count > 0 {
+            let denoiser = self.student.denoiser(z_sem);
+            states.extend(states_after(count, Sampler::DDIM, &self.student_chain, &denoiser, x_terminal)?);
+        }
+        Ok(states)
+    }
+
+    /// Returns the teacher's states after each step of the student, the noisiest first and the picture last.
+    fn teacher_states(&self, x_terminal: &Tensor, z_sem: Option<&Tensor>) -> Result<Vec<Tensor>> {
+        let chain = &self.teacher_chain;
+        let denoiser = self.teacher.denoiser(z_sem, chain, x_terminal)?;
+        let after = states_after(chain.len(), Sampler::DpmSolverPp2M, chain, &denoiser, x_terminal)?;
+        let reached = chain.timesteps().iter().rev().skip(1).map(Some).chain([None]);
+        let is_wanted =
+            |timestep: Option<&Timestep>| timestep.is_none_or(|t| self.student_chain.timesteps().contains(t));
+        // The chain begins at the noisiest timestep of the student, which is a state before a step only.
+        Ok(reached.zip(after).filter(|(timestep, _)| is_wanted(*timestep)).map(|(_, state)| state).collect())
+    }
+
+    /// Computes the estimate of `x_0` with which DDIM moves a state to the next one:
+    /// `x_0 = (next - s x) / (alpha_next - s alpha)` with `s = sigma_next / sigma`.
+    fn target(&self, step: StepIdx, x: &Tensor, next: &Tensor) -> Result<Tensor> {
+        let (alpha_bar, next_alpha_bar) =
+            (self.student_chain.alpha_bar(step)?, self.student_chain.alpha_bar_prev(step)?);
+        let s = ((1. - next_alpha_bar) / (1. - alpha_bar)).sqrt();
+        let scale = (next_alpha_bar.sqrt() - s * alpha_bar.sqrt()).recip();
+        Ok((next.affine(scale, 0.)? - x.affine(scale * s, 0.)?)?)
+    }
+}
+
+/// Runs the first steps of a chain, as many as `count`, and returns the state after each.
+fn states_after(
+    count: usize,
+    sampler: Sampler,
+    chain: &StepChain,
+    denoiser: &impl Denoiser,
+    x_terminal: &Tensor,
+) -> Result<Vec<Tensor>> {
+    let mut states = vec![];
+    let mut keep = |step: &Step<'_>| {
+        states.push(step.x_t.clone());
+        if states.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let process = ReverseProcess::new(sampler, chain.clone(), CLIP);
+    match no_gradients(|| process.run(denoiser, x_terminal, &mut no_noise, &mut keep)) {
+        Ok(_) | Err(diffae_schedule::Error::Cancelled { .. }) => Ok(states),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Repeats each row `count` times in place: `[N, ..]` to `[N count, ..]`.
+fn repeat_rows(rows: &Tensor, count: usize) -> Result<Tensor> {
+    Ok(Tensor::stack(&vec![rows; count], 1)?.flatten(0, 1)?)
+}
+
+impl ImageModel for Distillation {
+    type Input = Trajectories;
+    /// `z_sem`, `[N, D]`, where there is an encoder.
+    type Code = Option<Tensor>;
+
+    fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Trajectories> {
+        let x_terminal = Draw::new(self.student.schedule(), x_0, how)?.noise;
+        let z_sem = self.teacher.has_z_sem().then(|| self.teacher.encode_semantic(x_0)).transpose()?;
+        let states = self.student_states(&x_terminal, z_sem.as_ref())?;
+        let next = self.teacher_states(&x_terminal, z_sem.as_ref())?;
+        let steps: Vec<StepIdx> = self.student_chain.indices().rev().collect();
+        let targets = steps.iter().zip(states.iter().zip(&next)).map(|(&step, (x, next))| self.target(step, x, next));
+        let targets = targets.collect::<Result<Vec<_>>>()?;
+        let timesteps = self.student_chain.timesteps().iter().rev().copied();
+        let states = Noised {
+            x_t: Tensor::stack(&states, 1)?.flatten(0, 1)?,
+            target: Tensor::stack(&targets, 1)?.flatten(0, 1)?,
+            timesteps: timesteps.cycle().take(steps.len() * x_0.dim(0)?).collect(),
+        };
+        let z_sem = z_sem.map(|z_sem| repeat_rows(&z_sem, steps.len())).transpose()?;
+        Ok(Trajectories { states, z_sem })
+    }
+
+    fn narrow(&self, input: &Trajectories, start: usize, len: usize) -> Result<Trajectories> {
+        let (start, len) = (start * self.student_chain.len(), len * self.student_chain.len());
+        let z_sem = input.z_sem.as_ref().map(|z_sem| z_sem.narrow(0, start, len)?.contiguous()).transpose()?;
+        Ok(Trajectories { states: self.student.narrow(&input.states, start, len)?, z_sem })
+    }
+
+    fn encode(&self, x_0: &Tensor) -> Result<Option<Tensor>> {
+        self.student.encode(x_0)
+    }
+
+    fn shifted(code: &Option<Tensor>) -> Result<Option<Option<Tensor>>> {
+        DiffusionModel::shifted(code)
+    }
+
+    fn decode(&self, code: &Option<Tensor>, input: &Trajectories) -> Result<Tensor> {
+        let repeated = code.as_ref().map(|z_sem| repeat_rows(z_sem, self.student_chain.len())).transpose()?;
+        self.student.decode(&repeated, &input.states)
+    }
+
+    fn forward_training(
+        &self,
+        _: &Tensor,
+        input: &Trajectories,
+        mode: TrainingMode,
+        _: &mut Vec<BatchMoments>,
+    ) -> Result<Tensor> {
+        self.student.predict_training(&input.states, input.z_sem.as_ref(), mode)
+    }
+
+    fn loss(&self, _: &Tensor, input: &Trajectories, output: &Tensor, _: &ObjectiveSettings) -> Result<Tensor> {
+        let estimates = self.student.x_0_estimates(&input.states, output)?;
+        let target = &input.states.target;
+        Ok(differentiable([&estimates], |[estimates]| (estimates - target)?.abs()?.mean_all())?)
+    }
+
+    fn compared(
+        &self,
+        _: &Tensor,
+        _: &Trajectories,
+        _: &Tensor,
+        _: &ObjectiveSettings,
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        Ok(None)
+    }
+}
+
+/// Opens the teacher of a run.
+pub(crate) fn open_teacher(path: &Path) -> Result<ModelSource> {
+    Ok(ModelSource::open(path, &ArchitectureHints::default())?)
+}
+
+/// Builds the networks of the teacher.
+pub(crate) fn build_teacher(path: &Path) -> Result<Model> {
+    Ok(open_teacher(path)?.build(&LoadOptions::cpu())?)
+}
+
+/// Returns the teacher with the networks of the student: a model that decodes in few steps, with the latent net, the
+/// classifier and the statistics of the teacher.
+pub(crate) fn distilled(
+    teacher: &ModelSource,
+    student: impl IntoIterator<Item = (String, Tensor)>,
+    chains: ChainsConfig,
+) -> Result<ModelSource> {
+    let mut tensors = teacher.networks(DType::F32)?;
+    tensors.extend(student);
+    let mut source = teacher.with_networks(teacher.config().clone(), tensors);
+    source.set_chains(chains)?;
+    Ok(source)
+}
+
+impl TrainConfig {
+    /// Returns the config of a run that distills `teacher`, with changed settings (`key=value`).
+    ///
+    /// # Errors
+    /// [`Error::OtherNetworks`] if the teacher's architecture is none that can be trained; as
+    /// [`TrainConfig::from_toml_with`].
+    pub fn of_teacher(
+        teacher: &ModelSource,
+        distillation: DistillationSettings,
+        assignments: &[String],
+    ) -> Result<Self> {
+        let base = presets::config("small64", &[])?;
+        let networks = teacher.config();
+        let (Some(unet), Some(diffusion)) = (networks.unet(), networks.diffusion()) else {
+            let expected = "a model whose decoder takes steps";
+            return Err(Error::Setting { key: "the teacher", got: "a one-shot autoencoder".to_owned(), expected });
+        };
+        let encoder = networks.encoder();
+        let config = Self {
+            model: ModelSettings {
+                kind: if encoder.is_some() { Kind::Autoencoder } else { Kind::Ddpm },
+                image_size: unet.image_size,
+                image_channels: unet.in_channels,
+                model_channels: unet.model_channels,
+                channel_mult: unet.channel_mult.clone(),
+                num_res_blocks: unet.num_res_blocks,
+                encoder_channel_mult: encoder
+                    .map_or_else(|| base.model.encoder_channel_mult.clone(), |encoder| encoder.channel_mult.clone()),
+                encoder_res_blocks: encoder.map_or(base.model.encoder_res_blocks, |encoder| encoder.num_res_blocks),
+                z_channels: unet.embed_channels,
+                attention_resolutions: unet.attention_resolutions.clone(),
+                num_heads: unet.num_heads,
+                dropout: 0.,
+                ..base.model
+            },
+            diffusion: diffusion.clone(),
+            objective: ObjectiveSettings { loss_weight: LossWeight::Uniform, ..base.objective },
+            autoencoder: StageSettings {
+                images: 50_000,
+                batch_size: 16,
+                lr: 1e-4,
+                weight_decay: 0.,
+                warmup_images: 1000,
+                ema_decay: 0.998,
+                ema_warmup: true,
+                ..base.autoencoder
+            },
+            distillation: Some(distillation),
+            ..base
+        };
+        let config = config.with(assignments)?;
+        config.check_architecture(networks)?;
+        Ok(config)
+    }
+
+    /// Fails unless the networks of this config are those of the teacher, dropout apart.
+    fn check_architecture(&self, teacher: &diffae_infer::ModelConfig) -> Result<()> {
+        let plain = |unet: &diffae_nets::UnetConfig| diffae_nets::RawUnetConfig { dropout: 0., ..(**unet).clone() };
+        let own = self.model_config()?;
+        if own.unet().map(plain) == teacher.unet().map(plain) && own.encoder() == teacher.encoder() {
+            return Ok(());
+        }
+        let problem = "the teacher has sizes that a config of training cannot name".to_owned();
+        Err(Error::OtherNetworks { problem })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
+    use candle_core::Device;
+    use diffae_infer::{DistilledChain, PipelineSettings};
+
+    use super::*;
+    use crate::Trainer;
+    use crate::random::Purpose;
+
+    /// A teacher with random weights, and the config of a run that distills it to `steps` steps.
+    fn teacher(steps: usize, assignments: &[&str]) -> (ModelSource, TrainConfig) {
+        let smoke = presets::config("smoke", &["diffusion.prediction=v".to_owned()]).unwrap();
+        let networks = Trainer::new(&smoke, HashMap::new()).unwrap().averages().unwrap();
+        let teacher = ModelSource::from_networks(smoke.model_config().unwrap(), networks);
+        let chain = DistilledChain { steps, spacing: Spacing::Trailing };
+        let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
+        let distillation = DistillationSettings { chain, teacher_steps: 5 };
+        let config = TrainConfig::of_teacher(&teacher, distillation, &assignments).unwrap();
+        (teacher, config)
+    }
+
+    fn networks(teacher: &ModelSource) -> HashMap<String, Tensor> {
+        teacher.networks(DType::F32).unwrap().into_iter().collect()
+    }
+
+    fn pictures(count: usize) -> Tensor {
+        let values: Vec<f32> = (0..count * 3 * 256).map(|idx| (idx as f32 * 0.37).sin()).collect();
+        Tensor::from_vec(values, (count, 3, 16, 16), &Device::Cpu).unwrap()
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    /// Puts a student that is its teacher beside it.
+    fn undistilled(steps: usize) -> Distillation {
+        let (teacher, config) = teacher(steps, &[]);
+        let parameters = networks(&teacher);
+        let vb = candle_nn::VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu);
+        let built = crate::networks::Networks::new(&config.model_config().unwrap(), &vb).unwrap();
+        let crate::networks::Networks::Diffusion(student) = built else { panic!("a diffusion") };
+        Distillation::new(student, teacher.build(&LoadOptions::cpu()).unwrap(), config.distillation.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_step_with_its_target_leads_to_the_teachers_next_state() {
+        for steps in [1, 2, 3] {
+            let distillation = undistilled(steps);
+            let x_0 = pictures(2);
+            let how = Drawing::uniform(3, Purpose::Noise, 0);
+            let x_terminal = Draw::new(distillation.student.schedule(), &x_0, how).unwrap().noise;
+            let z_sem = distillation.teacher.encode_semantic(&x_0).unwrap();
+            let next = distillation.teacher_states(&x_terminal, Some(&z_sem)).unwrap();
+            assert_eq!(next.len(), steps);
+            let Trajectories { states, z_sem: repeated } = distillation.draw(&x_0, how).unwrap();
+            assert_eq!((states.x_t.dim(0).unwrap(), repeated.unwrap().dim(0).unwrap()), (2 * steps, 2 * steps));
+            for (picture, step) in (0..2).flat_map(|picture| (0..steps).map(move |step| (picture, step))) {
+                let row = |tensor: &Tensor| tensor.get(picture * steps + step).unwrap();
+                let (x, x_0) = (row(&states.x_t), row(&states.target));
+                let idx = StepIdx::new(steps - 1 - step);
+                let chain = &distillation.student_chain;
+                assert_eq!(states.timesteps[picture * steps + step], chain.timestep(idx).unwrap());
+                // x_next = alpha_next x_0 + sigma_next eps
+                let (now, after) = (chain.alpha_bar(idx).unwrap(), chain.alpha_bar_prev(idx).unwrap());
+                let eps = ((&x - (&x_0 * now.sqrt()).unwrap()).unwrap() / (1. - now).sqrt()).unwrap();
+                let moved = ((&x_0 * after.sqrt()).unwrap() + (eps * (1. - after).sqrt()).unwrap()).unwrap();
+                let expected = next[step].get(picture).unwrap();
+                assert!(distance(&moved, &expected) < 1e-4, "{}", distance(&moved, &expected));
+            }
+        }
+    }
+
+    #[test]
+    fn the_student_learns_the_teachers_pictures_and_keeps_its_codes() {
+        let settings = ["batch_size=4", "accumulate=2", "lr=2e-3", "warmup_images=0"];
+        let settings = settings.map(|setting| format!("autoencoder.{setting}"));
+        let (teacher, config) = teacher(2, &settings.each_ref().map(String::as_str));
+        let mut trainer = Trainer::new(&config, networks(&teacher)).unwrap();
+        trainer.freeze("encoder").unwrap();
+        let built = || teacher.build(&LoadOptions::cpu()).unwrap();
+        let mut trainer = trainer.distill(built(), config.distillation.unwrap()).unwrap();
+        let x_0 = pictures(4);
+        let validated = |trainer: &Trainer| trainer.validate(&x_0).unwrap().0;
+        let before = validated(&trainer);
+        for _ in 0..12 {
+            trainer.step(&x_0).unwrap();
+        }
+        assert!(validated(&trainer) < 0.8 * before, "{} after {before}", validated(&trainer));
+        let chains = config.model_config().unwrap().chains().unwrap().clone();
+        let student = distilled(&teacher, trainer.averages().unwrap(), chains).unwrap();
+        let student = student.build(&LoadOptions::cpu()).unwrap();
+        let codes = |model: &Model| model.encode_semantic(&x_0).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(codes(&student), codes(&built()));
+        let usual = PipelineSettings::of_model(student.config());
+        assert_eq!((usual.num_steps, usual.spacing, usual.sampler), (2, Spacing::Trailing, Sampler::DDIM));
+    }
+
+    #[test]
+    fn what_cannot_be_distilled_is_refused() {
+        let chain = DistilledChain { steps: 2, spacing: Spacing::Trailing };
+        let distillation = DistillationSettings { chain, teacher_steps: 5 };
+        let compact = presets::config("smoke", &["model.kind=compact".to_owned()]).unwrap();
+        let one_shot = ModelSource::from_networks(compact.model_config().unwrap(), BTreeMap::new());
+        let error = TrainConfig::of_teacher(&one_shot, distillation, &[]).unwrap_err().to_string();
+        assert!(error.contains("one-shot"), "{error}");
+        let (teacher, _) = teacher(2, &[]);
+        let refused = |distillation| TrainConfig::of_teacher(&teacher, distillation, &[]).unwrap_err();
+        let error = refused(DistillationSettings { teacher_steps: 0, ..distillation });
+        assert!(matches!(error, Error::Chain { key: "distillation.teacher_steps", .. }), "{error}");
+        let chain = DistilledChain { spacing: Spacing::Tuned, ..chain };
+        let error = refused(DistillationSettings { chain, ..distillation });
+        assert!(matches!(error, Error::Chain { key: "distillation.chain", .. }), "{error}");
+        let adversarial = ["objective.adversarial_weight=0.1".to_owned()];
+        assert!(TrainConfig::of_teacher(&teacher, distillation, &adversarial).is_err());
+    }
+}

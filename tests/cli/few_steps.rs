@@ -1,0 +1,78 @@
+//! `diffae distill` and `diffae tune-steps`: models that decode in few steps.
+
+use std::fs;
+
+use crate::support::{Workspace, checkpoint};
+use crate::training::shapes;
+
+fn distill<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let quick = ["--steps", "2", "--teacher-steps", "3", "--batch-size", "4", "--set", "run.preview_every_images=12"];
+    let fixed = ["distill", "--threads", "1", "--model", "teacher", "--data", "shapes", "--out", out];
+    [&fixed[..], &quick, more].concat()
+}
+
+/// Few steps are the default of a distilled model; its codes come back exactly, and a run that goes on ends as one that was
+/// not stopped.
+#[test]
+fn a_distilled_model_decodes_in_its_own_steps() {
+    let workspace = Workspace::new();
+    workspace.run(&["import", &checkpoint("autoenc16_latent"), "--out", "teacher"]).succeeds();
+    shapes(&workspace, 8);
+    let said = workspace.run(&distill("whole", &["--images", "24"])).succeeds().stdout();
+    assert!(said.contains("it decodes in 2 steps"), "{said}");
+    assert!(workspace.path("whole/previews/images-000000024.png").exists());
+
+    workspace.run(&distill("run", &["--images", "12"])).succeeds();
+    workspace
+        .run(&["train", "--threads", "1", "--out", "run", "--resume", "--set", "autoencoder.images=24"])
+        .succeeds();
+    let [whole, run] = ["whole", "run"].map(|run| fs::read(workspace.path(run).join("model.safetensors")).unwrap());
+    assert!(whole == run, "the models differ");
+    workspace.run(&distill("run", &["--images", "48", "--lr", "1"])).fails_with("already started");
+
+    let encoded = ["encode", "--model", "run", "shapes", "--out", "codes.safetensors", "--json"];
+    workspace.run(&encoded).succeeds();
+    let bytes = fs::read(workspace.path("codes.safetensors")).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = format!("{:?}", header.metadata());
+    assert!(metadata.contains("trailing") && metadata.contains('2'), "{metadata}");
+    let report =
+        workspace.run(&["reconstruct", "--model", "run", "shapes", "--out", "back", "--json"]).succeeds().json();
+    let rows = report.as_array().unwrap();
+    // There is no PSNR where all values are equal.
+    assert!(rows.len() == 16 && rows.iter().all(|row| row["psnr"].as_f64().is_none_or(|psnr| psnr > 60.)), "{report}");
+    // The latent diffusion is that of the teacher, along its usual chain.
+    workspace.run(&["sample", "--model", "run", "-n", "1", "--out", "samples"]).succeeds();
+    let info = workspace.run(&["info", "run"]).succeeds().stdout();
+    assert!(info.contains("distilled to 2 steps"), "{info}");
+    workspace.run(&distill("none", &["--spacing", "tuned"])).fails_with("tune-steps");
+}
+
+#[test]
+fn tuned_timesteps_belong_to_their_model() {
+    let workspace = Workspace::new();
+    workspace.run(&["import", &checkpoint("autoenc16_latent"), "--out", "model"]).succeeds();
+    shapes(&workspace, 6);
+    let tune = ["tune-steps", "--model", "model", "shapes", "--steps", "3", "--out", "tuned", "--json"];
+    let report = workspace.run(&tune).succeeds().json();
+    let timesteps: Vec<u64> =
+        report["timesteps"].as_array().unwrap().iter().map(|timestep| timestep.as_u64().unwrap()).collect();
+    assert!(timesteps.len() == 3 && timesteps.is_sorted_by(|a, b| a < b), "{timesteps:?}");
+    let config: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(workspace.path("tuned/config.json")).unwrap()).unwrap();
+    assert_eq!(config["chains"]["tuned"][0], report["timesteps"]);
+
+    let sample = |model: &str, steps: &str, out: &str| {
+        workspace.run(&["sample", "--model", model, "-n", "1", "--spacing", "tuned", "--steps", steps, "--out", out])
+    };
+    sample("tuned", "3", "samples").succeeds();
+    sample("tuned", "4", "other").fails_with("tuned for 4 steps, only for 3");
+    sample("model", "3", "other").fails_with("tune-steps --steps 3");
+    let encode =
+        ["encode", "--model", "tuned", "shapes", "--spacing", "tuned", "--steps", "3", "--out", "codes.safetensors"];
+    workspace.run(&encode).succeeds();
+    workspace.run(&["decode", "--model", "tuned", "codes.safetensors", "--out", "back"]).succeeds();
+    // Another model has no such chain, even one of the same networks.
+    workspace.run(&["decode", "--model", "model", "codes.safetensors", "--out", "other"]).fails_with("made by model");
+    workspace.run(&tune).fails_with("--force");
+}
