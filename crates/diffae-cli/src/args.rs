@@ -58,7 +58,7 @@ pub(crate) struct Cli {
 /// Options of every command, shown after its own.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct GlobalArgs {
-    /// Device: auto, cpu, cuda, cuda:N or metal; auto is the GPU if this program has a backend for it, else the CPU
+    /// Device: auto, cpu, cuda, cuda:N or metal; auto uses the GPU if this program has a backend for it, else the CPU
     #[arg(long, global = true, help_heading = GLOBAL_HEADING, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: String,
     /// Number type of the weights, and on a GPU of the arithmetic
@@ -88,7 +88,7 @@ pub(crate) enum NumberType {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show what a Diffusion Autoencoder does, as a web page: built-in model and images, half a minute to a few minutes
+    /// Generate a web page of examples from the built-in model, in half a minute to a few minutes
     Demo(DemoArgs),
     /// Describe a model: architecture, sizes, and which commands it supports
     Info(InfoArgs),
@@ -96,7 +96,7 @@ pub(crate) enum Command {
     Import(ImportArgs),
     /// Crop and align faces in photographs as in FFHQ
     Align(AlignArgs),
-    /// Make a data set of a published source, or of pictures of your own
+    /// Create a data set from a published source, or from your own images
     Dataset(DatasetArgs),
     /// Encode images: semantic code z_sem and stochastic code x_T
     Encode(EncodeArgs),
@@ -228,7 +228,7 @@ pub(crate) struct PictureArgs {
 /// Policy for pictures that cannot be read.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct BrokenArgs {
-    /// Leave out pictures that cannot be read, and say which and why
+    /// Skip images that cannot be read, and report each with the reason
     #[arg(long)]
     pub(crate) skip_broken: bool,
 }

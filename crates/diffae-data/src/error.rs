@@ -47,7 +47,7 @@ pub enum Error {
         #[source]
         source: image::ImageError,
     },
-    /// A file that is no picture, or a picture of an unsupported kind.
+    /// A file that is not a picture, or is one of an unsupported kind.
     #[error("cannot read {} as a picture: {problem}", path.display())]
     UnreadPicture {
         /// The file.
@@ -154,7 +154,7 @@ pub enum Error {
         /// The last unreadable picture, with the reason.
         last: String,
     },
-    /// A file of landmarks is damaged or something else.
+    /// A landmark model file is damaged or of another kind.
     #[error("{} is not a landmark model of dlib: byte {offset}: {problem}", path.display())]
     LandmarkModel {
         /// The file.
@@ -178,7 +178,7 @@ pub enum Error {
         /// The photograph.
         name: String,
     },
-    /// Landmarks that a face cannot be cut out by.
+    /// Landmarks from which no crop can be computed.
     #[error("the landmarks do not show a face: {problem}")]
     Landmarks {
         /// A description of the problem.

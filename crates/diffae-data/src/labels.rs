@@ -20,7 +20,7 @@ pub struct Labels {
     rows: HashMap<String, Vec<bool>>,
 }
 
-/// The treatment of rows whose pictures are not among the data.
+/// Policy for label rows whose pictures are not in the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strangers {
     /// Fails: the file is of other data, or a name is wrong.

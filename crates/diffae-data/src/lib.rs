@@ -8,8 +8,8 @@
 //! | [`Loader`] | batches of pictures, read ahead by threads in an order that the caller decides |
 //! | [`list_inputs`] | the pictures that a command line names |
 //! | [`read_image`], [`picture_from_bytes`], [`png_bytes`] | picture files and tensors `[C, H, W]` in `[-1, 1]` |
-//! | [`align_face`] | faces cut out of photographs as those of FFHQ |
-//! | [`write_atomically`] | files that are whole or not there |
+//! | [`align_face`] | faces cropped from photographs as in FFHQ |
+//! | [`write_atomically`] | atomic file writes |
 //!
 //! ```
 //! use std::path::Path;

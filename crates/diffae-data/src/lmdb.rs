@@ -18,7 +18,7 @@ use crate::source::{Item, Place, Values};
 const DATA_FILE: &str = "data.mdb";
 /// Divisor of the size of every database, whatever the page size of the system.
 const PAGES_BYTES: usize = 1 << 16;
-/// Key of the count, which is no picture.
+/// Key of the count, which is not a picture.
 const LENGTH_KEY: &[u8] = b"length";
 
 /// Offsets in a meta page, the first of a file, of its magic number, the size of pages, the number of the last page and

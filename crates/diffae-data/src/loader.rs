@@ -27,7 +27,7 @@ pub struct Batch {
 pub struct Drawn {
     /// Index of the picture.
     pub idx: usize,
-    /// True if the picture is mirrored left to right.
+    /// True if the picture is flipped horizontally.
     pub is_mirrored: bool,
 }
 
@@ -122,7 +122,7 @@ impl Loader {
         batch
     }
 
-    /// Returns how long [`next_batch`](Self::next_batch) has waited since this was last asked.
+    /// Returns how long [`next_batch`](Self::next_batch) has waited since the last call of this method.
     pub fn take_waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
     }

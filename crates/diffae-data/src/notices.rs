@@ -1,4 +1,4 @@
-//! Log messages that are logged once, however often a file is met.
+//! Log messages that are emitted once, however often a file is encountered.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};

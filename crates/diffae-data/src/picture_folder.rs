@@ -21,7 +21,7 @@ const MAX_NAMED: usize = 3;
 /// Number of bytes to inspect of a file without an ending.
 const BEGINNING_BYTES: u64 = 16;
 
-/// Lists the picture files of a folder, searched to the bottom, in order of their names; by their endings, files
+/// Lists the picture files of a folder, searched recursively, in order of their names; by their endings, files
 /// without any by their first bytes. Hidden files are left out.
 ///
 /// Links are followed. A folder that is met twice, through a link or a circle of them, counts once, under its own name if

@@ -1,4 +1,4 @@
-//! The first pictures of a data set, each with a name of its own, to measure or to learn from.
+//! The first pictures of a data set, under unique names, for evaluation or fitting.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -65,7 +65,7 @@ impl PictureSet {
         self.crop
     }
 
-    /// Returns the pictures that these are the first of.
+    /// Returns all pictures of the data set, of which this set holds the first.
     #[must_use]
     pub fn all(&self) -> &Pictures {
         &self.pictures

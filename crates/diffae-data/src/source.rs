@@ -1,4 +1,4 @@
-//! Sources of encoded pictures by number.
+//! Indexed sources of encoded pictures.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 use crate::error::{Error, Result, at};
 use crate::tar_members;
 
-/// A numbered collection of encoded pictures, in a fixed order.
+/// An indexed collection of encoded pictures, in a fixed order.
 ///
 /// [`Pictures::from_source`](crate::Pictures::from_source) splits, crops and decodes them.
 pub trait Source: fmt::Debug + Send + Sync {

@@ -1,4 +1,4 @@
-//! The circumstances of an evaluation: where it writes, its seed, and who watches it.
+//! The context of an evaluation: output folder, seed and observer.
 
 use std::fmt;
 use std::fs;
@@ -54,7 +54,7 @@ impl Watch<'_> {
     }
 }
 
-/// The circumstances of an evaluation, shared by all measures.
+/// The context of an evaluation, shared by all measures.
 #[derive(Clone)]
 pub struct Evaluation<'a> {
     out: PathBuf,
@@ -72,7 +72,7 @@ impl fmt::Debug for Evaluation<'_> {
 }
 
 impl<'a> Evaluation<'a> {
-    /// Begins an evaluation that writes into a folder, or goes on where one of equal settings was interrupted there.
+    /// Begins an evaluation that writes into a folder, or resumes an interrupted one of equal settings there.
     /// The seed is 0.
     pub fn new(out: &Path, observer: impl FnMut(&EvaluationEvent) -> ControlFlow<()> + Send + 'a) -> Self {
         Self {
@@ -103,7 +103,7 @@ impl<'a> Evaluation<'a> {
         Self { provenance: entries.to_owned(), ..self }
     }
 
-    /// Returns the circumstances of one measure of several: it writes into a folder of its own, and shares the cache of
+    /// Returns the context of one of several measures: it writes into a folder of its own, and shares the cache of
     /// semantic codes.
     #[must_use]
     pub fn within(&self, name: &str) -> Self {

@@ -1,7 +1,7 @@
 //! Evaluation of Diffusion Autoencoders: image quality measures, protocols, reports.
 //!
 //! A measure of pairs compares a batch `x` with a batch `y` of the same shape, `[N, C, H, W]`, f32, in `[0, 1]`
-//! (the networks speak `[-1, 1]`: convert with `(x + 1) / 2` first), and returns one f64 for each of the `N`
+//! (networks use `[-1, 1]`: convert with `(x + 1) / 2` first), and returns one f64 for each of the `N`
 //! pairs, in order. Averages are left to the caller, who knows how many images the batch stands for.
 //!
 //! | measure | same pair | better | answers |
@@ -22,14 +22,14 @@
 //! | [`frechet_distance`] | 0 | how far are mean and covariance of the features apart? |
 //! | [`kernel_distance`] | 0 | the same without assuming a normal distribution |
 //! | [`manifold_overlap`] | 1 | precision, recall, density, coverage: are samples real, and as varied? |
-//! | [`auroc`], [`average_precision`] | 1 | does what is present score higher than what is not? |
+//! | [`auroc`], [`average_precision`] | 1 | do positives score higher than negatives? |
 //!
 //! The features come from [`FeatureNetwork`]; [`Lpips`] compares pictures pair by pair by the activations of a network.
 //! [`LinearProbe`] measures which attributes can be read linearly from codes, [`dci`] and [`total_auroc_difference`]
 //! whether single dimensions stand for single attributes; [`bootstrap`] gives confidence intervals.
 //!
-//! What is compared with what, over how many steps and pictures, are protocols: a [`Measure`] of [`measures`] runs within
-//! an [`Evaluation`], which can be interrupted and goes on, and returns a [`Report`] of [`Figure`]s with intervals; a
+//! Protocols fix what is compared, over how many steps and images: a [`Measure`] of [`measures`] runs within
+//! an [`Evaluation`], which can be interrupted and resumed, and returns a [`Report`] of [`Figure`]s with intervals; a
 //! [`Comparison`] lays reports side by side.
 //!
 //! ```no_run

@@ -14,7 +14,7 @@ pub struct ManifoldOverlap {
     /// Share of real pictures that lie in the neighborhood of a sample.
     pub recall: f64,
     /// Mean number of neighborhoods of real pictures that a sample lies in, over k: a precision that counts crowds; may
-    /// pass 1.
+    /// exceed 1.
     pub density: f64,
     /// Share of real pictures whose neighborhood holds a sample.
     pub coverage: f64,

@@ -41,7 +41,7 @@ impl FrameRate {
     }
 }
 
-/// Encodes frames as an endless GIF.
+/// Encodes frames as a looping GIF.
 ///
 /// # Errors
 /// [`diffae_data::Error::Encode`] with `path`, which is for the message.
@@ -49,7 +49,7 @@ pub fn animation_bytes(frames: &[RgbImage], rate: FrameRate, path: &Path) -> Res
     gif_with_delays(frames, (0..).map(|idx| 10 * rate.centiseconds(idx)), path)
 }
 
-/// Encodes an endless GIF animation of the given frames.
+/// Encodes a looping GIF animation of the given frames.
 ///
 /// # Errors
 /// [`diffae_data::Error::Encode`] with `path` if it cannot be encoded.

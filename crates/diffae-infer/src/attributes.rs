@@ -53,7 +53,7 @@ pub(crate) fn default_names(num_attributes: usize) -> Vec<String> {
     (0..num_attributes).map(|idx| format!("attribute_{idx}")).collect()
 }
 
-/// Reads names: one a line, all on one line, or a `CelebA` label file (whose second line names the columns).
+/// Reads names: one per line, all on one line, or a `CelebA` label file (whose second line names the columns).
 #[must_use]
 pub fn names_from_text(text: &str) -> Vec<String> {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

@@ -7,7 +7,7 @@ use image::RgbImage;
 use crate::error::Result;
 use crate::model_dir::ModelSource;
 
-/// Name of the built-in model: cartoon faces of 64 pixels. Any path of a model may be this name.
+/// Name of the built-in model: cartoon faces of 64 pixels. Any model path may be this name.
 ///
 /// Its card, `models/toonheads/README.md` in the crate, says how it was trained, what was measured, and whose artwork it
 /// has seen.
@@ -38,7 +38,7 @@ impl ModelSource {
     }
 }
 
-/// Decodes eight faces of 64 pixels that the built-in model has not seen in training, with names.
+/// Decodes eight 64-pixel faces held out from the built-in model's training, with their names.
 ///
 /// # Errors
 /// None that can be brought about.

@@ -1,4 +1,4 @@
-//! Semantic codes of many items, kept in a file while they are computed.
+//! Semantic codes of many items, cached in a file as they are computed.
 
 use std::fs;
 use std::ops::{ControlFlow, Range};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result, computing};
 const KEY: &str = "diffae:codes";
 const ATTEMPTED: &str = "diffae:tried";
 
-/// A file of semantic codes that are computed once, batch by batch; an interrupted process goes on where it was.
+/// A file of semantic codes that are computed once, batch by batch; an interrupted process resumes where it stopped.
 #[derive(Debug, Clone)]
 pub struct CodeCache<'a> {
     /// The file; its folder is created if it is missing.

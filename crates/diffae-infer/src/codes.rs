@@ -27,7 +27,7 @@ pub struct Codes {
     pub x_terminal: Option<Tensor>,
     /// The residual of `x_T`, if an exact chain made it.
     pub residual: Option<Residual>,
-    /// Names, one per picture; after reading, fit for file names and all different.
+    /// Names, one per picture; after reading, valid as file names and unique.
     pub names: Vec<String>,
     /// Fingerprint of the model that encoded the pictures.
     pub fingerprint: String,

@@ -12,7 +12,7 @@ use crate::noise::NoiseSource;
 /// of the built-in model.
 const NUM_STEPS: usize = 2;
 
-/// The kind of pictures that a model is for, where that is narrow.
+/// The image domain of a model, if it is narrow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PictureDomain {

@@ -8,9 +8,9 @@
 //! | [`Model::encode_semantic`] | `x_0 -> z_sem`, the semantics of the picture |
 //! | [`Model::invert`] | `(x_0, z_sem) -> x_T`, the remaining details |
 //! | [`Model::decode`] | `(z_sem, x_T) -> x_0` |
-//! | [`Model::edit`] | `z_sem` moved along an attribute |
+//! | [`Model::edit`] | `z_sem` moved along an attribute direction |
 //! | [`Model::sample_z_sem`] | noise -> `z_sem` of a new picture |
-//! | [`lerp`], [`slerp`] | codes between two pictures |
+//! | [`lerp`], [`slerp`] | interpolated codes |
 //!
 //! Tensors are f32: pictures `[N, C, H, W]` in `[-1, 1]`, semantic codes `[N, D]`. Noise comes from a seeded
 //! [`NoiseSource`] and is the same on every device.

@@ -131,7 +131,7 @@ pub type ModelConfig = Valid<RawModelConfig>;
 pub enum RawModelConfig {
     /// A plain DDPM, which has no semantic code.
     Ddpm {
-        /// Sizes of the `UNet`, which is conditioned on time alone.
+        /// Config of the `UNet`, which is conditioned on time alone.
         unet: UnetConfig,
         /// The diffusion over pictures.
         diffusion: DiffusionConfig,
@@ -140,7 +140,7 @@ pub enum RawModelConfig {
     },
     /// A diffusion autoencoder.
     Autoencoder {
-        /// Sizes of semantic encoder and conditioned `UNet`.
+        /// Configs of the semantic encoder and the conditioned `UNet`.
         networks: AutoencoderConfig,
         /// The diffusion over pictures.
         diffusion: DiffusionConfig,
@@ -202,7 +202,7 @@ impl RawModelConfig {
         }
     }
 
-    /// Returns the sizes of the `UNet`; a one-shot autoencoder has none.
+    /// Returns the config of the `UNet`; a one-shot autoencoder has none.
     #[must_use]
     pub fn unet(&self) -> Option<&UnetConfig> {
         match self {
@@ -252,7 +252,7 @@ impl RawModelConfig {
         ModelConfig::new(config)
     }
 
-    /// Returns the sizes of a one-shot autoencoder.
+    /// Returns the config of a one-shot autoencoder.
     #[must_use]
     pub fn one_shot(&self) -> Option<&CompactConfig> {
         match self {

@@ -358,7 +358,7 @@ impl ModelSource {
         names.filter_map(|name| source.shape(&name).map(|shape| shape.iter().product::<usize>())).sum()
     }
 
-    /// Computes a short name for all that determines how pictures are encoded and decoded: encoder, `UNet` and their
+    /// Computes a fingerprint of all that determines how pictures are encoded and decoded: encoder, `UNet` and their
     /// weights.
     ///
     /// Codes carry it, so that they are not decoded with another model by mistake. It does not depend on whether the
@@ -387,7 +387,7 @@ impl ModelSource {
         Ok(fingerprint.digits())
     }
 
-    /// Computes a short name for all that determines how `z_sem` are sampled and normalized: the latent net with its
+    /// Computes a fingerprint of all that determines how `z_sem` is sampled and normalized: the latent net with its
     /// config, mean and standard deviation; none without any of them.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ const RESULTS_FOLDER: &str = "results";
 /// Settings that determine the values of results, by name.
 pub type Settings = BTreeMap<String, Value>;
 
-/// A choice whether a run resumes from the results of an interrupted one.
+/// Policy for resuming from the results of an interrupted run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resume {
     /// Resumes; different settings are an error.

@@ -55,7 +55,7 @@ pub struct CodesBatch<'a> {
     pub residual: Option<&'a Residual>,
     /// Semantic codes, `[N, D]`, f32; absent in a plain DDPM.
     pub z_sem: Option<&'a Tensor>,
-    /// The N numbers of the pictures, from which noise is drawn for samplers that add some; others ignore them.
+    /// Indices of the N pictures, which determine the noise of stochastic samplers; others ignore them.
     pub numbers: &'a [u64],
 }
 
@@ -398,7 +398,7 @@ impl Pipeline {
         computing("joining pictures", Tensor::cat(&pictures.collect::<Result<Vec<_>>>()?, 0))
     }
 
-    /// Samples the codes of pictures of the seed by their numbers: each is the same whatever else is in its batch.
+    /// Samples codes by their index in the sequence of the seed, independently of the batch.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] without numbers; [`Error::MissingPart`] if the model has a `z_sem` but no latent net;

@@ -11,7 +11,7 @@ use crate::stochastic_code::{ExactSettings, Inversion};
 /// these defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PipelineSettings {
-    /// The inversion of pictures to `x_T`. Default: exact. What an exact chain encoded, it also decodes, whatever the sampler.
+    /// The inversion of pictures to `x_T`. Default: exact. Exact codes are decoded along their chain, whatever the sampler.
     pub inversion: Inversion,
     /// The sampler that decodes other `x_T`, such as random ones. Default: DPM-Solver++(2M).
     pub sampler: Sampler,
@@ -22,7 +22,7 @@ pub struct PipelineSettings {
     /// Steps of [`Inversion::Ddim`], evenly spaced. Fewer give an `x_T` that decodes less exactly. Default: 250.
     pub num_invert_steps: usize,
     /// Steps of the latent diffusion that samples `z_sem`, with the sampler and the spacing of decoding; DDIM in place of
-    /// samplers that add noise. Default: 20; of the reference 200.
+    /// samplers that add noise. Default: 20; 200 in the reference.
     pub num_latent_steps: usize,
     /// Clamping of the estimate of `x_0` to `[-1, 1]` at each step while decoding. Default: on.
     pub clip: Clip,
@@ -33,7 +33,7 @@ pub struct PipelineSettings {
 }
 
 impl PipelineSettings {
-    /// The defaults, as a constant.
+    /// The default settings, as a constant.
     pub const DEFAULT: Self = Self {
         inversion: Inversion::Exact(ExactWeights::Balanced),
         sampler: Sampler::DpmSolverPp2M,
@@ -46,7 +46,7 @@ impl PipelineSettings {
         batch_size: None,
     };
 
-    /// The chains of the paper and its released code: DDIM on evenly spaced timesteps, 250 steps up and 20 down.
+    /// The chains of the paper and its released code: evenly spaced DDIM, 250 inversion and 20 decoding steps.
     pub const REFERENCE: Self = Self {
         inversion: Inversion::Ddim,
         sampler: Sampler::DDIM,
@@ -56,7 +56,7 @@ impl PipelineSettings {
         ..Self::DEFAULT
     };
 
-    /// [`REFERENCE`](Self::REFERENCE) for edits: 100 decoding steps, since edited codes are off the paths along which 20 do.
+    /// [`REFERENCE`](Self::REFERENCE) for edits: 100 decoding steps, since 20 are too few for edited codes.
     pub const REFERENCE_EDITS: Self = Self { num_steps: 100, ..Self::REFERENCE };
 
     /// Returns the defaults for a model: [`DEFAULT`](Self::DEFAULT), but for a distilled decoder DDIM along the chain that it

@@ -21,7 +21,7 @@ pub enum Inversion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExactSettings {
-    /// Number of steps, N: N + 1 evaluations up, N down.
+    /// Number of steps, N: N + 1 evaluations to invert, N to decode.
     pub steps: usize,
     /// Spacing of its timesteps.
     #[serde(serialize_with = "write_text", deserialize_with = "read_text")]

@@ -16,9 +16,9 @@ use crate::tape::differentiable;
 pub struct GroupNorm<'a> {
     /// Number of groups; divides C.
     pub num_groups: usize,
-    /// Factor, `[N, C]`, or `[1, C]` or `[C]` for all images.
+    /// Scale, `[N, C]`, or `[1, C]` or `[C]` for all images.
     pub scale: &'a Tensor,
-    /// Summand, `[N, C]`, or `[1, C]` or `[C]` for all images.
+    /// Shift, `[N, C]`, or `[1, C]` or `[C]` for all images.
     pub shift: &'a Tensor,
     /// Activation that follows the affine map.
     pub activation: Activation,

@@ -12,11 +12,11 @@ use crate::storage::with_floats;
 pub struct AdamConfig {
     /// Learning rate.
     pub lr: f64,
-    /// Decay of the mean of gradients.
+    /// Decay rate of the first moment, beta_1.
     pub beta_1: f64,
-    /// Decay of the mean of squared gradients.
+    /// Decay rate of the second moment, beta_2.
     pub beta_2: f64,
-    /// Stabilizer that is added to the root of the mean of squared gradients.
+    /// Epsilon, added to the denominator for numerical stability.
     pub eps: f64,
     /// Decoupled weight decay (`AdamW`); 0 is Adam.
     pub weight_decay: f64,
@@ -31,16 +31,16 @@ pub struct AdamStep {
     pub config: AdamConfig,
     /// Number of steps before this one: t - 1, from 0.
     pub step_idx: usize,
-    /// Factor that gradients are multiplied with first, for clipping.
+    /// Factor by which gradients are scaled first, for clipping.
     pub gradient_scale: f64,
 }
 
 /// Optimizer state of one parameter, in f32, in the order of its elements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParameterState {
-    /// Decayed mean of gradients.
+    /// First moment: running mean of the gradient.
     pub m: Vec<f32>,
-    /// Decayed mean of squared gradients.
+    /// Second moment: running mean of the squared gradient.
     pub v: Vec<f32>,
     /// Moving average of the parameter, or empty if there is none.
     pub ema: Vec<f32>,
@@ -80,7 +80,7 @@ pub fn adam_step(parameter: &Var, gradient: &Tensor, state: &mut ParameterState,
     with_floats(gradient, |gradient| parameter.inplace_op1(&Step { gradient, state: RefCell::new(state), factors }))
 }
 
-/// Computes the sum of squares of a tensor, as the norm of all gradients needs it.
+/// Computes the sum of squares of a tensor, for the global gradient norm.
 ///
 /// # Errors
 /// If the device fails.

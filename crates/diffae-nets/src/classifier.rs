@@ -31,7 +31,7 @@ impl AttributeClassifier {
         Ok(Self { config: config.clone(), linear, directions, dtype: compute_dtype(vb.dtype(), vb.device()) })
     }
 
-    /// Returns the sizes and attribute names of the classifier.
+    /// Returns the config of the classifier, with its attribute names.
     #[must_use]
     pub fn config(&self) -> &ClassifierConfig {
         &self.config

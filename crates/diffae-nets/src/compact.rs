@@ -26,7 +26,7 @@ const MOMENTUM: f64 = 0.1;
 const LEAK: f64 = 0.2;
 const MAX_CHANNELS: usize = 1 << 13;
 
-/// Sizes of a compact autoencoder as written.
+/// Unvalidated config of a compact autoencoder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawCompactConfig {
@@ -44,7 +44,7 @@ pub struct RawCompactConfig {
     pub noise_levels: usize,
 }
 
-/// Valid sizes of a compact autoencoder.
+/// Validated config of a compact autoencoder.
 pub type CompactConfig = Valid<RawCompactConfig>;
 
 impl RawCompactConfig {
@@ -116,7 +116,7 @@ pub struct CompactDecoder {
 pub struct CompactCode<'a> {
     /// Semantic codes, `[N, D]`.
     pub z_sem: &'a Tensor,
-    /// Noise levels, `[N, 1]` in `[0, 1]`: how much of the details is left to chance.
+    /// Noise levels, `[N, 1]` in `[0, 1]`: how much of the detail is random.
     pub level: &'a Tensor,
     /// Standard normal noise, `[N, noise_channels]`; the level scales it.
     pub noise: &'a Tensor,
@@ -232,7 +232,7 @@ impl CompactDecoder {
     }
 }
 
-/// Discriminator between pictures and decoder outputs: one logit per picture, positive for the former.
+/// Discriminator between real images and decoder outputs: one logit per image, positive for real.
 #[derive(Debug, Clone)]
 pub struct Discriminator {
     image_channels: usize,

@@ -1,4 +1,4 @@
-//! Sizes of the networks, as written (`Raw...`) and validated ([`Valid`]).
+//! Configs of the networks, unvalidated (`Raw...`) and validated ([`Valid`]).
 //!
 //! A `Raw...` config is plain data, read from JSON or TOML with unknown keys rejected. [`Valid`] holds one that was
 //! checked for everything that construction relies on.
@@ -16,7 +16,7 @@ const MAX_CHANNELS: usize = 1 << 16;
 /// Maximum number of blocks or layers in a row.
 const MAX_LAYERS: usize = 1 << 8;
 
-/// A config that was checked; its fields are read through [`Deref`] and cannot be changed.
+/// A validated config, which derefs to its fields and cannot be changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Valid<Raw>(Raw);
 
@@ -70,7 +70,7 @@ pub enum Conditioning {
     TimeAndZSem,
 }
 
-/// Sizes of a [`Unet`](crate::Unet) as written.
+/// Unvalidated config of a [`Unet`](crate::Unet).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawUnetConfig {
@@ -84,9 +84,9 @@ pub struct RawUnetConfig {
     pub model_channels: usize,
     /// Channels of each level in units of M; the resolution halves from level to level.
     pub channel_mult: Vec<usize>,
-    /// Residual blocks per level, R; the ascending half has one more.
+    /// Residual blocks per level, R; the upsampling half has one more.
     pub num_res_blocks: usize,
-    /// Residual blocks per level in the descending half, where it differs from R.
+    /// Residual blocks per level of the downsampling half, if not R.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_input_res_blocks: Option<usize>,
     /// Width of the time embedding and of `z_sem`, E.
@@ -101,7 +101,7 @@ pub struct RawUnetConfig {
     pub conditioning: Conditioning,
 }
 
-/// Valid sizes of a [`Unet`](crate::Unet).
+/// Validated config of a [`Unet`](crate::Unet).
 pub type UnetConfig = Valid<RawUnetConfig>;
 
 impl RawUnetConfig {
@@ -150,7 +150,7 @@ impl Check for RawUnetConfig {
     }
 }
 
-/// Sizes of a [`SemanticEncoder`](crate::SemanticEncoder) as written.
+/// Unvalidated config of a [`SemanticEncoder`](crate::SemanticEncoder).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawEncoderConfig {
@@ -172,7 +172,7 @@ pub struct RawEncoderConfig {
     pub num_heads: usize,
 }
 
-/// Valid sizes of a [`SemanticEncoder`](crate::SemanticEncoder).
+/// Validated config of a [`SemanticEncoder`](crate::SemanticEncoder).
 pub type EncoderConfig = Valid<RawEncoderConfig>;
 
 impl RawEncoderConfig {
@@ -238,7 +238,7 @@ impl AutoencoderConfig {
     }
 }
 
-/// Sizes of a [`LatentNet`](crate::LatentNet) as written.
+/// Unvalidated config of a [`LatentNet`](crate::LatentNet).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawLatentNetConfig {
@@ -248,13 +248,13 @@ pub struct RawLatentNetConfig {
     pub hidden_channels: usize,
     /// Number of layers, K, the last included.
     pub num_layers: usize,
-    /// Layers, counted from 0, that take `z_t` beside the hidden state; each in `1..K`.
+    /// Indices of the layers whose input is concatenated with `z_t` (skip connections); each in `1..K`.
     pub skip_layers: Vec<usize>,
     /// Number of sinusoids of the time embedding.
     pub time_embed_channels: usize,
 }
 
-/// Valid sizes of a [`LatentNet`](crate::LatentNet).
+/// Validated config of a [`LatentNet`](crate::LatentNet).
 pub type LatentNetConfig = Valid<RawLatentNetConfig>;
 
 impl RawLatentNetConfig {
@@ -287,7 +287,7 @@ impl Check for RawLatentNetConfig {
     }
 }
 
-/// Sizes of an [`AttributeClassifier`](crate::AttributeClassifier) as written.
+/// Unvalidated config of an [`AttributeClassifier`](crate::AttributeClassifier).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawClassifierConfig {
@@ -310,7 +310,7 @@ impl RawClassifierConfig {
     pub const MAX_LOCAL_UNITS: usize = 1024;
 }
 
-/// Valid sizes of an [`AttributeClassifier`](crate::AttributeClassifier).
+/// Validated config of an [`AttributeClassifier`](crate::AttributeClassifier).
 pub type ClassifierConfig = Valid<RawClassifierConfig>;
 
 impl Check for RawClassifierConfig {

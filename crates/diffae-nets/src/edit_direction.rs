@@ -77,7 +77,7 @@ impl EditDirection {
     /// # Shapes
     /// - `direction`: `[D]`.
     /// # Errors
-    /// [`Error::ShapeMismatch`] if it is no vector, [`Error::NotFinite`] if a value is not finite.
+    /// [`Error::ShapeMismatch`] if it is not a vector, [`Error::NotFinite`] if a value is not finite.
     pub fn fixed(direction: Tensor) -> Result<Self> {
         Self { mean: direction, local: None }.checked()
     }

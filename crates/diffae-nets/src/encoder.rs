@@ -12,7 +12,7 @@ use crate::plan::{ResPlan, Resample};
 use crate::precision::compute_dtype;
 use crate::res_block::PlainResBlock;
 
-/// Semantic encoder from clean pictures to codes: the descending half of a `UNet`, a global mean and a 1x1 convolution.
+/// Semantic encoder of clean pictures: the downsampling half of a `UNet`, a global mean and a 1x1 convolution.
 ///
 /// # Source
 /// Preechakul et al. 2022 (arXiv:2111.15640), section 3 and appendix A; block layout as in the released weights.
@@ -65,7 +65,7 @@ impl SemanticEncoder {
         })
     }
 
-    /// Returns the sizes of the encoder.
+    /// Returns the config of the encoder.
     #[must_use]
     pub fn config(&self) -> &EncoderConfig {
         &self.config

@@ -117,7 +117,7 @@ pub enum Error {
     /// An encoder is joined with a `UNet` without semantic code.
     #[error("the unet is conditioned on time alone, so it cannot be joined with an encoder")]
     NoZSem,
-    /// A part of a model works on semantic codes, and the model has none.
+    /// A part that needs semantic codes, in a model that has none.
     #[error("a plain DDPM has no semantic code, so it cannot have a {part}")]
     NeedsZSem {
         /// Name of the part.
@@ -165,7 +165,7 @@ pub enum Error {
         path: PathBuf,
         /// Length of the file.
         got: u64,
-        /// Length by the header; that of the header if this is cut off itself.
+        /// Length according to the header; that of the header, if it is itself truncated.
         needed: u64,
     },
     /// A file is of another kind where tensors in safetensors were expected.
@@ -208,7 +208,7 @@ pub enum Error {
         name: String,
         /// Shape of the tensor.
         got: Vec<usize>,
-        /// Shape by the config.
+        /// Shape according to the config.
         expected: Vec<usize>,
     },
     /// A tensor has a number type that cannot hold weights.

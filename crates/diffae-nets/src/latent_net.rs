@@ -10,7 +10,7 @@ use crate::norm::LayerNorm;
 use crate::precision::compute_dtype;
 use crate::time_embedding::{TimeEmbedding, TimeEmbeddingConfig, silu};
 
-/// Noise predictor for normalized semantic codes: a perceptron that takes its input again at every skip layer.
+/// Noise predictor for normalized semantic codes: an MLP whose skip layers take its input again.
 ///
 /// Layer k: `h = Linear([h, z_t] or h)`, and for all but the last `h = SiLU(LayerNorm(h * (1 + Linear(SiLU(t_emb)))))`.
 ///
@@ -63,7 +63,7 @@ impl LatentNet {
         })
     }
 
-    /// Returns the sizes of the network.
+    /// Returns the config of the network.
     #[must_use]
     pub fn config(&self) -> &LatentNetConfig {
         &self.config

@@ -1,4 +1,4 @@
-//! Timestep embedding: sinusoids and a two-layer perceptron.
+//! Timestep embedding: sinusoids and a two-layer MLP.
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;

@@ -56,7 +56,7 @@ pub struct TimeProjections(Vec<Tensor>);
 pub struct TrainingMode {
     /// Seed that decides which activations are dropped, where the config has dropout. `None` drops nothing.
     pub dropout_seed: Option<u64>,
-    /// True if only the input of each block is saved for the backward pass, and the rest recomputed there.
+    /// Activation checkpointing: saves only each block's input, and recomputes the rest in the backward pass.
     pub checkpoint_blocks: bool,
 }
 
@@ -96,7 +96,7 @@ impl Unet {
         })
     }
 
-    /// Returns the sizes of the network.
+    /// Returns the config of the network.
     #[must_use]
     pub fn config(&self) -> &UnetConfig {
         &self.config

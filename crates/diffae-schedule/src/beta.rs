@@ -28,7 +28,7 @@ const MIN_SIGNAL: f64 = 1.0 / 4096.0;
 /// Keeps beta from reaching 1 at the end, where `alpha_bar` would be 0.
 const COSINE_BETA_LIMIT: f64 = 0.999;
 
-/// A rule by which beta depends on the timestep.
+/// A beta schedule: beta as a function of the timestep.
 ///
 /// Images use [`Linear`](Self::Linear); the latent diffusion of the released models uses `const0.008`.
 ///
@@ -74,7 +74,7 @@ pub enum BetaSchedule {
 }
 
 impl BetaSchedule {
-    /// Returns whether nothing is left of the data at the last timestep, so that a network cannot be trained to predict
+    /// Returns whether the terminal SNR is (nearly) zero, so that a network cannot be trained to predict
     /// the noise.
     #[must_use]
     pub fn ends_without_signal(&self) -> bool {

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::tensor_checks::{check_like, num_items};
 use crate::{Error, Result, Timestep};
 
-/// Predicts the noise in noisy data; conditions such as `z_sem` belong to the implementor.
+/// Predicts the noise in noisy data; conditioning such as `z_sem` is up to the implementor.
 ///
 /// Every `Fn(&Tensor, &[Timestep]) -> candle_core::Result<Tensor>` is one. A closure that is passed on the spot needs
 /// its parameter types written out.

@@ -11,25 +11,25 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A text names no beta schedule.
+    /// An unknown beta schedule.
     #[error("unknown beta schedule {got:?}, expected {expected}", expected = crate::beta::NAMES)]
     UnknownBetaSchedule {
         /// The text.
         got: String,
     },
-    /// A text names nothing that a network could predict.
+    /// An unknown prediction target.
     #[error("unknown prediction {got:?}, expected `eps`, `v` or `x_0`")]
     UnknownPredictionTarget {
         /// The text.
         got: String,
     },
-    /// A text names no sampler.
+    /// An unknown sampler.
     #[error("unknown sampler {got:?}, expected {expected}", expected = Sampler::names().collect::<Vec<_>>().join(", "))]
     UnknownSampler {
         /// The text.
         got: String,
     },
-    /// A text names no step sequence.
+    /// An invalid step sequence.
     #[error(
         "unknown step sequence {got:?}, expected `all`, `ddimN` as in `ddim20`, or section counts as in `10,15,20`"
     )]
@@ -48,7 +48,7 @@ pub enum Error {
         /// The beta.
         got: f64,
     },
-    /// The betas are so small, or so many, that `alpha_bar` stands still or reaches 0 in f64.
+    /// The betas are so small or so many that `alpha_bar` stops decreasing or underflows to 0 in f64.
     #[error("alpha_bar at timestep {timestep} is {got}, expected 0 < alpha_bar < {previous}, its predecessor")]
     AlphaBarNotDecreasing {
         /// The timestep of the `alpha_bar`.
@@ -103,13 +103,13 @@ pub enum Error {
     /// Timesteps of a chain are not strictly increasing, or there are none.
     #[error("the timesteps of a chain must be one or more and increase strictly")]
     TimestepsNotIncreasing,
-    /// A text names no spacing.
+    /// An unknown spacing.
     #[error("unknown spacing {got:?}, expected {expected}", expected = Spacing::names().collect::<Vec<_>>().join(", "))]
     UnknownSpacing {
         /// The text.
         got: String,
     },
-    /// A text names no weights of an exact chain.
+    /// An unknown choice of weights of an exact chain.
     #[error("unknown weights {got:?}, expected {expected}", expected = ExactWeights::names().collect::<Vec<_>>().join(", "))]
     UnknownExactWeights {
         /// The text.
@@ -118,7 +118,7 @@ pub enum Error {
     /// A step sequence of no sections.
     #[error("step sequence has 0 sections, expected at least 1")]
     NoSections,
-    /// A section is to have no steps, or more than it has timesteps.
+    /// A section with no steps, or with more steps than timesteps.
     #[error(
         "section {section_idx} has {num_timesteps} timesteps and is to have {got} steps, expected 1 to {num_timesteps}"
     )]

@@ -1,8 +1,8 @@
-//! Noise schedules and samplers of Diffusion Autoencoders: DDIM with its inversion, DDPM, DPM-Solver++(2M), step
-//! sequences.
+//! Noise schedules, samplers (DDIM, DDPM, iPNDM, DPM-Solver++, UniPC), DDIM inversion, exact inversion and step
+//! sequences for Diffusion Autoencoders.
 //!
-//! The crate knows no network: a predictor of noise implements [`Denoiser`]. It draws no random numbers: noise is an
-//! argument. It computes its tables in f64, and goes along a chain in the dtype of the state, f32 or f64.
+//! The crate depends on no network: a noise predictor implements [`Denoiser`]. It draws no random numbers: noise is an
+//! argument. It computes its tables in f64, and runs chains in the dtype of the state, f32 or f64.
 //!
 //! A [`BetaSchedule`] defines a [`NoiseSchedule`] over the training grid. A [`StepSequence`] selects its timesteps
 //! for a [`StepChain`], along which a [`ReverseProcess`] goes from noise to data with any [`Sampler`], and a

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::tensor_checks::{check_dtype, check_like};
 use crate::{Error, Result};
 
-/// The treatment of the estimate of `x_0` before a sampler uses it.
+/// Clipping of the `x_0` estimate before a sampler uses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clip {
     /// Clamps `x_0` to `[-1, 1]`, the range of images, and recomputes `eps` so that the two still compose `x_t`.

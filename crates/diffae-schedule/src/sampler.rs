@@ -70,7 +70,7 @@ impl Sampler {
         Self::NAMED.iter().map(|(name, _)| *name)
     }
 
-    /// Returns whether no step adds noise, so that the result follows from `x_terminal` alone.
+    /// Returns whether no step adds noise, so that `x_terminal` alone determines the result.
     #[must_use]
     pub fn is_deterministic(self) -> bool {
         match self {

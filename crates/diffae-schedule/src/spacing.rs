@@ -8,7 +8,7 @@ use crate::{Error, NoiseSchedule, Result, StepSequence, Timestep};
 /// The exponent of [`Spacing::Karras`].
 const KARRAS_RHO: f64 = 7.0;
 
-/// A rule that spreads N timesteps over a training grid of T.
+/// A rule for placing N timesteps on a training grid of length T.
 ///
 /// Positions that are not whole are rounded to the nearest timesteps such that all N are different. The clean picture,
 /// at which no network is evaluated, is the neighbor of the first timestep in any chain.

@@ -34,7 +34,7 @@ pub const fn no_callback(_step: &Step<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// The source of noise for chains that add none, which never call it: DDIM with `eta = 0`.
+/// A noise source that always fails, for deterministic samplers, which never call it.
 ///
 /// # Errors
 /// Always.

@@ -1,4 +1,4 @@
-//! `UniPC`: a predictor, and a corrector that costs no evaluation of its own.
+//! `UniPC`: a predictor and a corrector that needs no extra network evaluation.
 
 use candle_core::Tensor;
 

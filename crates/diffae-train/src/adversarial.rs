@@ -1,4 +1,4 @@
-//! The adversarial term: a discriminator learns to tell real images from generated ones, and the decoder to be taken for
+//! The adversarial term: a discriminator learns to tell real images from generated ones, and the decoder to pass for
 //! real (Goodfellow et al. 2014, arXiv:1406.2661, with the non-saturating loss).
 
 use candle_core::Tensor;

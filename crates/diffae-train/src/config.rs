@@ -56,7 +56,7 @@ pub enum EditDirections {
     /// Classifier weights, as in the paper: the direction that best indicates the attribute.
     #[default]
     Weights,
-    /// Difference of the mean codes with and without the attribute: all that changes with it.
+    /// Difference of the mean codes with and without the attribute, including all that correlates with it.
     ClassMeans,
 }
 
@@ -123,7 +123,7 @@ pub enum Kind {
 pub struct DataSettings {
     /// Crop of a picture, applied before it is resized.
     pub crop: Crop,
-    /// Probability that a picture is mirrored left to right.
+    /// Probability of a random horizontal flip.
     pub flip: f64,
     /// Share of pictures that are held out for validation, by a hash of their names.
     pub validation_share: f64,
@@ -156,7 +156,7 @@ pub struct StageSettings {
     pub images: usize,
     /// Number of pictures (or codes) per step.
     pub batch_size: usize,
-    /// Number of parts of a batch whose gradients are accumulated one after the other: less memory, the same step.
+    /// Number of micro-batches per step, whose gradients are accumulated: less memory, the same step.
     pub accumulate: usize,
     /// The optimizer.
     pub optimizer: OptimizerKind,

@@ -15,7 +15,7 @@ pub enum Error {
         /// Name and fault of the first tensor that does not fit.
         problem: String,
     },
-    /// Codes are no pairs, or no direction can be fitted to them.
+    /// Codes are not paired, or no direction can be fitted to them.
     #[error("no direction can be fitted to the pairs: {problem}")]
     Pairs {
         /// Cause of the error.
@@ -68,7 +68,7 @@ pub enum Error {
     /// Pictures, labels or files.
     #[error(transparent)]
     Data(#[from] diffae_data::Error),
-    /// Networks, weights or model files are at fault.
+    /// An error of networks, weights or model files.
     #[error(transparent)]
     Infer(#[from] diffae_infer::Error),
     /// Sizes of the networks do not fit together.
@@ -89,13 +89,13 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("training failed in the tensor arithmetic")]
     Tensor(#[from] candle_core::Error),
-    /// Another process works in the run folder.
+    /// Another process is using the run folder.
     #[error("another run is at work in {}", path.display())]
     Locked {
         /// Run folder.
         path: PathBuf,
     },
-    /// The folder holds a run that has been begun.
+    /// The folder already holds a run.
     #[error(
         "a run was already started in {path}{how}; go on with it by `diffae train --out {path} --resume`, or choose \
          another folder",
@@ -107,7 +107,7 @@ pub enum Error {
         /// First difference from the requested run, after a space; empty without a difference.
         how: String,
     },
-    /// The run folder holds something else than this run.
+    /// The run folder holds something other than this run.
     #[error("{}: {problem}", path.display())]
     Run {
         /// The folder or file.

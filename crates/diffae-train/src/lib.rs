@@ -1,7 +1,7 @@
 //! Trains Diffusion Autoencoders: encoder and `UNet`, then a diffusion over `z_sem`, then an attribute classifier.
 //!
-//! A run lives in a folder, is described by a [`TrainConfig`], and goes on after any interruption to the same bits as if
-//! it had never stopped (with the same number of threads and the same kernels): all random numbers follow from the seed
+//! A run lives in a folder, is described by a [`TrainConfig`], and resumes after any interruption, bit-identical to one
+//! that never stopped (with the same number of threads and the same kernels): all random numbers follow from the seed
 //! and from counters, and a checkpoint holds the rest.
 //!
 //! ```no_run

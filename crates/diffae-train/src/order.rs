@@ -1,4 +1,4 @@
-//! The order in which a run sees pictures, and which of them are mirrored: by seed and place alone.
+//! The order in which a run sees pictures, and which of them are flipped: by seed and place alone.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -10,7 +10,7 @@ use rand_distr::{Distribution, StandardNormal};
 pub(crate) enum Purpose {
     /// The order of an epoch; counter: the epoch.
     Order,
-    /// Mirroring of a picture; counter: its place in the sequence of all pictures.
+    /// Horizontal flip of a picture; counter: its place in the sequence of all pictures.
     Flip,
     /// Timestep and noise of a picture; counter: its place in the sequence of all pictures.
     Noise,

@@ -67,7 +67,7 @@ pub struct Notes {
     /// Finished stages.
     #[serde(default)]
     pub done: Vec<Stage>,
-    /// Fingerprint of the labels that the classifier was begun on.
+    /// Fingerprint of the labels that classifier training started with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels_fingerprint: Option<String>,
     /// Settings that were changed after the start of the run, in order.

@@ -75,7 +75,7 @@ pub struct Lesson<'a> {
     pub model: &'a Model,
     /// Statistics of `z_sem` of the model, if it has any.
     pub moments: Option<&'a LatentMoments>,
-    /// All pictures; those without labels are left alone.
+    /// All pictures; those without labels are ignored.
     pub pictures: &'a Pictures,
     /// Labels of the pictures.
     pub labels: &'a Labels,

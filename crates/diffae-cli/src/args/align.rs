@@ -38,7 +38,7 @@ pub(crate) struct FacePlaceArgs {
     /// CSV with lines NAME,LEFT,TOP,WIDTH,HEIGHT: a box for each image, as face detectors report them
     #[arg(long, value_name = "FILE")]
     pub(crate) boxes: Option<PathBuf>,
-    /// Images show head and shoulders: the face is in the middle, 0.6 of the shorter side
+    /// For head-and-shoulders images: a face in the middle, 0.6 of the shorter side
     #[arg(long)]
     pub(crate) whole: bool,
 }

@@ -31,7 +31,7 @@ pub(crate) struct DecodingArgs {
         value_parser = one_of::<Spacing>(Spacing::names())
     )]
     pub(crate) spacing: Option<Spacing>,
-    /// The chains of the paper: ddim on evenly spaced timesteps, inverted in 250 steps
+    /// Use the chains of the paper: ddim on evenly spaced timesteps, inverted in 250 steps
     #[arg(long)]
     pub(crate) reference: bool,
 }
@@ -39,7 +39,7 @@ pub(crate) struct DecodingArgs {
 /// Inversions on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InversionName {
-    /// A chain that runs exactly in either direction, in as many steps as it decodes; x_T has a residual beside it
+    /// Exactly invertible chain with as many steps as decoding; codes hold a residual beside x_T
     Exact,
     /// DDIM in reverse, as in the paper
     Ddim,

@@ -143,7 +143,7 @@ pub(crate) struct LpipsArgs {
     /// Network of LPIPS
     #[arg(long, value_enum, default_value_t = BackboneName::Alex)]
     pub(crate) lpips_backbone: BackboneName,
-    /// Also measure LPIPS: torchvision's weights of its network, .pth or .safetensors
+    /// Also measure LPIPS, with torchvision's weights of its network: .pth or .safetensors
     #[arg(long, value_name = "FILE")]
     pub(crate) lpips_weights: Option<PathBuf>,
 }
@@ -152,7 +152,7 @@ pub(crate) struct LpipsArgs {
 pub(crate) struct LpipsPairsArgs {
     #[command(flatten)]
     pub(crate) data: EvalDataArgs,
-    /// Images of the same names, squares; extensions may differ
+    /// Square images with the same names as those of --data; extensions may differ
     #[arg(long, value_name = "DIR")]
     pub(crate) pictures: PathBuf,
     /// Network of LPIPS
@@ -177,7 +177,7 @@ pub(crate) struct PplArgs {
     /// Number of pairs of images [default: half the number of images]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) pairs: Option<usize>,
-    /// Length of a step along the interpolation, which has length 1
+    /// Step size along the interpolation path, which has length 1
     #[arg(long, default_value_t = PplOptions::default().epsilon, value_name = "E")]
     pub(crate) epsilon: f64,
     /// Decoding steps
@@ -203,7 +203,7 @@ pub(crate) struct FewShotArgs {
     /// Number of labels: balanced positives and negatives, or positives only (PU)
     #[arg(long, value_delimiter = ',', default_values_t = FewShotOptions::default().shots, value_name = "K,K,..", value_parser = two_or_more)]
     pub(crate) shots: Vec<usize>,
-    /// Random draws of the labelled images
+    /// Number of random draws of the labeled images
     #[arg(long, default_value_t = FewShotOptions::default().draws, value_name = "N", value_parser = positive)]
     pub(crate) draws: usize,
     /// Number of z_sem to sample, from which the classifiers choose; 0 for none
@@ -247,7 +247,7 @@ pub(crate) struct AllArgs {
     /// Bootstrap resamples for the intervals of fid and disentanglement; each takes as long as the figure itself
     #[arg(long, default_value_t = AllOptions::default().resamples, value_name = "N")]
     pub(crate) resamples: usize,
-    /// Decoding steps of recon; the other measures take the middle one
+    /// Decoding steps of recon; the other measures use the middle value
     #[arg(long, value_delimiter = ',', default_values_t = AllOptions::default().steps, value_name = "N,N,..", value_parser = positive)]
     pub(crate) steps: Vec<usize>,
     #[command(flatten)]
@@ -401,7 +401,7 @@ pub(crate) struct EvalInversionArgs {
     /// DDIM chains: inversion steps and decoding steps of each
     #[arg(long, value_name = "N:N,..", value_delimiter = ',', default_value = "10:10,20:20,250:20", value_parser = two_numbers)]
     pub(crate) ddim: Vec<[usize; 2]>,
-    /// Noise that is added to eps while decoding, relative to it
+    /// Relative magnitude of the noise added to eps while decoding
     #[arg(long, value_name = "SHARE", default_value_t = InversionOptions::default().perturbation)]
     pub(crate) perturbation: f64,
 }
@@ -494,7 +494,7 @@ pub(crate) struct FidArgs {
     /// Weights of the feature network: .pth or .safetensors
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: PathBuf,
-    /// Preprocessing for inception; distances with different preprocessing do not compare
+    /// Preprocessing for inception; distances with different preprocessing are not comparable
     #[arg(long, value_enum, default_value_t = ResizeName::PytorchFid)]
     pub(crate) resize: ResizeName,
     /// Evaluation protocol
@@ -550,7 +550,7 @@ pub(crate) struct FidArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
-    /// Reports: JSON files that other measures have written
+    /// Reports: JSON files written by other measures
     #[arg(required = true, value_name = "REPORT.json")]
     pub(crate) reports: Vec<PathBuf>,
     /// Folder to write the comparison into: compare.json, compare.txt, curves over the steps, and the sheets of the reports

@@ -10,7 +10,7 @@ const COMPUTING: [&str; 4] = ["device", "dtype", "threads", "exact"];
 const ALL_BUT_THREADS: [&str; 3] = ["device", "dtype", "exact"];
 /// Last line of `diffae --help`.
 const EXIT_CODES: &str =
-    "Exit codes: 0 success; 2 error, which one sentence explains; 130 interrupted (Ctrl-C or SIGTERM)";
+    "Exit codes: 0 success; 2 error, explained in one sentence; 130 interrupted (Ctrl-C or SIGTERM)";
 
 /// Help of one command.
 #[derive(Debug, Clone, Copy)]
@@ -164,7 +164,7 @@ pub(crate) fn command() -> clap::Command {
     let root = Cli::command();
     let globals: Vec<Arg> = root.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
     let described = PAGES.iter().fold(root, |root, page| described(root, page.path, page, &globals));
-    described.after_help(format!("{EXIT_CODES}\nMore of a command: diffae COMMAND --help"))
+    described.after_help(format!("{EXIT_CODES}\nFor more about a command: diffae COMMAND --help"))
 }
 
 /// Adds a page to the command that the path leads to.

@@ -77,7 +77,7 @@ pub(crate) struct EncodeArgs {
         value_parser = one_of::<Spacing>(Spacing::names())
     )]
     pub(crate) spacing: Option<Spacing>,
-    /// The inversion of the paper: ddim in 250 steps
+    /// Use the inversion of the paper: ddim in 250 steps
     #[arg(long, conflicts_with = "spacing")]
     pub(crate) reference: bool,
     /// Encode z_sem only, without x_T: much faster
@@ -261,7 +261,7 @@ pub(crate) struct SampleArgs {
     /// Number of images
     #[arg(short = 'n', long = "count", default_value_t = 16, value_name = "N", value_parser = positive)]
     pub(crate) count: usize,
-    /// Only these images of the seed, numbered from 0: one, several with commas, or ranges such as 30..40 (40
+    /// Only the images with these indices, from 0: comma-separated numbers or ranges such as 30..40 (40
     /// excluded)
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = index_range, conflicts_with = "count")]
     pub(crate) index: Vec<IndexRange>,
@@ -272,7 +272,7 @@ pub(crate) struct SampleArgs {
     pub(crate) latent_steps: Option<usize>,
     #[command(flatten)]
     pub(crate) random: RandomArgs,
-    /// .safetensors file with z_T [N, D] and x_T [N, C, H, W]; what it lacks is random
+    /// .safetensors file with z_T [N, D] and x_T [N, C, H, W]; missing tensors are drawn at random
     #[arg(long, value_name = "FILE", conflicts_with = "count")]
     pub(crate) noise: Option<PathBuf>,
     #[command(flatten)]
@@ -294,7 +294,7 @@ pub(crate) struct VariationsArgs {
     /// Variations per image
     #[arg(short = 'n', long = "count", default_value_t = 8, value_name = "N", value_parser = positive)]
     pub(crate) count: usize,
-    /// Only these variations, numbered from 0: one, several with commas, or ranges such as 3..5 (5
+    /// Only the variations with these indices, from 0: comma-separated numbers or ranges such as 3..5 (5
     /// excluded)
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = index_range)]
     pub(crate) index: Vec<IndexRange>,

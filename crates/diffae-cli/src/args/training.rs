@@ -16,7 +16,7 @@ use super::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Each attribute of the labels becomes one of the model, beside those that it has; everything else of it stays what it is.
-Codes of the images are kept in OUT, so that the same command goes on where it was stopped.")]
+Codes of the images are kept in OUT, so that the same command resumes where it was stopped.")]
 pub(crate) struct FitAttributesArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -28,7 +28,7 @@ pub(crate) struct FitAttributesArgs {
     pub(crate) labels: PathBuf,
     #[command(flatten)]
     pub(crate) out: OutArgs,
-    /// Replace attributes of the same names that the model has already
+    /// Replace the model's attributes of the same names
     #[arg(long)]
     pub(crate) replace: bool,
     /// Method of computing edit directions from the labels
@@ -77,7 +77,7 @@ pub(crate) struct FitEditsArgs {
     /// Use the first N pairs of each attribute only
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<usize>,
-    /// Hidden units that let a direction depend on the image; 0 for one direction for all images
+    /// Hidden units of image-dependent directions; 0 for one fixed direction per attribute
     #[arg(long, default_value_t = 16, value_name = "H")]
     pub(crate) units: usize,
     /// Random seed of the initialization

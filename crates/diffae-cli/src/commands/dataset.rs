@@ -38,7 +38,7 @@ enum Source {
         #[arg(long, short, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Labelled cartoon faces, as many as wanted, drawn by a DiceBear style
+    /// Labeled cartoon faces, any number, drawn in a DiceBear style
     #[cfg(feature = "toonheads")]
     Toonheads(toonheads::Args),
     /// Labelled cartoon faces: this program was built without them (--features toonheads)
@@ -51,9 +51,9 @@ enum Source {
     Celeba(celeba::Args),
     /// CelebA-HQ with its attributes, from the folder or zip of CelebAMask-HQ
     Celebahq(pictures::Common),
-    /// A category of LSUN, from its LMDB or the zip of it
+    /// A category of LSUN, from its LMDB or a zip of it
     Lsun(lsun::Args),
-    /// Any folder or zip of pictures; folders in it stay, so that they can be classes
+    /// Any folder or zip of images; subfolders are kept and can serve as classes
     Folder(folder::Args),
 }
 

@@ -70,7 +70,7 @@ const UNREAD_PICTURES: [(&[u8], &str); 19] = [
     (b"%!PS", "a PostScript file"),
 ];
 
-/// Magic bytes of files that are no pictures.
+/// Magic bytes of files that are not pictures.
 const OTHER_FILES: [(&[u8], &str); 10] = [
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1f\x8b", "a gzip archive"),

@@ -1,4 +1,4 @@
-//! Completeness check of JPEGs: decoders fill with gray the parts that are missing.
+//! Completeness check of JPEGs, since decoders fill missing parts with gray.
 
 use super::jpeg_scan::{Component, Flaw, Frame, Scan, Tables, read_scan};
 

@@ -1,4 +1,4 @@
-//! `DINOv2`: a vision transformer that was trained without labels.
+//! `DINOv2`: a self-supervised vision transformer.
 //!
 //! Candle's own (`candle-transformers`) takes one picture at a time, wants a classifier that the released files do not
 //! hold, approximates GELU, and repeats position embeddings where the original interpolates them: its features are not

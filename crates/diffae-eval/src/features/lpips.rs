@@ -94,7 +94,7 @@ impl Lpips {
         Self::new(backbone, &read_state_dict(path)?, device)
     }
 
-    /// Builds the network from weights that were read. Those of the classifier, which is not used, may be among them.
+    /// Builds the network from weights that were read. Weights of the unused classifier may be among them.
     ///
     /// # Errors
     /// [`Error::Weights`] if they are of another network.

@@ -22,7 +22,7 @@ pub struct AllMeasures<'a> {
     pub labelled: Option<&'a LabelledPictures<'a>>,
     /// Pairs of pictures that differ in one attribute: adds edits.
     pub pairs: Option<&'a [AttributePairs]>,
-    /// A feature network: adds the distance of sets.
+    /// A feature network: adds the set distances, such as FID.
     pub features: Option<&'a FeatureExtractor>,
     /// The network of LPIPS: adds LPIPS to reconstructions, and, if it is VGG-16, perceptual path length.
     pub lpips: Option<&'a PerceptualNetwork>,

@@ -70,7 +70,7 @@ pub struct EditsOptions {
     pub exact: Option<ExactSettings>,
     /// Sampler. Default: DDIM.
     pub sampler: Sampler,
-    /// Whether what the reconstruction loses is added to the edit; see [`keep_residual`]. Default: no.
+    /// Whether the reconstruction residual is added to the edit; see [`keep_residual`]. Default: no.
     pub keep_residual: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Round trips of pictures through their stochastic codes, and what these codes are worth.
+//! Round trips of pictures through their stochastic codes, and the quality of these codes.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,4 @@
-//! Protocols: which pictures are compared with which, by which figures, over how many steps.
+//! Evaluation protocols: the images compared, the metrics, and the numbers of steps.
 //!
 //! A [`Measure`] is a value: a model or generated pictures, data, and options with defaults. It runs within an
 //! [`Evaluation`], which says where results go, keeps what was measured if it is interrupted, and reports progress.
@@ -6,7 +6,7 @@
 //! | measure | evaluates |
 //! |---|---|
 //! | [`Recon`] | reconstructions, by number of steps |
-//! | [`Inversion`] | round trips through stochastic codes, and what these codes are worth |
+//! | [`Inversion`] | round trips through stochastic codes, and the quality of these codes |
 //! | [`ZUsage`] | the shares of a picture that `z_sem` and `x_T` decide |
 //! | [`Attributes`] | linear probes of attributes on `z_sem` |
 //! | [`Disentanglement`] | whether single dimensions of `z_sem` stand for single attributes |
@@ -48,7 +48,7 @@ use crate::report::Report;
 
 /// A protocol that evaluates a model or generated pictures.
 pub trait Measure {
-    /// Returns the name, by which reports and their files are called.
+    /// Returns the name of the measure, which also names its reports and files.
     fn name(&self) -> &'static str;
 
     /// Measures, and writes the report into the folder of the evaluation. What an interrupted evaluation of the same

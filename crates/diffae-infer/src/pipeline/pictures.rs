@@ -173,7 +173,7 @@ impl Pipeline {
         self.sample_at(&(0..count as u64).collect::<Vec<_>>(), settings, observer)
     }
 
-    /// Samples pictures of the seed by their numbers: each is the same whatever else is in its batch.
+    /// Samples pictures by their index in the sequence of the seed, independently of the batch.
     ///
     /// # Errors
     /// As [`Pipeline::sample`].

@@ -1,4 +1,4 @@
-//! CPU kernels: all code of this crate that touches raw memory. Nothing in here knows Candle.
+//! CPU kernels: all code of this crate that touches raw memory. Nothing here depends on Candle.
 //!
 //! Types that hold slices check their lengths against the shapes of the operation when they are made ([`length`]); raw
 //! pointers exist only inside a task ([`simd::Task`]) and between it and the function that starts it, which hands out

@@ -101,13 +101,13 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Wraps a source of which nothing was read yet.
+    /// Wraps a source from which nothing has been read yet.
     #[must_use]
     pub fn new(source: Arc<dyn TensorSource>) -> Self {
         Self { source, uses: Arc::default() }
     }
 
-    /// Returns the same tensors with nothing read.
+    /// Returns the same tensors with no reads recorded.
     #[must_use]
     pub fn unread(&self) -> Self {
         Self::new(Arc::clone(&self.source))

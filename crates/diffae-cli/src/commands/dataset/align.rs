@@ -15,13 +15,13 @@ const PICTURES: &str = "images";
 /// Arguments of `diffae dataset align`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Folder of photographs, searched to the bottom; one face each
+    /// Folder of photographs, searched recursively; one face each
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
     /// dlib's model of 68 landmarks, shape_predictor_68_face_landmarks.dat; Debian has it in libdlib-data
     #[arg(long, value_name = "FILE")]
     landmarks: PathBuf,
-    /// CSV of lines NAME,LEFT,TOP,WIDTH,HEIGHT, a box for each photograph [default: the face is the middle, 0.6 of the
+    /// CSV of lines NAME,LEFT,TOP,WIDTH,HEIGHT, a box for each photograph [default: centered, 0.6 of the
     /// shorter side]
     #[arg(long, value_name = "FILE")]
     boxes: Option<PathBuf>,

@@ -26,7 +26,7 @@ pub(super) struct Args {
     /// Height and width of the images
     #[arg(long, value_name = "PIXELS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(8..=2048))]
     size: u32,
-    /// Random seed, any text; another one gives a held-out set
+    /// Random seed, any text; a different seed gives a held-out set
     #[arg(long, value_name = "TEXT", default_value = "0")]
     seed: String,
     /// Style of the drawings

@@ -1,4 +1,4 @@
-//! Sixteen-lane vectors: one interface, one implementation an instruction set.
+//! Sixteen-lane vectors: one interface, one implementation per instruction set.
 //!
 //! Every kernel body is written once, generic over [`Simd`]. A *task* (a piece of work that one thread does) is a
 //! [`Task`]; [`run`] hands it to the selected instruction set, inside a function compiled for that set. Everything

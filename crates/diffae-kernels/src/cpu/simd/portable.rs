@@ -1,4 +1,4 @@
-//! Plain Rust, for every machine. The compiler makes vectors of the loops where the target has any.
+//! Plain Rust, for every machine. The compiler vectorizes the loops where the target allows it.
 
 use super::{LANES, Simd, Task};
 

@@ -1,4 +1,4 @@
-//! Kinds of files that are no checkpoints.
+//! Kinds of files that are not checkpoints.
 
 use std::fmt;
 
@@ -84,7 +84,7 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// Determines from its content the kind of a file that is no checkpoint.
+    /// Determines from its content the kind of a file that is not a checkpoint.
     pub(in crate::weights) fn of(file: &[u8]) -> Self {
         let tar_magic = file.get(TAR_MAGIC_AT..).unwrap_or_default();
         if let Some((_, kind)) = STARTS.iter().find(|(start, _)| file.starts_with(start)) {

@@ -93,7 +93,7 @@ pub enum TorchError {
         /// Damage to the pickle.
         source: PickleError,
     },
-    /// The checkpoint is no dict with tensors below.
+    /// The checkpoint is not a dict that holds tensors.
     #[error(
         "{path} holds {found}, expected a dict; load it in Python and save its tensors with \
          `torch.save(network.state_dict(), \"weights.pt\")`",
@@ -113,7 +113,7 @@ pub enum TorchError {
         /// Some of the keys that exist.
         available: Vec<String>,
     },
-    /// An entry of the checkpoint is no dict.
+    /// An entry of the checkpoint is not a dict.
     #[error("the entry {key:?} is {found}, expected a dict")]
     NotDict {
         /// Key of the entry.
@@ -242,7 +242,7 @@ pub enum ArchiveError {
         /// Length of the file.
         file_len: usize,
     },
-    /// An entry of the directory is cut off or none.
+    /// An entry of the directory is truncated or invalid.
     #[error("entry {entry_idx} of {num_entries} in the directory of the archive is broken")]
     BadDirectoryEntry {
         /// Index of the entry.
@@ -305,19 +305,19 @@ pub enum ArchiveError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JsonError {
-    /// The data are nested too deep, or endlessly.
+    /// The data is nested too deeply, or recursively.
     #[error("the data are nested more than {limit} levels deep, or contain themselves")]
     TooDeep {
         /// Limit on the nesting.
         limit: usize,
     },
-    /// The data have too many values.
+    /// The data has too many values.
     #[error("the data have more than {limit} values, with shared ones counted at each use")]
     TooManyValues {
         /// Limit on the number of values.
         limit: usize,
     },
-    /// The data have too much text.
+    /// The data has too much text.
     #[error("the data have more than {limit} bytes of text, with shared ones counted at each use")]
     TooMuchText {
         /// Limit on the bytes of text.
@@ -338,7 +338,7 @@ pub enum ShardedError {
     /// The pickle of the metadata is broken.
     #[error("the pickle of .metadata is broken")]
     Pickle(#[source] PickleError),
-    /// The metadata lack a part, or have it in another form.
+    /// The metadata lacks a part, or has it in another form.
     #[error(".metadata lacks {what} in the form that PyTorch writes")]
     Missing {
         /// Name of the part.
@@ -352,7 +352,7 @@ pub enum ShardedError {
         /// Limit on their number.
         limit: usize,
     },
-    /// The metadata name a file outside of the folder.
+    /// The metadata names a file outside the folder.
     #[error(".metadata names {name:?}, which is no file of the folder")]
     FileName {
         /// Name of the file.
@@ -395,7 +395,7 @@ pub enum LegacyError {
         /// Version that is known.
         expected: i64,
     },
-    /// The numbers have the other byte order.
+    /// The numbers have the opposite byte order.
     #[error("its numbers are not little-endian")]
     ByteOrder,
     /// A storage has an unknown type of numbers, so that what is behind them cannot be found.
@@ -406,7 +406,7 @@ pub enum LegacyError {
         /// Class of the storage.
         class: String,
     },
-    /// The keys are no list of texts.
+    /// The keys are not a list of strings.
     #[error("the keys of its storages are missing")]
     NoKeys,
     /// No tensor uses a storage.

@@ -1,4 +1,4 @@
-//! Kinds of zip archives that are no checkpoints.
+//! Kinds of zip archives that are not checkpoints.
 
 use std::fmt;
 
