@@ -30,6 +30,8 @@ const SAMPLE: f64 = 34.;
 const LINE_WIDTH: f64 = 2.2;
 /// Half the size of a marker.
 const MARKER_RADIUS: f64 = 5.;
+/// Distance in pixels by which curves are moved apart sideways where one would hide another.
+const SHIFT: f64 = 7.;
 /// Half the length of the bars at the ends of an interval.
 const WHISKER: f64 = 4.;
 
@@ -120,8 +122,10 @@ impl Plot<'_> {
         let picture = RgbImage::from_pixel(size[0], size[1], Rgb([255; 3]));
         let mut canvas = Canvas { picture, left, x, y };
         canvas.axes(self);
+        let spread = if canvas.hides(self.curves) { SHIFT } else { 0. };
         for (idx, curve) in self.curves.iter().enumerate() {
-            canvas.curve(idx, curve);
+            let middle = self.curves.len().saturating_sub(1) as f64 / 2.;
+            canvas.curve(idx, curve, spread * (idx as f64 - middle));
         }
         for (idx, name) in names.iter().enumerate() {
             canvas.legend(idx, name);
@@ -233,15 +237,28 @@ impl Canvas {
         line.draw(&mut self.picture, x - i64::from(line.width() >> 1), top);
     }
 
-    fn curve(&mut self, idx: usize, curve: &Curve) {
+    /// Returns whether a marker of one curve would cover one of another.
+    fn hides(&self, curves: &[Curve]) -> bool {
+        let places = |curve: &Curve| -> Vec<Place> {
+            curve.points.iter().map(|point| self.place(point.x, point.y)).collect()
+        };
+        let places: Vec<Vec<Place>> = curves.iter().map(places).collect();
+        let covers = |a: &Place, b: &Place| (a.x - b.x).hypot(a.y - b.y) < 2. * MARKER_RADIUS;
+        let meet = |one: &[Place], other: &[Place]| one.iter().any(|a| other.iter().any(|b| covers(a, b)));
+        places.iter().enumerate().any(|(idx, one)| places[idx + 1..].iter().any(|other| meet(one, other)))
+    }
+
+    /// Draws a curve, `shift` pixels to the right of its place.
+    fn curve(&mut self, idx: usize, curve: &Curve, shift: f64) {
         let color = color(idx);
-        let places: Vec<Place> = curve.points.iter().map(|point| self.place(point.x, point.y)).collect();
+        let shifted = |at: Place| Place { x: at.x + shift, ..at };
+        let places: Vec<Place> = curve.points.iter().map(|point| shifted(self.place(point.x, point.y))).collect();
         for pair in places.windows(2) {
             self.line(pair[0], pair[1], LINE_WIDTH, color);
         }
         for (point, place) in curve.points.iter().zip(&places) {
             if let Some([low, high]) = point.interval {
-                let ends = [low, high].map(|bound| self.place(point.x, bound));
+                let ends = [low, high].map(|bound| shifted(self.place(point.x, bound)));
                 self.line(ends[0], ends[1], 1.6, color);
                 for Place { x, y } in ends {
                     self.line(Place { x: x - WHISKER, y }, Place { x: x + WHISKER, y }, 1.6, color);
@@ -343,6 +360,15 @@ mod tests {
 
     fn draw(curves: &[Curve]) -> RgbImage {
         Plot { title: "Reconstructions", x_label: "steps", y_label: "PSNR, dB", curves }.draw()
+    }
+
+    #[test]
+    fn curves_of_the_same_values_are_both_seen() {
+        let points = [(1., 1.), (2., 3.)];
+        let picture = draw(&[curve("one", &points), curve("other", &points)]);
+        let [one, other] = [0, 1].map(|idx| places_of(&picture, color(idx)).len());
+        // Nearly as many pixels of the one that is drawn first.
+        assert!(other > 200 && one * 10 > other * 8, "{one}, {other}");
     }
 
     #[test]
