@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,6 +16,8 @@ use diffae_data::{Overwrite, PARTIAL_PREFIX, is_stale_file, same_owner};
 const LOCK_FILE: &str = "lock";
 const JOURNAL_FILE: &str = "kept.jsonl";
 const RESULTS_FOLDER: &str = "results";
+/// Minimum age of a folder without a lock that is removed.
+const MIN_AGE_WITHOUT_LOCK: Duration = Duration::from_secs(600);
 
 /// Settings that determine the values of results, by name.
 pub type Settings = BTreeMap<String, Value>;
@@ -318,10 +321,24 @@ fn remove_stale(own: &Path) {
 }
 
 fn remove_stale_folder(path: &Path) {
-    let Ok(lock) = OpenOptions::new().write(true).open(path.join(LOCK_FILE)) else { return };
+    let lock = match OpenOptions::new().write(true).open(path.join(LOCK_FILE)) {
+        Ok(lock) => lock,
+        // A run that is alive locks its folder a moment after it made it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_old(path) => {
+            let _ = fs::remove_dir_all(path);
+            return;
+        }
+        Err(_) => return,
+    };
     if lock.try_lock().is_ok() && Journal::read(&path.join(JOURNAL_FILE)).kept.is_empty() {
         let _ = fs::remove_dir_all(path);
     }
+}
+
+/// Returns whether a folder was last changed long ago.
+fn is_old(path: &Path) -> bool {
+    let modified = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age >= MIN_AGE_WITHOUT_LOCK))
 }
 
 #[cfg(test)]
@@ -433,5 +450,11 @@ mod tests {
         assert_eq!(names(folder.path()).len(), 4);
         drop(alive);
         assert_eq!(names(folder.path()).len(), 3);
+        // What has no lock may have been made a moment ago, but not an hour ago.
+        let unknown = folder.path().join(".diffae-partial-unknown");
+        let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        File::open(&unknown).unwrap().set_modified(an_hour_ago).unwrap();
+        drop(PartialFolder::open(&target, "next").unwrap());
+        assert_eq!(names(folder.path()).len(), 2);
     }
 }
