@@ -1,6 +1,7 @@
 //! `info` and `import`.
 
 use crate::support::{Workspace, checkpoint, fixture};
+use crate::training::{shapes, train_args};
 
 #[test]
 fn info_tells_what_a_checkpoint_can_do() {
@@ -57,4 +58,26 @@ fn parts_of_another_model_are_refused() {
         .run(&["import", &ckpt, "--latent", &other, "--out", "model"])
         .fails_with("the width of the latent statistics is 32, the model expects 48");
     assert!(workspace.files(".").is_empty());
+}
+
+#[test]
+fn every_command_that_makes_files_tells_scripts_what_it_made() {
+    let workspace = Workspace::new();
+    let ckpt = checkpoint("autoenc16_latent");
+    let imported = workspace.run(&["import", &ckpt, "--out", "model", "--json"]).succeeds().json();
+    assert_eq!((&imported["out"], &imported["kind"]), (&"model".into(), &"autoencoder_with_latent_net".into()));
+    let pages = workspace.run(&["man", "--out", "man", "--json"]).succeeds().json();
+    assert!(workspace.path(pages["first"].as_str().unwrap()).exists(), "{pages}");
+    shapes(&workspace, 4);
+    let folder = ["dataset", "folder", "--from", "shapes", "--size", "16", "--out", "data"];
+    let made = workspace.run(&[&folder[..], &["--json"]].concat()).succeeds().json();
+    assert_eq!((&made["pictures"], &made["left_out"]), (&8.into(), &0.into()));
+    assert!(workspace.run(&[&folder[..], &["--json"]].concat()).succeeds().json()["pictures"].is_null());
+    assert!(workspace.run(&folder).succeeds().stdout().contains("is there already"));
+    let trained = train_args("run", &["--stage", "autoencoder", "--json"]);
+    let trained = workspace.run(&trained).succeeds().json();
+    assert_eq!((&trained["out"], &trained["stages"][0]["stage"]), (&"run".into(), &"autoencoder".into()));
+    // A run is no data set, and is not made part of one.
+    let into_run = ["dataset", "folder", "--from", "shapes", "--size", "16", "--out", "run"];
+    workspace.run(&into_run).fails_with("and no data set; choose a new folder");
 }

@@ -58,8 +58,13 @@ fn noise_can_be_given() {
     let finished = workspace.run(&args).succeeds();
     assert!(!finished.stderr().contains("standard normal noise"), "{}", finished.stderr());
     assert_eq!(workspace.files("out"), ["sample_00000.png", "sample_00001.png", "sheet.png"]);
+    let first = [&args[..7], &FEW_STEPS, &["-n", "1", "--out", "first"]].concat();
+    workspace.run(&first).succeeds();
+    assert_eq!(workspace.files("first"), ["sample_00000.png", "sheet.png"]);
+    workspace.run(&[&args[..7], &["-n", "3", "--out", "none"]].concat()).fails_with("--count is 3, but");
+    workspace.run(&["sample", "--model", &model, "--out", "none.png"]).fails_with("names a picture, expected a folder");
     let impossible = ["sample", "--model", &model, "--reference", "--latent-steps", "60", "--out", "none"];
-    workspace.run(&impossible).fails_with("--latent-steps: the diffusion chain failed: no stride");
+    workspace.run(&impossible).fails_with("--latent-steps: no stride");
     assert!(!workspace.path("none").exists());
 }
 

@@ -30,7 +30,7 @@ pub(crate) use eval::{
 pub(crate) use help::command;
 
 pub(crate) use pictures::{
-    DecodeArgs, EditArgs, EncodeArgs, InterpolateArgs, ReconstructArgs, ReconstructionNoise, SampleArgs,
+    DecodeArgs, EditArgs, EncodeArgs, InterpolateArgs, JsonArgs, ReconstructArgs, ReconstructionNoise, SampleArgs,
     VariationsArgs, XTerminalChoice,
 };
 pub(crate) use training::{
@@ -283,6 +283,8 @@ pub(crate) struct DemoArgs {
     pub(crate) decoding: DecodingArgs,
     #[command(flatten)]
     pub(crate) random: RandomArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
 }
 
 #[derive(Debug, Args)]
@@ -315,6 +317,8 @@ pub(crate) struct ImportArgs {
     pub(crate) attributes: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) hints: HintArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
 }
 
 #[derive(Debug, Args)]
@@ -328,6 +332,8 @@ pub(crate) struct ManArgs {
     /// Folder to write the pages into
     #[arg(long, short, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
 }
 
 /// Returns a parser of the values of a type that have names, for help and completions.
@@ -342,6 +348,6 @@ fn positive(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(0) => Err("must be at least 1".to_owned()),
         Ok(number) => Ok(number),
-        Err(error) => Err(error.to_string()),
+        Err(_) => Err("expected a whole number of at least 1".to_owned()),
     }
 }

@@ -16,6 +16,9 @@ use crate::output::{Provenance, command_with, is_safetensors, refuse_existing, s
 use crate::progress::Noun;
 use crate::session::Interruption;
 
+/// Endings of files that hold one picture or an animation, which a command that makes several does not write.
+const PICTURE_EXTENSIONS: [&str; 9] = ["png", "jpg", "jpeg", "gif", "webp", "bmp", "tif", "tiff", "mp4"];
+
 /// One picture of a result.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
@@ -87,6 +90,13 @@ struct ReportedPicture<'a> {
     file: Option<PathBuf>,
 }
 
+/// Returns whether a path that is no folder yet ends like a file of pictures.
+fn is_picture_name(path: &Path) -> bool {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    let is_of_picture = |extension: &String| PICTURE_EXTENSIONS.contains(&extension.as_str());
+    !path.is_dir() && extension.as_ref().is_some_and(is_of_picture)
+}
+
 impl PictureOutput {
     /// Checks that no file of the plan exists, that it can be written, and that no other run is writing it.
     pub(crate) fn open(plan: OutputPlan<'_>) -> Result<Self> {
@@ -95,6 +105,12 @@ impl PictureOutput {
             refuse_existing(out, overwrite)?;
             Kind::Tensors(vec![])
         } else {
+            if is_picture_name(out) {
+                anyhow::bail!(
+                    "{} names a picture, expected a folder for the PNGs, or a name that ends in .safetensors",
+                    out.display()
+                )
+            }
             if out.is_file() {
                 anyhow::bail!("{} is a file, expected a folder, or a name that ends in .safetensors", out.display())
             }

@@ -12,15 +12,15 @@ use crate::estimate::{Estimator, PlannedCalls};
 use crate::session::interrupted;
 
 /// Minimum time between two lines where the output is no terminal.
-const LINE_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// Interval at which the remaining time is redrawn while a call runs.
 const TICK: Duration = Duration::from_millis(500);
 /// Columns of a terminal that does not report its width.
 const USUAL_WIDTH: usize = 80;
 /// Minimum columns of a line with a bar.
 const MIN_WIDTH_OF_BAR: usize = 60;
-/// Minimum columns of a line with the rate.
-const MIN_WIDTH_OF_RATE: usize = 90;
+/// Minimum columns of a line with figures.
+const MIN_WIDTH_OF_FIGURES: usize = 90;
 /// Time of a multiply-add of the latent net relative to one of a convolution: its weights are read for only a few rows
 /// each time. Measured on the built-in model.
 const LATENT_NET_SLOWNESS: f64 = 6.5;
@@ -31,6 +31,8 @@ pub(crate) enum Noun {
     Pictures,
     Frames,
     Chains,
+    Steps,
+    Codes,
 }
 
 impl Noun {
@@ -43,6 +45,10 @@ impl Noun {
             (Self::Frames, _) => "frames",
             (Self::Chains, 1) => "chain",
             (Self::Chains, _) => "chains",
+            (Self::Steps, 1) => "step",
+            (Self::Steps, _) => "steps",
+            (Self::Codes, 1) => "code",
+            (Self::Codes, _) => "codes",
         }
     }
 
@@ -116,15 +122,17 @@ enum Display {
 }
 
 /// Content of a progress line.
-#[derive(Debug, Clone, Copy)]
-struct View {
-    label: &'static str,
-    noun: Noun,
-    num_items: usize,
-    num_done: usize,
-    fraction: f64,
-    remaining: Option<Duration>,
-    per_second: f64,
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    pub(crate) label: String,
+    pub(crate) noun: Noun,
+    pub(crate) num_items: usize,
+    pub(crate) num_done: usize,
+    /// Share of the work that is done, 0 to 1.
+    pub(crate) fraction: f64,
+    pub(crate) remaining: Option<Duration>,
+    /// Figures in words, such as `1.50 pictures/s`; empty where there are none yet.
+    pub(crate) figures: String,
 }
 
 impl Progress {
@@ -246,24 +254,32 @@ impl State {
 
     fn view(&self, label: &'static str, now: Duration) -> View {
         let made = self.num_done.saturating_sub(self.num_kept);
+        let per_second = made as f64 / now.as_secs_f64().max(1e-9);
+        // There is no rate before a picture is whole.
+        let has_rate = made > 0;
         View {
-            label,
+            label: label.to_owned(),
             noun: self.noun,
             num_items: self.num_items,
             num_done: self.num_done,
             fraction: self.estimator.fraction(),
             remaining: self.estimator.remaining(now),
-            per_second: made as f64 / now.as_secs_f64().max(1e-9),
+            figures: has_rate.then(|| format!("{per_second:.2} {}/s", self.noun.after(2))).unwrap_or_default(),
         }
     }
 }
 
 /// Creates a bar that reads the state whenever it is drawn.
 fn bar(label: &'static str, start: Instant, state: Arc<Mutex<State>>) -> ProgressBar {
+    bar_of(move || locked(&state).view(label, start.elapsed()))
+}
+
+/// Creates a bar that shows a view, which is asked for whenever it is drawn.
+pub(crate) fn bar_of(view: impl Fn() -> View + Send + Sync + Clone + 'static) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let terminal = console::Term::stderr();
     let text = move |_: &ProgressState, text: &mut dyn std::fmt::Write| {
-        let view = locked(&state).view(label, start.elapsed());
+        let view = view();
         let width = terminal.size_checked().map_or(USUAL_WIDTH, |(_, columns)| usize::from(columns));
         // A bar that cannot be drawn is no reason to stop.
         let _ = text.write_str(&terminal_line(width, &view));
@@ -276,17 +292,17 @@ fn bar(label: &'static str, start: Instant, state: Arc<Mutex<State>>) -> Progres
 
 /// Formats one line for a terminal of `width` columns, and leaves the last one free.
 fn terminal_line(width: usize, view: &View) -> String {
-    let &View { label, noun, num_items, num_done, fraction, per_second, .. } = view;
+    let View { label, figures, .. } = view;
+    let &View { noun, num_items, num_done, fraction, .. } = view;
     let room = width.saturating_sub(1);
     let percent = format!("{}%", percent(fraction));
     let eta = format!("ETA {}", remaining_text(view.remaining));
     let counted = format!("{num_done}/{num_items}");
     let nouns = noun.after(num_items);
     if width >= MIN_WIDTH_OF_BAR {
-        let rate = format!(", {per_second:.2} {}/s", noun.after(2));
-        // There is no rate before a picture is whole.
-        let rate = if width >= MIN_WIDTH_OF_RATE && per_second > 0. { rate } else { String::new() };
-        let tail = format!("{percent}, {counted} {nouns}{rate}, {eta}");
+        let is_wide = width >= MIN_WIDTH_OF_FIGURES && !figures.is_empty();
+        let figures = if is_wide { format!(", {figures}") } else { String::new() };
+        let tail = format!("{percent}, {counted} {nouns}{figures}, {eta}");
         let cells = room.saturating_sub(label.len() + tail.len() + 2);
         if cells >= 8 {
             return format!("{label} {} {tail}", cells_text(cells, fraction));
@@ -308,11 +324,12 @@ fn cells_text(cells: usize, fraction: f64) -> String {
     format!("{}{}", "#".repeat(full), "-".repeat(cells.saturating_sub(full)))
 }
 
-fn plain_line(view: &View) -> String {
-    let &View { label, noun, num_items, num_done, fraction, per_second, remaining } = view;
-    let (nouns, percent, remaining) = (noun.after(num_items), percent(fraction), remaining_text(remaining));
-    let each = noun.after(2);
-    format!("{label}: {num_done} of {num_items} {nouns}, {percent}%, {per_second:.2} {each}/s, ETA {remaining}")
+/// Formats one line for output that is no terminal.
+pub(crate) fn plain_line(view: &View) -> String {
+    let View { label, noun, num_items, num_done, fraction, remaining, figures } = view;
+    let (nouns, percent, remaining) = (noun.after(*num_items), percent(*fraction), remaining_text(*remaining));
+    let figures = if figures.is_empty() { String::new() } else { format!(", {figures}") };
+    format!("{label}: {num_done} of {num_items} {nouns}, {percent}%{figures}, ETA {remaining}")
 }
 
 /// Returns whole percents, rounded down: 100 is done.
@@ -342,13 +359,13 @@ mod tests {
 
     fn view() -> View {
         View {
-            label: "interpolate",
+            label: "interpolate".to_owned(),
             noun: Noun::Pictures,
             num_items: 5000,
             num_done: 1234,
             fraction: 0.5,
             remaining: Some(Duration::from_secs(3750)),
-            per_second: 1.5,
+            figures: "1.50 pictures/s".to_owned(),
         }
     }
 

@@ -122,11 +122,11 @@ impl Session {
         let foreign = self.model().foreign_pictures(x_0, z_sem)?;
         let names: Vec<&String> = names.collect();
         let Some(name) = foreign.first().and_then(|&idx| names.get(idx)) else { return Ok(()) };
-        let others = if foreign.len() > 1 { format!(" and {} more", foreign.len() - 1) } else { String::new() };
+        let others = if foreign.len() > 1 { format!(" (and {} more)", foreign.len() - 1) } else { String::new() };
         WARNED.call_once(|| {
             tracing::warn!(
-                "{name}{others}: this model was made for {}, and these are others; edits and blends of them will be blurred \
-                 ghosts of {}. Use a model of such pictures",
+                "the model was made for {}, not for pictures like {name}{others}: edits and interpolations of these will \
+                 look like blurred {}; use a model trained on such pictures",
                 domain.pictures,
                 domain.pictures
             );

@@ -192,8 +192,8 @@ pub enum Error {
     #[error(transparent)]
     Data(#[from] diffae_data::Error),
     /// An error of a noise schedule or a chain.
-    #[error("the diffusion chain failed")]
-    Schedule(#[source] diffae_schedule::Error),
+    #[error(transparent)]
+    Schedule(diffae_schedule::Error),
     /// The caller's observer or callback asked to stop.
     #[error("cancelled")]
     Cancelled,

@@ -82,7 +82,7 @@ pub fn path_frames(
         return Ok(vec![PathFrame { from: 0, to: 1, alpha: 0. }]);
     }
     if frames_per_leg < 2 {
-        let (what, expected) = ("the number of frames a leg", "two or more");
+        let (what, expected) = ("the number of frames from one picture to the next", "two or more");
         return Err(Error::OutOfRange { what, got: frames_per_leg.to_string(), expected });
     }
     let steps = frames_per_leg - 1;

@@ -137,14 +137,10 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
     let labels = folder.notes().labels.as_ref().map(|path| Labels::of_pictures(path, &pictures)).transpose()?;
     let is_missing = |stage: &Stage| options.stage.is_none_or(|only| only == *stage) && !folder.is_done(*stage);
     let missing: Vec<Stage> = Stage::ALL.into_iter().filter(is_missing).collect();
+    note_done(folder, options);
     check_data(&config, &missing, (&data.train, labels.as_ref()))?;
     for stage in Stage::ALL.into_iter().filter(|stage| options.stage.is_none_or(|only| only == *stage)) {
         if !missing.contains(&stage) {
-            if options.resume {
-                tracing::info!("stage {} is done already", stage.name());
-            } else {
-                tracing::warn!("stage {} is done already", stage.name());
-            }
             continue;
         }
         if stage != Stage::Autoencoder {
@@ -187,6 +183,18 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
     }
     data.train.unreadable().say();
     Ok(Outcome::Finished)
+}
+
+/// Logs which of the requested stages are done: a warning unless the run is resumed.
+fn note_done(folder: &RunFolder, options: TrainOptions) {
+    let is_done = |stage: &Stage| options.stage.is_none_or(|only| only == *stage) && folder.is_done(*stage);
+    let done: Vec<&str> = Stage::ALL.into_iter().filter(is_done).map(Stage::name).collect();
+    match &done[..] {
+        [] => {}
+        done if options.resume => tracing::info!("done already: {}", done.join(", ")),
+        [only] => tracing::warn!("stage {only} is done already, and is not trained again"),
+        done => tracing::warn!("the stages {} are done already, and are not trained again", done.join(", ")),
+    }
 }
 
 /// Checks in advance that there are enough training pictures, and labels of them, for some stages.

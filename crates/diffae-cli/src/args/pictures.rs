@@ -258,9 +258,9 @@ pub(crate) struct SampleArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) out: OutArgs,
-    /// Number of images
-    #[arg(short = 'n', long = "count", default_value_t = 16, value_name = "N", value_parser = positive)]
-    pub(crate) count: usize,
+    /// Number of images [default: 16, or all of --noise]
+    #[arg(short = 'n', long = "count", value_name = "N", value_parser = positive)]
+    pub(crate) count: Option<usize>,
     /// Only the images with these indices, from 0: comma-separated numbers or ranges such as 30..40 (40
     /// excluded)
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = index_range, conflicts_with = "count")]
@@ -273,7 +273,7 @@ pub(crate) struct SampleArgs {
     #[command(flatten)]
     pub(crate) random: RandomArgs,
     /// .safetensors file with z_T [N, D] and x_T [N, C, H, W]; missing tensors are drawn at random
-    #[arg(long, value_name = "FILE", conflicts_with = "count")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) noise: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) batch: BatchArgs,
@@ -314,7 +314,8 @@ pub(crate) struct VariationsArgs {
 const MAX_RANGE_LENGTH: u64 = 1 << 24;
 
 fn index_range(text: &str) -> Result<IndexRange, String> {
-    let number = |text: &str| text.trim().parse::<u64>().map_err(|error| error.to_string());
+    let whole = "expected whole numbers from 0, or ranges such as 30..40";
+    let number = |text: &str| text.trim().parse::<u64>().map_err(|_| whole.to_owned());
     let range = match text.split_once("..") {
         Some((start, end)) => number(start)?..number(end)?,
         None => number(text).and_then(|start| Ok(start..start.checked_add(1).ok_or("too large")?))?,

@@ -9,13 +9,12 @@ use clap::{Args, ValueEnum};
 use diffae_schedule::{Sampler, Spacing};
 
 use super::{
-    BatchArgs, ModelArgs, OutArgs, PictureArgs, PictureCrop, RandomArgs, eval::two_or_more, one_of, pictures::JsonArgs,
-    positive,
+    BatchArgs, JsonArgs, ModelArgs, OutArgs, PictureArgs, PictureCrop, RandomArgs, eval::two_or_more, one_of, positive,
 };
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each attribute of the labels becomes one of the model, beside those that it has; everything else of it stays what it is.
+Each attribute of the labels becomes one of the model, beside those that it has; everything else of it stays what it is. \
 Codes of the images are kept in OUT, so that the same command resumes where it was stopped.")]
 pub(crate) struct FitAttributesArgs {
     #[command(flatten)]
@@ -65,7 +64,7 @@ pub(crate) enum DirectionChoice {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-An attribute that the model does not have yet is added to it: Round, say, from the images pairs/Round/without/NAME and
+An attribute that the model does not have yet is added to it: Round, say, from the images pairs/Round/without/NAME and \
 pairs/Round/with/NAME.")]
 pub(crate) struct FitEditsArgs {
     #[command(flatten)]
@@ -94,7 +93,7 @@ pub(crate) struct FitEditsArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-OUT is a run like those of `diffae train`: it has previews and a log, and `diffae train --out OUT --resume` continues it.
+OUT is a run like those of `diffae train`: it has previews and a log, and `diffae train --out OUT --resume` continues it. \
 The encoder, and with it the latent diffusion and the classifier, stay those of the model.")]
 pub(crate) struct DistillArgs {
     #[command(flatten)]
@@ -137,11 +136,13 @@ pub(crate) struct DistillArgs {
     /// Continue from the latest checkpoint; the other options must agree with those of the first call
     #[arg(long)]
     pub(crate) resume: bool,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Half of the images choose the timesteps, the other half measures them. --spacing tuned --steps N then decodes along
+Half of the images choose the timesteps, the other half measures them. --spacing tuned --steps N then decodes along \
 them.")]
 pub(crate) struct TuneStepsArgs {
     #[command(flatten)]
@@ -179,12 +180,12 @@ pub(crate) enum StageChoice {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 With --resume, options of the first call may be repeated. Values that differ are refused by name, except:
-  --set STAGE.images=N     makes a stage longer, a finished one too; stages that depend on it are trained again
+  --set STAGE.images=N     makes a stage longer, a finished one too; later stages are trained again
   --set STAGE.lr=X         for the steps to come
-  --set run.*, data.workers, data.prefetch, data.max_broken_share, and all settings of stages to come
+  --set run.*, data.workers, data.prefetch, data.max_broken_share, and settings of later stages
   --labels FILE            trains the classifier anew
 
-Exit codes: 0 when all stages are done, 130 after Ctrl-C (the run is saved), 2 after an error and after a dry run of
+Exit codes: 0 when all stages are done, 130 after Ctrl-C (the run is saved), 2 after an error and after a dry run of \
 what would be refused.")]
 pub(crate) struct TrainArgs {
     /// Preset; `diffae presets` lists them
@@ -221,6 +222,9 @@ pub(crate) struct TrainArgs {
     /// measure how long each stage takes
     #[arg(long, conflicts_with = "resume")]
     pub(crate) dry_run: bool,
+    /// Print the folder of the model and the number of steps of each stage as JSON
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

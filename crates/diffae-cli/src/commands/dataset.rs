@@ -15,14 +15,23 @@ mod pictures;
 mod toonheads;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Result;
+use serde_json::json;
+
+use crate::output::{say, say_json};
+use crate::progress::Noun;
+use output::Made;
 
 /// Arguments of `diffae dataset`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DatasetArgs {
     #[command(subcommand)]
     source: Source,
+    /// Print what was made as JSON
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -68,7 +77,22 @@ struct NoToonheads {
 
 /// Creates a data set.
 pub(crate) fn run(args: &DatasetArgs) -> Result<()> {
-    match &args.source {
+    let start = Instant::now();
+    let Made { out, num_pictures, num_left_out } = made(&args.source)?;
+    if args.json {
+        let (pictures, left_out) = (num_pictures, num_left_out);
+        return say_json(&json!({ "command": "dataset", "out": out, "pictures": pictures, "left_out": left_out }));
+    }
+    let Some(num_pictures) = num_pictures else {
+        return say(&format!("{} is there already, and whole", out.display()));
+    };
+    let left_out = if num_left_out == 0 { String::new() } else { format!(", {num_left_out} left out") };
+    let (count, secs) = (Noun::Pictures.counted(num_pictures), start.elapsed().as_secs_f64());
+    say(&format!("{count} in {}{left_out} ({secs:.0} s)", out.display()))
+}
+
+fn made(source: &Source) -> Result<Made> {
+    match source {
         Source::Align(args) => align::run(args),
         Source::FashionMnist { from, out } => fashion_mnist::run(from, out),
         #[cfg(feature = "toonheads")]

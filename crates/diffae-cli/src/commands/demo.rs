@@ -14,10 +14,11 @@ use diffae_infer::{
     keep_residual,
 };
 use image::RgbImage;
+use serde_json::json;
 
 use self::page::{Exhibit, former_results, page};
 use crate::args::{BatchArgs, DemoArgs, GlobalArgs, HintArgs};
-use crate::output::{OutputDir, Provenance, say};
+use crate::output::{OutputDir, Provenance, say_either};
 use crate::progress::{Job, Noun, Progress, Work};
 use crate::session::{catch_interrupts, load_options};
 
@@ -82,8 +83,11 @@ pub(crate) fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<()> {
     }
     output.write(PAGE, page(&exhibits, settings.num_steps).as_bytes())?;
     output.commit()?;
-    let seconds = start.elapsed().as_secs_f64();
-    say(&format!("open {} ({} exhibits, {seconds:.0} s)", args.out.join(PAGE).display(), exhibits.len()))
+    let (seconds, page) = (start.elapsed().as_secs_f64(), args.out.join(PAGE));
+    let files: Vec<_> = exhibits.iter().map(|exhibit| args.out.join(exhibit.file)).chain([page.clone()]).collect();
+    let report = json!({ "command": "demo", "out": args.out, "page": page, "files": files });
+    let sentence = format!("open {} ({} exhibits, {seconds:.0} s)", page.display(), exhibits.len());
+    say_either(&args.json, &report, &sentence)
 }
 
 /// A model to demonstrate.

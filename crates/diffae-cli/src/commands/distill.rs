@@ -3,10 +3,12 @@
 use anyhow::{Context, Result};
 use diffae_infer::{DistilledChain, ModelSource};
 use diffae_train::{DistillationSettings, Notes, Outcome, RunFolder, TrainConfig, TrainOptions, train};
+use serde_json::json;
 
 use super::train::{StepProgress, absolute, check_device, model_path};
 use crate::args::{DistillArgs, GlobalArgs};
-use crate::output::say;
+use crate::output::say_either;
+use crate::progress::Noun;
 use crate::session::{Interruption, architecture_hints, catch_interrupts};
 
 /// Begins a run that distills the model's decoder, or resumes one.
@@ -37,7 +39,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
     progress.finish();
     match outcome {
         Outcome::Finished => {
-            say(&format!("the model is in {}; it decodes in {} steps", args.out.display(), args.steps))
+            let report = json!({ "command": "distill", "out": args.out, "steps": args.steps });
+            let steps = Noun::Steps.counted(args.steps);
+            say_either(&args.json, &report, &format!("the model is in {}; it decodes in {steps}", args.out.display()))
         }
         Outcome::Stopped => {
             let go_on = format!("diffae train --out {} --resume", args.out.display());

@@ -3,10 +3,11 @@
 use anyhow::{Context, Result};
 use diffae_infer::{Error, LoadOptions, ModelSource, names_from_text};
 use diffae_nets::weights::{ClassifierCheckpoint, read_latent_moments};
+use serde_json::json;
 
 use crate::args::{GlobalArgs, ImportArgs};
 use crate::device::dtype;
-use crate::output::say;
+use crate::output::say_either;
 use crate::session::architecture_hints;
 
 /// Joins released files, checks that they fit together, and writes a model directory.
@@ -27,7 +28,11 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImportArgs) -> Result<()> {
     }
     source.build(&LoadOptions::cpu())?;
     source.write(&args.out.out, dtype(global.dtype), args.out.force.overwrite())?;
-    say(&format!("wrote {}", args.out.out.display()))
+    let out = &args.out.out;
+    let report = json!({
+        "command": "import", "out": out, "kind": source.config().kind(), "fingerprint": source.fingerprint()?,
+    });
+    say_either(&args.json, &report, &format!("wrote {}", out.display()))
 }
 
 fn read_names(path: &std::path::Path) -> Result<Vec<String>> {

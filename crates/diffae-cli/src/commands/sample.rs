@@ -13,6 +13,8 @@ use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
 
 const COMMAND: &str = "sample";
+/// Number of pictures where the command line does not say.
+const USUAL_COUNT: usize = 16;
 const SHEET: &str = "sheet";
 
 /// Noise from the user's file.
@@ -34,8 +36,8 @@ struct Sampling<'a> {
 /// Samples the pictures of a seed, or some of them.
 pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     let given = match &args.noise {
-        Some(path) => GivenNoise::read(path)?,
-        None => GivenNoise { count: args.count, z_terminal: None, x_terminal: None },
+        Some(path) => GivenNoise::read(path)?.limited(args.count, path)?,
+        None => GivenNoise { count: args.count.unwrap_or(USUAL_COUNT), z_terminal: None, x_terminal: None },
     };
     let indices = indices(args, &given)?;
     let record = |&idx: &u64| {
@@ -85,7 +87,12 @@ fn indices(args: &SampleArgs, given: &GivenNoise) -> Result<Vec<u64>> {
     indices.sort_unstable();
     indices.dedup();
     if let (Some(path), Some(&last)) = (&args.noise, indices.last()) {
-        ensure!(last < given.count as u64, "--index is {last}, but {} holds {} pictures", path.display(), given.count);
+        ensure!(
+            last < given.count as u64,
+            "--index is {last}, but {} holds {}",
+            path.display(),
+            Noun::Pictures.counted(given.count)
+        );
     }
     Ok(indices)
 }
@@ -167,6 +174,15 @@ impl GivenNoise {
             [z, x] => bail!("{} holds {z} vectors z_T, but {x} noise maps x_T", path.display()),
             _ => bail!("{} holds neither z_T nor x_T", path.display()),
         }
+    }
+
+    /// Keeps the noise of the first `count` pictures.
+    fn limited(self, count: Option<usize>, path: &std::path::Path) -> Result<Self> {
+        let Some(count) = count else { return Ok(self) };
+        let held = self.count;
+        ensure!(count <= held, "--count is {count}, but {} holds {}", path.display(), Noun::Pictures.counted(held));
+        let first = |tensor: Option<Tensor>| tensor.map(|tensor| tensor.narrow(0, 0, count)).transpose();
+        Ok(Self { count, z_terminal: first(self.z_terminal)?, x_terminal: first(self.x_terminal)? })
     }
 
     fn check(&self, session: &Session) -> Result<()> {

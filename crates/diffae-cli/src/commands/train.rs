@@ -11,9 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 use diffae_data::FOLDER_LABELS;
 use diffae_infer::BUILT_IN_MODEL;
 use diffae_train::{Notes, Outcome, RunFolder, Stage, TrainConfig, TrainOptions, presets, train};
+use serde_json::json;
 
 use crate::args::{GlobalArgs, NumberType, StageChoice, TrainArgs};
-use crate::output::say;
+use crate::output::{say, say_json};
 use crate::session::{Interruption, catch_interrupts};
 
 pub(super) use progress::StepProgress;
@@ -32,6 +33,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &TrainArgs) -> Result<()> {
     let outcome = train(&mut folder, TrainOptions { stage, resume: args.resume }, &mut |report| progress.step(report))?;
     let has_trained = progress.finish();
     match outcome {
+        Outcome::Finished if args.json => {
+            let config = folder.config();
+            let done = Stage::ALL.into_iter().filter(|&stage| folder.is_done(stage));
+            let stages: Vec<_> =
+                done.map(|stage| json!({ "stage": stage.name(), "steps": config.stage(stage).num_steps() })).collect();
+            say_json(&json!({ "command": "train", "out": out, "stages": stages }))
+        }
         Outcome::Finished if args.resume && !has_trained => {
             let images = folder.config().autoencoder.images;
             say(&format!(

@@ -81,7 +81,7 @@ fn chosen(args: &VariationsArgs) -> Result<Vec<usize>> {
     chosen.sort_unstable();
     chosen.dedup();
     let last = chosen.last().copied().unwrap_or(0);
-    ensure!(last < args.count, "--index is {last}, but there are {} variations of a picture (-n)", args.count);
+    ensure!(last < args.count, "--index is {last}, expected less than the number of variations, {} (-n)", args.count);
     Ok(chosen)
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use diffae_data::{FaceBoxes, FacePlace, ShapePredictor, align_face, picture_files, png_bytes, read_rgb};
 
+use crate::commands::dataset::output::Made;
 use crate::commands::dataset::output::{Fingerprint, Manifest, Output};
 
 /// Folder of the pictures in the data set.
@@ -34,7 +35,7 @@ pub(super) struct Args {
 }
 
 /// Creates the data set.
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args) -> Result<Made> {
     let photographs = picture_files(&args.from)?;
     ensure!(!photographs.is_empty(), "there are no pictures in {}", args.from.display());
     let names = names(&args.from, &photographs)?;

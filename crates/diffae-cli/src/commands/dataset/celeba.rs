@@ -8,6 +8,7 @@ use diffae_data::CELEBA_BOX;
 use diffae_data::ResizeFilter;
 
 use super::pictures::{About, Common, Cut, LabelFile, Originals, Owner, Picture, Recipe, Shape, make};
+use crate::commands::dataset::output::Made;
 
 const OWNER: Owner = Owner {
     advice: "download Img/img_align_celeba.zip, Anno/list_attr_celeba.txt and Eval/list_eval_partition.txt from \
@@ -53,7 +54,7 @@ impl Part {
 }
 
 /// Writes `images/NNN/NNNNNN.png`, or an LMDB, and `attributes.txt`.
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args) -> Result<Made> {
     let common = &args.common;
     let from = common.from(&OWNER)?;
     let originals = open(common)?;

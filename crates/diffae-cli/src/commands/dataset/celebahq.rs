@@ -4,6 +4,7 @@ use anyhow::Result;
 use diffae_data::ResizeFilter;
 
 use super::pictures::{About, Common, Cut, LabelFile, Owner, Picture, Recipe, Shape, make};
+use crate::commands::dataset::output::Made;
 
 const OWNER: Owner = Owner {
     advice: "download CelebAMask-HQ.zip from https://github.com/switchablenorms/CelebAMask-HQ and name it, or its \
@@ -18,7 +19,7 @@ const FOLDER: &str = "CelebA-HQ-img";
 const ATTRIBUTES: &str = "CelebAMask-HQ-attribute-anno.txt";
 
 /// Writes `images/NN/NNNNN.png`, or an LMDB, and `attributes.txt`.
-pub(super) fn run(common: &Common) -> Result<()> {
+pub(super) fn run(common: &Common) -> Result<Made> {
     let from = common.from(&OWNER)?;
     let originals = common.originals(&OWNER)?;
     let found = originals.all_numbered(FOLDER, COUNT, &OWNER)?;

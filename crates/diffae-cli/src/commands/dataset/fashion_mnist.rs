@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 use image::{GrayImage, ImageFormat, Luma};
 
+use crate::commands::dataset::output::Made;
 use crate::commands::dataset::output::{Manifest, Output};
 
 const LICENCE: &str = "Fashion-MNIST, Copyright 2017 Zalando SE, https://github.com/zalandoresearch/fashion-mnist\n\
@@ -22,7 +23,7 @@ const PICTURES_MAGIC: u32 = 0x0803;
 const LABELS_MAGIC: u32 = 0x0801;
 
 /// Writes `train/CLASS/NNNNN.png` and `test/CLASS/NNNNN.png`.
-pub(super) fn run(from: &Path, out: &Path) -> Result<()> {
+pub(super) fn run(from: &Path, out: &Path) -> Result<Made> {
     ensure!(
         from.is_dir(),
         "{} is not there; `apt-get install dataset-fashion-mnist` brings it on Debian, or name the folder by --from",

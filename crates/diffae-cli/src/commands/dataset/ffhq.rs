@@ -4,6 +4,7 @@ use anyhow::Result;
 use diffae_data::ResizeFilter;
 
 use super::pictures::{About, Common, Cut, Owner, Picture, Recipe, Shape, make};
+use crate::commands::dataset::output::Made;
 
 const OWNER: Owner = Owner {
     advice: "download the folder images1024x1024 (or thumbnails128x128) from https://github.com/NVlabs/ffhq-dataset \
@@ -18,7 +19,7 @@ const COUNT: usize = 70_000;
 const FOLDERS: [(&str, u32); 2] = [("images1024x1024", 1024), ("thumbnails128x128", 128)];
 
 /// Writes `images/NN000/NNNNN.png` as the owner names them, or an LMDB.
-pub(super) fn run(common: &Common) -> Result<()> {
+pub(super) fn run(common: &Common) -> Result<Made> {
     let from = common.from(&OWNER)?;
     let originals = common.originals(&OWNER)?;
     let mut folder = FOLDERS[0];

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use diffae_data::ResizeFilter;
 
 use super::pictures::{About, Common, Cut, Format, LabelFile, Originals, Owner, Picture, Recipe, Shape, make};
+use crate::commands::dataset::output::Made;
 
 const OWNER: Owner = Owner { advice: "name a folder or a zip of pictures by --from" };
 const LICENCE: &str = "that of the originals";
@@ -27,7 +28,7 @@ pub(crate) struct Args {
 }
 
 /// Writes `images/` with the folders of the originals, or an LMDB, and the labels with the new names.
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args) -> Result<Made> {
     let common = &args.common;
     let from = common.from(&OWNER)?;
     let originals = common.originals(&OWNER)?;

@@ -10,7 +10,7 @@ use diffae_data::ResizeFilter;
 
 use super::pictures::{About, Archive, Common, Cut, Job, Originals, Owner, Picture, Recipe, Shape};
 use crate::commands::dataset::output::Fingerprint;
-use crate::output::say;
+use crate::commands::dataset::output::Made;
 
 const OWNER: Owner = Owner {
     advice: "download the zip of a category, such as horse.zip or bedroom_train_lmdb.zip, from \
@@ -39,7 +39,7 @@ pub(crate) struct Args {
 }
 
 /// Writes `images/NNNN/NNNNNNN.png`, or an LMDB, in order of the keys.
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args) -> Result<Made> {
     let common = &args.common;
     let from = common.from(&OWNER)?;
     let category = args.category.clone().unwrap_or_else(|| category(from));
@@ -56,7 +56,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
         let path = from.join(DATA_FILE);
         let length = fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?.len();
-        let Some(job) = Job::begin(common, about, fingerprint(length))? else { return Ok(()) };
+        let Some(job) = Job::begin(common, about, fingerprint(length))? else {
+            return Ok(Made::whole(&common.out));
+        };
         return make(job, &Originals::database(from)?);
     }
     let archive = Archive::open(from).map_err(|error| OWNER.wrong(format!("{error:#}")))?;
@@ -65,13 +67,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let length = archive.length(idx)?;
     let folder = common.out.join(UNPACKED);
-    if let Some(job) = Job::begin(common, about, fingerprint(length))? {
+    let made = if let Some(job) = Job::begin(common, about, fingerprint(length))? {
         unpack(&archive, idx, length, &folder)?;
-        make(job, &Originals::database(&folder)?)?;
-    } else if !folder.exists() {
-        return Ok(());
+        make(job, &Originals::database(&folder)?)?
+    } else {
+        Made::whole(&common.out)
+    };
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
-    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))
+    Ok(made)
 }
 
 /// Returns a fingerprint from the length of the file, which tells categories apart and is known without unpacking.
@@ -94,7 +99,7 @@ fn unpack(archive: &Archive, idx: usize, length: u64, folder: &Path) -> Result<(
     if fs::metadata(&path).is_ok_and(|found| found.len() == length) {
         return Ok(());
     }
-    say(&format!("unpacking {length} bytes to {}, which goes when all is made", folder.display()))?;
+    tracing::warn!("unpacking {length} bytes to {}, which is removed when all is made", folder.display());
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let partial: PathBuf = path.with_extension("partial");
     let failed = || format!("cannot write {}", partial.display());
@@ -104,7 +109,7 @@ fn unpack(archive: &Archive, idx: usize, length: u64, folder: &Path) -> Result<(
     fs::rename(&partial, &path).with_context(failed)
 }
 
-fn make(job: Job<'_>, originals: &Originals) -> Result<()> {
+fn make(job: Job<'_>, originals: &Originals) -> Result<Made> {
     let name = |idx: usize| format!("{:04}/{idx:07}", idx.div_euclid(PER_FOLDER));
     job.make(Recipe {
         pictures: (0..originals.names().len()).map(|idx| Picture { original: idx, name: name(idx) }).collect(),

@@ -4,15 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
-
-use crate::output::say;
 
 /// Name of the file that describes a data set.
 pub(crate) const MANIFEST: &str = "manifest.json";
@@ -102,6 +99,24 @@ pub(crate) struct Output {
     promised: Option<String>,
 }
 
+/// A data set that was made.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// Its folder.
+    pub(crate) out: PathBuf,
+    /// Number of its pictures; `None` if it was complete before.
+    pub(crate) num_pictures: Option<usize>,
+    /// Number of pictures that were left out, since they are broken.
+    pub(crate) num_left_out: usize,
+}
+
+impl Made {
+    /// A data set that was complete before.
+    pub(crate) fn whole(out: &Path) -> Self {
+        Self { out: out.to_owned(), num_pictures: None, num_left_out: 0 }
+    }
+}
+
 impl Output {
     /// Starts or resumes a data set. The manifest is there from the start, without counts until the data set is
     /// complete.
@@ -109,8 +124,9 @@ impl Output {
     /// # Errors
     /// If the folder holds another data set, whose pictures would mix with these.
     pub(crate) fn new(root: &Path, manifest: &Manifest) -> Result<Self> {
-        fs::create_dir_all(root).with_context(|| format!("cannot make {}", root.display()))?;
         let path = root.join(MANIFEST);
+        refuse_other_files(root, &path)?;
+        fs::create_dir_all(root).with_context(|| format!("cannot make {}", root.display()))?;
         let mut promised = None;
         if path.exists() {
             let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -181,10 +197,9 @@ impl Output {
         names: &[String],
         manifest: &Manifest,
         contents: impl Fn(usize) -> Result<Vec<u8>> + Sync,
-    ) -> Result<()> {
+    ) -> Result<Made> {
         let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} pictures, ETA {eta}");
         let bar = ProgressBar::new(names.len() as u64).with_style(style.context("the progress bar is wrong")?);
-        let start = Instant::now();
         let hashes: Vec<blake3::Hash> = names
             .par_iter()
             .enumerate()
@@ -212,10 +227,20 @@ impl Output {
         self.check(&listing_blake3)?;
         let complete = Complete { manifest, counts, bytes: None, broken: &[], listing_blake3 };
         write_json(&self.root.join(MANIFEST), &complete)?;
-        let seconds = start.elapsed().as_secs_f64();
-        say(&format!("{} pictures in {} ({seconds:.0} s)", names.len(), self.root.display()))?;
-        Ok(())
+        Ok(Made { out: self.root, num_pictures: Some(names.len()), num_left_out: 0 })
     }
+}
+
+/// Refuses a folder that holds files, but no data set: they would become part of it.
+fn refuse_other_files(root: &Path, manifest: &Path) -> Result<()> {
+    if manifest.exists() {
+        return Ok(());
+    }
+    let is_visible = |entry: &fs::DirEntry| !entry.file_name().to_string_lossy().starts_with('.');
+    let other = fs::read_dir(root).into_iter().flatten().flatten().find(is_visible);
+    let Some(other) = other else { return Ok(()) };
+    let name = other.file_name();
+    bail!("{} holds {} and no data set; choose a new folder", root.display(), name.to_string_lossy())
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

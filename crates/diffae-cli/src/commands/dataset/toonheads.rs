@@ -12,6 +12,7 @@ mod style;
 
 use std::path::PathBuf;
 
+use crate::commands::dataset::output::Made;
 use anyhow::Result;
 
 /// Arguments of `diffae dataset toonheads`.
@@ -55,6 +56,6 @@ enum Drawing {
 }
 
 /// Draws the faces.
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args) -> Result<Made> {
     make::run(args)
 }

@@ -15,6 +15,7 @@ use super::{config, notes, stage};
 use crate::args::TrainArgs;
 use crate::one_sentence;
 use crate::output::say;
+use crate::progress::Noun;
 
 /// Maximum number of pictures that are opened, and maximum time for it.
 const MAX_OPENED: usize = 256;
@@ -128,10 +129,11 @@ fn open_pictures(config: &TrainConfig, splits: [&Pictures; 2], refusals: &mut Re
         opened += 1;
         match pictures.read(idx, config.model.image_channels, size) {
             Ok(_) => enlarged += usize::from(is_smaller(pictures, idx, size)),
-            Err(error) => broken.push(format!("{}: {}", pictures.name(idx), one_sentence(&error.into()))),
+            Err(error) => broken.push(one_sentence(&error.into())),
         }
     }
-    say(&format!("opened {opened} of {} pictures: {} cannot be read", all.len(), broken.len()))?;
+    let all = Noun::Pictures.counted(all.len());
+    say(&format!("opened {opened} of {all}: {} cannot be read", broken.len()))?;
     for line in broken.iter().take(MAX_LISTED) {
         say(&format!("  {line}"))?;
     }

@@ -3,17 +3,15 @@
 use std::cell::{Cell, RefCell};
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diffae_train::{Stage, StepReport, Work};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::note;
-use super::times::in_words;
+use crate::progress::{LINE_INTERVAL, Noun, View, bar_of, plain_line};
 use crate::session::interrupted;
-
-/// Minimum time between two lines where the output is no terminal.
-const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Progress of the stages of a run.
 pub(crate) struct StepProgress {
@@ -23,6 +21,7 @@ pub(crate) struct StepProgress {
     shown: RefCell<Option<Shown>>,
 }
 
+/// The work that is shown: a stage, or the encoding before it.
 struct Shown {
     stage: Stage,
     work: Work,
@@ -30,6 +29,7 @@ struct Shown {
     first: usize,
     last_line: Instant,
     bar: Option<ProgressBar>,
+    view: Arc<Mutex<View>>,
     /// Mean loss over the last steps.
     loss: f64,
 }
@@ -87,48 +87,61 @@ fn clear(shown: Option<Shown>) {
     }
 }
 
-/// Names the work in progress.
-fn label(report: &StepReport) -> String {
-    match report.work {
-        Work::Encoding => format!("{}, encoding", report.stage.name()),
-        Work::Starting | Work::Training => report.stage.name().to_owned(),
-    }
-}
-
 impl Shown {
     fn new(report: &StepReport) -> Self {
+        let (stage, work, start) = (report.stage, report.work, Instant::now());
+        let view = Arc::new(Mutex::new(view(report, Duration::ZERO, report.step, report.loss)));
         let loud = tracing::enabled!(tracing::Level::WARN);
         let bar = (loud && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::with_draw_target(Some(report.num_steps as u64), ProgressDrawTarget::stderr());
-            let template = "{prefix} {wide_bar} {pos}/{len} steps, {msg}";
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.set_prefix(label(report));
-            bar
+            let shown = Arc::clone(&view);
+            bar_of(move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone())
         });
-        let start = Instant::now();
-        let (stage, work) = (report.stage, report.work);
-        Self { stage, work, start, first: report.step, last_line: start, bar, loss: report.loss }
+        Self { stage, work, start, first: report.step, last_line: start, bar, view, loss: report.loss }
     }
 
     fn update(&mut self, report: &StepReport) {
         self.loss += (report.loss - self.loss) * 0.05;
-        let secs = self.start.elapsed().as_secs_f64().max(1e-9);
-        let steps = report.step.saturating_sub(self.first);
-        let loss = if self.work == Work::Training { format!("loss {:.4}, ", self.loss) } else { String::new() };
-        let rate = (steps * report.batch) as f64 / secs;
-        let left = if steps > 0 {
-            let eta_secs = (report.num_steps - report.step) as f64 * secs / steps as f64;
-            format!(", ETA {}", in_words(eta_secs))
-        } else {
-            String::new()
-        };
-        let message = format!("{loss}{rate:.1} pictures/s{left}");
-        if let Some(bar) = &self.bar {
-            bar.set_position(report.step as u64);
-            bar.set_message(message);
-        } else if tracing::enabled!(tracing::Level::WARN) && self.last_line.elapsed() >= LINE_INTERVAL {
+        let view = view(report, self.start.elapsed(), self.first, self.loss);
+        let is_due = self.bar.is_none() && self.last_line.elapsed() >= LINE_INTERVAL;
+        if is_due && tracing::enabled!(tracing::Level::WARN) {
             self.last_line = Instant::now();
-            eprintln!("{}: step {} of {}, {message}", label(report), report.step, report.num_steps);
+            eprintln!("{}", plain_line(&view));
         }
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+}
+
+/// Describes the work after a step: `first` steps had been made when it began.
+fn view(report: &StepReport, elapsed: Duration, first: usize, loss: f64) -> View {
+    let &StepReport { stage, work, step, num_steps, batch, .. } = report;
+    let name = stage.name();
+    let label = if work == Work::Encoding { format!("{name}, encoding") } else { name.to_owned() };
+    let (steps, secs) = (step.saturating_sub(first), elapsed.as_secs_f64());
+    let remaining = (steps > 0).then(|| elapsed.mul_f64((num_steps - step) as f64 / steps as f64));
+    let items = if work == Work::Encoding || stage == Stage::Autoencoder { Noun::Pictures } else { Noun::Codes };
+    let rate = (steps * batch) as f64 / secs.max(1e-9);
+    let rate = (steps > 0).then(|| format!("{rate:.1} {}/s", items.after(2)));
+    let loss = (work == Work::Training).then(|| format!("loss {loss:.4}"));
+    let figures = [loss, rate].into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let fraction = step as f64 / num_steps.max(1) as f64;
+    View { label, noun: Noun::Steps, num_items: num_steps, num_done: step, fraction, remaining, figures }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_stage_counts_what_it_sees() {
+        let report = |stage, work| StepReport { stage, work, step: 6, num_steps: 8, loss: 0.5, batch: 32 };
+        let text = |stage, work| plain_line(&view(&report(stage, work), Duration::from_secs(2), 2, 0.25));
+        let expected = "autoencoder: 6 of 8 steps, 75%, loss 0.2500, 64.0 pictures/s, ETA 1s";
+        assert_eq!(text(Stage::Autoencoder, Work::Training), expected);
+        let expected = "latent: 6 of 8 steps, 75%, loss 0.2500, 64.0 codes/s, ETA 1s";
+        assert_eq!(text(Stage::Latent, Work::Training), expected);
+        let expected = "latent, encoding: 6 of 8 steps, 75%, 64.0 pictures/s, ETA 1s";
+        assert_eq!(text(Stage::Latent, Work::Encoding), expected);
+        let first = view(&report(Stage::Latent, Work::Encoding), Duration::ZERO, 6, 0.);
+        assert_eq!(plain_line(&first), "latent, encoding: 6 of 8 steps, 75%, ETA --");
     }
 }

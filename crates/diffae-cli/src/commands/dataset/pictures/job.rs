@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::making::{self, Cut, Making, Picture};
 use super::{About, Common, Format, LabelFile, Originals};
+use crate::commands::dataset::output::Made;
 use crate::commands::dataset::output::{Fingerprint, Listing, Manifest, Output, Survey};
-use crate::output::say;
 
 const LICENCE: &str = "LICENCE.txt";
 /// File that names the original of each picture.
@@ -41,14 +41,14 @@ pub(crate) struct Recipe<'a> {
 }
 
 /// Creates a data set whose originals are all known by their names.
-pub(crate) fn make(common: &Common, about: About, recipe: Recipe<'_>) -> Result<()> {
+pub(crate) fn make(common: &Common, about: About, recipe: Recipe<'_>) -> Result<Made> {
     ensure!(!recipe.pictures.is_empty(), "no pictures are left to be made");
     if let Some(labels) = &recipe.labels {
         labels.check(recipe.originals)?;
     }
     match Job::begin(common, about, making::fingerprint(&recipe.pictures))? {
         Some(job) => job.make(recipe),
-        None => Ok(()),
+        None => Ok(Made::whole(&common.out)),
     }
 }
 
@@ -61,7 +61,6 @@ impl<'a> Job<'a> {
             let found = survey(&common.out, common.format)?;
             let is_whole = found.is_some_and(|found| found.listing_blake3 == promised);
             if is_whole && (common.format == Format::Folder || sealed(&common.out)?.is_some()) {
-                say(&format!("{} is there already, and whole", common.out.display()))?;
                 return Ok(None);
             }
         }
@@ -69,7 +68,7 @@ impl<'a> Job<'a> {
     }
 
     /// Creates the missing pictures and files.
-    pub(crate) fn make(mut self, mut recipe: Recipe<'_>) -> Result<()> {
+    pub(crate) fn make(mut self, mut recipe: Recipe<'_>) -> Result<Made> {
         recipe.pictures.truncate(self.common.limited(recipe.pictures.len()));
         let making = Making {
             out: &self.common.out,
@@ -109,9 +108,7 @@ impl<'a> Job<'a> {
         if self.common.format == Format::Lmdb {
             making.seal(rows.len())?;
         }
-        let left_out = if broken.is_empty() { String::new() } else { format!(", {} left out", broken.len()) };
-        say(&format!("{} pictures in {}{left_out}", rows.len(), out.display()))?;
-        Ok(())
+        Ok(Made { out: out.clone(), num_pictures: Some(rows.len()), num_left_out: broken.len() })
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use diffae_data::{LabelForm, LabelTable, Labels};
 
 use super::Originals;
+use crate::progress::Noun;
 
 /// Labels in the form of `CelebA`'s attribute file, or as CSV with the file names first.
 #[derive(Debug)]
@@ -64,7 +65,9 @@ impl LabelFile {
         }
         ensure!(without_picture < rows.len(), "{} labels none of the pictures", self.path.display());
         if without_picture > 0 {
-            tracing::warn!("{} labels {without_picture} pictures that are not there", self.path.display());
+            let pictures = Noun::Pictures.counted(without_picture);
+            let are = if without_picture == 1 { "is" } else { "are" };
+            tracing::warn!("{} labels {pictures} that {are} not there", self.path.display());
         }
         Ok(())
     }
@@ -94,7 +97,9 @@ impl LabelFile {
         }
         ensure!(!rows.is_empty(), "{} labels none of the pictures that were made", self.path.display());
         if rows.len() < made.len() {
-            tracing::warn!("{} pictures have no labels", made.len() - rows.len());
+            let count = made.len() - rows.len();
+            let have = if count == 1 { "has" } else { "have" };
+            tracing::warn!("{} {have} no labels", Noun::Pictures.counted(count));
         }
         let attributes = &self.table.attributes;
         if self.table.form == LabelForm::Celeba {

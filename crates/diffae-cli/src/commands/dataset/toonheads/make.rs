@@ -12,6 +12,7 @@ use super::face::Painter;
 use super::labels;
 use super::labels::Lines;
 use super::style::{Attribute, Side, Style};
+use crate::commands::dataset::output::Made;
 
 /// Number of pictures per folder.
 const PER_FOLDER: u32 = 1000;
@@ -24,7 +25,7 @@ struct Picture {
     forced: Option<(&'static Attribute, Side)>,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args) -> Result<Made> {
     let style = Style::of(args.style);
     let paired = paired(style, &args.pairs)?;
     ensure!(args.count > 0 || !paired.is_empty(), "neither pictures nor pairs are wanted");
