@@ -86,6 +86,56 @@ fn pretrained_safetensors_are_imported() {
     workspace.run(&["info", "weights"]).fails_with("--image-size").fails_with("model.safetensors");
 }
 
+/// Writes the averaged parameters as two shards with their index.
+fn write_shards(workspace: &Workspace, folder: &str) {
+    fs::create_dir_all(workspace.path(folder)).unwrap();
+    let mut first = golden_tensors("ema_model.");
+    let middle = first.keys().nth(first.len().div_ceil(2)).unwrap().clone();
+    let second = first.split_off(&middle);
+    let mut map = BTreeMap::new();
+    for (number, shard) in [(1, first), (2, second)] {
+        let file = format!("model-0000{number}-of-00002.safetensors");
+        fs::write(workspace.path(&format!("{folder}/{file}")), safetensors_bytes(&shard, &BTreeMap::new()).unwrap())
+            .unwrap();
+        map.extend(shard.into_keys().map(|name| (name, file.clone())));
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
+    fs::write(workspace.path(&format!("{folder}/model.safetensors.index.json")), index).unwrap();
+}
+
+#[test]
+fn hyper_parameters_are_found_beside_an_index_and_in_a_header() {
+    let told = fs::read(fixture(&format!("golden/{MODEL}/hyper_parameters.json"))).unwrap();
+    for name in ["hparams.json", "model.json", "config.json", "hyper_parameters.json"] {
+        let workspace = Workspace::new();
+        write_shards(&workspace, "sharded");
+        workspace.run(&["info", "sharded"]).fails_with("--image-size");
+        fs::write(workspace.path("sharded").join(name), &told).unwrap();
+        workspace.run(&["info", "sharded"]).succeeds();
+        workspace.run(&["info", "sharded/model.safetensors.index.json"]).succeeds();
+    }
+    let workspace = Workspace::new();
+    let text = BTreeMap::from([("img_size".to_owned(), "16".to_owned())]);
+    let bytes = safetensors_bytes(&golden_tensors("ema_model."), &text).unwrap();
+    fs::write(workspace.path("told.safetensors"), bytes).unwrap();
+    workspace.run(&["info", "told.safetensors"]).succeeds();
+}
+
+#[test]
+fn one_shard_of_a_model_leads_to_the_others() {
+    let workspace = Workspace::new();
+    write_shards(&workspace, "sharded");
+    let shard = "sharded/model-00001-of-00002.safetensors";
+    let is_shard = "model-00001-of-00002.safetensors is shard 1 of 2 of a model; ";
+    let with_index = format!("{is_shard}name the index of all, model.safetensors.index.json, or the folder");
+    for command in [&["info", shard][..], &["import", shard, "--out", "model"]] {
+        workspace.run(command).fails_with(&with_index);
+    }
+    fs::remove_file(workspace.path("sharded/model.safetensors.index.json")).unwrap();
+    let alone = format!("{is_shard}put all shards and their index, model.safetensors.index.json, into one folder");
+    workspace.run(&["info", shard]).fails_with(&alone);
+}
+
 #[test]
 fn the_choice_of_parameters_is_an_option_of_every_command() {
     let workspace = Workspace::new();
@@ -145,8 +195,12 @@ fn every_protocol_of_both_formats_is_read() {
 fn what_is_no_checkpoint_is_named_with_the_way_out() {
     let workspace = Workspace::new();
     for (file, kind, way_out) in [
-        ("torchscript.pt", "a TorchScript program", "torch.jit.load"),
-        ("exported.pt2", "an exported program", "torch.export.load"),
+        ("torchscript.pt", "is a TorchScript program (torch.jit.save), not a file of weights; save", "torch.jit.load"),
+        (
+            "exported.pt2",
+            "is an exported program (torch.export.save), not a file of weights; save",
+            "torch.export.load",
+        ),
         ("whole_module.pt", "an object of torch.nn.modules.container.Sequential", "state_dict()"),
         ("dcp", "dcp is not a model", "model.a"),
     ] {
@@ -169,8 +223,8 @@ fn files_of_other_kinds_are_named() {
         ("a.h5", b"\x89HDF\r\n\x1a\n\0\0", "an HDF5 file"),
         ("a.npy", b"\x93NUMPY\x01\0", "a NumPy array"),
         ("a.ckpt", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
-        ("a.ckpt.gz", b"\x1f\x8b\x08\0", "packed with gzip; unpack it first"),
-        ("a.tar", &tar, "a tar archive; unpack it first"),
+        ("a.ckpt.gz", b"\x1f\x8b\x08\0", "packed with gzip, not a file of weights; unpack it first"),
+        ("a.tar", &tar, "a tar archive, not a file of weights; unpack it first"),
         ("old.pt", b"sys_info\0\0\0", "before PyTorch 0.2"),
         ("cut.safetensors", cut, "cut off"),
         ("header.safetensors", &cut[..100], "cut off"),
@@ -179,6 +233,9 @@ fn files_of_other_kinds_are_named() {
         fs::write(workspace.path(name), content).unwrap();
         workspace.run(&["info", name]).fails_with(expected).fails_with(name);
     }
+    let one = BTreeMap::from([("a".to_owned(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap())]);
+    fs::write(workspace.path("one.safetensors"), safetensors_bytes(&one, &BTreeMap::new()).unwrap()).unwrap();
+    workspace.run(&["info", "one.safetensors"]).fails_with("its only tensor is a");
     fs::create_dir(workspace.path("unet")).unwrap();
     fs::write(workspace.path("unet/config.json"), "{\"_class_name\": \"UNet2DModel\"}").unwrap();
     workspace.run(&["info", "unet"]).fails_with("a UNet2DModel of diffusers").fails_with("unet is not a model");

@@ -55,7 +55,7 @@ pub enum Error {
         supported: u32,
     },
     /// Weights or networks do not fit.
-    #[error("cannot load {}", path.display())]
+    #[error("{}", source.cannot_load(path))]
     Weights {
         /// The model.
         path: PathBuf,

@@ -156,7 +156,12 @@ fn describe(folder: &Path, config: &Config, names: &[String]) -> String {
         );
     }
     if !safetensors.is_empty() {
-        return format!("it holds {} without an index; name the file with the weights", safetensors.join(", "));
+        let remedy = if safetensors.iter().any(|name| name.contains("-of-")) {
+            "add the index of these shards, model.safetensors.index.json"
+        } else {
+            "name the file with the weights"
+        };
+        return format!("it holds {} without an index; {remedy}", safetensors.join(", "));
     }
     if !torch.is_empty() {
         return format!("it holds {}; name the file with the weights", torch.join(", "));

@@ -1,7 +1,8 @@
 //! Errors of configs, weight files and tensors.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::counted::counted;
 use crate::weights::{FileKind, TorchError};
 
 /// Result type of this crate.
@@ -71,7 +72,7 @@ pub enum Error {
         occurring: Vec<usize>,
     },
     /// A norm cannot split its channels evenly.
-    #[error("{network}: {block} has {channels} channels, which {groups} groups do not divide")]
+    #[error("{network}: {block} has {}, which {} cannot divide evenly", counted(*channels, "channel"), counted(*groups, "group"))]
     GroupsDoNotDivide {
         /// Name of the network.
         network: &'static str,
@@ -83,7 +84,7 @@ pub enum Error {
         groups: usize,
     },
     /// Attention cannot split its channels evenly.
-    #[error("{network}: {block} has {channels} channels, which {num_heads} heads do not divide")]
+    #[error("{network}: {block} has {}, which {} cannot divide evenly", counted(*channels, "channel"), counted(*num_heads, "head"))]
     HeadsDoNotDivide {
         /// Name of the network.
         network: &'static str,
@@ -159,7 +160,11 @@ pub enum Error {
         source: safetensors::SafeTensorError,
     },
     /// A safetensors file ends too early.
-    #[error("{} is a safetensors file that was cut off: it has {got} of at least {needed} bytes; download or copy it again", path.display())]
+    #[error(
+        "{} is a safetensors file that was cut off: it has {got} of at least {}; download or copy it again",
+        path.display(),
+        counted(*needed, "byte")
+    )]
     SafetensorsCut {
         /// Path of the file.
         path: PathBuf,
@@ -183,6 +188,18 @@ pub enum Error {
         path: PathBuf,
         /// The mismatch.
         problem: String,
+    },
+    /// One of several files of a model, without the others.
+    #[error("{} is shard {number} of {count} of a model; {remedy}", path.display())]
+    LoneShard {
+        /// Path of the file.
+        path: PathBuf,
+        /// Number of the shard, from 1.
+        number: usize,
+        /// Number of shards.
+        count: usize,
+        /// Advice that leads to the whole model.
+        remedy: String,
     },
     /// A file of hyper-parameters beside the weights cannot be used.
     #[error("{} holds no hyper-parameters: {problem}; correct or remove it", path.display())]
@@ -226,7 +243,11 @@ pub enum Error {
         name: String,
     },
     /// Tensors of the file that no network uses.
-    #[error("{count} tensors are not used by the model that the config describes, first {name}")]
+    #[error(
+        "the model that the config describes does not use {}{}",
+        counted(*count, "tensor"),
+        if *count == 1 { format!(": {name}") } else { format!(", the first of which is {name}") }
+    )]
     UnusedTensors {
         /// Number of unused tensors.
         count: usize,
@@ -336,4 +357,62 @@ pub enum Error {
         #[source]
         source: candle_core::Error,
     },
+}
+
+impl Error {
+    /// Returns the file or folder that the message names, if it is about one of weights.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Io { path, .. }
+            | Self::Safetensors { path, .. }
+            | Self::SafetensorsCut { path, .. }
+            | Self::NotSafetensors { path, .. }
+            | Self::Shards { path, .. }
+            | Self::LoneShard { path, .. }
+            | Self::HyperParameterFile { path, .. }
+            | Self::NotThere { path, .. }
+            | Self::NoNetwork { path, .. }
+            | Self::NoSuchSet { path, .. }
+            | Self::TwoSets { path, .. } => Some(path),
+            Self::Torch(error) => error.path(),
+            _ => None,
+        }
+    }
+
+    /// Returns the sentence that the file at `path` cannot be loaded, for an error whose cause is this one: it names the
+    /// file, unless this error does.
+    #[must_use]
+    pub fn cannot_load(&self, path: &Path) -> String {
+        if self.path() == Some(path) {
+            "cannot load the weights".to_owned()
+        } else {
+            format!("cannot load {}", path.display())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_once() {
+        let path = || PathBuf::from("a.pt");
+        let error = Error::from(TorchError::NotTorch { path: path(), kind: FileKind::Npy });
+        assert!(
+            error.to_string().starts_with("a.pt is a NumPy array, not a file of weights; save all arrays"),
+            "{error}"
+        );
+        assert_eq!(error.cannot_load(&path()), "cannot load the weights");
+        assert_eq!(error.cannot_load(Path::new("b")), "cannot load b");
+        assert_eq!(Error::NoEncoder.cannot_load(&path()), "cannot load a.pt");
+    }
+
+    #[test]
+    fn counts_and_nouns_agree() {
+        let unused = |count| Error::UnusedTensors { count, name: "a".to_owned() }.to_string();
+        assert!(unused(1).ends_with("does not use 1 tensor: a"), "{}", unused(1));
+        assert!(unused(2).ends_with("does not use 2 tensors, the first of which is a"), "{}", unused(2));
+    }
 }

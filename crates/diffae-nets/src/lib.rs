@@ -60,6 +60,7 @@ mod compact;
 mod config;
 mod conv;
 mod cost;
+mod counted;
 mod edit_direction;
 mod encoder;
 mod error;

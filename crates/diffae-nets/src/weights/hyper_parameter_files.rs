@@ -6,12 +6,14 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::sharded::INDEX_ENDING;
+use crate::counted::counted;
 use crate::error::{Error, Result};
 
 /// Name of a file that can hold nothing else.
 const CERTAIN: &str = "hyper_parameters.json";
-/// Name of a file that other programs write too.
-const SHARED: &str = "config.json";
+/// Names of files that other programs write too.
+const SHARED: [&str; 2] = ["hparams.json", "config.json"];
 /// Keys of text entries of a safetensors header that may hold hyper-parameters.
 const TEXT_KEYS: [&str; 4] = ["hyper_parameters", "hparams", "config", "model_conf"];
 /// Length of the longest file that is read; those of the released checkpoints have 4 KiB.
@@ -37,13 +39,20 @@ const KNOWN_KEYS: [&str; 14] = [
 const FOREIGN_KEYS: [&str; 6] =
     ["_class_name", "_diffusers_version", "architectures", "model_type", "transformers_version", "format_version"];
 
-/// Reads the hyper-parameters in the files beside `weights`: `NAME.json` for `NAME.safetensors`,
-/// `hyper_parameters.json`, or a `config.json` of such. A file of one of the other two names may hold something else.
+/// Reads the hyper-parameters in the files beside `weights`: `NAME.json` for `NAME.safetensors` and for the index
+/// `NAME.safetensors.index.json`, `hyper_parameters.json`, or a `hparams.json` or `config.json` of such. Files of other
+/// names than the second may hold something else.
 /// # Errors
 /// [`Error::HyperParameterFile`] if `hyper_parameters.json` cannot be read or holds something else.
 pub(super) fn beside(weights: &Path) -> Result<Option<Value>> {
-    let candidates = [weights.with_extension("json"), weights.with_file_name(CERTAIN), weights.with_file_name(SHARED)];
-    for path in candidates.into_iter().filter(|path| path != weights && path.is_file()) {
+    let name = weights.file_name().unwrap_or_default().to_string_lossy();
+    let of_name = match name.strip_suffix(INDEX_ENDING) {
+        Some(model) => weights.with_file_name(format!("{model}.json")),
+        None => weights.with_extension("json"),
+    };
+    let fixed = [CERTAIN].into_iter().chain(SHARED).map(|name| weights.with_file_name(name));
+    let candidates = std::iter::once(of_name).chain(fixed);
+    for path in candidates.filter(|path| path != weights && path.is_file()) {
         let found = read(&path).and_then(|value| hyper_parameters(value).ok_or("there are none in it".to_owned()));
         match found {
             Ok(found) => {
@@ -57,16 +66,32 @@ pub(super) fn beside(weights: &Path) -> Result<Option<Value>> {
     Ok(None)
 }
 
-/// Finds the hyper-parameters among the text entries of a header.
+/// Finds the hyper-parameters among the text entries of a header: as JSON in one of them, or an entry each.
 pub(super) fn in_metadata(text: &BTreeMap<String, String>) -> Option<Value> {
     let values = TEXT_KEYS.iter().filter_map(|key| text.get(*key));
-    values.filter_map(|text| serde_json::from_str(text).ok()).find_map(hyper_parameters)
+    let together = values.filter_map(|text| serde_json::from_str(text).ok()).find_map(hyper_parameters);
+    let each = || text.iter().map(|(key, value)| (key.clone(), value_of(value))).collect();
+    together.or_else(|| hyper_parameters(Value::Object(each())))
+}
+
+/// Reads a value as JSON or as Python prints it; other text is a string.
+fn value_of(text: &str) -> Value {
+    let tuple = || {
+        let items = text.strip_prefix('(')?.strip_suffix(')')?;
+        serde_json::from_str(&format!("[{}]", items.trim_end().trim_end_matches(','))).ok()
+    };
+    match text {
+        "None" => Value::Null,
+        "True" => Value::Bool(true),
+        "False" => Value::Bool(false),
+        _ => serde_json::from_str(text).ok().or_else(tuple).unwrap_or_else(|| Value::String(text.to_owned())),
+    }
 }
 
 fn read(path: &Path) -> std::result::Result<Value, String> {
     let len = fs::metadata(path).map_err(|error| error.to_string())?.len();
     if len > MAX_BYTES {
-        return Err(format!("it has {len} bytes, far more than hyper-parameters take"));
+        return Err(format!("it has {}, far more than hyper-parameters take", counted(len, "byte")));
     }
     let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
     serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| error.to_string())
@@ -103,6 +128,31 @@ mod tests {
         ] {
             assert_eq!(hyper_parameters(value.clone()).is_some(), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn every_name_is_taken_beside_an_index_and_beside_a_file() {
+        for weights in ["model.safetensors", "model.safetensors.index.json"] {
+            for name in ["model.json", "hparams.json", "config.json", "hyper_parameters.json"] {
+                let folder = tempfile::tempdir().unwrap();
+                std::fs::write(folder.path().join(name), "{\"img_size\": 16}").unwrap();
+                assert_eq!(beside(&folder.path().join(weights)).unwrap(), Some(json!({"img_size": 16})), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn text_entries_may_be_hyper_parameters_themselves() {
+        let found = |entries: &[(&str, &str)]| {
+            let text = entries.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+            in_metadata(&text)
+        };
+        assert_eq!(found(&[("img_size", "16")]), Some(json!({"img_size": 16})));
+        let python = [("T", "1000"), ("net_ch_mult", "(1, 2)"), ("num_heads", "None"), ("beta_scheduler", "linear")];
+        let expected = json!({"T": 1000, "net_ch_mult": [1, 2], "num_heads": null, "beta_scheduler": "linear"});
+        assert_eq!(found(&python), Some(expected));
+        assert_eq!(found(&[("config", "{\"img_size\": 16}"), ("T", "1")]), Some(json!({"img_size": 16})));
+        assert_eq!(found(&[("format", "pt")]), None);
     }
 
     #[test]

@@ -143,7 +143,11 @@ fn describe(state: &dyn TensorSource) -> String {
     }
     let listed: Vec<&str> = names.iter().take(NUM_LISTED_NAMES).map(String::as_str).collect();
     let more = if names.len() > listed.len() { ", .." } else { "" };
-    format!("its {} tensors are {}{more}", names.len(), super::torch::excerpt(listed.join(", ")))
+    let listed = super::torch::excerpt(listed.join(", "));
+    if let [_] = names.as_slice() {
+        return format!("its only tensor is {listed}");
+    }
+    format!("its {} tensors are {listed}{more}", names.len())
 }
 
 #[cfg(test)]

@@ -21,6 +21,41 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+/// Ending of an index behind the name of the model: `model` of `model.safetensors.index.json`.
+pub(super) const INDEX_ENDING: &str = ".safetensors.index.json";
+
+/// Fails if the name of a safetensors file is that of one of several: `model-00001-of-00002.safetensors`.
+/// # Errors
+/// [`Error::LoneShard`], with the index if it lies beside the file.
+pub(super) fn refuse_lone_shard(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let Some(ShardName { model, number, count }) = ShardName::of(&name).filter(|shard| shard.count > 1) else {
+        return Ok(());
+    };
+    let index = format!("{model}{INDEX_ENDING}");
+    let remedy = if path.with_file_name(&index).is_file() {
+        format!("name the index of all, {index}, or the folder")
+    } else {
+        format!("put all shards and their index, {index}, into one folder and name that")
+    };
+    Err(Error::LoneShard { path: path.to_owned(), number, count, remedy })
+}
+
+/// Parts of the name of one of several files.
+struct ShardName<'a> {
+    model: &'a str,
+    number: usize,
+    count: usize,
+}
+
+impl<'a> ShardName<'a> {
+    fn of(name: &'a str) -> Option<Self> {
+        let (rest, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+        let (model, number) = rest.rsplit_once('-')?;
+        Some(Self { model, number: number.parse().ok()?, count: count.parse().ok()? })
+    }
+}
+
 /// Tensors of all files of an index.
 #[derive(Debug)]
 pub(super) struct ShardedSafetensors {
@@ -143,6 +178,21 @@ mod tests {
         ] {
             let error = open(entries).unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains("index.json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_of_several_files_leads_to_the_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |name: &str| refuse_lone_shard(&folder.path().join(name)).map_err(|error| error.to_string());
+        let shard = "model-00001-of-00002.safetensors";
+        let error = refused(shard).unwrap_err();
+        assert!(error.contains("is shard 1 of 2 of a model; put all shards and their index"), "{error}");
+        std::fs::write(folder.path().join("model.safetensors.index.json"), "").unwrap();
+        let error = refused(shard).unwrap_err();
+        assert!(error.contains("name the index of all, model.safetensors.index.json, or the folder"), "{error}");
+        for name in ["model-00001-of-00001.safetensors", "model.safetensors", "two-of-2.safetensors"] {
+            assert_eq!(refused(name), Ok(()));
         }
     }
 

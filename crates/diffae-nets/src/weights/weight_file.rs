@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::hyper_parameter_files::{beside, in_metadata};
 use super::safetensors::SafetensorsFile;
-use super::sharded::ShardedSafetensors;
+use super::sharded::{ShardedSafetensors, refuse_lone_shard};
 use super::source::{StoredTensor, TensorSource};
 use super::torch::{FilePart, MappedFile, ShardedCheckpoint, TensorRef, TorchDtype, TorchFile, is_safetensors};
 use super::wrappers::Renamed;
@@ -55,13 +55,15 @@ impl WeightFile {
     /// Opens a file that `torch.save` wrote, a safetensors file, the index of several of these, or a folder of
     /// `torch.distributed.checkpoint`.
     /// # Errors
-    /// [`Error::Torch`] or [`Error::Safetensors`] if it is damaged or something else.
+    /// [`Error::Torch`] or [`Error::Safetensors`] if it is damaged or something else; [`Error::LoneShard`] if it is one of
+    /// several files.
     pub(super) fn open(path: &Path) -> Result<Self> {
         if is_sharded_checkpoint(path) {
             return Self::of_pieces(path);
         }
         let bytes = MappedFile::open(path)?;
         if is_safetensors(&bytes) {
+            refuse_lone_shard(path)?;
             let file = SafetensorsFile::from_map(path, bytes)?;
             let hyper_parameters = beside(path)?.or_else(|| in_metadata(&file.text()));
             return Ok(Self::of_one_state(path, Arc::new(file), hyper_parameters));

@@ -1,5 +1,6 @@
 //! Kinds of files that are not checkpoints.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::excerpt::excerpt;
@@ -14,6 +15,9 @@ const TEXT_PROBE_BYTES: usize = 512;
 const SHOWN_BYTES: usize = 8;
 /// Length of the longest header of a safetensors file.
 const MAX_SAFETENSORS_HEADER: u64 = 100_000_000;
+
+/// Remedy for models of other frameworks.
+pub(super) const OTHER_NETWORKS: &str = "its networks are not those of a Diffusion Autoencoder in PyTorch";
 
 /// First bytes of files of known kinds.
 const STARTS: [(&[u8], FileKind); 15] = [
@@ -150,40 +154,63 @@ fn is_onnx(file: &[u8]) -> bool {
     }
 }
 
+impl FileKind {
+    /// Returns the kind with its article.
+    pub(super) fn noun(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Empty => "an empty file",
+            Self::PlainPickle => "a Python pickle that torch.save did not write",
+            Self::Zip => "a zip archive, as torch.save writes",
+            Self::Tar => "a tar archive",
+            Self::OldTorchTar => "a tar archive of torch.save before PyTorch 0.2",
+            Self::Compressed { program } => return format!("a file packed with {program}").into(),
+            Self::Safetensors => "a safetensors file",
+            Self::Hdf5 => "an HDF5 file, as Keras writes",
+            Self::Npy => "a NumPy array",
+            Self::Onnx => "an ONNX model",
+            Self::Gguf => "a GGUF file",
+            Self::Picture => "a picture",
+            Self::Parquet => "a Parquet table",
+            Self::HtmlPage => "a web page",
+            Self::GitLfsPointer => "a Git LFS pointer",
+            Self::Text { first_line } => return format!("a text that starts with {first_line:?}").into(),
+            Self::Unknown { first_bytes } => {
+                return format!("a file of unknown kind that starts with {first_bytes:02x?}").into();
+            }
+        })
+    }
+
+    /// Returns the way to the weights, or the reason why there is none.
+    pub(super) fn remedy(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Empty => "download or copy it again",
+            Self::PlainPickle => "load it in Python and save its tensors with `torch.save(state_dict, \"weights.pt\")`",
+            Self::Tar | Self::Compressed { .. } => "unpack it first",
+            Self::OldTorchTar => "load it with PyTorch below 2 and save it again with torch.save",
+            Self::Hdf5 | Self::Gguf => OTHER_NETWORKS,
+            Self::Npy => {
+                "save all arrays of a network by name with \
+                 `safetensors.numpy.save_file(arrays, \"weights.safetensors\")`"
+            }
+            Self::Onnx => "its tensors have lost their names; take the checkpoint that it was exported from",
+            Self::Parquet => "it holds data to train on",
+            Self::HtmlPage => "the download led to a page instead of the file",
+            Self::GitLfsPointer => "fetch the file itself with `git lfs pull`",
+            Self::Text { .. } => "the download may have failed",
+            Self::Zip | Self::Safetensors | Self::Picture | Self::Unknown { .. } => return None,
+        })
+    }
+}
+
+/// Joins the kind of a file, the clause that it is not what was expected, and the remedy.
+pub(super) fn sentence(noun: &str, instead_of: &str, remedy: Option<&str>) -> String {
+    let remedy = remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    format!("{noun}{instead_of}{remedy}")
+}
+
 impl fmt::Display for FileKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let other_framework = "whose networks are not those of a Diffusion Autoencoder in PyTorch";
-        match self {
-            Self::Empty => f.write_str("an empty file; download or copy it again"),
-            Self::PlainPickle => f.write_str(
-                "a Python pickle that torch.save did not write; load it in Python and save its tensors with \
-                 `torch.save(state_dict, \"weights.pt\")`",
-            ),
-            Self::Zip => f.write_str("a zip archive, as torch.save writes"),
-            Self::Tar => f.write_str("a tar archive; unpack it first"),
-            Self::OldTorchTar => f.write_str(
-                "a tar archive of torch.save before PyTorch 0.2; load it with PyTorch below 2 and save it again with torch.save",
-            ),
-            Self::Compressed { program } => write!(f, "a file packed with {program}; unpack it first"),
-            Self::Safetensors => f.write_str("a safetensors file"),
-            Self::Hdf5 => write!(f, "an HDF5 file, as Keras writes, {other_framework}"),
-            Self::Npy => f.write_str(
-                "a NumPy array; save all arrays of a network by name with \
-                 `safetensors.numpy.save_file(arrays, \"weights.safetensors\")`",
-            ),
-            Self::Onnx => {
-                f.write_str("an ONNX model, whose tensors have lost their names; take the checkpoint that it was exported from")
-            }
-            Self::Gguf => write!(f, "a GGUF file, {other_framework}"),
-            Self::Picture => f.write_str("a picture"),
-            Self::Parquet => f.write_str("a Parquet table, which is data to train on"),
-            Self::HtmlPage => f.write_str("a web page; the download led to a page instead of the file"),
-            Self::GitLfsPointer => f.write_str("a Git LFS pointer; fetch the file itself with `git lfs pull`"),
-            Self::Text { first_line } => {
-                write!(f, "a text that starts with {first_line:?}; the download may have failed")
-            }
-            Self::Unknown { first_bytes } => write!(f, "a file of unknown kind that starts with {first_bytes:02x?}"),
-        }
+        f.write_str(&sentence(&self.noun(), "", self.remedy()))
     }
 }
 

@@ -1,11 +1,13 @@
 //! Errors of pickles.
 
+use crate::counted::counted;
+
 /// Reason for which a pickle was rejected; `at` is the position of the opcode in the pickle.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PickleError {
     /// The pickle is larger than any checkpoint needs.
-    #[error("the pickle has {len} bytes, more than the limit of {limit}")]
+    #[error("the pickle has {}, more than the limit of {limit}", counted(*len, "byte"))]
     TooLarge {
         /// Length of the pickle.
         len: usize,
@@ -13,7 +15,7 @@ pub enum PickleError {
         limit: usize,
     },
     /// An operand, or the length that an operand declares, reaches past the end.
-    #[error("the pickle ends in an operand: the opcode at byte {at} needs {needed} more bytes, {left} are left")]
+    #[error("the pickle ends in an operand: the opcode at byte {at} needs {} more, but has {left}", counted(*needed, "byte"))]
     Truncated {
         /// Position of the opcode.
         at: usize,
@@ -29,13 +31,13 @@ pub enum PickleError {
         at: usize,
     },
     /// The pickle ends before STOP.
-    #[error("the pickle has no STOP opcode within its {len} bytes")]
+    #[error("the pickle has no STOP opcode within its {}", counted(*len, "byte"))]
     MissingStop {
         /// Length of the pickle.
         len: usize,
     },
     /// Bytes follow STOP.
-    #[error("{extra} bytes follow the end of the pickle at byte {at}")]
+    #[error("the pickle ends at byte {at} and leaves {} over", counted(*extra, "byte"))]
     TrailingData {
         /// Position of STOP.
         at: usize,
@@ -43,7 +45,7 @@ pub enum PickleError {
         extra: usize,
     },
     /// STOP was reached with more than the result on the stack.
-    #[error("the pickle leaves {left} values on the stack instead of one")]
+    #[error("the pickle leaves {} on the stack instead of one", counted(*left, "value"))]
     LeftOnStack {
         /// Values and marks on the stack.
         left: usize,
@@ -101,7 +103,7 @@ pub enum PickleError {
         got: &'static str,
     },
     /// A dictionary is filled with a key that has no value.
-    #[error("the opcode at byte {at} fills a dict with {num_items} keys and values, an odd number")]
+    #[error("the opcode at byte {at} fills a dict with keys and values, an odd number of them: {num_items}")]
     OddDictItems {
         /// Position of the opcode.
         at: usize,

@@ -1,10 +1,14 @@
 //! Errors of PyTorch checkpoints.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::file_kind::FileKind;
+use super::file_kind::{FileKind, sentence};
 use super::pickle_error::PickleError;
 use super::zip_kind::ZipKind;
+use crate::counted::counted;
+
+/// Clause about a file of another kind.
+const NO_WEIGHTS: &str = ", not a file of weights";
 
 /// Reason for which a checkpoint, or a tensor in one, cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +23,7 @@ pub enum TorchError {
         source: std::io::Error,
     },
     /// The file is of another kind.
-    #[error("{path} is no file of weights that can be read but {kind}", path = path.display())]
+    #[error("{} is {}", path.display(), sentence(&kind.noun(), NO_WEIGHTS, kind.remedy()))]
     NotTorch {
         /// Path of the file.
         path: PathBuf,
@@ -55,7 +59,7 @@ pub enum TorchError {
         source: ArchiveError,
     },
     /// The file is a zip archive of something else.
-    #[error("{path} is no file of weights that can be read but {kind}", path = path.display())]
+    #[error("{} is {}", path.display(), sentence(&kind.noun(), NO_WEIGHTS, Some(&kind.remedy())))]
     OtherArchive {
         /// Path of the file.
         path: PathBuf,
@@ -178,7 +182,7 @@ pub enum TorchError {
         source: ArchiveError,
     },
     /// A storage does not have the length that the pickle declares.
-    #[error("tensor {tensor:?} lies in {entry:?}, which has {got} bytes, expected {expected}")]
+    #[error("tensor {tensor:?} lies in {entry:?}, which has {}, expected {expected}", counted(*got, "byte"))]
     StorageLen {
         /// Name of the tensor.
         tensor: String,
@@ -201,8 +205,8 @@ pub enum TorchError {
     },
     /// A tensor reaches beyond its storage.
     #[error(
-        "tensor {tensor:?} with shape {shape:?}, strides {strides:?} and offset {offset} reaches beyond the \
-         {storage_numel} elements of its storage"
+        "tensor {tensor:?} with shape {shape:?}, strides {strides:?} and offset {offset} reaches beyond its storage of {}",
+        counted(*storage_numel, "element")
     )]
     OutOfStorage {
         /// Name of the tensor.
@@ -226,18 +230,41 @@ pub enum TorchError {
     },
 }
 
+impl TorchError {
+    /// Returns the file or folder that the message names.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Open { path, .. }
+            | Self::NotTorch { path, .. }
+            | Self::Legacy { path, .. }
+            | Self::Sharded { path, .. }
+            | Self::Archive { path, .. }
+            | Self::OtherArchive { path, .. }
+            | Self::SeveralPickles { path, .. }
+            | Self::ByteOrder { path, .. }
+            | Self::Pickle { path, .. }
+            | Self::RootNotDict { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
 /// Damage to an archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveError {
     /// The archive ends before its directory.
-    #[error("the archive ends after {file_len} bytes without a directory: it was not written or downloaded to the end")]
+    #[error(
+        "the archive ends after {} without a directory: it was not written or downloaded to the end",
+        counted(*file_len, "byte")
+    )]
     NoDirectoryEnd {
         /// Length of the file.
         file_len: usize,
     },
     /// The record at the end contradicts itself or the file.
-    #[error("the directory of the archive does not fit to the file of {file_len} bytes")]
+    #[error("the directory of the archive does not fit to the file of {}", counted(*file_len, "byte"))]
     BadDirectoryEnd {
         /// Length of the file.
         file_len: usize,
@@ -274,7 +301,7 @@ pub enum ArchiveError {
         entry: String,
     },
     /// An entry that is not compressed has two sizes.
-    #[error("the entry {entry:?} has {stored_len} bytes in the file, but {len} when unpacked")]
+    #[error("the entry {entry:?} has {} in the file, but {len} when unpacked", counted(*stored_len, "byte"))]
     TwoSizes {
         /// Name of the entry.
         entry: String,
@@ -359,7 +386,10 @@ pub enum ShardedError {
         name: String,
     },
     /// A range reaches beyond its file.
-    #[error("a piece of {len} bytes at byte {start} reaches beyond the end of its file; copy the folder again")]
+    #[error(
+        "a piece of {} at byte {start} reaches beyond the end of its file; copy the folder again",
+        counted(*len, "byte")
+    )]
     BeyondFile {
         /// Start of the range.
         start: usize,
@@ -416,7 +446,7 @@ pub enum LegacyError {
         key: String,
     },
     /// A storage has another size than its tensors expect.
-    #[error("storage {key} holds {got} numbers, its tensors expect {expected}")]
+    #[error("storage {key} holds {}, its tensors expect {expected}", counted(*got, "number"))]
     StorageNumel {
         /// Key of the storage.
         key: String,
@@ -426,7 +456,7 @@ pub enum LegacyError {
         expected: usize,
     },
     /// The file ends too early.
-    #[error("the file ends after {len} bytes, within storage {key}")]
+    #[error("the file ends after {}, within storage {key}", counted(*len, "byte"))]
     Truncated {
         /// Length of the file.
         len: usize,

@@ -1,8 +1,10 @@
 //! Kinds of zip archives that are not checkpoints.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::excerpt::excerpt;
+use super::file_kind::{OTHER_NETWORKS, sentence};
 use super::zip_directory::ZipDirectory;
 
 /// Endings of files of weights that somebody may have packed.
@@ -84,34 +86,52 @@ fn is_entry(name: &[u8], file: &str) -> bool {
     }
 }
 
+impl ZipKind {
+    /// Returns the kind with its article.
+    pub(super) fn noun(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::TorchScript => "a TorchScript program (torch.jit.save)",
+            Self::ExportedProgram => "an exported program (torch.export.save)",
+            Self::TorchPackage => "a torch.package",
+            Self::Npz => "a file of NumPy arrays (.npz)",
+            Self::Keras => "a Keras model",
+            Self::Packed { entry } => return format!("a zip archive with {entry:?} in it").into(),
+            Self::Other { .. } => "a zip archive of something else",
+        })
+    }
+
+    /// Returns the way to the weights, or the reason why there is none.
+    pub(super) fn remedy(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::TorchScript => {
+                "save its tensors with `torch.save(torch.jit.load(FILE).state_dict(), \"weights.pt\")`"
+            }
+            Self::ExportedProgram => {
+                "save its tensors with `torch.save(torch.export.load(FILE).state_dict, \"weights.pt\")`"
+            }
+            Self::TorchPackage => {
+                "load the network in Python and save its tensors with \
+                 `torch.save(network.state_dict(), \"weights.pt\")`"
+            }
+            Self::Npz => {
+                "save them with `safetensors.numpy.save_file(dict(numpy.load(FILE)), \"weights.safetensors\")`"
+            }
+            Self::Keras => OTHER_NETWORKS,
+            Self::Packed { .. } => "unpack it first",
+            Self::Other { num_entries: 0, .. } => "it has no entries",
+            Self::Other { num_entries: 1, first_entry } => {
+                return format!("its only entry is {first_entry:?}, not `<name>/data.pkl`").into();
+            }
+            Self::Other { num_entries, first_entry } => {
+                return format!("none of its {num_entries} entries is `<name>/data.pkl`, the first is {first_entry:?}")
+                    .into();
+            }
+        })
+    }
+}
+
 impl fmt::Display for ZipKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TorchScript => f.write_str(
-                "a TorchScript program (torch.jit.save); save its tensors with \
-                 `torch.save(torch.jit.load(FILE).state_dict(), \"weights.pt\")`",
-            ),
-            Self::ExportedProgram => f.write_str(
-                "an exported program (torch.export.save); save its tensors with \
-                 `torch.save(torch.export.load(FILE).state_dict, \"weights.pt\")`",
-            ),
-            Self::TorchPackage => f.write_str(
-                "a torch.package; load the network in Python and save its tensors with \
-                 `torch.save(network.state_dict(), \"weights.pt\")`",
-            ),
-            Self::Npz => f.write_str(
-                "a file of NumPy arrays (.npz); save them with \
-                 `safetensors.numpy.save_file(dict(numpy.load(FILE)), \"weights.safetensors\")`",
-            ),
-            Self::Keras => {
-                f.write_str("a Keras model, whose networks are not those of a Diffusion Autoencoder in PyTorch")
-            }
-            Self::Packed { entry } => write!(f, "a zip archive with {entry:?} in it; unpack it first"),
-            Self::Other { num_entries, first_entry } => write!(
-                f,
-                "a zip archive of something else: none of its {num_entries} entries is `<name>/data.pkl`, the first is \
-                 {first_entry:?}"
-            ),
-        }
+        f.write_str(&sentence(&self.noun(), "", Some(&self.remedy())))
     }
 }
