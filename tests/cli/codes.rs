@@ -152,3 +152,18 @@ fn a_part_of_the_codes_decodes_alone() {
     // Random x_T go by the place in the file.
     assert_eq!(workspace.pixels("all/cat.png"), workspace.pixels("one/cat.png"));
 }
+
+#[test]
+fn the_picture_of_a_sample_can_be_chosen() {
+    let workspace = Workspace::new();
+    let (model, archive) = (checkpoint("autoenc16_latent"), fixture("datasets/masks.tar"));
+    let encode = ["encode", "--model", &model, &archive, "--semantic-only", "--json", "--out"];
+    let num_pictures = |out: &str, more: &[&str]| {
+        let report = workspace.run(&[&encode[..], &[out], more].concat()).succeeds().json();
+        report["names"].as_array().unwrap().len()
+    };
+    assert_eq!(num_pictures("jpg.safetensors", &[]), 10);
+    assert_eq!(num_pictures("all.safetensors", &["--picture-key", "*"]), 20);
+    let none = [&encode[..], &["none.safetensors", "--picture-key", "tif"]].concat();
+    workspace.run(&none).fails_with("--picture-key tif");
+}

@@ -4,7 +4,7 @@ use std::fs;
 
 use image::{Rgb, RgbImage};
 
-use crate::support::{Finished, Workspace, fixture};
+use crate::support::{Finished, Workspace, checkpoint, fixture};
 
 /// Settings that make a run of all stages a matter of seconds.
 const TINY: [&str; 10] = [
@@ -75,7 +75,9 @@ fn one_picture_a_sample_is_trained_on() {
     let (count, _) = num_codes("datasets/masks.tar", &["--set", "data.picture_key=*"]);
     assert_eq!(count, 20);
     let workspace = Workspace::new();
-    train(&workspace, &fixture("datasets/masks.tar"), &["--set", "data.picture_key=tif"]).fails_with("seg.png (10)");
+    let key = ["--set", "data.picture_key=tif"];
+    let refused = train(&workspace, &fixture("datasets/masks.tar"), &key).fails_with("seg.png (10)");
+    assert!(refused.stderr().contains("no sample has a picture under --picture-key tif"), "{}", refused.stderr());
 }
 
 #[test]
@@ -98,6 +100,11 @@ fn compressed_archives_are_read_or_named() {
     train(&Workspace::new(), &fixture("datasets/gzip_named.tar"), &autoencoder).succeeds();
     assert_eq!(num_codes("datasets/frames.tar.zst", &all).0, 8);
     train(&Workspace::new(), &fixture("datasets/pictures.tar.xz"), &all).fails_with("xz --decompress");
+    let workspace = Workspace::new();
+    let whole = fs::read(fixture("datasets/frames.tar.zst")).unwrap();
+    fs::write(workspace.path("cut.tar.zst"), &whole[..whole.len() - whole.len().div_ceil(3)]).unwrap();
+    let cut = train(&workspace, "cut.tar.zst", &[]).fails_with("the compressed archive is cut off or damaged");
+    assert!(!cut.stderr().contains("Error") && !cut.stderr().contains('{'), "{}", cut.stderr());
 }
 
 #[test]
@@ -178,11 +185,74 @@ fn pictures_of_other_formats_are_counted() {
     for name in ["0.HEIC", "1.heic", "2.cr2"] {
         fs::write(workspace.path("phone").join(name), "").unwrap();
     }
-    train(&workspace, "phone", &[]).fails_with("no pictures in it: 1 .cr2 file, 2 .heic files cannot be decoded");
+    train(&workspace, "phone", &[]).fails_with(
+        "phone that are read, only 2 HEIC pictures and 1 camera raw picture (0.HEIC, 1.heic, 2.cr2); convert",
+    );
     RgbImage::new(16, 16).save(workspace.path("phone/3.png")).unwrap();
     let all = ["--stage", "autoencoder", "--set", "data.validation_share=0"];
     let said = train(&workspace, "phone", &all).succeeds().stderr();
-    assert_eq!(said.matches("2 .heic files").count(), 1, "{said}");
+    assert_eq!(said.matches("left out: 2 HEIC pictures").count(), 1, "{said}");
+}
+
+/// A folder of a picture, an archive that is not read, and an archive with pictures of which one is not read.
+fn mixed_data(workspace: &Workspace) {
+    fs::create_dir(workspace.path("mixed")).unwrap();
+    RgbImage::new(16, 16).save(workspace.path("mixed/a.png")).unwrap();
+    fs::write(workspace.path("mixed/z.zip"), "PK\x03\x04").unwrap();
+    let picture = fs::read(workspace.path("mixed/a.png")).unwrap();
+    let members = ["b.png", "c.heic"].map(|name| member(name, &picture));
+    fs::write(workspace.path("mixed/0.tar"), [members.concat(), vec![0; 1024]].concat()).unwrap();
+}
+
+/// A member of a tar archive, with its header.
+fn member(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = [0; 512];
+    let length = format!("{:011o}", content.len());
+    for (at, text) in [(0, name), (100, "0000644"), (124, &length), (148, "        "), (156, "0"), (257, "ustar")] {
+        header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    }
+    header[263..265].copy_from_slice(b"00");
+    let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let padding = vec![0; content.len().next_multiple_of(512) - content.len()];
+    [&header[..], content, &padding].concat()
+}
+
+#[test]
+fn every_command_names_what_it_leaves_out() {
+    let workspace = Workspace::new();
+    mixed_data(&workspace);
+    let all = ["--stage", "autoencoder", "--set", "data.validation_share=0"];
+    let trained = train(&workspace, "mixed", &all).succeeds().stderr();
+    let model = checkpoint("autoenc16_latent");
+    let encode = |input: &str| {
+        workspace.run(&["encode", "--model", &model, input, "--semantic-only", "--out", "codes.safetensors", "--force"])
+    };
+    let encoded = encode("mixed").succeeds();
+    assert!(encoded.stdout().contains("the codes of 2 pictures"), "{}", encoded.stdout());
+    for said in [trained, encoded.stderr()] {
+        let zip = "mixed: not read and left out: 1 .zip file (z.zip); unpack it first: unzip FILE -d FOLDER";
+        assert_eq!(said.matches(zip).count(), 1, "{said}");
+        assert_eq!(said.matches("left out: 1 HEIC picture (0.tar/c.heic); convert it").count(), 1, "{said}");
+    }
+    let archive = encode("mixed/0.tar").succeeds().stderr();
+    assert!(archive.contains("mixed/0.tar: not read and left out: 1 HEIC picture (c.heic)"), "{archive}");
+    encode("mixed/z.zip").fails_with("it is a zip file; unpack it first: unzip FILE -d FOLDER");
+}
+
+#[test]
+fn labels_without_a_header_and_attributes_of_one_name_are_refused() {
+    let workspace = Workspace::new();
+    pictures(&workspace, 8);
+    for (text, found) in [
+        ("0.png,1\n1.png,0\n", "labels.csv: the first line is a row of labels (0.png: 1), not a header"),
+        ("0,1\n1,0\n", "labels.csv: the first line is a row of labels (0: 1), not a header"),
+        ("file,Red,red\n0.png,1,0\n1.png,0,1\n", "Red and red in the header are one attribute"),
+        ("file,Blond Hair,Blond_Hair\n0.png,1,0\n1.png,0,1\n", "Blond Hair and Blond_Hair in the header"),
+    ] {
+        fs::write(workspace.path("labels.csv"), text).unwrap();
+        train(&workspace, "pictures", &["--labels", "labels.csv"]).fails_with(found);
+    }
 }
 
 /// A run of all stages on labels that a program has written.

@@ -72,8 +72,7 @@ fn what_a_run_would_be_refused_for_ends_a_dry_run_with_its_exit_code() {
     let many = dry(&["--data", "shapes", "--labels", "missing.csv", "--out", "taken"]);
     let refused = workspace.run(&many).fails_with("for 3 reasons");
     let said = refused.stdout();
-    for text in ["3 cannot be read", "disc/00.png", "problem 3 of 3", "not empty", "nobody.png", "max_broken_share"]
-    {
+    for text in ["3 cannot be read", "disc/00.png", "problem 3 of 3", "not empty", "nobody.png", "max_broken_share"] {
         assert!(said.contains(text), "{text} is missing in {said}");
     }
     assert_eq!(workspace.files(""), ["missing.csv", "one", "shapes", "taken"]);

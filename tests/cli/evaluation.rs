@@ -290,6 +290,18 @@ fn pairs_add_an_attribute() {
     let again = ["fit-edits", "--model", "taught", "--pairs", "pairs", "--out", "twice"];
     let said = workspace.run(&again).succeeds().stdout();
     assert!(!said.contains("(new)"), "{said}");
+
+    // A pair of which one picture cannot be read is left out as a whole.
+    let side = workspace.path("pairs/Round/with");
+    let broken = fs::read_dir(&side).unwrap().next().unwrap().unwrap().path();
+    fs::write(&broken, "no picture").unwrap();
+    let name = broken.file_name().unwrap().to_str().unwrap();
+    let args = ["fit-edits", "--model", "model", "--pairs", "pairs", "--out", "fewer", "--json"];
+    workspace.run(&args).fails_with(name);
+    let all = fs::read_dir(&side).unwrap().count();
+    let fitted = workspace.run(&[&args[..], &["--skip-broken"]].concat()).succeeds();
+    assert_eq!(fitted.json()["attributes"][0]["pairs"], all - 1);
+    assert!(fitted.stderr().contains("left out") && fitted.stderr().contains(name), "{}", fitted.stderr());
 }
 
 #[test]

@@ -222,15 +222,19 @@ pub(crate) struct PictureArgs {
     #[arg(required = true)]
     pub(crate) input: Vec<PathBuf>,
     #[command(flatten)]
-    pub(crate) broken: BrokenArgs,
+    pub(crate) reading: ReadingArgs,
 }
 
-/// Policy for pictures that cannot be read.
+/// Choice of the pictures in archives and tables, and policy for those that cannot be read.
 #[derive(Debug, Clone, Default, Args)]
-pub(crate) struct BrokenArgs {
+pub(crate) struct ReadingArgs {
     /// Skip images that cannot be read, and report each with the reason
     #[arg(long)]
     pub(crate) skip_broken: bool,
+    /// Image of each sample of an archive or a table that holds several: a key such as jpg or seg.png, or a column
+    /// [default: the obvious one]
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+    pub(crate) picture_key: String,
 }
 
 /// Options of the sampler.

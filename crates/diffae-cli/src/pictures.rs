@@ -1,14 +1,15 @@
 //! The pictures of a command line, without those that cannot be read.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, anyhow, bail};
-use diffae_data::{Input, PictureSet, broken_inputs, list_inputs, warn_once};
-use diffae_infer::{Subjects, list_subjects};
+use diffae_data::{AttributePairs, Crop, FindSettings, Input, PictureSet, broken_inputs, list_inputs_with, warn_once};
+use diffae_infer::{Subjects, list_subjects_with};
 
-use crate::args::{BrokenArgs, EvalDataArgs};
+use crate::args::{EvalDataArgs, ReadingArgs};
+use crate::progress::Noun;
 
 /// Hint that an error about unreadable pictures ends with.
 const WAY_OUT: &str = "; --skip-broken leaves such pictures out";
@@ -24,18 +25,18 @@ struct LeftOut {
 /// Lists the pictures of the command line and opens each of them: hours of work should not end at the last one.
 ///
 /// Unreadable pictures are left out with `--skip-broken`, each with a warning, and are an error without it.
-pub(crate) fn list_readable(paths: &[PathBuf], broken: &BrokenArgs) -> Result<Vec<Input>> {
-    let inputs = list_inputs(paths)?;
-    let kept = readable(&inputs, broken)?;
+pub(crate) fn list_readable(paths: &[PathBuf], reading: &ReadingArgs) -> Result<Vec<Input>> {
+    let inputs = list_inputs_with(paths, &reading.picture_key)?;
+    let kept = readable(&inputs, reading)?;
     Ok(inputs.into_iter().zip(kept).filter_map(|(input, is_kept)| is_kept.then_some(input)).collect())
 }
 
 /// Lists pictures and codes, and opens the pictures as [`list_readable`] does.
-pub(crate) fn list_readable_subjects(paths: &[PathBuf], broken: &BrokenArgs) -> Result<Subjects> {
-    let mut subjects = list_subjects(paths)?;
+pub(crate) fn list_readable_subjects(paths: &[PathBuf], reading: &ReadingArgs) -> Result<Subjects> {
+    let mut subjects = list_subjects_with(paths, &reading.picture_key)?;
     let pictures = (0..subjects.len()).filter_map(|idx| Some((idx, subjects.picture(idx)?.clone())));
     let (places, inputs): (Vec<usize>, Vec<Input>) = pictures.unzip();
-    let kept = readable(&inputs, broken)?;
+    let kept = readable(&inputs, reading)?;
     let unread: BTreeSet<usize> =
         places.into_iter().zip(kept).filter_map(|(place, is_kept)| (!is_kept).then_some(place)).collect();
     subjects.retain(|idx| !unread.contains(&idx));
@@ -43,14 +44,14 @@ pub(crate) fn list_readable_subjects(paths: &[PathBuf], broken: &BrokenArgs) -> 
 }
 
 /// Returns which of the inputs are kept.
-fn readable(inputs: &[Input], broken: &BrokenArgs) -> Result<Vec<bool>> {
+fn readable(inputs: &[Input], reading: &ReadingArgs) -> Result<Vec<bool>> {
     if inputs.len() <= 1 {
         return Ok(vec![true; inputs.len()]); // what is wrong with a single one is said when it is read
     }
     let found = broken_inputs(inputs).into_iter();
     let found: Vec<_> = found.map(|broken| (broken.place, anyhow::Error::from(broken.error))).collect();
     let of = |place: usize| inputs.get(place).map_or_else(String::new, |input| input.name.clone());
-    left_out(&found, inputs.len(), &of, broken)
+    left_out(&found, inputs.len(), &of, reading)
 }
 
 /// Reports at the end of a command how many pictures were left out.
@@ -58,7 +59,8 @@ pub(crate) fn warn_of_left_out() {
     let left_out = LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(LeftOut { names, total }) = &*left_out {
         let were = if names.len() == 1 { "was" } else { "were" };
-        tracing::warn!("{} of {total} pictures could not be read and {were} left out", names.len());
+        let all = Noun::Pictures.counted(*total);
+        tracing::warn!("{} of {all} could not be read and {were} left out", names.len());
     }
 }
 
@@ -67,7 +69,7 @@ fn left_out(
     broken: &[(usize, anyhow::Error)],
     total: usize,
     name: &dyn Fn(usize) -> String,
-    args: &BrokenArgs,
+    args: &ReadingArgs,
 ) -> Result<Vec<bool>> {
     let Some((_, first)) = broken.first() else { return Ok(vec![true; total]) };
     if !args.skip_broken {
@@ -95,22 +97,49 @@ fn left_out(
 
 /// Finds the pictures to evaluate on; with `--skip-broken` only the readable ones.
 pub(crate) fn picture_set(args: &EvalDataArgs) -> Result<PictureSet> {
-    without_broken(PictureSet::first(&args.data, args.crop.into(), args.limit)?, &args.broken)
+    set_of(&args.data, args.crop.into(), args.limit, &args.reading)
+}
+
+/// Finds the pictures below a folder or in an archive, or the first `limit` of them; with `--skip-broken` only the readable
+/// ones.
+pub(crate) fn set_of(root: &Path, crop: Crop, limit: Option<usize>, reading: &ReadingArgs) -> Result<PictureSet> {
+    let settings = FindSettings { crop, picture_key: &reading.picture_key, ..FindSettings::default() };
+    without_broken(PictureSet::find(root, &settings, limit)?, reading)
+}
+
+/// Finds pairs of pictures; with `--skip-broken` those of which both can be read.
+pub(crate) fn pairs_of(root: &Path, limit: Option<usize>, reading: &ReadingArgs) -> Result<Vec<AttributePairs>> {
+    let mut all = AttributePairs::find_with(root, limit, &reading.picture_key)?;
+    for pairs in all.iter_mut().filter(|_| reading.skip_broken) {
+        let mut kept = vec![true; pairs.with.len()];
+        for side in [&pairs.without, &pairs.with] {
+            for (kept, here) in kept.iter_mut().zip(kept_of(side, reading)?) {
+                *kept &= here;
+            }
+        }
+        pairs.retain(|idx| kept.get(idx) != Some(&false));
+    }
+    Ok(all)
 }
 
 /// Leaves unreadable pictures out with `--skip-broken`.
-pub(crate) fn without_broken(mut pictures: PictureSet, args: &BrokenArgs) -> Result<PictureSet> {
+fn without_broken(mut pictures: PictureSet, args: &ReadingArgs) -> Result<PictureSet> {
     if args.skip_broken {
-        let broken = pictures.broken().into_iter();
-        let broken: Vec<_> = broken.map(|broken| (broken.place, anyhow::Error::from(broken.error))).collect();
-        let kept = left_out(&broken, pictures.len(), &|idx| pictures.name(idx), args)?;
+        let kept = kept_of(&pictures, args)?;
         pictures.retain(|idx| kept.get(idx) != Some(&false));
     }
     Ok(pictures)
 }
 
+/// Returns which pictures of a set can be read, and warns of the others.
+pub(crate) fn kept_of(pictures: &PictureSet, args: &ReadingArgs) -> Result<Vec<bool>> {
+    let broken = pictures.broken().into_iter();
+    let broken: Vec<_> = broken.map(|broken| (broken.place, anyhow::Error::from(broken.error))).collect();
+    left_out(&broken, pictures.len(), &|idx| pictures.name(idx), args)
+}
+
 /// Adds the way out to an error about a picture that cannot be read.
-pub(crate) fn naming_way_out(error: anyhow::Error, args: &BrokenArgs) -> anyhow::Error {
+pub(crate) fn naming_way_out(error: anyhow::Error, args: &ReadingArgs) -> anyhow::Error {
     use diffae_data::Error as Data;
     use diffae_eval::Error as Eval;
     use diffae_infer::Error as Infer;

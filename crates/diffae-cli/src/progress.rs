@@ -264,7 +264,7 @@ impl State {
             num_done: self.num_done,
             fraction: self.estimator.fraction(),
             remaining: self.estimator.remaining(now),
-            figures: has_rate.then(|| format!("{per_second:.2} {}/s", self.noun.after(2))).unwrap_or_default(),
+            figures: if has_rate { format!("{per_second:.2} {}/s", self.noun.after(2)) } else { String::new() },
         }
     }
 }

@@ -11,6 +11,9 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result, at};
 use crate::file_kind::{FileKind, Foreign, file_kind};
+use crate::left_out::LeftOut;
+use crate::notices::counted;
+use crate::search::Found;
 use crate::source::{Item, Place};
 use crate::tar_members::{Member, is_hidden, list};
 
@@ -46,7 +49,7 @@ pub(crate) fn is_archive_name(path: &Path) -> bool {
 ///
 /// # Errors
 /// If it is no tar archive, is compressed in a way that is not read, or is damaged or cut off.
-pub(crate) fn pictures(archive: &Path) -> Result<Vec<Item>> {
+pub(crate) fn pictures(archive: &Path) -> Result<Found> {
     let failed = |problem: String| Error::Data { path: archive.to_owned(), problem };
     let open = |path: &Path| File::open(path).map_err(at(archive));
     let (members, unpacked) = match file_kind(archive)? {
@@ -68,12 +71,18 @@ pub(crate) fn pictures(archive: &Path) -> Result<Vec<Item>> {
             )));
         }
     };
-    let is_picture = |member: &Member| !is_hidden(&member.name) && is_picture_name(Path::new(&member.name));
+    let members = members.into_iter().filter(|member| !is_hidden(&member.name));
+    let (pictures, others): (Vec<Member>, Vec<Member>) =
+        members.partition(|member| is_picture_name(Path::new(&member.name)));
+    let mut left_out = LeftOut::default();
+    for member in &others {
+        left_out.add_member(&archive.join(&member.name));
+    }
     let item = |Member { name, offset, length }| {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         Item { file: archive.to_owned(), name, place: Place::Part { unpacked: unpacked.clone(), offset, length } }
     };
-    Ok(members.into_iter().filter(is_picture).map(item).collect())
+    Ok(Found { items: pictures.into_iter().map(item).collect(), left_out })
 }
 
 fn is_zeros(archive: &Path) -> Result<bool> {
@@ -134,10 +143,16 @@ fn copy_zstd(mut from: impl Read, to: &NamedTempFile, archive: &Path) -> Result<
     }
 }
 
+/// Creates the error of an archive that ends too early or is damaged; what the decompressor says is for developers.
 fn broken_off(archive: &Path, unpacked: usize, error: &dyn std::fmt::Display) -> Error {
+    tracing::debug!("{}: {error}", archive.display());
+    let part = match unpacked {
+        0 => "nothing of it".to_owned(),
+        count => format!("only {} of it", counted(count, "byte")),
+    };
     let problem = format!(
-        "the compressed archive is cut off or damaged: {unpacked} bytes can be unpacked, then {error}. Download or make it \
-         again, or take it out of the data"
+        "the compressed archive is cut off or damaged, {part} can be unpacked; download or make it again, or take it out \
+         of the data"
     );
     Error::Data { path: archive.to_owned(), problem }
 }
@@ -152,8 +167,8 @@ mod tests {
     }
 
     fn names(archive: &Path) -> std::result::Result<Vec<String>, String> {
-        let items = pictures(archive).map_err(|error| error.to_string())?;
-        Ok(items.into_iter().map(|item| item.name).collect())
+        let found = pictures(archive).map_err(|error| error.to_string())?;
+        Ok(found.items.into_iter().map(|item| item.name).collect())
     }
 
     /// Builds an archive of members of these names and lengths.
@@ -209,6 +224,26 @@ mod tests {
         }
         let error = names(&fixture("pictures.tar.xz")).unwrap_err();
         assert!(error.contains("an xz file") && error.contains("xz --decompress"), "{error}");
+    }
+
+    #[test]
+    fn members_of_formats_that_are_not_read_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.tar");
+        let found = |members: &[(&str, usize)]| {
+            std::fs::write(&path, archive(members)).unwrap();
+            pictures(&path).unwrap()
+        };
+        let mixed = found(&[("a.png", 1), ("b.heic", 1), ("c.AVIF", 1), ("._d.heic", 1), ("a.json", 1)]);
+        assert_eq!(mixed.items.len(), 1);
+        let said = mixed.left_out.no_pictures(&path).to_string();
+        assert!(said.contains("1 AVIF picture and 1 HEIC picture (c.AVIF, b.heic)"), "{said}");
+        assert!(found(&[("a.png", 1), ("a.json", 1), ("a.npy", 1)]).left_out.is_empty());
+        found(&[("b.heic", 1)]);
+        let error = Pictures::find(&path, &FindSettings::default(), Split::Train).unwrap_err();
+        assert!(matches!(error, Error::OnlyUnreadPictures { .. }), "{error}");
+        let error = crate::list_inputs(std::slice::from_ref(&path)).unwrap_err();
+        assert!(matches!(error, Error::OnlyUnreadPictures { .. }), "{error}");
     }
 
     #[test]
@@ -269,6 +304,7 @@ mod tests {
                 std::fs::write(&path, &whole[..whole.len() - whole.len().div_ceil(share + 1)]).unwrap();
                 let error = names(&path).unwrap_err();
                 assert!(error.contains(file) && error.contains("cut off"), "{error}");
+                assert!(!error.contains('{') && !error.contains("Error"), "{error}");
             }
         }
     }

@@ -1,12 +1,12 @@
 //! Pairs of pictures that differ in one attribute.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, at};
 use crate::picture_set::PictureSet;
-use crate::pictures::Crop;
+use crate::pictures::FindSettings;
 
 /// Pictures without and with an attribute, in pairs of the same name that differ in nothing else.
 #[derive(Debug)]
@@ -18,6 +18,9 @@ pub struct AttributePairs {
     /// The pictures with it, in the same order.
     pub with: PictureSet,
     folder: PathBuf,
+    picture_key: String,
+    /// Names of pairs that were left out.
+    left_out: BTreeSet<String>,
 }
 
 /// Pictures that lack an attribute in other ways than those of its pairs.
@@ -39,6 +42,15 @@ impl AttributePairs {
     /// [`Error::Io`] if the folder cannot be read; [`Error::Data`] if there are no pairs, or if names differ; as
     /// [`PictureSet::first`].
     pub fn find(root: &Path, limit: Option<usize>) -> Result<Vec<Self>> {
+        Self::find_with(root, limit, "")
+    }
+
+    /// Finds the pairs as [`AttributePairs::find`] does, with a choice among the pictures of a sample
+    /// ([`FindSettings::picture_key`]).
+    ///
+    /// # Errors
+    /// As [`AttributePairs::find`].
+    pub fn find_with(root: &Path, limit: Option<usize>, picture_key: &str) -> Result<Vec<Self>> {
         let entries = fs::read_dir(root).map_err(at(root))?;
         let folders = entries.map(|entry| entry.map(|entry| entry.path()));
         let mut folders = folders.collect::<std::io::Result<Vec<_>>>().map_err(at(root))?;
@@ -51,16 +63,34 @@ impl AttributePairs {
         let mut all = vec![];
         for folder in folders {
             let attribute = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let side = |name| PictureSet::first(&folder.join(name), Crop::Center, limit);
+            let settings = FindSettings { picture_key, ..FindSettings::default() };
+            let side = |name| PictureSet::find(&folder.join(name), &settings, limit);
             let (without, with) = (side("without")?, side("with")?);
             let same = without.len() == with.len() && (0..with.len()).all(|idx| without.name(idx) == with.name(idx));
             if !same {
                 let problem = "it has pictures in `without` and `with` whose names differ".to_owned();
                 return Err(Error::Data { path: folder, problem });
             }
-            all.push(Self { attribute, without, with, folder });
+            all.push(Self {
+                attribute,
+                without,
+                with,
+                folder,
+                picture_key: picture_key.to_owned(),
+                left_out: BTreeSet::new(),
+            });
         }
         Ok(all)
+    }
+
+    /// Keeps those pairs whose indices satisfy a condition, asked once for each.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(usize) -> bool) {
+        let kept: Vec<bool> = (0..self.with.len()).map(&mut is_kept).collect();
+        let names = (0..kept.len()).filter(|&idx| !kept[idx]).map(|idx| self.with.name(idx));
+        self.left_out.extend(names.collect::<Vec<_>>());
+        for side in [&mut self.without, &mut self.with] {
+            side.retain(|idx| kept.get(idx) != Some(&false));
+        }
     }
 
     /// Finds the pictures in `ATTRIBUTE/others`, which bear names of pictures in `with`; `None` without that folder.
@@ -72,12 +102,16 @@ impl AttributePairs {
         if !folder.is_dir() {
             return Ok(None);
         }
-        let pictures = PictureSet::first(&folder, Crop::Center, None)?;
+        let settings = FindSettings { picture_key: &self.picture_key, ..FindSettings::default() };
+        let pictures = PictureSet::find(&folder, &settings, None)?;
         let all = self.with.all();
         let known: BTreeMap<String, usize> = (0..all.len()).map(|place| (all.name(place), place)).collect();
         let (mut places, mut pairs) = (vec![], vec![]);
         for here in 0..pictures.len() {
             let name = pictures.name(here);
+            if self.left_out.contains(&name) {
+                continue;
+            }
             let Some(&there) = known.get(&name) else {
                 return Err(Error::Data { path: folder, problem: format!("{name} is missing in `with`") });
             };

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::notices::counted;
+
 /// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -30,12 +32,12 @@ pub enum Error {
         /// The folder or file.
         path: PathBuf,
     },
-    /// A folder whose pictures are all of unsupported formats.
-    #[error("{} holds {found}, which are not read; convert them to PNG or JPEG", path.display())]
+    /// A folder or an archive whose pictures are all of unsupported formats, or in files that are not read.
+    #[error("there are no pictures in {} that are read, only {found}", path.display())]
     OnlyUnreadPictures {
-        /// The folder.
+        /// The folder or archive.
         path: PathBuf,
-        /// The number of pictures of each format.
+        /// The number of files of each kind, with a remedy for each.
         found: String,
     },
     /// A picture could not be decoded.
@@ -90,7 +92,7 @@ pub enum Error {
         action: &'static str,
     },
     /// Weights or networks do not fit.
-    #[error("cannot load {}", path.display())]
+    #[error("{}", source.cannot_load(path))]
     Weights {
         /// The model.
         path: PathBuf,
@@ -142,7 +144,8 @@ pub enum Error {
     },
     /// Too many pictures could not be read.
     #[error(
-        "{broken} of {seen} pictures could not be read, more than the share {limit} that data.max_broken_share allows; the last: {last}"
+        "{broken} of {} could not be read, more than the share {limit} that data.max_broken_share allows; the last: {last}",
+        counted(*seen, "picture")
     )]
     TooManyBroken {
         /// The number of unreadable pictures.

@@ -9,6 +9,8 @@ use crate::tar_members::is_header;
 
 /// Number of bytes to inspect: the first block of a tar archive.
 const HEAD_BYTES: u64 = 512;
+/// Length of the longest magic bytes.
+const MAX_MAGIC: usize = 32;
 
 /// Kinds of files that may hold pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,21 +46,84 @@ const fn foreign(kind: &'static str, advice: &'static str) -> Foreign {
     Foreign { kind, advice }
 }
 
+impl Foreign {
+    const BZIP2: Self = foreign("a bzip2 file", "unpack it first: bunzip2 --keep FILE");
+    const XZ: Self = foreign("an xz file", "unpack it first: xz --decompress --keep FILE");
+    const LZ4: Self = foreign("an lz4 file", "unpack it first: lz4 -d FILE");
+    const ZIP: Self = foreign("a zip file", "unpack it first: unzip FILE -d FOLDER");
+    const SEVEN_ZIP: Self = foreign("a 7z file", "unpack it first: 7z x FILE");
+    const RAR: Self = foreign("a RAR file", "unpack it first: unrar x FILE");
+    const HDF5: Self = foreign("an HDF5 file", "write its pictures as files first");
+    const ARROW: Self = foreign("an Arrow file", "save it as Parquet first");
+    const NUMPY: Self = foreign("a NumPy array", "write its pictures as files first");
+    /// Any other packed file.
+    pub(crate) const PACKED: Self = foreign("a packed file", "unpack it first");
+
+    /// Returns the remedy for several files.
+    pub(crate) fn advice_for(self, count: usize) -> String {
+        match count {
+            1 => self.advice.to_owned(),
+            _ => self.advice.replacen(" it ", " them ", 1).replacen(" its ", " their ", 1),
+        }
+    }
+}
+
 /// Magic bytes at the beginning of files of unsupported kinds.
 const FOREIGN: [(&[u8], Foreign); 12] = [
-    (b"BZh", foreign("a bzip2 file", "unpack it first: bunzip2 --keep FILE")),
-    (b"\xfd7zXZ\0", foreign("an xz file", "unpack it first: xz --decompress --keep FILE")),
-    (b"\x04\x22\x4d\x18", foreign("an lz4 file", "unpack it first: lz4 -d FILE")),
-    (b"PK\x03\x04", foreign("a zip file", "unpack it first: unzip FILE -d FOLDER")),
-    (b"7z\xbc\xaf\x27\x1c", foreign("a 7z file", "unpack it first: 7z x FILE")),
-    (b"Rar!", foreign("a RAR file", "unpack it first: unrar x FILE")),
-    (b"\x89HDF", foreign("an HDF5 file", "write its pictures as files first")),
-    (b"ARROW1", foreign("an Arrow file", "save it as Parquet first")),
-    (b"\x93NUMPY", foreign("a NumPy array", "write its pictures as files first")),
+    (b"BZh", Foreign::BZIP2),
+    (b"\xfd7zXZ\0", Foreign::XZ),
+    (b"\x04\x22\x4d\x18", Foreign::LZ4),
+    (b"PK\x03\x04", Foreign::ZIP),
+    (b"7z\xbc\xaf\x27\x1c", Foreign::SEVEN_ZIP),
+    (b"Rar!", Foreign::RAR),
+    (b"\x89HDF", Foreign::HDF5),
+    (b"ARROW1", Foreign::ARROW),
+    (b"\x93NUMPY", Foreign::NUMPY),
     (b"version https://git-lfs", foreign("a Git LFS pointer instead of the file", "get the file: git lfs pull")),
     (b"<!doctype html", foreign("a web page instead of the file", "download it again")),
     (b"<html", foreign("a web page instead of the file", "download it again")),
 ];
+
+/// Endings of packed files of unsupported kinds.
+const PACKED_ENDINGS: [(&str, Foreign); 8] = [
+    ("zip", Foreign::ZIP),
+    ("7z", Foreign::SEVEN_ZIP),
+    ("rar", Foreign::RAR),
+    ("gz", Foreign::PACKED),
+    ("bz2", Foreign::BZIP2),
+    ("xz", Foreign::XZ),
+    ("zst", Foreign::PACKED),
+    ("lz4", Foreign::LZ4),
+];
+
+/// Endings of arrays and tables of unsupported kinds.
+const ARRAY_ENDINGS: [(&str, Foreign); 7] = [
+    ("npy", Foreign::NUMPY),
+    ("npz", Foreign::NUMPY),
+    ("h5", Foreign::HDF5),
+    ("hdf5", Foreign::HDF5),
+    ("arrow", Foreign::ARROW),
+    ("feather", Foreign::ARROW),
+    ("tfrecord", foreign("a TFRecord file", "write its pictures as files first")),
+];
+
+/// Returns the kind of a file that is not read but may hold pictures, by its ending in lower case.
+pub(crate) fn foreign_by_ending(ending: &str) -> Option<&'static Foreign> {
+    let known = PACKED_ENDINGS.iter().chain(&ARRAY_ENDINGS);
+    known.into_iter().find(|(known, _)| *known == ending).map(|(_, foreign)| foreign)
+}
+
+/// Returns whether a file of this ending, in lower case, is an archive of files of an unsupported kind.
+pub(crate) fn holds_files(ending: &str) -> bool {
+    matches!(ending, "zip" | "7z" | "rar")
+}
+
+/// Returns the kind of a file that is no picture and is not read, by its beginning.
+pub(crate) fn foreign_by_content(head: &[u8]) -> Option<&'static Foreign> {
+    let text = head.trim_ascii_start().get(..MAX_MAGIC).unwrap_or(head.trim_ascii_start()).to_ascii_lowercase();
+    let is_it = |(magic, _): &&(&[u8], Foreign)| head.starts_with(magic) || text.starts_with(magic);
+    FOREIGN.iter().find(is_it).map(|(_, foreign)| foreign)
+}
 
 /// Magic bytes of encoded pictures, each with its offset.
 const PICTURES: [(usize, &[u8]); 10] = [
@@ -86,8 +151,6 @@ pub(crate) fn file_kind(path: &Path) -> Result<FileKind> {
 }
 
 fn kind_of(head: &[u8]) -> FileKind {
-    let text = head.trim_ascii_start().to_ascii_lowercase();
-    let found = FOREIGN.iter().find(|(magic, _)| head.starts_with(magic) || text.starts_with(magic));
     match head {
         [] => FileKind::Empty,
         [0x1f, 0x8b, ..] => FileKind::Gzip,
@@ -96,7 +159,7 @@ fn kind_of(head: &[u8]) -> FileKind {
         _ if super::lmdb::is_meta_page(head) => FileKind::Lmdb,
         _ if is_header(head) => FileKind::Tar,
         _ if is_picture(head) => FileKind::Picture,
-        _ => found.map_or(FileKind::Unknown, |(_, foreign)| FileKind::Foreign(*foreign)),
+        _ => foreign_by_content(head).map_or(FileKind::Unknown, |foreign| FileKind::Foreign(*foreign)),
     }
 }
 

@@ -12,11 +12,8 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result, computing};
 use crate::image_io::{picture_from_bytes, read_image, read_rgb, rgb_from_bytes, rgb_from_tensor};
-use crate::lmdb::is_database;
-use crate::picture_folder::{no_pictures, pictures_of};
-use crate::pictures::{stored_below, stored_in};
+use crate::search::{FoundBelow, found_below, found_in};
 use crate::source::{Items, Source};
-use crate::walk::Walk;
 
 /// Tolerance of values of `x` beyond `[-1, 1]`, for rounding.
 const ROUNDING: f32 = 1e-3;
@@ -112,27 +109,31 @@ pub fn stamp(path: &Path) -> Result<String> {
 /// right below a folder, and `.safetensors` files that hold `x` `[N, C, H, W]` in `[-1, 1]`.
 ///
 /// # Errors
-/// [`Error::Io`] if a path does not exist; [`Error::NoPictures`] or [`Error::OnlyUnreadPictures`] for a folder without
-/// pictures; [`Error::Data`] for a damaged archive; [`Error::Tensors`] or [`Error::Weights`] for a `.safetensors` file
-/// without usable `x`.
+/// [`Error::Io`] if a path does not exist; [`Error::NoPictures`] or [`Error::OnlyUnreadPictures`] for a folder or an archive
+/// without pictures; [`Error::Data`] for a damaged archive, or if it is unclear which picture of a sample is meant;
+/// [`Error::Tensors`] or [`Error::Weights`] for a `.safetensors` file without usable `x`.
 pub fn list_inputs(paths: &[PathBuf]) -> Result<Vec<Input>> {
+    list_inputs_with(paths, "")
+}
+
+/// Lists pictures as [`list_inputs`] does, with a choice among the pictures of a sample: the key of a `WebDataset` or the
+/// column of a table, as [`FindSettings::picture_key`](crate::FindSettings::picture_key).
+///
+/// # Errors
+/// As [`list_inputs`]; [`Error::Data`] if no sample has that key.
+pub fn list_inputs_with(paths: &[PathBuf], picture_key: &str) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for path in paths {
         let metadata = fs::metadata(path).map_err(|source| Error::Io { path: path.clone(), source })?;
         let items = if has_extension(path, &["safetensors"]) && !metadata.is_dir() {
             inputs.extend(tensors_in(path)?);
             continue;
-        } else if let Some(items) = stored_in(path)? {
+        } else if let Some(items) = found_in(path, picture_key)? {
             items
         } else if metadata.is_dir() {
-            let walk = Walk::of(path, is_database)?;
-            let items = stored_below(&walk, path)?;
-            let files = pictures_of(walk, path);
-            if files.is_empty() && items.is_empty() {
-                return Err(no_pictures(path));
-            }
+            let FoundBelow { files, stored } = found_below(path, picture_key)?;
             inputs.extend(files.into_iter().map(|file| (stem(&file), InputSource::File(file))));
-            items
+            stored
         } else {
             inputs.push((stem(path), InputSource::File(path.clone())));
             continue;
@@ -329,6 +330,30 @@ mod tests {
         assert_eq!(of_folder[1..], of_shard);
         fs::write(&shard, &fs::read(&shard).unwrap()[..700]).unwrap();
         assert!(list_inputs(&[shard]).unwrap_err().to_string().contains("shard.tar"));
+    }
+
+    #[test]
+    fn a_key_chooses_among_the_pictures_of_a_sample() {
+        let shard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/datasets/masks.tar");
+        let names = |key: &str| -> Vec<String> {
+            let inputs = list_inputs_with(std::slice::from_ref(&shard), key).unwrap();
+            inputs.into_iter().map(|input| input.name).collect()
+        };
+        assert_eq!((names("").len(), names("*").len()), (10, 20));
+        assert!(names("seg.png").iter().all(|name| name.contains(".seg")), "{:?}", names("seg.png"));
+        let error = list_inputs_with(&[shard], "tif").unwrap_err().to_string();
+        assert!(error.contains("under --picture-key tif; there are jpg (10), seg.png (10)"), "{error}");
+    }
+
+    #[test]
+    fn weights_that_cannot_be_loaded_are_named_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        fs::write(&path, b"PK\x03\x04").unwrap();
+        let error = list_inputs(&[path]).unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap();
+        let said = format!("{error}: {cause}");
+        assert!(said.starts_with("cannot load the weights: ") && said.matches("x.safetensors").count() == 1, "{said}");
     }
 
     #[test]

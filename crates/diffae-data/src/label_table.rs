@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use crate::attribute_names::same_attributes;
 use crate::error::{Error, Result};
-use crate::notices::warn_once;
+use crate::is_picture_name;
+use crate::notices::{counted, warn_once};
 
 /// Separators of CSV.
 const SEPARATORS: [char; 3] = [',', ';', '\t'];
@@ -55,14 +57,17 @@ impl LabelTable {
     /// index that pandas has written (a column of numbers without a name) is left out.
     ///
     /// # Errors
-    /// [`Error::Data`] with the line if the text has another form, a row has another number of fields than the header, or
-    /// two attributes have one name.
+    /// [`Error::Data`] with the line if the text has another form, a row has another number of fields than the header, a
+    /// CSV has no header, or two attributes have one name, or names that differ only in case or separators of words.
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
         let parse = || -> Parsed<Self> {
             let text = decoded(bytes)?;
             let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
             let is_celeba = first.trim().parse::<usize>().is_ok();
             let table = if is_celeba { from_celeba(&text)? } else { from_csv(&text, first)? };
+            if table.may_lack_header() && is_picture_name(Path::new(&table.name_header)) {
+                return Err(table.row_for_header());
+            }
             table.check_attributes()?;
             if table.rows.is_empty() {
                 return Err("it labels nothing: there are no rows below the header".to_owned());
@@ -100,6 +105,27 @@ impl LabelTable {
         Ok(all)
     }
 
+    /// Returns whether the header may be the row of a picture: the other fields are labels.
+    pub(crate) fn may_lack_header(&self) -> bool {
+        let is_row = !self.attributes.is_empty() && self.attributes.iter().all(|name| label(name).is_ok());
+        self.form == LabelForm::Csv && is_row
+    }
+
+    /// Returns the error of a table whose first line is the row of a picture.
+    pub(crate) fn lacks_header(&self, path: &Path) -> Error {
+        Error::Data { path: path.to_owned(), problem: self.row_for_header() }
+    }
+
+    fn row_for_header(&self) -> String {
+        let (name, labels) = (&self.name_header, self.attributes.join(", "));
+        let columns = if self.attributes.len() == 1 { "file,NAME" } else { "file,NAME,NAME" };
+        format!(
+            "the first line is a row of labels ({name}: {labels}), not a header; put a line above it that names the \
+             attributes: {columns}{}",
+            if self.attributes.len() > 2 { ",.." } else { "" }
+        )
+    }
+
     fn check_attributes(&self) -> Parsed<()> {
         if self.attributes.is_empty() {
             return Err("it labels nothing: there is no column beside that of the pictures".to_owned());
@@ -110,12 +136,18 @@ impl LabelTable {
             if name.is_empty() {
                 return Err(format!("column {column} has values but no name in the header; name it or take it out"));
             }
-            if let Some(before) = self.attributes.iter().take(idx).position(|other| other == name) {
-                return Err(format!(
-                    "attribute {name} occurs twice in the header, in columns {} and {column}; rename one or take it out",
-                    before + 2
-                ));
-            }
+        }
+        if let Some([before, idx]) = same_attributes(&self.attributes) {
+            let (one, other) = (&self.attributes[before], &self.attributes[idx]);
+            let twice = if one == other {
+                format!("attribute {one} occurs twice in the header")
+            } else {
+                format!(
+                    "{one} and {other} in the header are one attribute (case, spaces, underscores and hyphens make no \
+                     difference)"
+                )
+            };
+            return Err(format!("{twice}, in columns {} and {}; rename one or take it out", before + 2, idx + 2));
         }
         Ok(())
     }
@@ -155,12 +187,14 @@ fn from_celeba(text: &str) -> Parsed<LabelTable> {
         let name = picture_name(&fields.next().unwrap_or_default());
         let values: Vec<String> = fields.collect();
         if values.len() != attributes.len() {
-            return Err(format!("line {line}: {name} has {} values for {} attributes", values.len(), attributes.len()));
+            let (values, attributes) = (counted(values.len(), "value"), counted(attributes.len(), "attribute"));
+            return Err(format!("line {line}: {name} has {values} for {attributes}"));
         }
         rows.push(LabelRow { line, name, values });
     }
     if rows.len() != count {
-        return Err(format!("the first line promises {count} pictures, there are {}", rows.len()));
+        let rows = counted(rows.len(), "row");
+        return Err(format!("the first line promises {}, the file has {rows}", counted(count, "picture")));
     }
     Ok(LabelTable { form: LabelForm::Celeba, name_header: String::new(), attributes, rows })
 }
@@ -188,7 +222,7 @@ fn from_csv(text: &str, first: &str) -> Parsed<LabelTable> {
             continue;
         }
         if fields.len() != header.len() {
-            return Err(format!("line {line} has {} fields, the header {}", fields.len(), header.len()));
+            return Err(format!("line {line} has {}, the header {}", counted(fields.len(), "field"), header.len()));
         }
         rows.push((line, fields));
     }
@@ -354,10 +388,17 @@ mod tests {
             ("file,A\n0.png,1,0\n", "line 2 has 3 fields, the header 2"),
             ("file,A,A\n0.png,1,0\n", "attribute A occurs twice in the header, in columns 2 and 3"),
             ("1\nA B A\n0.png 1 1 1\n", "attribute A occurs twice"),
+            ("file,Red,red\n0.png,1,0\n", "Red and red in the header are one attribute"),
+            ("file,A,Blond Hair,Blond_Hair\n0.png,1,0,0\n", "make no difference), in columns 3 and 4"),
+            ("1\nA-b A_B\n0.png 1 1\n", "A-b and A_B in the header are one attribute"),
+            ("0.png,1\n1.png,0\n", "the first line is a row of labels (0.png: 1), not a header"),
+            ("a/0.jpeg;True;no\n1.png;1;0\n", "names the attributes: file,NAME,NAME"),
             ("file,A,\n0.png,1,0\n", "column 3 has values but no name"),
             ("file,A\n,1\n", "line 2, column file: there is no picture"),
-            ("3\nA\n0.png 1\n", "promises 3"),
-            ("1\nA\n0.png 1 1\n", "line 3: 0.png has 2 values"),
+            ("3\nA\n0.png 1\n", "promises 3 pictures, the file has 1 row"),
+            ("1\nA\n0.png 1\n1.png 0\n", "promises 1 picture, the file has 2 rows"),
+            ("1\nA\n0.png 1 1\n", "line 3: 0.png has 2 values for 1 attribute"),
+            ("1\nA B\n0.png 1\n", "line 3: 0.png has 1 value for 2 attributes"),
             ("file,A\n", "no rows"),
             ("file\n0.png\n", "neither a count"),
             ("", "neither a count"),

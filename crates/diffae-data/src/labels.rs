@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use crate::attribute_names::same_attributes;
 use crate::error::{Error, Result, at};
 use crate::fingerprint::Fingerprint;
-use crate::notices::{counted, inform_once, warn_once};
+use crate::notices::{counted, inform_once, verb, warn_once};
 use crate::{LabelTable, Pictures};
 
 /// The path that stands for labels by folder, in place of a label file.
@@ -52,8 +53,11 @@ impl Labels {
     /// contradict each other, or if a row is a stranger and these are refused.
     pub fn matched(path: &Path, pictures: &[&Pictures], strangers: Strangers) -> Result<Self> {
         let table = LabelTable::from_bytes(&std::fs::read(path).map_err(at(path))?, path)?;
-        let values = table.labels(path)?;
         let known = Known::new(pictures);
+        if table.may_lack_header() && !matches!(known.find(&table.name_header), Ok(None)) {
+            return Err(table.lacks_header(path));
+        }
+        let values = table.labels(path)?;
         let failed = |problem| Error::Data { path: path.to_owned(), problem };
         let (mut rows, mut missing) = (Rows::of(&table.attributes), vec![]);
         for (row, values) in table.rows.iter().zip(values) {
@@ -64,7 +68,7 @@ impl Labels {
         }
         if let Some(first) = missing.first().filter(|_| strangers == Strangers::Refuse) {
             let count = counted(missing.len(), "labelled picture");
-            let (are, name, line) = (if missing.len() == 1 { "is" } else { "are" }, &first.name, first.line);
+            let (are, name, line) = (verb(missing.len(), "is", "are"), &first.name, first.line);
             let all = missing.len() == table.rows.len();
             let hint = if all { "; the first column must name the pictures" } else { "" };
             return Err(failed(format!("{count} {are} not among the data, such as {name} (line {line}){hint}")));
@@ -109,7 +113,7 @@ impl Labels {
     /// Derives one attribute from each folder right below the root. Pictures in no folder have no labels.
     ///
     /// # Errors
-    /// If there are fewer than two such folders.
+    /// If there are fewer than two such folders, or two whose names differ only in case or separators of words.
     pub fn from_folders(pictures: &[&Pictures]) -> Result<Self> {
         let class_of = |name: &str| name.split_once('/').map(|(class, _)| class.to_owned());
         let names_of = |pictures: &&Pictures| (0..pictures.len()).map(|idx| pictures.name(idx)).collect::<Vec<_>>();
@@ -121,6 +125,15 @@ impl Labels {
             return Err(Error::Data { path: root.unwrap_or_default(), problem });
         }
         let names: Vec<String> = classes.into_iter().collect();
+        if let Some([one, other]) = same_attributes(&names) {
+            let root = pictures.first().map(|pictures| pictures.root().to_owned()).unwrap_or_default();
+            let (one, other) = (&names[one], &names[other]);
+            let problem = format!(
+                "the folders {one} and {other} would be one attribute: case, spaces, underscores and hyphens make no \
+                 difference; rename one"
+            );
+            return Err(Error::Data { path: root, problem });
+        }
         let rows = all.into_iter().filter_map(|name| {
             let class = class_of(&name)?;
             Some((name, names.iter().map(|name| *name == class).collect()))
@@ -143,7 +156,8 @@ impl Labels {
         let has = |pictures: &Pictures, idx: &usize| self.rows.contains_key(&pictures.name(*idx));
         let labelled: usize =
             pictures.iter().map(|pictures| (0..pictures.len()).filter(|idx| has(pictures, idx)).count()).sum();
-        let text = format!("{}: {labelled} of {} are labelled", path.display(), counted(all, "picture"));
+        let are = verb(if all == 1 { 1 } else { labelled }, "is", "are");
+        let text = format!("{}: {labelled} of {} {are} labelled", path.display(), counted(all, "picture"));
         if labelled < all { warn_once(&text) } else { inform_once(&text) }
     }
 
@@ -204,8 +218,13 @@ impl<'a> Rows<'a> {
 
     fn say_repeats(&self, path: &Path) {
         if let Some((line, name)) = self.repeats.first() {
-            let (count, path) = (counted(self.repeats.len(), "line"), path.display());
-            warn_once(&format!("{path}: {count} repeat another of the same picture, such as line {line} of {name}"));
+            let path = path.display();
+            warn_once(&match self.repeats.len() {
+                1 => format!("{path}: line {line} repeats another one of {name}"),
+                count => {
+                    format!("{path}: {count} lines repeat others of the same pictures, such as line {line} of {name}")
+                }
+            });
         }
     }
 
@@ -375,6 +394,24 @@ mod tests {
         assert!(error.contains("lines 2 and 4 contradict each other on B of a/0.png"), "{error}");
         let error = Labels::from_bytes(b"file,A\n0.png,1\n0.png,0\n", Path::new("labels")).unwrap_err().to_string();
         assert!(error.contains("lines 2 and 3"), "{error}");
+    }
+
+    #[test]
+    fn a_file_without_header_is_refused() {
+        let folder = data(&["0.png", "1.png"]);
+        for text in ["0,1\n1,0\n", "0.png,1\n1.png,0\n", "images/0.png;True\nimages/1.png;False\n"] {
+            let error = matched(&folder, text, Strangers::PassOver).unwrap_err();
+            assert!(error.contains("the first line is a row of labels"), "{error}");
+        }
+        assert!(matched(&folder, "file,1\n0,1\n1,0\n", Strangers::Refuse).is_ok());
+    }
+
+    #[test]
+    fn folders_of_one_attribute_are_refused() {
+        let folder = data(&["Red/0.png", "red/1.png"]);
+        let pictures = Pictures::all(&folder.path().join("images"), Crop::Center).unwrap();
+        let error = Labels::from_folders(&[&pictures]).unwrap_err().to_string();
+        assert!(error.contains("the folders Red and red would be one attribute"), "{error}");
     }
 
     #[test]

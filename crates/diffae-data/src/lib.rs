@@ -26,6 +26,7 @@
 
 mod align;
 mod archives;
+mod attribute_names;
 mod attribute_pairs;
 mod error;
 mod file_kind;
@@ -35,6 +36,7 @@ mod image_io;
 mod inputs;
 mod label_table;
 mod labels;
+mod left_out;
 mod listing;
 mod lmdb;
 mod loader;
@@ -45,6 +47,7 @@ mod picture_set;
 mod pictures;
 mod resample;
 mod samples;
+mod search;
 mod source;
 mod tables;
 mod tar_members;
@@ -52,6 +55,7 @@ mod unreadable;
 mod walk;
 
 pub use align::{AlignedFace, FaceBox, FaceBoxes, FaceCrop, FacePlace, ShapePredictor, align_face};
+pub use attribute_names::is_same_attribute;
 pub use attribute_pairs::{AttributePairs, OtherPictures};
 pub use error::{Error, Result};
 pub use files::{
@@ -62,7 +66,9 @@ pub use image_io::{
     CropBox, ResizeFilter, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_bytes, rgb_from_tensor,
     square_from_bytes, tensor_from_rgb,
 };
-pub use inputs::{BrokenInput, Input, broken_inputs, file_names, list_inputs, read_batch, read_tensor, stamp};
+pub use inputs::{
+    BrokenInput, Input, broken_inputs, file_names, list_inputs, list_inputs_with, read_batch, read_tensor, stamp,
+};
 pub use label_table::{LabelForm, LabelRow, LabelTable};
 pub use labels::{FOLDER_LABELS, Labels, Strangers};
 pub use lmdb::{Lmdb, LmdbWriter};

@@ -101,7 +101,8 @@ fn check_whole(file: &Path) -> Result<()> {
     let needed = pages.saturating_mul(page);
     if is_known && length < needed {
         return Err(failed(format!(
-            "the LMDB is cut off: {length} of {needed} bytes are there; download or copy it again"
+            "the LMDB is cut off: {length} of {} are there; download or copy it again",
+            counted(needed, "byte")
         )));
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Log messages that are emitted once, however often a file is encountered.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 
 /// All messages logged so far.
@@ -27,8 +28,14 @@ fn is_new(message: &str) -> bool {
 }
 
 /// Formats a count and its noun: `1 picture`, `2 pictures`.
-pub(crate) fn counted(count: usize, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+pub(crate) fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    let ending = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {noun}{ending}")
+}
+
+/// Chooses the form of a verb or pronoun for a count.
+pub(crate) fn verb<'a>(count: usize, one: &'a str, several: &'a str) -> &'a str {
+    if count == 1 { one } else { several }
 }
 
 #[cfg(test)]
@@ -39,6 +46,7 @@ mod tests {
     fn a_text_is_new_once() {
         let text = "a text that no other test uses";
         assert_eq!([is_new(text), is_new(text)], [true, false]);
-        assert_eq!([counted(1, "picture"), counted(0, "picture")], ["1 picture", "0 pictures"]);
+        assert_eq!([counted(1_usize, "picture"), counted(0_usize, "picture")], ["1 picture", "0 pictures"]);
+        assert_eq!([1, 2].map(|count| verb(count, "is", "are")), ["is", "are"]);
     }
 }

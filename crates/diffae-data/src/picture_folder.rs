@@ -1,23 +1,18 @@
-//! The pictures below a folder: searched through links, with a report of what is left out.
+//! The picture files below a folder: searched through links, with a report of what is left out.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::lmdb::is_database;
-use crate::notices::warn_once;
-use crate::picture_file::{begins_like_a_picture, unread_format};
-use crate::walk::Walk;
+use crate::listing::Listing;
+use crate::picture_file::begins_like_a_picture;
 
 /// Endings of files that a search takes for pictures.
 const PICTURE_ENDINGS: [&str; 20] = [
     "png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "bmp", "dib", "gif", "tif", "tiff", "tga", "qoi",
     "ppm", "pgm", "pbm", "pnm", "pam",
 ];
-/// Maximum number of files that a warning names.
-const MAX_NAMED: usize = 3;
 /// Number of bytes to inspect of a file without an ending.
 const BEGINNING_BYTES: u64 = 16;
 
@@ -25,31 +20,20 @@ const BEGINNING_BYTES: u64 = 16;
 /// without any by their first bytes. Hidden files are left out.
 ///
 /// Links are followed. A folder that is met twice, through a link or a circle of them, counts once, under its own name if
-/// it is below the folder itself. Pictures of formats that are not read, and links that lead nowhere, are warned of once.
+/// it is below the folder itself. Pictures of formats that are not read, archives, and links that lead nowhere, are warned of
+/// once.
 ///
 /// # Errors
 /// [`Error::Io`] if a folder cannot be read.
 pub fn picture_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    Ok(pictures_of(Walk::of(folder, is_database)?, folder))
-}
-
-/// Lists the picture files of a folder that was walked, with the warnings of [`picture_files`].
-pub(crate) fn pictures_of(walk: Walk, folder: &Path) -> Vec<PathBuf> {
-    let search = Search::of(walk);
-    search.warn(folder);
-    search.files
+    Ok(Listing::of(folder)?.into_files(folder))
 }
 
 /// Returns the reason why a folder has no pictures: [`Error::OnlyUnreadPictures`], or [`Error::NoPictures`] if there
 /// are none of any kind.
 #[must_use]
 pub fn no_pictures(folder: &Path) -> Error {
-    let path = folder.to_owned();
-    match Walk::of(folder, is_database).map(Search::of) {
-        Err(error) => error,
-        Ok(search) if search.unread.is_empty() => Error::NoPictures { path },
-        Ok(search) => Error::OnlyUnreadPictures { path, found: search.unread_in_words() },
-    }
+    Listing::of(folder).map_or_else(|error| error, |listing| listing.left_out.no_pictures(folder))
 }
 
 /// Returns whether a file is taken for a picture by the ending of its name.
@@ -57,57 +41,6 @@ pub fn no_pictures(folder: &Path) -> Error {
 pub fn is_picture_name(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
     ending.is_some_and(|ending| PICTURE_ENDINGS.contains(&ending.as_str()))
-}
-
-/// The findings of a search below a folder.
-#[derive(Debug, Default)]
-struct Search {
-    files: Vec<PathBuf>,
-    /// Pictures of unsupported formats, by format.
-    unread: BTreeMap<&'static str, Vec<PathBuf>>,
-    /// Links whose targets do not exist.
-    dangling: Vec<PathBuf>,
-}
-
-impl Search {
-    fn of(walk: Walk) -> Self {
-        let mut search = Self { dangling: walk.dangling, ..Self::default() };
-        for path in walk.files {
-            if is_picture_name(&path) || has_picture_without_ending(&path) {
-                search.files.push(path);
-            } else if let Some(format) = unread_format(&path) {
-                search.unread.entry(format).or_default().push(path);
-            }
-        }
-        search
-    }
-
-    fn unread_in_words(&self) -> String {
-        let of_format = |(format, files): (&&str, &Vec<PathBuf>)| match files.len() {
-            1 => format!("1 {format} picture"),
-            count => format!("{count} {format} pictures"),
-        };
-        let formats: Vec<String> = self.unread.iter().map(of_format).collect();
-        formats.join(" and ")
-    }
-
-    fn warn(&self, folder: &Path) {
-        if !self.unread.is_empty() && !self.files.is_empty() {
-            let unread: Vec<&PathBuf> = self.unread.values().flatten().collect();
-            let verb = if unread.len() == 1 { "is not read and was" } else { "are not read and were" };
-            warn_once(&format!(
-                "{} in {} {verb} left out ({}); convert to PNG or JPEG what is to be used",
-                self.unread_in_words(),
-                folder.display(),
-                some_names(&unread)
-            ));
-        }
-        if !self.dangling.is_empty() {
-            let dangling: Vec<&PathBuf> = self.dangling.iter().collect();
-            let links = if dangling.len() == 1 { "1 link leads" } else { &format!("{} links lead", dangling.len()) };
-            warn_once(&format!("{links} nowhere in {} ({})", folder.display(), some_names(&dangling)));
-        }
-    }
 }
 
 /// Returns whether a file is taken for a picture by its first bytes, as files without an ending are.
@@ -119,13 +52,6 @@ fn file_begins_like_a_picture(path: &Path) -> bool {
     let mut beginning = vec![];
     let read = File::open(path).and_then(|file| file.take(BEGINNING_BYTES).read_to_end(&mut beginning));
     read.is_ok() && begins_like_a_picture(&beginning)
-}
-
-/// Lists the first names, and the number of others.
-fn some_names(paths: &[&PathBuf]) -> String {
-    let names: Vec<String> = paths.iter().take(MAX_NAMED).map(|path| path.display().to_string()).collect();
-    let more = paths.len().saturating_sub(MAX_NAMED);
-    if more == 0 { names.join(", ") } else { format!("{} and {more} more", names.join(", ")) }
 }
 
 #[cfg(test)]
@@ -193,8 +119,7 @@ mod tests {
         link(Path::new("nowhere.png"), "dangling.png");
         symlink(folder.path(), elsewhere.path().join("back")).unwrap();
         assert_eq!(found(folder.path()), ["file.png", "linked/deep/f.png", "linked/e.png", "real/a.png", "z.png"]);
-        let search = Search::of(Walk::of(folder.path(), is_database).unwrap());
-        assert_eq!(search.dangling, [folder.path().join("dangling.png")]);
+        assert_eq!(Listing::of(folder.path()).unwrap().dangling, [folder.path().join("dangling.png")]);
         // The folder itself may be a link.
         link(&folder.path().join("real"), "root");
         assert_eq!(found(&folder.path().join("root")).first().map(String::as_str), Some("a.png"));

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result, computing};
 use crate::fingerprint::Fingerprint;
 use crate::inputs::BrokenInput;
-use crate::pictures::{Crop, Pictures};
+use crate::pictures::{Crop, FindSettings, Pictures, Split};
 
 /// Side that pictures are resized to when they are opened only to check that they can be read.
 const CHECKED_SIZE: usize = 64;
@@ -31,7 +31,15 @@ impl PictureSet {
     /// # Errors
     /// As [`Pictures::all`]; [`Error::Data`] if two pictures have the same name, by which results would be confused.
     pub fn first(root: &Path, crop: Crop, limit: Option<usize>) -> Result<Self> {
-        let pictures = Pictures::all(root, crop)?;
+        Self::find(root, &FindSettings { crop, ..FindSettings::default() }, limit)
+    }
+
+    /// Finds the pictures of the training split of some settings, or the first `limit` of them.
+    ///
+    /// # Errors
+    /// As [`PictureSet::first`], for these settings.
+    pub fn find(root: &Path, settings: &FindSettings<'_>, limit: Option<usize>) -> Result<Self> {
+        let (pictures, crop) = (Pictures::find(root, settings, Split::Train)?, settings.crop);
         let count = limit.unwrap_or(usize::MAX).min(pictures.len());
         let mut names = BTreeSet::new();
         if let Some(twice) = (0..count).map(|idx| pictures.name(idx)).find(|name| !names.insert(name.clone())) {
@@ -174,6 +182,16 @@ mod tests {
         assert_ne!(set.fingerprint().unwrap(), before);
         assert_eq!(set.read(0..2, [3, 8, 8]).unwrap().dims(), [2, 3, 8, 8]);
         assert!(set.read(0..2, [3, 8, 4]).is_err());
+    }
+
+    #[test]
+    fn a_key_chooses_among_the_pictures_of_a_sample() {
+        let shard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/datasets/masks.tar");
+        let set = |picture_key| {
+            PictureSet::find(&shard, &FindSettings { picture_key, ..FindSettings::default() }, Some(15)).unwrap()
+        };
+        assert_eq!((set("").len(), set("*").len()), (10, 15));
+        assert!(set("seg.png").name(0).ends_with(".seg.png"));
     }
 
     #[test]

@@ -8,14 +8,9 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::file_kind::{FileKind, Foreign, file_kind};
-use crate::listing::{Listing, warn_of_left_out};
-use crate::lmdb;
-use crate::samples::one_a_sample;
-use crate::source::{Item, Items, Place, Source};
+use crate::search::Found;
+use crate::source::{Items, Source};
 use crate::unreadable::Unreadable;
-use crate::walk::Walk;
-use crate::{archives, tables};
 
 /// The part of aligned `CelebA` pictures that the paper uses.
 pub const CELEBA_BOX: CropBox = CropBox { left: 25, top: 57, width: 128, height: 128 };
@@ -76,20 +71,10 @@ impl Pictures {
     /// but cannot be read, such as files of other formats, is logged once.
     ///
     /// # Errors
-    /// If the folder cannot be read or holds no pictures, an archive is damaged or cut off, or it is unclear which
-    /// picture of a sample is meant.
+    /// If the folder cannot be read or holds no pictures that are read, an archive is damaged or cut off, or it is unclear
+    /// which picture of a sample is meant.
     pub fn find(root: &Path, settings: &FindSettings<'_>, split: Split) -> Result<Self> {
-        let (items, left_out) = if root.is_file() {
-            (of_file(root, settings.picture_key)?, vec![])
-        } else if lmdb::is_database(root) {
-            (lmdb::values(root)?, vec![])
-        } else {
-            below(root, settings.picture_key)?
-        };
-        if items.is_empty() && !left_out.is_empty() {
-            let problem = format!("there are no pictures in it: {}", left_out.join("; "));
-            return Err(Error::Data { path: root.to_owned(), problem });
-        }
+        let items = Found::of_data(root, settings.picture_key)?.with_warning(root)?;
         Self::from_source(root, Arc::new(Items(items)), settings, split)
     }
 
@@ -112,7 +97,8 @@ impl Pictures {
             |idx: &usize| is_validation(source.name(*idx), settings.validation_share) == (split == Split::Validation);
         let kept: Vec<usize> = (0..all).filter(belongs).collect();
         if kept.is_empty() && split == Split::Train {
-            return failed(format!("all {all} pictures fall to validation; set data.validation_share=0"));
+            let pictures = if all == 1 { "the only picture falls" } else { &format!("all {all} pictures fall") };
+            return failed(format!("{pictures} to validation; set data.validation_share=0"));
         }
         let unreadable = Arc::new(Unreadable::new(all, settings.max_broken_share));
         Ok(Self { root: root.to_owned(), source, kept, crop: settings.crop, unreadable })
@@ -237,85 +223,6 @@ impl Pictures {
     }
 }
 
-/// Lists the pictures of one file, by its kind.
-fn of_file(file: &Path, picture_key: &str) -> Result<Vec<Item>> {
-    let failed = |problem| Err(Error::Data { path: file.to_owned(), problem });
-    let is_archive = archives::is_archive_name(file);
-    match file_kind(file)? {
-        FileKind::Tar | FileKind::Gzip | FileKind::Zstd => one_a_sample(archives::pictures(file)?, picture_key, file),
-        FileKind::Parquet => tables::pictures(file, picture_key),
-        FileKind::Lmdb => lmdb::values(file),
-        _ if is_archive => one_a_sample(archives::pictures(file)?, picture_key, file),
-        _ if ends_in(file, tables::EXTENSION) => tables::pictures(file, picture_key),
-        FileKind::Foreign(Foreign { kind, advice }) => failed(format!("it is {kind}; {advice}")),
-        FileKind::Picture => failed("it is a single picture; name its folder".to_owned()),
-        FileKind::Empty => failed("the file is empty".to_owned()),
-        FileKind::Unknown => {
-            failed("it is neither a folder nor a .tar archive nor a .parquet file nor an LMDB".to_owned())
-        }
-    }
-}
-
-/// Lists the pictures below a folder, with clauses about what is left out.
-fn below(root: &Path, picture_key: &str) -> Result<(Vec<Item>, Vec<String>)> {
-    let listing = Listing::of(&Walk::of(root, lmdb::is_database)?, root);
-    let item = |file: &PathBuf| Item { name: relative(root, file), file: file.clone(), place: Place::File };
-    let mut items: Vec<Item> = listing.pictures.iter().map(item).collect();
-    items.extend(stored(&listing, picture_key, root)?);
-    if !items.is_empty() {
-        warn_of_left_out(root, &listing);
-    }
-    Ok((items, listing.left_out()))
-}
-
-/// Lists the pictures in the archives, tables and databases of a listing.
-fn stored(listing: &Listing, picture_key: &str, root: &Path) -> Result<Vec<Item>> {
-    let mut members = vec![];
-    for archive in &listing.archives {
-        members.extend(archives::pictures(archive)?);
-    }
-    let mut items = one_a_sample(members, picture_key, root)?;
-    for table in &listing.tables {
-        items.extend(tables::pictures(table, picture_key)?);
-    }
-    for database in &listing.databases {
-        items.extend(lmdb::values(database)?);
-    }
-    Ok(items)
-}
-
-/// Lists the pictures in the archives, tables and databases right below a folder that was walked without its databases.
-///
-/// # Errors
-/// As [`Pictures::find`].
-pub(crate) fn stored_below(walk: &Walk, folder: &Path) -> Result<Vec<Item>> {
-    stored(&Listing::of(walk, folder), "", folder)
-}
-
-/// Lists the pictures in an archive, a table or a database; `None` for what is none of these.
-///
-/// # Errors
-/// As [`Pictures::find`].
-pub(crate) fn stored_in(path: &Path) -> Result<Option<Vec<Item>>> {
-    if lmdb::is_database(path) {
-        return lmdb::values(path).map(Some);
-    }
-    // A pipe can be read only once, and what cannot be read at all is the picture's error.
-    let kind = if path.is_file() { file_kind(path).unwrap_or(FileKind::Unknown) } else { FileKind::Unknown };
-    let is_stored =
-        matches!(kind, FileKind::Tar | FileKind::Gzip | FileKind::Zstd | FileKind::Parquet | FileKind::Lmdb);
-    (is_stored || archives::is_archive_name(path)).then(|| of_file(path, "")).transpose()
-}
-
-fn ends_in(path: &Path, extension: &str) -> bool {
-    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
-}
-
-fn relative(root: &Path, path: &Path) -> String {
-    let below = path.strip_prefix(root).unwrap_or(path);
-    below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
-}
-
 /// Returns whether a picture is held out for validation, by a hash of its name.
 #[must_use]
 pub fn is_validation(name: &str, share: f64) -> bool {
@@ -331,6 +238,14 @@ mod tests {
 
     fn settings(validation_share: f64) -> FindSettings<'static> {
         FindSettings { validation_share, max_broken_share: 0.01, ..FindSettings::default() }
+    }
+
+    #[test]
+    fn a_single_picture_cannot_be_held_out() {
+        let folder = tempfile::tempdir().unwrap();
+        RgbImage::new(2, 2).save(folder.path().join("a.png")).unwrap();
+        let error = Pictures::find(folder.path(), &settings(1.), Split::Train).unwrap_err().to_string();
+        assert!(error.contains("the only picture falls to validation"), "{error}");
     }
 
     #[test]
@@ -386,11 +301,8 @@ mod tests {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
         let message = || Pictures::find(folder.path(), &settings(0.), Split::Train).unwrap_err().to_string();
-        let walk = Walk::of(folder.path(), lmdb::is_database).unwrap();
-        let left_out = Listing::of(&walk, folder.path()).left_out().join("; ");
-        assert!(left_out.contains("1 .avif file, 2 .heic files cannot be decoded"), "{left_out}");
-        assert!(left_out.contains("1 .zip file"), "{left_out}");
-        assert!(message().contains("no pictures in it: 1 .avif file, 2 .heic files"), "{}", message());
+        assert!(message().contains("that are read, only 1 AVIF picture and 2 HEIC pictures"), "{}", message());
+        assert!(message().contains("1 .zip file (shards.zip); unpack it first: unzip FILE -d FOLDER"), "{}", message());
         RgbImage::new(2, 2).save(folder.path().join("d.png")).unwrap();
         assert_eq!(Pictures::find(folder.path(), &settings(0.), Split::Train).unwrap().len(), 1);
     }
@@ -435,8 +347,7 @@ mod tests {
         let pictures = Pictures::all(root, Crop::Center).unwrap();
         let names: Vec<String> = (0..pictures.len()).map(|idx| pictures.name(idx)).collect();
         assert_eq!(names, ["a/0.png", "a/1", "b.jpg"]);
-        let of_command: Vec<String> =
-            crate::picture_files(root).unwrap().iter().map(|path| relative(root, path)).collect();
-        assert_eq!(names, of_command);
+        let of_command: Vec<PathBuf> = names.iter().map(|name| root.join(name)).collect();
+        assert_eq!(crate::picture_files(root).unwrap(), of_command);
     }
 }

@@ -68,8 +68,7 @@ impl<'a> Samples<'a> {
         let chosen: BTreeSet<usize> = self.samples.values().filter_map(of_sample).collect();
         let without = self.samples.len() - chosen.len();
         if chosen.is_empty() {
-            let problem =
-                format!("no sample has a picture under data.picture_key={setting}; there are {}", self.listed());
+            let problem = format!("no sample has a picture under --picture-key {setting}; there are {}", self.listed());
             return Err(Error::Data { path: root.to_owned(), problem });
         }
         let name = root.display();
@@ -110,7 +109,7 @@ impl<'a> Samples<'a> {
             let taken = taken.into_iter().collect::<Vec<_>>().join(" or ");
             warn_once(&format!(
                 "{name}: samples hold several pictures, under the keys {found}; {taken} is taken, one picture a sample \
-                 (data.picture_key={other} takes another, data.picture_key=* all)"
+                 (--picture-key {other} takes another, --picture-key \"*\" all)"
             ));
         } else {
             inform_once(&format!("{name}: pictures under the keys {found}; each is taken"));
@@ -152,8 +151,8 @@ fn preferred(pictures: &[(usize, String)]) -> std::result::Result<Option<&(usize
 
 fn unclear(root: &Path, sample: &str, keys: &[&str]) -> Error {
     let problem = format!(
-        "sample {sample} holds several pictures, under the keys {}; choose one by --set data.picture_key=KEY, or every \
-         picture by data.picture_key=\"*\"",
+        "sample {sample} holds several pictures, under the keys {}; choose one by --picture-key KEY, or every picture by \
+         --picture-key \"*\"",
         keys.join(", ")
     );
     Error::Data { path: root.to_owned(), problem }
@@ -202,7 +201,7 @@ mod tests {
     fn what_is_unclear_is_refused() {
         for names in [["0.jpg", "0.png", "1.jpg", "1.png"], ["0.a.png", "0.b.png", "1.a.png", "1.b.png"]] {
             let error = chosen(&names, "").unwrap_err();
-            assert!(error.contains("sample 0") && error.contains("data.picture_key"), "{error}");
+            assert!(error.contains("sample 0") && error.contains("--picture-key KEY"), "{error}");
         }
     }
 

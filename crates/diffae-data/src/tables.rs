@@ -186,7 +186,7 @@ mod unpack {
                 Some(path) => format!(
                     "column {column} has paths, such as {path}, but no pictures: the table was saved without their bytes. \
                      Save it with them (in `datasets`: map(embed_table_storage) before to_parquet), or name the folder of the \
-                     files by --data"
+                     files instead"
                 ),
                 None => format!("column {column} has no pictures: every row of it is empty"),
             })
@@ -206,7 +206,7 @@ mod unpack {
                 let missing = || {
                     let names = names(fields);
                     self.failed(format!(
-                        "it has no column {setting} of bytes, which data.picture_key names; it has {names}"
+                        "it has no column {setting} of bytes, which --picture-key names; it has {names}"
                     ))
                 };
                 return columns.into_iter().find(|column| column.name() == setting).ok_or_else(missing);
@@ -236,15 +236,15 @@ mod unpack {
                 (_, Some(place)) => {
                     let column = found.swap_remove(place);
                     warn_once(&format!(
-                        "{table}: the columns {listed} hold pictures; {} is taken, one picture a row (data.picture_key=COLUMN \
+                        "{table}: the columns {listed} hold pictures; {} is taken, one picture a row (--picture-key COLUMN \
                          takes another)",
                         column.name()
                     ));
                     Ok(column)
                 }
-                (_, None) => Err(self.failed(format!(
-                    "the columns {listed} hold pictures; choose one by --set data.picture_key=COLUMN"
-                ))),
+                (_, None) => {
+                    Err(self.failed(format!("the columns {listed} hold pictures; choose one by --picture-key COLUMN")))
+                }
             }
         }
 
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(of_fixture("two_views.parquet", "left").unwrap().len(), 2);
         for (name, key, found) in [
             ("two_views.parquet", "", "the columns left, right hold pictures"),
-            ("two_views.parquet", "", "data.picture_key"),
+            ("two_views.parquet", "", "--picture-key COLUMN"),
             ("masks.parquet", "depth", "no column depth of bytes"),
             ("paths.parquet", "", "column image has paths, such as /tmp/filetest/pics/p0.png, but no pictures"),
         ] {

@@ -9,7 +9,7 @@ use std::path::Path;
 use tar::{EntryType, Header};
 
 use crate::error::{Error, Result, at};
-use crate::notices::{counted, warn_once};
+use crate::notices::{counted, verb, warn_once};
 
 /// Block size of archives.
 const BLOCK: u64 = 512;
@@ -111,14 +111,12 @@ impl Walk<'_> {
     }
 
     fn cut_off(&self, place: &str) -> Error {
-        let before = match self.found.num_members {
-            1 => "1 member before is whole".to_owned(),
-            count => format!("{count} members before are whole"),
-        };
+        let count = self.found.num_members;
+        let (members, are) = (counted(count, "member"), verb(count, "is", "are"));
         self.failed(format!(
-            "the archive is cut off after {} bytes, {place}; {before}. Download or make it again, \
+            "the archive is cut off after {}, {place}; {members} before {are} whole. Download or make it again, \
              or take it out of the data",
-            self.length
+            counted(self.length, "byte")
         ))
     }
 
@@ -182,8 +180,8 @@ impl Walk<'_> {
                 self.found.last
             )),
             Some(mark) if start - mark > MAX_ZEROS => warn_once(&format!(
-                "{name} ends in {} bytes of zeros after {}; if its download was not finished, pictures are missing",
-                self.length - mark,
+                "{name} ends in {} of zeros after {}; if its download was not finished, pictures are missing",
+                counted(self.length - mark, "byte"),
                 counted(self.found.num_members, "member")
             )),
             Some(_) => {}
@@ -194,7 +192,8 @@ impl Walk<'_> {
     /// Warns of other bytes behind the end mark, which are no part of the archive.
     fn warn_of_foreign_end(&self, start: u64) {
         let name = self.archive.display();
-        warn_once(&format!("{name}: the {} bytes behind the end mark are no archive", self.length - start));
+        let bytes = counted(self.length - start, "byte");
+        warn_once(&format!("{name}: {bytes} behind the end mark that are no archive"));
     }
 
     /// Adds the member of a header, and skips the data behind it.
@@ -242,7 +241,7 @@ impl Walk<'_> {
     fn check_whole(&self, name: &str, size: u64) -> Result<()> {
         let left = self.length.saturating_sub(self.position);
         if size > left {
-            return Err(self.cut_off(&format!("inside {name}, of which {left} of {size} bytes are there")));
+            return Err(self.cut_off(&format!("inside {name}, of which {left} of {} are there", counted(size, "byte"))));
         }
         if size.checked_next_multiple_of(BLOCK).is_none_or(|whole| whole > left) {
             return Err(self.cut_off(&format!("in the block that ends {name}")));
@@ -380,7 +379,11 @@ impl Found {
             replaced += usize::from(last.insert(member.name.clone(), idx).is_some());
         }
         if replaced > 0 {
-            warn_once(&format!("{name}: {} in it twice; the last of each counts", counted(replaced, "file")));
+            warn_once(&format!(
+                "{name}: {} {} in it twice; the last of each name counts",
+                counted(replaced, "file"),
+                verb(replaced, "is", "are")
+            ));
         }
         let is_last = |(idx, member): &(usize, Member)| last.get(&member.name) == Some(idx);
         all.into_iter().enumerate().filter(is_last).map(|(_, member)| member).collect()

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::{Overwrite, write_atomically};
 
 use crate::error::{Error, Result, at};
-use crate::notices::counted;
+use crate::notices::{counted, verb};
 
 /// Column names of the list.
 const HEADER: [&str; 2] = ["picture", "reason"];
@@ -100,7 +100,8 @@ impl Unreadable {
         let (broken, of) = (self.len(), self.num_pictures);
         if broken > 0 {
             let listed = self.file.as_ref().map(|file| format!(": {} lists them", file.display())).unwrap_or_default();
-            tracing::warn!("{broken} of {} could not be read and were left out{listed}", counted(of, "picture"));
+            let were = verb(broken, "was", "were");
+            tracing::warn!("{broken} of {} could not be read and {were} left out{listed}", counted(of, "picture"));
         }
     }
 

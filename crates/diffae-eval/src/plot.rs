@@ -239,9 +239,8 @@ impl Canvas {
 
     /// Returns whether a marker of one curve would cover one of another.
     fn hides(&self, curves: &[Curve]) -> bool {
-        let places = |curve: &Curve| -> Vec<Place> {
-            curve.points.iter().map(|point| self.place(point.x, point.y)).collect()
-        };
+        let places =
+            |curve: &Curve| -> Vec<Place> { curve.points.iter().map(|point| self.place(point.x, point.y)).collect() };
         let places: Vec<Vec<Place>> = curves.iter().map(places).collect();
         let covers = |a: &Place, b: &Place| (a.x - b.x).hypot(a.y - b.y) < 2. * MARKER_RADIUS;
         let meet = |one: &[Place], other: &[Place]| one.iter().any(|a| other.iter().any(|b| covers(a, b)));

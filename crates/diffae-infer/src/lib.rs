@@ -91,6 +91,7 @@ pub use built_in::{BUILT_IN_MODEL, built_in_pictures};
 pub use code_cache::{CachedCodes, CodeCache, Compute};
 pub use codes::Codes;
 pub use decode::DecodeOptions;
+pub use diffae_data::is_same_attribute;
 pub use domain::PictureDomain;
 pub use error::{Error, Result};
 pub use interpolate::{PathEnd, PathFrame, lerp, path_frames, slerp};
@@ -101,7 +102,7 @@ pub use model_config::{
     RawModelConfig, ZSemConfig,
 };
 pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
-pub use new_attributes::{NewAttributes, NewDirections, is_same_attribute};
+pub use new_attributes::{NewAttributes, NewDirections};
 pub use noise::{NoisePurpose, NoiseSource};
 pub use observer::{CallEvent, NetworkCall, Observer, no_observer};
 pub use partial::{PartialFolder, Resume, Settings};
@@ -109,7 +110,7 @@ pub use pipeline::{CodesBatch, Pipeline};
 pub use settings::PipelineSettings;
 pub use sheet::{Sheet, enlarged_frames, sheet, square_rows};
 pub use stochastic_code::{ExactSettings, Inversion, Residual, StochasticCode};
-pub use subjects::{CodesNeed, Encoded, Subject, Subjects, is_codes, list_subjects, pick_codes};
+pub use subjects::{CodesNeed, Encoded, Subject, Subjects, is_codes, list_subjects, list_subjects_with, pick_codes};
 pub use text::TextLine;
 pub use tuning::{TunedSteps, Tuning, TuningOptions};
 

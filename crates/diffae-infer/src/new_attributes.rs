@@ -5,7 +5,7 @@ use diffae_nets::{EditDirection, RawClassifierConfig};
 
 use crate::error::{Error, Result, computing};
 use crate::model_dir::{ClassifierParameters, ModelSource};
-use diffae_data::Overwrite;
+use diffae_data::{Overwrite, is_same_attribute};
 
 /// Attributes to add to a model that may have others already.
 #[derive(Debug, Clone)]
@@ -27,13 +27,6 @@ pub enum NewDirections {
     Weights(Tensor),
     /// Mean differences from codes without the attribute to codes with it.
     MeanDifferences(Vec<EditDirection>),
-}
-
-/// Returns whether two names are of the same attribute, without regard to case and to separators of words.
-#[must_use]
-pub fn is_same_attribute(one: &str, other: &str) -> bool {
-    let plain = |name: &str| name.replace([' ', '-'], "_").to_ascii_lowercase();
-    plain(one) == plain(other)
 }
 
 impl ModelSource {

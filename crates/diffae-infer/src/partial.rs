@@ -17,7 +17,7 @@ const LOCK_FILE: &str = "lock";
 const JOURNAL_FILE: &str = "kept.jsonl";
 const RESULTS_FOLDER: &str = "results";
 /// Minimum age of a folder without a lock that is removed.
-const MIN_AGE_WITHOUT_LOCK: Duration = Duration::from_secs(600);
+const MIN_AGE_WITHOUT_LOCK: Duration = Duration::from_mins(10);
 
 /// Settings that determine the values of results, by name.
 pub type Settings = BTreeMap<String, Value>;
@@ -452,7 +452,7 @@ mod tests {
         assert_eq!(names(folder.path()).len(), 3);
         // What has no lock may have been made a moment ago, but not an hour ago.
         let unknown = folder.path().join(".diffae-partial-unknown");
-        let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        let an_hour_ago = std::time::SystemTime::now() - Duration::from_hours(1);
         File::open(&unknown).unwrap().set_modified(an_hour_ago).unwrap();
         drop(PartialFolder::open(&target, "next").unwrap());
         assert_eq!(names(folder.path()).len(), 2);

@@ -13,7 +13,7 @@ use crate::observer::Observer;
 use crate::pipeline::Pipeline;
 use crate::settings::PipelineSettings;
 use crate::stochastic_code::{ExactSettings, Residual, same_chain};
-use diffae_data::{Fingerprint, Input, file_names, list_inputs, read_batch, stamp};
+use diffae_data::{Fingerprint, Input, file_names, list_inputs_with, read_batch, stamp};
 
 /// Maximum number of names that a message lists.
 const MAX_LISTED: usize = 12;
@@ -59,12 +59,21 @@ pub struct Encoded {
     pub x_0: Option<Tensor>,
 }
 
-/// Lists the inputs of [`list_inputs`], and files of codes: `.safetensors` files that hold `z_sem` or `x_T` and no `x`.
+/// Lists the inputs of [`list_inputs`](diffae_data::list_inputs), and files of codes: `.safetensors` files that hold `z_sem` or `x_T` and no `x`.
 /// `codes.safetensors:CHOICE` is a part of a file of codes; see [`pick_codes`].
 ///
 /// # Errors
-/// As [`list_inputs`], [`Codes::read`] and [`pick_codes`].
+/// As [`list_inputs`](diffae_data::list_inputs), [`Codes::read`] and [`pick_codes`].
 pub fn list_subjects(paths: &[PathBuf]) -> Result<Subjects> {
+    list_subjects_with(paths, "")
+}
+
+/// Lists as [`list_subjects`] does, with a choice among the pictures of a sample of an archive or a table
+/// ([`FindSettings::picture_key`](diffae_data::FindSettings::picture_key)).
+///
+/// # Errors
+/// As [`list_subjects`].
+pub fn list_subjects_with(paths: &[PathBuf], picture_key: &str) -> Result<Subjects> {
     let mut subjects = Subjects { all: vec![], files: vec![] };
     let mut rest = paths;
     while let Some(first) = rest.first() {
@@ -88,7 +97,7 @@ pub fn list_subjects(paths: &[PathBuf]) -> Result<Subjects> {
             }
             count += 1;
         }
-        let inputs = list_inputs(&rest[..count])?;
+        let inputs = list_inputs_with(&rest[..count], picture_key)?;
         let subject = |input: Input| Subject { name: input.name.clone(), source: Source::Picture(input) };
         subjects.all.extend(inputs.into_iter().map(subject));
         rest = &rest[count..];

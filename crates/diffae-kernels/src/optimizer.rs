@@ -12,9 +12,9 @@ use crate::storage::with_floats;
 pub struct AdamConfig {
     /// Learning rate.
     pub lr: f64,
-    /// Decay rate of the first moment, beta_1.
+    /// Decay rate of the first moment, `beta_1`.
     pub beta_1: f64,
-    /// Decay rate of the second moment, beta_2.
+    /// Decay rate of the second moment, `beta_2`.
     pub beta_2: f64,
     /// Epsilon, added to the denominator for numerical stability.
     pub eps: f64,

@@ -1,4 +1,4 @@
-//! Noise schedules, samplers (DDIM, DDPM, iPNDM, DPM-Solver++, UniPC), DDIM inversion, exact inversion and step
+//! Noise schedules, samplers (DDIM, DDPM, iPNDM, DPM-Solver++, `UniPC`), DDIM inversion, exact inversion and step
 //! sequences for Diffusion Autoencoders.
 //!
 //! The crate depends on no network: a noise predictor implements [`Denoiser`]. It draws no random numbers: noise is an

@@ -16,7 +16,7 @@ use diffae_infer::PipelineSettings;
 use diffae_schedule::{ExactWeights, Spacing};
 
 use super::{
-    BatchArgs, BrokenArgs, ForceArgs, HintArgs, MODEL_WEIGHTS, ModelArgs, RandomArgs, SamplerArgs, one_of, positive,
+    BatchArgs, ForceArgs, HintArgs, MODEL_WEIGHTS, ModelArgs, RandomArgs, ReadingArgs, SamplerArgs, one_of, positive,
 };
 
 #[derive(Debug, Args)]
@@ -114,7 +114,7 @@ pub(crate) struct EvalDataArgs {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<usize>,
     #[command(flatten)]
-    pub(crate) broken: BrokenArgs,
+    pub(crate) reading: ReadingArgs,
 }
 
 /// Crops.
@@ -349,6 +349,8 @@ pub(crate) struct EditsArgs {
     /// Use the first N pairs of each attribute only
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<usize>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     /// Source of edit directions
     #[arg(long, value_enum, default_value_t = DirectionName::Classifier)]
     pub(crate) direction: DirectionName,
@@ -487,7 +489,7 @@ pub(crate) struct FidArgs {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<usize>,
     #[command(flatten)]
-    pub(crate) broken: BrokenArgs,
+    pub(crate) reading: ReadingArgs,
     /// Feature network
     #[arg(long, value_enum, default_value_t = FeatureName::Inception)]
     pub(crate) features: FeatureName,

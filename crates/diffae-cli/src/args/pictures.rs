@@ -9,8 +9,8 @@ use diffae_schedule::Spacing;
 
 use super::chain::InversionName;
 use super::{
-    BatchArgs, BrokenArgs, DecodingArgs, ForceArgs, InversionArgs, ModelArgs, OutArgs, PictureArgs, RandomArgs, one_of,
-    positive,
+    BatchArgs, DecodingArgs, ForceArgs, InversionArgs, ModelArgs, OutArgs, PictureArgs, RandomArgs, ReadingArgs,
+    one_of, positive,
 };
 
 /// Pictures and codes on the command line.
@@ -21,7 +21,7 @@ pub(crate) struct CodesArgs {
     #[arg(required = true)]
     pub(crate) input: Vec<PathBuf>,
     #[command(flatten)]
-    pub(crate) broken: BrokenArgs,
+    pub(crate) reading: ReadingArgs,
 }
 
 /// Policy for the partial results of an interrupted run.
@@ -216,7 +216,7 @@ pub(crate) struct EditArgs {
     #[arg(required_unless_present = "list")]
     pub(crate) input: Vec<PathBuf>,
     #[command(flatten)]
-    pub(crate) broken: BrokenArgs,
+    pub(crate) reading: ReadingArgs,
     /// Folder or .safetensors file to write
     #[arg(long, short, value_name = "PATH", required_unless_present = "list")]
     pub(crate) out: Option<PathBuf>,
@@ -315,7 +315,7 @@ const MAX_RANGE_LENGTH: u64 = 1 << 24;
 
 fn index_range(text: &str) -> Result<IndexRange, String> {
     let whole = "expected whole numbers from 0, or ranges such as 30..40";
-    let number = |text: &str| text.trim().parse::<u64>().map_err(|_| whole.to_owned());
+    let number = |text: &str| text.trim().parse::<u64>().ok().ok_or(whole);
     let range = match text.split_once("..") {
         Some((start, end)) => number(start)?..number(end)?,
         None => number(text).and_then(|start| Ok(start..start.checked_add(1).ok_or("too large")?))?,

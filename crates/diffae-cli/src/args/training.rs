@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum};
 use diffae_schedule::{Sampler, Spacing};
 
 use super::{
-    BatchArgs, JsonArgs, ModelArgs, OutArgs, PictureArgs, PictureCrop, RandomArgs, eval::two_or_more, one_of, positive,
+    BatchArgs, JsonArgs, ModelArgs, OutArgs, PictureArgs, PictureCrop, RandomArgs, ReadingArgs, eval::two_or_more,
+    one_of, positive,
 };
 
 #[derive(Debug, Args)]
@@ -25,6 +26,8 @@ pub(crate) struct FitAttributesArgs {
     /// Labels of the attributes: a CelebA attribute file, a CSV file, or `folders` for one class per folder
     #[arg(long, value_name = "FILE")]
     pub(crate) labels: PathBuf,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     #[command(flatten)]
     pub(crate) out: OutArgs,
     /// Replace the model's attributes of the same names
@@ -76,6 +79,8 @@ pub(crate) struct FitEditsArgs {
     /// Use the first N pairs of each attribute only
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<usize>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     /// Hidden units of image-dependent directions; 0 for one fixed direction per attribute
     #[arg(long, default_value_t = 16, value_name = "H")]
     pub(crate) units: usize,
@@ -101,6 +106,10 @@ pub(crate) struct DistillArgs {
     /// Images like those that the model was trained on: a folder (with subfolders), a tar archive, an LMDB, Parquet
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
+    /// Image of each sample of an archive or a table that holds several: a key such as jpg or seg.png, or a column
+    /// [default: the obvious one]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) picture_key: Option<String>,
     /// Folder of the run, which becomes a model folder
     #[arg(long, short, value_name = "RUN")]
     pub(crate) out: PathBuf,
@@ -200,6 +209,10 @@ pub(crate) struct TrainArgs {
     /// Images: a folder (with subfolders), a tar archive, an LMDB, Parquet
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// Image of each sample of an archive or a table that holds several: a key such as jpg or seg.png, or a column
+    /// [default: the obvious one]; the setting data.picture_key
+    #[arg(long, value_name = "KEY")]
+    pub(crate) picture_key: Option<String>,
     /// Labels of the attributes: a CelebA attribute file, a CSV file, or `folders` for one class per folder
     #[arg(long, value_name = "FILE")]
     pub(crate) labels: Option<PathBuf>,

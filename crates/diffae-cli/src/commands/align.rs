@@ -1,10 +1,10 @@
 //! `diffae align PICTURE.. --landmarks FILE --box LEFT,TOP,WIDTH,HEIGHT --out DIR`
 
 use anyhow::{Context, Result, bail};
-use diffae_data::{AlignedFace, FaceBoxes, FacePlace, Input, ShapePredictor, align_face, list_inputs};
+use diffae_data::{AlignedFace, FaceBoxes, FacePlace, Input, ShapePredictor, align_face, list_inputs_with};
 use serde::Serialize;
 
-use crate::args::{AlignArgs, BrokenArgs, FacePlaceArgs};
+use crate::args::{AlignArgs, FacePlaceArgs, ReadingArgs};
 use crate::output::{OutputDir, Provenance, say, say_json};
 use crate::pictures::list_readable;
 use crate::progress::Progress;
@@ -28,9 +28,9 @@ pub(crate) fn run(args: &AlignArgs) -> Result<()> {
     let place = place(&args.place)?;
     catch_interrupts();
     let paths = &args.pictures.input;
-    let inputs = match &args.pictures.broken {
-        skipping @ BrokenArgs { skip_broken: true } => list_readable(paths, skipping)?,
-        _ => list_inputs(paths)?,
+    let inputs = match &args.pictures.reading {
+        skipping @ ReadingArgs { skip_broken: true, .. } => list_readable(paths, skipping)?,
+        reading => list_inputs_with(paths, &reading.picture_key)?,
     };
     let files: Vec<String> = inputs.iter().map(|input| format!("{}.png", input.name)).collect();
     let output = OutputDir::new(&args.out.out, &files, args.out.force.overwrite())?;

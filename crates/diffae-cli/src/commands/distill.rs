@@ -5,7 +5,7 @@ use diffae_infer::{DistilledChain, ModelSource};
 use diffae_train::{DistillationSettings, Notes, Outcome, RunFolder, TrainConfig, TrainOptions, train};
 use serde_json::json;
 
-use super::train::{StepProgress, absolute, check_device, model_path};
+use super::train::{StepProgress, absolute, check_device, model_path, picture_key_setting};
 use crate::args::{DistillArgs, GlobalArgs};
 use crate::output::say_either;
 use crate::progress::Noun;
@@ -23,6 +23,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
         args.batch_size.map(|size| format!("autoencoder.batch_size={size}")),
         args.lr.map(|lr| format!("autoencoder.lr={lr}")),
         args.seed.map(|seed| format!("seed={seed}")),
+        args.picture_key.as_ref().map(|key| picture_key_setting(key)),
     ];
     let assignments: Vec<String> = args.set.iter().cloned().chain(given.into_iter().flatten()).collect();
     let config = TrainConfig::of_teacher(&teacher, distillation, &assignments)?;

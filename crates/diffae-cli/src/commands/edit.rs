@@ -49,7 +49,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
     if let Some(strength) = args.strengths.iter().chain(&args.strength).chain(given).find(|given| !given.is_finite()) {
         bail!("a strength of {strength} is no strength")
     }
-    let subjects = list_readable_subjects(&args.input, &args.broken)?;
+    let subjects = list_readable_subjects(&args.input, &args.reading)?;
     if let (true, Some(path)) = (args.keep_residual, subjects.codes_path()) {
         bail!("{} holds codes and no pictures, of which --keep-residual gives back what is lost", path.display())
     }

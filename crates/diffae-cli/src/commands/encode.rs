@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use diffae_data::Input;
-use diffae_infer::{Codes, CodesNeed, Encoded, PartialFolder, PipelineSettings, Residual, Settings, list_subjects};
+use diffae_infer::{
+    Codes, CodesNeed, Encoded, PartialFolder, PipelineSettings, Residual, Settings, list_subjects_with,
+};
 use diffae_nets::weights::safetensors_bytes;
 use diffae_schedule::Spacing;
 use serde_json::{Value, json};
@@ -36,7 +38,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
         bail!("--out is {}, expected a name that ends in .safetensors", out.display())
     }
     refuse_existing(out, overwrite)?;
-    let inputs = list_readable(&args.pictures.input, &args.pictures.broken)?;
+    let inputs = list_readable(&args.pictures.input, &args.pictures.reading)?;
     let mut partial = PartialFolder::open(out, COMMAND)?;
     let session = Session::open(global, &args.model, &args.batch)?;
     if args.semantic_only && !session.has_z_sem() {
@@ -59,7 +61,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     }
     let mut decisive = session.run_settings(global);
     decisive.extend(settings.clone());
-    decisive.insert("inputs".to_owned(), list_subjects(&args.pictures.input)?.fingerprint()?.into());
+    decisive.insert(
+        "inputs".to_owned(),
+        list_subjects_with(&args.pictures.input, &args.pictures.reading.picture_key)?.fingerprint()?.into(),
+    );
     let num_kept = partial.begin(&decisive, args.resume.mode(&args.out.force))?;
     tell_going_on(num_kept, inputs.len());
     let need = if is_inverted { CodesNeed::Both } else { CodesNeed::ZSem };

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
-use diffae_data::{AttributePairs, Crop, PictureSet};
+use diffae_data::Crop;
 use diffae_eval::measures::{
     AllMeasures, AllOptions, Attributes, Disentanglement, Edits, FeatureExtractor, FewShot, Fid, FidProtocol,
     FidSubject, Inversion, LabelledPictures, LpipsPairs, PerceptualNetwork, Ppl, Recon, ReconSubject, ZUsage,
@@ -12,13 +12,13 @@ use diffae_eval::measures::{
 use diffae_eval::{Comparison, Error, EvaluatedModel, Evaluation, EvaluationEvent, InceptionInput, Measure, Report};
 
 use crate::args::{
-    AllArgs, AttributesArgs, BrokenArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalInversionArgs,
-    EvalRunArgs, Evaluated, FewShotArgs, FidArgs, GlobalArgs, LpipsArgs, LpipsPairsArgs, MeasureArgs, ModelArgs,
-    PplArgs, ReconArgs, ZUsageArgs,
+    AllArgs, AttributesArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalInversionArgs, EvalRunArgs,
+    Evaluated, FewShotArgs, FidArgs, GlobalArgs, LpipsArgs, LpipsPairsArgs, MeasureArgs, ModelArgs, PplArgs,
+    ReadingArgs, ReconArgs, ZUsageArgs,
 };
 use crate::device::device_from_name;
 use crate::output::{Provenance, say, say_json};
-use crate::pictures::{naming_way_out, picture_set, without_broken};
+use crate::pictures::{naming_way_out, pairs_of, picture_set, set_of};
 use crate::progress::Progress;
 use crate::session::{Session, catch_interrupts, interrupted};
 
@@ -44,11 +44,11 @@ fn recon(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
     let pictures = picture_set(&args.data)?;
     let lpips = perceptual_network(global, &args.lpips)?;
     let (pictures, lpips, options) = (&pictures, lpips.as_ref(), args.options()?);
-    let finish = |subject| conclude(&Recon { subject, pictures, lpips, options }, &args.run, Some(&args.data.broken));
+    let finish = |subject| conclude(&Recon { subject, pictures, lpips, options }, &args.run, Some(&args.data.reading));
     match args.evaluated.get()? {
         Evaluated::Model(model) => finish(ReconSubject::Model(&open_model(global, &model, &args.run)?)),
         Evaluated::Pictures(folder) => {
-            let made = without_broken(PictureSet::first(&folder, Crop::Center, None)?, &args.data.broken)?;
+            let made = set_of(&folder, Crop::Center, None, &args.data.reading)?;
             finish(ReconSubject::Pictures { pictures: &made, made_with: args.made_with.into() })
         }
     }
@@ -57,7 +57,7 @@ fn recon(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
 fn attributes(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
     let (labelled, data) = (&args.labelled, &args.labelled.data);
     let train = args.train_data.as_deref();
-    let train = train.map(|train| without_broken(PictureSet::first(train, data.crop.into(), None)?, &data.broken));
+    let train = train.map(|train| set_of(train, data.crop.into(), None, &data.reading));
     let train = train.transpose()?;
     let train = train.as_ref().zip(args.train_labels.as_deref());
     let train = train.map(|(pictures, labels)| LabelledPictures::find(pictures, labels)).transpose()?;
@@ -65,7 +65,7 @@ fn attributes(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
     let pictures = LabelledPictures::find(&pictures, &labelled.labels)?;
     let model = open_model(global, &labelled.model, &labelled.run)?;
     let measure = Attributes { model: &model, labelled: &pictures, train: train.as_ref(), options: args.options() };
-    conclude(&measure, &labelled.run, Some(&data.broken))
+    conclude(&measure, &labelled.run, Some(&data.reading))
 }
 
 fn disentanglement(global: &GlobalArgs, args: &DisentanglementArgs) -> Result<()> {
@@ -74,7 +74,7 @@ fn disentanglement(global: &GlobalArgs, args: &DisentanglementArgs) -> Result<()
     let pictures = LabelledPictures::find(&pictures, &labelled.labels)?;
     let model = open_model(global, &labelled.model, &labelled.run)?;
     let measure = Disentanglement { model: &model, labelled: &pictures, options: args.options() };
-    conclude(&measure, &labelled.run, Some(&labelled.data.broken))
+    conclude(&measure, &labelled.run, Some(&labelled.data.reading))
 }
 
 fn few_shot(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
@@ -83,23 +83,23 @@ fn few_shot(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
     let pictures = LabelledPictures::find(&pictures, &labelled.labels)?;
     let model = open_model(global, &labelled.model, &labelled.run)?;
     let measure = FewShot { model: &model, labelled: &pictures, options: args.options()? };
-    conclude(&measure, &labelled.run, Some(&labelled.data.broken))
+    conclude(&measure, &labelled.run, Some(&labelled.data.reading))
 }
 
 fn edits(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
-    let pairs = AttributePairs::find(&args.pairs, args.limit)?;
+    let pairs = pairs_of(&args.pairs, args.limit, &args.reading)?;
     let model = open_model(global, &args.model, &args.run)?;
     let measure = Edits { model: &model, pairs: &pairs, options: args.options()? };
-    conclude(&measure, &args.run, None)
+    conclude(&measure, &args.run, Some(&args.reading))
 }
 
 fn lpips_pairs(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<()> {
     let pictures = picture_set(&args.data)?;
-    let others = without_broken(PictureSet::first(&args.pictures, Crop::Center, None)?, &args.data.broken)?;
+    let others = set_of(&args.pictures, Crop::Center, None, &args.data.reading)?;
     let device = device_from_name(&global.device)?;
     let lpips = PerceptualNetwork::open(args.backbone.into(), &args.weights, &device)?;
     let measure = LpipsPairs { pictures: &pictures, others: &others, lpips: &lpips };
-    conclude(&measure, &args.run, Some(&args.data.broken))
+    conclude(&measure, &args.run, Some(&args.data.reading))
 }
 
 fn ppl(global: &GlobalArgs, args: &PplArgs) -> Result<()> {
@@ -107,7 +107,7 @@ fn ppl(global: &GlobalArgs, args: &PplArgs) -> Result<()> {
     let model = open_model(global, &args.model, &args.run)?;
     let lpips = PerceptualNetwork::open(args.backbone.into(), &args.weights, model.model().device())?;
     let measure = Ppl { model: &model, pictures: &pictures, lpips: &lpips, options: args.options()? };
-    conclude(&measure, &args.run, Some(&args.data.broken))
+    conclude(&measure, &args.run, Some(&args.data.reading))
 }
 
 fn inversion(global: &GlobalArgs, args: &EvalInversionArgs) -> Result<()> {
@@ -116,7 +116,7 @@ fn inversion(global: &GlobalArgs, args: &EvalInversionArgs) -> Result<()> {
     conclude(
         &Inversion { model: &model, pictures: &pictures, options: args.options() },
         &args.run,
-        Some(&args.data.broken),
+        Some(&args.data.reading),
     )
 }
 
@@ -124,7 +124,7 @@ fn z_usage(global: &GlobalArgs, args: &ZUsageArgs) -> Result<()> {
     let pictures = picture_set(&args.data)?;
     let model = open_model(global, &args.model, &args.run)?;
     let options = ZUsageOptions { steps: args.steps, sampler: args.sampler.get()? };
-    conclude(&ZUsage { model: &model, pictures: &pictures, options }, &args.run, Some(&args.data.broken))
+    conclude(&ZUsage { model: &model, pictures: &pictures, options }, &args.run, Some(&args.data.reading))
 }
 
 fn fid(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
@@ -133,20 +133,20 @@ fn fid(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
     let features = FeatureExtractor::open(args.features.into(), &args.weights, args.resize.into(), &device)?;
     let real = args.data.as_ref().map(|data| {
         let limit = args.limit.or(is_reference.then_some(FidProtocol::REFERENCE_COUNT));
-        without_broken(PictureSet::first(data, args.crop.into(), limit)?, &args.broken)
+        set_of(data, args.crop.into(), limit, &args.reading)
     });
     let real = real.transpose()?;
     let (real, options) = (real.as_ref(), args.options()?);
     let finish =
-        |subject| conclude(&Fid { subject, real, features: &features, options }, &args.run, Some(&args.broken));
+        |subject| conclude(&Fid { subject, real, features: &features, options }, &args.run, Some(&args.reading));
     match args.evaluated.get()? {
         Evaluated::Model(model) => {
             let model = open_model(global, &model, &args.run)?;
             finish(FidSubject::Model { model: &model, source: args.source.into() })
         }
         Evaluated::Pictures(folder) => {
-            let made = PictureSet::first(&folder, Crop::Center, args.count)?;
-            finish(FidSubject::Pictures(&without_broken(made, &args.broken)?))
+            let made = set_of(&folder, Crop::Center, args.count, &args.reading)?;
+            finish(FidSubject::Pictures(&made))
         }
     }
 }
@@ -157,7 +157,7 @@ fn fid(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
 fn all(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
     let pictures = picture_set(&args.data)?;
     let labelled = args.labels.as_deref().map(|labels| LabelledPictures::find(&pictures, labels)).transpose()?;
-    let pairs = args.pairs.as_deref().map(|pairs| AttributePairs::find(pairs, args.data.limit)).transpose()?;
+    let pairs = args.pairs.as_deref().map(|pairs| pairs_of(pairs, args.data.limit, &args.data.reading)).transpose()?;
     let device = device_from_name(&global.device)?;
     let features = args.feature_weights.as_deref();
     let features = features
@@ -189,7 +189,7 @@ fn all(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
             Err(error) if interrupted() => return Err(error.into()),
             Err(error) => {
                 // Of pairs none can be left out.
-                let broken = (name != "edits").then_some(&args.data.broken);
+                let broken = (name != "edits").then_some(&args.data.reading);
                 tracing::error!("{name}: {:#}", explained(error, broken));
                 failed.push(name);
             }
@@ -213,14 +213,14 @@ fn compare(args: &CompareArgs) -> Result<()> {
 }
 
 /// Runs a measure, and prints its report.
-fn conclude(measure: &dyn Measure, args: &EvalRunArgs, broken: Option<&BrokenArgs>) -> Result<()> {
+fn conclude(measure: &dyn Measure, args: &EvalRunArgs, broken: Option<&ReadingArgs>) -> Result<()> {
     catch_interrupts();
     let report = measure.run(&evaluation(args)).map_err(|error| explained(error, broken))?;
     if args.json { say_json(&report) } else { say(&report.table()) }
 }
 
 /// Names the options that are a way out of an error; `broken` are those about unreadable pictures, if there are any.
-fn explained(error: Error, broken: Option<&BrokenArgs>) -> anyhow::Error {
+fn explained(error: Error, broken: Option<&ReadingArgs>) -> anyhow::Error {
     match error {
         Error::OtherEvaluation { .. } => {
             anyhow::anyhow!("{error}; choose another --out, or start over with --force")

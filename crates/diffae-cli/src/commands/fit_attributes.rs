@@ -1,8 +1,7 @@
 //! `diffae fit-attributes --model MODEL --data DIR --labels FILE --out DIR`: attributes of one's own.
 
-use anyhow::{Context, Result, bail, ensure};
-use diffae_data::Overwrite;
-use diffae_data::{Labels, Pictures};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use diffae_data::{FindSettings, Labels, Overwrite, Pictures, Split};
 use diffae_infer::{CONFIG_FILE, LoadOptions, ModelSource, WEIGHTS_FILE, is_same_attribute};
 use diffae_train::{AttributeScore, AttributeSettings, EditDirections, Lesson, Taught, teach};
 use serde_json::{Value, json};
@@ -11,6 +10,7 @@ use super::edit::full_strength;
 use super::train::StepProgress;
 use crate::args::{DirectionChoice, FitAttributesArgs, GlobalArgs, NumberType};
 use crate::output::{OutputDir, say, say_json};
+use crate::progress::Noun;
 use crate::session::{Interruption, architecture_hints, catch_interrupts, load_options};
 
 /// Trains a classifier of the labels' attributes on the model's codes, and writes the model with them. Networks and
@@ -22,7 +22,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitAttributesArgs) -> Result<()> {
     // That it can be written is known now; what is prepared there goes again.
     drop(OutputDir::new(out, &[CONFIG_FILE, WEIGHTS_FILE].map(str::to_owned), overwrite)?);
     let mut source = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
-    let pictures = Pictures::all(&args.data, args.crop.into())?;
+    let find = FindSettings {
+        crop: args.crop.into(),
+        picture_key: &args.reading.picture_key,
+        max_broken_share: if args.reading.skip_broken { 1. } else { 0. },
+        ..FindSettings::default()
+    };
+    let pictures = Pictures::find(&args.data, &find, Split::Train)?;
     let labels = Labels::of_pictures(&args.labels, &[&pictures])?;
     let existing = if args.replace { Overwrite::Replace } else { Overwrite::Refuse };
     check_names(&source, &labels, existing)?;
@@ -41,8 +47,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitAttributesArgs) -> Result<()> {
     let (moments, folder) = (moments.as_ref(), out);
     let lesson = Lesson { model: &model, moments, pictures: &pictures, labels: &labels, settings: &settings, folder };
     let progress = StepProgress::new();
-    let taught = teach(&lesson, &mut |report| progress.step(report))?;
+    let taught = teach(&lesson, &mut |report| progress.step(report)).map_err(explained)?;
     progress.finish();
+    pictures.unreadable().say();
     let Some(Taught { attributes, moments, num_trained, scores }) = taught else {
         let kept = if out.exists() {
             format!("the codes so far are kept in {}; the same command goes on", out.display())
@@ -66,6 +73,17 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitAttributesArgs) -> Result<()> {
     }
     say_scores(&scores, &full_strengths)?;
     say(&format!("learnt from {num_trained} pictures; wrote {}", out.display()))
+}
+
+/// Names the option that leaves out pictures that cannot be read.
+fn explained(error: diffae_train::Error) -> anyhow::Error {
+    match error {
+        diffae_train::Error::Data(diffae_data::Error::TooManyBroken { broken, seen, last, .. }) => anyhow!(
+            "{broken} of {} cannot be read, the last because of this: {last}; --skip-broken leaves such pictures out",
+            Noun::Pictures.counted(seen)
+        ),
+        error => error.into(),
+    }
 }
 
 /// Fails if the model already has one of the attributes and is to keep it.

@@ -16,8 +16,9 @@ use diffae_train::{
 use serde_json::json;
 
 use super::edit::full_strength;
-use crate::args::{FitEditsArgs, GlobalArgs};
+use crate::args::{FitEditsArgs, GlobalArgs, ReadingArgs};
 use crate::output::{OutputDir, say, say_json};
+use crate::pictures::{kept_of, pairs_of};
 use crate::progress::Progress;
 use crate::session::{Session, architecture_hints};
 
@@ -26,14 +27,14 @@ use crate::session::{Session, architecture_hints};
 pub(crate) fn run(global: &GlobalArgs, args: &FitEditsArgs) -> Result<()> {
     let most = RawClassifierConfig::MAX_LOCAL_UNITS;
     ensure!(args.units <= most, "--units is {}, expected at most {most}", args.units);
-    let all = AttributePairs::find(&args.pairs, args.limit)?;
+    let all = pairs_of(&args.pairs, args.limit, &args.reading)?;
     let (out, overwrite) = (&args.out.out, args.out.force.overwrite());
     // That it can be written is known now; what is prepared there goes again.
     drop(OutputDir::new(out, &[CONFIG_FILE, WEIGHTS_FILE].map(str::to_owned), overwrite)?);
     let session = Session::open(global, &args.model, &args.batch)?;
     ensure!(session.has_z_sem(), "{} is a plain DDPM, which has no codes to learn from", args.model.model.display());
     let mut source = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
-    let wanted = wanted(&session, source.attributes(), all, args.units)?;
+    let wanted = wanted(&session, source.attributes(), all, args)?;
     let num_calls = if args.units == 0 { 0 } else { NUM_VALIDATIONS };
     let progress = Progress::start("fit", wanted.iter().map(|it| it.num_pictures() + num_calls).sum(), 1);
     let coded = wanted.iter().map(|it| Coded::new(it, &session, &progress)).collect::<Result<Vec<_>>>()?;
@@ -128,7 +129,12 @@ fn fit(
 }
 
 /// Returns the pairs of each attribute, in order of their names.
-fn wanted(session: &Session, attributes: &[String], all: Vec<AttributePairs>, num_units: usize) -> Result<Vec<Wanted>> {
+fn wanted(
+    session: &Session,
+    attributes: &[String],
+    all: Vec<AttributePairs>,
+    args: &FitEditsArgs,
+) -> Result<Vec<Wanted>> {
     let mut wanted: Vec<Wanted> = vec![];
     for pairs in all {
         let AttributePairs { attribute, without, .. } = &pairs;
@@ -146,10 +152,21 @@ fn wanted(session: &Session, attributes: &[String], all: Vec<AttributePairs>, nu
         if let Some(twice) = wanted.iter().find(is_same) {
             bail!("{} and {attribute} are the same attribute of the model", twice.pairs.attribute)
         }
-        let others = if num_units == 0 { None } else { pairs.others()? };
+        let others = if args.units == 0 { None } else { pairs.others()? };
+        let others = others.map(|others| readable(others, &args.reading)).transpose()?;
         wanted.push(Wanted { pairs, others, idx });
     }
     Ok(wanted)
+}
+
+/// Leaves out pictures that cannot be read, with `--skip-broken`.
+fn readable(mut others: OtherPictures, reading: &ReadingArgs) -> Result<OtherPictures> {
+    if reading.skip_broken {
+        let kept = kept_of(&others.pictures, reading)?;
+        let both = others.places.into_iter().zip(others.pairs).filter(|(place, _)| kept.get(*place) != Some(&false));
+        (others.places, others.pairs) = both.unzip();
+    }
+    Ok(others)
 }
 
 /// Returns the calibrated full-edit strength of each attribute.

@@ -41,7 +41,7 @@ struct Route<'a> {
 pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
     let (path, overwrite) = (&args.out.out, args.out.force.overwrite());
     let rate = FrameRate::new(args.fps.unwrap_or(USUAL_RATE))?;
-    let subjects = list_readable_subjects(&args.input.input, &args.input.broken)?;
+    let subjects = list_readable_subjects(&args.input.input, &args.input.reading)?;
     if subjects.len() < 2 {
         bail!("an interpolation needs two pictures or more, got {}", subjects.len())
     }

@@ -105,16 +105,34 @@ pub(super) fn model_path(model: &Path) -> Result<PathBuf> {
     if model == Path::new(BUILT_IN_MODEL) { Ok(model.to_owned()) } else { absolute(model) }
 }
 
+/// Returns the setting that `--picture-key` stands for.
+pub(super) fn picture_key_setting(key: &str) -> String {
+    format!("data.picture_key={}", toml_text(key))
+}
+
+/// Quotes a text as TOML does.
+fn toml_text(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+impl TrainArgs {
+    /// Returns the settings of the command line.
+    fn assignments(&self) -> Vec<String> {
+        self.set.iter().cloned().chain(self.picture_key.as_deref().map(picture_key_setting)).collect()
+    }
+}
+
 fn labels_path(labels: &Path) -> Result<PathBuf> {
     if labels == Path::new(FOLDER_LABELS) { Ok(labels.to_owned()) } else { absolute(labels) }
 }
 
 fn config(args: &TrainArgs) -> Result<TrainConfig> {
     match (&args.preset, &args.config) {
-        (Some(preset), None) => Ok(presets::config(preset, &args.set)?),
+        (Some(preset), None) => Ok(presets::config(preset, &args.assignments())?),
         (None, Some(path)) => {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            TrainConfig::from_toml_with(&text, &args.set).with_context(|| format!("{} is no config", path.display()))
+            TrainConfig::from_toml_with(&text, &args.assignments())
+                .with_context(|| format!("{} is no config", path.display()))
         }
         _ => bail!("name a preset (--preset; `diffae presets` lists them) or a config file (--config)"),
     }

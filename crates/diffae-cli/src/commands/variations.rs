@@ -25,7 +25,7 @@ struct Variation {
 
 /// Decodes the `z_sem` of each picture with several random `x_T`.
 pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
-    let subjects = list_readable_subjects(&args.input.input, &args.input.broken)?;
+    let subjects = list_readable_subjects(&args.input.input, &args.input.reading)?;
     let chosen = chosen(args)?;
     let each = |subject: usize| {
         let name = &subjects.all()[subject].name;

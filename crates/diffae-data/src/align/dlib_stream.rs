@@ -12,6 +12,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::notices::counted;
 
 /// Minimum bytes of an integer: a control byte and at least one more.
 pub(super) const MIN_INTEGER_BYTES: usize = 2;
@@ -109,7 +110,9 @@ impl<'a> DlibStream<'a> {
     pub(super) fn finish(&self) -> Result<()> {
         match self.rest() {
             0 => Ok(()),
-            rest => Err(self.problem(format!("{rest} bytes follow, expected the end of the file"))),
+            rest => {
+                Err(self.problem(format!("expected the end of the file, but there is {} more", counted(rest, "byte"))))
+            }
         }
     }
 
@@ -122,7 +125,7 @@ impl<'a> DlibStream<'a> {
         if length.checked_mul(min_bytes).is_some_and(|bytes| bytes <= rest) {
             return Ok(());
         }
-        Err(self.problem(format!("{length} elements are announced, but only {rest} bytes are left")))
+        Err(self.problem(format!("{} announced, but only {} left", counted(length, "element"), counted(rest, "byte"))))
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8]> {
@@ -196,7 +199,7 @@ mod tests {
     #[test]
     fn lengths_beyond_the_file_are_refused() {
         let error = stream(&[8, 255, 255, 255, 255, 255, 255, 255, 127]).length(2).unwrap_err();
-        assert!(message(&error).contains("9223372036854775807 elements are announced, but only 0 bytes"), "{error}");
+        assert!(message(&error).contains("9223372036854775807 elements announced, but only 0 bytes left"), "{error}");
         assert_eq!(stream(&[1, 1, 1, 7]).length(2).unwrap(), 1);
         assert!(stream(&[0x84, 255, 255, 255, 255, 0x81, 1]).column().is_err());
         assert!(message(&stream(&[0x81, 1, 0x81, 2]).column().unwrap_err()).contains("1x2"));
@@ -206,6 +209,6 @@ mod tests {
     fn what_follows_the_end_is_an_error() {
         let mut numbers = stream(&[1, 1, 0]);
         numbers.integer().unwrap();
-        assert!(message(&numbers.finish().unwrap_err()).contains("1 bytes follow"));
+        assert!(message(&numbers.finish().unwrap_err()).contains("there is 1 byte more"));
     }
 }

@@ -8,6 +8,7 @@ use image::RgbImage;
 use super::dlib_stream::{DlibStream, MIN_FLOAT_BYTES, MIN_INTEGER_BYTES};
 use super::face_box::FaceBox;
 use crate::error::{Error, Result};
+use crate::notices::counted;
 
 /// Supported version of dlib's format.
 const VERSION: i64 = 1;
@@ -69,7 +70,7 @@ impl ShapePredictor {
         let failed = |source| Error::Io { path: path.to_owned(), source };
         let num_bytes = fs::metadata(path).map_err(failed)?.len();
         if num_bytes > MAX_BYTES {
-            let problem = format!("the file has {num_bytes} bytes, expected {MAX_BYTES} at most");
+            let problem = format!("the file has {}, expected {MAX_BYTES} at most", counted(num_bytes, "byte"));
             return Err(Error::LandmarkModel { path: path.to_owned(), offset: 0, problem });
         }
         Self::from_bytes(&fs::read(path).map_err(failed)?, path)
@@ -87,7 +88,7 @@ impl ShapePredictor {
         }
         let shape = stream.column()?;
         if shape.is_empty() || shape.len() % 2 != 0 {
-            return Err(stream.problem(format!("a shape of {} coordinates, expected pairs", shape.len())));
+            return Err(stream.problem(format!("a shape of {}, expected pairs", counted(shape.len(), "coordinate"))));
         }
         let mean_shape: Vec<[f32; 2]> = shape.chunks_exact(2).map(|point| [point[0], point[1]]).collect();
         let forests = read_vector(&mut stream, MIN_INTEGER_BYTES, |stream| {
@@ -102,9 +103,9 @@ impl ShapePredictor {
         stream.finish()?;
         if forests.len() != anchors.len() || forests.len() != deltas.len() {
             let (forests, anchors, deltas) = (forests.len(), anchors.len(), deltas.len());
-            return Err(
-                stream.problem(format!("{forests} forests, {anchors} anchors and {deltas} deltas, expected as many"))
-            );
+            let [forests, anchors, deltas] =
+                [(forests, "forest"), (anchors, "anchor"), (deltas, "delta")].map(|(count, noun)| counted(count, noun));
+            return Err(stream.problem(format!("{forests}, {anchors} and {deltas}, expected as many of each")));
         }
         let parts = forests.into_iter().zip(anchors).zip(deltas);
         let cascades = parts.map(|((trees, anchors), deltas)| Cascade::new(trees, &anchors, &deltas, mean_shape.len()));
@@ -158,7 +159,11 @@ impl Cascade {
         num_points: usize,
     ) -> std::result::Result<Self, String> {
         if anchors.len() != deltas.len() {
-            return Err(format!("{} anchors and {} deltas, expected as many", anchors.len(), deltas.len()));
+            return Err(format!(
+                "{} and {}, expected as many of each",
+                counted(anchors.len(), "anchor"),
+                counted(deltas.len(), "delta")
+            ));
         }
         if let Some(anchor) = anchors.iter().find(|&&anchor| anchor >= num_points) {
             return Err(format!("an anchor is {anchor}, expected less than {num_points}"));
@@ -179,13 +184,14 @@ impl Tree {
         })?;
         let num_leaves = stream.length(2 * MIN_INTEGER_BYTES)?;
         if num_leaves != splits.len() + 1 {
-            return Err(stream.problem(format!("a tree has {} splits and {num_leaves} leaves", splits.len())));
+            let splits = counted(splits.len(), "split");
+            return Err(stream.problem(format!("a tree has {splits}, so its leaves cannot number {num_leaves}")));
         }
         let mut leaves = Vec::new();
         for _ in 0..num_leaves {
             let length = stream.append_column(&mut leaves)?;
             if length != leaf_length {
-                return Err(stream.problem(format!("a leaf has {length} values, expected {leaf_length}")));
+                return Err(stream.problem(format!("a leaf has {}, expected {leaf_length}", counted(length, "value"))));
             }
         }
         Ok(Self { splits, leaves })
@@ -296,7 +302,7 @@ mod tests {
         }
         let longer = [&whole[..], &[0]].concat();
         let error = ShapePredictor::from_bytes(&longer, path).unwrap_err();
-        assert!(error.to_string().contains("1 bytes follow"), "{error}");
+        assert!(error.to_string().contains("there is 1 byte more"), "{error}");
     }
 
     #[test]
@@ -323,7 +329,7 @@ mod tests {
             ("empty.dat", &b""[..], "ends in the middle"),
             ("text.dat", b"landmarks", "begins with 108"),
             ("version.dat", &[1, 2, 0, 0], "format version 2, expected 1"),
-            ("shape.dat", &[1, 1, 0x81, 1, 0x81, 1, 1, 1, 1, 1], "a shape of 1 coordinates"),
+            ("shape.dat", &[1, 1, 0x81, 1, 0x81, 1, 1, 1, 1, 1], "a shape of 1 coordinate, expected pairs"),
             ("picture.dat", &bytes("astronaut.png"), "begins with 137"),
         ] {
             let error = ShapePredictor::from_bytes(content, Path::new(name)).unwrap_err().to_string();
@@ -346,12 +352,9 @@ mod tests {
         let (anchor, delta) = ([1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0, 1, 0, 1, 0, 1, 0]);
         refused(&[&head, &tree, &anchor, &delta], "pixel 4, expected less than 1");
         refused(&[&head, &tree, &[1, 1, 1, 1, 1, 1], &delta], "an anchor is 1, expected less than 1");
-        refused(&[&head, &tree, &anchor, &[1, 1, 1, 0]], "1 anchors and 0 deltas");
-        refused(&[&head, &tree, &[1, 0], &delta], "1 forests, 0 anchors and 1 deltas");
-        refused(&[&head, &one_tree, &[1, 1], &leaf], "1 splits and 1 leaves");
-        refused(
-            &[&head, &one_tree, &[1, 2], &leaf, &[0x81, 1, 0x81, 1, 1, 0, 1, 0]],
-            "a leaf has 1 values, expected 2",
-        );
+        refused(&[&head, &tree, &anchor, &[1, 1, 1, 0]], "1 anchor and 0 deltas");
+        refused(&[&head, &tree, &[1, 0], &delta], "1 forest, 0 anchors and 1 delta");
+        refused(&[&head, &one_tree, &[1, 1], &leaf], "a tree has 1 split, so its leaves cannot number 1");
+        refused(&[&head, &one_tree, &[1, 2], &leaf, &[0x81, 1, 0x81, 1, 1, 0, 1, 0]], "a leaf has 1 value, expected 2");
     }
 }

@@ -5,9 +5,10 @@ use std::path::Path;
 use image::ImageFormat;
 
 use super::Problem;
+use crate::file_kind::{Foreign, foreign_by_content};
 
 /// Endings of unsupported formats, with their names.
-const UNREAD_ENDINGS: [(&str, &str); 37] = [
+const UNREAD_ENDINGS: [(&str, &str); 41] = [
     ("avif", "AVIF"),
     ("avifs", "AVIF"),
     ("heic", "HEIC"),
@@ -17,6 +18,7 @@ const UNREAD_ENDINGS: [(&str, &str); 37] = [
     ("hif", "HEIF"),
     ("jxl", "JPEG XL"),
     ("jxr", "JPEG XR"),
+    ("wdp", "JPEG XR"),
     ("jp2", "JPEG 2000"),
     ("j2k", "JPEG 2000"),
     ("jpf", "JPEG 2000"),
@@ -32,6 +34,9 @@ const UNREAD_ENDINGS: [(&str, &str); 37] = [
     ("dds", "DDS"),
     ("ico", "icon"),
     ("pcx", "PCX"),
+    ("dcm", "DICOM"),
+    ("nii", "NIfTI"),
+    ("fits", "FITS"),
     ("dng", "camera raw"),
     ("cr2", "camera raw"),
     ("cr3", "camera raw"),
@@ -70,18 +75,12 @@ const UNREAD_PICTURES: [(&[u8], &str); 19] = [
     (b"%!PS", "a PostScript file"),
 ];
 
-/// Magic bytes of files that are not pictures.
-const OTHER_FILES: [(&[u8], &str); 10] = [
-    (b"PK\x03\x04", "a zip archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard archive"),
-    (b"7z\xbc\xaf", "a 7-Zip archive"),
-    (b"Rar!", "a RAR archive"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"\x89HDF", "an HDF5 file"),
+/// Magic bytes of files that are not pictures, besides those of [`foreign_by_content`].
+const OTHER_FILES: [(&[u8], &str); 4] = [
+    (b"\x1f\x8b", "a gzip archive; unpack it first: gunzip --keep FILE"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive; unpack it first: zstd -d FILE"),
     (b"\x1aE\xdf\xa3", "a video"),
     (b"OggS", "a video"),
-    (b"version https://git-lfs", "a pointer of Git LFS; get the picture with `git lfs pull`"),
 ];
 
 /// Advice for a picture of an unsupported format.
@@ -129,6 +128,9 @@ fn instead(bytes: &[u8], path: &Path) -> Result<ImageFormat, Problem> {
     }
     if let Some(kind) = other_file(bytes) {
         return Err(Problem::Unread(format!("it is {kind}")));
+    }
+    if let Some(Foreign { kind, advice }) = foreign_by_content(bytes) {
+        return Err(Problem::Unread(format!("it is {kind}; {advice}")));
     }
     // TGA files begin with nothing that tells them.
     let by_name = ImageFormat::from_path(path).ok().filter(|format| *format == ImageFormat::Tga);

@@ -15,6 +15,9 @@ use super::{MAX_DECODED_BYTES, MAX_PIXELS_PER_SIDE, Problem, jpeg};
 /// Tolerance of values beyond the range, for rounding.
 const ROUNDING: f32 = 1e-3;
 
+/// Least maximum of floats from 0 on that are taken for bytes: a picture of bytes below it is all but black.
+const MIN_OF_BYTES: f32 = 32.;
+
 /// A TIFF in memory.
 pub(super) type TiffDecoder<'a> = Decoder<Cursor<&'a [u8]>>;
 
@@ -101,9 +104,15 @@ fn check_compression(decoder: &mut TiffDecoder<'_>, bytes: &[u8]) -> Result<(), 
         | CompressionMethod::PackBits
         | CompressionMethod::Fax4 => Ok(()),
         CompressionMethod::ModernJPEG => check_jpegs(decoder, bytes),
-        method => Err(Problem::Unread(format!(
-            "its compression, {method:?}, is not read; save it with LZW or Deflate, or without"
-        ))),
+        method => {
+            let name = match method {
+                CompressionMethod::Unknown(number) => format!("number {number}"),
+                known => format!("{known:?}"),
+            };
+            Err(Problem::Unread(format!(
+                "its compression, {name}, is not read; save it with LZW or Deflate, or without"
+            )))
+        }
     }
 }
 
@@ -245,7 +254,11 @@ fn words(samples: Vec<f32>) -> Result<Vec<u16>, Problem> {
     if least < -ROUNDING || most > 1. + ROUNDING {
         return Err(Problem::Unread(format!(
             "its floats go from {least} to {most}, expected values from 0 to 1; {}",
-            if least >= 0. && (1. ..=255.).contains(&most) { "divide them by 255" } else { "scale them to that range" }
+            if least >= 0. && (MIN_OF_BYTES..=255.).contains(&most) {
+                "divide them by 255"
+            } else {
+                "scale them to that range"
+            }
         )));
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=65535")]
@@ -421,6 +434,14 @@ mod tests {
             bytes[end - 40..end + 2].fill(0);
             let error = crate::picture_file::decode(&bytes, &path).unwrap_err();
             assert!(matches!(error, crate::Error::DamagedPicture { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_be_bytes_is_to_be_divided_by_255() {
+        for (most, remedy) in [(1.44, "scale"), (12., "scale"), (200., "divide"), (255., "divide"), (982., "scale")] {
+            let Err(Problem::Unread(problem)) = words(vec![0., most]) else { panic!("{most} is in the range") };
+            assert!(problem.contains(&format!("; {remedy} them")), "{problem}");
         }
     }
 

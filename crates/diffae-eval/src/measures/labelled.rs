@@ -79,7 +79,9 @@ impl<'a> LabelledPictures<'a> {
     pub(super) fn check_count(&self, min: usize) -> Result<()> {
         if self.len() < min {
             let (count, root) = (self.len(), self.pictures.all().root().display());
-            return Err(unsuitable(format!("the number of images of {root} with labels is {count}, expected at least {min}")));
+            return Err(unsuitable(format!(
+                "the number of images of {root} with labels is {count}, expected at least {min}"
+            )));
         }
         Ok(())
     }

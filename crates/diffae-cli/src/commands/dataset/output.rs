@@ -102,9 +102,9 @@ pub(crate) struct Output {
 /// A data set that was made.
 #[derive(Debug)]
 pub(crate) struct Made {
-    /// Its folder.
+    /// Folder of the data set.
     pub(crate) out: PathBuf,
-    /// Number of its pictures; `None` if it was complete before.
+    /// Number of pictures; `None` if it was complete before.
     pub(crate) num_pictures: Option<usize>,
     /// Number of pictures that were left out, since they are broken.
     pub(crate) num_left_out: usize,

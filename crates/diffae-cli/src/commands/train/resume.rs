@@ -13,9 +13,9 @@ pub(super) fn open(args: &TrainArgs, out: &Path) -> Result<RunFolder> {
     let mut folder = RunFolder::open(out)?;
     check_inputs(args, &folder)?;
     let wanted = match (&args.preset, &args.config) {
-        (Some(preset), _) => folder.config_from(&presets::config(preset, &[])?, &args.set)?,
+        (Some(preset), _) => folder.config_from(&presets::config(preset, &[])?, &args.assignments())?,
         (None, Some(_)) => config(args)?,
-        (None, None) => folder.config_from(folder.config(), &args.set)?,
+        (None, None) => folder.config_from(folder.config(), &args.assignments())?,
     };
     let done = Stage::ALL.map(|stage| folder.is_done(stage));
     for Change { setting, from, to, .. } in folder.change(&wanted)? {

@@ -201,14 +201,17 @@ impl Making<'_> {
     /// If there are too many.
     fn note(&self, idx: usize, error: &anyhow::Error, broken: &mut Broken, bar: &ProgressBar) -> Result<()> {
         let name = self.pictures.get(idx).map_or("", |picture| self.originals.name(picture.original));
-        let message = format!("{name}: {error:#}");
+        let error = format!("{error:#}");
+        let is_named = error.contains(name.rsplit('/').next().unwrap_or(name));
+        let message = if is_named { error } else { format!("{name}: {error}") };
         bar.suspend(|| tracing::warn!("left out {message}"));
         broken.insert(idx, message);
         ensure!(
             broken.len() * ONE_BROKEN_IN <= self.pictures.len(),
-            "{} of {} originals cannot be used, more than one in {ONE_BROKEN_IN}, such as {name}: {error:#}",
+            "{} of {} originals cannot be used, more than one in {ONE_BROKEN_IN}, such as {}",
             broken.len(),
-            self.pictures.len()
+            self.pictures.len(),
+            broken.get(&idx).map_or("", String::as_str)
         );
         Ok(())
     }
