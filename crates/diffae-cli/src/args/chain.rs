@@ -10,11 +10,10 @@ use super::{BatchArgs, one_of, positive};
 /// Options of decoding.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DecodingArgs {
-    /// Decoding steps, and steps of an exact inversion [default: 10, or what the model was distilled to; with --reference
-    /// 20, for edits 100]
+    /// Decoding steps [default: 10, or what the model was distilled to; with --reference 20]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) steps: Option<usize>,
-    /// Sampler that decodes random x_T [default: dpm++2m, ddim for distilled models]; the ddpm samplers add noise at each step
+    /// Sampler [default: dpm++2m, ddim for distilled models]; the ddpm samplers add noise at each step
     #[arg(
         long,
         value_name = "NAME",
@@ -24,14 +23,14 @@ pub(crate) struct DecodingArgs {
     /// Noise that ddim adds at each step: from 0 for none to 1 for as much as ddpm-small [default: 0]
     #[arg(long, value_name = "ETA")]
     pub(crate) eta: Option<f64>,
-    /// Spacing of the timesteps [default: log-snr, or the model's if it was distilled; with --inversion ddim or --reference leading]
+    /// Spacing of the timesteps [default: log-snr, or that of the distillation; with --reference leading]
     #[arg(
         long,
         value_name = "NAME",
         value_parser = one_of::<Spacing>(Spacing::names())
     )]
     pub(crate) spacing: Option<Spacing>,
-    /// Use the chains of the paper: ddim on evenly spaced timesteps, inverted in 250 steps
+    /// Use the chain of the paper: ddim on evenly spaced timesteps
     #[arg(long)]
     pub(crate) reference: bool,
 }

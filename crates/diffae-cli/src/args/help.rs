@@ -19,6 +19,8 @@ struct Page {
     path: &'static [&'static str],
     /// Help of `--out`, for commands that share its definition with others.
     out: Option<&'static str>,
+    /// Help of other options that mean more here than in the commands that they are shared with.
+    options: &'static [(&'static str, &'static str)],
     /// Global options that would have no effect.
     hidden: &'static [&'static str],
     /// Command lines that work as they stand, given the files that they name.
@@ -30,13 +32,48 @@ const IMAGES: &str =
     "Folder to write the PNGs and sheet.png into, or a file NAME.safetensors for x [N, C, H, W] in [-1, 1]";
 const MODEL: &str = "Folder of the new model: config.json and model.safetensors";
 
+/// Options of commands that invert images and decode what becomes of their codes.
+const INVERTING: &[(&str, &str)] = &[
+    (
+        "steps",
+        "Steps of inversion and of decoding [default: 10, or what the model was distilled to; with --reference 250 and 20]",
+    ),
+    INVERTING_SAMPLER,
+    INVERTING_SPACING,
+    INVERTING_REFERENCE,
+];
+/// Options of edits, which decode in more steps with `--reference`.
+const EDITING: &[(&str, &str)] = &[
+    (
+        "steps",
+        "Steps of inversion and of decoding [default: 10, or what the model was distilled to; with --reference 250 and 100]",
+    ),
+    INVERTING_SAMPLER,
+    INVERTING_SPACING,
+    INVERTING_REFERENCE,
+];
+const INVERTING_SAMPLER: (&str, &str) = (
+    "sampler",
+    "Sampler that decodes x_T of --inversion ddim, which it implies, and random x_T; the ddpm samplers add noise at each step",
+);
+const INVERTING_SPACING: (&str, &str) = (
+    "spacing",
+    "Spacing of the timesteps [default: log-snr, or that of the distillation; with --inversion ddim or --reference leading]",
+);
+const INVERTING_REFERENCE: (&str, &str) =
+    ("reference", "Use the chains of the paper: ddim on evenly spaced timesteps, inverted in 250 steps");
+
 const fn page(path: &'static [&'static str], examples: &'static [&'static str]) -> Page {
-    Page { path, out: None, hidden: &[], examples }
+    Page { path, out: None, options: &[], hidden: &[], examples }
 }
 
 impl Page {
     const fn out(self, out: &'static str) -> Self {
         Self { out: Some(out), ..self }
+    }
+
+    const fn options(self, options: &'static [(&'static str, &'static str)]) -> Self {
+        Self { options, ..self }
     }
 
     const fn without(self, hidden: &'static [&'static str]) -> Self {
@@ -76,7 +113,9 @@ const PAGES: &[Page] = &[
         .out("File NAME.safetensors to write the codes into"),
     page(&["decode"], &["diffae decode --model ffhq256 codes.safetensors --out decoded"])
         .out("Folder to write the PNGs into, or a file NAME.safetensors for x [N, C, H, W] in [-1, 1]"),
-    page(&["reconstruct"], &["diffae reconstruct --model ffhq256 photos --out reconstructed"]).out(IMAGES),
+    page(&["reconstruct"], &["diffae reconstruct --model ffhq256 photos --out reconstructed"])
+        .out(IMAGES)
+        .options(INVERTING),
     page(
         &["interpolate"],
         &[
@@ -84,7 +123,8 @@ const PAGES: &[Page] = &[
             "diffae interpolate --model ffhq256 a.png b.png --out frames",
         ],
     )
-    .out("NAME.gif for an animation, NAME.png for a sheet of the frames, or a folder for single frames"),
+    .out("NAME.gif for an animation, NAME.png for a sheet of the frames, or a folder for single frames")
+    .options(INVERTING),
     page(
         &["edit"],
         &[
@@ -92,7 +132,8 @@ const PAGES: &[Page] = &[
             "diffae edit --model toonheads face.png --attribute Smiling --out edited",
         ],
     )
-    .out(IMAGES),
+    .out(IMAGES)
+    .options(EDITING),
     page(&["sample"], &["diffae sample --model toonheads --count 16 --out samples"]).out(IMAGES),
     page(&["variations"], &["diffae variations --model toonheads face.png --count 8 --out variations"]).out(IMAGES),
     page(
@@ -174,6 +215,9 @@ fn described(command: clap::Command, path: &[&'static str], page: &Page, globals
         let mut command = command.after_help(own + &examples(page));
         if let Some(out) = page.out {
             command = command.mut_arg("out", |arg| arg.help(out));
+        }
+        for &(option, help) in page.options {
+            command = command.mut_arg(option, |arg| arg.help(help));
         }
         // Clap leaves an option alone that a command has itself: it is still understood, but not shown.
         let hidden = globals.iter().filter(|arg| page.hidden.contains(&arg.get_id().as_str()));
@@ -258,6 +302,15 @@ mod tests {
                 let shown = shown || help.contains(&format!("--{option}\n"));
                 assert_eq!(shown, !page.hidden.contains(&option), "{path:?}: --{option}");
             }
+        }
+    }
+
+    #[test]
+    fn options_are_told_as_the_command_uses_them() {
+        for (name, inverts) in [("sample", false), ("decode", false), ("edit", true), ("interpolate", true)] {
+            let mut command = built().find_subcommand(name).unwrap().clone();
+            let help = command.render_long_help().to_string();
+            assert_eq!(help.contains("inver"), inverts, "{name}: {help}");
         }
     }
 
