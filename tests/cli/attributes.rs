@@ -12,7 +12,7 @@ use crate::training::{set, shapes, train_args};
 /// Few and large steps of the classifier, and a quarter of the pictures held out.
 const QUICK: [&str; 6] = ["--images", "3200", "--lr", "0.05", "--held-out", "0.25"];
 
-/// Forty pictures that are red or blue, of which all but the last eight are labelled.
+/// Forty pictures that are red or blue, of which all but the last eight are labeled.
 fn colors(workspace: &Workspace) {
     fs::create_dir(workspace.path("colors")).unwrap();
     let mut labels = "file,Red,Odd\n".to_owned();
@@ -153,7 +153,7 @@ fn attributes_that_are_there_are_replaced_only_where_that_is_asked_for() {
 }
 
 #[test]
-fn what_cannot_be_learnt_is_said_before_anything_is_encoded() {
+fn what_cannot_be_learned_is_said_before_anything_is_encoded() {
     let workspace = Workspace::new();
     colors(&workspace);
     let model = checkpoint("autoenc16_latent");

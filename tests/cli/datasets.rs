@@ -89,7 +89,7 @@ fn archives_of_a_mac_and_of_a_folder_train() {
     assert_eq!(attributes(&workspace), ["cat", "dog"], "{said}");
     let classify = ["train", "--out", "run", "--resume", "--stage", "classifier", "--labels", "labels.csv"];
     let said = workspace.run(&classify).succeeds().stderr();
-    assert!(said.contains("labels.csv: 3 of 8 pictures are labelled"), "{said}");
+    assert!(said.contains("labels.csv: 3 of 8 pictures are labeled"), "{said}");
     assert_eq!(attributes(&workspace), ["Low"]);
 }
 
@@ -268,7 +268,7 @@ fn classified(text: &[u8]) -> (Vec<String>, String) {
 fn labels_of_pandas_train() {
     let (names, said) = classified(b",file,Red,Same\n0,0.png,True,1.0\n1,1.png,False,1.0\n2,./b/5.png,False,1.0\n");
     assert_eq!(names, ["Red"]);
-    assert!(said.contains("labels.csv: 3 of 8 pictures are labelled"), "{said}");
+    assert!(said.contains("labels.csv: 3 of 8 pictures are labeled"), "{said}");
     assert!(said.contains("attribute Same is the same for all pictures and is left out"), "{said}");
 }
 

@@ -201,7 +201,7 @@ fn edits_are_compared_with_the_truth() {
 }
 
 #[test]
-fn edits_are_learnt_from_pairs() {
+fn edits_are_learned_from_pairs() {
     let workspace = Workspace::new();
     workspace.import("autoenc32");
     save_pairs(&workspace.path("pairs/attribute_1"));
@@ -214,7 +214,7 @@ fn edits_are_learnt_from_pairs() {
     workspace.run(&[&args[..], &["taught"]].concat()).fails_with("exists");
     workspace.run(&[&args[..], &["other", "--units", "2000"]].concat()).fails_with("at most 1024");
     workspace.run(&[&args[..], &["other", "--limit", "1"]].concat()).fails_with("at least two");
-    // Pictures that lack the attribute in other ways are learnt from as well.
+    // Pictures that lack the attribute in other ways are learned from as well.
     let others = workspace.path("pairs/attribute_1/others");
     fs::create_dir(&others).unwrap();
     for number in 0..6u8 {

@@ -118,7 +118,7 @@ pub(crate) enum Command {
     Distill(DistillArgs),
     /// Find the timesteps that suit a model, for decoding in few steps
     TuneSteps(TuneStepsArgs),
-    /// Add attributes of your own to a model, from labelled images
+    /// Add attributes of your own to a model, from labeled images
     FitAttributes(FitAttributesArgs),
     /// Learn edit directions from pairs of images that differ in one attribute
     FitEdits(FitEditsArgs),

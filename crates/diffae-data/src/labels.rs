@@ -67,7 +67,7 @@ impl Labels {
             }
         }
         if let Some(first) = missing.first().filter(|_| strangers == Strangers::Refuse) {
-            let count = counted(missing.len(), "labelled picture");
+            let count = counted(missing.len(), "labeled picture");
             let (are, name, line) = (verb(missing.len(), "is", "are"), &first.name, first.line);
             let all = missing.len() == table.rows.len();
             let hint = if all { "; the first column must name the pictures" } else { "" };
@@ -154,11 +154,11 @@ impl Labels {
     fn say_coverage(&self, path: &Path, pictures: &[&Pictures]) {
         let all: usize = pictures.iter().map(|pictures| pictures.len()).sum();
         let has = |pictures: &Pictures, idx: &usize| self.rows.contains_key(&pictures.name(*idx));
-        let labelled: usize =
+        let labeled: usize =
             pictures.iter().map(|pictures| (0..pictures.len()).filter(|idx| has(pictures, idx)).count()).sum();
-        let are = verb(if all == 1 { 1 } else { labelled }, "is", "are");
-        let text = format!("{}: {labelled} of {} {are} labelled", path.display(), counted(all, "picture"));
-        if labelled < all { warn_once(&text) } else { inform_once(&text) }
+        let are = verb(if all == 1 { 1 } else { labeled }, "is", "are");
+        let text = format!("{}: {labeled} of {} {are} labeled", path.display(), counted(all, "picture"));
+        if labeled < all { warn_once(&text) } else { inform_once(&text) }
     }
 
     fn without_constants(self, file: &Path, pictures: &[&Pictures]) -> Result<Self> {

@@ -1,4 +1,4 @@
-//! Contact sheets: labelled rows of pictures on one page.
+//! Contact sheets: labeled rows of pictures on one page.
 
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_columns_are_labelled_beside_the_pictures() {
+    fn rows_and_columns_are_labeled_beside_the_pictures() {
         let mut sheet = Sheet::new().with_columns(["original", "inverted x_T"]).with_title("after 5 images");
         sheet.push("me", vec![color(200, 16), color(220, 16)]);
         let page = sheet.draw();

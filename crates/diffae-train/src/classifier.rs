@@ -37,16 +37,16 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
     }
     // The statistics of the latent net, if there is one: pictures may have been added since.
     let moments = source.latent_moments().cloned().map_or_else(|| codes.moments(), Ok)?;
-    let train = Labelled::new(&codes, &moments, &data.train, labels)?;
+    let train = Labeled::new(&codes, &moments, &data.train, labels)?;
     let validation = if data.validation.is_empty() {
         None
     } else {
         let Some(codes) = encoded(VALIDATION_CODES_FILE, &data.validation)? else {
             return Ok(Outcome::Stopped);
         };
-        let labelled = || Labelled::new(&codes, &moments, &data.validation, labels);
-        let labelled = (!codes.indices.is_empty()).then(labelled).transpose()?;
-        labelled.filter(|labelled| !labelled.samples.is_empty())
+        let labeled = || Labeled::new(&codes, &moments, &data.validation, labels);
+        let labeled = (!codes.indices.is_empty()).then(labeled).transpose()?;
+        labeled.filter(|labeled| !labeled.samples.is_empty())
     };
     let stage = CodeStage {
         folder: Some(folder),
@@ -68,10 +68,10 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
     Ok(Outcome::Finished)
 }
 
-/// Labelled codes for training and for validation of a classifier.
+/// Labeled codes for training and for validation of a classifier.
 pub(crate) struct Examples<'a> {
-    pub(crate) train: Labelled<'a>,
-    pub(crate) validation: Option<Labelled<'a>>,
+    pub(crate) train: Labeled<'a>,
+    pub(crate) validation: Option<Labeled<'a>>,
     pub(crate) num_attributes: usize,
 }
 
@@ -103,8 +103,8 @@ impl Examples<'_> {
             Ok((vb.get_with_hints((count, width), "weight", init)?, vb.get_with_hints(count, "bias", init)?))
         })?;
         let mut state = TrainState::new(parameters);
-        let loss_of = |labelled: &Labelled<'_>, samples: &[usize]| -> Result<Tensor> {
-            let (z, targets) = labelled.batch(samples, count)?;
+        let loss_of = |labeled: &Labeled<'_>, samples: &[usize]| -> Result<Tensor> {
+            let (z, targets) = labeled.batch(samples, count)?;
             let logits = linear(&z, &weight, &bias)?;
             Ok(differentiable([&logits], |[logits]| binary_cross_entropy_with_logits(logits, &targets))?)
         };
@@ -131,14 +131,14 @@ impl Examples<'_> {
 }
 
 /// Normalized codes with the labels of their pictures.
-pub(crate) struct Labelled<'a> {
+pub(crate) struct Labeled<'a> {
     /// Codes, also of pictures without labels, `[n, D]`.
     pub(crate) z: Tensor,
-    /// Row in `z` and attributes of each labelled picture.
+    /// Row in `z` and attributes of each labeled picture.
     pub(crate) samples: Vec<(u32, &'a [bool])>,
 }
 
-impl<'a> Labelled<'a> {
+impl<'a> Labeled<'a> {
     pub(crate) fn new(codes: &Codes, moments: &LatentMoments, pictures: &Pictures, labels: &'a Labels) -> Result<Self> {
         let sample = |(row, &picture): (usize, &u32)| {
             let name = pictures.name(usize::try_from(picture).ok()?);
@@ -188,8 +188,8 @@ mod tests {
         let z = Tensor::new(&[[0f32, 1.], [2., 1.], [0., 3.], [2., 5.]], &Device::Cpu).unwrap();
         let (a, b) = ([false, true], [true, true]);
         let samples: Vec<(u32, &[bool])> = vec![(0, &a), (1, &b), (2, &a), (3, &b)];
-        let labelled = Labelled { z, samples };
-        let directions = labelled.differences_of_means(2).unwrap().to_vec2::<f32>().unwrap();
+        let labeled = Labeled { z, samples };
+        let directions = labeled.differences_of_means(2).unwrap().to_vec2::<f32>().unwrap();
         // (2, 1) and (2, 5) against (0, 1) and (0, 3); the second attribute is there everywhere.
         assert_eq!(directions, [[2., 1.], [0., 0.]]);
     }

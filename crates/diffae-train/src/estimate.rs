@@ -8,7 +8,7 @@ use diffae_infer::{DecodeOptions, LoadOptions, Model, ModelSource};
 use diffae_schedule::{no_callback, no_noise};
 
 use crate::autoencoder::MAX_VALIDATED;
-use crate::classifier::{Examples, Labelled};
+use crate::classifier::{Examples, Labeled};
 use crate::code_stage::{CodeStage, NUM_VALIDATIONS};
 use crate::config::{Kind, StageSettings, TrainConfig};
 use crate::error::Result;
@@ -197,7 +197,7 @@ fn measure_classifier(config: &TrainConfig, num_attributes: usize) -> Result<f64
     let z = Tensor::zeros((batch_size, config.model.z_channels), DType::F32, &Device::Cpu)?;
     let absent = vec![false; num_attributes];
     let samples = (0..).take(batch_size).map(|row: u32| (row, absent.as_slice())).collect();
-    let examples = Examples { train: Labelled { z, samples }, validation: None, num_attributes };
+    let examples = Examples { train: Labeled { z, samples }, validation: None, num_attributes };
     let (stage, seed) = (Stage::Classifier, config.seed);
     let stage = CodeStage { folder: None, stage, settings: &settings, seed, num_samples: batch_size };
     let go_on = &mut |_: &crate::StepReport| std::ops::ControlFlow::Continue(());

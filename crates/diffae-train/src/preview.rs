@@ -103,7 +103,7 @@ pub(crate) fn write_samples(run: &Path, config: &TrainConfig, model: Model, imag
     write_sheet(&run.join("previews"), &format!("latent-{images:09}.png"), sheet, &rows)
 }
 
-/// Writes labelled rows of pictures, each `[N, C, H, W]`.
+/// Writes labeled rows of pictures, each `[N, C, H, W]`.
 fn write_sheet(folder: &Path, name: &str, mut sheet: Sheet, rows: &[(&str, Tensor)]) -> Result<()> {
     for (label, row) in rows {
         let row = row.to_dtype(DType::F32)?;

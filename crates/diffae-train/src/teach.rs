@@ -11,7 +11,7 @@ use diffae_kernels::{linear, no_gradients};
 use diffae_nets::EditDirection;
 use diffae_nets::weights::LatentMoments;
 
-use crate::classifier::{Examples, Fitted, Labelled};
+use crate::classifier::{Examples, Fitted, Labeled};
 use crate::code_stage::CodeStage;
 use crate::codes::{Codes, Encoding};
 use crate::config::{EditDirections, StageSettings};
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::run::Stage;
 use crate::{OnStep, presets};
 
-/// File of the labelled pictures' codes, in the folder of the new model.
+/// File of the labeled pictures' codes, in the folder of the new model.
 const CODES_FILE: &str = "attribute-codes.safetensors";
 /// Time between saves of codes while pictures are encoded.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
@@ -68,7 +68,7 @@ impl AttributeSettings {
     }
 }
 
-/// Labelled pictures, and a model to learn their attributes.
+/// Labeled pictures, and a model to learn their attributes.
 #[derive(Debug, Clone, Copy)]
 pub struct Lesson<'a> {
     /// Model, in f32.
@@ -122,7 +122,7 @@ impl AttributeScore {
     }
 }
 
-/// Encodes the labelled pictures and fits a linear classifier to them, as the third stage of a run does.
+/// Encodes the labeled pictures and fits a linear classifier to them, as the third stage of a run does.
 ///
 /// Returns `None` if `on_step` stops it; the codes so far are kept.
 ///
@@ -132,8 +132,8 @@ impl AttributeScore {
 pub fn teach(lesson: &Lesson<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Taught>> {
     let &Lesson { model, pictures, labels, settings, .. } = lesson;
     settings.check()?;
-    let is_labelled = |idx: &usize| labels.of(&pictures.name(*idx)).is_some();
-    let wanted: Vec<usize> = (0..pictures.len()).filter(is_labelled).collect();
+    let is_labeled = |idx: &usize| labels.of(&pictures.name(*idx)).is_some();
+    let wanted: Vec<usize> = (0..pictures.len()).filter(is_labeled).collect();
     let is_held_out = |idx: usize| is_validation(&pictures.name(idx), settings.held_out);
     lesson.check_labels(wanted.iter().copied().filter(|&idx| !is_held_out(idx)))?;
     let encoding = Encoding {
@@ -148,10 +148,10 @@ pub fn teach(lesson: &Lesson<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Tau
     let Some(codes) = Codes::of(&encoding, on_step)? else { return Ok(None) };
     let (held_out, trained) = codes.split(&|picture| is_held_out(picture))?;
     let moments = lesson.moments.cloned().map_or_else(|| trained.moments(), Ok)?;
-    let train = Labelled::new(&trained, &moments, pictures, labels)?;
+    let train = Labeled::new(&trained, &moments, pictures, labels)?;
     let num_trained = train.samples.len();
     let validation = match held_out {
-        Some(codes) => Some(Labelled::new(&codes, &moments, pictures, labels)?),
+        Some(codes) => Some(Labeled::new(&codes, &moments, pictures, labels)?),
         None => None,
     };
     let stage = CodeStage {
@@ -187,7 +187,7 @@ impl Lesson<'_> {
             return Ok(());
         };
         let problem = format!(
-            "of the labelled pictures that are trained on {present} have {name} and {absent} have not; both are needed"
+            "of the labeled pictures that are trained on {present} have {name} and {absent} have not; both are needed"
         );
         Err(diffae_data::Error::Data { path: self.pictures.root().to_owned(), problem }.into())
     }
@@ -206,7 +206,7 @@ pub fn fit_pair_row(pairs: PairedCodes<'_>, seed: u64) -> Result<(Tensor, Tensor
     let settings = StageSettings { images: NUM_PAIR_CODES, ..AttributeSettings::usual()?.classifier };
     let num_samples = samples.len();
     let stage = CodeStage { folder: None, stage: Stage::Classifier, settings: &settings, seed, num_samples };
-    let examples = Examples { train: Labelled { z, samples }, validation: None, num_attributes: 1 };
+    let examples = Examples { train: Labeled { z, samples }, validation: None, num_attributes: 1 };
     let go_on = &mut |_: &crate::StepReport| std::ops::ControlFlow::Continue(());
     let fitted = examples.fit(&stage, EditDirections::Weights, go_on)?;
     let stopped = || Error::Pairs { problem: "the fit of its classifier was stopped".to_owned() };
@@ -231,7 +231,7 @@ impl Codes {
 }
 
 /// Computes the scores of attributes on held-out pictures.
-fn scores(fitted: &Fitted, held_out: Option<&Labelled<'_>>, names: &[String]) -> Result<Vec<AttributeScore>> {
+fn scores(fitted: &Fitted, held_out: Option<&Labeled<'_>>, names: &[String]) -> Result<Vec<AttributeScore>> {
     let nothing = |name: &String| AttributeScore { attribute: name.clone(), held_out: vec![] };
     let Some(held_out) = held_out else { return Ok(names.iter().map(nothing).collect()) };
     let all: Vec<usize> = (0..held_out.samples.len()).collect();

@@ -199,7 +199,7 @@ pub(crate) struct PplArgs {
 #[derive(Debug, Args)]
 pub(crate) struct FewShotArgs {
     #[command(flatten)]
-    pub(crate) labelled: LabelledArgs,
+    pub(crate) labeled: LabeledArgs,
     /// Number of labels: balanced positives and negatives, or positives only (PU)
     #[arg(long, value_delimiter = ',', default_values_t = FewShotOptions::default().shots, value_name = "K,K,..", value_parser = two_or_more)]
     pub(crate) shots: Vec<usize>,
@@ -289,7 +289,7 @@ pub(crate) struct ReconArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AttributesArgs {
     #[command(flatten)]
-    pub(crate) labelled: LabelledArgs,
+    pub(crate) labeled: LabeledArgs,
     /// Folds of the cross-validation, two or more
     #[arg(long, default_value_t = AttributesOptions::default().folds, value_name = "N", value_parser = two_or_more)]
     pub(crate) folds: usize,
@@ -304,15 +304,15 @@ pub(crate) struct AttributesArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DisentanglementArgs {
     #[command(flatten)]
-    pub(crate) labelled: LabelledArgs,
+    pub(crate) labeled: LabeledArgs,
     /// Bootstrap resamples of the images for 95% intervals; each takes as long as the figure itself
     #[arg(long, default_value_t = DisentanglementOptions::default().resamples, value_name = "N")]
     pub(crate) resamples: usize,
 }
 
-/// Labelled images, and the regularization of the probes fitted to them.
+/// Labeled images, and the regularization of the probes fitted to them.
 #[derive(Debug, Args)]
-pub(crate) struct LabelledArgs {
+pub(crate) struct LabeledArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]

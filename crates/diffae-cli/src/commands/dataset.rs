@@ -50,7 +50,7 @@ enum Source {
     /// Labeled cartoon faces, any number, drawn in a DiceBear style
     #[cfg(feature = "toonheads")]
     Toonheads(toonheads::Args),
-    /// Labelled cartoon faces: this program was built without them (--features toonheads)
+    /// Labeled cartoon faces: this program was built without them (--features toonheads)
     #[cfg(not(feature = "toonheads"))]
     #[command(disable_help_flag = true)]
     Toonheads(NoToonheads),

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use diffae_data::Crop;
 use diffae_eval::measures::{
     AllMeasures, AllOptions, Attributes, Disentanglement, Edits, FeatureExtractor, FewShot, Fid, FidProtocol,
-    FidSubject, Inversion, LabelledPictures, LpipsPairs, PerceptualNetwork, Ppl, Recon, ReconSubject, ZUsage,
+    FidSubject, Inversion, LabeledPictures, LpipsPairs, PerceptualNetwork, Ppl, Recon, ReconSubject, ZUsage,
     ZUsageOptions,
 };
 use diffae_eval::{Comparison, Error, EvaluatedModel, Evaluation, EvaluationEvent, InceptionInput, Measure, Report};
@@ -55,35 +55,35 @@ fn recon(global: &GlobalArgs, args: &ReconArgs) -> Result<()> {
 }
 
 fn attributes(global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
-    let (labelled, data) = (&args.labelled, &args.labelled.data);
+    let (labeled, data) = (&args.labeled, &args.labeled.data);
     let train = args.train_data.as_deref();
     let train = train.map(|train| set_of(train, data.crop.into(), None, &data.reading));
     let train = train.transpose()?;
     let train = train.as_ref().zip(args.train_labels.as_deref());
-    let train = train.map(|(pictures, labels)| LabelledPictures::find(pictures, labels)).transpose()?;
+    let train = train.map(|(pictures, labels)| LabeledPictures::find(pictures, labels)).transpose()?;
     let pictures = picture_set(data)?;
-    let pictures = LabelledPictures::find(&pictures, &labelled.labels)?;
-    let model = open_model(global, &labelled.model, &labelled.run)?;
-    let measure = Attributes { model: &model, labelled: &pictures, train: train.as_ref(), options: args.options() };
-    conclude(&measure, &labelled.run, Some(&data.reading))
+    let pictures = LabeledPictures::find(&pictures, &labeled.labels)?;
+    let model = open_model(global, &labeled.model, &labeled.run)?;
+    let measure = Attributes { model: &model, labeled: &pictures, train: train.as_ref(), options: args.options() };
+    conclude(&measure, &labeled.run, Some(&data.reading))
 }
 
 fn disentanglement(global: &GlobalArgs, args: &DisentanglementArgs) -> Result<()> {
-    let labelled = &args.labelled;
-    let pictures = picture_set(&labelled.data)?;
-    let pictures = LabelledPictures::find(&pictures, &labelled.labels)?;
-    let model = open_model(global, &labelled.model, &labelled.run)?;
-    let measure = Disentanglement { model: &model, labelled: &pictures, options: args.options() };
-    conclude(&measure, &labelled.run, Some(&labelled.data.reading))
+    let labeled = &args.labeled;
+    let pictures = picture_set(&labeled.data)?;
+    let pictures = LabeledPictures::find(&pictures, &labeled.labels)?;
+    let model = open_model(global, &labeled.model, &labeled.run)?;
+    let measure = Disentanglement { model: &model, labeled: &pictures, options: args.options() };
+    conclude(&measure, &labeled.run, Some(&labeled.data.reading))
 }
 
 fn few_shot(global: &GlobalArgs, args: &FewShotArgs) -> Result<()> {
-    let labelled = &args.labelled;
-    let pictures = picture_set(&labelled.data)?;
-    let pictures = LabelledPictures::find(&pictures, &labelled.labels)?;
-    let model = open_model(global, &labelled.model, &labelled.run)?;
-    let measure = FewShot { model: &model, labelled: &pictures, options: args.options()? };
-    conclude(&measure, &labelled.run, Some(&labelled.data.reading))
+    let labeled = &args.labeled;
+    let pictures = picture_set(&labeled.data)?;
+    let pictures = LabeledPictures::find(&pictures, &labeled.labels)?;
+    let model = open_model(global, &labeled.model, &labeled.run)?;
+    let measure = FewShot { model: &model, labeled: &pictures, options: args.options()? };
+    conclude(&measure, &labeled.run, Some(&labeled.data.reading))
 }
 
 fn edits(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
@@ -156,7 +156,7 @@ fn fid(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
 /// in the end.
 fn all(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
     let pictures = picture_set(&args.data)?;
-    let labelled = args.labels.as_deref().map(|labels| LabelledPictures::find(&pictures, labels)).transpose()?;
+    let labeled = args.labels.as_deref().map(|labels| LabeledPictures::find(&pictures, labels)).transpose()?;
     let pairs = args.pairs.as_deref().map(|pairs| pairs_of(pairs, args.data.limit, &args.data.reading)).transpose()?;
     let device = device_from_name(&global.device)?;
     let features = args.feature_weights.as_deref();
@@ -167,7 +167,7 @@ fn all(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
     let measures = AllMeasures {
         model: &model,
         pictures: &pictures,
-        labelled: labelled.as_ref(),
+        labeled: labeled.as_ref(),
         pairs: pairs.as_deref(),
         features: features.as_ref(),
         lpips: lpips.as_ref(),

@@ -72,7 +72,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &FitAttributesArgs) -> Result<()> {
         }));
     }
     say_scores(&scores, &full_strengths)?;
-    say(&format!("learnt from {num_trained} pictures; wrote {}", out.display()))
+    say(&format!("learned from {num_trained} pictures; wrote {}", out.display()))
 }
 
 /// Names the option that leaves out pictures that cannot be read.

@@ -121,7 +121,7 @@ fn missing_of_edits(source: &ModelSource) -> &'static str {
     let config = source.config();
     match (config.z_channels(), config.classifier()) {
         (None, _) => "no: a plain DDPM has no semantic code",
-        (_, None) => "no: it has no attributes; `diffae fit-attributes` adds them from labelled images",
+        (_, None) => "no: it has no attributes; `diffae fit-attributes` adds them from labeled images",
         _ => "no: it has no latent statistics",
     }
 }

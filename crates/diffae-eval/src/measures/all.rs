@@ -5,7 +5,7 @@ use diffae_schedule::Sampler;
 
 use super::{
     Attributes, AttributesOptions, DirectionSource, Disentanglement, DisentanglementOptions, Edits, EditsOptions,
-    FeatureExtractor, FewShot, FewShotOptions, Fid, FidOptions, FidSource, FidSubject, LabelledPictures, Measure,
+    FeatureExtractor, FewShot, FewShotOptions, Fid, FidOptions, FidSource, FidSubject, LabeledPictures, Measure,
     PerceptualNetwork, Ppl, PplOptions, Recon, ReconOptions, ReconSubject, ZUsage, ZUsageOptions,
 };
 use crate::evaluated_model::EvaluatedModel;
@@ -19,7 +19,7 @@ pub struct AllMeasures<'a> {
     /// Real pictures.
     pub pictures: &'a PictureSet,
     /// Labels of the pictures: adds attributes, disentanglement and few-shot classification.
-    pub labelled: Option<&'a LabelledPictures<'a>>,
+    pub labeled: Option<&'a LabeledPictures<'a>>,
     /// Pairs of pictures that differ in one attribute: adds edits.
     pub pairs: Option<&'a [AttributePairs]>,
     /// A feature network: adds the set distances, such as FID.
@@ -51,7 +51,7 @@ impl<'a> AllMeasures<'a> {
     /// Returns the measures that are possible, quick ones first.
     #[must_use]
     pub fn measures(&self, options: &AllOptions) -> Vec<Box<dyn Measure + 'a>> {
-        let &Self { model, pictures, labelled, pairs, features, lpips } = self;
+        let &Self { model, pictures, labeled, pairs, features, lpips } = self;
         let (has_z_sem, is_one_shot) = (model.has_z_sem(), model.pipeline().is_one_shot());
         let (sampler, resamples, steps) = (options.sampler, options.resamples, options.middle_steps());
         let recon_options = ReconOptions { steps: options.steps.clone(), sampler, ..ReconOptions::default() };
@@ -61,13 +61,13 @@ impl<'a> AllMeasures<'a> {
         if has_z_sem {
             measures.push(Box::new(ZUsage { model, pictures, options: ZUsageOptions { steps, sampler } }));
         }
-        if let (Some(labelled), true) = (labelled, has_z_sem) {
+        if let (Some(labeled), true) = (labeled, has_z_sem) {
             let options = AttributesOptions::default();
-            measures.push(Box::new(Attributes { model, labelled, train: None, options }));
+            measures.push(Box::new(Attributes { model, labeled, train: None, options }));
             let options = DisentanglementOptions { resamples, ..DisentanglementOptions::default() };
-            measures.push(Box::new(Disentanglement { model, labelled, options }));
+            measures.push(Box::new(Disentanglement { model, labeled, options }));
             let options = FewShotOptions { steps, latent_steps: steps, sampler, ..FewShotOptions::default() };
-            measures.push(Box::new(FewShot { model, labelled, options }));
+            measures.push(Box::new(FewShot { model, labeled, options }));
         }
         if let (Some(pairs), true, false) = (pairs, has_z_sem, is_one_shot) {
             let has_classifier = model.model().classifier().is_ok();

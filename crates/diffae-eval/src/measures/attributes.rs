@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use diffae_infer::Settings;
 
 use super::Measure;
-use super::labelled::{LabelledCodes, LabelledPictures, select};
+use super::labeled::{LabeledCodes, LabeledPictures, select};
 use crate::classification::{auroc, average_precision};
 use crate::disentanglement::{dci, total_auroc_difference};
 use crate::error::{Error, Result, unsuitable};
@@ -26,9 +26,9 @@ pub struct Attributes<'a> {
     /// The model; it must have a `z_sem`.
     pub model: &'a EvaluatedModel,
     /// The pictures that are scored.
-    pub labelled: &'a LabelledPictures<'a>,
+    pub labeled: &'a LabeledPictures<'a>,
     /// Pictures to fit the probes to, whose labels include the attributes of the others; `None` cross-validates.
-    pub train: Option<&'a LabelledPictures<'a>>,
+    pub train: Option<&'a LabeledPictures<'a>>,
     /// Options.
     pub options: AttributesOptions,
 }
@@ -54,7 +54,7 @@ impl Measure for Attributes<'_> {
     }
 
     fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
-        let Self { model, labelled, train, options } = self;
+        let Self { model, labeled, train, options } = self;
         let penalty = match options.inverse_penalty {
             InversePenalty::Chosen => "chosen".into(),
             InversePenalty::Fixed(value) => checked_penalty(value)?.into(),
@@ -63,14 +63,14 @@ impl Measure for Attributes<'_> {
         match train {
             Some(train) => {
                 train.check_count(2)?;
-                train.present_as(labelled.attributes())?; // before anything is encoded
+                train.present_as(labeled.attributes())?; // before anything is encoded
                 let prefixed = |(name, value)| (format!("train_{name}"), value);
                 settings.extend(train.settings()?.into_iter().map(prefixed));
             }
             None => settings.extend([("folds".to_owned(), options.folds.into())]),
         }
-        labelled.check_count(if train.is_some() { 2 } else { options.folds })?;
-        let codes = labelled.codes(evaluation, model, (NAME, settings))?;
+        labeled.check_count(if train.is_some() { 2 } else { options.folds })?;
+        let codes = labeled.codes(evaluation, model, (NAME, settings))?;
         let train = train.map(|train| {
             let folder = evaluation.out().join("train").join("z_sem");
             Ok::<_, Error>((train.encode(evaluation, model, &folder)?, train.present_as(&codes.names)?))
@@ -87,7 +87,7 @@ pub struct Disentanglement<'a> {
     /// The model; it must have a `z_sem`.
     pub model: &'a EvaluatedModel,
     /// The pictures.
-    pub labelled: &'a LabelledPictures<'a>,
+    pub labeled: &'a LabeledPictures<'a>,
     /// Options.
     pub options: DisentanglementOptions,
 }
@@ -113,13 +113,13 @@ impl Measure for Disentanglement<'_> {
     }
 
     fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
-        let Self { model, labelled, options } = self;
+        let Self { model, labeled, options } = self;
         let penalty = checked_penalty(options.inverse_penalty)?;
-        labelled.check_count(2)?;
+        labeled.check_count(2)?;
         let settings = [("resamples", options.resamples.into()), ("inverse_penalty", penalty.into())];
         let settings = Settings::from(settings.map(|(name, value)| (name.to_owned(), value)));
-        let codes = labelled.codes(evaluation, model, (DISENTANGLEMENT, settings))?;
-        let LabelledCodes { z_sem, names, present, settings } = codes;
+        let codes = labeled.codes(evaluation, model, (DISENTANGLEMENT, settings))?;
+        let LabeledCodes { z_sem, names, present, settings } = codes;
         let varies = |(name, present): &(String, Vec<bool>)| {
             let varies = present.contains(&true) && present.contains(&false);
             if !varies {
@@ -152,10 +152,10 @@ pub(super) fn checked_penalty(value: f64) -> Result<f64> {
     Err(Error::OutOfRange { what: "the inverse penalty", got: value.to_string(), expected: "a number above 0" })
 }
 
-/// Computes the figures of the probes: fitted to `train` and scored on `labelled`, or cross-validated without `train`.
+/// Computes the figures of the probes: fitted to `train` and scored on `labeled`, or cross-validated without `train`.
 fn figures(
     evaluation: &Evaluation<'_>,
-    labelled: &LabelledCodes,
+    labeled: &LabeledCodes,
     options: &AttributesOptions,
     train: Option<&(Tensor, Vec<Vec<bool>>)>,
 ) -> Result<Vec<Figure>> {
@@ -165,16 +165,16 @@ fn figures(
     let constant = |name: &str, data: &str| {
         tracing::warn!("attribute {name} is (nearly) constant over {data} and is left out");
     };
-    let stage = evaluation.stage("probe", labelled.names.len(), 1);
-    for (attribute, (name, present)) in labelled.names.iter().zip(&labelled.present).enumerate() {
+    let stage = evaluation.stage("probe", labeled.names.len(), 1);
+    for (attribute, (name, present)) in labeled.names.iter().zip(&labeled.present).enumerate() {
         stage.check(1)?;
         if !(present.contains(&true) && present.contains(&false)) {
             constant(name, "the data");
             continue;
         }
         let logits = match train {
-            Some((z_sem, of_train)) => logits_of_others((z_sem, &of_train[attribute]), &labelled.z_sem, penalty),
-            None => cross_validated_logits(&labelled.z_sem, present, options.folds, penalty),
+            Some((z_sem, of_train)) => logits_of_others((z_sem, &of_train[attribute]), &labeled.z_sem, penalty),
+            None => cross_validated_logits(&labeled.z_sem, present, options.folds, penalty),
         };
         let logits = match logits {
             Ok(logits) => logits,

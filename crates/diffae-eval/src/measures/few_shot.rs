@@ -11,7 +11,7 @@ use image::RgbImage;
 
 use super::Measure;
 use super::attributes::checked_penalty;
-use super::labelled::{LabelledCodes, LabelledPictures, select};
+use super::labeled::{LabeledCodes, LabeledPictures, select};
 use crate::classification::auroc;
 use crate::codes::sample_all;
 use crate::error::{Error, Result, cannot, check_at_least, unsuitable};
@@ -28,16 +28,16 @@ enum Knowledge {
     /// Positives and negatives, as many of each.
     Binary,
     /// Positives only; all other pictures count as negatives.
-    PositiveUnlabelled,
+    PositiveUnlabeled,
 }
 
 impl Knowledge {
-    const ALL: [Self; 2] = [Self::Binary, Self::PositiveUnlabelled];
+    const ALL: [Self; 2] = [Self::Binary, Self::PositiveUnlabeled];
 
     fn name(self) -> &'static str {
         match self {
             Self::Binary => "binary",
-            Self::PositiveUnlabelled => "positive-unlabelled",
+            Self::PositiveUnlabeled => "positive-unlabelled",
         }
     }
 }
@@ -70,7 +70,7 @@ pub struct FewShot<'a> {
     /// The model; it must have a `z_sem`. Without a latent net nothing is sampled.
     pub model: &'a EvaluatedModel,
     /// The pictures.
-    pub labelled: &'a LabelledPictures<'a>,
+    pub labeled: &'a LabeledPictures<'a>,
     /// Options.
     pub options: FewShotOptions,
 }
@@ -80,7 +80,7 @@ pub struct FewShot<'a> {
 pub struct FewShotOptions {
     /// Numbers of labels, each 2 or more: balanced positives and negatives, or positives only. Default: 10 and 100.
     pub shots: Vec<usize>,
-    /// Random draws of the labelled pictures, one or more. Default: 5.
+    /// Random draws of the labeled pictures, one or more. Default: 5.
     pub draws: usize,
     /// Number of `z_sem` to sample, from which the classifiers choose; 0 for none. Default: 512.
     pub samples: usize,
@@ -117,12 +117,12 @@ impl Measure for FewShot<'_> {
     }
 
     fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
-        let Self { model, labelled, options } = self;
+        let Self { model, labeled, options } = self;
         check_at_least("the count of numbers of labels", options.shots.len(), 1)?;
         check_at_least("the number of labels", options.shots.iter().copied().min().unwrap_or(0), 2)?;
         check_at_least("the number of draws", options.draws, 1)?;
         // One picture of each kind is left to test on.
-        labelled.check_count(options.shots.iter().copied().min().unwrap_or(0) + 2)?;
+        labeled.check_count(options.shots.iter().copied().min().unwrap_or(0) + 2)?;
         let penalty = checked_penalty(options.inverse_penalty)?;
         let has_latent_net = model.model().latent_net().is_ok();
         let mut settings = Settings::from([
@@ -135,8 +135,8 @@ impl Measure for FewShot<'_> {
             settings.insert("latent".to_owned(), model.latent_fingerprint()?.into());
             settings.insert("latent_steps".to_owned(), options.latent_steps.into());
         }
-        let codes = labelled.codes(evaluation, model, (NAME, settings))?;
-        let LabelledCodes { z_sem, names, present, settings } = codes;
+        let codes = labeled.codes(evaluation, model, (NAME, settings))?;
+        let LabeledCodes { z_sem, names, present, settings } = codes;
         let scale = Scale::of(&z_sem)?;
         let standardized = scale.apply(&z_sem)?;
         if options.samples > 0 && !has_latent_net {
@@ -216,18 +216,18 @@ fn trial(
             let negative = shots.div_euclid(2);
             of_kind(true).take(shots - negative).chain(of_kind(false).take(negative)).collect()
         }
-        Knowledge::PositiveUnlabelled => of_kind(true).take(shots).collect(),
+        Knowledge::PositiveUnlabeled => of_kind(true).take(shots).collect(),
     };
     let mut is_drawn = vec![false; present.len()];
     for &idx in &drawn {
         is_drawn[idx] = true;
     }
-    // Half of the pictures that are not drawn are unlabelled; every classifier is tested on the other half.
+    // Half of the pictures that are not drawn are unlabeled; every classifier is tested on the other half.
     let others: Vec<usize> = order.iter().copied().filter(|&idx| !is_drawn[idx]).collect();
-    let (unlabelled, others) = others.split_at(others.len().div_euclid(2));
+    let (unlabeled, others) = others.split_at(others.len().div_euclid(2));
     let (rows, labels): (Vec<usize>, Vec<bool>) = match knowledge {
         Knowledge::Binary => drawn.iter().map(|&idx| (idx, present[idx])).unzip(),
-        Knowledge::PositiveUnlabelled => drawn.iter().chain(unlabelled).map(|&idx| (idx, is_drawn[idx])).unzip(),
+        Knowledge::PositiveUnlabeled => drawn.iter().chain(unlabeled).map(|&idx| (idx, is_drawn[idx])).unzip(),
     };
     let of_others: Vec<bool> = others.iter().map(|&idx| present[idx]).collect();
     let is_mixed = of_others.contains(&true) && of_others.contains(&false);
@@ -240,11 +240,11 @@ fn trial(
         return Ok(Some(Trial { auroc, accepted: None, precision: None, chosen: vec![] }));
     };
     let logits = probe.logits(&sampled.standardized)?;
-    // Unlabelled pictures count as negative, so that few logits are above 0: what scores above the median of the known
+    // Unlabeled pictures count as negative, so that few logits are above 0: what scores above the median of the known
     // pictures is taken.
     let threshold = match knowledge {
         Knowledge::Binary => 0.,
-        Knowledge::PositiveUnlabelled => median(probe.logits(&select(z_sem, &drawn)?)?),
+        Knowledge::PositiveUnlabeled => median(probe.logits(&select(z_sem, &drawn)?)?),
     };
     let truth = whole.logits(&sampled.standardized)?;
     let chosen: Vec<u32> = (0..).zip(&logits).filter(|&(_, &logit)| logit > threshold).map(|(row, _)| row).collect();

@@ -15,7 +15,7 @@ use crate::report::Report;
 
 /// Pictures of a set that have labels.
 #[derive(Debug)]
-pub struct LabelledPictures<'a> {
+pub struct LabeledPictures<'a> {
     pictures: &'a PictureSet,
     labels: Labels,
     fingerprint_of_labels: String,
@@ -23,8 +23,8 @@ pub struct LabelledPictures<'a> {
     rows: Vec<usize>,
 }
 
-/// Codes of labelled pictures.
-pub(super) struct LabelledCodes {
+/// Codes of labeled pictures.
+pub(super) struct LabeledCodes {
     /// Codes, `[N, D]`, on the CPU.
     pub(super) z_sem: Tensor,
     pub(super) names: Vec<String>,
@@ -33,7 +33,7 @@ pub(super) struct LabelledCodes {
     pub(super) settings: Settings,
 }
 
-impl<'a> LabelledPictures<'a> {
+impl<'a> LabeledPictures<'a> {
     /// Reads the labels of pictures from a file; see [`Labels::matched`]. The path `folders` stands for one class per
     /// folder.
     ///
@@ -122,14 +122,14 @@ impl<'a> LabelledPictures<'a> {
         evaluation: &Evaluation<'_>,
         model: &EvaluatedModel,
         (measure, mut settings): (&str, Settings),
-    ) -> Result<LabelledCodes> {
+    ) -> Result<LabeledCodes> {
         settings.extend(model.settings());
         settings.extend(self.settings()?);
         settings.insert("seed".to_owned(), evaluation.seed().into());
         Report::check_folder(evaluation, measure, &settings)?;
         let z_sem = self.encode(evaluation, model, evaluation.codes())?;
         let present = self.present_as(&self.labels.names)?;
-        Ok(LabelledCodes { z_sem, names: self.labels.names.clone(), present, settings })
+        Ok(LabeledCodes { z_sem, names: self.labels.names.clone(), present, settings })
     }
 }
 

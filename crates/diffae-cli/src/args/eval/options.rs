@@ -27,7 +27,7 @@ impl From<BackboneName> for LpipsBackbone {
 impl AttributesArgs {
     pub(crate) fn options(&self) -> AttributesOptions {
         let chosen = AttributesOptions::default().inverse_penalty;
-        let inverse_penalty = self.labelled.inverse_penalty.map_or(chosen, InversePenalty::Fixed);
+        let inverse_penalty = self.labeled.inverse_penalty.map_or(chosen, InversePenalty::Fixed);
         AttributesOptions { folds: self.folds, inverse_penalty }
     }
 }
@@ -35,7 +35,7 @@ impl AttributesArgs {
 impl DisentanglementArgs {
     pub(crate) fn options(&self) -> DisentanglementOptions {
         let default = DisentanglementOptions::default().inverse_penalty;
-        let inverse_penalty = self.labelled.inverse_penalty.unwrap_or(default);
+        let inverse_penalty = self.labeled.inverse_penalty.unwrap_or(default);
         DisentanglementOptions { resamples: self.resamples, inverse_penalty }
     }
 }
@@ -51,7 +51,7 @@ impl FewShotArgs {
             steps: self.steps,
             latent_steps: self.latent_steps,
             sampler: self.sampler.get()?,
-            inverse_penalty: self.labelled.inverse_penalty.unwrap_or(default),
+            inverse_penalty: self.labeled.inverse_penalty.unwrap_or(default),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Labelled cartoon faces, as many as wanted, drawn by the `DiceBear` styles.
+//! Labeled cartoon faces, as many as wanted, drawn by the `DiceBear` styles.
 //!
 //! A face is the options that a seed draws. Forcing one option leaves the others as they were, which gives pairs of
 //! pictures that differ in one attribute alone.

@@ -55,7 +55,7 @@ pub(super) fn page(exhibits: &[Exhibit], num_steps: usize) -> String {
             ),
         ]);
     }
-    html += "<p>The model has learnt from faces of the style ToonHead by Johan Melin, CC BY 4.0, with parts and colors drawn \
+    html += "<p>The model has learned from faces of the style ToonHead by Johan Melin, CC BY 4.0, with parts and colors drawn \
              at random.</p>\n</html>\n";
     let files = exhibits.iter().map(|exhibit| (exhibit.file, checksum(&exhibit.bytes)));
     let all = files.chain([(PAGE, checksum(html.as_bytes()))]);

@@ -175,14 +175,14 @@ fn is_smaller(pictures: &Pictures, idx: usize, size: usize) -> bool {
 fn say_labels(labels: &Labels, splits: [&Pictures; 2]) -> Result<()> {
     let names = splits.into_iter().flat_map(|pictures| (0..pictures.len()).map(|idx| pictures.name(idx)));
     let mut present = vec![0usize; labels.names.len()];
-    let (mut labelled, mut all) = (0, 0);
+    let (mut labeled, mut all) = (0, 0);
     for name in names {
         all += 1;
         let Some(row) = labels.of(&name) else { continue };
-        labelled += 1;
+        labeled += 1;
         present.iter_mut().zip(row).for_each(|(count, &present)| *count += usize::from(present));
     }
-    say(&format!("labels: {labelled} of {all} pictures"))?;
+    say(&format!("labels: {labeled} of {all} pictures"))?;
     let width = labels.names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
     labels.names.iter().zip(present).try_for_each(|(name, count)| say(&format!("  {name:width$}  {count} have it")))
 }

@@ -81,13 +81,13 @@ impl LabelFile {
         let file_name = |name: &'_ str| name.rsplit('/').next().unwrap_or_default().to_owned();
         let file_names: BTreeSet<String> = made.values().map(|name| file_name(name)).collect();
         let are_distinct = file_names.len() == made.len();
-        let (mut rows, mut labelled) = (vec![], HashMap::new());
+        let (mut rows, mut labeled) = (vec![], HashMap::new());
         for row in &self.table.rows {
             let original = self.find(&known, &row.name)?;
             let Some((original, new)) = original.and_then(|original| Some((original, made.get(&original)?))) else {
                 continue;
             };
-            if let Some(before) = labelled.insert(original, row) {
+            if let Some(before) = labeled.insert(original, row) {
                 let (path, lines) = (self.path.display(), (before.line, row.line));
                 ensure!(before.values == row.values, "{path}: lines {} and {} contradict each other", lines.0, lines.1);
                 continue;
