@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use candle_core::{DType, Device, Tensor};
-use diffae_data::{Overwrite, png_bytes, rgb_from_tensor};
+use diffae_data::{Overwrite, is_picture_name, png_bytes, rgb_from_tensor};
 use diffae_infer::{PartialFolder, Resume, Settings};
 use diffae_nets::weights::{SafetensorsFile, TensorSource, safetensors_bytes};
 use image::RgbImage;
@@ -15,9 +15,6 @@ use serde_json::Value;
 use crate::output::{Provenance, command_with, is_safetensors, refuse_existing, say, say_json, write_file};
 use crate::progress::Noun;
 use crate::session::Interruption;
-
-/// Endings of files that hold one picture or an animation, which a command that makes several does not write.
-const PICTURE_EXTENSIONS: [&str; 9] = ["png", "jpg", "jpeg", "gif", "webp", "bmp", "tif", "tiff", "mp4"];
 
 /// One picture of a result.
 #[derive(Debug, Clone)]
@@ -90,13 +87,6 @@ struct ReportedPicture<'a> {
     file: Option<PathBuf>,
 }
 
-/// Returns whether a path that is no folder yet ends like a file of pictures.
-fn is_picture_name(path: &Path) -> bool {
-    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    let is_of_picture = |extension: &String| PICTURE_EXTENSIONS.contains(&extension.as_str());
-    !path.is_dir() && extension.as_ref().is_some_and(is_of_picture)
-}
-
 impl PictureOutput {
     /// Checks that no file of the plan exists, that it can be written, and that no other run is writing it.
     pub(crate) fn open(plan: OutputPlan<'_>) -> Result<Self> {
@@ -105,7 +95,7 @@ impl PictureOutput {
             refuse_existing(out, overwrite)?;
             Kind::Tensors(vec![])
         } else {
-            if is_picture_name(out) {
+            if is_picture_name(out) && !out.is_dir() {
                 anyhow::bail!(
                     "{} names a picture, expected a folder for the PNGs, or a name that ends in .safetensors",
                     out.display()

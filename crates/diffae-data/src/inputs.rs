@@ -186,7 +186,10 @@ pub fn broken_inputs(inputs: &[Input]) -> Vec<BrokenInput> {
 pub fn read_tensor(file: &SafetensorsFile, name: &str, num_axes: &[usize]) -> Result<Tensor> {
     let failed = |source| Error::Weights { path: file.path().to_owned(), source };
     let Some(shape) = file.shape(name) else {
-        let problem = format!("there is no tensor {name} in it; it has {}", file.names().join(", "));
+        let names = file.names();
+        let is_codes = name == "x" && ["z_sem", "x_T"].iter().any(|code| names.iter().any(|name| name == code));
+        let remedy = if is_codes { "; it holds codes, of which `diffae decode` makes pictures" } else { "" };
+        let problem = format!("there is no tensor {name} in it; it has {}{remedy}", names.join(", "));
         return Err(Error::Tensors { path: file.path().to_owned(), problem });
     };
     if !num_axes.contains(&shape.len()) || shape.contains(&0) {

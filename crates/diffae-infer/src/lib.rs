@@ -107,7 +107,7 @@ pub use noise::{NoisePurpose, NoiseSource};
 pub use observer::{CallEvent, NetworkCall, Observer, no_observer};
 pub use partial::{PartialFolder, Resume, Settings};
 pub use pipeline::{CodesBatch, Pipeline};
-pub use settings::PipelineSettings;
+pub use settings::{LatentMethod, PipelineSettings};
 pub use sheet::{Sheet, enlarged_frames, sheet, square_rows};
 pub use stochastic_code::{ExactSettings, Inversion, Residual, StochasticCode};
 pub use subjects::{CodesNeed, Encoded, Subject, Subjects, is_codes, list_subjects, list_subjects_with, pick_codes};

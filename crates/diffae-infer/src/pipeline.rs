@@ -11,7 +11,6 @@ use candle_core::Tensor;
 use diffae_schedule::{Clip, Spacing, StepChain};
 
 use crate::codes::Codes;
-use crate::decode::DecodeOptions;
 use crate::error::{Error, Result, computing};
 use crate::model::{LoadOptions, Model};
 use crate::noise::{NoisePurpose, NoiseSource};
@@ -133,7 +132,7 @@ impl Pipeline {
     /// # Errors
     /// As [`check_steps`](Self::check_steps); [`Error::MissingPart`] without a latent net.
     pub fn check_latent_steps(&self, settings: &PipelineSettings) -> Result<()> {
-        let options = self.latent_options(settings);
+        let options = settings.latent_options();
         StepChain::spaced(&self.model.latent()?.schedule, options.spacing, options.num_steps)?;
         Ok(())
     }
@@ -299,17 +298,8 @@ impl Pipeline {
     ) -> Result<Tensor> {
         let count = computing("sampling z_sem", z_terminal.dim(0))?;
         let mut on_step = on_step(NetworkCall::LatentNet, count, observer);
-        let options = self.latent_options(settings);
+        let options = settings.latent_options();
         self.model.sample_z_sem(z_terminal, &options, &mut on_step)
-    }
-
-    /// Returns the chain of the latent diffusion: as that of decoding. Where decoding is distilled, the latent diffusion is
-    /// not, and keeps the usual chain.
-    fn latent_options(&self, settings: &PipelineSettings) -> DecodeOptions {
-        let of_model = PipelineSettings::of_model(self.model.config()).decode_options();
-        let is_usual = settings.decode_options() == DecodeOptions { clip: settings.clip, ..of_model };
-        let settings_of_latent = if is_usual { &PipelineSettings::DEFAULT } else { settings };
-        settings_of_latent.decode_options().latent(settings.num_latent_steps)
     }
 
     /// Encodes a tensor of pictures at the model's size, batch by batch.

@@ -7,6 +7,15 @@ use crate::model_config::{DistilledChain, ModelConfig};
 use crate::partial::Settings;
 use crate::stochastic_code::{ExactSettings, Inversion};
 
+/// Sampler and spacing of the latent diffusion.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LatentMethod {
+    /// The sampler.
+    pub sampler: Sampler,
+    /// Spacing of its timesteps.
+    pub spacing: Spacing,
+}
+
 /// Settings by which a [`Pipeline`](crate::Pipeline) encodes, decodes and samples. The program and the crate share
 /// these defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,9 +30,11 @@ pub struct PipelineSettings {
     pub num_steps: usize,
     /// Steps of [`Inversion::Ddim`], evenly spaced. Fewer give an `x_T` that decodes less exactly. Default: 250.
     pub num_invert_steps: usize,
-    /// Steps of the latent diffusion that samples `z_sem`, with the sampler and the spacing of decoding; DDIM in place of
-    /// samplers that add noise. Default: 20; 200 in the reference.
+    /// Steps of the latent diffusion that samples `z_sem`. Default: 20; 200 in the reference.
     pub num_latent_steps: usize,
+    /// Method of the latent diffusion, with DDIM in place of samplers that add noise. Default: that of decoding; for a
+    /// distilled decoder that of [`DEFAULT`](Self::DEFAULT), as the latent diffusion is not distilled.
+    pub latent_method: Option<LatentMethod>,
     /// Clamping of the estimate of `x_0` to `[-1, 1]` at each step while decoding. Default: on.
     pub clip: Clip,
     /// Seed of all noise: the same seed, the same pictures. Default: 0.
@@ -41,6 +52,7 @@ impl PipelineSettings {
         num_steps: 10,
         num_invert_steps: 250,
         num_latent_steps: 20,
+        latent_method: None,
         clip: Clip::UnitRange,
         seed: 0,
         batch_size: None,
@@ -61,13 +73,13 @@ impl PipelineSettings {
 
     /// Returns the defaults for a model: [`DEFAULT`](Self::DEFAULT), but for a distilled decoder DDIM along the chain that it
     /// was trained for.
-    ///
-    /// The latent diffusion is not distilled: its settings are those of [`DEFAULT`](Self::DEFAULT) where they can be.
     #[must_use]
     pub fn of_model(config: &ModelConfig) -> Self {
         match config.chains().and_then(|chains| chains.distilled) {
             Some(DistilledChain { steps, spacing }) => {
-                Self { sampler: Sampler::DDIM, num_steps: steps, spacing, ..Self::DEFAULT }
+                let latent = LatentMethod { sampler: Self::DEFAULT.sampler, spacing: Self::DEFAULT.spacing };
+                let (sampler, latent_method) = (Sampler::DDIM, Some(latent));
+                Self { sampler, num_steps: steps, spacing, latent_method, ..Self::DEFAULT }
             }
             None => Self::DEFAULT,
         }
@@ -93,6 +105,14 @@ impl PipelineSettings {
     #[must_use]
     pub const fn decode_options(&self) -> DecodeOptions {
         DecodeOptions { num_steps: self.num_steps, spacing: self.spacing, sampler: self.sampler, clip: self.clip }
+    }
+
+    /// Returns the settings of the latent diffusion.
+    #[must_use]
+    pub fn latent_options(&self) -> DecodeOptions {
+        let of_decoding = LatentMethod { sampler: self.sampler, spacing: self.spacing };
+        let LatentMethod { sampler, spacing } = self.latent_method.unwrap_or(of_decoding);
+        DecodeOptions { spacing, sampler, ..self.decode_options() }.latent(self.num_latent_steps)
     }
 
     /// Returns the sampler as settings of a result: `sampler`, `spacing`, and `eta` of DDIM.

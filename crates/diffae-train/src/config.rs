@@ -1,17 +1,16 @@
 //! The config of a run, in TOML; unknown keys are refused.
 
 use diffae_data::{Crop, FindSettings};
-use diffae_infer::{
-    ChainsConfig, DiffusionConfig, DistilledChain, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig,
-};
+use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig};
 use diffae_nets::{
     AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, LatentNetConfig, RawCompactConfig, RawEncoderConfig,
     RawLatentNetConfig, RawUnetConfig, UnetConfig,
 };
-use diffae_schedule::{PredictionTarget, Spacing, StepChain, StepSequence};
+use diffae_schedule::{PredictionTarget, StepChain, StepSequence};
 use serde::{Deserialize, Serialize};
 
 use crate::assignment::assign;
+use crate::distillation::DistillationSettings;
 use crate::error::{Error, Result};
 
 /// Width of the latent net's sinusoidal time embedding, as in the reference and its released weights.
@@ -225,16 +224,6 @@ pub struct ObjectiveSettings {
     pub pixel_weight: f64,
 }
 
-/// Distillation of a decoder: the steps of the student, and the chain of its teacher.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DistillationSettings {
-    /// Chain of the student.
-    pub chain: DistilledChain,
-    /// Number of steps of the teacher's chain: DPM-Solver++(2M), even in log-SNR. The student's timesteps are added to them.
-    pub teacher_steps: usize,
-}
-
 fn default_focus() -> [f64; 4] {
     [0., 0., 1., 1.]
 }
@@ -411,11 +400,6 @@ impl TrainConfig {
         Ok(ModelConfig::new(config)?)
     }
 
-    /// Returns the chains of the model: that of a distilled decoder.
-    fn chains(&self) -> ChainsConfig {
-        ChainsConfig { distilled: self.distillation.map(|settings| settings.chain), ..ChainsConfig::default() }
-    }
-
     /// Builds the config of the latent net.
     ///
     /// # Errors
@@ -432,6 +416,7 @@ impl TrainConfig {
     }
 
     fn check(&self) -> Result<()> {
+        self.check_distillation()?;
         self.model_config()?;
         self.latent_config()?;
         self.diffusion.noise_schedule()?;
@@ -476,7 +461,6 @@ impl TrainConfig {
         let secs = self.run.save_every_secs;
         require((0. ..=1e9).contains(&secs), "run.save_every_secs", secs, "seconds from 0 to 1e9")?;
         self.check_previews()?;
-        self.check_distillation()?;
         require(self.run.log_every_steps > 0, "run.log_every_steps", self.run.log_every_steps, "at least 1")?;
         let p2_fits =
             self.objective.loss_weight != LossWeight::P2 || self.diffusion.prediction == PredictionTarget::Eps;
@@ -499,23 +483,6 @@ impl TrainConfig {
 }
 
 impl TrainConfig {
-    /// Checks that a distillation has the chains that it asks for, and no objective of another kind.
-    fn check_distillation(&self) -> Result<()> {
-        let Some(DistillationSettings { chain, teacher_steps }) = self.distillation else { return Ok(()) };
-        let kind = "autoencoder or ddpm, whose decoders take steps";
-        require(self.model.kind != Kind::Compact, "model.kind", "compact", kind)?;
-        let weight = self.objective.adversarial_weight;
-        require(weight <= 0., "objective.adversarial_weight", weight, "0 while a decoder is distilled")?;
-        let schedule = self.diffusion.noise_schedule()?;
-        for (key, spacing, steps) in [
-            ("distillation.chain", chain.spacing, chain.steps),
-            ("distillation.teacher_steps", Spacing::LogSnr, teacher_steps),
-        ] {
-            spacing.timesteps(&schedule, steps).map_err(|source| Error::Chain { key, source })?;
-        }
-        Ok(())
-    }
-
     /// Checks that the schedules have as many steps as previews take.
     fn check_previews(&self) -> Result<()> {
         if self.run.preview_every_images == 0 || self.model.kind == Kind::Compact || self.distillation.is_some() {
@@ -573,7 +540,7 @@ impl StageSettings {
     clippy::needless_pass_by_value,
     reason = "reads as a sentence at every call"
 )]
-fn require(holds: bool, key: &'static str, got: impl ToString, expected: &'static str) -> Result<()> {
+pub(crate) fn require(holds: bool, key: &'static str, got: impl ToString, expected: &'static str) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::Setting { key, got: got.to_string(), expected }) }
 }
 

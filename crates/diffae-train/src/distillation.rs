@@ -1,15 +1,17 @@
 //! Distillation: a decoder learns to do in few DDIM steps what another does in many.
 
+use std::ops::ControlFlow;
+use std::path::Path;
+
 use candle_core::{DType, Tensor};
-use diffae_infer::{ChainsConfig, LoadOptions, Model, ModelSource};
+use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, Model, ModelSource};
 use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::weights::ArchitectureHints;
 use diffae_nets::{BatchMoments, TrainingMode};
 use diffae_schedule::{Clip, Denoiser, ReverseProcess, Sampler, Spacing, Step, StepChain, StepIdx, Timestep, no_noise};
-use std::ops::ControlFlow;
-use std::path::Path;
+use serde::{Deserialize, Serialize};
 
-use crate::config::{DistillationSettings, Kind, ModelSettings, ObjectiveSettings, StageSettings, TrainConfig};
+use crate::config::{Kind, ModelSettings, ObjectiveSettings, StageSettings, TrainConfig, require};
 use crate::error::{Error, Result};
 use crate::networks::{DiffusionModel, ImageModel};
 use crate::objective::{Draw, Drawing, Noised};
@@ -17,6 +19,16 @@ use crate::{LossWeight, presets};
 
 /// Clamping of `x_0` estimates along both chains, as in decoding.
 const CLIP: Clip = Clip::UnitRange;
+
+/// Distillation of a decoder: the steps of the student, and the chain of its teacher.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillationSettings {
+    /// Chain of the student.
+    pub chain: DistilledChain,
+    /// Number of steps of the teacher's chain: DPM-Solver++(2M), even in log-SNR. The student's timesteps are added to them.
+    pub teacher_steps: usize,
+}
 
 /// A student with its teacher, whose encoder is that of the student.
 ///
@@ -264,6 +276,28 @@ impl TrainConfig {
         Ok(config)
     }
 
+    /// Returns the chains of the model: that of a distilled decoder.
+    pub(crate) fn chains(&self) -> ChainsConfig {
+        ChainsConfig { distilled: self.distillation.map(|settings| settings.chain), ..ChainsConfig::default() }
+    }
+
+    /// Checks that a distillation has the chains that it asks for, and no objective of another kind.
+    pub(crate) fn check_distillation(&self) -> Result<()> {
+        let Some(DistillationSettings { chain, teacher_steps }) = self.distillation else { return Ok(()) };
+        let kind = "autoencoder or ddpm, whose decoders take steps";
+        require(self.model.kind != Kind::Compact, "model.kind", "compact", kind)?;
+        let weight = self.objective.adversarial_weight;
+        require(weight <= 0., "objective.adversarial_weight", weight, "0 while a decoder is distilled")?;
+        let schedule = self.diffusion.noise_schedule()?;
+        for (key, spacing, steps) in [
+            ("distillation.chain", chain.spacing, chain.steps),
+            ("distillation.teacher_steps", Spacing::LogSnr, teacher_steps),
+        ] {
+            spacing.timesteps(&schedule, steps).map_err(|source| Error::Chain { key, source })?;
+        }
+        Ok(())
+    }
+
     /// Fails unless the networks of this config are those of the teacher, dropout apart.
     fn check_architecture(&self, teacher: &diffae_infer::ModelConfig) -> Result<()> {
         let plain = |unet: &diffae_nets::UnetConfig| diffae_nets::RawUnetConfig { dropout: 0., ..(**unet).clone() };
@@ -281,7 +315,7 @@ mod tests {
     use std::collections::{BTreeMap, HashMap};
 
     use candle_core::Device;
-    use diffae_infer::{DistilledChain, PipelineSettings};
+    use diffae_infer::PipelineSettings;
 
     use super::*;
     use crate::Trainer;
@@ -373,6 +407,9 @@ mod tests {
         assert_eq!(codes(&student), codes(&built()));
         let usual = PipelineSettings::of_model(student.config());
         assert_eq!((usual.num_steps, usual.spacing, usual.sampler), (2, Spacing::Trailing, Sampler::DDIM));
+        // More steps of the decoder are no reason to sample codes with another method.
+        let latent = PipelineSettings { num_steps: 5, ..usual }.latent_options();
+        assert_eq!(latent, PipelineSettings::DEFAULT.latent_options());
     }
 
     #[test]

@@ -61,9 +61,10 @@ use diffae_nets::weights::ArchitectureHints;
 
 pub use codes::{moments_of, normalized};
 pub use config::{
-    Activations, DataSettings, DistillationSettings, EditDirections, Kind, LatentNetSettings, LossWeight,
-    ModelSettings, ObjectiveSettings, OptimizerKind, RunSettings, StageSettings, TrainConfig,
+    Activations, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
+    OptimizerKind, RunSettings, StageSettings, TrainConfig,
 };
+pub use distillation::DistillationSettings;
 pub use edit_direction::{NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_direction};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, Planned, StageEstimate};

@@ -10,8 +10,8 @@ use diffae_nets::{BatchMoments, Discriminator, TrainingMode};
 use diffae_schedule::Timestep;
 
 use crate::adversarial::{discriminator_loss, generator_loss};
-use crate::config::{Activations, DistillationSettings, ObjectiveSettings, TrainConfig};
-use crate::distillation::Distillation;
+use crate::config::{Activations, ObjectiveSettings, TrainConfig};
+use crate::distillation::{Distillation, DistillationSettings};
 use crate::error::{Error, Result};
 use crate::networks::{ImageModel, Networks};
 use crate::objective::Drawing;
@@ -144,8 +144,12 @@ impl Trainer {
     pub fn step_with(&mut self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<StepResult> {
         match &self.networks {
             Networks::Diffusion(model) => self.learning.step(model, x_0, &model.noised(x_0, noise, timesteps)?),
-            Networks::Distilled(_) | Networks::OneShot(_) => {
-                let (got, expected) = ("compact or distilled".to_owned(), "a diffusion, where timesteps are given");
+            Networks::Distilled(_) => {
+                let (got, expected) = ("a distillation".to_owned(), "a diffusion, where timesteps are given");
+                Err(Error::Setting { key: "the objective", got, expected })
+            }
+            Networks::OneShot(_) => {
+                let (got, expected) = ("compact".to_owned(), "a diffusion, where timesteps are given");
                 Err(Error::Setting { key: "model.kind", got, expected })
             }
         }
@@ -368,6 +372,6 @@ mod tests {
         let mut trainer = trainer(&["model.kind=compact"]);
         let x_0 = images(1, 0.);
         let error = trainer.step_with(&x_0, &x_0, &[Timestep::new(3)]).unwrap_err().to_string();
-        assert!(error.contains("model.kind is compact or distilled, expected a diffusion"), "{error}");
+        assert!(error.contains("model.kind is compact, expected a diffusion"), "{error}");
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use diffae_data::FOLDER_LABELS;
 use diffae_infer::BUILT_IN_MODEL;
 use diffae_train::{Notes, Outcome, RunFolder, Stage, TrainConfig, TrainOptions, presets, train};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{GlobalArgs, NumberType, StageChoice, TrainArgs};
 use crate::output::{say, say_json};
@@ -107,12 +107,8 @@ pub(super) fn model_path(model: &Path) -> Result<PathBuf> {
 
 /// Returns the setting that `--picture-key` stands for.
 pub(super) fn picture_key_setting(key: &str) -> String {
-    format!("data.picture_key={}", toml_text(key))
-}
-
-/// Quotes a text as TOML does.
-fn toml_text(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    // A string of JSON is one of TOML.
+    format!("data.picture_key={}", Value::from(key))
 }
 
 impl TrainArgs {

@@ -88,7 +88,9 @@ impl<'a> Generator<'a> {
             }
             Self::Sampled(model) => {
                 let numbers: Vec<u64> = (range.start as u64..range.end as u64).collect();
-                (model, model.pipeline().sample_z_sem_batch(&numbers, &settings, &mut stage.observer())?)
+                let PipelineSettings { latent_method, .. } = PipelineSettings::of_model(model.model().config());
+                let of_latent = PipelineSettings { latent_method, ..settings };
+                (model, model.pipeline().sample_z_sem_batch(&numbers, &of_latent, &mut stage.observer())?)
             }
         };
         let x_terminal = model.random_x_terminal(first, count, &settings)?;
