@@ -30,7 +30,6 @@ const LATENT_NET_SLOWNESS: f64 = 6.5;
 pub(crate) enum Noun {
     Pictures,
     Frames,
-    Chains,
     Steps,
     Codes,
 }
@@ -43,8 +42,6 @@ impl Noun {
             (Self::Pictures, _) => "pictures",
             (Self::Frames, 1) => "frame",
             (Self::Frames, _) => "frames",
-            (Self::Chains, 1) => "chain",
-            (Self::Chains, _) => "chains",
             (Self::Steps, 1) => "step",
             (Self::Steps, _) => "steps",
             (Self::Codes, 1) => "code",

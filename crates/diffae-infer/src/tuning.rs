@@ -1,13 +1,13 @@
 //! Timesteps that suit a model: the search behind [`Spacing::Tuned`].
 
 use candle_core::Tensor;
-use diffae_schedule::{
-    Clip, NoiseSchedule, ReverseProcess, Sampler, Spacing, StepChain, Timestep, no_callback, no_noise,
-};
+use diffae_schedule::{Clip, NoiseSchedule, ReverseProcess, Sampler, Spacing, StepChain, Timestep, no_noise};
 
 use crate::error::{Error, Result, computing};
 use crate::model::Model;
 use crate::noise::NoiseSource;
+use crate::observer::{NetworkCall, Observer, on_step};
+use crate::settings::PipelineSettings;
 
 /// Rounds of the search, each with half the stride of the one before.
 const NUM_ROUNDS: usize = 6;
@@ -30,6 +30,16 @@ pub struct TuningOptions {
 impl Default for TuningOptions {
     fn default() -> Self {
         Self { steps: 5, sampler: Sampler::DpmSolverPp2M, solution_steps: 50, seed: 0 }
+    }
+}
+
+impl TuningOptions {
+    /// Returns the maximum number of [`NetworkCall::Decoder`] calls, times pictures, that a search over `num_pictures` takes.
+    #[must_use]
+    pub fn max_calls(&self, num_pictures: usize) -> usize {
+        let max_trials = 1 + NUM_ROUNDS * 2 * self.steps.saturating_sub(1);
+        let num_fitted = num_pictures.div_ceil(2);
+        num_pictures * self.solution_steps + (num_fitted * max_trials + 2 * (num_pictures - num_fitted)) * self.steps
     }
 }
 
@@ -67,8 +77,9 @@ impl<'a> Tuning<'a> {
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`, on the model's device; N of 2 or more.
     /// # Errors
     /// [`Error::OutOfRange`] with fewer than two pictures or steps, or a sampler that adds noise;
-    /// [`Error::MissingPart`] in a one-shot autoencoder; [`Error::Schedule`] if the schedule has no such chain.
-    pub fn new(model: &'a Model, x_0: &Tensor, options: TuningOptions) -> Result<Self> {
+    /// [`Error::MissingPart`] in a one-shot autoencoder; [`Error::Schedule`] if the schedule has no such chain;
+    /// [`Error::Cancelled`] if the observer breaks.
+    pub fn new(model: &'a Model, x_0: &Tensor, options: TuningOptions, observer: &mut Observer<'_>) -> Result<Self> {
         let count = computing("counting pictures", x_0.dim(0))?;
         for (what, got) in [("the number of pictures", count), ("the number of steps", options.steps)] {
             if got < 2 {
@@ -79,7 +90,7 @@ impl<'a> Tuning<'a> {
             let (what, got) = ("the sampler", options.sampler.to_string());
             return Err(Error::OutOfRange { what, got, expected: "one that adds no noise" });
         }
-        let solve = |first: usize| -> Result<Solved> {
+        let mut solve = |first: usize| -> Result<Solved> {
             let rows: Vec<u32> = (0_u32..).take(count).skip(first).step_by(2).collect();
             let numbers: Vec<u64> = rows.iter().copied().map(u64::from).collect();
             let rows = computing("selecting pictures", Tensor::new(rows, x_0.device()))?;
@@ -87,38 +98,29 @@ impl<'a> Tuning<'a> {
             let z_sem = model.has_z_sem().then(|| model.encode_semantic(&x_0)).transpose()?;
             let x_terminal = model.random_x_terminal(NoiseSource::new(options.seed), numbers)?;
             let chain = model.step_chain(Spacing::LogSnr, options.solution_steps)?;
-            let x_0 = decode(model, (&x_terminal, z_sem.as_ref()), Sampler::DpmSolverPp2M, chain)?;
+            let process = ReverseProcess::new(Sampler::DpmSolverPp2M, chain, Clip::UnitRange);
+            let x_0 = decode(model, (&x_terminal, z_sem.as_ref()), &process, observer)?;
             Ok(Solved { z_sem, x_terminal, x_0 })
         };
         Ok(Self { model, options, fitted: solve(0)?, held_out: solve(1)? })
     }
 
-    /// Returns the maximum number of chains that [`run`](Self::run) decodes the fitted half of the pictures along.
-    #[must_use]
-    pub fn max_trials(&self) -> usize {
-        1 + NUM_ROUNDS * 2 * (self.options.steps - 1)
-    }
-
     /// Searches: begins with timesteps even in log-SNR, and moves one of them at a time towards its neighbors in log-SNR
-    /// as long as the mean PSNR to the exact solution rises; the noisiest one stays. `on_trial` is called before each chain,
-    /// and cancels the search by returning false.
+    /// as long as the mean PSNR to the exact solution rises; the noisiest one stays.
     ///
     /// # Errors
-    /// [`Error::Cancelled`]; as [`Model::decode`].
-    pub fn run(&self, on_trial: &mut dyn FnMut() -> bool) -> Result<TunedSteps> {
+    /// [`Error::Cancelled`] if the observer breaks; as [`Model::decode`].
+    pub fn run(&self, observer: &mut Observer<'_>) -> Result<TunedSteps> {
         let schedule = self.model.schedule()?;
         let even = Spacing::LogSnr.timesteps(schedule, self.options.steps)?;
         let mut found = even.clone();
-        let mut trial = |timesteps: &[Timestep]| {
-            if on_trial() { self.psnr(&self.fitted, timesteps) } else { Err(Error::Cancelled) }
-        };
-        let mut best = trial(&found)?;
+        let mut best = self.psnr(&self.fitted, &found, observer)?;
         let mut stride = 0.5;
         for _ in 0..NUM_ROUNDS {
             for node in 0..found.len() - 1 {
                 for towards in [-1.0, 1.0] {
                     let Some(moved) = moved(schedule, &found, node, towards * stride)? else { continue };
-                    let psnr = trial(&moved)?;
+                    let psnr = self.psnr(&self.fitted, &moved, observer)?;
                     if psnr > best {
                         (best, found) = (psnr, moved);
                     }
@@ -126,15 +128,16 @@ impl<'a> Tuning<'a> {
             }
             stride *= 0.5;
         }
-        let psnr = [self.psnr(&self.held_out, &even)?, self.psnr(&self.held_out, &found)?];
+        let psnr = [self.psnr(&self.held_out, &even, observer)?, self.psnr(&self.held_out, &found, observer)?];
         Ok(TunedSteps { timesteps: found.into_iter().map(Timestep::get).collect(), psnr })
     }
 
     /// Computes the mean PSNR, in dB, of pictures along a chain to those of the exact solution.
-    fn psnr(&self, solved: &Solved, timesteps: &[Timestep]) -> Result<f64> {
+    fn psnr(&self, solved: &Solved, timesteps: &[Timestep], observer: &mut Observer<'_>) -> Result<f64> {
         let chain = StepChain::from_timesteps(self.model.schedule()?, timesteps.to_vec())?;
         let codes = (&solved.x_terminal, solved.z_sem.as_ref());
-        let x_0 = decode(self.model, codes, self.options.sampler, chain)?;
+        let process = ReverseProcess::new(self.options.sampler, chain, Clip::UnitRange);
+        let x_0 = decode(self.model, codes, &process, observer)?;
         let mse =
             (x_0 - &solved.x_0).and_then(|difference| difference.sqr()?.flatten_from(1)?.mean(1)?.to_vec1::<f32>());
         let mse = computing("comparing pictures", mse)?;
@@ -144,15 +147,25 @@ impl<'a> Tuning<'a> {
     }
 }
 
+/// Decodes codes batch by batch.
 fn decode(
     model: &Model,
     (x_terminal, z_sem): (&Tensor, Option<&Tensor>),
-    sampler: Sampler,
-    chain: StepChain,
+    process: &ReverseProcess,
+    observer: &mut Observer<'_>,
 ) -> Result<Tensor> {
-    let denoiser = model.denoiser(z_sem, &chain, x_terminal)?;
-    let process = ReverseProcess::new(sampler, chain, Clip::UnitRange);
-    Ok(process.run(&denoiser, x_terminal, &mut no_noise, &mut no_callback)?)
+    let count = computing("counting codes", x_terminal.dim(0))?;
+    let size = PipelineSettings::DEFAULT.batch_size_for(model.config());
+    let mut parts = vec![];
+    for start in (0..count).step_by(size) {
+        let len = size.min(count - start);
+        let rows = |tensor: &Tensor| computing("selecting codes", tensor.narrow(0, start, len));
+        let (x_terminal, z_sem) = (rows(x_terminal)?, z_sem.map(rows).transpose()?);
+        let denoiser = model.denoiser(z_sem.as_ref(), process.chain(), &x_terminal)?;
+        let mut on_step = on_step(NetworkCall::Decoder, len, observer);
+        parts.push(process.run(&denoiser, &x_terminal, &mut no_noise, &mut on_step)?);
+    }
+    computing("joining pictures", Tensor::cat(&parts, 0))
 }
 
 /// Moves a timestep by a share of the distance, in log-SNR, to its neighbor on that side; the clean picture, which has no
@@ -186,13 +199,14 @@ fn moved(schedule: &NoiseSchedule, timesteps: &[Timestep], node: usize, share: f
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
     use std::path::Path;
 
     use candle_core::Device;
     use diffae_schedule::BetaSchedule;
 
     use super::*;
-    use crate::LoadOptions;
+    use crate::{CallEvent, LoadOptions, no_observer};
 
     fn model() -> Model {
         let path = Path::new("../../tests/fixtures/golden/autoenc16_latent/last.ckpt");
@@ -208,18 +222,19 @@ mod tests {
     fn what_is_found_is_no_worse_than_the_start_and_a_chain_of_the_model() {
         let model = model();
         let options = TuningOptions { steps: 3, solution_steps: 20, ..TuningOptions::default() };
-        let tuning = Tuning::new(&model, &pictures(4), options).unwrap();
-        let mut num_trials = 0;
-        let mut count = || {
-            num_trials += 1;
-            true
+        let mut num_calls = 0;
+        let mut count = |event: &CallEvent<'_>| {
+            num_calls += event.num_pictures;
+            ControlFlow::Continue(())
         };
+        let tuning = Tuning::new(&model, &pictures(4), options, &mut count).unwrap();
         let TunedSteps { timesteps, .. } = tuning.run(&mut count).unwrap();
-        assert!(num_trials <= tuning.max_trials(), "{num_trials}");
+        assert!(num_calls > 4 * 20 && num_calls <= options.max_calls(4), "{num_calls}");
         let even = Spacing::LogSnr.timesteps(model.schedule().unwrap(), 3).unwrap();
         let found: Vec<Timestep> = timesteps.iter().copied().map(Timestep::new).collect();
         assert_eq!((found.len(), found[2]), (3, even[2]));
-        let [before, after] = [&even, &found].map(|timesteps| tuning.psnr(&tuning.fitted, timesteps).unwrap());
+        let [before, after] =
+            [&even, &found].map(|timesteps| tuning.psnr(&tuning.fitted, timesteps, &mut no_observer).unwrap());
         assert!(after > before, "{after} after {before}");
         let mut chains = model.config().chains().unwrap().clone();
         chains.set_tuned(timesteps);
@@ -245,11 +260,13 @@ mod tests {
     fn too_little_and_noise_are_refused_and_a_search_can_be_cancelled() {
         let model = model();
         let options = TuningOptions { steps: 2, solution_steps: 4, ..TuningOptions::default() };
-        let fails = |count: usize, options| Tuning::new(&model, &pictures(count), options).unwrap_err().to_string();
+        let begin = |count: usize, options| Tuning::new(&model, &pictures(count), options, &mut no_observer);
+        let fails = |count: usize, options| begin(count, options).unwrap_err().to_string();
         assert!(fails(1, options).contains("the number of pictures is 1"));
         assert!(fails(2, TuningOptions { steps: 1, ..options }).contains("the number of steps is 1"));
         assert!(fails(2, TuningOptions { sampler: Sampler::Ddim { eta: 1.0 }, ..options }).contains("no noise"));
-        let tuning = Tuning::new(&model, &pictures(2), options).unwrap();
-        assert!(matches!(tuning.run(&mut || false), Err(Error::Cancelled)));
+        let stop = &mut |_: &CallEvent<'_>| ControlFlow::Break(());
+        assert!(matches!(Tuning::new(&model, &pictures(2), options, stop), Err(Error::Cancelled)));
+        assert!(matches!(begin(2, options).unwrap().run(stop), Err(Error::Cancelled)));
     }
 }

@@ -101,8 +101,10 @@ pub(crate) struct FitEditsArgs {
 OUT is a run like those of `diffae train`: it has previews and a log, and `diffae train --out OUT --resume` continues it. \
 The encoder, and with it the latent diffusion and the classifier, stay those of the model.")]
 pub(crate) struct DistillArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    /// Model folder, `toonheads`, or a released checkpoint that needs no further options (`diffae import` makes a folder of
+    /// any other)
+    #[arg(long, short, value_name = "MODEL")]
+    pub(crate) model: PathBuf,
     /// Images like those that the model was trained on: a folder (with subfolders), a tar archive, an LMDB, Parquet
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,

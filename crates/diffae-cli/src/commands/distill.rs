@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use diffae_infer::{DistilledChain, ModelSource};
+use diffae_nets::weights::ArchitectureHints;
 use diffae_train::{DistillationSettings, Notes, Outcome, RunFolder, TrainConfig, TrainOptions, train};
 use serde_json::json;
 
@@ -9,13 +10,13 @@ use super::train::{StepProgress, absolute, check_device, model_path, picture_key
 use crate::args::{DistillArgs, GlobalArgs};
 use crate::output::say_either;
 use crate::progress::Noun;
-use crate::session::{Interruption, architecture_hints, catch_interrupts};
+use crate::session::{Interruption, catch_interrupts};
 
 /// Begins a run that distills the model's decoder, or resumes one.
 pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
     check_device(global)?;
     catch_interrupts();
-    let teacher = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
+    let teacher = ModelSource::open(&args.model, &ArchitectureHints::default())?;
     let chain = DistilledChain { steps: args.steps, spacing: args.spacing };
     let distillation = DistillationSettings { chain, teacher_steps: args.teacher_steps };
     let given = [
@@ -29,7 +30,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
     let config = TrainConfig::of_teacher(&teacher, distillation, &assignments)?;
     let notes = Notes {
         data: absolute(&args.data)?,
-        init_from: Some(model_path(&args.model.model)?),
+        init_from: Some(model_path(&args.model)?),
         freeze: teacher.config().encoder().map(|_| "encoder".to_owned()).into_iter().collect(),
         ..Notes::default()
     };

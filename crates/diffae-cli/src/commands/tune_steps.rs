@@ -29,9 +29,11 @@ pub(crate) fn run(global: &GlobalArgs, args: &TuneStepsArgs) -> Result<()> {
     let count = inputs.len().min(args.limit);
     let spread = (0..count).map(|i| (i * inputs.len()).div_euclid(count.max(1)));
     let chosen: Vec<_> = spread.map(|idx| inputs[idx].clone()).collect();
-    let tuning = Tuning::new(session.model(), &session.read(&chosen)?, options)?;
-    let progress = Progress::start_counting("tune", Noun::Chains, tuning.max_trials(), 1);
-    let TunedSteps { timesteps, psnr: [before, after] } = tuning.run(&mut || progress.step(1).is_continue())?;
+    let x_0 = session.read(&chosen)?;
+    // The work is counted in steps of single pictures.
+    let progress = Progress::start_counting("tune", Noun::Steps, options.max_calls(count), 1);
+    let tuning = Tuning::new(session.model(), &x_0, options, &mut progress.observer())?;
+    let TunedSteps { timesteps, psnr: [before, after] } = tuning.run(&mut progress.observer())?;
     progress.finish();
     let mut source = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
     let mut chains = source.config().chains().cloned().unwrap_or_default();
