@@ -57,13 +57,9 @@
 
 mod beta;
 mod chain;
-mod ddim;
-mod ddpm;
 mod denoiser;
-mod dpm_solver;
 mod error;
 mod exact;
-mod ipndm;
 mod noise_schedule;
 mod posterior;
 mod prediction;
@@ -73,19 +69,16 @@ mod step;
 mod target;
 mod tensor_checks;
 mod timesteps;
-mod uni_pc;
 
 pub use beta::BetaSchedule;
 pub use chain::StepChain;
-pub use ddim::DdimSampler;
-pub use ddpm::{DdpmSampler, DdpmVariance, ReverseDistribution};
 pub use denoiser::Denoiser;
 pub use error::{Error, Result};
 pub use exact::{ExactChain, ExactCode, ExactWeights};
 pub use noise_schedule::NoiseSchedule;
 pub use posterior::Posterior;
 pub use prediction::{Clip, Prediction, eps_from_x_0, x_0_from_eps};
-pub use sampler::{ReverseProcess, Sampler};
+pub use sampler::{DdimSampler, DdpmSampler, DdpmVariance, ReverseDistribution, ReverseProcess, Sampler};
 pub use spacing::Spacing;
 pub use step::{Denoised, Inverted, NoiseFn, OnStep, Step, no_callback, no_noise};
 pub use target::PredictionTarget;

@@ -1,20 +1,25 @@
 //! Samplers as values, and the one loop that runs them.
 
+mod ddim;
+mod ddpm;
+mod dpm_solver;
+mod ipndm;
+mod uni_pc;
+
 use std::fmt;
 use std::str::FromStr;
 
 use candle_core::Tensor;
 
+pub use self::ddim::DdimSampler;
+pub use self::ddpm::{DdpmSampler, DdpmVariance, ReverseDistribution};
+use self::dpm_solver::DpmSolverPp;
+use self::ipndm::Ipndm;
+use self::uni_pc::UniPc;
 use crate::denoiser::predict_eps;
-use crate::dpm_solver::DpmSolverPp;
-use crate::ipndm::Ipndm;
-use crate::step::{draw_noise, report};
+use crate::step::{Stepper, draw_noise, report};
 use crate::tensor_checks::num_items;
-use crate::uni_pc::UniPc;
-use crate::{
-    Clip, DdimSampler, DdpmSampler, DdpmVariance, Denoised, Denoiser, Error, NoiseFn, OnStep, Result, Step, StepChain,
-    StepIdx,
-};
+use crate::{Clip, Denoised, Denoiser, Error, NoiseFn, OnStep, Result, Step, StepChain};
 
 /// A method of generating data from noise along a chain.
 ///
@@ -133,19 +138,6 @@ impl FromStr for Sampler {
         let named = Self::NAMED.iter().find(|(name, _)| *name == text);
         named.map(|(_, sampler)| *sampler).ok_or_else(|| Error::UnknownSampler { got: text.to_owned() })
     }
-}
-
-/// A sampler running on one chain; a multistep method keeps its history of earlier steps here.
-pub(crate) trait Stepper {
-    /// Returns the standard deviation of the noise that a step adds; 0 for deterministic methods.
-    fn sigma(&self, _idx: StepIdx) -> Result<f64> {
-        Ok(0.0)
-    }
-
-    /// Moves `x_t` one step towards the data. The loop calls it for each step of the chain once, the noisiest first.
-    ///
-    /// `noise` is there exactly if [`sigma`](Self::sigma) is not 0.
-    fn step(&mut self, idx: StepIdx, x_t: &Tensor, eps: &Tensor, noise: Option<&Tensor>) -> Result<Denoised>;
 }
 
 /// The reverse process, from noise to data: a sampler, its chain, and whether estimates of `x_0` are clipped.
@@ -415,7 +407,7 @@ mod tests {
             let eps = (&x_t * ((1.0 - chain.alpha_bar(idx).unwrap()).sqrt() / variance(idx))).unwrap();
             x_t = stepper.step(idx, &x_t, &eps, None).unwrap().x_prev;
         }
-        (number(&x_t) - variance(StepIdx::new(NUM_LAST - 1)).sqrt()).abs()
+        (number(&x_t) - variance(crate::StepIdx::new(NUM_LAST - 1)).sqrt()).abs()
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One step of a sampler: its results, its callback and its noise.
+//! One step of a sampler: the trait of all methods, results, callback and noise.
 
 use std::ops::ControlFlow;
 
@@ -20,6 +20,19 @@ pub struct Step<'a> {
     pub x_t: &'a Tensor,
     /// The estimate of the clean data that this step used, clipped if clipping is on. `[N, ..]`
     pub x_0: &'a Tensor,
+}
+
+/// A sampler running on one chain; a multistep method keeps its history of earlier steps here.
+pub(crate) trait Stepper {
+    /// Returns the standard deviation of the noise that a step adds; 0 for deterministic methods.
+    fn sigma(&self, _idx: StepIdx) -> Result<f64> {
+        Ok(0.0)
+    }
+
+    /// Moves `x_t` one step towards the data. The loop calls it for each step of the chain once, the noisiest first.
+    ///
+    /// `noise` is there exactly if [`sigma`](Self::sigma) is not 0.
+    fn step(&mut self, idx: StepIdx, x_t: &Tensor, eps: &Tensor, noise: Option<&Tensor>) -> Result<Denoised>;
 }
 
 /// A callback that runs after each step; [`ControlFlow::Break`] ends the sampler with [`Error::Cancelled`], even at the

@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 
 use crate::prediction::weighted_sum;
-use crate::sampler::Stepper;
 use crate::spacing::half_log_snr;
+use crate::step::Stepper;
 use crate::{Clip, Denoised, Prediction, Result, StepChain, StepIdx};
 
 /// Maximum length of a higher-order step, in lengths of the step before. On evenly spaced timesteps only the step to

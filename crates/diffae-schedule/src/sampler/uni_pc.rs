@@ -2,10 +2,10 @@
 
 use candle_core::Tensor;
 
-use crate::dpm_solver::is_too_long;
+use super::dpm_solver::is_too_long;
 use crate::prediction::weighted_sum;
-use crate::sampler::Stepper;
 use crate::spacing::half_log_snr;
+use crate::step::Stepper;
 use crate::{Clip, Denoised, Prediction, Result, StepChain, StepIdx};
 
 /// `UniPC` with `B(h) = e^h - 1` (`bh2`) in the data prediction, of order p.

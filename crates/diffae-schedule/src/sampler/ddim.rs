@@ -4,8 +4,7 @@ use candle_core::Tensor;
 
 use crate::denoiser::predict_eps;
 use crate::prediction::weighted_sum;
-use crate::sampler::Stepper;
-use crate::step::{add_noise, report};
+use crate::step::{Stepper, add_noise, report};
 use crate::tensor_checks::num_items;
 use crate::{Clip, Denoised, Denoiser, Error, Inverted, OnStep, Prediction, Result, Step, StepChain, StepIdx};
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use candle_core::Tensor;
 
 use crate::prediction::weighted_sum;
-use crate::sampler::Stepper;
+use crate::step::Stepper;
 use crate::{Clip, Denoised, Prediction, Result, StepChain, StepIdx, x_0_from_eps};
 
 /// Weights of the newest prediction and those before it, by order.

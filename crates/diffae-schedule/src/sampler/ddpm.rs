@@ -2,8 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::sampler::Stepper;
-use crate::step::add_noise;
+use crate::step::{Stepper, add_noise};
 use crate::{Clip, Denoised, Prediction, Result, StepChain, StepIdx};
 
 /// The variance of `x_prev` about its mean. Neither choice is learned.
