@@ -4,9 +4,10 @@ use diffae_data::{AttributePairs, PictureSet};
 use diffae_schedule::Sampler;
 
 use super::{
-    Attributes, AttributesOptions, DirectionSource, Disentanglement, DisentanglementOptions, Edits, EditsOptions,
-    FeatureExtractor, FewShot, FewShotOptions, Fid, FidOptions, FidSource, FidSubject, LabeledPictures, Measure,
-    PerceptualNetwork, Ppl, PplOptions, Recon, ReconOptions, ReconSubject, ZUsage, ZUsageOptions,
+    Attributes, AttributesOptions, DdimSteps, DirectionSource, Disentanglement, DisentanglementOptions, Edits,
+    EditsOptions, FeatureExtractor, FewShot, FewShotOptions, Fid, FidOptions, FidSource, FidSubject, Inversion,
+    InversionOptions, LabeledPictures, Measure, PerceptualNetwork, Ppl, PplOptions, Recon, ReconOptions, ReconSubject,
+    ZUsage, ZUsageOptions,
 };
 use crate::evaluated_model::EvaluatedModel;
 use crate::features::LpipsBackbone;
@@ -60,6 +61,11 @@ impl<'a> AllMeasures<'a> {
             vec![Box::new(Recon { subject, pictures, lpips, options: recon_options })];
         if has_z_sem {
             measures.push(Box::new(ZUsage { model, pictures, options: ZUsageOptions { steps, sampler } }));
+        }
+        if !is_one_shot {
+            let ddim = vec![DdimSteps { invert: steps, decode: steps }];
+            let options = InversionOptions { exact: InversionOptions::exact_of(&[steps]), ddim, ..Default::default() };
+            measures.push(Box::new(Inversion { model, pictures, options }));
         }
         if let (Some(labeled), true) = (labeled, has_z_sem) {
             let options = AttributesOptions::default();

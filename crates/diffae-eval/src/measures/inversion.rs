@@ -1,6 +1,8 @@
 //! Round trips of pictures through their stochastic codes, and the quality of these codes.
 
 use std::cell::RefCell;
+use std::fmt;
+use std::str::FromStr;
 
 use candle_core::{DType, Device, Tensor};
 use diffae_data::PictureSet;
@@ -8,7 +10,7 @@ use diffae_infer::{ExactSettings, NoiseSource, PipelineSettings, Residual, Stoch
 use diffae_schedule::{Denoiser, ExactChain, StepChain, Timestep};
 
 use super::Measure;
-use crate::error::{Result, unsuitable};
+use crate::error::{Error, Result, unsuitable};
 use crate::evaluated_model::EvaluatedModel;
 use crate::evaluation::{Evaluation, Stage};
 use crate::journal::{Journal, Values};
@@ -43,21 +45,57 @@ pub struct Inversion<'a> {
 /// Options of [`Inversion`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct InversionOptions {
-    /// Exact chains. Default: of 5, 10 and 20 steps, with the weights and the spacing of [`PipelineSettings::DEFAULT`].
+    /// Exact chains. Default: of [`Self::EXACT_STEPS`] steps, with the weights and the spacing of [`PipelineSettings::DEFAULT`].
     pub exact: Vec<ExactSettings>,
-    /// DDIM chains by numbers of inversion steps and decoding steps. Default: 10 + 10, 20 + 20 and 250 + 20.
-    pub ddim: Vec<[usize; 2]>,
+    /// DDIM chains. Default: of 10 + 10, 20 + 20 and 250 + 20 steps.
+    pub ddim: Vec<DdimSteps>,
     /// Standard deviation of the perturbation, relative to that of eps. Default: 0.001, as of half-precision arithmetic.
     pub perturbation: f64,
 }
 
+/// Steps of a DDIM chain in either direction, written `250:20`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DdimSteps {
+    /// Number of steps of the inversion.
+    pub invert: usize,
+    /// Number of steps of decoding.
+    pub decode: usize,
+}
+
+impl fmt::Display for DdimSteps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.invert, self.decode)
+    }
+}
+
+impl FromStr for DdimSteps {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let number = |part: &str| part.parse().ok().filter(|&number: &usize| number > 0);
+        let steps = text.split_once(':').and_then(|(invert, decode)| Some((number(invert)?, number(decode)?)));
+        let (invert, decode) = steps.ok_or_else(|| {
+            unsuitable(format!("{text:?} is no pair of steps, expected two positive numbers with a colon between them"))
+        })?;
+        Ok(Self { invert, decode })
+    }
+}
+
 impl Default for InversionOptions {
     fn default() -> Self {
-        Self { exact: Self::exact_of(&[5, 10, 20]), ddim: vec![[10, 10], [20, 20], [250, 20]], perturbation: 1e-3 }
+        let of = |(invert, decode)| DdimSteps { invert, decode };
+        Self {
+            exact: Self::exact_of(&Self::EXACT_STEPS),
+            ddim: [(10, 10), (20, 20), (250, 20)].map(of).to_vec(),
+            perturbation: 1e-3,
+        }
     }
 }
 
 impl InversionOptions {
+    /// Numbers of steps of the default exact chains.
+    pub const EXACT_STEPS: [usize; 3] = [5, 10, 20];
+
     /// Returns exact chains of the default settings by their numbers of steps.
     #[must_use]
     pub fn exact_of(steps: &[usize]) -> Vec<ExactSettings> {
@@ -70,14 +108,14 @@ impl InversionOptions {
 #[derive(Debug, Clone, Copy)]
 enum Chain {
     Exact(ExactSettings),
-    Ddim([usize; 2]),
+    Ddim(DdimSteps),
 }
 
 impl Chain {
     fn name(self) -> String {
         match self {
             Self::Exact(exact) => exact.to_string(),
-            Self::Ddim([up, down]) => format!("DDIM {up} + {down} steps"),
+            Self::Ddim(DdimSteps { invert, decode }) => format!("DDIM {invert} + {decode} steps"),
         }
     }
 
@@ -85,7 +123,7 @@ impl Chain {
     fn num_evaluations(self) -> usize {
         match self {
             Self::Exact(exact) => 2 * exact.steps + 1,
-            Self::Ddim([up, down]) => up + down,
+            Self::Ddim(steps) => steps.invert + steps.decode,
         }
     }
 
@@ -93,15 +131,15 @@ impl Chain {
     fn num_calls(self) -> usize {
         match self {
             Self::Exact(exact) => 4 * exact.steps + 1,
-            Self::Ddim([up, down]) => up + down,
+            Self::Ddim(steps) => steps.invert + steps.decode,
         }
     }
 
     fn settings(self) -> PipelineSettings {
         match self {
             Self::Exact(exact) => PipelineSettings::DEFAULT.with_exact(exact),
-            Self::Ddim([num_invert_steps, num_steps]) => {
-                PipelineSettings { num_invert_steps, num_steps, ..PipelineSettings::REFERENCE }
+            Self::Ddim(DdimSteps { invert, decode }) => {
+                PipelineSettings { num_invert_steps: invert, num_steps: decode, ..PipelineSettings::REFERENCE }
             }
         }
     }
@@ -125,8 +163,8 @@ impl Measure for Inversion<'_> {
         for chain in &chains {
             let settings = chain.settings();
             model.pipeline().check_steps(settings.spacing, settings.num_steps)?;
-            if let Chain::Ddim([up, _]) = *chain {
-                model.pipeline().check_steps(settings.spacing, up)?;
+            if let Chain::Ddim(steps) = chain {
+                model.pipeline().check_steps(settings.spacing, steps.invert)?;
             }
         }
         let seed = evaluation.seed();
@@ -358,6 +396,16 @@ mod tests {
         assert!((mean_squares(&x, &picture(&[0., 1., 0., 0.8])).unwrap()[0] - 0.0025).abs() < 1e-8);
         // A byte is 2/255 wide.
         assert!((equal_shares(&x, &picture(&[0.002, 1.5, 0.02, 0.])).unwrap()[0] - 0.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn steps_of_both_directions_are_read_as_they_are_written() {
+        let steps = DdimSteps { invert: 250, decode: 20 };
+        assert_eq!(steps.to_string().parse::<DdimSteps>().unwrap(), steps);
+        for wrong in ["", "250", "250:", "0:20", "250:0", "250:20:1", "a:b"] {
+            let error = wrong.parse::<DdimSteps>().unwrap_err().to_string();
+            assert!(error.contains("two positive numbers"), "{wrong}: {error}");
+        }
     }
 
     #[test]

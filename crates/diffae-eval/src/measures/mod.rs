@@ -35,7 +35,7 @@ pub use attributes::{Attributes, AttributesOptions, Disentanglement, Disentangle
 pub use edits::{DirectionSource, Edits, EditsOptions};
 pub use few_shot::{FewShot, FewShotOptions};
 pub use fid::{FeatureExtractor, Fid, FidOptions, FidProtocol, FidSource, FidSubject};
-pub use inversion::{Inversion, InversionOptions};
+pub use inversion::{DdimSteps, Inversion, InversionOptions};
 pub use labeled::LabeledPictures;
 pub use lpips_pairs::{LpipsPairs, PerceptualNetwork};
 pub use ppl::{Ppl, PplOptions};
