@@ -3,6 +3,7 @@
 //! A rule is a function from a [`Tree`] to [`Problem`]s; each group of rules is a file below `tidy/`. Rules look at
 //! what git tracks and at new files it does not ignore, so a problem shows before the commit.
 
+mod code_map;
 mod dependency_direction;
 mod docs;
 mod layout;
@@ -14,6 +15,7 @@ mod rust_source;
 mod summaries;
 mod tree;
 mod unsafe_code;
+mod words;
 
 use std::path::Path;
 
@@ -56,8 +58,10 @@ fn problems(tree: &Tree, metadata: &Metadata) -> Vec<Problem> {
         unsafe_code::check(tree),
         manifest::check(tree),
         dependency_direction::check(tree, metadata),
+        code_map::check(tree),
         docs::check(tree),
         summaries::check(tree),
+        words::check(tree),
     ]
     .concat();
     problems.sort();

@@ -5,8 +5,32 @@ use super::rust_source;
 use super::tree::Tree;
 
 /// Beginnings of sentences that lean on what stands around them: relative clauses, and pronouns.
-const INCOMPLETE: [&str; 11] =
-    ["What ", "Where ", "How ", "Which ", "That of", "Those ", "Its ", "Their ", "The same", "As [", "As `"];
+const INCOMPLETE: [&str; 24] = [
+    "What ",
+    "Where ",
+    "How ",
+    "Which ",
+    "Who ",
+    "Whose ",
+    "When ",
+    "Why ",
+    "That ",
+    "This ",
+    "These ",
+    "Those ",
+    "It ",
+    "They ",
+    "Its ",
+    "Their ",
+    "The same",
+    "The former",
+    "The latter",
+    "Likewise",
+    "Ditto",
+    "Here ",
+    "As [",
+    "As `",
+];
 /// Marks of documentation comments: of the item below, and of the item around.
 const MARKS: [&str; 2] = ["///", "//!"];
 
@@ -47,7 +71,15 @@ mod tests {
             [""; 0]
         );
         assert_eq!(problems("/// Whatever it takes.\nfn f() {}\n// What a comment.\nlet a = \"/// What\";\n"), [""; 0]);
-        for summary in ["What it holds.", "How many.", "That of a tensor.", "Its shape.", "The same.", "As `scale`."] {
+        for summary in [
+            "What it holds.",
+            "How many.",
+            "That of a tensor.",
+            "Its shape.",
+            "The same.",
+            "As `scale`.",
+            "When it ends.",
+        ] {
             assert_eq!(problems(&format!("/// {summary}\nfn f() {{}}\n")).len(), 1, "{summary}");
             assert_eq!(problems(&format!("//! {summary}\n")).len(), 1, "{summary}");
             assert_eq!(problems(&format!("struct A {{\n    /// {summary}\n    a: u8,\n}}\n")).len(), 1, "{summary}");
