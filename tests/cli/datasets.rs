@@ -300,3 +300,30 @@ fn labels_that_contradict_themselves_are_refused_at_once() {
     train(&workspace, "pictures", &["--labels", "bool.csv"]).succeeds();
     assert_eq!(attributes(&workspace), ["A", "B"]);
 }
+
+#[test]
+fn tensors_are_trained_on_and_evaluated_as_they_are_encoded() {
+    let workspace = Workspace::new();
+    let model = checkpoint("autoenc16_latent");
+    let few = ["--steps", "2", "--latent-steps", "2", "--out", "made.safetensors"];
+    workspace.run(&[&["sample", "--model", &model, "-n", "10"], &few[..]].concat()).succeeds();
+    train(&workspace, "made.safetensors", &[]).succeeds();
+    assert_eq!(encoded(&workspace), 10);
+    let recon = |data: &str, out: &str| {
+        let args = ["eval", "recon", "--model", &model, "--steps", "2", "--json", "--data", data, "--out", out];
+        workspace.run(&args).succeeds().stdout()
+    };
+    let report = recon("made.safetensors", "eval");
+    assert!(report.contains("\"count\": 10"), "{report}");
+    for (settings, problem) in [
+        ("model.image_channels=1", "is [3, 16, 16], the model expects [1, 16, 16]"),
+        ("data.crop=celeba", "tensors are not cropped"),
+    ] {
+        fs::remove_dir_all(workspace.path("run")).unwrap();
+        train(&workspace, "made.safetensors", &["--set", settings]).fails_with(problem);
+    }
+    fs::write(workspace.path("empty.safetensors"), "").unwrap();
+    for data in ["empty.safetensors", "missing.safetensors"] {
+        train(&workspace, data, &[]).fails_with(data);
+    }
+}

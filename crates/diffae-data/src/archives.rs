@@ -6,43 +6,22 @@ use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::is_picture_name;
+use crate::names::is_picture_name;
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result, at};
 use crate::file_kind::{FileKind, Foreign, file_kind};
+use crate::found::Found;
 use crate::left_out::LeftOut;
 use crate::notices::counted;
-use crate::search::Found;
 use crate::source::{Item, Place};
 use crate::tar_members::{Member, is_hidden, list};
 
-/// File name endings of archives.
-const ENDINGS: [&str; 12] = [
-    ".tar",
-    ".tgz",
-    ".tar.gz",
-    ".taz",
-    ".tar.zst",
-    ".tar.zstd",
-    ".tzst",
-    ".tar.bz2",
-    ".tbz2",
-    ".tar.xz",
-    ".txz",
-    ".tar.lz4",
-];
 /// Size of a chunk of decompressed data, in bytes.
 const CHUNK: usize = 1 << 20;
 
 /// Archives that are unpacked to temporary files; both splits share one file.
 static UNPACKED: Mutex<BTreeMap<PathBuf, Weak<NamedTempFile>>> = Mutex::new(BTreeMap::new());
-
-/// Returns whether the ending of a file's name is that of an archive.
-pub(crate) fn is_archive_name(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    ENDINGS.iter().any(|ending| name.ends_with(ending))
-}
 
 /// Lists the pictures of an archive, compressed or not. Only the headers of a plain archive are read; a compressed one
 /// is unpacked to a plain copy (in `TMPDIR`), since its members cannot be read one by one.

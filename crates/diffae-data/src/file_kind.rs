@@ -5,7 +5,6 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::error::{Result, at};
-use crate::tar_members::is_header;
 
 /// Number of bytes to inspect: the first block of a tar archive.
 const HEAD_BYTES: u64 = 512;
@@ -139,6 +138,10 @@ const PICTURES: [(usize, &[u8]); 10] = [
     (4, b"ftyphei"),
 ];
 
+/// Offset of the magic number in a meta page of an LMDB, on 64-bit machines.
+pub(crate) const LMDB_MAGIC_AT: usize = 16;
+const LMDB_MAGIC: [u8; 4] = [0xde, 0xc0, 0xef, 0xbe];
+
 /// Detects the kind of a file by its beginning.
 ///
 /// # Errors
@@ -156,11 +159,26 @@ fn kind_of(head: &[u8]) -> FileKind {
         [0x1f, 0x8b, ..] => FileKind::Gzip,
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => FileKind::Zstd,
         [b'P', b'A', b'R', b'1', ..] => FileKind::Parquet,
-        _ if super::lmdb::is_meta_page(head) => FileKind::Lmdb,
-        _ if is_header(head) => FileKind::Tar,
+        _ if is_meta_page(head) => FileKind::Lmdb,
+        _ if is_tar_header(head) => FileKind::Tar,
         _ if is_picture(head) => FileKind::Picture,
         _ => foreign_by_content(head).map_or(FileKind::Unknown, |foreign| FileKind::Foreign(*foreign)),
     }
+}
+
+/// Returns whether a file begins as an LMDB does: with a meta page.
+pub(crate) fn is_meta_page(head: &[u8]) -> bool {
+    head.get(LMDB_MAGIC_AT..LMDB_MAGIC_AT + 4) == Some(&LMDB_MAGIC)
+}
+
+/// Returns whether a block is the header of a tar member: its checksum, signed or unsigned, fits.
+pub(crate) fn is_tar_header(block: &[u8]) -> bool {
+    let Some(block) = block.get(..512) else { return false };
+    let Ok(noted) = tar::Header::from_byte_slice(block).cksum() else { return false };
+    let blanked = |idx: usize, byte: u8| if (148..156).contains(&idx) { b' ' } else { byte };
+    let unsigned: u32 = block.iter().enumerate().map(|(idx, &byte)| u32::from(blanked(idx, byte))).sum();
+    let signed: i32 = block.iter().enumerate().map(|(idx, &byte)| i32::from(blanked(idx, byte).cast_signed())).sum();
+    block.iter().any(|&byte| byte != 0) && (noted == unsigned || i64::from(noted) == i64::from(signed))
 }
 
 /// Returns whether bytes begin like an encoded picture, of a supported format or not.

@@ -5,18 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
-use diffae_nets::weights::{SafetensorsFile, TensorSource, float_bytes};
+use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result, computing};
-use crate::image_io::{picture_from_bytes, read_image, read_rgb, rgb_from_bytes, rgb_from_tensor};
+use crate::image_io::{read_image, read_rgb};
 use crate::search::{FoundBelow, found_below, found_in};
-use crate::source::{Items, Source};
-
-/// Tolerance of values of `x` beyond `[-1, 1]`, for rounding.
-const ROUNDING: f32 = 1e-3;
+use crate::source::{Items, Source, stamp};
+use crate::tensors::{Tensors, is_tensors};
 
 /// Maximum length of a name; longer ones are cut, so that endings can be added.
 const MAX_NAME_CHARS: usize = 100;
@@ -32,8 +29,7 @@ pub struct Input {
 #[derive(Debug, Clone)]
 enum InputSource {
     File(PathBuf),
-    Stored { items: Arc<Items>, idx: usize },
-    Tensor(Tensor), // [C, H, W], f32
+    Stored { source: Arc<dyn Source>, idx: usize },
 }
 
 impl Input {
@@ -44,64 +40,43 @@ impl Input {
     /// # Errors
     /// As [`read_image`]; [`Error::Mismatch`] if a tensor has another shape.
     pub fn read(&self, image_shape: [usize; 3]) -> Result<Tensor> {
+        let (channels, image_size) = (image_shape[0], image_shape[1]);
         match &self.source {
-            InputSource::File(path) => read_image(path, image_shape[0], image_shape[1]),
-            InputSource::Stored { items, idx } => {
-                let size = (image_shape[0], image_shape[1]);
-                picture_from_bytes(&items.bytes(*idx)?, &items.path(*idx), size, None)
-            }
-            InputSource::Tensor(tensor) if tensor.dims() == image_shape => Ok(tensor.clone()),
-            InputSource::Tensor(tensor) => Err(Error::Mismatch {
-                what: format!("the shape of {}", self.name),
-                got: format!("{:?}", tensor.dims()),
-                expected: format!("{image_shape:?}"),
-            }),
+            InputSource::File(path) => read_image(path, channels, image_size),
+            InputSource::Stored { source, idx } => source.read(*idx, (channels, image_size), None),
         }
     }
 
     /// Reads the picture at its own size, as bytes.
     ///
     /// # Errors
-    /// As [`read_rgb`]; as [`rgb_from_tensor`] for a tensor.
+    /// As [`read_rgb`]; as [`rgb_from_tensor`](crate::rgb_from_tensor) for a tensor.
     pub fn read_rgb(&self) -> Result<RgbImage> {
         match &self.source {
             InputSource::File(path) => read_rgb(path),
-            InputSource::Stored { items, idx } => rgb_from_bytes(&items.bytes(*idx)?, &items.path(*idx)),
-            InputSource::Tensor(tensor) => rgb_from_tensor(tensor),
+            InputSource::Stored { source, idx } => source.read_rgb(*idx),
         }
     }
-}
 
-impl Input {
+    /// Fails if the picture cannot be read; tensors are checked when they are opened.
+    fn check(&self) -> Result<()> {
+        match &self.source {
+            InputSource::File(path) => read_rgb(path).map(drop),
+            InputSource::Stored { source, idx } => source.check(*idx),
+        }
+    }
+
     /// Returns a stamp that distinguishes the input from others of its name: size and time of its file, with its place in
-    /// an archive, table or database, or a checksum of its tensor.
+    /// an archive, table, database or tensor.
     ///
     /// # Errors
     /// [`Error::Io`] if the file is gone.
     pub fn stamp(&self) -> Result<String> {
         match &self.source {
             InputSource::File(path) => stamp(path),
-            InputSource::Stored { items, idx } => {
-                Ok(format!("{} of {}", items.path(*idx).display(), stamp(items.file(*idx))?))
-            }
-            InputSource::Tensor(tensor) => {
-                let values = tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>());
-                Ok(blake3::hash(&float_bytes(&computing("reading x", values)?)).to_hex().to_string())
-            }
+            InputSource::Stored { source, idx } => source.stamp(*idx),
         }
     }
-}
-
-/// Returns the size and time of a file.
-///
-/// # Errors
-/// [`Error::Io`] if the file is gone.
-pub fn stamp(path: &Path) -> Result<String> {
-    let failed = |source| Error::Io { path: path.to_owned(), source };
-    let metadata = fs::metadata(path).map_err(failed)?;
-    let modified = metadata.modified().map_err(failed)?;
-    let since = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Ok(format!("{} bytes of {} ns", metadata.len(), since.as_nanos()))
 }
 
 /// Lists the pictures in a mix of picture files, folders (searched as by [`picture_files`](crate::picture_files), in
@@ -125,22 +100,23 @@ pub fn list_inputs_with(paths: &[PathBuf], picture_key: &str) -> Result<Vec<Inpu
     let mut inputs = Vec::new();
     for path in paths {
         let metadata = fs::metadata(path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        let items = if has_extension(path, &["safetensors"]) && !metadata.is_dir() {
-            inputs.extend(tensors_in(path)?);
-            continue;
+        let source: Arc<dyn Source> = if is_tensors(path) {
+            Arc::new(Tensors::open(path)?)
         } else if let Some(items) = found_in(path, picture_key)? {
-            items
+            Arc::new(Items(items))
         } else if metadata.is_dir() {
             let FoundBelow { files, stored } = found_below(path, picture_key)?;
             inputs.extend(files.into_iter().map(|file| (stem(&file), InputSource::File(file))));
-            stored
+            Arc::new(Items(stored))
         } else {
             inputs.push((stem(path), InputSource::File(path.clone())));
             continue;
         };
-        let items = Arc::new(Items(items));
-        let stored = |idx| (stem(Path::new(items.name(idx))), InputSource::Stored { items: Arc::clone(&items), idx });
-        inputs.extend((0..items.len()).map(stored));
+        let stored = |idx| {
+            let name = stem(Path::new(source.name(idx)));
+            (name, InputSource::Stored { source: Arc::clone(&source), idx })
+        };
+        inputs.extend((0..source.len()).map(stored));
     }
     let (stems, sources): (Vec<_>, Vec<_>) = inputs.into_iter().unzip();
     Ok(file_names(stems).into_iter().zip(sources).map(|(name, source)| Input { name, source }).collect())
@@ -169,76 +145,12 @@ pub struct BrokenInput {
 /// Finds the inputs that cannot be read, by decoding all files, several at a time.
 #[must_use]
 pub fn broken_inputs(inputs: &[Input]) -> Vec<BrokenInput> {
-    let check = |(place, input): (usize, &Input)| match &input.source {
-        InputSource::File(_) | InputSource::Stored { .. } => {
-            input.read_rgb().err().map(|error| BrokenInput { place, error })
-        }
-        InputSource::Tensor(_) => None,
-    };
+    let check = |(place, input): (usize, &Input)| Some(BrokenInput { place, error: input.check().err()? });
     inputs.par_iter().enumerate().filter_map(check).collect()
-}
-
-/// Reads one float tensor of a safetensors file as f32 on the CPU.
-///
-/// # Errors
-/// [`Error::Tensors`] if it is missing or has another number of axes; [`Error::Weights`] if the file is damaged or holds
-/// NaN.
-pub fn read_tensor(file: &SafetensorsFile, name: &str, num_axes: &[usize]) -> Result<Tensor> {
-    let failed = |source| Error::Weights { path: file.path().to_owned(), source };
-    let Some(shape) = file.shape(name) else {
-        let names = file.names();
-        let is_codes = name == "x" && ["z_sem", "x_T"].iter().any(|code| names.iter().any(|name| name == code));
-        let remedy = if is_codes { "; it holds codes, of which `diffae decode` makes pictures" } else { "" };
-        let problem = format!("there is no tensor {name} in it; it has {}{remedy}", names.join(", "));
-        return Err(Error::Tensors { path: file.path().to_owned(), problem });
-    };
-    if !num_axes.contains(&shape.len()) || shape.contains(&0) {
-        let expected = num_axes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-        let problem = format!("tensor {name} has shape {shape:?}, expected {expected} axes, none empty");
-        return Err(Error::Tensors { path: file.path().to_owned(), problem });
-    }
-    let stored = file.read(name).map_err(failed)?;
-    if !stored.dtype.is_float() {
-        let bytes = if stored.dtype == DType::U8 { " (of bytes: x / 127.5 - 1)" } else { "" };
-        let problem = format!("tensor {name} holds {:?}, expected floats{bytes}", stored.dtype);
-        return Err(Error::Tensors { path: file.path().to_owned(), problem });
-    }
-    stored.to_tensor(DType::F32, &Device::Cpu).map_err(failed)
-}
-
-fn tensors_in(path: &Path) -> Result<Vec<(String, InputSource)>> {
-    let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
-    let x = read_tensor(&file, "x", &[4])?; // [N, C, H, W]
-    check_range(path, &x)?;
-    let x = computing("reading x", x.clamp(-1f32, 1f32))?;
-    let count = computing("reading x", x.dim(0))?;
-    let each = |idx| Ok((format!("{}_{idx:04}", stem(path)), InputSource::Tensor(x.get(idx)?)));
-    computing("reading x", (0..count).map(each).collect())
-}
-
-/// Fails if a tensor of pictures has values beyond `[-1, 1]`.
-fn check_range(path: &Path, x: &Tensor) -> Result<()> {
-    let extreme =
-        |value: candle_core::Result<Tensor>| computing("reading x", value.and_then(|value| value.to_scalar()));
-    let (least, most): (f32, f32) = (extreme(x.min_all())?, extreme(x.max_all())?);
-    if least >= -1. - ROUNDING && most <= 1. + ROUNDING {
-        return Ok(());
-    }
-    let way_out = match most {
-        most if least >= 0. && most > 2. => "; bytes become such values by x / 127.5 - 1",
-        _ => "; scale them to that range",
-    };
-    let problem = format!("tensor x has values from {least} to {most}, expected -1 (black) to 1 (white){way_out}");
-    Err(Error::Tensors { path: path.to_owned(), problem })
 }
 
 fn stem(path: &Path) -> String {
     path.file_stem().map_or_else(|| "picture".to_owned(), |stem| stem.to_string_lossy().into_owned())
-}
-
-fn has_extension(path: &Path, extensions: &[&str]) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
-    extension.is_some_and(|extension| extensions.contains(&extension.as_str()))
 }
 
 /// Names reserved for sheets, which no picture of the same folder may have.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::archives::is_archive_name;
 use crate::error::Error;
 use crate::file_kind::{Foreign, foreign_by_ending, holds_files};
+use crate::names::is_archive_name;
 use crate::notices::{counted, verb, warn_once};
 use crate::picture_file::unread_format;
 

@@ -32,6 +32,7 @@ mod error;
 mod file_kind;
 mod files;
 mod fingerprint;
+mod found;
 mod image_io;
 mod inputs;
 mod label_table;
@@ -40,6 +41,7 @@ mod left_out;
 mod listing;
 mod lmdb;
 mod loader;
+mod names;
 mod notices;
 mod picture_file;
 mod picture_folder;
@@ -51,6 +53,7 @@ mod search;
 mod source;
 mod tables;
 mod tar_members;
+mod tensors;
 mod unreadable;
 mod walk;
 
@@ -66,16 +69,16 @@ pub use image_io::{
     CropBox, ResizeFilter, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_bytes, rgb_from_tensor,
     square_from_bytes, tensor_from_rgb,
 };
-pub use inputs::{
-    BrokenInput, Input, broken_inputs, file_names, list_inputs, list_inputs_with, read_batch, read_tensor, stamp,
-};
+pub use inputs::{BrokenInput, Input, broken_inputs, file_names, list_inputs, list_inputs_with, read_batch};
 pub use label_table::{LabelForm, LabelRow, LabelTable};
 pub use labels::{FOLDER_LABELS, Labels, Strangers};
 pub use lmdb::{Lmdb, LmdbWriter};
 pub use loader::{Batch, Drawn, Loader, LoaderSettings};
+pub use names::is_picture_name;
 pub use notices::warn_once;
-pub use picture_folder::{is_picture_name, no_pictures, picture_files};
+pub use picture_folder::{no_pictures, picture_files};
 pub use picture_set::PictureSet;
 pub use pictures::{CELEBA_BOX, Crop, FindSettings, Pictures, Split, is_validation};
-pub use source::Source;
+pub use source::{Source, stamp};
+pub use tensors::read_tensor;
 pub use unreadable::Unreadable;

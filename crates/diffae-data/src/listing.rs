@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::archives::is_archive_name;
 use crate::left_out::{LeftOut, some_names};
+use crate::names::{has_picture_without_ending, is_archive_name, is_picture_name};
 use crate::notices::{counted, verb, warn_once};
-use crate::picture_folder::{has_picture_without_ending, is_picture_name};
 use crate::walk::Walk;
 use crate::{lmdb, tables};
 

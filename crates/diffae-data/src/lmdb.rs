@@ -10,7 +10,7 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
 
 use crate::error::{Error, Result, at};
-use crate::file_kind::is_picture;
+use crate::file_kind::{LMDB_MAGIC_AT, is_meta_page, is_picture};
 use crate::notices::{counted, warn_once};
 use crate::source::{Item, Place, Values};
 
@@ -21,14 +21,12 @@ const PAGES_BYTES: usize = 1 << 16;
 /// Key of the count, which is not a picture.
 const LENGTH_KEY: &[u8] = b"length";
 
-/// Offsets in a meta page, the first of a file, of its magic number, the size of pages, the number of the last page and
+/// Offsets in a meta page, the first of a file, the size of pages, the number of the last page and
 /// of the last transaction, on 64-bit machines.
-const MAGIC_AT: usize = 16;
 const PAGE_SIZE_AT: usize = 40;
 const LAST_PAGE_AT: usize = 136;
 const TRANSACTION_AT: usize = 144;
 const META_BYTES: usize = 152;
-const MAGIC: [u8; 4] = [0xde, 0xc0, 0xef, 0xbe];
 /// Maximum number of values that are inspected before all are taken for pictures.
 const MAX_TRIED: usize = 64;
 
@@ -53,11 +51,6 @@ pub(crate) fn is_database(folder: &Path) -> bool {
 /// Returns whether a file with this ending may be a database of one file.
 pub(crate) fn is_database_name(ending: &str) -> bool {
     matches!(ending, "lmdb" | "mdb")
-}
-
-/// Returns whether a file begins as a database does: with a meta page.
-pub(crate) fn is_meta_page(head: &[u8]) -> bool {
-    head.get(MAGIC_AT..MAGIC_AT + 4) == Some(&MAGIC)
 }
 
 /// Lists the pictures of a database, a folder or a single file: those of the largest resolution if its keys are the
@@ -92,7 +85,8 @@ fn check_whole(file: &Path) -> Result<()> {
         return Err(failed("it is no LMDB; download or make it again".to_owned()));
     }
     let page = u64::from(number(&head, PAGE_SIZE_AT, 4).try_into().unwrap_or(0_u32));
-    let is_known = number(&head, MAGIC_AT + 4, 4) == 1 && page.is_power_of_two() && (256..=1 << 16).contains(&page);
+    let is_known =
+        number(&head, LMDB_MAGIC_AT + 4, 4) == 1 && page.is_power_of_two() && (256..=1 << 16).contains(&page);
     // The meta page of the last transaction counts.
     let second = read_meta(file, page).unwrap_or_default();
     let metas = [&head, &second].into_iter().filter(|meta| is_meta_page(meta));

@@ -1,20 +1,9 @@
 //! The picture files below a folder: searched through links, with a report of what is left out.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::listing::Listing;
-use crate::picture_file::begins_like_a_picture;
-
-/// Endings of files that a search takes for pictures.
-const PICTURE_ENDINGS: [&str; 20] = [
-    "png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "bmp", "dib", "gif", "tif", "tiff", "tga", "qoi",
-    "ppm", "pgm", "pbm", "pnm", "pam",
-];
-/// Number of bytes to inspect of a file without an ending.
-const BEGINNING_BYTES: u64 = 16;
 
 /// Lists the picture files of a folder, searched recursively, in order of their names; by their endings, files
 /// without any by their first bytes. Hidden files are left out.
@@ -34,24 +23,6 @@ pub fn picture_files(folder: &Path) -> Result<Vec<PathBuf>> {
 #[must_use]
 pub fn no_pictures(folder: &Path) -> Error {
     Listing::of(folder).map_or_else(|error| error, |listing| listing.left_out.no_pictures(folder))
-}
-
-/// Returns whether a file is taken for a picture by the ending of its name.
-#[must_use]
-pub fn is_picture_name(path: &Path) -> bool {
-    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
-    ending.is_some_and(|ending| PICTURE_ENDINGS.contains(&ending.as_str()))
-}
-
-/// Returns whether a file is taken for a picture by its first bytes, as files without an ending are.
-pub(crate) fn has_picture_without_ending(path: &Path) -> bool {
-    path.extension().is_none() && file_begins_like_a_picture(path)
-}
-
-fn file_begins_like_a_picture(path: &Path) -> bool {
-    let mut beginning = vec![];
-    let read = File::open(path).and_then(|file| file.take(BEGINNING_BYTES).read_to_end(&mut beginning));
-    read.is_ok() && begins_like_a_picture(&beginning)
 }
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::image_io::{CropBox, picture_from_bytes};
+use crate::image_io::CropBox;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::search::Found;
+use crate::found::Found;
 use crate::source::{Items, Source};
+use crate::tensors::{Tensors, is_tensors};
 use crate::unreadable::Unreadable;
 
 /// The part of aligned `CelebA` pictures that the paper uses.
@@ -64,7 +65,8 @@ pub struct Pictures {
 impl Pictures {
     /// Finds the pictures below a folder that belong to a split: picture files, and the pictures in `.tar` archives
     /// (gzipped or not), such as the shards of a `WebDataset`, in `.parquet` files and in LMDBs of one file, right
-    /// below it. The folder may also be one such file, or an LMDB. Archives and tables have one picture per sample
+    /// below it. The folder may also be one such file, an LMDB, or a `.safetensors` file that holds `x` `[N, C, H, W]` in
+    /// `[-1, 1]`, at the size of the model. Archives and tables have one picture per sample
     /// ([`FindSettings::picture_key`]).
     ///
     /// A picture belongs to the validation split by a hash of its name, so adding files moves no other. What is found
@@ -74,8 +76,12 @@ impl Pictures {
     /// If the folder cannot be read or holds no pictures that are read, an archive is damaged or cut off, or it is unclear
     /// which picture of a sample is meant.
     pub fn find(root: &Path, settings: &FindSettings<'_>, split: Split) -> Result<Self> {
-        let items = Found::of_data(root, settings.picture_key)?.with_warning(root)?;
-        Self::from_source(root, Arc::new(Items(items)), settings, split)
+        let source: Arc<dyn Source> = if is_tensors(root) && root.exists() {
+            Arc::new(Tensors::open(root)?)
+        } else {
+            Arc::new(Items(Found::of_data(root, settings.picture_key)?.with_warning(root)?))
+        };
+        Self::from_source(root, source, settings, split)
     }
 
     /// Takes the pictures of a source that belong to a split. `root` names the source in messages.
@@ -180,10 +186,17 @@ impl Pictures {
     /// # Errors
     /// If it cannot be read, or is no picture.
     pub fn read(&self, idx: usize, channels: usize, image_size: usize) -> Result<Tensor> {
-        let bytes = self.bytes(idx)?;
         let crop = (self.crop == Crop::Celeba).then_some(CELEBA_BOX);
-        let path = self.path(idx);
-        picture_from_bytes(&bytes, &path, (channels, image_size), crop)
+        self.source.read(self.known(idx)?, (channels, image_size), crop)
+    }
+
+    /// Computes a checksum of names, files and crop of some pictures, by which caches know the data that they were made of.
+    ///
+    /// # Errors
+    /// As [`Source::stamp`].
+    pub fn fingerprint(&self, indices: &[usize]) -> Result<String> {
+        let known = indices.iter().map(|&idx| self.known(idx)).collect::<Result<Vec<_>>>()?;
+        Ok(format!("{:?} {}", self.crop, self.source.fingerprint(&known)?))
     }
 
     /// Reads a picture; returns `None`, with a warning for the first time, if it cannot be read.
@@ -191,10 +204,13 @@ impl Pictures {
     /// # Shapes
     /// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`.
     /// # Errors
-    /// [`Error::TooManyBroken`] if more pictures are unreadable than the settings put up with.
+    /// [`Error::TooManyBroken`] if more pictures are unreadable than the settings allow; [`Error::Mismatch`] and
+    /// [`Error::Tensors`] if tensors are of another size than the model's, or are to be cropped.
     pub fn read_or_leave_out(&self, idx: usize, channels: usize, image_size: usize) -> Result<Option<Tensor>> {
         match self.read(idx, channels, image_size) {
             Ok(picture) => self.unreadable.remove(|| self.path(idx)).map(|()| Some(picture)),
+            // All tensors of a file are of one size.
+            Err(error @ (Error::Mismatch { .. } | Error::Tensors { .. })) => Err(error),
             Err(error) => self.unreadable.add(self.path(idx), &error).map(|()| None),
         }
     }
@@ -211,10 +227,13 @@ impl Pictures {
     /// # Errors
     /// If it cannot be read.
     pub fn bytes(&self, idx: usize) -> Result<Vec<u8>> {
-        match self.kept.get(idx) {
-            Some(&idx) => self.source.bytes(idx),
-            None => Err(Error::Data { path: self.root.clone(), problem: format!("there is no picture {idx}") }),
-        }
+        self.source.bytes(self.known(idx)?)
+    }
+
+    /// Returns the index of a picture in the source.
+    fn known(&self, idx: usize) -> Result<usize> {
+        let problem = || format!("there is no picture {idx}");
+        self.kept.get(idx).copied().ok_or_else(|| Error::Data { path: self.root.clone(), problem: problem() })
     }
 
     /// Returns the name of a picture in messages.

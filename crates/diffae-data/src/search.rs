@@ -4,30 +4,18 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::file_kind::{FileKind, Foreign, file_kind};
-use crate::left_out::LeftOut;
+use crate::found::Found;
 use crate::listing::Listing;
+use crate::names::{is_archive_name, is_picture_name};
 use crate::samples::one_a_sample;
 use crate::source::{Item, Place};
-use crate::{archives, is_picture_name, lmdb, tables};
-
-/// Pictures that were found, and files that were left out.
-#[derive(Debug, Default)]
-pub(crate) struct Found {
-    pub(crate) items: Vec<Item>,
-    pub(crate) left_out: LeftOut,
-}
+use crate::{archives, lmdb, tables};
 
 /// The pictures of a folder: files, and those in archives, tables and databases right below it.
 #[derive(Debug)]
 pub(crate) struct FoundBelow {
     pub(crate) files: Vec<PathBuf>,
     pub(crate) stored: Vec<Item>,
-}
-
-impl From<Vec<Item>> for Found {
-    fn from(items: Vec<Item>) -> Self {
-        Self { items, left_out: LeftOut::default() }
-    }
 }
 
 impl Found {
@@ -94,7 +82,7 @@ pub(crate) fn found_in(path: &Path, picture_key: &str) -> Result<Option<Vec<Item
         let kind = if path.is_file() { file_kind(path).unwrap_or(FileKind::Unknown) } else { FileKind::Unknown };
         let is_stored =
             matches!(kind, FileKind::Tar | FileKind::Gzip | FileKind::Zstd | FileKind::Parquet | FileKind::Lmdb);
-        if !is_stored && !archives::is_archive_name(path) {
+        if !is_stored && !is_archive_name(path) {
             return Ok(None);
         }
         of_file(path, picture_key)?
@@ -117,7 +105,7 @@ fn of_file(file: &Path, picture_key: &str) -> Result<Found> {
         FileKind::Tar | FileKind::Gzip | FileKind::Zstd => of_archive(),
         FileKind::Parquet => of_table(),
         FileKind::Lmdb => lmdb::values(file).map(Found::from),
-        _ if archives::is_archive_name(file) => of_archive(),
+        _ if is_archive_name(file) => of_archive(),
         _ if ends_in(file, tables::EXTENSION) => of_table(),
         FileKind::Foreign(Foreign { kind, advice }) => failed(format!("it is {kind}; {advice}")),
         FileKind::Picture => failed("it is a single picture; name its folder".to_owned()),

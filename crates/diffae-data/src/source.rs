@@ -4,9 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::Tensor;
+use image::RgbImage;
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result, at};
+use crate::fingerprint::Fingerprint;
+use crate::image_io::{CropBox, picture_from_bytes, rgb_from_bytes};
 use crate::tar_members;
 
 /// An indexed collection of encoded pictures, in a fixed order.
@@ -31,11 +35,71 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// Returns the name of a picture in messages: its path, or the path of its archive followed by its own.
     fn path(&self, idx: usize) -> PathBuf;
 
-    /// Reads a picture as it is stored, in any format that [`picture_from_bytes`](crate::picture_from_bytes) decodes.
+    /// Reads a picture as it is stored, in any format that [`picture_from_bytes`] decodes.
     ///
     /// # Errors
     /// If it cannot be read.
     fn bytes(&self, idx: usize) -> Result<Vec<u8>>;
+
+    /// Decodes a picture as [`picture_from_bytes`].
+    ///
+    /// # Shapes
+    /// - result: `[channels, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU.
+    /// # Errors
+    /// If it cannot be read, or is no picture.
+    fn read(&self, idx: usize, size: (usize, usize), crop: Option<CropBox>) -> Result<Tensor> {
+        picture_from_bytes(&self.bytes(idx)?, &self.path(idx), size, crop)
+    }
+
+    /// Decodes a picture at its own size, as bytes.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is no picture.
+    fn read_rgb(&self, idx: usize) -> Result<RgbImage> {
+        rgb_from_bytes(&self.bytes(idx)?, &self.path(idx))
+    }
+
+    /// Fails if a picture cannot be read.
+    ///
+    /// # Errors
+    /// As [`Source::read_rgb`].
+    fn check(&self, idx: usize) -> Result<()> {
+        self.read_rgb(idx).map(drop)
+    }
+
+    /// Returns a stamp that distinguishes a picture from others of its name, without reading it: its path, and the size and
+    /// time of the [`file`](Self::file). A source that is no file must define its own.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file is gone.
+    fn stamp(&self, idx: usize) -> Result<String> {
+        Ok(format!("{} of {}", self.path(idx).display(), stamp(self.file(idx))?))
+    }
+
+    /// Computes a checksum of the names and the [`stamp`](Self::stamp)s of some pictures, by which caches know the data that
+    /// they were made of.
+    ///
+    /// # Errors
+    /// As [`Source::stamp`].
+    fn fingerprint(&self, indices: &[usize]) -> Result<String> {
+        let mut fingerprint = Fingerprint::new();
+        for &idx in indices {
+            fingerprint.update(format!("{}\n{}\n", self.name(idx), self.stamp(idx)?).as_bytes());
+        }
+        Ok(fingerprint.digits())
+    }
+}
+
+/// Returns the size and time of a file.
+///
+/// # Errors
+/// [`Error::Io`] if the file is gone.
+pub fn stamp(path: &Path) -> Result<String> {
+    let failed = |source| Error::Io { path: path.to_owned(), source };
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    let modified = metadata.modified().map_err(failed)?;
+    let since = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(format!("{} bytes of {} ns", metadata.len(), since.as_nanos()))
 }
 
 /// Values by name, such as those of a database.

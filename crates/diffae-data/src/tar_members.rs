@@ -9,6 +9,8 @@ use std::path::Path;
 use tar::{EntryType, Header};
 
 use crate::error::{Error, Result, at};
+use crate::file_kind::is_tar_header;
+use crate::names::is_picture_name;
 use crate::notices::{counted, verb, warn_once};
 
 /// Block size of archives.
@@ -27,16 +29,6 @@ pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) offset: u64,
     pub(crate) length: u64,
-}
-
-/// Returns whether a block is the header of a tar member: its checksum, signed or unsigned, fits.
-pub(crate) fn is_header(block: &[u8]) -> bool {
-    let Some(block) = block.get(..512) else { return false };
-    let Ok(noted) = Header::from_byte_slice(block).cksum() else { return false };
-    let blanked = |idx: usize, byte: u8| if (148..156).contains(&idx) { b' ' } else { byte };
-    let unsigned: u32 = block.iter().enumerate().map(|(idx, &byte)| u32::from(blanked(idx, byte))).sum();
-    let signed: i32 = block.iter().enumerate().map(|(idx, &byte)| i32::from(blanked(idx, byte).cast_signed())).sum();
-    block.iter().any(|&byte| byte != 0) && (noted == unsigned || i64::from(noted) == i64::from(signed))
 }
 
 /// Returns a path without `.` and empty parts.
@@ -142,7 +134,7 @@ impl Walk<'_> {
             return self.zeros(start, block.len() as u64);
         }
         let is_first = self.found.num_members == 0 && self.found.end_mark.is_none();
-        if !is_header(&block) {
+        if !is_tar_header(&block) {
             return match self.found.end_mark {
                 Some(_) => {
                     self.warn_of_foreign_end(start);
@@ -362,7 +354,7 @@ impl Found {
             }
         }
         let pictures = |names: Vec<&String>| {
-            let is_picture = |name: &&String| !is_hidden(name) && crate::is_picture_name(Path::new(name));
+            let is_picture = |name: &&String| !is_hidden(name) && is_picture_name(Path::new(name));
             names.into_iter().filter(is_picture).cloned().collect::<Vec<_>>()
         };
         let say = |names: Vec<String>, text: &str| {

@@ -1,8 +1,7 @@
 //! New attributes for an existing model: the third stage without a run.
 
-use std::fmt::Write;
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use diffae_data::{Crop, Labels, Pictures, is_validation};
@@ -143,7 +142,7 @@ pub fn teach(lesson: &Lesson<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Tau
         model,
         pictures,
         wanted: &wanted,
-        origin: origin(pictures, &wanted, settings.crop),
+        origin: pictures.fingerprint(&wanted)?,
     };
     let Some(codes) = Codes::of(&encoding, on_step)? else { return Ok(None) };
     let (held_out, trained) = codes.split(&|picture| is_held_out(picture))?;
@@ -245,23 +244,10 @@ fn scores(fitted: &Fitted, held_out: Option<&Labeled<'_>>, names: &[String]) -> 
     names.iter().enumerate().map(score).collect()
 }
 
-/// Describes the files of pictures, by folder, size and time, to distinguish others of the same names.
-fn origin(pictures: &Pictures, wanted: &[usize], crop: Crop) -> String {
-    let root = pictures.root().canonicalize().unwrap_or_else(|_| pictures.root().to_owned());
-    let mut origin = format!("{} {crop:?}", root.display());
-    for &idx in wanted {
-        if let Ok(metadata) = std::fs::metadata(pictures.file(idx)) {
-            let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-            let nanos = modified.map_or(0, |since| since.as_nanos());
-            // A string takes whatever is written to it.
-            let _ = write!(origin, " {} {nanos}", metadata.len());
-        }
-    }
-    origin
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
     use std::collections::HashMap;
     use std::ops::ControlFlow;

@@ -20,7 +20,7 @@ Codes of the images are kept in OUT, so that the same command resumes where it w
 pub(crate) struct FitAttributesArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Images: a folder (with subfolders), a tar archive, an LMDB, Parquet; those without labels are ignored
+    /// Images: a folder (with subfolders), a tar archive, an LMDB, Parquet, .safetensors; those without labels are ignored
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
     /// Labels of the attributes: a CelebA attribute file, a CSV file, or `folders` for one class per folder
@@ -105,7 +105,8 @@ pub(crate) struct DistillArgs {
     /// any other)
     #[arg(long, short, value_name = "MODEL")]
     pub(crate) model: PathBuf,
-    /// Images like those that the model was trained on: a folder (with subfolders), a tar archive, an LMDB, Parquet
+    /// Images like those that the model was trained on: a folder (with subfolders), a tar archive, an LMDB, Parquet,
+    /// .safetensors
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
     /// Image of each sample of an archive or a table that holds several: a key such as jpg or seg.png, or a column
@@ -208,7 +209,7 @@ pub(crate) struct TrainArgs {
     /// Override a setting, such as autoencoder.lr=2e-4; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Images: a folder (with subfolders), a tar archive, an LMDB, Parquet
+    /// Images: a folder (with subfolders), a tar archive, an LMDB, Parquet, .safetensors
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Image of each sample of an archive or a table that holds several: a key such as jpg or seg.png, or a column
