@@ -13,9 +13,7 @@ impl Model {
     /// # Errors
     /// [`MissingPart`](crate::Error::MissingPart) if the model has no latent statistics.
     pub fn normalize(&self, z_sem: &Tensor) -> Result<Tensor> {
-        let moments = self.latent_moments()?;
-        let centered = z_sem.broadcast_sub(&moments.mean);
-        computing("normalizing z_sem", centered.and_then(|centered| centered.broadcast_div(&moments.std)))
+        computing("normalizing z_sem", self.latent_moments()?.normalize(z_sem))
     }
 
     /// Reverses [`normalize`](Self::normalize): `z_sem_normalized * std + mean`.
@@ -25,8 +23,6 @@ impl Model {
     /// # Errors
     /// [`MissingPart`](crate::Error::MissingPart) if the model has no latent statistics.
     pub fn denormalize(&self, z_sem_normalized: &Tensor) -> Result<Tensor> {
-        let moments = self.latent_moments()?;
-        let scaled = z_sem_normalized.broadcast_mul(&moments.std);
-        computing("denormalizing z_sem", scaled.and_then(|scaled| scaled.broadcast_add(&moments.mean)))
+        computing("denormalizing z_sem", self.latent_moments()?.denormalize(z_sem_normalized))
     }
 }

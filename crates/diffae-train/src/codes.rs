@@ -110,9 +110,9 @@ impl Codes {
         moments_of(&self.z_sem)
     }
 
-    /// Normalizes the codes, `[n, D]`; see [`normalized`].
+    /// Normalizes the codes, `[n, D]`.
     pub(crate) fn normalized(&self, moments: &LatentMoments) -> Result<Tensor> {
-        normalized(&self.z_sem, moments)
+        Ok(moments.normalize(&self.z_sem)?)
     }
 }
 
@@ -133,16 +133,4 @@ pub fn moments_of(z_sem: &Tensor) -> Result<LatentMoments> {
     let squares = z.broadcast_sub(&mean)?.sqr()?.sum(0)?;
     let std = (squares / (count - 1) as f64)?.sqrt()?.maximum(MIN_STD)?;
     Ok(LatentMoments::new(mean.squeeze(0)?.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?)?)
-}
-
-/// Normalizes codes, `(z_sem - mean) / std`.
-///
-/// # Shapes
-/// - `z_sem`, result: `[n, D]`.
-/// # Errors
-/// If the statistics are of another width.
-pub fn normalized(z_sem: &Tensor, moments: &LatentMoments) -> Result<Tensor> {
-    let row = |x: &Tensor| x.reshape((1, ()));
-    let (mean, std) = (row(&moments.mean)?, row(&moments.std)?);
-    Ok(z_sem.broadcast_sub(&mean)?.broadcast_div(&std)?)
 }

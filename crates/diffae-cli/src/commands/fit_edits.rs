@@ -10,9 +10,7 @@ use diffae_infer::{
 };
 use diffae_nets::weights::LatentMoments;
 use diffae_nets::{EditDirection, RawClassifierConfig};
-use diffae_train::{
-    NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_direction, fit_pair_row, moments_of, normalized,
-};
+use diffae_train::{NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_direction, fit_pair_row, moments_of};
 use serde_json::json;
 
 use super::edit::full_strength;
@@ -101,9 +99,9 @@ impl Coded {
 
     fn normalized(&self, moments: &LatentMoments) -> Result<Self> {
         Ok(Self {
-            without: normalized(&self.without, moments)?,
-            with: normalized(&self.with, moments)?,
-            others: self.others.as_ref().map(|others| normalized(others, moments)).transpose()?,
+            without: moments.normalize(&self.without)?,
+            with: moments.normalize(&self.with)?,
+            others: self.others.as_ref().map(|others| moments.normalize(others)).transpose()?,
         })
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use diffae_data::rgb_from_tensor;
 use diffae_infer::{PipelineSettings, Settings, Sheet};
+use diffae_nets::weights::LatentMoments;
 use diffae_schedule::Sampler;
 use image::RgbImage;
 
@@ -137,14 +138,14 @@ impl Measure for FewShot<'_> {
         }
         let codes = labeled.codes(evaluation, model, (NAME, settings))?;
         let LabeledCodes { z_sem, names, present, settings } = codes;
-        let scale = Scale::of(&z_sem)?;
-        let standardized = scale.apply(&z_sem)?;
+        let scale = moments_of(&z_sem)?;
+        let standardized = scale.normalize(&z_sem)?;
         if options.samples > 0 && !has_latent_net {
             tracing::warn!("the model has no latent net: no z_sem are sampled");
         }
         let sampled = (options.samples > 0 && has_latent_net).then(|| {
             let z_sem = sample_all(evaluation, model, options.samples, options.latent_steps)?;
-            let standardized = scale.apply(&z_sem)?;
+            let standardized = scale.normalize(&z_sem)?;
             Ok::<_, Error>(Sampled { z_sem, standardized })
         });
         let (sampled, seed) = (sampled.transpose()?, evaluation.seed());
@@ -266,22 +267,11 @@ fn shuffled(count: usize, seed: &str) -> Vec<usize> {
     order
 }
 
-/// Mean and standard deviation of each dimension.
-struct Scale {
-    mean: Tensor,
-    std: Tensor,
-}
-
-impl Scale {
-    fn of(z_sem: &Tensor) -> Result<Self> {
-        let mean = z_sem.mean_keepdim(0)?;
-        let var = z_sem.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?;
-        Ok(Self { mean, std: (var + 1e-12)?.sqrt()? })
-    }
-
-    fn apply(&self, z_sem: &Tensor) -> Result<Tensor> {
-        Ok(z_sem.broadcast_sub(&self.mean)?.broadcast_div(&self.std)?)
-    }
+/// Computes mean and standard deviation of each dimension.
+fn moments_of(z_sem: &Tensor) -> Result<LatentMoments> {
+    let mean = z_sem.mean_keepdim(0)?;
+    let var = z_sem.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?;
+    Ok(LatentMoments { mean, std: (var + 1e-12)?.sqrt()? })
 }
 
 /// Removes the images that an earlier evaluation has decoded into a folder, of which there may have been more.

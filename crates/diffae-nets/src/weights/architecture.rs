@@ -1,13 +1,8 @@
-//! The architecture of a released checkpoint: from its hyper-parameters, from the shapes of its tensors, and from
-//! options of its user where these are silent.
-
-use serde_json::Value;
+//! The architecture of a released checkpoint, and the options of its user where the file is silent.
 
 use crate::config::{EncoderConfig, LatentNetConfig, UnetConfig};
 use crate::error::{Error, Result};
-use crate::weights::hyper_parameters::HyperParameters;
 use crate::weights::parameter_sets::ParameterSet;
-use crate::weights::shapes::architecture_from_shapes;
 use crate::weights::source::TensorSource;
 
 /// Networks and diffusions of a checkpoint.
@@ -97,38 +92,5 @@ impl Parts {
         let names = source.names();
         let any = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
         Self { encoder: any("encoder."), latent_net: any("latent_net.") }
-    }
-}
-
-impl Architecture {
-    /// Infers the architecture of a set of parameters. `x_terminal_shape` is that of the `x_T` that training
-    /// checkpoints hold.
-    /// # Errors
-    /// [`Error::Contradiction`](crate::Error::Contradiction) if hints and hyper-parameters differ; others if the
-    /// architecture is not one of a Diffusion Autoencoder, or cannot be inferred.
-    pub(crate) fn of(
-        source: &dyn TensorSource,
-        x_terminal_shape: Option<&[usize]>,
-        hyper_parameters: Option<&Value>,
-        hints: &ArchitectureHints,
-    ) -> Result<Self> {
-        let held = match x_terminal_shape {
-            Some(&[_, _, size, _]) => Some(size),
-            _ => None,
-        };
-        let Some(hyper_parameters) = hyper_parameters.filter(|value| value.is_object()) else {
-            return architecture_from_shapes(source, held, hints);
-        };
-        let parts = Parts::of(source);
-        let told = HyperParameters::new(hyper_parameters);
-        told.reject_unsupported(parts)?;
-        let hints = told.join(hints, parts)?;
-        if told.describes_networks(parts, &hints) {
-            let image_size = hints.image_size.or(held);
-            return told.architecture(parts, &ArchitectureHints { image_size, ..hints });
-        }
-        let architecture = architecture_from_shapes(source, held, &hints)?;
-        told.check_against(&architecture)?;
-        Ok(architecture)
     }
 }

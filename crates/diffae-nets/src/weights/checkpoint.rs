@@ -28,6 +28,32 @@ pub struct LatentMoments {
     pub std: Tensor,
 }
 
+impl LatentMoments {
+    /// Normalizes codes: `(z_sem - mean) / std`.
+    ///
+    /// # Shapes
+    /// - `z_sem`, result: `[N, D]`, on the device of the moments.
+    /// # Errors
+    /// If the moments are of another width.
+    pub fn normalize(&self, z_sem: &Tensor) -> candle_core::Result<Tensor> {
+        z_sem.broadcast_sub(&row(&self.mean)?)?.broadcast_div(&row(&self.std)?)
+    }
+
+    /// Reverses [`normalize`](Self::normalize): `z_sem_normalized * std + mean`.
+    ///
+    /// # Shapes
+    /// - `z_sem_normalized`, result: `[N, D]`, on the device of the moments.
+    /// # Errors
+    /// If the moments are of another width.
+    pub fn denormalize(&self, z_sem_normalized: &Tensor) -> candle_core::Result<Tensor> {
+        z_sem_normalized.broadcast_mul(&row(&self.std)?)?.broadcast_add(&row(&self.mean)?)
+    }
+}
+
+fn row(moments: &Tensor) -> candle_core::Result<Tensor> {
+    moments.reshape((1, ()))
+}
+
 /// A model under the tensor names of the reference implementation: `last.ckpt`, its state dict alone, or the same in
 /// safetensors.
 #[derive(Debug)]

@@ -16,9 +16,11 @@
 pub mod torch;
 
 mod architecture;
+mod bytes;
 mod checkpoint;
 mod hyper_parameter_files;
 mod hyper_parameters;
+mod infer_architecture;
 mod parameter_sets;
 mod pytorch_names;
 mod safetensors;
@@ -30,10 +32,11 @@ mod weight_file;
 mod wrappers;
 
 pub use architecture::{Architecture, ArchitectureHints, DiffusionFacts, LatentArchitecture};
+pub use bytes::float_bytes;
 pub use checkpoint::{Checkpoint, ClassifierCheckpoint, LatentMoments, read_latent_moments};
 pub use parameter_sets::ParameterSet;
 pub use pytorch_names::name_from_pytorch;
-pub use safetensors::{SafetensorsFile, float_bytes, safetensors_bytes};
+pub use safetensors::{SafetensorsFile, safetensors_bytes};
 pub use source::{StoredTensor, TensorMap, TensorSource, Weights, is_finite};
 pub use state_dict::read_state_dict;
 pub use torch::{ArchiveError, FileKind, JsonError, PickleError, TorchError, ZipKind};

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
-use super::safetensors::tensor_bytes;
+use super::bytes::tensor_bytes;
 use crate::error::{Error, Result};
 
 /// A file, or part of one, that holds named tensors.

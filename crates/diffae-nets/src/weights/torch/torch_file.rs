@@ -260,7 +260,7 @@ fn open_zip(path: &Path, file: &[u8]) -> Result<(Pickle, Storages), TorchError> 
     }
     let broken = |source| TorchError::Archive { path: path.to_path_buf(), source };
     let directory = ZipDirectory::read(file).map_err(broken)?;
-    if let Some(kind) = ZipKind::of_program(&directory) {
+    if let Some(kind) = ZipKind::of_program(&directory.names().collect::<Vec<_>>()) {
         return Err(TorchError::OtherArchive { path: path.to_path_buf(), kind });
     }
     let name = checkpoint_name(path, &directory)?.to_vec();
@@ -290,7 +290,10 @@ fn checkpoint_name<'a>(path: &Path, directory: &'a ZipDirectory) -> Result<&'a [
         (Some(first), Some(second)) => {
             Err(TorchError::SeveralPickles { path: path.to_path_buf(), first: excerpt(first), second: excerpt(second) })
         }
-        (None, _) => Err(TorchError::OtherArchive { path: path.to_path_buf(), kind: ZipKind::of(directory) }),
+        (None, _) => {
+            let kind = ZipKind::of(&directory.names().collect::<Vec<_>>());
+            Err(TorchError::OtherArchive { path: path.to_path_buf(), kind })
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use std::fmt;
 
 use super::excerpt::excerpt;
 use super::file_kind::{OTHER_NETWORKS, sentence};
-use super::zip_directory::ZipDirectory;
 
 /// Endings of files of weights that somebody may have packed.
 const WEIGHT_ENDINGS: [&str; 6] = [".ckpt", ".pt", ".pth", ".pkl", ".bin", ".safetensors"];
@@ -41,10 +40,10 @@ pub enum ZipKind {
 impl ZipKind {
     /// Returns the kind of program that holds its tensors as a checkpoint does, and code beside them; `None` if there
     /// is no code.
-    pub(super) fn of_program(directory: &ZipDirectory) -> Option<Self> {
-        let has = |ending: &str| directory.names().any(|name| is_entry(name, ending));
+    pub(super) fn of_program(names: &[&[u8]]) -> Option<Self> {
+        let has = |ending: &str| names.iter().any(|name| is_entry(name, ending));
         let has_folder =
-            |folder: &[u8]| directory.names().any(|name| name.split(|&byte| byte == b'/').nth(1) == Some(folder));
+            |folder: &[u8]| names.iter().any(|name| name.split(|&byte| byte == b'/').nth(1) == Some(folder));
         if has("constants.pkl") && has_folder(b"code") {
             Some(Self::TorchScript)
         } else if has("archive_format") || has("serialized_exported_program.json") {
@@ -57,22 +56,22 @@ impl ZipKind {
     }
 
     /// Returns the kind of an archive without a checkpoint.
-    pub(super) fn of(directory: &ZipDirectory) -> Self {
-        if let Some(program) = Self::of_program(directory) {
+    pub(super) fn of(names: &[&[u8]]) -> Self {
+        if let Some(program) = Self::of_program(names) {
             return program;
         }
         let is_weights = |name: &&[u8]| {
             !name.ends_with(b"/data.pkl") && WEIGHT_ENDINGS.iter().any(|ending| name.ends_with(ending.as_bytes()))
         };
-        let num_entries = directory.names().len();
-        if num_entries > 0 && directory.names().all(|name| name.ends_with(b".npy")) {
+        let num_entries = names.iter().len();
+        if num_entries > 0 && names.iter().all(|name| name.ends_with(b".npy")) {
             Self::Npz
-        } else if directory.names().any(|name| name == b"model.weights.h5") {
+        } else if names.iter().any(|name| name == b"model.weights.h5") {
             Self::Keras
-        } else if let Some(entry) = directory.names().find(is_weights) {
+        } else if let Some(entry) = names.iter().copied().find(is_weights) {
             Self::Packed { entry: excerpt(entry) }
         } else {
-            Self::Other { num_entries, first_entry: excerpt(directory.names().next().unwrap_or_default()) }
+            Self::Other { num_entries, first_entry: excerpt(names.first().copied().unwrap_or_default()) }
         }
     }
 }
