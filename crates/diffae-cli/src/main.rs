@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod device;
 mod estimate;
+mod interrupt;
 mod logging;
 mod output;
 mod picture_output;
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
         }
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if is_interrupt(&error) => {
-            let told = error.downcast_ref::<session::Interruption>().map(ToString::to_string);
+            let told = error.downcast_ref::<interrupt::Interruption>().map(ToString::to_string);
             eprintln!("interrupted: {}", told.as_deref().unwrap_or("nothing was written"));
             ExitCode::from(INTERRUPTED)
         }
@@ -98,7 +99,7 @@ fn is_frame(line: &str) -> bool {
 
 fn is_interrupt(error: &anyhow::Error) -> bool {
     use diffae_infer::Error::Cancelled;
-    error.is::<session::Interruption>()
+    error.is::<interrupt::Interruption>()
         || matches!(error.downcast_ref(), Some(Cancelled))
         || matches!(error.downcast_ref(), Some(diffae_eval::Error::Infer(Cancelled)))
 }

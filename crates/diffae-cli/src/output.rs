@@ -10,8 +10,6 @@ use diffae_infer::{PartialFolder, Settings};
 use image::RgbImage;
 use serde_json::Value;
 
-use crate::args::JsonArgs;
-
 /// Provenance of a result: entries that are written into its files.
 #[derive(Debug, Clone)]
 pub(crate) struct Provenance(Vec<(String, String)>);
@@ -136,11 +134,6 @@ pub(crate) const MAX_ON_SHEET: usize = 100;
 /// Returns whether a path names a safetensors file.
 pub(crate) fn is_safetensors(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
-}
-
-/// Prints a report as JSON if that is wanted, and else a sentence.
-pub(crate) fn say_either(json: &JsonArgs, report: &impl serde::Serialize, sentence: &str) -> Result<()> {
-    if json.json { say_json(report) } else { say(sentence) }
 }
 
 /// Prints one line on standard output.

@@ -12,9 +12,9 @@ use image::RgbImage;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::interrupt::Interruption;
 use crate::output::{Provenance, command_with, is_safetensors, refuse_existing, say, say_json, write_file};
 use crate::progress::Noun;
-use crate::session::Interruption;
 
 /// One picture of a result.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use diffae_infer::{CallEvent, Model, NetworkCall};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::estimate::{Estimator, PlannedCalls};
-use crate::session::interrupted;
+use crate::interrupt::interrupted;
 
 /// Minimum time between two lines where the output is no terminal.
 pub(crate) const LINE_INTERVAL: Duration = Duration::from_secs(10);

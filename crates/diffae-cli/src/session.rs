@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use diffae_data::{Input, read_batch};
 use diffae_eval::EvaluatedModel;
 use diffae_infer::{
-    CodesBatch, CodesNeed, Encoded, Inversion, LoadOptions, Model, ModelConfig, ModelSource, Pipeline,
-    PipelineSettings, Residual, Settings, Subjects,
+    CodesNeed, Encoded, Inversion, LoadOptions, Model, ModelConfig, ModelSource, Pipeline, PipelineSettings, Settings,
+    Subjects,
 };
 use diffae_nets::weights::{ArchitectureHints, ParameterSet};
 use diffae_schedule::Spacing;
@@ -19,10 +18,8 @@ use serde_json::Value;
 
 use crate::args::{BatchArgs, GlobalArgs, HintArgs, ModelArgs, WeightsChoice};
 use crate::device::{device_from_name, dtype};
+use crate::interrupt::catch_interrupts;
 use crate::progress::{Job, Progress};
-
-/// Set by Ctrl-C; chains look at it after every step.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// A loaded model with the options of its use.
 pub(crate) struct Session {
@@ -175,39 +172,7 @@ impl Session {
         }
         Ok(encoded)
     }
-
-    /// Decodes codes; the noise of stochastic samplers is numbered from `first` on.
-    pub(crate) fn decode(
-        &self,
-        (noise, z_sem): ((&Tensor, Option<&Residual>), Option<&Tensor>),
-        first: usize,
-        settings: &PipelineSettings,
-        progress: &Progress,
-    ) -> Result<Tensor> {
-        let (x_terminal, residual) = noise;
-        let numbers: Vec<u64> = (first as u64..).take(x_terminal.dim(0)?).collect();
-        let codes = CodesBatch { x_terminal, residual, z_sem, numbers: &numbers };
-        Ok(self.pipeline.decode_batch(codes, settings, &mut progress.observer())?)
-    }
 }
-
-/// The end of a command by Ctrl-C: says which results are kept, and how to continue.
-#[derive(Debug)]
-pub(crate) struct Interruption(String);
-
-impl Interruption {
-    pub(crate) fn new(sentence: String) -> Self {
-        Self(sentence)
-    }
-}
-
-impl std::fmt::Display for Interruption {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Interruption {}
 
 /// Returns device, number type and hints of the command line.
 pub(crate) fn load_options(global: &GlobalArgs, hints: &HintArgs) -> Result<LoadOptions> {
@@ -230,24 +195,4 @@ pub(crate) fn architecture_hints(args: &HintArgs) -> ArchitectureHints {
         beta_schedule: args.beta_schedule.clone(),
         latent_beta_schedule: args.latent_beta_schedule.clone(),
     }
-}
-
-/// Returns whether Ctrl-C was pressed.
-pub(crate) fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
-}
-
-/// Lets the first Ctrl-C end the work in an orderly way, and the second at once.
-pub(crate) fn catch_interrupts() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
-        let installed = ctrlc::set_handler(|| {
-            if INTERRUPTED.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-        });
-        if let Err(error) = installed {
-            tracing::warn!("Ctrl-C will end this program without cleaning up: {error}");
-        }
-    });
 }

@@ -59,7 +59,12 @@ impl Codes {
                 expected: "numbers of codes that there are",
             });
         }
+        let are_consecutive = indices.windows(2).all(|pair| pair[0] + 1 == pair[1]);
         let part = |tensor: &Tensor| {
+            // A view: codes of many pictures are large.
+            if are_consecutive {
+                return tensor.narrow(0, indices[0], indices.len());
+            }
             let rows = indices.iter().map(|&idx| tensor.narrow(0, idx, 1)).collect::<candle_core::Result<Vec<_>>>()?;
             Tensor::cat(&rows, 0)
         };

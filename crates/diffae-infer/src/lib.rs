@@ -64,6 +64,7 @@ mod decode;
 mod domain;
 mod encode;
 mod error;
+mod foreign_pictures;
 mod interpolate;
 mod latent_stats;
 mod manipulate;
@@ -101,7 +102,8 @@ pub use model_config::{
     ChainsConfig, DiffusionConfig, DistilledChain, FORMAT_VERSION, LatentConfig, ModelConfig, ModelKind,
     RawModelConfig, ZSemConfig,
 };
-pub use model_dir::{CONFIG_FILE, ModelSource, WEIGHTS_FILE};
+pub use model_dir::ModelSource;
+pub use model_location::{CONFIG_FILE, WEIGHTS_FILE};
 pub use new_attributes::{NewAttributes, NewDirections};
 pub use noise::{NoisePurpose, NoiseSource};
 pub use observer::{CallEvent, NetworkCall, Observer, no_observer};

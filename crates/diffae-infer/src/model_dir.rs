@@ -15,13 +15,8 @@ use diffae_nets::{ClassifierConfig, EditDirection, RawClassifierConfig, RawUnetC
 
 use crate::error::{Error, Result, computing};
 use crate::model_config::{ChainsConfig, DiffusionConfig, FORMAT_VERSION, ModelConfig, RawModelConfig};
-use crate::model_location::{Location, foreign_config_beside};
+use crate::model_location::{CONFIG_FILE, Location, WEIGHTS_FILE, foreign_config_beside};
 use diffae_data::{Fingerprint, Overwrite, write_together};
-
-/// Name of the config inside a model directory.
-pub const CONFIG_FILE: &str = "config.json";
-/// Name of the weights inside a model directory.
-pub const WEIGHTS_FILE: &str = "model.safetensors";
 
 const MEAN: &str = "latent_stats.mean";
 const STD: &str = "latent_stats.std";

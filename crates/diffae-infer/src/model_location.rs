@@ -7,7 +7,11 @@ use diffae_nets::weights::{SafetensorsFile, TensorSource, is_sharded_checkpoint}
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::model_dir::{CONFIG_FILE, WEIGHTS_FILE};
+
+/// Name of the config inside a model directory.
+pub const CONFIG_FILE: &str = "config.json";
+/// Name of the weights inside a model directory.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
 
 /// File name ending of the index of several safetensors files.
 const INDEX_ENDING: &str = ".safetensors.index.json";

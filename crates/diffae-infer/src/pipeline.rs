@@ -1,6 +1,7 @@
 //! All operations of a model, from codes of a batch to whole sets of pictures.
 
 mod pictures;
+mod subjects;
 
 use std::fmt;
 use std::ops::Range;

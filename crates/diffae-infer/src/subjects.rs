@@ -1,19 +1,15 @@
 //! Subjects to edit, blend or vary: pictures, and codes of pictures.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
 
 use crate::codes::Codes;
-use crate::error::{Error, Result, computing};
+use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::observer::Observer;
-use crate::pipeline::Pipeline;
-use crate::settings::PipelineSettings;
 use crate::stochastic_code::{ExactSettings, Residual, same_chain};
-use diffae_data::{Fingerprint, Input, file_names, list_inputs_with, read_batch, stamp};
+use diffae_data::{Fingerprint, Input, file_names, list_inputs_with, stamp};
 
 /// Maximum number of names that a message lists.
 const MAX_LISTED: usize = 12;
@@ -287,53 +283,12 @@ impl Subjects {
         Ok(())
     }
 
-    /// Returns the codes of some subjects: encodes pictures, and looks up codes.
-    ///
-    /// # Errors
-    /// As [`Input::read`] and [`Pipeline::encode_batch`].
-    pub fn encode(
-        &self,
-        pipeline: &Pipeline,
-        range: Range<usize>,
-        need: CodesNeed,
-        settings: &PipelineSettings,
-        observer: &mut Observer<'_>,
-    ) -> Result<Encoded> {
-        let model = pipeline.model();
-        let inputs: Vec<Input> = range.clone().filter_map(|idx| self.picture(idx).cloned()).collect();
-        let computed = if inputs.is_empty() {
-            Encoded { z_sem: None, x_terminal: None, residual: None, x_0: None }
-        } else {
-            let x_0 = read_batch(&inputs, model.image_shape(), model.device())?;
-            pipeline.encode_batch(&x_0, need, settings, observer)?
-        };
-        let (mut z_sems, mut x_terminals, mut residuals, mut next) = (vec![], vec![], vec![], 0);
-        for idx in range.clone() {
-            let (codes, row) = match &self.all[idx].source {
-                Source::Picture(_) => {
-                    next += 1;
-                    ((computed.z_sem.as_ref(), computed.x_terminal.as_ref(), computed.residual.as_ref()), next - 1)
-                }
-                Source::Codes { file, idx } => {
-                    let codes = &self.files[*file].codes;
-                    ((codes.z_sem.as_ref(), codes.x_terminal.as_ref(), codes.residual.as_ref()), *idx)
-                }
-            };
-            let of = |tensor: &Tensor| tensor.narrow(0, row, 1)?.to_device(model.device());
-            z_sems.extend(computing("looking up z_sem", codes.0.map(of).transpose())?);
-            if need != CodesNeed::ZSem {
-                let stored = computing("looking up x_T", codes.1.map(of).transpose())?;
-                x_terminals.push(stored.map_or_else(|| model.zero_x_terminal(1), Ok)?);
-                residuals.push(codes.2.map(|residual| residual.map(of)).transpose()?);
-            }
+    /// Returns the codes of a subject, and its index among them; `None` for a picture.
+    pub(crate) fn codes(&self, idx: usize) -> Option<(&Codes, usize)> {
+        match self.all.get(idx)?.source {
+            Source::Picture(_) => None,
+            Source::Codes { file, idx } => Some((&self.files.get(file)?.codes, idx)),
         }
-        let joined = |rows: Vec<Tensor>| (!rows.is_empty()).then(|| Tensor::cat(&rows, 0)).transpose();
-        Ok(Encoded {
-            z_sem: computing("joining z_sem", joined(z_sems))?,
-            x_terminal: computing("joining x_T", joined(x_terminals))?,
-            residual: Residual::joined(residuals.iter().map(Option::as_ref))?,
-            x_0: computed.x_0.filter(|_| inputs.len() == range.len()),
-        })
     }
 }
 

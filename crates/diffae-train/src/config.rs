@@ -10,7 +10,7 @@ use diffae_schedule::{PredictionTarget, StepChain, StepSequence};
 use serde::{Deserialize, Serialize};
 
 use crate::assignment::assign;
-use crate::distillation::DistillationSettings;
+use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
 
 /// Width of the latent net's sinusoidal time embedding, as in the reference and its released weights.

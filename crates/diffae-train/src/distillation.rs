@@ -4,14 +4,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, Model, ModelSource};
+use diffae_infer::{ChainsConfig, LoadOptions, Model, ModelSource};
 use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::weights::ArchitectureHints;
 use diffae_nets::{BatchMoments, TrainingMode};
 use diffae_schedule::{Clip, Denoiser, ReverseProcess, Sampler, Spacing, Step, StepChain, StepIdx, Timestep, no_noise};
-use serde::{Deserialize, Serialize};
 
 use crate::config::{Kind, ModelSettings, ObjectiveSettings, StageSettings, TrainConfig, require};
+use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
 use crate::networks::{DiffusionModel, ImageModel};
 use crate::objective::{Draw, Drawing, Noised};
@@ -19,16 +19,6 @@ use crate::{LossWeight, presets};
 
 /// Clamping of `x_0` estimates along both chains, as in decoding.
 const CLIP: Clip = Clip::UnitRange;
-
-/// Distillation of a decoder: the steps of the student, and the chain of its teacher.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DistillationSettings {
-    /// Chain of the student.
-    pub chain: DistilledChain,
-    /// Number of steps of the teacher's chain: DPM-Solver++(2M), even in log-SNR. The student's timesteps are added to them.
-    pub teacher_steps: usize,
-}
 
 /// A student with its teacher, whose encoder is that of the student.
 ///
@@ -315,6 +305,7 @@ mod tests {
     use std::collections::{BTreeMap, HashMap};
 
     use candle_core::Device;
+    use diffae_infer::DistilledChain;
     use diffae_infer::PipelineSettings;
 
     use super::*;

@@ -32,6 +32,7 @@ mod code_stage;
 mod codes;
 mod config;
 mod distillation;
+mod distillation_settings;
 mod edit_direction;
 mod error;
 mod estimate;
@@ -59,12 +60,12 @@ use diffae_data::{Labels, Overwrite, Pictures, Split};
 use diffae_infer::ModelSource;
 use diffae_nets::weights::ArchitectureHints;
 
-pub use codes::{moments_of, normalized};
+pub use codes::moments_of;
 pub use config::{
     Activations, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
     OptimizerKind, RunSettings, StageSettings, TrainConfig,
 };
-pub use distillation::DistillationSettings;
+pub use distillation_settings::DistillationSettings;
 pub use edit_direction::{NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_direction};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, Planned, StageEstimate};

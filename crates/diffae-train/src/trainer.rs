@@ -11,7 +11,8 @@ use diffae_schedule::Timestep;
 
 use crate::adversarial::{discriminator_loss, generator_loss};
 use crate::config::{Activations, ObjectiveSettings, TrainConfig};
-use crate::distillation::{Distillation, DistillationSettings};
+use crate::distillation::Distillation;
+use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
 use crate::networks::{ImageModel, Networks};
 use crate::objective::Drawing;

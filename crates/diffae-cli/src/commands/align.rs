@@ -5,10 +5,10 @@ use diffae_data::{AlignedFace, FaceBoxes, FacePlace, Input, ShapePredictor, alig
 use serde::Serialize;
 
 use crate::args::{AlignArgs, FacePlaceArgs, ReadingArgs};
+use crate::interrupt::catch_interrupts;
 use crate::output::{OutputDir, Provenance, say, say_json};
 use crate::pictures::list_readable;
 use crate::progress::Progress;
-use crate::session::catch_interrupts;
 
 /// Face found in an image.
 #[derive(Debug, Serialize)]

@@ -1,8 +1,7 @@
 //! `diffae decode --model MODEL codes.safetensors --out DIR`
 
 use anyhow::{Result, bail};
-use candle_core::Tensor;
-use diffae_infer::{Codes, CodesBatch, CodesNeed, ModelConfig, PipelineSettings, Settings, pick_codes};
+use diffae_infer::{Codes, CodesNeed, ModelConfig, PipelineSettings, Settings, pick_codes};
 
 use crate::args::{DecodeArgs, DecodingArgs, GlobalArgs, XTerminalChoice, chain_settings};
 use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
@@ -71,42 +70,40 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
 impl Decode<'_> {
     /// Decodes the remaining codes, batch by batch.
     fn run(&self, output: &mut PictureOutput, num_kept: usize) -> Result<()> {
-        let Self { session, args, settings, chosen: Chosen { codes, indices }, records } = *self;
-        let pipeline = &session.pipeline;
-        let decoder = (records.len() - num_kept) * pipeline.num_decoding_calls(&settings);
+        let Self { session, settings, chosen: Chosen { indices, .. }, records, .. } = *self;
+        if num_kept == records.len() {
+            return Ok(());
+        }
+        let (indices, records) = (&indices[num_kept..], &records[num_kept..]);
+        let decoder = records.len() * session.pipeline.num_decoding_calls(&settings);
         let work = Work { decoder, ..Work::default() };
-        let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: records.len(), num_kept, work };
+        let job = Job { label: COMMAND, noun: Noun::Pictures, num_items: num_kept + records.len(), num_kept, work };
         let progress = session.progress(job);
-        for batch in pipeline.batches(num_kept..records.len(), &settings) {
-            let (indices, records) = (&indices[batch.clone()], &records[batch.clone()]);
-            let codes = codes.select(indices)?;
-            let moved = |tensor: &Tensor| tensor.to_device(session.model().device());
-            let z_sem = codes.z_sem.as_ref().map(moved).transpose()?;
-            let numbers: Vec<u64> = indices.iter().map(|&idx| idx as u64).collect();
-            let residual = codes.residual.as_ref().filter(|_| args.x_t == XTerminalChoice::Stored);
-            let residual = residual.map(|residual| residual.map(moved)).transpose()?;
-            let x_terminal = match (args.x_t, &codes.x_terminal) {
-                (XTerminalChoice::Stored, Some(x_terminal)) => moved(x_terminal)?,
-                (XTerminalChoice::Stored, None) if session.is_one_shot() => {
-                    session.model().zero_x_terminal(records.len())?
-                }
-                (XTerminalChoice::Stored, None) => bail!("the codes hold no x_T; use --x-t random or --x-t zero"),
-                (XTerminalChoice::Random, _) => pipeline.random_x_terminal_batch(&numbers, &settings)?,
-                (XTerminalChoice::Zero, _) => session.model().zero_x_terminal(records.len())?,
-            };
-            let codes = CodesBatch {
-                x_terminal: &x_terminal,
-                residual: residual.as_ref(),
-                z_sem: z_sem.as_ref(),
-                numbers: &numbers,
-            };
-            let x_0 = pipeline.decode_batch(codes, &settings, &mut progress.observer())?;
-            output.write(&x_0, &records.iter().collect::<Vec<_>>())?;
-            output.keep(batch.end, serde_json::Value::Null)?;
-            progress.done(records.len());
+        let (codes, numbers) = (self.codes(indices)?, indices.iter().map(|&idx| idx as u64).collect::<Vec<_>>());
+        for decoded in session.pipeline.decode_batches(&codes, &numbers, &settings, &mut progress.observer()) {
+            let (batch, x_0) = decoded?;
+            output.write(&x_0, &records[batch.clone()].iter().collect::<Vec<_>>())?;
+            output.keep(num_kept + batch.end, serde_json::Value::Null)?;
+            progress.done(batch.len());
         }
         progress.finish();
         Ok(())
+    }
+
+    /// Returns the codes to decode, with the `x_T` that `--x-t` asks for; random ones are drawn when they are decoded.
+    fn codes(&self, indices: &[usize]) -> Result<Codes> {
+        let codes = self.chosen.codes.select(indices)?;
+        let x_terminal = match (self.args.x_t, &codes.x_terminal) {
+            (XTerminalChoice::Stored, Some(_)) => return Ok(codes),
+            (XTerminalChoice::Stored, None) if !self.session.is_one_shot() => {
+                bail!("the codes hold no x_T; use --x-t random or --x-t zero")
+            }
+            (XTerminalChoice::Stored | XTerminalChoice::Zero, _) => {
+                Some(self.session.model().zero_x_terminal(indices.len())?)
+            }
+            (XTerminalChoice::Random, _) => None,
+        };
+        Ok(Codes { x_terminal, residual: None, ..codes })
     }
 }
 

@@ -17,10 +17,12 @@ use image::RgbImage;
 use serde_json::json;
 
 use self::page::{Exhibit, former_results, page};
+use super::say_either;
 use crate::args::{BatchArgs, DemoArgs, GlobalArgs, HintArgs};
-use crate::output::{OutputDir, Provenance, say_either};
+use crate::interrupt::catch_interrupts;
+use crate::output::{OutputDir, Provenance};
 use crate::progress::{Job, Noun, Progress, Work};
-use crate::session::{catch_interrupts, load_options};
+use crate::session::load_options;
 
 /// Number of faces that are varied, and of variations of each.
 const NUM_VARIED: usize = 2;

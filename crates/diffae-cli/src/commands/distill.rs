@@ -6,11 +6,11 @@ use diffae_nets::weights::ArchitectureHints;
 use diffae_train::{DistillationSettings, Notes, Outcome, RunFolder, TrainConfig, TrainOptions, train};
 use serde_json::json;
 
+use super::say_either;
 use super::train::{StepProgress, absolute, check_device, model_path, picture_key_setting};
 use crate::args::{DistillArgs, GlobalArgs};
-use crate::output::say_either;
+use crate::interrupt::{Interruption, catch_interrupts};
 use crate::progress::Noun;
-use crate::session::{Interruption, catch_interrupts};
 
 /// Begins a run that distills the model's decoder, or resumes one.
 pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {

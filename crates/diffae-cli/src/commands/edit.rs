@@ -4,8 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use diffae_data::rgb_from_tensor;
 use diffae_infer::{
-    AttributeEdit, CodesNeed, LoadOptions, ModelSource, PipelineSettings, Resume, Settings, Sheet, Subjects,
-    keep_residual,
+    AttributeEdit, CodesBatch, CodesNeed, LoadOptions, ModelSource, PipelineSettings, Resume, Settings, Sheet,
+    Subjects, keep_residual,
 };
 use diffae_nets::AttributeClassifier;
 use diffae_nets::weights::float_bytes;
@@ -274,8 +274,12 @@ impl<'a> Editing<'a> {
         let missing = |part| diffae_infer::Error::MissingPart { part, hint: "edits move z_sem and keep x_T" };
         let z_sem = encoded.z_sem.ok_or_else(|| missing("z_sem"))?;
         let x_terminal = encoded.x_terminal.ok_or_else(|| missing("x_T"))?;
-        let noise = (&x_terminal, encoded.residual.as_ref());
-        let decode = |z_sem: &Tensor| session.decode((noise, Some(z_sem)), batch.start, settings, progress);
+        let numbers: Vec<u64> = (batch.start as u64..batch.end as u64).collect();
+        let (x_terminal, residual, numbers) = (&x_terminal, encoded.residual.as_ref(), &numbers[..]);
+        let decode = |z_sem: &Tensor| {
+            let codes = CodesBatch { x_terminal, residual, z_sem: Some(z_sem), numbers };
+            session.pipeline.decode_batch(codes, settings, &mut progress.observer())
+        };
         let original = || anyhow::Ok((encoded.x_0.ok_or_else(|| missing("picture"))?, decode(&z_sem)?));
         let original = self.adds_residual().then(original).transpose()?;
         let has_strip = self.plan.wants_strip && output.has_sheet();

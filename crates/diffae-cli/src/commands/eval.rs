@@ -17,10 +17,11 @@ use crate::args::{
     ReadingArgs, ReconArgs, ZUsageArgs,
 };
 use crate::device::device_from_name;
+use crate::interrupt::{catch_interrupts, interrupted};
 use crate::output::{Provenance, say, say_json};
 use crate::pictures::{naming_way_out, pairs_of, picture_set, set_of};
 use crate::progress::Progress;
-use crate::session::{Session, catch_interrupts, interrupted};
+use crate::session::Session;
 
 /// Runs the measure that was asked for, and prints its report.
 pub(crate) fn run(global: &GlobalArgs, args: &EvalArgs) -> Result<()> {

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use super::edit::full_strength;
 use super::train::StepProgress;
 use crate::args::{DirectionChoice, FitAttributesArgs, GlobalArgs, NumberType};
+use crate::interrupt::{Interruption, catch_interrupts};
 use crate::output::{OutputDir, say, say_json};
 use crate::progress::Noun;
-use crate::session::{Interruption, architecture_hints, catch_interrupts, load_options};
+use crate::session::{architecture_hints, load_options};
 
 /// Trains a classifier of the labels' attributes on the model's codes, and writes the model with them. Networks and
 /// number type stay the same, so that codes of the model are codes of the written one.

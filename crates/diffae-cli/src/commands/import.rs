@@ -5,9 +5,9 @@ use diffae_infer::{Error, LoadOptions, ModelSource, names_from_text};
 use diffae_nets::weights::{ClassifierCheckpoint, read_latent_moments};
 use serde_json::json;
 
+use super::say_either;
 use crate::args::{GlobalArgs, ImportArgs};
 use crate::device::dtype;
-use crate::output::say_either;
 use crate::session::architecture_hints;
 
 /// Joins released files, checks that they fit together, and writes a model directory.

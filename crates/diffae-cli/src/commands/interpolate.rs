@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use candle_core::Tensor;
 use diffae_data::{Overwrite, check_writable, png_bytes, rgb_from_tensor};
 use diffae_infer::{
-    Codes, CodesNeed, FrameRate, PathEnd, PathFrame, PipelineSettings, Residual, Settings, Subjects, animation_bytes,
-    path_frames, sheet,
+    Codes, CodesBatch, CodesNeed, FrameRate, PathEnd, PathFrame, PipelineSettings, Residual, Settings, Subjects,
+    animation_bytes, path_frames, sheet,
 };
 use image::RgbImage;
 use serde_json::{Value, json};
@@ -148,12 +148,10 @@ impl Route<'_> {
             let between = codes.at_frames(frames)?;
             let missing = diffae_infer::Error::MissingPart { part: "x_T", hint: "it decides what frames look like" };
             let x_terminal = between.x_terminal.ok_or(missing)?;
-            let x_0 = session.decode(
-                ((&x_terminal, between.residual.as_ref()), between.z_sem.as_ref()),
-                batch.start,
-                &settings,
-                &progress,
-            )?;
+            let numbers: Vec<u64> = (batch.start as u64..batch.end as u64).collect();
+            let (residual, z_sem) = (between.residual.as_ref(), between.z_sem.as_ref());
+            let codes = CodesBatch { x_terminal: &x_terminal, residual, z_sem, numbers: &numbers };
+            let x_0 = pipeline.decode_batch(codes, &settings, &mut progress.observer())?;
             for idx in 0..frames.len() {
                 decoded.push(rgb_from_tensor(&x_0.get(idx)?)?);
             }

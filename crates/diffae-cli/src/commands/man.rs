@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use super::say_either;
 use crate::args::{ManArgs, command};
-use crate::output::say_either;
 
 /// Writes `diffae.1` and a page for each command.
 pub(crate) fn run(args: &ManArgs) -> Result<()> {

@@ -24,8 +24,9 @@ mod variations;
 
 use anyhow::Result;
 
-use crate::args::{Cli, Command};
-use crate::session::Interruption;
+use crate::args::{Cli, Command, JsonArgs};
+use crate::interrupt::Interruption;
+use crate::output::{say, say_json};
 
 /// Runs the command that was asked for.
 pub(crate) fn run(cli: Cli) -> Result<()> {
@@ -61,4 +62,9 @@ fn tell_eval_kept(error: anyhow::Error) -> anyhow::Error {
         return error.context(Interruption::new("what was measured is kept; the same command goes on".to_owned()));
     }
     error
+}
+
+/// Prints a report as JSON if that is wanted, and else a sentence.
+fn say_either(json: &JsonArgs, report: &impl serde::Serialize, sentence: &str) -> Result<()> {
+    if json.json { say_json(report) } else { say(sentence) }
 }

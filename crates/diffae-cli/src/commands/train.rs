@@ -14,8 +14,8 @@ use diffae_train::{Notes, Outcome, RunFolder, Stage, TrainConfig, TrainOptions, 
 use serde_json::{Value, json};
 
 use crate::args::{GlobalArgs, NumberType, StageChoice, TrainArgs};
+use crate::interrupt::{Interruption, catch_interrupts};
 use crate::output::{say, say_json};
-use crate::session::{Interruption, catch_interrupts};
 
 pub(super) use progress::StepProgress;
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use diffae_data::rgb_from_tensor;
-use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet, Subjects};
+use diffae_infer::{Codes, CodesNeed, PipelineSettings, Settings, Sheet, Subjects};
 use image::RgbImage;
 
 use crate::args::{GlobalArgs, VariationsArgs, chain_settings};
@@ -110,18 +110,21 @@ impl Varying<'_> {
         for of_one in left.chunk_by(|a, b| a.subject == b.subject) {
             let subject = of_one.first().map_or(0, |variation| variation.subject);
             let encoded = session.encode(subjects, subject..subject + 1, CodesNeed::ZSem, &settings, &progress)?;
-            let z_sem = encoded
-                .z_sem
-                .ok_or(diffae_infer::Error::MissingPart { part: "z_sem", hint: "nothing is to be varied" })?;
-            for batch in of_one.chunks(session.batch_size()) {
-                let numbers = batch.iter().map(|variation| (subject * args.count + variation.idx) as u64);
-                let numbers: Vec<u64> = numbers.collect();
-                let x_terminal = pipeline.random_x_terminal_batch(&numbers, &settings)?;
-                let z_sems = z_sem.repeat((batch.len(), 1))?;
-                let codes =
-                    CodesBatch { x_terminal: &x_terminal, residual: None, z_sem: Some(&z_sems), numbers: &numbers };
-                let decoded = pipeline.decode_batch(codes, &settings, &mut progress.observer())?;
-                output.write(&decoded, &batch.iter().map(|variation| &variation.record).collect::<Vec<_>>())?;
+            let missing = diffae_infer::Error::MissingPart { part: "z_sem", hint: "nothing is to be varied" };
+            let z_sem = Some(encoded.z_sem.ok_or(missing)?.repeat((of_one.len(), 1))?);
+            let codes = Codes {
+                z_sem,
+                x_terminal: None,
+                residual: None,
+                names: of_one.iter().map(|variation| variation.record.name.clone()).collect(),
+                fingerprint: session.model().fingerprint().to_owned(),
+            };
+            let numbers = of_one.iter().map(|variation| (subject * args.count + variation.idx) as u64);
+            let numbers: Vec<u64> = numbers.collect();
+            for decoded in pipeline.decode_batches(&codes, &numbers, &settings, &mut progress.observer()) {
+                let (batch, x_0) = decoded?;
+                let records: Vec<&Record> = of_one[batch.clone()].iter().map(|variation| &variation.record).collect();
+                output.write(&x_0, &records)?;
                 done += batch.len();
                 output.keep(done, serde_json::Value::Null)?;
                 progress.done(batch.len());

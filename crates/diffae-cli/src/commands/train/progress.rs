@@ -10,8 +10,8 @@ use diffae_train::{Stage, StepReport, Work};
 use indicatif::ProgressBar;
 
 use super::note;
+use crate::interrupt::interrupted;
 use crate::progress::{LINE_INTERVAL, Noun, View, bar_of, plain_line};
-use crate::session::interrupted;
 
 /// Progress of the stages of a run.
 pub(crate) struct StepProgress {

@@ -1,0 +1,14 @@
+//! Settings of a distillation.
+
+use diffae_infer::DistilledChain;
+use serde::{Deserialize, Serialize};
+
+/// Distillation of a decoder: the steps of the student, and the chain of its teacher.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillationSettings {
+    /// Chain of the student.
+    pub chain: DistilledChain,
+    /// Number of steps of the teacher's chain: DPM-Solver++(2M), even in log-SNR. The student's timesteps are added to them.
+    pub teacher_steps: usize,
+}
