@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use super::rust_source::{self, Line};
-use super::tree::Tree;
+use super::tree::{RustFile, Tree};
 
 /// Lines of code above which a file asks to be split.
 const ADVISED_CODE_LINES: usize = 400;
@@ -18,12 +18,11 @@ const NUMBERED_MARK: &str = "TODO";
 /// Checks the rules of this file whose violation is an error.
 pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for (path, text) in tree.texts_with_extension("rs") {
+    for RustFile { path, text, lines } in tree.rust_files() {
         if !text.starts_with("//!") {
             problems.push(Problem::of_file(path, "a file starts with `//!` and what it is for"));
         }
-        let lines = rust_source::lines(text);
-        let num_code_lines = num_code_lines(path, &lines);
+        let num_code_lines = num_code_lines(path, lines);
         if num_code_lines > MAX_CODE_LINES {
             let message = format!("{num_code_lines} lines of code, the limit is {MAX_CODE_LINES}: split by concept");
             problems.push(Problem::of_file(path, message));
@@ -37,13 +36,13 @@ pub(super) fn check(tree: &Tree) -> Vec<Problem> {
 
 /// Reports files that are longer than advised, but not too long.
 pub(super) fn warnings(tree: &Tree) -> Vec<Problem> {
-    let warning = |(path, text)| {
-        let num_code_lines = num_code_lines(path, &rust_source::lines(text));
+    let warning = |RustFile { path, lines, .. }: RustFile<'_>| {
+        let num_code_lines = num_code_lines(path, lines);
         let is_long = num_code_lines > ADVISED_CODE_LINES && num_code_lines <= MAX_CODE_LINES;
         let message = || format!("{num_code_lines} lines of code, more than the advised {ADVISED_CODE_LINES}");
         is_long.then(|| Problem::of_file(path, message()))
     };
-    tree.texts_with_extension("rs").filter_map(warning).collect()
+    tree.rust_files().filter_map(warning).collect()
 }
 
 /// Counts the lines that are neither blank, comment nor test.

@@ -1,8 +1,7 @@
 //! First sentences of documentation, which rustdoc, editors and `--help` show alone.
 
 use super::problem::Problem;
-use super::rust_source;
-use super::tree::Tree;
+use super::tree::{RustFile, Tree};
 
 /// Beginnings of sentences that lean on what stands around them: relative clauses, and pronouns.
 const INCOMPLETE: [&str; 24] = [
@@ -37,9 +36,9 @@ const MARKS: [&str; 2] = ["///", "//!"];
 /// All rules of this file.
 pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for (path, text) in tree.texts_with_extension("rs") {
+    for RustFile { path, lines, .. } in tree.rust_files() {
         let mut previous = None;
-        for (line_idx, line) in rust_source::lines(text).iter().enumerate() {
+        for (line_idx, line) in lines.iter().enumerate() {
             let comment = line.comment.trim();
             let mark = MARKS.into_iter().find(|mark| comment.starts_with(mark) && line.is_comment());
             let summary = mark.filter(|_| mark != previous).and_then(|mark| comment.strip_prefix(mark));

@@ -7,6 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::rust_source::{self, Line};
+
 /// Names that are not searched where git cannot list the files.
 const SKIPPED_WITHOUT_GIT: [&str; 3] = [".git", ".venv", "target"];
 
@@ -19,6 +21,14 @@ pub(super) struct File {
     pub(super) num_bytes: u64,
     /// Content, if that is UTF-8 without NUL; symbolic links have none.
     pub(super) text: Option<String>,
+}
+
+/// A file of Rust source.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RustFile<'a> {
+    pub(super) path: &'a str,
+    pub(super) text: &'a str,
+    pub(super) lines: &'a [Line],
 }
 
 impl File {
@@ -38,6 +48,8 @@ impl File {
 pub(super) struct Tree {
     files: BTreeMap<String, File>,
     folders: BTreeSet<String>,
+    /// Lines of the Rust files by their paths, split once for all rules.
+    rust_lines: BTreeMap<String, Vec<Line>>,
 }
 
 impl Tree {
@@ -73,7 +85,10 @@ impl Tree {
         for path in files.keys() {
             folders.extend(path.match_indices('/').map(|(end, _)| path[..end].to_owned()));
         }
-        Self { files, folders }
+        let rust = files.values().filter(|file| file.extension() == "rs");
+        let rust_lines = rust.filter_map(|file| Some((file.path.clone(), rust_source::lines(file.text.as_deref()?))));
+        let rust_lines = rust_lines.collect();
+        Self { files, folders, rust_lines }
     }
 
     /// Returns every file.
@@ -85,6 +100,14 @@ impl Tree {
     pub(super) fn texts_with_extension(&self, extension: &str) -> impl Iterator<Item = (&str, &str)> {
         let files = self.files().filter(move |file| file.extension() == extension);
         files.filter_map(|file| Some((file.path.as_str(), file.text.as_deref()?)))
+    }
+
+    /// Returns every file of Rust source.
+    pub(super) fn rust_files(&self) -> impl Iterator<Item = RustFile<'_>> {
+        self.texts_with_extension("rs").filter_map(|(path, text)| {
+            let lines = self.rust_lines.get(path)?;
+            Some(RustFile { path, text, lines })
+        })
     }
 
     /// Returns the file at this path.

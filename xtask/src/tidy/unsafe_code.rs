@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use super::rust_source::{self, Line};
-use super::tree::Tree;
+use super::tree::{RustFile, Tree};
 
 /// Folder of the kernels, which index memory that the compiler cannot see the bounds of.
 const KERNELS: &str = "crates/diffae-kernels/src/cpu/";
@@ -16,9 +16,8 @@ const REASON: &str = "SAFETY:";
 /// Checks all rules of this file.
 pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for (path, text) in tree.texts_with_extension("rs") {
+    for RustFile { path, lines, .. } in tree.rust_files() {
         let is_allowed = path.starts_with(KERNELS) || [MAPPED_FILE, LMDB].contains(&path);
-        let lines = rust_source::lines(text);
         for (line_idx, line) in lines.iter().enumerate() {
             for (start, _) in rust_source::words(&line.code).filter(|&(_, word)| word == "unsafe") {
                 let after = &line.code[start + "unsafe".len()..];

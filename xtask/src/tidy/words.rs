@@ -1,8 +1,7 @@
 //! Terms of the field, in comments and pages: private words that have stood for them are refused.
 
 use super::problem::Problem;
-use super::rust_source;
-use super::tree::Tree;
+use super::tree::{RustFile, Tree};
 
 /// Private words, by their beginnings in lower case, and the terms of the field for them.
 const PRIVATE: [(&str, &str); 8] = [
@@ -20,14 +19,14 @@ const PRIVATE_PAIRS: [(&str, &str); 2] = [("way back", "backward pass"), ("whole
 
 /// All rules of this file.
 pub(super) fn check(tree: &Tree) -> Vec<Problem> {
-    let comments = tree.texts_with_extension("rs").flat_map(|(path, text)| {
-        let lines = rust_source::lines(text).into_iter().enumerate();
-        lines.map(move |(line_idx, line)| (path, line_idx + 1, line.comment))
+    let comments = tree.rust_files().flat_map(|RustFile { path, lines, .. }| {
+        let comments = lines.iter().map(|line| line.comment.as_str()).enumerate();
+        comments.filter(|(_, comment)| !comment.is_empty()).map(move |(line_idx, comment)| (path, line_idx, comment))
     });
-    let pages = tree.texts_with_extension("md").flat_map(|(path, text)| {
-        text.lines().enumerate().map(move |(line_idx, line)| (path, line_idx + 1, line.to_owned()))
-    });
-    comments.chain(pages).flat_map(|(path, line_idx, prose)| of_line(path, line_idx, &prose)).collect()
+    let pages = tree
+        .texts_with_extension("md")
+        .flat_map(|(path, text)| text.lines().enumerate().map(move |(line_idx, line)| (path, line_idx, line)));
+    comments.chain(pages).flat_map(|(path, line_idx, prose)| of_line(path, line_idx + 1, prose)).collect()
 }
 
 fn of_line(path: &str, line_idx: usize, prose: &str) -> Vec<Problem> {
