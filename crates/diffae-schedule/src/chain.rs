@@ -17,6 +17,26 @@ pub struct StepChain {
     posteriors: Vec<Posterior>,
 }
 
+/// Noise level of a node of a chain: `x = alpha x_0 + sigma eps`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Level {
+    pub(crate) alpha: f64,
+    pub(crate) sigma: f64,
+}
+
+impl Level {
+    pub(crate) const DATA: Self = Self { alpha: 1.0, sigma: 0.0 };
+
+    fn new(alpha_bar: f64) -> Self {
+        Self { alpha: alpha_bar.sqrt(), sigma: (1.0 - alpha_bar).sqrt() }
+    }
+
+    /// Returns the noise-to-signal ratio, `s`.
+    pub(crate) fn ratio(self) -> f64 {
+        self.sigma / self.alpha
+    }
+}
+
 #[expect(clippy::len_without_is_empty, reason = "a chain has at least one step")]
 impl StepChain {
     /// Selects the timesteps of a sequence from a schedule.
@@ -63,6 +83,11 @@ impl StepChain {
     #[must_use]
     pub fn indices(&self) -> impl DoubleEndedIterator<Item = StepIdx> + ExactSizeIterator + use<> {
         (0..self.len()).map(StepIdx::new)
+    }
+
+    /// Returns the noise level of node `i`: 0 is the clean picture, others are step i - 1 of the chain.
+    pub(crate) fn level(&self, node: usize) -> Result<Level> {
+        node.checked_sub(1).map_or(Ok(Level::DATA), |idx| Ok(Level::new(self.alpha_bar(StepIdx::new(idx))?)))
     }
 
     /// Returns the training timesteps of all steps, strictly increasing.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use candle_core::Tensor;
 
+use crate::chain::Level;
 use crate::denoiser::predict_eps;
 use crate::prediction::weighted_sum;
 use crate::step::report;
@@ -18,26 +19,6 @@ pub struct ExactCode {
     pub x_terminal: Tensor,
     /// The residual `x_{T-1} - DDIM(x_T)`; 0 for random `x_T`. `[N, ..]`
     pub residual: Tensor,
-}
-
-/// Noise level of a node of a chain: `x = alpha x_0 + sigma eps`.
-#[derive(Debug, Clone, Copy)]
-struct Level {
-    alpha: f64,
-    sigma: f64,
-}
-
-impl Level {
-    const DATA: Self = Self { alpha: 1.0, sigma: 0.0 };
-
-    fn new(alpha_bar: f64) -> Self {
-        Self { alpha: alpha_bar.sqrt(), sigma: (1.0 - alpha_bar).sqrt() }
-    }
-
-    /// Returns the noise-to-signal ratio, `s`.
-    fn ratio(self) -> f64 {
-        self.sigma / self.alpha
-    }
 }
 
 /// Coefficients of `after = before_weight * before + here_weight * here + eps_weight * eps(here)`, in which `before`, `here`
@@ -159,14 +140,9 @@ impl ExactChain {
         &self.chain
     }
 
-    /// Returns the noise level of node `i`: 0 is the clean picture, others are step i - 1 of the chain.
-    fn level(&self, node: usize) -> Result<Level> {
-        node.checked_sub(1).map_or(Ok(Level::DATA), |idx| Ok(Level::new(self.chain.alpha_bar(StepIdx::new(idx))?)))
-    }
-
     /// Returns the coefficients of the update about node `i`, with 0 < i < N.
     fn coefficients(&self, node: usize) -> Result<Coefficients> {
-        let [before, here, after] = [self.level(node - 1)?, self.level(node)?, self.level(node + 1)?];
+        let [before, here, after] = [self.chain.level(node - 1)?, self.chain.level(node)?, self.chain.level(node + 1)?];
         let (h, h_next) = (here.ratio() - before.ratio(), after.ratio() - here.ratio());
         let second_order = (h_next / h).powi(2) * after.alpha / before.alpha;
         let [w, g] = self.weights.parameters((after.ratio() / here.ratio()).ln());
@@ -205,7 +181,7 @@ impl ExactChain {
         let (last, num_steps) = (self.chain.len(), self.chain.len() + 1);
         let mut before = x_0.detach();
         let eps = self.eps(denoiser, &before, 1)?;
-        let mut here = Self::ddim(&before, &eps, Level::DATA, self.level(1)?)?;
+        let mut here = Self::ddim(&before, &eps, Level::DATA, self.chain.level(1)?)?;
         self.report(on_step, &Evaluation { number: 1, num_steps, node: 1, x: &before, eps: &eps }, &here)?;
         for node in 1..last {
             let eps = self.eps(denoiser, &here, node)?;
@@ -215,7 +191,7 @@ impl ExactChain {
             (before, here) = (here, after);
         }
         let eps = self.eps(denoiser, &here, last)?;
-        let by_ddim = Self::ddim(&here, &eps, self.level(last)?, self.level(last - 1)?)?;
+        let by_ddim = Self::ddim(&here, &eps, self.chain.level(last)?, self.chain.level(last - 1)?)?;
         let done = Evaluation { number: num_steps, num_steps, node: last, x: &here, eps: &eps };
         self.report(on_step, &done, &here)?;
         Ok(ExactCode { residual: (before - by_ddim)?, x_terminal: here })
@@ -238,7 +214,7 @@ impl ExactChain {
         let num_steps = self.chain.len();
         let mut after = x_terminal.detach();
         let eps = self.eps(denoiser, &after, num_steps)?;
-        let mut here = Self::ddim(&after, &eps, self.level(num_steps)?, self.level(num_steps - 1)?)?;
+        let mut here = Self::ddim(&after, &eps, self.chain.level(num_steps)?, self.chain.level(num_steps - 1)?)?;
         if let Some(residual) = residual {
             check_like("residual", residual, x_terminal)?;
             here = (here + residual.detach())?;
@@ -377,7 +353,7 @@ mod tests {
         let chain = ExactChain::new(chain, ExactWeights::OBelm);
         for node in 1..3 {
             let Coefficients { before, here, eps } = chain.coefficients(node).unwrap();
-            let [low, high] = [node - 1, node + 1].map(|node| chain.level(node).unwrap());
+            let [low, high] = [node - 1, node + 1].map(|node| chain.chain.level(node).unwrap());
             assert!((before - high.alpha / low.alpha).abs() < 1e-12 && here.abs() < 1e-12);
             assert!((eps - 2.0 * high.alpha).abs() < 1e-12);
         }
@@ -390,7 +366,7 @@ mod tests {
             let chain = exact(Spacing::LogSnr, num_steps, ExactWeights::NAMED[choice].1);
             for node in 1..num_steps {
                 let Coefficients { before, here, eps } = chain.coefficients(node).unwrap();
-                let [low, middle, high] = [node - 1, node, node + 1].map(|node| chain.level(node).unwrap());
+                let [low, middle, high] = [node - 1, node, node + 1].map(|node| chain.chain.level(node).unwrap());
                 let update = |x: fn(Level) -> f64| before * x(low) + here * x(middle);
                 prop_assert!((update(|level| level.alpha) - high.alpha).abs() < 1e-9);
                 prop_assert!((update(|level| level.sigma) + eps - high.sigma).abs() < 1e-9);
