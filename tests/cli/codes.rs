@@ -51,6 +51,12 @@ fn exact_codes_hold_their_chain_and_give_the_picture_back() {
     let decode = ["decode", "--model", &model, "codes.safetensors", "--out", "d"];
     workspace.run(&[&decode[..], &["--batch-size", "1"]].concat()).succeeds();
     assert_eq!(workspace.pixels("d/cat.png"), workspace.pixels("r/cat.png"));
+    // Another algorithm, batch and number of threads: the difference is far below half a step of 8 bits.
+    let elsewhere = ["--batch-size", "1", "--threads", "1", "--exact", "--force", "--out", "elsewhere"];
+    workspace.run(&[&decode[..4], &elsewhere].concat()).succeeds();
+    let (here, there) = (workspace.pixels("d/cat.png"), workspace.pixels("elsewhere/cat.png"));
+    let num_equal = here.iter().zip(there.iter()).filter(|(a, b)| a == b).count();
+    assert!(num_equal * 1000 >= here.len() * 998, "{num_equal} of {} are equal", here.len());
     // Their chain is theirs.
     let again = ["decode", "--model", &model, "codes.safetensors", "--out", "e", "--steps", "5"];
     workspace.run(&again).fails_with("codes of 4 exact log-snr steps (balanced)");
@@ -66,6 +72,34 @@ fn exact_codes_hold_their_chain_and_give_the_picture_back() {
     let impossible = ["--inversion", "exact", "--eta", "1"];
     let other = ["reconstruct", "--model", &model, &photograph, "--out", "s"];
     workspace.run(&[&other[..], &impossible].concat()).fails_with("do not go with it");
+}
+
+#[test]
+fn codes_of_fixed_points_are_x_terminal_alone_and_decode_by_themselves() {
+    let workspace = Workspace::new();
+    let (model, photograph, cat) = (checkpoint("autoenc32"), photograph(), fixture("photographs/cat.jpg"));
+    let fixed = ["--inversion", "fixed-point", "--steps", "6"];
+    let encode = ["encode", "--model", &model, &photograph, &cat, "--out", "codes.safetensors", "--json"];
+    let told = workspace.run(&[&encode[..], &fixed].concat()).succeeds().json();
+    assert_eq!((&told["inversion"], &told["steps"]), (&"fixed-point".into(), &6.into()));
+    let bytes = std::fs::read(workspace.path("codes.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.names().len(), 2, "z_sem and x_T");
+    let reconstruct = ["reconstruct", "--model", &model, &photograph, &cat, "--out", "r", "--json"];
+    let measured = workspace.run(&[&reconstruct[..], &fixed].concat()).succeeds().json();
+    assert!(measured.as_array().unwrap().iter().all(|row| row["mse"].as_f64().unwrap() < 5e-4), "{measured}");
+    let decode = ["decode", "--model", &model, "codes.safetensors", "--batch-size", "1", "--out", "d"];
+    workspace.run(&decode).succeeds();
+    assert_eq!(workspace.pixels("d/cat.png"), workspace.pixels("r/cat.png"));
+    let foreign = ["codes.safetensors:1", "--spacing", "log-snr", "--out", "e"];
+    let refused = workspace.run(&[&decode[..3], &foreign, &["--steps", "5"]].concat());
+    refused.fails_with("codes of 6 DDIM log-snr steps inverted by fixed points");
+    let path = ["interpolate", "--model", &model, "codes.safetensors", "--frames", "2", "--out", "frames"];
+    workspace.run(&[&path[..], &["--inversion", "exact"]].concat()).fails_with("--inversion exact does not go with");
+    workspace.run(&path).succeeds();
+    assert_eq!(workspace.pixels("frames/frame_0001.png"), workspace.pixels("r/cat.png"));
+    let impossible = [&reconstruct[..5], &fixed, &["--eta", "1", "--out", "s"]].concat();
+    workspace.run(&impossible).fails_with("--inversion fixed-point decodes along the chain that it inverts along");
 }
 
 #[test]

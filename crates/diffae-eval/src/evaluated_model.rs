@@ -98,7 +98,7 @@ impl EvaluatedModel {
         settings: &PipelineSettings,
         stage: &Stage<'_>,
     ) -> Result<Tensor> {
-        let code = StochasticCode { x_terminal: x_terminal.clone(), residual: None };
+        let code = StochasticCode { x_terminal: x_terminal.clone(), chain: None };
         self.decode_code((&code, z_sem), first, settings, stage)
     }
 
@@ -110,9 +110,9 @@ impl EvaluatedModel {
         settings: &PipelineSettings,
         stage: &Stage<'_>,
     ) -> Result<Tensor> {
-        let StochasticCode { x_terminal, residual } = code;
+        let StochasticCode { x_terminal, chain } = code;
         let numbers: Vec<u64> = (first as u64..).take(x_terminal.dim(0)?).collect();
-        let codes = CodesBatch { x_terminal, residual: residual.as_ref(), z_sem, numbers: &numbers };
+        let codes = CodesBatch { x_terminal, chain: chain.as_ref(), z_sem, numbers: &numbers };
         Ok(self.pipeline.decode_batch(codes, settings, &mut stage.observer())?)
     }
 

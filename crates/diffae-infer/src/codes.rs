@@ -9,14 +9,16 @@ use diffae_nets::weights::{SafetensorsFile, TensorSource, safetensors_bytes};
 use crate::error::{Error, Result, computing};
 use crate::interpolate::{PathFrame, lerp, slerp};
 use crate::model::Model;
-use crate::stochastic_code::Residual;
+use crate::stochastic_code::{ChainSettings, CodeChain};
 use diffae_data::{Overwrite, write_atomically};
 use diffae_data::{file_names, read_tensor};
 
 /// Name of the tensor of residuals.
 const RESIDUAL: &str = "residual";
 /// Metadata key of the exact chain that residuals belong to, as JSON.
-const CHAIN: &str = "exact_chain";
+const EXACT_CHAIN: &str = "exact_chain";
+/// Text with the chain of fixed points that made the codes, as JSON.
+const FIXED_POINT_CHAIN: &str = "fixed_point_chain";
 
 /// The codes of N pictures.
 #[derive(Debug, Clone)]
@@ -25,8 +27,8 @@ pub struct Codes {
     pub z_sem: Option<Tensor>,
     /// Noise maps `x_T`, `[N, C, H, W]`, f32; absent if only the semantic code was requested.
     pub x_terminal: Option<Tensor>,
-    /// The residual of `x_T`, if an exact chain made it.
-    pub residual: Option<Residual>,
+    /// The chain that made `x_T`, which decodes it, too; `None` for DDIM in reverse and for random `x_T`.
+    pub chain: Option<CodeChain>,
     /// Names, one per picture; after reading, valid as file names and unique.
     pub names: Vec<String>,
     /// Fingerprint of the model that encoded the pictures.
@@ -71,17 +73,17 @@ impl Codes {
         Ok(Self {
             z_sem: computing("choosing z_sem", self.z_sem.as_ref().map(part).transpose())?,
             x_terminal: computing("choosing x_T", self.x_terminal.as_ref().map(part).transpose())?,
-            residual: self.residual.as_ref().map(|residual| residual.map(part)).transpose()?,
+            chain: self.chain.as_ref().map(|chain| chain.map(part)).transpose()?,
             names: indices.iter().map(|&idx| self.names[idx].clone()).collect(),
             fingerprint: self.fingerprint.clone(),
         })
     }
 
-    /// Returns the codes with a residual of 0 along the chain of another.
-    pub(crate) fn with_zero_residual(&self, like: &Residual) -> Result<Self> {
+    /// Returns the codes along the chain of others, with a residual of 0 if those have one.
+    pub(crate) fn along(&self, other: &CodeChain) -> Result<Self> {
         let zeros = |x_terminal: &Tensor| computing("making zeros", x_terminal.zeros_like());
-        let tensor = self.x_terminal.as_ref().map(zeros).transpose()?;
-        Ok(Self { residual: tensor.map(|tensor| Residual { tensor, chain: like.chain }), ..self.clone() })
+        let residual = self.x_terminal.as_ref().filter(|_| other.residual.is_some()).map(zeros).transpose()?;
+        Ok(Self { chain: Some(CodeChain { settings: other.settings, residual }), ..self.clone() })
     }
 
     /// Concatenates several codes in their order; fingerprint and names are taken over unchanged.
@@ -107,7 +109,7 @@ impl Codes {
         Ok(Self {
             z_sem: computing("joining z_sem", join(|codes| codes.z_sem.as_ref()))?,
             x_terminal: computing("joining x_T", join(|codes| codes.x_terminal.as_ref()))?,
-            residual: Residual::joined(all.iter().map(|codes| codes.residual.as_ref()))?,
+            chain: CodeChain::joined(all.iter().map(|codes| codes.chain.as_ref()))?,
             names: all.iter().flat_map(|codes| codes.names.iter().cloned()).collect(),
             fingerprint: first.fingerprint.clone(),
         })
@@ -122,16 +124,18 @@ impl Codes {
             let at = |frame: &PathFrame| path(&all.get(frame.from)?, &all.get(frame.to)?, frame.alpha);
             Tensor::stack(&frames.iter().map(at).collect::<candle_core::Result<Vec<_>>>()?, 0)
         };
-        let residuals = |residual: &Residual| {
-            let at = |frame: &PathFrame| residual.between(frame.from, frame.to, frame.alpha);
-            residual.map(|_| Tensor::stack(&frames.iter().map(at).collect::<candle_core::Result<Vec<_>>>()?, 0))
+        let along = |chain: &CodeChain| {
+            chain.map(|residual| {
+                let at = |frame: &PathFrame| CodeChain::between(residual, frame.from, frame.to, frame.alpha);
+                Tensor::stack(&frames.iter().map(at).collect::<candle_core::Result<Vec<_>>>()?, 0)
+            })
         };
         let z_sem = self.z_sem.as_ref().map(|z_sem| between(z_sem, lerp)).transpose();
         let x_terminal = self.x_terminal.as_ref().map(|x_terminal| between(x_terminal, slerp)).transpose();
         Ok(Self {
             z_sem: computing("interpolating z_sem", z_sem)?,
             x_terminal: computing("interpolating x_T", x_terminal)?,
-            residual: self.residual.as_ref().map(residuals).transpose()?,
+            chain: self.chain.as_ref().map(along).transpose()?,
             names: (0..frames.len()).map(|idx| format!("{idx:04}")).collect(),
             fingerprint: self.fingerprint.clone(),
         })
@@ -180,10 +184,13 @@ impl Codes {
         tensors.extend(self.z_sem.clone().map(|z_sem| ("z_sem".to_owned(), z_sem)));
         tensors.extend(self.x_terminal.clone().map(|x_terminal| ("x_T".to_owned(), x_terminal)));
         let mut text: BTreeMap<String, String> = text.iter().cloned().collect();
-        if let Some(Residual { tensor, chain }) = &self.residual {
-            tensors.insert(RESIDUAL.to_owned(), tensor.clone());
-            let chain = serde_json::to_string(chain);
-            text.insert(CHAIN.to_owned(), chain.map_err(|source| Error::Config { path: path.to_owned(), source })?);
+        if let Some(CodeChain { settings, residual }) = &self.chain {
+            tensors.extend(residual.clone().map(|residual| (RESIDUAL.to_owned(), residual)));
+            let (key, chain) = match settings {
+                ChainSettings::Exact(exact) => (EXACT_CHAIN, serde_json::to_string(exact)),
+                ChainSettings::FixedPoint(fixed) => (FIXED_POINT_CHAIN, serde_json::to_string(fixed)),
+            };
+            text.insert(key.to_owned(), chain.map_err(|source| Error::Config { path: path.to_owned(), source })?);
         }
         let names = serde_json::to_string(&self.names);
         text.insert("names".to_owned(), names.map_err(|source| Error::Config { path: path.to_owned(), source })?);
@@ -215,16 +222,18 @@ impl Codes {
             (None, None) => return Err(problem("it holds neither z_sem nor x_T".to_owned())),
         };
         let text = file.text();
-        let residual = match read(RESIDUAL, &[4])? {
-            Some(tensor) if x_terminal.as_ref().is_none_or(|x_terminal| x_terminal.dims() != tensor.dims()) => {
+        let settings = chain_in(&text).map_err(problem)?;
+        let chain = match (read(RESIDUAL, &[4])?, settings) {
+            (Some(tensor), _) if x_terminal.as_ref().is_none_or(|x_terminal| x_terminal.dims() != tensor.dims()) => {
                 return Err(problem(format!("its residual of shape {:?} does not fit its x_T", tensor.dims())));
             }
-            Some(tensor) => {
-                let chain = text.get(CHAIN).and_then(|json| serde_json::from_str(json).ok());
-                let unknown = || problem("it holds a residual, but does not say of which exact chain".to_owned());
-                Some(Residual { tensor, chain: chain.ok_or_else(unknown)? })
+            (Some(tensor), Some(settings @ ChainSettings::Exact(_))) => {
+                Some(CodeChain { settings, residual: Some(tensor) })
             }
-            None => None,
+            (Some(_), _) => {
+                return Err(problem("it holds a residual, but does not say of which exact chain".to_owned()));
+            }
+            (None, settings) => settings.map(|settings| CodeChain { settings, residual: None }),
         };
         let names = text.get("names").and_then(|json| serde_json::from_str::<Vec<String>>(json).ok());
         let names = match names {
@@ -232,12 +241,18 @@ impl Codes {
             _ => (0..count).map(|idx| format!("{idx:04}")).collect(),
         };
         let names = file_names(names);
-        Ok(Self {
-            z_sem,
-            x_terminal,
-            residual,
-            names,
-            fingerprint: text.get("fingerprint").cloned().unwrap_or_default(),
-        })
+        Ok(Self { z_sem, x_terminal, chain, names, fingerprint: text.get("fingerprint").cloned().unwrap_or_default() })
     }
+}
+
+/// Reads the chain of codes from the text of their file.
+fn chain_in(text: &BTreeMap<String, String>) -> std::result::Result<Option<ChainSettings>, String> {
+    let failed = |key: &str, error: serde_json::Error| format!("its {key} is not understood: {error}");
+    if let Some(json) = text.get(EXACT_CHAIN) {
+        let exact = serde_json::from_str(json).map_err(|error| failed(EXACT_CHAIN, error))?;
+        return Ok(Some(ChainSettings::Exact(exact)));
+    }
+    let Some(json) = text.get(FIXED_POINT_CHAIN) else { return Ok(None) };
+    let fixed = serde_json::from_str(json).map_err(|error| failed(FIXED_POINT_CHAIN, error))?;
+    Ok(Some(ChainSettings::FixedPoint(fixed)))
 }

@@ -1,12 +1,12 @@
 //! Encoding: `x_0 -> (z_sem, x_T)`.
 
 use candle_core::Tensor;
-use diffae_schedule::{Clip, DdimSampler, ExactChain, ExactCode, OnStep, Spacing};
+use diffae_schedule::{Clip, DdimSampler, ExactChain, FixedPoint, OnStep, Spacing};
 
 use crate::chain::UnetDenoiser;
 use crate::error::Result;
 use crate::model::Model;
-use crate::stochastic_code::{ExactSettings, Residual, StochasticCode};
+use crate::stochastic_code::{ChainSettings, CodeChain, StochasticCode};
 
 impl Model {
     /// Encodes pictures to their semantic codes `z_sem`.
@@ -44,49 +44,58 @@ impl Model {
         Ok(inversion.invert(&denoiser, x_0, on_step)?)
     }
 
-    /// Encodes pictures to stochastic codes from which [`decode_exactly`](Self::decode_exactly) recovers them, up to
-    /// rounding, in any number of steps.
+    /// Encodes pictures to stochastic codes from which [`decode_along`](Self::decode_along) recovers them: along an exact
+    /// chain up to rounding, by fixed points within a tolerance, in any number of steps.
     ///
     /// # Shapes
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; `z_sem`: `[N, D]`, absent in a plain DDPM.
     /// # Errors
     /// As [`Model::invert`].
     /// # Source
-    /// [`ExactChain`](diffae_schedule::ExactChain).
-    pub fn invert_exactly(
+    /// [`ExactChain`] and [`FixedPoint`].
+    pub fn invert_along(
         &self,
         x_0: &Tensor,
         z_sem: Option<&Tensor>,
-        settings: ExactSettings,
+        settings: ChainSettings,
         on_step: &mut OnStep<'_>,
     ) -> Result<StochasticCode> {
-        let chain = self.exact_chain(settings)?;
-        let denoiser = UnetDenoiser::new(self, z_sem, chain.chain(), x_0)?;
-        let ExactCode { x_terminal, residual } = chain.invert(&denoiser, x_0, on_step)?;
-        Ok(StochasticCode { x_terminal, residual: Some(Residual { tensor: residual, chain: settings }) })
+        let steps = self.step_chain(settings.spacing(), settings.steps())?;
+        let denoiser = UnetDenoiser::new(self, z_sem, &steps, x_0)?;
+        let (x_terminal, residual) = match settings {
+            ChainSettings::Exact(exact) => {
+                let code = ExactChain::new(steps, exact.weights).invert(&denoiser, x_0, on_step)?;
+                (code.x_terminal, Some(code.residual))
+            }
+            ChainSettings::FixedPoint(_) => (FixedPoint::new(steps).invert(&denoiser, x_0, on_step)?, None),
+        };
+        Ok(StochasticCode { x_terminal, chain: Some(CodeChain { settings, residual }) })
     }
 
-    /// Decodes stochastic codes of an exact chain along that chain. With another `z_sem` than that of the inversion this is
-    /// an edit: the step from `x_T` is computed for the new one, and the residual is added.
+    /// Decodes stochastic codes along the chain that made them. With another `z_sem` than that of the inversion this is an
+    /// edit: of an exact chain the step from `x_T` is computed for the new one, and the residual is added.
     ///
     /// # Shapes
     /// - `x_terminal`: `[N, C, H, W]`, f32; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_0`, as `x_terminal`; not
     ///   clipped.
     /// # Errors
     /// As [`Model::decode`].
-    pub fn decode_exactly(
+    pub fn decode_along(
         &self,
-        (x_terminal, residual): (&Tensor, &Residual),
+        x_terminal: &Tensor,
+        chain: &CodeChain,
         z_sem: Option<&Tensor>,
         on_step: &mut OnStep<'_>,
     ) -> Result<Tensor> {
-        let chain = self.exact_chain(residual.chain)?;
-        let denoiser = UnetDenoiser::new(self, z_sem, chain.chain(), x_terminal)?;
-        Ok(chain.decode(&denoiser, x_terminal, Some(&residual.tensor), on_step)?)
-    }
-
-    fn exact_chain(&self, settings: ExactSettings) -> Result<ExactChain> {
-        let ExactSettings { steps, spacing, weights } = settings;
-        Ok(ExactChain::new(self.step_chain(spacing, steps)?, weights))
+        let CodeChain { settings, residual } = chain;
+        let steps = self.step_chain(settings.spacing(), settings.steps())?;
+        let denoiser = UnetDenoiser::new(self, z_sem, &steps, x_terminal)?;
+        let decoded = match settings {
+            ChainSettings::Exact(exact) => {
+                ExactChain::new(steps, exact.weights).decode(&denoiser, x_terminal, residual.as_ref(), on_step)
+            }
+            ChainSettings::FixedPoint(_) => FixedPoint::new(steps).decode(&denoiser, x_terminal, on_step),
+        };
+        Ok(decoded?)
     }
 }

@@ -111,7 +111,7 @@ pub use partial::{PartialFolder, Resume, Settings};
 pub use pipeline::{CodesBatch, Pipeline};
 pub use settings::{LatentMethod, PipelineSettings};
 pub use sheet::{Sheet, enlarged_frames, sheet, square_rows};
-pub use stochastic_code::{ExactSettings, Inversion, Residual, StochasticCode};
+pub use stochastic_code::{ChainSettings, CodeChain, ExactSettings, FixedPointSettings, Inversion, StochasticCode};
 pub use subjects::{CodesNeed, Encoded, Subject, Subjects, is_codes, list_subjects, list_subjects_with, pick_codes};
 pub use text::TextLine;
 pub use tuning::{TunedSteps, Tuning, TuningOptions};

@@ -17,8 +17,11 @@ use crate::model::{LoadOptions, Model};
 use crate::noise::{NoisePurpose, NoiseSource};
 use crate::observer::{CallEvent, NetworkCall, Observer, on_step};
 use crate::settings::PipelineSettings;
-use crate::stochastic_code::{Inversion, Residual, StochasticCode};
+use crate::stochastic_code::{CodeChain, Inversion, StochasticCode};
 use crate::subjects::{CodesNeed, Encoded};
+
+/// Evaluations that a step of an inversion by fixed points takes, about: 6 of 5 steps, 3 of 10, 2 of 20 (built-in model).
+const USUAL_FIXED_POINT_EVALUATIONS: usize = 3;
 
 /// A model in use: encoding, decoding, editing, interpolating and sampling, with settings and an observer per call.
 ///
@@ -51,8 +54,8 @@ pub struct Pipeline {
 pub struct CodesBatch<'a> {
     /// Noise maps `x_T`, `[N, ..]` as [`Model::x_terminal_shape`], f32.
     pub x_terminal: &'a Tensor,
-    /// The residual of `x_terminal`; the exact chain that made the two then decodes them.
-    pub residual: Option<&'a Residual>,
+    /// The chain that made `x_terminal`; it then decodes it, too, whatever the sampler of the settings.
+    pub chain: Option<&'a CodeChain>,
     /// Semantic codes, `[N, D]`, f32; absent in a plain DDPM.
     pub z_sem: Option<&'a Tensor>,
     /// Indices of the N pictures, which determine the noise of stochastic samplers; others ignore them.
@@ -144,12 +147,13 @@ impl Pipeline {
         if self.is_one_shot() { 1 } else { settings.num_steps }
     }
 
-    /// Returns the number of [`NetworkCall::Decoder`] calls that inverting a batch takes.
+    /// Returns the number of [`NetworkCall::Decoder`] calls that inverting a batch takes; by fixed points about that many.
     #[must_use]
     pub fn num_inversion_calls(&self, settings: &PipelineSettings) -> usize {
         match settings.inversion {
             _ if self.is_one_shot() => 0,
             Inversion::Exact(_) => settings.num_steps + 1,
+            Inversion::FixedPoint => settings.num_steps * USUAL_FIXED_POINT_EVALUATIONS + 1,
             Inversion::Ddim => settings.num_invert_steps,
         }
     }
@@ -175,7 +179,7 @@ impl Pipeline {
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_T`, `[N, ..]` as
     ///   [`Model::x_terminal_shape`].
     /// # Errors
-    /// As [`Model::invert`] and [`Model::invert_exactly`].
+    /// As [`Model::invert`] and [`Model::invert_along`].
     pub fn invert_batch(
         &self,
         x_0: &Tensor,
@@ -185,14 +189,14 @@ impl Pipeline {
     ) -> Result<StochasticCode> {
         let count = computing("inverting pictures", x_0.dim(0))?;
         if self.is_one_shot() {
-            return Ok(StochasticCode { x_terminal: self.model.zero_x_terminal(count)?, residual: None });
+            return Ok(StochasticCode { x_terminal: self.model.zero_x_terminal(count)?, chain: None });
         }
         let mut on_step = on_step(NetworkCall::Decoder, count, observer);
-        if let Some(exact) = settings.exact() {
-            return self.model.invert_exactly(x_0, z_sem, exact, &mut on_step);
+        if let Some(chain) = settings.chain() {
+            return self.model.invert_along(x_0, z_sem, chain, &mut on_step);
         }
         let x_terminal = self.model.invert(x_0, z_sem, settings.num_invert_steps, &mut on_step)?;
-        Ok(StochasticCode { x_terminal, residual: None })
+        Ok(StochasticCode { x_terminal, chain: None })
     }
 
     /// Encodes a batch of pictures to the codes that `need` names.
@@ -209,24 +213,23 @@ impl Pipeline {
         observer: &mut Observer<'_>,
     ) -> Result<Encoded> {
         let z_sem = self.encode_semantic_batch(x_0, observer)?;
-        let (x_terminal, residual) = match need {
+        let (x_terminal, chain) = match need {
             CodesNeed::ZSem => (None, None),
             CodesNeed::Both => {
-                let StochasticCode { x_terminal, residual } =
+                let StochasticCode { x_terminal, chain } =
                     self.invert_batch(x_0, z_sem.as_ref(), settings, observer)?;
-                (Some(x_terminal), residual)
+                (Some(x_terminal), chain)
             }
         };
-        Ok(Encoded { z_sem, x_terminal, residual, x_0: Some(x_0.clone()) })
+        Ok(Encoded { z_sem, x_terminal, chain, x_0: Some(x_0.clone()) })
     }
 
-    /// Decodes a batch of codes: with the sampler of the settings, or where there is a residual, along the exact chain that
-    /// made it.
+    /// Decodes a batch of codes: along the chain that made them, or without one with the sampler of the settings.
     ///
     /// # Shapes
-    /// - result: `x_0`, `[N, C, H, W]`, f32, in `[-1, 1]` if clipped; along an exact chain at the end alone.
+    /// - result: `x_0`, `[N, C, H, W]`, f32, in `[-1, 1]` if clipped; along the chain of codes at the end alone.
     /// # Errors
-    /// As [`Model::decode`] and [`Model::decode_exactly`]; [`Error::OutOfRange`] if the sampler adds noise and there are not
+    /// As [`Model::decode`] and [`Model::decode_along`]; [`Error::OutOfRange`] if the sampler adds noise and there are not
     /// N numbers.
     pub fn decode_batch(
         &self,
@@ -234,11 +237,11 @@ impl Pipeline {
         settings: &PipelineSettings,
         observer: &mut Observer<'_>,
     ) -> Result<Tensor> {
-        let CodesBatch { x_terminal, residual, z_sem, numbers } = codes;
+        let CodesBatch { x_terminal, chain, z_sem, numbers } = codes;
         let count = computing("decoding", x_terminal.dim(0))?;
-        if let Some(residual) = residual {
+        if let Some(chain) = chain {
             let mut on_step = on_step(NetworkCall::Decoder, count, observer);
-            let x_0 = self.model.decode_exactly((x_terminal, residual), z_sem, &mut on_step)?;
+            let x_0 = self.model.decode_along(x_terminal, chain, z_sem, &mut on_step)?;
             return match settings.clip {
                 Clip::UnitRange => computing("clipping", x_0.clamp(-1f32, 1f32)),
                 Clip::None => Ok(x_0),
@@ -320,8 +323,8 @@ impl Pipeline {
         let mut parts = vec![];
         for batch in self.batches(0..count, settings) {
             let encoded = self.encode_batch(&self.part(x_0, &batch)?, CodesNeed::Both, settings, observer)?;
-            let residual = encoded.residual;
-            parts.push(Codes { residual, ..self.codes(encoded.z_sem, encoded.x_terminal, batch) });
+            let chain = encoded.chain;
+            parts.push(Codes { chain, ..self.codes(encoded.z_sem, encoded.x_terminal, batch) });
         }
         Codes::joined(&parts)
     }
@@ -345,18 +348,16 @@ impl Pipeline {
             check_numbers(numbers, codes.len())?;
             let numbers = &numbers[batch.clone()];
             let z_sem = codes.z_sem.as_ref().map(|z_sem| self.part(z_sem, &batch)).transpose()?;
-            let (x_terminal, residual) = match &codes.x_terminal {
+            let (x_terminal, chain) = match &codes.x_terminal {
                 Some(x_terminal) => {
-                    let residual = codes.residual.as_ref().map(|residual| {
-                        residual
-                            .map(|tensor| tensor.narrow(0, batch.start, batch.len())?.to_device(self.model.device()))
+                    let chain = codes.chain.as_ref().map(|chain| {
+                        chain.map(|tensor| tensor.narrow(0, batch.start, batch.len())?.to_device(self.model.device()))
                     });
-                    (self.part(x_terminal, &batch)?, residual.transpose()?)
+                    (self.part(x_terminal, &batch)?, chain.transpose()?)
                 }
                 None => (self.random_x_terminal_batch(numbers, settings)?, None),
             };
-            let codes =
-                CodesBatch { x_terminal: &x_terminal, residual: residual.as_ref(), z_sem: z_sem.as_ref(), numbers };
+            let codes = CodesBatch { x_terminal: &x_terminal, chain: chain.as_ref(), z_sem: z_sem.as_ref(), numbers };
             Ok((batch, self.decode_batch(codes, settings, observer)?))
         })
     }
@@ -420,7 +421,7 @@ impl Pipeline {
     fn codes(&self, z_sem: Option<Tensor>, x_terminal: Option<Tensor>, numbers: Range<usize>) -> Codes {
         let fingerprint = self.model.fingerprint().to_owned();
         let names = numbers.map(|number| format!("{number:04}")).collect();
-        Codes { z_sem, x_terminal, residual: None, names, fingerprint }
+        Codes { z_sem, x_terminal, chain: None, names, fingerprint }
     }
 }
 

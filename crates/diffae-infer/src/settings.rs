@@ -5,7 +5,7 @@ use diffae_schedule::{Clip, ExactWeights, Sampler, Spacing};
 use crate::decode::DecodeOptions;
 use crate::model_config::{DistilledChain, ModelConfig};
 use crate::partial::Settings;
-use crate::stochastic_code::{ExactSettings, Inversion};
+use crate::stochastic_code::{ChainSettings, ExactSettings, FixedPointSettings, Inversion};
 
 /// Sampler and spacing of the latent diffusion.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,20 +20,22 @@ pub struct LatentMethod {
 /// these defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PipelineSettings {
-    /// The inversion of pictures to `x_T`. Default: exact. Exact codes are decoded along their chain, whatever the sampler.
+    /// The inversion of pictures to `x_T`. Default: exact. Codes are decoded along the chain that made them, whatever the
+    /// sampler.
     pub inversion: Inversion,
-    /// The sampler that decodes other `x_T`, such as random ones. Default: DPM-Solver++(2M).
+    /// The sampler that decodes other `x_T`, such as random ones. Default: DDIM, whose samples in few steps are the best by
+    /// Frechet distance; DPM-Solver++(2M) is nearer to the exact solution.
     pub sampler: Sampler,
-    /// Spacing of the timesteps of decoding and of exact inversion. Default: even in log-SNR.
+    /// Spacing of the timesteps of decoding, and of inversions but DDIM in reverse. Default: even in log-SNR.
     pub spacing: Spacing,
-    /// Decoding steps, and steps of an exact inversion. More are slower and closer to the exact solution. Default: 10.
+    /// Decoding steps, and steps of inversions but DDIM in reverse. More are slower and closer to the exact solution. Default: 10.
     pub num_steps: usize,
     /// Steps of [`Inversion::Ddim`], evenly spaced. Fewer give an `x_T` that decodes less exactly. Default: 250.
     pub num_invert_steps: usize,
     /// Steps of the latent diffusion that samples `z_sem`. Default: 20; 200 in the reference.
     pub num_latent_steps: usize,
-    /// Method of the latent diffusion, with DDIM in place of samplers that add noise. Default: that of decoding; for a
-    /// distilled decoder that of [`DEFAULT`](Self::DEFAULT), as the latent diffusion is not distilled.
+    /// Method of the latent diffusion, with DDIM in place of samplers that add noise; `None` for that of decoding. Default:
+    /// DPM-Solver++(2M), even in log-SNR.
     pub latent_method: Option<LatentMethod>,
     /// Clamping of the estimate of `x_0` to `[-1, 1]` at each step while decoding. Default: on.
     pub clip: Clip,
@@ -47,12 +49,12 @@ impl PipelineSettings {
     /// The default settings, as a constant.
     pub const DEFAULT: Self = Self {
         inversion: Inversion::Exact(ExactWeights::Balanced),
-        sampler: Sampler::DpmSolverPp2M,
+        sampler: Sampler::DDIM,
         spacing: Spacing::LogSnr,
         num_steps: 10,
         num_invert_steps: 250,
         num_latent_steps: 20,
-        latent_method: None,
+        latent_method: Some(LatentMethod { sampler: Sampler::DpmSolverPp2M, spacing: Spacing::LogSnr }),
         clip: Clip::UnitRange,
         seed: 0,
         batch_size: None,
@@ -65,40 +67,44 @@ impl PipelineSettings {
         spacing: Spacing::Leading,
         num_steps: 20,
         num_latent_steps: 200,
+        latent_method: None,
         ..Self::DEFAULT
     };
 
     /// [`REFERENCE`](Self::REFERENCE) for edits: 100 decoding steps, since 20 are too few for edited codes.
     pub const REFERENCE_EDITS: Self = Self { num_steps: 100, ..Self::REFERENCE };
 
-    /// Returns the defaults for a model: [`DEFAULT`](Self::DEFAULT), but for a distilled decoder DDIM along the chain that it
-    /// was trained for.
+    /// Returns the defaults for a model: [`DEFAULT`](Self::DEFAULT), but for a distilled decoder along the chain that it was
+    /// trained for.
     #[must_use]
     pub fn of_model(config: &ModelConfig) -> Self {
         match config.chains().and_then(|chains| chains.distilled) {
             Some(DistilledChain { steps, spacing }) => {
-                let latent = LatentMethod { sampler: Self::DEFAULT.sampler, spacing: Self::DEFAULT.spacing };
-                let (sampler, latent_method) = (Sampler::DDIM, Some(latent));
-                Self { sampler, num_steps: steps, spacing, latent_method, ..Self::DEFAULT }
+                Self { sampler: Sampler::DDIM, num_steps: steps, spacing, ..Self::DEFAULT }
             }
             None => Self::DEFAULT,
         }
     }
 
-    /// Returns the exact chain of these settings, if they have one.
+    /// Returns the chain of inversion and decoding, unless pictures are inverted by DDIM in reverse.
     #[must_use]
-    pub const fn exact(&self) -> Option<ExactSettings> {
+    pub const fn chain(&self) -> Option<ChainSettings> {
+        let Self { num_steps: steps, spacing, .. } = *self;
         match self.inversion {
-            Inversion::Exact(weights) => Some(ExactSettings { steps: self.num_steps, spacing: self.spacing, weights }),
+            Inversion::Exact(weights) => Some(ChainSettings::Exact(ExactSettings { steps, spacing, weights })),
+            Inversion::FixedPoint => Some(ChainSettings::FixedPoint(FixedPointSettings { steps, spacing })),
             Inversion::Ddim => None,
         }
     }
 
-    /// Returns the settings with an exact chain.
+    /// Returns the settings with a chain of inversion and decoding.
     #[must_use]
-    pub const fn with_exact(self, chain: ExactSettings) -> Self {
-        let ExactSettings { steps, spacing, weights } = chain;
-        Self { inversion: Inversion::Exact(weights), num_steps: steps, spacing, ..self }
+    pub const fn with_chain(self, chain: ChainSettings) -> Self {
+        let inversion = match chain {
+            ChainSettings::Exact(ExactSettings { weights, .. }) => Inversion::Exact(weights),
+            ChainSettings::FixedPoint(_) => Inversion::FixedPoint,
+        };
+        Self { inversion, num_steps: chain.steps(), spacing: chain.spacing(), ..self }
     }
 
     /// Returns the settings of decoding.

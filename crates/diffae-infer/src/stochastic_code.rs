@@ -15,6 +15,9 @@ pub enum Inversion {
     Ddim,
     /// A chain that runs exactly in either direction, whatever its number of steps: codes hold a residual beside `x_T`.
     Exact(ExactWeights),
+    /// Each step of decoding solved for the state that it starts from: codes are `x_T` alone, which any implementation of DDIM
+    /// decodes; nearly exact, at several evaluations a step.
+    FixedPoint,
 }
 
 /// An exact chain by its settings.
@@ -37,53 +40,112 @@ impl std::fmt::Display for ExactSettings {
     }
 }
 
-/// Part of a stochastic code that an exact chain adds to `x_T`, with the chain that must decode the two.
-#[derive(Debug, Clone)]
-pub struct Residual {
-    /// `x_{T-1} - DDIM(x_T)`, shape of `x_T`, f32.
-    pub tensor: Tensor,
-    /// The chain.
-    pub chain: ExactSettings,
+/// A chain of inversion by fixed points: DDIM in so many steps, without clipping on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FixedPointSettings {
+    /// Number of steps.
+    pub steps: usize,
+    /// Spacing of its timesteps.
+    #[serde(serialize_with = "write_text", deserialize_with = "read_text")]
+    pub spacing: Spacing,
 }
 
-impl Residual {
-    /// Applies an operation to the tensor.
+/// The chain that made stochastic codes, by its settings: it decodes them, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChainSettings {
+    /// An exact chain.
+    Exact(ExactSettings),
+    /// DDIM, inverted by fixed points.
+    FixedPoint(FixedPointSettings),
+}
+
+impl ChainSettings {
+    /// Returns the number of steps.
+    #[must_use]
+    pub const fn steps(&self) -> usize {
+        match self {
+            Self::Exact(ExactSettings { steps, .. }) | Self::FixedPoint(FixedPointSettings { steps, .. }) => *steps,
+        }
+    }
+
+    /// Returns the spacing of the timesteps.
+    #[must_use]
+    pub const fn spacing(&self) -> Spacing {
+        match self {
+            Self::Exact(ExactSettings { spacing, .. }) | Self::FixedPoint(FixedPointSettings { spacing, .. }) => {
+                *spacing
+            }
+        }
+    }
+}
+
+impl From<ExactSettings> for ChainSettings {
+    fn from(settings: ExactSettings) -> Self {
+        Self::Exact(settings)
+    }
+}
+
+impl std::fmt::Display for ChainSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(exact) => exact.fmt(f),
+            Self::FixedPoint(FixedPointSettings { steps, spacing }) => {
+                write!(f, "{steps} DDIM {spacing} steps inverted by fixed points")
+            }
+        }
+    }
+}
+
+/// The chain that made stochastic codes, and what it adds to `x_T`.
+#[derive(Debug, Clone)]
+pub struct CodeChain {
+    /// The chain.
+    pub settings: ChainSettings,
+    /// The residual of an exact chain, `x_{T-1} - DDIM(x_T)`, shape of `x_T`, f32; without it it is 0.
+    pub residual: Option<Tensor>,
+}
+
+impl CodeChain {
+    /// Applies an operation to the residual.
     ///
     /// # Errors
     /// As the operation.
     pub fn map(&self, operation: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>) -> Result<Self> {
-        let tensor = computing("selecting residuals", operation(&self.tensor))?;
-        Ok(Self { tensor, chain: self.chain })
+        let residual = computing("selecting residuals", self.residual.as_ref().map(operation).transpose())?;
+        Ok(Self { settings: self.settings, residual })
     }
 
-    /// Concatenates the residuals of several batches; `None` if no batch has one.
+    /// Concatenates the chains of several batches; `None` if no batch has one.
     ///
     /// # Errors
     /// [`Error::MixedChains`] unless all are of one chain.
     pub fn joined<'a>(all: impl IntoIterator<Item = Option<&'a Self>>) -> Result<Option<Self>> {
         let all: Vec<Option<&Self>> = all.into_iter().collect();
-        let Some(chain) = same_chain(all.iter().map(|residual| residual.map(|residual| residual.chain)))? else {
+        let Some(settings) = same_chain(all.iter().map(|chain| chain.map(|chain| chain.settings)))? else {
             return Ok(None);
         };
-        let tensors: Vec<&Tensor> = all.iter().flatten().map(|residual| &residual.tensor).collect();
-        Ok(Some(Self { tensor: computing("joining residuals", Tensor::cat(&tensors, 0))?, chain }))
+        let residuals: Vec<&Tensor> = all.iter().flatten().filter_map(|chain| chain.residual.as_ref()).collect();
+        let residual = (!residuals.is_empty()).then(|| Tensor::cat(&residuals, 0)).transpose();
+        Ok(Some(Self { settings, residual: computing("joining residuals", residual)? }))
     }
 
     /// Interpolates linearly between the residuals of two pictures, by their rows: `x_T` goes along an arc to keep its
     /// length, but a residual is a difference.
-    pub(crate) fn between(&self, from: usize, to: usize, alpha: f64) -> candle_core::Result<Tensor> {
-        lerp(&self.tensor.get(from)?, &self.tensor.get(to)?, alpha)
+    pub(crate) fn between(residual: &Tensor, from: usize, to: usize, alpha: f64) -> candle_core::Result<Tensor> {
+        lerp(&residual.get(from)?, &residual.get(to)?, alpha)
     }
 }
 
-/// Returns the chain of several codes, `None` for DDIM.
+/// Returns the chain of several codes, `None` for DDIM in reverse.
 ///
 /// # Errors
 /// [`Error::MixedChains`] unless it is the same.
-pub(crate) fn same_chain(chains: impl IntoIterator<Item = Option<ExactSettings>>) -> Result<Option<ExactSettings>> {
+pub(crate) fn same_chain(chains: impl IntoIterator<Item = Option<ChainSettings>>) -> Result<Option<ChainSettings>> {
     let mut chains = chains.into_iter();
     let first = chains.next().flatten();
-    let name = |chain: Option<ExactSettings>| chain.map_or("DDIM".to_owned(), |chain| chain.to_string());
+    let name = |chain: Option<ChainSettings>| chain.map_or("DDIM".to_owned(), |chain| chain.to_string());
     match chains.find(|other| *other != first) {
         Some(other) => Err(Error::MixedChains { first: name(first), second: name(other) }),
         None => Ok(first),
@@ -95,8 +157,8 @@ pub(crate) fn same_chain(chains: impl IntoIterator<Item = Option<ExactSettings>>
 pub struct StochasticCode {
     /// Noise maps `x_T`, `[N, ..]`.
     pub x_terminal: Tensor,
-    /// Residual of the noise maps, if an exact chain made them.
-    pub residual: Option<Residual>,
+    /// The chain that made them, which decodes them, too; `None` for DDIM in reverse.
+    pub chain: Option<CodeChain>,
 }
 
 pub(crate) fn write_text<T: ToString, S: Serializer>(value: &T, serializer: S) -> std::result::Result<S::Ok, S::Error> {

@@ -8,7 +8,7 @@ use diffae_nets::weights::{SafetensorsFile, TensorSource};
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::stochastic_code::{ExactSettings, Residual, same_chain};
+use crate::stochastic_code::{ChainSettings, CodeChain, same_chain};
 use diffae_data::{Fingerprint, Input, file_names, list_inputs_with, stamp};
 
 /// Maximum number of names that a message lists.
@@ -49,8 +49,8 @@ pub struct Encoded {
     pub z_sem: Option<Tensor>,
     /// Noise maps `x_T`, `[N, ..]`; absent if not requested.
     pub x_terminal: Option<Tensor>,
-    /// The residual of `x_T`, if an exact chain made it.
-    pub residual: Option<Residual>,
+    /// The chain that made `x_T`, which decodes it, too; `None` for DDIM in reverse.
+    pub chain: Option<CodeChain>,
     /// The pictures `[N, C, H, W]`, if all subjects are pictures.
     pub x_0: Option<Tensor>,
 }
@@ -239,13 +239,13 @@ impl Subjects {
         }
     }
 
-    /// Returns the exact chain of the files of codes, if one made them.
+    /// Returns the chain that made the files of codes; `None` for DDIM in reverse.
     ///
     /// # Errors
     /// [`Error::MixedChains`] if they are of several chains.
-    pub fn exact_chain(&self) -> Result<Option<ExactSettings>> {
+    pub fn chain(&self) -> Result<Option<ChainSettings>> {
         let with_noise = self.files.iter().filter(|file| file.codes.x_terminal.is_some());
-        same_chain(with_noise.map(|file| file.codes.residual.as_ref().map(|residual| residual.chain)))
+        same_chain(with_noise.map(|file| file.codes.chain.as_ref().map(|chain| chain.settings)))
     }
 
     /// Computes a checksum of names, of sizes and times of files, and of tensors, which differs between sets of

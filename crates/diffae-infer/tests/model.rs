@@ -281,7 +281,7 @@ fn codes_survive_the_round_trip_and_mismatched_counts_do_not() {
     let codes = Codes {
         z_sem: Some(tensor(&[2, 4])),
         x_terminal: Some(tensor(&[2, 3, 8, 8])),
-        residual: None,
+        chain: None,
         names: vec!["a".to_owned(), "b c".to_owned()],
         fingerprint: "0123".to_owned(),
     };

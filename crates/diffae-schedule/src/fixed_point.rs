@@ -2,7 +2,6 @@
 
 use candle_core::{DType, Tensor};
 
-use crate::chain::Level;
 use crate::denoiser::predict_eps;
 use crate::prediction::weighted_sum;
 use crate::step::report;

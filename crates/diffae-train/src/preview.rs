@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Tensor};
 use diffae_data::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 use diffae_infer::{
-    CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelConfig, ModelSource, Pipeline, PipelineSettings, Residual,
-    Sheet, no_observer,
+    CodeChain, CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelConfig, ModelSource, Pipeline,
+    PipelineSettings, Sheet, no_observer,
 };
 
 use crate::config::TrainConfig;
@@ -47,10 +47,10 @@ impl Preview {
         let pipeline = Pipeline::new(ModelSource::from_networks(model_config, averages).build(&LoadOptions::cpu())?);
         let count = self.x_0.dim(0)?;
         let need = if with_z { CodesNeed::Both } else { CodesNeed::ZSem };
-        let Encoded { z_sem, x_terminal, residual, .. } =
+        let Encoded { z_sem, x_terminal, chain, .. } =
             pipeline.encode_batch(&self.x_0, need, &settings, &mut no_observer)?;
-        let decode = |x_terminal: &Tensor, residual: Option<&Residual>| {
-            let codes = CodesBatch { x_terminal, residual, z_sem: z_sem.as_ref(), numbers: &[] };
+        let decode = |x_terminal: &Tensor, chain: Option<&CodeChain>| {
+            let codes = CodesBatch { x_terminal, chain, z_sem: z_sem.as_ref(), numbers: &[] };
             pipeline.decode_batch(codes, &settings, &mut no_observer)
         };
         let random = |which: usize| {
@@ -60,7 +60,7 @@ impl Preview {
         let mut rows = vec![];
         if let Some(x_terminal) = &x_terminal {
             let name = if pipeline.is_one_shot() { "no x_T" } else { "inverted x_T" };
-            rows.extend([("original", self.x_0.clone()), (name, decode(x_terminal, residual.as_ref())?)]);
+            rows.extend([("original", self.x_0.clone()), (name, decode(x_terminal, chain.as_ref())?)]);
         }
         let [first, second] = if with_z { ["random x_T", "another x_T"] } else { ["samples", ""] };
         rows.extend([(first, random(0)?), (second, random(1)?)]);

@@ -2,7 +2,9 @@
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use diffae_infer::{CodesNeed, ExactSettings, Inversion, ModelConfig, PipelineSettings, Settings, Subjects};
+use diffae_infer::{
+    ChainSettings, CodesNeed, Inversion, LatentMethod, ModelConfig, PipelineSettings, Settings, Subjects, TuningOptions,
+};
 use diffae_schedule::{Sampler, Spacing};
 
 use super::{BatchArgs, one_of, positive};
@@ -13,7 +15,7 @@ pub(crate) struct DecodingArgs {
     /// Decoding steps [default: 10, or what the model was distilled to; with --reference 20]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) steps: Option<usize>,
-    /// Sampler [default: dpm++2m, ddim for distilled models]; the ddpm samplers add noise at each step
+    /// Sampler [default: ddim, dpm++2m for --spacing tuned]; the ddpm samplers add noise at each step
     #[arg(
         long,
         value_name = "NAME",
@@ -35,13 +37,62 @@ pub(crate) struct DecodingArgs {
     pub(crate) reference: bool,
 }
 
+/// Options of the latent diffusion.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LatentArgs {
+    /// Sampler of the latent diffusion [default: that of decoding; in `sample` without --reference dpm++2m]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = one_of::<Sampler>(Sampler::names())
+    )]
+    latent_sampler: Option<Sampler>,
+    /// Spacing of its timesteps [default: that of decoding; in `sample` without --reference log-snr]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = one_of::<Spacing>(Spacing::names())
+    )]
+    latent_spacing: Option<Spacing>,
+}
+
+impl LatentArgs {
+    /// Returns the method, of which what is not given is that of `usual`; `None` if nothing is given.
+    pub(crate) fn method(&self, usual: LatentMethod) -> Option<LatentMethod> {
+        let is_given = self.latent_sampler.is_some() || self.latent_spacing.is_some();
+        is_given.then(|| LatentMethod {
+            sampler: self.latent_sampler.unwrap_or(usual.sampler),
+            spacing: self.latent_spacing.unwrap_or(usual.spacing),
+        })
+    }
+}
+
 /// Inversions on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InversionName {
     /// Exactly invertible chain with as many steps as decoding; codes hold a residual beside x_T
     Exact,
+    /// DDIM, each step solved for the state that it starts from; codes are x_T alone, for any implementation of DDIM
+    FixedPoint,
     /// DDIM in reverse, as in the paper
     Ddim,
+}
+
+impl InversionName {
+    /// Returns the name of an inversion.
+    pub(crate) fn of(inversion: Inversion) -> Self {
+        match inversion {
+            Inversion::FixedPoint => Self::FixedPoint,
+            Inversion::Ddim => Self::Ddim,
+            _ => Self::Exact,
+        }
+    }
+}
+
+impl std::fmt::Display for InversionName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    }
 }
 
 /// Options of the inversion.
@@ -72,41 +123,44 @@ impl DecodingArgs {
         batch: &BatchArgs,
         subjects: Option<&Subjects>,
     ) -> Result<PipelineSettings> {
-        let of_codes = subjects.map(Subjects::exact_chain).transpose()?.flatten();
+        let of_codes = subjects.map(Subjects::chain).transpose()?.flatten();
         let path = subjects.and_then(Subjects::codes_path);
         if let (Some(chain), Some(path)) = (of_codes, path) {
             self.check_agreement(chain, &path.display().to_string())?;
-            if inversion.inversion == Some(InversionName::Ddim) || inversion.invert_steps.is_some() {
-                bail!("{} holds codes of {chain}, which --inversion ddim does not go with", path.display())
+            let settings = PipelineSettings::DEFAULT.with_chain(chain);
+            let asked = inversion.invert_steps.map(|_| InversionName::Ddim).or(inversion.inversion);
+            if let Some(asked) = asked.filter(|&asked| asked != InversionName::of(settings.inversion)) {
+                bail!("{} holds codes of {chain}, which --inversion {asked} does not go with", path.display())
             }
-            return Ok(PipelineSettings {
-                batch_size: batch.batch_size,
-                ..PipelineSettings::DEFAULT.with_exact(chain)
-            });
+            return Ok(PipelineSettings { batch_size: batch.batch_size, ..settings });
         }
         let wants_ddim = self.reference
             || path.is_some()
             || inversion.invert_steps.is_some()
             || self.sampler.is_some()
             || self.eta.is_some();
-        let is_ddim = inversion.inversion.map_or(wants_ddim, |name| name == InversionName::Ddim);
-        if !is_ddim {
-            if wants_ddim {
-                bail!(
-                    "--inversion exact decodes along the chain that it inverts along; --reference, --sampler, --eta, \
-                     --invert-steps and codes of other inversions do not go with it"
-                )
+        let name = inversion.inversion.unwrap_or(if wants_ddim { InversionName::Ddim } else { InversionName::Exact });
+        if name != InversionName::Ddim && wants_ddim {
+            bail!(
+                "--inversion {name} decodes along the chain that it inverts along; --reference, --sampler, --eta, \
+                 --invert-steps and codes of other inversions do not go with it"
+            )
+        }
+        match name {
+            InversionName::Exact => return self.with_base(usual, batch),
+            InversionName::FixedPoint => {
+                return self.with_base(PipelineSettings { inversion: Inversion::FixedPoint, ..usual }, batch);
             }
-            return self.with_base(usual, batch);
+            InversionName::Ddim => {}
         }
         let num_invert_steps = inversion.invert_steps.unwrap_or(reference.num_invert_steps);
         Ok(PipelineSettings { num_invert_steps, ..self.with_base(reference, batch)? })
     }
 
     /// Fails if an option contradicts the chain of codes.
-    pub(crate) fn check_agreement(&self, chain: ExactSettings, path: &str) -> Result<()> {
-        let differs = self.steps.is_some_and(|steps| steps != chain.steps)
-            || self.spacing.is_some_and(|spacing| spacing != chain.spacing);
+    pub(crate) fn check_agreement(&self, chain: ChainSettings, path: &str) -> Result<()> {
+        let differs = self.steps.is_some_and(|steps| steps != chain.steps())
+            || self.spacing.is_some_and(|spacing| spacing != chain.spacing());
         if differs || self.reference || self.sampler.is_some() || self.eta.is_some() {
             bail!(
                 "{path} holds codes of {chain}, and is decoded along that chain: leave out --steps, --spacing, --sampler, --eta and --reference"
@@ -116,14 +170,18 @@ impl DecodingArgs {
     }
 
     fn with_base(&self, base: PipelineSettings, batch: &BatchArgs) -> Result<PipelineSettings> {
+        let spacing = self.spacing.unwrap_or(base.spacing);
         let sampler = match (self.sampler, self.eta) {
+            (Some(sampler), _) => sampler,
             (None, Some(_)) => Sampler::DDIM,
-            (sampler, _) => sampler.unwrap_or(base.sampler),
+            // Timesteps are tuned for it.
+            (None, None) if self.spacing == Some(Spacing::Tuned) => TuningOptions::default().sampler,
+            (None, None) => base.sampler,
         };
         Ok(PipelineSettings {
             num_steps: self.steps.unwrap_or(base.num_steps),
             sampler: sampler.with_eta(self.eta.unwrap_or(0.)).context("--eta")?,
-            spacing: self.spacing.unwrap_or(base.spacing),
+            spacing,
             batch_size: batch.batch_size,
             ..base
         })
@@ -134,17 +192,17 @@ impl DecodingArgs {
 pub(crate) fn chain_settings(settings: &PipelineSettings, codes: CodesNeed) -> Settings {
     let is_inverted = codes == CodesNeed::Both;
     let mut named = Settings::from([("steps".to_owned(), settings.num_steps.into())]);
-    match settings.inversion {
-        Inversion::Exact(weights) if is_inverted => named.extend([
-            ("inversion".to_owned(), "exact".into()),
-            ("weights".to_owned(), weights.to_string().into()),
-            ("spacing".to_owned(), settings.spacing.to_string().into()),
-        ]),
-        _ => named.extend(settings.sampler_settings()),
-    }
-    if is_inverted && settings.inversion == Inversion::Ddim {
-        named.insert("inversion".to_owned(), "ddim".into());
+    if is_inverted {
+        named.insert("inversion".to_owned(), InversionName::of(settings.inversion).to_string().into());
+        if let Inversion::Exact(weights) = settings.inversion {
+            named.insert("weights".to_owned(), weights.to_string().into());
+        }
+        if settings.chain().is_some() {
+            named.insert("spacing".to_owned(), settings.spacing.to_string().into());
+            return named;
+        }
         named.insert("invert_steps".to_owned(), settings.num_invert_steps.into());
     }
+    named.extend(settings.sampler_settings());
     named
 }

@@ -363,6 +363,20 @@ pub(crate) struct EditsArgs {
     /// Encode and decode along an exact chain of N steps, as `diffae edit` does by default
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["steps", "invert_steps", "sampler", "eta"])]
     pub(crate) exact_steps: Option<usize>,
+    /// Weights of the exact chain
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value_t = ExactWeights::default(),
+        value_parser = one_of::<ExactWeights>(ExactWeights::names())
+    )]
+    pub(crate) exact_weights: ExactWeights,
+    /// Drop the residual of the exact chain: codes are x_T alone
+    #[arg(long, requires = "exact_steps")]
+    pub(crate) x_t_alone: bool,
+    /// Invert by fixed points along DDIM in N steps, and decode along it
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["exact_steps", "steps", "invert_steps", "sampler", "eta"])]
+    pub(crate) fixed_point_steps: Option<usize>,
     /// Decoding steps
     #[arg(long, default_value_t = EditsOptions::default().steps, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
@@ -395,7 +409,7 @@ pub(crate) struct EvalInversionArgs {
         value_parser = one_of::<ExactWeights>(ExactWeights::names())
     )]
     pub(crate) exact_weights: ExactWeights,
-    /// Spacing of exact chains
+    /// Spacing of exact chains, and of those inverted by fixed points
     #[arg(
         long,
         value_name = "NAME",
@@ -403,6 +417,9 @@ pub(crate) struct EvalInversionArgs {
         value_parser = one_of::<Spacing>(Spacing::names())
     )]
     pub(crate) spacing: Spacing,
+    /// Numbers of steps of DDIM chains that are inverted by fixed points
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = positive)]
+    pub(crate) fixed_point_steps: Vec<usize>,
     /// DDIM chains: inversion steps and decoding steps of each
     #[arg(long, value_name = "N:N,..", value_delimiter = ',', default_values_t = InversionOptions::default().ddim)]
     pub(crate) ddim: Vec<DdimSteps>,

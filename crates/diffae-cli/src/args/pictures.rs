@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use diffae_infer::{ModelConfig, PipelineSettings, Resume};
+use diffae_infer::{Inversion, ModelConfig, PipelineSettings, Resume};
 use diffae_schedule::Spacing;
 
 use super::chain::InversionName;
 use super::{
-    BatchArgs, DecodingArgs, ForceArgs, InversionArgs, ModelArgs, OutArgs, PictureArgs, RandomArgs, ReadingArgs,
-    one_of, positive,
+    BatchArgs, DecodingArgs, ForceArgs, InversionArgs, LatentArgs, ModelArgs, OutArgs, PictureArgs, RandomArgs,
+    ReadingArgs, one_of, positive,
 };
 
 /// Pictures and codes on the command line.
@@ -70,7 +70,7 @@ pub(crate) struct EncodeArgs {
     /// Inversion of images to x_T [default: exact]
     #[arg(long, value_enum, value_name = "NAME", conflicts_with = "reference")]
     pub(crate) inversion: Option<InversionName>,
-    /// Spacing of the timesteps of an exact inversion [default: log-snr]
+    /// Spacing of the timesteps of --inversion exact and fixed-point [default: log-snr]
     #[arg(
         long,
         value_name = "NAME",
@@ -96,13 +96,18 @@ impl EncodeArgs {
     pub(crate) fn settings(&self, model: &ModelConfig) -> anyhow::Result<PipelineSettings> {
         let batch_size = self.batch.batch_size;
         if self.reference || self.inversion == Some(InversionName::Ddim) {
-            anyhow::ensure!(self.spacing.is_none(), "--spacing is for exact inversions; ddim takes even steps");
+            anyhow::ensure!(
+                self.spacing.is_none(),
+                "--spacing is for --inversion exact and fixed-point; ddim takes even steps"
+            );
             let num_invert_steps = self.steps.unwrap_or(PipelineSettings::REFERENCE.num_invert_steps);
             return Ok(PipelineSettings { num_invert_steps, batch_size, ..PipelineSettings::REFERENCE });
         }
         let usual = PipelineSettings::of_model(model);
-        let num_steps = self.steps.unwrap_or(usual.num_steps);
-        Ok(PipelineSettings { num_steps, spacing: self.spacing.unwrap_or(usual.spacing), batch_size, ..usual })
+        let (num_steps, spacing) = (self.steps.unwrap_or(usual.num_steps), self.spacing.unwrap_or(usual.spacing));
+        let is_fixed_point = self.inversion == Some(InversionName::FixedPoint);
+        let inversion = if is_fixed_point { Inversion::FixedPoint } else { usual.inversion };
+        Ok(PipelineSettings { inversion, num_steps, spacing, batch_size, ..usual })
     }
 }
 
@@ -270,6 +275,8 @@ pub(crate) struct SampleArgs {
     /// Latent diffusion steps [default: 20; with --reference 200]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) latent_steps: Option<usize>,
+    #[command(flatten)]
+    pub(crate) latent: LatentArgs,
     #[command(flatten)]
     pub(crate) random: RandomArgs,
     /// .safetensors file with z_T [N, D] and x_T [N, C, H, W]; missing tensors are drawn at random

@@ -44,8 +44,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
     let session = Session::open(global, &args.model, &args.batch)?;
     check(&chosen.codes, &session, args)?;
     let settings = PipelineSettings { seed: args.random.seed, ..settings(&chosen.codes, args, session.config())? };
-    let is_exact = args.x_t == XTerminalChoice::Stored && chosen.codes.residual.is_some();
-    let codes = if is_exact { CodesNeed::Both } else { CodesNeed::ZSem };
+    let has_chain = args.x_t == XTerminalChoice::Stored && chosen.codes.chain.is_some();
+    let codes = if has_chain { CodesNeed::Both } else { CodesNeed::ZSem };
     session.check_chains(&settings, CodesNeed::ZSem)?;
     let mut public = Settings::from([
         ("model".to_owned(), session.model().fingerprint().into()),
@@ -103,7 +103,7 @@ impl Decode<'_> {
             }
             (XTerminalChoice::Random, _) => None,
         };
-        Ok(Codes { x_terminal, residual: None, ..codes })
+        Ok(Codes { x_terminal, chain: None, ..codes })
     }
 }
 
@@ -115,17 +115,17 @@ fn check(codes: &Codes, session: &Session, args: &DecodeArgs) -> Result<()> {
     Ok(codes.check_sizes(session.model(), &args.codes)?)
 }
 
-/// Returns the settings of decoding: exact codes are decoded along the chain that made them, other stored `x_T` along
+/// Returns the settings of decoding: codes are decoded along the chain that made them, other stored `x_T` along
 /// the paper's, from which they come.
 fn settings(codes: &Codes, args: &DecodeArgs, model: &ModelConfig) -> Result<PipelineSettings> {
     if args.x_t != XTerminalChoice::Stored {
         return args.decoding.settings(&args.batch, model);
     }
-    match &codes.residual {
-        Some(residual) => {
-            args.decoding.check_agreement(residual.chain, &args.codes.display().to_string())?;
+    match &codes.chain {
+        Some(chain) => {
+            args.decoding.check_agreement(chain.settings, &args.codes.display().to_string())?;
             let usual = PipelineSettings { batch_size: args.batch.batch_size, ..PipelineSettings::DEFAULT };
-            Ok(usual.with_exact(residual.chain))
+            Ok(usual.with_chain(chain.settings))
         }
         None => DecodingArgs { reference: true, ..args.decoding.clone() }.settings(&args.batch, model),
     }

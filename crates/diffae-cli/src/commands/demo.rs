@@ -189,7 +189,7 @@ impl Demo<'_> {
     fn reconstruct(&self, (codes, decoded): (&Codes, &Tensor), pictures: &[RgbImage]) -> Result<Sheet> {
         let decoded =
             (0..pictures.len()).map(|face| Ok(rgb_from_tensor(&decoded.get(face)?)?)).collect::<Result<_>>()?;
-        let random = Codes { x_terminal: None, residual: None, ..codes.clone() };
+        let random = Codes { x_terminal: None, chain: None, ..codes.clone() };
         let mut sheet = Sheet::new();
         sheet.push("original", pictures.to_vec());
         sheet.push("inverted x_T", decoded);

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use diffae_data::rgb_from_tensor;
 use diffae_infer::{
-    AttributeEdit, CodesBatch, CodesNeed, LoadOptions, ModelSource, PipelineSettings, Resume, Settings, Sheet,
-    Subjects, keep_residual,
+    AttributeEdit, CodesBatch, CodesNeed, Inversion, LoadOptions, ModelSource, PipelineSettings, Resume, Settings,
+    Sheet, Subjects, keep_residual,
 };
 use diffae_nets::AttributeClassifier;
 use diffae_nets::weights::float_bytes;
@@ -205,9 +205,9 @@ impl<'a> Editing<'a> {
             ("attribute".to_owned(), self.names.join(", ").into()),
             ("keep_residual".to_owned(), self.args.keep_residual.into()),
         ]);
-        let is_exact = self.settings.exact().is_some();
-        settings.extend(chain_settings(&self.settings, if is_exact { CodesNeed::Both } else { CodesNeed::ZSem }));
-        if let Some(num_steps) = first.filter(|_| !is_exact && (0..self.subjects.len()).all(is_one)) {
+        let has_chain = self.settings.chain().is_some();
+        settings.extend(chain_settings(&self.settings, if has_chain { CodesNeed::Both } else { CodesNeed::ZSem }));
+        if let Some(num_steps) = first.filter(|_| !has_chain && (0..self.subjects.len()).all(is_one)) {
             settings.insert("inversion".to_owned(), "ddim".into());
             settings.insert("invert_steps".to_owned(), num_steps.into());
         }
@@ -259,7 +259,7 @@ impl<'a> Editing<'a> {
 
     /// Returns whether what decoding loses is added: along an exact chain nothing is lost.
     fn adds_residual(&self) -> bool {
-        self.args.keep_residual && self.settings.exact().is_none()
+        self.args.keep_residual && !matches!(self.settings.inversion, Inversion::Exact(_))
     }
 
     fn edit_batch(
@@ -275,9 +275,9 @@ impl<'a> Editing<'a> {
         let z_sem = encoded.z_sem.ok_or_else(|| missing("z_sem"))?;
         let x_terminal = encoded.x_terminal.ok_or_else(|| missing("x_T"))?;
         let numbers: Vec<u64> = (batch.start as u64..batch.end as u64).collect();
-        let (x_terminal, residual, numbers) = (&x_terminal, encoded.residual.as_ref(), &numbers[..]);
+        let (x_terminal, chain, numbers) = (&x_terminal, encoded.chain.as_ref(), &numbers[..]);
         let decode = |z_sem: &Tensor| {
-            let codes = CodesBatch { x_terminal, residual, z_sem: Some(z_sem), numbers };
+            let codes = CodesBatch { x_terminal, chain, z_sem: Some(z_sem), numbers };
             session.pipeline.decode_batch(codes, settings, &mut progress.observer())
         };
         let original = || anyhow::Ok((encoded.x_0.ok_or_else(|| missing("picture"))?, decode(&z_sem)?));

@@ -6,13 +6,13 @@ use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use diffae_data::Input;
 use diffae_infer::{
-    Codes, CodesNeed, Encoded, PartialFolder, PipelineSettings, Residual, Settings, list_subjects_with,
+    CodeChain, Codes, CodesNeed, Encoded, PartialFolder, PipelineSettings, Settings, list_subjects_with,
 };
 use diffae_nets::weights::safetensors_bytes;
 use diffae_schedule::Spacing;
 use serde_json::{Value, json};
 
-use crate::args::{EncodeArgs, GlobalArgs};
+use crate::args::{EncodeArgs, GlobalArgs, InversionName};
 use crate::output::{Provenance, is_safetensors, make_parents, refuse_existing, say, say_json};
 use crate::picture_output::{joined_parts, part_name, tell_going_on, tell_kept};
 use crate::pictures::list_readable;
@@ -48,15 +48,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     let pipeline_settings = args.settings(session.config())?;
     let mut settings = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
     if is_inverted {
-        let is_exact = pipeline_settings.exact().is_some();
-        let (spacing, num_steps) = if is_exact {
-            (pipeline_settings.spacing, pipeline_settings.num_steps)
-        } else {
-            (Spacing::Leading, pipeline_settings.num_invert_steps)
+        let (spacing, num_steps) = match pipeline_settings.chain() {
+            Some(chain) => (chain.spacing(), chain.steps()),
+            None => (Spacing::Leading, pipeline_settings.num_invert_steps),
         };
         session.pipeline.check_steps(spacing, num_steps).context("--steps")?;
         settings.insert("steps".to_owned(), num_steps.into());
-        settings.insert("inversion".to_owned(), if is_exact { "exact" } else { "ddim" }.into());
+        settings.insert("inversion".to_owned(), InversionName::of(pipeline_settings.inversion).to_string().into());
         settings.insert("spacing".to_owned(), spacing.to_string().into());
     }
     let mut decisive = session.run_settings(global);
@@ -74,9 +72,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     let codes = Codes {
         z_sem: joined_parts(&partial, "z_sem")?,
         x_terminal: joined_parts(&partial, "x_T")?,
-        residual: match (joined_parts(&partial, RESIDUAL)?, pipeline_settings.exact()) {
-            (Some(tensor), Some(chain)) => Some(Residual { tensor, chain }),
-            _ => None,
+        chain: match pipeline_settings.chain().filter(|_| is_inverted) {
+            Some(settings) => Some(CodeChain { settings, residual: joined_parts(&partial, RESIDUAL)? }),
+            None => None,
         },
         names: inputs.into_iter().map(|input| input.name).collect(),
         fingerprint: session.model().fingerprint().to_owned(),
@@ -110,9 +108,9 @@ impl Encoding<'_> {
         for batch in pipeline.batches(num_kept..inputs.len(), &settings) {
             let inputs = &inputs[batch.clone()];
             let x_0 = session.read(inputs)?;
-            let Encoded { z_sem, x_terminal, residual, .. } =
+            let Encoded { z_sem, x_terminal, chain, .. } =
                 session.encode_inputs((inputs, &x_0), need, &settings, &progress)?;
-            partial.write(&part_name(batch.end), &part(z_sem, x_terminal, residual)?)?;
+            partial.write(&part_name(batch.end), &part(z_sem, x_terminal, chain.and_then(|chain| chain.residual))?)?;
             partial.keep(batch.end, Value::Null)?;
             progress.done(batch.len());
         }
@@ -122,9 +120,8 @@ impl Encoding<'_> {
 }
 
 /// Serializes the codes of a batch as a file.
-fn part(z_sem: Option<Tensor>, x_terminal: Option<Tensor>, residual: Option<Residual>) -> Result<Vec<u8>> {
+fn part(z_sem: Option<Tensor>, x_terminal: Option<Tensor>, residual: Option<Tensor>) -> Result<Vec<u8>> {
     let mut tensors = BTreeMap::new();
-    let residual = residual.map(|residual| residual.tensor);
     for (name, tensor) in [("z_sem", z_sem), ("x_T", x_terminal), (RESIDUAL, residual)] {
         if let Some(tensor) = tensor {
             tensors.insert(name.to_owned(), tensor.to_device(&Device::Cpu)?);

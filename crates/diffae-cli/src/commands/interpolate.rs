@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use candle_core::Tensor;
 use diffae_data::{Overwrite, check_writable, png_bytes, rgb_from_tensor};
 use diffae_infer::{
-    Codes, CodesBatch, CodesNeed, FrameRate, PathEnd, PathFrame, PipelineSettings, Residual, Settings, Subjects,
+    CodeChain, Codes, CodesBatch, CodesNeed, FrameRate, PathEnd, PathFrame, PipelineSettings, Settings, Subjects,
     animation_bytes, path_frames, sheet,
 };
 use image::RgbImage;
@@ -61,7 +61,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
     let route = Route { session: &session, subjects: &subjects, frames: &frames, settings };
     let pictures = route.pictures()?;
     let mut public = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
-    public.extend(chain_settings(&settings, if settings.exact().is_some() { CodesNeed::Both } else { need }));
+    public.extend(chain_settings(&settings, if settings.chain().is_some() { CodesNeed::Both } else { need }));
     let provenance = Provenance::without_model().with_all(&public);
     let files = Film { path, pictures: &pictures, names: &names, provenance, rate }.write(output, overwrite)?;
     if args.json.json {
@@ -149,8 +149,8 @@ impl Route<'_> {
             let missing = diffae_infer::Error::MissingPart { part: "x_T", hint: "it decides what frames look like" };
             let x_terminal = between.x_terminal.ok_or(missing)?;
             let numbers: Vec<u64> = (batch.start as u64..batch.end as u64).collect();
-            let (residual, z_sem) = (between.residual.as_ref(), between.z_sem.as_ref());
-            let codes = CodesBatch { x_terminal: &x_terminal, residual, z_sem, numbers: &numbers };
+            let (chain, z_sem) = (between.chain.as_ref(), between.z_sem.as_ref());
+            let codes = CodesBatch { x_terminal: &x_terminal, chain, z_sem, numbers: &numbers };
             let x_0 = pipeline.decode_batch(codes, &settings, &mut progress.observer())?;
             for idx in 0..frames.len() {
                 decoded.push(rgb_from_tensor(&x_0.get(idx)?)?);
@@ -164,18 +164,18 @@ impl Route<'_> {
     /// Returns the codes of all pictures.
     fn codes(&self, progress: &Progress) -> Result<Codes> {
         let Self { session, subjects, settings, .. } = *self;
-        let (mut z_sems, mut x_terminals, mut residuals) = (vec![], vec![], vec![]);
+        let (mut z_sems, mut x_terminals, mut chains) = (vec![], vec![], vec![]);
         for batch in session.pipeline.batches(0..subjects.len(), &settings) {
             let encoded = session.encode(subjects, batch, CodesNeed::Both, &settings, progress)?;
             z_sems.extend(encoded.z_sem);
             x_terminals.extend(encoded.x_terminal);
-            residuals.push(encoded.residual);
+            chains.push(encoded.chain);
         }
         let joined = |parts: &[Tensor]| if parts.is_empty() { Ok(None) } else { Tensor::cat(parts, 0).map(Some) };
         Ok(Codes {
             z_sem: joined(&z_sems)?,
             x_terminal: joined(&x_terminals)?,
-            residual: Residual::joined(residuals.iter().map(Option::as_ref))?,
+            chain: CodeChain::joined(chains.iter().map(Option::as_ref))?,
             names: subjects.all().iter().map(|subject| subject.name.clone()).collect(),
             fingerprint: session.model().fingerprint().to_owned(),
         })

@@ -116,7 +116,7 @@ impl Reconstruction<'_> {
             let x_terminal = encoded.x_terminal.map_or_else(random, Ok)?;
             let codes = CodesBatch {
                 x_terminal: &x_terminal,
-                residual: encoded.residual.as_ref(),
+                chain: encoded.chain.as_ref(),
                 z_sem: encoded.z_sem.as_ref(),
                 numbers: &numbers,
             };

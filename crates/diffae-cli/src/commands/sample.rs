@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor};
 use diffae_data::read_tensor;
-use diffae_infer::{CodesBatch, CodesNeed, Error, PipelineSettings, Settings, Sheet};
+use diffae_infer::{CodesBatch, CodesNeed, Error, LatentMethod, PipelineSettings, Settings, Sheet};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
 
 use crate::args::{GlobalArgs, SampleArgs, chain_settings};
@@ -56,7 +56,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     let settings = args.decoding.settings(&args.batch, session.config())?;
     let latent_steps = args.latent_steps.unwrap_or(settings.num_latent_steps);
     let num_latent_steps = if session.has_z_sem() { latent_steps } else { 0 };
-    let settings = PipelineSettings { num_latent_steps, seed: args.random.seed, ..settings };
+    let usual = settings.latent_options();
+    let latent_method = args.latent.method(LatentMethod { sampler: usual.sampler, spacing: usual.spacing });
+    let latent_method = latent_method.or(settings.latent_method);
+    let settings = PipelineSettings { num_latent_steps, latent_method, seed: args.random.seed, ..settings };
     session.check_chains(&settings, CodesNeed::ZSem)?;
     if session.has_z_sem() {
         session.model().latent_net()?;
@@ -106,6 +109,11 @@ impl Sampling<'_> {
             ("latent_steps".to_owned(), self.settings.num_latent_steps.into()),
         ]);
         public.extend(chain_settings(&self.settings, CodesNeed::ZSem));
+        if self.settings.num_latent_steps > 0 {
+            let latent = self.settings.latent_options();
+            public.insert("latent_sampler".to_owned(), latent.sampler.to_string().into());
+            public.insert("latent_spacing".to_owned(), latent.spacing.to_string().into());
+        }
         let mut hidden = session.run_settings(global);
         hidden.insert("latent_net".to_owned(), session.latent_fingerprint()?.into());
         let ranges = args.index.iter().map(|range| format!("{}..{}", range.0.start, range.0.end));
@@ -148,7 +156,7 @@ impl Sampling<'_> {
                 Some(x_terminal) => part(x_terminal)?,
                 None => pipeline.random_x_terminal_batch(numbers, &settings)?,
             };
-            let codes = CodesBatch { x_terminal: &x_terminal, residual: None, z_sem: z_sem.as_ref(), numbers };
+            let codes = CodesBatch { x_terminal: &x_terminal, chain: None, z_sem: z_sem.as_ref(), numbers };
             let x_0 = pipeline.decode_batch(codes, &settings, observer)?;
             output.write(&x_0, &records.iter().collect::<Vec<_>>())?;
             output.keep(batch.end, serde_json::Value::Null)?;

@@ -115,7 +115,7 @@ impl Varying<'_> {
             let codes = Codes {
                 z_sem,
                 x_terminal: None,
-                residual: None,
+                chain: None,
                 names: of_one.iter().map(|variation| variation.record.name.clone()).collect(),
                 fingerprint: session.model().fingerprint().to_owned(),
             };

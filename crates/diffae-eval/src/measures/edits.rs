@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use diffae_data::{AttributePairs, Fingerprint, PictureSet, rgb_from_tensor};
-use diffae_infer::{ExactSettings, PipelineSettings, Sheet, keep_residual};
+use diffae_infer::{ChainSettings, PipelineSettings, Sheet, keep_residual};
 use diffae_nets::weights::float_bytes;
 use diffae_schedule::Sampler;
 
@@ -66,8 +66,10 @@ pub struct EditsOptions {
     pub steps: usize,
     /// Inversion steps. Default: 50.
     pub invert_steps: usize,
-    /// Exact chain that takes the place of steps, inversion steps and sampler. Default: none.
-    pub exact: Option<ExactSettings>,
+    /// Chain of inversion and decoding that takes the place of steps, inversion steps and sampler. Default: none.
+    pub chain: Option<ChainSettings>,
+    /// Whether the residual of an exact chain is dropped, so that codes are `x_T` alone. Default: no.
+    pub drop_residual: bool,
     /// Sampler. Default: DDIM.
     pub sampler: Sampler,
     /// Whether the reconstruction residual is added to the edit; see [`keep_residual`]. Default: no.
@@ -80,7 +82,8 @@ impl Default for EditsOptions {
             direction: DirectionSource::Classifier { strength: None },
             steps: 50,
             invert_steps: 50,
-            exact: None,
+            chain: None,
+            drop_residual: false,
             sampler: Sampler::DDIM,
             keep_residual: false,
         }
@@ -123,7 +126,7 @@ impl Measure for Edits<'_> {
             sampler: options.sampler,
             ..PipelineSettings::REFERENCE_EDITS
         };
-        let decoding = options.exact.map_or(decoding, |exact| decoding.with_exact(exact));
+        let decoding = options.chain.map_or(decoding, |chain| decoding.with_chain(chain));
         let mut settings = model.settings();
         settings.extend([
             ("attributes".to_owned(), all.iter().map(|pairs| pairs.attribute.clone()).collect::<Vec<_>>().into()),
@@ -137,7 +140,8 @@ impl Measure for Edits<'_> {
             ("keep_residual".to_owned(), options.keep_residual.into()),
         ]);
         settings.extend(decoding.sampler_settings());
-        settings.extend(options.exact.map(|exact| ("exact".to_owned(), exact.to_string().into())));
+        settings.extend(options.chain.map(|chain| ("chain".to_owned(), chain.to_string().into())));
+        settings.extend(options.drop_residual.then(|| ("drop_residual".to_owned(), true.into())));
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         // The pictures of the sheet are not in the journal: they are made again, unless there is nothing left to do.
         let is_known = |pairs: &AttributePairs| {
@@ -146,13 +150,13 @@ impl Measure for Edits<'_> {
         let has_sheet = evaluation.out().join(SHEET).is_file() && all.iter().all(|pairs| is_known(pairs));
         let num_shown = if has_sheet { 0 } else { NUM_SHOWN };
         let total = all.iter().map(|pairs| pairs.without.len()).sum();
-        let stage = evaluation.stage(NAME, total, steps_a_pair(options));
+        let stage = evaluation.stage(NAME, total, steps_a_pair(model, &decoding, options));
         let columns = ["without", "edited", "with"].repeat(NUM_SHOWN);
         let (mut figures, mut sheet) = (vec![], Sheet::new().with_columns(columns));
         for pairs in &all {
             let edit = edit_of(model, pairs, options)?;
             let first = first_measured(pairs, options);
-            stage.check(first * steps_a_pair(options))?;
+            stage.check(first * steps_a_pair(model, &decoding, options))?;
             let mut work = Work { model, options, settings: decoding, journal: &mut journal, stage: &stage, num_shown };
             let pictures = measure_pairs(&mut work, pairs, &edit, first)?;
             sheet.push(&pairs.attribute, pictures);
@@ -194,13 +198,11 @@ impl DirectionSource {
     }
 }
 
-/// Returns the number of steps that the edit of one picture takes.
-fn steps_a_pair(options: &EditsOptions) -> usize {
+/// Returns the number of steps that the edit of one picture takes, by fixed points about that many.
+fn steps_a_pair(model: &EvaluatedModel, settings: &PipelineSettings, options: &EditsOptions) -> usize {
     let decodings = 1 + usize::from(options.keep_residual);
-    match options.exact {
-        Some(exact) => exact.steps + 1 + exact.steps * decodings,
-        None => options.invert_steps + options.steps * decodings,
-    }
+    let pipeline = model.pipeline();
+    pipeline.num_inversion_calls(settings) + decodings * pipeline.num_decoding_calls(settings)
 }
 
 /// Returns the number of pairs that calibrate the edit.
@@ -295,14 +297,17 @@ fn measure_pairs(
         let known = batch.clone().all(|idx| journal.get(&item(pairs, idx)).is_some());
         start = batch.end;
         if known && !shown {
-            stage.check(batch.len() * steps_a_pair(options))?;
+            stage.check(batch.len() * steps_a_pair(model, settings, options))?;
             continue;
         }
         let without = model.read(&pairs.without, batch.clone())?;
         let with = model.read(&pairs.with, batch.clone())?;
         let z_sem = model.model().encode_semantic(&without)?;
         let observer = &mut stage.observer();
-        let code = model.pipeline().invert_batch(&without, Some(&z_sem), settings, observer)?;
+        let mut code = model.pipeline().invert_batch(&without, Some(&z_sem), settings, observer)?;
+        if let Some(chain) = code.chain.as_mut().filter(|_| options.drop_residual) {
+            chain.residual = None;
+        }
         let moved = match edit {
             Edit::Along { attribute_idx, strength } => model.model().edit(&z_sem, *attribute_idx, *strength)?,
             Edit::By(difference) => z_sem.broadcast_add(difference)?,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use diffae_data::{Crop, Overwrite, PictureSet, write_atomically};
-use diffae_infer::Settings;
+use diffae_infer::{LatentMethod, Settings};
 use diffae_schedule::{Sampler, Spacing};
 
 use self::generator::{Generator, as_they_are, eight_bits};
@@ -92,6 +92,9 @@ pub struct FidOptions {
     pub steps: usize,
     /// Steps of the latent diffusion. Default: 20.
     pub latent_steps: usize,
+    /// Method of the latent diffusion. Default: that of decoding; for a distilled decoder that of
+    /// [`PipelineSettings::DEFAULT`](diffae_infer::PipelineSettings::DEFAULT).
+    pub latent_method: Option<LatentMethod>,
     /// Sampler. Default: DDIM.
     pub sampler: Sampler,
     /// Spacing of the decoding steps. Default: even, as in the paper.
@@ -120,6 +123,7 @@ impl Default for FidOptions {
             size: None,
             steps: 20,
             latent_steps: 20,
+            latent_method: None,
             sampler: Sampler::DDIM,
             spacing: Spacing::Leading,
             reference_statistics: None,

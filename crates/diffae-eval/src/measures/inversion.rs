@@ -6,8 +6,11 @@ use std::str::FromStr;
 
 use candle_core::{DType, Device, Tensor};
 use diffae_data::PictureSet;
-use diffae_infer::{ExactSettings, NoiseSource, PipelineSettings, Residual, StochasticCode};
-use diffae_schedule::{Denoiser, ExactChain, StepChain, Timestep};
+use diffae_infer::{
+    CallEvent, ChainSettings, CodeChain, ExactSettings, FixedPointSettings, NoiseSource, PipelineSettings,
+    StochasticCode,
+};
+use diffae_schedule::{Denoiser, ExactChain, ExactWeights, Timestep};
 
 use super::Measure;
 use crate::error::{Error, Result, unsuitable};
@@ -19,8 +22,19 @@ use crate::report::{Figure, Report};
 
 const NAME: &str = "inversion";
 /// Values of a round trip, in the order of the report.
-const VALUES: [&str; 8] =
-    ["mse", "equal", "std_x_T", "lag_1_x_T", "std_residual", "equal_f16", "mse_perturbed", "equal_perturbed"];
+const VALUES: [&str; 11] = [
+    "mse",
+    "equal",
+    "evaluations",
+    "std_x_T",
+    "lag_1_x_T",
+    "std_residual",
+    "equal_f16",
+    "mse_perturbed",
+    "equal_perturbed",
+    "mse_x_T_alone",
+    "equal_x_T_alone",
+];
 
 /// Round trips of pictures through their stochastic codes, by chain: `x_0 -> x_T (and residual) -> x_0`.
 ///
@@ -30,8 +44,10 @@ const VALUES: [&str; 8] =
 /// | `equal` | share of equal 8-bit values |
 /// | `std_x_T`, `lag_1_x_T` | standard deviation of `x_T`, and autocorrelation of neighbors in a row: 1 and 0 for noise |
 /// | `std_residual` | standard deviation of the residual of an exact chain |
+/// | `evaluations` | network calls of the round trip, which fixed points may need more of for some pictures |
 /// | `equal_f16` | `equal` if codes are stored as f16 |
 /// | `mse_perturbed`, `equal_perturbed` | the same if noise is added to eps while decoding, as by another device |
+/// | `mse_x_T_alone`, `equal_x_T_alone` | the same if the residual of an exact chain is lost |
 #[derive(Debug)]
 pub struct Inversion<'a> {
     /// The model; it must have a diffusion over pictures.
@@ -47,6 +63,8 @@ pub struct Inversion<'a> {
 pub struct InversionOptions {
     /// Exact chains. Default: of [`Self::EXACT_STEPS`] steps, with the weights and the spacing of [`PipelineSettings::DEFAULT`].
     pub exact: Vec<ExactSettings>,
+    /// Chains of inversion by fixed points. Default: none.
+    pub fixed_point: Vec<FixedPointSettings>,
     /// DDIM chains. Default: of 10 + 10, 20 + 20 and 250 + 20 steps.
     pub ddim: Vec<DdimSteps>,
     /// Standard deviation of the perturbation, relative to that of eps. Default: 0.001, as of half-precision arithmetic.
@@ -86,6 +104,7 @@ impl Default for InversionOptions {
         let of = |(invert, decode)| DdimSteps { invert, decode };
         Self {
             exact: Self::exact_of(&Self::EXACT_STEPS),
+            fixed_point: vec![],
             ddim: [(10, 10), (20, 20), (250, 20)].map(of).to_vec(),
             perturbation: 1e-3,
         }
@@ -99,45 +118,38 @@ impl InversionOptions {
     /// Returns exact chains of the default settings by their numbers of steps.
     #[must_use]
     pub fn exact_of(steps: &[usize]) -> Vec<ExactSettings> {
-        let of = |&num_steps: &usize| PipelineSettings { num_steps, ..PipelineSettings::DEFAULT }.exact();
-        steps.iter().filter_map(of).collect()
+        let (spacing, weights) = (PipelineSettings::DEFAULT.spacing, ExactWeights::default());
+        steps.iter().map(|&steps| ExactSettings { steps, spacing, weights }).collect()
     }
 }
 
 /// A chain of both directions.
 #[derive(Debug, Clone, Copy)]
 enum Chain {
-    Exact(ExactSettings),
+    /// Inverted along the chain that decodes.
+    Same(ChainSettings),
     Ddim(DdimSteps),
 }
 
 impl Chain {
     fn name(self) -> String {
         match self {
-            Self::Exact(exact) => exact.to_string(),
+            Self::Same(chain) => chain.to_string(),
             Self::Ddim(DdimSteps { invert, decode }) => format!("DDIM {invert} + {decode} steps"),
         }
     }
 
-    /// Returns the number of evaluations of a round trip.
-    fn num_evaluations(self) -> usize {
-        match self {
-            Self::Exact(exact) => 2 * exact.steps + 1,
-            Self::Ddim(steps) => steps.invert + steps.decode,
-        }
-    }
-
-    /// Returns the number of evaluations of all decodings and the inversion.
-    fn num_calls(self) -> usize {
-        match self {
-            Self::Exact(exact) => 4 * exact.steps + 1,
-            Self::Ddim(steps) => steps.invert + steps.decode,
-        }
+    /// Returns the number of evaluations of all decodings and the inversion, by fixed points about that many.
+    fn num_calls(self, model: &EvaluatedModel) -> usize {
+        let settings = self.settings();
+        let pipeline = model.pipeline();
+        let num_decodings = if matches!(self, Self::Same(ChainSettings::Exact(_))) { 4 } else { 1 };
+        pipeline.num_inversion_calls(&settings) + num_decodings * pipeline.num_decoding_calls(&settings)
     }
 
     fn settings(self) -> PipelineSettings {
         match self {
-            Self::Exact(exact) => PipelineSettings::DEFAULT.with_exact(exact),
+            Self::Same(chain) => PipelineSettings::DEFAULT.with_chain(chain),
             Self::Ddim(DdimSteps { invert, decode }) => {
                 PipelineSettings { num_invert_steps: invert, num_steps: decode, ..PipelineSettings::REFERENCE }
             }
@@ -158,8 +170,10 @@ impl Measure for Inversion<'_> {
         if !(options.perturbation >= 0.0 && options.perturbation.is_finite()) {
             return Err(unsuitable(format!("the perturbation is {}, expected 0 or more", options.perturbation)));
         }
-        let exact = options.exact.iter().map(|&exact| Chain::Exact(exact));
-        let chains: Vec<Chain> = exact.chain(options.ddim.iter().map(|&ddim| Chain::Ddim(ddim))).collect();
+        let exact = options.exact.iter().map(|&exact| Chain::Same(ChainSettings::Exact(exact)));
+        let fixed = options.fixed_point.iter().map(|&fixed| Chain::Same(ChainSettings::FixedPoint(fixed)));
+        let ddim = options.ddim.iter().map(|&ddim| Chain::Ddim(ddim));
+        let chains: Vec<Chain> = exact.chain(fixed).chain(ddim).collect();
         for chain in &chains {
             let settings = chain.settings();
             model.pipeline().check_steps(settings.spacing, settings.num_steps)?;
@@ -178,14 +192,14 @@ impl Measure for Inversion<'_> {
             ("seed".to_owned(), seed.into()),
         ]);
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
-        let num_calls: usize = chains.iter().map(|chain| chain.num_calls()).sum();
+        let num_calls: usize = chains.iter().map(|chain| chain.num_calls(model)).sum();
         let stage = evaluation.stage(NAME, pictures.len(), num_calls);
         for batch in pictures.batches(model.batch_size()) {
             let item = |chain: Chain, idx: usize| format!("{}/{}", pictures.name(idx), chain.name());
             let is_known = |chain: Chain| batch.clone().all(|idx| journal.get(&item(chain, idx)).is_some());
             let left: Vec<Chain> = chains.iter().copied().filter(|&chain| !is_known(chain)).collect();
-            let known: usize = chains.iter().map(|chain| chain.num_calls()).sum::<usize>()
-                - left.iter().map(|chain| chain.num_calls()).sum::<usize>();
+            let known: usize = chains.iter().map(|chain| chain.num_calls(model)).sum::<usize>()
+                - left.iter().map(|chain| chain.num_calls(model)).sum::<usize>();
             stage.check(batch.len() * known)?;
             if left.is_empty() {
                 continue;
@@ -221,26 +235,42 @@ impl RoundTrip<'_, '_> {
     fn values(&self, chain: Chain, perturbation: f64, seed: u64) -> Result<Vec<Values>> {
         let settings = chain.settings();
         let pipeline = self.model.pipeline();
-        let code = pipeline.invert_batch(self.x_0, self.z_sem, &settings, &mut self.stage.observer())?;
+        let mut num_evaluations = pipeline.num_decoding_calls(&settings);
+        let code = {
+            let mut observer = self.stage.observer();
+            let mut counting = |event: &CallEvent<'_>| {
+                num_evaluations += 1;
+                observer(event)
+            };
+            pipeline.invert_batch(self.x_0, self.z_sem, &settings, &mut counting)?
+        };
         let decoded = self.decode(&code, &settings)?;
+        let count = self.x_0.dim(0)?;
         let mut columns = vec![
+            ("evaluations", vec![num_evaluations as f64; count]),
             ("mse", mean_squares(&decoded, self.x_0)?),
             ("equal", equal_shares(&decoded, self.x_0)?),
             ("std_x_T", standard_deviations(&code.x_terminal)?),
             ("lag_1_x_T", lag_1(&code.x_terminal)?),
         ];
-        if let (Some(residual), Chain::Exact(exact)) = (&code.residual, chain) {
-            let half = |tensor: &Tensor| tensor.to_dtype(DType::F16)?.to_dtype(DType::F32);
-            let stored = StochasticCode { x_terminal: half(&code.x_terminal)?, residual: Some(residual.map(half)?) };
-            let perturbed = self.perturbed(&code.x_terminal, residual, (exact, perturbation), seed)?;
+        let half = |tensor: &Tensor| tensor.to_dtype(DType::F16)?.to_dtype(DType::F32);
+        if let Some(made_by) = &code.chain {
+            let stored = StochasticCode { x_terminal: half(&code.x_terminal)?, chain: Some(made_by.map(half)?) };
+            columns.push(("equal_f16", equal_shares(&self.decode(&stored, &settings)?, self.x_0)?));
+        }
+        if let Some(CodeChain { settings: ChainSettings::Exact(exact), residual: Some(residual) }) = &code.chain {
+            let perturbed = self.perturbed(&code, residual, *exact, (perturbation, seed))?;
+            let alone = CodeChain { settings: (*exact).into(), residual: None };
+            let alone = StochasticCode { x_terminal: code.x_terminal.clone(), chain: Some(alone) };
+            let alone = self.decode(&alone, &settings)?;
             columns.extend([
-                ("std_residual", standard_deviations(&residual.tensor)?),
-                ("equal_f16", equal_shares(&self.decode(&stored, &settings)?, self.x_0)?),
+                ("std_residual", standard_deviations(residual)?),
+                ("mse_x_T_alone", mean_squares(&alone, self.x_0)?),
+                ("equal_x_T_alone", equal_shares(&alone, self.x_0)?),
                 ("mse_perturbed", mean_squares(&perturbed, self.x_0)?),
                 ("equal_perturbed", equal_shares(&perturbed, self.x_0)?),
             ]);
         }
-        let count = self.x_0.dim(0)?;
         let row = |idx: usize| columns.iter().map(|(name, values)| ((*name).to_owned(), values[idx])).collect();
         Ok((0..count).map(row).collect())
     }
@@ -252,14 +282,13 @@ impl RoundTrip<'_, '_> {
     /// Decodes along an exact chain with a network that differs from that of the inversion by noise.
     fn perturbed(
         &self,
-        x_terminal: &Tensor,
-        residual: &Residual,
-        (exact, perturbation): (ExactSettings, f64),
-        seed: u64,
+        StochasticCode { x_terminal, .. }: &StochasticCode,
+        residual: &Tensor,
+        exact: ExactSettings,
+        (perturbation, seed): (f64, u64),
     ) -> Result<Tensor> {
         let model = self.model.model();
-        let chain =
-            StepChain::spaced(model.schedule()?, exact.spacing, exact.steps).map_err(diffae_infer::Error::from)?;
+        let chain = model.step_chain(exact.spacing, exact.steps)?;
         let denoiser = model.denoiser(self.z_sem, &chain, x_terminal)?;
         let count = x_terminal.dim(0)?;
         let numbers = (self.first as u64..).take(count);
@@ -275,7 +304,7 @@ impl RoundTrip<'_, '_> {
             Err(_) => std::ops::ControlFlow::Break(()),
         };
         let chain = ExactChain::new(chain, exact.weights);
-        let decoded = chain.decode(&noisy, x_terminal, Some(&residual.tensor), &mut on_step);
+        let decoded = chain.decode(&noisy, x_terminal, Some(residual), &mut on_step);
         Ok(decoded.map_err(diffae_infer::Error::from)?.clamp(-1f32, 1f32)?)
     }
 }
@@ -324,13 +353,12 @@ fn figures(chains: &[Chain], pictures: &PictureSet, journal: &Journal, seed: u64
     let mut figures = vec![];
     for chain in chains {
         let name = chain.name();
-        let evaluations = chain.num_evaluations().to_string();
-        let of = [("chain", name.as_str()), ("evaluations", evaluations.as_str())];
+        let of = [("chain", name.as_str())];
         for value in VALUES {
             let item = |idx| journal.get(&format!("{}/{name}", pictures.name(idx)))?.get(value).copied();
             let values: Vec<f64> = (0..pictures.len()).filter_map(item).collect();
             figures.extend(Figure::mean(value, &of, &values, seed));
-            if matches!(value, "mse" | "mse_perturbed") {
+            if value.starts_with("mse") {
                 for (quantile, part) in [("median", 0.5), ("p95", 0.95), ("max", 1.0)] {
                     let of_items = |items: &[usize]| quantile_of(items.iter().map(|&idx| values[idx]).collect(), part);
                     figures.extend(Figure::of_items(&format!("{value}_{quantile}"), &of, values.len(), seed, of_items));
@@ -362,15 +390,20 @@ fn write_plot(evaluation: &Evaluation<'_>, chains: &[Chain], figures: &[Figure],
             .filter_map(|chain| {
                 let is_it = |figure: &&Figure| figure.name == value && figure.of.get("chain") == Some(&chain.name());
                 let mse = figures.iter().find(is_it)?.value;
-                Some(Point { x: chain.num_evaluations() as f64, y: -10.0 * mse.max(1e-16).log10(), interval: None })
+                let is_cost =
+                    |figure: &&Figure| figure.name == "evaluations" && figure.of.get("chain") == Some(&chain.name());
+                let num_evaluations = figures.iter().find(is_cost)?.value;
+                Some(Point { x: num_evaluations, y: -10.0 * mse.max(1e-16).log10(), interval: None })
             })
             .collect();
         points.sort_by(|a, b| a.x.total_cmp(&b.x));
         Curve { name: name.to_owned(), points }
     };
+    let is_exact = |chain: &Chain| matches!(chain, Chain::Same(ChainSettings::Exact(_)));
     let curves = [
-        curve("exact", "mse_median", |chain| matches!(chain, Chain::Exact(_))),
-        curve("exact, perturbed", "mse_perturbed_median", |chain| matches!(chain, Chain::Exact(_))),
+        curve("exact", "mse_median", is_exact),
+        curve("exact, perturbed", "mse_perturbed_median", is_exact),
+        curve("fixed points", "mse_median", |chain| matches!(chain, Chain::Same(ChainSettings::FixedPoint(_)))),
         curve("DDIM", "mse_median", |chain| matches!(chain, Chain::Ddim(_))),
     ];
     let curves: Vec<Curve> = curves.into_iter().filter(|curve| !curve.points.is_empty()).collect();

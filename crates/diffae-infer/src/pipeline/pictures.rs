@@ -10,6 +10,7 @@ use crate::interpolate::{PathEnd, path_frames};
 use crate::manipulate::{AttributeEdit, check_strength, keep_residual};
 use crate::observer::Observer;
 use crate::settings::PipelineSettings;
+use crate::stochastic_code::ChainSettings;
 use diffae_data::{PictureSet, rgb_from_tensor, tensor_from_rgb};
 
 impl Pipeline {
@@ -106,7 +107,7 @@ impl Pipeline {
         let x_0 = self.tensor_of(pictures)?;
         let codes = self.encode_tensor(&x_0, settings, observer)?;
         let edited = self.decode_tensor(&self.edit_many(&codes, edits)?, settings, observer)?;
-        if codes.residual.is_some() {
+        if codes.chain.as_ref().is_some_and(|chain| matches!(chain.settings, ChainSettings::Exact(_))) {
             // Exact codes lose nothing that would have to be added.
             return pictures_of(&edited);
         }
@@ -124,9 +125,9 @@ impl Pipeline {
             let got = format!("{} and {} pictures, {num_frames} frames", from.len(), to.len());
             return Err(Error::OutOfRange { what: "an interpolation", got, expected: "one and one, two or more" });
         }
-        let both = match (&from.residual, &to.residual) {
-            (Some(residual), None) => [from.clone(), to.with_zero_residual(residual)?],
-            (None, Some(residual)) => [from.with_zero_residual(residual)?, to.clone()],
+        let both = match (&from.chain, &to.chain) {
+            (Some(chain), None) => [from.clone(), to.along(chain)?],
+            (None, Some(chain)) => [from.along(chain)?, to.clone()],
             _ => [from.clone(), to.clone()],
         };
         let both = Codes::joined(&both)?;
@@ -358,8 +359,7 @@ mod tests {
         }
         let noisy = PipelineSettings { sampler: Sampler::Ddim { eta: 1. }, ..SETTINGS };
         let x_terminal = codes.x_terminal.as_ref().unwrap();
-        let batch =
-            CodesBatch { x_terminal, z_sem: codes.z_sem.as_ref(), numbers: &[0], residual: codes.residual.as_ref() };
+        let batch = CodesBatch { x_terminal, z_sem: codes.z_sem.as_ref(), numbers: &[0], chain: codes.chain.as_ref() };
         assert!(matches!(pipeline.decode_batch(batch, &noisy, &mut no_observer), Err(Error::OutOfRange { .. })));
     }
 }

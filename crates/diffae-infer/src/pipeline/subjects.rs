@@ -9,7 +9,7 @@ use super::Pipeline;
 use crate::error::{Result, computing};
 use crate::observer::Observer;
 use crate::settings::PipelineSettings;
-use crate::stochastic_code::Residual;
+use crate::stochastic_code::CodeChain;
 use crate::subjects::{CodesNeed, Encoded, Subjects};
 
 impl Subjects {
@@ -28,33 +28,33 @@ impl Subjects {
         let model = pipeline.model();
         let inputs: Vec<Input> = range.clone().filter_map(|idx| self.picture(idx).cloned()).collect();
         let computed = if inputs.is_empty() {
-            Encoded { z_sem: None, x_terminal: None, residual: None, x_0: None }
+            Encoded { z_sem: None, x_terminal: None, chain: None, x_0: None }
         } else {
             let x_0 = read_batch(&inputs, model.image_shape(), model.device())?;
             pipeline.encode_batch(&x_0, need, settings, observer)?
         };
-        let (mut z_sems, mut x_terminals, mut residuals, mut next) = (vec![], vec![], vec![], 0);
+        let (mut z_sems, mut x_terminals, mut chains, mut next) = (vec![], vec![], vec![], 0);
         for idx in range.clone() {
             let (codes, row) = match self.codes(idx) {
                 None => {
                     next += 1;
-                    ((computed.z_sem.as_ref(), computed.x_terminal.as_ref(), computed.residual.as_ref()), next - 1)
+                    ((computed.z_sem.as_ref(), computed.x_terminal.as_ref(), computed.chain.as_ref()), next - 1)
                 }
-                Some((codes, row)) => ((codes.z_sem.as_ref(), codes.x_terminal.as_ref(), codes.residual.as_ref()), row),
+                Some((codes, row)) => ((codes.z_sem.as_ref(), codes.x_terminal.as_ref(), codes.chain.as_ref()), row),
             };
             let of = |tensor: &Tensor| tensor.narrow(0, row, 1)?.to_device(model.device());
             z_sems.extend(computing("looking up z_sem", codes.0.map(of).transpose())?);
             if need != CodesNeed::ZSem {
                 let stored = computing("looking up x_T", codes.1.map(of).transpose())?;
                 x_terminals.push(stored.map_or_else(|| model.zero_x_terminal(1), Ok)?);
-                residuals.push(codes.2.map(|residual| residual.map(of)).transpose()?);
+                chains.push(codes.2.map(|chain| chain.map(of)).transpose()?);
             }
         }
         let joined = |rows: Vec<Tensor>| (!rows.is_empty()).then(|| Tensor::cat(&rows, 0)).transpose();
         Ok(Encoded {
             z_sem: computing("joining z_sem", joined(z_sems))?,
             x_terminal: computing("joining x_T", joined(x_terminals))?,
-            residual: Residual::joined(residuals.iter().map(Option::as_ref))?,
+            chain: CodeChain::joined(chains.iter().map(Option::as_ref))?,
             x_0: computed.x_0.filter(|_| inputs.len() == range.len()),
         })
     }

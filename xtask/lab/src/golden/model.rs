@@ -158,7 +158,7 @@ impl Subject<'_> {
     }
 
     fn decode(&self, x_terminal: &Tensor, z_sem: Option<&Tensor>, settings: &PipelineSettings) -> Result<Tensor> {
-        let codes = CodesBatch { x_terminal, residual: None, z_sem, numbers: &[] };
+        let codes = CodesBatch { x_terminal, chain: None, z_sem, numbers: &[] };
         Ok(self.pipeline.decode_batch(codes, settings, &mut no_observer)?)
     }
 

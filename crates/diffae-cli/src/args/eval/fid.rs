@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use diffae_eval::measures::FidOptions;
 use diffae_schedule::Spacing;
 
-use super::super::{MODEL_WEIGHTS, ReadingArgs, SamplerArgs, one_of, positive};
+use super::super::{LatentArgs, MODEL_WEIGHTS, ReadingArgs, SamplerArgs, one_of, positive};
 use super::{EvalRunArgs, EvaluatedArgs, PictureCrop, two_or_more};
 
 /// Feature networks.
@@ -106,6 +106,8 @@ pub(crate) struct FidArgs {
     /// Latent diffusion steps
     #[arg(long, default_value_t = FidOptions::default().latent_steps, value_name = "N", value_parser = positive)]
     pub(crate) latent_steps: usize,
+    #[command(flatten)]
+    pub(crate) latent: LatentArgs,
     /// Statistics of the real images (.npz with mu and sigma, as pytorch-fid writes them), instead of --data or beside it
     #[arg(long, value_name = "FILE")]
     pub(crate) reference_statistics: Option<PathBuf>,

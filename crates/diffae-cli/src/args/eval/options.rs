@@ -7,7 +7,7 @@ use diffae_eval::measures::{
     FidSource, InversionOptions, PplOptions, ReconOptions, XTerminalKind,
 };
 use diffae_eval::{FeatureKind, InceptionInput, InversePenalty, LpipsBackbone};
-use diffae_infer::{ExactSettings, PipelineSettings};
+use diffae_infer::{ChainSettings, ExactSettings, FixedPointSettings, LatentMethod, PipelineSettings};
 
 use super::{
     AttributesArgs, BackboneName, DirectionName, DisentanglementArgs, EditsArgs, EvalInversionArgs, FeatureName,
@@ -67,11 +67,19 @@ impl EvalInversionArgs {
     pub(crate) fn options(&self) -> InversionOptions {
         let Self { exact_weights: weights, spacing, .. } = *self;
         let exact = self.exact_steps.iter().map(|&steps| ExactSettings { steps, spacing, weights }).collect();
-        InversionOptions { exact, ddim: self.ddim.clone(), perturbation: self.perturbation }
+        let fixed_point = self.fixed_point_steps.iter().map(|&steps| FixedPointSettings { steps, spacing }).collect();
+        InversionOptions { exact, fixed_point, ddim: self.ddim.clone(), perturbation: self.perturbation }
     }
 }
 
 impl EditsArgs {
+    fn chain(&self) -> Option<ChainSettings> {
+        let (spacing, weights) = (PipelineSettings::DEFAULT.spacing, self.exact_weights);
+        let exact = self.exact_steps.map(|steps| ChainSettings::Exact(ExactSettings { steps, spacing, weights }));
+        let fixed = |steps| ChainSettings::FixedPoint(FixedPointSettings { steps, spacing });
+        exact.or(self.fixed_point_steps.map(fixed))
+    }
+
     pub(crate) fn options(&self) -> Result<EditsOptions> {
         Ok(EditsOptions {
             direction: match self.direction {
@@ -80,9 +88,8 @@ impl EditsArgs {
             },
             steps: self.steps,
             invert_steps: self.invert_steps,
-            exact: self
-                .exact_steps
-                .and_then(|num_steps| PipelineSettings { num_steps, ..PipelineSettings::DEFAULT }.exact()),
+            chain: self.chain(),
+            drop_residual: self.x_t_alone,
             sampler: self.sampler.get()?,
             keep_residual: self.keep_residual,
         })
@@ -109,6 +116,7 @@ impl FidArgs {
             size: self.size,
             steps: self.steps,
             latent_steps: self.latent_steps,
+            latent_method: self.latent.method(LatentMethod { sampler: self.sampler.get()?, spacing: self.spacing }),
             spacing: self.spacing,
             sampler: self.sampler.get()?,
             reference_statistics: self.reference_statistics.clone(),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use diffae_data::{PictureSet, rgb_from_bytes};
-use diffae_infer::{PipelineSettings, Settings};
+use diffae_infer::{LatentMethod, PipelineSettings, Settings};
 
 use super::FidOptions;
 use crate::error::Result;
@@ -67,6 +67,10 @@ impl<'a> Generator<'a> {
             settings.insert("source".to_owned(), "sampled".into());
             settings.insert("latent_steps".to_owned(), options.latent_steps.into());
             settings.insert("latent".to_owned(), model.latent_fingerprint()?.into());
+            if let Some(LatentMethod { sampler, spacing }) = latent_method(model, options) {
+                settings.insert("latent_sampler".to_owned(), sampler.to_string().into());
+                settings.insert("latent_spacing".to_owned(), spacing.to_string().into());
+            }
         }
         Ok(settings)
     }
@@ -88,7 +92,7 @@ impl<'a> Generator<'a> {
             }
             Self::Sampled(model) => {
                 let numbers: Vec<u64> = (range.start as u64..range.end as u64).collect();
-                let PipelineSettings { latent_method, .. } = PipelineSettings::of_model(model.model().config());
+                let latent_method = latent_method(model, options);
                 let of_latent = PipelineSettings { latent_method, ..settings };
                 (model, model.pipeline().sample_z_sem_batch(&numbers, &of_latent, &mut stage.observer())?)
             }
@@ -97,6 +101,12 @@ impl<'a> Generator<'a> {
         let x_0 = model.decode((&x_terminal, z_sem.as_ref()), first, &settings, stage)?;
         Ok(vec![eight_bits(&x_0)?])
     }
+}
+
+/// Returns the method of the latent diffusion, `None` for that of decoding.
+fn latent_method(model: &EvaluatedModel, options: &FidOptions) -> Option<LatentMethod> {
+    let is_distilled = model.model().config().chains().is_some_and(|chains| chains.distilled.is_some());
+    options.latent_method.or(PipelineSettings::DEFAULT.latent_method.filter(|_| is_distilled))
 }
 
 /// Reads pictures of a folder in their own sizes.
