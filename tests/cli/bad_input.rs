@@ -64,7 +64,7 @@ fn step_counts_that_do_not_exist_name_their_neighbors() {
     let spaced = ["encode", "--model", &model, &photograph, "--out", "c.safetensors", "--spacing", "karras"];
     Workspace::new()
         .run(&[&spaced[..], &["--inversion", "ddim"]].concat())
-        .fails_with("--spacing is for exact inversions");
+        .fails_with("--spacing is for --inversion exact and fixed-point");
 }
 
 #[test]

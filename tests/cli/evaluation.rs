@@ -589,4 +589,13 @@ fn paths_between_pictures_have_a_length() {
     let report = workspace.run(&[&args[..], &["--force", "--json"]].concat()).succeeds().json();
     let length = figure(&report, "ppl", &[("backbone", "squeeze")]);
     assert!(length > 0. && length.is_finite(), "{report}");
+    for along in ["--exact-steps", "--fixed-point-steps"] {
+        let args =
+            ["eval", "ppl", "--model", "toonheads", "--data", &data, "--out", &along[2..], "--backbone", "squeeze"];
+        let args = [&args[..], &["--weights", &weights, "--pairs", "2", along, "3", "--json"]].concat();
+        let report = workspace.run(&args).succeeds().json();
+        let length = figure(&report, "ppl", &[("backbone", "squeeze")]);
+        assert!(length > 0. && length.is_finite(), "{report}");
+        assert!(report["settings"]["chain"].as_str().unwrap().starts_with("3 "), "{report}");
+    }
 }

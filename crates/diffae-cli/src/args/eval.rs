@@ -180,6 +180,8 @@ pub(crate) struct PplArgs {
     /// Number of pairs of images [default: half the number of images]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) pairs: Option<usize>,
+    #[command(flatten)]
+    pub(crate) along: AlongArgs,
     /// Step size along the interpolation path, which has length 1
     #[arg(long, default_value_t = PplOptions::default().epsilon, value_name = "E")]
     pub(crate) epsilon: f64,
@@ -331,6 +333,26 @@ pub(crate) struct LabeledArgs {
     pub(crate) inverse_penalty: Option<f64>,
 }
 
+/// Chain along which images are inverted and decoded.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AlongArgs {
+    /// Invert and decode along an exact chain of N steps, as `diffae edit` does by default
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["steps", "invert_steps", "sampler", "eta"])]
+    pub(crate) exact_steps: Option<usize>,
+    /// Weights of the exact chain
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "exact_steps",
+        default_value_t = ExactWeights::default(),
+        value_parser = one_of::<ExactWeights>(ExactWeights::names())
+    )]
+    pub(crate) exact_weights: ExactWeights,
+    /// Invert by fixed points along DDIM in N steps, and decode along it
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["exact_steps", "steps", "invert_steps", "sampler", "eta"])]
+    pub(crate) fixed_point_steps: Option<usize>,
+}
+
 /// Source of edit directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DirectionName {
@@ -360,23 +382,11 @@ pub(crate) struct EditsArgs {
     /// Strength of the edits [default: fitted to z_sem on the first fifth of the pairs, which is then not measured]
     #[arg(long, allow_negative_numbers = true, value_name = "S", conflicts_with = "direction")]
     pub(crate) strength: Option<f64>,
-    /// Encode and decode along an exact chain of N steps, as `diffae edit` does by default
-    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["steps", "invert_steps", "sampler", "eta"])]
-    pub(crate) exact_steps: Option<usize>,
-    /// Weights of the exact chain
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value_t = ExactWeights::default(),
-        value_parser = one_of::<ExactWeights>(ExactWeights::names())
-    )]
-    pub(crate) exact_weights: ExactWeights,
+    #[command(flatten)]
+    pub(crate) along: AlongArgs,
     /// Drop the residual of the exact chain: codes are x_T alone
     #[arg(long, requires = "exact_steps")]
     pub(crate) x_t_alone: bool,
-    /// Invert by fixed points along DDIM in N steps, and decode along it
-    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["exact_steps", "steps", "invert_steps", "sampler", "eta"])]
-    pub(crate) fixed_point_steps: Option<usize>,
     /// Decoding steps
     #[arg(long, default_value_t = EditsOptions::default().steps, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,

@@ -2,13 +2,13 @@
 
 use candle_core::Tensor;
 use diffae_data::PictureSet;
-use diffae_infer::{PipelineSettings, lerp, slerp};
+use diffae_infer::{ChainSettings, Codes, PathFrame, PipelineSettings, StochasticCode};
 use diffae_schedule::Sampler;
 
 use super::{Measure, PerceptualNetwork};
 use crate::error::{Error, Result, check_at_least, unsuitable};
 use crate::evaluated_model::{EvaluatedModel, to_unit};
-use crate::evaluation::Evaluation;
+use crate::evaluation::{Evaluation, Stage};
 use crate::journal::{Journal, Values};
 use crate::report::{Figure, Report};
 
@@ -47,11 +47,13 @@ pub struct PplOptions {
     pub invert_steps: usize,
     /// Sampler. Default: DDIM.
     pub sampler: Sampler,
+    /// Chain of inversion and decoding that takes the place of steps, inversion steps and sampler. Default: none.
+    pub chain: Option<ChainSettings>,
 }
 
 impl Default for PplOptions {
     fn default() -> Self {
-        Self { pairs: None, epsilon: 1e-4, steps: 20, invert_steps: 20, sampler: Sampler::DDIM }
+        Self { pairs: None, epsilon: 1e-4, steps: 20, invert_steps: 20, sampler: Sampler::DDIM, chain: None }
     }
 }
 
@@ -62,7 +64,7 @@ impl Measure for Ppl<'_> {
 
     fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
         let Self { model, pictures, lpips, options } = self;
-        let &PplOptions { pairs, epsilon, steps, invert_steps, sampler } = options;
+        let &PplOptions { pairs, epsilon, steps, invert_steps, sampler, chain } = options;
         self.check()?;
         check_at_least("the number of pairs", pairs.unwrap_or(1), 1)?;
         let count = pairs.unwrap_or_else(|| pictures.len().div_euclid(2));
@@ -74,6 +76,7 @@ impl Measure for Ppl<'_> {
             seed,
             ..PipelineSettings::REFERENCE
         };
+        let decoding = chain.map_or(decoding, |chain| decoding.with_chain(chain));
         let mut settings = model.settings();
         settings.extend([
             ("data".to_owned(), pictures.fingerprint()?.into()),
@@ -84,35 +87,33 @@ impl Measure for Ppl<'_> {
             ("seed".to_owned(), seed.into()),
         ]);
         settings.extend(lpips.settings());
-        settings.extend(decoding.sampler_settings());
+        match chain {
+            Some(chain) => settings.extend([("chain".to_owned(), chain.to_string().into())]),
+            None => settings.extend(decoding.sampler_settings()),
+        }
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
-        let stage = evaluation.stage(NAME, count, 2 * (invert_steps + steps));
+        let pipeline = model.pipeline();
+        let calls_a_pair = 2 * (pipeline.num_inversion_calls(&decoding) + pipeline.num_decoding_calls(&decoding));
+        let stage = evaluation.stage(NAME, count, calls_a_pair);
         let pairs: Vec<usize> = (0..count).collect();
         for batch in pairs.chunks(model.batch_size()) {
             if batch.iter().all(|pair| journal.get(&pair.to_string()).is_some()) {
-                stage.check(batch.len() * 2 * (invert_steps + steps))?;
+                stage.check(batch.len() * calls_a_pair)?;
                 continue;
             }
             let drawn: Vec<Drawn> = batch.iter().map(|&pair| Drawn::new(seed, pair, pictures.len())).collect();
-            let ends = [0, 1].map(|end| -> Result<(Tensor, Tensor)> {
-                let x_0 = model.read(pictures, drawn.iter().map(|drawn| drawn.ends[end]))?;
-                // The encoder is no step of the progress.
-                let z_sem = model.model().encode_semantic(&x_0)?;
-                let observer = &mut stage.observer();
-                let x_terminal = model.pipeline().invert_batch(&x_0, Some(&z_sem), &decoding, observer)?.x_terminal;
-                Ok((z_sem, x_terminal))
-            });
-            let [from, to] = ends;
-            let ((z_from, x_from), (z_to, x_to)) = (from?, to?);
+            let [from, to] = [0, 1].map(|end| self.codes(drawn.iter().map(|drawn| drawn.ends[end]), &decoding, &stage));
+            let ends = Codes::joined(&[from?, to?])?;
             let picture = |shift: f64| -> Result<Tensor> {
-                let (mut z_sem, mut x_terminal) = (vec![], vec![]);
-                for (row, drawn) in drawn.iter().enumerate() {
-                    let at = drawn.place + shift;
-                    z_sem.push(lerp(&z_from.get(row)?, &z_to.get(row)?, at)?);
-                    x_terminal.push(slerp(&x_from.get(row)?, &x_to.get(row)?, at)?);
-                }
-                let (z_sem, x_terminal) = (Tensor::stack(&z_sem, 0)?, Tensor::stack(&x_terminal, 0)?);
-                to_unit(&model.decode((&x_terminal, Some(&z_sem)), batch[0], &decoding, &stage)?)
+                let at = |(row, drawn): (usize, &Drawn)| PathFrame {
+                    from: row,
+                    to: batch.len() + row,
+                    alpha: drawn.place + shift,
+                };
+                let between = ends.at_frames(&drawn.iter().enumerate().map(at).collect::<Vec<_>>())?;
+                let x_terminal = between.x_terminal.ok_or_else(|| unsuitable("the codes hold no x_T"))?;
+                let code = StochasticCode { x_terminal, chain: between.chain };
+                to_unit(&model.decode_code((&code, between.z_sem.as_ref()), batch[0], &decoding, &stage)?)
             };
             let distances = lpips.network().distance(&picture(0.)?, &picture(epsilon)?)?;
             for (pair, distance) in batch.iter().zip(distances) {
@@ -139,6 +140,26 @@ impl Measure for Ppl<'_> {
 }
 
 impl Ppl<'_> {
+    /// Returns the codes of some pictures. The encoder is no step of the progress.
+    fn codes(
+        &self,
+        indices: impl Iterator<Item = usize> + Clone,
+        settings: &PipelineSettings,
+        stage: &Stage<'_>,
+    ) -> Result<Codes> {
+        let Self { model, pictures, .. } = self;
+        let x_0 = model.read(pictures, indices.clone())?;
+        let z_sem = model.model().encode_semantic(&x_0)?;
+        let code = model.pipeline().invert_batch(&x_0, Some(&z_sem), settings, &mut stage.observer())?;
+        Ok(Codes {
+            z_sem: Some(z_sem),
+            x_terminal: Some(code.x_terminal),
+            chain: code.chain,
+            names: indices.map(|idx| pictures.name(idx)).collect(),
+            fingerprint: model.model().fingerprint().to_owned(),
+        })
+    }
+
     /// Fails if model, pictures or options do not allow the measure.
     fn check(&self) -> Result<()> {
         let (model, epsilon) = (self.model, self.options.epsilon);

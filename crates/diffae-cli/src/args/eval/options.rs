@@ -10,8 +10,9 @@ use diffae_eval::{FeatureKind, InceptionInput, InversePenalty, LpipsBackbone};
 use diffae_infer::{ChainSettings, ExactSettings, FixedPointSettings, LatentMethod, PipelineSettings};
 
 use super::{
-    AttributesArgs, BackboneName, DirectionName, DisentanglementArgs, EditsArgs, EvalInversionArgs, FeatureName,
-    FewShotArgs, FidArgs, PictureCrop, PplArgs, ProtocolName, ReconArgs, ResizeName, SourceName, XTerminalName,
+    AlongArgs, AttributesArgs, BackboneName, DirectionName, DisentanglementArgs, EditsArgs, EvalInversionArgs,
+    FeatureName, FewShotArgs, FidArgs, PictureCrop, PplArgs, ProtocolName, ReconArgs, ResizeName, SourceName,
+    XTerminalName,
 };
 
 impl From<BackboneName> for LpipsBackbone {
@@ -72,14 +73,16 @@ impl EvalInversionArgs {
     }
 }
 
-impl EditsArgs {
+impl AlongArgs {
     fn chain(&self) -> Option<ChainSettings> {
         let (spacing, weights) = (PipelineSettings::DEFAULT.spacing, self.exact_weights);
         let exact = self.exact_steps.map(|steps| ChainSettings::Exact(ExactSettings { steps, spacing, weights }));
         let fixed = |steps| ChainSettings::FixedPoint(FixedPointSettings { steps, spacing });
         exact.or(self.fixed_point_steps.map(fixed))
     }
+}
 
+impl EditsArgs {
     pub(crate) fn options(&self) -> Result<EditsOptions> {
         Ok(EditsOptions {
             direction: match self.direction {
@@ -88,7 +91,7 @@ impl EditsArgs {
             },
             steps: self.steps,
             invert_steps: self.invert_steps,
-            chain: self.chain(),
+            chain: self.along.chain(),
             drop_residual: self.x_t_alone,
             sampler: self.sampler.get()?,
             keep_residual: self.keep_residual,
@@ -104,6 +107,7 @@ impl PplArgs {
             steps: self.steps,
             invert_steps: self.invert_steps,
             sampler: self.sampler.get()?,
+            chain: self.along.chain(),
         })
     }
 }
