@@ -9,6 +9,7 @@ mod help;
 mod pictures;
 mod training;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -90,6 +91,8 @@ pub(crate) enum NumberType {
 pub(crate) enum Command {
     /// Generate a web page of examples from the built-in model, in half a minute to a few minutes
     Demo(DemoArgs),
+    /// Serve a page with sliders, and a JSON API, to browsers on this machine
+    Serve(ServeArgs),
     /// Describe a model: architecture, sizes, and which commands it supports
     Info(InfoArgs),
     /// Convert released weights into a model folder
@@ -289,6 +292,24 @@ pub(crate) struct DemoArgs {
     pub(crate) random: RandomArgs,
     #[command(flatten)]
     pub(crate) json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Model folder, file or folder of released weights (.ckpt, .pt, .safetensors), or `toonheads` (built in)
+    #[arg(long, short, value_name = "MODEL", default_value = "toonheads")]
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) hints: HintArgs,
+    /// Address to listen on; others than this machine's need --token
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub(crate) host: IpAddr,
+    /// Port to listen on; 0 for any that is free
+    #[arg(long, value_name = "PORT", default_value_t = 7860)]
+    pub(crate) port: u16,
+    /// Token that every request must bring, of 12 characters or more; in the address of the page: `/?token=TOKEN`
+    #[arg(long, value_name = "TOKEN", env = "DIFFAE_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
 }
 
 #[derive(Debug, Args)]

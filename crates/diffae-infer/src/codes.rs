@@ -180,6 +180,15 @@ impl Codes {
     /// # Errors
     /// [`diffae_data::Error::Exists`] or [`Error::Io`] if the file cannot be written.
     pub fn write(&self, path: &Path, text: &[(String, String)], overwrite: Overwrite) -> Result<()> {
+        Ok(write_atomically(path, &self.to_bytes(text)?, overwrite)?)
+    }
+
+    /// Returns the bytes of the file that [`write`](Self::write) writes.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the tensors cannot be read.
+    pub fn to_bytes(&self, text: &[(String, String)]) -> Result<Vec<u8>> {
+        let path = Path::new("codes.safetensors");
         let mut tensors = BTreeMap::new();
         tensors.extend(self.z_sem.clone().map(|z_sem| ("z_sem".to_owned(), z_sem)));
         tensors.extend(self.x_terminal.clone().map(|x_terminal| ("x_T".to_owned(), x_terminal)));
@@ -195,9 +204,7 @@ impl Codes {
         let names = serde_json::to_string(&self.names);
         text.insert("names".to_owned(), names.map_err(|source| Error::Config { path: path.to_owned(), source })?);
         text.insert("fingerprint".to_owned(), self.fingerprint.clone());
-        let bytes =
-            safetensors_bytes(&tensors, &text).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
-        Ok(write_atomically(path, &bytes, overwrite)?)
+        safetensors_bytes(&tensors, &text).map_err(|source| Error::Weights { path: path.to_owned(), source })
     }
 
     /// Reads a file that [`Codes::write`] wrote. Codes of other programs may lack the text: they get numbered names and

@@ -84,6 +84,7 @@ impl Page {
 /// Help of every command.
 const PAGES: &[Page] = &[
     page(&["demo"], &["diffae demo --out demo"]),
+    page(&["serve"], &["diffae serve", "diffae serve --model ffhq128 --port 8000"]),
     page(&["info"], &["diffae info toonheads", "diffae info last.ckpt --json"]).without(&COMPUTING),
     page(&["import"], &["diffae import last.ckpt --latent latent.pkl --classifier cls/last.ckpt --out ffhq256"])
         .out(MODEL)

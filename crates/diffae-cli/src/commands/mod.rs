@@ -18,6 +18,7 @@ mod man;
 mod presets;
 mod reconstruct;
 mod sample;
+mod serve;
 mod train;
 mod tune_steps;
 mod variations;
@@ -33,6 +34,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     let global = &cli.global;
     match cli.command {
         Command::Demo(args) => demo::run(global, &args),
+        Command::Serve(args) => serve::run(global, &args),
         Command::Info(args) => info::run(global, &args),
         Command::Import(args) => import::run(global, &args),
         Command::Align(args) => align::run(&args),

@@ -6,7 +6,7 @@ use image::RgbImage;
 use super::{Pipeline, check_count};
 use crate::codes::Codes;
 use crate::error::{Error, Result, computing};
-use crate::interpolate::{PathEnd, path_frames};
+use crate::interpolate::{PathEnd, PathFrame, path_frames};
 use crate::manipulate::{AttributeEdit, check_strength, keep_residual};
 use crate::observer::Observer;
 use crate::settings::PipelineSettings;
@@ -49,6 +49,20 @@ impl Pipeline {
         observer: &mut Observer<'_>,
     ) -> Result<Vec<RgbImage>> {
         pictures_of(&self.decode_tensor(codes, settings, observer)?)
+    }
+
+    /// Decodes codes to pictures, with noise drawn by `numbers`, one for each: see [`Pipeline::decode_batches`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::decode_tensor`]; [`Error::OutOfRange`] unless there are as many numbers.
+    pub fn decode_at(
+        &self,
+        codes: &Codes,
+        numbers: &[u64],
+        settings: &PipelineSettings,
+        observer: &mut Observer<'_>,
+    ) -> Result<Vec<RgbImage>> {
+        pictures_of(&self.decode_numbered(codes, numbers, settings, observer)?)
     }
 
     /// Edits an attribute of codes. [`Pipeline::full_edit_strength`] is the strength of a full edit, and negative
@@ -125,13 +139,19 @@ impl Pipeline {
             let got = format!("{} and {} pictures, {num_frames} frames", from.len(), to.len());
             return Err(Error::OutOfRange { what: "an interpolation", got, expected: "one and one, two or more" });
         }
-        let both = match (&from.chain, &to.chain) {
-            (Some(chain), None) => [from.clone(), to.along(chain)?],
-            (None, Some(chain)) => [from.along(chain)?, to.clone()],
-            _ => [from.clone(), to.clone()],
-        };
-        let both = Codes::joined(&both)?;
-        both.at_frames(&path_frames(2, num_frames, PathEnd::Last)?)
+        both(from, to)?.at_frames(&path_frames(2, num_frames, PathEnd::Last)?)
+    }
+
+    /// Returns the codes at `alpha` between those of two pictures, 0 to 1; see [`interpolate`](Self::interpolate).
+    ///
+    /// # Errors
+    /// As [`Pipeline::interpolate`].
+    pub fn blend(&self, from: &Codes, to: &Codes, alpha: f64) -> Result<Codes> {
+        if [from.len(), to.len()] != [1, 1] || !(0.0..=1.0).contains(&alpha) {
+            let got = format!("{} and {} pictures, alpha {alpha}", from.len(), to.len());
+            return Err(Error::OutOfRange { what: "a blend", got, expected: "one and one, 0 to 1" });
+        }
+        both(from, to)?.at_frames(&[PathFrame { from: 0, to: 1, alpha }])
     }
 
     /// Interpolates through all pictures in their order, `frames_per_leg` from each to the next with both ends; see
@@ -184,12 +204,16 @@ impl Pipeline {
         settings: &PipelineSettings,
         observer: &mut Observer<'_>,
     ) -> Result<Vec<RgbImage>> {
-        let codes = self.sample_codes(numbers, settings, observer)?;
-        pictures_of(&self.decode_numbered(&codes, numbers, settings, observer)?)
+        self.decode_at(&self.sample_codes(numbers, settings, observer)?, numbers, settings, observer)
     }
 
-    /// Converts pictures to a tensor at the model's size, on the CPU.
-    fn tensor_of(&self, pictures: &[RgbImage]) -> Result<Tensor> {
+    /// Converts pictures of any size to a tensor at the model's size, on the CPU, for [`Pipeline::encode_tensor`].
+    ///
+    /// # Shapes
+    /// - result: `[N, C, H, W]`, f32 in `[-1, 1]`.
+    /// # Errors
+    /// [`Error::OutOfRange`] without pictures.
+    pub fn tensor_of(&self, pictures: &[RgbImage]) -> Result<Tensor> {
         let [channels, size, _] = self.model().image_shape();
         let read = |picture: &RgbImage| Ok(tensor_from_rgb(picture, channels, size)?);
         let pictures = pictures.iter().map(read).collect::<Result<Vec<_>>>()?;
@@ -205,6 +229,16 @@ fn pictures_of(x_0: &Tensor) -> Result<Vec<RgbImage>> {
 
 fn z_sem_of(codes: &Codes) -> Result<&Tensor> {
     codes.z_sem.as_ref().ok_or(Error::MissingPart { part: "z_sem", hint: "the codes are of a plain DDPM" })
+}
+
+/// Joins the codes of two pictures along the chain of one of them.
+fn both(from: &Codes, to: &Codes) -> Result<Codes> {
+    let both = match (&from.chain, &to.chain) {
+        (Some(chain), None) => [from.clone(), to.along(chain)?],
+        (None, Some(chain)) => [from.along(chain)?, to.clone()],
+        _ => [from.clone(), to.clone()],
+    };
+    Codes::joined(&both)
 }
 
 #[cfg(test)]
