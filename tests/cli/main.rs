@@ -23,5 +23,6 @@ mod readme;
 #[cfg(unix)]
 mod resume;
 mod samples;
+mod serve;
 mod support;
 mod training;

@@ -1,0 +1,155 @@
+//! `diffae serve`: the page and its API from outside.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::Workspace;
+
+/// A server on a port that was free, stopped with the test.
+struct Served {
+    child: Child,
+    address: String,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Served {
+    fn start(workspace: &Workspace, more: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_diffae"));
+        command.args(["serve", "--port", "0", "--device", "cpu"]).args(more).current_dir(workspace.path("."));
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
+        let address = address.unwrap_or_else(|| panic!("no address in {line:?}")).to_owned();
+        Self { child, address }
+    }
+
+    /// Returns the status and the body of a response.
+    fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let (address, length) = (&self.address, body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
+        );
+        stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+        let mut response = vec![];
+        stream.read_to_end(&mut response).unwrap();
+        let end = response.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8_lossy(&response[..end]).into_owned();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, response[end + 4..].to_vec())
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Vec<u8> {
+        let (status, bytes) = self.ask("POST", path, "Content-Type: application/json\r\n", body.to_string().as_bytes());
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&bytes));
+        bytes
+    }
+
+    fn upload(&self, picture: &[u8], name: &str) -> Value {
+        let (status, bytes) = self.ask("POST", &format!("/api/codes?name={name}"), "", picture);
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&bytes));
+        serde_json::from_slice(&bytes).unwrap()
+    }
+}
+
+fn pixels(bytes: &[u8]) -> image::RgbImage {
+    image::load_from_memory(bytes).unwrap().into_rgb8()
+}
+
+#[test]
+fn the_page_edits_as_the_command_does() {
+    let workspace = Workspace::new();
+    let served = Served::start(&workspace, &[]);
+    let (status, page) = served.ask("GET", "/", "", b"");
+    assert!(status == 200 && String::from_utf8(page).unwrap().contains("<title>diffae</title>"));
+    let (_, face) = served.ask("GET", "/api/faces/4", "", b"");
+    std::fs::write(workspace.path("face.png"), &face).unwrap();
+    let codes = served.upload(&face, "face.png")["codes"].clone();
+    let edited = served.post("/api/edit", &json!({ "codes": codes, "edits": { "Smiling": -0.25, "Beard": 0.5 } }));
+    let edit = ["edit", "-m", "toonheads", "face.png", "-a", "Smiling=-0.25", "-a", "Beard=0.5", "--out", "edited"];
+    workspace.run(&edit).succeeds();
+    assert_eq!(pixels(&edited), workspace.pixels("edited/face_Smiling_-0.25_Beard_+0.5.png"));
+    let sample: Value = serde_json::from_slice(&served.post("/api/sample", &json!({ "index": 3 }))).unwrap();
+    let (_, sampled) =
+        served.ask("GET", &format!("/api/codes/{}/reconstruction", sample["codes"].as_str().unwrap()), "", b"");
+    workspace.run(&["sample", "-m", "toonheads", "--index", "3", "--out", "samples"]).succeeds();
+    assert_eq!(pixels(&sampled), workspace.pixels("samples/sample_00003.png"));
+}
+
+#[test]
+fn many_clients_get_their_own_pictures_or_a_clear_answer() {
+    let workspace = Workspace::new();
+    let served = Served::start(&workspace, &["--threads", "2"]);
+    let faces: Vec<Value> = (0..4)
+        .map(|idx| {
+            let (_, face) = served.ask("GET", &format!("/api/faces/{idx}"), "", b"");
+            served.upload(&face, "face.png")["codes"].clone()
+        })
+        .collect();
+    let edit = |codes: &Value, client: usize| json!({ "codes": codes, "edits": { "Smiling": 0.3 }, "client": client.to_string() });
+    let expected: Vec<Vec<u8>> = faces.iter().map(|codes| served.post("/api/edit", &edit(codes, 0))).collect();
+    let answers: Vec<(usize, u16, Vec<u8>)> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..32_usize)
+            .map(|client| {
+                let (served, body) = (&served, edit(&faces[client % 4], client).to_string());
+                scope.spawn(move || {
+                    let json = "Content-Type: application/json\r\n";
+                    let (status, bytes) = served.ask("POST", "/api/edit", json, body.as_bytes());
+                    (client, status, bytes)
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let mut num_pictures = 0;
+    for (client, status, bytes) in answers {
+        match status {
+            200 => {
+                assert_eq!(bytes, expected[client % 4], "client {client}");
+                num_pictures += 1;
+            }
+            503 => assert!(String::from_utf8(bytes).unwrap().contains("the server is busy")),
+            other => panic!("status {other}: {}", String::from_utf8_lossy(&bytes)),
+        }
+    }
+    assert!(num_pictures >= 16, "{num_pictures} of 32");
+}
+
+#[test]
+fn other_machines_need_a_token_and_other_sites_are_refused() {
+    let workspace = Workspace::new();
+    workspace
+        .run(&["serve", "--host", "0.0.0.0", "--port", "0"])
+        .fails_with("needs a token (--token) of 12 characters");
+    workspace.run(&["serve", "--token", "short", "--port", "0"]).fails_with("12 characters");
+    let served = Served::start(&workspace, &["--token", "a-long-secret"]);
+    assert_eq!(served.ask("GET", "/api/model", "", b"").0, 401);
+    assert_eq!(served.ask("GET", "/api/model", "Authorization: Bearer a-long-secret\r\n", b"").0, 200);
+    assert_eq!(served.ask("GET", "/?token=a-long-secret", "", b"").0, 200);
+    assert_eq!(served.ask("GET", "/?token=a-long-secret", "Origin: http://example.org\r\n", b"").0, 403);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_the_server_with_a_client_that_listens() {
+    let workspace = Workspace::new();
+    let mut served = Served::start(&workspace, &[]);
+    let mut listener = TcpStream::connect(&served.address).unwrap();
+    let head = format!("GET /api/events?client=me HTTP/1.1\r\nHost: {}\r\n\r\n", served.address);
+    listener.write_all(head.as_bytes()).unwrap();
+    let mut first = [0; 8];
+    listener.read_exact(&mut first).unwrap();
+    assert!(Command::new("kill").args(["-INT", &served.child.id().to_string()]).status().unwrap().success());
+    let status = served.child.wait().unwrap();
+    assert_eq!(status.code(), Some(0), "a server that is ended is no failure");
+}
