@@ -60,10 +60,14 @@ fn is_command(span: &str) -> bool {
     ["diffae ", "cargo "].iter().any(|program| span.starts_with(program))
 }
 
-/// The arguments of the program in a command; none if the command starts another program.
+/// The arguments of the program in a command; none if the command starts another program, or a server, which does not end
+/// (`serve.rs` has its tests).
 fn arguments(command: &str) -> Option<Vec<String>> {
     let words: Vec<&str> = command.split_whitespace().collect();
     let ["diffae", own @ ..] = &words[..] else { return None };
+    if own.first() == Some(&"serve") {
+        return None;
+    }
     Some(own.iter().map(|word| if *word == "MODEL" { MODEL } else { word }.to_owned()).collect())
 }
 

@@ -42,7 +42,7 @@ const SEED: u64 = 0;
 const PAGE: &str = include_str!("../page/index.html");
 const OPENAPI: &str = include_str!("../page/openapi.json");
 
-/// What every request sees.
+/// Everything that requests share.
 #[derive(Clone)]
 pub(crate) struct App {
     pub(crate) pipeline: Pipeline,
@@ -380,7 +380,7 @@ struct VariationRequest {
     chain: ChainRequest,
 }
 
-/// How random `x_T` are decoded; the model's defaults where nothing is said.
+/// Decoding of random `x_T`; the model's defaults where nothing is said.
 #[derive(Debug, Default, Deserialize)]
 struct ChainRequest {
     seed: Option<u64>,

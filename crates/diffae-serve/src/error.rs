@@ -44,21 +44,21 @@ pub enum Error {
     ForeignSite {
         /// The header.
         what: &'static str,
-        /// Its value.
+        /// The value of the header.
         got: String,
     },
     /// The body of a request is not understood.
     #[error("{problem}")]
     Request {
-        /// What is wrong, in a sentence.
+        /// The problem, in a sentence.
         problem: String,
     },
     /// A picture has more pixels than the server takes.
     #[error("the picture has {width} by {height} pixels, more than {max} in all; make it smaller")]
     TooManyPixels {
-        /// Its width.
+        /// The width of the picture.
         width: u32,
-        /// Its height.
+        /// The height of the picture.
         height: u32,
         /// The maximum number of pixels.
         max: u64,
@@ -66,13 +66,13 @@ pub enum Error {
     /// Codes are not there, or not any more.
     #[error("there are no codes {id}, or they have expired; upload the picture again")]
     UnknownCodes {
-        /// Their id.
+        /// The id.
         id: String,
     },
     /// A picture of the model is not there.
     #[error("there is no face {idx}; the model has {count}")]
     UnknownFace {
-        /// Its number.
+        /// The number of the face.
         idx: usize,
         /// The number of faces.
         count: usize,
