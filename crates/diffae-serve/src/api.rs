@@ -552,7 +552,7 @@ mod tests {
         let smiling = model["attributes"].as_array().unwrap().iter().find(|one| one["name"] == "Smiling").unwrap();
         let strength = smiling["full_strength"].as_f64().unwrap();
         let face = built_in_pictures().unwrap()[2].1.clone();
-        let codes = api.pipeline.encode(&[face.clone()], &SETTINGS, &mut no_observer).unwrap();
+        let codes = api.pipeline.encode(std::slice::from_ref(&face), &SETTINGS, &mut no_observer).unwrap();
         let described = api.json("POST", "/api/faces/2/codes", &Value::Null).await;
         let id = described["codes"].as_str().unwrap();
         assert_eq!(api.picture("GET", &format!("/api/codes/{id}/original"), &Value::Null).await, face);
