@@ -242,11 +242,13 @@ fn every_command_of_the_readme_runs_in_its_order() {
         num_run += 1;
     }
     assert!(num_run >= 35, "only {num_run} commands were found");
-    // These are run by the gate itself, by the tests of the demo and of xtask, and by who installs the program.
+    // These are run by the gate itself, by the tests of the demo, of the server and of xtask, and by who installs the program.
     for command in elsewhere {
         let known =
             ["cargo run --release --locked --package diffae-cli -- demo ", "cargo test ", "cargo xtask ", "cargo doc "];
         let known = known.iter().chain(&["cargo install --path crates/diffae-cli", "diffae dataset toonheads "]);
+        let served = ["cargo run --release --locked --package diffae-cli -- serve", "diffae serve"];
+        let known = known.chain(&served);
         assert!(known.clone().any(|known| command.starts_with(known)), "{command}: nobody runs it");
     }
 }
