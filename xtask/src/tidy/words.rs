@@ -61,7 +61,7 @@ mod tests {
             assert_eq!(problems("docs/a.md", prose).len(), 1, "{prose}");
             assert_eq!(problems("crates/a/src/lib.rs", &format!("/// {prose}\nfn f() {{}}\n")).len(), 1, "{prose}");
         }
-        assert_eq!(problems("docs/a.md", "`--invented` was `--samples`; bilateral, a way, back"), [""; 0]);
+        assert_eq!(problems("docs/a.md", "`--invented` was `--samples`; bilateral, a way that leads back"), [""; 0]);
         assert_eq!(problems("crates/a/src/lib.rs", "let invented = judge(\"colour\");\n"), [""; 0]);
     }
 }
