@@ -65,6 +65,12 @@ fn noise_can_be_given() {
     workspace.run(&["sample", "--model", &model, "--out", "none.png"]).fails_with("names a picture, expected a folder");
     let impossible = ["sample", "--model", &model, "--reference", "--latent-steps", "60", "--out", "none"];
     workspace.run(&impossible).fails_with("--latent-steps: no stride");
+    let latent = ["sample", "--model", &model, "-n", "1", "--steps", "2", "--latent-steps", "2", "--out", "latent"];
+    let with = |more: &[&str]| workspace.run(&[&latent[..], more].concat());
+    with(&["--latent-sampler", "ddpm"]).fails_with("--latent-sampler is ddpm, expected one that adds no noise");
+    with(&["--latent-spacing", "tuned"]).fails_with("timesteps are tuned for decoding alone");
+    let told = with(&["--latent-sampler", "ddim", "--latent-spacing", "trailing", "--json"]).succeeds().json();
+    assert_eq!((&told["latent_sampler"], &told["latent_spacing"]), (&"ddim".into(), &"trailing".into()));
     assert!(!workspace.path("none").exists());
 }
 

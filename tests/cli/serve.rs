@@ -82,8 +82,33 @@ fn the_page_edits_as_the_command_does() {
     let sample: Value = serde_json::from_slice(&served.post("/api/sample", &json!({ "index": 3 }))).unwrap();
     let (_, sampled) =
         served.ask("GET", &format!("/api/codes/{}/reconstruction", sample["codes"].as_str().unwrap()), "", b"");
-    workspace.run(&["sample", "-m", "toonheads", "--index", "3", "--out", "samples"]).succeeds();
+    let decoding = ["--steps", "10", "--sampler", "ddim"];
+    workspace
+        .run(&[&["sample", "-m", "toonheads", "--index", "3", "--out", "samples"], &decoding[..]].concat())
+        .succeeds();
     assert_eq!(pixels(&sampled), workspace.pixels("samples/sample_00003.png"));
+    // A sample is edited by its codes, a picture of any kind as it was uploaded.
+    let id = sample["codes"].as_str().unwrap();
+    let (_, codes) = served.ask("GET", &format!("/api/codes/{id}"), "", b"");
+    std::fs::write(workspace.path("sample.safetensors"), codes).unwrap();
+    let edited = served.post("/api/edit", &json!({ "codes": id, "edits": { "Smiling": 0.3 } }));
+    let edit = ["edit", "-m", "toonheads", "sample.safetensors", "-a", "Smiling=0.3", "--out", "edited"];
+    workspace.run(&[&edit[..], &decoding, &["--spacing", "log-snr"]].concat()).succeeds();
+    let name = workspace.files("edited").into_iter().find(|name| name.contains("Smiling_+0.3.")).unwrap();
+    assert_eq!(pixels(&edited), workspace.pixels(&format!("edited/{name}")));
+    let decode = ["decode", "-m", "toonheads", "sample.safetensors", "--spacing", "log-snr", "--out", "decoded"];
+    workspace.run(&[&decode[..], &decoding].concat()).succeeds();
+    assert_eq!(pixels(&sampled), workspace.pixels("decoded/sample_00003.png"));
+    let deep = image::DynamicImage::from(pixels(&face)).into_rgb16();
+    let deep = image::imageops::resize(&deep, 90, 100, image::imageops::FilterType::Triangle);
+    deep.save(workspace.path("deep.png")).unwrap();
+    let codes = served.upload(&std::fs::read(workspace.path("deep.png")).unwrap(), "deep.png");
+    assert!(codes["has_original"].as_bool().unwrap());
+    let path = format!("/api/codes/{}/reconstruction", codes["codes"].as_str().unwrap());
+    workspace.run(&["reconstruct", "-m", "toonheads", "deep.png", "--out", "deep"]).succeeds();
+    assert_eq!(pixels(&served.ask("GET", &path, "", b"").1), workspace.pixels("deep/deep.png"));
+    let blend = json!({ "from": codes["codes"], "to": id, "alpha": 0.5 });
+    assert_eq!(pixels(&served.post("/api/blend", &blend)).dimensions(), (64, 64));
 }
 
 #[test]

@@ -53,6 +53,9 @@ pub enum Error {
         /// The problem, in a sentence.
         problem: String,
     },
+    /// The server has a fault, which its log shows.
+    #[error("the request failed for a fault of the server; its log has the details")]
+    Fault,
     /// A picture has more pixels than the server takes.
     #[error("the picture has {width} by {height} pixels, more than {max} in all; make it smaller")]
     TooManyPixels {
@@ -109,6 +112,7 @@ impl Error {
             Self::Listen { .. }
             | Self::System(_)
             | Self::TokenMissing { .. }
+            | Self::Fault
             | Self::Model(diffae_infer::Error::Tensor { .. }) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ForeignSite { .. } => StatusCode::FORBIDDEN,

@@ -140,8 +140,7 @@ impl Worker {
             if cancel.is_set() || self.is_stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let result = catch_unwind(AssertUnwindSafe(|| work(pipeline, &mut observer)));
-        let result =
-            result.unwrap_or_else(|_| Err(Error::Request { problem: "the request failed; see the log".into() }));
+        let result = result.unwrap_or(Err(Error::Fault));
         if let Some(progress) = progress {
             progress.finish();
         }
@@ -175,8 +174,8 @@ mod tests {
         Lane { client: "a".to_owned(), purpose: "picture".to_owned() }
     }
 
-    /// Number of calls after which work ends that nobody has ended: half a minute.
-    const CALLS: usize = 6000;
+    /// Number of calls after which work ends that nobody has ended: ten seconds.
+    const CALLS: usize = 2000;
 
     /// Calls the observer until it breaks, or so many times; returns how many times.
     fn counted(observer: &mut Observer<'_>) -> usize {
@@ -207,12 +206,21 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_a_client_that_left_and_a_panic_are_no_harm() {
         let worker = worker();
-        let running: Vec<_> = (0..QUEUE + 8)
-            .map(|_| {
-                let worker = worker.clone();
-                tokio::spawn(async move { worker.run(None, |_, observer| Ok(counted(observer))).await })
+        let waiting = |started: Option<oneshot::Sender<()>>| {
+            let worker = worker.clone();
+            tokio::spawn(async move {
+                let work = move |_: &Pipeline, observer: &mut Observer<'_>| {
+                    started.map(|started| started.send(()));
+                    Ok(counted(observer))
+                };
+                worker.run(None, work).await
             })
-            .collect();
+        };
+        // One that runs leaves the queue to those that wait.
+        let (started, has_started) = oneshot::channel();
+        let mut running = vec![waiting(Some(started))];
+        has_started.await.unwrap();
+        running.extend((0..QUEUE).map(|_| waiting(None)));
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         let refused = worker.run(None, |_, _| Ok(())).await;
         assert!(matches!(refused, Err(Error::Busy)), "{refused:?}");
@@ -223,7 +231,7 @@ mod tests {
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         let failed = worker.run(None, |_, _| -> Result<()> { std::panic::panic_any("a fault") }).await;
-        assert!(matches!(failed, Err(Error::Request { .. })));
+        assert!(matches!(failed, Err(Error::Fault)));
         assert_eq!(worker.run(None, |_, _| Ok(1)).await.unwrap(), 1, "the thread goes on");
         worker.stop();
         assert!(matches!(worker.run(None, |_, _| Ok(1)).await, Err(Error::Stopping)));

@@ -58,12 +58,18 @@ pub(crate) struct LatentArgs {
 
 impl LatentArgs {
     /// Returns the method, of which what is not given is that of `usual`; `None` if nothing is given.
-    pub(crate) fn method(&self, usual: LatentMethod) -> Option<LatentMethod> {
+    pub(crate) fn method(&self, usual: LatentMethod) -> Result<Option<LatentMethod>> {
+        if let Some(sampler) = self.latent_sampler.filter(|sampler| !sampler.is_deterministic()) {
+            bail!("--latent-sampler is {sampler}, expected one that adds no noise")
+        }
+        if self.latent_spacing == Some(Spacing::Tuned) {
+            bail!("--latent-spacing is tuned, but timesteps are tuned for decoding alone")
+        }
         let is_given = self.latent_sampler.is_some() || self.latent_spacing.is_some();
-        is_given.then(|| LatentMethod {
+        Ok(is_given.then(|| LatentMethod {
             sampler: self.latent_sampler.unwrap_or(usual.sampler),
             spacing: self.latent_spacing.unwrap_or(usual.spacing),
-        })
+        }))
     }
 }
 

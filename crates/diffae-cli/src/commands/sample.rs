@@ -57,7 +57,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     let latent_steps = args.latent_steps.unwrap_or(settings.num_latent_steps);
     let num_latent_steps = if session.has_z_sem() { latent_steps } else { 0 };
     let usual = settings.latent_options();
-    let latent_method = args.latent.method(LatentMethod { sampler: usual.sampler, spacing: usual.spacing });
+    let latent_method = args.latent.method(LatentMethod { sampler: usual.sampler, spacing: usual.spacing })?;
     let latent_method = latent_method.or(settings.latent_method);
     let settings = PipelineSettings { num_latent_steps, latent_method, seed: args.random.seed, ..settings };
     session.check_chains(&settings, CodesNeed::ZSem)?;

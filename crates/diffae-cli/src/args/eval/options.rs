@@ -120,7 +120,7 @@ impl FidArgs {
             size: self.size,
             steps: self.steps,
             latent_steps: self.latent_steps,
-            latent_method: self.latent.method(LatentMethod { sampler: self.sampler.get()?, spacing: self.spacing }),
+            latent_method: self.latent.method(LatentMethod { sampler: self.sampler.get()?, spacing: self.spacing })?,
             spacing: self.spacing,
             sampler: self.sampler.get()?,
             reference_statistics: self.reference_statistics.clone(),
