@@ -11,6 +11,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use candle_core::Tensor;
 use diffae_data::{Fingerprint, picture_from_bytes, rgb_from_tensor, tensor_from_rgb};
+use diffae_infer::Codes;
 use image::{ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +123,7 @@ async fn encode_picture(
         let x_0 =
             x_0.unsqueeze(0).map_err(|source| diffae_infer::Error::Tensor { part: "stacking pictures", source })?;
         let codes = pipeline.encode_tensor(&x_0, &settings, observer)?;
+        let codes = Codes { names: vec![name.clone()], ..codes };
         let reconstruction = one(pipeline.decode(&codes, &settings, observer)?)?;
         let psnr = psnr(&original, &reconstruction);
         Ok(Entry { name, codes, original: Some(original), reconstruction, psnr })
