@@ -22,6 +22,7 @@ mod prolonging;
 mod readme;
 #[cfg(unix)]
 mod resume;
+mod round_trips;
 mod samples;
 mod serve;
 mod support;

@@ -23,8 +23,8 @@ pub struct PipelineSettings {
     /// The inversion of pictures to `x_T`. Default: exact. Codes are decoded along the chain that made them, whatever the
     /// sampler.
     pub inversion: Inversion,
-    /// The sampler that decodes other `x_T`, such as random ones. Default: DDIM, whose samples in few steps are the best by
-    /// Frechet distance; DPM-Solver++(2M) is nearer to the exact solution.
+    /// The sampler that decodes other `x_T`, such as random ones. Default: DDIM, whose samples in few steps are the
+    /// best by Frechet distance for the built-in model; DPM-Solver++(2M) is nearer to the exact solution.
     pub sampler: Sampler,
     /// Spacing of the timesteps of decoding, and of inversions but DDIM in reverse. Default: even in log-SNR.
     pub spacing: Spacing,

@@ -258,33 +258,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{BetaSchedule, NoiseSchedule, ReverseProcess, Sampler, Spacing, Timestep, no_callback, no_noise};
-
-    fn schedule() -> NoiseSchedule {
-        NoiseSchedule::new(&BetaSchedule::Linear, 1000).unwrap()
-    }
+    use crate::analytic::{distance, linear_schedule, nonlinear};
+    use crate::{NoiseSchedule, ReverseProcess, Sampler, Spacing, no_callback, no_noise};
 
     fn exact(spacing: Spacing, num_steps: usize, weights: ExactWeights) -> ExactChain {
-        ExactChain::new(StepChain::spaced(&schedule(), spacing, num_steps).unwrap(), weights)
-    }
-
-    /// Predicts eps for data of standard deviation 0.7, but not linearly in the state.
-    fn nonlinear(x_t: &Tensor, timesteps: &[Timestep]) -> candle_core::Result<Tensor> {
-        let alpha_bar = schedule().alpha_bar(timesteps[0]).map_err(candle_core::Error::wrap)?;
-        let shrunk = (x_t * (alpha_bar.sqrt() * 0.49 / (0.49 * alpha_bar + 1.0 - alpha_bar)))?;
-        let bend = ((x_t * 3.0)?.sin()? * (0.2 * (1.0 - alpha_bar)))?;
-        let x_0 = (&shrunk + (&shrunk * bend)?)?;
-        (x_t - (x_0 * alpha_bar.sqrt())?)? / (1.0 - alpha_bar).sqrt()
+        ExactChain::new(StepChain::spaced(&linear_schedule(), spacing, num_steps).unwrap(), weights)
     }
 
     fn values(dtype: DType) -> Tensor {
         let values: Vec<f64> = (0..24).map(|i| (f64::from(i) * 12.9898).sin()).collect();
         Tensor::from_vec(values, (2, 12), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
-    }
-
-    fn distance(a: &Tensor, b: &Tensor) -> f64 {
-        let difference = (a.to_dtype(DType::F64).unwrap() - b.to_dtype(DType::F64).unwrap()).unwrap();
-        difference.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
     }
 
     fn round_trip(chain: &ExactChain, x_0: &Tensor) -> Tensor {
@@ -308,7 +291,7 @@ mod tests {
     #[test]
     fn random_noise_is_decoded_near_ddim() {
         let x_terminal = values(DType::F64);
-        let fine = StepChain::spaced(&schedule(), Spacing::LogSnr, 500).unwrap();
+        let fine = StepChain::spaced(&linear_schedule(), Spacing::LogSnr, 500).unwrap();
         let process = ReverseProcess::new(Sampler::DpmSolverPp2M, fine, crate::Clip::None);
         let solved = process.run(&nonlinear, &x_terminal, &mut no_noise, &mut no_callback).unwrap();
         for (_, weight) in ExactWeights::NAMED {

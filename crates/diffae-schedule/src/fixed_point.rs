@@ -173,6 +173,11 @@ fn column(values: &[f64], like: &Tensor) -> Result<Tensor> {
 
 /// Selects each item from `yes` or from `no`.
 fn choose(is_yes: &[bool], yes: &Tensor, no: &Tensor) -> Result<Tensor> {
+    match is_yes.iter().filter(|&&is_yes| is_yes).count() {
+        0 => return Ok(no.clone()),
+        count if count == is_yes.len() => return Ok(yes.clone()),
+        _ => {}
+    }
     let items = is_yes.iter().enumerate().map(|(idx, &is_yes)| if is_yes { yes } else { no }.narrow(0, idx, 1));
     Ok(Tensor::cat(&items.collect::<candle_core::Result<Vec<_>>>()?, 0)?)
 }
@@ -184,32 +189,16 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::{BetaSchedule, DdimSampler, Error, NoiseSchedule, Spacing, Timestep, no_callback};
-
-    fn schedule() -> NoiseSchedule {
-        NoiseSchedule::new(&BetaSchedule::Linear, 1000).unwrap()
-    }
+    use crate::analytic::{distance, linear_schedule, nonlinear};
+    use crate::{DdimSampler, Error, Spacing, Timestep, no_callback};
 
     fn fixed_point(num_steps: usize) -> FixedPoint {
-        FixedPoint::new(StepChain::spaced(&schedule(), Spacing::LogSnr, num_steps).unwrap())
-    }
-
-    /// Predicts eps for data of standard deviation 0.7, but not linearly in the state.
-    fn nonlinear(x_t: &Tensor, timesteps: &[Timestep]) -> candle_core::Result<Tensor> {
-        let alpha_bar = schedule().alpha_bar(timesteps[0]).map_err(candle_core::Error::wrap)?;
-        let shrunk = (x_t * (alpha_bar.sqrt() * 0.49 / (0.49 * alpha_bar + 1.0 - alpha_bar)))?;
-        let bend = ((x_t * 3.0)?.sin()? * (0.2 * (1.0 - alpha_bar)))?;
-        let x_0 = (&shrunk + (&shrunk * bend)?)?;
-        (x_t - (x_0 * alpha_bar.sqrt())?)? / (1.0 - alpha_bar).sqrt()
+        FixedPoint::new(StepChain::spaced(&linear_schedule(), Spacing::LogSnr, num_steps).unwrap())
     }
 
     fn data(count: usize) -> Tensor {
         let values: Vec<f64> = (0..count * 12).map(|i| (i as f64 * 12.9898).sin() * 0.9).collect();
         Tensor::from_vec(values, (count, 12), &Device::Cpu).unwrap()
-    }
-
-    fn distance(a: &Tensor, b: &Tensor) -> f64 {
-        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
     }
 
     #[test]
@@ -250,7 +239,7 @@ mod tests {
     fn a_network_without_a_solution_ends_at_the_limit() {
         // What is left after the step is nothing, whatever the state is.
         let all_noise = |x_t: &Tensor, timesteps: &[Timestep]| {
-            let alpha_bar = schedule().alpha_bar(timesteps[0]).map_err(candle_core::Error::wrap)?;
+            let alpha_bar = linear_schedule().alpha_bar(timesteps[0]).map_err(candle_core::Error::wrap)?;
             x_t / (1.0 - alpha_bar).sqrt()
         };
         let inversion = FixedPoint { max_evaluations: 4, ..fixed_point(3) };
