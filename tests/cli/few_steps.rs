@@ -61,6 +61,7 @@ fn tuned_timesteps_belong_to_their_model() {
     shapes(&workspace, 6);
     let tune = ["tune-steps", "--model", "model", "shapes", "--steps", "3", "--out", "tuned", "--json"];
     let report = workspace.run(&tune).succeeds().json();
+    assert_eq!(report["sampler"], "dpm++2m");
     let timesteps: Vec<u64> =
         report["timesteps"].as_array().unwrap().iter().map(|timestep| timestep.as_u64().unwrap()).collect();
     assert!(timesteps.len() == 3 && timesteps.is_sorted_by(|a, b| a < b), "{timesteps:?}");
@@ -69,9 +70,10 @@ fn tuned_timesteps_belong_to_their_model() {
     assert_eq!(config["chains"]["tuned"][0], report["timesteps"]);
 
     let sample = |model: &str, steps: &str, out: &str| {
-        workspace.run(&["sample", "--model", model, "-n", "1", "--spacing", "tuned", "--steps", steps, "--out", out])
+        let args = ["sample", "--model", model, "-n", "1", "--spacing", "tuned", "--steps", steps, "--out", out];
+        workspace.run(&[&args[..], &["--json"]].concat())
     };
-    sample("tuned", "3", "samples").succeeds();
+    assert_eq!(sample("tuned", "3", "samples").succeeds().json()["sampler"], "dpm++2m", "they are tuned for it");
     sample("tuned", "4", "other").fails_with("tuned for 4 steps, only for 3");
     sample("model", "3", "other").fails_with("tune-steps --steps 3");
     let encode =

@@ -240,6 +240,11 @@ impl Codes {
             (Some(_), _) => {
                 return Err(problem("it holds a residual, but does not say of which exact chain".to_owned()));
             }
+            // Codes of a chain are joined with others of it, all with a residual or all without.
+            (None, Some(settings @ ChainSettings::Exact(_))) => {
+                let residual = x_terminal.as_ref().map(Tensor::zeros_like).transpose();
+                Some(CodeChain { settings, residual: computing("making zeros", residual)? })
+            }
             (None, settings) => settings.map(|settings| CodeChain { settings, residual: None }),
         };
         let names = text.get("names").and_then(|json| serde_json::from_str::<Vec<String>>(json).ok());

@@ -86,6 +86,13 @@ impl PipelineSettings {
         }
     }
 
+    /// Returns the sampler for which timesteps of a model are tuned: DPM-Solver++(2M), but DDIM of a distilled decoder.
+    #[must_use]
+    pub fn tuned_sampler(config: &ModelConfig) -> Sampler {
+        let is_distilled = config.chains().is_some_and(|chains| chains.distilled.is_some());
+        if is_distilled { Sampler::DDIM } else { Sampler::DpmSolverPp2M }
+    }
+
     /// Returns the chain of inversion and decoding, unless pictures are inverted by DDIM in reverse.
     #[must_use]
     pub const fn chain(&self) -> Option<ChainSettings> {

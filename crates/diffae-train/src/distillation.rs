@@ -398,6 +398,8 @@ mod tests {
         assert_eq!(codes(&student), codes(&built()));
         let usual = PipelineSettings::of_model(student.config());
         assert_eq!((usual.num_steps, usual.spacing, usual.sampler), (2, Spacing::Trailing, Sampler::DDIM));
+        assert_eq!(PipelineSettings::tuned_sampler(student.config()), Sampler::DDIM);
+        assert_eq!(PipelineSettings::tuned_sampler(built().config()), Sampler::DpmSolverPp2M);
         // More steps of the decoder are no reason to sample codes with another method.
         let latent = PipelineSettings { num_steps: 5, ..usual }.latent_options();
         assert_eq!(latent, PipelineSettings::DEFAULT.latent_options());

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use diffae_infer::{
-    ChainSettings, CodesNeed, Inversion, LatentMethod, ModelConfig, PipelineSettings, Settings, Subjects, TuningOptions,
+    ChainSettings, CodesNeed, Inversion, LatentMethod, ModelConfig, PipelineSettings, Settings, Subjects,
 };
 use diffae_schedule::{Sampler, Spacing};
 
@@ -115,7 +115,10 @@ pub(crate) struct InversionArgs {
 impl DecodingArgs {
     /// Returns the settings of decoding random `x_T` with a model.
     pub(crate) fn settings(&self, batch: &BatchArgs, model: &ModelConfig) -> Result<PipelineSettings> {
-        let base = if self.reference { PipelineSettings::REFERENCE } else { PipelineSettings::of_model(model) };
+        let mut base = if self.reference { PipelineSettings::REFERENCE } else { PipelineSettings::of_model(model) };
+        if self.spacing == Some(Spacing::Tuned) {
+            base.sampler = PipelineSettings::tuned_sampler(model);
+        }
         self.with_base(base, batch)
     }
 
@@ -176,18 +179,14 @@ impl DecodingArgs {
     }
 
     fn with_base(&self, base: PipelineSettings, batch: &BatchArgs) -> Result<PipelineSettings> {
-        let spacing = self.spacing.unwrap_or(base.spacing);
         let sampler = match (self.sampler, self.eta) {
-            (Some(sampler), _) => sampler,
             (None, Some(_)) => Sampler::DDIM,
-            // Timesteps are tuned for it.
-            (None, None) if self.spacing == Some(Spacing::Tuned) => TuningOptions::default().sampler,
-            (None, None) => base.sampler,
+            (sampler, _) => sampler.unwrap_or(base.sampler),
         };
         Ok(PipelineSettings {
             num_steps: self.steps.unwrap_or(base.num_steps),
             sampler: sampler.with_eta(self.eta.unwrap_or(0.)).context("--eta")?,
-            spacing,
+            spacing: self.spacing.unwrap_or(base.spacing),
             batch_size: batch.batch_size,
             ..base
         })

@@ -21,8 +21,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &TuneStepsArgs) -> Result<()> {
     if session.is_one_shot() {
         bail!("{} decodes in one shot, so there are no steps to tune", args.model.model.display())
     }
-    let usual = PipelineSettings::of_model(session.config());
-    let sampler = args.sampler.unwrap_or(usual.sampler);
+    let sampler = args.sampler.unwrap_or_else(|| PipelineSettings::tuned_sampler(session.config()));
     let options = TuningOptions { steps: args.steps, sampler, seed: args.random.seed, ..TuningOptions::default() };
     session.pipeline.check_steps(Spacing::LogSnr, options.steps).context("--steps")?;
     // Names often sort by kind, so the pictures are spread over all.

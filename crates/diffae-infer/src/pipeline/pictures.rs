@@ -248,9 +248,12 @@ mod tests {
 
     use diffae_schedule::Sampler;
 
+    use diffae_data::Overwrite;
+
     use super::*;
     use crate::observer::{CallEvent, NetworkCall, no_observer};
     use crate::pipeline::CodesBatch;
+    use crate::stochastic_code::CodeChain;
 
     const SETTINGS: PipelineSettings = PipelineSettings {
         num_steps: 2,
@@ -361,6 +364,16 @@ mod tests {
         let random = pipeline.sample_codes(&[0], &settings, &mut no_observer).unwrap();
         let towards = pipeline.interpolate(&codes.select(&[1]).unwrap(), &random, 3).unwrap();
         assert_eq!(pipeline.decode(&towards, &settings, &mut no_observer).unwrap()[0], rgb_of(&x_0, 1));
+        // Codes that have lost their residual are joined with others all the same: it is 0.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("codes.safetensors");
+        let chain = codes.chain.as_ref().map(|chain| CodeChain { residual: None, ..chain.clone() });
+        Codes { chain, ..codes.clone() }.write(&path, &[], Overwrite::Refuse).unwrap();
+        let joined = Codes::joined(&[Codes::read(&path).unwrap(), codes.clone()]).unwrap();
+        let residual = joined.chain.unwrap().residual.unwrap();
+        assert_eq!(residual.dims()[0], 2 * codes.len());
+        let lost = residual.narrow(0, 0, codes.len()).unwrap();
+        assert!(lost.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() <= 0.);
         let reference = pipeline.encode_tensor(&x_0, &SETTINGS, &mut no_observer).unwrap();
         assert!(matches!(Codes::joined(&[codes, reference]), Err(Error::MixedChains { .. })));
     }
