@@ -15,6 +15,11 @@ fn round_trips_are_exact_along_exact_chains_alone() {
     for chain in ["2 exact log-snr steps (noise-ratio)", "4 exact log-snr steps (noise-ratio)"] {
         assert!(of("equal_min", chain) >= 1. && of("mse_max", chain) < 1e-7, "{chain}");
         assert!(of("mse_perturbed", chain) > of("mse", chain), "{chain}");
+        for condition in ["batch", "threads", "convolution"] {
+            assert!(of(&format!("equal_other_{condition}_min"), chain) >= 1., "{chain}: {condition}");
+        }
+        // The other algorithm of convolution rounds otherwise.
+        assert!((of("mse_other_convolution", chain) - of("mse", chain)).abs() > 0., "{chain}");
     }
     assert!(of("equal", "DDIM 4 + 4 steps") < 0.9 && of("mse_median", "DDIM 4 + 4 steps") > 1e-7);
     assert!(workspace.path("eval/inversion.psnr.png").is_file());

@@ -110,10 +110,13 @@ impl EvaluatedModel {
         settings: &PipelineSettings,
         stage: &Stage<'_>,
     ) -> Result<Tensor> {
-        let StochasticCode { x_terminal, chain } = code;
-        let numbers: Vec<u64> = (first as u64..).take(x_terminal.dim(0)?).collect();
-        let codes = CodesBatch { x_terminal, chain: chain.as_ref(), z_sem, numbers: &numbers };
-        Ok(self.pipeline.decode_batch(codes, settings, &mut stage.observer())?)
+        decode_with(&self.pipeline, (code, z_sem), first, settings, stage)
+    }
+
+    /// Builds the networks once more, from the same weights.
+    pub(crate) fn built_again(&self) -> Result<Pipeline> {
+        let options = LoadOptions { device: self.model().device().clone(), dtype: self.dtype, ..LoadOptions::cpu() };
+        Ok(Pipeline::new(self.source.build(&options)?))
     }
 
     /// Draws the `x_T` of `count` pictures, numbered from `first` on.
@@ -121,6 +124,20 @@ impl EvaluatedModel {
         let numbers: Vec<u64> = (first as u64..).take(count).collect();
         Ok(self.pipeline.random_x_terminal_batch(&numbers, settings)?)
     }
+}
+
+/// Decodes a batch of stochastic codes with the networks of a pipeline, as [`EvaluatedModel::decode_code`].
+pub(crate) fn decode_with(
+    pipeline: &Pipeline,
+    (code, z_sem): (&StochasticCode, Option<&Tensor>),
+    first: usize,
+    settings: &PipelineSettings,
+    stage: &Stage<'_>,
+) -> Result<Tensor> {
+    let StochasticCode { x_terminal, chain } = code;
+    let numbers: Vec<u64> = (first as u64..).take(x_terminal.dim(0)?).collect();
+    let codes = CodesBatch { x_terminal, chain: chain.as_ref(), z_sem, numbers: &numbers };
+    Ok(pipeline.decode_batch(codes, settings, &mut stage.observer())?)
 }
 
 /// Converts pictures from `[-1, 1]`, as networks use them, to `[0, 1]`, as measures do, on the CPU; values beyond are

@@ -15,6 +15,7 @@ use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
 use crate::networks::{DiffusionModel, ImageModel};
 use crate::objective::{Draw, Drawing, Noised};
+use crate::semantic_loss::SemanticLoss;
 use crate::{LossWeight, presets};
 
 /// Clamping of `x_0` estimates along both chains, as in decoding.
@@ -25,7 +26,7 @@ const CLIP: Clip = Clip::UnitRange;
 /// From noise `x_T` and `z_sem` of a training picture the teacher computes a trajectory in many steps. The student visits N
 /// of its timesteps by DDIM, from its own states, which count as constants. The loss of a step is the mean absolute difference
 /// between its estimate of `x_0` and that with which DDIM would meet the teacher's next state; for the last step that is the
-/// teacher's picture.
+/// teacher's picture, which may also be compared in the code of the encoder ([`SemanticLoss`]).
 /// # Source
 /// The training along the student's own trajectory is that of Zhou et al. 2024 (arXiv:2409.19681), SFD.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub(crate) struct Distillation {
     teacher: Box<Model>,
     student_chain: StepChain,
     teacher_chain: StepChain,
+    perceptual: Option<SemanticLoss>,
 }
 
 /// States of a batch of N pictures at the K timesteps of the student, with their targets.
@@ -42,12 +44,20 @@ pub(crate) struct Trajectories {
     states: Noised,
     /// Codes of the pictures, each K times, `[N K, D]`; absent in a plain DDPM.
     z_sem: Option<Tensor>,
+    /// Codes of the teacher's pictures, `[N, D]`, where they are compared.
+    wanted: Option<Tensor>,
 }
 
 impl Distillation {
-    /// Puts a student that begins with the weights of `teacher` beside it.
-    pub(crate) fn new(student: DiffusionModel, teacher: Model, settings: DistillationSettings) -> Result<Self> {
-        let DistillationSettings { chain, teacher_steps } = settings;
+    /// Puts a student that begins with the weights of `teacher` beside it; `perceptual` is the term of
+    /// [`DistillationSettings::semantic_weight`].
+    pub(crate) fn new(
+        student: DiffusionModel,
+        teacher: Model,
+        settings: DistillationSettings,
+        perceptual: Option<SemanticLoss>,
+    ) -> Result<Self> {
+        let DistillationSettings { chain, teacher_steps, semantic_weight: _ } = settings;
         let schedule = student.schedule();
         let student_chain = StepChain::spaced(schedule, chain.spacing, chain.steps)?;
         let mut timesteps = Spacing::LogSnr.timesteps(schedule, teacher_steps)?;
@@ -55,7 +65,7 @@ impl Distillation {
         timesteps.sort_unstable();
         timesteps.dedup();
         let teacher_chain = StepChain::from_timesteps(schedule, timesteps)?;
-        Ok(Self { student, teacher: Box::new(teacher), student_chain, teacher_chain })
+        Ok(Self { student, teacher: Box::new(teacher), student_chain, teacher_chain, perceptual })
     }
 
     /// Returns the states of the student before each step, the noisiest first.
@@ -118,6 +128,12 @@ fn repeat_rows(rows: &Tensor, count: usize) -> Result<Tensor> {
     Ok(Tensor::stack(&vec![rows; count], 1)?.flatten(0, 1)?)
 }
 
+/// Selects the last of each `count` rows in a row: `[N count, C, H, W]` to `[N, C, H, W]`.
+fn last_of_each(rows: &Tensor, count: usize) -> candle_core::Result<Tensor> {
+    let (_, channels, height, width) = rows.dims4()?;
+    rows.reshape(((), count, channels, height, width))?.narrow(1, count - 1, 1)?.squeeze(1)
+}
+
 impl ImageModel for Distillation {
     type Input = Trajectories;
     /// `z_sem`, `[N, D]`, where there is an encoder.
@@ -131,6 +147,11 @@ impl ImageModel for Distillation {
         let steps: Vec<StepIdx> = self.student_chain.indices().rev().collect();
         let targets = steps.iter().zip(states.iter().zip(&next)).map(|(&step, (x, next))| self.target(step, x, next));
         let targets = targets.collect::<Result<Vec<_>>>()?;
+        // The last of the states after a step is the teacher's picture.
+        let wanted = match (&self.perceptual, next.last()) {
+            (Some(perceptual), Some(picture)) => Some(perceptual.codes(picture)?),
+            _ => None,
+        };
         let timesteps = self.student_chain.timesteps().iter().rev().copied();
         let states = Noised {
             x_t: Tensor::stack(&states, 1)?.flatten(0, 1)?,
@@ -138,13 +159,14 @@ impl ImageModel for Distillation {
             timesteps: timesteps.cycle().take(steps.len() * x_0.dim(0)?).collect(),
         };
         let z_sem = z_sem.map(|z_sem| repeat_rows(&z_sem, steps.len())).transpose()?;
-        Ok(Trajectories { states, z_sem })
+        Ok(Trajectories { states, z_sem, wanted })
     }
 
     fn narrow(&self, input: &Trajectories, start: usize, len: usize) -> Result<Trajectories> {
+        let wanted = input.wanted.as_ref().map(|wanted| wanted.narrow(0, start, len)?.contiguous()).transpose()?;
         let (start, len) = (start * self.student_chain.len(), len * self.student_chain.len());
         let z_sem = input.z_sem.as_ref().map(|z_sem| z_sem.narrow(0, start, len)?.contiguous()).transpose()?;
-        Ok(Trajectories { states: self.student.narrow(&input.states, start, len)?, z_sem })
+        Ok(Trajectories { states: self.student.narrow(&input.states, start, len)?, z_sem, wanted })
     }
 
     fn encode(&self, x_0: &Tensor) -> Result<Option<Tensor>> {
@@ -173,7 +195,10 @@ impl ImageModel for Distillation {
     fn loss(&self, _: &Tensor, input: &Trajectories, output: &Tensor, _: &ObjectiveSettings) -> Result<Tensor> {
         let estimates = self.student.x_0_estimates(&input.states, output)?;
         let target = &input.states.target;
-        Ok(differentiable([&estimates], |[estimates]| (estimates - target)?.abs()?.mean_all())?)
+        let loss = differentiable([&estimates], |[estimates]| (estimates - target)?.abs()?.mean_all())?;
+        let (Some(perceptual), Some(wanted)) = (&self.perceptual, &input.wanted) else { return Ok(loss) };
+        let last = differentiable([&estimates], |[estimates]| last_of_each(estimates, self.student_chain.len()))?;
+        perceptual.added_to(&loss, &last, wanted)
     }
 
     fn compared(
@@ -273,11 +298,17 @@ impl TrainConfig {
 
     /// Checks that a distillation has the chains that it asks for, and no objective of another kind.
     pub(crate) fn check_distillation(&self) -> Result<()> {
-        let Some(DistillationSettings { chain, teacher_steps }) = self.distillation else { return Ok(()) };
+        let Some(settings) = self.distillation else { return Ok(()) };
+        let DistillationSettings { chain, teacher_steps, semantic_weight } = settings;
         let kind = "autoencoder or ddpm, whose decoders take steps";
         require(self.model.kind != Kind::Compact, "model.kind", "compact", kind)?;
         let weight = self.objective.adversarial_weight;
         require(weight <= 0., "objective.adversarial_weight", weight, "0 while a decoder is distilled")?;
+        let is_weight = semantic_weight >= 0. && semantic_weight.is_finite();
+        require(is_weight, "distillation.semantic_weight", semantic_weight, "0 or more")?;
+        let has_encoder = semantic_weight <= 0. || self.model.kind == Kind::Autoencoder;
+        let expected = "0 for a model without semantic encoder";
+        require(has_encoder, "distillation.semantic_weight", semantic_weight, expected)?;
         let schedule = self.diffusion.noise_schedule()?;
         for (key, spacing, steps) in [
             ("distillation.chain", chain.spacing, chain.steps),
@@ -319,7 +350,7 @@ mod tests {
         let teacher = ModelSource::from_networks(smoke.model_config().unwrap(), networks);
         let chain = DistilledChain { steps, spacing: Spacing::Trailing };
         let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
-        let distillation = DistillationSettings { chain, teacher_steps: 5 };
+        let distillation = DistillationSettings { chain, teacher_steps: 5, semantic_weight: 0. };
         let config = TrainConfig::of_teacher(&teacher, distillation, &assignments).unwrap();
         (teacher, config)
     }
@@ -344,7 +375,8 @@ mod tests {
         let vb = candle_nn::VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu);
         let built = crate::networks::Networks::new(&config.model_config().unwrap(), &vb).unwrap();
         let crate::networks::Networks::Diffusion(student) = built else { panic!("a diffusion") };
-        Distillation::new(student, teacher.build(&LoadOptions::cpu()).unwrap(), config.distillation.unwrap()).unwrap()
+        Distillation::new(student, teacher.build(&LoadOptions::cpu()).unwrap(), config.distillation.unwrap(), None)
+            .unwrap()
     }
 
     #[test]
@@ -357,7 +389,7 @@ mod tests {
             let z_sem = distillation.teacher.encode_semantic(&x_0).unwrap();
             let next = distillation.teacher_states(&x_terminal, Some(&z_sem)).unwrap();
             assert_eq!(next.len(), steps);
-            let Trajectories { states, z_sem: repeated } = distillation.draw(&x_0, how).unwrap();
+            let Trajectories { states, z_sem: repeated, .. } = distillation.draw(&x_0, how).unwrap();
             assert_eq!((states.x_t.dim(0).unwrap(), repeated.unwrap().dim(0).unwrap()), (2 * steps, 2 * steps));
             for (picture, step) in (0..2).flat_map(|picture| (0..steps).map(move |step| (picture, step))) {
                 let row = |tensor: &Tensor| tensor.get(picture * steps + step).unwrap();
@@ -377,13 +409,20 @@ mod tests {
 
     #[test]
     fn the_student_learns_the_teachers_pictures_and_keeps_its_codes() {
+        for semantic_weight in [0., 0.5] {
+            check_learning(semantic_weight);
+        }
+    }
+
+    fn check_learning(semantic_weight: f64) {
         let settings = ["batch_size=4", "accumulate=2", "lr=2e-3", "warmup_images=0"];
         let settings = settings.map(|setting| format!("autoencoder.{setting}"));
         let (teacher, config) = teacher(2, &settings.each_ref().map(String::as_str));
         let mut trainer = Trainer::new(&config, networks(&teacher)).unwrap();
         trainer.freeze("encoder").unwrap();
         let built = || teacher.build(&LoadOptions::cpu()).unwrap();
-        let mut trainer = trainer.distill(built(), config.distillation.unwrap()).unwrap();
+        let distillation = DistillationSettings { semantic_weight, ..config.distillation.unwrap() };
+        let mut trainer = trainer.distill(built(), distillation).unwrap();
         let x_0 = pictures(4);
         let validated = |trainer: &Trainer| trainer.validate(&x_0).unwrap().0;
         let before = validated(&trainer);
@@ -408,7 +447,7 @@ mod tests {
     #[test]
     fn what_cannot_be_distilled_is_refused() {
         let chain = DistilledChain { steps: 2, spacing: Spacing::Trailing };
-        let distillation = DistillationSettings { chain, teacher_steps: 5 };
+        let distillation = DistillationSettings { chain, teacher_steps: 5, semantic_weight: 0. };
         let compact = presets::config("smoke", &["model.kind=compact".to_owned()]).unwrap();
         let one_shot = ModelSource::from_networks(compact.model_config().unwrap(), BTreeMap::new());
         let error = TrainConfig::of_teacher(&one_shot, distillation, &[]).unwrap_err().to_string();
@@ -420,6 +459,10 @@ mod tests {
         let chain = DistilledChain { spacing: Spacing::Tuned, ..chain };
         let error = refused(DistillationSettings { chain, ..distillation });
         assert!(matches!(error, Error::Chain { key: "distillation.chain", .. }), "{error}");
+        for semantic_weight in [-0.5, f64::NAN] {
+            let error = refused(DistillationSettings { semantic_weight, ..distillation }).to_string();
+            assert!(error.contains("semantic_weight"), "{error}");
+        }
         let adversarial = ["objective.adversarial_weight=0.1".to_owned()];
         assert!(TrainConfig::of_teacher(&teacher, distillation, &adversarial).is_err());
     }

@@ -11,4 +11,8 @@ pub struct DistillationSettings {
     pub chain: DistilledChain,
     /// Number of steps of the teacher's chain: DPM-Solver++(2M), even in log-SNR. The student's timesteps are added to them.
     pub teacher_steps: usize,
+    /// Weight of the perceptual term: the relative square distance of the last step's picture and the teacher's in the semantic
+    /// code of the frozen encoder; 0 or more, beside the mean absolute difference of pixels. Needs an encoder unless it is 0.
+    #[serde(default)]
+    pub semantic_weight: f64,
 }

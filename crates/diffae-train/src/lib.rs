@@ -46,6 +46,7 @@ pub mod presets;
 mod preview;
 mod random;
 mod run;
+mod semantic_loss;
 mod teach;
 mod tensorboard;
 mod trainer;

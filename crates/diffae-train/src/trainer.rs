@@ -19,6 +19,7 @@ use crate::objective::Drawing;
 use crate::optimization::{Backpropagation, TrainState};
 use crate::parameters::{Norms, Parameters, Part, dropout_seed};
 use crate::random::Purpose;
+use crate::semantic_loss::SemanticLoss;
 
 /// Networks and optimizer of the first stage.
 #[derive(Debug)]
@@ -100,7 +101,13 @@ impl Trainer {
             let (got, expected) = ("compact".to_owned(), "a diffusion, whose decoder takes steps");
             return Err(Error::Setting { key: "model.kind", got, expected });
         };
-        Ok(Self { networks: Networks::Distilled(Distillation::new(student, teacher, settings)?), ..self })
+        let weight = settings.semantic_weight;
+        // Frozen, the encoder of the student is that of the teacher; through views it receives no gradient.
+        let encoder = teacher.config().encoder().filter(|_| weight > 0.);
+        let views = || self.learning.state.parameters.views("encoder.");
+        let perceptual = encoder.map(|config| SemanticLoss::new(config, views(), weight)).transpose()?;
+        let distillation = Distillation::new(student, teacher, settings, perceptual)?;
+        Ok(Self { networks: Networks::Distilled(distillation), ..self })
     }
 
     /// Freezes a part of the model: `encoder` or `unet`.

@@ -130,6 +130,9 @@ pub(crate) struct DistillArgs {
     /// Decoding steps of the model that is distilled: dpm++2m, log-snr
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = positive)]
     pub(crate) teacher_steps: usize,
+    /// Weight of a perceptual term beside the pixels: the distance of pictures in the model's own z_sem
+    #[arg(long, default_value_t = 0.0, value_name = "WEIGHT", allow_negative_numbers = true)]
+    pub(crate) semantic_weight: f64,
     /// Length of the training in images [default: 50000]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) images: Option<usize>,

@@ -18,7 +18,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
     catch_interrupts();
     let teacher = ModelSource::open(&args.model, &ArchitectureHints::default())?;
     let chain = DistilledChain { steps: args.steps, spacing: args.spacing };
-    let distillation = DistillationSettings { chain, teacher_steps: args.teacher_steps };
+    let DistillArgs { teacher_steps, semantic_weight, .. } = *args;
+    let distillation = DistillationSettings { chain, teacher_steps, semantic_weight };
     let given = [
         args.images.map(|images| format!("autoencoder.images={images}")),
         args.batch_size.map(|size| format!("autoencoder.batch_size={size}")),

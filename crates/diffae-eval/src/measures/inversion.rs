@@ -1,5 +1,7 @@
 //! Round trips of pictures through their stochastic codes, and the quality of these codes.
 
+mod conditions;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +9,12 @@ use std::str::FromStr;
 use candle_core::{DType, Device, Tensor};
 use diffae_data::PictureSet;
 use diffae_infer::{
-    CallEvent, ChainSettings, CodeChain, ExactSettings, FixedPointSettings, NoiseSource, PipelineSettings,
+    CallEvent, ChainSettings, CodeChain, ExactSettings, FixedPointSettings, NoiseSource, Pipeline, PipelineSettings,
     StochasticCode,
 };
 use diffae_schedule::{Denoiser, ExactChain, ExactWeights, Timestep};
 
+use self::conditions::{Condition, Decoding};
 use super::Measure;
 use crate::error::{Error, Result, unsuitable};
 use crate::evaluated_model::EvaluatedModel;
@@ -22,7 +25,7 @@ use crate::report::{Figure, Report};
 
 const NAME: &str = "inversion";
 /// Values of a round trip, in the order of the report.
-const VALUES: [&str; 11] = [
+const VALUES: [&str; 17] = [
     "mse",
     "equal",
     "evaluations",
@@ -30,6 +33,12 @@ const VALUES: [&str; 11] = [
     "lag_1_x_T",
     "std_residual",
     "equal_f16",
+    "mse_other_batch",
+    "equal_other_batch",
+    "mse_other_threads",
+    "equal_other_threads",
+    "mse_other_convolution",
+    "equal_other_convolution",
     "mse_perturbed",
     "equal_perturbed",
     "mse_x_T_alone",
@@ -46,6 +55,9 @@ const VALUES: [&str; 11] = [
 /// | `std_residual` | standard deviation of the residual of an exact chain |
 /// | `evaluations` | network calls of the round trip, which fixed points may need more of for some pictures |
 /// | `equal_f16` | `equal` if codes are stored as f16 |
+/// | `mse_other_batch`, `equal_other_batch` | the same if each picture is decoded alone |
+/// | `mse_other_threads`, `equal_other_threads` | the same if one thread decodes, or two where one made the codes; on a CPU |
+/// | `mse_other_convolution`, `equal_other_convolution` | the same under `--exact`, or without it where it made them; on a CPU |
 /// | `mse_perturbed`, `equal_perturbed` | the same if noise is added to eps while decoding, as by another device |
 /// | `mse_x_T_alone`, `equal_x_T_alone` | the same if the residual of an exact chain is lost |
 #[derive(Debug)]
@@ -143,7 +155,13 @@ impl Chain {
     fn num_calls(self, model: &EvaluatedModel) -> usize {
         let settings = self.settings();
         let pipeline = model.pipeline();
-        let num_decodings = if matches!(self, Self::Same(ChainSettings::Exact(_))) { 4 } else { 1 };
+        // Codes of a chain are also decoded from f16 and under other conditions, exact ones perturbed and without residual.
+        let num_conditions = Condition::of(model.model().device()).len();
+        let num_decodings = match self {
+            Self::Same(ChainSettings::Exact(_)) => 4 + num_conditions,
+            Self::Same(_) => 2 + num_conditions,
+            Self::Ddim(_) => 1,
+        };
         pipeline.num_inversion_calls(&settings) + num_decodings * pipeline.num_decoding_calls(&settings)
     }
 
@@ -194,6 +212,7 @@ impl Measure for Inversion<'_> {
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         let num_calls: usize = chains.iter().map(|chain| chain.num_calls(model)).sum();
         let stage = evaluation.stage(NAME, pictures.len(), num_calls);
+        let twin = model.built_again()?;
         for batch in pictures.batches(model.batch_size()) {
             let item = |chain: Chain, idx: usize| format!("{}/{}", pictures.name(idx), chain.name());
             let is_known = |chain: Chain| batch.clone().all(|idx| journal.get(&item(chain, idx)).is_some());
@@ -206,7 +225,8 @@ impl Measure for Inversion<'_> {
             }
             let x_0 = model.read(pictures, batch.clone())?;
             let z_sem = if model.has_z_sem() { Some(model.model().encode_semantic(&x_0)?) } else { None };
-            let trip = RoundTrip { model, x_0: &x_0, z_sem: z_sem.as_ref(), first: batch.start, stage: &stage };
+            let trip =
+                RoundTrip { model, twin: &twin, x_0: &x_0, z_sem: z_sem.as_ref(), first: batch.start, stage: &stage };
             for chain in left {
                 let values = trip.values(chain, options.perturbation, seed)?;
                 for (idx, values) in batch.clone().zip(values) {
@@ -224,6 +244,8 @@ impl Measure for Inversion<'_> {
 /// The round trip of a batch.
 struct RoundTrip<'a, 'o> {
     model: &'a EvaluatedModel,
+    /// The same networks, which run under other conditions.
+    twin: &'a Pipeline,
     x_0: &'a Tensor,
     z_sem: Option<&'a Tensor>,
     first: usize,
@@ -257,6 +279,12 @@ impl RoundTrip<'_, '_> {
         if let Some(made_by) = &code.chain {
             let stored = StochasticCode { x_terminal: half(&code.x_terminal)?, chain: Some(made_by.map(half)?) };
             columns.push(("equal_f16", equal_shares(&self.decode(&stored, &settings)?, self.x_0)?));
+            let decoding = Decoding { code: &code, z_sem: self.z_sem, first: self.first, settings: &settings };
+            for &condition in Condition::of(self.model.model().device()) {
+                let decoded = decoding.run_under(condition, (pipeline, self.twin), self.stage)?;
+                let [mse, equal] = condition.values();
+                columns.extend([(mse, mean_squares(&decoded, self.x_0)?), (equal, equal_shares(&decoded, self.x_0)?)]);
+            }
         }
         if let Some(CodeChain { settings: ChainSettings::Exact(exact), residual: Some(residual) }) = &code.chain {
             let perturbed = self.perturbed(&code, residual, *exact, (perturbation, seed))?;
