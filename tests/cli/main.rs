@@ -25,5 +25,6 @@ mod resume;
 mod round_trips;
 mod samples;
 mod serve;
+mod shards;
 mod support;
 mod training;

@@ -4,6 +4,7 @@
 
 mod align;
 mod chain;
+mod codes;
 mod eval;
 mod help;
 mod pictures;
@@ -23,6 +24,7 @@ use diffae_schedule::Sampler;
 pub(crate) use crate::commands::dataset::DatasetArgs;
 pub(crate) use align::{AlignArgs, FacePlaceArgs};
 pub(crate) use chain::{DecodingArgs, InversionArgs, InversionName, LatentArgs, chain_settings};
+pub(crate) use codes::{CodesCommand, CodesFilesArgs, CodesInfoArgs, CodesMergeArgs};
 pub(crate) use eval::{
     AllArgs, AttributesArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalDataArgs, EvalInversionArgs,
     EvalRunArgs, Evaluated, FewShotArgs, FidArgs, LpipsArgs, LpipsPairsArgs, MeasureArgs, PictureCrop, PplArgs,
@@ -105,6 +107,8 @@ pub(crate) enum Command {
     Encode(EncodeArgs),
     /// Decode codes into images
     Decode(DecodeArgs),
+    /// Join and describe files of codes
+    Codes(CodesFilesArgs),
     /// Encode and decode images, and measure the reconstructions: PSNR, SSIM, MSE
     Reconstruct(ReconstructArgs),
     /// Interpolate between images

@@ -285,13 +285,22 @@ pub(crate) fn part_name(done: usize) -> String {
     format!("part_{done:010}.safetensors")
 }
 
-/// Joins all parts of a tensor; `None` if the parts have no such tensor.
-pub(crate) fn joined_parts(partial: &PartialFolder, name: &str) -> Result<Option<Tensor>> {
+/// Lists all parts in their order.
+pub(crate) fn part_paths(partial: &PartialFolder) -> Result<Vec<PathBuf>> {
     let folder = partial.result("");
-    let read = || -> Result<Option<Tensor>> {
+    let list = || -> Result<Vec<PathBuf>> {
         let entries = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         let mut paths: Vec<PathBuf> = entries.into_iter().filter(|path| is_safetensors(path)).collect();
         paths.sort();
+        Ok(paths)
+    };
+    list().with_context(|| format!("cannot list what was kept in {}", folder.display()))
+}
+
+/// Joins all parts of a tensor; `None` if the parts have no such tensor.
+pub(crate) fn joined_parts(partial: &PartialFolder, name: &str) -> Result<Option<Tensor>> {
+    let paths = part_paths(partial)?;
+    let read = || -> Result<Option<Tensor>> {
         let mut parts = vec![];
         for path in paths {
             let file = SafetensorsFile::open(&path)?;
@@ -301,7 +310,7 @@ pub(crate) fn joined_parts(partial: &PartialFolder, name: &str) -> Result<Option
         }
         if parts.is_empty() { Ok(None) } else { Ok(Some(Tensor::cat(&parts, 0)?)) }
     };
-    read().with_context(|| format!("cannot read what was kept in {}", folder.display()))
+    read().with_context(|| format!("cannot read what was kept in {}", partial.result("").display()))
 }
 
 fn png_name(name: &str) -> String {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, anyhow, bail};
-use diffae_data::{AttributePairs, Crop, FindSettings, Input, PictureSet, broken_inputs, list_inputs_with, warn_once};
+use diffae_data::{
+    AttributePairs, Crop, FindSettings, Input, PictureSet, Shard, broken_inputs, list_inputs_with, warn_once,
+};
 use diffae_infer::{Subjects, list_subjects_with};
 
 use crate::args::{EvalDataArgs, ReadingArgs};
@@ -24,9 +26,17 @@ struct LeftOut {
 
 /// Lists the pictures of the command line and opens each of them: hours of work should not end at the last one.
 ///
-/// Unreadable pictures are left out with `--skip-broken`, each with a warning, and are an error without it.
-pub(crate) fn list_readable(paths: &[PathBuf], reading: &ReadingArgs) -> Result<Vec<Input>> {
-    let inputs = list_inputs_with(paths, &reading.picture_key)?;
+/// Unreadable pictures are left out with `--skip-broken`, each with a warning, and are an error without it. Of a shard, only its
+/// own pictures are opened.
+pub(crate) fn list_readable(paths: &[PathBuf], reading: &ReadingArgs, shard: Option<Shard>) -> Result<Vec<Input>> {
+    let mut inputs = list_inputs_with(paths, &reading.picture_key)?;
+    if let Some(shard) = shard {
+        let (range, total) = (shard.range(inputs.len()), inputs.len());
+        inputs = inputs.drain(range).collect();
+        if inputs.is_empty() {
+            bail!("shard {shard} of {} is empty; make fewer shards", Noun::Pictures.counted(total))
+        }
+    }
     let kept = readable(&inputs, reading)?;
     Ok(inputs.into_iter().zip(kept).filter_map(|(input, is_kept)| is_kept.then_some(input)).collect())
 }

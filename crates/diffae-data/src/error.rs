@@ -26,6 +26,21 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A shard that does not exist.
+    #[error("{got:?} is no shard, expected NUMBER/COUNT with a number from 1 to the count, such as 3/8")]
+    Shard {
+        /// The text.
+        got: String,
+    },
+    /// The environment does not tell which shard of a Slurm job array a process is.
+    #[error(
+        "the environment has {got}, expected a task of a Slurm array 1-N or 0-N; for some tasks of one write the shard as \
+             $SLURM_ARRAY_TASK_ID/N"
+    )]
+    NoSlurmArray {
+        /// The task.
+        got: String,
+    },
     /// No pictures in the given paths.
     #[error("there are no pictures in {}", path.display())]
     NoPictures {

@@ -69,6 +69,21 @@ pub fn write_atomically(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Resu
     write_together(&[(path, bytes)], overwrite)
 }
 
+/// Writes a file as [`write_atomically`] does, by a function: large contents need not be in memory.
+///
+/// # Errors
+/// [`Error::Exists`] if it is there and must not be replaced; [`Error::Io`] if it cannot be written; as `write`.
+pub fn write_atomically_with<E: From<Error>>(
+    path: &Path,
+    overwrite: Overwrite,
+    write: impl FnOnce(&mut fs::File) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let mut file = begin(path, overwrite)?;
+    write(file.as_file_mut())?;
+    file.as_file().sync_all().map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    Ok(persist(path, file, overwrite)?)
+}
+
 /// Writes files that belong together as [`write_atomically`] does: none is renamed before all are written.
 ///
 /// # Errors
@@ -76,21 +91,35 @@ pub fn write_atomically(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Resu
 pub fn write_together(files: &[(&Path, &[u8])], overwrite: Overwrite) -> Result<()> {
     let staged = files.iter().map(|(path, bytes)| Ok((*path, stage(path, bytes, overwrite)?)));
     for (path, file) in staged.collect::<Result<Vec<_>>>()? {
-        let renamed = match overwrite {
-            Overwrite::Refuse => file.persist_noclobber(path),
-            Overwrite::Replace => file.persist(path),
-        };
-        if let Err(error) = renamed {
-            let exists = error.error.kind() == std::io::ErrorKind::AlreadyExists;
-            let path = path.to_owned();
-            return Err(if exists { Error::Exists { path } } else { Error::Io { path, source: error.error } });
-        }
+        persist(path, file, overwrite)?;
     }
     Ok(())
 }
 
+/// Renames a file that is complete.
+fn persist(path: &Path, file: tempfile::NamedTempFile, overwrite: Overwrite) -> Result<()> {
+    let renamed = match overwrite {
+        Overwrite::Refuse => file.persist_noclobber(path),
+        Overwrite::Replace => file.persist(path),
+    };
+    renamed.map(|_| ()).map_err(|error| {
+        let exists = error.error.kind() == std::io::ErrorKind::AlreadyExists;
+        let path = path.to_owned();
+        if exists { Error::Exists { path } } else { Error::Io { path, source: error.error } }
+    })
+}
+
 /// Writes `bytes` to a temporary file beside `path`, and syncs it to the disk.
 fn stage(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<tempfile::NamedTempFile> {
+    let failed = |source| Error::Io { path: path.to_owned(), source };
+    let mut file = begin(path, overwrite)?;
+    file.write_all(bytes).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    Ok(file)
+}
+
+/// Opens a temporary file beside `path`.
+fn begin(path: &Path, overwrite: Overwrite) -> Result<tempfile::NamedTempFile> {
     let failed = |source| Error::Io { path: path.to_owned(), source };
     if overwrite == Overwrite::Refuse && path.exists() {
         return Err(Error::Exists { path: path.to_owned() });
@@ -99,11 +128,9 @@ fn stage(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<tempfile::Na
     let mut builder = tempfile::Builder::new();
     builder.prefix(PARTIAL_PREFIX);
     set_mode(&mut builder);
-    let mut file = builder.tempfile_in(folder).map_err(failed)?;
+    let file = builder.tempfile_in(folder).map_err(failed)?;
     // Tells other runs that somebody writes it. Where nothing can be locked, its age does.
     let _ = file.as_file().try_lock();
-    file.write_all(bytes).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
     Ok(file)
 }
 

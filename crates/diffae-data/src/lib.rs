@@ -50,6 +50,7 @@ mod pictures;
 mod resample;
 mod samples;
 mod search;
+mod shard;
 mod source;
 mod tables;
 mod tar_members;
@@ -62,7 +63,8 @@ pub use attribute_names::is_same_attribute;
 pub use attribute_pairs::{AttributePairs, OtherPictures};
 pub use error::{Error, Result};
 pub use files::{
-    Overwrite, PARTIAL_PREFIX, check_writable, is_stale_file, same_owner, write_atomically, write_together,
+    Overwrite, PARTIAL_PREFIX, check_writable, is_stale_file, same_owner, write_atomically, write_atomically_with,
+    write_together,
 };
 pub use fingerprint::Fingerprint;
 pub use image_io::{
@@ -79,6 +81,7 @@ pub use notices::warn_once;
 pub use picture_folder::{no_pictures, picture_files};
 pub use picture_set::PictureSet;
 pub use pictures::{CELEBA_BOX, Crop, FindSettings, Pictures, Split, is_validation};
+pub use shard::Shard;
 pub use source::{Source, stamp};
 pub use tensors::read_tensor;
 pub use unreadable::Unreadable;

@@ -1,24 +1,17 @@
 //! Files of codes: `z_sem` and `x_T` of many pictures, with their names and the fingerprint of their model.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use diffae_nets::weights::{SafetensorsFile, TensorSource, safetensors_bytes};
 
+use crate::codes_file::{CodesHeader, RESIDUAL, X_TERMINAL, Z_SEM};
 use crate::error::{Error, Result, computing};
 use crate::interpolate::{PathFrame, lerp, slerp};
 use crate::model::Model;
 use crate::stochastic_code::{ChainSettings, CodeChain};
-use diffae_data::{Overwrite, write_atomically};
-use diffae_data::{file_names, read_tensor};
-
-/// Name of the tensor of residuals.
-const RESIDUAL: &str = "residual";
-/// Metadata key of the exact chain that residuals belong to, as JSON.
-const EXACT_CHAIN: &str = "exact_chain";
-/// Text with the chain of fixed points that made the codes, as JSON.
-const FIXED_POINT_CHAIN: &str = "fixed_point_chain";
+use diffae_data::{Overwrite, read_tensor, write_atomically};
 
 /// The codes of N pictures.
 #[derive(Debug, Clone)]
@@ -188,23 +181,27 @@ impl Codes {
     /// # Errors
     /// [`Error::Tensor`] if the tensors cannot be read.
     pub fn to_bytes(&self, text: &[(String, String)]) -> Result<Vec<u8>> {
-        let path = Path::new("codes.safetensors");
         let mut tensors = BTreeMap::new();
-        tensors.extend(self.z_sem.clone().map(|z_sem| ("z_sem".to_owned(), z_sem)));
-        tensors.extend(self.x_terminal.clone().map(|x_terminal| ("x_T".to_owned(), x_terminal)));
-        let mut text: BTreeMap<String, String> = text.iter().cloned().collect();
-        if let Some(CodeChain { settings, residual }) = &self.chain {
-            tensors.extend(residual.clone().map(|residual| (RESIDUAL.to_owned(), residual)));
-            let (key, chain) = match settings {
-                ChainSettings::Exact(exact) => (EXACT_CHAIN, serde_json::to_string(exact)),
-                ChainSettings::FixedPoint(fixed) => (FIXED_POINT_CHAIN, serde_json::to_string(fixed)),
-            };
-            text.insert(key.to_owned(), chain.map_err(|source| Error::Config { path: path.to_owned(), source })?);
+        let residual = self.chain.as_ref().and_then(|chain| chain.residual.as_ref());
+        for (name, tensor) in
+            [(Z_SEM, self.z_sem.as_ref()), (X_TERMINAL, self.x_terminal.as_ref()), (RESIDUAL, residual)]
+        {
+            tensors.extend(tensor.map(|tensor| (name.to_owned(), tensor.clone())));
         }
-        let names = serde_json::to_string(&self.names);
-        text.insert("names".to_owned(), names.map_err(|source| Error::Config { path: path.to_owned(), source })?);
-        text.insert("fingerprint".to_owned(), self.fingerprint.clone());
-        safetensors_bytes(&tensors, &text).map_err(|source| Error::Weights { path: path.to_owned(), source })
+        let path = PathBuf::from("codes.safetensors");
+        safetensors_bytes(&tensors, &self.header(text).entries()?).map_err(|source| Error::Weights { path, source })
+    }
+
+    /// Returns the header of the file, with text entries.
+    fn header(&self, text: &[(String, String)]) -> CodesHeader {
+        CodesHeader {
+            chain: self.chain.as_ref().map(|chain| chain.settings),
+            names: self.names.clone(),
+            fingerprint: self.fingerprint.clone(),
+            shard: None,
+            text: text.iter().cloned().collect(),
+            shapes: BTreeMap::new(),
+        }
     }
 
     /// Reads a file that [`Codes::write`] wrote. Codes of other programs may lack the text: they get numbered names and
@@ -219,17 +216,14 @@ impl Codes {
         let read =
             |name: &str, num_axes: &[usize]| file.shape(name).map(|_| read_tensor(&file, name, num_axes)).transpose();
         // A one-shot autoencoder's noise is a vector.
-        let (z_sem, x_terminal) = (read("z_sem", &[2])?, read("x_T", &[2, 4])?);
+        let (z_sem, x_terminal) = (read(Z_SEM, &[2])?, read(X_TERMINAL, &[2, 4])?);
         let count = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.dims()[0]);
-        let count = match (count(&z_sem), count(&x_terminal)) {
-            (Some(z_sem), Some(x_terminal)) if z_sem != x_terminal => {
-                return Err(problem(format!("it holds {z_sem} codes z_sem, but {x_terminal} noise maps x_T")));
-            }
-            (Some(count), _) | (None, Some(count)) => count,
-            (None, None) => return Err(problem("it holds neither z_sem nor x_T".to_owned())),
-        };
-        let text = file.text();
-        let settings = chain_in(&text).map_err(problem)?;
+        if let (Some(z_sem), Some(x_terminal)) = (count(&z_sem), count(&x_terminal))
+            && z_sem != x_terminal
+        {
+            return Err(problem(format!("it holds {z_sem} codes z_sem, but {x_terminal} noise maps x_T")));
+        }
+        let CodesHeader { chain: settings, names, fingerprint, .. } = CodesHeader::of(&file, path)?;
         let chain = match (read(RESIDUAL, &[4])?, settings) {
             (Some(tensor), _) if x_terminal.as_ref().is_none_or(|x_terminal| x_terminal.dims() != tensor.dims()) => {
                 return Err(problem(format!("its residual of shape {:?} does not fit its x_T", tensor.dims())));
@@ -247,24 +241,6 @@ impl Codes {
             }
             (None, settings) => settings.map(|settings| CodeChain { settings, residual: None }),
         };
-        let names = text.get("names").and_then(|json| serde_json::from_str::<Vec<String>>(json).ok());
-        let names = match names {
-            Some(names) if names.len() == count => names,
-            _ => (0..count).map(|idx| format!("{idx:04}")).collect(),
-        };
-        let names = file_names(names);
-        Ok(Self { z_sem, x_terminal, chain, names, fingerprint: text.get("fingerprint").cloned().unwrap_or_default() })
+        Ok(Self { z_sem, x_terminal, chain, names, fingerprint })
     }
-}
-
-/// Reads the chain of codes from the text of their file.
-fn chain_in(text: &BTreeMap<String, String>) -> std::result::Result<Option<ChainSettings>, String> {
-    let failed = |key: &str, error: serde_json::Error| format!("its {key} is not understood: {error}");
-    if let Some(json) = text.get(EXACT_CHAIN) {
-        let exact = serde_json::from_str(json).map_err(|error| failed(EXACT_CHAIN, error))?;
-        return Ok(Some(ChainSettings::Exact(exact)));
-    }
-    let Some(json) = text.get(FIXED_POINT_CHAIN) else { return Ok(None) };
-    let fixed = serde_json::from_str(json).map_err(|error| failed(FIXED_POINT_CHAIN, error))?;
-    Ok(Some(ChainSettings::FixedPoint(fixed)))
 }

@@ -122,6 +122,21 @@ pub enum Error {
         /// The attribute.
         name: String,
     },
+    /// Files that are to be joined cannot be read or do not fit.
+    #[error("the files cannot be joined")]
+    Parts {
+        /// The cause.
+        #[source]
+        source: diffae_nets::Error,
+    },
+    /// Shards of a listing are not among the files to join.
+    #[error("of {count} shards {got} are missing")]
+    MissingShards {
+        /// Their numbers.
+        got: String,
+        /// Number of shards.
+        count: usize,
+    },
     /// Codes of another model.
     #[error("{} was made by model {got}, not by the one given, which is {expected}", path.display())]
     ForeignCodes {

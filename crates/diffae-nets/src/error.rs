@@ -12,6 +12,18 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Files that hold parts of the same tensors do not fit together.
+    #[error("{}: {name} is {got}, expected {expected}", path.display())]
+    PartMismatch {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// Number type and sizes in this file.
+        got: String,
+        /// Number type and sizes in the first file.
+        expected: String,
+    },
     /// A size that must be positive is zero.
     #[error("{network}: {field} must be positive")]
     ZeroField {

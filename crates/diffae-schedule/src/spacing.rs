@@ -7,6 +7,8 @@ use crate::{Error, NoiseSchedule, Result, StepSequence, Timestep};
 
 /// The exponent of [`Spacing::Karras`].
 const KARRAS_RHO: f64 = 7.0;
+/// Largest noise-to-signal ratio of [`Spacing::Interior`].
+const MAX_INTERIOR_RATIO: f64 = 40.0;
 
 /// A rule for placing N timesteps on a training grid of length T.
 ///
@@ -34,6 +36,10 @@ pub enum Spacing {
     /// # Source
     /// Lu et al. 2022 (arXiv:2206.00927), Section 3.
     LogSnr,
+    /// As [`Spacing::LogSnr`], but only up to a noise-to-signal ratio `sigma / alpha` of 40, where hardly any signal is left: a
+    /// schedule that ends without any has long steps beyond, in which nothing happens. A schedule that ends below is spaced as by
+    /// [`Spacing::LogSnr`].
+    Interior,
     /// Evenly spaced in `(sigma / alpha)^(1/7)`, from timestep 0 to T - 1.
     ///
     /// # Source
@@ -45,11 +51,12 @@ pub enum Spacing {
 
 impl Spacing {
     /// All spacings, each with its name.
-    const NAMED: [(&'static str, Self); 6] = [
+    const NAMED: [(&'static str, Self); 7] = [
         ("leading", Self::Leading),
         ("trailing", Self::Trailing),
         ("linspace", Self::Linspace),
         ("log-snr", Self::LogSnr),
+        ("interior", Self::Interior),
         ("karras", Self::Karras),
         ("tuned", Self::Tuned),
     ];
@@ -82,8 +89,12 @@ impl Spacing {
                 (1..=num_steps).map(|k| (k as f64 * stride).round_ties_even() - 1.0).collect()
             }
             Self::Linspace => fractions(num_steps).map(|fraction| fraction * last).collect(),
-            Self::LogSnr => placed(schedule, num_steps, f64::ln, f64::exp),
-            Self::Karras => placed(schedule, num_steps, |s| s.powf(KARRAS_RHO.recip()), |x| x.powf(KARRAS_RHO)),
+            Self::LogSnr => placed(schedule, num_steps, (f64::ln, f64::exp), f64::INFINITY),
+            Self::Interior => placed(schedule, num_steps, (f64::ln, f64::exp), MAX_INTERIOR_RATIO),
+            Self::Karras => {
+                let root = |s: f64| s.powf(KARRAS_RHO.recip());
+                placed(schedule, num_steps, (root, |x| x.powf(KARRAS_RHO)), f64::INFINITY)
+            }
             Self::Tuned => return Err(Error::NotTuned { got: num_steps, tuned: vec![] }),
         };
         Ok(distinct(&places, num_train_timesteps))
@@ -97,13 +108,19 @@ fn fractions(num_steps: usize) -> impl Iterator<Item = f64> {
     (skipped..num_steps + skipped).map(move |k| k as f64 / intervals)
 }
 
-/// Returns the places on the training grid whose noise-to-signal ratios are evenly spaced after a transformation.
+/// Returns the places on the training grid whose noise-to-signal ratios, up to `limit`, are evenly spaced after a transformation,
+/// which is given with its inverse.
 ///
 /// Between timesteps the logarithm of the ratio is interpolated.
-fn placed(schedule: &NoiseSchedule, num_steps: usize, to: fn(f64) -> f64, from: fn(f64) -> f64) -> Vec<f64> {
+fn placed(
+    schedule: &NoiseSchedule,
+    num_steps: usize,
+    (to, from): (fn(f64) -> f64, fn(f64) -> f64),
+    limit: f64,
+) -> Vec<f64> {
     let logs: Vec<f64> = schedule.alpha_bars().iter().map(|&alpha_bar| noise_to_signal(alpha_bar).ln()).collect();
     let (Some(&first), Some(&last)) = (logs.first(), logs.last()) else { return vec![] };
-    let (start, end) = (to(first.exp()), to(last.exp()));
+    let (start, end) = (to(first.exp()), to(last.exp().min(limit)));
     let place = |fraction: f64| {
         let wanted = from(start + fraction * (end - start)).ln();
         // Ratios increase with the timestep.
@@ -201,6 +218,25 @@ mod tests {
         for pair in timesteps[2..].windows(2) {
             assert!(((log(pair[1]) - log(pair[0])) / step - 1.0).abs() < 0.1, "{timesteps:?}");
         }
+    }
+
+    #[test]
+    fn interior_steps_end_where_hardly_any_signal_is_left() {
+        let without_signal = NoiseSchedule::new(&BetaSchedule::LinearZeroSnr, 1000).unwrap();
+        let timesteps = Spacing::Interior.timesteps(&without_signal, 9).unwrap();
+        let ratio = |t: Timestep| noise_to_signal(without_signal.alpha_bar(t).unwrap());
+        assert_eq!(timesteps[0].get(), 0);
+        assert!((ratio(timesteps[8]) / 40.0 - 1.0).abs() < 0.02, "{timesteps:?}");
+        let step = (ratio(timesteps[8]) / ratio(timesteps[4])).ln() / 4.0;
+        for pair in timesteps[4..].windows(2) {
+            assert!(((ratio(pair[1]) / ratio(pair[0])).ln() / step - 1.0).abs() < 0.05, "{timesteps:?}");
+        }
+        // Linear betas of a short training grid end with much signal.
+        let short = NoiseSchedule::new(&BetaSchedule::Linear, 25).unwrap();
+        let last = Timestep::new(24);
+        assert!(noise_to_signal(short.alpha_bar(last).unwrap()) < MAX_INTERIOR_RATIO);
+        let of = |spacing: Spacing| spacing.timesteps(&short, 7).unwrap();
+        assert_eq!(of(Spacing::Interior), of(Spacing::LogSnr));
     }
 
     #[test]

@@ -4,10 +4,12 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use diffae_data::Shard;
 use diffae_infer::{Inversion, ModelConfig, PipelineSettings, Resume};
 use diffae_schedule::Spacing;
 
 use super::chain::InversionName;
+use super::codes::shard;
 use super::{
     BatchArgs, DecodingArgs, ForceArgs, InversionArgs, LatentArgs, ModelArgs, OutArgs, PictureArgs, RandomArgs,
     ReadingArgs, one_of, positive,
@@ -83,6 +85,10 @@ pub(crate) struct EncodeArgs {
     /// Encode z_sem only, without x_T: much faster
     #[arg(long)]
     pub(crate) semantic_only: bool,
+    /// Encode the I-th of N equal parts of the images, into OUT-0000I-of-0000N.safetensors, for `diffae codes merge`; `slurm` is
+    /// the task of a job array
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    pub(crate) shard: Option<Shard>,
     #[command(flatten)]
     pub(crate) batch: BatchArgs,
     #[command(flatten)]

@@ -5,16 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use diffae_data::Input;
-use diffae_infer::{
-    CodeChain, Codes, CodesNeed, Encoded, PartialFolder, PipelineSettings, Settings, list_subjects_with,
-};
+use diffae_infer::{CodesHeader, CodesNeed, Encoded, PartialFolder, PipelineSettings, Settings, list_subjects_with};
 use diffae_nets::weights::safetensors_bytes;
 use diffae_schedule::Spacing;
 use serde_json::{Value, json};
 
 use crate::args::{EncodeArgs, GlobalArgs, InversionName};
 use crate::output::{Provenance, is_safetensors, make_parents, refuse_existing, say, say_json};
-use crate::picture_output::{joined_parts, part_name, tell_going_on, tell_kept};
+use crate::picture_output::{part_name, part_paths, tell_going_on, tell_kept};
 use crate::pictures::list_readable;
 use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
@@ -37,8 +35,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     if !is_safetensors(out) {
         bail!("--out is {}, expected a name that ends in .safetensors", out.display())
     }
+    let out = &args.shard.map_or_else(|| out.clone(), |shard| shard.path(out));
     refuse_existing(out, overwrite)?;
-    let inputs = list_readable(&args.pictures.input, &args.pictures.reading)?;
+    let inputs = list_readable(&args.pictures.input, &args.pictures.reading, args.shard)?;
     let mut partial = PartialFolder::open(out, COMMAND)?;
     let session = Session::open(global, &args.model, &args.batch)?;
     if args.semantic_only && !session.has_z_sem() {
@@ -59,37 +58,40 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     }
     let mut decisive = session.run_settings(global);
     decisive.extend(settings.clone());
-    decisive.insert(
-        "inputs".to_owned(),
-        list_subjects_with(&args.pictures.input, &args.pictures.reading.picture_key)?.fingerprint()?.into(),
-    );
+    let listing = list_subjects_with(&args.pictures.input, &args.pictures.reading.picture_key)?.fingerprint()?;
+    decisive.insert("inputs".to_owned(), listing.clone().into());
+    if let Some(shard) = args.shard {
+        decisive.insert("shard".to_owned(), shard.to_string().into());
+    }
     let num_kept = partial.begin(&decisive, args.resume.mode(&args.out.force))?;
     tell_going_on(num_kept, inputs.len());
     let need = if is_inverted { CodesNeed::Both } else { CodesNeed::ZSem };
     let encoding = Encoding { session: &session, inputs: &inputs, need, settings: pipeline_settings };
     let encoded = encoding.encode(&mut partial, num_kept);
     encoded.map_err(|error| tell_kept(error, partial.num_kept(), inputs.len()))?;
-    let codes = Codes {
-        z_sem: joined_parts(&partial, "z_sem")?,
-        x_terminal: joined_parts(&partial, "x_T")?,
-        chain: match pipeline_settings.chain().filter(|_| is_inverted) {
-            Some(settings) => Some(CodeChain { settings, residual: joined_parts(&partial, RESIDUAL)? }),
-            None => None,
-        },
+    let text = Provenance::without_model().with_all(&settings);
+    let header = CodesHeader {
+        chain: pipeline_settings.chain().filter(|_| is_inverted),
         names: inputs.into_iter().map(|input| input.name).collect(),
         fingerprint: session.model().fingerprint().to_owned(),
+        shard: args.shard.map(|shard| (shard.to_string(), listing)),
+        text: text.entries().iter().cloned().collect(),
+        shapes: BTreeMap::new(),
     };
     make_parents(out)?;
-    codes.write(out, Provenance::without_model().with_all(&settings).entries(), overwrite)?;
+    header.write_parts(&part_paths(&partial)?, out, overwrite)?;
     partial.discard();
     if args.json.json {
         let files = [out];
-        let report = json!({ "command": COMMAND, "out": out, "files": files, "names": codes.names });
+        let mut report = json!({ "command": COMMAND, "out": out, "files": files, "names": header.names });
+        if let Some(shard) = args.shard {
+            report["shard"] = shard.to_string().into();
+        }
         let Value::Object(mut report) = report else { bail!("a report is an object") };
         report.extend(settings);
         return say_json(&report);
     }
-    say(&format!("wrote the codes of {} to {}", Noun::Pictures.counted(codes.len()), out.display()))
+    say(&format!("wrote the codes of {} to {}", Noun::Pictures.counted(header.names.len()), out.display()))
 }
 
 impl Encoding<'_> {

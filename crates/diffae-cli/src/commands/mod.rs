@@ -1,6 +1,7 @@
 //! Commands, one per file.
 
 mod align;
+mod codes;
 mod completions;
 pub(crate) mod dataset;
 mod decode;
@@ -41,6 +42,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Dataset(args) => dataset::run(&args),
         Command::Encode(args) => encode::run(global, &args),
         Command::Decode(args) => decode::run(global, &args),
+        Command::Codes(args) => codes::run(&args),
         Command::Reconstruct(args) => reconstruct::run(global, &args),
         Command::Interpolate(args) => interpolate::run(global, &args),
         Command::Edit(args) => edit::run(global, &args),

@@ -33,7 +33,7 @@ struct Measured {
 
 /// Encodes and decodes pictures, shows both side by side, and measures the difference.
 pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
-    let inputs = list_readable(&args.pictures.input, &args.pictures.reading)?;
+    let inputs = list_readable(&args.pictures.input, &args.pictures.reading, None)?;
     let mut output = PictureOutput::open(OutputPlan {
         out: &args.out.out,
         command: COMMAND,

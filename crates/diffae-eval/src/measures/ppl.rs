@@ -131,9 +131,12 @@ impl Measure for Ppl<'_> {
             let kept = trimmed(&items.iter().filter_map(|&item| values.get(item).copied()).collect::<Vec<f64>>());
             Some(kept.iter().sum::<f64>() / kept.len() as f64)
         };
+        // A single pair whose picture jumps decides the mean.
+        let median = |items: &[usize]| median_of(items.iter().filter_map(|&item| values.get(item).copied()).collect());
         let figures = [
             Figure::mean(NAME, &of, &values, seed),
             Figure::of_items("ppl_trimmed", &of, values.len(), seed, mean_of_trimmed),
+            Figure::of_items("ppl_median", &of, values.len(), seed, median),
         ];
         Report::new(NAME, settings, figures.into_iter().flatten().collect()).written(evaluation)
     }
@@ -204,6 +207,14 @@ impl Drawn {
     }
 }
 
+/// Returns the middle of the values, the mean of the middle two of an even number.
+fn median_of(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let high = values.len().div_euclid(2);
+    let low = values.len().checked_sub(1)?.div_euclid(2);
+    Some((values.get(low)? + values.get(high)?) / 2.)
+}
+
 /// Returns the values without the smallest and the largest hundredth.
 fn trimmed(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
@@ -229,6 +240,12 @@ mod tests {
         let mean = places.iter().sum::<f64>() / 200.;
         assert!((mean - 0.5).abs() < 0.1, "{mean}");
         assert_eq!(Drawn::new(3, 7, 2).ends.iter().sum::<usize>(), 1);
+    }
+
+    #[test]
+    fn a_median_is_between_the_middle_values() {
+        assert_eq!((median_of(vec![9., 1., 4.]), median_of(vec![9., 1., 4., 2.])), (Some(4.), Some(3.)));
+        assert_eq!(median_of(vec![]), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
-use safetensors::tensor::{Dtype, Metadata, View};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, View};
 
 use crate::error::{Error, Result};
 use crate::weights::bytes::tensor_bytes;
@@ -85,6 +85,17 @@ impl SafetensorsFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns number type, shape and place of every tensor, by name.
+    pub(super) fn tensor_infos(&self) -> BTreeMap<String, TensorInfo> {
+        self.metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect()
+    }
+
+    /// Returns the first byte of a tensor in the file and the number of its bytes.
+    pub(super) fn place(&self, name: &str) -> Option<[u64; 2]> {
+        let (start, end) = self.metadata.info(name)?.data_offsets;
+        Some([(self.data_start + start) as u64, (end - start) as u64])
     }
 
     /// Returns the text entries of the header.

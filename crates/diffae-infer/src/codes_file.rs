@@ -1,0 +1,213 @@
+//! Header of a file of codes, and files joined from others without holding their codes in memory.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use diffae_data::{Overwrite, file_names, write_atomically_with};
+use diffae_nets::weights::{Concatenation, SafetensorsFile, TensorSource};
+
+use crate::error::{Error, Result};
+use crate::stochastic_code::ChainSettings;
+
+/// Name of the tensor of semantic codes, `[N, D]`.
+pub(crate) const Z_SEM: &str = "z_sem";
+/// Name of the tensor of noise maps, `[N, C, H, W]`.
+pub(crate) const X_TERMINAL: &str = "x_T";
+/// Name of the tensor of residuals, shape of the noise maps.
+pub(crate) const RESIDUAL: &str = "residual";
+/// Text entry of the exact chain that residuals belong to, as JSON.
+const EXACT_CHAIN: &str = "exact_chain";
+/// Text entry of the chain of fixed points that made the codes, as JSON.
+const FIXED_POINT_CHAIN: &str = "fixed_point_chain";
+/// Text entry of the names, as JSON.
+const NAMES: &str = "names";
+/// Text entry of the fingerprint of the model.
+const FINGERPRINT: &str = "fingerprint";
+/// Text entry of the command line that made the file, in which files that belong together may differ.
+const COMMAND: &str = "diffae:command";
+/// Text entry of the shard, `i/n`.
+const SHARD: &str = "shard";
+/// Text entry of the fingerprint of the listing that shards are parts of.
+const LISTING: &str = "listing";
+
+/// The facts about codes that stand in the header of their file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CodesHeader {
+    /// The chain that made `x_T`.
+    pub chain: Option<ChainSettings>,
+    /// Names of the pictures; after reading, valid as file names and unique.
+    pub names: Vec<String>,
+    /// Fingerprint of the model that encoded the pictures; empty if unknown.
+    pub fingerprint: String,
+    /// The shard, `i/n`, and the fingerprint of the whole listing of pictures, if the file is a part of one.
+    pub shard: Option<(String, String)>,
+    /// Other entries, such as the settings of the inversion.
+    pub text: BTreeMap<String, String>,
+    /// Shapes of the tensors by name: `z_sem`, `x_T`, `residual`.
+    pub shapes: BTreeMap<String, Vec<usize>>,
+}
+
+impl CodesHeader {
+    /// Reads the header of a file of codes, and none of its codes.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the file is damaged; [`Error::Tensors`] if its chain is not understood, or it holds no codes.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
+        Self::of(&file, path)
+    }
+
+    /// Reads the header of an open file.
+    pub(crate) fn of(file: &SafetensorsFile, path: &Path) -> Result<Self> {
+        let problem = |problem: String| Error::Tensors { path: path.to_owned(), problem };
+        let known = [Z_SEM, X_TERMINAL, RESIDUAL];
+        let shape = |name: &str| Some((name.to_owned(), file.shape(name)?.to_vec()));
+        let shapes: BTreeMap<String, Vec<usize>> = known.into_iter().filter_map(shape).collect();
+        let rows = [Z_SEM, X_TERMINAL].into_iter().find_map(|name| shapes.get(name)?.first().copied());
+        let count = rows.ok_or_else(|| problem("it holds neither z_sem nor x_T".to_owned()))?;
+        let mut text = file.text();
+        let chain = chain_in(&text).map_err(problem)?;
+        let names = text.get(NAMES).and_then(|json| serde_json::from_str::<Vec<String>>(json).ok());
+        let names = match names {
+            Some(names) if names.len() == count => names,
+            _ => (0..count).map(|idx| format!("{idx:04}")).collect(),
+        };
+        let fingerprint = text.get(FINGERPRINT).cloned().unwrap_or_default();
+        let shard = text.get(SHARD).cloned().zip(text.get(LISTING).cloned());
+        for key in [EXACT_CHAIN, FIXED_POINT_CHAIN, NAMES, FINGERPRINT, SHARD, LISTING] {
+            text.remove(key);
+        }
+        Ok(Self { chain, names: file_names(names), fingerprint, shard, text, shapes })
+    }
+
+    /// Returns the text entries of the header.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if something cannot be written as JSON.
+    pub(crate) fn entries(&self) -> Result<BTreeMap<String, String>> {
+        let failed = |source| Error::Config { path: PathBuf::from("codes.safetensors"), source };
+        let mut text = self.text.clone();
+        match &self.chain {
+            Some(ChainSettings::Exact(exact)) => {
+                text.insert(EXACT_CHAIN.to_owned(), serde_json::to_string(exact).map_err(failed)?);
+            }
+            Some(ChainSettings::FixedPoint(fixed)) => {
+                text.insert(FIXED_POINT_CHAIN.to_owned(), serde_json::to_string(fixed).map_err(failed)?);
+            }
+            None => {}
+        }
+        text.insert(NAMES.to_owned(), serde_json::to_string(&self.names).map_err(failed)?);
+        text.insert(FINGERPRINT.to_owned(), self.fingerprint.clone());
+        if let Some((shard, listing)) = &self.shard {
+            text.insert(SHARD.to_owned(), shard.clone());
+            text.insert(LISTING.to_owned(), listing.clone());
+        }
+        Ok(text)
+    }
+
+    /// Writes a file of codes from files that hold its rows in this order; the codes are copied from file to file, so memory
+    /// does not grow with their number. The bytes are those of [`Codes::write`](crate::Codes::write) of all codes.
+    ///
+    /// # Errors
+    /// [`Error::Parts`] if a part cannot be read, or parts do not fit; [`Error::Mismatch`] if they hold another number of codes
+    /// than there are names; [`diffae_data::Error::Exists`] or [`Error::Io`] if the file cannot be written.
+    pub fn write_parts(&self, parts: &[PathBuf], path: &Path, overwrite: Overwrite) -> Result<()> {
+        let concatenation = Concatenation::open(parts).map_err(|source| Error::Parts { source })?;
+        for name in [Z_SEM, X_TERMINAL, RESIDUAL] {
+            if let Some(&[got, ..]) = concatenation.shape(name)
+                && got != self.names.len()
+            {
+                let (what, expected) = (format!("the number of rows of {name}"), self.names.len().to_string());
+                return Err(Error::Mismatch { what, got: got.to_string(), expected });
+            }
+        }
+        let entries = self.entries()?;
+        write_atomically_with(path, overwrite, |file| {
+            concatenation.write(file, path, &entries).map_err(|source| Error::Parts { source })
+        })
+    }
+
+    /// Returns the header of files that are joined in their order.
+    ///
+    /// Shards must be all those of one listing, in any order, and are sorted; other files keep their order, and their names are
+    /// made unique.
+    ///
+    /// # Errors
+    /// [`Error::Tensors`] if files are of other models, chains or settings than the first, or if shards are twice there or of
+    /// several listings; [`Error::MissingShards`].
+    pub fn joined(files: Vec<(PathBuf, Self)>) -> Result<(Vec<PathBuf>, Self)> {
+        let files = sorted_shards(files)?;
+        let Some((first_path, first)) = files.first().cloned() else {
+            let (what, got) = ("the number of files to join", "0".to_owned());
+            return Err(Error::OutOfRange { what, got, expected: "one or more" });
+        };
+        for (path, header) in &files {
+            if let Some(key) = header.difference(&first) {
+                let problem = format!("its {key} differs from that of {}", first_path.display());
+                return Err(Error::Tensors { path: path.clone(), problem });
+            }
+        }
+        let names: Vec<String> = files.iter().flat_map(|(_, header)| header.names.iter().cloned()).collect();
+        let header = Self { names: file_names(names), shard: None, ..first };
+        Ok((files.into_iter().map(|(path, _)| path).collect(), header))
+    }
+}
+
+impl CodesHeader {
+    /// Returns the name of a fact in which the codes differ from others; `None` if they belong together.
+    fn difference(&self, other: &Self) -> Option<&str> {
+        if self.fingerprint != other.fingerprint {
+            return Some("model");
+        }
+        if self.chain != other.chain {
+            return Some("chain");
+        }
+        let mut all = self.text.keys().chain(other.text.keys()).map(String::as_str);
+        let key = all.find(|key| *key != COMMAND && self.text.get(*key) != other.text.get(*key))?;
+        Some(self.text.get_key_value(key).map_or("text", |(key, _)| key.as_str()))
+    }
+}
+
+/// Sorts files that are all the shards of one listing; leaves files that are none as they are.
+fn sorted_shards(mut files: Vec<(PathBuf, CodesHeader)>) -> Result<Vec<(PathBuf, CodesHeader)>> {
+    let shard = |header: &CodesHeader| -> Option<(diffae_data::Shard, String)> {
+        let (shard, listing) = header.shard.as_ref()?;
+        Some((shard.parse().ok()?, listing.clone()))
+    };
+    let Some((of_first, listing)) = files.first().and_then(|(_, header)| shard(header)) else { return Ok(files) };
+    let mut places: Vec<Option<(PathBuf, CodesHeader)>> = vec![None; of_first.count()];
+    for (path, header) in files.drain(..) {
+        let problem = |problem: String| Err(Error::Tensors { path: path.clone(), problem });
+        match shard(&header) {
+            Some((shard, other)) if shard.count() == of_first.count() && other == listing => {
+                match &mut places[shard.number() - 1] {
+                    Some((before, _)) => {
+                        return problem(format!("it is shard {shard}, and so is {}", before.display()));
+                    }
+                    place => *place = Some((path, header)),
+                }
+            }
+            Some((shard, _)) => return problem(format!("it is shard {shard} of other pictures or another division")),
+            None => return problem(format!("it is no shard, among those of {} files", of_first.count())),
+        }
+    }
+    let missing: Vec<String> =
+        places.iter().enumerate().filter(|(_, place)| place.is_none()).map(|(idx, _)| (idx + 1).to_string()).collect();
+    if !missing.is_empty() {
+        let (got, count) = (missing.join(", "), of_first.count());
+        return Err(Error::MissingShards { got, count });
+    }
+    Ok(places.into_iter().flatten().collect())
+}
+
+/// Reads the chain of codes from the text of their file.
+fn chain_in(text: &BTreeMap<String, String>) -> std::result::Result<Option<ChainSettings>, String> {
+    let failed = |key: &str, error: serde_json::Error| format!("its {key} is not understood: {error}");
+    if let Some(json) = text.get(EXACT_CHAIN) {
+        let exact = serde_json::from_str(json).map_err(|error| failed(EXACT_CHAIN, error))?;
+        return Ok(Some(ChainSettings::Exact(exact)));
+    }
+    let Some(json) = text.get(FIXED_POINT_CHAIN) else { return Ok(None) };
+    let fixed = serde_json::from_str(json).map_err(|error| failed(FIXED_POINT_CHAIN, error))?;
+    Ok(Some(ChainSettings::FixedPoint(fixed)))
+}

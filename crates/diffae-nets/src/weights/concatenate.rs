@@ -1,0 +1,186 @@
+//! Concatenation of safetensors files along the first axis, in constant memory.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+use crate::weights::SafetensorsFile;
+
+/// Alignment of the data of a safetensors file, in bytes.
+const ALIGNMENT: usize = 8;
+
+/// Safetensors files that hold consecutive rows of the same tensors, to be written as one.
+///
+/// The result has the bytes that [`safetensors_bytes`](crate::weights::safetensors_bytes) gives for the whole tensors. Only
+/// headers are held in memory; the data are copied from file to file.
+#[derive(Debug)]
+pub struct Concatenation<'a> {
+    parts: &'a [PathBuf],
+    /// Sizes of the whole tensors, by name.
+    tensors: BTreeMap<String, Whole>,
+}
+
+/// A tensor over all parts.
+#[derive(Debug)]
+struct Whole {
+    dtype: Dtype,
+    /// Shape, `[N, ..]`, of all rows.
+    shape: Vec<usize>,
+    num_bytes: usize,
+}
+
+impl<'a> Concatenation<'a> {
+    /// Reads the headers of the parts.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Safetensors`] if a part cannot be read; [`Error::PartMismatch`] if parts hold other tensors,
+    /// number types or sizes of rows than the first.
+    pub fn open(parts: &'a [PathBuf]) -> Result<Self> {
+        let mut tensors: BTreeMap<String, Whole> = BTreeMap::new();
+        for (idx, path) in parts.iter().enumerate() {
+            let file = SafetensorsFile::open(path)?;
+            let infos = file.tensor_infos();
+            let mismatch = |name: &str, got: String, expected: String| {
+                Err(Error::PartMismatch { path: path.clone(), name: name.to_owned(), got, expected })
+            };
+            if let Some(name) = tensors.keys().find(|name| !infos.contains_key(*name)) {
+                return mismatch(name, "no such tensor".to_owned(), format!("one as in {}", parts[0].display()));
+            }
+            for (name, info) in infos {
+                let num_bytes = info.data_offsets.1 - info.data_offsets.0;
+                match tensors.get_mut(&name) {
+                    None if idx == 0 && !info.shape.is_empty() => {
+                        let TensorInfo { dtype, shape, .. } = info.clone();
+                        tensors.insert(name, Whole { dtype, shape, num_bytes });
+                    }
+                    Some(whole) if whole.dtype == info.dtype && whole.fits(&info.shape) => {
+                        whole.shape[0] += info.shape[0];
+                        whole.num_bytes += num_bytes;
+                    }
+                    Some(whole) => {
+                        let of = |dtype: Dtype, shape: &[usize]| format!("{dtype:?} of rows {:?}", shape.get(1..));
+                        return mismatch(&name, of(info.dtype, &info.shape), of(whole.dtype, &whole.shape));
+                    }
+                    None => return mismatch(&name, "a tensor".to_owned(), "none, or one with rows".to_owned()),
+                }
+            }
+        }
+        Ok(Self { parts, tensors })
+    }
+
+    /// Returns the shape of a whole tensor.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|whole| whole.shape.as_slice())
+    }
+
+    /// Writes the whole tensors with text entries in the header.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a part cannot be read or `file` not be written; `target` is its name in messages.
+    pub fn write(&self, file: &mut File, target: &Path, text: &BTreeMap<String, String>) -> Result<()> {
+        let to = |source| Error::Io { path: target.to_owned(), source };
+        file.write_all(&self.header(text)).map_err(to)?;
+        // Each tensor is one run of bytes: all its rows of the first part, then those of the second.
+        for name in self.tensors.keys() {
+            for path in self.parts {
+                let from = |source| Error::Io { path: path.clone(), source };
+                let [start, len] = SafetensorsFile::open(path)?.place(name).unwrap_or_default();
+                let mut part = File::open(path).map_err(from)?;
+                part.seek(SeekFrom::Start(start)).map_err(from)?;
+                let copied = io::copy(&mut io::Read::take(part, len), file).map_err(to)?;
+                if copied != len {
+                    return Err(from(io::ErrorKind::UnexpectedEof.into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the length of the header and the header, with sorted keys, padded with spaces.
+    fn header(&self, text: &BTreeMap<String, String>) -> Vec<u8> {
+        let mut entries = Map::new();
+        if !text.is_empty() {
+            entries.insert("__metadata__".to_owned(), json!(text));
+        }
+        let mut start = 0;
+        for (name, Whole { dtype, shape, num_bytes }) in &self.tensors {
+            let end = start + num_bytes;
+            let entry = json!({ "data_offsets": [start, end], "dtype": dtype, "shape": shape });
+            entries.insert(name.clone(), entry);
+            start = end;
+        }
+        let mut entries = Value::Object(entries);
+        entries.sort_all_objects();
+        let mut header = entries.to_string().into_bytes();
+        header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
+        let length = (header.len() as u64).to_le_bytes();
+        [&length[..], &header].concat()
+    }
+}
+
+impl Whole {
+    /// Returns whether a part has rows of the same sizes.
+    fn fits(&self, shape: &[usize]) -> bool {
+        shape.len() == self.shape.len() && shape[1..] == self.shape[1..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+    use crate::weights::safetensors_bytes;
+
+    fn tensors(rows: std::ops::Range<usize>) -> BTreeMap<String, Tensor> {
+        let tensor = |width: usize| {
+            let values = (rows.start * width..rows.end * width).map(|idx| idx as f32).collect::<Vec<_>>();
+            Tensor::from_vec(values, (rows.len(), width), &Device::Cpu).unwrap()
+        };
+        BTreeMap::from([("z_sem".to_owned(), tensor(5)), ("x_T".to_owned(), tensor(3))])
+    }
+
+    fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) {
+        std::fs::write(path, safetensors_bytes(tensors, &BTreeMap::new()).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn parts_become_the_bytes_of_the_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let parts: Vec<PathBuf> = ["a", "b", "c"].map(|name| folder.path().join(name)).to_vec();
+        for (path, rows) in parts.iter().zip([0..4, 4..4, 4..9]) {
+            write(path, &tensors(rows));
+        }
+        for text in [BTreeMap::new(), BTreeMap::from([("names".to_owned(), "[\"ä\"]".to_owned())])] {
+            let path = folder.path().join("whole");
+            let concatenation = Concatenation::open(&parts).unwrap();
+            assert_eq!(concatenation.shape("z_sem"), Some(&[9, 5][..]));
+            concatenation.write(&mut File::create(&path).unwrap(), &path, &text).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), safetensors_bytes(&tensors(0..9), &text).unwrap());
+        }
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let parts: Vec<PathBuf> = ["a", "b"].map(|name| folder.path().join(name)).to_vec();
+        write(&parts[0], &tensors(0..2));
+        let mut lacking = tensors(2..3);
+        lacking.remove("x_T");
+        let mut wide = tensors(2..3);
+        wide.insert("x_T".to_owned(), Tensor::zeros((1, 4), candle_core::DType::F32, &Device::Cpu).unwrap());
+        let mut more = tensors(2..3);
+        more.insert("w".to_owned(), Tensor::zeros((1, 4), candle_core::DType::F32, &Device::Cpu).unwrap());
+        for (other, name) in [(lacking, "x_T"), (wide, "x_T"), (more, "w")] {
+            write(&parts[1], &other);
+            let error = Concatenation::open(&parts).unwrap_err();
+            assert!(matches!(&error, Error::PartMismatch { name: got, .. } if got == name), "{error}");
+        }
+    }
+}

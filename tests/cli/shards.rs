@@ -1,0 +1,87 @@
+//! `encode --shard`, and files of codes that are joined and described.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+
+use crate::evaluation::pictures;
+use crate::support::{Workspace, checkpoint};
+
+/// Text of the header without the command line, and the bytes of the tensors with their shapes.
+fn contents(path: &Path) -> (BTreeMap<String, String>, BTreeMap<String, (Vec<usize>, Vec<u8>)>) {
+    let bytes = std::fs::read(path).unwrap();
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+    let mut text: BTreeMap<String, String> = metadata.metadata().clone().unwrap().into_iter().collect();
+    text.remove("diffae:command").unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = file.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), view.data().to_vec())));
+    (text, tensors.collect())
+}
+
+/// Encodes eight pictures, as a whole or in shards, and returns the file.
+fn encode(workspace: &Workspace, data: &str, out: &str, more: &[&str]) -> PathBuf {
+    let model = checkpoint("autoenc16_latent");
+    let args = ["encode", "--model", &model, data, "--steps", "3", "--json", "--out", out];
+    let told = workspace.run(&[&args[..], more].concat()).succeeds().json();
+    workspace.path(told["files"][0].as_str().unwrap())
+}
+
+#[test]
+fn shards_merge_to_the_codes_of_one_run_to_the_bit() {
+    let workspace = Workspace::new();
+    let data = pictures(&workspace, "data");
+    let whole = encode(&workspace, &data, "whole.safetensors", &[]);
+    for shard in ["1/3", "2/3", "3/3"] {
+        // Of another size of batch, and one after the other as the tasks of a cluster are not.
+        encode(&workspace, &data, "codes.safetensors", &["--shard", shard, "--batch-size", "2"]);
+    }
+    let [first, second, third] = [1, 2, 3].map(|number| format!("codes-0000{number}-of-00003.safetensors"));
+    let merge = |files: &[&str], out: &str| workspace.run(&[&["codes", "merge"], files, &["--out", out]].concat());
+    merge(&[&third, &first, &second], "merged.safetensors").succeeds();
+    assert!(contents(&workspace.path("merged.safetensors")) == contents(&whole));
+    let told = workspace.run(&["codes", "info", &second, "merged.safetensors", "--json"]).succeeds().json();
+    assert_eq!((&told["codes"][0]["shard"], &told["codes"][0]["count"]), (&"2/3".into(), &3.into()));
+    assert_eq!((&told["codes"][1]["shard"], &told["codes"][1]["count"]), (&serde_json::Value::Null, &8.into()));
+    let shown = workspace.run(&["codes", "info", &second]).succeeds().stdout();
+    assert!(shown.contains("codes of 3 images") && shown.contains("x_T       3 x 3 x 16 x 16"), "{shown}");
+    // What is missing or twice there is named, and nothing is written.
+    merge(&[&third, &first], "bad.safetensors").fails_with("of 3 shards 2 are missing");
+    merge(&[&third, &first, &first], "bad.safetensors").fails_with("it is shard 1/3, and so is");
+    merge(&[&first, "merged.safetensors"], "bad.safetensors").fails_with("it is no shard");
+    assert!(!workspace.path("bad.safetensors").exists());
+}
+
+#[test]
+fn codes_that_do_not_belong_together_are_not_joined() {
+    let workspace = Workspace::new();
+    let data = pictures(&workspace, "data");
+    encode(&workspace, &data, "a.safetensors", &["--shard", "1/2"]);
+    encode(&workspace, &data, "b.safetensors", &[]);
+    encode(&workspace, &data, "c.safetensors", &["--inversion", "ddim"]);
+    let merge = |files: &[&str]| workspace.run(&[&["codes", "merge"], files, &["--out", "m.safetensors"]].concat());
+    merge(&["b.safetensors", "c.safetensors"]).fails_with("its chain differs from that of b.safetensors");
+    // Files that are no shards keep their order; the names of the second copy are made unique.
+    merge(&["b.safetensors", "b.safetensors"]).succeeds();
+    let told = workspace.run(&["codes", "info", "m.safetensors", "--json"]).succeeds().json();
+    assert_eq!(told["codes"][0]["count"], 16);
+    for wrong in ["0/2", "3/2", "x", "1"] {
+        let args = ["encode", "--model", "toonheads", &data, "--out", "d.safetensors", "--shard", wrong];
+        workspace.run(&args).fails_with("is no shard");
+    }
+    let many = ["encode", "--model", "toonheads", &data, "--out", "d.safetensors", "--shard", "1/9"];
+    workspace.run(&many).fails_with("shard 1/9 of 8 pictures is empty");
+}
+
+#[test]
+fn a_task_of_a_job_array_knows_its_shard() {
+    let workspace = Workspace::new();
+    let data = pictures(&workspace, "data");
+    let model = checkpoint("autoenc16_latent");
+    let args = ["encode", "--model", &model, &data, "--semantic-only", "--out", "z.safetensors", "--shard", "slurm"];
+    workspace.run(&args).fails_with("expected a task of a Slurm array");
+    let array = ["ID", "MIN", "MAX", "COUNT"].map(|name| format!("SLURM_ARRAY_TASK_{name}"));
+    let variables: Vec<(&str, &str)> = array.iter().map(String::as_str).zip(["1", "0", "3", "4"]).collect();
+    workspace.run_with_environment(&args, &variables).succeeds();
+    assert!(workspace.path("z-00002-of-00004.safetensors").is_file());
+}
