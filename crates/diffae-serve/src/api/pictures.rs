@@ -182,7 +182,7 @@ pub(super) async fn sample(State(app): State<App>, Body(request): Body<SampleReq
     if let Ok(known) = app.store.get(&id) {
         return Ok(Json(Described::new(id, &known)));
     }
-    let entry = app.worker.run(client.lane("picture"), move |pipeline, observer| {
+    let entry = app.worker.run(client.lane("sample"), move |pipeline, observer| {
         let name = format!("sample_{index:05}");
         let codes = Codes { names: vec![name.clone()], ..pipeline.sample_codes(&[index], &settings, observer)? };
         let reconstruction = one(pipeline.decode_at(&codes, &[index], &settings, observer)?)?;
