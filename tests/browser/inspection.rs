@@ -1,4 +1,4 @@
-//! What developers see of a page: console, screenshots, other screens.
+//! The view of developers: console, screenshots, other screens.
 
 use std::path::Path;
 
@@ -49,9 +49,18 @@ impl Browser {
 
     /// Leaves a picture of the whole page in the folder that `DIFFAE_SCREENSHOTS` names, if it names one.
     pub(crate) fn screenshot(&self, name: &str) {
+        self.leave_picture(name, &json!({ "captureBeyondViewport": true }));
+    }
+
+    /// Leaves a picture of the part of the page that the screen shows.
+    pub(crate) fn screenshot_of_screen(&self, name: &str) {
+        self.leave_picture(name, &json!({}));
+    }
+
+    fn leave_picture(&self, name: &str, parameters: &Value) {
         let Some(folder) = std::env::var_os("DIFFAE_SCREENSHOTS") else { return };
-        let parameters = json!({ "cmd": "Page.captureScreenshot", "params": { "captureBeyondViewport": true } });
-        let taken = self.command("POST", "/goog/cdp/execute", &parameters);
+        let capture = json!({ "cmd": "Page.captureScreenshot", "params": parameters });
+        let taken = self.command("POST", "/goog/cdp/execute", &capture);
         let bytes = STANDARD.decode(taken["data"].as_str().unwrap()).unwrap();
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(Path::new(&folder).join(format!("{name}.png")), bytes).unwrap();

@@ -25,6 +25,12 @@ const MOVES: usize = 40;
 const WARM_UP: usize = 3;
 const SLIDER: &str = "slider-Smiling";
 
+/// Waits until a slider can be moved.
+const READY: &str = "
+    const slider = document.getElementById(arguments[0]);
+    return new Promise((resolve) => { const look = () => slider.disabled ? setTimeout(look, 5) : resolve(); look(); });
+";
+
 /// Measures the next move: from the event to the frame that shows the picture. Previews are no result.
 const MEASURE: &str = "
     const slider = document.getElementById(arguments[0]), after = document.getElementById('after');
@@ -72,6 +78,7 @@ fn measure(address: &str, folder: &Path, num_clients: usize) -> Vec<f64> {
 }
 
 fn moves(page: &Page) -> Vec<f64> {
+    page.browser.script(READY, &[json!(SLIDER)]);
     let one = |_| {
         page.browser.script(MEASURE, &[json!(SLIDER)]);
         page.nudge(SLIDER, 1);

@@ -71,6 +71,8 @@ fn a_phone_shows_everything_without_scrolling_sideways() {
         for element in [".wipe", "#slider-Smiling", "#said"] {
             assert!(is_in_sight(element), "{element} is out of sight while a slider moves, {width} pixels");
         }
+        stage.page.wait();
+        stage.page.browser.screenshot_of_screen(&format!("phone-{width}-editing"));
         stage.page.browser.click("#vary");
         stage.page.browser.click("#keep");
         stage.page.wait();

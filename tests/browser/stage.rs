@@ -1,4 +1,4 @@
-//! What a test plays on: a server, its page in a browser, and a folder for downloads and for the program.
+//! The stage of a test: a server, its page in a browser, and a folder for downloads and for the program.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -110,7 +110,7 @@ impl Page {
         text.as_str().unwrap().to_owned()
     }
 
-    /// What the page says to its user.
+    /// The sentence that the page says to its user.
     #[track_caller]
     pub(crate) fn said(&self) -> String {
         self.text("#said")

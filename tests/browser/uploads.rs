@@ -54,10 +54,14 @@ fn a_photograph_with_an_awkward_name_is_edited_as_the_command_does() {
     stage.page.browser.choose_file("#file", &upload);
     stage.page.wait_until_it_says("drag a slider");
     stage.page.wait();
+    let warning = stage.page.text("#warning");
+    assert!(warning.contains("cartoon faces, not for pictures like -it's me & you"), "{warning}");
     stage.page.browser.screenshot("photograph");
     stage.save("#original", "-it's me & you.png");
     stage.page.nudge("slider-Beard", 30);
     stage.page.wait();
     stage.page_and_command_agree();
+    stage.page.take_face(0);
+    assert_eq!(stage.page.text("#warning"), "", "a face is what the model was made for");
     stage.page.browser.console_is_clean_but_for(&[]);
 }

@@ -186,7 +186,7 @@ pub(super) async fn sample(State(app): State<App>, Body(request): Body<SampleReq
         let name = format!("sample_{index:05}");
         let codes = Codes { names: vec![name.clone()], ..pipeline.sample_codes(&[index], &settings, observer)? };
         let reconstruction = one(pipeline.decode_at(&codes, &[index], &settings, observer)?)?;
-        Ok(Entry { name, codes, original: None, reconstruction, psnr: None })
+        Ok(Entry { name, codes, original: None, reconstruction, psnr: None, warning: None })
     });
     let entry = Arc::new(entry.await?);
     app.store.add(id.clone(), Arc::clone(&entry));
