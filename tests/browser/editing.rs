@@ -123,11 +123,10 @@ fn the_wipe_shows_both_pictures() {
     stage.page.wait();
     let (before, after) = (stage.page.picture("before"), stage.page.picture("after"));
     let seen = stage.page.browser.picture_of(".wipe");
-    let scale = f64::from(seen.width()) / f64::from(after.width());
     let (mut differing, mut from_before, mut from_after) = (0, 0, 0);
     // The corners are round, and the cut goes through a column.
     for (x, y) in (0..64).flat_map(|x| (4..60).map(move |y| (x, y))).filter(|(x, _)| !(31..33).contains(x)) {
-        let place = |at: u32| ((f64::from(at) + 0.5) * scale) as u32;
+        let place = |at: u32| ((2 * at + 1) * seen.width()).div_euclid(2 * after.width());
         let Rgb(pixel) = *seen.get_pixel(place(x), place(y));
         let Rgb(expected) = *(if x < 32 { &before } else { &after }).get_pixel(x, y);
         let Rgb(other) = *(if x < 32 { &after } else { &before }).get_pixel(x, y);

@@ -82,9 +82,11 @@ impl Stage {
         shell.args(["-e", "-c", &script]).env("PROGRAM", program()).current_dir(self.folder.path());
         let output = shell.output().unwrap();
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        let is_result =
+            |name: &String| Path::new(name).extension().is_some_and(|end| end == "png") && name != "sheet.png";
         let made = self.path(line.rsplit(' ').next().unwrap());
         let entries = std::fs::read_dir(&made).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let pictures: Vec<String> = entries.filter(|name| name.ends_with(".png") && name != "sheet.png").collect();
+        let pictures: Vec<String> = entries.filter(|name| is_result(name)).collect();
         let name = file.map_or_else(|| pictures[0].clone(), str::to_owned);
         assert!(file.is_some() || pictures.len() == 1, "{line}: {pictures:?}");
         let picture = image::open(made.join(name)).unwrap().into_rgb8();
