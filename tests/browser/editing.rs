@@ -58,6 +58,23 @@ fn a_quick_drag_ends_with_the_newest_value() {
     stage.page.browser.console_is_clean_but_for(&[]);
 }
 
+/// Requests go over several connections: an older one may come last, and the server takes it for the newest.
+#[test]
+fn a_move_that_an_older_request_overtakes_is_made_up_for() {
+    let stage = Stage::new();
+    stage.page.take_face(0);
+    stage.save("#original", "face_1.png");
+    let overtaken = "const slider = document.getElementById('slider-Smiling');
+        slider.stepUp(40); slider.dispatchEvent(new Event('input'));
+        await new Promise((resume) => setTimeout(resume, 10));
+        const older = await post('/api/edit', { codes: state.a.codes, edits: {} }).catch((error) => error);
+        return older.status;";
+    assert_eq!(stage.page.browser.script(overtaken, &[]), 409, "the page does not ask again");
+    stage.page.wait();
+    stage.page_and_command_agree();
+    stage.page.browser.console_is_clean_but_for(&[]);
+}
+
 #[test]
 fn drawing_variations_leaves_a_running_edit_alone() {
     let stage = Stage::new();
