@@ -1,52 +1,24 @@
 //! `diffae serve`: the page and its API from outside.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::http;
+use crate::served::Served;
 use crate::support::Workspace;
 
-/// A server on a port that was free, stopped with the test.
-struct Served {
-    child: Child,
-    address: String,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn start(workspace: &Workspace, more: &[&str]) -> Served {
+    Served::start(Path::new(env!("CARGO_BIN_EXE_diffae")), &workspace.path("."), 0, more)
 }
 
 impl Served {
-    fn start(workspace: &Workspace, more: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_diffae"));
-        command.args(["serve", "--port", "0", "--device", "cpu"]).args(more).current_dir(workspace.path("."));
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).map(str::to_owned);
-        let address = address.unwrap();
-        Self { child, address }
-    }
-
     /// Returns the status and the body of a response.
     fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, Vec<u8>) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let (address, length) = (&self.address, body.len());
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
-        );
-        stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
-        let mut response = vec![];
-        stream.read_to_end(&mut response).unwrap();
-        let end = response.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
-        let head = String::from_utf8_lossy(&response[..end]).into_owned();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, response[end + 4..].to_vec())
+        http::request(&self.address, (method, path), headers, body).unwrap()
     }
 
     fn post(&self, path: &str, body: &Value) -> Vec<u8> {
@@ -69,7 +41,7 @@ fn pixels(bytes: &[u8]) -> image::RgbImage {
 #[test]
 fn the_page_edits_as_the_command_does() {
     let workspace = Workspace::new();
-    let served = Served::start(&workspace, &[]);
+    let served = start(&workspace, &[]);
     let (status, page) = served.ask("GET", "/", "", b"");
     assert!(status == 200 && String::from_utf8(page).unwrap().contains("<title>diffae</title>"));
     let (_, face) = served.ask("GET", "/api/faces/4", "", b"");
@@ -114,7 +86,7 @@ fn the_page_edits_as_the_command_does() {
 #[test]
 fn many_clients_get_their_own_pictures_or_a_clear_answer() {
     let workspace = Workspace::new();
-    let served = Served::start(&workspace, &["--threads", "2"]);
+    let served = start(&workspace, &["--threads", "2"]);
     let faces: Vec<Value> = (0..4)
         .map(|idx| {
             let (_, face) = served.ask("GET", &format!("/api/faces/{idx}"), "", b"");
@@ -159,7 +131,7 @@ fn other_machines_need_a_token_and_other_sites_are_refused() {
         .run(&["serve", "--host", "0.0.0.0", "--port", "0"])
         .fails_with("needs a token (--token) of 12 characters");
     workspace.run(&["serve", "--token", "short", "--port", "0"]).fails_with("12 characters");
-    let served = Served::start(&workspace, &["--token", "a-long-secret"]);
+    let served = start(&workspace, &["--token", "a-long-secret"]);
     assert_eq!(served.ask("GET", "/api/model", "", b"").0, 401);
     assert_eq!(served.ask("GET", "/api/model", "Authorization: Bearer a-long-secret\r\n", b"").0, 200);
     assert_eq!(served.ask("GET", "/?token=a-long-secret", "", b"").0, 200);
@@ -170,7 +142,7 @@ fn other_machines_need_a_token_and_other_sites_are_refused() {
 #[test]
 fn ctrl_c_ends_the_server_with_a_client_that_listens() {
     let workspace = Workspace::new();
-    let mut served = Served::start(&workspace, &[]);
+    let mut served = start(&workspace, &[]);
     let mut listener = TcpStream::connect(&served.address).unwrap();
     let head = format!("GET /api/events?client=me HTTP/1.1\r\nHost: {}\r\n\r\n", served.address);
     listener.write_all(head.as_bytes()).unwrap();

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use xtask::repository;
 
 use self::gate::{Outcome, Step};
-use crate::tidy;
+use crate::{browser, tidy};
 
 /// The work of a step.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ enum Action {
     UnusedDependencies,
     /// A piece of shell script.
     Shell(String),
+    /// The page in a browser, where there is one.
+    Browser,
     /// `cargo deny`, as far as it is available.
     Deny,
 }
@@ -41,7 +43,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// All of them build the same packages with the same features: with others, cargo compiles most dependencies once more.
-fn steps(test_command: String) -> [Step<Action>; 7] {
+fn steps(test_command: String) -> [Step<Action>; 9] {
     [
         Step { name: "fmt", action: Action::Cargo("fmt --all --check") },
         Step { name: "tidy", action: Action::Tidy },
@@ -52,7 +54,15 @@ fn steps(test_command: String) -> [Step<Action>; 7] {
                 "clippy --workspace --all-targets --features parquet,toonheads --locked -- -D warnings",
             ),
         },
+        // Targets that `cargo test` leaves out are not among "all targets".
+        Step {
+            name: "clippy 2",
+            action: Action::Cargo(
+                "clippy --workspace --test browser --features parquet,toonheads --locked -- -D warnings",
+            ),
+        },
         Step { name: "test", action: Action::Shell(test_command) },
+        Step { name: "browser", action: Action::Browser },
         Step { name: "doc", action: Action::Cargo("doc --workspace --no-deps --features parquet,toonheads --locked") },
         Step { name: "deny", action: Action::Deny },
     ]
@@ -72,6 +82,7 @@ fn perform(root: &Path, action: &Action) -> Result<Outcome> {
             println!("{script}");
             succeed(Command::new("sh").args(["-e", "-u", "-c", script]).current_dir(root))
         }
+        Action::Browser => in_browser(),
         Action::Deny => deny(root),
     }
 }
@@ -88,6 +99,14 @@ fn unused_dependencies(root: &Path) -> Result<Outcome> {
         return Ok(Outcome::Skipped("cargo-machete is not installed"));
     }
     succeed(&mut machete("--skip-target-dir"))
+}
+
+/// The page in Chromium. Whoever has none can run the gate all the same.
+fn in_browser() -> Result<Outcome> {
+    if !browser::is_there() {
+        return Ok(Outcome::Skipped("the page was not tested, for there is no chromedriver with a Chromium"));
+    }
+    browser::run(&browser::Args::default()).map(|()| Outcome::Passed)
 }
 
 /// Licenses, sources and bans of the dependencies, and known vulnerabilities if their database can be had.

@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "a command line tool reports on standard output")]
 
+mod browser;
 mod check_cuda;
 mod ci;
 mod tidy;
@@ -30,6 +31,8 @@ enum Command {
     Ci,
     /// Check layout, sources, manifests and documentation against docs/style.md.
     Tidy,
+    /// Test the page of `diffae serve` in Chromium, or measure it there.
+    Browser(browser::Args),
     /// Compare with the numbers of the reference implementation.
     Golden(Forwarded),
     /// Measure speed and memory, beside PyTorch if wanted.
@@ -65,6 +68,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
+        Command::Browser(args) => browser::run(&args),
         Command::Golden(golden) => in_lab("golden", &golden, &[]),
         // What is measured is what users run.
         Command::Bench(bench) => in_lab("bench", &bench, &["--release"]),
@@ -125,6 +129,18 @@ mod tests {
         let is_candles = |line: &&String| of_candle.contains(&name(line)) && !line.starts_with("cc ");
         let changed: Vec<&String> = plain.difference(&with_renderer).filter(is_candles).collect();
         assert!(of_candle.len() > 50 && changed.is_empty(), "{changed:?}");
+    }
+
+    #[test]
+    fn the_page_is_tested_or_measured() {
+        let parsed = |words: &[&str]| Cli::try_parse_from([&["cargo xtask", "browser"], words].concat());
+        for accepted in [&[][..], &["drag", "--screenshots", "seen"], &["--bench"], &["--bench", "--program", "diffae"]]
+        {
+            assert!(parsed(accepted).is_ok(), "{accepted:?}");
+        }
+        for refused in [&["--program", "diffae"][..], &["--bench", "--screenshots", "seen"], &["--bench", "drag"]] {
+            assert!(parsed(refused).is_err(), "{refused:?}");
+        }
     }
 
     #[test]

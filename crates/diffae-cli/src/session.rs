@@ -120,14 +120,7 @@ impl Session {
         let names: Vec<&String> = names.collect();
         let Some(name) = foreign.first().and_then(|&idx| names.get(idx)) else { return Ok(()) };
         let others = if foreign.len() > 1 { format!(" (and {} more)", foreign.len() - 1) } else { String::new() };
-        WARNED.call_once(|| {
-            tracing::warn!(
-                "the model was made for {}, not for pictures like {name}{others}: edits and interpolations of these will \
-                 look like blurred {}; use a model trained on such pictures",
-                domain.pictures,
-                domain.pictures
-            );
-        });
+        WARNED.call_once(|| tracing::warn!("{}", domain.warning(&format!("{name}{others}"))));
         Ok(())
     }
 

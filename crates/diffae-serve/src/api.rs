@@ -8,10 +8,11 @@ mod tests;
 use std::convert::Infallible;
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Query, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -32,6 +33,10 @@ use crate::worker::{Lane, Worker};
 
 /// Maximum number of bytes of a request.
 const MAX_BODY: usize = 32 << 20;
+/// Maximum number of bytes of a sentence that axum answers with.
+const MAX_SENTENCE: usize = 4096;
+/// Time after which a page tries again to hear of events, once the server is gone.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 const PAGE: &str = include_str!("../page/index.html");
 const OPENAPI: &str = include_str!("../page/openapi.json");
@@ -68,6 +73,7 @@ pub(crate) fn router(app: App, guard: Guard) -> Router {
         .route("/api/variation", post(pictures::variation))
         .route("/api/sample", post(pictures::sample))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::map_response(with_sentence))
         .layer(middleware::from_fn_with_state(guard, guard::check))
         .with_state(app)
 }
@@ -86,6 +92,28 @@ where
         let parsed = Json::from_request(request, state).await;
         parsed.map(|Json(body)| Self(body)).map_err(|error| Error::Request { problem: error.body_text() })
     }
+}
+
+/// Puts a sentence into what axum itself refuses: unknown addresses, other methods, bodies that are too long.
+async fn with_sentence(response: Response) -> Response {
+    let status = response.status();
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if is_json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let bytes = axum::body::to_bytes(body, MAX_SENTENCE).await.unwrap_or_default();
+    let sentence = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => format!("the request has more than {MAX_BODY} bytes"),
+        StatusCode::NOT_FOUND => "there is nothing at this address; /api/openapi.json lists those there are".to_owned(),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            "this address answers to other methods, which /api/openapi.json lists".to_owned()
+        }
+        _ => String::from_utf8_lossy(&bytes).into_owned(),
+    };
+    parts.headers.remove(header::CONTENT_TYPE);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    (status, parts.headers, Json(json!({ "error": sentence }))).into_response()
 }
 
 /// The client that asks: its newest request of a purpose replaces the older ones, and its events go to it.
@@ -121,6 +149,7 @@ async fn model(State(app): State<App>) -> Result<Json<Value>> {
         "sampler": settings.sampler.to_string(),
         "spacing": settings.spacing.to_string(),
         "samplers": diffae_schedule::Sampler::names().collect::<Vec<_>>(),
+        "max_request_bytes": MAX_BODY,
         "version": env!("CARGO_PKG_VERSION"),
     })))
 }
@@ -137,10 +166,11 @@ async fn events(
     // The stream ends with the server, which waits for all that are open.
     let end = async move {
         while !worker.is_stopping() {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    Sse::new(until(mine, end)).keep_alive(KeepAlive::default())
+    let retry = tokio_stream::once(Ok(SseEvent::default().retry(RETRY_INTERVAL)));
+    Sse::new(until(retry.chain(mine), end)).keep_alive(KeepAlive::default())
 }
 
 /// Ends a stream when a future does.

@@ -27,6 +27,8 @@ pub(crate) struct Entry {
     pub(crate) reconstruction: RgbImage,
     /// PSNR of the reconstruction in dB; `None` if there is no original, or nothing differs.
     pub(crate) psnr: Option<f64>,
+    /// Warning that the model was not made for such pictures.
+    pub(crate) warning: Option<String>,
 }
 
 #[derive(Debug)]
@@ -83,7 +85,7 @@ mod tests {
     fn entry() -> Arc<Entry> {
         let codes = Codes { z_sem: None, x_terminal: None, chain: None, names: vec![], fingerprint: String::new() };
         let reconstruction = RgbImage::new(1, 1);
-        Arc::new(Entry { name: "a".to_owned(), codes, original: None, reconstruction, psnr: None })
+        Arc::new(Entry { name: "a".to_owned(), codes, original: None, reconstruction, psnr: None, warning: None })
     }
 
     #[test]

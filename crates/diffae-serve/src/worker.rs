@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use diffae_infer::{CallEvent, Observer, Pipeline};
@@ -37,6 +37,11 @@ impl Cancel {
     fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// Returns whether both are the mark of one request.
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// Ends the request when its client leaves.
@@ -53,7 +58,9 @@ type Job = Box<dyn FnOnce(&Pipeline) + Send>;
 /// The thread that computes, from outside.
 #[derive(Clone)]
 pub(crate) struct Worker {
-    queue: SyncSender<Job>,
+    queue: Sender<Job>,
+    /// Requests in the queue; those that are ended no longer count.
+    waiting: Arc<Mutex<Vec<Cancel>>>,
     newest: Arc<Mutex<HashMap<Lane, Cancel>>>,
     events: Events,
     stopping: Cancel,
@@ -62,13 +69,13 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts the thread; it ends with the last clone of the worker.
     pub(crate) fn start(pipeline: Pipeline, events: Events) -> Self {
-        let (queue, jobs): (_, Receiver<Job>) = sync_channel(QUEUE);
+        let (queue, jobs): (_, Receiver<Job>) = channel();
         std::thread::spawn(move || {
             for job in jobs {
                 job(&pipeline);
             }
         });
-        Self { queue, newest: Arc::default(), events, stopping: Cancel::default() }
+        Self { queue, waiting: Arc::default(), newest: Arc::default(), events, stopping: Cancel::default() }
     }
 
     /// Ends what is computed, and refuses what is asked from now on.
@@ -84,7 +91,7 @@ impl Worker {
     /// Runs work on the thread. In a lane it ends older work of the same lane, at its next step.
     ///
     /// # Errors
-    /// [`Error::Busy`] if the queue is full; [`Error::Superseded`] and [`Error::Stopping`]; those of the work.
+    /// [`Error::Busy`] if as many requests wait as may, not counting those of the same lane; [`Error::Superseded`] and [`Error::Stopping`]; those of the work.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         lane: Option<Lane>,
@@ -95,9 +102,11 @@ impl Worker {
         }
         let cancel = Cancel::default();
         let (sender, receiver) = oneshot::channel();
+        self.enter(lane.as_ref(), &cancel)?;
         let job = {
-            let (this, lane, cancel) = (self.clone(), lane.clone(), cancel.clone());
+            let (this, cancel) = (self.clone(), cancel.clone());
             move |pipeline: &Pipeline| {
+                this.waiting().retain(|waiting| !waiting.is(&cancel));
                 let result = this.compute(pipeline, lane.as_ref(), &cancel, work);
                 if let Some(lane) = &lane {
                     this.leave(lane, &cancel);
@@ -106,17 +115,26 @@ impl Worker {
                 let _ = sender.send(result);
             }
         };
-        self.queue.try_send(Box::new(job)).map_err(|error| match error {
-            TrySendError::Full(_) => Error::Busy,
-            TrySendError::Disconnected(_) => Error::Stopping,
-        })?;
-        if let Some(lane) = lane
-            && let Some(older) = self.lanes().insert(lane, cancel.clone())
-        {
-            older.set();
-        }
         let _on_drop = OnDrop(cancel);
+        self.queue.send(Box::new(job)).map_err(|_closed| Error::Stopping)?;
         receiver.await.unwrap_or(Err(Error::Stopping))
+    }
+
+    /// Takes a place in the queue, and in the lane that of an older request: however fast a slider moves, its requests take
+    /// one place.
+    fn enter(&self, lane: Option<&Lane>, cancel: &Cancel) -> Result<()> {
+        let (mut newest, mut waiting) = (self.lanes(), self.waiting());
+        let older = lane.and_then(|lane| newest.get(lane)).cloned();
+        waiting.retain(|waiting| !waiting.is_set() && !older.as_ref().is_some_and(|older| older.is(waiting)));
+        if waiting.len() >= QUEUE {
+            return Err(Error::Busy);
+        }
+        waiting.push(cancel.clone());
+        if let Some(lane) = lane {
+            newest.insert(lane.clone(), cancel.clone());
+        }
+        older.iter().for_each(Cancel::set);
+        Ok(())
     }
 
     fn compute<T>(
@@ -150,9 +168,13 @@ impl Worker {
     /// Forgets a request that has ended, unless a newer one has its place.
     fn leave(&self, lane: &Lane, cancel: &Cancel) {
         let mut newest = self.lanes();
-        if newest.get(lane).is_some_and(|known| Arc::ptr_eq(&known.0, &cancel.0)) {
+        if newest.get(lane).is_some_and(|known| known.is(cancel)) {
             newest.remove(lane);
         }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Cancel>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lanes(&self) -> MutexGuard<'_, HashMap<Lane, Cancel>> {
@@ -201,6 +223,32 @@ mod tests {
         assert_eq!(newer, 7);
         assert!(older.await.unwrap().unwrap() < CALLS, "it ran to its end");
         assert!(worker.lanes().is_empty());
+    }
+
+    /// As while a step of a large model takes as long as a whole drag.
+    #[tokio::test]
+    async fn a_drag_takes_one_place_of_the_queue() {
+        let worker = worker();
+        let waiting = |lane: Option<Lane>| {
+            let worker = worker.clone();
+            tokio::spawn(async move { worker.run(lane, |_, observer| Ok(counted(observer))).await })
+        };
+        let others: Vec<_> = (0..QUEUE).map(|_| waiting(None)).collect();
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let moves: Vec<_> = (0..3 * QUEUE).map(|_| waiting(Some(lane()))).collect();
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(matches!(worker.run(None, |_, _| Ok(())).await, Err(Error::Busy)));
+        let newest = tokio::spawn({
+            let worker = worker.clone();
+            async move { worker.run(Some(lane()), |_, _| Ok(7)).await }
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        others.iter().for_each(tokio::task::JoinHandle::abort);
+        assert_eq!(newest.await.unwrap().unwrap(), 7);
+        for older in moves {
+            assert!(matches!(older.await.unwrap(), Err(Error::Superseded)));
+        }
+        assert!(worker.waiting().is_empty() && worker.lanes().is_empty());
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use candle_core::Tensor;
 use diffae_data::{Fingerprint, picture_from_bytes, rgb_from_tensor, tensor_from_rgb};
-use diffae_infer::Codes;
+use diffae_infer::{Codes, Pipeline};
 use image::{ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
@@ -34,12 +34,14 @@ pub(super) struct Described {
     has_original: bool,
     /// PSNR of the reconstruction in dB; null if there is no original, or nothing differs.
     psnr: Option<f64>,
+    /// Warning that the model was not made for such pictures.
+    warning: Option<String>,
 }
 
 impl Described {
     pub(super) fn new(codes: String, entry: &Entry) -> Self {
-        let Entry { name, original, psnr, .. } = entry;
-        Self { codes, name: name.clone(), has_original: original.is_some(), psnr: *psnr }
+        let Entry { name, original, psnr, warning, .. } = entry;
+        Self { codes, name: name.clone(), has_original: original.is_some(), psnr: *psnr, warning: warning.clone() }
     }
 }
 
@@ -125,8 +127,8 @@ async fn encode_picture(
         let codes = pipeline.encode_tensor(&x_0, &settings, observer)?;
         let codes = Codes { names: vec![name.clone()], ..codes };
         let reconstruction = one(pipeline.decode(&codes, &settings, observer)?)?;
-        let psnr = psnr(&original, &reconstruction);
-        Ok(Entry { name, codes, original: Some(original), reconstruction, psnr })
+        let (psnr, warning) = (psnr(&original, &reconstruction), warning(pipeline, &name, &x_0, &codes)?);
+        Ok(Entry { name, codes, original: Some(original), reconstruction, psnr, warning })
     });
     let entry = Arc::new(entry.await?);
     app.store.add(id.clone(), Arc::clone(&entry));
@@ -149,6 +151,14 @@ pub(super) async fn original(State(app): State<App>, Path(id): Path<String>) -> 
 
 pub(super) async fn reconstruction(State(app): State<App>, Path(id): Path<String>) -> Result<Response> {
     png(&app.store.get(&id)?.reconstruction)
+}
+
+/// Returns a warning if a picture `[1, C, H, W]` is not of the kind that the model was made for.
+fn warning(pipeline: &Pipeline, name: &str, x_0: &Tensor, codes: &Codes) -> Result<Option<String>> {
+    let model = pipeline.model();
+    let (Some(domain), Some(z_sem)) = (model.config().domain(), &codes.z_sem) else { return Ok(None) };
+    let is_foreign = !model.foreign_pictures(x_0, z_sem)?.is_empty();
+    Ok(is_foreign.then(|| domain.warning(name)))
 }
 
 /// Computes the PSNR of a picture in dB; `None` if nothing differs.

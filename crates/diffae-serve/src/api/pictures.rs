@@ -182,11 +182,11 @@ pub(super) async fn sample(State(app): State<App>, Body(request): Body<SampleReq
     if let Ok(known) = app.store.get(&id) {
         return Ok(Json(Described::new(id, &known)));
     }
-    let entry = app.worker.run(client.lane("picture"), move |pipeline, observer| {
+    let entry = app.worker.run(client.lane("sample"), move |pipeline, observer| {
         let name = format!("sample_{index:05}");
         let codes = Codes { names: vec![name.clone()], ..pipeline.sample_codes(&[index], &settings, observer)? };
         let reconstruction = one(pipeline.decode_at(&codes, &[index], &settings, observer)?)?;
-        Ok(Entry { name, codes, original: None, reconstruction, psnr: None })
+        Ok(Entry { name, codes, original: None, reconstruction, psnr: None, warning: None })
     });
     let entry = Arc::new(entry.await?);
     app.store.add(id.clone(), Arc::clone(&entry));

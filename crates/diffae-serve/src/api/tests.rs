@@ -1,7 +1,7 @@
 //! Tests of the routes, without a network.
 
 use axum::body::{Body as HttpBody, Bytes, to_bytes};
-use axum::http::{Request, StatusCode};
+use axum::http::Request;
 use diffae_infer::{Codes, built_in_pictures, no_observer};
 use tower::ServiceExt;
 
@@ -109,6 +109,12 @@ async fn what_cannot_be_done_is_a_sentence_with_its_status() {
     assert_eq!(ask("/api/edit", "{").await.0, 400);
     assert_eq!(ask("/api/edit", "{}").await.0, 400);
     assert_eq!(ask("/api/faces/8/codes", "").await, (404, "there is no face 8; the model has 8".to_owned()));
+    let (status, said) = api.refused("POST", "/api/codes", vec![0; MAX_BODY + 1]).await;
+    assert_eq!((status, said.as_str()), (413, "the request has more than 33554432 bytes"));
+    assert!(api.refused("GET", "/api/nothing", "").await.1.contains("nothing at this address"));
+    assert_eq!(api.refused("DELETE", "/api/model", "").await.0, 405);
+    let (status, said) = ask("/api/faces/x/codes", "").await;
+    assert!(status == 400 && said.contains('x'), "{said}");
     for (body, expected) in [
         (r#"{"index": 0, "steps": 0}"#, "steps is 0, expected 1 to 1000"),
         (r#"{"index": 0, "sampler": "euler"}"#, "unknown sampler"),
@@ -155,8 +161,13 @@ async fn progress_comes_as_events_to_the_client_that_asked() {
     let mut events = response.into_body().into_data_stream();
     api.json("POST", "/api/faces/0/codes?client=other", &Value::Null).await;
     api.json("POST", "/api/faces/1/codes?client=me", &Value::Null).await;
-    let event = String::from_utf8(events.next().await.unwrap().unwrap().to_vec()).unwrap();
-    assert_eq!(event, "data: {\"purpose\":\"encode\",\"done\":1,\"total\":3}\n\n");
+    let mut next = async || String::from_utf8(events.next().await.unwrap().unwrap().to_vec()).unwrap();
+    assert_eq!(next().await, "retry: 1000\n\n");
+    let event = next().await;
+    let event: Value = serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
+    // On a slow machine it has a preview, too.
+    let (purpose, done, total) = (&event["purpose"], &event["done"], &event["total"]);
+    assert_eq!(json!([purpose, done, total]), json!(["encode", 1, 3]));
 }
 
 #[test]
