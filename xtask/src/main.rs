@@ -36,6 +36,8 @@ enum Command {
     Bench(Forwarded),
     /// Draw the log of a training run.
     Curves(Forwarded),
+    /// Export models as ONNX with our numbers for them, and compare another runtime.
+    Onnx(Forwarded),
     /// Create a data set from its original source: `diffae dataset`, built with its renderer of cartoon faces.
     Dataset(Forwarded),
     /// Type-check the CUDA build with NVIDIA's compiler from the Python package index; needs no GPU.
@@ -69,6 +71,7 @@ fn run(command: Command) -> Result<()> {
         // What is measured is what users run.
         Command::Bench(bench) => in_lab("bench", &bench, &["--release"]),
         Command::Curves(curves) => in_lab("curves", &curves, &[]),
+        Command::Onnx(onnx) => in_lab("onnx", &onnx, &[]),
         Command::Dataset(dataset) => in_program("dataset", &dataset),
         Command::CheckCuda(args) => check_cuda::run(&args),
     }

@@ -8,6 +8,7 @@ mod bench;
 mod curves;
 mod font;
 mod golden;
+mod onnx;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ enum Command {
     Bench(bench::Args),
     /// Draw the log of a training run.
     Curves(curves::Args),
+    /// Export models as ONNX with our numbers for them, and compare another runtime.
+    Onnx(onnx::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Golden(args) => golden::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Curves(args) => curves::run(args),
+        Command::Onnx(args) => onnx::run(args),
     }
 }
 
