@@ -9,6 +9,7 @@ mod curves;
 mod font;
 mod golden;
 mod onnx;
+mod page;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,8 @@ enum Command {
     Curves(curves::Args),
     /// Export models as ONNX with our numbers for them, and compare another runtime.
     Onnx(onnx::Args),
+    /// Write a page without a server: static files that compute in the browser.
+    Page(page::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Curves(args) => curves::run(args),
         Command::Onnx(args) => onnx::run(args),
+        Command::Page(args) => page::run(args),
     }
 }
 
