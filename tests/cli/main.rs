@@ -11,6 +11,7 @@ mod demo;
 mod dry_runs;
 mod edits;
 mod evaluation;
+mod export;
 mod faults;
 mod faulty_pictures;
 mod few_steps;

@@ -39,6 +39,10 @@ enum Command {
     Bench(Forwarded),
     /// Draw the log of a training run.
     Curves(Forwarded),
+    /// Export models as ONNX with our numbers for them, and compare another runtime.
+    Onnx(Forwarded),
+    /// Write a page without a server: static files that compute in the browser.
+    Page(Forwarded),
     /// Create a data set from its original source: `diffae dataset`, built with its renderer of cartoon faces.
     Dataset(Forwarded),
     /// Type-check the CUDA build with NVIDIA's compiler from the Python package index; needs no GPU.
@@ -73,6 +77,8 @@ fn run(command: Command) -> Result<()> {
         // What is measured is what users run.
         Command::Bench(bench) => in_lab("bench", &bench, &["--release"]),
         Command::Curves(curves) => in_lab("curves", &curves, &[]),
+        Command::Onnx(onnx) => in_lab("onnx", &onnx, &[]),
+        Command::Page(page) => in_lab("page", &page, &[]),
         Command::Dataset(dataset) => in_program("dataset", &dataset),
         Command::CheckCuda(args) => check_cuda::run(&args),
     }

@@ -99,6 +99,8 @@ pub(crate) enum Command {
     Info(InfoArgs),
     /// Convert released weights into a model folder
     Import(ImportArgs),
+    /// Export a model as ONNX files, for other runtimes and browsers
+    Export(ExportArgs),
     /// Crop and align faces in photographs as in FFHQ
     Align(AlignArgs),
     /// Create a data set from a published source, or from your own images
@@ -344,6 +346,24 @@ pub(crate) struct ImportArgs {
     /// Attribute names of the classifier: one per line, or a CelebA label file [default: CelebA's if there are 40]
     #[arg(long, value_name = "FILE", requires = "classifier")]
     pub(crate) attributes: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) hints: HintArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Model folder, file or folder of released weights (.ckpt, .pt, .safetensors), or `toonheads` (built in)
+    pub(crate) model: PathBuf,
+    /// Folder to write the ONNX files and manifest.json into
+    #[arg(long, value_name = "DIR")]
+    pub(crate) onnx: PathBuf,
+    /// Weights and arithmetic in half precision; inputs and outputs stay f32
+    #[arg(long)]
+    pub(crate) half: bool,
+    #[command(flatten)]
+    pub(crate) force: ForceArgs,
     #[command(flatten)]
     pub(crate) hints: HintArgs,
     #[command(flatten)]

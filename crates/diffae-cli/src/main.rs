@@ -75,6 +75,7 @@ fn existing_file<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a
     use diffae_data::Error as Data;
     use diffae_eval::Error as Eval;
     use diffae_infer::Error as Infer;
+    use diffae_onnx::Error as Onnx;
     use diffae_train::Error as Train;
     let infer = match (cause.downcast_ref(), cause.downcast_ref()) {
         (Some(Train::Infer(error)), _) | (_, Some(Eval::Infer(error))) => Some(error),
@@ -84,7 +85,10 @@ fn existing_file<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a
         (Some(Infer::Data(error)), _, _) | (_, Some(Train::Data(error)), _) | (_, _, Some(Eval::Data(error))) => {
             Some(error)
         }
-        _ => cause.downcast_ref::<Data>(),
+        _ => match cause.downcast_ref() {
+            Some(Onnx::Data(error)) => Some(error),
+            _ => cause.downcast_ref::<Data>(),
+        },
     };
     match data? {
         Data::Exists { path } => Some(path),
@@ -126,7 +130,10 @@ mod tests {
         let infer = || diffae_infer::Error::from(exists());
         let expected = "out/sheet.png exists already; use --force to replace it";
         let evaluating = || diffae_eval::Error::from(exists()).into();
-        for error in [exists().into(), infer().into(), diffae_train::Error::from(infer()).into(), evaluating()] {
+        let exporting = || diffae_onnx::Error::from(exists()).into();
+        for error in
+            [exporting(), exists().into(), infer().into(), diffae_train::Error::from(infer()).into(), evaluating()]
+        {
             assert_eq!(one_sentence(&error), expected);
             assert_eq!(one_sentence(&error.context("cannot import")), expected);
         }

@@ -12,14 +12,10 @@ use crate::linear::Linear;
 use crate::plan::{at_most, positive};
 use crate::unet::check_images;
 
-/// Height and width of the smallest maps.
-const LAST_SIZE: usize = 4;
 /// Maximum channel multiplier: channels of the widest layers in those of the first.
 const MAX_WIDENING: usize = 8;
 /// Kernel size of the strided convolutions.
 const KERNEL: usize = 4;
-/// Stabilizer that is added to the variance in batch norms.
-const BATCH_NORM_EPS: f64 = 1e-5;
 /// Weight of a new batch in the running statistics.
 const MOMENTUM: f64 = 0.1;
 /// Negative slope of the leaky `ReLU` in the discriminator.
@@ -47,9 +43,18 @@ pub struct RawCompactConfig {
 /// Validated config of a compact autoencoder.
 pub type CompactConfig = Valid<RawCompactConfig>;
 
+/// Height and width of the smallest maps.
+const LAST_SIZE: usize = RawCompactConfig::LAST_SIZE;
+
 impl RawCompactConfig {
-    /// Returns the channels of the maps from `image_size / 2` down to 4 pixels.
-    fn widths(&self) -> Vec<usize> {
+    /// Height and width of the smallest maps.
+    pub const LAST_SIZE: usize = 4;
+    /// Stabilizer that is added to the variance in batch norms.
+    pub const BATCH_NORM_EPS: f64 = 1e-5;
+
+    /// Returns the channels of the maps of a [`Valid`] config, from `image_size / 2` down to 4 pixels.
+    #[must_use]
+    pub fn widths(&self) -> Vec<usize> {
         widths(self.image_size, self.model_channels)
     }
 }
@@ -414,7 +419,8 @@ impl BatchNorm {
         let Some(moments) = moments else {
             let row = |t: &Tensor| t.detach().to_dtype(x.dtype())?.reshape((1, channels, 1, 1));
             return no_gradients(|| {
-                let scale = (row(&self.weight)? / (row(&self.running_var)? + BATCH_NORM_EPS)?.sqrt()?)?;
+                let scale =
+                    (row(&self.weight)? / (row(&self.running_var)? + RawCompactConfig::BATCH_NORM_EPS)?.sqrt()?)?;
                 let shift = (row(&self.bias)? - (row(&self.running_mean)? * &scale)?)?;
                 x.broadcast_mul(&scale)?.broadcast_add(&shift)?.relu()
             });

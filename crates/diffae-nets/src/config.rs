@@ -9,7 +9,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
-use crate::plan::{OutputStage, Trunk, at_most, output_blocks, positive};
+use crate::plan::{InputPlan, OutputStage, Trunk, at_most, output_blocks, positive};
 
 /// Maximum of channel counts and widths that are not multiples of `model_channels`.
 const MAX_CHANNELS: usize = 1 << 16;
@@ -123,7 +123,15 @@ impl RawUnetConfig {
         }
     }
 
-    pub(crate) fn output_plan(&self) -> Vec<OutputStage> {
+    /// Returns the plan of the descending half of a [`Valid`] config.
+    #[must_use]
+    pub fn input_plan(&self) -> InputPlan {
+        self.trunk().input_plan()
+    }
+
+    /// Returns the plan of the ascending half of a [`Valid`] config.
+    #[must_use]
+    pub fn output_plan(&self) -> Vec<OutputStage> {
         let trunk = self.trunk();
         trunk.output_plan(&trunk.input_plan(), self.num_res_blocks)
     }
@@ -176,6 +184,12 @@ pub struct RawEncoderConfig {
 pub type EncoderConfig = Valid<RawEncoderConfig>;
 
 impl RawEncoderConfig {
+    /// Returns the plan of the blocks of a [`Valid`] config.
+    #[must_use]
+    pub fn input_plan(&self) -> InputPlan {
+        self.trunk().input_plan()
+    }
+
     pub(crate) fn trunk(&self) -> Trunk<'_> {
         Trunk {
             network: "encoder",

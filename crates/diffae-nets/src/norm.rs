@@ -9,7 +9,8 @@ use crate::init;
 use crate::precision::{like, statistics_dtype};
 
 /// Returns the number of groups of a norm over `channels` channels: 32, or `channels` if there are fewer.
-pub(crate) fn num_groups(channels: usize) -> usize {
+#[must_use]
+pub fn num_groups(channels: usize) -> usize {
     channels.min(32)
 }
 

@@ -7,7 +7,7 @@ use crate::norm::num_groups;
 
 /// Resampling of height and width in a residual block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Resample {
+pub enum Resample {
     /// Keeps height and width.
     Keep,
     /// Doubles height and width, nearest neighbor.
@@ -18,38 +18,46 @@ pub(crate) enum Resample {
 
 /// Channels and resampling of one residual block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ResPlan {
-    pub(crate) in_channels: usize,
-    pub(crate) out_channels: usize,
-    pub(crate) resample: Resample,
+pub struct ResPlan {
+    /// Channels of the input, with those of a skip connection.
+    pub in_channels: usize,
+    /// Channels of the result.
+    pub out_channels: usize,
+    /// Resampling, before the first convolution.
+    pub resample: Resample,
 }
 
 /// Plan of `input_blocks.k`, k >= 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct InputStage {
+pub struct InputStage {
     /// Level that the result belongs to.
-    pub(crate) level: usize,
-    pub(crate) res: ResPlan,
-    pub(crate) attention: bool,
+    pub level: usize,
+    /// The residual block.
+    pub res: ResPlan,
+    /// True if attention follows the residual block.
+    pub attention: bool,
 }
 
 /// Plan of `output_blocks.k`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct OutputStage {
+pub struct OutputStage {
     /// Level of the skip connection that is concatenated to the input, where one is left.
-    pub(crate) skip: Option<usize>,
-    pub(crate) res: ResPlan,
-    pub(crate) attention: bool,
+    pub skip: Option<usize>,
+    /// The residual block.
+    pub res: ResPlan,
+    /// True if attention follows the residual block.
+    pub attention: bool,
     /// Residual block that doubles the resolution at the end of a level.
-    pub(crate) up: Option<ResPlan>,
+    pub up: Option<ResPlan>,
 }
 
 /// Plan of the descending half of a `UNet` or an encoder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct InputPlan {
+pub struct InputPlan {
     /// Number of channels after the first convolution.
-    pub(crate) first_channels: usize,
-    pub(crate) stages: Vec<InputStage>,
+    pub first_channels: usize,
+    /// The blocks after it, in order: `input_blocks.1` and so on.
+    pub stages: Vec<InputStage>,
 }
 
 /// Sizes from which the descending half is planned.
@@ -189,6 +197,12 @@ impl Trunk<'_> {
 }
 
 impl InputPlan {
+    /// Returns the number of channels of the middle blocks.
+    #[must_use]
+    pub fn last_channels(&self) -> usize {
+        self.stages.last().map_or(self.first_channels, |stage| stage.res.out_channels)
+    }
+
     /// Returns name, plan and attention of each block, for [`Trunk::check_blocks`].
     pub(crate) fn blocks(&self) -> impl Iterator<Item = (String, ResPlan, bool)> + '_ {
         self.stages.iter().enumerate().map(|(i, stage)| (numbered("input_blocks", i + 1), stage.res, stage.attention))

@@ -9,8 +9,24 @@ use crate::linear::Linear;
 /// Longest period of the sinusoids, in timesteps (over 2 pi).
 const MAX_PERIOD: f64 = 10_000.;
 
+/// Returns the frequencies of the sinusoids of an embedding of width `dim`: `f_i = 10000^(-i / h)`, i = 0, .., h - 1, with
+/// `h = dim / 2`, in f32.
+///
+/// # Source
+/// Vaswani et al. 2017 (arXiv:1706.03762), section 3.5.
+#[must_use]
+pub fn timestep_frequencies(dim: usize) -> Vec<f32> {
+    let half = dim >> 1;
+    #[expect(clippy::cast_possible_truncation, reason = "the embedding is defined in f32")]
+    let frequency = |i: usize| {
+        let exponent = -MAX_PERIOD.ln() as f32 * i as f32 / half as f32;
+        f64::from(exponent).exp() as f32
+    };
+    (0..half).map(frequency).collect()
+}
+
 /// Computes the sinusoids of `timesteps`: `[cos(t f_0), .., cos(t f_{h-1}), sin(t f_0), .., sin(t f_{h-1})]`,
-/// `h = dim / 2`, `f_i = 10000^(-i / h)`, with one zero appended where `dim` is odd.
+/// with the [`timestep_frequencies`] f, `h = dim / 2`, and one zero appended where `dim` is odd.
 ///
 /// Angles are rounded to f32 before the cosine, as in the released model: at t = 999 that is the larger part of
 /// the difference between implementations.
@@ -22,18 +38,12 @@ const MAX_PERIOD: f64 = 10_000.;
 /// # Source
 /// Vaswani et al. 2017 (arXiv:1706.03762), section 3.5, with all cosines first.
 pub fn timestep_embedding(timesteps: &[f32], dim: usize, device: &Device) -> Result<Tensor> {
-    let half = dim >> 1;
-    #[expect(clippy::cast_possible_truncation, reason = "the embedding is defined in f32")]
-    let frequency = |i: usize| {
-        let exponent = -MAX_PERIOD.ln() as f32 * i as f32 / half as f32;
-        f64::from(exponent).exp() as f32
-    };
-    let frequencies: Vec<f32> = (0..half).map(frequency).collect();
+    let frequencies = timestep_frequencies(dim);
     let mut values = Vec::with_capacity(timesteps.len() * dim);
     for &t in timesteps {
         values.extend(frequencies.iter().map(|f| (t * f).cos()));
         values.extend(frequencies.iter().map(|f| (t * f).sin()));
-        values.extend((2 * half < dim).then_some(0.));
+        values.extend((2 * frequencies.len() < dim).then_some(0.));
     }
     Tensor::from_vec(values, (timesteps.len(), dim), device)
 }

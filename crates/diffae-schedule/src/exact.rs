@@ -21,13 +21,16 @@ pub struct ExactCode {
     pub residual: Tensor,
 }
 
-/// Coefficients of `after = before_weight * before + here_weight * here + eps_weight * eps(here)`, in which `before`, `here`
+/// Coefficients of the update `x_{i+1} = before x_{i-1} + here x_i + eps eps(x_i)` of an [`ExactChain`], in which `before`, `here`
 /// and `after` are the states of three nodes in a row, the least noisy first.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Coefficients {
-    before: f64,
-    here: f64,
-    eps: f64,
+pub struct ExactCoefficients {
+    /// Weight of the state before, `K_i`.
+    pub before: f64,
+    /// Weight of the state at the node.
+    pub here: f64,
+    /// Weight of the noise that the network predicts there.
+    pub eps: f64,
 }
 
 /// Choice of the factors `K_i` of an [`ExactChain`].
@@ -140,15 +143,21 @@ impl ExactChain {
         &self.chain
     }
 
-    /// Returns the coefficients of the update about node `i`, with 0 < i < N.
-    fn coefficients(&self, node: usize) -> Result<Coefficients> {
+    /// Returns the coefficients of the update about node `i`, with 0 < i < N; node 0 is the clean picture.
+    ///
+    /// # Errors
+    /// [`Error::StepIdxOutOfRange`] if there is no such node.
+    pub fn coefficients(&self, node: usize) -> Result<ExactCoefficients> {
+        if node == 0 {
+            return Err(Error::StepIdxOutOfRange { got: StepIdx::new(node), num_sampling_steps: self.chain.len() });
+        }
         let [before, here, after] = [self.chain.level(node - 1)?, self.chain.level(node)?, self.chain.level(node + 1)?];
         let (h, h_next) = (here.ratio() - before.ratio(), after.ratio() - here.ratio());
         let second_order = (h_next / h).powi(2) * after.alpha / before.alpha;
         let [w, g] = self.weights.parameters((after.ratio() / here.ratio()).ln());
         let noise_ratio = after.sigma / here.sigma;
         let k = noise_ratio.powf(1.0 - w) * second_order.powf(w) * (after.alpha / here.alpha).powf(g);
-        Ok(Coefficients {
+        Ok(ExactCoefficients {
             before: k,
             here: (after.alpha - k * before.alpha) / here.alpha,
             eps: after.alpha * h_next + k * before.alpha * h,
@@ -185,7 +194,7 @@ impl ExactChain {
         self.report(on_step, &Evaluation { number: 1, num_steps, node: 1, x: &before, eps: &eps }, &here)?;
         for node in 1..last {
             let eps = self.eps(denoiser, &here, node)?;
-            let Coefficients { before: k, here: weight, eps: eps_weight } = self.coefficients(node)?;
+            let ExactCoefficients { before: k, here: weight, eps: eps_weight } = self.coefficients(node)?;
             let after = (weighted_sum(k, &before, weight, &here)? + eps.affine(eps_weight, 0.0)?)?;
             self.report(on_step, &Evaluation { number: node + 1, num_steps, node, x: &here, eps: &eps }, &after)?;
             (before, here) = (here, after);
@@ -223,7 +232,7 @@ impl ExactChain {
         self.report(on_step, &done, &here)?;
         for node in (1..num_steps).rev() {
             let eps = self.eps(denoiser, &here, node)?;
-            let Coefficients { before: k, here: weight, eps: eps_weight } = self.coefficients(node)?;
+            let ExactCoefficients { before: k, here: weight, eps: eps_weight } = self.coefficients(node)?;
             let sum = (weighted_sum(k.recip(), &after, -weight / k, &here)? - eps.affine(eps_weight / k, 0.0)?)?;
             let number = num_steps - node + 1;
             self.report(on_step, &Evaluation { number, num_steps, node, x: &here, eps: &eps }, &sum)?;
@@ -335,7 +344,7 @@ mod tests {
         let chain = StepChain::new(&NoiseSchedule::from_betas(betas).unwrap(), &crate::StepSequence::All).unwrap();
         let chain = ExactChain::new(chain, ExactWeights::OBelm);
         for node in 1..3 {
-            let Coefficients { before, here, eps } = chain.coefficients(node).unwrap();
+            let ExactCoefficients { before, here, eps } = chain.coefficients(node).unwrap();
             let [low, high] = [node - 1, node + 1].map(|node| chain.chain.level(node).unwrap());
             assert!((before - high.alpha / low.alpha).abs() < 1e-12 && here.abs() < 1e-12);
             assert!((eps - 2.0 * high.alpha).abs() < 1e-12);
@@ -348,7 +357,7 @@ mod tests {
         fn coefficients_agree_with_ddim_to_first_order(num_steps in 3..200_usize, choice in 0..3_usize) {
             let chain = exact(Spacing::LogSnr, num_steps, ExactWeights::NAMED[choice].1);
             for node in 1..num_steps {
-                let Coefficients { before, here, eps } = chain.coefficients(node).unwrap();
+                let ExactCoefficients { before, here, eps } = chain.coefficients(node).unwrap();
                 let [low, middle, high] = [node - 1, node, node + 1].map(|node| chain.chain.level(node).unwrap());
                 let update = |x: fn(Level) -> f64| before * x(low) + here * x(middle);
                 prop_assert!((update(|level| level.alpha) - high.alpha).abs() < 1e-9);

@@ -77,7 +77,7 @@ pub use beta::BetaSchedule;
 pub use chain::StepChain;
 pub use denoiser::Denoiser;
 pub use error::{Error, Result};
-pub use exact::{ExactChain, ExactCode, ExactWeights};
+pub use exact::{ExactChain, ExactCode, ExactCoefficients, ExactWeights};
 pub use fixed_point::FixedPoint;
 pub use noise_schedule::NoiseSchedule;
 pub use posterior::Posterior;

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use diffae_kernels::num_multiply_adds;
 
 use peer::Peer;
+pub(crate) use peer::python_command;
 use report::{Measurement, Report};
 use work::{Kind, Work};
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+pub(crate) use model::complete_source;
 use report::Report;
 
 /// Arguments of `cargo xtask golden`.

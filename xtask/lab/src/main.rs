@@ -8,6 +8,8 @@ mod bench;
 mod curves;
 mod font;
 mod golden;
+mod onnx;
+mod page;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,10 @@ enum Command {
     Bench(bench::Args),
     /// Draw the log of a training run.
     Curves(curves::Args),
+    /// Export models as ONNX with our numbers for them, and compare another runtime.
+    Onnx(onnx::Args),
+    /// Write a page without a server: static files that compute in the browser.
+    Page(page::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +59,8 @@ fn run(command: &Command) -> Result<()> {
         Command::Golden(args) => golden::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Curves(args) => curves::run(args),
+        Command::Onnx(args) => onnx::run(args),
+        Command::Page(args) => page::run(args),
     }
 }
 

@@ -12,8 +12,9 @@ use super::tree::Tree;
 use xtask::repository;
 
 /// Layers: each crate with the crates right below it. It may depend on these and on everything below them.
-const LAYERS: [(&str, &[&str]); 9] = [
-    (COMMAND_LINE, &["diffae-eval", "diffae-serve", "diffae-train"]),
+const LAYERS: [(&str, &[&str]); 10] = [
+    (COMMAND_LINE, &["diffae-eval", "diffae-onnx", "diffae-serve", "diffae-train"]),
+    ("diffae-onnx", &["diffae-infer"]),
     ("diffae-serve", &["diffae-infer"]),
     ("diffae-train", &["diffae-infer"]),
     ("diffae-eval", &["diffae-infer"]),

@@ -89,6 +89,11 @@ const PAGES: &[Page] = &[
     page(&["import"], &["diffae import last.ckpt --latent latent.pkl --classifier cls/last.ckpt --out ffhq256"])
         .out(MODEL)
         .without(&["device", "threads", "exact"]),
+    page(
+        &["export"],
+        &["diffae export toonheads --onnx toonheads-onnx", "diffae export ffhq128 --onnx ffhq128-half --half"],
+    )
+    .without(&COMPUTING),
     page(&["align"], &["diffae align photos --landmarks shape_predictor_68_face_landmarks.dat --whole --out faces"])
         .out("Folder to write the PNGs into")
         .without(&["device", "dtype", "exact"]),

@@ -10,6 +10,7 @@ mod distill;
 mod edit;
 mod encode;
 mod eval;
+mod export;
 mod fit_attributes;
 mod fit_edits;
 mod import;
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Serve(args) => serve::run(global, &args),
         Command::Info(args) => info::run(global, &args),
         Command::Import(args) => import::run(global, &args),
+        Command::Export(args) => export::run(&args),
         Command::Align(args) => align::run(&args),
         Command::Dataset(args) => dataset::run(&args),
         Command::Encode(args) => encode::run(global, &args),

@@ -48,6 +48,11 @@ pub(crate) fn check(folder: &Path, report: &mut Report) -> Result<()> {
 }
 
 fn load(folder: &Path) -> Result<Model> {
+    Ok(complete_source(folder)?.build(&LoadOptions::cpu())?)
+}
+
+/// Opens the model of a folder with its statistics and classifier, where they are.
+pub(crate) fn complete_source(folder: &Path) -> Result<ModelSource> {
     let mut source = ModelSource::open(&folder.join("last.ckpt"), &ArchitectureHints::default())?;
     let latent = folder.join("latent.pkl");
     if latent.is_file() {
@@ -57,7 +62,7 @@ fn load(folder: &Path) -> Result<Model> {
     if classifier.is_file() {
         source.set_classifier(ClassifierCheckpoint::open(&classifier)?, None)?;
     }
-    Ok(source.build(&LoadOptions::cpu())?)
+    Ok(source)
 }
 
 impl Subject<'_> {

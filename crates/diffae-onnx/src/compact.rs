@@ -1,0 +1,72 @@
+//! The graphs of a compact one-shot autoencoder: `x_0 -> z_sem` and `(z_sem, x_T) -> x_0`.
+
+use diffae_nets::weights::Weights;
+use diffae_nets::{CompactConfig, RawCompactConfig};
+
+use crate::error::Result;
+use crate::graph::{Graph, GraphBuilder, Precision, Value, float, integer, integers, signed};
+
+/// Height and width of the smallest maps.
+const LAST_SIZE: usize = RawCompactConfig::LAST_SIZE;
+
+/// Builds the graph of the encoder from the weights below `encoder.`.
+pub(crate) fn encoder(config: &CompactConfig, weights: &Weights, precision: Precision) -> Result<Graph> {
+    let mut graph = GraphBuilder::new(weights, precision);
+    let x_0 = graph.input("x_0", &[config.image_channels, config.image_size, config.image_size]);
+    let mut h = graph.in_precision(&x_0, "encoder");
+    for level in 0..config.widths().len() {
+        h = graph.strided(&format!("encoder.conv{level}"), "Conv", &h)?;
+        h = graph.batch_norm(&format!("encoder.norm{level}"), &h)?;
+    }
+    let flat = graph.node("encoder", "Flatten", &[&h], vec![integer("axis", 1)]);
+    let z_sem = graph.linear("encoder.out", &flat)?;
+    graph.output("z_sem", &z_sem, &[config.z_channels]);
+    Ok(graph.finish("encoder"))
+}
+
+/// Builds the graph of the decoder from the weights below `decoder.`. Its `x_T` is the noise level and the noise, side by
+/// side.
+pub(crate) fn decoder(config: &CompactConfig, weights: &Weights, precision: Precision) -> Result<Graph> {
+    let mut graph = GraphBuilder::new(weights, precision);
+    let z_sem = graph.input("z_sem", &[config.z_channels]);
+    let x_terminal = graph.input("x_T", &[1 + config.noise_channels]);
+    let (z_sem, x_terminal) = (graph.in_precision(&z_sem, "decoder"), graph.in_precision(&x_terminal, "decoder"));
+    let [level, noise] = graph.split("decoder", &x_terminal, (1, [1, config.noise_channels]));
+    let scaled = graph.node("decoder", "Mul", &[&noise, &level], vec![]);
+    let inputs = graph.node("decoder", "Concat", &[&z_sem, &level, &scaled], vec![integer("axis", 1)]);
+    let flat = graph.linear("decoder.in", &inputs)?;
+    let num_levels = config.widths().len();
+    let widest = config.widths().last().copied().unwrap_or(config.model_channels);
+    let shape = graph.integers("decoder", "shape", &[0, signed(widest), signed(LAST_SIZE), signed(LAST_SIZE)]);
+    let h = graph.node("decoder", "Reshape", &[&flat, &shape], vec![]);
+    let mut h = graph.batch_norm("decoder.norm0", &h)?;
+    for level in 0..num_levels {
+        h = graph.strided(&format!("decoder.conv{level}"), "ConvTranspose", &h)?;
+        if level + 1 < num_levels {
+            h = graph.batch_norm(&format!("decoder.norm{}", level + 1), &h)?;
+        }
+    }
+    let x_0 = graph.node("decoder", "Tanh", &[&h], vec![]);
+    graph.output("x_0", &x_0, &[config.image_channels, config.image_size, config.image_size]);
+    Ok(graph.finish("decoder"))
+}
+
+impl GraphBuilder<'_> {
+    /// A 4x4 convolution of stride 2 with one pixel of zeros around, or its transpose.
+    fn strided(&mut self, path: &str, operator: &str, x: &Value) -> Result<Value> {
+        let (weight, bias) = (self.weight(&format!("{path}.weight"))?, self.weight(&format!("{path}.bias"))?);
+        let attributes =
+            vec![integers("kernel_shape", &[4; 2]), integers("strides", &[2; 2]), integers("pads", &[1; 4])];
+        Ok(self.node(path, operator, &[x, &weight, &bias], attributes))
+    }
+
+    /// Batch norm with the running statistics, and `ReLU`.
+    fn batch_norm(&mut self, path: &str, x: &Value) -> Result<Value> {
+        let [weight, bias, mean, variance] =
+            ["weight", "bias", "running_mean", "running_var"].map(|name| self.weight(&format!("{path}.{name}")));
+        let inputs = [x, &weight?, &bias?, &mean?, &variance?];
+        let epsilon = vec![float("epsilon", RawCompactConfig::BATCH_NORM_EPS)];
+        let y = self.node(path, "BatchNormalization", &inputs, epsilon);
+        Ok(self.node(path, "Relu", &[&y], vec![]))
+    }
+}

@@ -1,0 +1,242 @@
+//! Exported graphs in a runtime that is not ours: the results of each are those of our networks.
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use diffae_data::Overwrite;
+use diffae_infer::{AttributeEdit, LoadOptions, Model, ModelSource, NoisePurpose, NoiseSource};
+use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, read_latent_moments, safetensors_bytes};
+use diffae_nets::{
+    CompactConfig, CompactDecoder, CompactEncoder, Conditioning, EncoderConfig, LatentNet, LatentNetConfig,
+    RawCompactConfig, RawEncoderConfig, RawLatentNetConfig, RawUnetConfig, SemanticEncoder, Unet, UnetConfig,
+};
+use diffae_onnx::{Export, Precision};
+use rten::ValueOrView;
+use serde_json::json;
+
+/// Largest difference of a whole network in f32 (docs/parity.md).
+const TOLERANCE: f32 = 1e-4;
+/// Timesteps of a batch of two.
+const TIMESTEPS: [f32; 2] = [37., 901.];
+
+fn golden(model: &str, file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden").join(model).join(file)
+}
+
+/// Opens a golden model with everything that belongs to it.
+fn complete(model: &str) -> ModelSource {
+    let mut source = ModelSource::open(&golden(model, "last.ckpt"), &ArchitectureHints::default()).unwrap();
+    if golden(model, "latent.pkl").is_file() {
+        source.set_latent_moments(read_latent_moments(&golden(model, "latent.pkl")).unwrap()).unwrap();
+        source.set_classifier(ClassifierCheckpoint::open(&golden(model, "classifier.ckpt")).unwrap(), None).unwrap();
+    }
+    source
+}
+
+fn noise(number: u64, dims: &[usize]) -> Tensor {
+    NoiseSource::new(number).batch(NoisePurpose::Step, 0..2, dims, &Device::Cpu).unwrap()
+}
+
+/// The parts of an export, run by rten.
+struct Graphs(BTreeMap<&'static str, rten::Model>);
+
+impl Graphs {
+    fn of(source: &ModelSource) -> Self {
+        let mut export = Export::new(source, Precision::F32).unwrap();
+        let graphs = export.manifest.graphs.iter();
+        Self(
+            graphs
+                .map(|(part, file)| (*part, rten::Model::load(export.files.remove(&file.file).unwrap()).unwrap()))
+                .collect(),
+        )
+    }
+
+    /// Checks one graph against our result for the same inputs.
+    #[track_caller]
+    fn check(&self, part: &str, inputs: &[(&str, &Tensor)], expected: &Tensor) {
+        let graph = &self.0[part];
+        let value = |tensor: &Tensor| {
+            let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+            rten::Value::from_shape(tensor.dims(), values).unwrap()
+        };
+        let inputs =
+            inputs.iter().map(|(name, tensor)| (graph.node_id(name).unwrap(), ValueOrView::from(value(tensor))));
+        let outputs = graph.run(inputs.collect(), graph.output_ids(), None).unwrap();
+        let got = outputs.into_iter().next().unwrap().into_tensor::<f32>().unwrap().into_data();
+        let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(got.len(), expected.len(), "{part}");
+        let largest = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0., f32::max);
+        assert!(largest <= TOLERANCE, "{part}: {largest}");
+    }
+}
+
+/// Checks every graph of a diffusion model on a batch of two with different timesteps.
+#[track_caller]
+fn check_all(source: &ModelSource) {
+    let (graphs, model) = (Graphs::of(source), source.build(&LoadOptions::cpu()).unwrap());
+    let shape = model.image_shape();
+    let (x, timesteps) = (noise(1, &shape).clamp(-1f32, 1f32).unwrap(), Tensor::new(&TIMESTEPS, &Device::Cpu).unwrap());
+    let unet = model.unet().unwrap();
+    if model.has_z_sem() {
+        let z_sem = model.encode_semantic(&x).unwrap();
+        graphs.check("encoder", &[("x_0", &x)], &z_sem);
+        let expected = unet.forward(&x, &TIMESTEPS, Some(&z_sem)).unwrap();
+        graphs.check("decoder_step", &[("x_t", &x), ("timestep", &timesteps), ("z_sem", &z_sem)], &expected);
+        check_edits(&graphs, &model, &z_sem);
+    } else {
+        let expected = unet.forward(&x, &TIMESTEPS, None).unwrap();
+        graphs.check("decoder_step", &[("x_t", &x), ("timestep", &timesteps)], &expected);
+    }
+    if let Ok(net) = model.latent_net() {
+        let z_t = noise(2, &[net.config().z_channels]);
+        let expected = net.forward(&z_t, &TIMESTEPS).unwrap();
+        graphs.check("latent", &[("z_t", &z_t), ("timestep", &timesteps)], &expected);
+    }
+}
+
+/// Checks edits of all attributes at once, of each code at other strengths.
+#[track_caller]
+fn check_edits(graphs: &Graphs, model: &Model, z_sem: &Tensor) {
+    let (Ok(classifier), Ok(_)) = (model.classifier(), model.latent_moments()) else {
+        assert!(!graphs.0.contains_key("directions"));
+        return;
+    };
+    let strengths = noise(3, &[classifier.config().attributes.len()]) * 0.2;
+    let strengths = strengths.unwrap();
+    let edited = |row: usize| {
+        let of_row: Vec<f32> = strengths.get(row).unwrap().to_vec1().unwrap();
+        let edit = |(attribute_idx, &strength)| AttributeEdit { attribute_idx, strength: f64::from(strength) };
+        let edits: Vec<_> = of_row.iter().enumerate().map(edit).collect();
+        model.edit_many(&z_sem.narrow(0, row, 1).unwrap(), &edits).unwrap()
+    };
+    let expected = Tensor::cat(&[edited(0), edited(1)], 0).unwrap();
+    graphs.check("directions", &[("z_sem", z_sem), ("strengths", &strengths)], &expected);
+}
+
+#[test]
+fn golden_models_agree() {
+    for model in ["autoenc16_latent", "autoenc32", "ddpm16", "gray16_heads2"] {
+        check_all(&complete(model));
+    }
+}
+
+/// The directions of the built-in model depend on the code.
+#[test]
+fn the_built_in_model_agrees() {
+    check_all(&ModelSource::built_in().unwrap());
+}
+
+/// Writes a model with random weights, and opens it.
+fn with_random_weights(config: &serde_json::Value, vars: &VarMap) -> (tempfile::TempDir, ModelSource) {
+    let vars: BTreeMap<String, Tensor> =
+        vars.data().lock().unwrap().iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+    let drawn = |(idx, (name, tensor)): (u64, (String, Tensor))| {
+        let noise = NoiseSource::new(7).standard_normal(NoisePurpose::Step, idx, tensor.dims(), &Device::Cpu).unwrap();
+        let values = if name.ends_with("running_var") { noise.abs().unwrap() + 0.5 } else { noise * 0.1 };
+        (name, values.unwrap())
+    };
+    let weights: BTreeMap<String, Tensor> = (0..).zip(vars).map(drawn).collect();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let bytes = safetensors_bytes(&weights, &BTreeMap::new()).unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+    let source = ModelSource::open(folder.path(), &ArchitectureHints::default()).unwrap();
+    (folder, source)
+}
+
+/// Options that no golden model has: an odd width of sinusoids, four heads, fewer blocks on the way down, attention at two levels, a
+/// prediction of `x_0`.
+#[test]
+fn unusual_options_agree() {
+    let unet = RawUnetConfig {
+        image_size: 8,
+        in_channels: 2,
+        out_channels: 2,
+        model_channels: 8,
+        channel_mult: vec![1, 2],
+        num_res_blocks: 2,
+        num_input_res_blocks: Some(1),
+        embed_channels: 20,
+        attention_resolutions: vec![4, 8],
+        num_heads: 4,
+        dropout: 0.3,
+        conditioning: Conditioning::TimeAndZSem,
+    };
+    let encoder = RawEncoderConfig {
+        image_size: 8,
+        in_channels: 2,
+        out_channels: 20,
+        model_channels: 6,
+        channel_mult: vec![1, 3],
+        num_res_blocks: 2,
+        attention_resolutions: vec![8],
+        num_heads: 2,
+    };
+    let net = RawLatentNetConfig {
+        z_channels: 20,
+        hidden_channels: 17,
+        num_layers: 4,
+        skip_layers: vec![2, 3],
+        time_embed_channels: 7,
+    };
+    let config = json!({
+        "format_version": 1, "unet": unet, "encoder": encoder,
+        "diffusion": { "num_train_timesteps": 1000, "beta_schedule": "cosine", "prediction": "x_0" },
+        "latent": { "net": net, "diffusion": { "num_train_timesteps": 1000, "beta_schedule": "const0.008" } },
+    });
+    let vars = VarMap::new();
+    let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    Unet::new(&UnetConfig::new(unet).unwrap(), &vb.pp("unet")).unwrap();
+    SemanticEncoder::new(&EncoderConfig::new(encoder).unwrap(), &vb.pp("encoder")).unwrap();
+    LatentNet::new(&LatentNetConfig::new(net).unwrap(), &vb.pp("latent_net")).unwrap();
+    let (_folder, source) = with_random_weights(&config, &vars);
+    check_all(&source);
+    let manifest = serde_json::to_value(Export::new(&source, Precision::F32).unwrap().manifest).unwrap();
+    assert_eq!((&manifest["diffusion"]["prediction"], &manifest["attributes"]), (&"x_0".into(), &json!([])));
+}
+
+#[test]
+fn a_one_shot_autoencoder_agrees() {
+    let raw = RawCompactConfig {
+        image_size: 16,
+        image_channels: 3,
+        model_channels: 8,
+        z_channels: 24,
+        noise_channels: 6,
+        noise_levels: 4,
+    };
+    let vars = VarMap::new();
+    let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    let networks = CompactConfig::new(raw.clone()).unwrap();
+    CompactEncoder::new(&networks, &vb.pp("encoder")).unwrap();
+    CompactDecoder::new(&networks, &vb.pp("decoder")).unwrap();
+    let (_folder, source) = with_random_weights(&json!({ "format_version": 1, "compact": raw }), &vars);
+    let (graphs, model) = (Graphs::of(&source), source.build(&LoadOptions::cpu()).unwrap());
+    let x_0 = noise(1, &model.image_shape()).clamp(-1f32, 1f32).unwrap();
+    let z_sem = model.encode_semantic(&x_0).unwrap();
+    graphs.check("encoder", &[("x_0", &x_0)], &z_sem);
+    let x_terminal = model.random_x_terminal(NoiseSource::new(4), 0..2).unwrap();
+    let options = diffae_infer::DecodeOptions::ddim(1);
+    let no_noise = &mut diffae_schedule::no_noise;
+    let expected =
+        model.decode(&x_terminal, Some(&z_sem), &options, no_noise, &mut diffae_schedule::no_callback).unwrap();
+    graphs.check("decoder", &[("z_sem", &z_sem), ("x_T", &x_terminal)], &expected);
+}
+
+#[test]
+fn an_export_is_written_whole_and_not_over_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("deep/export");
+    let export = Export::new(&complete("autoenc32"), Precision::F16).unwrap();
+    export.write(&target, Overwrite::Refuse).unwrap();
+    let names = |folder: &Path| std::fs::read_dir(folder).unwrap().count();
+    assert_eq!(names(&target), export.files.len() + 1);
+    let error = export.write(&target, Overwrite::Refuse).unwrap_err();
+    assert!(matches!(error, diffae_onnx::Error::Data(diffae_data::Error::Exists { .. })), "{error}");
+    export.write(&target, Overwrite::Replace).unwrap();
+    let manifest = std::fs::read_to_string(target.join("manifest.json")).unwrap();
+    assert_eq!(manifest.trim_end(), serde_json::to_string_pretty(&export.manifest).unwrap());
+}
