@@ -8,6 +8,7 @@
 mod check_cuda;
 mod ci;
 mod tidy;
+mod wheel;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Command {
     Dataset(Forwarded),
     /// Type-check the CUDA build with NVIDIA's compiler from the Python package index; needs no GPU.
     CheckCuda(check_cuda::Args),
+    /// Build the Python package with maturin, and run its tests.
+    Wheel(wheel::Args),
 }
 
 /// Arguments of a command of `xtask-lab`, or of the program.
@@ -71,6 +74,7 @@ fn run(command: Command) -> Result<()> {
         Command::Curves(curves) => in_lab("curves", &curves, &[]),
         Command::Dataset(dataset) => in_program("dataset", &dataset),
         Command::CheckCuda(args) => check_cuda::run(&args),
+        Command::Wheel(args) => wheel::run(&args),
     }
 }
 
