@@ -120,7 +120,7 @@ impl GivenSettings {
         let usual = PipelineSettings::of_model(model);
         let (num_steps, spacing) = (self.num_steps.unwrap_or(usual.num_steps), self.spacing.unwrap_or(usual.spacing));
         let inversion = self.inversion.unwrap_or(usual.inversion);
-        Ok(PipelineSettings { inversion, num_steps, spacing, batch_size, ..usual })
+        Ok(PipelineSettings { inversion, spacing, num_steps, batch_size, ..usual })
     }
 
     /// Returns the settings of the chain of codes.

@@ -30,7 +30,7 @@ def encode(model: diffae.Model, blocks: list[tuple[int, list[str]]], out: Path) 
 
 def main(pictures: Path, out: Path, path: str = "toonheads", scheduler: str = "threads") -> dict[str, float]:
     out.mkdir(parents=True, exist_ok=True)
-    files = sorted(str(file) for file in pictures.glob("*.png"))
+    files = sorted(str(file) for file in pictures.rglob("*.png"))
     blocks = [(at // PARTITION, files[at : at + PARTITION]) for at in range(0, len(files), PARTITION)]
     left = [block for block in blocks if not (out / f"{block[0]:05}.safetensors").exists()]
     if not left:

@@ -35,7 +35,7 @@ class Encoder:
 
 def main(pictures: Path, out: Path, path: str = "toonheads", workers: int = 2) -> dict[str, float]:
     out.mkdir(parents=True, exist_ok=True)
-    files = sorted(str(file) for file in pictures.glob("*.png"))
+    files = sorted(str(file) for file in pictures.rglob("*.png"))
     blocks = [{"number": at // BLOCK, "files": files[at : at + BLOCK]} for at in range(0, len(files), BLOCK)]
     left = [block for block in blocks if not (out / f"{block['number']:05}.safetensors").exists()]
     if not left:

@@ -29,14 +29,14 @@ def with_program(pictures: Path, folder: Path) -> float:
 def with_module(pictures: Path, folder: Path) -> float:
     start = time.perf_counter()
     model = diffae.load("toonheads")
-    files = sorted(pictures.glob("*.png"))
+    files = sorted(pictures.rglob("*.png"))
     arrays = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
     model.encode(arrays, names=[file.stem for file in files]).save(folder / "codes.safetensors")
     return time.perf_counter() - start
 
 
 def main(pictures: Path, others: list[str]) -> dict[str, float]:
-    count = len(list(pictures.glob("*.png")))
+    count = len(list(pictures.rglob("*.png")))
     ways = {"program": with_program, "module": with_module}
     if "ray" in others:
         import encode_with_ray

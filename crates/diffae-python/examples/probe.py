@@ -24,7 +24,8 @@ def read_labels(path: Path) -> tuple[list[str], list[str], np.ndarray]:
 
 def main(folder: Path, attribute: str = "Smiling") -> dict[str, float]:
     files, attributes, labels = read_labels(folder / "attributes.txt")
-    pictures = np.stack([np.asarray(Image.open(folder / "images" / file).convert("RGB")) for file in files])
+    paths = {path.name: path for path in (folder / "images").rglob("*.png")}
+    pictures = np.stack([np.asarray(Image.open(paths[file]).convert("RGB")) for file in files])
     z_sem = diffae.load("toonheads").encode(pictures, semantic_only=True).z_sem
     wanted = labels[:, attributes.index(attribute)]
     half = len(files) // 2

@@ -18,14 +18,13 @@ use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use self::calls::counted;
+use self::calls::{counted, on_pool};
 use crate::arrays::{Pictures, array_from};
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 use crate::evaluation;
 use crate::settings::{Group, Keywords};
 use crate::subject::{Subject, repeated};
-use crate::work::compute;
 
 type PictureArray = Py<PyArrayDyn<u8>>;
 
@@ -94,9 +93,9 @@ impl Model {
             return Err(Error::argument("dtype", format!("{dtype:?}"), "f32, bf16 or f16"));
         };
         let options = LoadOptions { device: device_from_name(device)?, dtype, hints: ArchitectureHints::default() };
-        let load = || compute_silently(py, || Ok(diffae_infer::Model::load(path, &options)?));
+        let load = || Ok(diffae_infer::Model::load(path, &options)?);
         Ok(Self {
-            pipeline: Pipeline::new(load()?),
+            pipeline: Pipeline::new(on_pool(py, None, load)?),
             path: path.to_owned(),
             device: device.to_owned(),
             number_type,
@@ -215,16 +214,18 @@ impl Model {
         let strengths = self.strengths(edits)?;
         let subject = Subject::new(pictures_or_codes, &self.pipeline)?;
         let (codes, settings) = self.taken(py, &subject, PipelineSettings::REFERENCE_EDITS, &keywords)?;
-        let edited = self.with_noise(self.edited(&codes, &strengths)?)?;
+        let edited = on_pool(py, keywords.threads()?, || self.with_noise(self.edited(&codes, &strengths)?))?;
         let numbers: Vec<u64> = (0..edited.len() as u64).collect();
         let pictures = self.decoded(py, (&edited, &numbers), settings, &keywords)?;
         self.array(py, pictures, &[edited.len()])
     }
 
     /// Edits attributes of Codes, without decoding: their z_sem moves, the rest stays. See edit.
-    fn edit_codes(&self, codes: &Bound<'_, Codes>, edits: &Bound<'_, PyDict>) -> Result<Codes> {
-        codes.get().check(self.pipeline.model())?;
-        Ok(Codes::new(self.edited(codes.get().inner(), &self.strengths(edits)?)?))
+    fn edit_codes(&self, py: Python<'_>, codes: &Bound<'_, Codes>, edits: &Bound<'_, PyDict>) -> Result<Codes> {
+        let codes = codes.get();
+        codes.check(self.pipeline.model())?;
+        let strengths = self.strengths(edits)?;
+        Ok(Codes::new(on_pool(py, None, || self.edited(codes.inner(), &strengths))?))
     }
 
     /// Interpolates between one picture, or the Codes of one, and another: uint8 [frames, H, W, 3] with both ends.
@@ -246,8 +247,8 @@ impl Model {
         let (from, to) = (from?, to?);
         let (from, of_from) = self.taken(py, &from, PipelineSettings::REFERENCE, &keywords)?;
         let (to, of_to) = self.taken(py, &to, PipelineSettings::REFERENCE, &keywords)?;
-        let path = self.pipeline.interpolate(&self.with_noise(from)?, &self.with_noise(to)?, frames);
-        let path = path?;
+        let path = || Ok(self.pipeline.interpolate(&self.with_noise(from)?, &self.with_noise(to)?, frames)?);
+        let path = on_pool(py, keywords.threads()?, path)?;
         let settings = if of_from.chain().is_some() { of_from } else { of_to };
         let numbers: Vec<u64> = (0..path.len() as u64).collect();
         let pictures = self.decoded(py, (&path, &numbers), settings, &keywords)?;
@@ -363,9 +364,4 @@ impl Model {
         let path = self.absolute_path()?;
         Ok((load, (path, &self.device, self.number_type, self.fingerprint())).into_pyobject(py)?)
     }
-}
-
-/// Runs a job that reports nothing.
-fn compute_silently<T: Send>(py: Python<'_>, job: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    compute::<T, ()>(py, None, None, |_| job())
 }

@@ -57,7 +57,7 @@ def test_the_gradio_app_answers_its_clients(faces, model, tmp_path):
 
 def expect_codes_of(folder, out, model):
     """The codes are those of one call, in the order of the files; a second run has nothing to do."""
-    files = sorted(folder.glob("*.png"))
+    files = sorted(folder.rglob("*.png"))
     pictures = np.stack([np.asarray(Image.open(file)) for file in files])
     codes = diffae.Codes.join([diffae.Codes.open(file) for file in sorted(out.glob("*.safetensors"))])
     assert codes.names == [file.stem for file in files]

@@ -167,3 +167,12 @@ pub(super) fn counted<T: Send>(
     let listener = listener.as_mut().map(|listener| listener as _);
     compute(py, keywords.threads()?, listener, |link| job(&mut Counter::new(link, total)))
 }
+
+/// Runs a job that reports nothing.
+pub(super) fn on_pool<T: Send>(
+    py: Python<'_>,
+    num_threads: Option<usize>,
+    job: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    compute::<T, ()>(py, num_threads, None, |_| job())
+}
