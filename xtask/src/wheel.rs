@@ -158,7 +158,7 @@ mod tests {
         let tree = |packages: &[&str]| {
             let mut cargo = Command::new(repository::cargo_program());
             cargo.current_dir(repository::root().unwrap()).args(["tree", "--locked"]).args(packages);
-            cargo.args(["--edges", "normal,build", "--format", "{p} {f}", "--prefix", "none", "--no-dedupe"]);
+            cargo.args(["--edges", "normal,no-proc-macro", "--format", "{p} {f}", "--prefix", "none", "--no-dedupe"]);
             let output = cargo.output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             let text = String::from_utf8(output.stdout).unwrap();

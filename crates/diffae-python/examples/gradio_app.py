@@ -29,6 +29,7 @@ def make_app(path: str = "toonheads") -> gradio.Blocks:
         ],
         outputs=gradio.Image(type="numpy", format="png"),
         title="Edit a face",
+        api_name="edit",
     )
 
 

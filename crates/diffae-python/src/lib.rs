@@ -1,9 +1,8 @@
 //! The Python module `diffae`: Diffusion Autoencoders on `NumPy` arrays.
 //!
-//! A [`Model`](model::Model) of Python wraps a [`Pipeline`](diffae_infer::Pipeline), and [`Codes`](codes::Codes) wrap
-//! [`Codes`](diffae_infer::Codes): what they compute is what the program computes, to the bit. Work runs on a pool of
-//! threads of its own without the interpreter's lock ([`work`]); the thread that called waits, hands progress to callbacks and
-//! looks for Ctrl-C.
+//! `Model` of Python wraps a [`Pipeline`](diffae_infer::Pipeline), and `Codes` wrap [`Codes`](diffae_infer::Codes): what
+//! they compute is what the program computes, to the bit. Work runs on threads of its own without the interpreter's lock;
+//! the thread that called waits, hands progress to callbacks and looks for Ctrl-C.
 //!
 //! `diffae.pyi` beside this crate describes the module to type checkers, and `docs/python.md` of the repository to people.
 
