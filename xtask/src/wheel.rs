@@ -41,17 +41,28 @@ pub(crate) struct Args {
     python: PathBuf,
 }
 
+/// The profile that everything is built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Profile {
+    Dev,
+    Release,
+}
+
 /// Builds the wheel, and tests it if that is asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let root = repository::root()?;
     let maturin = maturin()?;
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let out = args.out.clone().unwrap_or_else(|| target.join("wheels"));
-    let wheel = build(&root, &maturin, &out, args.dev)?;
+    let profile = if args.dev { Profile::Dev } else { Profile::Release };
+    let wheel = build(&root, &maturin, &out, profile)?;
     let num_bytes = fs::metadata(&wheel).with_context(|| format!("cannot read {}", wheel.display()))?.len();
     println!("{}: {:.1} MB", wheel.display(), num_bytes as f64 / 1e6);
-    ensure!(args.dev || num_bytes <= MAX_WHEEL_BYTES, "the wheel has {num_bytes} bytes, more than {MAX_WHEEL_BYTES}");
-    if args.test { test(&root, &target, &wheel, args) } else { Ok(()) }
+    ensure!(
+        profile == Profile::Dev || num_bytes <= MAX_WHEEL_BYTES,
+        "the wheel has {num_bytes} bytes, more than {MAX_WHEEL_BYTES}"
+    );
+    if args.test { test(&root, &program(&root, &target, profile)?, &wheel, args) } else { Ok(()) }
 }
 
 /// Returns maturin, if it is there in the version that is pinned.
@@ -74,13 +85,13 @@ fn check_version(told: &str, way_out: &str) -> Result<()> {
 }
 
 /// Builds the wheel into a fresh folder, and moves it to `out`.
-fn build(root: &Path, maturin: &Path, out: &Path, dev: bool) -> Result<PathBuf> {
+fn build(root: &Path, maturin: &Path, out: &Path, profile: Profile) -> Result<PathBuf> {
     fs::create_dir_all(out).with_context(|| format!("cannot write {}", out.display()))?;
     let fresh = tempfile::tempdir_in(out).with_context(|| format!("cannot write {}", out.display()))?;
     let mut command = Command::new(maturin);
     command.current_dir(root).env("CARGO", repository::cargo_program());
     command.args(["build", "--locked", "--manifest-path", &format!("{PACKAGE}/Cargo.toml"), "--out"]).arg(fresh.path());
-    command.args(if dev { &["--profile", "dev"][..] } else { &["--release"] });
+    command.args(["--profile", if profile == Profile::Dev { "dev" } else { "release" }]);
     // What is linked against is as old as this machine; the wheel says so in its name.
     command.args(["--auditwheel", "repair"]);
     let status = command.status().context("cannot start maturin")?;
@@ -94,8 +105,7 @@ fn build(root: &Path, maturin: &Path, out: &Path, dev: bool) -> Result<PathBuf> 
 }
 
 /// Runs the tests in a virtual environment that vanishes with them.
-fn test(root: &Path, target: &Path, wheel: &Path, args: &Args) -> Result<()> {
-    let program = program(root, target, args.dev)?;
+fn test(root: &Path, program: &Path, wheel: &Path, args: &Args) -> Result<()> {
     let package = root.join(PACKAGE);
     let folder = tempfile::tempdir().context("cannot make a folder for the tests")?;
     println!("making a virtual environment with the packages of {PACKAGE}/{REQUIREMENTS}");
@@ -122,15 +132,18 @@ fn test(root: &Path, target: &Path, wheel: &Path, args: &Args) -> Result<()> {
 }
 
 /// Builds the program that results are compared with, with the features that the gate builds it with.
-fn program(root: &Path, target: &Path, dev: bool) -> Result<PathBuf> {
+fn program(root: &Path, target: &Path, profile: Profile) -> Result<PathBuf> {
     let mut cargo = repository::cargo(root);
     cargo.args(["build", "--quiet", "--locked", "--workspace", "--bin", "diffae", "--features", "parquet,toonheads"]);
-    let profile = if dev { "debug" } else { "release" };
-    if !dev {
-        cargo.arg("--release");
-    }
+    let folder = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => {
+            cargo.arg("--release");
+            "release"
+        }
+    };
     succeed(&mut cargo).context("the program could not be built")?;
-    Ok(target.join(profile).join("diffae").with_extension(env::consts::EXE_EXTENSION))
+    Ok(target.join(folder).join("diffae").with_extension(env::consts::EXE_EXTENSION))
 }
 
 fn succeed(command: &mut Command) -> Result<()> {
