@@ -27,7 +27,7 @@ mod resume;
 mod round_trips;
 mod samples;
 mod serve;
-mod shards;
 mod served;
+mod shards;
 mod support;
 mod training;

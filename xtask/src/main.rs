@@ -9,6 +9,7 @@ mod browser;
 mod check_cuda;
 mod ci;
 mod tidy;
+mod wheel;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ enum Command {
     Dataset(Forwarded),
     /// Type-check the CUDA build with NVIDIA's compiler from the Python package index; needs no GPU.
     CheckCuda(check_cuda::Args),
+    /// Build the Python package with maturin, and run its tests.
+    Wheel(wheel::Args),
 }
 
 /// Arguments of a command of `xtask-lab`, or of the program.
@@ -81,6 +84,7 @@ fn run(command: Command) -> Result<()> {
         Command::Page(page) => in_lab("page", &page, &[]),
         Command::Dataset(dataset) => in_program("dataset", &dataset),
         Command::CheckCuda(args) => check_cuda::run(&args),
+        Command::Wheel(args) => wheel::run(&args),
     }
 }
 

@@ -50,24 +50,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Joins an error and its causes into one line; a cause that its effect quotes already is left out, and so is the
-/// backtrace that Candle writes into its errors where `RUST_BACKTRACE` is set (`-vv` shows it).
+/// Joins an error and its causes into one line, without what `-vv` shows; of files that exist it names the way out.
 fn one_sentence(error: &anyhow::Error) -> String {
     if let Some(path) = error.chain().find_map(existing_file) {
         return format!("{} exists already; use --force to replace it", path.display());
     }
-    let mut sentence = String::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        let lines = text.lines().map(str::trim).take_while(|line| !is_frame(line));
-        let text = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
-        if sentence.is_empty() {
-            sentence = text;
-        } else if !sentence.contains(&text) {
-            sentence = format!("{sentence}: {text}");
-        }
-    }
-    sentence
+    diffae_infer::one_sentence(error.as_ref())
 }
 
 /// Returns the file that must not be replaced, if that is the cause; the errors of upper crates pass it on.
@@ -94,11 +82,6 @@ fn existing_file<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a
         Data::Exists { path } => Some(path),
         _ => None,
     }
-}
-
-/// Returns whether a line begins a frame of a backtrace: `12: path::of::a::function`.
-fn is_frame(line: &str) -> bool {
-    line.split_once(": ").is_some_and(|(number, path)| number.parse::<u32>().is_ok() && path.contains("::"))
 }
 
 fn is_interrupt(error: &anyhow::Error) -> bool {
@@ -137,13 +120,5 @@ mod tests {
             assert_eq!(one_sentence(&error), expected);
             assert_eq!(one_sentence(&error.context("cannot import")), expected);
         }
-    }
-
-    #[test]
-    fn backtraces_are_no_part_of_the_sentence() {
-        let text =
-            "shape [2], expected [3]\n   0: candle_core::error::Error::bt\n             at error.rs:264\n   1: main";
-        assert_eq!(one_sentence(&anyhow!(text)), "shape [2], expected [3]");
-        assert_eq!(one_sentence(&anyhow!("rows\n2: too long")), "rows; 2: too long");
     }
 }

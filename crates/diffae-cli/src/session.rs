@@ -10,14 +10,14 @@ use diffae_data::{Input, read_batch};
 use diffae_eval::EvaluatedModel;
 use diffae_infer::{
     CodesNeed, Encoded, Inversion, LoadOptions, Model, ModelConfig, ModelSource, Pipeline, PipelineSettings, Settings,
-    Subjects,
+    Subjects, device_from_name,
 };
 use diffae_nets::weights::{ArchitectureHints, ParameterSet};
 use diffae_schedule::Spacing;
 use serde_json::Value;
 
 use crate::args::{BatchArgs, GlobalArgs, HintArgs, ModelArgs, WeightsChoice};
-use crate::device::{device_from_name, dtype};
+use crate::device::dtype;
 use crate::interrupt::catch_interrupts;
 use crate::progress::{Job, Progress};
 
@@ -113,14 +113,12 @@ impl Session {
     /// Warns, once in a run, that pictures are not of the kind that the model was trained on.
     fn warn_of_foreign<'a>(&self, names: impl Iterator<Item = &'a String>, x_0: &Tensor, z_sem: &Tensor) -> Result<()> {
         static WARNED: Once = Once::new();
-        let Some(domain) = self.model().config().domain().filter(|_| !WARNED.is_completed()) else {
+        if WARNED.is_completed() {
             return Ok(());
-        };
-        let foreign = self.model().foreign_pictures(x_0, z_sem)?;
-        let names: Vec<&String> = names.collect();
-        let Some(name) = foreign.first().and_then(|&idx| names.get(idx)) else { return Ok(()) };
-        let others = if foreign.len() > 1 { format!(" (and {} more)", foreign.len() - 1) } else { String::new() };
-        WARNED.call_once(|| tracing::warn!("{}", domain.warning(&format!("{name}{others}"))));
+        }
+        if let Some(warning) = self.model().domain_warning(names, x_0, z_sem)? {
+            WARNED.call_once(|| tracing::warn!("{warning}"));
+        }
         Ok(())
     }
 

@@ -125,10 +125,19 @@ fn tensor_of(picture: DynamicImage, path: &Path, (channels, image_size): (usize,
     let resized = Pixels::new(picture, channels)?
         .resized_and_cropped(image_size, ResizeFilter::Bilinear)
         .map_err(|source| Error::Resize { path: path.to_owned(), source })?;
-    let values = resized.values();
+    planes_of(resized.values(), image_size, channels)
+}
+
+/// Arranges interleaved values of pixels in planes.
+fn planes_of(values: Vec<f32>, image_size: usize, channels: usize) -> Result<Tensor> {
     let tensor = Tensor::from_vec(values, (image_size, image_size, channels), &Device::Cpu)
         .and_then(|pixels| pixels.permute((2, 0, 1))?.contiguous()); // [C, H, W]
     computing("making a tensor of a picture", tensor)
+}
+
+/// Brings a byte to `[-1, 1]`.
+fn unit_range(sample: u8) -> f32 {
+    f32::from(sample) / 127.5 - 1.
 }
 
 /// Converts a picture in memory to the tensor that [`read_image`] would read from its file.
@@ -139,6 +148,35 @@ fn tensor_of(picture: DynamicImage, path: &Path, (channels, image_size): (usize,
 /// [`Error::Channels`] if C is neither 1 nor 3; [`Error::Resize`] if the picture is empty.
 pub fn tensor_from_rgb(picture: &RgbImage, channels: usize, image_size: usize) -> Result<Tensor> {
     tensor_of(DynamicImage::ImageRgb8(picture.clone()), Path::new("a picture in memory"), (channels, image_size))
+}
+
+/// Converts the pixels of a picture to the tensor that [`tensor_from_rgb`] would make of it; pixels of a color picture at
+/// that size are read where they are.
+///
+/// # Shapes
+/// - `pixels`: `[height, width, 3]`, a byte per channel; result: `[C, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU.
+/// # Errors
+/// As [`tensor_from_rgb`]; [`Error::OutOfRange`] unless there are as many pixels.
+pub fn tensor_from_pixels(
+    pixels: &[u8],
+    [height, width]: [usize; 2],
+    channels: usize,
+    image_size: usize,
+) -> Result<Tensor> {
+    if pixels.len() != height * width * 3 {
+        let got = format!("{} bytes for {height} by {width} pixels", pixels.len());
+        return Err(Error::OutOfRange { what: "the size of a picture", got, expected: "three bytes for each pixel" });
+    }
+    if [height, width, channels] == [image_size, image_size, 3] {
+        return planes_of(pixels.iter().map(|&sample| unit_range(sample)).collect(), image_size, channels);
+    }
+    let side = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    let picture = RgbImage::from_raw(side(width), side(height), pixels.to_vec()).ok_or_else(|| Error::OutOfRange {
+        what: "the size of a picture",
+        got: format!("{width}x{height}"),
+        expected: "sides below 2^32",
+    })?;
+    tensor_from_rgb(&picture, channels, image_size)
 }
 
 /// Converts a tensor to a picture: `round((x + 1) * 127.5)`, clamped to bytes. Gray tensors become gray pictures.
@@ -276,7 +314,7 @@ impl Pixels {
             let samples = buffer.chunks_exact(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]]));
             samples.map(|sample| f32::from(sample) / 32767.5 - 1.).collect()
         } else {
-            buffer.iter().map(|&sample| f32::from(sample) / 127.5 - 1.).collect()
+            buffer.iter().map(|&sample| unit_range(sample)).collect()
         }
     }
 }
@@ -310,6 +348,21 @@ mod tests {
         let error = tensor_from_rgb(&narrow, 3, 256).unwrap_err();
         assert!(format!("{error:?}").contains("too narrow"), "{error:?}");
         assert!(tensor_from_rgb(&narrow, 3, 4).is_ok());
+    }
+
+    #[test]
+    fn pixels_in_place_are_the_picture_of_them() {
+        for (width, height, channels, size) in [(8, 8, 3, 8), (8, 8, 1, 8), (12, 9, 3, 8), (5, 5, 3, 8)] {
+            let picture = RgbImage::from_fn(width, height, |x, y| {
+                let [x, y] = [x, y].map(|place| u8::try_from(place * 17).unwrap());
+                Rgb([x, y, x ^ y])
+            });
+            let sides = [height as usize, width as usize];
+            let in_place = tensor_from_pixels(picture.as_raw(), sides, channels, size).unwrap();
+            assert_eq!(values(&in_place), values(&tensor_from_rgb(&picture, channels, size).unwrap()));
+        }
+        assert!(matches!(tensor_from_pixels(&[0; 11], [2, 2], 3, 2), Err(Error::OutOfRange { .. })));
+        assert!(matches!(tensor_from_pixels(&[], [0, 0], 3, 2), Err(Error::Resize { .. })));
     }
 
     #[test]

@@ -137,6 +137,27 @@ pub enum Error {
         /// Number of shards.
         count: usize,
     },
+    /// A device that there is not.
+    #[error("{problem}")]
+    Device {
+        /// The problem, with a way to solve it.
+        problem: String,
+    },
+    /// Settings that do not go together.
+    #[error("{problem}")]
+    Conflict {
+        /// The settings, and why.
+        problem: String,
+    },
+    /// A setting that cannot be followed.
+    #[error("{name}")]
+    Option {
+        /// The option of the program that sets it.
+        name: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<Error>,
+    },
     /// Codes of another model.
     #[error("{} was made by model {got}, not by the one given, which is {expected}", path.display())]
     ForeignCodes {

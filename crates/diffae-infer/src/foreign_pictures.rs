@@ -45,6 +45,33 @@ impl Model {
         let psnr = self.psnr_of_z_sem(x_0, z_sem)?;
         Ok(psnr.iter().enumerate().filter(|&(_, &psnr)| psnr < domain.min_psnr).map(|(idx, _)| idx).collect())
     }
+
+    /// Returns a warning that names the first of the pictures outside the model's domain; `None` if there are none.
+    ///
+    /// # Shapes
+    /// As [`psnr_of_z_sem`](Self::psnr_of_z_sem), and one name for each picture.
+    /// # Errors
+    /// As [`psnr_of_z_sem`](Self::psnr_of_z_sem).
+    pub fn domain_warning<S: AsRef<str>>(
+        &self,
+        names: impl IntoIterator<Item = S>,
+        x_0: &Tensor,
+        z_sem: &Tensor,
+    ) -> Result<Option<String>> {
+        let Some(domain) = self.config().domain() else { return Ok(None) };
+        let foreign = self.foreign_pictures(x_0, z_sem)?;
+        let first = foreign.first().and_then(|&idx| names.into_iter().nth(idx));
+        let others = if foreign.len() > 1 { format!(" (and {} more)", foreign.len() - 1) } else { String::new() };
+        Ok(first.map(|name| {
+            format!(
+                "the model was made for {}, not for pictures like {}{others}: edits and interpolations of these will \
+                 look like blurred {}; use a model trained on such pictures",
+                domain.pictures,
+                name.as_ref(),
+                domain.pictures
+            )
+        }))
+    }
 }
 
 #[cfg(all(test, feature = "built-in"))]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use candle_core::Tensor;
+use diffae_nets::AttributeClassifier;
 
 use crate::error::{Error, Result, computing};
 use crate::model::Model;
@@ -20,6 +21,19 @@ use crate::model::Model;
 pub fn keep_residual(edited: &Tensor, x_0: &Tensor, decoded: &Tensor) -> Result<Tensor> {
     let kept = (edited - decoded).and_then(|change| (x_0 + change)?.clamp(-1f32, 1f32));
     computing("keeping the residual", kept)
+}
+
+/// Strength of edits whose calibrated full-edit strength is not known.
+pub const USUAL_EDIT_STRENGTH: f64 = 0.3;
+
+/// Returns the calibrated full-edit strength of an attribute to two significant digits, as users see and give it, if the
+/// classifier has one; see [`Pipeline::full_edit_strength`](crate::Pipeline::full_edit_strength).
+///
+/// # Errors
+/// [`Error::Tensor`] if there is no attribute of that index.
+pub fn rounded_full_strength(classifier: &AttributeClassifier, attribute_idx: usize) -> Result<Option<f64>> {
+    let strength = computing("measuring a direction", classifier.full_strength(attribute_idx))?;
+    Ok(strength.map(|strength| format!("{strength:.1e}").parse().unwrap_or(strength)))
 }
 
 /// Fails if a strength is NaN or infinite.

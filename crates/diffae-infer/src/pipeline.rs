@@ -131,6 +131,17 @@ impl Pipeline {
         self.model.step_chain(spacing, num_steps).map(drop)
     }
 
+    /// Fails if the schedule has no chain of the inversion of these settings.
+    ///
+    /// # Errors
+    /// As [`check_steps`](Self::check_steps).
+    pub fn check_inversion(&self, settings: &PipelineSettings) -> Result<()> {
+        match settings.chain() {
+            Some(chain) => self.check_steps(chain.spacing(), chain.steps()),
+            None => self.check_steps(Spacing::Leading, settings.num_invert_steps),
+        }
+    }
+
     /// Fails if the schedule of the latent diffusion has no chain of these settings, or if there is none.
     ///
     /// # Errors

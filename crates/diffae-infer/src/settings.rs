@@ -141,6 +141,20 @@ impl PipelineSettings {
         settings
     }
 
+    /// Returns the inversion as settings of codes: `steps`, `inversion` and `spacing`.
+    #[must_use]
+    pub fn inversion_settings(&self) -> Settings {
+        let (spacing, steps) = match self.chain() {
+            Some(chain) => (chain.spacing(), chain.steps()),
+            None => (Spacing::Leading, self.num_invert_steps),
+        };
+        Settings::from([
+            ("steps".to_owned(), steps.into()),
+            ("inversion".to_owned(), self.inversion.to_string().into()),
+            ("spacing".to_owned(), spacing.to_string().into()),
+        ])
+    }
+
     /// Returns the number of pictures per batch for a model: as set, or as many as keep the activations of a step below
     /// about a gigabyte.
     #[must_use]

@@ -20,6 +20,36 @@ pub enum Inversion {
     FixedPoint,
 }
 
+impl Inversion {
+    /// The inversions by their names, with the default weights of exact chains.
+    const NAMED: [(&str, Self); 3] =
+        [("exact", Self::Exact(ExactWeights::Balanced)), ("fixed-point", Self::FixedPoint), ("ddim", Self::Ddim)];
+}
+
+impl std::fmt::Display for Inversion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Exact(_) => "exact",
+            Self::FixedPoint => "fixed-point",
+            Self::Ddim => "ddim",
+        })
+    }
+}
+
+impl std::str::FromStr for Inversion {
+    type Err = Error;
+
+    /// Finds an inversion by its name; exact chains have the default weights.
+    fn from_str(name: &str) -> Result<Self> {
+        let named = Self::NAMED.into_iter().find(|(known, _)| *known == name);
+        named.map(|(_, inversion)| inversion).ok_or_else(|| Error::OutOfRange {
+            what: "the inversion",
+            got: format!("{name:?}"),
+            expected: "exact, fixed-point or ddim",
+        })
+    }
+}
+
 /// An exact chain by its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -170,4 +200,18 @@ where
     T: std::str::FromStr<Err = diffae_schedule::Error>,
 {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inversions_have_names() {
+        for (name, inversion) in Inversion::NAMED {
+            assert_eq!((inversion.to_string().as_str(), name.parse::<Inversion>().unwrap()), (name, inversion));
+        }
+        let error = "exactly".parse::<Inversion>().unwrap_err().to_string();
+        assert_eq!(error, "the inversion is \"exactly\", expected exact, fixed-point or ddim");
+    }
 }

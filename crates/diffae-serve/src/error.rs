@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use diffae_infer::one_sentence;
 use serde_json::json;
 
 /// A result with this crate's [`Error`].
@@ -124,25 +125,11 @@ impl Error {
             Self::Model(_) => StatusCode::UNPROCESSABLE_ENTITY,
         }
     }
-
-    /// Returns the message with its causes, as one sentence.
-    fn sentence(&self) -> String {
-        let mut sentence = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !sentence.contains(&text) {
-                sentence = format!("{sentence}: {text}");
-            }
-            cause = error.source();
-        }
-        sentence
-    }
 }
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let mut response = (self.status(), Json(json!({ "error": self.sentence() }))).into_response();
+        let mut response = (self.status(), Json(json!({ "error": one_sentence(&self) }))).into_response();
         if matches!(self, Self::Busy) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

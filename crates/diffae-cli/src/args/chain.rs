@@ -1,9 +1,9 @@
 //! Arguments of chains between noise and images.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use diffae_infer::{
-    ChainSettings, CodesNeed, Inversion, LatentMethod, ModelConfig, PipelineSettings, Settings, Subjects,
+    CodesNeed, GivenCodes, GivenSettings, Inversion, LatentMethod, ModelConfig, PipelineSettings, Settings, Subjects,
 };
 use diffae_schedule::{Sampler, Spacing};
 
@@ -59,17 +59,7 @@ pub(crate) struct LatentArgs {
 impl LatentArgs {
     /// Returns the method, of which what is not given is that of `usual`; `None` if nothing is given.
     pub(crate) fn method(&self, usual: LatentMethod) -> Result<Option<LatentMethod>> {
-        if let Some(sampler) = self.latent_sampler.filter(|sampler| !sampler.is_deterministic()) {
-            bail!("--latent-sampler is {sampler}, expected one that adds no noise")
-        }
-        if self.latent_spacing == Some(Spacing::Tuned) {
-            bail!("--latent-spacing is tuned, but timesteps are tuned for decoding alone")
-        }
-        let is_given = self.latent_sampler.is_some() || self.latent_spacing.is_some();
-        Ok(is_given.then(|| LatentMethod {
-            sampler: self.latent_sampler.unwrap_or(usual.sampler),
-            spacing: self.latent_spacing.unwrap_or(usual.spacing),
-        }))
+        Ok(LatentMethod::given(usual, self.latent_sampler, self.latent_spacing)?)
     }
 }
 
@@ -84,20 +74,13 @@ pub(crate) enum InversionName {
     Ddim,
 }
 
-impl InversionName {
-    /// Returns the name of an inversion.
-    pub(crate) fn of(inversion: Inversion) -> Self {
-        match inversion {
-            Inversion::FixedPoint => Self::FixedPoint,
-            Inversion::Ddim => Self::Ddim,
-            _ => Self::Exact,
+impl From<InversionName> for Inversion {
+    fn from(name: InversionName) -> Self {
+        match name {
+            InversionName::Exact => PipelineSettings::DEFAULT.inversion,
+            InversionName::FixedPoint => Self::FixedPoint,
+            InversionName::Ddim => Self::Ddim,
         }
-    }
-}
-
-impl std::fmt::Display for InversionName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
     }
 }
 
@@ -113,83 +96,41 @@ pub(crate) struct InversionArgs {
 }
 
 impl DecodingArgs {
-    /// Returns the settings of decoding random `x_T` with a model.
-    pub(crate) fn settings(&self, batch: &BatchArgs, model: &ModelConfig) -> Result<PipelineSettings> {
-        let mut base = if self.reference { PipelineSettings::REFERENCE } else { PipelineSettings::of_model(model) };
-        if self.spacing == Some(Spacing::Tuned) {
-            base.sampler = PipelineSettings::tuned_sampler(model);
+    /// Returns what the command line gives of the settings of decoding.
+    pub(crate) fn given(&self, batch: &BatchArgs) -> GivenSettings {
+        GivenSettings {
+            num_steps: self.steps,
+            sampler: self.sampler,
+            eta: self.eta,
+            spacing: self.spacing,
+            reference: self.reference,
+            batch_size: batch.batch_size,
+            ..GivenSettings::default()
         }
-        self.with_base(base, batch)
     }
 
-    /// Returns the settings of inverting images and decoding what becomes of their codes; `usual` are those of the model,
-    /// `reference` those of the paper's chains. The chain of exact codes among the subjects is taken over, and then the options must not
-    /// contradict it.
+    /// Returns the settings of decoding random `x_T` with a model.
+    pub(crate) fn settings(&self, batch: &BatchArgs, model: &ModelConfig) -> Result<PipelineSettings> {
+        Ok(self.given(batch).decoding(model)?)
+    }
+
+    /// Returns the settings of inverting images and decoding what becomes of their codes; see
+    /// [`GivenSettings::inverting`].
     pub(crate) fn with_inversion(
         &self,
         inversion: &InversionArgs,
-        [usual, reference]: [PipelineSettings; 2],
+        bases: [PipelineSettings; 2],
         batch: &BatchArgs,
         subjects: Option<&Subjects>,
     ) -> Result<PipelineSettings> {
-        let of_codes = subjects.map(Subjects::chain).transpose()?.flatten();
-        let path = subjects.and_then(Subjects::codes_path);
-        if let (Some(chain), Some(path)) = (of_codes, path) {
-            self.check_agreement(chain, &path.display().to_string())?;
-            let settings = PipelineSettings::DEFAULT.with_chain(chain);
-            let asked = inversion.invert_steps.map(|_| InversionName::Ddim).or(inversion.inversion);
-            if let Some(asked) = asked.filter(|&asked| asked != InversionName::of(settings.inversion)) {
-                bail!("{} holds codes of {chain}, which --inversion {asked} does not go with", path.display())
-            }
-            return Ok(PipelineSettings { batch_size: batch.batch_size, ..settings });
-        }
-        let wants_ddim = self.reference
-            || path.is_some()
-            || inversion.invert_steps.is_some()
-            || self.sampler.is_some()
-            || self.eta.is_some();
-        let name = inversion.inversion.unwrap_or(if wants_ddim { InversionName::Ddim } else { InversionName::Exact });
-        if name != InversionName::Ddim && wants_ddim {
-            bail!(
-                "--inversion {name} decodes along the chain that it inverts along; --reference, --sampler, --eta, \
-                 --invert-steps and codes of other inversions do not go with it"
-            )
-        }
-        match name {
-            InversionName::Exact => return self.with_base(usual, batch),
-            InversionName::FixedPoint => {
-                return self.with_base(PipelineSettings { inversion: Inversion::FixedPoint, ..usual }, batch);
-            }
-            InversionName::Ddim => {}
-        }
-        let num_invert_steps = inversion.invert_steps.unwrap_or(reference.num_invert_steps);
-        Ok(PipelineSettings { num_invert_steps, ..self.with_base(reference, batch)? })
-    }
-
-    /// Fails if an option contradicts the chain of codes.
-    pub(crate) fn check_agreement(&self, chain: ChainSettings, path: &str) -> Result<()> {
-        let differs = self.steps.is_some_and(|steps| steps != chain.steps())
-            || self.spacing.is_some_and(|spacing| spacing != chain.spacing());
-        if differs || self.reference || self.sampler.is_some() || self.eta.is_some() {
-            bail!(
-                "{path} holds codes of {chain}, and is decoded along that chain: leave out --steps, --spacing, --sampler, --eta and --reference"
-            )
-        }
-        Ok(())
-    }
-
-    fn with_base(&self, base: PipelineSettings, batch: &BatchArgs) -> Result<PipelineSettings> {
-        let sampler = match (self.sampler, self.eta) {
-            (None, Some(_)) => Sampler::DDIM,
-            (sampler, _) => sampler.unwrap_or(base.sampler),
+        let given = GivenSettings {
+            inversion: inversion.inversion.map(Inversion::from),
+            num_invert_steps: inversion.invert_steps,
+            ..self.given(batch)
         };
-        Ok(PipelineSettings {
-            num_steps: self.steps.unwrap_or(base.num_steps),
-            sampler: sampler.with_eta(self.eta.unwrap_or(0.)).context("--eta")?,
-            spacing: self.spacing.unwrap_or(base.spacing),
-            batch_size: batch.batch_size,
-            ..base
-        })
+        let chain = subjects.map(Subjects::chain).transpose()?.flatten();
+        let name = subjects.and_then(Subjects::codes_path).map(|path| path.display().to_string());
+        Ok(given.inverting(bases, name.as_deref().map(|name| GivenCodes { chain, name }))?)
     }
 }
 
@@ -198,7 +139,7 @@ pub(crate) fn chain_settings(settings: &PipelineSettings, codes: CodesNeed) -> S
     let is_inverted = codes == CodesNeed::Both;
     let mut named = Settings::from([("steps".to_owned(), settings.num_steps.into())]);
     if is_inverted {
-        named.insert("inversion".to_owned(), InversionName::of(settings.inversion).to_string().into());
+        named.insert("inversion".to_owned(), settings.inversion.to_string().into());
         if let Inversion::Exact(weights) = settings.inversion {
             named.insert("weights".to_owned(), weights.to_string().into());
         }

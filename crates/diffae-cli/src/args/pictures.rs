@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use diffae_data::Shard;
-use diffae_infer::{Inversion, ModelConfig, PipelineSettings, Resume};
+use diffae_infer::{GivenSettings, Inversion, ModelConfig, PipelineSettings, Resume};
 use diffae_schedule::Spacing;
 
 use super::chain::InversionName;
@@ -100,20 +100,15 @@ pub(crate) struct EncodeArgs {
 impl EncodeArgs {
     /// Returns the settings of the inversion with a model.
     pub(crate) fn settings(&self, model: &ModelConfig) -> anyhow::Result<PipelineSettings> {
-        let batch_size = self.batch.batch_size;
-        if self.reference || self.inversion == Some(InversionName::Ddim) {
-            anyhow::ensure!(
-                self.spacing.is_none(),
-                "--spacing is for --inversion exact and fixed-point; ddim takes even steps"
-            );
-            let num_invert_steps = self.steps.unwrap_or(PipelineSettings::REFERENCE.num_invert_steps);
-            return Ok(PipelineSettings { num_invert_steps, batch_size, ..PipelineSettings::REFERENCE });
-        }
-        let usual = PipelineSettings::of_model(model);
-        let (num_steps, spacing) = (self.steps.unwrap_or(usual.num_steps), self.spacing.unwrap_or(usual.spacing));
-        let is_fixed_point = self.inversion == Some(InversionName::FixedPoint);
-        let inversion = if is_fixed_point { Inversion::FixedPoint } else { usual.inversion };
-        Ok(PipelineSettings { inversion, num_steps, spacing, batch_size, ..usual })
+        let given = GivenSettings {
+            num_steps: self.steps,
+            spacing: self.spacing,
+            reference: self.reference,
+            inversion: self.inversion.map(Inversion::from),
+            batch_size: self.batch.batch_size,
+            ..GivenSettings::default()
+        };
+        Ok(given.encoding(model)?)
     }
 }
 

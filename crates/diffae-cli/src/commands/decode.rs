@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use diffae_infer::{Codes, CodesNeed, ModelConfig, PipelineSettings, Settings, pick_codes};
 
-use crate::args::{DecodeArgs, DecodingArgs, GlobalArgs, XTerminalChoice, chain_settings};
+use crate::args::{DecodeArgs, GlobalArgs, XTerminalChoice, chain_settings};
 use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
 use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
@@ -115,18 +115,11 @@ fn check(codes: &Codes, session: &Session, args: &DecodeArgs) -> Result<()> {
     Ok(codes.check_sizes(session.model(), &args.codes)?)
 }
 
-/// Returns the settings of decoding: codes are decoded along the chain that made them, other stored `x_T` along
-/// the paper's, from which they come.
+/// Returns the settings of decoding; see [`GivenSettings::decoding_codes`](diffae_infer::GivenSettings::decoding_codes).
 fn settings(codes: &Codes, args: &DecodeArgs, model: &ModelConfig) -> Result<PipelineSettings> {
+    let given = args.decoding.given(&args.batch);
     if args.x_t != XTerminalChoice::Stored {
-        return args.decoding.settings(&args.batch, model);
+        return Ok(given.decoding(model)?);
     }
-    match &codes.chain {
-        Some(chain) => {
-            args.decoding.check_agreement(chain.settings, &args.codes.display().to_string())?;
-            let usual = PipelineSettings { batch_size: args.batch.batch_size, ..PipelineSettings::DEFAULT };
-            Ok(usual.with_chain(chain.settings))
-        }
-        None => DecodingArgs { reference: true, ..args.decoding.clone() }.settings(&args.batch, model),
-    }
+    Ok(given.decoding_codes(codes, &args.codes.display().to_string(), model)?)
 }

@@ -5,9 +5,8 @@ use candle_core::Tensor;
 use diffae_data::rgb_from_tensor;
 use diffae_infer::{
     AttributeEdit, CodesBatch, CodesNeed, Inversion, LoadOptions, ModelSource, PipelineSettings, Resume, Settings,
-    Sheet, Subjects, keep_residual,
+    Sheet, Subjects, USUAL_EDIT_STRENGTH, keep_residual, rounded_full_strength,
 };
-use diffae_nets::AttributeClassifier;
 use diffae_nets::weights::float_bytes;
 use image::RgbImage;
 
@@ -19,8 +18,6 @@ use crate::progress::{Job, Noun, Progress, Work};
 use crate::session::{Session, architecture_hints};
 
 const COMMAND: &str = "edit";
-/// Strength of edits whose calibrated full-edit strength is not known.
-const USUAL_STRENGTH: f64 = 0.3;
 /// Maximum length of a part of a file name; longer ones are cut, and told apart by a checksum.
 const MAX_NAME_CHARS: usize = 120;
 
@@ -111,7 +108,7 @@ impl Plan {
                 return Ok(strength);
             }
             let attribute_idx = attribute_idx(session, &wanted.attribute)?;
-            Ok(full_strength(classifier, attribute_idx)?.unwrap_or(USUAL_STRENGTH))
+            Ok(rounded_full_strength(classifier, attribute_idx)?.unwrap_or(USUAL_EDIT_STRENGTH))
         };
         let base = wanted.iter().map(strength).collect::<Result<Vec<f64>>>()?;
         Ok(Self::new(wanted, &base, args))
@@ -339,16 +336,10 @@ fn list(args: &EditArgs) -> Result<()> {
     if args.json {
         return say_json(attributes);
     }
-    attributes.iter().enumerate().try_for_each(|(idx, name)| match full_strength(classifier, idx)? {
+    attributes.iter().enumerate().try_for_each(|(idx, name)| match rounded_full_strength(classifier, idx)? {
         Some(strength) => say(&format!("{name:<16} full strength: {strength}")),
         None => say(name),
     })
-}
-
-/// Returns the calibrated full-edit strength, to two significant digits, if the model has one.
-pub(super) fn full_strength(classifier: &AttributeClassifier, attribute_idx: usize) -> Result<Option<f64>> {
-    let rounded = |strength: f64| Ok(format!("{strength:.1e}").parse()?);
-    classifier.full_strength(attribute_idx)?.map(rounded).transpose()
 }
 
 /// Returns the attribute as part of a file name.

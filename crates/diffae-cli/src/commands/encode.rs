@@ -7,10 +7,9 @@ use candle_core::{Device, Tensor};
 use diffae_data::Input;
 use diffae_infer::{CodesHeader, CodesNeed, Encoded, PartialFolder, PipelineSettings, Settings, list_subjects_with};
 use diffae_nets::weights::safetensors_bytes;
-use diffae_schedule::Spacing;
 use serde_json::{Value, json};
 
-use crate::args::{EncodeArgs, GlobalArgs, InversionName};
+use crate::args::{EncodeArgs, GlobalArgs};
 use crate::output::{Provenance, is_safetensors, make_parents, refuse_existing, say, say_json};
 use crate::picture_output::{part_name, part_paths, tell_going_on, tell_kept};
 use crate::pictures::list_readable;
@@ -47,14 +46,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     let pipeline_settings = args.settings(session.config())?;
     let mut settings = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
     if is_inverted {
-        let (spacing, num_steps) = match pipeline_settings.chain() {
-            Some(chain) => (chain.spacing(), chain.steps()),
-            None => (Spacing::Leading, pipeline_settings.num_invert_steps),
-        };
-        session.pipeline.check_steps(spacing, num_steps).context("--steps")?;
-        settings.insert("steps".to_owned(), num_steps.into());
-        settings.insert("inversion".to_owned(), InversionName::of(pipeline_settings.inversion).to_string().into());
-        settings.insert("spacing".to_owned(), spacing.to_string().into());
+        session.pipeline.check_inversion(&pipeline_settings).context("--steps")?;
+        settings.extend(pipeline_settings.inversion_settings());
     }
     let mut decisive = session.run_settings(global);
     decisive.extend(settings.clone());

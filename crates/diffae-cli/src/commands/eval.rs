@@ -10,13 +10,13 @@ use diffae_eval::measures::{
     ZUsageOptions,
 };
 use diffae_eval::{Comparison, Error, EvaluatedModel, Evaluation, EvaluationEvent, InceptionInput, Measure, Report};
+use diffae_infer::device_from_name;
 
 use crate::args::{
     AllArgs, AttributesArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalInversionArgs, EvalRunArgs,
     Evaluated, FewShotArgs, FidArgs, GlobalArgs, LpipsArgs, LpipsPairsArgs, MeasureArgs, ModelArgs, PplArgs,
     ReadingArgs, ReconArgs, ZUsageArgs,
 };
-use crate::device::device_from_name;
 use crate::interrupt::{catch_interrupts, interrupted};
 use crate::output::{Provenance, say, say_json};
 use crate::pictures::{naming_way_out, pairs_of, picture_set, set_of};

@@ -2,11 +2,10 @@
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use diffae_data::{FindSettings, Labels, Overwrite, Pictures, Split};
-use diffae_infer::{CONFIG_FILE, LoadOptions, ModelSource, WEIGHTS_FILE, is_same_attribute};
+use diffae_infer::{CONFIG_FILE, LoadOptions, ModelSource, WEIGHTS_FILE, is_same_attribute, rounded_full_strength};
 use diffae_train::{AttributeScore, AttributeSettings, EditDirections, Lesson, Taught, teach};
 use serde_json::{Value, json};
 
-use super::edit::full_strength;
 use super::train::StepProgress;
 use crate::args::{DirectionChoice, FitAttributesArgs, GlobalArgs, NumberType};
 use crate::interrupt::{Interruption, catch_interrupts};
@@ -113,7 +112,7 @@ fn full_strengths(source: &ModelSource, scores: &[AttributeScore]) -> Result<Vec
     let model = source.build(&LoadOptions::cpu())?;
     let of = |score: &AttributeScore| {
         let place = source.attributes().iter().position(|name| *name == score.attribute);
-        full_strength(model.classifier()?, place.context("a new attribute is missing")?)
+        Ok(rounded_full_strength(model.classifier()?, place.context("a new attribute is missing")?)?)
     };
     scores.iter().map(of).collect()
 }

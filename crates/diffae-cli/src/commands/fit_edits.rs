@@ -7,13 +7,13 @@ use candle_core::{DType, Device, Tensor};
 use diffae_data::{AttributePairs, OtherPictures, Overwrite, PictureSet};
 use diffae_infer::{
     CONFIG_FILE, Error, LoadOptions, ModelSource, NewAttributes, NewDirections, WEIGHTS_FILE, is_same_attribute,
+    rounded_full_strength,
 };
 use diffae_nets::weights::LatentMoments;
 use diffae_nets::{EditDirection, RawClassifierConfig};
 use diffae_train::{NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_direction, fit_pair_row, moments_of};
 use serde_json::json;
 
-use super::edit::full_strength;
 use crate::args::{FitEditsArgs, GlobalArgs, ReadingArgs};
 use crate::output::{OutputDir, say, say_json};
 use crate::pictures::{kept_of, pairs_of};
@@ -172,7 +172,7 @@ fn full_strengths(source: &ModelSource, wanted: &[Wanted]) -> Result<Vec<f64>> {
     let taught = source.build(&LoadOptions::cpu())?;
     let of = |wanted: &Wanted| {
         let idx = taught.attribute_idx(&wanted.pairs.attribute)?;
-        full_strength(taught.classifier()?, idx)?.context("a direction that was fitted has no length")
+        rounded_full_strength(taught.classifier()?, idx)?.context("a direction that was fitted has no length")
     };
     wanted.iter().map(of).collect()
 }

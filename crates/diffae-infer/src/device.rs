@@ -1,0 +1,73 @@
+//! Selection of the device by name.
+
+use candle_core::Device;
+
+use crate::error::{Error, Result};
+
+/// Returns the device of a name: `auto`, `cpu`, `cuda`, `cuda:N` or `metal`. `auto` is a GPU whose backend is compiled in,
+/// if there is one, else the CPU.
+///
+/// # Errors
+/// [`Error::Device`] if the name is unknown or the backend is not compiled in; [`Error::Tensor`] if there is no such
+/// device.
+pub fn device_from_name(name: &str) -> Result<Device> {
+    let unknown = |problem: &str| Err(Error::Device { problem: format!("{name:?} is not a device{problem}") });
+    let (kind, ordinal) = match name.split_once(':') {
+        Some((kind, ordinal)) => match ordinal.parse::<usize>() {
+            Ok(ordinal) => (kind, Some(ordinal)),
+            Err(_) => return unknown(": bad number"),
+        },
+        None => (name, None),
+    };
+    match (kind, ordinal) {
+        ("auto", None) => Ok(automatic()),
+        ("cpu", None) => Ok(Device::Cpu),
+        ("cuda", ordinal) => cuda(ordinal.unwrap_or(0)),
+        ("metal", ordinal) => metal(ordinal.unwrap_or(0)),
+        _ => unknown("; there are auto, cpu, cuda, cuda:N and metal"),
+    }
+}
+
+fn automatic() -> Device {
+    let gpu = if cfg!(feature = "cuda") { Device::new_cuda(0).ok() } else { None };
+    let gpu = gpu.or_else(|| if cfg!(feature = "metal") { Device::new_metal(0).ok() } else { None });
+    gpu.unwrap_or(Device::Cpu)
+}
+
+fn cuda(ordinal: usize) -> Result<Device> {
+    if !cfg!(feature = "cuda") {
+        let problem = "this diffae has no CUDA backend; on a machine with the CUDA toolkit, install one with \
+                       `cargo install --path crates/diffae-cli --features cuda`";
+        return Err(Error::Device { problem: problem.to_owned() });
+    }
+    Device::new_cuda(ordinal).map_err(|source| Error::Tensor { part: "opening the CUDA device", source })
+}
+
+fn metal(ordinal: usize) -> Result<Device> {
+    if !cfg!(feature = "metal") {
+        let problem = "this diffae has no Metal backend; on macOS, install one with \
+                       `cargo install --path crates/diffae-cli --features metal`";
+        return Err(Error::Device { problem: problem.to_owned() });
+    }
+    Device::new_metal(ordinal).map_err(|source| Error::Tensor { part: "opening the Metal device", source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_understood_or_explained() {
+        assert!(device_from_name("cpu").unwrap().is_cpu());
+        assert!(device_from_name("auto").is_ok());
+        for name in ["gpu", "cpu:1", "cuda:x", ""] {
+            assert!(device_from_name(name).unwrap_err().to_string().contains("not a device"), "{name}");
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_backend_that_is_not_compiled_in_says_how_to_get_it() {
+        assert!(device_from_name("cuda:1").unwrap_err().to_string().contains("--features cuda"));
+    }
+}

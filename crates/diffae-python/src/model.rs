@@ -1,0 +1,367 @@
+//! `diffae.load` and `diffae.Model`.
+
+#![expect(clippy::doc_markdown, reason = "doc comments are docstrings, shown as they stand")]
+#![expect(clippy::needless_pass_by_value, reason = "arguments of Python are values")]
+
+mod calls;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::DType;
+use diffae_infer::{
+    BUILT_IN_MODEL, CodesNeed, GivenSettings, LoadOptions, Pipeline, PipelineSettings, Settings, device_from_name,
+    rounded_full_strength,
+};
+use diffae_kernels::kernels_from_environment;
+use diffae_nets::weights::ArchitectureHints;
+use numpy::PyArrayDyn;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use self::calls::{counted, on_pool};
+use crate::arrays::{Pictures, array_from};
+use crate::codes::Codes;
+use crate::error::{Error, Result};
+use crate::evaluation;
+use crate::settings::{Group, Keywords};
+use crate::subject::{Subject, repeated};
+
+type PictureArray = Py<PyArrayDyn<u8>>;
+
+/// Names of number types.
+const NUMBER_TYPES: [(&str, DType); 3] = [("f32", DType::F32), ("bf16", DType::BF16), ("f16", DType::F16)];
+
+/// A model in use; diffae.load makes it.
+///
+/// Methods that compute take settings as keyword arguments: steps, sampler, eta, spacing, reference, clip, seed, and those
+/// of inversions and of the latent diffusion, named as the options of the program and with its defaults; batch_size, threads
+/// (one per core if None) and progress, a function of two numbers, done and total. They release the interpreter's lock while they compute,
+/// and end at Ctrl-C. A model can be pickled: what is sent is its path, device and fingerprint.
+#[pyclass(frozen, module = "diffae", name = "Model")]
+pub(crate) struct Model {
+    pipeline: Pipeline,
+    path: PathBuf,
+    device: String,
+    number_type: &'static str,
+    options: LoadOptions,
+}
+
+/// Loads a model: a folder, a run of training, a released checkpoint (.ckpt, .pt, .safetensors), or "toonheads", which is
+/// built in.
+///
+/// device is auto, cpu, cuda, cuda:N or metal; dtype, the number type of the weights, f32, bf16 or f16. Raises InvalidInput if there
+/// is no model, or no such device.
+#[pyfunction]
+#[pyo3(signature = (path=PathBuf::from(BUILT_IN_MODEL), device="auto", *, dtype="f32"))]
+pub(crate) fn load(py: Python<'_>, path: PathBuf, device: &str, dtype: &str) -> Result<Model> {
+    Model::load(py, &path, device, dtype)
+}
+
+/// Loads a model that was pickled, and fails if it has become another.
+#[pyfunction]
+pub(crate) fn _load_again(
+    py: Python<'_>,
+    path: PathBuf,
+    device: &str,
+    dtype: &str,
+    fingerprint: &str,
+) -> Result<Model> {
+    let model = Model::load(py, &path, device, dtype)?;
+    let got = model.pipeline.model().fingerprint();
+    if got != fingerprint {
+        let problem = format!("{} is model {got} now; what was pickled was model {fingerprint} there", path.display());
+        return Err(Error::Conflict { problem });
+    }
+    Ok(model)
+}
+
+/// Returns eight cartoon faces that the built-in model was not trained on: their names, and uint8 pictures [8, 64, 64, 3].
+#[pyfunction]
+pub(crate) fn built_in_pictures(py: Python<'_>) -> Result<(Vec<String>, PictureArray)> {
+    let pictures = diffae_infer::built_in_pictures()?;
+    let (names, pictures): (Vec<String>, Vec<_>) = pictures.into_iter().unzip();
+    let sides = pictures.first().map_or([0; 2], |picture| [picture.height() as usize, picture.width() as usize]);
+    let bytes = pictures.iter().flat_map(|picture| picture.as_raw().iter().copied()).collect();
+    Ok((names, array_from(py, bytes, &[pictures.len(), sides[0], sides[1], 3])?))
+}
+
+impl Model {
+    fn load(py: Python<'_>, path: &Path, device: &str, dtype: &str) -> Result<Self> {
+        kernels_from_environment()?;
+        let known = NUMBER_TYPES.into_iter().find(|(name, _)| *name == dtype);
+        let Some((number_type, dtype)) = known else {
+            return Err(Error::argument("dtype", format!("{dtype:?}"), "f32, bf16 or f16"));
+        };
+        let options = LoadOptions { device: device_from_name(device)?, dtype, hints: ArchitectureHints::default() };
+        let load = || Ok(diffae_infer::Model::load(path, &options)?);
+        Ok(Self {
+            pipeline: Pipeline::new(on_pool(py, None, load)?),
+            path: path.to_owned(),
+            device: device.to_owned(),
+            number_type,
+            options,
+        })
+    }
+
+    /// Returns where the model can be found from any folder.
+    fn absolute_path(&self) -> Result<PathBuf> {
+        if self.path == Path::new(BUILT_IN_MODEL) {
+            return Ok(self.path.clone());
+        }
+        let wrong = |source| diffae_infer::Error::Io { path: self.path.clone(), source };
+        Ok(std::path::absolute(&self.path).map_err(wrong)?)
+    }
+
+    /// Returns the codes that pictures are encoded to if these are wanted.
+    fn need(&self, wanted: CodesNeed) -> Result<CodesNeed> {
+        if wanted == CodesNeed::ZSem && !self.pipeline.model().has_z_sem() {
+            let problem = format!("{} is a plain DDPM, which has no semantic code", self.path.display());
+            return Err(Error::Conflict { problem });
+        }
+        Ok(if self.pipeline.is_one_shot() { CodesNeed::ZSem } else { wanted })
+    }
+}
+
+#[pymethods]
+impl Model {
+    /// Encodes pictures to Codes: z_sem [N, D], and x_T [N, C, H, W] unless semantic_only is set.
+    ///
+    /// pictures is a C-contiguous uint8 array [N, H, W, 3], read in place; other sizes than the model's are resized and cropped
+    /// to the center. Settings: steps, inversion (exact, fixed-point, ddim), spacing, reference, batch_size, threads, progress;
+    /// names of the pictures; check_domain=False leaves out the warning of pictures that the model was not made for, and its two network calls
+    /// for each. Raises InvalidInput for other arrays.
+    #[pyo3(signature = (pictures, **settings))]
+    fn encode(
+        &self,
+        py: Python<'_>,
+        pictures: &Bound<'_, PyAny>,
+        settings: Option<&Bound<'_, PyDict>>,
+    ) -> Result<Codes> {
+        let own = ["steps", "spacing", "reference", "names", "semantic_only", "check_domain"];
+        let keywords = Keywords::new("encode", settings, &[Group::Inverting], &own)?;
+        let given = keywords.chains()?;
+        let given = GivenSettings { num_steps: given.num_steps.or(given.num_invert_steps), ..given };
+        let settings = given.encoding(self.pipeline.model().config())?;
+        let wanted = if keywords.switch("semantic_only")? { CodesNeed::ZSem } else { CodesNeed::Both };
+        let need = self.need(wanted)?;
+        let pictures = Pictures::new(pictures)?;
+        let codes = self.encoded(py, &pictures, (need, settings), &keywords)?;
+        let mut noted = Settings::from([("model".to_owned(), self.fingerprint().into())]);
+        if need == CodesNeed::Both {
+            noted.extend(settings.inversion_settings());
+        }
+        Ok(Codes::new(codes).with_settings(&noted))
+    }
+
+    /// Decodes Codes to pictures, uint8 [N, H, W, 3]: along the chain that made them, other x_T along the paper's chain.
+    ///
+    /// x_T="random" draws it by the seed, "zero" leaves it out. Raises InvalidInput for codes of another model.
+    #[pyo3(signature = (codes, **settings))]
+    fn decode(
+        &self,
+        py: Python<'_>,
+        codes: &Bound<'_, PyAny>,
+        settings: Option<&Bound<'_, PyDict>>,
+    ) -> Result<PictureArray> {
+        let keywords = Keywords::new("decode", settings, &[Group::Decoding], &["x_T"])?;
+        let Ok(codes) = codes.cast::<Codes>() else {
+            let got = format!("of type {}", codes.get_type().name()?);
+            return Err(Error::argument("codes", got, "diffae.Codes"));
+        };
+        let codes = codes.get();
+        codes.check(self.pipeline.model())?;
+        let (given, config) = (keywords.chains()?, self.pipeline.model().config());
+        let stored = codes.inner();
+        let without = || diffae_infer::Codes { x_terminal: None, chain: None, ..stored.clone() };
+        let source = keywords.get::<String>("x_T", "stored, random or zero")?;
+        let (codes, settings) = match source.as_deref().unwrap_or("stored") {
+            "stored" if stored.x_terminal.is_none() && !self.pipeline.is_one_shot() => {
+                let problem = "the codes hold no x_T; use x_T=\"random\" or x_T=\"zero\"".to_owned();
+                return Err(Error::Conflict { problem });
+            }
+            "stored" => {
+                let settings = given.decoding_codes(stored, codes.name(), config)?;
+                (self.with_noise(stored.clone())?, settings)
+            }
+            "random" => (without(), given.decoding(config)?),
+            "zero" => {
+                let zero = self.pipeline.model().zero_x_terminal(stored.len())?;
+                let codes = diffae_infer::Codes { x_terminal: Some(zero), ..without() };
+                (codes, given.decoding(config)?)
+            }
+            other => return Err(Error::argument("x_T", format!("{other:?}"), "stored, random or zero")),
+        };
+        let numbers: Vec<u64> = (0..codes.len() as u64).collect();
+        let pictures = self.decoded(py, (&codes, &numbers), keywords.complete(settings)?, &keywords)?;
+        self.array(py, pictures, &[codes.len()])
+    }
+
+    /// Edits attributes of pictures, or of Codes, and decodes the result: uint8 [N, H, W, 3].
+    ///
+    /// edits is a dict of attributes with their strengths; None is a full edit, or 0.3 where none is known, and negative strengths
+    /// remove the attribute. Raises InvalidInput for attributes that the model does not have.
+    #[pyo3(signature = (pictures_or_codes, edits, **settings))]
+    fn edit(
+        &self,
+        py: Python<'_>,
+        pictures_or_codes: &Bound<'_, PyAny>,
+        edits: &Bound<'_, PyDict>,
+        settings: Option<&Bound<'_, PyDict>>,
+    ) -> Result<PictureArray> {
+        let groups = [Group::Decoding, Group::Inverting];
+        let keywords = Keywords::new("edit", settings, &groups, &["check_domain"])?;
+        // Before the long inversion.
+        let strengths = self.strengths(edits)?;
+        let subject = Subject::new(pictures_or_codes, &self.pipeline)?;
+        let (codes, settings) = self.taken(py, &subject, PipelineSettings::REFERENCE_EDITS, &keywords)?;
+        let edited = on_pool(py, keywords.threads()?, || self.with_noise(self.edited(&codes, &strengths)?))?;
+        let numbers: Vec<u64> = (0..edited.len() as u64).collect();
+        let pictures = self.decoded(py, (&edited, &numbers), settings, &keywords)?;
+        self.array(py, pictures, &[edited.len()])
+    }
+
+    /// Edits attributes of Codes, without decoding: their z_sem moves, the rest stays. See edit.
+    fn edit_codes(&self, py: Python<'_>, codes: &Bound<'_, Codes>, edits: &Bound<'_, PyDict>) -> Result<Codes> {
+        let codes = codes.get();
+        codes.check(self.pipeline.model())?;
+        let strengths = self.strengths(edits)?;
+        Ok(Codes::new(on_pool(py, None, || self.edited(codes.inner(), &strengths))?))
+    }
+
+    /// Interpolates between one picture, or the Codes of one, and another: uint8 [frames, H, W, 3] with both ends.
+    ///
+    /// Raises InvalidInput unless each is one, and there are two frames or more.
+    #[pyo3(signature = (codes_a, codes_b, frames, **settings))]
+    fn interpolate(
+        &self,
+        py: Python<'_>,
+        codes_a: &Bound<'_, PyAny>,
+        codes_b: &Bound<'_, PyAny>,
+        frames: usize,
+        settings: Option<&Bound<'_, PyDict>>,
+    ) -> Result<PictureArray> {
+        let groups = [Group::Decoding, Group::Inverting];
+        let keywords = Keywords::new("interpolate", settings, &groups, &["check_domain"])?;
+        let ends = [codes_a, codes_b].map(|end| Subject::new(end, &self.pipeline));
+        let [from, to] = ends;
+        let (from, to) = (from?, to?);
+        let (from, of_from) = self.taken(py, &from, PipelineSettings::REFERENCE, &keywords)?;
+        let (to, of_to) = self.taken(py, &to, PipelineSettings::REFERENCE, &keywords)?;
+        let path = || Ok(self.pipeline.interpolate(&self.with_noise(from)?, &self.with_noise(to)?, frames)?);
+        let path = on_pool(py, keywords.threads()?, path)?;
+        let settings = if of_from.chain().is_some() { of_from } else { of_to };
+        let numbers: Vec<u64> = (0..path.len() as u64).collect();
+        let pictures = self.decoded(py, (&path, &numbers), settings, &keywords)?;
+        self.array(py, pictures, &[path.len()])
+    }
+
+    /// Samples n new pictures, uint8 [n, H, W, 3]: those of the seed from number first on.
+    ///
+    /// The same seed and number give the same picture in any batch. Raises InvalidInput if the model has no latent net.
+    #[pyo3(signature = (n, **settings))]
+    fn sample(&self, py: Python<'_>, n: usize, settings: Option<&Bound<'_, PyDict>>) -> Result<PictureArray> {
+        let groups = [Group::Decoding, Group::Latent];
+        let keywords = Keywords::new("sample", settings, &groups, &["first"])?;
+        let (pipeline, model) = (&self.pipeline, self.pipeline.model());
+        let given = keywords.chains()?.decoding(model.config())?;
+        let settings = keywords.complete(given)?;
+        let first = keywords.get::<u64>("first", "a whole number, 0 or more")?.unwrap_or(0);
+        let numbers: Vec<u64> = (first..).take(n).collect();
+        pipeline.check_steps(settings.spacing, settings.num_steps)?;
+        if model.has_z_sem() {
+            pipeline.check_latent_steps(&settings)?;
+        }
+        let codes = counted(py, &keywords, n * pipeline.num_decoding_calls(&settings), |counter| {
+            Ok(pipeline.sample_codes(&numbers, &settings, &mut |event| counter.count(event))?)
+        })?;
+        let pictures = self.decoded(py, (&codes, &numbers), settings, &keywords)?;
+        self.array(py, pictures, &[codes.len()])
+    }
+
+    /// Decodes the z_sem of each picture, or of each of the Codes, with n random x_T of the seed: uint8 [N, n, H, W, 3].
+    #[pyo3(signature = (pictures_or_codes, n, **settings))]
+    fn variations(
+        &self,
+        py: Python<'_>,
+        pictures_or_codes: &Bound<'_, PyAny>,
+        n: usize,
+        settings: Option<&Bound<'_, PyDict>>,
+    ) -> Result<PictureArray> {
+        let keywords = Keywords::new("variations", settings, &[Group::Decoding], &["check_domain"])?;
+        if n == 0 {
+            return Err(Error::argument("variations", "none", "one or more"));
+        }
+        let given = keywords.chains()?.decoding(self.pipeline.model().config())?;
+        let settings = keywords.complete(given)?;
+        let codes = match Subject::new(pictures_or_codes, &self.pipeline)? {
+            Subject::Codes(codes) => codes.get().inner().clone(),
+            Subject::Pictures(pictures) => {
+                self.encoded(py, &pictures, (self.need(CodesNeed::ZSem)?, settings), &keywords)?
+            }
+        };
+        let varied = repeated(&codes, n)?;
+        let numbers: Vec<u64> = (0..codes.len()).flat_map(|_| 0..n as u64).collect();
+        let pictures = self.decoded(py, (&varied, &numbers), settings, &keywords)?;
+        self.array(py, pictures, &[codes.len(), n])
+    }
+
+    /// Measures the model on the pictures of a folder or an archive, and returns the report as a dict.
+    ///
+    /// measure is recon, inversion or z_usage. out is the folder of the report with its tables and plots, where an interrupted
+    /// evaluation resumes; without it they are not kept. Settings: limit, seed, steps (a list for recon), exact_steps,
+    /// sampler, overwrite, batch_size, threads, progress.
+    #[pyo3(signature = (measure, data, **settings))]
+    fn evaluate(
+        &self,
+        py: Python<'_>,
+        measure: &str,
+        data: PathBuf,
+        settings: Option<&Bound<'_, PyDict>>,
+    ) -> Result<Py<PyAny>> {
+        let keywords = Keywords::new("evaluate", settings, &[], &evaluation::KEYWORDS)?;
+        let model = (self.path.as_path(), &self.options);
+        evaluation::evaluate(py, model, (measure, &data), &keywords)
+    }
+
+    /// Attributes that edit knows, each with the strength of a full edit; None where that is not known.
+    #[getter]
+    fn directions<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyDict>> {
+        let directions = PyDict::new(py);
+        for (idx, name) in self.pipeline.attributes().iter().enumerate() {
+            let classifier = self.pipeline.model().classifier()?;
+            directions.set_item(name, rounded_full_strength(classifier, idx)?)?;
+        }
+        Ok(directions)
+    }
+
+    /// Fingerprint of the weights that encode and decode, by which codes know their model.
+    #[getter]
+    fn fingerprint(&self) -> &str {
+        self.pipeline.model().fingerprint()
+    }
+
+    /// Path or name that the model was loaded from.
+    #[getter]
+    fn path(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Shape of the model's pictures: channels, height, width.
+    #[getter]
+    fn image_shape(&self) -> (usize, usize, usize) {
+        let [channels, height, width] = self.pipeline.model().image_shape();
+        (channels, height, width)
+    }
+
+    fn __repr__(&self) -> String {
+        let [channels, height, width] = self.pipeline.model().image_shape();
+        let device = self.pipeline.model().device().location();
+        format!("<diffae.Model {}: [{channels}, {height}, {width}], {device:?}>", self.path.display())
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyTuple>> {
+        let load = py.import("diffae")?.getattr("_load_again")?;
+        let path = self.absolute_path()?;
+        Ok((load, (path, &self.device, self.number_type, self.fingerprint())).into_pyobject(py)?)
+    }
+}

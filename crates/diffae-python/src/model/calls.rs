@@ -1,0 +1,178 @@
+//! The calls of a model, without their arguments: encoding, decoding, edits.
+
+use diffae_data::rgb_from_tensor;
+use diffae_infer::{CodesNeed, GivenCodes, PipelineSettings, USUAL_EDIT_STRENGTH, rounded_full_strength};
+use pyo3::exceptions::PyUserWarning;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::{Model, PictureArray};
+use crate::arrays::{Pictures, array_from};
+use crate::error::{Error, Result};
+use crate::settings::{Counter, Keywords, Progress};
+use crate::subject::{Encoding, Subject};
+use crate::work::compute;
+
+impl Model {
+    /// Encodes pictures, and warns of those that the model was not made for.
+    pub(super) fn encoded(
+        &self,
+        py: Python<'_>,
+        pictures: &Pictures<'_>,
+        (need, settings): (CodesNeed, PipelineSettings),
+        keywords: &Keywords<'_>,
+    ) -> Result<diffae_infer::Codes> {
+        let pipeline = &self.pipeline;
+        if need == CodesNeed::Both {
+            pipeline.check_inversion(&settings)?;
+        }
+        let count = pictures.len();
+        let names = match keywords.get::<Vec<String>>("names", "a list of names")? {
+            Some(names) if names.len() == count => names,
+            Some(names) => {
+                let expected = format!("one for each of {count} pictures");
+                return Err(Error::argument("the number of names", names.len(), &expected));
+            }
+            None => (0..count).map(|idx| format!("{idx:04}")).collect(),
+        };
+        let checks_domain = keywords.get::<bool>("check_domain", "True or False")?.unwrap_or(true);
+        let pixels = pictures.pixels()?;
+        let encoding = Encoding { pipeline, pixels, count, need, settings: &settings, checks_domain };
+        let total = if need == CodesNeed::Both { count * pipeline.num_inversion_calls(&settings) } else { 0 };
+        let (codes, warning) =
+            counted(py, keywords, total, |counter| encoding.run(&names, &mut |event| counter.count(event)))?;
+        if let Some(warning) = warning {
+            let text = std::ffi::CString::new(warning).unwrap_or_default();
+            PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1)?;
+        }
+        Ok(codes)
+    }
+
+    /// Decodes codes to the pixels of pictures; random `x_T` and the noise of samplers by their numbers.
+    pub(super) fn decoded(
+        &self,
+        py: Python<'_>,
+        (codes, numbers): (&diffae_infer::Codes, &[u64]),
+        settings: PipelineSettings,
+        keywords: &Keywords<'_>,
+    ) -> Result<Vec<u8>> {
+        let pipeline = &self.pipeline;
+        pipeline.check_steps(settings.spacing, settings.num_steps)?;
+        let [_, height, width] = pipeline.model().image_shape();
+        let total = codes.len() * pipeline.num_decoding_calls(&settings);
+        counted(py, keywords, total, |counter| {
+            let mut bytes = Vec::with_capacity(codes.len() * height * width * 3);
+            for batch in pipeline.decode_batches(codes, numbers, &settings, &mut |event| counter.count(event)) {
+                let (range, x_0) = batch?;
+                for idx in 0..range.len() {
+                    bytes.extend_from_slice(rgb_from_tensor(&x_0.get(idx)?)?.as_raw());
+                }
+            }
+            Ok(bytes)
+        })
+    }
+
+    /// Hands the pixels of pictures over to an array, `[.., H, W, 3]`.
+    pub(super) fn array(&self, py: Python<'_>, pixels: Vec<u8>, counts: &[usize]) -> Result<PictureArray> {
+        let [_, height, width] = self.pipeline.model().image_shape();
+        array_from(py, pixels, &[counts, &[height, width, 3]].concat())
+    }
+
+    /// Encodes a subject for an edit or an interpolation, and returns the settings of what follows.
+    pub(super) fn taken(
+        &self,
+        py: Python<'_>,
+        subject: &Subject<'_>,
+        reference: PipelineSettings,
+        keywords: &Keywords<'_>,
+    ) -> Result<(diffae_infer::Codes, PipelineSettings)> {
+        let bases = [PipelineSettings::of_model(self.pipeline.model().config()), reference];
+        let given = keywords.chains()?;
+        match subject {
+            Subject::Codes(codes) => {
+                let codes = codes.get();
+                let chain = codes.inner().chain.as_ref().map(|chain| chain.settings);
+                self.require_noise(codes.inner())?;
+                let of_codes = Some(GivenCodes { chain, name: codes.name() });
+                Ok((codes.inner().clone(), keywords.complete(given.inverting(bases, of_codes)?)?))
+            }
+            Subject::Pictures(pictures) => {
+                let settings = keywords.complete(given.inverting(bases, None)?)?;
+                let codes = self.encoded(py, pictures, (self.need(CodesNeed::Both)?, settings), keywords)?;
+                Ok((codes, settings))
+            }
+        }
+    }
+
+    pub(super) fn require_noise(&self, codes: &diffae_infer::Codes) -> Result<()> {
+        if codes.x_terminal.is_some() || self.pipeline.is_one_shot() {
+            return Ok(());
+        }
+        let problem = "the codes hold no x_T; encode the pictures without semantic_only".to_owned();
+        Err(Error::Conflict { problem })
+    }
+
+    /// Gives codes of a one-shot autoencoder, which hold no `x_T`, the one that adds nothing.
+    pub(super) fn with_noise(&self, codes: diffae_infer::Codes) -> Result<diffae_infer::Codes> {
+        if codes.x_terminal.is_some() || !self.pipeline.is_one_shot() {
+            return Ok(codes);
+        }
+        let x_terminal = Some(self.pipeline.model().zero_x_terminal(codes.len())?);
+        Ok(diffae_infer::Codes { x_terminal, ..codes })
+    }
+
+    /// Returns the strengths of edits, usual ones in place of `None`.
+    pub(super) fn strengths(&self, edits: &Bound<'_, PyDict>) -> Result<Vec<(String, f64)>> {
+        if edits.is_empty() {
+            return Err(Error::argument("edits", "an empty dict", "a dict of attributes with their strengths"));
+        }
+        let model = self.pipeline.model();
+        let classifier = model.classifier()?;
+        let mut strengths = vec![];
+        for (name, strength) in edits {
+            let what = "the name of an attribute";
+            let Ok(name) = name.extract::<String>() else { return Err(Error::argument(what, name.repr()?, "text")) };
+            let attribute_idx = model.attribute_idx(&name)?;
+            let strength = if strength.is_none() {
+                rounded_full_strength(classifier, attribute_idx)?.unwrap_or(USUAL_EDIT_STRENGTH)
+            } else {
+                let what = format!("the strength of {name}");
+                let number = strength.extract::<f64>();
+                number.map_err(|_error| Error::argument(&what, strength.to_string(), "a number or None"))?
+            };
+            strengths.push((name, strength));
+        }
+        Ok(strengths)
+    }
+
+    pub(super) fn edited(
+        &self,
+        codes: &diffae_infer::Codes,
+        strengths: &[(String, f64)],
+    ) -> Result<diffae_infer::Codes> {
+        let edits: Vec<(&str, f64)> = strengths.iter().map(|(name, strength)| (name.as_str(), *strength)).collect();
+        Ok(self.pipeline.edit_many(codes, &edits)?)
+    }
+}
+
+/// Runs a job with a counter of its network calls, which the callback `progress` hears of.
+pub(super) fn counted<T: Send>(
+    py: Python<'_>,
+    keywords: &Keywords<'_>,
+    total: usize,
+    job: impl FnOnce(&mut Counter<'_>) -> Result<T> + Send,
+) -> Result<T> {
+    let callback = keywords.progress()?;
+    let mut listener = callback.map(|callback| move |py: Python<'_>, progress: Progress| callback.call(py, progress));
+    let listener = listener.as_mut().map(|listener| listener as _);
+    compute(py, keywords.threads()?, listener, |link| job(&mut Counter::new(link, total)))
+}
+
+/// Runs a job that reports nothing.
+pub(super) fn on_pool<T: Send>(
+    py: Python<'_>,
+    num_threads: Option<usize>,
+    job: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    compute::<T, ()>(py, num_threads, None, |_| job())
+}
