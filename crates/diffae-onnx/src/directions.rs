@@ -6,7 +6,7 @@ use diffae_nets::weights::{LatentMoments, TensorMap, Weights};
 use diffae_nets::{AttributeClassifier, EditDirection};
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, GraphBuilder, Precision, Value, integer, integers};
+use crate::graph::{Graph, GraphBuilder, Precision, Value, integer, integers, signed};
 
 /// Path of the graph's nodes.
 const PATH: &str = "directions";
@@ -89,20 +89,29 @@ fn unit_directions(
         return Ok(means);
     };
     let transposed = |tensor: &Tensor| tensor.transpose(D::Minus1, D::Minus2)?.contiguous();
-    let inputs = transposed(inputs).map_err(failed)?; // [A, D, h]
     let hidden = transposed(hidden).map_err(failed)?; // [A, h, h]
     let outputs = scaled(outputs.clone()).map_err(failed)?; // [A, h, D]
-    let [bias, hidden_bias, center] = [bias, hidden_bias, center].map(|tensor| tensor.unsqueeze(1)); // [A, 1, h]
-    // Not all runtimes multiply matrices of different ranks.
-    let axis = graph.integers(PATH, "attribute_axis", &[0]);
-    let z = graph.node(PATH, "Unsqueeze", &[z, &axis], vec![]); // [1, N, D]
-    let first = tanh_layer(graph, &z, (&inputs, &bias.map_err(failed)?))?; // [A, N, h]
+    let [hidden_bias, center] = [hidden_bias, center].map(|tensor| tensor.unsqueeze(1)); // [A, 1, h]
+    let first = first_layer(graph, z, (inputs, bias))?; // [A, N, h]
     let second = tanh_layer(graph, &first, (&hidden, &hidden_bias.map_err(failed)?))?;
     let center = graph.constant(PATH, "center", &center.map_err(failed)?)?;
     let centered = graph.node(PATH, "Sub", &[&second, &center], vec![]);
     let outputs = graph.constant(PATH, "outputs", &outputs)?;
     let offsets = graph.node(PATH, "MatMul", &[&centered, &outputs], vec![]); // [A, N, D]
     Ok(graph.add(PATH, &offsets, &means))
+}
+
+/// Adds the first hidden layers of all attributes as one product of matrices: not all runtimes multiply one matrix by many.
+fn first_layer(graph: &mut GraphBuilder<'_>, z: &Value, (weight, bias): (&Tensor, &Tensor)) -> Result<Value> {
+    let (attributes, units, width) = weight.dims3().map_err(failed)?;
+    let weight = weight.reshape((attributes * units, width)).map_err(failed)?;
+    let weight = graph.constant(PATH, "weight", &weight)?;
+    let bias = graph.constant(PATH, "bias", &bias.flatten_all().map_err(failed)?)?;
+    let sums = graph.node(PATH, "Gemm", &[z, &weight, &bias], vec![integer("transB", 1)]);
+    let hidden = graph.node(PATH, "Tanh", &[&sums], vec![]);
+    let shape = graph.integers(PATH, "by_attribute", &[0, signed(attributes), signed(units)]);
+    let by_code = graph.node(PATH, "Reshape", &[&hidden, &shape], vec![]);
+    Ok(graph.node(PATH, "Transpose", &[&by_code], vec![integers("perm", &[1, 0, 2])]))
 }
 
 fn tanh_layer(graph: &mut GraphBuilder<'_>, x: &Value, (weight, bias): (&Tensor, &Tensor)) -> Result<Value> {
