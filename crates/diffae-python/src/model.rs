@@ -300,7 +300,8 @@ impl Model {
             }
         };
         let varied = repeated(&codes, n)?;
-        let numbers: Vec<u64> = (0..codes.len()).flat_map(|_| 0..n as u64).collect();
+        // As in the program, each picture has noise of its own.
+        let numbers: Vec<u64> = (0..varied.len() as u64).collect();
         let pictures = self.decoded(py, (&varied, &numbers), settings, &keywords)?;
         self.array(py, pictures, &[codes.len(), n])
     }

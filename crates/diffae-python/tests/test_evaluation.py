@@ -22,7 +22,7 @@ def test_reports_are_the_programs(model, face_files, program, tmp_path):
 
 
 def is_of_ddim(figure):
-    return figure["of"].get("chain", "").startswith("ddim")
+    return figure.get("of", {}).get("chain", "").startswith("DDIM")
 
 
 def test_a_report_is_kept_and_resumed(model, face_files, tmp_path):

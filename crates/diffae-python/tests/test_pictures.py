@@ -120,7 +120,7 @@ def test_pictures_of_other_sizes_are_resized_as_files_are(model, faces, program,
     Image.fromarray(large[0]).save(tmp_path / "large.png")
     out = tmp_path / "codes.safetensors"
     program("encode", "--model", "toonheads", tmp_path / "large.png", "--semantic-only", "--out", out)
-    np.testing.assert_array_equal(model.encode(large, semantic_only=True).z_sem, diffae.Codes.open(out).z_sem)
+    np.testing.assert_array_equal(model.encode(large, semantic_only=True, check_domain=False).z_sem, diffae.Codes.open(out).z_sem)
 
 
 def test_pictures_that_the_model_was_not_made_for_are_warned_of(model, faces):
