@@ -8,15 +8,22 @@ use safetensors::SafeTensors;
 use crate::evaluation::pictures;
 use crate::support::{Workspace, checkpoint};
 
-/// Text of the header without the command line, and the bytes of the tensors with their shapes.
-fn contents(path: &Path) -> (BTreeMap<String, String>, BTreeMap<String, (Vec<usize>, Vec<u8>)>) {
+/// A file of codes without the command line that made it.
+#[derive(PartialEq)]
+struct Contents {
+    text: BTreeMap<String, String>,
+    /// Shape and bytes of each tensor.
+    tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)>,
+}
+
+fn contents(path: &Path) -> Contents {
     let bytes = std::fs::read(path).unwrap();
     let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     let mut text: BTreeMap<String, String> = metadata.metadata().clone().unwrap().into_iter().collect();
     text.remove("diffae:command").unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensors = file.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), view.data().to_vec())));
-    (text, tensors.collect())
+    Contents { text, tensors: tensors.collect() }
 }
 
 /// Encodes eight pictures, as a whole or in shards, and returns the file.

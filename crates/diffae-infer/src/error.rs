@@ -132,9 +132,9 @@ pub enum Error {
     /// Shards of a listing are not among the files to join.
     #[error("of {count} shards {got} are missing")]
     MissingShards {
-        /// Their numbers.
+        /// Numbers of the missing shards.
         got: String,
-        /// Number of shards.
+        /// Number of all shards.
         count: usize,
     },
     /// A device that there is not.

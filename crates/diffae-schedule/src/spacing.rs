@@ -36,7 +36,7 @@ pub enum Spacing {
     /// # Source
     /// Lu et al. 2022 (arXiv:2206.00927), Section 3.
     LogSnr,
-    /// As [`Spacing::LogSnr`], but only up to a noise-to-signal ratio `sigma / alpha` of 40, where hardly any signal is left: a
+    /// Evenly spaced in the half log-SNR like [`Spacing::LogSnr`], but only up to a noise-to-signal ratio `sigma / alpha` of 40, where hardly any signal is left: a
     /// schedule that ends without any has long steps beyond, in which nothing happens. A schedule that ends below is spaced as by
     /// [`Spacing::LogSnr`].
     Interior,
@@ -89,11 +89,11 @@ impl Spacing {
                 (1..=num_steps).map(|k| (k as f64 * stride).round_ties_even() - 1.0).collect()
             }
             Self::Linspace => fractions(num_steps).map(|fraction| fraction * last).collect(),
-            Self::LogSnr => placed(schedule, num_steps, (f64::ln, f64::exp), f64::INFINITY),
-            Self::Interior => placed(schedule, num_steps, (f64::ln, f64::exp), MAX_INTERIOR_RATIO),
+            Self::LogSnr => placed(schedule, num_steps, f64::ln, f64::exp, f64::INFINITY),
+            Self::Interior => placed(schedule, num_steps, f64::ln, f64::exp, MAX_INTERIOR_RATIO),
             Self::Karras => {
                 let root = |s: f64| s.powf(KARRAS_RHO.recip());
-                placed(schedule, num_steps, (root, |x| x.powf(KARRAS_RHO)), f64::INFINITY)
+                placed(schedule, num_steps, root, |x| x.powf(KARRAS_RHO), f64::INFINITY)
             }
             Self::Tuned => return Err(Error::NotTuned { got: num_steps, tuned: vec![] }),
         };
@@ -115,7 +115,8 @@ fn fractions(num_steps: usize) -> impl Iterator<Item = f64> {
 fn placed(
     schedule: &NoiseSchedule,
     num_steps: usize,
-    (to, from): (fn(f64) -> f64, fn(f64) -> f64),
+    to: fn(f64) -> f64,
+    from: fn(f64) -> f64,
     limit: f64,
 ) -> Vec<f64> {
     let logs: Vec<f64> = schedule.alpha_bars().iter().map(|&alpha_bar| noise_to_signal(alpha_bar).ln()).collect();

@@ -244,7 +244,7 @@ impl Measure for Inversion<'_> {
 /// The round trip of a batch.
 struct RoundTrip<'a, 'o> {
     model: &'a EvaluatedModel,
-    /// The same networks, which run under other conditions.
+    /// Networks of the same weights, which run under another condition.
     twin: &'a Pipeline,
     x_0: &'a Tensor,
     z_sem: Option<&'a Tensor>,
