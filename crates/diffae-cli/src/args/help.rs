@@ -115,8 +115,22 @@ const PAGES: &[Page] = &[
     page(&["dataset", "lsun"], &["diffae dataset lsun --from bedroom_train_lmdb.zip --size 128 --out bedroom"])
         .without(&ALL_BUT_THREADS),
     page(&["dataset", "folder"], &["diffae dataset folder --from pets --size 64 --out data"]).without(&ALL_BUT_THREADS),
-    page(&["encode"], &["diffae encode --model ffhq256 photos --out codes.safetensors"])
-        .out("File NAME.safetensors to write the codes into"),
+    page(
+        &["encode"],
+        &[
+            "diffae encode --model ffhq256 photos --out codes.safetensors",
+            "diffae encode --model ffhq256 photos --out codes.safetensors --shard 3/8",
+        ],
+    )
+    .out("File NAME.safetensors to write the codes into"),
+    page(&["codes"], &["diffae codes info codes.safetensors"]).without(&COMPUTING),
+    page(
+        &["codes", "merge"],
+        &["diffae codes merge codes-00001-of-00002.safetensors codes-00002-of-00002.safetensors --out codes.safetensors"],
+    )
+    .out("File NAME.safetensors to write the codes into")
+    .without(&COMPUTING),
+    page(&["codes", "info"], &["diffae codes info codes.safetensors"]).without(&COMPUTING),
     page(&["decode"], &["diffae decode --model ffhq256 codes.safetensors --out decoded"])
         .out("Folder to write the PNGs into, or a file NAME.safetensors for x [N, C, H, W] in [-1, 1]"),
     page(&["reconstruct"], &["diffae reconstruct --model ffhq256 photos --out reconstructed"])
