@@ -270,7 +270,7 @@ mod tests {
         let error =
             Error::StepCountUnavailable { got: 60, num_train_timesteps: 1000, below: Some(59), above: Some(63) };
         let expected = "no stride over 1000 timesteps has exactly 60 steps, the nearest numbers of steps are 59 and 63; \
-                 the spacings trailing, linspace, log-snr, karras take any number";
+                 the spacings trailing, linspace, log-snr, interior, karras take any number";
         assert_eq!(error.to_string(), expected);
         let error = Error::UnknownBetaSchedule { got: "sigmoid".to_owned() };
         assert!(error.to_string().contains("\"sigmoid\""), "{error}");
