@@ -66,19 +66,20 @@ mod tests {
         };
         let codes = term.codes(&picture(0.)).unwrap();
         let none = Tensor::new(0f32, &Device::Cpu).unwrap();
-        let value = |x: &Tensor| no_gradients(|| term.added_to(&none, x, &codes)).unwrap().to_scalar::<f32>().unwrap();
+        let scalar = |tensor: Tensor| f64::from(tensor.to_scalar::<f32>().unwrap());
+        let value = |x: &Tensor| scalar(no_gradients(|| term.added_to(&none, x, &codes)).unwrap());
         assert!(value(&picture(0.)).abs() < 1e-9);
         let x = Var::from_tensor(&picture(0.7)).unwrap();
         let (loss, tape) = record(|| term.added_to(&none, &x, &codes)).unwrap();
         let mut gradients = Gradients::default();
         tape.backward(&loss, &mut gradients).unwrap();
         let gradient = gradients.get(&x).unwrap();
-        let direction =
-            (gradient / gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt() as f64).unwrap();
-        let slope = (gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        // Along the unit vector of the gradient the slope is its length.
+        let slope = scalar(gradient.sqr().unwrap().sum_all().unwrap()).sqrt();
+        let direction = (gradient / slope).unwrap();
         let step = 0.05;
         let moved = |sign: f64| (x.as_tensor() + (&direction * (sign * step)).unwrap()).unwrap();
-        let difference = (value(&moved(1.)) - value(&moved(-1.))) / (2. * step as f32);
+        let difference = (value(&moved(1.)) - value(&moved(-1.))) / (2. * step);
         assert!(slope > 0. && (difference / slope - 1.).abs() < 0.02, "{difference} {slope}");
     }
 }
