@@ -168,7 +168,7 @@ impl Session {
 /// Returns device, number type and hints of the command line.
 pub(crate) fn load_options(global: &GlobalArgs, hints: &HintArgs) -> Result<LoadOptions> {
     let device = device_from_name(&global.device)?;
-    Ok(LoadOptions { device, dtype: dtype(global.dtype), hints: architecture_hints(hints) })
+    Ok(LoadOptions { device, dtype: dtype(global.dtype), hints: architecture_hints(hints), ..LoadOptions::cpu() })
 }
 
 /// Returns the facts about a file of weights that the command line states.

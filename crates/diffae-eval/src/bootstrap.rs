@@ -86,8 +86,8 @@ fn below(count: usize, generator: &mut ChaCha20Rng) -> usize {
     usize::try_from(product >> 64).unwrap_or(0)
 }
 
-/// Returns the quantile `at` of sorted values, interpolated linearly between the two nearest.
-fn quantile(sorted: &[f64], at: f64) -> Option<f64> {
+/// Returns the quantile `at` of sorted values, interpolated linearly between the two nearest; `None` without values.
+pub(crate) fn quantile(sorted: &[f64], at: f64) -> Option<f64> {
     let position = at * (sorted.len() as f64 - 1.);
     let (below, share) = (position.floor(), position.fract());
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the number of values")]

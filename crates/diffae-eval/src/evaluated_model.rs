@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use diffae_data::PictureSet;
 use diffae_infer::{CodesBatch, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings, StochasticCode};
+use diffae_kernels::Winograd;
 
 use crate::error::Result;
 use crate::evaluation::Stage;
@@ -113,9 +114,10 @@ impl EvaluatedModel {
         decode_with(&self.pipeline, (code, z_sem), first, settings, stage)
     }
 
-    /// Builds the networks once more, from the same weights.
-    pub(crate) fn built_again(&self) -> Result<Pipeline> {
-        let options = LoadOptions { device: self.model().device().clone(), dtype: self.dtype, ..LoadOptions::cpu() };
+    /// Builds the networks once more, from the same weights, with a choice of convolution algorithms.
+    pub(crate) fn built_with(&self, winograd: Winograd) -> Result<Pipeline> {
+        let (device, dtype) = (self.model().device().clone(), self.dtype);
+        let options = LoadOptions { device, dtype, winograd, ..LoadOptions::cpu() };
         Ok(Pipeline::new(self.source.build(&options)?))
     }
 

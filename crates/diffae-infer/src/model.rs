@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_nets::weights::{ArchitectureHints, LatentMoments, Weights};
-use diffae_nets::{AttributeClassifier, CompactDecoder, CompactEncoder, LatentNet, SemanticEncoder, Unet};
+use diffae_nets::{AttributeClassifier, CompactDecoder, CompactEncoder, LatentNet, SemanticEncoder, Unet, Winograd};
 use diffae_schedule::{NoiseSchedule, PredictionTarget};
 
 use crate::error::{Error, Result, computing};
@@ -24,13 +24,20 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// Choice of parameters, and facts that a file of weights may leave open.
     pub hints: ArchitectureHints,
+    /// Algorithms of the convolutions of encoder and `UNet` on a CPU.
+    pub winograd: Winograd,
 }
 
 impl LoadOptions {
     /// Returns options for f32 on the CPU.
     #[must_use]
     pub fn cpu() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, hints: ArchitectureHints::default() }
+        Self {
+            device: Device::Cpu,
+            dtype: DType::F32,
+            hints: ArchitectureHints::default(),
+            winograd: Winograd::Process,
+        }
     }
 }
 
@@ -202,7 +209,7 @@ impl ModelSource {
                 let decoder = CompactDecoder::new(compact, &vb.pp("decoder")).map_err(building("decoder"))?;
                 (Some(Encoder::Compact(encoder)), Decoder::OneShot(decoder))
             }
-            None => self.build_diffusion(&vb)?,
+            None => self.build_diffusion(&vb, options.winograd)?,
         };
         let latent = match config.latent() {
             Some(latent) => Some(Latent {
@@ -225,7 +232,7 @@ impl ModelSource {
         })
     }
 
-    fn build_diffusion(&self, vb: &VarBuilder<'_>) -> Result<(Option<Encoder>, Decoder)> {
+    fn build_diffusion(&self, vb: &VarBuilder<'_>, winograd: Winograd) -> Result<(Option<Encoder>, Decoder)> {
         let building = |part| move |source| Error::Build { part, path: self.path.clone(), source };
         let (Some(unet), Some(diffusion)) = (self.config.unet(), self.config.diffusion()) else {
             return Err(Error::NotAModel { path: self.path.clone(), problem: "its config has no unet".to_owned() });
@@ -233,8 +240,8 @@ impl ModelSource {
         let mut unet = Box::new(Unet::new(unet, &vb.pp("unet")).map_err(building("unet"))?);
         let encoder = self.config.encoder().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
         let mut encoder = encoder.transpose().map_err(building("encoder"))?;
-        unet.freeze();
-        encoder.iter_mut().for_each(SemanticEncoder::freeze);
+        unet.freeze(winograd);
+        encoder.iter_mut().for_each(|encoder| encoder.freeze(winograd));
         let (schedule, prediction) = (diffusion.noise_schedule()?, diffusion.prediction);
         Ok((
             encoder.map(|encoder| Encoder::Semantic(Box::new(encoder))),

@@ -3,8 +3,8 @@
 
 use candle_core::{Device, Tensor, Var};
 use diffae_kernels::{
-    Activation, ConvInput, ConvWeight, Gradients, GroupNorm, attention, differentiable, group_norm, linear, record,
-    run_in_pool,
+    Activation, ConvInput, ConvWeight, Gradients, GroupNorm, Winograd, attention, differentiable, group_norm, linear,
+    record, run_in_pool,
 };
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -36,7 +36,7 @@ fn multiply_adds([n, c, side, o]: [usize; 4]) -> ItemsCount {
 fn conv_3x3_frozen(bencher: Bencher<'_, '_>, layer: [usize; 4]) {
     let [n, c, side, o] = layer;
     let mut conv = ConvWeight::new(random(&[o, c, 3, 3]), random(&[o])).unwrap();
-    conv.freeze();
+    conv.freeze(Winograd::default());
     let x = random(&[n, c, side, side]);
     bencher.counter(multiply_adds(layer)).bench_local(|| run_in_pool(|| conv.apply(&ConvInput::plain(&x)).unwrap()));
 }

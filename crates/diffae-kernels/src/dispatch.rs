@@ -127,10 +127,33 @@ pub fn kernels_from_environment() -> Result<Option<KernelSet>> {
     name.map(|name| KernelSet::from_name(&name.to_string_lossy())).transpose()
 }
 
+/// Choice of the convolution algorithms of a frozen layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Winograd {
+    /// As [`set_exact`] says for the process.
+    #[default]
+    Process,
+    /// Winograd's algorithm where it is the fastest.
+    Allowed,
+    /// Plain sums of products alone.
+    Never,
+}
+
+impl Winograd {
+    /// Returns whether Winograd's algorithm may be taken now.
+    pub(crate) fn is_allowed(self) -> bool {
+        match self {
+            Self::Process => !is_exact(),
+            Self::Allowed => true,
+            Self::Never => false,
+        }
+    }
+}
+
 /// Disables the algorithms that round differently from a plain sum of products (Winograd), for the whole process.
 ///
 /// Must be called before the first operation: a frozen layer that has run once stays with the algorithm that its weights
-/// were packed for. Tests hold Winograd within 1e-5 of the largest output of a layer; see `docs/parity.md`.
+/// were packed for; [`Winograd`] chooses for single layers. Tests hold Winograd within 1e-5 of the largest output of a layer; see `docs/parity.md`.
 #[expect(clippy::fn_params_excessive_bools, reason = "a switch; its name says what `true` means")]
 pub fn set_exact(exact: bool) {
     EXACT.store(exact, Ordering::Relaxed);

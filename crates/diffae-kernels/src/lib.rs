@@ -51,7 +51,7 @@ mod work;
 pub use attention::attention;
 pub use conv2d::{ConvInput, ConvWeight, conv2d};
 pub use dispatch::{
-    KERNELS_VARIABLE, KernelSet, force_kernel_set, is_exact, kernel_set, kernels_from_environment, set_exact,
+    KERNELS_VARIABLE, KernelSet, Winograd, force_kernel_set, is_exact, kernel_set, kernels_from_environment, set_exact,
 };
 pub use dropout::{Dropout, dropout};
 pub use group_norm::{Activation, GroupNorm, NORM_EPS, group_norm};

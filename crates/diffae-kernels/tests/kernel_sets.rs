@@ -5,8 +5,8 @@ mod support;
 
 use candle_core::{Tensor, Var};
 use diffae_kernels::{
-    Activation, ConvInput, ConvWeight, GroupNorm, KernelSet, add, attention, average_pool_2x, concat_channels, conv2d,
-    force_kernel_set, group_norm, linear, set_exact, upsample_nearest_2x,
+    Activation, ConvInput, ConvWeight, GroupNorm, KernelSet, Winograd, add, attention, average_pool_2x,
+    concat_channels, conv2d, force_kernel_set, group_norm, linear, set_exact, upsample_nearest_2x,
 };
 
 use support::{Function, largest, turn, values, variables, with_gradients_of_a_tape};
@@ -170,7 +170,7 @@ fn frozen_weights_compute_the_same() {
         for set in KernelSet::available() {
             force_kernel_set(set).unwrap();
             let mut frozen = free();
-            frozen.freeze();
+            frozen.freeze(Winograd::default());
             for got in [free().apply(&input), frozen.apply(&input), frozen.apply(&input)] {
                 let difference = difference(&got.unwrap(), &expected);
                 assert!(difference < TOLERANCE, "{} {n}x{c}x{h}x{w} -> {o}: {difference}", set.name());
@@ -187,8 +187,8 @@ fn clones_and_threads_may_share_a_layer() {
     let x = values(&[1, 64, 8, 8], 3.);
     let trainable = ConvWeight::new(values(&[64, 64, 3, 3], 1.), values(&[64], 2.)).unwrap();
     let (mut frozen, mut other) = (trainable.clone(), trainable.clone());
-    frozen.freeze();
-    other.freeze();
+    frozen.freeze(Winograd::default());
+    other.freeze(Winograd::default());
     let shared = frozen.clone();
     let apply = |layer: &ConvWeight| numbers(&layer.apply(&ConvInput::plain(&x)).unwrap());
     let expected = apply(&trainable);
@@ -224,7 +224,7 @@ fn frozen_weights_refuse_gradients() {
     let _turn = turn();
     force_kernel_set(KernelSet::Portable).unwrap();
     let mut layer = ConvWeight::new(values(&[16, 16, 3, 3], 1.), values(&[16], 2.)).unwrap();
-    layer.freeze();
+    layer.freeze(Winograd::default());
     let x = Var::from_tensor(&values(&[1, 16, 8, 8], 3.)).unwrap();
     let error = layer.apply(&ConvInput::plain(x.as_tensor())).unwrap_err().to_string();
     assert!(error.contains("frozen"), "{error}");

@@ -3,6 +3,8 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
+use diffae_kernels::Winograd;
+
 use crate::config::AutoencoderConfig;
 use crate::encoder::SemanticEncoder;
 use crate::unet::{TrainingMode, Unet};
@@ -27,9 +29,9 @@ impl DiffusionAutoencoder {
     }
 
     /// Freezes the model for inference: no gradients may be requested afterwards; see [`Unet::freeze`].
-    pub fn freeze(&mut self) {
-        self.encoder.freeze();
-        self.unet.freeze();
+    pub fn freeze(&mut self, winograd: Winograd) {
+        self.encoder.freeze(winograd);
+        self.unet.freeze(winograd);
     }
 
     /// Splits the model into encoder and `UNet`.

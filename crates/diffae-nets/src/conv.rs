@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use diffae_kernels::{ConvInput, ConvWeight};
+use diffae_kernels::{ConvInput, ConvWeight, Winograd};
 
 use crate::init;
 
@@ -85,8 +85,8 @@ impl Conv2d {
     }
 
     /// Freezes the layer for inference; see [`ConvWeight::freeze`].
-    pub(crate) fn freeze(&mut self) {
-        self.0.freeze();
+    pub(crate) fn freeze(&mut self, winograd: Winograd) {
+        self.0.freeze(winograd);
     }
 
     /// Returns the size of the weights in bytes; see [`ConvWeight::num_bytes`].

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
-use diffae_kernels::{Activation, differentiable, run_in_pool};
+use diffae_kernels::{Activation, Winograd, differentiable, run_in_pool};
 
 use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::EncoderConfig;
@@ -101,13 +101,14 @@ impl SemanticEncoder {
 
     /// Freezes the encoder for inference: no gradients may be requested afterwards; see
     /// [`Unet::freeze`](crate::Unet::freeze).
-    pub fn freeze(&mut self) {
+    pub fn freeze(&mut self, winograd: Winograd) {
         let (first, attention, second) = &mut self.middle;
         let middle = first.convs_mut().chain(attention.convs_mut()).chain(second.convs_mut());
         let stages = self.stages.iter_mut();
         let stages = stages.flat_map(|(block, attention)| {
             block.convs_mut().chain(attention.iter_mut().flat_map(AttentionBlock::convs_mut))
         });
-        [&mut self.first, &mut self.out_conv].into_iter().chain(middle).chain(stages).for_each(Conv2d::freeze);
+        let all = [&mut self.first, &mut self.out_conv].into_iter().chain(middle).chain(stages);
+        all.for_each(|conv| conv.freeze(winograd));
     }
 }

@@ -74,6 +74,8 @@ mod res_block;
 mod time_embedding;
 mod unet;
 
+pub use diffae_kernels::Winograd;
+
 pub use autoencoder::DiffusionAutoencoder;
 pub use classifier::AttributeClassifier;
 pub use compact::{

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use diffae_kernels::{Activation, ConvInput, Dropout, differentiable, run_in_pool};
+use diffae_kernels::{Activation, ConvInput, Dropout, Winograd, differentiable, run_in_pool};
 
 use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::UnetConfig;
@@ -226,9 +226,10 @@ impl Unet {
     /// Freezes the network for inference: no gradients may be requested afterwards, so that weights can be packed and
     /// the originals dropped.
     ///
-    /// On the CPU with f32 weights each convolution packs its weights at the first use; elsewhere nothing changes.
-    pub fn freeze(&mut self) {
-        self.convs_mut().for_each(Conv2d::freeze);
+    /// On the CPU with f32 weights each convolution packs its weights at the first use, for the algorithm that `winograd`
+    /// allows; elsewhere nothing changes.
+    pub fn freeze(&mut self, winograd: Winograd) {
+        self.convs_mut().for_each(|conv| conv.freeze(winograd));
     }
 
     /// Returns the current size of the convolutions' weights in bytes.

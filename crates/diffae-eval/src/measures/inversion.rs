@@ -12,9 +12,10 @@ use diffae_infer::{
     CallEvent, ChainSettings, CodeChain, ExactSettings, FixedPointSettings, NoiseSource, Pipeline, PipelineSettings,
     StochasticCode,
 };
+use diffae_kernels::is_exact;
 use diffae_schedule::{Denoiser, ExactChain, ExactWeights, Timestep};
 
-use self::conditions::{Condition, Decoding};
+use self::conditions::{Condition, Decoding, other_convolution};
 use super::Measure;
 use crate::error::{Error, Result, unsuitable};
 use crate::evaluated_model::EvaluatedModel;
@@ -208,11 +209,14 @@ impl Measure for Inversion<'_> {
             ("perturbation".to_owned(), options.perturbation.into()),
             ("batch_size".to_owned(), model.batch_size().into()),
             ("seed".to_owned(), seed.into()),
+            // They decide what another number of threads and other algorithms are.
+            ("threads".to_owned(), rayon::current_num_threads().into()),
+            ("exact".to_owned(), is_exact().into()),
         ]);
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         let num_calls: usize = chains.iter().map(|chain| chain.num_calls(model)).sum();
         let stage = evaluation.stage(NAME, pictures.len(), num_calls);
-        let twin = model.built_again()?;
+        let mut twin = None;
         for batch in pictures.batches(model.batch_size()) {
             let item = |chain: Chain, idx: usize| format!("{}/{}", pictures.name(idx), chain.name());
             let is_known = |chain: Chain| batch.clone().all(|idx| journal.get(&item(chain, idx)).is_some());
@@ -225,8 +229,12 @@ impl Measure for Inversion<'_> {
             }
             let x_0 = model.read(pictures, batch.clone())?;
             let z_sem = if model.has_z_sem() { Some(model.model().encode_semantic(&x_0)?) } else { None };
-            let trip =
-                RoundTrip { model, twin: &twin, x_0: &x_0, z_sem: z_sem.as_ref(), first: batch.start, stage: &stage };
+            let is_wanted = Condition::of(model.model().device()).contains(&Condition::Convolution);
+            if twin.is_none() && is_wanted && left.iter().any(|chain| matches!(chain, Chain::Same(_))) {
+                twin = Some(model.built_with(other_convolution())?);
+            }
+            let twin = twin.as_ref().unwrap_or(model.pipeline());
+            let trip = RoundTrip { model, twin, x_0: &x_0, z_sem: z_sem.as_ref(), first: batch.start, stage: &stage };
             for chain in left {
                 let values = trip.values(chain, options.perturbation, seed)?;
                 for (idx, values) in batch.clone().zip(values) {
@@ -244,7 +252,7 @@ impl Measure for Inversion<'_> {
 /// The round trip of a batch.
 struct RoundTrip<'a, 'o> {
     model: &'a EvaluatedModel,
-    /// Networks of the same weights, which run under another condition.
+    /// Networks of the same weights with other convolution algorithms, for the condition that has them.
     twin: &'a Pipeline,
     x_0: &'a Tensor,
     z_sem: Option<&'a Tensor>,

@@ -8,6 +8,7 @@ use crate::cpu::elementwise::channel_sums;
 use crate::cpu::pack::{Direction, Packed};
 use crate::cpu::planes::Planes;
 use crate::cpu::weight_gradient::WeightGradient;
+use crate::dispatch::Winograd;
 use crate::work::note_multiply_adds;
 
 /// Sizes of a convolution.
@@ -69,8 +70,12 @@ impl Sizes {
     }
 
     fn algorithm(&self) -> Result<Algorithm> {
+        self.algorithm_with(Winograd::Process)
+    }
+
+    fn algorithm_with(&self, winograd: Winograd) -> Result<Algorithm> {
         let (channels, sides) = ([self.outputs, self.inputs], [self.height, self.width]);
-        match Algorithm::pick(self.kernel, channels, sides) {
+        match Algorithm::pick(self.kernel, channels, sides, winograd) {
             Some(algorithm) => Ok(algorithm),
             None => bail!("there is no kernel for {0}x{0} convolutions", self.kernel),
         }
@@ -102,9 +107,9 @@ impl Sizes {
     ///
     /// # Errors
     /// If there is no kernel for these sizes, or the weight has another length.
-    pub(super) fn pack_lasting(&self, weight: &[f32]) -> Result<Packed> {
+    pub(super) fn pack_lasting(&self, weight: &[f32], winograd: Winograd) -> Result<Packed> {
         let channels = [self.outputs, self.inputs];
-        Ok(Packed::lasting(self.algorithm()?, Direction::Forward, weight, channels)?)
+        Ok(Packed::lasting(self.algorithm_with(winograd)?, Direction::Forward, weight, channels)?)
     }
 
     /// Computes the gradient w.r.t. the input, `[N, C, H, W]`.

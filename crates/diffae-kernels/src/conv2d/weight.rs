@@ -9,7 +9,7 @@ use super::sizes::{Sizes, WeightSizes, convolve};
 use super::{conv2d, fused};
 use crate::cpu::algorithm::Algorithm;
 use crate::cpu::pack::Packed;
-use crate::dispatch::{KernelSet, kernel_set};
+use crate::dispatch::{KernelSet, Winograd, kernel_set};
 use crate::group_norm::group_norm;
 use crate::storage::{runs_here, with_floats};
 use crate::tape::{self, in_graph};
@@ -41,6 +41,7 @@ struct Frozen {
     /// Original weights, until they are packed.
     original: Mutex<Option<Tensor>>,
     packed: OnceLock<Packed>,
+    winograd: Winograd,
 }
 
 impl Frozen {
@@ -63,7 +64,7 @@ impl Frozen {
                 None => bail!("the weights of this layer were dropped before they were packed"),
             };
         };
-        let made = with_floats(&original, |values| sizes.pack_lasting(values))?;
+        let made = with_floats(&original, |values| sizes.pack_lasting(values, self.winograd))?;
         let packed = self.packed.get_or_init(|| made);
         self.original().take();
         Ok(packed)
@@ -87,12 +88,12 @@ impl ConvWeight {
     ///
     /// Only where this crate's kernels run on the weights are they packed, and the originals dropped. The packing suits
     /// the image size of the first use; on other sizes it is right, but may not be the fastest. Clones that were made
-    /// before are not frozen, those that are made later share the packed weights.
-    pub fn freeze(&mut self) {
+    /// before are not frozen, those that are made later share the packed weights. `winograd` chooses among the algorithms.
+    pub fn freeze(&mut self, winograd: Winograd) {
         let Weight::Trainable(weight) = &self.weight else { return };
         if runs_here([weight]) && Algorithm::supports(self.sizes.kernel) {
             let original = Mutex::new(Some(weight.clone()));
-            self.weight = Weight::Frozen(Arc::new(Frozen { original, packed: OnceLock::new() }));
+            self.weight = Weight::Frozen(Arc::new(Frozen { original, packed: OnceLock::new(), winograd }));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Convolution algorithms, and the heuristic that picks one.
 
-use crate::dispatch::is_exact;
+use crate::dispatch::Winograd;
 
 /// A convolution algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,11 +23,18 @@ impl Algorithm {
     ///
     /// Winograd's transformed weights are 16/9 (F2) or 4 (F4) times as large. On small images reading them is the
     /// cost, so F2 is taken below 32 pixels, and none below 8.
-    pub(crate) fn pick(kernel: usize, [outputs, inputs]: [usize; 2], [height, width]: [usize; 2]) -> Option<Self> {
+    pub(crate) fn pick(
+        kernel: usize,
+        [outputs, inputs]: [usize; 2],
+        [height, width]: [usize; 2],
+        winograd: Winograd,
+    ) -> Option<Self> {
         let side = height.min(width);
         match kernel {
             1 => Some(Self::Direct1),
-            3 if is_exact() || inputs.min(outputs) < MIN_WINOGRAD_CHANNELS || side < 8 => Some(Self::Direct3),
+            3 if !winograd.is_allowed() || inputs.min(outputs) < MIN_WINOGRAD_CHANNELS || side < 8 => {
+                Some(Self::Direct3)
+            }
             3 if side < 32 => Some(Self::Winograd2),
             3 => Some(Self::Winograd4),
             _ => None,

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use diffae_infer::{Pipeline, PipelineSettings, StochasticCode};
-use diffae_kernels::{is_exact, set_exact};
+use diffae_kernels::{KernelSet, Winograd, is_exact, kernel_set};
 
 use crate::error::{Result, unsuitable};
 use crate::evaluated_model::decode_with;
@@ -15,15 +15,24 @@ pub(super) enum Condition {
     BatchSize,
     /// One thread, or two where codes were made by one.
     Threads,
-    /// The algorithms of convolution that `--exact` selects, or, where they made the codes, the default ones.
+    /// The convolution algorithms that `--exact` selects, or, where they made the codes, the default ones.
     Convolution,
 }
 
+/// Returns the choice of convolution algorithms that the process has not made.
+pub(super) fn other_convolution() -> Winograd {
+    if is_exact() { Winograd::Allowed } else { Winograd::Never }
+}
+
 impl Condition {
-    /// Returns the conditions that exist on a device; threads and algorithms are those of the CPU kernels.
+    /// Returns the conditions that exist on a device: threads are those of a CPU, and there is a choice of convolution
+    /// algorithms where the kernels are this project's.
     pub(super) fn of(device: &Device) -> &'static [Self] {
-        let all = &[Self::BatchSize, Self::Threads, Self::Convolution];
-        if device.is_cpu() { all } else { &all[..1] }
+        match (device.is_cpu(), kernel_set()) {
+            (false, _) => &[Self::BatchSize],
+            (true, KernelSet::Candle) => &[Self::BatchSize, Self::Threads],
+            (true, _) => &[Self::BatchSize, Self::Threads, Self::Convolution],
+        }
     }
 
     /// Returns the names of the mean square error and the share of equal 8-bit values under this condition.
@@ -51,8 +60,8 @@ impl Decoding<'_> {
         decode_with(pipeline, (self.code, self.z_sem), self.first, self.settings, stage)
     }
 
-    /// Decodes under another condition. `twin` has the networks of `pipeline`, and runs under [`Condition::Convolution`] alone,
-    /// since layers keep the algorithm that their weights were first packed for.
+    /// Decodes under another condition. `twin` has the networks of `pipeline` with [`other_convolution`], for that condition
+    /// alone.
     pub(super) fn run_under(
         &self,
         condition: Condition,
@@ -62,10 +71,7 @@ impl Decoding<'_> {
         match condition {
             Condition::BatchSize => self.in_other_batches(pipeline, stage),
             Condition::Threads => self.on_other_threads(pipeline, stage),
-            Condition::Convolution => {
-                let _switched = OtherConvolution::switch();
-                self.run(twin, stage)
-            }
+            Condition::Convolution => self.run(twin, stage),
         }
     }
 
@@ -102,21 +108,5 @@ impl Decoding<'_> {
         let pool =
             pool.map_err(|error| unsuitable(format!("no pool of {num_threads} threads can be made: {error}")))?;
         pool.install(|| self.run(pipeline, stage))
-    }
-}
-
-/// The other choice of `--exact`, for the whole process, until it is dropped.
-struct OtherConvolution;
-
-impl OtherConvolution {
-    fn switch() -> Self {
-        set_exact(!is_exact());
-        Self
-    }
-}
-
-impl Drop for OtherConvolution {
-    fn drop(&mut self) {
-        set_exact(!is_exact());
     }
 }
