@@ -55,7 +55,9 @@ fn shards_merge_to_the_codes_of_one_run_to_the_bit() {
     // What is missing or twice there is named, and nothing is written.
     merge(&[&third, &first], "bad.safetensors").fails_with("of 3 shards 2 are missing");
     merge(&[&third, &first, &first], "bad.safetensors").fails_with("it is shard 1/3, and so is");
-    merge(&[&first, "merged.safetensors"], "bad.safetensors").fails_with("it is no shard");
+    for mixed in [[first.as_str(), "merged.safetensors"], ["merged.safetensors", first.as_str()]] {
+        merge(&mixed, "bad.safetensors").fails_with("it is no shard");
+    }
     assert!(!workspace.path("bad.safetensors").exists());
 }
 
@@ -72,6 +74,9 @@ fn codes_that_do_not_belong_together_are_not_joined() {
     merge(&["b.safetensors", "b.safetensors"]).succeeds();
     let told = workspace.run(&["codes", "info", "m.safetensors", "--json"]).succeeds().json();
     assert_eq!(told["codes"][0]["count"], 16);
+    // Damage is told as that of codes.
+    std::fs::write(workspace.path("text.safetensors"), "text").unwrap();
+    workspace.run(&["codes", "info", "text.safetensors"]).fails_with("cannot read the codes: text.safetensors is not");
     for wrong in ["0/2", "3/2", "x", "1"] {
         let args = ["encode", "--model", "toonheads", &data, "--out", "d.safetensors", "--shard", wrong];
         workspace.run(&args).fails_with("is no shard");
@@ -86,7 +91,7 @@ fn a_task_of_a_job_array_knows_its_shard() {
     let data = pictures(&workspace, "data");
     let model = checkpoint("autoenc16_latent");
     let args = ["encode", "--model", &model, &data, "--semantic-only", "--out", "z.safetensors", "--shard", "slurm"];
-    workspace.run(&args).fails_with("expected a task of a Slurm array");
+    workspace.run(&args).fails_with("expected a task of a whole Slurm array");
     let array = ["ID", "MIN", "MAX", "COUNT"].map(|name| format!("SLURM_ARRAY_TASK_{name}"));
     let variables: Vec<(&str, &str)> = array.iter().map(String::as_str).zip(["1", "0", "3", "4"]).collect();
     workspace.run_with_environment(&args, &variables).succeeds();

@@ -34,8 +34,8 @@ pub enum Error {
     },
     /// The environment does not tell which shard of a Slurm job array a process is.
     #[error(
-        "the environment has {got}, expected a task of a Slurm array 1-N or 0-N; for some tasks of one write the shard as \
-             $SLURM_ARRAY_TASK_ID/N"
+        "the environment has {got}, expected a task of a whole Slurm array, 1-N or 0-(N-1); for some tasks of one write the \
+             shard as NUMBER/N, with numbers from 1"
     )]
     NoSlurmArray {
         /// The task.

@@ -83,25 +83,16 @@ impl Codes {
     ///
     /// # Errors
     /// [`Error::OutOfRange`] if there are none; [`Error::MixedChains`] if their stochastic codes are of different chains;
-    /// [`Error::Tensor`] if some have `z_sem` or `x_T` and others not, or widths
-    /// differ.
+    /// [`Error::Mismatch`] if some have `z_sem`, `x_T` or a residual and others not; [`Error::Tensor`] if sizes differ.
     pub fn joined(all: &[Self]) -> Result<Self> {
         let first = all.first().ok_or(Error::OutOfRange {
             what: "the number of codes to join",
             got: "0".to_owned(),
             expected: "one or more",
         })?;
-        let join = |part: fn(&Self) -> Option<&Tensor>| {
-            let parts: Vec<&Tensor> = all.iter().filter_map(part).collect();
-            match parts.len() {
-                0 => Ok(None),
-                count if count == all.len() => Tensor::cat(&parts, 0).map(Some),
-                count => candle_core::bail!("{count} of {} have it", all.len()),
-            }
-        };
         Ok(Self {
-            z_sem: computing("joining z_sem", join(|codes| codes.z_sem.as_ref()))?,
-            x_terminal: computing("joining x_T", join(|codes| codes.x_terminal.as_ref()))?,
+            z_sem: concatenated(Z_SEM, all.iter().map(|codes| codes.z_sem.as_ref()))?,
+            x_terminal: concatenated(X_TERMINAL, all.iter().map(|codes| codes.x_terminal.as_ref()))?,
             chain: CodeChain::joined(all.iter().map(|codes| codes.chain.as_ref()))?,
             names: all.iter().flat_map(|codes| codes.names.iter().cloned()).collect(),
             fingerprint: first.fingerprint.clone(),
@@ -208,21 +199,15 @@ impl Codes {
     /// an empty fingerprint.
     ///
     /// # Errors
-    /// [`Error::Tensors`] if there is neither `z_sem` nor `x_T`, or their counts differ; [`Error::Weights`] if the file is
+    /// [`Error::Tensors`] if there is neither `z_sem` nor `x_T`, or their counts differ; [`Error::Codes`] if the file is
     /// damaged or holds NaN.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
+        let file = SafetensorsFile::open(path).map_err(|source| Error::Codes { source })?;
         let problem = |problem: String| Error::Tensors { path: path.to_owned(), problem };
         let read =
             |name: &str, num_axes: &[usize]| file.shape(name).map(|_| read_tensor(&file, name, num_axes)).transpose();
         // A one-shot autoencoder's noise is a vector.
         let (z_sem, x_terminal) = (read(Z_SEM, &[2])?, read(X_TERMINAL, &[2, 4])?);
-        let count = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.dims()[0]);
-        if let (Some(z_sem), Some(x_terminal)) = (count(&z_sem), count(&x_terminal))
-            && z_sem != x_terminal
-        {
-            return Err(problem(format!("it holds {z_sem} codes z_sem, but {x_terminal} noise maps x_T")));
-        }
         let CodesHeader { chain: settings, names, fingerprint, .. } = CodesHeader::of(&file, path)?;
         let chain = match (read(RESIDUAL, &[4])?, settings) {
             (Some(tensor), _) if x_terminal.as_ref().is_none_or(|x_terminal| x_terminal.dims() != tensor.dims()) => {
@@ -242,5 +227,61 @@ impl Codes {
             (None, settings) => settings.map(|settings| CodeChain { settings, residual: None }),
         };
         Ok(Self { z_sem, x_terminal, chain, names, fingerprint })
+    }
+}
+
+/// Concatenates a tensor that all of several codes have, or none.
+pub(crate) fn concatenated<'a>(name: &str, all: impl Iterator<Item = Option<&'a Tensor>>) -> Result<Option<Tensor>> {
+    let all: Vec<Option<&Tensor>> = all.collect();
+    let parts: Vec<&Tensor> = all.iter().copied().flatten().collect();
+    match parts.len() {
+        0 => Ok(None),
+        count if count == all.len() => Ok(Some(computing("joining codes", Tensor::cat(&parts, 0))?)),
+        count => {
+            let what = format!("{name} of codes that are joined");
+            Err(Error::Mismatch {
+                what,
+                got: format!("{count} of {} codes", all.len()),
+                expected: "all or none".to_owned(),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+    use crate::stochastic_code::ExactSettings;
+
+    /// The code of one picture, whose residual is filled with a value.
+    fn code(residual: Option<f64>) -> Codes {
+        let map = |value: f64| Tensor::full(value, (1, 3, 2, 2), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+        let settings = ChainSettings::from(ExactSettings {
+            steps: 4,
+            spacing: diffae_schedule::Spacing::LogSnr,
+            weights: diffae_schedule::ExactWeights::default(),
+        });
+        Codes {
+            z_sem: None,
+            x_terminal: Some(map(0.)),
+            chain: Some(CodeChain { settings, residual: residual.map(map) }),
+            names: vec!["a".to_owned()],
+            fingerprint: String::new(),
+        }
+    }
+
+    #[test]
+    fn codes_are_joined_if_all_have_the_same_parts() {
+        let joined = Codes::joined(&[code(Some(1.)), code(Some(2.))]).unwrap();
+        assert_eq!(joined.chain.unwrap().residual.unwrap().dims(), [2, 3, 2, 2]);
+        assert!(Codes::joined(&[code(None), code(None)]).unwrap().chain.unwrap().residual.is_none());
+        // The residual of the second would else become that of the first.
+        let error = Codes::joined(&[code(None), code(Some(2.))]).unwrap_err();
+        assert!(matches!(&error, Error::Mismatch { what, .. } if what.starts_with("residual")), "{error}");
+        let lacking = Codes { x_terminal: None, chain: None, ..code(None) };
+        let error = Codes::joined(&[Codes { chain: None, ..code(None) }, lacking]).unwrap_err();
+        assert!(matches!(&error, Error::Mismatch { what, .. } if what.starts_with("x_T")), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use diffae_data::{Overwrite, file_names, write_atomically_with};
+use diffae_data::{Overwrite, Shard, file_names, write_atomically_with};
 use diffae_nets::weights::{Concatenation, SafetensorsFile, TensorSource};
 
 use crate::error::{Error, Result};
@@ -29,6 +29,8 @@ const COMMAND: &str = "diffae:command";
 const SHARD: &str = "shard";
 /// Text entry of the fingerprint of the listing that shards are parts of.
 const LISTING: &str = "listing";
+/// Maximum number of missing shards that an error names.
+const MAX_NAMED: usize = 20;
 
 /// The facts about codes that stand in the header of their file.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,8 +41,8 @@ pub struct CodesHeader {
     pub names: Vec<String>,
     /// Fingerprint of the model that encoded the pictures; empty if unknown.
     pub fingerprint: String,
-    /// The shard, `i/n`, and the fingerprint of the whole listing of pictures, if the file is a part of one.
-    pub shard: Option<(String, String)>,
+    /// The shard, and the fingerprint of the whole listing of pictures, if the file is a part of one.
+    pub shard: Option<(Shard, String)>,
     /// Other entries, such as the settings of the inversion.
     pub text: BTreeMap<String, String>,
     /// Shapes of the tensors by name: `z_sem`, `x_T`, `residual`.
@@ -51,9 +53,9 @@ impl CodesHeader {
     /// Reads the header of a file of codes, and none of its codes.
     ///
     /// # Errors
-    /// [`Error::Weights`] if the file is damaged; [`Error::Tensors`] if its chain is not understood, or it holds no codes.
+    /// [`Error::Codes`] if the file is damaged; [`Error::Tensors`] if its chain is not understood, or it holds no codes.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
+        let file = SafetensorsFile::open(path).map_err(|source| Error::Codes { source })?;
         Self::of(&file, path)
     }
 
@@ -63,8 +65,14 @@ impl CodesHeader {
         let known = [Z_SEM, X_TERMINAL, RESIDUAL];
         let shape = |name: &str| Some((name.to_owned(), file.shape(name)?.to_vec()));
         let shapes: BTreeMap<String, Vec<usize>> = known.into_iter().filter_map(shape).collect();
-        let rows = [Z_SEM, X_TERMINAL].into_iter().find_map(|name| shapes.get(name)?.first().copied());
-        let count = rows.ok_or_else(|| problem("it holds neither z_sem nor x_T".to_owned()))?;
+        let rows = |name: &str| shapes.get(name)?.first().copied();
+        let count = rows(Z_SEM).or(rows(X_TERMINAL));
+        let count = count.ok_or_else(|| problem("it holds neither z_sem nor x_T".to_owned()))?;
+        if let Some((name, got)) =
+            known.into_iter().find_map(|name| Some((name, rows(name).filter(|&got| got != count)?)))
+        {
+            return Err(problem(format!("it holds {count} codes, but {got} rows of {name}")));
+        }
         let mut text = file.text();
         let chain = chain_in(&text).map_err(problem)?;
         let names = text.get(NAMES).and_then(|json| serde_json::from_str::<Vec<String>>(json).ok());
@@ -73,7 +81,13 @@ impl CodesHeader {
             _ => (0..count).map(|idx| format!("{idx:04}")).collect(),
         };
         let fingerprint = text.get(FINGERPRINT).cloned().unwrap_or_default();
-        let shard = text.get(SHARD).cloned().zip(text.get(LISTING).cloned());
+        let shard = match (text.get(SHARD), text.get(LISTING)) {
+            (Some(shard), Some(listing)) => {
+                let shard = shard.parse().map_err(|error: diffae_data::Error| problem(error.to_string()))?;
+                Some((shard, listing.clone()))
+            }
+            _ => None,
+        };
         for key in [EXACT_CHAIN, FIXED_POINT_CHAIN, NAMES, FINGERPRINT, SHARD, LISTING] {
             text.remove(key);
         }
@@ -99,7 +113,7 @@ impl CodesHeader {
         text.insert(NAMES.to_owned(), serde_json::to_string(&self.names).map_err(failed)?);
         text.insert(FINGERPRINT.to_owned(), self.fingerprint.clone());
         if let Some((shard, listing)) = &self.shard {
-            text.insert(SHARD.to_owned(), shard.clone());
+            text.insert(SHARD.to_owned(), shard.to_string());
             text.insert(LISTING.to_owned(), listing.clone());
         }
         Ok(text)
@@ -168,36 +182,33 @@ impl CodesHeader {
     }
 }
 
-/// Sorts files that are all the shards of one listing; leaves files that are none as they are.
-fn sorted_shards(mut files: Vec<(PathBuf, CodesHeader)>) -> Result<Vec<(PathBuf, CodesHeader)>> {
-    let shard = |header: &CodesHeader| -> Option<(diffae_data::Shard, String)> {
-        let (shard, listing) = header.shard.as_ref()?;
-        Some((shard.parse().ok()?, listing.clone()))
-    };
-    let Some((of_first, listing)) = files.first().and_then(|(_, header)| shard(header)) else { return Ok(files) };
-    let mut places: Vec<Option<(PathBuf, CodesHeader)>> = vec![None; of_first.count()];
-    for (path, header) in files.drain(..) {
+/// Sorts files that are all the shards of one listing; leaves files none of which is a shard as they are.
+fn sorted_shards(files: Vec<(PathBuf, CodesHeader)>) -> Result<Vec<(PathBuf, CodesHeader)>> {
+    let Some((of_first, listing)) = files.iter().find_map(|(_, header)| header.shard.clone()) else { return Ok(files) };
+    let count = of_first.count();
+    let mut places: BTreeMap<usize, (PathBuf, CodesHeader)> = BTreeMap::new();
+    for (path, header) in files {
         let problem = |problem: String| Err(Error::Tensors { path: path.clone(), problem });
-        match shard(&header) {
-            Some((shard, other)) if shard.count() == of_first.count() && other == listing => {
-                match &mut places[shard.number() - 1] {
-                    Some((before, _)) => {
-                        return problem(format!("it is shard {shard}, and so is {}", before.display()));
-                    }
-                    place => *place = Some((path, header)),
+        match &header.shard {
+            Some((shard, other)) if shard.count() == count && *other == listing => {
+                if let Some((before, _)) = places.get(&shard.number()) {
+                    return problem(format!("it is shard {shard}, and so is {}", before.display()));
                 }
+                places.insert(shard.number(), (path, header));
             }
             Some((shard, _)) => return problem(format!("it is shard {shard} of other pictures or another division")),
-            None => return problem(format!("it is no shard, among those of {} files", of_first.count())),
+            None => return problem(format!("it is no shard, among those of {count} files")),
         }
     }
-    let missing: Vec<String> =
-        places.iter().enumerate().filter(|(_, place)| place.is_none()).map(|(idx, _)| (idx + 1).to_string()).collect();
-    if !missing.is_empty() {
-        let (got, count) = (missing.join(", "), of_first.count());
-        return Err(Error::MissingShards { got, count });
+    if places.len() < count {
+        let missing = (1..=count).filter(|number| !places.contains_key(number));
+        let mut got: Vec<String> = missing.take(MAX_NAMED + 1).map(|number| number.to_string()).collect();
+        if got.len() > MAX_NAMED {
+            got[MAX_NAMED] = "..".to_owned();
+        }
+        return Err(Error::MissingShards { got: got.join(", "), count });
     }
-    Ok(places.into_iter().flatten().collect())
+    Ok(places.into_values().collect())
 }
 
 /// Reads the chain of codes from the text of their file.
@@ -210,4 +221,33 @@ fn chain_in(text: &BTreeMap<String, String>) -> std::result::Result<Option<Chain
     let Some(json) = text.get(FIXED_POINT_CHAIN) else { return Ok(None) };
     let fixed = serde_json::from_str(json).map_err(|error| failed(FIXED_POINT_CHAIN, error))?;
     Ok(Some(ChainSettings::FixedPoint(fixed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(text: &str) -> (PathBuf, CodesHeader) {
+        let header = CodesHeader {
+            chain: None,
+            names: vec![],
+            fingerprint: String::new(),
+            shard: Some((text.parse().unwrap(), "listing".to_owned())),
+            text: BTreeMap::new(),
+            shapes: BTreeMap::new(),
+        };
+        (PathBuf::from(text.replace('/', "-")), header)
+    }
+
+    #[test]
+    fn shards_are_sorted_and_missing_ones_named_whatever_their_number() {
+        let files = sorted_shards(["2/3", "1/3", "3/3"].map(shard).to_vec()).unwrap();
+        assert_eq!(files.iter().map(|(path, _)| path.to_str().unwrap()).collect::<Vec<_>>(), ["1-3", "2-3", "3-3"]);
+        let missing =
+            |files: &[&str]| sorted_shards(files.iter().map(|text| shard(text)).collect()).unwrap_err().to_string();
+        assert_eq!(missing(&["2/3"]), "of 3 shards 1, 3 are missing");
+        // A number that a file makes up takes no memory.
+        let many = missing(&["3/18446744073709551615"]);
+        assert!(many.ends_with("20, 21, .. are missing"), "{many}");
+    }
 }

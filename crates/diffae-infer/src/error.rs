@@ -122,6 +122,13 @@ pub enum Error {
         /// The attribute.
         name: String,
     },
+    /// A file of codes cannot be read.
+    #[error("cannot read the codes")]
+    Codes {
+        /// The cause, which names the file.
+        #[source]
+        source: diffae_nets::Error,
+    },
     /// Files that are to be joined cannot be read or do not fit.
     #[error("the files cannot be joined")]
     Parts {

@@ -62,15 +62,7 @@ impl Model {
         let foreign = self.foreign_pictures(x_0, z_sem)?;
         let first = foreign.first().and_then(|&idx| names.into_iter().nth(idx));
         let others = if foreign.len() > 1 { format!(" (and {} more)", foreign.len() - 1) } else { String::new() };
-        Ok(first.map(|name| {
-            format!(
-                "the model was made for {}, not for pictures like {}{others}: edits and interpolations of these will \
-                 look like blurred {}; use a model trained on such pictures",
-                domain.pictures,
-                name.as_ref(),
-                domain.pictures
-            )
-        }))
+        Ok(first.map(|name| domain.warning(&format!("{}{others}", name.as_ref()))))
     }
 }
 

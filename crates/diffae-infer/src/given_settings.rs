@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::model_config::ModelConfig;
 use crate::settings::{LatentMethod, PipelineSettings};
 use crate::stochastic_code::{ChainSettings, Inversion};
-use crate::tuning::TuningOptions;
 
 /// Settings of chains as a caller gives them: what is `None` is left to the model, to the codes, or to the paper's chains.
 ///
@@ -109,9 +108,14 @@ impl GivenSettings {
     /// Returns the settings of encoding pictures with a model; `num_steps` are those of any inversion.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if a spacing is given for DDIM in reverse.
+    /// [`Error::Conflict`] if a spacing is given for DDIM in reverse, or another inversion with the paper's chain.
     pub fn encoding(&self, model: &ModelConfig) -> Result<PipelineSettings> {
         let batch_size = self.batch_size;
+        if let Some(inversion) = self.inversion.filter(|&inversion| self.reference && inversion != Inversion::Ddim) {
+            return Err(Error::Conflict {
+                problem: format!("--reference inverts by ddim, not by --inversion {inversion}"),
+            });
+        }
         if self.reference || self.inversion == Some(Inversion::Ddim) {
             if self.spacing.is_some() {
                 let problem = "--spacing is for --inversion exact and fixed-point; ddim takes even steps".to_owned();
@@ -157,8 +161,6 @@ impl GivenSettings {
         let sampler = match (self.sampler, self.eta) {
             (Some(sampler), _) => sampler,
             (None, Some(_)) => Sampler::DDIM,
-            // Timesteps are tuned for it.
-            (None, None) if self.spacing == Some(Spacing::Tuned) => TuningOptions::default().sampler,
             (None, None) => base.sampler,
         };
         let sampler = sampler.with_eta(self.eta.unwrap_or(0.));

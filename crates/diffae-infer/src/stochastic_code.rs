@@ -4,6 +4,8 @@ use candle_core::Tensor;
 use diffae_schedule::{ExactWeights, Spacing};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::codes::concatenated;
+use crate::codes_file::RESIDUAL;
 use crate::error::{Error, Result, computing};
 use crate::interpolate::lerp;
 
@@ -150,15 +152,14 @@ impl CodeChain {
     /// Concatenates the chains of several batches; `None` if no batch has one.
     ///
     /// # Errors
-    /// [`Error::MixedChains`] unless all are of one chain.
+    /// [`Error::MixedChains`] unless all are of one chain; [`Error::Mismatch`] if some have a residual and others not.
     pub fn joined<'a>(all: impl IntoIterator<Item = Option<&'a Self>>) -> Result<Option<Self>> {
         let all: Vec<Option<&Self>> = all.into_iter().collect();
         let Some(settings) = same_chain(all.iter().map(|chain| chain.map(|chain| chain.settings)))? else {
             return Ok(None);
         };
-        let residuals: Vec<&Tensor> = all.iter().flatten().filter_map(|chain| chain.residual.as_ref()).collect();
-        let residual = (!residuals.is_empty()).then(|| Tensor::cat(&residuals, 0)).transpose();
-        Ok(Some(Self { settings, residual: computing("joining residuals", residual)? }))
+        let residuals = all.iter().flatten().map(|chain| chain.residual.as_ref());
+        Ok(Some(Self { settings, residual: concatenated(RESIDUAL, residuals)? }))
     }
 
     /// Interpolates linearly between the residuals of two pictures, by their rows: `x_T` goes along an arc to keep its

@@ -109,13 +109,13 @@ pub fn list_subjects_with(paths: &[PathBuf], picture_key: &str) -> Result<Subjec
 /// pictures `x`.
 ///
 /// # Errors
-/// [`Error::Weights`] if it is damaged.
+/// [`Error::Codes`] if it is damaged.
 pub fn is_codes(path: &Path) -> Result<bool> {
     let is_safetensors = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"));
     if !is_safetensors || !path.is_file() {
         return Ok(false);
     }
-    let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
+    let file = SafetensorsFile::open(path).map_err(|source| Error::Codes { source })?;
     let has = |name: &str| file.shape(name).is_some();
     Ok(!has("x") && (has("z_sem") || has("x_T")))
 }
@@ -176,7 +176,7 @@ fn split_choice(path: &Path) -> (PathBuf, Option<String>) {
 
 /// Reads the number of inversion steps that `diffae encode` notes in its files.
 fn num_invert_steps_of(path: &Path) -> Result<Option<usize>> {
-    let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
+    let file = SafetensorsFile::open(path).map_err(|source| Error::Codes { source })?;
     Ok(file.text().get("diffae:steps").and_then(|steps| steps.parse().ok()))
 }
 

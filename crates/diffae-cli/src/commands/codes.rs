@@ -57,7 +57,7 @@ fn description(path: &std::path::Path, header: &CodesHeader) -> Value {
         "settings": header.text,
     });
     if let Some((shard, _)) = &header.shard {
-        report["shard"] = shard.clone().into();
+        report["shard"] = shard.to_string().into();
     }
     if let (Some(first), Some(last)) = (header.names.first(), header.names.last()) {
         report["names"] = json!([first, last]);
@@ -74,8 +74,9 @@ fn lines(report: &Value) -> String {
         lines.push(format!("  {name:<9} {}", sizes.join(" x ")));
     }
     for key in ["chain", "model", "shard"] {
-        if let Some(value) = report.get(key).filter(|value| !value.is_null()) {
-            lines.push(format!("  {key:<9} {}", text(value)));
+        let value = report.get(key).filter(|value| !value.is_null()).map(text);
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            lines.push(format!("  {key:<9} {value}"));
         }
     }
     if let Some([first, last]) = report["names"].as_array().map(Vec::as_slice) {

@@ -67,7 +67,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
         chain: pipeline_settings.chain().filter(|_| is_inverted),
         names: inputs.into_iter().map(|input| input.name).collect(),
         fingerprint: session.model().fingerprint().to_owned(),
-        shard: args.shard.map(|shard| (shard.to_string(), listing)),
+        shard: args.shard.map(|shard| (shard, listing)),
         text: text.entries().iter().cloned().collect(),
         shapes: BTreeMap::new(),
     };

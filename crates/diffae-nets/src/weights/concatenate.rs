@@ -16,8 +16,8 @@ const ALIGNMENT: usize = 8;
 
 /// Safetensors files that hold consecutive rows of the same tensors, to be written as one.
 ///
-/// The result has the bytes that [`safetensors_bytes`](crate::weights::safetensors_bytes) gives for the whole tensors. Only
-/// headers are held in memory; the data are copied from file to file.
+/// Tensors are of one number type, and the result has the bytes that [`safetensors_bytes`](crate::weights::safetensors_bytes)
+/// gives for the whole tensors. Only headers are held in memory; the data are copied from file to file.
 #[derive(Debug)]
 pub struct Concatenation<'a> {
     parts: &'a [PathBuf],
@@ -31,7 +31,8 @@ struct Whole {
     dtype: Dtype,
     /// Shape, `[N, ..]`, of all rows.
     shape: Vec<usize>,
-    num_bytes: usize,
+    /// First byte and number of bytes in each part.
+    places: Vec<[u64; 2]>,
 }
 
 impl<'a> Concatenation<'a> {
@@ -39,33 +40,32 @@ impl<'a> Concatenation<'a> {
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Safetensors`] if a part cannot be read; [`Error::PartMismatch`] if parts hold other tensors,
-    /// number types or sizes of rows than the first.
+    /// number types or sizes of rows than the first, or the first holds several number types.
     pub fn open(parts: &'a [PathBuf]) -> Result<Self> {
         let mut tensors: BTreeMap<String, Whole> = BTreeMap::new();
         for (idx, path) in parts.iter().enumerate() {
-            let file = SafetensorsFile::open(path)?;
-            let infos = file.tensor_infos();
+            let infos = SafetensorsFile::open(path)?.tensor_infos();
             let mismatch = |name: &str, got: String, expected: String| {
                 Err(Error::PartMismatch { path: path.clone(), name: name.to_owned(), got, expected })
             };
             if let Some(name) = tensors.keys().find(|name| !infos.contains_key(*name)) {
                 return mismatch(name, "no such tensor".to_owned(), format!("one as in {}", parts[0].display()));
             }
-            for (name, info) in infos {
-                let num_bytes = info.data_offsets.1 - info.data_offsets.0;
+            let of = |dtype: Dtype, shape: &[usize]| format!("{dtype:?} of rows {:?}", shape.get(1..));
+            for (name, (TensorInfo { dtype, shape, .. }, place)) in infos {
+                // Data are ordered by number type in a file, which matters as soon as there are two.
+                if let Some(other) = tensors.values().next().filter(|other| other.dtype != dtype) {
+                    return mismatch(&name, format!("{dtype:?}"), format!("{:?}", other.dtype));
+                }
                 match tensors.get_mut(&name) {
-                    None if idx == 0 && !info.shape.is_empty() => {
-                        let TensorInfo { dtype, shape, .. } = info.clone();
-                        tensors.insert(name, Whole { dtype, shape, num_bytes });
+                    None if idx == 0 && !shape.is_empty() => {
+                        tensors.insert(name, Whole { dtype, shape, places: vec![place] });
                     }
-                    Some(whole) if whole.dtype == info.dtype && whole.fits(&info.shape) => {
-                        whole.shape[0] += info.shape[0];
-                        whole.num_bytes += num_bytes;
+                    Some(whole) if whole.fits(&shape) => {
+                        whole.shape[0] += shape[0];
+                        whole.places.push(place);
                     }
-                    Some(whole) => {
-                        let of = |dtype: Dtype, shape: &[usize]| format!("{dtype:?} of rows {:?}", shape.get(1..));
-                        return mismatch(&name, of(info.dtype, &info.shape), of(whole.dtype, &whole.shape));
-                    }
+                    Some(whole) => return mismatch(&name, of(dtype, &shape), of(whole.dtype, &whole.shape)),
                     None => return mismatch(&name, "a tensor".to_owned(), "none, or one with rows".to_owned()),
                 }
             }
@@ -87,16 +87,9 @@ impl<'a> Concatenation<'a> {
         let to = |source| Error::Io { path: target.to_owned(), source };
         file.write_all(&self.header(text)).map_err(to)?;
         // Each tensor is one run of bytes: all its rows of the first part, then those of the second.
-        for name in self.tensors.keys() {
-            for path in self.parts {
-                let from = |source| Error::Io { path: path.clone(), source };
-                let [start, len] = SafetensorsFile::open(path)?.place(name).unwrap_or_default();
-                let mut part = File::open(path).map_err(from)?;
-                part.seek(SeekFrom::Start(start)).map_err(from)?;
-                let copied = io::copy(&mut io::Read::take(part, len), file).map_err(to)?;
-                if copied != len {
-                    return Err(from(io::ErrorKind::UnexpectedEof.into()));
-                }
+        for whole in self.tensors.values() {
+            for (path, &[start, len]) in self.parts.iter().zip(&whole.places) {
+                copy(path, [start, len], (file, target))?;
             }
         }
         Ok(())
@@ -108,9 +101,9 @@ impl<'a> Concatenation<'a> {
         if !text.is_empty() {
             entries.insert("__metadata__".to_owned(), json!(text));
         }
-        let mut start = 0;
-        for (name, Whole { dtype, shape, num_bytes }) in &self.tensors {
-            let end = start + num_bytes;
+        let mut start = 0u64;
+        for (name, Whole { dtype, shape, places }) in &self.tensors {
+            let end = start + places.iter().map(|[_, len]| len).sum::<u64>();
             let entry = json!({ "data_offsets": [start, end], "dtype": dtype, "shape": shape });
             entries.insert(name.clone(), entry);
             start = end;
@@ -122,6 +115,20 @@ impl<'a> Concatenation<'a> {
         let length = (header.len() as u64).to_le_bytes();
         [&length[..], &header].concat()
     }
+}
+
+/// Copies a range of bytes of a part to the end of a file.
+fn copy(path: &Path, [start, len]: [u64; 2], (file, target): (&mut File, &Path)) -> Result<()> {
+    let from = |source| Error::Io { path: path.to_owned(), source };
+    let mut part = File::open(path).map_err(from)?;
+    // A part that has changed since its header was read would shift all that follows.
+    if part.metadata().map_err(from)?.len() < start + len {
+        return Err(from(io::ErrorKind::UnexpectedEof.into()));
+    }
+    part.seek(SeekFrom::Start(start)).map_err(from)?;
+    let copied = io::copy(&mut io::Read::take(part, len), file);
+    let copied = copied.map_err(|source| Error::Io { path: target.to_owned(), source })?;
+    if copied == len { Ok(()) } else { Err(from(io::ErrorKind::UnexpectedEof.into())) }
 }
 
 impl Whole {
@@ -177,10 +184,25 @@ mod tests {
         wide.insert("x_T".to_owned(), Tensor::zeros((1, 4), candle_core::DType::F32, &Device::Cpu).unwrap());
         let mut more = tensors(2..3);
         more.insert("w".to_owned(), Tensor::zeros((1, 4), candle_core::DType::F32, &Device::Cpu).unwrap());
-        for (other, name) in [(lacking, "x_T"), (wide, "x_T"), (more, "w")] {
+        let mut half = tensors(2..3);
+        half.insert("x_T".to_owned(), Tensor::zeros((1, 3), candle_core::DType::F16, &Device::Cpu).unwrap());
+        for (other, name) in [(lacking, "x_T"), (wide, "x_T"), (more, "w"), (half, "x_T")] {
             write(&parts[1], &other);
             let error = Concatenation::open(&parts).unwrap_err();
             assert!(matches!(&error, Error::PartMismatch { name: got, .. } if got == name), "{error}");
         }
+    }
+
+    #[test]
+    fn a_part_that_was_cut_meanwhile_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let parts: Vec<PathBuf> = ["a", "b"].map(|name| folder.path().join(name)).to_vec();
+        write(&parts[0], &tensors(0..2));
+        write(&parts[1], &tensors(2..4));
+        let concatenation = Concatenation::open(&parts).unwrap();
+        std::fs::write(&parts[1], b"cut").unwrap();
+        let path = folder.path().join("whole");
+        let error = concatenation.write(&mut File::create(&path).unwrap(), &path, &BTreeMap::new()).unwrap_err();
+        assert!(matches!(&error, Error::Io { path, .. } if *path == parts[1]), "{error}");
     }
 }

@@ -87,15 +87,11 @@ impl SafetensorsFile {
         &self.path
     }
 
-    /// Returns number type, shape and place of every tensor, by name.
-    pub(super) fn tensor_infos(&self) -> BTreeMap<String, TensorInfo> {
-        self.metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect()
-    }
-
-    /// Returns the first byte of a tensor in the file and the number of its bytes.
-    pub(super) fn place(&self, name: &str) -> Option<[u64; 2]> {
-        let (start, end) = self.metadata.info(name)?.data_offsets;
-        Some([(self.data_start + start) as u64, (end - start) as u64])
+    /// Returns every tensor by name, with its first byte in the file and its number of bytes.
+    pub(super) fn tensor_infos(&self) -> BTreeMap<String, (TensorInfo, [u64; 2])> {
+        let place = |(start, end): (usize, usize)| [(self.data_start + start) as u64, (end - start) as u64];
+        let tensors = self.metadata.tensors().into_iter();
+        tensors.map(|(name, info)| (name, (info.clone(), place(info.data_offsets)))).collect()
     }
 
     /// Returns the text entries of the header.
