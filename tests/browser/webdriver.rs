@@ -12,8 +12,9 @@ use tempfile::TempDir;
 
 use crate::http;
 
-/// Ends chromedriver when its standard input ends, so also when the test is killed; the browser ends with chromedriver.
-const WATCH: &str = r#"chromedriver --port=0 & driver=$!; read -r _; kill "$driver"; wait "$driver""#;
+/// Ends chromedriver when its standard input ends, so also when the test is killed; the browser ends with chromedriver. The
+/// shell closes its own end of the output, which then ends if chromedriver does not start.
+const WATCH: &str = r#"chromedriver --port=0 & driver=$!; exec >&-; read -r _; kill "$driver"; wait "$driver""#;
 /// Maximum time that a script may take, in milliseconds.
 const SCRIPT_TIMEOUT_MS: u64 = 60_000;
 

@@ -2,6 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
+
+/// Time after which a server that is silent is taken for dead.
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Returns status and body of the response; `headers` are lines that each end with CR LF.
 pub(crate) fn request(
@@ -11,6 +15,7 @@ pub(crate) fn request(
     body: &[u8],
 ) -> std::io::Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"

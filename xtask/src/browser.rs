@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use xtask::repository;
 
+/// Names under which Chromium is installed.
+const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 /// The packages and features of all steps of the gate, so that nothing is compiled twice.
 const SAME_BUILD: [&str; 4] = ["--workspace", "--features", "parquet,toonheads", "--locked"];
 
@@ -46,11 +48,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Returns whether chromedriver can be started; it finds the browser itself.
+/// Returns whether chromedriver and a browser can be started; chromedriver finds the browser itself.
 pub(crate) fn is_there() -> bool {
-    let mut driver = Command::new("chromedriver");
-    driver.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-    driver.status().is_ok_and(|status| status.success())
+    let starts = |program: &&str| {
+        let mut program = Command::new(program);
+        program.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+        program.status().is_ok_and(|status| status.success())
+    };
+    starts(&"chromedriver") && BROWSERS.iter().any(|browser| starts(browser))
 }
 
 fn measure(cargo: &mut Command, program: Option<&Path>) -> Result<()> {

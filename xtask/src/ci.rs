@@ -56,7 +56,7 @@ fn steps(test_command: String) -> [Step<Action>; 9] {
         },
         // Targets that `cargo test` leaves out are not among "all targets".
         Step {
-            name: "clippy 2",
+            name: "clippy of the browser tests",
             action: Action::Cargo(
                 "clippy --workspace --test browser --features parquet,toonheads --locked -- -D warnings",
             ),

@@ -1,4 +1,5 @@
-//! The thread that computes: requests wait in a bounded queue, the newest of a client replaces its older ones.
+//! The thread that computes. Requests wait in a queue, and the newest of a client replaces its older ones, which are
+//! answered when the thread comes to them; the number of the others is bounded.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::error::{Error, Result};
 use crate::events::{Events, Progress};
 
-/// Number of requests that wait.
+/// Maximum number of requests that wait and have not been replaced.
 const QUEUE: usize = 16;
 
 /// Requests that replace each other: those of one purpose, such as a slider, of one client.

@@ -337,7 +337,7 @@ mod tests {
 
     use candle_core::Device;
     use diffae_infer::DistilledChain;
-    use diffae_infer::PipelineSettings;
+    use diffae_infer::{GivenSettings, PipelineSettings};
 
     use super::*;
     use crate::Trainer;
@@ -438,6 +438,9 @@ mod tests {
         let usual = PipelineSettings::of_model(student.config());
         assert_eq!((usual.num_steps, usual.spacing, usual.sampler), (2, Spacing::Trailing, Sampler::DDIM));
         assert_eq!(PipelineSettings::tuned_sampler(student.config()), Sampler::DDIM);
+        let given = GivenSettings { spacing: Some(Spacing::Tuned), ..GivenSettings::default() };
+        let sampler = |model: &Model| given.decoding(model.config()).unwrap().sampler;
+        assert_eq!((sampler(&student), sampler(&built())), (Sampler::DDIM, Sampler::DpmSolverPp2M));
         assert_eq!(PipelineSettings::tuned_sampler(built().config()), Sampler::DpmSolverPp2M);
         // More steps of the decoder are no reason to sample codes with another method.
         let latent = PipelineSettings { num_steps: 5, ..usual }.latent_options();

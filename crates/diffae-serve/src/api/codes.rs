@@ -11,7 +11,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use candle_core::Tensor;
 use diffae_data::{Fingerprint, picture_from_bytes, rgb_from_tensor, tensor_from_rgb};
-use diffae_infer::{Codes, Pipeline};
+use diffae_infer::Codes;
 use image::{ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +127,9 @@ async fn encode_picture(
         let codes = pipeline.encode_tensor(&x_0, &settings, observer)?;
         let codes = Codes { names: vec![name.clone()], ..codes };
         let reconstruction = one(pipeline.decode(&codes, &settings, observer)?)?;
-        let (psnr, warning) = (psnr(&original, &reconstruction), warning(pipeline, &name, &x_0, &codes)?);
+        let psnr = psnr(&original, &reconstruction);
+        let warning = codes.z_sem.as_ref().map(|z_sem| pipeline.model().domain_warning([&name], &x_0, z_sem));
+        let warning = warning.transpose()?.flatten();
         Ok(Entry { name, codes, original: Some(original), reconstruction, psnr, warning })
     });
     let entry = Arc::new(entry.await?);
@@ -151,14 +153,6 @@ pub(super) async fn original(State(app): State<App>, Path(id): Path<String>) -> 
 
 pub(super) async fn reconstruction(State(app): State<App>, Path(id): Path<String>) -> Result<Response> {
     png(&app.store.get(&id)?.reconstruction)
-}
-
-/// Returns a warning if a picture `[1, C, H, W]` is not of the kind that the model was made for.
-fn warning(pipeline: &Pipeline, name: &str, x_0: &Tensor, codes: &Codes) -> Result<Option<String>> {
-    let model = pipeline.model();
-    let (Some(domain), Some(z_sem)) = (model.config().domain(), &codes.z_sem) else { return Ok(None) };
-    let is_foreign = !model.foreign_pictures(x_0, z_sem)?.is_empty();
-    Ok(is_foreign.then(|| domain.warning(name)))
 }
 
 /// Computes the PSNR of a picture in dB; `None` if nothing differs.
