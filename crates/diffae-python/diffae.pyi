@@ -6,7 +6,7 @@ arrays [N, H, W, 3], codes float32 arrays; results are those of the program `dif
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, TypedDict, final
+from typing import Any, Literal, TypedDict, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,10 +72,10 @@ class _Sampling(_Decoding, total=False):
 
 class _Encoding(_Computing, total=False):
     steps: int | None
+    """Steps of the inversion; by default 10, of ddim 250."""
     spacing: str | None
     reference: bool | None
     inversion: Literal["exact", "fixed-point", "ddim"] | None
-    invert_steps: int | None
     names: Sequence[str] | None
     """Names of the pictures; by default their numbers."""
     semantic_only: bool | None
@@ -95,15 +95,26 @@ class _Evaluation(_Computing, total=False):
     limit: int | None
     """Number of pictures; by default all."""
     seed: int | None
-    steps: int | Sequence[int] | None
-    """Decoding steps: a list for recon, a number for z_usage."""
-    exact_steps: Sequence[int] | None
-    """Steps of the exact chains of inversion, instead of its usual chains."""
-    invert_steps: int | None
-    sampler: str | None
     overwrite: bool | None
+    """Whether results of other settings in the folder are replaced."""
 
-class _Training(_Computing, total=False):
+class _Recon(_Evaluation, total=False):
+    steps: Sequence[int] | None
+    """Numbers of decoding steps; by default 10, 20 and 50."""
+    invert_steps: int | None
+    """Inversion steps; by default as many as decoding steps."""
+    sampler: str | None
+
+class _Inversion(_Evaluation, total=False):
+    exact_steps: Sequence[int] | None
+    """Steps of the exact chains, instead of the usual chains."""
+
+class _ZUsage(_Evaluation, total=False):
+    steps: int | None
+    """Decoding steps."""
+    sampler: str | None
+
+class _Training(TypedDict, total=False):
     out: _Path
     """Folder of the run."""
     data: _Path | None
@@ -117,9 +128,11 @@ class _Training(_Computing, total=False):
     stage: Literal["autoencoder", "latent", "classifier"] | None
     """The one stage to train; by default all."""
     resume: bool | None
-    """Whether a run that was begun goes on."""
+    """Whether a run that was begun goes on; inputs that are given again must be its own, but for labels."""
     settings: Mapping[str, Any] | None
     """Settings to change by their dotted keys, as --set."""
+    threads: int | None
+    """Threads of the call; by default one per core. The same number gives the same bits."""
 
 @final
 class Codes:
@@ -163,7 +176,7 @@ class Codes:
         """Reads codes that Codes.save or `diffae encode` wrote."""
     @staticmethod
     def join(all: Sequence[Codes]) -> Codes:
-        """Joins several codes of one model and one chain, in their order."""
+        """Joins several codes of one model and one chain, in their order; settings that all share are kept for their file."""
     def __len__(self) -> int: ...
     def __getitem__(self, index: int | slice) -> Codes:
         """Returns the codes of one picture by its number, or of those of a slice, as Codes."""
@@ -196,13 +209,13 @@ class Model:
         self, pictures_or_codes: _Pictures | Codes, n: int, **settings: Unpack[_Variations]
     ) -> _Pictures:
         """Decodes the z_sem of each picture, or of each of the Codes, with n random x_T: uint8 [N, n, H, W, 3]."""
-    def evaluate(
-        self,
-        measure: Literal["recon", "inversion", "z_usage"],
-        data: _Path,
-        **settings: Unpack[_Evaluation],
-    ) -> dict[str, Any]:
+    @overload
+    def evaluate(self, measure: Literal["recon"], data: _Path, **settings: Unpack[_Recon]) -> dict[str, Any]:
         """Measures the model on the pictures of a folder or an archive, and returns the report."""
+    @overload
+    def evaluate(self, measure: Literal["inversion"], data: _Path, **settings: Unpack[_Inversion]) -> dict[str, Any]: ...
+    @overload
+    def evaluate(self, measure: Literal["z_usage"], data: _Path, **settings: Unpack[_ZUsage]) -> dict[str, Any]: ...
     @property
     def directions(self) -> dict[str, float | None]:
         """Attributes that edit knows, each with the strength of a full edit; None where that is not known."""
@@ -211,7 +224,7 @@ class Model:
         """Fingerprint of the weights that encode and decode, by which codes know their model."""
     @property
     def path(self) -> str:
-        """Path or name that the model was loaded from."""
+        """Absolute path or name that the model was loaded from."""
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape of the model's pictures: channels, height, width."""

@@ -13,7 +13,7 @@ use numpy::PyArrayDyn;
 use pyo3::exceptions::{PyIndexError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PySlice, PyTuple};
+use pyo3::types::{PyDict, PyMapping, PySlice, PyTuple};
 use serde_json::Value;
 
 use crate::arrays::{read_only_from, tensor_of, values_of};
@@ -51,8 +51,18 @@ impl Codes {
     /// Notes the settings that made the codes.
     pub(crate) fn with_settings(self, settings: &Settings) -> Self {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let notes = settings.iter().map(|(name, value)| (format!("{PREFIX}{name}"), text(value))).collect();
+        let note = |(name, value): (&String, &Value)| (format!("{PREFIX}{name}"), text(value));
+        self.with_notes(settings.iter().map(note).collect())
+    }
+
+    /// Notes the settings that made the codes, as text of their file.
+    pub(crate) fn with_notes(self, notes: Vec<(String, String)>) -> Self {
         Self { notes, ..self }
+    }
+
+    /// Returns the settings that made the codes.
+    pub(crate) fn notes(&self) -> &[(String, String)] {
+        &self.notes
     }
 
     /// Returns the codes.
@@ -75,7 +85,7 @@ impl Codes {
     /// Returns the codes of some pictures; settings and name stay.
     fn select(&self, indices: &[usize]) -> Result<Self> {
         let inner = self.inner.select(indices)?;
-        Ok(Self { name: self.name.clone(), notes: self.notes.clone(), ..Self::new(inner) })
+        Ok(Self { name: self.name.clone(), ..Self::new(inner).with_notes(self.notes.clone()) })
     }
 
     fn chain_json(&self) -> Result<Option<String>> {
@@ -170,30 +180,27 @@ impl Codes {
 
     /// Reads codes that Codes.save or `diffae encode` wrote.
     ///
-    /// Raises InvalidInput if the file holds no codes or is damaged, Failure if it cannot be read.
+    /// Raises InvalidInput if there is no such file, it holds no codes or is damaged, Failure if it cannot be read.
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf) -> Result<Self> {
         py.detach(|| -> Result<Self> {
-            let inner = diffae_infer::Codes::read(&path)?;
+            let inner = diffae_infer::Codes::read(&path).map_err(|error| Error::from(error).of_input())?;
             let text = SafetensorsFile::open(&path)?.text();
             let notes = text.into_iter().filter(|(name, _)| name.starts_with(PREFIX) && name != "diffae:command");
-            Ok(Self { name: path.display().to_string(), notes: notes.collect(), ..Self::new(inner) })
+            Ok(Self { name: path.display().to_string(), ..Self::new(inner).with_notes(notes.collect()) })
         })
     }
 
-    /// Joins several codes of one model and one chain, in their order.
+    /// Joins several codes of one model and one chain, in their order. Settings in which all agree are kept for their file.
     ///
     /// Raises InvalidInput if there are none, or they do not go together.
     #[staticmethod]
     fn join(py: Python<'_>, all: Vec<Py<Self>>) -> Result<Self> {
+        let mut notes = all.first().map(|first| first.get().notes.clone()).unwrap_or_default();
+        notes.retain(|note| all.iter().all(|codes| codes.get().notes.contains(note)));
         let all: Vec<diffae_infer::Codes> = all.iter().map(|codes| codes.get().inner.clone()).collect();
-        let other = all.iter().find(|codes| codes.fingerprint != all[0].fingerprint);
-        if let Some(other) = other {
-            let (first, second) = (&all[0].fingerprint, &other.fingerprint);
-            let problem = format!("codes of model {first:?} and of model {second:?} do not go together");
-            return Err(Error::Conflict { problem });
-        }
-        Ok(Self::new(py.detach(|| diffae_infer::Codes::joined(&all))?))
+        check_alike(&all)?;
+        Ok(Self::new(py.detach(|| diffae_infer::Codes::joined(&all))?).with_notes(notes))
     }
 
     fn __len__(&self) -> usize {
@@ -247,7 +254,32 @@ pub(crate) fn _codes_of_parts(arrays: Arrays<'_>, text: Text<'_>) -> Result<Code
     let (chain, names, fingerprint, notes, name) = text;
     let arrays = [arrays.0.as_ref(), arrays.1.as_ref(), arrays.2.as_ref()];
     let inner = joined(arrays, chain.as_ref(), Some(names), fingerprint)?;
-    Ok(Codes { name, notes, ..Codes::new(inner) })
+    Ok(Codes { name, ..Codes::new(inner).with_notes(notes) })
+}
+
+/// Fails if codes are of different models or sizes.
+fn check_alike(all: &[diffae_infer::Codes]) -> Result<()> {
+    let Some(first) = all.first() else { return Ok(()) };
+    if let Some(other) = all.iter().find(|codes| codes.fingerprint != first.fingerprint) {
+        let (first, second) = (&first.fingerprint, &other.fingerprint);
+        let problem = format!("codes of model {first:?} and of model {second:?} do not go together");
+        return Err(Error::Conflict { problem });
+    }
+    check_shapes("z_sem", all.iter().filter_map(|codes| codes.z_sem.as_ref()))?;
+    check_shapes("x_T", all.iter().filter_map(|codes| codes.x_terminal.as_ref()))
+}
+
+/// Fails if tensors of several codes differ in more than the number of pictures.
+fn check_shapes<'a>(name: &str, tensors: impl Iterator<Item = &'a Tensor>) -> Result<()> {
+    let mut shapes = tensors.map(|tensor| &tensor.dims()[1..]);
+    let first = shapes.next();
+    match (first, shapes.find(|&other| Some(other) != first)) {
+        (Some(first), Some(other)) => {
+            let problem = format!("{name} of shapes {first:?} and {other:?} do not go together");
+            Err(Error::Conflict { problem })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Returns the array of a tensor, which is made at the first call.
@@ -285,7 +317,11 @@ fn joined(
             let problem = format!("a residual of shape {:?} does not fit x_T", residual.dims());
             return Err(Error::Conflict { problem });
         }
-        (Some(settings @ ChainSettings::Exact(_)), residual) => Some(CodeChain { settings, residual }),
+        // As of files: without one it is 0, and codes with and without one can be joined.
+        (Some(settings @ ChainSettings::Exact(_)), residual) => {
+            let zeros = || x_terminal.as_ref().map(Tensor::zeros_like).transpose();
+            Some(CodeChain { settings, residual: residual.map_or_else(zeros, |residual| Ok(Some(residual)))? })
+        }
         (_, Some(_)) => {
             let problem = "there is a residual, but no exact chain that it belongs to".to_owned();
             return Err(Error::Conflict { problem });
@@ -316,11 +352,13 @@ fn chain_text(chain: ChainSettings) -> serde_json::Result<String> {
 
 /// Reads a chain from a dict, as [`chain_text`] writes it.
 fn chain_of(chain: &Bound<'_, PyAny>) -> Result<ChainSettings> {
-    let json: String = chain.py().import("json")?.call_method1("dumps", (chain,))?.extract()?;
-    let unknown = || {
-        let expected = "a dict with kind exact or fixed-point, steps, spacing and, if exact, weights";
-        Error::argument("the chain", &json, expected)
+    let expected = "a dict with kind exact or fixed-point, steps, spacing and, if exact, weights";
+    let Ok(mapping) = chain.cast::<PyMapping>() else {
+        return Err(Error::argument("the chain", chain.repr()?, expected));
     };
+    let chain = chain.py().get_type::<PyDict>().call1((mapping,))?;
+    let json: String = chain.py().import("json")?.call_method1("dumps", (chain,))?.extract()?;
+    let unknown = || Error::argument("the chain", &json, expected);
     let mut settings: serde_json::Map<String, Value> = serde_json::from_str(&json).map_err(|_error| unknown())?;
     let kind = settings.remove("kind");
     let settings = Value::from(settings);

@@ -48,6 +48,9 @@ pub(crate) enum Error {
         /// The problem, in a sentence.
         problem: String,
     },
+    /// An input that is not there: a path, or a device.
+    #[error(transparent)]
+    Absent(Box<Self>),
     /// The thread pool cannot be made.
     #[error("cannot start {num_threads} threads")]
     Threads {
@@ -69,20 +72,28 @@ impl Error {
         Self::Argument { what: what.to_owned(), got: got.to_string(), expected: expected.to_owned() }
     }
 
+    /// Marks an error of reading inputs as [`Error::Absent`], if it is that.
+    pub(crate) fn of_input(self) -> Self {
+        let is_missing = |cause: &(dyn StdError + 'static)| {
+            let of_file = cause.downcast_ref::<std::io::Error>();
+            of_file.is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        };
+        if self.causes().any(is_missing) { Self::Absent(Box::new(self)) } else { self }
+    }
+
     /// Returns whether the machine failed, not what was asked for: a file, the memory, the arithmetic of a training run.
     fn is_failure(&self) -> bool {
         use diffae_train::Error::Diverged;
-        if matches!(self, Self::Threads { .. } | Self::Tensor(_) | Self::Train(Diverged { .. })) {
-            return true;
+        match self {
+            Self::Absent(_) => false,
+            Self::Threads { .. } | Self::Tensor(_) | Self::Train(Diverged { .. }) => true,
+            _ => self.causes().any(|cause| cause.is::<std::io::Error>() || cause.is::<candle_core::Error>()),
         }
-        let mut rest: Option<&(dyn StdError + 'static)> = Some(self);
-        while let Some(cause) = rest {
-            if cause.is::<std::io::Error>() || cause.is::<candle_core::Error>() {
-                return true;
-            }
-            rest = cause.source();
-        }
-        false
+    }
+
+    /// Returns the error and its causes.
+    fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        std::iter::successors(Some(self as &(dyn StdError + 'static)), |&cause| cause.source())
     }
 
     /// Returns the sentence that the program would print, with arguments in place of its options where they differ.

@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use diffae_data::{Crop, Overwrite, PictureSet};
 use diffae_eval::measures::{Inversion, InversionOptions, Recon, ReconOptions, ReconSubject, ZUsage, ZUsageOptions};
 use diffae_eval::{EvaluatedModel, Evaluation, EvaluationEvent, Measure, Report};
-use diffae_infer::LoadOptions;
 use diffae_schedule::Sampler;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::settings::{Callback, Keywords, Progress};
 use crate::work::{Link, compute};
 
-/// Keyword arguments of an evaluation.
-pub(crate) const KEYWORDS: [&str; 8] =
-    ["out", "limit", "seed", "steps", "exact_steps", "invert_steps", "sampler", "overwrite"];
+/// Keyword arguments of all measures.
+const OF_ALL: [&str; 4] = ["out", "limit", "seed", "overwrite"];
 
 /// A measure with its options.
 enum Chosen {
@@ -26,34 +26,43 @@ enum Chosen {
 }
 
 impl Chosen {
-    fn new(name: &str, keywords: &Keywords<'_>) -> Result<Self> {
-        let sampler = keywords.choice::<Sampler>("sampler")?;
-        let list = |name| keywords.get::<Vec<usize>>(name, "a list of whole numbers");
-        match name {
+    /// Takes a measure by its name, with its keyword arguments.
+    fn new<'py>(name: &str, settings: Option<&Bound<'py, PyDict>>) -> Result<(Self, Keywords<'py>)> {
+        let keywords = |own: &[&'static str]| {
+            Keywords::new(&format!("evaluate({name:?})"), settings, &[], &[own, &OF_ALL].concat())
+        };
+        let (chosen, keywords) = match name {
             "recon" => {
+                let keywords = keywords(&["steps", "invert_steps", "sampler"])?;
                 let usual = ReconOptions::default();
-                Ok(Self::Recon(ReconOptions {
-                    steps: list("steps")?.unwrap_or(usual.steps),
+                let options = ReconOptions {
+                    steps: list(&keywords, "steps")?.unwrap_or(usual.steps),
                     invert_steps: keywords.count("invert_steps")?,
-                    sampler: sampler.unwrap_or(usual.sampler),
-                }))
+                    sampler: keywords.choice::<Sampler>("sampler")?.unwrap_or(usual.sampler),
+                };
+                (Self::Recon(options), keywords)
             }
             "inversion" => {
+                let keywords = keywords(&["exact_steps"])?;
                 let usual = InversionOptions::default();
-                let exact = list("exact_steps")?.map(|steps| InversionOptions::exact_of(&steps));
+                let exact = list(&keywords, "exact_steps")?.map(|steps| InversionOptions::exact_of(&steps));
                 // Their DDIM chains take 250 steps: whoever chooses exact chains chooses all.
                 let ddim = if exact.is_some() { vec![] } else { usual.ddim };
-                Ok(Self::Inversion(InversionOptions { exact: exact.unwrap_or(usual.exact), ddim, ..usual }))
+                let options = InversionOptions { exact: exact.unwrap_or(usual.exact), ddim, ..usual };
+                (Self::Inversion(options), keywords)
             }
             "z_usage" => {
+                let keywords = keywords(&["steps", "sampler"])?;
                 let usual = ZUsageOptions::default();
-                Ok(Self::ZUsage(ZUsageOptions {
+                let options = ZUsageOptions {
                     steps: keywords.count("steps")?.unwrap_or(usual.steps),
-                    sampler: sampler.unwrap_or(usual.sampler),
-                }))
+                    sampler: keywords.choice::<Sampler>("sampler")?.unwrap_or(usual.sampler),
+                };
+                (Self::ZUsage(options), keywords)
             }
-            other => Err(Error::argument("the measure", format!("{other:?}"), "recon, inversion or z_usage")),
-        }
+            other => return Err(Error::argument("the measure", format!("{other:?}"), "recon, inversion or z_usage")),
+        };
+        Ok((chosen, keywords))
     }
 
     fn run(self, model: &EvaluatedModel, pictures: &PictureSet, evaluation: &Evaluation<'_>) -> Result<Report> {
@@ -68,14 +77,18 @@ impl Chosen {
     }
 }
 
+fn list(keywords: &Keywords<'_>, name: &str) -> Result<Option<Vec<usize>>> {
+    keywords.get::<Vec<usize>>(name, "a list of whole numbers")
+}
+
 /// Measures a model on pictures, and returns the report as a dict.
 pub(crate) fn evaluate(
     py: Python<'_>,
-    (model, options): (&Path, &LoadOptions),
+    model: &Model,
     (measure, data): (&str, &Path),
-    keywords: &Keywords<'_>,
+    settings: Option<&Bound<'_, PyDict>>,
 ) -> Result<Py<PyAny>> {
-    let chosen = Chosen::new(measure, keywords)?;
+    let (chosen, keywords) = Chosen::new(measure, settings)?;
     let (limit, batch_size) = (keywords.count("limit")?, keywords.count("batch_size")?);
     let seed = keywords.get::<u64>("seed", "a whole number, 0 or more")?.unwrap_or(0);
     let overwrite = if keywords.switch("overwrite")? { Overwrite::Replace } else { Overwrite::Refuse };
@@ -84,8 +97,8 @@ pub(crate) fn evaluate(
     let mut listener = callback.map(|callback: Callback| move |py: Python<'_>, progress| callback.call(py, progress));
     let listener = listener.as_mut().map(|listener| listener as _);
     let report = compute(py, keywords.threads()?, listener, |link| {
-        let pictures = PictureSet::first(data, Crop::Center, limit)?;
-        let model = EvaluatedModel::open(model, options, batch_size)?;
+        let pictures = PictureSet::first(data, Crop::Center, limit).map_err(|error| Error::from(error).of_input())?;
+        let model = model.evaluated(batch_size)?;
         let passing = if out.is_none() { Some(passing_folder()?) } else { None };
         let folder = out.as_deref().or_else(|| passing.as_ref().map(tempfile::TempDir::path)).unwrap_or(data);
         let evaluation = Evaluation::new(folder, observer(link)).with_seed(seed).with_overwrite(overwrite);

@@ -8,15 +8,15 @@ mod calls;
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
+use diffae_eval::EvaluatedModel;
 use diffae_infer::{
-    BUILT_IN_MODEL, CodesNeed, GivenSettings, LoadOptions, Pipeline, PipelineSettings, Settings, device_from_name,
-    rounded_full_strength,
+    BUILT_IN_MODEL, CodesNeed, LoadOptions, ModelSource, NetworkCall, Pipeline, PipelineSettings, Settings,
+    device_from_name, rounded_full_strength,
 };
 use diffae_kernels::kernels_from_environment;
-use diffae_nets::weights::ArchitectureHints;
 use numpy::PyArrayDyn;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyMapping, PyTuple};
 
 use self::calls::{counted, on_pool};
 use crate::arrays::{Pictures, array_from};
@@ -67,11 +67,7 @@ pub(crate) fn _load_again(
     fingerprint: &str,
 ) -> Result<Model> {
     let model = Model::load(py, &path, device, dtype)?;
-    let got = model.pipeline.model().fingerprint();
-    if got != fingerprint {
-        let problem = format!("{} is model {got} now; what was pickled was model {fingerprint} there", path.display());
-        return Err(Error::Conflict { problem });
-    }
+    model.check_unchanged(model.fingerprint(), ("pickled", fingerprint))?;
     Ok(model)
 }
 
@@ -92,24 +88,28 @@ impl Model {
         let Some((number_type, dtype)) = known else {
             return Err(Error::argument("dtype", format!("{dtype:?}"), "f32, bf16 or f16"));
         };
-        let options = LoadOptions { device: device_from_name(device)?, dtype, hints: ArchitectureHints::default() };
-        let load = || Ok(diffae_infer::Model::load(path, &options)?);
-        Ok(Self {
-            pipeline: Pipeline::new(on_pool(py, None, load)?),
-            path: path.to_owned(),
-            device: device.to_owned(),
-            number_type,
-            options,
-        })
+        let opened = device_from_name(device).map_err(|error| Error::Absent(Box::new(error.into())))?;
+        let options = LoadOptions { device: opened, dtype, ..LoadOptions::cpu() };
+        let load = || diffae_infer::Model::load(path, &options).map_err(|error| Error::from(error).of_input());
+        let pipeline = Pipeline::new(on_pool(py, None, load)?);
+        Ok(Self { pipeline, path: absolute(path, BUILT_IN_MODEL)?, device: device.to_owned(), number_type, options })
     }
 
-    /// Returns where the model can be found from any folder.
-    fn absolute_path(&self) -> Result<PathBuf> {
-        if self.path == Path::new(BUILT_IN_MODEL) {
-            return Ok(self.path.clone());
+    /// Returns the model for an evaluation, which also reads weights that the pipeline does not keep.
+    pub(crate) fn evaluated(&self, batch_size: Option<usize>) -> Result<EvaluatedModel> {
+        let source = ModelSource::open(&self.path, &self.options.hints);
+        let source = source.map_err(|error| Error::from(error).of_input())?;
+        self.check_unchanged(&source.fingerprint()?, ("loaded", self.fingerprint()))?;
+        Ok(EvaluatedModel::new(self.pipeline.clone(), source, self.options.dtype, batch_size))
+    }
+
+    /// Fails if another model is at the path than there was.
+    fn check_unchanged(&self, now: &str, (what, then): (&str, &str)) -> Result<()> {
+        if now == then {
+            return Ok(());
         }
-        let wrong = |source| diffae_infer::Error::Io { path: self.path.clone(), source };
-        Ok(std::path::absolute(&self.path).map_err(wrong)?)
+        let problem = format!("{} is model {now} now; what was {what} was model {then} there", self.path.display());
+        Err(Error::Conflict { problem })
     }
 
     /// Returns the codes that pictures are encoded to if these are wanted.
@@ -137,11 +137,9 @@ impl Model {
         pictures: &Bound<'_, PyAny>,
         settings: Option<&Bound<'_, PyDict>>,
     ) -> Result<Codes> {
-        let own = ["steps", "spacing", "reference", "names", "semantic_only", "check_domain"];
-        let keywords = Keywords::new("encode", settings, &[Group::Inverting], &own)?;
-        let given = keywords.chains()?;
-        let given = GivenSettings { num_steps: given.num_steps.or(given.num_invert_steps), ..given };
-        let settings = given.encoding(self.pipeline.model().config())?;
+        let own = ["steps", "inversion", "spacing", "reference", "names", "semantic_only", "check_domain"];
+        let keywords = Keywords::new("encode()", settings, &[], &own)?;
+        let settings = keywords.chains()?.encoding(self.pipeline.model().config())?;
         let wanted = if keywords.switch("semantic_only")? { CodesNeed::ZSem } else { CodesNeed::Both };
         let need = self.need(wanted)?;
         let pictures = Pictures::new(pictures)?;
@@ -163,7 +161,7 @@ impl Model {
         codes: &Bound<'_, PyAny>,
         settings: Option<&Bound<'_, PyDict>>,
     ) -> Result<PictureArray> {
-        let keywords = Keywords::new("decode", settings, &[Group::Decoding], &["x_T"])?;
+        let keywords = Keywords::new("decode()", settings, &[Group::Decoding], &["x_T"])?;
         let Ok(codes) = codes.cast::<Codes>() else {
             let got = format!("of type {}", codes.get_type().name()?);
             return Err(Error::argument("codes", got, "diffae.Codes"));
@@ -192,7 +190,7 @@ impl Model {
             other => return Err(Error::argument("x_T", format!("{other:?}"), "stored, random or zero")),
         };
         let numbers: Vec<u64> = (0..codes.len() as u64).collect();
-        let pictures = self.decoded(py, (&codes, &numbers), keywords.complete(settings)?, &keywords)?;
+        let pictures = self.decoded(py, (&codes, &numbers), self.decoding(&keywords, settings)?, &keywords)?;
         self.array(py, pictures, &[codes.len()])
     }
 
@@ -205,15 +203,16 @@ impl Model {
         &self,
         py: Python<'_>,
         pictures_or_codes: &Bound<'_, PyAny>,
-        edits: &Bound<'_, PyDict>,
+        edits: &Bound<'_, PyMapping>,
         settings: Option<&Bound<'_, PyDict>>,
     ) -> Result<PictureArray> {
         let groups = [Group::Decoding, Group::Inverting];
-        let keywords = Keywords::new("edit", settings, &groups, &["check_domain"])?;
+        let keywords = Keywords::new("edit()", settings, &groups, &["check_domain"])?;
         // Before the long inversion.
         let strengths = self.strengths(edits)?;
         let subject = Subject::new(pictures_or_codes, &self.pipeline)?;
-        let (codes, settings) = self.taken(py, &subject, PipelineSettings::REFERENCE_EDITS, &keywords)?;
+        let settings = self.settings_of(&subject, PipelineSettings::REFERENCE_EDITS, &keywords)?;
+        let codes = self.codes_of(py, &subject, settings, &keywords)?;
         let edited = on_pool(py, keywords.threads()?, || self.with_noise(self.edited(&codes, &strengths)?))?;
         let numbers: Vec<u64> = (0..edited.len() as u64).collect();
         let pictures = self.decoded(py, (&edited, &numbers), settings, &keywords)?;
@@ -221,11 +220,12 @@ impl Model {
     }
 
     /// Edits attributes of Codes, without decoding: their z_sem moves, the rest stays. See edit.
-    fn edit_codes(&self, py: Python<'_>, codes: &Bound<'_, Codes>, edits: &Bound<'_, PyDict>) -> Result<Codes> {
+    fn edit_codes(&self, py: Python<'_>, codes: &Bound<'_, Codes>, edits: &Bound<'_, PyMapping>) -> Result<Codes> {
         let codes = codes.get();
         codes.check(self.pipeline.model())?;
         let strengths = self.strengths(edits)?;
-        Ok(Codes::new(on_pool(py, None, || self.edited(codes.inner(), &strengths))?))
+        let edited = on_pool(py, None, || self.edited(codes.inner(), &strengths))?;
+        Ok(Codes::new(edited).with_notes(codes.notes().to_vec()))
     }
 
     /// Interpolates between one picture, or the Codes of one, and another: uint8 [frames, H, W, 3] with both ends.
@@ -241,12 +241,18 @@ impl Model {
         settings: Option<&Bound<'_, PyDict>>,
     ) -> Result<PictureArray> {
         let groups = [Group::Decoding, Group::Inverting];
-        let keywords = Keywords::new("interpolate", settings, &groups, &["check_domain"])?;
-        let ends = [codes_a, codes_b].map(|end| Subject::new(end, &self.pipeline));
-        let [from, to] = ends;
+        let keywords = Keywords::new("interpolate()", settings, &groups, &["check_domain"])?;
+        let [from, to] = [codes_a, codes_b].map(|end| Subject::new(end, &self.pipeline));
         let (from, to) = (from?, to?);
-        let (from, of_from) = self.taken(py, &from, PipelineSettings::REFERENCE, &keywords)?;
-        let (to, of_to) = self.taken(py, &to, PipelineSettings::REFERENCE, &keywords)?;
+        // As the library says it, but before the long inversion.
+        if [from.len(), to.len()] != [1, 1] || frames < 2 {
+            let got = format!("{} and {} pictures, {frames} frames", from.len(), to.len());
+            return Err(Error::argument("an interpolation", got, "one and one, two or more"));
+        }
+        let of_from = self.settings_of(&from, PipelineSettings::REFERENCE, &keywords)?;
+        let of_to = self.settings_of(&to, PipelineSettings::REFERENCE, &keywords)?;
+        let from = self.codes_of(py, &from, of_from, &keywords)?;
+        let to = self.codes_of(py, &to, of_to, &keywords)?;
         let path = || Ok(self.pipeline.interpolate(&self.with_noise(from)?, &self.with_noise(to)?, frames)?);
         let path = on_pool(py, keywords.threads()?, path)?;
         let settings = if of_from.chain().is_some() { of_from } else { of_to };
@@ -261,19 +267,18 @@ impl Model {
     #[pyo3(signature = (n, **settings))]
     fn sample(&self, py: Python<'_>, n: usize, settings: Option<&Bound<'_, PyDict>>) -> Result<PictureArray> {
         let groups = [Group::Decoding, Group::Latent];
-        let keywords = Keywords::new("sample", settings, &groups, &["first"])?;
+        let keywords = Keywords::new("sample()", settings, &groups, &["first"])?;
         let (pipeline, model) = (&self.pipeline, self.pipeline.model());
-        let given = keywords.chains()?.decoding(model.config())?;
-        let settings = keywords.complete(given)?;
+        let settings = self.decoding(&keywords, keywords.chains()?.decoding(model.config())?)?;
         let first = keywords.get::<u64>("first", "a whole number, 0 or more")?.unwrap_or(0);
         let numbers: Vec<u64> = (first..).take(n).collect();
-        pipeline.check_steps(settings.spacing, settings.num_steps)?;
         if model.has_z_sem() {
             pipeline.check_latent_steps(&settings)?;
         }
-        let codes = counted(py, &keywords, n * pipeline.num_decoding_calls(&settings), |counter| {
-            Ok(pipeline.sample_codes(&numbers, &settings, &mut |event| counter.count(event))?)
-        })?;
+        let codes =
+            counted(py, &keywords, (NetworkCall::Decoder, n * pipeline.num_decoding_calls(&settings)), |counter| {
+                Ok(pipeline.sample_codes(&numbers, &settings, &mut |event| counter.count(event))?)
+            })?;
         let pictures = self.decoded(py, (&codes, &numbers), settings, &keywords)?;
         self.array(py, pictures, &[codes.len()])
     }
@@ -287,12 +292,12 @@ impl Model {
         n: usize,
         settings: Option<&Bound<'_, PyDict>>,
     ) -> Result<PictureArray> {
-        let keywords = Keywords::new("variations", settings, &[Group::Decoding], &["check_domain"])?;
+        let keywords = Keywords::new("variations()", settings, &[Group::Decoding], &["check_domain"])?;
         if n == 0 {
             return Err(Error::argument("variations", "none", "one or more"));
         }
         let given = keywords.chains()?.decoding(self.pipeline.model().config())?;
-        let settings = keywords.complete(given)?;
+        let settings = self.decoding(&keywords, given)?;
         let codes = match Subject::new(pictures_or_codes, &self.pipeline)? {
             Subject::Codes(codes) => codes.get().inner().clone(),
             Subject::Pictures(pictures) => {
@@ -309,8 +314,9 @@ impl Model {
     /// Measures the model on the pictures of a folder or an archive, and returns the report as a dict.
     ///
     /// measure is recon, inversion or z_usage. out is the folder of the report with its tables and plots, where an interrupted
-    /// evaluation resumes; without it they are not kept. Settings: limit, seed, steps (a list for recon), exact_steps,
-    /// sampler, overwrite, batch_size, threads, progress.
+    /// evaluation resumes; without it they are not kept. Settings: limit, seed, overwrite, batch_size, threads, progress; of recon steps
+    /// (a list), invert_steps and sampler, of inversion exact_steps (a list), of z_usage steps and sampler. Raises InvalidInput
+    /// if there are no such pictures, or another model is at the path now than was loaded.
     #[pyo3(signature = (measure, data, **settings))]
     fn evaluate(
         &self,
@@ -319,9 +325,7 @@ impl Model {
         data: PathBuf,
         settings: Option<&Bound<'_, PyDict>>,
     ) -> Result<Py<PyAny>> {
-        let keywords = Keywords::new("evaluate", settings, &[], &evaluation::KEYWORDS)?;
-        let model = (self.path.as_path(), &self.options);
-        evaluation::evaluate(py, model, (measure, &data), &keywords)
+        evaluation::evaluate(py, self, (measure, &data), settings)
     }
 
     /// Attributes that edit knows, each with the strength of a full edit; None where that is not known.
@@ -341,7 +345,7 @@ impl Model {
         self.pipeline.model().fingerprint()
     }
 
-    /// Path or name that the model was loaded from.
+    /// Absolute path or name that the model was loaded from.
     #[getter]
     fn path(&self) -> String {
         self.path.display().to_string()
@@ -362,7 +366,15 @@ impl Model {
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyTuple>> {
         let load = py.import("diffae")?.getattr("_load_again")?;
-        let path = self.absolute_path()?;
-        Ok((load, (path, &self.device, self.number_type, self.fingerprint())).into_pyobject(py)?)
+        Ok((load, (&self.path, &self.device, self.number_type, self.fingerprint())).into_pyobject(py)?)
     }
+}
+
+/// Returns the absolute path, since the process may go elsewhere; a name stays as it is.
+pub(crate) fn absolute(path: &Path, name: &str) -> Result<PathBuf> {
+    if path == Path::new(name) {
+        return Ok(path.to_owned());
+    }
+    let failed = |source| diffae_infer::Error::Io { path: path.to_owned(), source };
+    Ok(std::path::absolute(path).map_err(failed)?)
 }

@@ -39,10 +39,10 @@ pub(crate) struct Keywords<'py> {
 }
 
 impl<'py> Keywords<'py> {
-    /// Takes keyword arguments: those of all calls, of some groups, and `own` ones. `None` is as good as nothing.
+    /// Takes keyword arguments of a call that computes: `own` ones, those of some groups, and those of all such calls.
     ///
     /// # Errors
-    /// `TypeError` for other names, with those that there are.
+    /// As [`Keywords::among`].
     pub(crate) fn new(
         call: &str,
         keywords: Option<&Bound<'py, PyDict>>,
@@ -56,12 +56,20 @@ impl<'py> Keywords<'py> {
         };
         let mut known: Vec<&str> = own.to_vec();
         known.extend(groups.iter().flat_map(of_group).chain(&OF_ALL));
+        Self::among(call, keywords, &known)
+    }
+
+    /// Takes keyword arguments that are known to a call. `None` is as good as nothing.
+    ///
+    /// # Errors
+    /// `TypeError` for other names, with those that there are.
+    pub(crate) fn among(call: &str, keywords: Option<&Bound<'py, PyDict>>, known: &[&str]) -> Result<Self> {
         let mut given = BTreeMap::new();
         for (name, value) in keywords.into_iter().flatten() {
             let name = name.extract::<String>()?;
             if !known.contains(&name.as_str()) {
                 let known = known.join(", ");
-                let message = format!("{call}() got an unexpected keyword argument {name:?}; there are {known}");
+                let message = format!("{call} got an unexpected keyword argument {name:?}; there are {known}");
                 return Err(PyTypeError::new_err(message).into());
             }
             if !value.is_none() {
@@ -180,9 +188,11 @@ impl<'py> Keywords<'py> {
 pub(crate) struct Callback(Py<PyAny>);
 
 impl Callback {
-    /// Calls it. What it returns does not matter; an exception ends the work.
+    /// Calls it, unless there is nothing to do. What it returns does not matter; an exception ends the work.
     pub(crate) fn call(&self, py: Python<'_>, progress: Progress) -> PyResult<ControlFlow<()>> {
-        self.0.call1(py, (progress.done, progress.total))?;
+        if progress.total > 0 {
+            self.0.call1(py, (progress.done, progress.total))?;
+        }
         Ok(ControlFlow::Continue(()))
     }
 }
@@ -207,21 +217,22 @@ impl Progress {
     }
 }
 
-/// Counts network calls and reports them.
+/// Counts network calls of one kind and reports them.
 pub(crate) struct Counter<'a> {
     link: &'a Link<'a, Progress>,
+    counted: NetworkCall,
     progress: Progress,
 }
 
 impl<'a> Counter<'a> {
-    /// Starts to count up to `total`.
-    pub(crate) fn new(link: &'a Link<'a, Progress>, total: usize) -> Self {
-        Self { link, progress: Progress::of(0, total) }
+    /// Starts to count up to `total`. Beside calls of the decoder, those of the encoder and the latent net are little.
+    pub(crate) fn new(link: &'a Link<'a, Progress>, (counted, total): (NetworkCall, usize)) -> Self {
+        Self { link, counted, progress: Progress::of(0, total) }
     }
 
-    /// Counts a network call. Those of the encoder and the latent net are little beside those of the decoder.
+    /// Counts a network call, if it is of the kind.
     pub(crate) fn count(&mut self, event: &CallEvent<'_>) -> ControlFlow<()> {
-        if event.call == NetworkCall::Decoder {
+        if event.call == self.counted {
             self.progress = self.progress.plus(event.num_pictures);
         }
         let progress = self.progress;

@@ -30,6 +30,14 @@ impl<'py> Subject<'py> {
             Err(_) => Ok(Self::Pictures(Pictures::new(object)?)),
         }
     }
+
+    /// Returns the number of pictures.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Pictures(pictures) => pictures.len(),
+            Self::Codes(codes) => codes.get().inner().len(),
+        }
+    }
 }
 
 /// Pictures to encode, with everything that decides how.

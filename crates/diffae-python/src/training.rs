@@ -9,16 +9,17 @@ use diffae_data::FOLDER_LABELS;
 use diffae_infer::BUILT_IN_MODEL;
 use diffae_kernels::kernels_from_environment;
 use diffae_train::presets as known_presets;
-use diffae_train::{Notes, Outcome, RunFolder, Stage, StepReport, TrainConfig, TrainOptions, Work};
+use diffae_train::{Notes, Outcome, RunFolder, Stage, StepReport, TrainConfig, TrainOptions, Work, require_same};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
 
 use crate::error::{Error, Result};
+use crate::model::absolute;
 use crate::settings::Keywords;
 use crate::work::compute;
 
 /// Keyword arguments of training.
-const KEYWORDS: [&str; 8] = ["data", "out", "labels", "init_from", "freeze", "stage", "resume", "settings"];
+const KEYWORDS: [&str; 9] = ["data", "out", "labels", "init_from", "freeze", "stage", "resume", "settings", "threads"];
 /// Key of a dict of settings that names the preset which the others change.
 const EXTENDS: &str = "extends";
 
@@ -26,10 +27,12 @@ const EXTENDS: &str = "extends";
 /// "stopped" if on_step has returned False.
 ///
 /// config is the name of a preset, the path of a TOML file, or a dict of settings, which may extend a preset
-/// ({"extends": "small64", "autoencoder": {"images": 1000}}); None goes on with the run of the folder. on_step gets a dict of stage, work, step,
-/// num_steps, loss and batch after each step; False stops, and an exception or Ctrl-C does, too. In all cases the run is saved
-/// in the folder out, and resume=True goes on with it, to the same bits. Other arguments: data, labels, init_from, freeze, stage, settings
-/// (a dict of dotted keys, as --set), threads. Raises InvalidInput for settings that are wrong, Failure if training diverges.
+/// ({"extends": "small64", "autoencoder": {"images": 1000}}). on_step gets a dict of stage, work, step, num_steps, loss and batch
+/// after each step; False stops, and an exception or Ctrl-C does, too. In all cases the run is saved in the folder out, and
+/// resume=True goes on with it, to the same bits. Other arguments: data, labels, init_from, freeze, stage, settings (a dict of
+/// dotted keys, as --set), threads. To resume a run takes no more than out; a config changes the settings of it that may change, labels
+/// replace those that it has, and what else is given must be what it was started with. Raises InvalidInput for settings that are wrong
+/// and for paths that are not there, Failure if training diverges.
 #[pyfunction]
 #[pyo3(signature = (config=None, on_step=None, **arguments))]
 pub(crate) fn train(
@@ -38,7 +41,7 @@ pub(crate) fn train(
     on_step: Option<Py<PyAny>>,
     arguments: Option<&Bound<'_, PyDict>>,
 ) -> Result<&'static str> {
-    trained(py, config, on_step, &Keywords::new("train", arguments, &[], &KEYWORDS)?)
+    trained(py, config, on_step, &Keywords::among("train()", arguments, &KEYWORDS)?)
 }
 
 /// Returns the presets of training: their names, each with its purpose.
@@ -59,27 +62,24 @@ fn trained(
     let out = required(keywords, "out", "the folder of the run")?;
     let resume = keywords.switch("resume")?;
     let assignments = assignments(keywords)?;
-    let config = config.map(|config| config_of(config, &assignments)).transpose()?;
-    let notes = notes(keywords)?;
+    let given = config.map(|config| Given::new(config, &assignments)).transpose()?;
+    let inputs = Inputs::new(keywords)?;
     let options = TrainOptions { stage: stage(keywords)?, resume };
     let mut listener = on_step.map(|on_step| move |py: Python<'_>, report| tell(py, &on_step, &report));
     let listener = listener.as_mut().map(|listener| listener as _);
     let outcome = compute(py, keywords.threads()?, listener, |link| {
-        let mut folder = match (&config, &notes) {
-            (Some(config), Some(notes)) => RunFolder::open_or_create(&out, config, notes)?,
-            (None, _) if resume => {
-                let mut folder = RunFolder::open(&out)?;
-                let wanted = folder.config_from(folder.config(), &assignments)?;
-                folder.change(&wanted)?;
-                folder
-            }
-            (None, _) => {
-                let expected = "a preset, a file or a dict, or resume=True with the folder of a run";
-                return Err(Error::argument("config", "None", expected));
-            }
-            (Some(_), None) => return Err(Error::argument("data", "None", "the folder of the pictures")),
+        let run = || {
+            let mut folder = match &given {
+                given if resume => resumed(&out, given.as_ref(), &assignments, &inputs)?,
+                Some(given) => RunFolder::open_or_create(&out, &given.config, &inputs.notes()?)?,
+                None => {
+                    let expected = "a preset, a file or a dict, or resume=True with the folder of a run";
+                    return Err(Error::argument("config", "None", expected));
+                }
+            };
+            Ok(diffae_train::train(&mut folder, options, &mut |report| link.report(|| *report))?)
         };
-        Ok(diffae_train::train(&mut folder, options, &mut |report| link.report(|| *report))?)
+        run().map_err(Error::of_input)
     })?;
     Ok(match outcome {
         Outcome::Finished => "finished",
@@ -110,20 +110,73 @@ fn required(keywords: &Keywords<'_>, name: &str, expected: &str) -> Result<PathB
     keywords.get::<PathBuf>(name, expected)?.ok_or_else(|| Error::argument(name, "None", expected))
 }
 
-/// Returns the inputs of a run by absolute paths, since it may be resumed from anywhere; `None` without data.
-fn notes(keywords: &Keywords<'_>) -> Result<Option<Notes>> {
-    let absolute = |path: PathBuf, name: &str| -> Result<PathBuf> {
-        if path == Path::new(name) {
-            return Ok(path);
-        }
-        Ok(std::path::absolute(&path).map_err(|source| diffae_infer::Error::Io { path, source })?)
+/// Opens a run to go on with, and takes over settings and labels that are given; by the rules of `diffae train --resume`.
+fn resumed(out: &Path, given: Option<&Given>, assignments: &[String], inputs: &Inputs) -> Result<RunFolder> {
+    let mut folder = RunFolder::open(out)?;
+    inputs.check(&folder)?;
+    let wanted = match given {
+        Some(Given { of_preset: Some((preset, changes)), .. }) => folder.config_from(preset, changes)?,
+        Some(Given { config, of_preset: None }) => config.clone(),
+        None => folder.config_from(folder.config(), assignments)?,
     };
-    let path = |name, expected| keywords.get::<PathBuf>(name, expected);
-    let Some(data) = path("data", "the folder of the pictures")? else { return Ok(None) };
-    let labels = path("labels", "the file of the labels")?.map(|path| absolute(path, FOLDER_LABELS)).transpose()?;
-    let init_from = path("init_from", "a model")?.map(|path| absolute(path, BUILT_IN_MODEL)).transpose()?;
-    let freeze = keywords.get::<Vec<String>>("freeze", "a list of parts")?.unwrap_or_default();
-    Ok(Some(Notes { data: absolute(data, "")?, labels, init_from, freeze, ..Notes::default() }))
+    folder.change(&wanted)?;
+    if let Some(labels) = &inputs.labels {
+        folder.set_labels(labels.clone())?;
+    }
+    Ok(folder)
+}
+
+/// Inputs of a run as they are given, by absolute paths, since it may be resumed from anywhere.
+struct Inputs {
+    data: Option<PathBuf>,
+    labels: Option<PathBuf>,
+    init_from: Option<PathBuf>,
+    freeze: Option<Vec<String>>,
+}
+
+impl Inputs {
+    fn new(keywords: &Keywords<'_>) -> Result<Self> {
+        let path = |keyword, expected, name| {
+            keywords.get::<PathBuf>(keyword, expected)?.map(|path| absolute(&path, name)).transpose()
+        };
+        Ok(Self {
+            data: path("data", "the folder of the pictures", "")?,
+            labels: path("labels", "the file of the labels", FOLDER_LABELS)?,
+            init_from: path("init_from", "a model", BUILT_IN_MODEL)?,
+            freeze: keywords.get("freeze", "a list of parts")?,
+        })
+    }
+
+    /// Returns the notes of a new run.
+    fn notes(&self) -> Result<Notes> {
+        let Self { data, labels, init_from, freeze } = self;
+        let data = data.clone().ok_or_else(|| Error::argument("data", "None", "the folder of the pictures"))?;
+        let freeze = freeze.clone().unwrap_or_default();
+        Ok(Notes { data, labels: labels.clone(), init_from: init_from.clone(), freeze, ..Notes::default() })
+    }
+
+    /// Fails if data, initial weights or frozen parts are given and differ from those of a run.
+    fn check(&self, folder: &RunFolder) -> Result<()> {
+        let (notes, out) = (folder.notes(), folder.path().display());
+        if let Some(data) = &self.data {
+            require_same(folder, "data", (&notes.data, data))?;
+        }
+        match (&self.init_from, &notes.init_from) {
+            (Some(given), Some(noted)) => require_same(folder, "init_from", (noted, given))?,
+            (Some(given), None) => {
+                let problem = format!("{out}: the run was started without init_from, not with {}", given.display());
+                return Err(Error::Conflict { problem });
+            }
+            (None, _) => {}
+        }
+        match &self.freeze {
+            Some(freeze) if *freeze != notes.freeze => {
+                let problem = format!("{out}: the run was started with freeze {:?}, not {freeze:?}", notes.freeze);
+                Err(Error::Conflict { problem })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 fn stage(keywords: &Keywords<'_>) -> Result<Option<Stage>> {
@@ -136,61 +189,74 @@ fn stage(keywords: &Keywords<'_>) -> Result<Option<Stage>> {
 /// Returns the settings of `settings={"autoencoder.lr": 1e-4}` as the command line gives them.
 fn assignments(keywords: &Keywords<'_>) -> Result<Vec<String>> {
     let Some(settings) = keywords.object("settings") else { return Ok(vec![]) };
-    let Ok(settings) = settings.cast::<PyDict>() else {
+    let Ok(settings) = settings.cast::<PyMapping>() else {
         return Err(Error::argument("settings", settings.repr()?, "a dict of settings by their keys"));
     };
     flat("", settings)
 }
 
-/// Reads the config of a run, with some settings changed.
-fn config_of(config: &Bound<'_, PyAny>, assignments: &[String]) -> Result<TrainConfig> {
-    if let Ok(settings) = config.cast::<PyDict>() {
-        return config_of_dict(settings, assignments);
-    }
-    let expected = "the name of a preset, the path of a config, or a dict of settings";
-    let Ok(path) = config.extract::<PathBuf>() else {
-        return Err(Error::argument("config", config.repr()?, expected));
-    };
-    let is_path = path.extension().is_some() || config.cast::<PyString>().is_err();
-    match path.to_str() {
-        Some(name) if !is_path => Ok(known_presets::config(name, assignments)?),
-        _ => {
-            let read = std::fs::read_to_string(&path);
-            let text = read.map_err(|source| diffae_infer::Error::Io { path: path.clone(), source })?;
-            Ok(TrainConfig::from_toml_with(&text, assignments)?)
-        }
-    }
+/// Settings of a run as they are given.
+struct Given {
+    /// The config of a new run.
+    config: TrainConfig,
+    /// The preset that it extends, if it does, and what is changed of it.
+    of_preset: Option<(TrainConfig, Vec<String>)>,
 }
 
-/// Reads a dict: all settings, or those that differ from the preset after `extends`.
-fn config_of_dict(settings: &Bound<'_, PyDict>, assignments: &[String]) -> Result<TrainConfig> {
-    let Some(base) = settings.get_item(EXTENDS)? else {
-        let text = toml_table(settings)?;
-        return Ok(TrainConfig::from_toml_with(&text, assignments)?);
-    };
-    let own = settings.copy()?;
-    own.del_item(EXTENDS)?;
-    let mut all = flat("", &own)?;
-    all.extend_from_slice(assignments);
-    Ok(known_presets::config(&base.extract::<String>()?, &all)?)
+impl Given {
+    /// Reads settings, with some of them changed.
+    fn new(config: &Bound<'_, PyAny>, assignments: &[String]) -> Result<Self> {
+        if let Ok(settings) = config.cast::<PyMapping>() {
+            return Self::of_dict(settings, assignments);
+        }
+        let expected = "the name of a preset, the path of a config, or a dict of settings";
+        let Ok(path) = config.extract::<PathBuf>() else {
+            return Err(Error::argument("config", config.repr()?, expected));
+        };
+        let is_path = path.extension().is_some() || config.cast::<PyString>().is_err();
+        match path.to_str() {
+            Some(name) if !is_path => Self::of_preset(name, assignments.to_vec()),
+            _ => {
+                let failed = |source| Error::from(diffae_infer::Error::Io { path: path.clone(), source }).of_input();
+                Self::of_toml(&std::fs::read_to_string(&path).map_err(failed)?, assignments)
+            }
+        }
+    }
+
+    /// Reads a dict: all settings, or those that differ from the preset after `extends`.
+    fn of_dict(settings: &Bound<'_, PyMapping>, assignments: &[String]) -> Result<Self> {
+        let mut own = flat("", settings)?;
+        if !settings.contains(EXTENDS)? {
+            return Self::of_toml(&own.join("\n"), assignments);
+        }
+        let preset = settings.get_item(EXTENDS)?.extract::<String>()?;
+        own.retain(|setting| setting.split_once('=').is_none_or(|(key, _)| key != EXTENDS));
+        own.extend_from_slice(assignments);
+        Self::of_preset(&preset, own)
+    }
+
+    fn of_preset(name: &str, changes: Vec<String>) -> Result<Self> {
+        let config = known_presets::config(name, &changes)?;
+        Ok(Self { config, of_preset: Some((known_presets::config(name, &[])?, changes)) })
+    }
+
+    fn of_toml(text: &str, assignments: &[String]) -> Result<Self> {
+        Ok(Self { config: TrainConfig::from_toml_with(text, assignments)?, of_preset: None })
+    }
 }
 
 /// Returns the settings of nested dicts as `key=value` with dotted keys.
-fn flat(prefix: &str, settings: &Bound<'_, PyDict>) -> Result<Vec<String>> {
+fn flat(prefix: &str, settings: &Bound<'_, PyMapping>) -> Result<Vec<String>> {
     let mut all = vec![];
-    for (key, value) in settings {
-        let key = format!("{prefix}{}", key.extract::<String>()?);
-        match value.cast::<PyDict>() {
+    for item in settings.items()? {
+        let (key, value) = item.extract::<(String, Bound<'_, PyAny>)>()?;
+        let key = format!("{prefix}{key}");
+        match value.cast::<PyMapping>() {
             Ok(inner) => all.extend(flat(&format!("{key}."), inner)?),
             Err(_) => all.push(format!("{key}={}", toml_value(&key, &value)?)),
         }
     }
     Ok(all)
-}
-
-/// Writes a dict as TOML.
-fn toml_table(settings: &Bound<'_, PyDict>) -> Result<String> {
-    Ok(flat("", settings)?.join("\n"))
 }
 
 /// Writes a value as TOML.

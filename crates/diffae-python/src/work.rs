@@ -1,11 +1,11 @@
-//! Work of a call: on a pool of threads, without the interpreter's lock, with reports to it and Ctrl-C from it.
+//! Work of a call: on a pool of threads of its own, without the interpreter's lock, with reports to it and Ctrl-C from it.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -46,7 +46,8 @@ impl<R> Link<'_, R> {
     }
 }
 
-/// Runs a job on a pool of so many threads, `None` for one per core, and waits for it without the interpreter's lock.
+/// Runs a job on a pool of so many threads of its own, `None` for one per core, and waits for it without the interpreter's
+/// lock.
 ///
 /// # Errors
 /// As the job; first of all the exception of the callback, or `KeyboardInterrupt`.
@@ -56,9 +57,8 @@ pub(crate) fn compute<T: Send, R: Send>(
     listener: Option<&mut Listener<'_, R>>,
     job: impl FnOnce(&Link<'_, R>) -> Result<T> + Send,
 ) -> Result<T> {
-    let pool = pool(num_threads)?;
     let is_stopped = AtomicBool::new(false);
-    let (result, raised) = py.detach(|| {
+    let work = |pool: &ThreadPool| {
         let (mut result, mut raised) = (None, None);
         let (reports, incoming) = mpsc::channel();
         let link = Link { is_stopped: &is_stopped, is_heard: listener.is_some(), reports };
@@ -71,7 +71,8 @@ pub(crate) fn compute<T: Send, R: Send>(
             raised = attend(&incoming, &is_stopped, listener);
         });
         (result, raised)
-    });
+    };
+    let (result, raised) = py.detach(|| on_own_pool(num_threads, work))?;
     match (raised, result) {
         (Some(raised), _) => Err(raised.into()),
         (None, Some(result)) => result,
@@ -119,29 +120,44 @@ fn interrupted(py: Python<'_>) -> PyResult<()> {
     py.check_signals()
 }
 
-/// Pools of threads, by their size; 0 is one thread per core.
+/// Pools of threads that no call uses, by their size; 0 is one thread per core.
 struct Pools {
     process: u32,
-    by_size: BTreeMap<usize, Arc<ThreadPool>>,
+    free: BTreeMap<usize, Vec<ThreadPool>>,
 }
 
-/// Returns the pool of so many threads, which is kept for the next call.
+/// Returns the pools of this process.
 ///
 /// A forked process has none of its parent's threads: it begins with pools of its own.
-fn pool(num_threads: Option<usize>) -> Result<Arc<ThreadPool>> {
-    static POOLS: Mutex<Pools> = Mutex::new(Pools { process: 0, by_size: BTreeMap::new() });
+fn pools() -> MutexGuard<'static, Pools> {
+    static POOLS: Mutex<Pools> = Mutex::new(Pools { process: 0, free: BTreeMap::new() });
     let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
     if pools.process != process::id() {
         // To end the parent's pools would be to wait for threads that are not here.
-        std::mem::forget(std::mem::take(&mut pools.by_size));
+        std::mem::forget(std::mem::take(&mut pools.free));
         pools.process = process::id();
     }
-    let size = num_threads.unwrap_or(0);
-    if let Some(pool) = pools.by_size.get(&size) {
-        return Ok(Arc::clone(pool));
+    pools
+}
+
+/// Lends a pool of so many threads to some work, and keeps it for later calls.
+///
+/// On a shared pool, calls of several threads would wait for each other, and a thread that waits within one call might begin
+/// with another.
+fn on_own_pool<T>(num_threads: Option<usize>, work: impl FnOnce(&ThreadPool) -> T) -> Result<T> {
+    let (process, size) = (process::id(), num_threads.unwrap_or(0));
+    let free = pools().free.get_mut(&size).and_then(Vec::pop);
+    let start = || {
+        let built = ThreadPoolBuilder::new().num_threads(size).build();
+        built.map_err(|source| Error::Threads { num_threads: size, source })
+    };
+    let pool = free.map_or_else(start, Ok)?;
+    let done = work(&pool);
+    if process == process::id() {
+        pools().free.entry(size).or_default().push(pool);
+    } else {
+        // A callback has forked, and this is the child: the threads are its parent's.
+        std::mem::forget(pool);
     }
-    let built = ThreadPoolBuilder::new().num_threads(size).build();
-    let pool = Arc::new(built.map_err(|source| Error::Threads { num_threads: size, source })?);
-    pools.by_size.insert(size, Arc::clone(&pool));
-    Ok(pool)
+    Ok(done)
 }

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+# For scripts that are to be interrupted: a background job ignores SIGINT, and what it starts inherits that.
+HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+from types import MappingProxyType
 
 import diffae
 import numpy as np
@@ -60,7 +61,7 @@ def test_codes_are_float32_arrays_that_cannot_be_written_to(model, faces):
     assert codes.z_sem is codes.z_sem, "the array is made once"
     with pytest.raises(ValueError, match="read-only"):
         codes.z_sem[0] = 0
-    assert codes.chain == {"kind": "exact", "steps": 2, "spacing": "log-snr", "weights": codes.chain["weights"]}
+    assert codes.chain == {"kind": "exact", "steps": 2, "spacing": "log-snr", "weights": "balanced"}
     assert codes.fingerprint == model.fingerprint
     assert model.encode(faces[:1], semantic_only=True).x_T is None
     assert model.encode(faces[:1], inversion="ddim", steps=2).chain is None
@@ -84,9 +85,51 @@ def test_codes_are_chosen_and_joined(model, faces):
         codes[3]
     with pytest.raises(diffae.InvalidInput, match="do not go together"):
         diffae.Codes.join([codes, model.encode(faces[:1], steps=3)])
+    with pytest.raises(diffae.InvalidInput, match="x_T of codes that are joined is 1 of 2 codes"):
+        diffae.Codes.join([diffae.Codes(codes.z_sem, codes.x_T), diffae.Codes(codes.z_sem)])
+    with pytest.raises(diffae.InvalidInput, match="z_sem of shapes .* do not go together"):
+        diffae.Codes.join([diffae.Codes(codes.z_sem), diffae.Codes(np.ascontiguousarray(codes.z_sem[:, 1:]))])
+    with pytest.raises(diffae.InvalidInput, match="the number of codes to join is 0"):
+        diffae.Codes.join([])
     with pytest.raises(diffae.InvalidInput):
         codes[1:1]
     assert len(list(codes)) == 3
+
+
+def test_notes_that_codes_share_are_kept(model, faces, tmp_path):
+    def notes(codes):
+        codes.save(tmp_path / "codes.safetensors", overwrite=True)
+        text = read_safetensors(tmp_path / "codes.safetensors")[0]
+        return {name: value for name, value in text.items() if name.startswith("diffae:") or name == "Software"}
+
+    codes = model.encode(faces[:2], steps=2, names=["a", "b"])
+    expected = notes(codes)
+    assert expected["Software"] == f"diffae {diffae.__version__}"
+    assert (expected["diffae:model"], expected["diffae:inversion"]) == (model.fingerprint, "exact")
+    assert notes(model.edit_codes(codes, {"Smiling": 0.1})) == expected
+    assert notes(diffae.Codes.join([codes[1], codes[0]])) == expected
+    ddim = [model.encode(faces[:1], inversion="ddim", steps=steps) for steps in (2, 3)]
+    assert notes(diffae.Codes.join(ddim)) == {k: v for k, v in notes(ddim[0]).items() if k != "diffae:steps"}
+
+
+def test_codes_of_an_exact_chain_without_a_residual_have_one_of_zeros(model, faces):
+    codes = model.encode(faces[:2], steps=2)
+    parts = {"names": codes.names, "fingerprint": codes.fingerprint}
+    bare = diffae.Codes(codes.z_sem, codes.x_T, chain=codes.chain, **parts)
+    np.testing.assert_array_equal(bare.residual, np.zeros_like(codes.x_T))
+    joined = diffae.Codes.join([bare, codes])
+    np.testing.assert_array_equal(joined.residual, np.concatenate([bare.residual, codes.residual]))
+    np.testing.assert_array_equal(model.decode(joined[2:]), model.decode(codes))
+    assert diffae.Codes(codes.z_sem, chain=codes.chain, **parts).residual is None
+
+
+def test_mappings_are_as_good_as_dicts(model, faces):
+    codes = model.encode(faces[:1], steps=2)
+    edits = MappingProxyType({"Smiling": 0.1})
+    np.testing.assert_array_equal(model.edit(codes, edits), model.edit(codes, dict(edits)))
+    np.testing.assert_array_equal(model.edit_codes(codes, edits).z_sem, model.edit_codes(codes, dict(edits)).z_sem)
+    parts = {"residual": codes.residual, "names": codes.names, "fingerprint": codes.fingerprint}
+    assert diffae.Codes(codes.z_sem, codes.x_T, chain=MappingProxyType(codes.chain), **parts).chain == codes.chain
 
 
 def test_codes_put_together_from_arrays_are_the_same(model, faces):

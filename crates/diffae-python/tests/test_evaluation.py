@@ -1,6 +1,9 @@
 """Reports: those of the program."""
 
 import json
+import os
+import re
+import shutil
 
 import diffae
 import pytest
@@ -25,27 +28,68 @@ def is_of_ddim(figure):
     return figure.get("of", {}).get("chain", "").startswith("DDIM")
 
 
-def test_a_report_is_kept_and_resumed(model, face_files, tmp_path):
-    told = []
+def test_a_report_is_kept_and_resumed(checkpoint, drawings, tmp_path):
+    model, told = diffae.load(checkpoint, device="cpu"), []
 
-    def stop(done, total):
-        told.append((done, total))
-        if done > 4:
-            raise InterruptedError("later")
+    def evaluate(folder, stop_after=None, steps=2):
+        def progress(done, total):
+            told.append((done, total))
+            if done == stop_after:
+                raise InterruptedError("later")
 
+        told.clear()
+        settings = {"steps": [steps], "limit": 12, "batch_size": 1, "out": tmp_path / folder, "progress": progress}
+        return model.evaluate("recon", drawings[0], **settings)
+
+    whole = evaluate("whole")
+    of_whole = list(told)
+    total = of_whole[-1][1]
+    # The pictures of the sheet are decoded again: the first eight, with six calls each.
     with pytest.raises(InterruptedError):
-        model.evaluate("recon", face_files, steps=[2], batch_size=1, out=tmp_path / "report", progress=stop)
-    report = model.evaluate("recon", face_files, steps=[2], batch_size=1, out=tmp_path / "report")
+        evaluate("report", stop_after=6 * 11)
+    report = evaluate("report")
+    expected = [(done, total) for done in (54, 60)]  # pictures nine and ten, each at once
+    assert [numbers for numbers in told if 6 * 8 < numbers[0] <= 6 * 10] == expected
+    assert len(told) < len(of_whole) and told[-1] == of_whole[-1] == (total, total)
+    assert report["figures"] == whole["figures"]
     assert json.loads((tmp_path / "report/recon.json").read_text()) == report
-    assert told
     with pytest.raises(diffae.InvalidInput, match="other"):
-        model.evaluate("recon", face_files, steps=[3], out=tmp_path / "report")
+        evaluate("report", steps=3)
+
+
+def test_progress_of_an_evaluation_has_a_total(model, face_files):
+    told = []
+    model.evaluate("z_usage", face_files, steps=2, progress=lambda *numbers: told.append(numbers))
+    assert told and all(total > 0 for _, total in told)
+
+
+def test_what_is_measured_is_the_model_that_was_loaded(checkpoint, face_files, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(checkpoint, tmp_path / "model.ckpt")
+    monkeypatch.chdir(tmp_path)
+    model = diffae.load("model.ckpt")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    report = model.evaluate("recon", face_files, steps=[2], limit=1)
+    assert report["settings"]["model"] == model.fingerprint
+    shutil.copy(checkpoint.parents[1] / "autoenc32/last.ckpt", "other.ckpt")
+    os.replace("other.ckpt", tmp_path / "model.ckpt")
+    with pytest.raises(diffae.InvalidInput, match=f"now; what was loaded was model {model.fingerprint}"):
+        model.evaluate("recon", face_files, steps=[2], limit=1)
 
 
 def test_what_cannot_be_measured(model, face_files, tmp_path):
     with pytest.raises(diffae.InvalidInput, match="the measure is \"beauty\", expected recon, inversion or z_usage"):
         model.evaluate("beauty", face_files)
-    with pytest.raises(diffae.Error):
+    with pytest.raises(diffae.InvalidInput, match="missing"):
         model.evaluate("recon", tmp_path / "missing")
+    common = "out, limit, seed, overwrite, batch_size, threads, progress"
+    for measure, wrong, own in [
+        ("recon", "exact_steps", "steps, invert_steps, sampler"),
+        ("inversion", "steps", "exact_steps"),
+        ("z_usage", "invert_steps", "steps, sampler"),
+    ]:
+        call = re.escape(f'evaluate("{measure}") got an unexpected keyword argument "{wrong}"; there are {own}, {common}')
+        with pytest.raises(TypeError, match=f"^{call}$"):
+            model.evaluate(measure, face_files, **{wrong: [2]})
     with pytest.raises(diffae.InvalidInput, match="steps is 3, expected a list"):
         model.evaluate("recon", face_files, steps=3)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import diffae
 import numpy as np
 import pytest
+from conftest import HEARS_CTRL_C
 
 
 def test_the_interpreter_goes_on_during_a_call(model, faces):
@@ -43,6 +44,24 @@ def test_threads_share_a_model(model, faces):
         np.testing.assert_array_equal(ours, alone)
 
 
+def test_calls_with_the_same_number_of_threads_run_at_the_same_time(model, faces):
+    both = threading.Barrier(2)
+
+    def encode(number):
+        met = []
+
+        def progress(done, total):
+            if not met:
+                met.append(both.wait(timeout=20))  # breaks if the other call waits for the end of this one
+
+        return model.encode(faces[number : number + 1], steps=2, threads=1, progress=progress).x_T
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(encode, range(2)))
+    for number, x_T in enumerate(found):
+        np.testing.assert_array_equal(x_T, model.encode(faces[number : number + 1], steps=2, threads=1).x_T)
+
+
 def test_progress_is_told_and_ends_at_the_total(model, faces):
     told = []
     codes = model.encode(faces[:3], steps=4, batch_size=2, progress=lambda *numbers: told.append(numbers))
@@ -51,6 +70,9 @@ def test_progress_is_told_and_ends_at_the_total(model, faces):
     told.clear()
     model.decode(codes, progress=lambda *numbers: told.append(numbers))
     assert told[-1] == (12, 12)
+    told.clear()
+    model.encode(faces[:3], semantic_only=True, batch_size=2, progress=lambda *numbers: told.append(numbers))
+    assert told == [(2, 3), (3, 3)]
 
 
 def test_an_exception_of_the_callback_ends_the_call(model, faces):
@@ -68,7 +90,7 @@ def test_an_exception_of_the_callback_ends_the_call(model, faces):
 
 def interrupted(body, folder):
     """Runs a script, presses Ctrl-C when it says so, and returns what it prints, with the time until its end."""
-    script = "import diffae, numpy as np\n" + textwrap.dedent(body)
+    script = HEARS_CTRL_C + "import diffae, numpy as np\n" + textwrap.dedent(body)
     child = subprocess.Popen(
         [sys.executable, "-c", script], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -141,8 +163,10 @@ def test_models_are_pickled_by_name_and_path(model, faces, checkpoint, tmp_path,
     assert len(pickle.dumps(model)) < 1000
     np.testing.assert_array_equal(again.encode(faces[:1], steps=2).x_T, model.encode(faces[:1], steps=2).x_T)
     monkeypatch.chdir(checkpoint.parent)
-    relative = pickle.dumps(diffae.load("last.ckpt"))
+    relative = diffae.load("last.ckpt")
     monkeypatch.chdir(tmp_path)
+    assert relative.path == str(checkpoint)
+    relative = pickle.dumps(relative)
     assert pickle.loads(relative).path == str(checkpoint)
     with pytest.raises(diffae.InvalidInput, match="what was pickled was model 0000"):
         diffae._load_again("toonheads", "cpu", "f32", "0000")

@@ -4,9 +4,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+from types import MappingProxyType
 
 import diffae
 import pytest
+from conftest import HEARS_CTRL_C
 
 SHORT = {
     "autoencoder": {"images": 48, "batch_size": 8},
@@ -64,6 +66,54 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(trained, drawings, tm
     assert list(model.directions) == ["Red"] and model.image_shape == (3, 16, 16)
 
 
+@pytest.fixture
+def begun(drawings, tmp_path):
+    """A run that has stopped after two steps."""
+    data, labels = drawings
+    inputs = {"data": data, "labels": labels, "freeze": ["encoder"], "out": tmp_path / "begun", "threads": 1}
+    assert diffae.train({"extends": "smoke", **SHORT}, lambda step: step["step"] < 2, **inputs) == "stopped"
+    return tmp_path / "begun"
+
+
+def test_what_is_given_again_agrees_with_the_run(begun, drawings, tmp_path, monkeypatch):
+    data, _ = drawings
+    for inputs, message in [
+        ({"data": tmp_path}, f"the run was started with data {data}, not {tmp_path}"),
+        ({"init_from": "toonheads"}, "the run was started without init_from, not with toonheads"),
+        ({"freeze": ["unet"]}, r'the run was started with freeze \["encoder"\], not \["unet"\]'),
+        ({"freeze": []}, r'the run was started with freeze \["encoder"\], not \[\]'),
+        ({"labels": tmp_path / "none.csv"}, "none.csv"),
+        ({"settings": {"data.validation_share": 0.5}}, "the run was started with data.validation_share = 0.2"),
+    ]:
+        for config in (None, {"extends": "smoke", **SHORT}):
+            steps = []
+            with pytest.raises(diffae.InvalidInput, match=message):
+                diffae.train(config, steps.append, out=begun, resume=True, threads=1, **inputs)
+            assert not steps
+    monkeypatch.chdir(data.parent)
+    again = {"data": data.name, "labels": f"{data.name}.csv", "freeze": ["encoder"], "threads": 1}
+    longer = {"extends": "smoke", **SHORT, "autoencoder": {"images": 64, "batch_size": 8}}
+    steps = []
+    assert diffae.train(longer, steps.append, out=begun, resume=True, **again) == "finished"
+    assert {step["num_steps"] for step in steps if step["stage"] == "autoencoder"} == {8}
+
+
+@pytest.mark.parametrize("config", [None, "smoke", {"extends": "smoke", **SHORT}], ids=["none", "preset", "dict"])
+def test_a_mistyped_run_is_not_begun(drawings, tmp_path, config):
+    data, _ = drawings
+    with pytest.raises(diffae.InvalidInput, match="there is no run to resume"):
+        diffae.train(config, data=data, out=tmp_path / "rum", resume=True)
+    assert not (tmp_path / "rum").exists()
+
+
+def test_training_takes_no_settings_that_it_does_not_use(drawings, tmp_path):
+    data, _ = drawings
+    for wrong in [{"batch_size": 3}, {"progress": print}]:
+        with pytest.raises(TypeError, match=r"train\(\) got an unexpected keyword argument"):
+            diffae.train("smoke", data=data, out=tmp_path / "run", **wrong)
+    assert not (tmp_path / "run").exists()
+
+
 def test_ctrl_c_saves_the_run(trained, drawings, tmp_path):
     data, labels = drawings
     script = f"""
@@ -78,7 +128,7 @@ def test_ctrl_c_saves_the_run(trained, drawings, tmp_path):
             print("interrupted")
     """
     child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HEARS_CTRL_C + textwrap.dedent(script)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
     assert child.stdout.readline() == "now\n"
     child.send_signal(signal.SIGINT)
@@ -98,6 +148,10 @@ def test_configs_are_presets_files_or_dicts(drawings, tmp_path):
     (tmp_path / "config.toml").write_text(text)
     assert diffae.train(tmp_path / "config.toml", out=tmp_path / "file", **stop) == "stopped"
     assert (tmp_path / "file/train.toml").read_text() == text
+    nested = {"autoencoder": MappingProxyType({"images": 48, "batch_size": 8}), "data": {"validation_share": 0.2}}
+    config = MappingProxyType({"extends": "smoke", **nested})
+    assert diffae.train(config, settings=MappingProxyType({}), out=tmp_path / "mapping", **stop) == "stopped"
+    assert (tmp_path / "mapping/train.toml").read_text() == text
     tomllib = pytest.importorskip("tomllib", reason="it came with Python 3.11")
     assert diffae.train(tomllib.loads(text), out=tmp_path / "dict", **stop) == "stopped"
     assert (tmp_path / "dict/train.toml").read_text() == text
@@ -120,8 +174,8 @@ def test_what_is_wrong_is_said_before_anything_is_trained(drawings, tmp_path):
         diffae.train("smoke", data=data)
     with pytest.raises(diffae.InvalidInput, match="data is None"):
         diffae.train("smoke", out=tmp_path / "run")
-    with pytest.raises(diffae.InvalidInput, match="there is no run to resume"):
-        diffae.train(out=tmp_path / "run", resume=True)
+    with pytest.raises(diffae.InvalidInput, match="no-config.toml"):
+        diffae.train(tmp_path / "no-config.toml", **run)
     assert not (tmp_path / "run").exists()
 
 

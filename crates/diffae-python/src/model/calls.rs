@@ -1,10 +1,12 @@
 //! The calls of a model, without their arguments: encoding, decoding, edits.
 
 use diffae_data::rgb_from_tensor;
-use diffae_infer::{CodesNeed, GivenCodes, PipelineSettings, USUAL_EDIT_STRENGTH, rounded_full_strength};
+use diffae_infer::{
+    AttributeEdit, CodesNeed, GivenCodes, NetworkCall, PipelineSettings, USUAL_EDIT_STRENGTH, rounded_full_strength,
+};
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::PyMapping;
 
 use super::{Model, PictureArray};
 use crate::arrays::{Pictures, array_from};
@@ -38,9 +40,12 @@ impl Model {
         let checks_domain = keywords.get::<bool>("check_domain", "True or False")?.unwrap_or(true);
         let pixels = pictures.pixels()?;
         let encoding = Encoding { pipeline, pixels, count, need, settings: &settings, checks_domain };
-        let total = if need == CodesNeed::Both { count * pipeline.num_inversion_calls(&settings) } else { 0 };
+        let work = match need {
+            CodesNeed::Both => (NetworkCall::Decoder, count * pipeline.num_inversion_calls(&settings)),
+            CodesNeed::ZSem => (NetworkCall::Encoder, count),
+        };
         let (codes, warning) =
-            counted(py, keywords, total, |counter| encoding.run(&names, &mut |event| counter.count(event)))?;
+            counted(py, keywords, work, |counter| encoding.run(&names, &mut |event| counter.count(event)))?;
         if let Some(warning) = warning {
             let text = std::ffi::CString::new(warning).unwrap_or_default();
             PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1)?;
@@ -57,10 +62,9 @@ impl Model {
         keywords: &Keywords<'_>,
     ) -> Result<Vec<u8>> {
         let pipeline = &self.pipeline;
-        pipeline.check_steps(settings.spacing, settings.num_steps)?;
         let [_, height, width] = pipeline.model().image_shape();
-        let total = codes.len() * pipeline.num_decoding_calls(&settings);
-        counted(py, keywords, total, |counter| {
+        let work = (NetworkCall::Decoder, codes.len() * pipeline.num_decoding_calls(&settings));
+        counted(py, keywords, work, |counter| {
             let mut bytes = Vec::with_capacity(codes.len() * height * width * 3);
             for batch in pipeline.decode_batches(codes, numbers, &settings, &mut |event| counter.count(event)) {
                 let (range, x_0) = batch?;
@@ -78,28 +82,45 @@ impl Model {
         array_from(py, pixels, &[counts, &[height, width, 3]].concat())
     }
 
-    /// Encodes a subject for an edit or an interpolation, and returns the settings of what follows.
-    pub(super) fn taken(
+    /// Completes settings of decoding, and fails if there is no chain of so many steps.
+    pub(super) fn decoding(&self, keywords: &Keywords<'_>, settings: PipelineSettings) -> Result<PipelineSettings> {
+        let settings = keywords.complete(settings)?;
+        self.pipeline.check_steps(settings.spacing, settings.num_steps)?;
+        Ok(settings)
+    }
+
+    /// Returns the settings of an edit or an interpolation of a subject, of its inversion and of decoding.
+    pub(super) fn settings_of(
         &self,
-        py: Python<'_>,
         subject: &Subject<'_>,
         reference: PipelineSettings,
         keywords: &Keywords<'_>,
-    ) -> Result<(diffae_infer::Codes, PipelineSettings)> {
+    ) -> Result<PipelineSettings> {
         let bases = [PipelineSettings::of_model(self.pipeline.model().config()), reference];
-        let given = keywords.chains()?;
-        match subject {
+        let of_codes = match subject {
             Subject::Codes(codes) => {
                 let codes = codes.get();
-                let chain = codes.inner().chain.as_ref().map(|chain| chain.settings);
                 self.require_noise(codes.inner())?;
-                let of_codes = Some(GivenCodes { chain, name: codes.name() });
-                Ok((codes.inner().clone(), keywords.complete(given.inverting(bases, of_codes)?)?))
+                let chain = codes.inner().chain.as_ref().map(|chain| chain.settings);
+                Some(GivenCodes { chain, name: codes.name() })
             }
+            Subject::Pictures(_) => None,
+        };
+        self.decoding(keywords, keywords.chains()?.inverting(bases, of_codes)?)
+    }
+
+    /// Returns the codes of a subject; pictures are encoded.
+    pub(super) fn codes_of(
+        &self,
+        py: Python<'_>,
+        subject: &Subject<'_>,
+        settings: PipelineSettings,
+        keywords: &Keywords<'_>,
+    ) -> Result<diffae_infer::Codes> {
+        match subject {
+            Subject::Codes(codes) => Ok(codes.get().inner().clone()),
             Subject::Pictures(pictures) => {
-                let settings = keywords.complete(given.inverting(bases, None)?)?;
-                let codes = self.encoded(py, pictures, (self.need(CodesNeed::Both)?, settings), keywords)?;
-                Ok((codes, settings))
+                self.encoded(py, pictures, (self.need(CodesNeed::Both)?, settings), keywords)
             }
         }
     }
@@ -121,15 +142,16 @@ impl Model {
         Ok(diffae_infer::Codes { x_terminal, ..codes })
     }
 
-    /// Returns the strengths of edits, usual ones in place of `None`.
-    pub(super) fn strengths(&self, edits: &Bound<'_, PyDict>) -> Result<Vec<(String, f64)>> {
-        if edits.is_empty() {
+    /// Returns the strengths of edits, usual ones in place of `None`; fails if they cannot be made.
+    pub(super) fn strengths(&self, edits: &Bound<'_, PyMapping>) -> Result<Vec<(String, f64)>> {
+        if edits.is_empty()? {
             return Err(Error::argument("edits", "an empty dict", "a dict of attributes with their strengths"));
         }
         let model = self.pipeline.model();
         let classifier = model.classifier()?;
-        let mut strengths = vec![];
-        for (name, strength) in edits {
+        let (mut strengths, mut checked) = (vec![], vec![]);
+        for item in edits.items()? {
+            let (name, strength) = item.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
             let what = "the name of an attribute";
             let Ok(name) = name.extract::<String>() else { return Err(Error::argument(what, name.repr()?, "text")) };
             let attribute_idx = model.attribute_idx(&name)?;
@@ -140,8 +162,10 @@ impl Model {
                 let number = strength.extract::<f64>();
                 number.map_err(|_error| Error::argument(&what, strength.to_string(), "a number or None"))?
             };
+            checked.push(AttributeEdit { attribute_idx, strength });
             strengths.push((name, strength));
         }
+        model.check_edits(&checked)?;
         Ok(strengths)
     }
 
@@ -155,17 +179,17 @@ impl Model {
     }
 }
 
-/// Runs a job with a counter of its network calls, which the callback `progress` hears of.
+/// Runs a job with a counter of its network calls of a kind, which the callback `progress` hears of.
 pub(super) fn counted<T: Send>(
     py: Python<'_>,
     keywords: &Keywords<'_>,
-    total: usize,
+    work: (NetworkCall, usize),
     job: impl FnOnce(&mut Counter<'_>) -> Result<T> + Send,
 ) -> Result<T> {
     let callback = keywords.progress()?;
     let mut listener = callback.map(|callback| move |py: Python<'_>, progress: Progress| callback.call(py, progress));
     let listener = listener.as_mut().map(|listener| listener as _);
-    compute(py, keywords.threads()?, listener, |link| job(&mut Counter::new(link, total)))
+    compute(py, keywords.threads()?, listener, |link| job(&mut Counter::new(link, work)))
 }
 
 /// Runs a job that reports nothing.
