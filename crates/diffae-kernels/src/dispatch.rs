@@ -130,7 +130,7 @@ pub fn kernels_from_environment() -> Result<Option<KernelSet>> {
 /// Choice of the convolution algorithms of a frozen layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Winograd {
-    /// As [`set_exact`] says for the process.
+    /// The choice of the whole process, see [`set_exact`].
     #[default]
     Process,
     /// Winograd's algorithm where it is the fastest.
