@@ -97,8 +97,10 @@ def interrupted(body, folder):
     assert child.stdout.readline() == "now\n"
     start = time.perf_counter()
     child.send_signal(signal.SIGINT)
-    rest = child.communicate(timeout=60)[0]
-    return rest, time.perf_counter() - start
+    try:
+        return child.communicate(timeout=60)[0], time.perf_counter() - start
+    finally:
+        child.kill()
 
 
 def test_ctrl_c_ends_a_call(tmp_path):

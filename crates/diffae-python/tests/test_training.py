@@ -132,7 +132,10 @@ def test_ctrl_c_saves_the_run(trained, drawings, tmp_path):
     )
     assert child.stdout.readline() == "now\n"
     child.send_signal(signal.SIGINT)
-    assert child.communicate(timeout=60)[0].splitlines()[-1] == "interrupted"
+    try:
+        assert child.communicate(timeout=60)[0].splitlines()[-1] == "interrupted"
+    finally:
+        child.kill()
     assert not (tmp_path / "run/model.safetensors").exists()
     assert diffae.train(out=tmp_path / "run", resume=True, threads=1) == "finished"
     assert (tmp_path / "run/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
