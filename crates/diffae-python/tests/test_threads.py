@@ -130,8 +130,8 @@ def test_ctrl_c_without_a_callback(tmp_path):
         """
         model = diffae.load()
         faces = np.repeat(diffae.built_in_pictures()[1], 40, axis=0)
-        print("now", flush=True)
         try:
+            print("now", flush=True)
             model.encode(faces, steps=100)
         except KeyboardInterrupt:
             print("interrupted")
