@@ -30,9 +30,11 @@ fn the_built_in_model_becomes_four_graphs_and_a_manifest() {
     assert_eq!(manifest["diffusion"]["alpha_bars"].as_array().unwrap().len(), 1000);
     assert_eq!(manifest["diffusion"]["chain"]["timesteps"].as_array().unwrap().len(), 10);
     // The same strengths as `edit` takes without any.
-    let listed = workspace.run(&["edit", "--model", "toonheads", "--list", "--json"]).succeeds().json();
-    let names: Vec<&Value> = manifest["attributes"].as_array().unwrap().iter().map(|known| &known["name"]).collect();
-    assert_eq!(names, listed.as_array().unwrap().iter().collect::<Vec<_>>());
+    let listed = workspace.run(&["edit", "--model", "toonheads", "--list"]).succeeds().stdout();
+    let line = |known: &Value| {
+        format!("{:<16} full strength: {}\n", known["name"].as_str().unwrap(), known["full_strength"].as_f64().unwrap())
+    };
+    assert_eq!(manifest["attributes"].as_array().unwrap().iter().map(line).collect::<String>(), listed);
     let info = workspace.run(&["info", "toonheads", "--json"]).succeeds().json();
     assert_eq!(manifest["fingerprint"], info["fingerprint"]);
 }
@@ -48,6 +50,16 @@ fn half_precision_halves_the_networks() {
     assert!(size("f16") < 0.7 * size("f32"), "{} {}", size("f16"), size("f32"));
     // A checkpoint without a classifier has nothing to edit with.
     assert!(!workspace.files("f32").contains(&"directions.onnx".to_owned()));
+}
+
+#[test]
+fn another_option_for_the_precision_is_refused() {
+    let workspace = Workspace::new();
+    for dtype in ["f16", "bf16"] {
+        let ckpt = checkpoint("ddpm16");
+        workspace.run(&["export", &ckpt, "--onnx", "onnx", "--dtype", dtype]).fails_with("--half");
+    }
+    assert!(workspace.files(".").is_empty());
 }
 
 #[test]

@@ -4,19 +4,26 @@
 
 Each model folder below DIR holds f32/, f16/ and numbers.safetensors. A line per quantity: the largest absolute difference to our
 own numbers by onnxruntime, of both precisions, and by OpenVINO, of f32. f32 must agree within 1e-4, and within 1e-3 after an exact
-inversion, which amplifies rounding, above all with networks that were not trained; of f16 no bound is demanded.
+inversion, which amplifies rounding, above all with networks that were not trained; f16 must be finite.
 Every file is checked by the ONNX checker with full type and shape inference first.
+
+A folder that also holds pictures.safetensors has a picture with our reconstruction and our edit of it: the program of docs/onnx.md
+runs on the picture as it stands there, and no pixel of its results may differ by more than one step of 255.
 """
 import hashlib
 import json
 import math
+import re
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import openvino
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 TOLERANCE = 1e-4
@@ -168,6 +175,29 @@ def check_files(folder):
             assert (port["name"], port["shape"]) == (value.name, shape), (port, shape)
 
 
+def compare_documented(folder):
+    """Runs the program of docs/onnx.md, and compares its pictures with ours; returns whether one differs."""
+    document = (Path(__file__).resolve().parents[2] / "docs/onnx.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    with safe_open(folder / "pictures.safetensors", "np") as file:
+        ours, attribute = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["attribute"]
+    original = ours.pop("original")
+    failed = False
+    with tempfile.TemporaryDirectory() as scratch:
+        header = b"P6 %d %d 255\n" % (original.shape[1], original.shape[0])
+        (Path(scratch) / "picture.ppm").write_bytes(header + original.tobytes())
+        arguments = [str((folder / "f32").resolve()), "picture.ppm", attribute]
+        subprocess.run([sys.executable, "-c", program, *arguments], cwd=scratch, check=True)
+        for name, expected in sorted(ours.items()):
+            got = np.fromfile(Path(scratch) / f"{name}.ppm", np.uint8)[-expected.size :].reshape(expected.shape)
+            steps = np.abs(got.astype(int) - expected.astype(int))
+            bad = bool(steps.max() > 1)
+            failed |= bad
+            mean = f"{steps.mean() / 255:.1e} of the range on average"
+            print(f"docs/onnx.md, {folder.name}, {name} ({attribute}): {steps.max()} steps of 255 at most, {mean}{' FAIL' if bad else ''}")
+    return failed
+
+
 def main():
     failed = False
     print(f"onnxruntime {onnxruntime.__version__}, openvino {openvino.__version__}, onnx {onnx.__version__}")
@@ -183,10 +213,12 @@ def main():
         for name in found[0]:
             differences = [float(np.abs(result[name] - ours[name]).max()) for result in found]
             tolerance = INVERTED_TOLERANCE if name in ("inverted", "decoded_along") else TOLERANCE
-            bad = not all(difference <= tolerance for difference in differences[:2])
+            bad = not all(difference <= tolerance for difference in differences[:2]) or not math.isfinite(differences[2])
             failed |= bad
             cells = " | ".join(f"{difference:.1e}" for difference in differences)
             print(f"| {folder.name} | {name} | {np.abs(ours[name]).max():.2f} | {cells} |{' FAIL' if bad else ''}")
+    for pictures in sorted(Path(sys.argv[1]).glob("*/pictures.safetensors")):
+        failed |= compare_documented(pictures.parent)
     sys.exit(failed)
 
 

@@ -1,10 +1,11 @@
 //! The graphs of a compact one-shot autoencoder: `x_0 -> z_sem` and `(z_sem, x_T) -> x_0`.
 
+use candle_core::Tensor;
 use diffae_nets::weights::Weights;
 use diffae_nets::{CompactConfig, RawCompactConfig};
 
-use crate::error::Result;
-use crate::graph::{Graph, GraphBuilder, Precision, Value, float, integer, integers, signed};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, GraphBuilder, Precision, Value, integer, integers, signed};
 
 /// Height and width of the smallest maps.
 const LAST_SIZE: usize = RawCompactConfig::LAST_SIZE;
@@ -52,21 +53,39 @@ pub(crate) fn decoder(config: &CompactConfig, weights: &Weights, precision: Prec
 }
 
 impl GraphBuilder<'_> {
-    /// A 4x4 convolution of stride 2 with one pixel of zeros around, or its transpose.
+    /// A convolution of stride 2 with one pixel of zeros around, or its transpose; the kernel is square.
     fn strided(&mut self, path: &str, operator: &str, x: &Value) -> Result<Value> {
-        let (weight, bias) = (self.weight(&format!("{path}.weight"))?, self.weight(&format!("{path}.bias"))?);
-        let attributes =
-            vec![integers("kernel_shape", &[4; 2]), integers("strides", &[2; 2]), integers("pads", &[1; 4])];
+        let name = format!("{path}.weight");
+        let kernel = self.weight_shape(&name).and_then(|shape| shape.last().copied()).unwrap_or(1);
+        let (weight, bias) = (self.weight(&name)?, self.weight(&format!("{path}.bias"))?);
+        let attributes = vec![
+            integers("kernel_shape", &[signed(kernel); 2]),
+            integers("strides", &[2; 2]),
+            integers("pads", &[1; 4]),
+        ];
         Ok(self.node(path, operator, &[x, &weight, &bias], attributes))
     }
 
-    /// Batch norm with the running statistics, and `ReLU`.
+    /// Batch norm with the running statistics, and `ReLU`: the norm is folded into a scale and a shift of each channel, in
+    /// f32 as it is computed, since f16 has too few digits for statistics and no variance above 65504.
     fn batch_norm(&mut self, path: &str, x: &Value) -> Result<Value> {
         let [weight, bias, mean, variance] =
-            ["weight", "bias", "running_mean", "running_var"].map(|name| self.weight(&format!("{path}.{name}")));
-        let inputs = [x, &weight?, &bias?, &mean?, &variance?];
-        let epsilon = vec![float("epsilon", RawCompactConfig::BATCH_NORM_EPS)];
-        let y = self.node(path, "BatchNormalization", &inputs, epsilon);
-        Ok(self.node(path, "Relu", &[&y], vec![]))
+            ["weight", "bias", "running_mean", "running_var"].map(|name| self.weight_in_f32(&format!("{path}.{name}")));
+        let [scale, shift] = folded([weight?, bias?, mean?, variance?])
+            .map_err(|source| Error::Tensor { part: "folding a batch norm", source })?;
+        let (scale, shift) = (self.constant(path, "scale", &scale)?, self.constant(path, "shift", &shift)?);
+        let single = self.in_f32(x, path);
+        let scaled = self.node(path, "Mul", &[&single, &scale], vec![]);
+        let shifted = self.add(path, &scaled, &shift);
+        let y = self.node(path, "Relu", &[&shifted], vec![]);
+        Ok(self.in_precision(&y, path))
     }
+}
+
+/// Returns the scale and the shift that a norm of these parameters is, `[1, C, 1, 1]`.
+fn folded([weight, bias, mean, variance]: [Tensor; 4]) -> candle_core::Result<[Tensor; 2]> {
+    let scale = (weight / (variance + RawCompactConfig::BATCH_NORM_EPS)?.sqrt()?)?;
+    let shift = (bias - (mean * &scale)?)?;
+    let channels = scale.elem_count();
+    Ok([scale.reshape((1, channels, 1, 1))?, shift.reshape((1, channels, 1, 1))?])
 }

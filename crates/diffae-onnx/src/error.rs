@@ -17,7 +17,7 @@ pub enum Error {
     #[error(transparent)]
     Schedule(#[from] diffae_schedule::Error),
     /// A weight is missing, left over, or has no value in the number type.
-    #[error("the weights do not fit the networks")]
+    #[error("the weights cannot be exported")]
     Nets(#[from] diffae_nets::Error),
     /// A tensor does not have the shape that the networks give it.
     #[error("{part} failed")]

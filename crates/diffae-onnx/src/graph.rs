@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use diffae_nets::weights::{TensorMap, TensorSource, Weights};
+use diffae_nets::weights::{TensorMap, TensorSource, Weights, is_finite};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -176,6 +176,14 @@ impl<'a> GraphBuilder<'a> {
         self.initializer(name, &weight)
     }
 
+    /// Reads a weight of the model in f32, for constants that are computed from it.
+    ///
+    /// # Errors
+    /// [`Error::Nets`] if there is none, or a number is not finite.
+    pub(crate) fn weight_in_f32(&self, name: &str) -> Result<Tensor> {
+        Ok(self.weights.tensor(name, DType::F32, &Device::Cpu)?)
+    }
+
     /// Adds constant numbers in the number type of the arithmetic.
     ///
     /// # Errors
@@ -197,7 +205,7 @@ impl<'a> GraphBuilder<'a> {
     /// Adds a constant tensor as it is.
     ///
     /// # Errors
-    /// [`Error::Nets`] if it cannot be read.
+    /// [`Error::Nets`] if it cannot be read, or a number is not finite; [`Error::Tensor`] if graphs have no such number type.
     pub(crate) fn constant(&mut self, path: &str, name: &str, tensor: &Tensor) -> Result<Value> {
         let name = self.unique(&format!("{path}/{name}"));
         self.initializer(name, tensor)
@@ -216,7 +224,16 @@ impl<'a> GraphBuilder<'a> {
     }
 
     fn initializer(&mut self, name: String, tensor: &Tensor) -> Result<Value> {
-        let element = if tensor.dtype() == DType::F16 { ElementType::Float16 } else { ElementType::Float };
+        let failed = |source| Error::Tensor { part: "adding constants", source };
+        let element = match tensor.dtype() {
+            DType::F16 => ElementType::Float16,
+            DType::F32 => ElementType::Float,
+            DType::I64 => ElementType::Int64,
+            other => return Err(failed(candle_core::Error::UnsupportedDTypeForOp(other, "ONNX export"))),
+        };
+        if tensor.dtype().is_float() && !is_finite(tensor).map_err(failed)? {
+            return Err(diffae_nets::Error::NotFinite { name }.into());
+        }
         let stored = TensorMap(BTreeMap::from([(name.clone(), tensor.clone())]));
         let bytes = stored.read(&name)?.bytes.into_owned();
         self.initializers.push(TensorProto {
@@ -309,4 +326,31 @@ pub(crate) fn word(name: &str, value: &str) -> AttributeProto {
 
 fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
     AttributeProto { name: Some(name.to_owned()), r#type: Some(kind.into()), ..AttributeProto::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constants_have_the_number_type_of_their_tensor() {
+        let weights = Weights::new(std::sync::Arc::new(TensorMap::default()));
+        let mut graph = GraphBuilder::new(&weights, Precision::F16);
+        let ones = |dtype| Tensor::ones(3, dtype, &Device::Cpu).unwrap();
+        for (dtype, element, bytes) in [
+            (DType::F16, ElementType::Float16, 6),
+            (DType::F32, ElementType::Float, 12),
+            (DType::I64, ElementType::Int64, 24),
+        ] {
+            graph.constant("path", "ones", &ones(dtype)).unwrap();
+            let stored = graph.initializers.last().unwrap();
+            assert_eq!((stored.data_type, stored.raw_data.as_ref().unwrap().len()), (Some(element.into()), bytes));
+        }
+        for dtype in [DType::U8, DType::BF16, DType::F64] {
+            assert!(matches!(graph.constant("path", "ones", &ones(dtype)), Err(Error::Tensor { .. })), "{dtype:?}");
+        }
+        let overflow = graph.numbers("path", "large", (&[1e5], &[1])).unwrap_err();
+        assert!(matches!(overflow, Error::Nets(diffae_nets::Error::NotFinite { .. })), "{overflow}");
+        assert_eq!(graph.initializers.len(), 3);
+    }
 }

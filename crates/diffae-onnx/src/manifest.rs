@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use diffae_infer::{ChainSettings, DiffusionConfig, Inversion, Model, ModelKind, PictureDomain, PipelineSettings};
+use diffae_infer::{
+    DiffusionConfig, Inversion, Model, ModelKind, PictureDomain, PipelineSettings, rounded_full_strength,
+};
 use diffae_schedule::{Clip, ExactChain, ExactCoefficients, NoiseSchedule, Sampler, Spacing, StepChain};
 use serde::Serialize;
 
@@ -165,7 +167,8 @@ pub struct Normalization {
 pub struct Attribute {
     /// Name.
     pub name: String,
-    /// Strength of a full edit; absent where the direction is a classifier's, along which about 0.3 is typical.
+    /// Strength of a full edit, to two digits as the program gives it; absent where the direction is a classifier's, along
+    /// which about 0.3 is typical.
     pub full_strength: Option<f64>,
 }
 
@@ -205,8 +208,8 @@ impl Manifest {
 /// Describes the diffusion over pictures with the default chain of the model.
 fn picture_diffusion(model: &Model, config: &DiffusionConfig, settings: &PipelineSettings) -> Result<Diffusion> {
     let steps = model.step_chain(settings.spacing, settings.num_steps)?;
-    let exact = match (settings.inversion, settings.chain()) {
-        (Inversion::Exact(weights), Some(ChainSettings::Exact(_))) => {
+    let exact = match settings.inversion {
+        Inversion::Exact(weights) => {
             let chain = ExactChain::new(steps.clone(), weights);
             let update = |node| {
                 let ExactCoefficients { before, here, eps } = chain.coefficients(node)?;
@@ -261,7 +264,6 @@ fn normalization(model: &Model) -> Result<Option<Normalization>> {
 
 fn attribute(model: &Model, idx: usize) -> Result<Attribute> {
     let classifier = model.classifier()?;
-    let full_strength = classifier.full_strength(idx);
-    let full_strength = full_strength.map_err(|source| Error::Tensor { part: "exporting edit directions", source })?;
+    let full_strength = rounded_full_strength(classifier, idx)?;
     Ok(Attribute { name: classifier.config().attributes[idx].clone(), full_strength })
 }

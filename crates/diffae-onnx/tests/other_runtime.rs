@@ -26,7 +26,8 @@ fn golden(model: &str, file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden").join(model).join(file)
 }
 
-/// Opens a golden model with everything that belongs to it.
+/// Opens a golden model with everything that belongs to it. The chores have a function for it (`complete_source`), and like
+/// this file a random one-shot autoencoder; a program and the tests of a library share no code that is not in a library.
 fn complete(model: &str) -> ModelSource {
     let mut source = ModelSource::open(&golden(model, "last.ckpt"), &ArchitectureHints::default()).unwrap();
     if golden(model, "latent.pkl").is_file() {
@@ -44,8 +45,8 @@ fn noise(number: u64, dims: &[usize]) -> Tensor {
 struct Graphs(BTreeMap<&'static str, rten::Model>);
 
 impl Graphs {
-    fn of(source: &ModelSource) -> Self {
-        let mut export = Export::new(source, Precision::F32).unwrap();
+    fn of(source: &ModelSource, precision: Precision) -> Self {
+        let mut export = Export::new(source, precision).unwrap();
         let graphs = export.manifest.graphs.iter();
         Self(
             graphs
@@ -65,18 +66,38 @@ impl Graphs {
         let inputs =
             inputs.iter().map(|(name, tensor)| (graph.node_id(name).unwrap(), ValueOrView::from(value(tensor))));
         let outputs = graph.run(inputs.collect(), graph.output_ids(), None).unwrap();
-        let got = outputs.into_iter().next().unwrap().into_tensor::<f32>().unwrap().into_data();
-        let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
-        assert_eq!(got.len(), expected.len(), "{part}");
-        let largest = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0., f32::max);
-        assert!(largest <= TOLERANCE, "{part}: {largest}");
+        let got = outputs.into_iter().next().unwrap().into_tensor::<f32>().unwrap();
+        let values = got.clone().into_data();
+        assert_agree(part, &values, expected);
+        // Tensors are equal if their shapes are, too.
+        let shaped = rten::Value::from_shape(expected.dims(), values).unwrap().into_tensor::<f32>().unwrap();
+        assert!(got == shaped, "{part} has not the shape {:?}", expected.dims());
     }
 }
 
-/// Checks every graph of a diffusion model on a batch of two with different timesteps.
+/// Checks values; what is not finite agrees with nothing.
 #[track_caller]
-fn check_all(source: &ModelSource) {
-    let (graphs, model) = (Graphs::of(source), source.build(&LoadOptions::cpu()).unwrap());
+fn assert_agree(part: &str, values: &[f32], expected: &Tensor) {
+    let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
+    assert_eq!(values.len(), expected.len(), "{part}");
+    for (idx, (got, expected)) in values.iter().zip(&expected).enumerate() {
+        assert!((got - expected).abs() <= TOLERANCE, "{part}: value {idx} is {got}, expected {expected}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "value 1 is NaN")]
+fn a_graph_that_gives_nan_does_not_agree() {
+    assert_agree("encoder", &[1., f32::NAN], &Tensor::ones(2, DType::F32, &Device::Cpu).unwrap());
+}
+
+/// Checks every graph of a diffusion model on a batch of two with different timesteps.
+///
+/// rten and our CPU both compute in f32, also where weights are f16: they agree in either precision.
+#[track_caller]
+fn check_all(source: &ModelSource, precision: Precision) {
+    let options = LoadOptions { dtype: precision.dtype(), ..LoadOptions::cpu() };
+    let (graphs, model) = (Graphs::of(source, precision), source.build(&options).unwrap());
     let shape = model.image_shape();
     let (x, timesteps) = (noise(1, &shape).clamp(-1f32, 1f32).unwrap(), Tensor::new(&TIMESTEPS, &Device::Cpu).unwrap());
     let unet = model.unet().unwrap();
@@ -119,23 +140,37 @@ fn check_edits(graphs: &Graphs, model: &Model, z_sem: &Tensor) {
 #[test]
 fn golden_models_agree() {
     for model in ["autoenc16_latent", "autoenc32", "ddpm16", "gray16_heads2"] {
-        check_all(&complete(model));
+        check_all(&complete(model), Precision::F32);
+    }
+}
+
+#[test]
+fn half_precision_agrees() {
+    for model in ["autoenc16_latent", "autoenc32", "ddpm16", "gray16_heads2"] {
+        check_all(&complete(model), Precision::F16);
     }
 }
 
 /// The directions of the built-in model depend on the code.
 #[test]
 fn the_built_in_model_agrees() {
-    check_all(&ModelSource::built_in().unwrap());
+    check_all(&ModelSource::built_in().unwrap(), Precision::F32);
 }
 
-/// Writes a model with random weights, and opens it.
+/// Writes a model with random weights, and opens it. Only the variance of the decoder's first norm is no number of f16: it is
+/// too large.
 fn with_random_weights(config: &serde_json::Value, vars: &VarMap) -> (tempfile::TempDir, ModelSource) {
     let vars: BTreeMap<String, Tensor> =
         vars.data().lock().unwrap().iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
     let drawn = |(idx, (name, tensor)): (u64, (String, Tensor))| {
         let noise = NoiseSource::new(7).standard_normal(NoisePurpose::Step, idx, tensor.dims(), &Device::Cpu).unwrap();
         let values = if name.ends_with("running_var") { noise.abs().unwrap() + 0.5 } else { noise * 0.1 };
+        let values = values.and_then(|values| values.to_dtype(DType::F16)?.to_dtype(DType::F32)).unwrap();
+        let values = match name.as_str() {
+            "decoder.norm0.running_var" => values * 1e6,
+            "decoder.norm0.weight" => values * 1e3,
+            _ => Ok(values),
+        };
         (name, values.unwrap())
     };
     let weights: BTreeMap<String, Tensor> = (0..).zip(vars).map(drawn).collect();
@@ -193,7 +228,7 @@ fn unusual_options_agree() {
     SemanticEncoder::new(&EncoderConfig::new(encoder).unwrap(), &vb.pp("encoder")).unwrap();
     LatentNet::new(&LatentNetConfig::new(net).unwrap(), &vb.pp("latent_net")).unwrap();
     let (_folder, source) = with_random_weights(&config, &vars);
-    check_all(&source);
+    check_all(&source, Precision::F32);
     let manifest = serde_json::to_value(Export::new(&source, Precision::F32).unwrap().manifest).unwrap();
     assert_eq!((&manifest["diffusion"]["prediction"], &manifest["attributes"]), (&"x_0".into(), &json!([])));
 }
@@ -214,16 +249,19 @@ fn a_one_shot_autoencoder_agrees() {
     CompactEncoder::new(&networks, &vb.pp("encoder")).unwrap();
     CompactDecoder::new(&networks, &vb.pp("decoder")).unwrap();
     let (_folder, source) = with_random_weights(&json!({ "format_version": 1, "compact": raw }), &vars);
-    let (graphs, model) = (Graphs::of(&source), source.build(&LoadOptions::cpu()).unwrap());
+    let model = source.build(&LoadOptions::cpu()).unwrap();
     let x_0 = noise(1, &model.image_shape()).clamp(-1f32, 1f32).unwrap();
     let z_sem = model.encode_semantic(&x_0).unwrap();
-    graphs.check("encoder", &[("x_0", &x_0)], &z_sem);
     let x_terminal = model.random_x_terminal(NoiseSource::new(4), 0..2).unwrap();
     let options = diffae_infer::DecodeOptions::ddim(1);
     let no_noise = &mut diffae_schedule::no_noise;
     let expected =
         model.decode(&x_terminal, Some(&z_sem), &options, no_noise, &mut diffae_schedule::no_callback).unwrap();
-    graphs.check("decoder", &[("z_sem", &z_sem), ("x_T", &x_terminal)], &expected);
+    for precision in [Precision::F32, Precision::F16] {
+        let graphs = Graphs::of(&source, precision);
+        graphs.check("encoder", &[("x_0", &x_0)], &z_sem);
+        graphs.check("decoder", &[("z_sem", &z_sem), ("x_T", &x_terminal)], &expected);
+    }
 }
 
 #[test]

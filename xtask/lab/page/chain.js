@@ -7,16 +7,29 @@ function sums(...terms) {
   return sum;
 }
 
+/* Mixes the bits of a number of 32 bits, as the generator SplitMix32 does. */
+function mixed(number) {
+  let z = Math.imul(number ^ (number >>> 16), 0x21f0aaad);
+  z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
+  return (z ^ (z >>> 15)) >>> 0;
+}
+
+/* Gets a file; an answer that is none becomes an error with its name. */
+export async function fetched(name, folder) {
+  const response = await fetch(new URL(name, folder)).catch(() => { throw new Error(`${name} cannot be loaded: no answer`); });
+  if (!response.ok) throw new Error(`${name} cannot be loaded: status ${response.status}`);
+  return response;
+}
+
 const clamped = (values) => values.map((value) => Math.min(1, Math.max(-1, value)));
 
 export class Model {
   /* Loads manifest and graphs from a folder; `loaded` is called with each part. */
   static async load(ort, folder, loaded = () => {}) {
-    const manifest = await (await fetch(new URL("manifest.json", folder))).json();
+    const manifest = await (await fetched("manifest.json", folder)).json();
     const graphs = {};
     for (const [part, { file }] of Object.entries(manifest.graphs)) {
-      const response = await fetch(new URL(file, folder));
-      if (!response.ok) throw new Error(`${file} cannot be loaded: ${response.statusText}`);
+      const response = await fetched(file, folder);
       graphs[part] = await ort.InferenceSession.create(new Uint8Array(await response.arrayBuffer()));
       loaded(part);
     }
@@ -122,16 +135,12 @@ export class Model {
     return { zSem: line(from.zSem, to.zSem), xT: arc(from.xT, to.xT), residual: line(from.residual, to.residual) };
   }
 
-  /* Standard normal noise of a seed, by Box and Muller from the counter-based generator SplitMix32. */
+  /* Standard normal noise of a seed, by Box and Muller. The uniform numbers are those of a counter, mixed twice with the key of
+     the seed between: added to the counter, it would make the noise of one seed a shifted copy of another's. */
   noise(seed) {
-    let state = Math.imul(seed + 1, 0x9e3779b9) >>> 0;
-    const uniform = () => {
-      state = (state + 0x9e3779b9) >>> 0;
-      let z = state;
-      z = Math.imul(z ^ (z >>> 16), 0x21f0aaad);
-      z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
-      return (((z ^ (z >>> 15)) >>> 0) + 0.5) / 2 ** 32;
-    };
+    const key = mixed(seed + 0x9e3779b9);
+    let counter = 0;
+    const uniform = () => (mixed(mixed(counter += 1) ^ key) + 0.5) / 2 ** 32;
     const count = this.manifest.x_terminal_shape.reduce((product, length) => product * length, 1);
     return Float32Array.from({ length: count }, () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()));
   }

@@ -1,4 +1,4 @@
-/* Computes for the page: one request at a time, and of those that wait the newest alone. */
+/* Computes for the page: of each lane the newest request alone, and of several lanes the first. */
 import * as ort from "./ort/ort.wasm.bundle.min.mjs";
 import { Model } from "./chain.js";
 
@@ -6,55 +6,71 @@ ort.env.wasm.wasmPaths = { wasm: new URL("ort/ort-wasm-simd-threaded.wasm", impo
 /* Threads share memory, which hosts allow only by two headers that few of them send. */
 ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(8, navigator.hardwareConcurrency) : 1;
 
-class Replaced extends Error {}
+/* A slider is followed while another picture is encoded, and both go before variations. */
+const LANES = ["picture", "take", "variations"];
 
-let model, waiting = null, working = false;
+let model, isComputing = false;
+/* The newest request of each lane, with `resume`, which continues its work. */
+const newest = new Map();
 /* Codes of pictures that were encoded, by their name. */
 const known = new Map();
 
 const work = {
-  async encode({ name, x0 }, step) {
+  /* Encodes a picture, and gives its reconstruction. */
+  async take({ name, x0 }, step) {
     if (!known.has(name)) known.set(name, await model.encode(x0, step));
-    return {};
+    return model.decodeAlong(known.get(name), step);
   },
   async edit({ name, edits }, step) {
     const codes = known.get(name);
-    return { picture: await model.decodeAlong({ ...codes, zSem: await model.edit(codes.zSem, edits) }, step) };
+    return model.decodeAlong({ ...codes, zSem: await model.edit(codes.zSem, edits) }, step);
   },
   async blend({ from, to, alpha }, step) {
-    return { picture: await model.decodeAlong(model.blend(known.get(from), known.get(to), alpha), step) };
+    return model.decodeAlong(model.blend(known.get(from), known.get(to), alpha), step);
   },
   async variation({ name, seed }, step) {
-    return { picture: await model.decode({ zSem: known.get(name).zSem, xT: model.noise(seed) }, step) };
+    return model.decode({ zSem: known.get(name).zSem, xT: model.noise(seed) }, step);
   },
 };
 
-async function go() {
-  working = true;
-  while (waiting) {
-    const { id, kind, ...request } = waiting;
-    waiting = null;
-    const start = performance.now();
-    const step = async (done, total) => {
-      self.postMessage({ id, done, total });
-      /* Messages that have come are seen now. */
-      await new Promise((resolve) => setTimeout(resolve));
-      if (waiting) throw new Replaced();
-    };
-    try { self.postMessage({ id, ...await work[kind](request, step), ms: performance.now() - start }); }
-    catch (error) { self.postMessage({ id, error: error.message, replaced: error instanceof Replaced }); }
-  }
-  working = false;
+/* Continues the work of the first lane that has any, up to its next step. */
+function compute() {
+  const lane = LANES.find((lane) => newest.has(lane));
+  if (isComputing || !model || !lane) return;
+  isComputing = true;
+  newest.get(lane).resume();
 }
 
-self.addEventListener("message", ({ data }) => {
-  if (waiting) self.postMessage({ id: waiting.id, replaced: true, error: "replaced" });
-  waiting = data;
-  if (!working && model) go();
+/* Ends a step; messages that have come are seen before the next one. */
+function pause() {
+  isComputing = false;
+  setTimeout(compute);
+}
+
+async function answer(request) {
+  const { id, lane, kind } = request, start = performance.now();
+  /* Awaited before each call of the network. What is not the newest of its lane is never resumed. */
+  const step = (done, total) => {
+    self.postMessage({ id, done, total });
+    pause();
+    return new Promise((resume) => { request.resume = resume; });
+  };
+  try { self.postMessage({ id, picture: await work[kind](request, step), ms: performance.now() - start }); }
+  catch (error) { self.postMessage({ id, error: error.message }); }
+  if (newest.get(lane) === request) newest.delete(lane);
+  pause();
+}
+
+/* A request, or without a kind the end of one. */
+self.addEventListener("message", ({ data: request }) => {
+  const { id, lane, kind } = request;
+  if (kind) newest.set(lane, Object.assign(request, { resume: () => answer(request) }));
+  else if (newest.get(lane)?.id === id) newest.delete(lane);
+  compute();
 });
 
 try {
   model = await Model.load(ort, new URL("model/", import.meta.url), (part) => self.postMessage({ part }));
   self.postMessage({ manifest: model.manifest, threads: ort.env.wasm.numThreads });
-  if (waiting) go();
+  compute();
 } catch (error) { self.postMessage({ error: error.message }); }

@@ -1,10 +1,12 @@
 //! Exports models as ONNX and compares a peer runtime with our own numbers, as `cargo xtask onnx --out DIR`.
 //!
 //! The models are the golden ones, the built-in one and a one-shot autoencoder with random weights. Each gets a folder below
-//! DIR with `f32/`, `f16/` and `numbers.safetensors`; `xtask/peer/onnx_parity.py` runs the graphs and compares.
+//! DIR with `f32/`, `f16/` and `numbers.safetensors`, the built-in one `pictures.safetensors` too;
+//! `xtask/peer/onnx_parity.py` runs the graphs and the program of docs/onnx.md, and compares.
 
 mod numbers;
 mod one_shot;
+mod pictures;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use diffae_data::Overwrite;
-use diffae_infer::{LoadOptions, ModelSource, Pipeline};
+use diffae_infer::{BUILT_IN_MODEL, LoadOptions, ModelSource, Pipeline};
 use diffae_nets::weights::safetensors_bytes;
 use diffae_onnx::{Export, Precision};
 use xtask::repository;
@@ -37,6 +39,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for (name, source) in sources(&root.join("tests/fixtures/golden"), &args.out)? {
         let folder = args.out.join(&name);
         export(&source, &folder).with_context(|| format!("exporting {name}"))?;
+        if name == BUILT_IN_MODEL {
+            pictures::write(&source, &folder.join("pictures.safetensors"))?;
+        }
         println!("{name}: exported with our numbers");
     }
     let Some(python) = &args.python else { return Ok(()) };
@@ -48,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Opens all models, each with its name.
 fn sources(golden: &Path, out: &Path) -> Result<Vec<(String, ModelSource)>> {
     let mut sources = vec![
-        ("toonheads".to_owned(), ModelSource::built_in()?),
+        (BUILT_IN_MODEL.to_owned(), ModelSource::built_in()?),
         ("one_shot".to_owned(), one_shot::source(&out.join("one_shot/model"))?),
     ];
     let entries = fs::read_dir(golden)?.collect::<std::io::Result<Vec<_>>>()?;

@@ -1,17 +1,21 @@
 //! `diffae export MODEL --onnx DIR`
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use diffae_infer::ModelSource;
 use diffae_onnx::{Export, MANIFEST_FILE, Precision};
 use serde_json::json;
 
 use super::say_either;
-use crate::args::ExportArgs;
+use crate::args::{ExportArgs, GlobalArgs, NumberType};
 use crate::output::refuse_existing;
 use crate::session::architecture_hints;
 
 /// Writes a model as ONNX files with their manifest.
-pub(crate) fn run(args: &ExportArgs) -> Result<()> {
+pub(crate) fn run(global: &GlobalArgs, args: &ExportArgs) -> Result<()> {
+    ensure!(
+        global.dtype == NumberType::F32,
+        "an export is in f32, or with --half in f16; --dtype does not apply to it"
+    );
     let (folder, overwrite) = (&args.onnx, args.force.overwrite());
     // Every export has one, so that an existing one is known before anything is computed.
     refuse_existing(&folder.join(MANIFEST_FILE), overwrite)?;

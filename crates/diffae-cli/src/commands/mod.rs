@@ -39,7 +39,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Serve(args) => serve::run(global, &args),
         Command::Info(args) => info::run(global, &args),
         Command::Import(args) => import::run(global, &args),
-        Command::Export(args) => export::run(&args),
+        Command::Export(args) => export::run(global, &args),
         Command::Align(args) => align::run(&args),
         Command::Dataset(args) => dataset::run(&args),
         Command::Encode(args) => encode::run(global, &args),

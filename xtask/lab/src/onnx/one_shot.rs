@@ -1,4 +1,5 @@
-//! A compact one-shot autoencoder with random weights, since no fixture is one.
+//! A compact one-shot autoencoder with random weights, since no fixture is one. `crates/diffae-onnx/tests/other_runtime.rs`
+//! makes its own: the tests of a library and a program share no code that is not in a library.
 
 use std::collections::BTreeMap;
 use std::path::Path;
