@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 /// Time after which a server that is silent is taken for dead.
-const TIMEOUT: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_mins(3);
 
 /// Returns status and body of the response; `headers` are lines that each end with CR LF.
 pub(crate) fn request(

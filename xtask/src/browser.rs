@@ -50,12 +50,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Returns whether chromedriver and a browser can be started; chromedriver finds the browser itself.
 pub(crate) fn is_there() -> bool {
-    let starts = |program: &&str| {
+    let starts = |program: &str| {
         let mut program = Command::new(program);
         program.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
         program.status().is_ok_and(|status| status.success())
     };
-    starts(&"chromedriver") && BROWSERS.iter().any(|browser| starts(browser))
+    starts("chromedriver") && BROWSERS.iter().any(|browser| starts(browser))
 }
 
 fn measure(cargo: &mut Command, program: Option<&Path>) -> Result<()> {

@@ -204,7 +204,7 @@ fn sorted_shards(files: Vec<(PathBuf, CodesHeader)>) -> Result<Vec<(PathBuf, Cod
         let missing = (1..=count).filter(|number| !places.contains_key(number));
         let mut got: Vec<String> = missing.take(MAX_NAMED + 1).map(|number| number.to_string()).collect();
         if got.len() > MAX_NAMED {
-            got[MAX_NAMED] = "..".to_owned();
+            "..".clone_into(&mut got[MAX_NAMED]);
         }
         return Err(Error::MissingShards { got: got.join(", "), count });
     }

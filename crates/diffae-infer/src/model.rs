@@ -241,7 +241,9 @@ impl ModelSource {
         let encoder = self.config.encoder().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
         let mut encoder = encoder.transpose().map_err(building("encoder"))?;
         unet.freeze(winograd);
-        encoder.iter_mut().for_each(|encoder| encoder.freeze(winograd));
+        if let Some(encoder) = &mut encoder {
+            encoder.freeze(winograd);
+        }
         let (schedule, prediction) = (diffusion.noise_schedule()?, diffusion.prediction);
         Ok((
             encoder.map(|encoder| Encoder::Semantic(Box::new(encoder))),
