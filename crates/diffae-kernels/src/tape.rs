@@ -8,6 +8,7 @@
 //! A thread is in one of three modes: Candle's graph (the default), recording ([`record`]), and neither ([`no_gradients`]).
 
 use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use candle_core::{Error, Result, Tensor, TensorId, Var, bail};
@@ -27,18 +28,28 @@ pub struct Tape {
     /// Activations that have been saved while recording, so that none is rounded twice.
     kept: HashMap<TensorId, Kept>,
     num_kept_bytes: usize,
+    /// First node that reads each variable, by its place. What recomputes its inputs is not known to read any.
+    first_reads: HashMap<TensorId, usize>,
+    /// Variables with their first node, in the order of the nodes.
+    variables: Vec<(TensorId, usize)>,
 }
 
 /// Gradients of a loss, by the tensor that they are taken with respect to.
 #[derive(Debug, Default)]
-pub struct Gradients(HashMap<TensorId, Tensor>);
+pub struct Gradients {
+    by_id: HashMap<TensorId, Tensor>,
+    /// Variables to whose gradients no node of an inner tape adds any more.
+    complete: Vec<TensorId>,
+    /// Variables whose gradients have been handed out.
+    handed_out: HashSet<TensorId>,
+}
 
 /// Mode of differentiation of a thread.
 enum Mode {
     /// Operations go into Candle's graph.
     Graph,
     /// Operations go onto a tape.
-    Recording(Tape),
+    Recording(Box<Tape>),
     /// Operations are not differentiated.
     Neither,
 }
@@ -121,7 +132,8 @@ pub fn differentiable<const N: usize>(
     let y = in_mode(Mode::Graph, || f(refs)).0?;
     let output = y.detach();
     push(&inputs, &output, move |gradient, wanted| {
-        let mut store = (&y * gradient)?.sum_all()?.backward()?;
+        // Candle's gradients have a graph of their own, which may lead to the same variables.
+        let mut store = (&y * gradient.detach())?.sum_all()?.backward()?;
         Ok(leaves.iter().zip(wanted).map(|(leaf, wanted)| if *wanted { store.remove(leaf) } else { None }).collect())
     })?;
     Ok(output)
@@ -160,7 +172,7 @@ pub fn checkpoint<const N: usize>(
         let tracked = again.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(t, _)| t.id()).collect();
         let tape = Tape { tracked, storage, ..Tape::default() };
         let (y, tape) = record_onto::<_, Error>(tape, || f(refs))?;
-        tape.run(y.id(), gradient, gradients)?;
+        tape.run((y.id(), gradient), gradients, &mut |_| Ok(()))?;
         // Gradients of the copies belong to the originals.
         for (id, again) in ids.into_iter().zip(&again) {
             if id != again.id()
@@ -186,7 +198,27 @@ impl Tape {
         if loss.elem_count() != 1 {
             bail!("gradients are those of a scalar, not of a tensor of shape {:?}", loss.dims())
         }
-        self.run(loss.id(), loss.ones_like()?, gradients)
+        self.run((loss.id(), loss.ones_like()?), gradients, &mut |_| Ok(()))
+    }
+
+    /// Runs the backward pass of `loss`, a scalar, and hands out the gradient of each variable as soon as it is complete,
+    /// while the rest of the pass is still to come.
+    ///
+    /// # Errors
+    /// If the device fails; if a checkpoint adds to a gradient that was handed out, that is, if more than one reads a variable.
+    pub fn backward_with(self, loss: &Tensor, on_gradient: &mut dyn FnMut(TensorId, Tensor)) -> Result<()> {
+        if loss.elem_count() != 1 {
+            bail!("gradients are those of a scalar, not of a tensor of shape {:?}", loss.dims())
+        }
+        self.run((loss.id(), loss.ones_like()?), &mut Gradients::default(), &mut |gradients| {
+            for id in std::mem::take(&mut gradients.complete) {
+                if let Some(gradient) = gradients.by_id.remove(&id) {
+                    gradients.handed_out.insert(id);
+                    on_gradient(id, gradient);
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Returns the memory that saved activations take, in bytes.
@@ -197,12 +229,24 @@ impl Tape {
         self.num_kept_bytes
     }
 
-    fn run(mut self, output: TensorId, gradient: Tensor, gradients: &mut Gradients) -> Result<()> {
+    fn run(
+        mut self,
+        (output, gradient): (TensorId, Tensor),
+        gradients: &mut Gradients,
+        after_node: &mut dyn FnMut(&mut Gradients) -> Result<()>,
+    ) -> Result<()> {
         gradients.add(output, gradient)?;
         while let Some((output, backward)) = self.nodes.pop() {
-            if let Some(gradient) = gradients.0.remove(&output) {
+            if let Some(gradient) = gradients.by_id.remove(&output) {
                 backward(gradient, gradients)?;
             }
+            let node = self.nodes.len();
+            // What an inner tape has completed may be read by a node before this one.
+            gradients.complete.retain(|id| self.first_reads.get(id).is_none_or(|&first| first >= node));
+            while let Some((id, _)) = self.variables.pop_if(|(_, first)| *first == node) {
+                gradients.complete.push(id);
+            }
+            after_node(gradients)?;
         }
         Ok(())
     }
@@ -212,21 +256,47 @@ impl Gradients {
     /// Returns the gradient with respect to `tensor`, if it has one.
     #[must_use]
     pub fn get(&self, tensor: &Tensor) -> Option<&Tensor> {
-        self.0.get(&tensor.id())
+        self.by_id.get(&tensor.id())
     }
 
     /// Removes and returns the gradient with respect to `tensor`, if it has one.
     pub fn remove(&mut self, tensor: &Tensor) -> Option<Tensor> {
-        self.0.remove(&tensor.id())
+        self.by_id.remove(&tensor.id())
+    }
+
+    /// Sets the gradient with respect to the tensor of an id.
+    pub fn insert(&mut self, id: TensorId, gradient: Tensor) {
+        self.by_id.insert(id, gradient);
+    }
+
+    /// Adds other gradients to these; where there is none yet, the other one becomes it.
+    ///
+    /// # Errors
+    /// If two gradients of a tensor do not fit together.
+    pub fn absorb(&mut self, other: Self) -> Result<()> {
+        other.by_id.into_iter().try_for_each(|(id, gradient)| self.add(id, gradient))
     }
 
     fn add(&mut self, id: TensorId, gradient: Tensor) -> Result<()> {
-        let total = match self.0.remove(&id) {
+        if self.handed_out.contains(&id) {
+            bail!("a variable of shape {:?} is read by several checkpoints", gradient.dims())
+        }
+        let total = match self.by_id.remove(&id) {
             Some(before) => sum(&before, &gradient)?,
             None => gradient,
         };
-        self.0.insert(id, total);
+        self.by_id.insert(id, total);
         Ok(())
+    }
+}
+
+impl IntoIterator for Gradients {
+    type Item = (TensorId, Tensor);
+    type IntoIter = std::collections::hash_map::IntoIter<TensorId, Tensor>;
+
+    /// Returns all gradients, each with the id of the tensor that it is taken with respect to, in no particular order.
+    fn into_iter(self) -> Self::IntoIter {
+        self.by_id.into_iter()
     }
 }
 
@@ -299,6 +369,7 @@ pub(crate) fn push(
     }
     let wanted: Vec<bool> = inputs.iter().map(|tensor| is_tracked(tensor)).collect();
     if wanted.contains(&true) {
+        note_reads(inputs);
         let ids: Vec<TensorId> = inputs.iter().map(|tensor| tensor.id()).collect();
         let backward = move |gradient: Tensor, gradients: &mut Gradients| {
             let of_inputs = backward(&gradient, &wanted)?;
@@ -311,6 +382,21 @@ pub(crate) fn push(
         push_node(output, Box::new(backward));
     }
     Ok(())
+}
+
+/// Notes that the next node reads these inputs.
+fn note_reads(inputs: &[&Tensor]) {
+    MODE.with_borrow_mut(|mode| {
+        if let Mode::Recording(tape) = mode {
+            let next = tape.nodes.len();
+            for variable in inputs.iter().filter(|tensor| tensor.is_variable()) {
+                if let Entry::Vacant(entry) = tape.first_reads.entry(variable.id()) {
+                    entry.insert(next);
+                    tape.variables.push((variable.id(), next));
+                }
+            }
+        }
+    });
 }
 
 /// Adds a node to the tape that is being recorded.
@@ -328,8 +414,8 @@ fn record_onto<R, E: From<Error>>(
     tape: Tape,
     forward: impl FnOnce() -> std::result::Result<R, E>,
 ) -> std::result::Result<(R, Tape), E> {
-    match in_mode(Mode::Recording(tape), forward) {
-        (result, Mode::Recording(tape)) => Ok((result?, Tape { kept: HashMap::new(), ..tape })),
+    match in_mode(Mode::Recording(Box::new(tape)), forward) {
+        (result, Mode::Recording(tape)) => Ok((result?, Tape { kept: HashMap::new(), ..*tape })),
         _ => Err(Error::Msg("the tape that was being recorded is gone".to_owned()).into()),
     }
 }
@@ -380,7 +466,21 @@ mod tests {
         let mut gradients = Gradients::default();
         tape.backward(&loss, &mut gradients).unwrap();
         assert_eq!(numbers(&gradients, &x), [9., 13.]);
-        assert_eq!(gradients.0.len(), 1);
+        assert_eq!(gradients.by_id.len(), 1);
+    }
+
+    #[test]
+    fn a_gradient_that_depends_on_a_variable_is_a_constant_of_the_next_operation() {
+        let a = var(&[2., 3.]);
+        let times_a = |x: &Tensor| differentiable([x, a.as_tensor()], |[x, a]| x * a);
+        let forward = || -> Result<Tensor> {
+            let cube = times_a(&times_a(&times_a(&Tensor::ones(2, DType::F32, &Device::Cpu)?)?)?)?;
+            differentiable([&cube], |[y]| y.sum_all())
+        };
+        let (loss, tape) = record(forward).unwrap();
+        let mut gradients = Gradients::default();
+        tape.backward(&loss, &mut gradients).unwrap();
+        assert_eq!(numbers(&gradients, &a), [12., 27.]);
     }
 
     #[test]
@@ -397,8 +497,77 @@ mod tests {
             tape.backward(&loss, &mut gradients).unwrap();
             assert_eq!(numbers(&gradients, &x), [80., 168.]);
             assert_eq!(numbers(&gradients, &w), [16., 36.]);
-            assert_eq!(gradients.0.len(), 2);
+            assert_eq!(gradients.by_id.len(), 2);
         }
+    }
+
+    /// Hands out the gradients of a loss, by their variables and in order.
+    fn handed_out(forward: impl FnOnce() -> Result<Tensor>) -> Result<Vec<(TensorId, Vec<f32>)>> {
+        let (loss, tape) = record(forward)?;
+        let mut all = vec![];
+        tape.backward_with(&loss, &mut |id, gradient| all.push((id, gradient.to_vec1().unwrap())))?;
+        Ok(all)
+    }
+
+    #[test]
+    fn gradients_are_handed_out_when_nothing_adds_to_them_any_more() {
+        let [a, b, c] = [var(&[2., 3.]), var(&[5., 7.]), var(&[1., -1.])];
+        let product = |x: &Tensor, w: &Var| differentiable([x, w.as_tensor()], |[x, w]| x * w);
+        let forward = || -> Result<Tensor> {
+            let x = product(&product(&a, &b)?, &c)?;
+            differentiable([&product(&x, &b)?], |[y]| y.sum_all()) // a b^2 c
+        };
+        let all = handed_out(forward).unwrap();
+        // b is read again by the first product.
+        let expected = [(c.id(), vec![50., 147.]), (a.id(), vec![25., -49.]), (b.id(), vec![20., -42.])];
+        assert_eq!(all[0], expected[0]);
+        assert!(all.len() == 3 && expected.iter().all(|gradient| all.contains(gradient)), "{all:?}");
+    }
+
+    #[test]
+    fn gradients_within_checkpoints_are_handed_out_once_they_are_whole() {
+        let [a, b] = [var(&[2., 3.]), var(&[5., 7.])];
+        let times = |w: &Var| {
+            let w = w.as_tensor().clone();
+            move |[x]: [&Tensor; 1]| differentiable([x, &w], |[x, w]| x * w)
+        };
+        let before = |x: &Tensor| differentiable([x, a.as_tensor()], |[x, a]| x * a);
+        let forward = || -> Result<Tensor> {
+            let x = before(&Tensor::ones(2, DType::F32, &Device::Cpu)?)?;
+            let y = checkpoint([&checkpoint([&x], times(&a))?], times(&b))?;
+            differentiable([&y], |[y]| y.sum_all()) // a^2 b
+        };
+        let all = handed_out(forward).unwrap();
+        assert_eq!(all, [(b.id(), vec![4., 9.]), (a.id(), vec![20., 42.])]);
+        let shared = || -> Result<Tensor> {
+            let y = checkpoint([&checkpoint([&before(&b)?], times(&b))?], times(&b))?;
+            differentiable([&y], |[y]| y.sum_all())
+        };
+        // Read outside of checkpoints, too, it is known not to be whole.
+        let whole = handed_out(shared).unwrap();
+        assert!(whole.contains(&(b.id(), vec![150., 441.])), "{whole:?}");
+        let hidden = || -> Result<Tensor> {
+            let y = checkpoint([&checkpoint([&before(&a)?], times(&b))?], times(&b))?;
+            differentiable([&y], |[y]| y.sum_all())
+        };
+        let error = handed_out(hidden).unwrap_err().to_string();
+        assert!(error.contains("read by several checkpoints"), "{error}");
+    }
+
+    #[test]
+    fn absorbed_gradients_are_sums_and_the_first_is_moved() {
+        let (a, b) = (var(&[1., 2.]), var(&[3., 4.]));
+        let gradients = |of: &[(&Var, [f32; 2])]| {
+            let mut gradients = Gradients::default();
+            for (var, values) in of {
+                gradients.insert(var.id(), Tensor::new(values, &Device::Cpu).unwrap());
+            }
+            gradients
+        };
+        let mut sum = gradients(&[(&a, [1., -0.])]);
+        sum.absorb(gradients(&[(&a, [0.5, -0.]), (&b, [-0., 2.])])).unwrap();
+        assert_eq!(numbers(&sum, &a), [1.5, 0.]);
+        assert!(numbers(&sum, &b)[0].is_sign_negative());
     }
 
     #[test]
