@@ -15,6 +15,7 @@ mod export;
 mod faults;
 mod faulty_pictures;
 mod few_steps;
+mod groups;
 mod help;
 mod http;
 mod kernels;

@@ -126,9 +126,19 @@ impl Running {
     }
 
     /// Sends a signal, such as `INT` or `KILL`, and waits for the end.
-    pub(crate) fn signal(mut self, name: &str) -> (Option<i32>, String) {
+    pub(crate) fn signal(self, name: &str) -> (Option<i32>, String) {
+        self.send(name);
+        self.end()
+    }
+
+    /// Sends a signal.
+    pub(crate) fn send(&self, name: &str) {
         let pid = self.0.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end; returns the exit code, and what the program has told.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
         let mut stderr = String::new();
         std::io::Read::read_to_string(self.0.stderr.as_mut().unwrap(), &mut stderr).unwrap();
         (self.0.wait().unwrap().code(), stderr)

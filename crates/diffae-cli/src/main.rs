@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod device;
 mod estimate;
+mod group;
 mod interrupt;
 mod logging;
 mod output;

@@ -119,15 +119,18 @@ impl Pictures {
         Self::find(root, &settings, Split::Train)
     }
 
-    /// Counts the unreadable pictures of both splits together, over the stages of the run in a folder and over its
-    /// resumptions.
+    /// Counts the unreadable pictures of both splits together; with the folder of a run, over its stages and its
+    /// resumptions: a list there names them.
     ///
     /// # Errors
     /// If the list in the run folder cannot be read.
-    pub fn count_unreadable(splits: [&mut Self; 2], run: &Path, limit: f64) -> Result<()> {
+    pub fn count_unreadable(splits: [&mut Self; 2], run: Option<&Path>, limit: f64) -> Result<()> {
         let unreadable = Unreadable::new(splits.iter().map(|split| split.len()).sum(), limit);
         let paths = || splits.iter().flat_map(|split| split.kept.iter().map(|&idx| split.source.path(idx)));
-        let unreadable = Arc::new(unreadable.of_run(run, paths)?);
+        let unreadable = Arc::new(match run {
+            Some(run) => unreadable.of_run(run, paths)?,
+            None => unreadable,
+        });
         for split in splits {
             split.unreadable = Arc::clone(&unreadable);
         }

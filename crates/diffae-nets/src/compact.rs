@@ -88,15 +88,27 @@ fn widths(image_size: usize, first: usize) -> Vec<usize> {
     (0..halvings).map(|level| first * (1 << level).min(MAX_WIDENING)).collect()
 }
 
-/// Running statistics of a norm after a batch: 0.9 of their previous value, and 0.1 of the batch's.
+/// Statistics of a batch in a norm.
 #[derive(Debug, Clone)]
 pub struct BatchMoments {
     /// Path of the norm's parameters.
     pub path: String,
-    /// Running mean, `[C]`.
+    /// Mean, `[C]`.
     pub mean: Tensor,
-    /// Running variance, `[C]`; that of the batch is divided by n - 1.
+    /// Variance, `[C]`, divided by n - 1.
     pub variance: Tensor,
+}
+
+impl BatchMoments {
+    /// Returns a running statistic after a batch: 0.9 of its previous value, and 0.1 of the batch's.
+    ///
+    /// # Shapes
+    /// - `running`, `of_batch`: `[C]`.
+    /// # Errors
+    /// If shapes differ.
+    pub fn moved(running: &Tensor, of_batch: &Tensor) -> Result<Tensor> {
+        (running.detach() * (1. - MOMENTUM))? + (of_batch * MOMENTUM)?
+    }
 }
 
 /// Encoder from pictures to `z_sem`.
@@ -439,18 +451,13 @@ impl BatchNorm {
         differentiable([&y], |[y]| y.reshape((channels, images, height, width))?.transpose(0, 1)?.contiguous()?.relu())
     }
 
-    /// Computes the running statistics after rows `[1, C, ..]`.
+    /// Computes the statistics of rows `[1, C, ..]`.
     fn moments(&self, rows: &Tensor) -> Result<BatchMoments> {
         let rows = rows.squeeze(0)?.flatten_from(1)?;
         let count = rows.dim(1)?;
         let mean = rows.mean_keepdim(1)?;
         let variance = (rows.broadcast_sub(&mean)?.sqr()?.sum(1)? / (count.max(2) - 1) as f64)?;
-        let moved = |running: &Tensor, new: &Tensor| (running.detach() * (1. - MOMENTUM))? + (new * MOMENTUM)?;
-        Ok(BatchMoments {
-            path: self.path.clone(),
-            mean: moved(&self.running_mean, &mean.squeeze(1)?)?,
-            variance: moved(&self.running_var, &variance)?,
-        })
+        Ok(BatchMoments { path: self.path.clone(), mean: mean.squeeze(1)?, variance })
     }
 }
 
@@ -519,8 +526,10 @@ mod tests {
             assert_eq!(moments.len(), 2);
             for BatchMoments { path, mean, variance } in moments {
                 let data = vars.data().lock().unwrap();
-                data[&format!("{path}.running_mean")].set(&mean).unwrap();
-                data[&format!("{path}.running_var")].set(&variance).unwrap();
+                for (name, of_batch) in [("running_mean", mean), ("running_var", variance)] {
+                    let running = &data[&format!("{path}.{name}")];
+                    running.set(&BatchMoments::moved(running, &of_batch).unwrap()).unwrap();
+                }
             }
         }
         // The running variance is divided by n - 1, that of a batch by n.

@@ -1,5 +1,6 @@
 //! The first stage: encoder and decoder, or the `UNet` of a plain DDPM.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
@@ -7,11 +8,13 @@ use diffae_data::{Batch, Loader};
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoints;
+use crate::collective::Group;
 use crate::config::TrainConfig;
 use crate::error::Result;
 use crate::optimization::{Stepped, TrainState};
 use crate::order;
 use crate::preview::Preview;
+use crate::reduce::Share;
 use crate::run::{RunFolder, Stage};
 use crate::trainer::{StepResult, Trainer};
 use crate::training_loop::{Learner, TrainingLoop, Validation};
@@ -25,15 +28,33 @@ const MIN_Z_USAGE: f64 = 0.002;
 const IMAGES_BEFORE_WARNING: usize = 20_000;
 
 /// Trains the stage from its newest checkpoint, if there is one, to its end.
-pub(crate) fn run(folder: &RunFolder, trainer: &mut Trainer, data: &Data, on_step: &mut OnStep<'_>) -> Result<Outcome> {
+pub(crate) fn run(
+    folder: &RunFolder,
+    trainer: &mut Trainer,
+    data: &Data,
+    (group, on_step): (&mut Group, &mut OnStep<'_>),
+) -> Result<Outcome> {
     let config = folder.config();
-    let training = TrainingLoop::resume(folder, Stage::Autoencoder, trainer.state_mut())?;
-    let loader = order::loader(data.train.clone(), config, trainer.state().step);
-    let watched = watched(data, config)?;
-    let preview = Preview::new(folder.path(), config, &watched)?;
-    let learner =
-        &mut FirstStage { config, trainer, loader, watched, preview, meter: Meter::new(), batch: vec![], last: None };
+    let share = Share::new((group.rank(), group.size()), config.autoencoder.accumulate);
+    let watched = group.is_first().then(|| Watched::new(folder.path(), data, config)).transpose();
+    let watched = group.agree(watched)?;
+    let training = TrainingLoop::resume(folder, Stage::Autoencoder, (trainer.state_mut(), group))?;
+    let loader = order::loader(data.train.clone(), config, (share, trainer.state().step));
+    let learner = &mut FirstStage { config, trainer, loader, watched, meter: Meter::new(), batch: vec![], last: None };
     training.run(learner, on_step)
+}
+
+/// Pictures of validation and previews.
+struct Watched {
+    x_0: Tensor,
+    preview: Preview,
+}
+
+impl Watched {
+    fn new(folder: &Path, data: &Data, config: &TrainConfig) -> Result<Self> {
+        let x_0 = watched(data, config)?;
+        Ok(Self { preview: Preview::new(folder, config, &x_0)?, x_0 })
+    }
 }
 
 /// The first stage under training.
@@ -41,11 +62,10 @@ struct FirstStage<'a> {
     config: &'a TrainConfig,
     trainer: &'a mut Trainer,
     loader: Loader,
-    /// Pictures of validation.
-    watched: Tensor,
-    preview: Preview,
+    /// Of the first process of a group alone.
+    watched: Option<Watched>,
     meter: Meter,
-    /// Pictures of the last step, by number.
+    /// Pictures of the last step in this process, by number.
     batch: Vec<usize>,
     last: Option<StepResult>,
 }
@@ -71,11 +91,15 @@ impl Learner for FirstStage<'_> {
         self.trainer.state()
     }
 
-    fn step(&mut self) -> Result<Stepped> {
-        let Batch { x_0, indices } = self.loader.next_batch()?;
-        let num_samples = indices.len();
-        self.batch = indices;
-        let result = self.trainer.step(&x_0)?;
+    fn step(&mut self, group: &mut Group) -> Result<Stepped> {
+        let (loader, batch, num_samples) = (&mut self.loader, &mut self.batch, self.config.autoencoder.batch_size);
+        batch.clear();
+        let mut next = || {
+            let Batch { x_0, indices } = loader.next_batch()?;
+            batch.extend(indices);
+            Ok(x_0)
+        };
+        let result = self.trainer.step_in_group(group, &mut next)?;
         self.last = Some(result);
         self.meter.images += num_samples;
         Ok(Stepped { loss: result.loss, grad_norm: result.grad_norm, num_samples })
@@ -99,10 +123,11 @@ impl Learner for FirstStage<'_> {
     }
 
     fn validate(&mut self) -> Result<Option<Validation>> {
+        let Some(Watched { x_0, preview }) = &self.watched else { return Ok(None) };
         let images = self.trainer.state().step * self.config.autoencoder.batch_size;
-        let (loss, z_usage) = self.trainer.validate(&self.watched)?;
+        let (loss, z_usage) = self.trainer.validate(x_0)?;
         warn_of_unused_z(z_usage, images);
-        self.preview.write(self.trainer.averages()?, images)?;
+        preview.write(self.trainer.averages()?, images)?;
         Ok(Some(Validation { loss, z_usage }))
     }
 }

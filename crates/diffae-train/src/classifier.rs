@@ -12,6 +12,7 @@ use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, LatentMoment
 
 use crate::code_stage::{CodeObjective, CodeStage};
 use crate::codes::{CODES_FILE, Codes, VALIDATION_CODES_FILE};
+use crate::collective::Group;
 use crate::config::EditDirections;
 use crate::error::{Error, Result};
 use crate::objective::binary_cross_entropy_with_logits;
@@ -24,12 +25,18 @@ use diffae_data::{Labels, Pictures};
 /// Trains the stage from its newest checkpoint to its end, and adds the classifier to the model.
 ///
 /// Pictures are encoded once, unmirrored; the paper encodes them anew each time.
-pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mut OnStep<'_>) -> Result<Outcome> {
+pub(crate) fn run(
+    folder: &RunFolder,
+    (data, labels): (&Data, &Labels),
+    (group, on_step): (&mut Group, &mut OnStep<'_>),
+) -> Result<Outcome> {
     let config = folder.config();
     let mut source = ModelSource::open(folder.path(), &ArchitectureHints::default())?;
     let model = source.build(&LoadOptions::cpu())?;
-    let mut encoded = |file, pictures| Codes::of_run((folder, Stage::Classifier), file, (&model, pictures), on_step);
-    let Some(codes) = encoded(CODES_FILE, &data.train)? else {
+    let mut encoded = |file, pictures, group: &mut Group| {
+        Codes::of_run((folder, Stage::Classifier), file, (&model, pictures), (group, on_step))
+    };
+    let Some(codes) = encoded(CODES_FILE, &data.train, group)? else {
         return Ok(Outcome::Stopped);
     };
     if codes.indices.is_empty() {
@@ -41,7 +48,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
     let validation = if data.validation.is_empty() {
         None
     } else {
-        let Some(codes) = encoded(VALIDATION_CODES_FILE, &data.validation)? else {
+        let Some(codes) = encoded(VALIDATION_CODES_FILE, &data.validation, group)? else {
             return Ok(Outcome::Stopped);
         };
         let labeled = || Labeled::new(&codes, &moments, &data.validation, labels);
@@ -56,7 +63,12 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, labels: &Labels, on_step: &mu
         num_samples: train.samples.len(),
     };
     let examples = Examples { train, validation, num_attributes: labels.names.len() };
-    let Some(fitted) = examples.fit(&stage, config.edit_directions, on_step)? else { return Ok(Outcome::Stopped) };
+    let Some(fitted) = examples.fit(&stage, config.edit_directions, (group, on_step))? else {
+        return Ok(Outcome::Stopped);
+    };
+    if !group.is_first() {
+        return Ok(Outcome::Finished);
+    }
     let Fitted { weight, bias, directions } = fitted;
     let checkpoint =
         ClassifierCheckpoint { directions: directions.clone(), weight, bias, latent_moments: Some(moments) };
@@ -92,7 +104,7 @@ impl Examples<'_> {
         &self,
         stage: &CodeStage<'_>,
         edit_directions: EditDirections,
-        on_step: &mut OnStep<'_>,
+        (group, on_step): (&mut Group, &mut OnStep<'_>),
     ) -> Result<Option<Fitted>> {
         let (train, count) = (&self.train, self.num_attributes);
         let width = train.z.dim(D::Minus1)?;
@@ -114,7 +126,7 @@ impl Examples<'_> {
             let all: Vec<usize> = (0..validation.samples.len()).collect();
             Ok(Some(f64::from(no_gradients(|| loss_of(validation, &all))?.to_scalar::<f32>()?)))
         };
-        if stage.run(&mut state, CodeObjective { loss, validate }, on_step)? == Outcome::Stopped {
+        if stage.run(&mut state, CodeObjective { loss, validate }, (group, on_step))? == Outcome::Stopped {
             return Ok(None);
         }
         let (mut averages, mut current) = (state.parameters.averages()?, state.parameters.current()?);

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use crate::collective::Group;
 use crate::config::StageSettings;
 use crate::error::Result;
 use crate::optimization::{Stepped, TrainState};
@@ -26,7 +27,8 @@ pub(crate) struct CodeStage<'a> {
 
 /// Functions in which the stages on codes differ.
 pub(crate) struct CodeObjective<L, V> {
-    /// Loss of a step on some samples, a scalar; it is recorded.
+    /// Loss on the samples at some places of the sequence of all samples, a scalar; it is recorded. The places begin at the
+    /// first number.
     pub(crate) loss: L,
     /// Loss on held-out samples, if there are any, after a number of samples; it may draw previews.
     pub(crate) validate: V,
@@ -38,15 +40,15 @@ impl CodeStage<'_> {
         &self,
         state: &mut TrainState,
         objective: CodeObjective<L, V>,
-        on_step: &mut OnStep<'_>,
+        (group, on_step): (&mut Group, &mut OnStep<'_>),
     ) -> Result<Outcome>
     where
         L: Fn(usize, &[usize]) -> Result<Tensor> + Sync,
         V: Fn(&Parameters, usize) -> Result<Option<f64>>,
     {
         let training = match self.folder {
-            Some(folder) => TrainingLoop::resume(folder, self.stage, state)?,
-            None => TrainingLoop::unrecorded(self.stage, self.settings),
+            Some(folder) => TrainingLoop::resume(folder, self.stage, (state, group))?,
+            None => TrainingLoop::unrecorded(self.stage, self.settings, group),
         };
         let order = EpochOrder { epoch: usize::MAX, samples: vec![] };
         training.run(&mut CodeLearner { stage: self, state, objective, order, batch: vec![] }, on_step)
@@ -74,11 +76,13 @@ where
         self.state
     }
 
-    fn step(&mut self) -> Result<Stepped> {
-        let step = self.state.step;
-        self.batch = self.order.batch(self.stage, step);
+    fn step(&mut self, group: &mut Group) -> Result<Stepped> {
+        let settings = self.stage.settings;
+        let (first, part_size) = (self.state.step * settings.batch_size, settings.part_size());
+        self.batch = self.order.batch(self.stage, self.state.step);
         let (batch, loss) = (&self.batch, &self.objective.loss);
-        self.state.minimize(self.stage.settings, batch.len(), || loss(step, batch))
+        let part = |part: usize| loss(first + part * part_size, &batch[part * part_size..(part + 1) * part_size]);
+        self.state.minimize((settings, group), (batch.len(), settings.accumulate), part)
     }
 
     fn batch(&self) -> String {

@@ -503,6 +503,12 @@ fn default_beta_1() -> f64 {
 }
 
 impl StageSettings {
+    /// Computes the number of samples in a micro-batch.
+    #[must_use]
+    pub fn part_size(&self) -> usize {
+        self.batch_size.checked_div(self.accumulate).unwrap_or(0)
+    }
+
     /// Computes the number of steps.
     #[must_use]
     pub fn num_steps(&self) -> usize {

@@ -162,13 +162,6 @@ impl ImageModel for Distillation {
         Ok(Trajectories { states, z_sem, wanted })
     }
 
-    fn narrow(&self, input: &Trajectories, start: usize, len: usize) -> Result<Trajectories> {
-        let wanted = input.wanted.as_ref().map(|wanted| wanted.narrow(0, start, len)?.contiguous()).transpose()?;
-        let (start, len) = (start * self.student_chain.len(), len * self.student_chain.len());
-        let z_sem = input.z_sem.as_ref().map(|z_sem| z_sem.narrow(0, start, len)?.contiguous()).transpose()?;
-        Ok(Trajectories { states: self.student.narrow(&input.states, start, len)?, z_sem, wanted })
-    }
-
     fn encode(&self, x_0: &Tensor) -> Result<Option<Tensor>> {
         self.student.encode(x_0)
     }

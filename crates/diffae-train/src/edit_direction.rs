@@ -9,6 +9,7 @@ use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::weights::is_finite;
 use diffae_nets::{EditDirection, LocalOffset};
 
+use crate::collective::Group;
 use crate::config::{OptimizerKind, StageSettings};
 use crate::error::{Error, Result};
 use crate::optimization::{Stepped, TrainState};
@@ -169,7 +170,7 @@ impl Pairs {
             }
             if stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        TrainingLoop::unrecorded(Stage::Classifier, &settings).run(&mut fit, on_step)?;
+        TrainingLoop::unrecorded(Stage::Classifier, &settings, &mut Group::alone()).run(&mut fit, on_step)?;
         if let Some(error) = stopped {
             return Err(error);
         }
@@ -217,7 +218,7 @@ impl Learner for Fit {
         &self.state
     }
 
-    fn step(&mut self) -> Result<Stepped> {
+    fn step(&mut self, group: &mut Group) -> Result<Stepped> {
         if self.order.is_empty() {
             self.order = permutation(self.seed, self.epoch, self.fitted.weights.elem_count());
             self.epoch += 1;
@@ -227,7 +228,7 @@ impl Learner for Fit {
         let part = (self.state.step * LEARNING_RATES.len()).checked_div(self.steps_each * NUM_VALIDATIONS);
         let settings = settings(LEARNING_RATES[part.unwrap_or(0)], 1);
         let direction = &self.direction;
-        self.state.minimize(&settings, batch.weights.elem_count(), || batch.loss(direction))
+        self.state.minimize((&settings, group), (batch.weights.elem_count(), 1), |_| batch.loss(direction))
     }
 
     fn batch(&self) -> String {

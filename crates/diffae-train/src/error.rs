@@ -115,6 +115,36 @@ pub enum Error {
         /// Fault and remedy.
         problem: String,
     },
+    /// Another process of the group has ended, or cannot be reached any more.
+    #[error(
+        "process {rank} of {size} has ended or cannot be reached (its own message may say why); the last checkpoint is \
+         kept, and --resume goes on from it with any number of processes"
+    )]
+    Lost {
+        /// Rank of the other process.
+        rank: usize,
+        /// Number of processes.
+        size: usize,
+        /// Cause of the error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process of the group has failed, and this one ends with it.
+    #[error("process {rank} of {size} has failed: {problem}")]
+    Elsewhere {
+        /// Rank of the other process.
+        rank: usize,
+        /// Number of processes.
+        size: usize,
+        /// Error of the other process.
+        problem: String,
+    },
+    /// Processes cannot work as a group.
+    #[error("the processes cannot train together: {problem}")]
+    Group {
+        /// Cause of the error, and remedy.
+        problem: String,
+    },
     /// The loss or the gradient of a training step is NaN or infinite.
     #[error("the {quantity} is {value} at step {step}, on {batch}; the last good checkpoint is kept")]
     Diverged {

@@ -10,6 +10,7 @@ use diffae_schedule::{no_callback, no_noise};
 use crate::autoencoder::MAX_VALIDATED;
 use crate::classifier::{Examples, Labeled};
 use crate::code_stage::{CodeStage, NUM_VALIDATIONS};
+use crate::collective::Group;
 use crate::config::{Kind, StageSettings, TrainConfig};
 use crate::error::Result;
 use crate::latent::LatentTrainer;
@@ -202,7 +203,7 @@ fn measure_classifier(config: &TrainConfig, num_attributes: usize) -> Result<f64
     let stage = CodeStage { folder: None, stage, settings: &settings, seed, num_samples: batch_size };
     let go_on = &mut |_: &crate::StepReport| std::ops::ControlFlow::Continue(());
     let start = Instant::now();
-    examples.fit(&stage, config.edit_directions, go_on)?;
+    examples.fit(&stage, config.edit_directions, (&mut Group::alone(), go_on))?;
     Ok(start.elapsed().as_secs_f64() / CLASSIFIER_STEPS as f64)
 }
 

@@ -12,6 +12,7 @@ use diffae_schedule::{NoiseSchedule, Timestep};
 
 use crate::code_stage::{CodeObjective, CodeStage};
 use crate::codes::{CODES_FILE, Codes, VALIDATION_CODES_FILE};
+use crate::collective::Group;
 use crate::config::StageSettings;
 use crate::error::Result;
 use crate::objective::{Draw, Drawing};
@@ -76,8 +77,8 @@ impl LatentTrainer {
     /// If shapes do not fit, or the loss or the gradient is NaN or infinite.
     pub fn step_with(&mut self, z_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<f64> {
         let Self { net, schedule, .. } = self;
-        let loss = || latent_loss(net, schedule, (z_0, noise), timesteps);
-        Ok(self.state.minimize(&self.settings, z_0.dim(0)?, loss)?.loss)
+        let loss = |_| latent_loss(net, schedule, (z_0, noise), timesteps);
+        Ok(self.state.minimize((&self.settings, &mut Group::alone()), (z_0.dim(0)?, 1), loss)?.loss)
     }
 
     /// Copies the parameters under training.
@@ -90,12 +91,14 @@ impl LatentTrainer {
 }
 
 /// Trains the stage from its newest checkpoint to its end, and adds the latent net to the model.
-pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> Result<Outcome> {
+pub(crate) fn run(folder: &RunFolder, data: &Data, (group, on_step): (&mut Group, &mut OnStep<'_>)) -> Result<Outcome> {
     let config = folder.config();
     let source = ModelSource::open(folder.path(), &diffae_nets::weights::ArchitectureHints::default())?;
     let model = source.build(&LoadOptions::cpu())?;
-    let mut encoded = |file, pictures| Codes::of_run((folder, Stage::Latent), file, (&model, pictures), on_step);
-    let Some(codes) = encoded(CODES_FILE, &data.train)? else {
+    let mut encoded = |file, pictures, group: &mut Group| {
+        Codes::of_run((folder, Stage::Latent), file, (&model, pictures), (group, on_step))
+    };
+    let Some(codes) = encoded(CODES_FILE, &data.train, group)? else {
         return Ok(Outcome::Stopped);
     };
     if codes.indices.is_empty() {
@@ -108,17 +111,17 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
     let LatentTrainer { net, mut state, schedule, .. } =
         LatentTrainer::new(&latent, settings, config.seed, HashMap::new())?;
     let num_samples = codes.indices.len();
-    let loss = |step: usize, samples: &[usize]| {
+    let loss = |first: usize, samples: &[usize]| {
         let rows: Vec<u32> = samples.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
         let z_0 = z.index_select(&Tensor::new(rows.as_slice(), &Device::Cpu)?, 0)?;
-        let how = Drawing::uniform(config.seed, Purpose::LatentNoise, step * settings.batch_size);
+        let how = Drawing::uniform(config.seed, Purpose::LatentNoise, first);
         let Draw { noise, timesteps } = Draw::new(&schedule, &z_0, how)?;
         latent_loss(&net, &schedule, (&z_0, &noise), &timesteps)
     };
     let validation = if data.validation.is_empty() {
         None
     } else {
-        let Some(codes) = encoded(VALIDATION_CODES_FILE, &data.validation)? else {
+        let Some(codes) = encoded(VALIDATION_CODES_FILE, &data.validation, group)? else {
             return Ok(Outcome::Stopped);
         };
         (!codes.indices.is_empty()).then(|| codes.normalized(&moments)).transpose()?
@@ -141,9 +144,11 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, on_step: &mut OnStep<'_>) -> 
         Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
     };
     let stage = CodeStage { folder: Some(folder), stage: Stage::Latent, settings, seed: config.seed, num_samples };
-    if stage.run(&mut state, CodeObjective { loss, validate }, on_step)? == Outcome::Stopped {
+    if stage.run(&mut state, CodeObjective { loss, validate }, (group, on_step))? == Outcome::Stopped {
         return Ok(Outcome::Stopped);
     }
-    with_latent_net(&state.parameters)?.write(folder.path(), DType::F32, Overwrite::Replace)?;
+    if group.is_first() {
+        with_latent_net(&state.parameters)?.write(folder.path(), DType::F32, Overwrite::Replace)?;
+    }
     Ok(Outcome::Finished)
 }

@@ -30,6 +30,7 @@ mod checkpoint;
 mod classifier;
 mod code_stage;
 mod codes;
+mod collective;
 mod config;
 mod distillation;
 mod distillation_settings;
@@ -42,9 +43,11 @@ mod objective;
 mod optimization;
 mod order;
 mod parameters;
+mod part_report;
 pub mod presets;
 mod preview;
 mod random;
+mod reduce;
 mod run;
 mod semantic_loss;
 mod teach;
@@ -62,6 +65,7 @@ use diffae_infer::ModelSource;
 use diffae_nets::weights::ArchitectureHints;
 
 pub use codes::moments_of;
+pub use collective::{Alone, Collective, DEFAULT_PORT, Group, Launcher, Place, Reduction, Tcp, Threads};
 pub use config::{
     Activations, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
     OptimizerKind, RunSettings, StageSettings, TrainConfig,
@@ -131,16 +135,38 @@ pub struct TrainOptions {
 /// [`Error::Data`] if there are too few pictures or labels for a stage that is to run, before anything is trained;
 /// [`Error::Diverged`] if a loss or a gradient is NaN or infinite; others if data or files fail.
 pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep<'_>) -> Result<Outcome> {
+    train_in_group(folder, options, &mut Group::alone(), on_step)
+}
+
+/// Trains like [`train`], together with the other processes of a group, which call this function with the same options.
+///
+/// Micro-batches are spread over the processes ([`StageSettings::accumulate`] of them are a step); the first process alone
+/// writes, validates and draws previews. With [`Reduction::Ordered`] the model has the same bits for any number of processes
+/// with the same number of threads each, and a run may go on with another number. A break of `on_step` in any process stops
+/// all.
+///
+/// # Errors
+/// As [`train`]; [`Error::Setting`] if the first stage has fewer micro-batches than there are processes; [`Error::Lost`] if
+/// another process ends; [`Error::Elsewhere`] if it fails.
+pub fn train_in_group(
+    folder: &mut RunFolder,
+    options: TrainOptions,
+    group: &mut Group,
+    on_step: &mut OnStep<'_>,
+) -> Result<Outcome> {
     let config = folder.config().clone();
     let find = |split| Pictures::find(&folder.notes().data, &config.data.find_settings(), split);
     let mut data = Data { train: find(Split::Train)?, validation: find(Split::Validation)? };
     let splits = [&mut data.train, &mut data.validation];
-    Pictures::count_unreadable(splits, folder.path(), config.data.max_broken_share)?;
+    let list = (!folder.is_followed()).then(|| folder.path().to_owned());
+    Pictures::count_unreadable(splits, list.as_deref(), config.data.max_broken_share)?;
     let pictures = [&data.train, &data.validation];
     let labels = folder.notes().labels.as_ref().map(|path| Labels::of_pictures(path, &pictures)).transpose()?;
     let is_missing = |stage: &Stage| options.stage.is_none_or(|only| only == *stage) && !folder.is_done(*stage);
     let missing: Vec<Stage> = Stage::ALL.into_iter().filter(is_missing).collect();
-    note_done(folder, options);
+    if group.is_first() {
+        note_done(folder, options);
+    }
     check_data(&config, &missing, (&data.train, labels.as_ref()))?;
     for stage in Stage::ALL.into_iter().filter(|stage| options.stage.is_none_or(|only| only == *stage)) {
         if !missing.contains(&stage) {
@@ -164,11 +190,11 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
             }
         }
         let outcome = match (stage, &labels) {
-            (Stage::Autoencoder, _) => train_autoencoder(folder, &data, options, on_step)?,
-            (Stage::Latent, _) => latent::run(folder, &data, on_step)?,
+            (Stage::Autoencoder, _) => train_autoencoder(folder, &data, options, (group, on_step))?,
+            (Stage::Latent, _) => latent::run(folder, &data, (group, on_step))?,
             (Stage::Classifier, Some(labels)) => {
                 folder.note_labels(labels)?;
-                classifier::run(folder, &data, labels, on_step)?
+                classifier::run(folder, (&data, labels), (group, on_step))?
             }
             (Stage::Classifier, None) if options.stage.is_none() => {
                 tracing::warn!("stage classifier is left out: there are no labels (--labels)");
@@ -183,6 +209,8 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
             return Ok(Outcome::Stopped);
         }
         folder.set_done(stage)?;
+        // The first process has written the model, which the next stage reads.
+        group.collective.barrier()?;
     }
     data.train.unreadable().say();
     Ok(Outcome::Finished)
@@ -241,14 +269,15 @@ fn train_autoencoder(
     folder: &RunFolder,
     data: &Data,
     options: TrainOptions,
-    on_step: &mut OnStep<'_>,
+    (group, on_step): (&mut Group, &mut OnStep<'_>),
 ) -> Result<Outcome> {
-    if autoencoder::is_begun(folder) && !options.resume {
-        return Err(Error::Started { path: folder.path().to_owned(), how: String::new() });
-    }
+    let is_begun = group.is_first() && autoencoder::is_begun(folder) && !options.resume;
+    let started = || Err(Error::Started { path: folder.path().to_owned(), how: String::new() });
+    group.agree(if is_begun { started() } else { Ok(()) })?;
+    trainer::check_parts(folder.config().autoencoder.accumulate, group)?;
     let mut trainer = Trainer::of_run(folder.config(), folder.notes())?;
-    let outcome = autoencoder::run(folder, &mut trainer, data, on_step)?;
-    if outcome == Outcome::Finished {
+    let outcome = autoencoder::run(folder, &mut trainer, data, (group, on_step))?;
+    if outcome == Outcome::Finished && group.is_first() {
         let (config, networks) = (folder.config().model_config()?, trainer.averages()?);
         let source = match folder.config().distillation {
             Some(_) => {

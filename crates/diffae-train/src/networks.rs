@@ -26,9 +26,6 @@ pub(crate) trait ImageModel: Sync {
     /// Draws the decoder input, which depends on the images' places in the sequence alone.
     fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Self::Input>;
 
-    /// Selects the decoder input of `len` images from `start` on.
-    fn narrow(&self, input: &Self::Input, start: usize, len: usize) -> Result<Self::Input>;
-
     /// Encodes images, without gradients.
     fn encode(&self, x_0: &Tensor) -> Result<Self::Code>;
 
@@ -164,14 +161,6 @@ impl ImageModel for DiffusionModel {
         self.noised(x_0, &noise, &timesteps)
     }
 
-    fn narrow(&self, input: &Noised, start: usize, len: usize) -> Result<Noised> {
-        Ok(Noised {
-            x_t: input.x_t.narrow(0, start, len)?.contiguous()?,
-            target: input.target.narrow(0, start, len)?.contiguous()?,
-            timesteps: input.timesteps[start..start + len].to_vec(),
-        })
-    }
-
     fn encode(&self, x_0: &Tensor) -> Result<Option<Tensor>> {
         let encode = |encoder: &SemanticEncoder| no_gradients(|| encoder.forward(x_0));
         Ok(self.encoder.as_deref().map(encode).transpose()?)
@@ -244,11 +233,6 @@ impl ImageModel for OneShotModel {
         }
         let level = Tensor::from_vec(levels, (count, 1), &Device::Cpu)?;
         Ok(Details { level, noise: Tensor::from_vec(noise, (count, config.noise_channels), &Device::Cpu)? })
-    }
-
-    fn narrow(&self, input: &Details, start: usize, len: usize) -> Result<Details> {
-        let narrow = |tensor: &Tensor| tensor.narrow(0, start, len)?.contiguous();
-        Ok(Details { level: narrow(&input.level)?, noise: narrow(&input.noise)? })
     }
 
     fn encode(&self, x_0: &Tensor) -> Result<Tensor> {

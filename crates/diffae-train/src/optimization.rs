@@ -1,12 +1,19 @@
-//! Optimizer steps: forward and backward passes that sum up gradients, and the update that ends them.
+//! Optimizer steps: forward and backward passes of micro-batches, here and in other processes, and the update that ends them.
 
-use candle_core::Tensor;
-use diffae_kernels::{ActivationStorage, Gradients, record_with, run_in_pool};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+
+use candle_core::{Tensor, TensorId};
+use diffae_kernels::{ActivationStorage, Gradients, differentiable, record_with, run_in_pool};
+use diffae_nets::BatchMoments;
 
 use crate::checkpoint::Checkpoints;
+use crate::collective::{Group, Reduction, count_of, garbled};
 use crate::config::StageSettings;
 use crate::error::Result;
 use crate::parameters::{Norms, Parameters, Part, require_finite};
+use crate::part_report::PartReport;
+use crate::reduce::{Event, Share, sum_up};
 
 /// Parameters with their optimizer state, and the number of steps made: all that a checkpoint holds.
 #[derive(Debug)]
@@ -16,14 +23,28 @@ pub(crate) struct TrainState {
     pub(crate) step: usize,
 }
 
-/// Gradients and loss of one optimizer step, summed over the losses that were differentiated for it.
-#[derive(Debug, Default)]
-pub(crate) struct Backpropagation {
-    gradients: Gradients,
-    /// Sum of the losses.
-    pub(crate) loss: f64,
+/// The backward passes of a micro-batch.
+pub(crate) struct Backpropagation<'a> {
+    step: usize,
+    to: To<'a>,
     /// Bytes of activations saved for the last backward pass.
     pub(crate) activation_bytes: usize,
+}
+
+/// Destination of the gradients of a micro-batch.
+enum To<'a> {
+    /// Kept, and added up.
+    Here(Gradients),
+    /// Sent away one by one, each as soon as it is complete.
+    Away(&'a mut (dyn FnMut(TensorId, Tensor) + Send)),
+}
+
+/// Gradients and reports of all micro-batches of a step.
+#[derive(Default)]
+pub(crate) struct Accumulated {
+    pub(crate) gradients: Gradients,
+    /// Reports, by micro-batch.
+    pub(crate) reports: Vec<PartReport>,
 }
 
 /// The outcome of one optimizer step, as the training loop logs it.
@@ -43,25 +64,90 @@ impl TrainState {
         Self { parameters, step: 0 }
     }
 
-    /// Makes one optimizer step on a loss of `num_samples` samples; `forward` is recorded.
+    /// Makes one optimizer step on a loss of `num_samples` samples, which is the mean of the losses of `num_parts`
+    /// micro-batches; `forward` is recorded, for each of them.
     ///
     /// # Errors
-    /// [`Error::Diverged`](crate::Error::Diverged) if the loss or the gradient is not finite; as `forward`.
+    /// [`Error::Diverged`] if the loss or the gradient is not finite; as `forward`.
     pub(crate) fn minimize(
         &mut self,
-        settings: &StageSettings,
-        num_samples: usize,
-        forward: impl FnOnce() -> Result<Tensor> + Send,
+        (settings, group): (&StageSettings, &mut Group),
+        (num_samples, num_parts): (usize, usize),
+        forward: impl Fn(usize) -> Result<Tensor> + Send + Sync,
     ) -> Result<Stepped> {
-        // The tape belongs to the thread that records it, so the whole step runs on one of the pool.
-        run_in_pool(|| {
-            let mut backpropagation = Backpropagation::default();
-            backpropagation.add(ActivationStorage::F32, self.step, || Ok((forward()?, ())))?;
-            let loss = backpropagation.loss;
-            let norms = backpropagation.update(self, Part::Model, settings)?;
-            self.step += 1;
-            Ok(Stepped { loss, grad_norm: norms.whole, num_samples })
-        })
+        let mut part = |part: usize, to: &mut Backpropagation<'_>| {
+            let (loss, ()) = to.add(ActivationStorage::F32, || Ok((share_of(&forward(part)?, num_parts)?, ())))?;
+            Ok(PartReport { loss, ..PartReport::default() })
+        };
+        let accumulated = self.accumulate(group, num_parts, &mut part)?;
+        let (mut loss, mut grad_norm) = (0., 0.);
+        if let Some(Accumulated { gradients, reports }) = accumulated {
+            loss = reports.iter().map(|report| report.loss).sum();
+            grad_norm = run_in_pool(|| self.update(Part::Model, &gradients, settings))?.whole;
+        }
+        self.step += 1;
+        Ok(Stepped { loss, grad_norm, num_samples })
+    }
+
+    /// Computes the micro-batches of this process, and sums up the gradients of all in the order of the micro-batches; `None`
+    /// if there are none for this process.
+    ///
+    /// # Errors
+    /// That of `compute`; [`Error::Elsewhere`] if it has failed in another process; as
+    /// [`Collective::exchange`](crate::Collective::exchange).
+    pub(crate) fn accumulate(
+        &self,
+        group: &mut Group,
+        num_parts: usize,
+        compute: &mut Compute<'_>,
+    ) -> Result<Option<Accumulated>> {
+        let share = Share::new((group.rank(), group.size()), num_parts);
+        if share.len() == 0 {
+            return Ok(None);
+        }
+        let step = self.step;
+        if share.count == 1 {
+            let (reports, gradients) = all_here(step, share, compute)?;
+            return Ok(Some(Accumulated { gradients, reports }));
+        }
+        let (collective, reduction) = (&mut *group.collective, group.reduction);
+        let plan = self.parameters.plan(share.count);
+        let (events, incoming) = channel();
+        let (outcome, sums) = thread::scope(|scope| {
+            let exchange = scope.spawn(|| sum_up(&mut *collective, (&plan, share, reduction), incoming));
+            let outcome = compute_all((step, share, reduction), &events, compute);
+            // Without it the exchange does not wait for gradients that a failure has prevented.
+            drop(events);
+            (outcome, exchange.join())
+        });
+        let gradients = sums.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let reports = PartReport::gather(collective, share, outcome)?;
+        Ok(Some(Accumulated { gradients, reports }))
+    }
+
+    /// Clips the gradients and updates one part of the parameters. The step is not counted yet: other parts may follow.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if a gradient is not finite.
+    pub(crate) fn update(&mut self, part: Part, gradients: &Gradients, settings: &StageSettings) -> Result<Norms> {
+        self.parameters.update(part, gradients, settings, self.step)
+    }
+
+    /// Moves running statistics by those of a batch.
+    pub(crate) fn move_statistics(&mut self, moments: &[BatchMoments]) -> Result<()> {
+        moments.iter().try_for_each(|moments| self.parameters.move_statistics(moments))
+    }
+
+    /// Gives the state of the first process of a group to all.
+    pub(crate) fn share(&mut self, group: &mut Group) -> Result<()> {
+        if group.size() == 1 {
+            return Ok(());
+        }
+        let own = if group.is_first() { self.parameters.to_bytes()? } else { vec![] };
+        let message = group.collective.broadcast(&[&(self.step as u64).to_le_bytes()[..], &own].concat())?;
+        let (step, state) = message.split_first_chunk::<8>().ok_or_else(garbled)?;
+        self.step = count_of(*step)?;
+        if group.is_first() { Ok(()) } else { self.parameters.set_from_bytes(state) }
     }
 
     /// Loads the newest whole checkpoint.
@@ -76,30 +162,83 @@ impl TrainState {
     }
 }
 
-impl Backpropagation {
-    /// Records `forward`, whose first result is a scalar loss, and adds the gradients of that loss.
+/// Runs forward and backward passes of a micro-batch.
+pub(crate) type Compute<'a> = dyn FnMut(usize, &mut Backpropagation<'_>) -> Result<PartReport> + Send + 'a;
+
+/// Computes a micro-batch, and returns the gradients that stay here.
+fn computed(step: usize, part: usize, to: To<'_>, compute: &mut Compute<'_>) -> Result<(PartReport, Gradients)> {
+    // The tape belongs to the thread that records it, so a whole micro-batch runs on one of the pool.
+    run_in_pool(|| {
+        let mut to = Backpropagation { step, to, activation_bytes: 0 };
+        let report = compute(part, &mut to)?;
+        Ok((report, if let To::Here(gradients) = to.to { gradients } else { Gradients::default() }))
+    })
+}
+
+/// Computes the micro-batches of a process, and adds up their gradients.
+fn all_here(step: usize, share: Share, compute: &mut Compute<'_>) -> Result<(Vec<PartReport>, Gradients)> {
+    let (mut reports, mut sum) = (vec![], Gradients::default());
+    for part in share.parts() {
+        let (report, gradients) = computed(step, part, To::Here(Gradients::default()), compute)?;
+        reports.push(report);
+        run_in_pool(|| sum.absorb(gradients))?;
+    }
+    Ok((reports, sum))
+}
+
+/// Computes the micro-batches of a process, whose gradients leave for the exchange.
+fn compute_all(
+    (step, share, reduction): (usize, Share, Reduction),
+    events: &Sender<Event>,
+    compute: &mut Compute<'_>,
+) -> Result<Vec<PartReport>> {
+    // An exchange that has failed receives nothing any more.
+    let send = |event| drop(events.send(event));
+    match reduction {
+        Reduction::Fast => {
+            let (reports, sum) = all_here(step, share, compute)?;
+            sum.into_iter().for_each(|(id, gradient)| send(Event::Gradient(id, gradient)));
+            send(Event::End);
+            Ok(reports)
+        }
+        Reduction::Ordered => {
+            let part = |part| {
+                let mut leave = |id, gradient| send(Event::Gradient(id, gradient));
+                let (report, _) = computed(step, part, To::Away(&mut leave), compute)?;
+                send(Event::End);
+                Ok(report)
+            };
+            share.parts().map(part).collect()
+        }
+    }
+}
+
+/// Scales the loss of a micro-batch, so that the losses of all add up to a mean.
+pub(crate) fn share_of(loss: &Tensor, num_parts: usize) -> Result<Tensor> {
+    if num_parts == 1 {
+        return Ok(loss.clone());
+    }
+    Ok(differentiable([loss], |[loss]| loss * (1. / num_parts as f64))?)
+}
+
+impl Backpropagation<'_> {
+    /// Records `forward`, whose first result is a scalar loss, and runs the backward pass of that loss, which it returns.
     ///
     /// # Errors
-    /// [`Error::Diverged`](crate::Error::Diverged) if the loss is not finite; as `forward`.
+    /// [`Error::Diverged`] if the loss is not finite; as `forward`.
     pub(crate) fn add<T>(
         &mut self,
         storage: ActivationStorage,
-        step: usize,
         forward: impl FnOnce() -> Result<(Tensor, T)>,
-    ) -> Result<T> {
+    ) -> Result<(f64, T)> {
         let ((loss, rest), tape) = record_with(storage, forward)?;
-        self.loss += f64::from(loss.to_scalar::<f32>()?);
-        require_finite("loss", self.loss, step)?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        require_finite("loss", value, self.step)?;
         self.activation_bytes = tape.num_kept_bytes();
-        tape.backward(&loss, &mut self.gradients)?;
-        Ok(rest)
-    }
-
-    /// Clips the gradients and updates one part of the parameters. The step is not counted yet: other parts may follow.
-    ///
-    /// # Errors
-    /// [`Error::Diverged`](crate::Error::Diverged) if a gradient is not finite.
-    pub(crate) fn update(self, state: &mut TrainState, part: Part, settings: &StageSettings) -> Result<Norms> {
-        state.parameters.update(part, &self.gradients, settings, state.step)
+        match &mut self.to {
+            To::Here(gradients) => tape.backward(&loss, gradients)?,
+            To::Away(leave) => tape.backward_with(&loss, leave)?,
+        }
+        Ok((value, rest))
     }
 }

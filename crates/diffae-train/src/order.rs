@@ -7,23 +7,28 @@ use diffae_data::{Drawn, Loader, LoaderSettings, Pictures};
 
 use crate::config::TrainConfig;
 use crate::random::{Purpose, permutation, stream, unit};
+use crate::reduce::Share;
 
 /// Epochs whose order is kept: threads are at most an epoch apart, unless an epoch is shorter than what is read ahead.
 const MAX_KEPT: usize = 8;
 
-/// Starts to read the batches of the first stage from some batch on.
-pub(crate) fn loader(pictures: Pictures, config: &TrainConfig, first_batch: usize) -> Loader {
+/// Starts to read the micro-batches of a process in the first stage, from some step on.
+pub(crate) fn loader(pictures: Pictures, config: &TrainConfig, (share, step): (Share, usize)) -> Loader {
+    let part_size = config.autoencoder.part_size();
     let settings = LoaderSettings {
         channels: config.model.image_channels,
         image_size: config.model.image_size,
-        batch_size: config.autoencoder.batch_size,
+        batch_size: part_size,
         workers: config.data.workers,
-        prefetch: config.data.prefetch,
-        first_batch,
+        // As many pictures as in so many batches.
+        prefetch: config.data.prefetch * share.len(),
+        first_batch: step * share.len(),
     };
     let (seed, flip, count) = (config.seed, config.data.flip, pictures.len());
     let orders: Mutex<BTreeMap<usize, Arc<Vec<usize>>>> = Mutex::default();
-    Loader::new(pictures, settings, move |place| {
+    Loader::new(pictures, settings, move |own_place| {
+        let (step, part) = share.nth(own_place.checked_div(part_size).unwrap_or(0));
+        let place = (step * share.num_parts + part) * part_size + own_place % part_size;
         let (epoch, at) = (place.checked_div(count).unwrap_or(0), place % count.max(1));
         let order = {
             let mut orders = orders.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,13 +9,16 @@ use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use diffae_kernels::{AdamConfig, Gradients, ParameterState, adam_step, sum_of_squares};
+use diffae_nets::BatchMoments;
 use diffae_nets::weights::{SafetensorsFile, TensorSource, float_bytes};
 use safetensors::Dtype;
 use safetensors::tensor::View;
 
+use crate::collective::{bytes_of, floats_of, garbled};
 use crate::config::{OptimizerKind, StageSettings};
 use crate::error::{Error, Result, at};
 use crate::random::{Purpose, below, normal, stream, unit};
+use crate::reduce::{Plan, Summand};
 
 /// Second beta and epsilon of Adam: PyTorch's defaults, which the reference keeps.
 const BETA_2: f64 = 0.999;
@@ -28,6 +31,8 @@ struct Parameter {
     state: ParameterState,
     /// Excludes the parameter from updates; the network still reads it.
     frozen: bool,
+    /// Place in the order in which layers have requested parameters, that of a forward pass.
+    place: usize,
 }
 
 /// All parameters of a stage, by name.
@@ -66,7 +71,8 @@ struct Maker {
     seed: u64,
     /// Values from another model.
     given: Arc<HashMap<String, Tensor>>,
-    made: Arc<Mutex<BTreeMap<String, Var>>>,
+    /// Variables, each with the number of those made before it.
+    made: Arc<Mutex<BTreeMap<String, (usize, Var)>>>,
     /// Mismatch of a given value, which an error of the layers cannot carry.
     misfit: Arc<Mutex<Option<String>>>,
 }
@@ -85,11 +91,11 @@ impl Parameters {
         }
         let built = built?;
         let made = std::mem::take(&mut *maker.made.lock().unwrap_or_else(PoisonError::into_inner));
-        let parameter = |(name, var): (String, Var)| -> Result<(String, Parameter)> {
+        let parameter = |(name, (place, var)): (String, (usize, Var))| -> Result<(String, Parameter)> {
             let values = var.flatten_all()?.to_vec1::<f32>()?;
             let zeros = vec![0.; values.len()];
             let state = ParameterState { m: zeros.clone(), v: zeros, ema: values };
-            Ok((name, Parameter { var, state, frozen: false }))
+            Ok((name, Parameter { var, state, frozen: false, place }))
         };
         Ok((built, Self(made.into_iter().map(parameter).collect::<Result<_>>()?)))
     }
@@ -112,15 +118,28 @@ impl Parameters {
         model.map(|(_, parameter)| parameter.var.elem_count()).sum()
     }
 
-    /// Sets a statistic, which has no gradient, and its moving average. A frozen one stays as it is.
-    pub(crate) fn set(&mut self, name: &str, value: &Tensor) -> Result<()> {
-        let missing = || candle_core::Error::Msg(format!("there is no parameter {name}"));
-        let parameter = self.0.get_mut(name).ok_or_else(missing)?;
-        if parameter.frozen {
-            return Ok(());
+    /// Plans sums of all gradients over some processes.
+    pub(crate) fn plan(&self, num_processes: usize) -> Plan {
+        let mut trained: Vec<&Parameter> = self.0.values().filter(|parameter| !parameter.frozen).collect();
+        // A backward pass completes the gradient of the last one first.
+        trained.sort_unstable_by_key(|parameter| std::cmp::Reverse(parameter.place));
+        let summand = |parameter: &Parameter| Summand { id: parameter.var.id(), shape: parameter.var.dims().to_vec() };
+        Plan::new(trained.into_iter().map(summand), num_processes)
+    }
+
+    /// Moves the running statistics of a norm, which have no gradient, by those of a batch, and their moving averages to the
+    /// same values. Frozen ones stay as they are.
+    pub(crate) fn move_statistics(&mut self, BatchMoments { path, mean, variance }: &BatchMoments) -> Result<()> {
+        for (kind, of_batch) in [("running_mean", mean), ("running_var", variance)] {
+            let name = format!("{path}.{kind}");
+            let missing = || candle_core::Error::Msg(format!("there is no parameter {name}"));
+            let parameter = self.0.get_mut(&name).ok_or_else(missing)?;
+            if !parameter.frozen {
+                let moved = BatchMoments::moved(&parameter.var, of_batch)?;
+                parameter.var.set(&moved)?;
+                parameter.state.ema = moved.flatten_all()?.to_vec1()?;
+            }
         }
-        parameter.var.set(value)?;
-        parameter.state.ema = value.flatten_all()?.to_vec1()?;
         Ok(())
     }
 
@@ -193,6 +212,34 @@ impl Parameters {
         self.0.iter().map(|(name, p)| Ok((name.clone(), p.var.as_tensor().copy()?))).collect()
     }
 
+    /// Returns parameters and optimizer state, in the order of their names.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![];
+        for Parameter { var, state, .. } in self.0.values() {
+            bytes.extend(bytes_of(&var.flatten_all()?.to_vec1::<f32>()?));
+            for values in [&state.m, &state.v, &state.ema] {
+                bytes.extend(bytes_of(values));
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Sets parameters and optimizer state to those of [`to_bytes`](Self::to_bytes).
+    pub(crate) fn set_from_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut rest = bytes;
+        for Parameter { var, state, .. } in self.0.values_mut() {
+            let mut next = || {
+                let (values, after) = rest.split_at_checked(var.elem_count() * size_of::<f32>()).ok_or_else(garbled)?;
+                rest = after;
+                floats_of(values)
+            };
+            let values = next()?;
+            *state = ParameterState { m: next()?, v: next()?, ema: next()? };
+            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?)?;
+        }
+        if rest.is_empty() { Ok(()) } else { Err(garbled()) }
+    }
+
     /// Writes parameters and optimizer state to a safetensors file: `parameter/..`, `m/..`, `v/..`, `ema/..`.
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
         let mut views = vec![];
@@ -263,7 +310,7 @@ impl View for Floats<'_> {
 impl SimpleBackend for Maker {
     fn get(&self, shape: Shape, name: &str, init: Init, _: DType, _: &Device) -> candle_core::Result<Tensor> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(var) = made.get(name) {
+        if let Some((_, var)) = made.get(name) {
             return Ok(var.as_tensor().clone());
         }
         let var = match self.given.get(name) {
@@ -275,7 +322,8 @@ impl SimpleBackend for Maker {
             }
             None => Var::from_vec(initial(self.seed, name, &shape, init), shape, &Device::Cpu)?,
         };
-        Ok(made.entry(name.to_owned()).or_insert(var).as_tensor().clone())
+        let place = made.len();
+        Ok(made.entry(name.to_owned()).or_insert((place, var)).1.as_tensor().clone())
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {

@@ -10,6 +10,7 @@ use diffae_data::{Overwrite, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoints;
+use crate::collective::Group;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result, at};
 use crate::tensorboard::EventFile;
@@ -75,14 +76,14 @@ pub struct Notes {
     pub changes: Vec<Change>,
 }
 
-/// A run folder, locked by this process.
+/// A run folder, locked by this process, or by the first process of its group.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     config: TrainConfig,
     notes: Notes,
-    /// Lock that the system releases when the process ends or is killed.
-    _lock: File,
+    /// Lock that the system releases when the process ends or is killed; only who holds it writes.
+    lock: Option<File>,
 }
 
 impl RunFolder {
@@ -101,7 +102,7 @@ impl RunFolder {
         }
         fs::create_dir_all(path).map_err(at(path))?;
         let lock = locked(path)?;
-        let run = Self { path: path.to_owned(), config: config.clone(), notes: notes.clone(), _lock: lock };
+        let run = Self { path: path.to_owned(), config: config.clone(), notes: notes.clone(), lock: Some(lock) };
         run.write()?;
         Ok(run)
     }
@@ -167,7 +168,46 @@ impl RunFolder {
         let text = fs::read_to_string(&notes_path).map_err(at(&notes_path))?;
         let notes = serde_json::from_str(&text)
             .map_err(|error| Error::Run { path: notes_path, problem: format!("it is damaged: {error}") })?;
-        Ok(Self { path: path.to_owned(), config, notes, _lock: lock })
+        Ok(Self { path: path.to_owned(), config, notes, lock: Some(lock) })
+    }
+
+    /// Opens the run of the first process of a group in all its processes: `open` is called there alone, and the others follow
+    /// it, without writing anything. The folder and its data have the same paths for all.
+    ///
+    /// # Errors
+    /// That of `open`, in the first process; [`Error::Elsewhere`] in the others; as
+    /// [`Collective::exchange`](crate::Collective::exchange).
+    pub fn open_in_group<E: From<Error> + std::fmt::Display>(
+        group: &mut Group,
+        open: impl FnOnce() -> std::result::Result<Self, E>,
+    ) -> std::result::Result<Self, E> {
+        let mut opened = None;
+        let mut message = vec![];
+        if group.is_first() {
+            let folder = open();
+            message = match &folder {
+                Ok(folder) => {
+                    serde_json::to_vec(&(&folder.path, folder.config.to_toml(), &folder.notes)).unwrap_or_default()
+                }
+                Err(error) => serde_json::to_vec(&format!("{error:#}")).unwrap_or_default(),
+            };
+            opened = Some(folder);
+        }
+        let message = group.collective.broadcast(&message)?;
+        if let Some(opened) = opened {
+            return opened;
+        }
+        let Ok((path, config, notes)) = serde_json::from_slice::<(PathBuf, String, Notes)>(&message) else {
+            let problem = serde_json::from_slice(&message).unwrap_or_default();
+            return Err(Error::Elsewhere { rank: 0, size: group.size(), problem }.into());
+        };
+        Ok(Self { path, config: TrainConfig::from_toml(&config)?, notes, lock: None })
+    }
+
+    /// Returns whether another process, the first of the group, writes in the folder.
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        self.lock.is_none()
     }
 
     /// Path of the folder.
@@ -231,7 +271,7 @@ impl RunFolder {
     /// Notes the labels of the classifier. The checkpoints of one that was begun on other labels are removed.
     pub(crate) fn note_labels(&mut self, labels: &Labels) -> Result<()> {
         let fingerprint = labels.fingerprint();
-        if self.notes.labels_fingerprint.as_ref().is_some_and(|noted| *noted != fingerprint) {
+        if !self.is_followed() && self.notes.labels_fingerprint.as_ref().is_some_and(|noted| *noted != fingerprint) {
             Checkpoints::new(&self.path, Stage::Classifier.name(), 1).remove_all()?;
         }
         self.notes.labels_fingerprint = Some(fingerprint);
@@ -244,6 +284,9 @@ impl RunFolder {
     }
 
     fn write_notes(&self) -> Result<()> {
+        if self.is_followed() {
+            return Ok(());
+        }
         let text = serde_json::to_string_pretty(&self.notes).unwrap_or_default();
         Ok(write_atomically(&self.path.join(NOTES_FILE), text.as_bytes(), Overwrite::Replace)?)
     }

@@ -13,6 +13,7 @@ use diffae_nets::weights::LatentMoments;
 use crate::classifier::{Examples, Fitted, Labeled};
 use crate::code_stage::CodeStage;
 use crate::codes::{Codes, Encoding};
+use crate::collective::Group;
 use crate::config::{EditDirections, StageSettings};
 use crate::edit_direction::PairedCodes;
 use crate::error::{Error, Result};
@@ -144,7 +145,8 @@ pub fn teach(lesson: &Lesson<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Tau
         wanted: &wanted,
         origin: pictures.fingerprint(&wanted)?,
     };
-    let Some(codes) = Codes::of(&encoding, on_step)? else { return Ok(None) };
+    let group = &mut Group::alone();
+    let Some(codes) = Codes::of(&encoding, (group, on_step))? else { return Ok(None) };
     let (held_out, trained) = codes.split(&|picture| is_held_out(picture))?;
     let moments = lesson.moments.cloned().map_or_else(|| trained.moments(), Ok)?;
     let train = Labeled::new(&trained, &moments, pictures, labels)?;
@@ -161,7 +163,7 @@ pub fn teach(lesson: &Lesson<'_>, on_step: &mut OnStep<'_>) -> Result<Option<Tau
         num_samples: num_trained,
     };
     let examples = Examples { train, validation, num_attributes: labels.names.len() };
-    let Some(fitted) = examples.fit(&stage, settings.edit_directions, on_step)? else { return Ok(None) };
+    let Some(fitted) = examples.fit(&stage, settings.edit_directions, (group, on_step))? else { return Ok(None) };
     let scores = scores(&fitted, examples.validation.as_ref(), &labels.names)?;
     let Fitted { weight, bias, directions } = fitted;
     let directions = match settings.edit_directions {
@@ -207,7 +209,7 @@ pub fn fit_pair_row(pairs: PairedCodes<'_>, seed: u64) -> Result<(Tensor, Tensor
     let stage = CodeStage { folder: None, stage: Stage::Classifier, settings: &settings, seed, num_samples };
     let examples = Examples { train: Labeled { z, samples }, validation: None, num_attributes: 1 };
     let go_on = &mut |_: &crate::StepReport| std::ops::ControlFlow::Continue(());
-    let fitted = examples.fit(&stage, EditDirections::Weights, go_on)?;
+    let fitted = examples.fit(&stage, EditDirections::Weights, (&mut Group::alone(), go_on))?;
     let stopped = || Error::Pairs { problem: "the fit of its classifier was stopped".to_owned() };
     fitted.map(|fitted| (fitted.weight, fitted.bias)).ok_or_else(stopped)
 }

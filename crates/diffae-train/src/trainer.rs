@@ -10,14 +10,16 @@ use diffae_nets::{BatchMoments, Discriminator, TrainingMode};
 use diffae_schedule::Timestep;
 
 use crate::adversarial::{discriminator_loss, generator_loss};
+use crate::collective::Group;
 use crate::config::{Activations, ObjectiveSettings, TrainConfig};
 use crate::distillation::Distillation;
 use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
 use crate::networks::{ImageModel, Networks};
 use crate::objective::Drawing;
-use crate::optimization::{Backpropagation, TrainState};
+use crate::optimization::{Accumulated, Backpropagation, TrainState, share_of};
 use crate::parameters::{Norms, Parameters, Part, dropout_seed};
+use crate::part_report::PartReport;
 use crate::random::Purpose;
 use crate::semantic_loss::SemanticLoss;
 
@@ -135,11 +137,42 @@ impl Trainer {
     /// [`Error::Diverged`] if a loss or a gradient is NaN or infinite, before the optimizer applies it; [`Error::Setting`]
     /// if `autoencoder.accumulate` does not divide N; others if the arithmetic fails.
     pub fn step(&mut self, x_0: &Tensor) -> Result<StepResult> {
+        let (mut part, size) = (0, self.learning.part_size(x_0.dim(0)?)?);
+        self.step_in_group(&mut Group::alone(), &mut || {
+            part += 1;
+            Ok(x_0.narrow(0, (part - 1) * size, size)?.contiguous()?)
+        })
+    }
+
+    /// Makes one step together with the other processes of a group. `next` gives the images of the next micro-batch of this
+    /// process, which has every n-th one of a step, from that of its rank on.
+    ///
+    /// # Shapes
+    /// - images of a micro-batch: `[N, C, H, W]`, in `[-1, 1]`.
+    /// # Errors
+    /// As [`Trainer::step`], `next` and [`Collective::exchange`](crate::Collective::exchange); [`Error::Elsewhere`] if another
+    /// process has failed; [`Error::Setting`] if there are more processes than micro-batches.
+    pub fn step_in_group(
+        &mut self,
+        group: &mut Group,
+        next: &mut (dyn FnMut() -> Result<Tensor> + Send),
+    ) -> Result<StepResult> {
+        fn drawn<'a, M: ImageModel>(
+            (model, how): (&'a M, Drawing),
+            next: &'a mut (dyn FnMut() -> Result<Tensor> + Send),
+        ) -> impl FnMut(usize) -> Result<(Tensor, M::Input)> + Send + 'a {
+            move |part| {
+                let x_0 = next()?;
+                let first = how.first + part * x_0.dim(0)?;
+                let input = model.draw(&x_0, Drawing { first, ..how })?;
+                Ok((x_0, input))
+            }
+        }
         let how = self.learning.drawing();
         match &self.networks {
-            Networks::Diffusion(model) => self.learning.step(model, x_0, &model.draw(x_0, how)?),
-            Networks::Distilled(model) => self.learning.step(model, x_0, &model.draw(x_0, how)?),
-            Networks::OneShot(model) => self.learning.step(model, x_0, &model.draw(x_0, how)?),
+            Networks::Diffusion(model) => self.learning.step(model, group, &mut drawn((model, how), next)),
+            Networks::Distilled(model) => self.learning.step(model, group, &mut drawn((model, how), next)),
+            Networks::OneShot(model) => self.learning.step(model, group, &mut drawn((model, how), next)),
         }
     }
 
@@ -151,7 +184,15 @@ impl Trainer {
     /// As [`Trainer::step`]; [`Error::Setting`] if the networks are no diffusion.
     pub fn step_with(&mut self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<StepResult> {
         match &self.networks {
-            Networks::Diffusion(model) => self.learning.step(model, x_0, &model.noised(x_0, noise, timesteps)?),
+            Networks::Diffusion(model) => {
+                let size = self.learning.part_size(x_0.dim(0)?)?;
+                self.learning.step(model, &mut Group::alone(), &mut |part| {
+                    let of_part = |tensor: &Tensor| tensor.narrow(0, part * size, size)?.contiguous();
+                    let (x_0, noise) = (of_part(x_0)?, of_part(noise)?);
+                    let input = model.noised(&x_0, &noise, &timesteps[part * size..(part + 1) * size])?;
+                    Ok((x_0, input))
+                })
+            }
             Networks::Distilled(_) => {
                 let (got, expected) = ("a distillation".to_owned(), "a diffusion, where timesteps are given");
                 Err(Error::Setting { key: "the objective", got, expected })
@@ -216,42 +257,41 @@ impl Learning {
         Drawing { seed: self.config.seed, purpose: Purpose::Noise, first, terminal, terminal_share }
     }
 
-    /// Makes one step: forward and backward pass of each part of the batch, then the updates.
-    fn step<M: ImageModel>(&mut self, model: &M, x_0: &Tensor, input: &M::Input) -> Result<StepResult> {
-        // The tape belongs to the thread that records it, so the whole step runs on one of the pool.
-        run_in_pool(|| {
-            let mut of_model = Backpropagation::default();
-            let mut of_discriminator = None;
-            let (parts, size) = (self.config.autoencoder.accumulate, self.part_size(x_0.dim(0)?)?);
-            for part in 0..parts {
-                let x_0 = x_0.narrow(0, part * size, size)?.contiguous()?;
-                let input = model.narrow(input, part * size, size)?;
-                let Forward { compared, moments } = self.accumulate(model, &x_0, &input, part, &mut of_model)?;
-                if let (Some((real, generated)), Some((discriminator, _))) = (&compared, &self.discriminator) {
-                    let to = of_discriminator.get_or_insert_with(Backpropagation::default);
-                    self.discriminate(discriminator, real, generated, to)?;
-                }
-                for BatchMoments { path, mean, variance } in moments {
-                    self.state.parameters.set(&format!("{path}.running_mean"), &mean)?;
-                    self.state.parameters.set(&format!("{path}.running_var"), &variance)?;
-                }
+    /// Makes one step: forward and backward pass of each micro-batch, here or in another process, then the updates.
+    fn step<M: ImageModel>(
+        &mut self,
+        model: &M,
+        group: &mut Group,
+        next: &mut (dyn FnMut(usize) -> Result<(Tensor, M::Input)> + Send),
+    ) -> Result<StepResult> {
+        let num_parts = self.config.autoencoder.accumulate;
+        check_parts(num_parts, group)?;
+        let mut part = |part: usize, to: &mut Backpropagation<'_>| {
+            let (x_0, input) = next(part)?;
+            self.backpropagate(model, (&x_0, &input), part, to)
+        };
+        let accumulated = self.state.accumulate(group, num_parts, &mut part)?;
+        let Accumulated { gradients, reports } = accumulated.unwrap_or_default();
+        let settings = &self.config.autoencoder;
+        let state = &mut self.state;
+        let norms = run_in_pool(|| {
+            reports.iter().try_for_each(|report| state.move_statistics(&report.moments))?;
+            let norms = state.update(Part::Model, &gradients, settings)?;
+            if self.discriminator.is_some() {
+                state.update(Part::Discriminator, &gradients, settings)?;
             }
-            let settings = &self.config.autoencoder;
-            let Backpropagation { loss, activation_bytes, .. } = of_model;
-            let loss_discriminator = of_discriminator.as_ref().map(|of_discriminator| of_discriminator.loss);
-            let Norms { whole, encoder, unet } = of_model.update(&mut self.state, Part::Model, settings)?;
-            if let Some(of_discriminator) = of_discriminator {
-                of_discriminator.update(&mut self.state, Part::Discriminator, settings)?;
-            }
-            self.state.step += 1;
-            Ok(StepResult {
-                loss,
-                loss_discriminator,
-                grad_norm: whole,
-                grad_norm_encoder: encoder,
-                grad_norm_unet: unet,
-                activation_bytes,
-            })
+            Ok::<_, Error>(norms)
+        })?;
+        self.state.step += 1;
+        let Norms { whole, encoder, unet } = norms;
+        let of_discriminator = reports.iter().filter_map(|report| report.loss_discriminator);
+        Ok(StepResult {
+            loss: reports.iter().map(|report| report.loss).sum(),
+            loss_discriminator: of_discriminator.reduce(|sum, loss| sum + loss),
+            grad_norm: whole,
+            grad_norm_encoder: encoder,
+            grad_norm_unet: unet,
+            activation_bytes: reports.last().map_or(0, |report| report.activation_bytes),
         })
     }
 
@@ -263,15 +303,14 @@ impl Learning {
         size.ok_or_else(|| Error::Setting { key, got: format!("{parts} at a step of {count} pictures"), expected })
     }
 
-    /// Runs forward and backward pass of one part of a batch.
-    fn accumulate<M: ImageModel>(
+    /// Runs forward and backward pass of a micro-batch.
+    fn backpropagate<M: ImageModel>(
         &self,
         model: &M,
-        x_0: &Tensor,
-        input: &M::Input,
+        (x_0, input): (&Tensor, &M::Input),
         part: usize,
-        to: &mut Backpropagation,
-    ) -> Result<Forward> {
+        to: &mut Backpropagation<'_>,
+    ) -> Result<PartReport> {
         let objective = &self.config.objective;
         let storage = match objective.activations {
             Activations::F32 => ActivationStorage::F32,
@@ -281,7 +320,8 @@ impl Learning {
             dropout_seed: Some(dropout_seed(self.config.seed, self.state.step, part)),
             checkpoint_blocks: objective.checkpoint_blocks,
         };
-        to.add(storage, self.state.step, || {
+        let num_parts = self.config.autoencoder.accumulate;
+        let (loss, Forward { compared, moments }) = to.add(storage, || {
             let mut moments = vec![];
             let output = model.forward_training(x_0, input, mode, &mut moments)?;
             let mut loss = model.loss(x_0, input, &output, objective)?;
@@ -294,28 +334,20 @@ impl Learning {
                     loss = differentiable([&loss, &term], |[loss, term]| loss + (term * weight)?)?;
                 }
             }
-            Ok((self.share_of(&loss)?, Forward { compared, moments }))
-        })
-    }
-
-    /// Runs forward and backward pass of the discriminator on real and generated images.
-    fn discriminate(
-        &self,
-        discriminator: &Discriminator,
-        real: &Tensor,
-        generated: &Tensor,
-        to: &mut Backpropagation,
-    ) -> Result<()> {
-        to.add(ActivationStorage::F32, self.state.step, || {
-            let loss = discriminator_loss(discriminator, real, &generated.detach())?;
-            Ok((self.share_of(&loss)?, ()))
-        })
-    }
-
-    /// Scales the loss of a part of a batch, so that the parts add up to a mean.
-    fn share_of(&self, loss: &Tensor) -> Result<Tensor> {
-        let share = 1. / self.config.autoencoder.accumulate as f64;
-        Ok(differentiable([loss], |[loss]| loss * share)?)
+            Ok((share_of(&loss, num_parts)?, Forward { compared, moments }))
+        })?;
+        let activation_bytes = to.activation_bytes;
+        let loss_discriminator = match (&compared, &self.discriminator) {
+            (Some((real, generated)), Some((discriminator, _))) => {
+                let (loss, ()) = to.add(ActivationStorage::F32, || {
+                    let loss = discriminator_loss(discriminator, real, &generated.detach())?;
+                    Ok((share_of(&loss, num_parts)?, ()))
+                })?;
+                Some(loss)
+            }
+            _ => None,
+        };
+        Ok(PartReport { loss, loss_discriminator, activation_bytes, moments })
     }
 
     /// Computes the loss of a model, and how much shifted codes increase it; see [`Trainer::validate`].
@@ -333,6 +365,15 @@ impl Learning {
             Ok((matching, shifted.map(|shifted| shifted / matching - 1.)))
         })
     }
+}
+
+/// Fails if some processes have nothing to do.
+pub(crate) fn check_parts(num_parts: usize, group: &Group) -> Result<()> {
+    if group.size() <= num_parts {
+        return Ok(());
+    }
+    let (key, expected) = ("autoencoder.accumulate", "one micro-batch or more for each process");
+    Err(Error::Setting { key, got: format!("{num_parts} with {} processes", group.size()), expected })
 }
 
 #[cfg(test)]

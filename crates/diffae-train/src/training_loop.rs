@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoints;
+use crate::collective::Group;
 use crate::config::{RunSettings, StageSettings};
 use crate::error::Result;
 use crate::optimization::{Stepped, TrainState};
@@ -20,8 +21,8 @@ pub(crate) trait Learner {
     /// Parameters and step.
     fn state(&self) -> &TrainState;
 
-    /// Makes one optimizer step on the next batch.
-    fn step(&mut self) -> Result<Stepped>;
+    /// Makes one optimizer step on the next batch, together with the other processes of the group.
+    fn step(&mut self, group: &mut Group) -> Result<Stepped>;
 
     /// Names the samples of the last batch, for the error of a step that diverges.
     fn batch(&self) -> String;
@@ -65,6 +66,7 @@ struct Line<D> {
 pub(crate) struct TrainingLoop<'a> {
     stage: Stage,
     settings: &'a StageSettings,
+    group: &'a mut Group,
     record: Option<Record<'a>>,
 }
 
@@ -76,9 +78,9 @@ struct Record<'a> {
     last_save: Instant,
 }
 
-impl<'a> TrainingLoop<'a> {
-    /// Loads the newest checkpoint of a run into `state`, if there is one, and opens the log behind it.
-    pub(crate) fn resume(folder: &'a RunFolder, stage: Stage, state: &mut TrainState) -> Result<Self> {
+impl<'a> Record<'a> {
+    /// Loads the newest checkpoint into `state`, if there is one, and opens the log behind it.
+    fn resume(folder: &'a RunFolder, stage: Stage, state: &mut TrainState) -> Result<Self> {
         let settings = &folder.config().run;
         let checkpoints = Checkpoints::new(folder.path(), stage.name(), settings.keep);
         checkpoints.clear_partial();
@@ -86,45 +88,56 @@ impl<'a> TrainingLoop<'a> {
             state.load_newest(&checkpoints)?;
         }
         let metrics = folder.metrics(stage, state.step)?;
-        let record = Some(Record { settings, checkpoints, metrics, last_save: Instant::now() });
-        Ok(Self { stage, settings: folder.config().stage(stage), record })
+        Ok(Self { settings, checkpoints, metrics, last_save: Instant::now() })
+    }
+}
+
+impl<'a> TrainingLoop<'a> {
+    /// Loads the newest checkpoint of a run into `state`, if there is one, and opens the log behind it. The first process of
+    /// the group does so, and the others get its state.
+    pub(crate) fn resume(
+        folder: &'a RunFolder,
+        stage: Stage,
+        (state, group): (&mut TrainState, &'a mut Group),
+    ) -> Result<Self> {
+        let record = group.is_first().then(|| Record::resume(folder, stage, state)).transpose();
+        let record = group.agree(record)?;
+        state.share(group)?;
+        Ok(Self { stage, settings: folder.config().stage(stage), group, record })
     }
 
     /// Trains outside of a run: without log and checkpoints.
-    pub(crate) fn unrecorded(stage: Stage, settings: &'a StageSettings) -> Self {
-        Self { stage, settings, record: None }
+    pub(crate) fn unrecorded(stage: Stage, settings: &'a StageSettings, group: &'a mut Group) -> Self {
+        Self { stage, settings, group, record: None }
     }
 
-    /// Trains to the end of the stage, or until `on_step` breaks.
+    /// Trains to the end of the stage, or until `on_step` breaks in any process.
     pub(crate) fn run<L: Learner>(mut self, learner: &mut L, on_step: &mut OnStep<'_>) -> Result<Outcome> {
         let (stage, num_steps) = (self.stage, self.settings.num_steps());
         let report = |work, step, loss, batch| StepReport { stage, work, step, num_steps, loss, batch };
-        if on_step(&report(Work::Starting, learner.state().step, 0., 0)) == ControlFlow::Break(()) {
+        let stop = on_step(&report(Work::Starting, learner.state().step, 0., 0)) == ControlFlow::Break(());
+        let [stop] = self.group.any([stop])?;
+        if stop {
             return Ok(Outcome::Stopped);
         }
         while learner.state().step < num_steps {
-            let stepped = learner.step().map_err(|error| error.on_batch(|| learner.batch()))?;
+            let stepped = learner.step(self.group).map_err(|error| error.on_batch(|| learner.batch()));
+            let logged = stepped.and_then(|stepped| self.log(learner, &stepped).map(|()| stepped));
+            let stepped = self.group.agree(logged)?;
             let step = learner.state().step;
-            if step == num_steps || self.is_log_due(step) {
-                self.log(learner, &stepped)?;
-            }
             let work = Work::Training;
             let stop = on_step(&report(work, step, stepped.loss, stepped.num_samples)) == ControlFlow::Break(());
-            if !stop && learner.is_validated_after(step) {
-                self.validate(learner)?;
-            }
-            if stop || step == num_steps || self.is_save_due() {
-                self.save(learner.state())?;
+            let [stop, save] = self.group.any([stop, self.is_save_due()])?;
+            let (validate, save) = (!stop && learner.is_validated_after(step), save || stop || step == num_steps);
+            if validate || save {
+                let outcome = self.record(learner, [validate, save]);
+                self.group.agree(outcome)?;
             }
             if stop {
                 return Ok(Outcome::Stopped);
             }
         }
         Ok(Outcome::Finished)
-    }
-
-    fn is_log_due(&self, step: usize) -> bool {
-        self.record.as_ref().is_some_and(|record| step.is_multiple_of(record.settings.log_every_steps))
     }
 
     fn is_save_due(&self) -> bool {
@@ -134,10 +147,21 @@ impl<'a> TrainingLoop<'a> {
         self.record.as_ref().is_some_and(is_due)
     }
 
-    /// Writes a line of the log.
+    /// Validates, saves a checkpoint, or both: in the first process of the group.
+    fn record<L: Learner>(&mut self, learner: &mut L, [validate, save]: [bool; 2]) -> Result<()> {
+        if validate && self.group.is_first() {
+            self.validate(learner)?;
+        }
+        if save { self.save(learner.state()) } else { Ok(()) }
+    }
+
+    /// Writes a line of the log, if it is due.
     fn log<L: Learner>(&mut self, learner: &mut L, stepped: &Stepped) -> Result<()> {
-        let Some(record) = &mut self.record else { return Ok(()) };
         let (stage, step) = (self.stage, learner.state().step);
+        let Some(record) = &mut self.record else { return Ok(()) };
+        if step != self.settings.num_steps() && !step.is_multiple_of(record.settings.log_every_steps) {
+            return Ok(());
+        }
         let images = step * self.settings.batch_size;
         let (lr, details) = (self.settings.lr_at(step - 1), learner.details());
         let &Stepped { loss, grad_norm, .. } = stepped;
@@ -204,10 +228,10 @@ mod tests {
             &self.state
         }
 
-        fn step(&mut self) -> Result<Stepped> {
+        fn step(&mut self, group: &mut Group) -> Result<Stepped> {
             let (weight, factor) = (&self.weight, self.factor);
-            let loss = || Ok(differentiable([weight], |[weight]| (weight * factor)?.sum_all())?);
-            self.state.minimize(self.settings, 32, loss)
+            let loss = |_| Ok(differentiable([weight], |[weight]| (weight * factor)?.sum_all())?);
+            self.state.minimize((self.settings, group), (32, 1), loss)
         }
 
         fn batch(&self) -> String {
@@ -237,7 +261,8 @@ mod tests {
 
     /// Trains until a step, or to the end.
     fn train(folder: &RunFolder, learner: &mut Slope<'_>, until: usize) -> Outcome {
-        let training = TrainingLoop::resume(folder, Stage::Classifier, &mut learner.state).unwrap();
+        let mut group = Group::alone();
+        let training = TrainingLoop::resume(folder, Stage::Classifier, (&mut learner.state, &mut group)).unwrap();
         let on_step = &mut |report: &StepReport| {
             if report.step == until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
@@ -261,7 +286,7 @@ mod tests {
         assert_eq!((checkpoints(&folder), &resumed.validated[..]), (Some(10), &[10][..]));
         let mut whole = Slope::new(settings, 0.5);
         let on_step = &mut |_: &StepReport| ControlFlow::Continue(());
-        TrainingLoop::unrecorded(Stage::Classifier, settings).run(&mut whole, on_step).unwrap();
+        TrainingLoop::unrecorded(Stage::Classifier, settings, &mut Group::alone()).run(&mut whole, on_step).unwrap();
         assert_eq!(whole.validated, [5, 10]);
         assert!(whole.value() < 1. && whole.value().to_bits() == resumed.value().to_bits());
         let log = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
@@ -275,7 +300,8 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let folder = run(parent.path());
         let mut learner = Slope::new(&folder.config().classifier, f64::INFINITY);
-        let training = TrainingLoop::resume(&folder, Stage::Classifier, &mut learner.state).unwrap();
+        let mut group = Group::alone();
+        let training = TrainingLoop::resume(&folder, Stage::Classifier, (&mut learner.state, &mut group)).unwrap();
         let error = training.run(&mut learner, &mut |_| ControlFlow::Continue(())).unwrap_err();
         assert!(matches!(error, Error::Diverged { step: 0, .. }), "{error}");
         assert!(error.to_string().contains("the loss is inf at step 0, on sample 0"), "{error}");

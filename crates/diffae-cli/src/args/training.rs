@@ -153,6 +153,8 @@ pub(crate) struct DistillArgs {
     pub(crate) resume: bool,
     #[command(flatten)]
     pub(crate) json: JsonArgs,
+    #[command(flatten)]
+    pub(crate) group: GroupArgs,
 }
 
 #[derive(Debug, Args)]
@@ -244,6 +246,39 @@ pub(crate) struct TrainArgs {
     /// Print the folder of the model and the number of steps of each stage as JSON
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) group: GroupArgs,
+}
+
+/// Heading of the options of several processes.
+const GROUP_HEADING: &str = "For several processes (srun, torchrun and mpirun give rank and size by themselves)";
+
+/// The place of this process in a group that trains one model.
+#[derive(Debug, Args)]
+#[command(next_help_heading = GROUP_HEADING)]
+pub(crate) struct GroupArgs {
+    /// Number of this process, from 0; process 0 alone writes and reports
+    #[arg(long, value_name = "N", requires = "world_size")]
+    pub(crate) rank: Option<usize>,
+    /// Number of processes; autoencoder.accumulate is at least as large
+    #[arg(long, value_name = "N", requires = "rank", value_parser = positive)]
+    pub(crate) world_size: Option<usize>,
+    /// Address where process 0 waits for the others; the port is 29500 by default
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) master: Option<String>,
+    /// Order in which gradients are added
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) reduce: ReductionChoice,
+}
+
+/// The order in which gradients of several processes are added.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReductionChoice {
+    /// By micro-batches: the same bits with any number of processes
+    #[default]
+    Ordered,
+    /// First within each process: less to send where it has several micro-batches
+    Fast,
 }
 
 #[derive(Debug, Args)]

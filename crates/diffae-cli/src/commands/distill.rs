@@ -3,18 +3,21 @@
 use anyhow::{Context, Result};
 use diffae_infer::{DistilledChain, ModelSource};
 use diffae_nets::weights::ArchitectureHints;
-use diffae_train::{DistillationSettings, Notes, Outcome, RunFolder, TrainConfig, TrainOptions, train};
+use diffae_train::{DistillationSettings, Notes, Outcome, RunFolder, TrainConfig, TrainOptions};
 use serde_json::json;
 
 use super::say_either;
 use super::train::{StepProgress, absolute, check_device, model_path, picture_key_setting};
 use crate::args::{DistillArgs, GlobalArgs};
+use crate::group;
 use crate::interrupt::{Interruption, catch_interrupts};
 use crate::progress::Noun;
 
 /// Begins a run that distills the model's decoder, or resumes one.
 pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
     check_device(global)?;
+    let options = TrainOptions { stage: None, resume: args.resume };
+    let mut group = group::join(&args.group, options)?;
     catch_interrupts();
     let teacher = ModelSource::open(&args.model, &ArchitectureHints::default())?;
     let chain = DistilledChain { steps: args.steps, spacing: args.spacing };
@@ -35,12 +38,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
         freeze: teacher.config().encoder().map(|_| "encoder".to_owned()).into_iter().collect(),
         ..Notes::default()
     };
-    let mut folder = RunFolder::open_or_create(&args.out, &config, &notes).context("distill")?;
+    let open = || RunFolder::open_or_create(&args.out, &config, &notes).context("distill");
+    let mut folder = RunFolder::open_in_group(&mut group, open)?;
     let progress = StepProgress::new();
-    let options = TrainOptions { stage: None, resume: args.resume };
-    let outcome = train(&mut folder, options, &mut |report| progress.step(report))?;
+    let outcome = progress.train(&mut folder, options, &mut group)?;
     progress.finish();
     match outcome {
+        Outcome::Finished if !group.is_first() => Ok(()),
         Outcome::Finished => {
             let report = json!({ "command": "distill", "out": args.out, "steps": args.steps });
             let steps = Noun::Steps.counted(args.steps);

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use diffae_data::FOLDER_LABELS;
 use diffae_infer::BUILT_IN_MODEL;
-use diffae_train::{Notes, Outcome, RunFolder, Stage, TrainConfig, TrainOptions, presets, train};
+use diffae_train::{Notes, Outcome, RunFolder, Stage, TrainConfig, TrainOptions, presets};
 use serde_json::{Value, json};
 
 use crate::args::{GlobalArgs, NumberType, StageChoice, TrainArgs};
+use crate::group;
 use crate::interrupt::{Interruption, catch_interrupts};
 use crate::output::{say, say_json};
 
@@ -25,14 +26,18 @@ pub(crate) fn run(global: &GlobalArgs, args: &TrainArgs) -> Result<()> {
     if args.dry_run {
         return dry_run::run(args);
     }
-    catch_interrupts();
     let out = args.out.as_deref().context("--out is missing")?;
-    let mut folder = if args.resume { resume::open(args, out)? } else { begin(args, out)? };
     let stage = stage(args);
+    let options = TrainOptions { stage, resume: args.resume };
+    let mut group = group::join(&args.group, options)?;
+    catch_interrupts();
+    let open = || if args.resume { resume::open(args, out) } else { begin(args, out) };
+    let mut folder = RunFolder::open_in_group(&mut group, open)?;
     let progress = if args.resume { StepProgress::going_on() } else { StepProgress::new() };
-    let outcome = train(&mut folder, TrainOptions { stage, resume: args.resume }, &mut |report| progress.step(report))?;
+    let outcome = progress.train(&mut folder, options, &mut group)?;
     let has_trained = progress.finish();
     match outcome {
+        Outcome::Finished if !group.is_first() => Ok(()),
         Outcome::Finished if args.json => {
             let config = folder.config();
             let done = Stage::ALL.into_iter().filter(|&stage| folder.is_done(stage));

@@ -6,10 +6,12 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use diffae_train::{Stage, StepReport, Work};
+use anyhow::Result;
+use diffae_train::{Group, Outcome, RunFolder, Stage, StepReport, TrainOptions, Work, train_in_group};
 use indicatif::ProgressBar;
 
 use super::note;
+use crate::group::follow;
 use crate::interrupt::interrupted;
 use crate::progress::{LINE_INTERVAL, Noun, View, bar_of, plain_line};
 
@@ -44,6 +46,13 @@ impl StepProgress {
         let progress = Self::new();
         progress.expects_checkpoint.set(true);
         progress
+    }
+
+    /// Trains in a group, and shows the steps in its first process.
+    pub(crate) fn train(&self, folder: &mut RunFolder, options: TrainOptions, group: &mut Group) -> Result<Outcome> {
+        let is_shown = group.is_first();
+        let mut on_step = |report: &StepReport| if is_shown { self.step(report) } else { follow(report) };
+        Ok(train_in_group(folder, options, group, &mut on_step)?)
     }
 
     /// Shows a step; breaks after Ctrl-C.

@@ -1,0 +1,44 @@
+//! The group of processes that train together: from options, or as Slurm, torchrun or MPI start them.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use diffae_kernels::kernel_set;
+use diffae_train::{Group, Place, Reduction, StepReport, Tcp, TrainOptions};
+
+use crate::args::{GroupArgs, ReductionChoice};
+use crate::interrupt::interrupted;
+
+/// Time that processes wait for each other at the start: queues start them minutes apart.
+const PATIENCE: Duration = Duration::from_mins(10);
+
+/// Joins the group of this process; alone without options and without a launcher.
+///
+/// All processes have the same `options`, version and kernels: others are not let in.
+pub(crate) fn join(args: &GroupArgs, options: TrainOptions) -> Result<Group> {
+    let reduction = match args.reduce {
+        ReductionChoice::Ordered => Reduction::Ordered,
+        ReductionChoice::Fast => Reduction::Fast,
+    };
+    let Some(place) = place(args)? else { return Ok(Group::alone()) };
+    let key = format!("{} {:?} {reduction:?} {options:?}", env!("CARGO_PKG_VERSION"), kernel_set());
+    Ok(Group::new(Box::new(Tcp::join(&place, key.as_bytes(), PATIENCE)?), reduction))
+}
+
+fn place(args: &GroupArgs) -> Result<Option<Place>> {
+    let master = args.master.as_deref();
+    match (args.rank, args.world_size) {
+        (Some(rank), Some(size)) => {
+            let address =
+                master.context("--rank and --world-size need --master HOST:PORT, the address of process 0")?;
+            Ok(Some(Place::new(rank, size, address)?))
+        }
+        _ => Ok(Place::of_launcher(&|name| std::env::var(name).ok(), master)?.map(|(_, place)| place)),
+    }
+}
+
+/// Follows the training of another process, which shows it: breaks after Ctrl-C.
+pub(crate) fn follow(_: &StepReport) -> ControlFlow<()> {
+    if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}

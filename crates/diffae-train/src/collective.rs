@@ -1,0 +1,247 @@
+//! Communication among the processes that train one model together.
+
+mod launch;
+mod tcp;
+mod threads;
+
+use std::fmt::Debug;
+
+pub use launch::{DEFAULT_PORT, Launcher, Place};
+pub use tcp::Tcp;
+pub use threads::Threads;
+
+use crate::error::{Error, Result};
+
+/// Communication of one process with the others of its group.
+///
+/// All processes of a group call the same methods in the same order. Processes are numbered from 0: their rank. A method
+/// takes `count`, the number of processes that take part, which are the first ones.
+pub trait Collective: Debug + Send {
+    /// Returns the rank of this process.
+    fn rank(&self) -> usize;
+
+    /// Returns the number of processes.
+    fn size(&self) -> usize;
+
+    /// Sends a message to each of the first processes, this one among them, and receives one from each: `outgoing[r]` goes
+    /// to process r. Returns the messages by rank.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if another process has ended, or cannot be reached any more; [`Error::Group`] if this process is none
+    /// of the first, or what arrives is no message.
+    fn exchange(&mut self, outgoing: &[&[u8]]) -> Result<Vec<Vec<u8>>>;
+
+    /// Sends one message to each of the first `count` processes, and receives theirs, by rank.
+    ///
+    /// # Errors
+    /// As [`exchange`](Self::exchange).
+    fn gather(&mut self, count: usize, message: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.exchange(&vec![message; count])
+    }
+
+    /// Sends a message of process 0 to all, and returns it; the others' `message` does not matter.
+    ///
+    /// # Errors
+    /// As [`exchange`](Self::exchange).
+    fn broadcast(&mut self, message: &[u8]) -> Result<Vec<u8>> {
+        let outgoing = if self.rank() == 0 { message } else { &[] };
+        let mut received = self.gather(self.size(), outgoing)?;
+        Ok(received.swap_remove(0))
+    }
+
+    /// Returns for each of some flags whether it is set in any process.
+    ///
+    /// # Errors
+    /// As [`exchange`](Self::exchange).
+    fn any(&mut self, own: &[bool]) -> Result<Vec<bool>> {
+        let own: Vec<u8> = own.iter().map(|&flag| u8::from(flag)).collect();
+        let all = self.gather(self.size(), &own)?;
+        let is_set = |flag: usize| all.iter().any(|flags| flags.get(flag) != Some(&0));
+        Ok((0..own.len()).map(is_set).collect())
+    }
+
+    /// Waits until all processes have come here.
+    ///
+    /// # Errors
+    /// As [`exchange`](Self::exchange).
+    fn barrier(&mut self) -> Result<()> {
+        self.gather(self.size(), &[]).map(drop)
+    }
+
+    /// Adds up the values of the first `count` processes, element by element, and gives the sums to each.
+    ///
+    /// Here in order of their ranks, each process a part of the values; an implementation may choose another order.
+    ///
+    /// # Errors
+    /// As [`exchange`](Self::exchange); [`Error::Group`] if another process has another number of values.
+    fn sum(&mut self, count: usize, values: &mut [f32]) -> Result<()> {
+        let len = values.len().div_ceil(count.max(1)).max(1);
+        let parts: Vec<Vec<u8>> = values.chunks(len).map(bytes_of).collect();
+        let part = |rank: usize| parts.get(rank).map_or(&[][..], Vec::as_slice);
+        let received = self.exchange(&(0..count).map(part).collect::<Vec<_>>())?;
+        let mut received = received.iter();
+        let mut total = received.next().map(|first| floats_of(first)).transpose()?.unwrap_or_default();
+        for part in received {
+            add_bytes(&mut total, part)?;
+        }
+        let sums = self.gather(count, &bytes_of(&total))?;
+        let mut at = values.chunks_mut(len);
+        for sums in &sums {
+            let sums = floats_of(sums)?;
+            match at.next() {
+                Some(to) if to.len() == sums.len() => to.copy_from_slice(&sums),
+                None if sums.is_empty() => {}
+                _ => return Err(garbled()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A process on its own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Alone;
+
+impl Collective for Alone {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn exchange(&mut self, outgoing: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
+        check_count(self, outgoing.len())?;
+        Ok(outgoing.iter().map(|message| message.to_vec()).collect())
+    }
+}
+
+/// The order in which the gradients of several processes are added.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reduction {
+    /// Micro-batch by micro-batch, whichever process has computed it: the number of processes does not change a bit.
+    #[default]
+    Ordered,
+    /// Each process adds up its own micro-batches first: less to send where a process has several, and bits that depend on
+    /// the number of processes.
+    Fast,
+}
+
+/// The processes that train one model together, as one of them sees them.
+#[derive(Debug)]
+pub struct Group {
+    pub(crate) collective: Box<dyn Collective>,
+    pub(crate) reduction: Reduction,
+}
+
+impl Group {
+    /// A single process.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self::new(Box::new(Alone), Reduction::default())
+    }
+
+    /// The processes that `collective` connects.
+    #[must_use]
+    pub fn new(collective: Box<dyn Collective>, reduction: Reduction) -> Self {
+        Self { collective, reduction }
+    }
+
+    /// Returns the rank of this process.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.collective.rank()
+    }
+
+    /// Returns the number of processes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.collective.size()
+    }
+
+    /// Returns whether this is the process that writes files and reports.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.rank() == 0
+    }
+
+    /// Returns which of some flags are set in any process.
+    pub(crate) fn any<const N: usize>(&mut self, own: [bool; N]) -> Result<[bool; N]> {
+        let all = self.collective.any(&own)?;
+        Ok(std::array::from_fn(|flag| all.get(flag) == Some(&true)))
+    }
+
+    /// Makes the outcome of some work the same in all processes: if it has failed in one of them, it has failed in all.
+    ///
+    /// # Errors
+    /// That of `outcome`; [`Error::Elsewhere`] if it has failed in another process; as [`Collective::exchange`].
+    pub fn agree<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        if self.size() == 1 || matches!(outcome, Err(Error::Lost { .. } | Error::Group { .. })) {
+            // The others notice that this process leaves.
+            return outcome;
+        }
+        let is_own = |error: &Error| !matches!(error, Error::Elsewhere { .. });
+        let message = match &outcome {
+            Err(error) if is_own(error) => [&[FAILED], diffae_infer::one_sentence(error).as_bytes()].concat(),
+            _ => vec![],
+        };
+        let size = self.size();
+        let all = self.collective.gather(size, &message)?;
+        let mut failed = all.iter().enumerate().filter(|(_, message)| message.first() == Some(&FAILED));
+        match (outcome, failed.next()) {
+            (Err(error), _) if is_own(&error) => Err(error),
+            (_, Some((rank, message))) => {
+                let problem = String::from_utf8_lossy(&message[1..]).into_owned();
+                Err(Error::Elsewhere { rank, size, problem })
+            }
+            (outcome, None) => outcome,
+        }
+    }
+}
+
+/// First byte of a message about a failure; one about a success is empty.
+const FAILED: u8 = 1;
+
+/// Fails if a process cannot exchange messages with that many.
+pub(crate) fn check_count(collective: &dyn Collective, count: usize) -> Result<()> {
+    let (rank, size) = (collective.rank(), collective.size());
+    if rank < count && count <= size {
+        return Ok(());
+    }
+    Err(Error::Group { problem: format!("process {rank} of {size} cannot exchange messages with {count}") })
+}
+
+/// An error of messages that do not belong together.
+pub(crate) fn garbled() -> Error {
+    let problem = "the processes do not do the same; start them with the same arguments and the same program";
+    Error::Group { problem: problem.to_owned() }
+}
+
+/// Returns a count of eight little-endian bytes.
+pub(crate) fn count_of(bytes: [u8; 8]) -> Result<usize> {
+    usize::try_from(u64::from_le_bytes(bytes)).ok().ok_or_else(garbled)
+}
+
+/// Returns values as little-endian bytes.
+pub(crate) fn bytes_of(values: &[f32]) -> Vec<u8> {
+    diffae_nets::weights::float_bytes(values).into_owned()
+}
+
+/// Returns the values of little-endian bytes.
+pub(crate) fn floats_of(bytes: &[u8]) -> Result<Vec<f32>> {
+    let (values, []) = bytes.as_chunks::<4>() else { return Err(garbled()) };
+    Ok(values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+}
+
+/// Adds values of little-endian bytes to others.
+pub(crate) fn add_bytes(to: &mut [f32], bytes: &[u8]) -> Result<()> {
+    let (values, []) = bytes.as_chunks::<4>() else { return Err(garbled()) };
+    if values.len() != to.len() {
+        return Err(garbled());
+    }
+    for (to, &bytes) in to.iter_mut().zip(values) {
+        *to += f32::from_le_bytes(bytes);
+    }
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! Groups of processes, here threads with a thread pool each, train the model of a single one, to the bit.
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use diffae_train::{
+    Error, Group, Notes, Outcome, Reduction, Result, RunFolder, StepReport, Threads, TrainConfig, TrainOptions, Work,
+    presets, train_in_group,
+};
+use image::{Rgb, RgbImage};
+
+/// Thirty pictures of 16 pixels with their labels.
+fn pictures(folder: &Path) -> Notes {
+    let data = folder.join("pictures");
+    fs::create_dir(&data).unwrap();
+    let mut labels = "file,Bright\n".to_owned();
+    for i in 0..30u8 {
+        let color = |x: u32, y: u32| [x * 16, y * 16, u32::from(i) * 8].map(|value| u8::try_from(value).unwrap());
+        let name = format!("{i:02}.png");
+        RgbImage::from_fn(16, 16, |x, y| Rgb(color(x, y))).save(data.join(&name)).unwrap();
+        writeln!(labels, "{name},{}", u8::from(i >= 15)).unwrap();
+    }
+    let file = folder.join("labels.csv");
+    fs::write(&file, labels).unwrap();
+    Notes { data, labels: Some(file), ..Notes::default() }
+}
+
+fn config(settings: &[&str]) -> TrainConfig {
+    let short = [
+        "autoencoder.images=96",
+        "autoencoder.batch_size=16",
+        "autoencoder.accumulate=4",
+        "latent.images=64",
+        "latent.batch_size=16",
+        "latent.accumulate=2",
+        "classifier.images=64",
+        "classifier.batch_size=16",
+        "run.preview_every_images=0",
+        "run.save_every_secs=0",
+        "run.log_every_steps=1",
+    ];
+    let all: Vec<String> = short.iter().chain(settings).map(|&text| text.to_owned()).collect();
+    presets::config("smoke", &all).unwrap()
+}
+
+/// A run in a folder of its own.
+struct Run {
+    folder: PathBuf,
+    config: TrainConfig,
+    notes: Notes,
+    reduction: Reduction,
+}
+
+impl Run {
+    fn new(parent: &Path, name: &str, (config, notes): (&TrainConfig, &Notes)) -> Self {
+        let (config, notes) = (config.clone(), notes.clone());
+        Self { folder: parent.join(name), config, notes, reduction: Reduction::Ordered }
+    }
+
+    /// Trains with so many processes, each of one thread, until one of them wants to stop.
+    fn train(&self, size: usize, stops: impl Fn(usize, &StepReport) -> bool + Sync) -> Vec<Result<Outcome>> {
+        let one = |member: Threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+            pool.install(|| {
+                let mut group = Group::new(Box::new(member), self.reduction);
+                let open = || RunFolder::open_or_create(&self.folder, &self.config, &self.notes);
+                let mut folder = RunFolder::open_in_group(&mut group, open)?;
+                let (rank, options) = (group.rank(), TrainOptions { stage: None, resume: true });
+                train_in_group(&mut folder, options, &mut group, &mut |report| {
+                    if stops(rank, report) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                })
+            })
+        };
+        thread::scope(|scope| {
+            let handles: Vec<_> = Threads::group(size).into_iter().map(|member| scope.spawn(|| one(member))).collect();
+            handles.into_iter().map(|handle| handle.join().unwrap()).collect()
+        })
+    }
+
+    fn finish(&self, size: usize) -> Vec<u8> {
+        for outcome in self.train(size, |_, _| false) {
+            assert_eq!(outcome.unwrap(), Outcome::Finished);
+        }
+        fs::read(self.folder.join("model.safetensors")).unwrap()
+    }
+
+    fn losses(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.folder.join("metrics.jsonl")).unwrap();
+        let loss = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!("{} {} {} {}", line["stage"], line["step"], line["loss"], line["grad_norm"])
+        };
+        log.lines().map(loss).collect()
+    }
+}
+
+#[test]
+fn any_number_of_processes_trains_the_same_model() {
+    let parent = tempfile::tempdir().unwrap();
+    let notes = pictures(parent.path());
+    for (kind, settings) in [
+        ("diffusion", &["objective.adversarial_weight=0.1", "objective.adversarial_timesteps=400"][..]),
+        ("checkpointed", &["objective.checkpoint_blocks=true", "objective.activations=bf16"]),
+        ("compact", &["model.kind=compact"]),
+    ] {
+        let config = config(settings);
+        let run = |size: usize| {
+            let run = Run::new(parent.path(), &format!("{kind}-{size}"), (&config, &notes));
+            (run.finish(size), run.losses())
+        };
+        let alone = run(1);
+        for size in [2, 3, 4] {
+            let (model, losses) = run(size);
+            assert_eq!(losses, alone.1, "{kind} in {size} processes");
+            assert!(model == alone.0, "{kind} in {size} processes");
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_on_in_another_number_of_processes() {
+    let parent = tempfile::tempdir().unwrap();
+    let notes = pictures(parent.path());
+    let config = config(&[]);
+    let expected = Run::new(parent.path(), "alone", (&config, &notes)).finish(1);
+    let run = Run::new(parent.path(), "run", (&config, &notes));
+    // The last process of each group asks to stop, and all do.
+    for (size, last) in [(1, 1), (4, 3), (2, 4)] {
+        let stops =
+            |rank: usize, report: &StepReport| rank + 1 == size && report.work == Work::Training && report.step == last;
+        for outcome in run.train(size, stops) {
+            assert_eq!(outcome.unwrap(), Outcome::Stopped);
+        }
+    }
+    assert!(run.finish(3) == expected);
+}
+
+#[test]
+fn encoding_is_shared_and_stops_in_all() {
+    let parent = tempfile::tempdir().unwrap();
+    let notes = pictures(parent.path());
+    let config = config(&[]);
+    let run = Run::new(parent.path(), "run", (&config, &notes));
+    let stops = |rank: usize, report: &StepReport| rank == 1 && report.work == Work::Encoding;
+    for outcome in run.train(2, stops) {
+        assert_eq!(outcome.unwrap(), Outcome::Stopped);
+    }
+    let alone = Run::new(parent.path(), "alone", (&config, &notes));
+    assert!(run.finish(2) == alone.finish(1));
+}
+
+#[test]
+fn a_step_that_diverges_in_one_process_ends_all() {
+    let parent = tempfile::tempdir().unwrap();
+    let notes = pictures(parent.path());
+    let run = Run::new(parent.path(), "run", (&config(&["autoencoder.lr=1e30", "autoencoder.clip_norm=0"]), &notes));
+    let errors: Vec<Error> = run.train(2, |_, _| false).into_iter().map(|outcome| outcome.unwrap_err()).collect();
+    assert!(errors.iter().any(|error| matches!(error, Error::Diverged { .. })), "{errors:?}");
+    for error in errors {
+        let text = error.to_string();
+        assert!(text.contains("is NaN at step") || text.contains("is inf at step"), "{text}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_in_one_process_ends_all_with_its_reason() {
+    let parent = tempfile::tempdir().unwrap();
+    let notes = pictures(parent.path());
+    for i in 0..20 {
+        fs::write(notes.data.join(format!("{i:02}.png")), "no picture").unwrap();
+    }
+    let run = Run::new(parent.path(), "run", (&config(&[]), &notes));
+    for error in run.train(2, |_, _| false).into_iter().map(|outcome| outcome.unwrap_err().to_string()) {
+        assert!(
+            error.contains("of 30 images") || error.contains("unreadable") || error.contains("cannot be read"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn processes_without_a_micro_batch_are_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let notes = pictures(parent.path());
+    let run = Run::new(parent.path(), "run", (&config(&["autoencoder.accumulate=1"]), &notes));
+    for error in run.train(2, |_, _| false).into_iter().map(|outcome| outcome.unwrap_err().to_string()) {
+        assert!(error.contains("autoencoder.accumulate is 1 with 2 processes"), "{error}");
+    }
+}
+
+#[test]
+fn the_fast_order_trains_nearly_the_same_model() {
+    let parent = tempfile::tempdir().unwrap();
+    let notes = pictures(parent.path());
+    let config = config(&[]);
+    let ordered = Run::new(parent.path(), "ordered", (&config, &notes));
+    let fast = Run { reduction: Reduction::Fast, ..Run::new(parent.path(), "fast", (&config, &notes)) };
+    let again = Run { reduction: Reduction::Fast, ..Run::new(parent.path(), "again", (&config, &notes)) };
+    let (ordered_model, fast_model) = (ordered.finish(2), fast.finish(2));
+    assert!(fast_model == again.finish(2) && fast_model.len() == ordered_model.len());
+    let last_loss = |run: &Run| {
+        let losses = run.losses();
+        let of_stage = losses.iter().rfind(|line| line.starts_with("\"autoencoder\"")).unwrap();
+        of_stage.split(' ').nth(2).unwrap().parse::<f64>().unwrap()
+    };
+    assert!((last_loss(&ordered) - last_loss(&fast)).abs() < 1e-4);
+}
