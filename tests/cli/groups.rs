@@ -9,7 +9,7 @@ use image::{Rgb, RgbImage};
 use crate::support::{Running, Workspace};
 
 /// A run of 40 steps in the first stage, with a checkpoint after each.
-const RUN: [&str; 19] = [
+pub(crate) const RUN: [&str; 19] = [
     "train",
     "--preset",
     "smoke",
@@ -32,7 +32,7 @@ const RUN: [&str; 19] = [
 ];
 const NUM_STEPS: usize = 40;
 
-fn pictures(workspace: &Workspace) {
+pub(crate) fn pictures(workspace: &Workspace) {
     fs::create_dir(workspace.path("pictures")).unwrap();
     for i in 0..20u8 {
         let shade = |at: u32| u8::try_from(at * 16).unwrap();
@@ -41,7 +41,7 @@ fn pictures(workspace: &Workspace) {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -56,7 +56,7 @@ fn start(workspace: &Workspace, size: usize, out: &str, more: &[&str]) -> Vec<Ru
     (0..size).map(one).collect()
 }
 
-fn alone(workspace: &Workspace) -> Vec<u8> {
+pub(crate) fn alone(workspace: &Workspace) -> Vec<u8> {
     workspace.run(&[&RUN[..], &["--out", "alone"]].concat()).succeeds();
     fs::read(workspace.path("alone/model.safetensors")).unwrap()
 }

@@ -5,6 +5,7 @@ mod align;
 mod attributes;
 mod bad_input;
 mod checkpoints;
+mod clusters;
 mod codes;
 mod datasets;
 mod demo;

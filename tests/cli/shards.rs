@@ -10,13 +10,13 @@ use crate::support::{Workspace, checkpoint};
 
 /// A file of codes without the command line that made it.
 #[derive(PartialEq)]
-struct Contents {
+pub(crate) struct Contents {
     text: BTreeMap<String, String>,
     /// Shape and bytes of each tensor.
     tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)>,
 }
 
-fn contents(path: &Path) -> Contents {
+pub(crate) fn contents(path: &Path) -> Contents {
     let bytes = std::fs::read(path).unwrap();
     let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     let mut text: BTreeMap<String, String> = metadata.metadata().clone().unwrap().into_iter().collect();

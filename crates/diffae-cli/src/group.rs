@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use diffae_kernels::kernel_set;
 use diffae_train::{Group, Place, Reduction, StepReport, Tcp, TrainOptions};
+#[cfg(feature = "mpi")]
+use diffae_train::{Launcher, Mpi};
 
 use crate::args::{GroupArgs, ReductionChoice};
 use crate::interrupt::interrupted;
@@ -21,6 +23,10 @@ pub(crate) fn join(args: &GroupArgs, options: TrainOptions) -> Result<Group> {
         ReductionChoice::Ordered => Reduction::Ordered,
         ReductionChoice::Fast => Reduction::Fast,
     };
+    #[cfg(feature = "mpi")]
+    if args.rank.is_none() && args.master.is_none() && Launcher::of(&variable).is_some_and(Launcher::has_mpi) {
+        return Ok(Group::new(Box::new(Mpi::join()?), reduction));
+    }
     let Some(place) = place(args)? else { return Ok(Group::alone()) };
     let key = format!("{} {:?} {reduction:?} {options:?}", env!("CARGO_PKG_VERSION"), kernel_set());
     Ok(Group::new(Box::new(Tcp::join(&place, key.as_bytes(), PATIENCE)?), reduction))
@@ -34,8 +40,13 @@ fn place(args: &GroupArgs) -> Result<Option<Place>> {
                 master.context("--rank and --world-size need --master HOST:PORT, the address of process 0")?;
             Ok(Some(Place::new(rank, size, address)?))
         }
-        _ => Ok(Place::of_launcher(&|name| std::env::var(name).ok(), master)?.map(|(_, place)| place)),
+        _ => Ok(Place::of_launcher(&variable, master)?.map(|(_, place)| place)),
     }
+}
+
+/// Reads a variable of the environment.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Follows the training of another process, which shows it: breaks after Ctrl-C.

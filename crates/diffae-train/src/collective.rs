@@ -1,12 +1,16 @@
 //! Communication among the processes that train one model together.
 
 mod launch;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod tcp;
 mod threads;
 
 use std::fmt::Debug;
 
 pub use launch::{DEFAULT_PORT, Launcher, Place};
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
 pub use tcp::Tcp;
 pub use threads::Threads;
 
@@ -67,6 +71,9 @@ pub trait Collective: Debug + Send {
     fn barrier(&mut self) -> Result<()> {
         self.gather(self.size(), &[]).map(drop)
     }
+
+    /// Leaves the group after the last exchange, which all processes have taken part in.
+    fn leave(&mut self) {}
 
     /// Adds up the values of the first `count` processes, element by element, and gives the sums to each.
     ///
@@ -170,6 +177,12 @@ impl Group {
     pub(crate) fn any<const N: usize>(&mut self, own: [bool; N]) -> Result<[bool; N]> {
         let all = self.collective.any(&own)?;
         Ok(std::array::from_fn(|flag| all.get(flag) == Some(&true)))
+    }
+
+    /// Leaves the group after successful work, as all processes do. Without it the others take the end of this process for a
+    /// failure.
+    pub fn leave(mut self) {
+        self.collective.leave();
     }
 
     /// Makes the outcome of some work the same in all processes: if it has failed in one of them, it has failed in all.

@@ -20,6 +20,7 @@
 //! ```
 //!
 //! # Features
+//! - `mpi`: groups of processes that MPI connects (`Mpi`); to build it takes MPI's development files and libclang.
 //! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default; training
 //!   itself runs on the CPU.
 
@@ -65,6 +66,8 @@ use diffae_infer::ModelSource;
 use diffae_nets::weights::ArchitectureHints;
 
 pub use codes::moments_of;
+#[cfg(feature = "mpi")]
+pub use collective::Mpi;
 pub use collective::{Alone, Collective, DEFAULT_PORT, Group, Launcher, Place, Reduction, Tcp, Threads};
 pub use config::{
     Activations, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,

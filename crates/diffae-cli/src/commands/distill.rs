@@ -41,10 +41,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
     let open = || RunFolder::open_or_create(&args.out, &config, &notes).context("distill");
     let mut folder = RunFolder::open_in_group(&mut group, open)?;
     let progress = StepProgress::new();
+    let is_first = group.is_first();
     let outcome = progress.train(&mut folder, options, &mut group)?;
+    group.leave();
     progress.finish();
     match outcome {
-        Outcome::Finished if !group.is_first() => Ok(()),
+        Outcome::Finished if !is_first => Ok(()),
         Outcome::Finished => {
             let report = json!({ "command": "distill", "out": args.out, "steps": args.steps });
             let steps = Noun::Steps.counted(args.steps);

@@ -34,10 +34,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &TrainArgs) -> Result<()> {
     let open = || if args.resume { resume::open(args, out) } else { begin(args, out) };
     let mut folder = RunFolder::open_in_group(&mut group, open)?;
     let progress = if args.resume { StepProgress::going_on() } else { StepProgress::new() };
+    let is_first = group.is_first();
     let outcome = progress.train(&mut folder, options, &mut group)?;
+    group.leave();
     let has_trained = progress.finish();
     match outcome {
-        Outcome::Finished if !group.is_first() => Ok(()),
+        Outcome::Finished if !is_first => Ok(()),
         Outcome::Finished if args.json => {
             let config = folder.config();
             let done = Stage::ALL.into_iter().filter(|&stage| folder.is_done(stage));

@@ -36,6 +36,17 @@ impl Launcher {
     /// All launchers, in the order in which they are looked for: an `mpirun` within a job of Slurm is the nearer one.
     pub const ALL: [Self; 4] = [Self::Torchrun, Self::OpenMpi, Self::Mpich, Self::Slurm];
 
+    /// Returns the launcher that has started this process, if there is one. `variable` reads the environment.
+    pub fn of(variable: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
+        Self::ALL.into_iter().find(|launcher| launcher.variables().into_iter().all(|name| variable(name).is_some()))
+    }
+
+    /// Returns whether MPI connects the processes that it starts.
+    #[must_use]
+    pub fn has_mpi(self) -> bool {
+        matches!(self, Self::OpenMpi | Self::Mpich)
+    }
+
     /// Variables of rank and size.
     fn variables(self) -> [&'static str; 2] {
         match self {
@@ -94,26 +105,21 @@ impl Place {
         variable: &dyn Fn(&str) -> Option<String>,
         address: Option<&str>,
     ) -> Result<Option<(Launcher, Self)>> {
-        for launcher in Launcher::ALL {
-            let [rank, size] = launcher.variables();
-            let (Some(rank_text), Some(size_text)) = (variable(rank), variable(size)) else { continue };
-            let numbers = (rank_text.parse::<usize>(), size_text.parse::<usize>());
-            let (Ok(number), Ok(count)) = numbers else {
-                return Err(problem(format!(
-                    "{rank} is {rank_text:?} and {size} is {size_text:?}, expected two numbers"
-                )));
-            };
-            if count < 2 {
-                return Ok(None);
-            }
-            let given = address.map(str::to_owned).or_else(|| launcher.address(variable, count));
-            let name = launcher.name();
-            let address = given.ok_or_else(|| {
-                problem(format!("{name} does not say where process 0 is; name its host by --master HOST:PORT"))
-            })?;
-            return Ok(Some((launcher, Self::new(number, count, &address)?)));
+        let Some(launcher) = Launcher::of(variable) else { return Ok(None) };
+        let [rank, size] = launcher.variables();
+        let [rank_text, size_text] = [rank, size].map(|name| variable(name).unwrap_or_default());
+        let (Ok(number), Ok(count)) = (rank_text.parse::<usize>(), size_text.parse::<usize>()) else {
+            return Err(problem(format!("{rank} is {rank_text:?} and {size} is {size_text:?}, expected two numbers")));
+        };
+        if count < 2 {
+            return Ok(None);
         }
-        Ok(None)
+        let given = address.map(str::to_owned).or_else(|| launcher.address(variable, count));
+        let address = given.ok_or_else(|| {
+            let name = launcher.name();
+            problem(format!("{name} does not say where process 0 is; name its host by --master HOST:PORT"))
+        })?;
+        Ok(Some((launcher, Self::new(number, count, &address)?)))
     }
 
     /// Makes a place; without a port, the address gets [`DEFAULT_PORT`].

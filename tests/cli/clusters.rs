@@ -1,0 +1,169 @@
+//! Real launchers on this machine, where they are installed: `mpirun`, and a Slurm of one node that lasts as long as its test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::groups::{RUN, alone, free_port, pictures};
+use crate::shards::contents;
+use crate::support::{Workspace, checkpoint};
+
+/// Programs of Slurm, and of its authentication.
+const SLURM: [&str; 5] = ["munged", "slurmctld", "slurmd", "srun", "sbatch"];
+/// Time that a job may take.
+const TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Finds a program, also where those of the system administrator are.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+/// Runs a launcher in a workspace; what it says is shown if it fails.
+#[track_caller]
+fn succeeds(workspace: &Workspace, command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.current_dir(workspace.path("")).output().unwrap();
+    let [stdout, stderr] = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(status.success(), "{command:?}: {stdout}{stderr}");
+    stdout
+}
+
+/// Arguments of the program in a launcher: training into a folder.
+fn training(out: &str) -> Vec<&str> {
+    [&[env!("CARGO_BIN_EXE_diffae")], &RUN[..], &["--out", out]].concat()
+}
+
+#[test]
+fn mpirun_starts_processes_that_train_as_one() {
+    let Some(mpirun) = find("mpirun") else { return };
+    let workspace = Workspace::new();
+    pictures(&workspace);
+    let expected = alone(&workspace);
+    let launched = |count: &str, out| {
+        let mut command = Command::new(&mpirun);
+        // Of Open MPI; others take no offence at the first two as variables.
+        let variables =
+            ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe"];
+        command.envs(variables.map(|name| (name, "1"))).args(["-n", count]).args(training(out));
+        succeeds(&workspace, &mut command)
+    };
+    for (count, out) in [("2", "two"), ("3", "three")] {
+        assert_eq!(launched(count, out).matches("the model is in").count(), 1);
+        assert!(fs::read(workspace.path(out).join("model.safetensors")).unwrap() == expected, "{out}");
+    }
+}
+
+/// A Slurm of one node with two cores.
+struct Slurm {
+    config: PathBuf,
+    daemons: Vec<Child>,
+}
+
+impl Slurm {
+    /// Starts the daemons; `None` where a program of theirs is missing, or this user may not run them.
+    fn start(folder: &Path) -> Option<Self> {
+        let [munged, slurmctld, slurmd, srun, _] = SLURM.map(find);
+        let (munged, slurmctld, slurmd) = (munged?, slurmctld?, slurmd?);
+        let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
+        if !is_root {
+            return None;
+        }
+        for name in ["state", "spool", "munge"] {
+            fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        let text = |name: &str| folder.join(name).display().to_string();
+        fs::write(folder.join("munge/key"), [7; 1024]).unwrap();
+        for (mode, name) in [("700", "munge"), ("400", "munge/key")] {
+            assert!(Command::new("chmod").args([mode, &text(name)]).status().unwrap().success());
+        }
+        let host = Command::new("hostname").arg("-s").output().unwrap().stdout;
+        let host = String::from_utf8(host).unwrap().trim().to_owned();
+        let [controller, daemon] = [0; 2].map(|_| free_port());
+        let config = folder.join("slurm.conf");
+        let settings = format!(
+            "ClusterName=scratch\nSlurmctldHost={host}(127.0.0.1)\nSlurmUser=root\nSlurmctldPort={controller}\n\
+             SlurmdPort={daemon}\nAuthType=auth/munge\nAuthInfo=socket={socket}\nStateSaveLocation={state}\n\
+             SlurmdSpoolDir={spool}\nSlurmctldPidFile={base}/slurmctld.pid\nSlurmdPidFile={base}/slurmd.pid\n\
+             ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nSelectType=select/cons_tres\n\
+             SelectTypeParameters=CR_CPU\nMpiDefault=none\nReturnToService=2\n\
+             NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN\n\
+             PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP\n",
+            socket = text("munge/socket"),
+            state = text("state"),
+            spool = text("spool"),
+            base = folder.display(),
+        );
+        fs::write(&config, settings).unwrap();
+        let munge = ["key-file=key", "socket=socket", "pid-file=pid", "log-file=log", "seed-file=seed"];
+        let munge = munge.map(|option| {
+            let (name, file) = option.split_once('=').unwrap();
+            format!("--{name}={}", text(&format!("munge/{file}")))
+        });
+        let mut slurm = Self { config, daemons: vec![] };
+        slurm.daemon(Command::new(munged).args(["--force", "--foreground"]).args(munge));
+        slurm.wait_until(|_| folder.join("munge/socket").exists());
+        slurm.daemon(Command::new(slurmctld).arg("-D"));
+        slurm.daemon(Command::new(slurmd).arg("-D"));
+        let srun = srun?;
+        slurm.wait_until(|slurm| {
+            let tried = slurm.command(&srun).args(["--immediate=5", "true"]).output();
+            tried.is_ok_and(|output| output.status.success())
+        });
+        Some(slurm)
+    }
+
+    fn daemon(&mut self, command: &mut Command) {
+        let command = command.env("SLURM_CONF", &self.config).stdin(Stdio::null());
+        self.daemons.push(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    }
+
+    fn wait_until(&self, what: impl Fn(&Self) -> bool) {
+        let start = Instant::now();
+        while !what(self) {
+            assert!(start.elapsed() < TIMEOUT, "Slurm does not start");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env("SLURM_CONF", &self.config);
+        command
+    }
+}
+
+impl Drop for Slurm {
+    fn drop(&mut self) {
+        for daemon in self.daemons.iter_mut().rev() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+#[test]
+fn slurm_starts_processes_that_train_as_one_and_arrays_of_shards() {
+    let workspace = Workspace::new();
+    let Some(slurm) = Slurm::start(&workspace.path("slurm")) else { return };
+    let [srun, sbatch] = ["srun", "sbatch"].map(|program| find(program).unwrap());
+    pictures(&workspace);
+    let expected = alone(&workspace);
+    let told = succeeds(&workspace, slurm.command(&srun).arg("--ntasks=2").args(training("run")));
+    assert_eq!(told.matches("the model is in").count(), 1, "{told}");
+    assert!(fs::read(workspace.path("run/model.safetensors")).unwrap() == expected);
+    // A job that asks for two tasks runs its script, and what is not started by srun, once.
+    let one = training("batch").join(" ");
+    succeeds(&workspace, slurm.command(&sbatch).args(["--wait", "--ntasks=2", &format!("--wrap={one}")]));
+    assert!(fs::read(workspace.path("batch/model.safetensors")).unwrap() == expected);
+    let model = checkpoint("autoenc16_latent");
+    let encode = ["encode", "--model", &model, "pictures", "--steps", "2", "--out", "codes.safetensors"];
+    workspace.run(&encode).succeeds();
+    let script = format!("--wrap={} {} --shard slurm", env!("CARGO_BIN_EXE_diffae"), encode.join(" "));
+    succeeds(&workspace, slurm.command(&sbatch).args(["--wait", "--array=1-3", &script]));
+    let shards = [1, 2, 3].map(|number| format!("codes-0000{number}-of-00003.safetensors"));
+    let shards = shards.each_ref().map(String::as_str);
+    workspace.run(&[&["codes", "merge"], &shards[..], &["--out", "merged.safetensors"]].concat()).succeeds();
+    assert!(contents(&workspace.path("merged.safetensors")) == contents(&workspace.path("codes.safetensors")));
+}
