@@ -8,6 +8,7 @@
 mod browser;
 mod check_cuda;
 mod ci;
+mod scaling;
 mod tidy;
 mod wheel;
 
@@ -48,6 +49,8 @@ enum Command {
     Dataset(Forwarded),
     /// Type-check the CUDA build with NVIDIA's compiler from the Python package index; needs no GPU.
     CheckCuda(check_cuda::Args),
+    /// Simulate training on many processes: what links of several kinds leave of the speed.
+    Scaling(scaling::Args),
     /// Build the Python package with maturin, and run its tests.
     Wheel(wheel::Args),
 }
@@ -84,6 +87,7 @@ fn run(command: Command) -> Result<()> {
         Command::Page(page) => in_lab("page", &page, &[]),
         Command::Dataset(dataset) => in_program("dataset", &dataset),
         Command::CheckCuda(args) => check_cuda::run(&args),
+        Command::Scaling(args) => scaling::run(&args),
         Command::Wheel(args) => wheel::run(&args),
     }
 }
