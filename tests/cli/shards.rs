@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::{ListAccessor, Row, RowAccessor};
 use safetensors::SafeTensors;
 
 use crate::evaluation::pictures;
@@ -24,6 +26,17 @@ pub(crate) fn contents(path: &Path) -> Contents {
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensors = file.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), view.data().to_vec())));
     Contents { text, tensors: tensors.collect() }
+}
+
+/// The names and the codes of a table.
+fn table(path: &Path) -> Vec<(String, Vec<f32>)> {
+    let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
+    let row = |row: Row| {
+        let z_sem = row.get_list(1).unwrap();
+        let values = (0..z_sem.len()).map(|idx| z_sem.get_float(idx).unwrap()).collect();
+        (row.get_string(0).unwrap().clone(), values)
+    };
+    reader.get_row_iter(None).unwrap().map(|read| row(read.unwrap())).collect()
 }
 
 /// Encodes eight pictures, as a whole or in shards, and returns the file.
@@ -52,6 +65,18 @@ fn shards_merge_to_the_codes_of_one_run_to_the_bit() {
     assert_eq!((&told["codes"][1]["shard"], &told["codes"][1]["count"]), (&serde_json::Value::Null, &8.into()));
     let shown = workspace.run(&["codes", "info", &second]).succeeds().stdout();
     assert!(shown.contains("codes of 3 images") && shown.contains("x_T       3 x 3 x 16 x 16"), "{shown}");
+    let to_parquet =
+        |files: &[&str], out: &str| workspace.run(&[&["codes", "to-parquet"], files, &["--out", out]].concat());
+    if cfg!(feature = "parquet") {
+        to_parquet(&[&third, &first, &second], "shards.parquet").succeeds();
+        to_parquet(&["merged.safetensors"], "merged.parquet").succeeds();
+        let rows = table(&workspace.path("shards.parquet"));
+        assert!(rows.len() == 8 && rows == table(&workspace.path("merged.parquet")));
+        let z_sem: Vec<u8> = rows.iter().flat_map(|(_, z_sem)| z_sem).flat_map(|value| value.to_le_bytes()).collect();
+        assert!(z_sem == contents(&whole).tensors["z_sem"].1);
+        to_parquet(&[&third, &first], "bad.parquet").fails_with("of 3 shards 2 are missing");
+    }
+    to_parquet(&["merged.safetensors"], "merged.csv").fails_with("expected a name that ends in .parquet");
     // What is missing or twice there is named, and nothing is written.
     merge(&[&third, &first], "bad.safetensors").fails_with("of 3 shards 2 are missing");
     merge(&[&third, &first, &first], "bad.safetensors").fails_with("it is shard 1/3, and so is");

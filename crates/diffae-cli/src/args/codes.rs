@@ -24,10 +24,23 @@ pub(crate) enum CodesCommand {
     Merge(CodesMergeArgs),
     /// Describe files of codes: number, sizes, chain, model
     Info(CodesInfoArgs),
+    /// Write z_sem as a Parquet table, for data frames and databases: columns name, z_sem, fingerprint
+    ToParquet(CodesParquetArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CodesMergeArgs {
+    /// Files of codes; shards in any order, and all of them
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CodesParquetArgs {
     /// Files of codes; shards in any order, and all of them
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,

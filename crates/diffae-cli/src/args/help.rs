@@ -131,6 +131,9 @@ const PAGES: &[Page] = &[
     .out("File NAME.safetensors to write the codes into")
     .without(&COMPUTING),
     page(&["codes", "info"], &["diffae codes info codes.safetensors"]).without(&COMPUTING),
+    page(&["codes", "to-parquet"], &["diffae codes to-parquet codes.safetensors --out codes.parquet"])
+        .out("File NAME.parquet to write the table into")
+        .without(&COMPUTING),
     page(&["decode"], &["diffae decode --model ffhq256 codes.safetensors --out decoded"])
         .out("Folder to write the PNGs into, or a file NAME.safetensors for x [N, C, H, W] in [-1, 1]"),
     page(&["reconstruct"], &["diffae reconstruct --model ffhq256 photos --out reconstructed"])

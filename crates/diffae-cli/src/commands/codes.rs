@@ -1,13 +1,16 @@
-//! `diffae codes merge|info FILES..`
+//! `diffae codes merge|info|to-parquet FILES..`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
+use candle_core::DType;
+use diffae_data::{CodeRows, write_code_table};
 use diffae_infer::CodesHeader;
+use diffae_nets::weights::{SafetensorsFile, TensorSource};
 use serde_json::{Value, json};
 
 use super::say_either;
-use crate::args::{CodesCommand, CodesFilesArgs, CodesInfoArgs, CodesMergeArgs};
+use crate::args::{CodesCommand, CodesFilesArgs, CodesInfoArgs, CodesMergeArgs, CodesParquetArgs};
 use crate::output::{Provenance, is_safetensors, make_parents, refuse_existing};
 use crate::progress::Noun;
 
@@ -15,6 +18,7 @@ pub(crate) fn run(args: &CodesFilesArgs) -> Result<()> {
     match &args.command {
         CodesCommand::Merge(args) => merge(args),
         CodesCommand::Info(args) => info(args),
+        CodesCommand::ToParquet(args) => to_parquet(args),
     }
 }
 
@@ -39,6 +43,71 @@ fn merge(args: &CodesMergeArgs) -> Result<()> {
     say_either(&args.json, &report, &text)
 }
 
+/// Rows of a table that are in memory at once.
+const ROWS_AT_ONCE: usize = 1 << 14;
+
+fn to_parquet(args: &CodesParquetArgs) -> Result<()> {
+    let (out, overwrite) = (&args.out.out, args.out.force.overwrite());
+    if out.extension().is_none_or(|extension| extension != "parquet") {
+        bail!("--out is {}, expected a name that ends in .parquet", out.display())
+    }
+    refuse_existing(out, overwrite)?;
+    let (paths, header) = CodesHeader::joined(headers(&args.files)?)?;
+    let Some(&[_, width]) = header.shapes.get("z_sem").map(Vec::as_slice) else {
+        bail!("{} holds no z_sem, of which a table is made", paths[0].display())
+    };
+    make_parents(out)?;
+    let mut text = header.text.clone();
+    text.extend(Provenance::without_model().entries().iter().cloned());
+    let mut names = header.names.iter().cloned();
+    let parts = paths.iter().flat_map(|path| match ZSemRows::open(path, width) {
+        Ok(rows) => Box::new(rows) as Box<dyn Iterator<Item = Result<Vec<f32>>>>,
+        Err(error) => Box::new(std::iter::once(Err(error))),
+    });
+    let rows = parts.map(|z_sem| {
+        let z_sem = z_sem?;
+        let count = z_sem.len().checked_div(width).unwrap_or(0);
+        Ok::<_, anyhow::Error>(CodeRows { names: names.by_ref().take(count).collect(), z_sem })
+    });
+    write_code_table((out, overwrite), (width, &header.fingerprint), &text, rows)?;
+    let count = header.names.len();
+    let report = json!({ "command": "codes to-parquet", "out": out, "files": [out], "count": count });
+    let text = format!("wrote z_sem of {} to {}", Noun::Pictures.counted(count), out.display());
+    say_either(&args.json, &report, &text)
+}
+
+/// Rows of `z_sem` of a file, some at a time.
+struct ZSemRows {
+    file: SafetensorsFile,
+    width: usize,
+    next: usize,
+}
+
+impl ZSemRows {
+    fn open(path: &Path, width: usize) -> Result<Self> {
+        Ok(Self { file: SafetensorsFile::open(path)?, width, next: 0 })
+    }
+
+    fn read(&self) -> Result<Vec<f32>> {
+        let stored = self.file.read("z_sem")?;
+        ensure!(stored.dtype == DType::F32, "z_sem is {:?}, expected f32", stored.dtype);
+        let row_bytes = self.width * size_of::<f32>();
+        let rest = stored.bytes.get(self.next * row_bytes..).unwrap_or_default();
+        let (values, _) = rest[..rest.len().min(ROWS_AT_ONCE * row_bytes)].as_chunks::<4>();
+        Ok(values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+    }
+}
+
+impl Iterator for ZSemRows {
+    type Item = Result<Vec<f32>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let values = self.read();
+        self.next += ROWS_AT_ONCE;
+        values.map(|values| Some(values).filter(|values| !values.is_empty())).transpose()
+    }
+}
+
 fn info(args: &CodesInfoArgs) -> Result<()> {
     let all = headers(&args.files)?;
     let report: Vec<Value> = all.iter().map(|(path, header)| description(path, header)).collect();
@@ -47,7 +116,7 @@ fn info(args: &CodesInfoArgs) -> Result<()> {
 }
 
 /// Describes a file of codes.
-fn description(path: &std::path::Path, header: &CodesHeader) -> Value {
+fn description(path: &Path, header: &CodesHeader) -> Value {
     let mut report = json!({
         "file": path,
         "count": header.names.len(),
