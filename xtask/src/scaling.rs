@@ -23,7 +23,7 @@ struct Link {
     latency_secs: f64,
 }
 
-/// Nine tenths of the rates of the wire; of NVLink, one direction of an H200, 80%.
+/// Nine tenths of the rates of the wire; of `NVLink`, one direction of an H200, 80%.
 const LINKS: [Link; 3] = [
     Link { name: "10 GbE", bytes_per_sec: 1.125e9, latency_secs: 30e-6 },
     Link { name: "100 Gb/s", bytes_per_sec: 11.25e9, latency_secs: 5e-6 },
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn a_single_process_loses_nothing_and_a_slow_link_all() {
         let slow = Link { name: "slow", bytes_per_sec: 1., latency_secs: 0. };
-        assert_eq!(of(1000, 1., 1, &slow, 1), [1., 1.]);
+        assert!(of(1000, 1., 1, &slow, 1).iter().all(|share| (share - 1.).abs() < f64::EPSILON));
         // 4000 bytes, half of them twice, after the end of the backward pass.
         let [ordered, fast] = of(1000, 1., 1, &slow, 2);
         assert!((ordered - 1. / (1. + 4000. + 2. * MESSAGE_SECS)).abs() < 1e-9 && (ordered - fast).abs() < 1e-12);
