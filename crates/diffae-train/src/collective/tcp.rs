@@ -20,6 +20,8 @@ const HELLO_LEN: usize = 16 + 32 + 4 + 4 + 2;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two attempts.
 const RETRY: Duration = Duration::from_millis(50);
+/// Time after which a process says that it waits.
+const SAY_AFTER: Duration = Duration::from_secs(15);
 /// Time after which a silent connection is probed, time between probes, and their number: a machine that is gone is noticed
 /// after 20 seconds. A process that has ended is noticed at once.
 const PROBE_AFTER: Duration = Duration::from_secs(5);
@@ -163,6 +165,7 @@ impl Joining<'_> {
         let failed = |source: io::Error| problem(&format!("nobody can be let in: {source}"));
         listener.set_nonblocking(true).map_err(failed)?;
         let size = peers.len();
+        let mut say = self.saying();
         loop {
             let missing: Vec<String> =
                 (from_rank..size).filter(|&rank| peers[rank].is_none()).map(|rank| rank.to_string()).collect();
@@ -185,6 +188,7 @@ impl Joining<'_> {
                             "of {size} processes, these have not come within {secs} s: {missing}"
                         )));
                     }
+                    say(&format!("{} of {size} processes: {}", missing.len(), missing.join(", ")));
                     thread::sleep(RETRY);
                 }
                 Err(error) => return Err(failed(error)),
@@ -209,6 +213,7 @@ impl Joining<'_> {
 
     /// Connects, and tries again until the others have had time to start.
     fn connect(&self, to: impl Fn() -> io::Result<Vec<SocketAddr>>, whom: &str) -> Result<TcpStream> {
+        let mut say = self.saying();
         loop {
             let connected = to().and_then(|to| TcpStream::connect(to.as_slice()));
             match connected {
@@ -217,7 +222,21 @@ impl Joining<'_> {
                     let secs = self.patience.as_secs();
                     return Err(problem(&format!("{whom} is not reached within {secs} s: {error}")));
                 }
-                Err(_) => thread::sleep(RETRY),
+                Err(_) => {
+                    say(whom);
+                    thread::sleep(RETRY);
+                }
+            }
+        }
+    }
+
+    /// Returns what says once, after a while, whom this process waits for.
+    fn saying(&self) -> impl FnMut(&str) {
+        let (start, mut is_said, secs) = (Instant::now(), false, self.patience.as_secs());
+        move |whom| {
+            if !is_said && start.elapsed() > SAY_AFTER {
+                tracing::warn!("waiting for {whom} (at most {secs} s)");
+                is_said = true;
             }
         }
     }
