@@ -24,7 +24,7 @@ use diffae_schedule::Sampler;
 pub(crate) use crate::commands::dataset::DatasetArgs;
 pub(crate) use align::{AlignArgs, FacePlaceArgs};
 pub(crate) use chain::{DecodingArgs, InversionArgs, LatentArgs, chain_settings};
-pub(crate) use codes::{CodesCommand, CodesFilesArgs, CodesInfoArgs, CodesMergeArgs, CodesParquetArgs};
+pub(crate) use codes::{CodesCommand, CodesFilesArgs, CodesInfoArgs, CodesJoinArgs};
 pub(crate) use eval::{
     AllArgs, AttributesArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalDataArgs, EvalInversionArgs,
     EvalRunArgs, Evaluated, FewShotArgs, FidArgs, LpipsArgs, LpipsPairsArgs, MeasureArgs, PictureCrop, PplArgs,

@@ -21,18 +21,32 @@ pub struct CodeRows {
 /// # Errors
 /// [`Error::Data`] if rows do not fit the width, or this crate is built without Parquet; [`Error::Exists`] or [`Error::Io`] if
 /// the file cannot be written; that of `rows`.
-#[cfg(not(feature = "parquet"))]
 pub fn write_code_table<E: From<Error>>(
-    (path, _): (&Path, Overwrite),
-    (_, _): (usize, &str),
-    _: &BTreeMap<String, String>,
-    _: impl IntoIterator<Item = std::result::Result<CodeRows, E>>,
+    to: (&Path, Overwrite),
+    columns: (usize, &str),
+    text: &BTreeMap<String, String>,
+    rows: impl IntoIterator<Item = std::result::Result<CodeRows, E>>,
 ) -> std::result::Result<(), E> {
-    crate::tables::pictures(path, "").map(drop).map_err(E::from)
+    pack::write(to, columns, text, rows)
 }
 
-#[cfg(feature = "parquet")]
-pub use pack::write_code_table;
+#[cfg(not(feature = "parquet"))]
+mod pack {
+    use super::{BTreeMap, CodeRows, Error, Overwrite, Path};
+
+    /// Fails: this build has no Parquet support.
+    ///
+    /// # Errors
+    /// Always.
+    pub(super) fn write<E: From<Error>>(
+        (path, _): (&Path, Overwrite),
+        _: (usize, &str),
+        _: &BTreeMap<String, String>,
+        _: impl IntoIterator<Item = std::result::Result<CodeRows, E>>,
+    ) -> std::result::Result<(), E> {
+        crate::tables::pictures(path, "").map(drop).map_err(E::from)
+    }
+}
 
 #[cfg(feature = "parquet")]
 mod pack {
@@ -51,13 +65,11 @@ mod pack {
     use super::{BTreeMap, CodeRows, Error, Overwrite, Path};
     use crate::files::write_atomically_with;
 
-    /// Writes a table of codes: columns `name` (string), `z_sem` (list of `width` f32, of fixed size where readers know that)
-    /// and `fingerprint` (string, of the model). `text` becomes key-value metadata. The rows are written as they come.
+    /// Writes the table, see [`write_code_table`](super::write_code_table).
     ///
     /// # Errors
-    /// [`Error::Data`] if rows do not fit the width; [`Error::Exists`] or [`Error::Io`] if the file cannot be written; that of
-    /// `rows`.
-    pub fn write_code_table<E: From<Error>>(
+    /// If rows do not fit, or the file cannot be written; that of `rows`.
+    pub(super) fn write<E: From<Error>>(
         (path, overwrite): (&Path, Overwrite),
         (width, fingerprint): (usize, &str),
         text: &BTreeMap<String, String>,
@@ -127,6 +139,7 @@ mod pack {
     #[cfg(test)]
     mod tests {
         use super::*;
+        use crate::code_table::write_code_table;
         use crate::error::Result;
         use parquet::file::reader::{FileReader, SerializedFileReader};
         use parquet::record::{ListAccessor, RowAccessor};

@@ -36,6 +36,7 @@ mod conv2d;
 mod cpu;
 mod dispatch;
 mod dropout;
+mod gradients;
 mod group_norm;
 mod join;
 mod kept;
@@ -54,12 +55,13 @@ pub use dispatch::{
     KERNELS_VARIABLE, KernelSet, Winograd, force_kernel_set, is_exact, kernel_set, kernels_from_environment, set_exact,
 };
 pub use dropout::{Dropout, dropout};
+pub use gradients::Gradients;
 pub use group_norm::{Activation, GroupNorm, NORM_EPS, group_norm};
 pub use join::{add, concat_channels};
 pub use kept::ActivationStorage;
 pub use linear::linear;
 pub use optimizer::{AdamConfig, AdamStep, ParameterState, adam_step, sum_of_squares};
 pub use resample::{average_pool_2x, upsample_nearest_2x};
-pub use tape::{Gradients, Tape, checkpoint, differentiable, no_gradients, record, record_with};
+pub use tape::{Tape, checkpoint, differentiable, no_gradients, record, record_with};
 pub use threads::{run_in_pool, set_num_threads};
 pub use work::num_multiply_adds;

@@ -13,8 +13,8 @@ use std::collections::{HashMap, HashSet};
 
 use candle_core::{Error, Result, Tensor, TensorId, Var, bail};
 
+use crate::gradients::Gradients;
 use crate::kept::{ActivationStorage, Kept};
-use crate::storage::sum;
 
 /// Backward pass of one node: propagates the gradient w.r.t. its output to its inputs.
 type Backward = Box<dyn FnOnce(Tensor, &mut Gradients) -> Result<()>>;
@@ -32,16 +32,6 @@ pub struct Tape {
     first_reads: HashMap<TensorId, usize>,
     /// Variables with their first node, in the order of the nodes.
     variables: Vec<(TensorId, usize)>,
-}
-
-/// Gradients of a loss, by the tensor that they are taken with respect to.
-#[derive(Debug, Default)]
-pub struct Gradients {
-    by_id: HashMap<TensorId, Tensor>,
-    /// Variables to whose gradients no node of an inner tape adds any more.
-    complete: Vec<TensorId>,
-    /// Variables whose gradients have been handed out.
-    handed_out: HashSet<TensorId>,
 }
 
 /// Mode of differentiation of a thread.
@@ -172,7 +162,7 @@ pub fn checkpoint<const N: usize>(
         let tracked = again.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(t, _)| t.id()).collect();
         let tape = Tape { tracked, storage, ..Tape::default() };
         let (y, tape) = record_onto::<_, Error>(tape, || f(refs))?;
-        tape.run((y.id(), gradient), gradients, &mut |_| Ok(()))?;
+        tape.run((y.id(), gradient), gradients, &mut |_| {})?;
         // Gradients of the copies belong to the originals.
         for (id, again) in ids.into_iter().zip(&again) {
             if id != again.id()
@@ -198,7 +188,7 @@ impl Tape {
         if loss.elem_count() != 1 {
             bail!("gradients are those of a scalar, not of a tensor of shape {:?}", loss.dims())
         }
-        self.run((loss.id(), loss.ones_like()?), gradients, &mut |_| Ok(()))
+        self.run((loss.id(), loss.ones_like()?), gradients, &mut |gradients| gradients.complete.clear())
     }
 
     /// Runs the backward pass of `loss`, a scalar, and hands out the gradient of each variable as soon as it is complete,
@@ -217,7 +207,6 @@ impl Tape {
                     on_gradient(id, gradient);
                 }
             }
-            Ok(())
         })
     }
 
@@ -233,7 +222,7 @@ impl Tape {
         mut self,
         (output, gradient): (TensorId, Tensor),
         gradients: &mut Gradients,
-        after_node: &mut dyn FnMut(&mut Gradients) -> Result<()>,
+        after_node: &mut dyn FnMut(&mut Gradients),
     ) -> Result<()> {
         gradients.add(output, gradient)?;
         while let Some((output, backward)) = self.nodes.pop() {
@@ -246,57 +235,9 @@ impl Tape {
             while let Some((id, _)) = self.variables.pop_if(|(_, first)| *first == node) {
                 gradients.complete.push(id);
             }
-            after_node(gradients)?;
+            after_node(gradients);
         }
         Ok(())
-    }
-}
-
-impl Gradients {
-    /// Returns the gradient with respect to `tensor`, if it has one.
-    #[must_use]
-    pub fn get(&self, tensor: &Tensor) -> Option<&Tensor> {
-        self.by_id.get(&tensor.id())
-    }
-
-    /// Removes and returns the gradient with respect to `tensor`, if it has one.
-    pub fn remove(&mut self, tensor: &Tensor) -> Option<Tensor> {
-        self.by_id.remove(&tensor.id())
-    }
-
-    /// Sets the gradient with respect to the tensor of an id.
-    pub fn insert(&mut self, id: TensorId, gradient: Tensor) {
-        self.by_id.insert(id, gradient);
-    }
-
-    /// Adds other gradients to these; where there is none yet, the other one becomes it.
-    ///
-    /// # Errors
-    /// If two gradients of a tensor do not fit together.
-    pub fn absorb(&mut self, other: Self) -> Result<()> {
-        other.by_id.into_iter().try_for_each(|(id, gradient)| self.add(id, gradient))
-    }
-
-    fn add(&mut self, id: TensorId, gradient: Tensor) -> Result<()> {
-        if self.handed_out.contains(&id) {
-            bail!("a variable of shape {:?} is read by several checkpoints", gradient.dims())
-        }
-        let total = match self.by_id.remove(&id) {
-            Some(before) => sum(&before, &gradient)?,
-            None => gradient,
-        };
-        self.by_id.insert(id, total);
-        Ok(())
-    }
-}
-
-impl IntoIterator for Gradients {
-    type Item = (TensorId, Tensor);
-    type IntoIter = std::collections::hash_map::IntoIter<TensorId, Tensor>;
-
-    /// Returns all gradients, each with the id of the tensor that it is taken with respect to, in no particular order.
-    fn into_iter(self) -> Self::IntoIter {
-        self.by_id.into_iter()
     }
 }
 
@@ -552,22 +493,6 @@ mod tests {
         };
         let error = handed_out(hidden).unwrap_err().to_string();
         assert!(error.contains("read by several checkpoints"), "{error}");
-    }
-
-    #[test]
-    fn absorbed_gradients_are_sums_and_the_first_is_moved() {
-        let (a, b) = (var(&[1., 2.]), var(&[3., 4.]));
-        let gradients = |of: &[(&Var, [f32; 2])]| {
-            let mut gradients = Gradients::default();
-            for (var, values) in of {
-                gradients.insert(var.id(), Tensor::new(values, &Device::Cpu).unwrap());
-            }
-            gradients
-        };
-        let mut sum = gradients(&[(&a, [1., -0.])]);
-        sum.absorb(gradients(&[(&a, [0.5, -0.]), (&b, [-0., 2.])])).unwrap();
-        assert_eq!(numbers(&sum, &a), [1.5, 0.]);
-        assert!(numbers(&sum, &b)[0].is_sign_negative());
     }
 
     #[test]

@@ -21,26 +21,15 @@ pub(crate) struct CodesFilesArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum CodesCommand {
     /// Join files of codes into one: shards of `diffae encode --shard`, or any files of one model and chain
-    Merge(CodesMergeArgs),
+    Merge(CodesJoinArgs),
     /// Describe files of codes: number, sizes, chain, model
     Info(CodesInfoArgs),
     /// Write z_sem as a Parquet table, for data frames and databases: columns name, z_sem, fingerprint
-    ToParquet(CodesParquetArgs),
+    ToParquet(CodesJoinArgs),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct CodesMergeArgs {
-    /// Files of codes; shards in any order, and all of them
-    #[arg(required = true, value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
-    #[command(flatten)]
-    pub(crate) out: OutArgs,
-    #[command(flatten)]
-    pub(crate) json: JsonArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CodesParquetArgs {
+pub(crate) struct CodesJoinArgs {
     /// Files of codes; shards in any order, and all of them
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,

@@ -10,7 +10,7 @@ use diffae_nets::weights::{SafetensorsFile, TensorSource};
 use serde_json::{Value, json};
 
 use super::say_either;
-use crate::args::{CodesCommand, CodesFilesArgs, CodesInfoArgs, CodesMergeArgs, CodesParquetArgs};
+use crate::args::{CodesCommand, CodesFilesArgs, CodesInfoArgs, CodesJoinArgs};
 use crate::output::{Provenance, is_safetensors, make_parents, refuse_existing};
 use crate::progress::Noun;
 
@@ -27,7 +27,7 @@ fn headers(files: &[PathBuf]) -> Result<Vec<(PathBuf, CodesHeader)>> {
     files.iter().map(|path| Ok((path.clone(), CodesHeader::read(path)?))).collect()
 }
 
-fn merge(args: &CodesMergeArgs) -> Result<()> {
+fn merge(args: &CodesJoinArgs) -> Result<()> {
     let (out, overwrite) = (&args.out.out, args.out.force.overwrite());
     if !is_safetensors(out) {
         bail!("--out is {}, expected a name that ends in .safetensors", out.display())
@@ -46,7 +46,7 @@ fn merge(args: &CodesMergeArgs) -> Result<()> {
 /// Rows of a table that are in memory at once.
 const ROWS_AT_ONCE: usize = 1 << 14;
 
-fn to_parquet(args: &CodesParquetArgs) -> Result<()> {
+fn to_parquet(args: &CodesJoinArgs) -> Result<()> {
     let (out, overwrite) = (&args.out.out, args.out.force.overwrite());
     if out.extension().is_none_or(|extension| extension != "parquet") {
         bail!("--out is {}, expected a name that ends in .parquet", out.display())
