@@ -150,6 +150,7 @@ fn places_that_do_not_fit_together_are_refused_at_once() {
     pictures(&workspace);
     let run = |more: &[&str]| workspace.run(&[&RUN[..], &["--out", "run"], more].concat());
     run(&["--rank", "0", "--world-size", "2"]).fails_with("--master HOST:PORT");
+    run(&["--master", "127.0.0.1"]).fails_with("--master is for several processes");
     run(&["--rank", "2", "--world-size", "2", "--master", "127.0.0.1"]).fails_with("there is no process 2 of 2");
     assert!(!workspace.path("run").exists());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use diffae_kernels::kernel_set;
-use diffae_train::{Group, Place, Reduction, StepReport, Tcp, TrainOptions};
 #[cfg(feature = "mpi")]
-use diffae_train::{Launcher, Mpi};
+use diffae_train::Mpi;
+use diffae_train::{Group, Launcher, Place, Reduction, StepReport, Tcp, TrainOptions};
 
 use crate::args::{GroupArgs, ReductionChoice};
 use crate::interrupt::interrupted;
@@ -23,12 +23,21 @@ pub(crate) fn join(args: &GroupArgs, options: TrainOptions) -> Result<Group> {
         ReductionChoice::Ordered => Reduction::Ordered,
         ReductionChoice::Fast => Reduction::Fast,
     };
+    let key = format!("{} {:?} {reduction:?} {options:?}", env!("CARGO_PKG_VERSION"), kernel_set());
     #[cfg(feature = "mpi")]
     if args.rank.is_none() && args.master.is_none() && Launcher::of(&variable).is_some_and(Launcher::has_mpi) {
-        return Ok(Group::new(Box::new(Mpi::join()?), reduction));
+        let mut group = Group::new(Box::new(Mpi::join()?), reduction);
+        group.check_same("a version, kernels or options", &key)?;
+        return Ok(group);
     }
-    let Some(place) = place(args)? else { return Ok(Group::alone()) };
-    let key = format!("{} {:?} {reduction:?} {options:?}", env!("CARGO_PKG_VERSION"), kernel_set());
+    let Some(place) = place(args)? else {
+        let is_given = args.master.as_deref().filter(|_| Launcher::of(&variable).is_none());
+        ensure!(
+            is_given.is_none(),
+            "--master is for several processes: give --rank and --world-size, or use a launcher"
+        );
+        return Ok(Group::alone());
+    };
     Ok(Group::new(Box::new(Tcp::join(&place, key.as_bytes(), PATIENCE)?), reduction))
 }
 

@@ -16,7 +16,7 @@ pub struct CodeRows {
 }
 
 /// Writes a table of codes: columns `name` (string), `z_sem` (list of `width` f32, of fixed size where readers know that) and
-/// `fingerprint` (string, of the model). `text` becomes key-value metadata. The rows are written as they come.
+/// `fingerprint` (string, of the model). `text` becomes key-value metadata. Rows are written in groups of 65,536.
 ///
 /// # Errors
 /// [`Error::Data`] if rows do not fit the width, or this crate is built without Parquet; [`Error::Exists`] or [`Error::Io`] if
@@ -88,6 +88,9 @@ mod pack {
         })
     }
 
+    /// Maximum number of rows in memory: 128 MiB of codes of 512 values.
+    const MAX_GROUP_ROWS: usize = 1 << 16;
+
     /// The columns of a table.
     struct Table<'a> {
         item: Arc<Field>,
@@ -116,6 +119,8 @@ mod pack {
             let text = text.iter().map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
             let z_sem = ColumnPath::from(vec!["z_sem".to_owned(), "list".to_owned(), "item".to_owned()]);
             let properties = WriterProperties::builder()
+                // A row group is in memory until it is whole.
+                .set_max_row_group_row_count(Some(MAX_GROUP_ROWS))
                 .set_compression(Compression::ZSTD(ZstdLevel::default()))
                 // No value of a code comes twice.
                 .set_column_dictionary_enabled(z_sem, false)

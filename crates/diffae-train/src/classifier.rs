@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::Init;
 use diffae_data::Overwrite;
-use diffae_infer::{LoadOptions, ModelSource};
 use diffae_kernels::{differentiable, linear, no_gradients};
 use diffae_nets::EditDirection;
-use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, LatentMoments};
+use diffae_nets::weights::{ClassifierCheckpoint, LatentMoments};
 
 use crate::code_stage::{CodeObjective, CodeStage};
 use crate::codes::{CODES_FILE, Codes, VALIDATION_CODES_FILE};
 use crate::collective::Group;
 use crate::config::EditDirections;
 use crate::error::{Error, Result};
+use crate::latent::opened;
 use crate::objective::binary_cross_entropy_with_logits;
 use crate::optimization::TrainState;
 use crate::parameters::Parameters;
@@ -31,8 +31,7 @@ pub(crate) fn run(
     (group, on_step): (&mut Group, &mut OnStep<'_>),
 ) -> Result<Outcome> {
     let config = folder.config();
-    let mut source = ModelSource::open(folder.path(), &ArchitectureHints::default())?;
-    let model = source.build(&LoadOptions::cpu())?;
+    let (mut source, model) = group.agree(opened(folder))?;
     let mut encoded = |file, pictures, group: &mut Group| {
         Codes::of_run((folder, Stage::Classifier), file, (&model, pictures), (group, on_step))
     };

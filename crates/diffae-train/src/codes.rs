@@ -155,6 +155,7 @@ impl Codes {
     /// Unreadable pictures are left out, possibly all. Returns `None` if `on_step` stops it in any process; the codes so far
     /// are kept. The processes of a group encode a batch each at a time; all get the codes, and the first one keeps the file.
     pub(crate) fn of(encoding: &Encoding<'_>, (group, on_step): (&mut Group, &mut OnStep<'_>)) -> Result<Option<Self>> {
+        group.check_same("a model or pictures", &encoding.key())?;
         if !group.is_first() {
             return Self::assisting(encoding, (group, on_step));
         }

@@ -185,30 +185,51 @@ impl Group {
         self.collective.leave();
     }
 
+    /// Checks that something is the same in all processes, such as a fingerprint of what they read.
+    ///
+    /// # Errors
+    /// [`Error::Group`] if it differs, in all processes; as [`Collective::exchange`].
+    pub fn check_same(&mut self, what: &str, value: &str) -> Result<()> {
+        let all = self.collective.gather(self.size(), value.as_bytes())?;
+        match all.iter().position(|other| *other != all[0]) {
+            Some(rank) => Err(Error::Group { problem: format!("process {rank} has {what} other than process 0") }),
+            None => Ok(()),
+        }
+    }
+
     /// Makes the outcome of some work the same in all processes: if it has failed in one of them, it has failed in all.
+    ///
+    /// An error of another process that is known by its sentence is not agreed upon once more.
     ///
     /// # Errors
     /// That of `outcome`; [`Error::Elsewhere`] if it has failed in another process; as [`Collective::exchange`].
     pub fn agree<T>(&mut self, outcome: Result<T>) -> Result<T> {
-        if self.size() == 1 || matches!(outcome, Err(Error::Lost { .. } | Error::Group { .. })) {
-            // The others notice that this process leaves.
-            return outcome;
-        }
-        let is_own = |error: &Error| !matches!(error, Error::Elsewhere { .. });
-        let message = match &outcome {
-            Err(error) if is_own(error) => [&[FAILED], diffae_infer::one_sentence(error).as_bytes()].concat(),
-            _ => vec![],
+        let is_known = |error: &Error| match error {
+            Error::Elsewhere { problem, .. } => !problem.is_empty(),
+            Error::Lost { .. } | Error::Group { .. } => true,
+            _ => false,
+        };
+        let own = match &outcome {
+            Err(error) if is_known(error) => return outcome,
+            Err(Error::Elsewhere { .. }) | Ok(_) => None,
+            Err(error) => Some([&[FAILED], diffae_infer::one_sentence(error).as_bytes()].concat()),
         };
         let size = self.size();
-        let all = self.collective.gather(size, &message)?;
-        let mut failed = all.iter().enumerate().filter(|(_, message)| message.first() == Some(&FAILED));
-        match (outcome, failed.next()) {
-            (Err(error), _) if is_own(&error) => Err(error),
-            (_, Some((rank, message))) => {
-                let problem = String::from_utf8_lossy(&message[1..]).into_owned();
-                Err(Error::Elsewhere { rank, size, problem })
-            }
-            (outcome, None) => outcome,
+        if size == 1 {
+            return outcome;
+        }
+        let all = self.collective.gather(size, own.as_deref().unwrap_or_default());
+        match (outcome, all) {
+            // The own error says more than that the others have left already.
+            (Err(error), _) if own.is_some() => Err(error),
+            (_, Err(lost)) => Err(lost),
+            (outcome, Ok(all)) => match all.iter().enumerate().find(|(_, message)| message.first() == Some(&FAILED)) {
+                Some((rank, message)) => {
+                    let problem = String::from_utf8_lossy(&message[1..]).into_owned();
+                    Err(Error::Elsewhere { rank, size, problem })
+                }
+                None => outcome,
+            },
         }
     }
 }
@@ -257,4 +278,48 @@ pub(crate) fn add_bytes(to: &mut [f32], bytes: &[u8]) -> Result<()> {
         *to += f32::from_le_bytes(bytes);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    fn in_all<R: Send>(size: usize, work: impl Fn(&mut Group) -> R + Sync) -> Vec<R> {
+        let one = |member| work(&mut Group::new(Box::new(member), Reduction::Ordered));
+        thread::scope(|scope| {
+            let handles: Vec<_> = Threads::group(size).into_iter().map(|member| scope.spawn(|| one(member))).collect();
+            handles.into_iter().map(|handle| handle.join().unwrap()).collect()
+        })
+    }
+
+    fn failure(rank: usize) -> Error {
+        Error::Setting { key: "seed", got: rank.to_string(), expected: "a better one" }
+    }
+
+    #[test]
+    fn a_failure_in_one_process_is_one_in_all_with_its_sentence() {
+        let errors = in_all(3, |group| {
+            let rank = group.rank();
+            let error = group.agree(if rank == 1 { Err(failure(1)) } else { Ok(()) }).unwrap_err();
+            // Callers further up agree again, and nobody waits for those that have left.
+            group.agree(Err::<(), _>(error)).unwrap_err()
+        });
+        assert!(matches!(errors[1], Error::Setting { .. }), "{errors:?}");
+        for error in [&errors[0], &errors[2]] {
+            assert_eq!(error.to_string(), "process 1 of 3 has failed: seed is 1, expected a better one");
+        }
+        assert!(in_all(2, |group| group.agree(Ok(7))).into_iter().all(|outcome| outcome.is_ok_and(|value| value == 7)));
+    }
+
+    #[test]
+    fn what_differs_is_named_in_all_processes() {
+        for told in in_all(3, |group| {
+            group.check_same("a name", "same").unwrap();
+            let own = if group.rank() == 2 { "other" } else { "same" };
+            group.check_same("pictures", own).unwrap_err().to_string()
+        }) {
+            assert!(told.contains("process 2 has pictures other than process 0"), "{told}");
+        }
+    }
 }

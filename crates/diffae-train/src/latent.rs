@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_data::Overwrite;
-use diffae_infer::{LatentConfig, LoadOptions, ModelSource};
+use diffae_infer::{LatentConfig, LoadOptions, Model, ModelSource};
 use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::LatentNet;
+use diffae_nets::weights::ArchitectureHints;
 use diffae_schedule::{NoiseSchedule, Timestep};
 
 use crate::code_stage::{CodeObjective, CodeStage};
@@ -90,11 +91,17 @@ impl LatentTrainer {
     }
 }
 
+/// Opens the model of a run, as far as it is.
+pub(crate) fn opened(folder: &RunFolder) -> Result<(ModelSource, Model)> {
+    let source = ModelSource::open(folder.path(), &ArchitectureHints::default())?;
+    let model = source.build(&LoadOptions::cpu())?;
+    Ok((source, model))
+}
+
 /// Trains the stage from its newest checkpoint to its end, and adds the latent net to the model.
 pub(crate) fn run(folder: &RunFolder, data: &Data, (group, on_step): (&mut Group, &mut OnStep<'_>)) -> Result<Outcome> {
     let config = folder.config();
-    let source = ModelSource::open(folder.path(), &diffae_nets::weights::ArchitectureHints::default())?;
-    let model = source.build(&LoadOptions::cpu())?;
+    let (source, model) = group.agree(opened(folder))?;
     let mut encoded = |file, pictures, group: &mut Group| {
         Codes::of_run((folder, Stage::Latent), file, (&model, pictures), (group, on_step))
     };

@@ -61,7 +61,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use diffae_data::{Labels, Overwrite, Pictures, Split};
+use diffae_data::{Fingerprint, Labels, Overwrite, Pictures, Split};
 use diffae_infer::ModelSource;
 use diffae_nets::weights::ArchitectureHints;
 
@@ -158,13 +158,8 @@ pub fn train_in_group(
     on_step: &mut OnStep<'_>,
 ) -> Result<Outcome> {
     let config = folder.config().clone();
-    let find = |split| Pictures::find(&folder.notes().data, &config.data.find_settings(), split);
-    let mut data = Data { train: find(Split::Train)?, validation: find(Split::Validation)? };
-    let splits = [&mut data.train, &mut data.validation];
-    let list = (!folder.is_followed()).then(|| folder.path().to_owned());
-    Pictures::count_unreadable(splits, list.as_deref(), config.data.max_broken_share)?;
-    let pictures = [&data.train, &data.validation];
-    let labels = folder.notes().labels.as_ref().map(|path| Labels::of_pictures(path, &pictures)).transpose()?;
+    let (data, labels) = group.agree(Data::open(folder))?;
+    group.check_same("pictures or labels", &fingerprint_of(&data, labels.as_ref()))?;
     let is_missing = |stage: &Stage| options.stage.is_none_or(|only| only == *stage) && !folder.is_done(*stage);
     let missing: Vec<Stage> = Stage::ALL.into_iter().filter(is_missing).collect();
     if group.is_first() {
@@ -181,7 +176,9 @@ pub fn train_in_group(
                 continue;
             }
             if config.model.kind == Kind::Ddpm {
-                tracing::warn!("a plain DDPM has no stage {}", stage.name());
+                if group.is_first() {
+                    tracing::warn!("a plain DDPM has no stage {}", stage.name());
+                }
                 continue;
             }
             if !folder.is_done(Stage::Autoencoder) {
@@ -193,14 +190,16 @@ pub fn train_in_group(
             }
         }
         let outcome = match (stage, &labels) {
-            (Stage::Autoencoder, _) => train_autoencoder(folder, &data, options, (group, on_step))?,
-            (Stage::Latent, _) => latent::run(folder, &data, (group, on_step))?,
+            (Stage::Autoencoder, _) => train_autoencoder(folder, &data, options, (group, on_step)),
+            (Stage::Latent, _) => latent::run(folder, &data, (group, on_step)),
             (Stage::Classifier, Some(labels)) => {
-                folder.note_labels(labels)?;
-                classifier::run(folder, (&data, labels), (group, on_step))?
+                group.agree(folder.note_labels(labels))?;
+                classifier::run(folder, (&data, labels), (group, on_step))
             }
             (Stage::Classifier, None) if options.stage.is_none() => {
-                tracing::warn!("stage classifier is left out: there are no labels (--labels)");
+                if group.is_first() {
+                    tracing::warn!("stage classifier is left out: there are no labels (--labels)");
+                }
                 continue;
             }
             (Stage::Classifier, None) => {
@@ -208,14 +207,15 @@ pub fn train_in_group(
                 return Err(Error::Run { path: folder.path().to_owned(), problem });
             }
         };
-        if outcome == Outcome::Stopped {
+        // The first process has written the model, or could not; the next stage reads it.
+        if group.agree(outcome)? == Outcome::Stopped {
             return Ok(Outcome::Stopped);
         }
-        folder.set_done(stage)?;
-        // The first process has written the model, which the next stage reads.
-        group.collective.barrier()?;
+        group.agree(folder.set_done(stage))?;
     }
-    data.train.unreadable().say();
+    if group.is_first() {
+        data.train.unreadable().say();
+    }
     Ok(Outcome::Finished)
 }
 
@@ -268,6 +268,34 @@ pub(crate) struct Data {
     pub(crate) validation: Pictures,
 }
 
+impl Data {
+    /// Lists the pictures of a run, and reads its labels.
+    fn open(folder: &RunFolder) -> Result<(Self, Option<Labels>)> {
+        let config = folder.config();
+        let find = |split| Pictures::find(&folder.notes().data, &config.data.find_settings(), split);
+        let mut data = Self { train: find(Split::Train)?, validation: find(Split::Validation)? };
+        let list = (!folder.is_followed()).then(|| folder.path());
+        let splits = [&mut data.train, &mut data.validation];
+        Pictures::count_unreadable(splits, list, config.data.max_broken_share)?;
+        let pictures = [&data.train, &data.validation];
+        let labels = folder.notes().labels.as_ref().map(|path| Labels::of_pictures(path, &pictures)).transpose()?;
+        Ok((data, labels))
+    }
+}
+
+/// Returns the fingerprint of the names of all pictures and of the labels.
+fn fingerprint_of(data: &Data, labels: Option<&Labels>) -> String {
+    let mut fingerprint = Fingerprint::new();
+    for split in [&data.train, &data.validation] {
+        for idx in 0..split.len() {
+            fingerprint.update(split.name(idx).as_bytes()).update(b"\n");
+        }
+        fingerprint.update(b"\n");
+    }
+    fingerprint.update(labels.map(Labels::fingerprint).unwrap_or_default().as_bytes());
+    fingerprint.digits()
+}
+
 fn train_autoencoder(
     folder: &RunFolder,
     data: &Data,
@@ -278,7 +306,7 @@ fn train_autoencoder(
     let started = || Err(Error::Started { path: folder.path().to_owned(), how: String::new() });
     group.agree(if is_begun { started() } else { Ok(()) })?;
     trainer::check_parts(folder.config().autoencoder.accumulate, group)?;
-    let mut trainer = Trainer::of_run(folder.config(), folder.notes())?;
+    let mut trainer = group.agree(Trainer::of_run(folder.config(), folder.notes()))?;
     let outcome = autoencoder::run(folder, &mut trainer, data, (group, on_step))?;
     if outcome == Outcome::Finished && group.is_first() {
         let (config, networks) = (folder.config().model_config()?, trainer.averages()?);

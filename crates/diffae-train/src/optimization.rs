@@ -1,6 +1,6 @@
 //! Optimizer steps: forward and backward passes of micro-batches, here and in other processes, and the update that ends them.
 
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use candle_core::{Tensor, TensorId};
@@ -14,6 +14,9 @@ use crate::error::Result;
 use crate::parameters::{Norms, Parameters, Part, require_finite};
 use crate::part_report::PartReport;
 use crate::reduce::{Event, Share, sum_up};
+
+/// Maximum number of gradients of parameters that wait for the exchange; a computation that is ahead of it waits, too.
+const MAX_WAITING: usize = 64;
 
 /// Parameters with their optimizer state, and the number of steps made: all that a checkpoint holds.
 #[derive(Debug)]
@@ -112,7 +115,7 @@ impl TrainState {
         }
         let (collective, reduction) = (&mut *group.collective, group.reduction);
         let plan = self.parameters.plan(share.count);
-        let (events, incoming) = channel();
+        let (events, incoming) = sync_channel(MAX_WAITING);
         let (outcome, sums) = thread::scope(|scope| {
             let exchange = scope.spawn(|| sum_up(&mut *collective, (&plan, share, reduction), incoming));
             let outcome = compute_all((step, share, reduction), &events, compute);
@@ -143,8 +146,12 @@ impl TrainState {
         if group.size() == 1 {
             return Ok(());
         }
-        let own = if group.is_first() { self.parameters.to_bytes()? } else { vec![] };
-        let message = group.collective.broadcast(&[&(self.step as u64).to_le_bytes()[..], &own].concat())?;
+        let mut own = vec![];
+        if group.is_first() {
+            own.extend((self.step as u64).to_le_bytes());
+            self.parameters.write_bytes(&mut own)?;
+        }
+        let message = group.collective.broadcast(&own)?;
         let (step, state) = message.split_first_chunk::<8>().ok_or_else(garbled)?;
         self.step = count_of(*step)?;
         if group.is_first() { Ok(()) } else { self.parameters.set_from_bytes(state) }
@@ -189,7 +196,7 @@ fn all_here(step: usize, share: Share, compute: &mut Compute<'_>) -> Result<(Vec
 /// Computes the micro-batches of a process, whose gradients leave for the exchange.
 fn compute_all(
     (step, share, reduction): (usize, Share, Reduction),
-    events: &Sender<Event>,
+    events: &SyncSender<Event>,
     compute: &mut Compute<'_>,
 ) -> Result<Vec<PartReport>> {
     // An exchange that has failed receives nothing any more.

@@ -1,6 +1,7 @@
 //! Trainable parameters: seeded initial values, optimizer, moving average, and storage.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,9 @@ use crate::reduce::{Plan, Summand};
 /// Second beta and epsilon of Adam: PyTorch's defaults, which the reference keeps.
 const BETA_2: f64 = 0.999;
 const EPS: f64 = 1e-8;
+
+/// The quantity of an error about a gradient.
+pub(crate) const GRADIENT_NORM: &str = "norm of the gradient";
 
 /// A parameter with its optimizer state.
 #[derive(Debug)]
@@ -120,11 +124,14 @@ impl Parameters {
 
     /// Plans sums of all gradients over some processes.
     pub(crate) fn plan(&self, num_processes: usize) -> Plan {
-        let mut trained: Vec<&Parameter> = self.0.values().filter(|parameter| !parameter.frozen).collect();
-        // A backward pass completes the gradient of the last one first.
-        trained.sort_unstable_by_key(|parameter| std::cmp::Reverse(parameter.place));
+        let trained = self.0.iter().filter(|(_, parameter)| !parameter.frozen);
+        let mut trained: Vec<(bool, Reverse<usize>, &Parameter)> = trained
+            .map(|(name, parameter)| (Part::of(name) == Part::Discriminator, Reverse(parameter.place), parameter))
+            .collect();
+        // A backward pass completes the gradient of the last one first; that of the discriminator follows the model's.
+        trained.sort_unstable_by_key(|&(is_second, place, _)| (is_second, place));
         let summand = |parameter: &Parameter| Summand { id: parameter.var.id(), shape: parameter.var.dims().to_vec() };
-        Plan::new(trained.into_iter().map(summand), num_processes)
+        Plan::new(trained.into_iter().map(|(_, _, parameter)| summand(parameter)), num_processes)
     }
 
     /// Moves the running statistics of a norm, which have no gradient, by those of a batch, and their moving averages to the
@@ -165,7 +172,7 @@ impl Parameters {
             }
         }
         let grad_norm = squares.sqrt();
-        require_finite("norm of the gradient", grad_norm, step)?;
+        require_finite(GRADIENT_NORM, grad_norm, step)?;
         let clipped = settings.clip_norm > 0. && grad_norm > settings.clip_norm;
         // With the epsilon of the reference's clipping.
         let scale = if clipped { settings.clip_norm / (grad_norm + 1e-6) } else { 1. };
@@ -212,19 +219,18 @@ impl Parameters {
         self.0.iter().map(|(name, p)| Ok((name.clone(), p.var.as_tensor().copy()?))).collect()
     }
 
-    /// Returns parameters and optimizer state, in the order of their names.
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut bytes = vec![];
+    /// Appends parameters and optimizer state, in the order of their names.
+    pub(crate) fn write_bytes(&self, bytes: &mut Vec<u8>) -> Result<()> {
         for Parameter { var, state, .. } in self.0.values() {
             bytes.extend(bytes_of(&var.flatten_all()?.to_vec1::<f32>()?));
             for values in [&state.m, &state.v, &state.ema] {
                 bytes.extend(bytes_of(values));
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 
-    /// Sets parameters and optimizer state to those of [`to_bytes`](Self::to_bytes).
+    /// Sets parameters and optimizer state to those of [`write_bytes`](Self::write_bytes).
     pub(crate) fn set_from_bytes(&mut self, bytes: &[u8]) -> Result<()> {
         let mut rest = bytes;
         for Parameter { var, state, .. } in self.0.values_mut() {

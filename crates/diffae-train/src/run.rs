@@ -185,13 +185,16 @@ impl RunFolder {
         let mut message = vec![];
         if group.is_first() {
             let folder = open();
+            // A path that is not Unicode cannot be told.
+            let told = |folder: &Self| serde_json::to_vec(&(&folder.path, folder.config.to_toml(), &folder.notes));
+            let untold =
+                |error: serde_json::Error| Error::Group { problem: format!("the run cannot be told: {error}") };
+            let folder = folder.and_then(|folder| Ok((told(&folder).map_err(untold)?, folder)));
             message = match &folder {
-                Ok(folder) => {
-                    serde_json::to_vec(&(&folder.path, folder.config.to_toml(), &folder.notes)).unwrap_or_default()
-                }
+                Ok((told, _)) => told.clone(),
                 Err(error) => serde_json::to_vec(&format!("{error:#}")).unwrap_or_default(),
             };
-            opened = Some(folder);
+            opened = Some(folder.map(|(_, folder)| folder));
         }
         let message = group.collective.broadcast(&message)?;
         if let Some(opened) = opened {

@@ -8,8 +8,9 @@ use serde::Serialize;
 use crate::checkpoint::Checkpoints;
 use crate::collective::Group;
 use crate::config::{RunSettings, StageSettings};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::optimization::{Stepped, TrainState};
+use crate::parameters::GRADIENT_NORM;
 use crate::run::{Metrics, RunFolder, Stage, ValidationLine};
 use crate::{OnStep, Outcome, StepReport, Work};
 
@@ -121,7 +122,12 @@ impl<'a> TrainingLoop<'a> {
             return Ok(Outcome::Stopped);
         }
         while learner.state().step < num_steps {
-            let stepped = learner.step(self.group).map_err(|error| error.on_batch(|| learner.batch()));
+            // A gradient is that of all processes, a loss that of this one.
+            let others = if self.group.size() > 1 { ", or those of another process" } else { "" };
+            let stepped = learner.step(self.group).map_err(|error| {
+                let of_all = matches!(error, Error::Diverged { quantity: GRADIENT_NORM, .. });
+                error.on_batch(|| format!("{}{}", learner.batch(), if of_all { others } else { "" }))
+            });
             let logged = stepped.and_then(|stepped| self.log(learner, &stepped).map(|()| stepped));
             let stepped = self.group.agree(logged)?;
             let step = learner.state().step;

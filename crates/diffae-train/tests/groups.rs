@@ -1,15 +1,17 @@
 //! Groups of processes, here threads with a thread pool each, train the model of a single one, to the bit.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use candle_core::{Device, Tensor};
 use diffae_train::{
-    Error, Group, Notes, Outcome, Reduction, Result, RunFolder, StepReport, Threads, TrainConfig, TrainOptions, Work,
-    presets, train_in_group,
+    Error, Group, Notes, Outcome, Reduction, Result, RunFolder, StepReport, Threads, TrainConfig, TrainOptions,
+    Trainer, Work, presets, train_in_group,
 };
 use image::{Rgb, RgbImage};
 
@@ -154,20 +156,59 @@ fn encoding_is_shared_and_stops_in_all() {
 }
 
 #[test]
-fn a_step_that_diverges_in_one_process_ends_all() {
+fn a_run_that_diverges_ends_in_all_processes() {
     let parent = tempfile::tempdir().unwrap();
     let notes = pictures(parent.path());
     let run = Run::new(parent.path(), "run", (&config(&["autoencoder.lr=1e30", "autoencoder.clip_norm=0"]), &notes));
-    let errors: Vec<Error> = run.train(2, |_, _| false).into_iter().map(|outcome| outcome.unwrap_err()).collect();
-    assert!(errors.iter().any(|error| matches!(error, Error::Diverged { .. })), "{errors:?}");
-    for error in errors {
-        let text = error.to_string();
-        assert!(text.contains("is NaN at step") || text.contains("is inf at step"), "{text}");
+    for error in run.train(2, |_, _| false).into_iter().map(|outcome| outcome.unwrap_err().to_string()) {
+        assert!(error.contains("is NaN at step") || error.contains("is inf at step"), "{error}");
     }
 }
 
 #[test]
-fn a_file_that_cannot_be_read_in_one_process_ends_all_with_its_reason() {
+fn a_micro_batch_that_fails_in_one_process_changes_nothing_in_any() {
+    let config = config(&["autoencoder.accumulate=2"]);
+    let x_0 = |value: f32| Ok(Tensor::full(value, (2, 3, 16, 16), &Device::Cpu)?);
+    let unreadable = || Err(Error::Setting { key: "a picture", got: "broken".to_owned(), expected: "a whole one" });
+    let one = |member: Threads| {
+        let mut group = Group::new(Box::new(member), Reduction::Ordered);
+        let mut trainer = Trainer::new(&config, HashMap::new()).unwrap();
+        let is_second = group.rank() == 1;
+        let before = values(&trainer);
+        let mut errors = vec![];
+        for kind in ["NaN", "unreadable"] {
+            let outcome = trainer.step_in_group(&mut group, &mut || match (is_second, kind) {
+                (false, _) => x_0(0.5),
+                (true, "NaN") => x_0(f32::NAN),
+                (true, _) => unreadable(),
+            });
+            errors.push(group.agree(outcome).unwrap_err());
+        }
+        assert!(values(&trainer) == before);
+        trainer.step_in_group(&mut group, &mut || x_0(0.5)).unwrap();
+        (errors, values(&trainer))
+    };
+    let in_pool = |member| rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(|| one(member));
+    let [first, second] = Threads::group(2).try_into().unwrap();
+    let (first, second) = thread::scope(|scope| {
+        let second = scope.spawn(|| in_pool(second));
+        (in_pool(first), second.join().unwrap())
+    });
+    assert!(matches!(second.0[..], [Error::Diverged { .. }, Error::Setting { .. }]), "{:?}", second.0);
+    for (told, own) in first.0.iter().zip(&second.0) {
+        assert_eq!(told.to_string(), format!("process 1 of 2 has failed: {own}"));
+    }
+    assert!(first.1 == second.1);
+}
+
+/// All parameters under training.
+fn values(trainer: &Trainer) -> Vec<f32> {
+    let tensors = trainer.parameters().unwrap();
+    tensors.values().flat_map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+}
+
+#[test]
+fn pictures_that_cannot_be_read_end_all_processes_with_the_reason() {
     let parent = tempfile::tempdir().unwrap();
     let notes = pictures(parent.path());
     for i in 0..20 {
@@ -175,10 +216,7 @@ fn a_file_that_cannot_be_read_in_one_process_ends_all_with_its_reason() {
     }
     let run = Run::new(parent.path(), "run", (&config(&[]), &notes));
     for error in run.train(2, |_, _| false).into_iter().map(|outcome| outcome.unwrap_err().to_string()) {
-        assert!(
-            error.contains("of 30 images") || error.contains("unreadable") || error.contains("cannot be read"),
-            "{error}"
-        );
+        assert!(error.contains("pictures could not be read") && error.contains("it is text"), "{error}");
     }
 }
 

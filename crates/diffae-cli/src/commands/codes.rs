@@ -43,7 +43,7 @@ fn merge(args: &CodesJoinArgs) -> Result<()> {
     say_either(&args.json, &report, &text)
 }
 
-/// Rows of a table that are in memory at once.
+/// Rows of codes that are read at once.
 const ROWS_AT_ONCE: usize = 1 << 14;
 
 fn to_parquet(args: &CodesJoinArgs) -> Result<()> {

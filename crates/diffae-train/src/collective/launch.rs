@@ -38,7 +38,11 @@ impl Launcher {
 
     /// Returns the launcher that has started this process, if there is one. `variable` reads the environment.
     pub fn of(variable: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
-        Self::ALL.into_iter().find(|launcher| launcher.variables().into_iter().all(|name| variable(name).is_some()))
+        let values = |launcher: Self| launcher.variables().map(variable);
+        let found = Self::ALL.into_iter().find(|launcher| values(*launcher).iter().all(Option::is_some))?;
+        // A Slurm with PMI sets the variables of MPICH itself.
+        let is_slurm = found == Self::Mpich && values(Self::Mpich) == values(Self::Slurm);
+        Some(if is_slurm { Self::Slurm } else { found })
     }
 
     /// Returns whether MPI connects the processes that it starts.
@@ -74,7 +78,10 @@ impl Launcher {
         let all_here = |name| number(name) == Some(size as u64);
         match self {
             Self::Torchrun => {
-                let port = variable("MASTER_PORT").unwrap_or_else(|| DEFAULT_PORT.to_string());
+                let port = variable("MASTER_PORT").and_then(|port| port.parse::<u16>().ok()).unwrap_or(DEFAULT_PORT);
+                // There the agent of torchrun listens itself.
+                let is_taken = variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
+                let port = if is_taken { port.checked_add(1).unwrap_or(DEFAULT_PORT) } else { port };
                 variable("MASTER_ADDR").map(|host| format!("{host}:{port}"))
             }
             Self::Slurm => {
@@ -184,6 +191,8 @@ mod tests {
     fn every_launcher_gives_a_place() {
         let torchrun = [("RANK", "3"), ("WORLD_SIZE", "8"), ("MASTER_ADDR", "head"), ("MASTER_PORT", "1234")];
         check(&torchrun, Launcher::Torchrun, (3, 8, "head:1234"));
+        let agent = [&torchrun[..], &[("TORCHELASTIC_USE_AGENT_STORE", "True")]].concat();
+        check(&agent, Launcher::Torchrun, (3, 8, "head:1235"));
         let slurm = [
             ("SLURM_PROCID", "1"),
             ("SLURM_NTASKS", "2"),
@@ -192,6 +201,9 @@ mod tests {
             ("SLURM_JOB_ID", "9001"),
         ];
         check(&slurm, Launcher::Slurm, (1, 2, "gpu07:20001"));
+        // A Slurm with PMI.
+        let pmi = [&slurm[..], &[("PMI_RANK", "1"), ("PMI_SIZE", "2")]].concat();
+        check(&pmi, Launcher::Slurm, (1, 2, "gpu07:20001"));
         let mpi = [("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_LOCAL_SIZE", "2")];
         check(&mpi, Launcher::OpenMpi, (0, 2, "127.0.0.1:29500"));
         // mpirun within a job of Slurm.

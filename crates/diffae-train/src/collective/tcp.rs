@@ -1,14 +1,14 @@
 //! Processes that are connected by TCP, each with each.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
-use super::launch::Place;
+use super::launch::{DEFAULT_PORT, Place};
 use super::{Collective, check_count};
 use crate::error::{Error, Result};
 
@@ -110,13 +110,18 @@ impl Joining<'_> {
     /// Lets all others in, and tells them where they are.
     fn lead(&self) -> Result<Peers> {
         let Place { size, address, .. } = self.place;
-        let listener = TcpListener::bind(address)
+        let listener = listen(address, port_of(address))
             .map_err(|source| problem(&format!("process 0 cannot wait at {address} for the others: {source}")))?;
         let mut peers: Peers = (0..*size).map(|_| None).collect();
         let mut table = vec![String::new(); *size];
         self.accept(&listener, &mut peers, 1, &mut |hello, from| {
             if let Some(entry) = table.get_mut(hello.rank) {
-                *entry = SocketAddr::new(from, hello.port).to_string();
+                // A process on this machine may come by its loopback device, where those of other machines cannot go.
+                let from = from.to_canonical();
+                *entry = match host_of(address) {
+                    host if from.is_loopback() && !is_loopback(address) => format!("{host}:{}", hello.port),
+                    _ => SocketAddr::new(from, hello.port).to_string(),
+                };
             }
         })?;
         let table = table.join("\n");
@@ -133,9 +138,12 @@ impl Joining<'_> {
         let &Place { rank, size, ref address } = self.place;
         let mut first =
             self.connect(|| address.to_socket_addrs().map(Iterator::collect), &format!("process 0 at {address}"))?;
-        let failed = |source: io::Error| problem(&format!("process 0 at {address} does not let this one in: {source}"));
-        let here = first.local_addr().map_err(failed)?.ip();
-        let listener = TcpListener::bind((here, 0)).map_err(failed)?;
+        let failed = |source: io::Error| {
+            problem(&format!(
+                "process 0 at {address} does not let this one in; it has ended, or is of another job, version or options: {source}"
+            ))
+        };
+        let listener = listen(address, 0).map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
         let hello = Hello { key: self.key, rank, size, port }.bytes();
         first.write_all(&hello).map_err(failed)?;
@@ -144,8 +152,8 @@ impl Joining<'_> {
         let table = String::from_utf8_lossy(&table).into_owned();
         let mut peers: Peers = (0..size).map(|_| None).collect();
         for (lower, entry) in table.split('\n').enumerate().take(rank).skip(1) {
-            let at = || entry.parse::<SocketAddr>().map(|at| vec![at]).map_err(io::Error::other);
-            let mut stream = self.connect(at, &format!("process {lower} at {entry}"))?;
+            let mut stream = self
+                .connect(|| entry.to_socket_addrs().map(Iterator::collect), &format!("process {lower} at {entry}"))?;
             stream.write_all(&hello).map_err(|source| Error::Lost { rank: lower, size, source })?;
             peers[lower] = Some(stream);
         }
@@ -240,6 +248,30 @@ impl Joining<'_> {
             }
         }
     }
+}
+
+fn host_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host)
+}
+
+fn port_of(address: &str) -> u16 {
+    address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(DEFAULT_PORT)
+}
+
+/// Returns whether an address is written as one of this machine alone.
+fn is_loopback(address: &str) -> bool {
+    let host = host_of(address).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Listens at a port: where the address is written as one of this machine alone, there, else on all its networks, since the
+/// machine's own name may lead to its loopback device.
+fn listen(address: &str, port: u16) -> io::Result<TcpListener> {
+    if is_loopback(address) {
+        return TcpListener::bind((host_of(address).trim_matches(['[', ']']), port));
+    }
+    TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_no_ipv6| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
 }
 
 fn problem(problem: &str) -> Error {
@@ -414,6 +446,20 @@ mod tests {
             assert_eq!((second.rank(), second.size()), (1, 2));
             assert_eq!(first.join().unwrap().unwrap().size(), 2);
         });
+    }
+
+    #[test]
+    fn only_addresses_of_this_machine_keep_others_out() {
+        for address in ["127.0.0.1:5", "localhost:5", "[::1]:5", "127.0.1.1:5"] {
+            assert!(is_loopback(address), "{address}");
+            assert_eq!(port_of(address), 5);
+        }
+        for address in ["node01:5", "10.0.0.1:5", "[fe80::1]:5"] {
+            assert!(!is_loopback(address), "{address}");
+        }
+        let own = listen("localhost:0", 0).unwrap().local_addr().unwrap();
+        assert!(own.ip().is_loopback());
+        assert!(listen("node01:0", 0).unwrap().local_addr().unwrap().ip().is_unspecified());
     }
 
     #[test]
