@@ -111,7 +111,8 @@ fn a_killed_process_ends_all_and_any_number_goes_on() {
     pictures(&workspace);
     let expected = alone(&workspace);
     for (kill, (step, size, victim)) in KILLS.into_iter().enumerate() {
-        let mut processes = start(&workspace, size, "run", if kill == 0 { &[] } else { &["--resume"] });
+        let how: [&[&str]; 3] = [&[], &["--resume", "--shard-optimizer"], &["--resume"]];
+        let mut processes = start(&workspace, size, "run", how[kill.min(2)]);
         processes[victim].wait_until(|| newest(&workspace, "run") >= step);
         let begin = Instant::now();
         assert_eq!(processes.remove(victim).signal("KILL").0, None);
@@ -122,7 +123,8 @@ fn a_killed_process_ends_all_and_any_number_goes_on() {
         assert!(begin.elapsed() < Duration::from_secs(30));
         assert!((step..NUM_STEPS).contains(&newest(&workspace, "run")));
     }
-    let told: Vec<_> = start(&workspace, 3, "run", &["--resume"]).into_iter().map(Running::end).collect();
+    let how_to_end = &["--resume", "--shard-optimizer"];
+    let told: Vec<_> = start(&workspace, 3, "run", how_to_end).into_iter().map(Running::end).collect();
     assert!(told.iter().all(|(code, _)| *code == Some(0)), "{told:?}");
     assert!(fs::read(workspace.path("run/model.safetensors")).unwrap() == expected);
 }

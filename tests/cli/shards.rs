@@ -7,7 +7,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{ListAccessor, Row, RowAccessor};
 use safetensors::SafeTensors;
 
-use crate::evaluation::pictures;
+use crate::evaluation::{pictures, random_weights};
 use crate::support::{Workspace, checkpoint};
 
 /// A file of codes without the command line that made it.
@@ -121,4 +121,69 @@ fn a_task_of_a_job_array_knows_its_shard() {
     let variables: Vec<(&str, &str)> = array.iter().map(String::as_str).zip(["1", "0", "3", "4"]).collect();
     workspace.run_with_environment(&args, &variables).succeeds();
     assert!(workspace.path("z-00002-of-00004.safetensors").is_file());
+}
+
+#[test]
+fn an_evaluation_takes_over_what_shards_have_measured() {
+    let workspace = Workspace::new();
+    let data = pictures(&workspace, "data");
+    let model = checkpoint("autoenc16_latent");
+    let lines: Vec<String> =
+        (0..8).map(|number| format!("{number}.png,{},{}", number % 2, u8::from(number > 2))).collect();
+    std::fs::write(workspace.path("labels.csv"), format!("file,Odd,Large\n{}\n", lines.join("\n"))).unwrap();
+    let weights = random_weights(&workspace, "efficientnet-lite0");
+    let files = ["--labels", "labels.csv", "--features", "efficientnet-lite0", "--feature-weights", &weights];
+    let all = |out: &str, more: &[&str]| {
+        let args =
+            ["eval", "all", "--model", &model, "--data", &data, "--steps", "2", "--batch-size", "3", "--out", out];
+        workspace.run(&[&args[..], &files, more].concat())
+    };
+    let text = |out: &str, name: &str| std::fs::read_to_string(workspace.path(out).join(name)).unwrap();
+    // Eight pictures are too few for few-shot, and nothing else fails.
+    let is_whole = |out: &str, more: &[&str]| all(out, more).fails_with("some measures failed: few-shot");
+    is_whole("whole", &[]);
+    for shard in ["3/3", "1/3", "2/3"] {
+        is_whole("shards", &["--shard", shard]);
+        assert!(!workspace.path("shards/all.json").exists() && !workspace.path("shards/recon/recon.json").exists());
+    }
+    is_whole("shards", &[]);
+    assert!(text("shards", "all.json") == text("whole", "all.json"));
+    // The header alone, since nothing was measured once more.
+    for measure in ["recon", "z-usage", "inversion"] {
+        let own = text(&format!("shards/{measure}"), &format!("{measure}.items.jsonl"));
+        assert_eq!(own.lines().count(), 1, "{measure}: {own}");
+    }
+    for name in ["recon/recon.png", "recon/recon.psnr.png", "inversion/inversion.psnr.png"] {
+        let picture = |out: &str| std::fs::read(workspace.path(out).join(name)).unwrap();
+        let pixels = |out: &str| image::load_from_memory(&picture(out)).unwrap();
+        assert!(pixels("shards") == pixels("whole"), "{name}");
+    }
+    // What a shard has not measured, the evaluation of the whole does; a shard that is torn counts as far as it goes.
+    let gone = ["recon/recon.items-00002-of-00003.jsonl", "fid/generated-00001-of-00003.features"];
+    for name in gone {
+        std::fs::remove_file(workspace.path("shards").join(name)).unwrap();
+    }
+    let torn = workspace.path("shards/fid/real-00003-of-00003.features");
+    let bytes = std::fs::read(&torn).unwrap();
+    std::fs::write(&torn, &bytes[..bytes.len() - 3]).unwrap();
+    for own in ["recon/recon.items.jsonl", "fid/generated.features", "fid/real.features", "z_sem/encoded.safetensors"] {
+        std::fs::remove_file(workspace.path("shards").join(own)).unwrap();
+    }
+    is_whole("shards", &[]);
+    assert!(text("shards", "all.json") == text("whole", "all.json"));
+    let measured = text("shards/recon", "recon.items.jsonl").lines().count() - 1;
+    // Three pictures of two kinds of x_T.
+    assert_eq!(measured, 6);
+    // A shard of other settings is not mixed in, and --force begins anew without any.
+    let recon = |more: &[&str]| {
+        let args = ["eval", "recon", "--model", &model, "--data", &data, "--out", "shards/recon"];
+        workspace.run(&[&args[..], more].concat())
+    };
+    recon(&["--steps", "3", "--shard", "1/3"]).fails_with("another evaluation (steps is [2], not [3])");
+    let told = recon(&["--steps", "2", "--shard", "slurm"]);
+    told.fails_with("no job array");
+    recon(&["--steps", "3", "--force"]).succeeds();
+    assert!(!workspace.path("shards/recon/recon.items-00001-of-00003.jsonl").exists());
+    let told = recon(&["--steps", "3", "--shard", "2/2"]).succeeds().stdout();
+    assert!(told.contains("shard 2/2 is measured") && told.contains("without --shard"), "{told}");
 }

@@ -37,8 +37,8 @@ pub(crate) use pictures::{
     VariationsArgs, XTerminalChoice,
 };
 pub(crate) use training::{
-    DirectionChoice, DistillArgs, FitAttributesArgs, FitEditsArgs, GroupArgs, PresetsArgs, ReductionChoice,
-    StageChoice, TrainArgs, TuneStepsArgs,
+    ConnectionChoice, DirectionChoice, DistillArgs, FitAttributesArgs, FitEditsArgs, GroupArgs, PresetsArgs,
+    ReductionChoice, StageChoice, TrainArgs, TuneStepsArgs,
 };
 
 /// Heading of the options that every command has.

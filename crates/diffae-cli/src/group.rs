@@ -7,9 +7,11 @@ use anyhow::{Context, Result, ensure};
 use diffae_kernels::kernel_set;
 #[cfg(feature = "mpi")]
 use diffae_train::Mpi;
-use diffae_train::{Group, Launcher, Place, Reduction, StepReport, Tcp, TrainOptions};
+use diffae_train::{Collective, Group, Launcher, Place, Reduction, StepReport, Tcp, TrainOptions};
+#[cfg(feature = "nccl")]
+use diffae_train::{Nccl, Rendezvous};
 
-use crate::args::{GroupArgs, ReductionChoice};
+use crate::args::{ConnectionChoice, GroupArgs, ReductionChoice};
 use crate::interrupt::interrupted;
 
 /// Time that processes wait for each other at the start: queues start them minutes apart.
@@ -23,10 +25,25 @@ pub(crate) fn join(args: &GroupArgs, options: TrainOptions) -> Result<Group> {
         ReductionChoice::Ordered => Reduction::Ordered,
         ReductionChoice::Fast => Reduction::Fast,
     };
-    let key = format!("{} {:?} {reduction:?} {options:?}", env!("CARGO_PKG_VERSION"), kernel_set());
+    let is_sharded = args.shard_optimizer;
+    let group = |collective: Box<dyn Collective>| {
+        let group = Group::new(collective, reduction);
+        if is_sharded { group.with_sharded_state() } else { group }
+    };
+    let connect = args.connect;
+    let (version, kernels) = (env!("CARGO_PKG_VERSION"), kernel_set());
+    let key = format!("{version} {kernels:?} {reduction:?} {is_sharded} {connect:?} {options:?}");
+    ensure!(
+        cfg!(feature = "nccl") || connect != ConnectionChoice::Nccl,
+        "this program is built without NCCL: build it with --features nccl"
+    );
     #[cfg(feature = "mpi")]
-    if args.rank.is_none() && args.master.is_none() && Launcher::of(&variable).is_some_and(Launcher::has_mpi) {
-        let mut group = Group::new(Box::new(Mpi::join()?), reduction);
+    if connect == ConnectionChoice::Auto
+        && args.rank.is_none()
+        && args.master.is_none()
+        && Launcher::of(&variable).is_some_and(Launcher::has_mpi)
+    {
+        let mut group = group(Box::new(Mpi::join()?));
         group.check_same("a version, kernels or options", &key)?;
         return Ok(group);
     }
@@ -38,7 +55,12 @@ pub(crate) fn join(args: &GroupArgs, options: TrainOptions) -> Result<Group> {
         );
         return Ok(Group::alone());
     };
-    Ok(Group::new(Box::new(Tcp::join(&place, key.as_bytes(), PATIENCE)?), reduction))
+    let tcp = Tcp::join(&place, key.as_bytes(), PATIENCE)?;
+    #[cfg(feature = "nccl")]
+    if connect == ConnectionChoice::Nccl {
+        return Ok(group(Box::new(Rendezvous::<Nccl>::join(tcp)?)));
+    }
+    Ok(group(Box::new(tcp)))
 }
 
 fn place(args: &GroupArgs) -> Result<Option<Place>> {

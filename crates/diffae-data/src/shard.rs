@@ -1,6 +1,8 @@
 //! Shards: equal parts of a list of pictures, for processes that share the work.
 
 use std::fmt;
+use std::fs;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -73,6 +75,37 @@ impl Shard {
         place(self.number - 1)..place(self.number)
     }
 
+    /// Returns the shard whose [`path`](Self::path) of `whole` has this file name.
+    fn of_file_name(whole: &Path, name: &str) -> Option<Self> {
+        let extension =
+            whole.extension().map(|extension| format!(".{}", extension.to_string_lossy())).unwrap_or_default();
+        let numbers = name.strip_prefix(&*whole.file_stem()?.to_string_lossy())?.strip_suffix(&extension)?;
+        let (number, count) = numbers.strip_prefix('-')?.split_once("-of-")?;
+        let shard = Self::new(number.parse().ok()?, count.parse().ok()?).ok()?;
+        (shard.path(whole).file_name()? == name).then_some(shard)
+    }
+
+    /// Lists the files of shards of `whole` that are there, by their number of shards, then by number.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder cannot be read; one that is missing holds none.
+    pub fn files(whole: &Path) -> Result<Vec<(Self, PathBuf)>> {
+        let folder = whole.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let failed = |source| Error::Io { path: folder.to_owned(), source };
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+            entries => entries.map_err(failed)?,
+        };
+        let mut found = vec![];
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let shard = entry.file_name().to_str().and_then(|name| Self::of_file_name(whole, name));
+            found.extend(shard.map(|shard| (shard, entry.path())));
+        }
+        found.sort_by_key(|(shard, _)| (shard.count, shard.number));
+        Ok(found)
+    }
+
     /// Returns the file of the shard: `codes-00003-of-00008.safetensors` for `codes.safetensors`.
     #[must_use]
     pub fn path(self, whole: &Path) -> PathBuf {
@@ -120,6 +153,28 @@ mod tests {
         assert_eq!(path(3), Path::new("out/codes-00003-of-00012.safetensors"));
         assert!(path(2) < path(10));
         assert_eq!(Shard::new(1, 2).unwrap().path(Path::new("codes")), Path::new("codes-00001-of-00002"));
+    }
+
+    #[test]
+    fn files_of_shards_are_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = folder.path().join("recon.items.jsonl");
+        assert_eq!(Shard::files(&folder.path().join("none").join("x")).unwrap(), []);
+        let shards = [(2, 2), (1, 2), (10, 12)].map(|(number, count)| Shard::new(number, count).unwrap());
+        for shard in shards {
+            fs::write(shard.path(&whole), "").unwrap();
+        }
+        for other in [
+            "recon.items.jsonl",
+            "recon.items-1-of-2.jsonl",
+            "recon.items-00003-of-00002.jsonl",
+            "recon.items-00001-of-00002",
+        ] {
+            fs::write(folder.path().join(other), "").unwrap();
+        }
+        let found: Vec<String> = Shard::files(&whole).unwrap().iter().map(|(shard, _)| shard.to_string()).collect();
+        assert_eq!(found, ["1/2", "2/2", "10/12"]);
+        assert_eq!(Shard::files(&whole).unwrap()[0].1, shards[1].path(&whole));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use diffae_data::PictureSet;
+use diffae_data::{PictureSet, Shard};
 use diffae_infer::{CachedCodes, CodeCache, PipelineSettings};
 
 use crate::error::{Result, unsuitable};
@@ -17,23 +17,71 @@ const SAMPLED_AT_ONCE: usize = 512;
 /// Time between two writes of a cache.
 const SAVE_EVERY: Duration = Duration::from_mins(1);
 
-/// Encodes all pictures, `[N, D]` on the CPU. Codes of the same model and pictures in the folder are read.
+/// The file of the codes of encoded pictures.
+const ENCODED: &str = "encoded.safetensors";
+
+/// Encodes all pictures, `[N, D]` on the CPU. Codes of the same model and pictures in the folder are read, also those of
+/// shards.
 pub(crate) fn encode_all(
     evaluation: &Evaluation<'_>,
     model: &EvaluatedModel,
     pictures: &PictureSet,
     folder: &Path,
 ) -> Result<Tensor> {
-    let key = format!("{} {}", serde_json::to_string(&model.settings())?, pictures.fingerprint()?);
-    let cache = CodeCache { path: &folder.join("encoded.safetensors"), key, save_every: SAVE_EVERY };
+    let key = key_of(model, pictures)?;
+    let shards = evaluation.files_of_shards(folder, ENCODED)?;
+    let known: Vec<(Range<usize>, Tensor)> = shards
+        .into_iter()
+        .filter_map(|(shard, path)| {
+            let codes = CodeCache { path: &path, key: of_shard(&key, shard), save_every: SAVE_EVERY }.load();
+            let start = shard.range(pictures.len()).start;
+            Some((start..start + codes.num_attempted, codes.z_sem().ok().filter(|_| codes.num_attempted > 0)?))
+        })
+        .collect();
+    let cache = CodeCache { path: &folder.join(ENCODED), key, save_every: SAVE_EVERY };
     let stage = evaluation.stage("encode", pictures.len(), 1);
     let mut encode = |batch: Range<usize>| {
+        // Batches of the whole cross the borders of shards.
+        let is_in = |(range, _): &&(Range<usize>, Tensor)| range.start <= batch.start && batch.end <= range.end;
+        if let Some((range, z_sem)) = known.iter().find(is_in) {
+            return Ok(z_sem.narrow(0, batch.start - range.start, batch.len())?);
+        }
         let x_0 = model.read(pictures, batch)?;
         Ok(model.model().encode_semantic(&x_0)?)
     };
     let z_sem = complete(&cache, (pictures.len(), model.batch_size()), &mut encode, &|count| stage.check(count))?;
     stage.finish();
     Ok(z_sem)
+}
+
+/// Encodes a shard of the pictures, which [`encode_all`] then finds.
+pub(crate) fn encode_shard(
+    evaluation: &Evaluation<'_>,
+    model: &EvaluatedModel,
+    pictures: &PictureSet,
+    (folder, shard): (&Path, Shard),
+) -> Result<()> {
+    let (range, path) = (shard.range(pictures.len()), shard.path(&folder.join(ENCODED)));
+    let cache = CodeCache { path: &path, key: of_shard(&key_of(model, pictures)?, shard), save_every: SAVE_EVERY };
+    let stage = evaluation.stage("encode", range.len(), 1);
+    let mut encode = |batch: Range<usize>| {
+        let x_0 = model.read(pictures, range.start + batch.start..range.start + batch.end)?;
+        Ok(model.model().encode_semantic(&x_0)?)
+    };
+    if !range.is_empty() {
+        complete(&cache, (range.len(), model.batch_size()), &mut encode, &|count| stage.check(count))?;
+    }
+    stage.finish();
+    Ok(())
+}
+
+/// Returns what decides the codes of pictures.
+fn key_of(model: &EvaluatedModel, pictures: &PictureSet) -> Result<String> {
+    Ok(format!("{} {}", serde_json::to_string(&model.settings())?, pictures.fingerprint()?))
+}
+
+fn of_shard(key: &str, shard: Shard) -> String {
+    format!("{key} {shard}")
 }
 
 /// Samples the first `count` vectors of the latent net, `[N, D]` on the CPU; those in the cache are read.

@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::fs;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use diffae_data::{Overwrite, png_bytes, write_atomically};
+use diffae_data::{Overwrite, Shard, png_bytes, write_atomically};
 use diffae_infer::{CallEvent, Model};
 use image::RgbImage;
 
@@ -60,6 +60,7 @@ pub struct Evaluation<'a> {
     out: PathBuf,
     codes: PathBuf,
     overwrite: Overwrite,
+    shard: Option<Shard>,
     seed: u64,
     provenance: Vec<(String, String)>,
     watch: Arc<Watch<'a>>,
@@ -79,6 +80,7 @@ impl<'a> Evaluation<'a> {
             out: out.to_owned(),
             codes: out.join("z_sem"),
             overwrite: Overwrite::Refuse,
+            shard: None,
             seed: 0,
             provenance: vec![],
             watch: Arc::new(Watch { observer: Mutex::new(Box::new(observer)), is_stopped: AtomicBool::new(false) }),
@@ -95,6 +97,15 @@ impl<'a> Evaluation<'a> {
     #[must_use]
     pub fn with_overwrite(self, overwrite: Overwrite) -> Self {
         Self { overwrite, ..self }
+    }
+
+    /// Measures one shard of the items alone, for processes that share the work.
+    ///
+    /// Its values are kept in the folder, in files of its own; the report has no figures and is not written. An evaluation of
+    /// the whole in the same folder finds the values of all shards, measures what is missing, and reports.
+    #[must_use]
+    pub fn with_shard(self, shard: Option<Shard>) -> Self {
+        Self { shard, ..self }
     }
 
     /// Sets text entries for the metadata of pictures that are written.
@@ -128,6 +139,42 @@ impl<'a> Evaluation<'a> {
         self.overwrite
     }
 
+    /// Returns the shard that is measured; `None` for the whole.
+    #[must_use]
+    pub fn shard(&self) -> Option<Shard> {
+        self.shard
+    }
+
+    /// Returns the items that are measured, of `count`.
+    pub(crate) fn items(&self, count: usize) -> Range<usize> {
+        self.shard.map_or(0..count, |shard| shard.range(count))
+    }
+
+    /// Divides the items that are measured, of `count`, into batches.
+    pub(crate) fn batches(&self, count: usize, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        batches(self.items(count), size)
+    }
+
+    /// Returns the file in a folder for what is measured; a shard has one of its own.
+    pub(crate) fn file(&self, folder: &Path, name: &str) -> PathBuf {
+        let whole = folder.join(name);
+        self.shard.map_or_else(|| whole.clone(), |shard| shard.path(&whole))
+    }
+
+    /// Returns the files that shards have left, from which an evaluation of the whole takes values; none for a shard. To
+    /// replace what is there is to remove them.
+    pub(crate) fn files_of_shards(&self, folder: &Path, name: &str) -> Result<Vec<(Shard, PathBuf)>> {
+        if self.shard.is_some() {
+            return Ok(vec![]);
+        }
+        let files = Shard::files(&folder.join(name))?;
+        if self.overwrite == Overwrite::Replace {
+            files.iter().try_for_each(|(_, path)| fs::remove_file(path).map_err(cannot("write", path)))?;
+            return Ok(vec![]);
+        }
+        Ok(files)
+    }
+
     /// Returns the folder of semantic codes, which measures share.
     pub(crate) fn codes(&self) -> &Path {
         &self.codes
@@ -153,6 +200,12 @@ impl<'a> Evaluation<'a> {
         let entries: Vec<(String, String)> = self.provenance.iter().cloned().chain(model).collect();
         Ok(write_atomically(&path, &png_bytes(picture, &entries, &path)?, Overwrite::Replace)?)
     }
+}
+
+/// Divides items into batches of at most `size`.
+pub(crate) fn batches(items: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (size, end) = (size.max(1), items.end);
+    items.step_by(size).map(move |start| start..(start + size).min(end))
 }
 
 /// A stage of an evaluation in progress. It ends when it is dropped.

@@ -1,15 +1,17 @@
 //! Features of many pictures in a file: interrupted work can be resumed, and memory does not grow with their number.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use diffae_data::{Fingerprint, Overwrite, write_atomically};
+use diffae_data::{Fingerprint, Overwrite, Shard, write_atomically};
 use diffae_infer::Settings;
 use diffae_nets::weights::float_bytes;
 
 use crate::error::{Error, Result, cannot};
+use crate::evaluation::Evaluation;
 use crate::frechet::FeatureStatistics;
 use crate::journal::{of_another, with_software};
 
@@ -28,18 +30,32 @@ pub(crate) struct FeatureFile {
 }
 
 impl FeatureFile {
-    /// Opens the features `NAME` in a folder, which is created if it is missing. An incomplete last row is dropped;
-    /// features of other settings are an error. With [`Overwrite::Replace`] the file starts anew.
-    pub(crate) fn open(
-        folder: &Path,
+    /// Opens the features `NAME` of an evaluation or of its shard; see [`FeatureFile::open`].
+    pub(crate) fn of(evaluation: &Evaluation<'_>, name: &str, settings: &Settings, width: usize) -> Result<Self> {
+        let path = evaluation.file(evaluation.out(), &format!("{name}.features"));
+        Self::open(&path, settings, width, evaluation.overwrite())
+    }
+
+    /// Opens the features `NAME` that shards of an evaluation have left, each with the rows that it is to have of `count`.
+    pub(crate) fn of_shards(
+        evaluation: &Evaluation<'_>,
         name: &str,
-        settings: &Settings,
-        width: usize,
-        overwrite: Overwrite,
-    ) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(cannot("write", folder))?;
-        let (path, about) = (folder.join(format!("{name}.features")), folder.join(format!("{name}.features.json")));
-        let known = fs::read(&about).ok().and_then(|bytes| serde_json::from_slice::<Settings>(&bytes).ok());
+        (settings, width, count): (&Settings, usize, usize),
+    ) -> Result<Vec<(Range<usize>, Self)>> {
+        let files = evaluation.files_of_shards(evaluation.out(), &format!("{name}.features"))?;
+        let open = |(shard, path): (Shard, PathBuf)| Ok((shard.range(count), Self::read(&path, settings, width)?));
+        files.into_iter().map(open).collect()
+    }
+
+    /// Opens a file of features; its folder is created if it is missing. An incomplete last row is dropped; features of other
+    /// settings are an error. With [`Overwrite::Replace`] the file starts anew.
+    fn open(path: &Path, settings: &Settings, width: usize, overwrite: Overwrite) -> Result<Self> {
+        let path = path.to_owned();
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(cannot("write", folder))?;
+        }
+        let about = about(&path);
+        let known = settings_of(&path);
         let is_empty = fs::metadata(&path).map_or(true, |file| file.len() == 0);
         let settings = with_software(settings);
         if known.as_ref() != Some(&settings) || overwrite == Overwrite::Replace {
@@ -54,10 +70,20 @@ impl FeatureFile {
         }
         let file =
             OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(cannot("write", &path))?;
-        let length = file.metadata().map_err(cannot("read", &path))?.len();
-        let count = usize::try_from(length).unwrap_or(usize::MAX).checked_div(width * NUM_BYTES).unwrap_or(0);
+        let count = count_of(&file, width).map_err(cannot("read", &path))?;
         file.set_len((count * width * NUM_BYTES) as u64).map_err(cannot("write", &path))?;
         Ok(Self { path, file, width, count })
+    }
+
+    /// Opens a file of features to read the rows that are complete; another process may still add to it.
+    fn read(path: &Path, settings: &Settings, width: usize) -> Result<Self> {
+        let known = settings_of(path);
+        if known.as_ref() != Some(&with_software(settings)) {
+            return Err(of_another(path, &known.unwrap_or_default(), &with_software(settings)));
+        }
+        let file = File::open(path).map_err(cannot("read", path))?;
+        let count = count_of(&file, width).map_err(cannot("read", path))?;
+        Ok(Self { path: path.to_owned(), file, width, count })
     }
 
     /// Returns the number of rows.
@@ -116,6 +142,21 @@ impl FeatureFile {
     }
 }
 
+/// The file with the settings of features.
+fn about(path: &Path) -> PathBuf {
+    path.with_added_extension("json")
+}
+
+fn settings_of(path: &Path) -> Option<Settings> {
+    serde_json::from_slice(&fs::read(about(path)).ok()?).ok()
+}
+
+/// Counts the complete rows of a file.
+fn count_of(file: &File, width: usize) -> io::Result<usize> {
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    Ok(length.checked_div(width * NUM_BYTES).unwrap_or(0))
+}
+
 /// Returns a checksum of a file.
 pub(crate) fn fingerprint_of_file(path: &Path) -> Result<String> {
     let file = File::open(path).map_err(cannot("read", path))?;
@@ -133,7 +174,8 @@ mod tests {
     #[test]
     fn rows_are_there_again_but_for_a_torn_one() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |seed, overwrite| FeatureFile::open(folder.path(), "real", &settings(seed), 3, overwrite);
+        let open =
+            |seed, overwrite| FeatureFile::open(&folder.path().join("real.features"), &settings(seed), 3, overwrite);
         let mut file = open(1, Overwrite::Refuse).unwrap();
         let features = Tensor::new(&[[1f32, 2., 3.], [4., 5., 6.], [7., 8., 10.]], &Device::Cpu).unwrap();
         file.append(&features).unwrap();

@@ -43,33 +43,42 @@ impl Journal {
     /// # Errors
     /// As [`Journal::open`].
     pub(crate) fn of(evaluation: &Evaluation<'_>, measure: &str, settings: &Settings) -> Result<Self> {
-        Self::open(evaluation.out(), measure, settings, evaluation.overwrite())
+        let (folder, name) = (evaluation.out(), format!("{measure}.items.jsonl"));
+        let settings = with_software(settings);
+        let mut journal = Self::open(&evaluation.file(folder, &name), &settings, evaluation.overwrite())?;
+        for (_, path) in evaluation.files_of_shards(folder, &name)? {
+            let bytes = fs::read(&path).map_err(cannot("read", &path))?;
+            if let Some((_, items)) = read(&bytes, &settings, &path)? {
+                journal.items.extend(items);
+            }
+        }
+        Ok(journal)
     }
 
-    /// Opens the journal of a measure in a folder, which is created if it is missing.
+    /// Opens a journal; its folder is created if it is missing.
     ///
     /// An incomplete last line is dropped. A journal of other settings or of another version of the software is an
     /// error. With [`Overwrite::Replace`] the journal starts anew.
-    fn open(folder: &Path, measure: &str, settings: &Settings, overwrite: Overwrite) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(cannot("write", folder))?;
-        let path = folder.join(format!("{measure}.items.jsonl"));
-        let settings = with_software(settings);
-        let kept = match fs::read(&path) {
+    fn open(path: &Path, settings: &Settings, overwrite: Overwrite) -> Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(cannot("write", folder))?;
+        }
+        let kept = match fs::read(path) {
             _ if overwrite == Overwrite::Replace => None,
-            Ok(bytes) => read(&bytes, &settings, &path)?,
+            Ok(bytes) => read(&bytes, settings, path)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(cannot("read", &path)(error)),
+            Err(error) => return Err(cannot("read", path)(error)),
         };
         let (length, items) = if let Some(kept) = kept {
             kept
         } else {
-            let header = serde_json::to_string(&Header { settings })?;
-            fs::write(&path, format!("{header}\n")).map_err(cannot("write", &path))?;
+            let header = serde_json::to_string(&Header { settings: settings.clone() })?;
+            fs::write(path, format!("{header}\n")).map_err(cannot("write", path))?;
             (header.len() + 1, BTreeMap::new())
         };
-        let file = OpenOptions::new().append(true).open(&path).map_err(cannot("write", &path))?;
-        file.set_len(length as u64).map_err(cannot("write", &path))?;
-        Ok(Self { path, file, items })
+        let file = OpenOptions::new().append(true).open(path).map_err(cannot("write", path))?;
+        file.set_len(length as u64).map_err(cannot("write", path))?;
+        Ok(Self { path: path.to_owned(), file, items })
     }
 
     /// Returns the values of an item, if they are known.
@@ -145,7 +154,8 @@ mod tests {
     #[test]
     fn what_was_added_is_there_again_but_for_a_torn_line() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |steps, overwrite| Journal::open(folder.path(), "recon", &settings(steps), overwrite);
+        let open =
+            |steps, overwrite| Journal::open(&folder.path().join("recon.items.jsonl"), &settings(steps), overwrite);
         let mut journal = open(10, Overwrite::Refuse).unwrap();
         journal.add("a".to_owned(), values(1.5)).unwrap();
         journal.add("b".to_owned(), values(2.5)).unwrap();
@@ -163,7 +173,8 @@ mod tests {
     #[test]
     fn other_settings_need_force() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |steps, overwrite| Journal::open(folder.path(), "recon", &settings(steps), overwrite);
+        let open =
+            |steps, overwrite| Journal::open(&folder.path().join("recon.items.jsonl"), &settings(steps), overwrite);
         open(10, Overwrite::Refuse).unwrap().add("a".to_owned(), values(1.)).unwrap();
         let error = open(20, Overwrite::Refuse).unwrap_err().to_string();
         assert!(error.contains("steps is 10, not 20"), "{error}");
@@ -176,7 +187,7 @@ mod tests {
     #[test]
     fn damage_is_named_and_force_ends_it() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |overwrite| Journal::open(folder.path(), "recon", &settings(1), overwrite);
+        let open = |overwrite| Journal::open(&folder.path().join("recon.items.jsonl"), &settings(1), overwrite);
         let mut journal = open(Overwrite::Refuse).unwrap();
         journal.add("ä".to_owned(), values(1.)).unwrap();
         assert!(journal.add("b".to_owned(), values(f64::NAN)).unwrap_err().to_string().contains("psnr of b is NaN"));

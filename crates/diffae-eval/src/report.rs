@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use diffae_data::{Overwrite, write_atomically};
+use diffae_data::{Overwrite, Shard, write_atomically};
 use diffae_infer::Settings;
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +139,12 @@ impl Report {
             settings,
             figures,
         }
+    }
+
+    /// The report of a shard, whose values are in the folder: without figures, and not written.
+    pub(crate) fn of_shard(measure: &str, mut settings: Settings, shard: Shard) -> Self {
+        settings.insert("shard".to_owned(), shard.to_string().into());
+        Self::new(measure, settings, vec![])
     }
 
     /// Writes the report into the folder.

@@ -60,7 +60,9 @@ pub use group_norm::{Activation, GroupNorm, NORM_EPS, group_norm};
 pub use join::{add, concat_channels};
 pub use kept::ActivationStorage;
 pub use linear::linear;
-pub use optimizer::{AdamConfig, AdamStep, ParameterState, adam_step, sum_of_squares};
+pub use optimizer::{
+    AdamConfig, AdamStep, ParameterState, SQUARES_BLOCK, adam_step, adam_step_from, block_squares, sum_of_squares,
+};
 pub use resample::{average_pool_2x, upsample_nearest_2x};
 pub use tape::{Tape, checkpoint, differentiable, no_gradients, record, record_with};
 pub use threads::{run_in_pool, set_num_threads};

@@ -59,11 +59,32 @@ pub struct ParameterState {
 /// # Source
 /// Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1; Loshchilov and Hutter 2019 (arXiv:1711.05101), Algorithm 2.
 pub fn adam_step(parameter: &Var, gradient: &Tensor, state: &mut ParameterState, step: &AdamStep) -> Result<()> {
+    if gradient.dims() != parameter.dims() {
+        bail!("gradient {:?} does not fit a parameter {:?}", gradient.dims(), parameter.dims())
+    }
+    adam_step_from(parameter, 0, gradient, state, step)
+}
+
+/// Updates some consecutive elements of a parameter, from `first` on, as [`adam_step`] updates all: to the same bits.
+///
+/// # Shapes
+/// - `parameter`: any, f32 on the CPU, taken row by row; `gradient`, and all of `state`: as many values as are updated.
+/// # Errors
+/// If there are fewer elements, or number types or lengths of the state do not fit.
+pub fn adam_step_from(
+    parameter: &Var,
+    first: usize,
+    gradient: &Tensor,
+    state: &mut ParameterState,
+    step: &AdamStep,
+) -> Result<()> {
     let AdamStep { config, step_idx, gradient_scale } = step;
-    let count = parameter.elem_count();
+    let count = gradient.elem_count();
     let lengths = [state.m.len(), state.v.len()];
-    if gradient.dims() != parameter.dims() || lengths != [count; 2] || ![0, count].contains(&state.ema.len()) {
-        bail!("gradient {:?} and state {lengths:?} do not fit a parameter {:?}", gradient.dims(), parameter.dims())
+    let fits = first.checked_add(count).is_some_and(|end| end <= parameter.elem_count());
+    if !fits || lengths != [count; 2] || ![0, count].contains(&state.ema.len()) {
+        let dims = gradient.dims();
+        bail!("gradient {dims:?} and state {lengths:?} do not fit a parameter {:?} from {first} on", parameter.dims())
     }
     let t = i32::try_from(step_idx + 1).unwrap_or(i32::MAX);
     #[expect(clippy::cast_possible_truncation, reason = "the update runs in f32")]
@@ -77,19 +98,35 @@ pub fn adam_step(parameter: &Var, gradient: &Tensor, state: &mut ParameterState,
         decay: (config.lr * config.weight_decay) as f32,
         ema_decay: config.ema_decay as f32,
     };
-    with_floats(gradient, |gradient| parameter.inplace_op1(&Step { gradient, state: RefCell::new(state), factors }))
+    with_floats(gradient, |gradient| {
+        parameter.inplace_op1(&Step { first, gradient, state: RefCell::new(state), factors })
+    })
 }
 
-/// Computes the sum of squares of a tensor, for the global gradient norm.
+/// Number of values in a block of [`block_squares`].
+pub const SQUARES_BLOCK: usize = cpu::SQUARES_BLOCK;
+
+/// Computes the sum of squares of a tensor, for the global gradient norm: that of [`block_squares`].
 ///
 /// # Errors
 /// If the device fails.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    with_floats(&x.to_dtype(candle_core::DType::F32)?, |values| Ok(cpu::sum_of_squares(values)))
+    Ok(block_squares(x)?.iter().sum())
 }
 
-/// In-place update of one parameter.
+/// Computes the sums of squares of blocks of [`SQUARES_BLOCK`] elements of a tensor, the last of which may be shorter.
+///
+/// A tensor cut at multiples of the length of a block has the same blocks, whoever computes them.
+///
+/// # Errors
+/// If the device fails.
+pub fn block_squares(x: &Tensor) -> Result<Vec<f64>> {
+    with_floats(&x.to_dtype(candle_core::DType::F32)?, |values| Ok(cpu::block_squares(values)))
+}
+
+/// In-place update of one parameter, or of a part of it.
 struct Step<'a> {
+    first: usize,
     gradient: &'a [f32],
     state: RefCell<&'a mut ParameterState>,
     factors: Factors,
@@ -101,9 +138,11 @@ impl InplaceOp1 for Step<'_> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+        let (CpuStorage::F32(values), Some((start, _))) = (storage, layout.contiguous_offsets()) else {
             bail!("Adam works on contiguous f32 parameters")
         };
+        let start = start + self.first;
+        let end = start + self.gradient.len();
         let mut state = self.state.borrow_mut();
         let ParameterState { m, v, ema } = &mut **state;
         let parameter = &mut values[start..end];

@@ -91,6 +91,10 @@ impl Learner for FirstStage<'_> {
         self.trainer.state()
     }
 
+    fn state_mut(&mut self) -> &mut TrainState {
+        self.trainer.state_mut()
+    }
+
     fn step(&mut self, group: &mut Group) -> Result<Stepped> {
         let (loader, batch, num_samples) = (&mut self.loader, &mut self.batch, self.config.autoencoder.batch_size);
         batch.clear();

@@ -76,6 +76,10 @@ where
         self.state
     }
 
+    fn state_mut(&mut self) -> &mut TrainState {
+        self.state
+    }
+
     fn step(&mut self, group: &mut Group) -> Result<Stepped> {
         let settings = self.stage.settings;
         let (first, part_size) = (self.state.step * settings.batch_size, settings.part_size());

@@ -3,6 +3,9 @@
 mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
+mod rendezvous;
 mod tcp;
 mod threads;
 
@@ -11,6 +14,9 @@ use std::fmt::Debug;
 pub use launch::{DEFAULT_PORT, Launcher, Place};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+#[cfg(feature = "nccl")]
+pub use nccl::Nccl;
+pub use rendezvous::{Rendezvous, Transport};
 pub use tcp::Tcp;
 pub use threads::Threads;
 
@@ -140,6 +146,8 @@ pub enum Reduction {
 pub struct Group {
     pub(crate) collective: Box<dyn Collective>,
     pub(crate) reduction: Reduction,
+    /// Whether processes divide the optimizer state among them.
+    pub(crate) shards_state: bool,
 }
 
 impl Group {
@@ -152,7 +160,14 @@ impl Group {
     /// The processes that `collective` connects.
     #[must_use]
     pub fn new(collective: Box<dyn Collective>, reduction: Reduction) -> Self {
-        Self { collective, reduction }
+        Self { collective, reduction, shards_state: false }
+    }
+
+    /// Divides the optimizer state, moments and moving averages, among the processes: each holds that of the parameters that it
+    /// owns, in place of all. The model has the same bits.
+    #[must_use]
+    pub fn with_sharded_state(self) -> Self {
+        Self { shards_state: true, ..self }
     }
 
     /// Returns the rank of this process.

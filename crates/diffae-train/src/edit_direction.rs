@@ -218,6 +218,10 @@ impl Learner for Fit {
         &self.state
     }
 
+    fn state_mut(&mut self) -> &mut TrainState {
+        &mut self.state
+    }
+
     fn step(&mut self, group: &mut Group) -> Result<Stepped> {
         if self.order.is_empty() {
             self.order = permutation(self.seed, self.epoch, self.fitted.weights.elem_count());

@@ -20,6 +20,7 @@
 //! ```
 //!
 //! # Features
+//! - `nccl`: groups of processes that NCCL connects (`Rendezvous<Nccl>`); nothing of NVIDIA is needed to build it.
 //! - `mpi`: groups of processes that MPI connects (`Mpi`); to build it takes MPI's development files and libclang.
 //! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default; training
 //!   itself runs on the CPU.
@@ -51,6 +52,7 @@ mod random;
 mod reduce;
 mod run;
 mod semantic_loss;
+mod sharding;
 mod teach;
 mod tensorboard;
 mod trainer;
@@ -68,7 +70,11 @@ use diffae_nets::weights::ArchitectureHints;
 pub use codes::moments_of;
 #[cfg(feature = "mpi")]
 pub use collective::Mpi;
-pub use collective::{Alone, Collective, DEFAULT_PORT, Group, Launcher, Place, Reduction, Tcp, Threads};
+#[cfg(feature = "nccl")]
+pub use collective::Nccl;
+pub use collective::{
+    Alone, Collective, DEFAULT_PORT, Group, Launcher, Place, Reduction, Rendezvous, Tcp, Threads, Transport,
+};
 pub use config::{
     Activations, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
     OptimizerKind, RunSettings, StageSettings, TrainConfig,

@@ -8,12 +8,13 @@ use diffae_kernels::{ActivationStorage, Gradients, differentiable, record_with, 
 use diffae_nets::BatchMoments;
 
 use crate::checkpoint::Checkpoints;
-use crate::collective::{Group, Reduction, count_of, garbled};
+use crate::collective::{Collective, Group, Reduction, count_of, garbled};
 use crate::config::StageSettings;
 use crate::error::Result;
-use crate::parameters::{Norms, Parameters, Part, require_finite};
+use crate::parameters::{Kind, Norms, Parameters, Part, require_finite};
 use crate::part_report::PartReport;
-use crate::reduce::{Event, Share, sum_up};
+use crate::reduce::{Delivery, Event, Share, sum_up};
+use crate::sharding::{Destination, Shards};
 
 /// Maximum number of gradients of parameters that wait for the exchange; a computation that is ahead of it waits, too.
 const MAX_WAITING: usize = 64;
@@ -24,6 +25,8 @@ pub(crate) struct TrainState {
     pub(crate) parameters: Parameters,
     /// Number of optimizer steps made.
     pub(crate) step: usize,
+    /// The division of the optimizer state, if other processes hold some of it.
+    shards: Option<Shards>,
 }
 
 /// The backward passes of a micro-batch.
@@ -64,7 +67,7 @@ pub(crate) struct Stepped {
 impl TrainState {
     /// Starts at step 0.
     pub(crate) fn new(parameters: Parameters) -> Self {
-        Self { parameters, step: 0 }
+        Self { parameters, step: 0, shards: None }
     }
 
     /// Makes one optimizer step on a loss of `num_samples` samples, which is the mean of the losses of `num_parts`
@@ -86,14 +89,14 @@ impl TrainState {
         let (mut loss, mut grad_norm) = (0., 0.);
         if let Some(Accumulated { gradients, reports }) = accumulated {
             loss = reports.iter().map(|report| report.loss).sum();
-            grad_norm = run_in_pool(|| self.update(Part::Model, &gradients, settings))?.whole;
+            grad_norm = run_in_pool(|| self.update(group, Part::Model, &gradients, settings))?.whole;
         }
         self.step += 1;
         Ok(Stepped { loss, grad_norm, num_samples })
     }
 
     /// Computes the micro-batches of this process, and sums up the gradients of all in the order of the micro-batches; `None`
-    /// if there are none for this process.
+    /// if there are none for this process. Where the optimizer state is divided, gradients are those of what is held here.
     ///
     /// # Errors
     /// That of `compute`; [`Error::Elsewhere`] if it has failed in another process; as
@@ -115,9 +118,10 @@ impl TrainState {
         }
         let (collective, reduction) = (&mut *group.collective, group.reduction);
         let plan = self.parameters.plan(share.count);
+        let delivery = if self.shards.is_some() { Delivery::Owners } else { Delivery::All };
         let (events, incoming) = sync_channel(MAX_WAITING);
         let (outcome, sums) = thread::scope(|scope| {
-            let exchange = scope.spawn(|| sum_up(&mut *collective, (&plan, share, reduction), incoming));
+            let exchange = scope.spawn(|| sum_up(&mut *collective, (&plan, share), (reduction, delivery), incoming));
             let outcome = compute_all((step, share, reduction), &events, compute);
             // Without it the exchange does not wait for gradients that a failure has prevented.
             drop(events);
@@ -131,9 +135,21 @@ impl TrainState {
     /// Clips the gradients and updates one part of the parameters. The step is not counted yet: other parts may follow.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if a gradient is not finite.
-    pub(crate) fn update(&mut self, part: Part, gradients: &Gradients, settings: &StageSettings) -> Result<Norms> {
-        self.parameters.update(part, gradients, settings, self.step)
+    /// [`Error::Diverged`] if a gradient is not finite; as [`Collective::exchange`](crate::Collective::exchange).
+    pub(crate) fn update(
+        &mut self,
+        group: &mut Group,
+        part: Part,
+        gradients: &Gradients,
+        settings: &StageSettings,
+    ) -> Result<Norms> {
+        match &self.shards {
+            None => self.parameters.update(part, gradients, settings, self.step),
+            Some(shards) => {
+                let collective: &mut dyn Collective = &mut *group.collective;
+                self.parameters.update_shards((shards, collective), (part, self.step), gradients, settings)
+            }
+        }
     }
 
     /// Moves running statistics by those of a batch.
@@ -141,20 +157,46 @@ impl TrainState {
         moments.iter().try_for_each(|moments| self.parameters.move_statistics(moments))
     }
 
-    /// Gives the state of the first process of a group to all.
-    pub(crate) fn share(&mut self, group: &mut Group) -> Result<()> {
+    /// Gives the state of the first process of a group to all, or to each the part that it is to hold; steps will have so many
+    /// micro-batches.
+    pub(crate) fn share(&mut self, group: &mut Group, num_parts: usize) -> Result<()> {
         if group.size() == 1 {
             return Ok(());
         }
-        let mut own = vec![];
-        if group.is_first() {
-            own.extend((self.step as u64).to_le_bytes());
-            self.parameters.write_bytes(&mut own)?;
+        let share = Share::new((group.rank(), group.size()), num_parts);
+        let is_divided = group.shards_state && share.count > 1 && share.len() > 0;
+        self.shards = is_divided.then(|| Shards::new(share.rank, self.parameters.plan(share.count)));
+        let step = group.collective.broadcast(&(self.step as u64).to_le_bytes())?;
+        self.step = count_of(step.try_into().ok().ok_or_else(garbled)?)?;
+        if !group.is_first() {
+            self.keep_held();
         }
-        let message = group.collective.broadcast(&own)?;
-        let (step, state) = message.split_first_chunk::<8>().ok_or_else(garbled)?;
-        self.step = count_of(*step)?;
-        if group.is_first() { Ok(()) } else { self.parameters.set_from_bytes(state) }
+        self.parameters.share(&mut *group.collective)?;
+        self.keep_held();
+        Ok(())
+    }
+
+    /// Makes some of the state complete in the first process, where other processes hold parts of it.
+    pub(crate) fn gather_in_first(&mut self, group: &mut Group, kinds: &[Kind]) -> Result<()> {
+        self.gather(group, (Destination::First, kinds))
+    }
+
+    /// Makes the averages complete in all processes, at the end of a stage.
+    pub(crate) fn gather_averages(&mut self, group: &mut Group) -> Result<()> {
+        self.gather(group, (Destination::All, &[Kind::Average]))
+    }
+
+    fn gather(&mut self, group: &mut Group, what: (Destination, &[Kind])) -> Result<()> {
+        let Some(shards) = &self.shards else { return Ok(()) };
+        let collective: &mut dyn Collective = &mut *group.collective;
+        self.parameters.gather((shards, collective), what)
+    }
+
+    /// Drops the state that other processes hold.
+    pub(crate) fn keep_held(&mut self) {
+        if let Some(shards) = &self.shards {
+            self.parameters.keep_held(shards);
+        }
     }
 
     /// Loads the newest whole checkpoint.

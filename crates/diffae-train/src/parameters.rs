@@ -1,21 +1,24 @@
 //! Trainable parameters: seeded initial values, optimizer, moving average, and storage.
 
+mod in_group;
+
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Device, Shape, Tensor, Var};
+use candle_core::{DType, Device, Shape, Tensor, TensorId, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use diffae_kernels::{AdamConfig, Gradients, ParameterState, adam_step, sum_of_squares};
+use diffae_kernels::{AdamConfig, AdamStep, Gradients, ParameterState, adam_step_from, sum_of_squares};
 use diffae_nets::BatchMoments;
 use diffae_nets::weights::{SafetensorsFile, TensorSource, float_bytes};
 use safetensors::Dtype;
 use safetensors::tensor::View;
 
-use crate::collective::{bytes_of, floats_of, garbled};
+pub(crate) use self::in_group::Kind;
 use crate::config::{OptimizerKind, StageSettings};
 use crate::error::{Error, Result, at};
 use crate::random::{Purpose, below, normal, stream, unit};
@@ -32,7 +35,10 @@ pub(crate) const GRADIENT_NORM: &str = "norm of the gradient";
 #[derive(Debug)]
 struct Parameter {
     var: Var,
+    /// Moments and average, of `held` alone where other processes hold the rest.
     state: ParameterState,
+    /// Elements whose state is here.
+    held: Range<usize>,
     /// Excludes the parameter from updates; the network still reads it.
     frozen: bool,
     /// Place in the order in which layers have requested parameters, that of a forward pass.
@@ -97,9 +103,9 @@ impl Parameters {
         let made = std::mem::take(&mut *maker.made.lock().unwrap_or_else(PoisonError::into_inner));
         let parameter = |(name, (place, var)): (String, (usize, Var))| -> Result<(String, Parameter)> {
             let values = var.flatten_all()?.to_vec1::<f32>()?;
-            let zeros = vec![0.; values.len()];
-            let state = ParameterState { m: zeros.clone(), v: zeros, ema: values };
-            Ok((name, Parameter { var, state, frozen: false, place }))
+            let held = 0..values.len();
+            let state = ParameterState { m: vec![0.; values.len()], v: vec![0.; values.len()], ema: values };
+            Ok((name, Parameter { var, state, held, frozen: false, place }))
         };
         Ok((built, Self(made.into_iter().map(parameter).collect::<Result<_>>()?)))
     }
@@ -144,7 +150,7 @@ impl Parameters {
             if !parameter.frozen {
                 let moved = BatchMoments::moved(&parameter.var, of_batch)?;
                 parameter.var.set(&moved)?;
-                parameter.state.ema = moved.flatten_all()?.to_vec1()?;
+                parameter.state.ema = moved.flatten_all()?.to_vec1::<f32>()?[parameter.held.clone()].to_vec();
             }
         }
         Ok(())
@@ -162,20 +168,47 @@ impl Parameters {
         settings: &StageSettings,
         step: usize,
     ) -> Result<Norms> {
-        let (mut squares, mut encoder, mut unet) = (0., 0., 0.);
-        for (name, parameter) in self.0.iter().filter(|(name, p)| !p.frozen && Part::of(name) == part) {
+        let mut squares = HashMap::new();
+        for (_, parameter) in self.trained(part) {
             if let Some(gradient) = gradients.get(&parameter.var) {
-                let sum = sum_of_squares(gradient)?;
-                squares += sum;
-                encoder += if name.starts_with("encoder.") { sum } else { 0. };
-                unet += if name.starts_with("unet.") || name.starts_with("decoder.") { sum } else { 0. };
+                squares.insert(parameter.var.id(), sum_of_squares(gradient)?);
             }
         }
-        let grad_norm = squares.sqrt();
+        let norms = self.norms(part, &squares);
+        self.apply((part, step), gradients, settings, norms)?;
+        Ok(norms)
+    }
+
+    /// Parameters of a part that are updated.
+    fn trained(&self, part: Part) -> impl Iterator<Item = (&String, &Parameter)> {
+        self.0.iter().filter(move |(name, parameter)| !parameter.frozen && Part::of(name) == part)
+    }
+
+    /// Computes norms of the sums of squares of all gradients.
+    fn norms(&self, part: Part, squares: &HashMap<TensorId, f64>) -> Norms {
+        let (mut whole, mut encoder, mut unet) = (0f64, 0f64, 0f64);
+        for (name, parameter) in self.trained(part) {
+            if let Some(sum) = squares.get(&parameter.var.id()) {
+                whole += sum;
+                encoder += if name.starts_with("encoder.") { *sum } else { 0. };
+                unet += if name.starts_with("unet.") || name.starts_with("decoder.") { *sum } else { 0. };
+            }
+        }
+        Norms { whole: whole.sqrt(), encoder: encoder.sqrt(), unet: unet.sqrt() }
+    }
+
+    /// Applies an optimizer step to the elements whose state is here.
+    fn apply(
+        &mut self,
+        (part, step): (Part, usize),
+        gradients: &Gradients,
+        settings: &StageSettings,
+        Norms { whole: grad_norm, .. }: Norms,
+    ) -> Result<()> {
         require_finite(GRADIENT_NORM, grad_norm, step)?;
         let clipped = settings.clip_norm > 0. && grad_norm > settings.clip_norm;
         // With the epsilon of the reference's clipping.
-        let scale = if clipped { settings.clip_norm / (grad_norm + 1e-6) } else { 1. };
+        let gradient_scale = if clipped { settings.clip_norm / (grad_norm + 1e-6) } else { 1. };
         let weight_decay = if settings.optimizer == OptimizerKind::Adamw { settings.weight_decay } else { 0. };
         let config = AdamConfig {
             lr: settings.lr_at(step),
@@ -185,13 +218,13 @@ impl Parameters {
             weight_decay,
             ema_decay: settings.ema_decay_at(step),
         };
+        let update = AdamStep { config, step_idx: step, gradient_scale };
         for (_, parameter) in self.0.iter_mut().filter(|(name, p)| !p.frozen && Part::of(name) == part) {
             if let Some(gradient) = gradients.get(&parameter.var) {
-                let update = diffae_kernels::AdamStep { config, step_idx: step, gradient_scale: scale };
-                adam_step(&parameter.var, gradient, &mut parameter.state, &update)?;
+                adam_step_from(&parameter.var, parameter.held.start, gradient, &mut parameter.state, &update)?;
             }
         }
-        Ok(Norms { whole: grad_norm, encoder: encoder.sqrt(), unet: unet.sqrt() })
+        Ok(())
     }
 
     /// Copies the moving averages of the model.
@@ -217,33 +250,6 @@ impl Parameters {
     /// Copies the parameters under training.
     pub(crate) fn current(&self) -> Result<BTreeMap<String, Tensor>> {
         self.0.iter().map(|(name, p)| Ok((name.clone(), p.var.as_tensor().copy()?))).collect()
-    }
-
-    /// Appends parameters and optimizer state, in the order of their names.
-    pub(crate) fn write_bytes(&self, bytes: &mut Vec<u8>) -> Result<()> {
-        for Parameter { var, state, .. } in self.0.values() {
-            bytes.extend(bytes_of(&var.flatten_all()?.to_vec1::<f32>()?));
-            for values in [&state.m, &state.v, &state.ema] {
-                bytes.extend(bytes_of(values));
-            }
-        }
-        Ok(())
-    }
-
-    /// Sets parameters and optimizer state to those of [`write_bytes`](Self::write_bytes).
-    pub(crate) fn set_from_bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        let mut rest = bytes;
-        for Parameter { var, state, .. } in self.0.values_mut() {
-            let mut next = || {
-                let (values, after) = rest.split_at_checked(var.elem_count() * size_of::<f32>()).ok_or_else(garbled)?;
-                rest = after;
-                floats_of(values)
-            };
-            let values = next()?;
-            *state = ParameterState { m: next()?, v: next()?, ema: next()? };
-            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?)?;
-        }
-        if rest.is_empty() { Ok(()) } else { Err(garbled()) }
     }
 
     /// Writes parameters and optimizer state to a safetensors file: `parameter/..`, `m/..`, `v/..`, `ema/..`.

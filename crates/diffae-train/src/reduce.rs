@@ -5,7 +5,7 @@
 //! the micro-batches: so a sum has the same bits as if one process had computed all. After the last round owners send their
 //! sums to all. Gradients travel in buckets, in the order in which a backward pass completes them, while it is still at work.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::mpsc::Receiver;
 
@@ -17,8 +17,8 @@ use crate::error::Result;
 
 /// Number of values in a bucket, unless a single parameter has more: 8 MiB.
 const BUCKET_LEN: usize = 1 << 21;
-/// Number of values in a block, which is not divided among owners.
-const BLOCK_LEN: usize = 1 << 14;
+/// Number of values in a block, which is not divided among owners: a sum of squares adds blocks of as many.
+const BLOCK_LEN: usize = diffae_kernels::SQUARES_BLOCK;
 
 /// The micro-batches of a step that a process computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,14 +87,27 @@ struct Bucket {
 #[derive(Debug)]
 pub(crate) struct Plan {
     buckets: Vec<Bucket>,
+    ids: HashSet<TensorId>,
+    num_owners: usize,
+}
+
+/// Processes that get the sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// Every process gets all, in the shapes of the parameters.
+    All,
+    /// Every process gets the pieces that it owns, one for each parameter, `[n]`.
+    Owners,
 }
 
 impl Plan {
     /// Plans sums of the gradients of some parameters, in the order in which they are likely completed.
     pub(crate) fn new(params: impl IntoIterator<Item = Summand>, count: usize) -> Self {
         let mut buckets: Vec<Vec<Summand>> = vec![];
+        let mut ids = HashSet::new();
         let mut filled = BUCKET_LEN;
         for param in params {
+            ids.insert(param.id);
             if filled >= BUCKET_LEN {
                 filled = 0;
                 buckets.push(vec![]);
@@ -104,7 +117,29 @@ impl Plan {
                 last.push(param);
             }
         }
-        Self { buckets: buckets.into_iter().map(|params| Bucket::new(params, count)).collect() }
+        let buckets = buckets.into_iter().map(|params| Bucket::new(params, count)).collect();
+        Self { buckets, ids, num_owners: count }
+    }
+
+    /// Returns whether gradients of a parameter are summed up.
+    pub(crate) fn has(&self, id: TensorId) -> bool {
+        self.ids.contains(&id)
+    }
+
+    /// Returns the number of processes that own sums.
+    pub(crate) fn num_owners(&self) -> usize {
+        self.num_owners
+    }
+
+    pub(crate) fn num_buckets(&self) -> usize {
+        self.buckets.len()
+    }
+
+    /// Returns the pieces of an owner in a bucket. An owner has one piece of a parameter at most; the pieces of all owners,
+    /// one after the other, are the parameter.
+    pub(crate) fn pieces(&self, bucket: usize, owner: usize) -> impl Iterator<Item = (TensorId, Range<usize>)> {
+        let Bucket { params, owned } = &self.buckets[bucket];
+        owned[owner].iter().map(|Piece { param, range }| (params[*param].id, range.clone()))
     }
 }
 
@@ -205,14 +240,19 @@ impl Arriving {
 /// As [`Collective::exchange`].
 pub(crate) fn sum_up(
     collective: &mut dyn Collective,
-    (plan, share, reduction): (&Plan, Share, Reduction),
+    (plan, share): (&Plan, Share),
+    (reduction, delivery): (Reduction, Delivery),
     events: Receiver<Event>,
 ) -> Result<Gradients> {
     let mut arriving = Arriving { events, here: HashMap::new(), has_ended: false };
     let mut sums = Gradients::default();
     if reduction == Reduction::Fast {
         for bucket in &plan.buckets {
-            bucket.sum(collective, share.count, arriving.take(&bucket.params)?, &mut sums)?;
+            let whole = bucket.sum(collective, share.count, arriving.take(&bucket.params)?)?;
+            match delivery {
+                Delivery::All => bucket.insert(whole, &mut sums)?,
+                Delivery::Owners => bucket.insert_owned(share.rank, bucket.cut(share.rank, &whole), &mut sums)?,
+            }
         }
         return Ok(sums);
     }
@@ -226,7 +266,11 @@ pub(crate) fn sum_up(
                 if share.rank < in_round { arriving.take(&bucket.params)? } else { vec![None; bucket.params.len()] };
             bucket.add(collective, share, (in_round, &gradients), owned)?;
             if round + 1 == num_rounds {
-                bucket.hand_out(collective, share, std::mem::take(owned), &mut sums)?;
+                let owned = std::mem::take(owned);
+                match delivery {
+                    Delivery::All => bucket.insert(bucket.hand_out(collective, share, owned)?, &mut sums)?,
+                    Delivery::Owners => bucket.insert_owned(share.rank, owned, &mut sums)?,
+                }
             }
         }
         arriving.next_part();
@@ -263,8 +307,7 @@ impl Bucket {
         collective: &mut dyn Collective,
         share: Share,
         owned: Vec<Option<Vec<f32>>>,
-        sums: &mut Gradients,
-    ) -> Result<()> {
+    ) -> Result<Vec<Option<Vec<f32>>>> {
         let mut message = vec![];
         for sum in owned {
             message.push(u8::from(sum.is_some()));
@@ -284,7 +327,7 @@ impl Bucket {
                 }
             }
         }
-        self.insert(whole, sums)
+        Ok(whole)
     }
 
     /// Adds up the gradients of all processes, each of which has added up its own.
@@ -293,8 +336,7 @@ impl Bucket {
         collective: &mut dyn Collective,
         count: usize,
         gradients: Vec<Option<Vec<f32>>>,
-        sums: &mut Gradients,
-    ) -> Result<()> {
+    ) -> Result<Vec<Option<Vec<f32>>>> {
         let present: Vec<u8> = gradients.iter().map(|gradient| u8::from(gradient.is_some())).collect();
         let present = collective.gather(count, &present)?;
         let is_present = |param: usize| present.iter().any(|process| process.get(param) == Some(&1));
@@ -309,8 +351,22 @@ impl Bucket {
             values = after;
             Some(gradient.to_vec())
         };
-        let whole = (0..self.params.len()).map(|param| if is_present(param) { whole(param) } else { None }).collect();
-        self.insert(whole, sums)
+        Ok((0..self.params.len()).map(|param| if is_present(param) { whole(param) } else { None }).collect())
+    }
+
+    /// Cuts the pieces of an owner out of whole sums.
+    fn cut(&self, owner: usize, whole: &[Option<Vec<f32>>]) -> Vec<Option<Vec<f32>>> {
+        let piece = |Piece { param, range }: &Piece| Some(whole[*param].as_ref()?[range.clone()].to_vec());
+        self.owned[owner].iter().map(piece).collect()
+    }
+
+    fn insert_owned(&self, owner: usize, owned: Vec<Option<Vec<f32>>>, sums: &mut Gradients) -> Result<()> {
+        for (Piece { param, range }, sum) in self.owned[owner].iter().zip(owned) {
+            if let Some(sum) = sum {
+                sums.insert(self.params[*param].id, Tensor::from_vec(sum, range.len(), &Device::Cpu)?);
+            }
+        }
+        Ok(())
     }
 
     fn insert(&self, whole: Vec<Option<Vec<f32>>>, sums: &mut Gradients) -> Result<()> {
@@ -381,7 +437,7 @@ mod tests {
                 sender.send(Event::End).unwrap();
             }
             drop(sender);
-            bits(&sum_up(&mut collective, (&plan, share, reduction), events).unwrap(), &vars)
+            bits(&sum_up(&mut collective, (&plan, share), (reduction, Delivery::All), events).unwrap(), &vars)
         };
         thread::scope(|scope| {
             let handles: Vec<_> =

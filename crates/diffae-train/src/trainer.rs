@@ -276,9 +276,9 @@ impl Learning {
         let state = &mut self.state;
         let norms = run_in_pool(|| {
             reports.iter().try_for_each(|report| state.move_statistics(&report.moments))?;
-            let norms = state.update(Part::Model, &gradients, settings)?;
+            let norms = state.update(group, Part::Model, &gradients, settings)?;
             if self.discriminator.is_some() {
-                state.update(Part::Discriminator, &gradients, settings)?;
+                state.update(group, Part::Discriminator, &gradients, settings)?;
             }
             Ok::<_, Error>(norms)
         })?;

@@ -10,7 +10,7 @@ use crate::collective::Group;
 use crate::config::{RunSettings, StageSettings};
 use crate::error::{Error, Result};
 use crate::optimization::{Stepped, TrainState};
-use crate::parameters::GRADIENT_NORM;
+use crate::parameters::{GRADIENT_NORM, Kind};
 use crate::run::{Metrics, RunFolder, Stage, ValidationLine};
 use crate::{OnStep, Outcome, StepReport, Work};
 
@@ -21,6 +21,9 @@ pub(crate) trait Learner {
 
     /// Parameters and step.
     fn state(&self) -> &TrainState;
+
+    /// Parameters and step, to share them with other processes.
+    fn state_mut(&mut self) -> &mut TrainState;
 
     /// Makes one optimizer step on the next batch, together with the other processes of the group.
     fn step(&mut self, group: &mut Group) -> Result<Stepped>;
@@ -103,8 +106,9 @@ impl<'a> TrainingLoop<'a> {
     ) -> Result<Self> {
         let record = group.is_first().then(|| Record::resume(folder, stage, state)).transpose();
         let record = group.agree(record)?;
-        state.share(group)?;
-        Ok(Self { stage, settings: folder.config().stage(stage), group, record })
+        let settings = folder.config().stage(stage);
+        state.share(group, settings.accumulate)?;
+        Ok(Self { stage, settings, group, record })
     }
 
     /// Trains outside of a run: without log and checkpoints.
@@ -136,13 +140,17 @@ impl<'a> TrainingLoop<'a> {
             let [stop, save] = self.group.any([stop, self.is_save_due()])?;
             let (validate, save) = (!stop && learner.is_validated_after(step), save || stop || step == num_steps);
             if validate || save {
+                let read = if save { &Kind::ALL[..] } else { &[Kind::Average] };
+                learner.state_mut().gather_in_first(self.group, read)?;
                 let outcome = self.record(learner, [validate, save]);
+                learner.state_mut().keep_held();
                 self.group.agree(outcome)?;
             }
             if stop {
                 return Ok(Outcome::Stopped);
             }
         }
+        learner.state_mut().gather_averages(self.group)?;
         Ok(Outcome::Finished)
     }
 
@@ -232,6 +240,10 @@ mod tests {
 
         fn state(&self) -> &TrainState {
             &self.state
+        }
+
+        fn state_mut(&mut self) -> &mut TrainState {
+            &mut self.state
         }
 
         fn step(&mut self, group: &mut Group) -> Result<Stepped> {

@@ -55,12 +55,13 @@ struct Run {
     config: TrainConfig,
     notes: Notes,
     reduction: Reduction,
+    shards_state: bool,
 }
 
 impl Run {
     fn new(parent: &Path, name: &str, (config, notes): (&TrainConfig, &Notes)) -> Self {
         let (config, notes) = (config.clone(), notes.clone());
-        Self { folder: parent.join(name), config, notes, reduction: Reduction::Ordered }
+        Self { folder: parent.join(name), config, notes, reduction: Reduction::Ordered, shards_state: false }
     }
 
     /// Trains with so many processes, each of one thread, until one of them wants to stop.
@@ -68,7 +69,8 @@ impl Run {
         let one = |member: Threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
             pool.install(|| {
-                let mut group = Group::new(Box::new(member), self.reduction);
+                let group = Group::new(Box::new(member), self.reduction);
+                let mut group = if self.shards_state { group.with_sharded_state() } else { group };
                 let open = || RunFolder::open_or_create(&self.folder, &self.config, &self.notes);
                 let mut folder = RunFolder::open_in_group(&mut group, open)?;
                 let (rank, options) = (group.rank(), TrainOptions { stage: None, resume: true });
@@ -139,6 +141,62 @@ fn a_run_goes_on_in_another_number_of_processes() {
         }
     }
     assert!(run.finish(3) == expected);
+}
+
+#[test]
+fn divided_optimizer_state_changes_no_bit_of_model_log_or_checkpoint() {
+    let parent = tempfile::tempdir().unwrap();
+    let notes = pictures(parent.path());
+    for (kind, settings, sizes) in [
+        ("diffusion", &["objective.adversarial_weight=0.1", "run.preview_every_images=64"][..], &[2, 4][..]),
+        ("compact", &["model.kind=compact", "autoencoder.weight_decay=0.1", "autoencoder.clip_norm=0.1"], &[3]),
+    ] {
+        let config = config(settings);
+        let alone = Run::new(parent.path(), &format!("{kind}-alone"), (&config, &notes));
+        let model = alone.finish(1);
+        let checkpoint = |run: &Run| {
+            let newest = fs::read_dir(run.folder.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).max();
+            fs::read(newest.unwrap().join("state.safetensors")).unwrap()
+        };
+        for &size in sizes {
+            let run = Run::new(parent.path(), &format!("{kind}-{size}"), (&config, &notes));
+            let run = Run { shards_state: true, ..run };
+            assert!(run.finish(size) == model, "{kind} in {size} processes");
+            assert_eq!(run.losses(), alone.losses(), "{kind} in {size} processes");
+            assert!(checkpoint(&run) == checkpoint(&alone), "{kind} in {size} processes");
+        }
+        // Divided or not, a run goes on.
+        let run = Run::new(parent.path(), &format!("{kind}-changing"), (&config, &notes));
+        for (size, shards_state, last) in [(3, true, 1), (2, false, 2), (4, true, 4)] {
+            let run =
+                Run { shards_state, folder: run.folder.clone(), ..Run::new(parent.path(), "", (&config, &notes)) };
+            let stops = |rank: usize, report: &StepReport| {
+                rank + 1 == size && report.work == Work::Training && report.step == last
+            };
+            for outcome in run.train(size, stops) {
+                assert_eq!(outcome.unwrap(), Outcome::Stopped);
+            }
+        }
+        assert!(run.finish(1) == model, "{kind}");
+    }
+}
+
+#[test]
+fn divided_state_follows_the_fast_order_and_the_end_of_all() {
+    let parent = tempfile::tempdir().unwrap();
+    let notes = pictures(parent.path());
+    let whole = config(&[]);
+    let run = |name: &str, config: &TrainConfig, shards_state| Run {
+        reduction: Reduction::Fast,
+        shards_state,
+        ..Run::new(parent.path(), name, (config, &notes))
+    };
+    assert!(run("whole", &whole, false).finish(2) == run("divided", &whole, true).finish(2));
+    let diverging = config(&["autoencoder.lr=1e30", "autoencoder.clip_norm=0"]);
+    let run = Run { reduction: Reduction::Ordered, ..run("diverging", &diverging, true) };
+    for error in run.train(2, |_, _| false).into_iter().map(|outcome| outcome.unwrap_err().to_string()) {
+        assert!(error.contains("is NaN at step") || error.contains("is inf at step"), "{error}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod options;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use diffae_data::Shard;
 use diffae_eval::measures::{
     AllOptions, AttributesOptions, DdimSteps, DisentanglementOptions, EditsOptions, FewShotOptions, InversionOptions,
     PplOptions, ReconOptions, ZUsageOptions,
@@ -18,6 +19,7 @@ use diffae_schedule::{ExactWeights, Spacing};
 
 pub(crate) use fid::{FeatureName, FidArgs, ProtocolName, ResizeName, SourceName};
 
+use super::codes::shard;
 use super::{
     BatchArgs, ForceArgs, HintArgs, MODEL_WEIGHTS, ModelArgs, RandomArgs, ReadingArgs, SamplerArgs, one_of, positive,
 };
@@ -97,6 +99,10 @@ pub(crate) struct EvalRunArgs {
     pub(crate) force: ForceArgs,
     #[command(flatten)]
     pub(crate) random: RandomArgs,
+    /// Measure the I-th of N equal parts of the images, and keep the values in --out; without it, the same command takes over
+    /// what shards have left there, and reports; `slurm` is the task of a job array
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    pub(crate) shard: Option<Shard>,
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,

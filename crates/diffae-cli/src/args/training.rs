@@ -269,6 +269,24 @@ pub(crate) struct GroupArgs {
     /// Order in which gradients are added
     #[arg(long, value_enum, default_value_t)]
     pub(crate) reduce: ReductionChoice,
+    /// Connection among the processes
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) connect: ConnectionChoice,
+    /// Divide the optimizer state among the processes: less memory, the same bits
+    #[arg(long)]
+    pub(crate) shard_optimizer: bool,
+}
+
+/// The connection among the processes of a group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConnectionChoice {
+    /// TCP, or MPI where mpirun has started a program that is built with it
+    #[default]
+    Auto,
+    /// TCP
+    Tcp,
+    /// NCCL, on a graphics card of NVIDIA for each process; they meet by TCP
+    Nccl,
 }
 
 /// The order in which gradients of several processes are added.

@@ -184,7 +184,7 @@ fn all(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
         match measure.run(&evaluation.within(name)) {
             Ok(report) if args.run.json => reports.push(report),
             Ok(report) => {
-                say(&report.table())?;
+                say(&shown(&report, &args.run))?;
                 reports.push(report);
             }
             Err(error) if interrupted() => return Err(error.into()),
@@ -196,7 +196,7 @@ fn all(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
             }
         }
     }
-    if !reports.is_empty() {
+    if !reports.is_empty() && args.run.shard.is_none() {
         Report::write_all(&reports, &args.run.out)?;
     }
     if args.run.json {
@@ -217,7 +217,20 @@ fn compare(args: &CompareArgs) -> Result<()> {
 fn conclude(measure: &dyn Measure, args: &EvalRunArgs, broken: Option<&ReadingArgs>) -> Result<()> {
     catch_interrupts();
     let report = measure.run(&evaluation(args)).map_err(|error| explained(error, broken))?;
-    if args.json { say_json(&report) } else { say(&report.table()) }
+    if args.json { say_json(&report) } else { say(&shown(&report, args)) }
+}
+
+/// The table of a report; of a shard, where its values are.
+fn shown(report: &Report, args: &EvalRunArgs) -> String {
+    args.shard.map_or_else(
+        || report.table(),
+        |shard| {
+            let out = args.out.display();
+            format!(
+                "shard {shard} is measured, its values are in {out}; report all by the same command without --shard"
+            )
+        },
+    )
 }
 
 /// Names the options that are a way out of an error; `broken` are those about unreadable pictures, if there are any.
@@ -254,6 +267,7 @@ fn evaluation<'a>(args: &EvalRunArgs) -> Evaluation<'a> {
     };
     Evaluation::new(&args.out, observer)
         .with_seed(args.random.seed)
+        .with_shard(args.shard)
         .with_overwrite(args.force.overwrite())
         .with_provenance(Provenance::without_model().entries())
 }

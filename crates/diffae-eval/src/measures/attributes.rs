@@ -70,11 +70,15 @@ impl Measure for Attributes<'_> {
             None => settings.extend([("folds".to_owned(), options.folds.into())]),
         }
         labeled.check_count(if train.is_some() { 2 } else { options.folds })?;
+        let folder = evaluation.out().join("train").join("z_sem");
+        if let Some(shard) = evaluation.shard() {
+            labeled.encode_shard(evaluation, model, (evaluation.codes(), shard))?;
+            train.iter().try_for_each(|train| train.encode_shard(evaluation, model, (&folder, shard)))?;
+            return Ok(Report::of_shard(NAME, settings, shard));
+        }
         let codes = labeled.codes(evaluation, model, (NAME, settings))?;
-        let train = train.map(|train| {
-            let folder = evaluation.out().join("train").join("z_sem");
-            Ok::<_, Error>((train.encode(evaluation, model, &folder)?, train.present_as(&codes.names)?))
-        });
+        let train = train
+            .map(|train| Ok::<_, Error>((train.encode(evaluation, model, &folder)?, train.present_as(&codes.names)?)));
         let figures = figures(evaluation, &codes, options, train.transpose()?.as_ref())?;
         Report::new(NAME, codes.settings, figures).written(evaluation)
     }
@@ -118,6 +122,10 @@ impl Measure for Disentanglement<'_> {
         labeled.check_count(2)?;
         let settings = [("resamples", options.resamples.into()), ("inverse_penalty", penalty.into())];
         let settings = Settings::from(settings.map(|(name, value)| (name.to_owned(), value)));
+        if let Some(shard) = evaluation.shard() {
+            labeled.encode_shard(evaluation, model, (evaluation.codes(), shard))?;
+            return Ok(Report::of_shard(DISENTANGLEMENT, settings, shard));
+        }
         let codes = labeled.codes(evaluation, model, (DISENTANGLEMENT, settings))?;
         let LabeledCodes { z_sem, names, present, settings } = codes;
         let varies = |(name, present): &(String, Vec<bool>)| {

@@ -1,5 +1,7 @@
 //! Accuracy of edits, on pairs of pictures that differ in one attribute.
 
+use std::ops::Range;
+
 use candle_core::{DType, Device, Tensor};
 use diffae_data::{AttributePairs, Fingerprint, PictureSet, rgb_from_tensor};
 use diffae_infer::{ChainSettings, PipelineSettings, Sheet, keep_residual};
@@ -9,7 +11,7 @@ use diffae_schedule::Sampler;
 use super::Measure;
 use crate::error::{Result, unsuitable};
 use crate::evaluated_model::{EvaluatedModel, to_unit};
-use crate::evaluation::{Evaluation, Stage};
+use crate::evaluation::{Evaluation, Stage, batches};
 use crate::journal::{Journal, Values};
 use crate::report::{Figure, Report};
 
@@ -96,22 +98,8 @@ impl Measure for Edits<'_> {
     }
 
     fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
-        let Self { model, pairs, options } = self;
-        let known = |pairs: &&AttributePairs| {
-            let known =
-                options.direction == DirectionSource::Pairs || model.model().attribute_idx(&pairs.attribute).is_ok();
-            if !known {
-                tracing::warn!("the model has no attribute {}; its pairs are left out", pairs.attribute);
-            }
-            known
-        };
-        if options.direction != DirectionSource::Pairs {
-            model.model().classifier()?;
-        }
-        let all: Vec<&AttributePairs> = pairs.iter().filter(known).collect();
-        if all.is_empty() {
-            return Err(unsuitable("the model has none of the attributes of the pairs"));
-        }
+        let Self { model, options, .. } = self;
+        let all = self.known_pairs()?;
         let both = all.iter().flat_map(|pairs| [&pairs.without, &pairs.with]);
         let fingerprints = both.map(PictureSet::fingerprint).collect::<diffae_data::Result<Vec<String>>>()?;
         let direction = options.direction.name();
@@ -148,17 +136,21 @@ impl Measure for Edits<'_> {
             (first_measured(pairs, options)..pairs.without.len()).all(|idx| journal.get(&item(pairs, idx)).is_some())
         };
         let has_sheet = evaluation.out().join(SHEET).is_file() && all.iter().all(|pairs| is_known(pairs));
-        let num_shown = if has_sheet { 0 } else { NUM_SHOWN };
-        let total = all.iter().map(|pairs| pairs.without.len()).sum();
+        let num_shown = if has_sheet || evaluation.shard().is_some() { 0 } else { NUM_SHOWN };
+        let measured = |pairs: &AttributePairs| {
+            let first = first_measured(pairs, options);
+            let items = evaluation.items(pairs.without.len() - first);
+            first + items.start..first + items.end
+        };
+        let total = all.iter().map(|pairs| measured(pairs).len()).sum();
         let stage = evaluation.stage(NAME, total, steps_a_pair(model, &decoding, options));
         let columns = ["without", "edited", "with"].repeat(NUM_SHOWN);
         let (mut figures, mut sheet) = (vec![], Sheet::new().with_columns(columns));
         for pairs in &all {
             let edit = edit_of(model, pairs, options)?;
             let first = first_measured(pairs, options);
-            stage.check(first * steps_a_pair(model, &decoding, options))?;
             let mut work = Work { model, options, settings: decoding, journal: &mut journal, stage: &stage, num_shown };
-            let pictures = measure_pairs(&mut work, pairs, &edit, first)?;
+            let pictures = measure_pairs(&mut work, pairs, &edit, measured(pairs))?;
             sheet.push(&pairs.attribute, pictures);
             let seed = evaluation.seed();
             let of = [("attribute", pairs.attribute.as_str())];
@@ -172,10 +164,36 @@ impl Measure for Edits<'_> {
             }
         }
         stage.finish();
+        if let Some(shard) = evaluation.shard() {
+            return Ok(Report::of_shard(NAME, settings, shard));
+        }
         if !has_sheet {
             evaluation.write_picture(SHEET, &sheet.draw(), Some(model.model()))?;
         }
         Report::new(NAME, settings, figures).written(evaluation)
+    }
+}
+
+impl Edits<'_> {
+    /// Returns the pairs of attributes that the model knows.
+    fn known_pairs(&self) -> Result<Vec<&AttributePairs>> {
+        let Self { model, pairs, options } = self;
+        let known = |pairs: &&AttributePairs| {
+            let known =
+                options.direction == DirectionSource::Pairs || model.model().attribute_idx(&pairs.attribute).is_ok();
+            if !known {
+                tracing::warn!("the model has no attribute {}; its pairs are left out", pairs.attribute);
+            }
+            known
+        };
+        if options.direction != DirectionSource::Pairs {
+            model.model().classifier()?;
+        }
+        let all: Vec<&AttributePairs> = pairs.iter().filter(known).collect();
+        if all.is_empty() {
+            return Err(unsuitable("the model has none of the attributes of the pairs"));
+        }
+        Ok(all)
     }
 }
 
@@ -286,16 +304,13 @@ fn measure_pairs(
     work: &mut Work<'_, '_>,
     pairs: &AttributePairs,
     edit: &Edit,
-    first: usize,
+    measured: Range<usize>,
 ) -> Result<Vec<image::RgbImage>> {
     let Work { model, options, settings, journal, stage, num_shown } = work;
-    let (mut row, mut start) = (vec![], first);
-    let size = model.batch_size();
-    while start < pairs.without.len() {
-        let batch = start..(start + size).min(pairs.without.len());
-        let shown = start < first + *num_shown;
+    let mut row = vec![];
+    for batch in batches(measured.clone(), model.batch_size()) {
+        let shown = batch.start < measured.start + *num_shown;
         let known = batch.clone().all(|idx| journal.get(&item(pairs, idx)).is_some());
-        start = batch.end;
         if known && !shown {
             stage.check(batch.len() * steps_a_pair(model, settings, options))?;
             continue;

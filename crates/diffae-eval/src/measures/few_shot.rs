@@ -126,15 +126,10 @@ impl Measure for FewShot<'_> {
         labeled.check_count(options.shots.iter().copied().min().unwrap_or(0) + 2)?;
         let penalty = checked_penalty(options.inverse_penalty)?;
         let has_latent_net = model.model().latent_net().is_ok();
-        let mut settings = Settings::from([
-            ("shots".to_owned(), options.shots.clone().into()),
-            ("draws".to_owned(), options.draws.into()),
-            ("invented".to_owned(), options.samples.into()),
-            ("inverse_penalty".to_owned(), penalty.into()),
-        ]);
-        if options.samples > 0 && has_latent_net {
-            settings.insert("latent".to_owned(), model.latent_fingerprint()?.into());
-            settings.insert("latent_steps".to_owned(), options.latent_steps.into());
+        let settings = self.settings(penalty)?;
+        if let Some(shard) = evaluation.shard() {
+            labeled.encode_shard(evaluation, model, (evaluation.codes(), shard))?;
+            return Ok(Report::of_shard(NAME, settings, shard));
         }
         let codes = labeled.codes(evaluation, model, (NAME, settings))?;
         let LabeledCodes { z_sem, names, present, settings } = codes;
@@ -199,6 +194,25 @@ impl Measure for FewShot<'_> {
             evaluation.write_picture("few-shot.png", &sheet.draw(), Some(model.model()))?;
         }
         Report::new(NAME, settings, figures).written(evaluation)
+    }
+}
+
+impl FewShot<'_> {
+    /// Returns the settings that decide the figures, besides model and pictures.
+    fn settings(&self, penalty: f64) -> Result<Settings> {
+        let Self { model, options, .. } = self;
+        let has_latent_net = model.model().latent_net().is_ok();
+        let mut settings = Settings::from([
+            ("shots".to_owned(), options.shots.clone().into()),
+            ("draws".to_owned(), options.draws.into()),
+            ("invented".to_owned(), options.samples.into()),
+            ("inverse_penalty".to_owned(), penalty.into()),
+        ]);
+        if options.samples > 0 && has_latent_net {
+            settings.insert("latent".to_owned(), model.latent_fingerprint()?.into());
+            settings.insert("latent_steps".to_owned(), options.latent_steps.into());
+        }
+        Ok(settings)
     }
 }
 

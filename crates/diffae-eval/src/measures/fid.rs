@@ -1,6 +1,7 @@
 //! Distance between generated and real images, by features of a network.
 
 mod generator;
+mod set;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use diffae_infer::{LatentMethod, Settings};
 use diffae_schedule::{Sampler, Spacing};
 
 use self::generator::{Generator, as_they_are, eight_bits};
+use self::set::Features;
 use super::Measure;
 use crate::error::{Error, Result, cannot, check_at_least, unsuitable};
 use crate::evaluated_model::EvaluatedModel;
@@ -193,7 +195,8 @@ struct Sets {
     real: Option<FeatureFile>,
     generated: FeatureFile,
     settings: Settings,
-    moments_of_real: Moments,
+    /// `None` if a shard is measured and they are not given.
+    moments_of_real: Option<Moments>,
 }
 
 impl Measure for Fid<'_> {
@@ -222,6 +225,10 @@ impl Measure for Fid<'_> {
         let generator = self.generator()?;
         let Sets { mut real, mut generated, settings, moments_of_real } =
             self.sets(evaluation, generator, reference)?;
+        if let Some(shard) = evaluation.shard() {
+            return Ok(Report::of_shard(NAME, settings, shard));
+        }
+        let moments_of_real = moments_of_real.ok_or_else(|| unsuitable("there are no statistics of real pictures"))?;
         let name = |of_inception: &'static str, other: &'static str| match kind {
             FeatureKind::Inception => of_inception,
             _ => other,
@@ -287,7 +294,7 @@ impl<'a> Fid<'a> {
     /// known.
     fn sets(&self, evaluation: &Evaluation<'_>, generator: Generator<'_>, reference: Option<Moments>) -> Result<Sets> {
         let &Self { real, features, ref options, .. } = self;
-        let (folder, overwrite) = (evaluation.out(), evaluation.overwrite());
+        let overwrite = evaluation.overwrite();
         let common = |settings: Settings| features.settings.clone().into_iter().chain(settings).collect::<Settings>();
         let given = options.size.map(|size| [3, size, size]);
         let image_size = generator.model().map(|model| model.model().image_shape()).or(given);
@@ -323,28 +330,29 @@ impl<'a> Fid<'a> {
         let (mut real_file, mut moments) = (None, reference);
         if let Some(pictures) = real {
             let of_real = common(of_real(pictures)?);
-            let mut file = FeatureFile::open(folder, "real", &of_real, width, overwrite)?;
+            let mut features = Features::open(evaluation, ("real", pictures.len(), 1), (&of_real, features))?;
             let read = |range: Range<usize>, _: &Stage<'_>| {
                 self.real_pictures(pictures, generator.model(), range, evaluation.seed())
             };
-            fill(evaluation, &mut file, ("real", pictures.len(), 1), features, BATCH, read)?;
+            features.fill(evaluation, BATCH, read)?;
+            let mut file = features.file;
             settings.extend(of_real);
-            if moments.is_none() {
+            if moments.is_none() && evaluation.shard().is_none() {
                 moments = Some(file.statistics()?.moments()?);
             }
             real_file = Some(file);
         }
-        let no_real = || unsuitable("there are neither real pictures nor their statistics");
-        let moments_of_real = moments.ok_or_else(no_real)?;
-        if let Some(path) = &options.save_statistics {
-            save(&moments_of_real, path, overwrite)?;
+        if real_file.is_none() && moments.is_none() {
+            return Err(unsuitable("there are neither real pictures nor their statistics"));
         }
-        let mut file = FeatureFile::open(folder, "generated", &of_generated, width, overwrite)?;
+        if let Some((path, moments)) = options.save_statistics.as_ref().zip(moments.as_ref()) {
+            save(moments, path, overwrite)?;
+        }
         let steps = generator.calls_of_picture(options);
         let batch = generator.model().map_or(BATCH, EvaluatedModel::batch_size);
-        fill(evaluation, &mut file, ("generated", count, steps), features, batch, |range, stage| {
-            generator.pictures(options, range, (evaluation.seed(), stage))
-        })?;
+        let mut features = Features::open(evaluation, ("generated", count, steps), (&of_generated, features))?;
+        features
+            .fill(evaluation, batch, |range, stage| generator.pictures(options, range, (evaluation.seed(), stage)))?;
         let statistics = options.reference_statistics.as_deref().map(fingerprint_of_file).transpose()?;
         settings.extend([
             ("count".to_owned(), count.into()),
@@ -356,7 +364,7 @@ impl<'a> Fid<'a> {
             ("neighbors".to_owned(), options.neighbors.into()),
             ("manifold_limit".to_owned(), options.manifold_limit.into()),
         ]);
-        Ok(Sets { real: real_file, generated: file, settings, moments_of_real })
+        Ok(Sets { real: real_file, generated: features.file, settings, moments_of_real: moments })
     }
 
     /// Reads real pictures in `[0, 1]`, with the 8 bits per channel of a file.
@@ -432,30 +440,6 @@ fn check_counts(num_features: usize, sets: [(&str, Option<usize>); 2]) -> Result
             _ => {}
         }
     }
-    Ok(())
-}
-
-/// Computes the features that a file lacks.
-fn fill(
-    evaluation: &Evaluation<'_>,
-    file: &mut FeatureFile,
-    (label, count, calls): (&'static str, usize, usize),
-    features: &FeatureExtractor,
-    batch: usize,
-    mut pictures: impl FnMut(Range<usize>, &Stage<'_>) -> Result<Vec<Tensor>>,
-) -> Result<()> {
-    file.take_first(count);
-    let stage = evaluation.stage(label, count, calls + 1);
-    stage.check(file.count() * (calls + 1))?;
-    while file.count() < count {
-        let range = file.count()..(file.count() + batch).min(count);
-        let made = range.len();
-        for x in pictures(range, &stage)? {
-            file.append(&features.network.features(&x)?)?;
-        }
-        stage.check(made)?;
-    }
-    stage.finish();
     Ok(())
 }
 

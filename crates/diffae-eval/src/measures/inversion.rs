@@ -215,9 +215,9 @@ impl Measure for Inversion<'_> {
         ]);
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         let num_calls: usize = chains.iter().map(|chain| chain.num_calls(model)).sum();
-        let stage = evaluation.stage(NAME, pictures.len(), num_calls);
+        let stage = evaluation.stage(NAME, evaluation.items(pictures.len()).len(), num_calls);
         let mut twin = None;
-        for batch in pictures.batches(model.batch_size()) {
+        for batch in evaluation.batches(pictures.len(), model.batch_size()) {
             let item = |chain: Chain, idx: usize| format!("{}/{}", pictures.name(idx), chain.name());
             let is_known = |chain: Chain| batch.clone().all(|idx| journal.get(&item(chain, idx)).is_some());
             let left: Vec<Chain> = chains.iter().copied().filter(|&chain| !is_known(chain)).collect();
@@ -243,6 +243,9 @@ impl Measure for Inversion<'_> {
             }
         }
         stage.finish();
+        if let Some(shard) = evaluation.shard() {
+            return Ok(Report::of_shard(NAME, settings, shard));
+        }
         let figures = figures(&chains, pictures, &journal, seed);
         write_plot(evaluation, &chains, &figures, model)?;
         Report::new(NAME, settings, figures).written(evaluation)
@@ -331,9 +334,10 @@ impl RoundTrip<'_, '_> {
         let noise = RefCell::new(NoiseSource::new(seed).steps(numbers));
         let noisy = |x_t: &Tensor, timesteps: &[Timestep]| {
             let eps = denoiser.eps(x_t, timesteps)?;
-            let scale = (eps.sqr()?.mean_all()?.sqrt()?.to_scalar::<f32>()?, perturbation);
+            // Of each picture by itself, whatever batch it is in.
+            let scale = (eps.flatten_from(1)?.sqr()?.mean_keepdim(1)?.sqrt()? * perturbation)?; // [N, 1]
             let noise = (noise.borrow_mut())(x_t)?;
-            eps + (noise * (f64::from(scale.0) * scale.1))?
+            eps + noise.flatten_from(1)?.broadcast_mul(&scale)?.reshape(x_t.shape())?
         };
         let mut on_step = |_: &diffae_schedule::Step<'_>| match self.stage.check(count) {
             Ok(()) => std::ops::ControlFlow::Continue(()),

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use diffae_data::{FOLDER_LABELS, Labels, PictureSet, Strangers};
+use diffae_data::{FOLDER_LABELS, Labels, PictureSet, Shard, Strangers};
 use diffae_infer::Settings;
 
-use crate::codes::encode_all;
+use crate::codes::{encode_all, encode_shard};
 use crate::error::{Result, unsuitable};
 use crate::evaluated_model::EvaluatedModel;
 use crate::evaluation::Evaluation;
@@ -97,6 +97,16 @@ impl<'a> LabeledPictures<'a> {
     /// Encodes the pictures with labels, `[N, D]` on the CPU.
     pub(super) fn encode(&self, evaluation: &Evaluation<'_>, model: &EvaluatedModel, folder: &Path) -> Result<Tensor> {
         select(&encode_all(evaluation, model, self.pictures, folder)?, &self.rows)
+    }
+
+    /// Encodes a shard of the pictures, for an evaluation of the whole.
+    pub(super) fn encode_shard(
+        &self,
+        evaluation: &Evaluation<'_>,
+        model: &EvaluatedModel,
+        (folder, shard): (&Path, Shard),
+    ) -> Result<()> {
+        encode_shard(evaluation, model, self.pictures, (folder, shard))
     }
 
     /// Returns N labels for each of the named attributes.

@@ -84,8 +84,9 @@ impl Measure for LpipsPairs<'_> {
         settings.insert("pictures".to_owned(), others.fingerprint()?.into());
         settings.insert("count".to_owned(), pairs.len().into());
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
-        let stage = evaluation.stage(NAME, pairs.len(), 1);
-        for &pair in &pairs {
+        let items = evaluation.items(pairs.len());
+        let stage = evaluation.stage(NAME, items.len(), 1);
+        for &pair in &pairs[items] {
             stage.check(1)?;
             let name = pictures.name(pair.0);
             if journal.get(&name).is_none() {
@@ -95,6 +96,9 @@ impl Measure for LpipsPairs<'_> {
             }
         }
         stage.finish();
+        if let Some(shard) = evaluation.shard() {
+            return Ok(Report::of_shard(NAME, settings, shard));
+        }
         let value = |&(idx, _): &(usize, usize)| journal.get(&pictures.name(idx))?.get(NAME).copied();
         let values: Vec<f64> = pairs.iter().filter_map(value).collect();
         let figure = Figure::mean(NAME, &[("backbone", lpips.backbone.name())], &values, evaluation.seed());

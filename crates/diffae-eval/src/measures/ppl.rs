@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use diffae_data::PictureSet;
-use diffae_infer::{ChainSettings, Codes, PathFrame, PipelineSettings, StochasticCode};
+use diffae_infer::{ChainSettings, Codes, PathFrame, PipelineSettings, Settings, StochasticCode};
 use diffae_schedule::Sampler;
 
 use super::{Measure, PerceptualNetwork};
@@ -78,26 +78,13 @@ impl Measure for Ppl<'_> {
             ..PipelineSettings::REFERENCE
         };
         let decoding = chain.map_or(decoding, |chain| decoding.with_chain(chain));
-        let mut settings = model.settings();
-        settings.extend([
-            ("data".to_owned(), pictures.fingerprint()?.into()),
-            ("pairs".to_owned(), count.into()),
-            ("epsilon".to_owned(), epsilon.into()),
-            ("steps".to_owned(), steps.into()),
-            ("invert_steps".to_owned(), invert_steps.into()),
-            ("seed".to_owned(), seed.into()),
-        ]);
-        settings.extend(lpips.settings());
-        match chain {
-            Some(chain) => settings.extend([("chain".to_owned(), chain.to_string().into())]),
-            None => settings.extend(decoding.sampler_settings()),
-        }
+        let settings = self.settings(&decoding, count)?;
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         let pipeline = model.pipeline();
         let calls_a_pair = 2 * (pipeline.num_inversion_calls(&decoding) + pipeline.num_decoding_calls(&decoding));
-        let stage = evaluation.stage(NAME, count, calls_a_pair);
-        let pairs: Vec<usize> = (0..count).collect();
-        for batch in pairs.chunks(model.batch_size()) {
+        let measured: Vec<usize> = evaluation.items(count).collect();
+        let stage = evaluation.stage(NAME, measured.len(), calls_a_pair);
+        for batch in measured.chunks(model.batch_size()) {
             if batch.iter().all(|pair| journal.get(&pair.to_string()).is_some()) {
                 stage.check(batch.len() * calls_a_pair)?;
                 continue;
@@ -125,8 +112,11 @@ impl Measure for Ppl<'_> {
             }
         }
         stage.finish();
-        let value = |pair: &usize| journal.get(&pair.to_string())?.get(NAME).copied();
-        let values: Vec<f64> = pairs.iter().filter_map(value).collect();
+        if let Some(shard) = evaluation.shard() {
+            return Ok(Report::of_shard(NAME, settings, shard));
+        }
+        let value = |pair: usize| journal.get(&pair.to_string())?.get(NAME).copied();
+        let values: Vec<f64> = (0..count).filter_map(value).collect();
         let of = [("backbone", lpips.backbone().name())];
         let mean_of_trimmed = |items: &[usize]| {
             let kept = trimmed(&items.iter().filter_map(|&item| values.get(item).copied()).collect::<Vec<f64>>());
@@ -148,6 +138,27 @@ impl Measure for Ppl<'_> {
 }
 
 impl Ppl<'_> {
+    /// Returns the settings that decide the figures.
+    fn settings(&self, decoding: &PipelineSettings, count: usize) -> Result<Settings> {
+        let Self { model, pictures, lpips, options } = self;
+        let &PplOptions { epsilon, steps, invert_steps, chain, .. } = options;
+        let mut settings = model.settings();
+        settings.extend([
+            ("data".to_owned(), pictures.fingerprint()?.into()),
+            ("pairs".to_owned(), count.into()),
+            ("epsilon".to_owned(), epsilon.into()),
+            ("steps".to_owned(), steps.into()),
+            ("invert_steps".to_owned(), invert_steps.into()),
+            ("seed".to_owned(), decoding.seed.into()),
+        ]);
+        settings.extend(lpips.settings());
+        match chain {
+            Some(chain) => settings.extend([("chain".to_owned(), chain.to_string().into())]),
+            None => settings.extend(decoding.sampler_settings()),
+        }
+        Ok(settings)
+    }
+
     /// Returns the codes of some pictures. The encoder is no step of the progress.
     fn codes(
         &self,

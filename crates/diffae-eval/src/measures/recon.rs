@@ -13,7 +13,7 @@ use super::lpips_pairs::{pairs_by_name, read_pair};
 use super::{Measure, PerceptualNetwork};
 use crate::error::{Error, Result, check_at_least};
 use crate::evaluated_model::{EvaluatedModel, to_unit};
-use crate::evaluation::{Evaluation, Stage};
+use crate::evaluation::{Evaluation, Stage, batches};
 use crate::journal::{Journal, Values};
 use crate::pixel_error::{mse, psnr};
 use crate::plot::{Curve, Plot};
@@ -177,13 +177,15 @@ impl Recon<'_> {
         settings.extend(lpips.map(PerceptualNetwork::settings).unwrap_or_default());
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         let calls = methods.iter().map(|method| method.steps + method.invert_steps).sum();
-        let stage = evaluation.stage(NAME, pictures.len(), calls);
+        let items = evaluation.items(pictures.len());
+        let stage = evaluation.stage(NAME, items.len(), calls);
         let mut rows: Vec<SheetRow> = vec![];
         let names = |batch: Range<usize>| batch.map(|idx| pictures.name(idx)).collect::<Vec<_>>();
         // The pictures of the sheet are not in the journal: they are decoded again, unless there is nothing left to do.
         let is_known = |idx| methods.iter().all(|method| journal.get(&method.item(&pictures.name(idx))).is_some());
-        let has_sheet = evaluation.out().join(SHEET).is_file() && (0..pictures.len()).all(is_known);
-        for batch in pictures.batches(model.batch_size()) {
+        let is_done = || evaluation.out().join(SHEET).is_file() && items.clone().all(is_known);
+        let has_sheet = evaluation.shard().is_some() || is_done();
+        for batch in batches(items.clone(), model.batch_size()) {
             let shown = batch.start < NUM_SHOWN && !has_sheet;
             let missing: Vec<Method> = methods
                 .iter()
@@ -215,6 +217,9 @@ impl Recon<'_> {
             }
         }
         stage.finish();
+        if let Some(shard) = evaluation.shard() {
+            return Ok(Report::of_shard(NAME, settings, shard));
+        }
         rows.truncate(NUM_SHOWN);
         if !has_sheet {
             let titles = methods.iter().map(|method| format!("{} {}", method.kind.name(), method.steps));
@@ -253,12 +258,14 @@ impl Recon<'_> {
         ]);
         settings.extend(lpips.map(PerceptualNetwork::settings).unwrap_or_default());
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
-        let stage = evaluation.stage(NAME, pairs.len(), 1);
+        let items = evaluation.items(pairs.len());
+        let stage = evaluation.stage(NAME, items.len(), 1);
         let mut rows = vec![];
-        for (place, &pair) in pairs.iter().enumerate() {
+        for place in items {
+            let pair = pairs[place];
             stage.check(1)?;
             let item = method.item(&pictures.name(pair.0));
-            let shown = place < NUM_SHOWN;
+            let shown = place < NUM_SHOWN && evaluation.shard().is_none();
             if journal.get(&item).is_some() && !shown {
                 continue;
             }
@@ -276,6 +283,9 @@ impl Recon<'_> {
             }
         }
         stage.finish();
+        if let Some(shard) = evaluation.shard() {
+            return Ok(Report::of_shard(NAME, settings, shard));
+        }
         let columns = ["original".to_owned(), format!("{} {}", method.kind.name(), method.steps)];
         evaluation.write_picture(SHEET, &sheet_of(&columns, rows).draw(), None)?;
         let figures = figures(&[method], pictures, &journal, evaluation.seed());

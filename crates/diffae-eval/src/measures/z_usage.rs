@@ -71,8 +71,8 @@ impl Measure for ZUsage<'_> {
         ]);
         settings.extend(decoding.sampler_settings());
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
-        let stage = evaluation.stage(NAME, pictures.len(), 3 * steps);
-        for batch in pictures.batches(model.batch_size()) {
+        let stage = evaluation.stage(NAME, evaluation.items(pictures.len()).len(), 3 * steps);
+        for batch in evaluation.batches(pictures.len(), model.batch_size()) {
             if batch.clone().all(|idx| journal.get(&pictures.name(idx)).is_some()) {
                 stage.check(batch.len() * 3 * steps)?;
                 continue;
@@ -95,6 +95,9 @@ impl Measure for ZUsage<'_> {
             }
         }
         stage.finish();
+        if let Some(shard) = evaluation.shard() {
+            return Ok(Report::of_shard(NAME, settings, shard));
+        }
         let values_of = |name: &str| -> Vec<f64> {
             let value = |idx| journal.get(&pictures.name(idx))?.get(name).copied();
             (0..pictures.len()).filter_map(value).collect()

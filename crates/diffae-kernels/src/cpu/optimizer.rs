@@ -59,18 +59,20 @@ pub(crate) fn step(buffers: Buffers<'_>, factors: Factors) -> LengthResult<()> {
     Ok(())
 }
 
-/// Computes the sum of squares, in f32 within blocks and in f64 over them.
-pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
-    const BLOCK: usize = 16_384;
-    let blocks = x.len().div_ceil(BLOCK);
+/// Number of values whose squares are added up in f32.
+pub(crate) const SQUARES_BLOCK: usize = 16_384;
+
+/// Computes the sums of squares of blocks, in f32.
+pub(crate) fn block_squares(x: &[f32]) -> Vec<f64> {
+    let blocks = x.len().div_ceil(SQUARES_BLOCK);
     let mut sums = vec![0f64; blocks];
     let to = Shared::new(&mut sums);
     for_each(blocks, |i| {
-        let part = &x[i * BLOCK..x.len().min((i + 1) * BLOCK)];
+        let part = &x[i * SQUARES_BLOCK..x.len().min((i + 1) * SQUARES_BLOCK)];
         // SAFETY: the task reads a slice; `part` has checked the place, and each task writes its own sum.
         unsafe { *to.part(i, 1) = f64::from(run(Squares(part))) };
     });
-    sums.iter().sum()
+    sums
 }
 
 /// Sum of squares of a slice.

@@ -91,6 +91,11 @@ impl Tcp {
         Ok(Self { rank: place.rank, peers })
     }
 
+    /// Returns the connection to each process; none to this one.
+    pub(super) fn into_peers(self) -> Vec<Option<TcpStream>> {
+        self.peers
+    }
+
     fn connection(&self, rank: usize) -> io::Result<&TcpStream> {
         self.peers.get(rank).and_then(Option::as_ref).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }

@@ -1,0 +1,162 @@
+//! Parameters and optimizer state that several processes share, or divide among them.
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor, TensorId, Var};
+use diffae_kernels::{Gradients, ParameterState, block_squares};
+
+use super::{Norms, Parameter, Parameters, Part};
+use crate::collective::{Collective, bytes_of, floats_of, garbled};
+use crate::config::StageSettings;
+use crate::error::{Error, Result};
+use crate::sharding::{Destination, Shards};
+
+/// A part of the optimizer state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    FirstMoment,
+    SecondMoment,
+    Average,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::FirstMoment, Self::SecondMoment, Self::Average];
+
+    fn of(self, state: &ParameterState) -> &Vec<f32> {
+        match self {
+            Self::FirstMoment => &state.m,
+            Self::SecondMoment => &state.v,
+            Self::Average => &state.ema,
+        }
+    }
+
+    fn of_mut(self, state: &mut ParameterState) -> &mut Vec<f32> {
+        match self {
+            Self::FirstMoment => &mut state.m,
+            Self::SecondMoment => &mut state.v,
+            Self::Average => &mut state.ema,
+        }
+    }
+}
+
+impl Parameters {
+    /// Makes the update of [`update`](Self::update) where the optimizer state is divided: each process updates the elements that
+    /// it holds, of which it has the gradients, and the values of all go to all.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update) and [`Collective::exchange`].
+    pub(crate) fn update_shards(
+        &mut self,
+        (shards, collective): (&Shards, &mut dyn Collective),
+        (part, step): (Part, usize),
+        gradients: &Gradients,
+        settings: &StageSettings,
+    ) -> Result<Norms> {
+        let mut own = HashMap::new();
+        for (_, parameter) in self.trained(part) {
+            if let Some(gradient) = gradients.get(&parameter.var) {
+                own.insert(parameter.var.id(), block_squares(gradient)?);
+            }
+        }
+        let squares = shards.squares(collective, &own)?;
+        let norms = self.norms(part, &squares);
+        self.apply((part, step), gradients, settings, norms)?;
+        let vars: HashMap<TensorId, &Var> =
+            self.0.values().map(|parameter| (parameter.var.id(), &parameter.var)).collect();
+        let flat = |id: TensorId| vars.get(&id).ok_or_else(garbled)?.flatten_all().map_err(Error::from);
+        let rank = collective.rank();
+        shards.gather(
+            (collective, Destination::All),
+            &|id| squares.contains_key(&id),
+            &mut |id, range| Ok(flat(id)?.narrow(0, range.start, range.len())?.to_vec1()?),
+            &mut |owner, id, range, values| {
+                // The values of this process are there already.
+                if owner != rank {
+                    flat(id)?.slice_set(&Tensor::new(values, &Device::Cpu)?, 0, range.start)?;
+                }
+                Ok(())
+            },
+        )?;
+        Ok(norms)
+    }
+
+    /// Keeps the optimizer state of the elements that this process holds alone.
+    pub(crate) fn keep_held(&mut self, shards: &Shards) {
+        for parameter in self.0.values_mut() {
+            let Some(held) = shards.held(parameter.var.id()) else { continue };
+            let ParameterState { m, v, ema } = &mut parameter.state;
+            let of = |values: &mut Vec<f32>| {
+                // What has been gathered is whole; the rest is cut already.
+                if values.len() == parameter.var.elem_count() {
+                    *values = values[held.clone()].to_vec();
+                }
+            };
+            [m, v, ema].into_iter().for_each(of);
+            parameter.held = held;
+        }
+    }
+
+    /// Makes some of the optimizer state of all parameters whole, in all processes that hold some or in the first.
+    ///
+    /// # Errors
+    /// As [`Collective::exchange`].
+    pub(crate) fn gather(
+        &mut self,
+        (shards, collective): (&Shards, &mut dyn Collective),
+        (destination, kinds): (Destination, &[Kind]),
+    ) -> Result<()> {
+        let by_id = |name: &String, parameter: &Parameter| (parameter.var.id(), name.clone());
+        let names: HashMap<TensorId, String> = self.0.iter().map(|(name, parameter)| by_id(name, parameter)).collect();
+        for kind in kinds {
+            let mut whole: HashMap<TensorId, Vec<f32>> = HashMap::new();
+            let of = |id: TensorId| names.get(&id).and_then(|name| self.0.get(name)).ok_or_else(garbled);
+            shards.gather(
+                (collective, destination),
+                &|_| true,
+                &mut |id, _| Ok(kind.of(&of(id)?.state).clone()),
+                &mut |_, id, range, values| {
+                    let count = of(id)?.var.elem_count();
+                    whole.entry(id).or_insert_with(|| vec![0.; count])[range].copy_from_slice(values);
+                    Ok(())
+                },
+            )?;
+            for parameter in self.0.values_mut() {
+                if let Some(values) = whole.remove(&parameter.var.id()) {
+                    *kind.of_mut(&mut parameter.state) = values;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives parameters and optimizer state of the first process to all, each of which keeps what it holds.
+    ///
+    /// # Errors
+    /// As [`Collective::exchange`].
+    pub(crate) fn share(&mut self, collective: &mut dyn Collective) -> Result<()> {
+        let is_first = collective.rank() == 0;
+        for Parameter { var, state, held, .. } in self.0.values_mut() {
+            let mut own = vec![];
+            if is_first {
+                own.extend(bytes_of(&var.flatten_all()?.to_vec1::<f32>()?));
+                for kind in Kind::ALL {
+                    own.extend(bytes_of(kind.of(state)));
+                }
+            }
+            let message = collective.broadcast(&own)?;
+            if is_first {
+                continue;
+            }
+            let mut parts = message.chunks_exact(var.elem_count().max(1) * size_of::<f32>());
+            if message.len() != (1 + Kind::ALL.len()) * var.elem_count() * size_of::<f32>() {
+                return Err(garbled());
+            }
+            let mut next = || floats_of(parts.next().unwrap_or_default());
+            var.set(&Tensor::from_vec(next()?, var.shape(), &Device::Cpu)?)?;
+            for kind in Kind::ALL {
+                *kind.of_mut(state) = next()?.get(held.clone()).ok_or_else(garbled)?.to_vec();
+            }
+        }
+        Ok(())
+    }
+}
