@@ -1,6 +1,5 @@
 //! Processes that NCCL connects: graphics cards of NVIDIA, within a machine and among several.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DriverError};
@@ -21,20 +20,35 @@ pub struct Nccl {
     rank: usize,
 }
 
-type Sentence<T> = std::result::Result<T, String>;
+/// A failure, as a sentence.
+struct Failure(String);
 
-fn by_nccl(error: NcclError) -> String {
-    format!("NCCL has failed: {:?}", error.0)
+type Outcome<T> = std::result::Result<T, Failure>;
+
+impl From<NcclError> for Failure {
+    fn from(error: NcclError) -> Self {
+        Self(format!("NCCL has failed: {:?}", error.0))
+    }
 }
 
-fn by_cuda(error: DriverError) -> String {
-    format!("CUDA has failed: {error}")
+impl From<DriverError> for Failure {
+    fn from(error: DriverError) -> Self {
+        Self(format!("CUDA has failed: {error}"))
+    }
 }
 
-/// Runs what panics if the library of CUDA or NCCL is not there.
-fn with_libraries<T>(work: impl FnOnce() -> Sentence<T>) -> Sentence<T> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err("the driver of CUDA or the library of NCCL (libnccl.so) cannot be loaded".to_owned()))
+impl From<&str> for Failure {
+    fn from(sentence: &str) -> Self {
+        Self(sentence.to_owned())
+    }
+}
+
+/// Fails if the libraries of NVIDIA, which are loaded now, are not on this machine: whatever calls them would panic.
+fn check_libraries() -> Outcome<()> {
+    #[expect(unsafe_code, reason = "to load a library is to run its initializers")]
+    // SAFETY: they are the libraries of CUDA and NCCL, which the user has asked for.
+    let are_there = unsafe { cudarc::driver::sys::is_culib_present() && cudarc::nccl::sys::is_culib_present() };
+    if are_there { Ok(()) } else { Err("the driver of CUDA or the library of NCCL (libnccl.so) is not there".into()) }
 }
 
 /// Returns the number of this process on its machine.
@@ -44,25 +58,39 @@ fn local_rank(rank: usize) -> usize {
 }
 
 impl Transport for Nccl {
-    fn new_id() -> Sentence<Vec<u8>> {
-        let id = with_libraries(|| Id::new().map_err(by_nccl))?;
+    fn new_id() -> std::result::Result<Vec<u8>, String> {
+        let id = || -> Outcome<Id> {
+            check_libraries()?;
+            Ok(Id::new()?)
+        };
+        let id = id().map_err(|Failure(sentence)| sentence)?;
         Ok(id.internal().iter().map(|&byte| byte.cast_unsigned()).collect())
     }
 
-    fn connect(id: &[u8], rank: usize, size: usize) -> Sentence<Self> {
-        let id: Vec<i8> = id.iter().map(|&byte| byte.cast_signed()).collect();
-        let id = id.try_into().ok().ok_or("the id of the group is none of NCCL")?;
-        with_libraries(|| {
-            let count = usize::try_from(CudaContext::device_count().map_err(by_cuda)?).unwrap_or(0);
-            let device = local_rank(rank).checked_rem(count).ok_or("there is no graphics card for NCCL")?;
-            let context = CudaContext::new(device).map_err(by_cuda)?;
-            let stream = context.new_stream().map_err(by_cuda)?;
-            let comm = Comm::from_rank(Arc::clone(&stream), rank, size, Id::uninit(id)).map_err(by_nccl)?;
-            Ok(Self { comm, stream, rank })
-        })
+    fn connect(id: &[u8], rank: usize, size: usize) -> std::result::Result<Self, String> {
+        Self::connected(id, rank, size).map_err(|Failure(sentence)| sentence)
     }
 
-    fn exchange(&mut self, outgoing: &[Vec<u8>]) -> Sentence<Vec<Vec<u8>>> {
+    fn exchange(&mut self, outgoing: &[Vec<u8>]) -> std::result::Result<Vec<Vec<u8>>, String> {
+        self.exchanged(outgoing).map_err(|Failure(sentence)| sentence)
+    }
+}
+
+impl Nccl {
+    fn connected(id: &[u8], rank: usize, size: usize) -> Outcome<Self> {
+        check_libraries()?;
+        let id: Vec<i8> = id.iter().map(|&byte| byte.cast_signed()).collect();
+        let id = id.try_into().ok().ok_or("the id of the group is none of NCCL")?;
+        let count = usize::try_from(CudaContext::device_count()?).unwrap_or(0);
+        let device = local_rank(rank).checked_rem(count).ok_or("there is no graphics card for NCCL")?;
+        let context = CudaContext::new(device)?;
+        let stream = context.new_stream()?;
+        let comm = Comm::from_rank(Arc::clone(&stream), rank, size, Id::uninit(id))?;
+        Ok(Self { comm, stream, rank })
+    }
+
+    /// Exchanges the lengths of messages, then the messages.
+    fn exchanged(&self, outgoing: &[Vec<u8>]) -> Outcome<Vec<Vec<u8>>> {
         let lengths: Vec<Vec<u8>> =
             outgoing.iter().map(|message| (message.len() as u64).to_le_bytes().to_vec()).collect();
         let received = self.pass(&lengths, &vec![size_of::<u64>(); outgoing.len()])?;
@@ -73,39 +101,39 @@ impl Transport for Nccl {
         let lengths: Option<Vec<usize>> = received.iter().map(length).collect();
         self.pass(outgoing, &lengths.ok_or("a message has no length")?)
     }
-}
 
-impl Nccl {
     /// Exchanges messages whose lengths are known.
-    fn pass(&self, outgoing: &[Vec<u8>], lengths: &[usize]) -> Sentence<Vec<Vec<u8>>> {
+    fn pass(&self, outgoing: &[Vec<u8>], lengths: &[usize]) -> Outcome<Vec<Vec<u8>>> {
         let stream = &self.stream;
-        let upload = |message: &Vec<u8>| -> Sentence<Option<CudaSlice<u8>>> {
-            Ok(if message.is_empty() { None } else { Some(stream.clone_htod(message).map_err(by_cuda)?) })
+        let upload = |message: &Vec<u8>| -> Outcome<Option<CudaSlice<u8>>> {
+            Ok(if message.is_empty() { None } else { Some(stream.clone_htod(message)?) })
         };
-        let room = |&length: &usize| -> Sentence<Option<CudaSlice<u8>>> {
-            Ok(if length == 0 { None } else { Some(stream.alloc_zeros(length).map_err(by_cuda)?) })
+        let room = |&length: &usize| -> Outcome<Option<CudaSlice<u8>>> {
+            Ok(if length == 0 { None } else { Some(stream.alloc_zeros(length)?) })
         };
-        let sent = outgoing.iter().map(upload).collect::<Sentence<Vec<_>>>()?;
-        let mut arriving = lengths.iter().map(room).collect::<Sentence<Vec<_>>>()?;
+        let sent = outgoing.iter().map(upload).collect::<Outcome<Vec<_>>>()?;
+        let mut arriving = lengths.iter().map(room).collect::<Outcome<Vec<_>>>()?;
         // Within a group no message waits for another one, in whatever order they are named.
-        group_start().map_err(by_nccl)?;
+        group_start()?;
         for (peer, message) in (0..).zip(&sent) {
             if let Some(message) = message {
-                self.comm.send(message, peer).map_err(by_nccl)?;
+                self.comm.send(message, peer)?;
             }
         }
         for (peer, room) in (0..).zip(&mut arriving) {
             if let Some(room) = room {
-                self.comm.recv(room, peer).map_err(by_nccl)?;
+                self.comm.recv(room, peer)?;
             }
         }
-        group_end().map_err(by_nccl)?;
-        let download = |room: &Option<CudaSlice<u8>>| match room {
-            Some(room) => stream.clone_dtoh(room).map_err(by_cuda),
-            None => Ok(vec![]),
+        group_end()?;
+        let download = |room: &Option<CudaSlice<u8>>| -> Outcome<Vec<u8>> {
+            match room {
+                Some(room) => Ok(stream.clone_dtoh(room)?),
+                None => Ok(vec![]),
+            }
         };
-        let received = arriving.iter().map(download).collect::<Sentence<Vec<_>>>()?;
-        stream.synchronize().map_err(by_cuda)?;
+        let received = arriving.iter().map(download).collect::<Outcome<Vec<_>>>()?;
+        stream.synchronize()?;
         tracing::trace!("process {} has exchanged {} messages", self.rank, received.len());
         Ok(received)
     }
