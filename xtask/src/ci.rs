@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use xtask::repository;
 
 use self::gate::{Outcome, Step};
-use crate::{browser, tidy};
+use crate::{browser, tidy, wheel};
 
 /// The work of a step.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ enum Action {
     Shell(String),
     /// The page in a browser, where there is one.
     Browser,
+    /// The Python module in a virtual environment, where there is what builds it.
+    Wheel,
     /// `cargo deny`, as far as it is available.
     Deny,
 }
@@ -43,7 +45,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// All of them build the same packages with the same features: with others, cargo compiles most dependencies once more.
-fn steps(test_command: String) -> [Step<Action>; 9] {
+fn steps(test_command: String) -> [Step<Action>; 10] {
     [
         Step { name: "fmt", action: Action::Cargo("fmt --all --check") },
         Step { name: "tidy", action: Action::Tidy },
@@ -63,6 +65,7 @@ fn steps(test_command: String) -> [Step<Action>; 9] {
         },
         Step { name: "test", action: Action::Shell(test_command) },
         Step { name: "browser", action: Action::Browser },
+        Step { name: "wheel", action: Action::Wheel },
         Step { name: "doc", action: Action::Cargo("doc --workspace --no-deps --features parquet,toonheads --locked") },
         Step { name: "deny", action: Action::Deny },
     ]
@@ -83,6 +86,7 @@ fn perform(root: &Path, action: &Action) -> Result<Outcome> {
             succeed(Command::new("sh").args(["-e", "-u", "-c", script]).current_dir(root))
         }
         Action::Browser => in_browser(),
+        Action::Wheel => in_python(),
         Action::Deny => deny(root),
     }
 }
@@ -107,6 +111,14 @@ fn in_browser() -> Result<Outcome> {
         return Ok(Outcome::Skipped("the page was not tested, for there is no chromedriver with a Chromium"));
     }
     browser::run(&browser::Args::default()).map(|()| Outcome::Passed)
+}
+
+/// The Python module as users install it. Whoever has no maturin can run the gate all the same.
+fn in_python() -> Result<Outcome> {
+    if !wheel::can_be_tested() {
+        return Ok(Outcome::Skipped("the Python module was not tested, for there is no maturin, or no Python with venv"));
+    }
+    wheel::run(&wheel::Args::of_gate()).map(|()| Outcome::Passed)
 }
 
 /// Licenses, sources and bans of the dependencies, and known vulnerabilities if their database can be had.

@@ -13,6 +13,8 @@ use xtask::repository;
 
 /// The version of maturin that builds wheels.
 const MATURIN_VERSION: &str = "1.16.0";
+/// The Python of the tests.
+const PYTHON: &str = "python3";
 /// The package, from the root of the repository.
 const PACKAGE: &str = "crates/diffae-python";
 /// Maximum size of a wheel.
@@ -37,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long, requires = "test")]
     peers: bool,
     /// The Python of the tests
-    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    #[arg(long, value_name = "PROGRAM", default_value = PYTHON)]
     python: PathBuf,
 }
 
@@ -46,6 +48,19 @@ pub(crate) struct Args {
 enum Profile {
     Dev,
     Release,
+}
+
+impl Args {
+    /// The arguments of the gate, which has built nearly all of it before.
+    pub(crate) fn of_gate() -> Self {
+        Self { out: None, dev: true, test: true, peers: false, python: PathBuf::from(PYTHON) }
+    }
+}
+
+/// Returns whether there is what builds the wheel, and a Python for its tests.
+pub(crate) fn can_be_tested() -> bool {
+    let has_venv = || Command::new(PYTHON).args(["-c", "import ensurepip, venv"]).output();
+    maturin().is_ok() && has_venv().is_ok_and(|output| output.status.success())
 }
 
 /// Builds the wheel, and tests it if that is asked for.
@@ -189,6 +204,8 @@ mod tests {
         let package = repository::root().unwrap().join(PACKAGE);
         let text = fs::read_to_string(package.join("pyproject.toml")).unwrap();
         assert!(text.contains(&format!("requires = [\"maturin=={MATURIN_VERSION}\"]")), "{text}");
+        let gate = fs::read_to_string(repository::root().unwrap().join(".ci/run")).unwrap();
+        assert!(gate.contains(&format!("pip install maturin=={MATURIN_VERSION}")), "{gate}");
         assert!([REQUIREMENTS, PEER_REQUIREMENTS].iter().all(|file| package.join(file).is_file()));
     }
 }

@@ -23,7 +23,8 @@ def encode(model: diffae.Model, blocks: list[tuple[int, list[str]]], out: Path) 
     for number, files in blocks:
         pictures = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
         codes = model.encode(pictures, names=[Path(file).stem for file in files], threads=1)
-        codes.save(out / f"{number:05}.safetensors")
+        # A worker may have died between the file and its report, and the partition is encoded once more.
+        codes.save(out / f"{number:05}.safetensors", overwrite=True)
         counts.append(len(codes))
     return counts
 

@@ -1,6 +1,10 @@
 """The examples, each with the library that it is about: `pytest -m peers`."""
 
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import diffae
@@ -78,6 +82,54 @@ def test_ray_encodes_and_goes_on(many_faces, model, tmp_path, monkeypatch):
     finally:
         encode_with_ray.ray.shutdown()
     expect_codes_of(images, tmp_path, model)
+
+
+def workers():
+    """The processes of Ray's actors."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue  # it has ended
+        if words.startswith("ray::") and "Encoder" in words:
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="workers are found by /proc")
+def test_a_worker_of_ray_that_is_killed_costs_nothing(checkpoint, tmp_path):
+    """20,000 pictures and two workers, one of which is killed: nothing is lost, and nothing is there twice."""
+    import encode_with_ray
+
+    images, out = tmp_path / "images", tmp_path / "codes"
+    images.mkdir()
+    generator = np.random.default_rng(0)
+    pictures = np.kron(generator.integers(0, 256, (20_000, 4, 4, 3), np.uint8), np.ones((1, 4, 4, 1), np.uint8))
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(images / f"{number:05}.png", compress_level=1)
+    killed = []
+
+    def kill():
+        while len(list(out.glob("*.safetensors"))) < 40:
+            time.sleep(0.02)
+        killed.append(min(workers()))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    encode_with_ray.ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": EXAMPLES}})
+    try:
+        killer.start()
+        assert encode_with_ray.main(images, out, str(checkpoint), semantic_only=True)["pictures"] == 20_000
+    finally:
+        encode_with_ray.ray.shutdown()
+    assert killed
+    files = sorted(out.iterdir())
+    assert [file.name for file in files] == [f"{number:05}.safetensors" for number in range(157)]
+    codes = diffae.Codes.join([diffae.Codes.open(file) for file in files])
+    assert codes.names == [f"{number:05}" for number in range(20_000)]
+    expected = diffae.load(checkpoint).encode(pictures, semantic_only=True)
+    np.testing.assert_array_equal(codes.z_sem, expected.z_sem)
 
 
 @pytest.mark.parametrize("scheduler", ["threads", "processes"])

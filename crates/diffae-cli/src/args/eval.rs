@@ -357,6 +357,14 @@ pub(crate) struct AlongArgs {
     /// Invert by fixed points along DDIM in N steps, and decode along it
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["exact_steps", "steps", "invert_steps", "sampler", "eta"])]
     pub(crate) fixed_point_steps: Option<usize>,
+    /// Spacing of that chain
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value_t = PipelineSettings::DEFAULT.spacing,
+        value_parser = one_of::<Spacing>(Spacing::names())
+    )]
+    pub(crate) spacing: Spacing,
 }
 
 /// Source of edit directions.

@@ -7,7 +7,7 @@ use diffae_eval::measures::{
     FidSource, InversionOptions, PplOptions, ReconOptions, XTerminalKind,
 };
 use diffae_eval::{FeatureKind, InceptionInput, InversePenalty, LpipsBackbone};
-use diffae_infer::{ChainSettings, ExactSettings, FixedPointSettings, LatentMethod, PipelineSettings};
+use diffae_infer::{ChainSettings, ExactSettings, FixedPointSettings, LatentMethod};
 
 use super::{
     AlongArgs, AttributesArgs, BackboneName, DirectionName, DisentanglementArgs, EditsArgs, EvalInversionArgs,
@@ -75,7 +75,7 @@ impl EvalInversionArgs {
 
 impl AlongArgs {
     fn chain(&self) -> Option<ChainSettings> {
-        let (spacing, weights) = (PipelineSettings::DEFAULT.spacing, self.exact_weights);
+        let (spacing, weights) = (self.spacing, self.exact_weights);
         let exact = self.exact_steps.map(|steps| ChainSettings::Exact(ExactSettings { steps, spacing, weights }));
         let fixed = |steps| ChainSettings::FixedPoint(FixedPointSettings { steps, spacing });
         exact.or(self.fixed_point_steps.map(fixed))
