@@ -116,7 +116,9 @@ fn in_browser() -> Result<Outcome> {
 /// The Python module as users install it. Whoever has no maturin can run the gate all the same.
 fn in_python() -> Result<Outcome> {
     if !wheel::can_be_tested() {
-        return Ok(Outcome::Skipped("the Python module was not tested, for there is no maturin, or no Python with venv"));
+        return Ok(Outcome::Skipped(
+            "the Python module was not tested, for there is no maturin, or no Python with venv",
+        ));
     }
     wheel::run(&wheel::Args::of_gate()).map(|()| Outcome::Passed)
 }

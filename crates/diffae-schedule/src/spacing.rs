@@ -119,12 +119,7 @@ fn fractions(num_steps: usize) -> impl Iterator<Item = f64> {
 /// which is given with its inverse.
 ///
 /// Between timesteps the logarithm of the ratio is interpolated.
-fn placed(
-    schedule: &NoiseSchedule,
-    num_steps: usize,
-    (to, from): (Map<'_>, Map<'_>),
-    limit: f64,
-) -> Vec<f64> {
+fn placed(schedule: &NoiseSchedule, num_steps: usize, (to, from): (Map<'_>, Map<'_>), limit: f64) -> Vec<f64> {
     let logs: Vec<f64> = schedule.alpha_bars().iter().map(|&alpha_bar| noise_to_signal(alpha_bar).ln()).collect();
     let (Some(&first), Some(&last)) = (logs.first(), logs.last()) else { return vec![] };
     let (start, end) = (to(first.exp()), to(last.exp().min(limit)));
