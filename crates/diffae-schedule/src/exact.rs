@@ -42,7 +42,7 @@ pub enum ExactWeights {
     /// `K_i = (sigma_{i+1} / sigma_i)^(1 - w) ((h_{i+1} / h_i)^2 alpha_{i+1} / alpha_{i-1})^w (alpha_{i+1} / alpha_i)^g` with w and
     /// g by the length of the step, `log(s_{i+1} / s_i)`: from 20 steps down to 10, and in 4 of [`Spacing::Interior`], inversion and
     /// decoding may differ by a relative 0.001 of eps, and `x_T` is close to normal. `g` damps what remains of the start where
-    /// all is noise; of long steps it is negative, with the alphas in its factor taken as 1/40 where they are smaller.
+    /// all is noise.
     ///
     /// [`Spacing::Interior`]: crate::Spacing::Interior
     #[default]
@@ -65,15 +65,12 @@ const BALANCED: [[f64; 3]; 10] = [
     [1.43, 0.7, 0.1],
     [1.5, 0.687, 0.094],
     [2.2, 0.56, -0.12],
-    [2.76, 0.46, -0.2],
-    [3.2, 0.38, -0.2],
-    [4.3, 0.3, -0.2],
+    [2.4, 0.525, 0.018],
+    [3.2, 0.38, -0.05],
+    [4.3, 0.3, 0.0],
     [6.5, 0.15, 0.0],
     [13.0, 0.0, 0.0],
 ];
-
-/// Smallest alpha that a negative g heeds: below it a step has next to no signal to damp.
-const LEAST_ALPHA: f64 = 1.0 / 40.0;
 
 impl ExactWeights {
     /// All choices, each with its name.
@@ -84,12 +81,6 @@ impl ExactWeights {
     #[must_use]
     pub fn names() -> impl ExactSizeIterator<Item = &'static str> {
         Self::NAMED.iter().map(|(name, _)| *name)
-    }
-
-    /// Returns the factor of a step from one alpha to the next, larger one in noise.
-    fn damping(g: f64, [here, after]: [f64; 2]) -> f64 {
-        let least = if g < 0.0 { LEAST_ALPHA } else { 0.0 };
-        (after.max(least) / here.max(least)).powf(g)
     }
 
     /// Returns w and g for a step of this length.
@@ -171,7 +162,7 @@ impl ExactChain {
         let second_order = (h_next / h).powi(2) * after.alpha / before.alpha;
         let [w, g] = self.weights.parameters((after.ratio() / here.ratio()).ln());
         let noise_ratio = after.sigma / here.sigma;
-        let k = noise_ratio.powf(1.0 - w) * second_order.powf(w) * ExactWeights::damping(g, [here.alpha, after.alpha]);
+        let k = noise_ratio.powf(1.0 - w) * second_order.powf(w) * (after.alpha / here.alpha).powf(g);
         Ok(ExactCoefficients {
             before: k,
             here: (after.alpha - k * before.alpha) / here.alpha,
