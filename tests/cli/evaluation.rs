@@ -26,6 +26,15 @@ pub(crate) fn pictures(workspace: &Workspace, folder: &str) -> String {
 }
 
 /// A figure of a report.
+/// Runs an evaluation in two shards, then as a whole in the same folder, whose report it returns.
+fn in_shards(workspace: &Workspace, args: &[&str]) -> serde_json::Value {
+    for shard in ["2/2", "1/2"] {
+        let told = workspace.run(&[args, &["--shard", shard]].concat()).succeeds().json();
+        assert_eq!((&told["settings"]["shard"], told["figures"].as_array().unwrap().len()), (&shard.into(), 0));
+    }
+    workspace.run(args).succeeds().json()
+}
+
 pub(crate) fn figure(report: &serde_json::Value, name: &str, of: &[(&str, &str)]) -> f64 {
     let figures = report["figures"].as_array().unwrap();
     let fits = |figure: &&serde_json::Value| {
@@ -163,6 +172,23 @@ fn edits_are_compared_with_the_truth() {
     let args =
         ["eval", "edits", "--model", "model", "--pairs", "pairs", "--steps", "2", "--invert-steps", "2", "--json"];
     let report = workspace.run(&[&args[..], &["--out", "eval"]].concat()).succeeds().json();
+    assert_eq!(in_shards(&workspace, &[&args[..], &["--out", "shards"]].concat()), report);
+    let along = |more: &[&str]| {
+        let args = ["eval", "edits", "--model", "model", "--pairs", "pairs", "--out", "along", "--spacing", "interior"];
+        workspace.run(&[&args[..], more].concat())
+    };
+    along(&[]).fails_with("required arguments were not provided");
+    along(&["--steps", "2"]).fails_with("required arguments were not provided");
+    let told = fs::read_to_string(workspace.path("along/edits.json"));
+    assert!(told.is_err(), "a spacing that nothing follows is refused");
+    along(&["--exact-steps", "2"]).succeeds();
+    assert!(fs::read_to_string(workspace.path("along/edits.json")).unwrap().contains("2 exact interior steps"));
+    let weights = random_weights(&workspace, "squeeze");
+    let data = workspace.path("pairs").join(&attribute).join("with");
+    let ppl = ["eval", "ppl", "--model", "model", "--data", data.to_str().unwrap(), "--pairs", "3", "--json"];
+    let more = ["--steps", "2", "--invert-steps", "2", "--backbone", "squeeze", "--weights", &weights, "--out"];
+    let ppl = |out: &'static str| [&ppl[..], &more, &[out]].concat();
+    assert_eq!(in_shards(&workspace, &ppl("ppl-shards")), workspace.run(&ppl("ppl")).succeeds().json());
     let of = [("attribute", attribute.as_str())];
     // A fifth of the pairs finds the strength.
     let nearer = report["figures"].as_array().unwrap().iter().find(|figure| figure["name"] == "nearer").unwrap();
@@ -478,6 +504,8 @@ fn pictures_are_compared_with_the_eyes_of_a_network() {
     let network = ["--backbone", "squeeze", "--weights", &weights];
     let args = ["eval", "lpips", "--data", data, "--pictures", made, "--out", "lpips", "--json"];
     let report = workspace.run(&[&args[..], &network].concat()).succeeds().json();
+    let divided = ["eval", "lpips", "--data", data, "--pictures", made, "--out", "divided", "--json"];
+    assert_eq!(in_shards(&workspace, &[&divided[..], &network].concat()), report);
     let mean = figure(&report, "lpips", &[("backbone", "squeeze")]);
     let items = fs::read_to_string(workspace.path("lpips/lpips.items.jsonl")).unwrap();
     let value = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["values"]["lpips"].as_f64();
@@ -488,6 +516,8 @@ fn pictures_are_compared_with_the_eyes_of_a_network() {
     let network = ["--lpips-backbone", "squeeze", "--lpips-weights", &weights];
     let args = ["eval", "recon", "--data", data, "--pictures", made, "--steps", "20", "--out", "recon", "--json"];
     let report = workspace.run(&[&args[..], &network].concat()).succeeds().json();
+    let divided = ["eval", "recon", "--data", data, "--pictures", made, "--steps", "20", "--out", "halves", "--json"];
+    assert_eq!(in_shards(&workspace, &[&divided[..], &network].concat()), report);
     let got = figure(&report, "lpips", &[("x_T", "inverted"), ("steps", "20")]);
     assert!((got - mean).abs() < 1e-12, "{got}, expected {mean}");
     let again = ["eval", "recon", "--data", data, "--pictures", data, "--steps", "50", "--out", "perfect"];
@@ -528,6 +558,8 @@ fn everything_is_measured_at_once() {
     assert!((accepted - accepted.round()).abs() < 1e-9, "{accepted}");
     let again = workspace.run(&[&few[..], &options].concat()).succeeds().json();
     assert_eq!(again, report);
+    let divided = ["eval", "few-shot", "--model", &model, "--data", &data, "--labels", labels, "--out", "few-halves"];
+    assert_eq!(in_shards(&workspace, &[&divided[..], &options].concat()), report);
     let few_pictures = ["eval", "few-shot", "--shots", "20", "--model", &model, "--data", &data, "--labels", labels];
     workspace.run(&[&few_pictures[..], &["--out", "too-few"]].concat()).fails_with("expected at least 22");
     let dimensions = ["eval", "disentanglement", "--model", &model, "--data", &data, "--labels", labels, "--json"];

@@ -1,7 +1,6 @@
 //! The first pictures of a data set, under unique names, for evaluation or fitting.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -97,12 +96,6 @@ impl PictureSet {
         Ok(self.fingerprint.get_or_init(|| found).clone())
     }
 
-    /// Returns ranges of consecutive indices, at most `size` in each.
-    pub fn batches(&self, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let count = self.count;
-        (0..count).step_by(size.max(1)).map(move |start| start..(start + size.max(1)).min(count))
-    }
-
     /// Reads pictures by their indices.
     ///
     /// # Shapes
@@ -192,13 +185,5 @@ mod tests {
         };
         assert_eq!((set("").len(), set("*").len()), (10, 15));
         assert!(set("seg.png").name(0).ends_with(".seg.png"));
-    }
-
-    #[test]
-    fn batches_cover_the_set_once() {
-        let folder = folder_of(&["a.png", "b.png", "c.png"]);
-        let set = PictureSet::first(folder.path(), Crop::Center, None).unwrap();
-        assert_eq!(set.batches(2).collect::<Vec<_>>(), [0..2, 2..3]);
-        assert_eq!(set.batches(0).count(), 3, "a batch holds one picture at least");
     }
 }

@@ -244,6 +244,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn batches_cover_the_items_once() {
+        assert_eq!(batches(3..6, 2).collect::<Vec<_>>(), [3..5, 5..6]);
+        assert_eq!(batches(0..3, 0).count(), 3, "a batch holds one item at least");
+        assert_eq!(batches(4..4, 2).count(), 0);
+    }
+
+    #[test]
     fn a_stage_ends_once_and_a_break_at_its_begin_comes_back() {
         let mut events = vec![];
         let evaluation = Evaluation::new(Path::new("out"), |event: &EvaluationEvent| {

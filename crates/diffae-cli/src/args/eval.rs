@@ -343,7 +343,7 @@ pub(crate) struct LabeledArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AlongArgs {
     /// Invert and decode along an exact chain of N steps, as `diffae edit` does by default
-    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["steps", "invert_steps", "sampler", "eta"])]
+    #[arg(long, value_name = "N", value_parser = positive, group = "both_ways", conflicts_with_all = ["steps", "invert_steps", "sampler", "eta"])]
     pub(crate) exact_steps: Option<usize>,
     /// Weights of the exact chain
     #[arg(
@@ -355,12 +355,13 @@ pub(crate) struct AlongArgs {
     )]
     pub(crate) exact_weights: ExactWeights,
     /// Invert by fixed points along DDIM in N steps, and decode along it
-    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["exact_steps", "steps", "invert_steps", "sampler", "eta"])]
+    #[arg(long, value_name = "N", value_parser = positive, group = "both_ways", conflicts_with_all = ["steps", "invert_steps", "sampler", "eta"])]
     pub(crate) fixed_point_steps: Option<usize>,
-    /// Spacing of that chain
+    /// Spacing of the exact chain, or of that inverted by fixed points
     #[arg(
         long,
         value_name = "NAME",
+        requires = "both_ways",
         default_value_t = PipelineSettings::DEFAULT.spacing,
         value_parser = one_of::<Spacing>(Spacing::names())
     )]

@@ -17,7 +17,6 @@ const LOCAL_RANKS: [&str; 4] = ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI
 pub struct Nccl {
     comm: Comm,
     stream: Arc<CudaStream>,
-    rank: usize,
 }
 
 /// A failure, as a sentence.
@@ -86,7 +85,7 @@ impl Nccl {
         let context = CudaContext::new(device)?;
         let stream = context.new_stream()?;
         let comm = Comm::from_rank(Arc::clone(&stream), rank, size, Id::uninit(id))?;
-        Ok(Self { comm, stream, rank })
+        Ok(Self { comm, stream })
     }
 
     /// Exchanges the lengths of messages, then the messages.
@@ -134,7 +133,6 @@ impl Nccl {
         };
         let received = arriving.iter().map(download).collect::<Outcome<Vec<_>>>()?;
         stream.synchronize()?;
-        tracing::trace!("process {} has exchanged {} messages", self.rank, received.len());
         Ok(received)
     }
 }
