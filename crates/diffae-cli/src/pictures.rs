@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, anyhow, bail};
 use diffae_data::{
-    AttributePairs, Crop, FindSettings, Input, PictureSet, Shard, broken_inputs, list_inputs_with, warn_once,
+    AttributePairs, Crop, FindSettings, Input, PictureSet, Shard, broken_inputs, inputs_fingerprint, list_inputs_with,
+    warn_once,
 };
 use diffae_infer::{Subjects, list_subjects_with};
 
@@ -24,12 +25,21 @@ struct LeftOut {
     total: usize,
 }
 
+/// The pictures of a command line.
+pub(crate) struct Listed {
+    /// Those that can be read; of a shard, its own.
+    pub(crate) inputs: Vec<Input>,
+    /// Checksum of all of them, also of those that cannot be read and those of other shards.
+    pub(crate) fingerprint: String,
+}
+
 /// Lists the pictures of the command line and opens each of them: hours of work should not end at the last one.
 ///
 /// Unreadable pictures are left out with `--skip-broken`, each with a warning, and are an error without it. Of a shard, only its
 /// own pictures are opened.
-pub(crate) fn list_readable(paths: &[PathBuf], reading: &ReadingArgs, shard: Option<Shard>) -> Result<Vec<Input>> {
+pub(crate) fn list_readable(paths: &[PathBuf], reading: &ReadingArgs, shard: Option<Shard>) -> Result<Listed> {
     let mut inputs = list_inputs_with(paths, &reading.picture_key)?;
+    let fingerprint = inputs_fingerprint(&inputs)?;
     if let Some(shard) = shard {
         let (range, total) = (shard.range(inputs.len()), inputs.len());
         inputs = inputs.drain(range).collect();
@@ -37,8 +47,9 @@ pub(crate) fn list_readable(paths: &[PathBuf], reading: &ReadingArgs, shard: Opt
             bail!("shard {shard} of {} is empty; make fewer shards", Noun::Pictures.counted(total))
         }
     }
-    let kept = readable(&inputs, reading)?;
-    Ok(inputs.into_iter().zip(kept).filter_map(|(input, is_kept)| is_kept.then_some(input)).collect())
+    let mut kept = readable(&inputs, reading)?.into_iter();
+    inputs.retain(|_| kept.next() == Some(true));
+    Ok(Listed { inputs, fingerprint })
 }
 
 /// Lists pictures and codes, and opens the pictures as [`list_readable`] does.

@@ -57,9 +57,10 @@ pub(crate) fn pictures(archive: &Path) -> Result<Found> {
     for member in &others {
         left_out.add_member(&archive.join(&member.name));
     }
+    let file: Arc<Path> = archive.into();
     let item = |Member { name, offset, length }| {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        Item { file: archive.to_owned(), name, place: Place::Part { unpacked: unpacked.clone(), offset, length } }
+        Item { file: Arc::clone(&file), name, place: Place::Part { unpacked: unpacked.clone(), offset, length } }
     };
     Ok(Found { items: pictures.into_iter().map(item).collect(), left_out })
 }

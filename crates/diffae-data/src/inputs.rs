@@ -1,18 +1,20 @@
 //! Pictures named by a user: files, folders, tensors.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use image::RgbImage;
+use indexmap::IndexSet;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result, computing};
-use crate::image_io::{read_image, read_rgb};
+use crate::fingerprint::Fingerprint;
+use crate::image_io::{picture_from_bytes, read_image, read_rgb, rgb_from_bytes};
 use crate::search::{FoundBelow, found_below, found_in};
-use crate::source::{Items, Source, stamp};
+use crate::source::{Item, Source, stamp};
 use crate::tensors::{Tensors, is_tensors};
 
 /// Maximum length of a name; longer ones are cut, so that endings can be added.
@@ -29,7 +31,8 @@ pub struct Input {
 #[derive(Debug, Clone)]
 enum InputSource {
     File(PathBuf),
-    Stored { source: Arc<dyn Source>, idx: usize },
+    Stored(Item),
+    Tensor { tensors: Arc<Tensors>, idx: usize },
 }
 
 impl Input {
@@ -43,7 +46,8 @@ impl Input {
         let (channels, image_size) = (image_shape[0], image_shape[1]);
         match &self.source {
             InputSource::File(path) => read_image(path, channels, image_size),
-            InputSource::Stored { source, idx } => source.read(*idx, (channels, image_size), None),
+            InputSource::Stored(item) => picture_from_bytes(&item.bytes()?, &item.path(), (channels, image_size), None),
+            InputSource::Tensor { tensors, idx } => tensors.read(*idx, (channels, image_size), None),
         }
     }
 
@@ -54,7 +58,8 @@ impl Input {
     pub fn read_rgb(&self) -> Result<RgbImage> {
         match &self.source {
             InputSource::File(path) => read_rgb(path),
-            InputSource::Stored { source, idx } => source.read_rgb(*idx),
+            InputSource::Stored(item) => rgb_from_bytes(&item.bytes()?, &item.path()),
+            InputSource::Tensor { tensors, idx } => tensors.read_rgb(*idx),
         }
     }
 
@@ -62,7 +67,8 @@ impl Input {
     fn check(&self) -> Result<()> {
         match &self.source {
             InputSource::File(path) => read_rgb(path).map(drop),
-            InputSource::Stored { source, idx } => source.check(*idx),
+            InputSource::Stored(item) => rgb_from_bytes(&item.bytes()?, &item.path()).map(drop),
+            InputSource::Tensor { tensors, idx } => tensors.check(*idx),
         }
     }
 
@@ -74,7 +80,8 @@ impl Input {
     pub fn stamp(&self) -> Result<String> {
         match &self.source {
             InputSource::File(path) => stamp(path),
-            InputSource::Stored { source, idx } => source.stamp(*idx),
+            InputSource::Stored(item) => item.stamp(),
+            InputSource::Tensor { tensors, idx } => tensors.stamp(*idx),
         }
     }
 }
@@ -97,29 +104,46 @@ pub fn list_inputs(paths: &[PathBuf]) -> Result<Vec<Input>> {
 /// # Errors
 /// As [`list_inputs`]; [`Error::Data`] if no sample has that key.
 pub fn list_inputs_with(paths: &[PathBuf], picture_key: &str) -> Result<Vec<Input>> {
-    let mut inputs = Vec::new();
+    let (mut stems, mut sources) = (vec![], vec![]);
+    let mut add = |name: &Path, source| {
+        stems.push(stem(name));
+        sources.push(source);
+    };
     for path in paths {
         let metadata = fs::metadata(path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        let source: Arc<dyn Source> = if is_tensors(path) {
-            Arc::new(Tensors::open(path)?)
+        let (mut files, mut stored) = (vec![], vec![]);
+        if is_tensors(path) {
+            let tensors = Arc::new(Tensors::open(path)?);
+            for idx in 0..tensors.len() {
+                add(Path::new(tensors.name(idx)), InputSource::Tensor { tensors: Arc::clone(&tensors), idx });
+            }
         } else if let Some(items) = found_in(path, picture_key)? {
-            Arc::new(Items(items))
+            stored = items;
         } else if metadata.is_dir() {
-            let FoundBelow { files, stored } = found_below(path, picture_key)?;
-            inputs.extend(files.into_iter().map(|file| (stem(&file), InputSource::File(file))));
-            Arc::new(Items(stored))
+            FoundBelow { files, stored } = found_below(path, picture_key)?;
         } else {
-            inputs.push((stem(path), InputSource::File(path.clone())));
-            continue;
-        };
-        let stored = |idx| {
-            let name = stem(Path::new(source.name(idx)));
-            (name, InputSource::Stored { source: Arc::clone(&source), idx })
-        };
-        inputs.extend((0..source.len()).map(stored));
+            files.push(path.clone());
+        }
+        for file in files {
+            add(&file.clone(), InputSource::File(file));
+        }
+        for item in stored {
+            add(Path::new(&item.name.clone()), InputSource::Stored(item));
+        }
     }
-    let (stems, sources): (Vec<_>, Vec<_>) = inputs.into_iter().unzip();
     Ok(file_names(stems).into_iter().zip(sources).map(|(name, source)| Input { name, source }).collect())
+}
+
+/// Computes a checksum of the names and the [`stamp`](Input::stamp)s of inputs, which differs between sets of inputs.
+///
+/// # Errors
+/// [`Error::Io`] if a file is gone.
+pub fn inputs_fingerprint(inputs: &[Input]) -> Result<String> {
+    let mut fingerprint = Fingerprint::new();
+    for input in inputs {
+        fingerprint.update(format!("{}\n{}\n", input.name, input.stamp()?).as_bytes());
+    }
+    Ok(fingerprint.digits())
 }
 
 /// Reads and stacks inputs into one batch.
@@ -158,17 +182,22 @@ const RESERVED_NAMES: [&str; 1] = ["sheet"];
 
 /// Makes names fit for files of one folder: without separators, none hidden, each different, `a`, `a_2`, `a_3`.
 pub fn file_names(names: impl IntoIterator<Item = String>) -> Vec<String> {
-    let mut taken: BTreeSet<String> = RESERVED_NAMES.iter().map(|&name| name.to_owned()).collect();
-    let mut distinct = Vec::new();
+    let mut taken: IndexSet<String> = RESERVED_NAMES.iter().map(|&name| name.to_owned()).collect();
+    // The next number of each name that was there twice.
+    let mut next: HashMap<String, u64> = HashMap::new();
     for name in names {
         let stem = file_name(&name);
-        let numbered = (2_u64..).map(|number| format!("{stem}_{number}"));
-        let free = std::iter::once(stem.clone()).chain(numbered).find(|name| !taken.contains(name));
-        let free = free.unwrap_or(stem);
-        taken.insert(free.clone());
-        distinct.push(free);
+        if !taken.contains(&stem) {
+            taken.insert(stem);
+            continue;
+        }
+        let next = next.entry(stem.clone()).or_insert(2);
+        while !taken.insert(format!("{stem}_{next}")) {
+            *next += 1;
+        }
+        *next += 1;
     }
-    distinct
+    taken.into_iter().skip(RESERVED_NAMES.len()).collect()
 }
 
 /// Replaces all parts of a name that have a meaning in a file system.
@@ -181,6 +210,8 @@ fn file_name(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -194,6 +225,18 @@ mod tests {
         fs::write(folder.path().join("notes.txt"), "").unwrap();
         let names: Vec<_> = list_inputs(&[folder.path().to_owned()]).unwrap().into_iter().map(|i| i.name).collect();
         assert_eq!(names, ["x", "x_2", "x_3", "x_2_2"]);
+    }
+
+    #[test]
+    fn many_of_one_name_are_numbered_in_order() {
+        // As of folders that hold one picture each; a search from 2 on for each would not end.
+        let names = file_names((0..100_000).map(|_| "frame".to_owned()));
+        assert_eq!(
+            (names[0].as_str(), names[1].as_str(), names[99_999].as_str()),
+            ("frame", "frame_2", "frame_100000")
+        );
+        let taken = file_names(["a", "a_2", "a", "a_3", "a", "a_2"].map(str::to_owned));
+        assert_eq!(taken, ["a", "a_2", "a_3", "a_3_2", "a_4", "a_2_2"]);
     }
 
     #[test]

@@ -73,7 +73,9 @@ pub use image_io::{
     CropBox, ResizeFilter, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_bytes, rgb_from_tensor,
     square_from_bytes, tensor_from_pixels, tensor_from_rgb,
 };
-pub use inputs::{BrokenInput, Input, broken_inputs, file_names, list_inputs, list_inputs_with, read_batch};
+pub use inputs::{
+    BrokenInput, Input, broken_inputs, file_names, inputs_fingerprint, list_inputs, list_inputs_with, read_batch,
+};
 pub use label_table::{LabelForm, LabelRow, LabelTable};
 pub use labels::{FOLDER_LABELS, Labels, Strangers};
 pub use lmdb::{Lmdb, LmdbWriter};

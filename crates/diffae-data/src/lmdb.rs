@@ -67,9 +67,9 @@ pub(crate) fn values(path: &Path) -> Result<Vec<Item>> {
         }
     }
     let names = by_resolution.pop_last().map_or_else(|| database.pictures(path), |(_, keys)| Ok(keys))?;
-    let file = if path.is_dir() { path.join(DATA_FILE) } else { path.to_owned() };
+    let file: Arc<Path> = if path.is_dir() { path.join(DATA_FILE).into() } else { path.into() };
     let values: Arc<dyn Values> = database;
-    let item = |name| Item { file: file.clone(), name, place: Place::Value(Arc::clone(&values)) };
+    let item = |name| Item { file: Arc::clone(&file), name, place: Place::Value(Arc::clone(&values)) };
     Ok(names.into_iter().map(item).collect())
 }
 

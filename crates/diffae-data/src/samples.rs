@@ -1,6 +1,7 @@
 //! Selection of one picture per sample: in a `WebDataset`, members that are named alike up to the first dot belong
 //! together, and the rest of the name is the key of each.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -30,27 +31,43 @@ pub(crate) fn one_a_sample(items: Vec<Item>, setting: &str, root: &Path) -> Resu
     Ok(items.into_iter().enumerate().filter(is_chosen).map(|(_, item)| item).collect())
 }
 
-/// Pictures by sample, each with its place and key.
+/// A picture of an archive, by its sample and key.
+struct Picture<'a> {
+    archive: &'a Path,
+    sample: &'a str,
+    key: Cow<'a, str>,
+    /// Place among the items.
+    idx: usize,
+}
+
+/// Pictures by sample.
 struct Samples<'a> {
-    samples: BTreeMap<(&'a Path, &'a str), Vec<(usize, String)>>,
+    /// All pictures, those of a sample side by side.
+    pictures: Vec<Picture<'a>>,
     /// Number of pictures for each key.
-    keys: BTreeMap<String, usize>,
+    keys: BTreeMap<Cow<'a, str>, usize>,
 }
 
 impl<'a> Samples<'a> {
     fn new(items: &'a [Item]) -> Self {
-        let (mut samples, mut keys): (BTreeMap<_, Vec<_>>, BTreeMap<String, usize>) = Default::default();
+        let (mut pictures, mut keys) = (Vec::with_capacity(items.len()), BTreeMap::new());
         for (idx, item) in items.iter().enumerate() {
             let (sample, key) = split(&item.name);
             *keys.entry(key.clone()).or_default() += 1;
-            samples.entry((item.file.as_path(), sample)).or_default().push((idx, key));
+            pictures.push(Picture { archive: &item.file, sample, key, idx });
         }
-        Self { samples, keys }
+        pictures.sort_by_key(|picture| (picture.archive, picture.sample));
+        Self { pictures, keys }
+    }
+
+    /// Iterates over the pictures of each sample.
+    fn samples(&self) -> impl Iterator<Item = &[Picture<'a>]> {
+        self.pictures.chunk_by(|a, b| (a.archive, a.sample) == (b.archive, b.sample))
     }
 
     /// Lists the keys with their counts: `jpg (40), seg.png (40)`.
     fn listed(&self) -> String {
-        let mut keys: Vec<(&String, &usize)> = self.keys.iter().collect();
+        let mut keys: Vec<(&Cow<'_, str>, &usize)> = self.keys.iter().collect();
         keys.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
         let shown = keys.iter().take(MAX_NUMBERED_KEYS).map(|(key, count)| format!("{key} ({count})"));
         let more = if keys.len() > MAX_NUMBERED_KEYS { ", .." } else { "" };
@@ -61,12 +78,13 @@ impl<'a> Samples<'a> {
     fn with_key(&self, setting: &str, root: &Path) -> Result<BTreeSet<usize>> {
         let wanted: Vec<String> =
             setting.split(';').map(|key| key.trim().trim_start_matches('.').to_ascii_lowercase()).collect();
-        let of_sample = |pictures: &Vec<(usize, String)>| {
-            let with = |wanted: &String| pictures.iter().find(|(_, key)| key == wanted).map(|(idx, _)| *idx);
+        let of_sample = |pictures: &[Picture<'_>]| {
+            let with =
+                |wanted: &String| pictures.iter().find(|picture| picture.key == *wanted).map(|picture| picture.idx);
             wanted.iter().find_map(with)
         };
-        let chosen: BTreeSet<usize> = self.samples.values().filter_map(of_sample).collect();
-        let without = self.samples.len() - chosen.len();
+        let chosen: BTreeSet<usize> = self.samples().filter_map(of_sample).collect();
+        let without = self.samples().count() - chosen.len();
         if chosen.is_empty() {
             let problem = format!("no sample has a picture under --picture-key {setting}; there are {}", self.listed());
             return Err(Error::Data { path: root.to_owned(), problem });
@@ -81,24 +99,25 @@ impl<'a> Samples<'a> {
 
     fn choose(&self, root: &Path) -> Result<BTreeSet<usize>> {
         let (mut chosen, mut taken, mut passed_over) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let several = || self.samples.iter().filter(|(_, pictures)| pictures.len() > 1);
         let are_numbered = self.are_numbered();
-        for ((_, sample), pictures) in several() {
-            if let Some((idx, key)) = preferred(pictures).map_err(|keys| unclear(root, sample, &keys))? {
-                chosen.insert(*idx);
-                taken.insert(key.as_str());
-                passed_over.extend(pictures.iter().map(|(_, key)| key.as_str()).filter(|other| other != key));
-            } else if are_numbered || pictures.iter().all(|(_, key)| self.keys.get(key) == Some(&1)) {
+        for pictures in self.samples().filter(|pictures| pictures.len() > 1) {
+            let keys: Vec<&str> = pictures.iter().map(|picture| &*picture.key).collect();
+            match preferred(&keys).map_err(|keys| unclear(root, pictures[0].sample, &keys))? {
+                Some(place) => {
+                    chosen.insert(pictures[place].idx);
+                    taken.insert(keys[place]);
+                    passed_over.extend(keys.iter().copied().filter(|other| *other != keys[place]));
+                }
                 // Names with dots in them, such as `cat.001.png`, are no samples.
-                chosen.extend(pictures.iter().map(|(idx, _)| *idx));
-            } else {
-                let keys: Vec<&str> = pictures.iter().map(|(_, key)| key.as_str()).collect();
-                return Err(unclear(root, sample, &keys));
+                None if are_numbered || keys.iter().all(|key| self.keys.get(*key) == Some(&1)) => {
+                    chosen.extend(pictures.iter().map(|picture| picture.idx));
+                }
+                None => return Err(unclear(root, pictures[0].sample, &keys)),
             }
         }
         let mut alone = 0;
-        for (idx, key) in self.samples.values().filter(|pictures| pictures.len() == 1).flatten() {
-            if key.contains('.') && passed_over.contains(key.as_str()) {
+        for Picture { key, idx, .. } in self.samples().filter(|pictures| pictures.len() == 1).flatten() {
+            if key.contains('.') && passed_over.contains(&**key) {
                 alone += 1;
             } else {
                 chosen.insert(*idx);
@@ -131,21 +150,21 @@ fn is_numeric(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_'))
 }
 
-/// Returns the one picture of a sample whose key is an ending alone, else the one that is called a picture; fails with
-/// the keys if they are ambiguous, and returns `None` if no key decides.
-fn preferred(pictures: &[(usize, String)]) -> std::result::Result<Option<&(usize, String)>, Vec<&str>> {
-    let plain: Vec<_> = pictures.iter().filter(|(_, key)| !key.contains('.')).collect();
+/// Returns the place of the one key that is an ending alone, else of the one that is called a picture; fails with the keys
+/// if they are ambiguous, and returns `None` if no key decides.
+fn preferred<'a>(keys: &[&'a str]) -> std::result::Result<Option<usize>, Vec<&'a str>> {
+    let plain: Vec<usize> = (0..keys.len()).filter(|place| !keys[*place].contains('.')).collect();
     match plain.as_slice() {
-        [one] => Ok(Some(one)),
+        [one] => Ok(Some(*one)),
         [] => {
             let called = |name: &&str| {
-                let mut with =
-                    pictures.iter().filter(|(_, key)| key.rsplit_once('.').is_some_and(|(middle, _)| middle == *name));
+                let is_called = |key: &str| key.rsplit_once('.').is_some_and(|(middle, _)| middle == *name);
+                let mut with = (0..keys.len()).filter(|place| is_called(keys[*place]));
                 with.next().filter(|_| with.next().is_none())
             };
             Ok(PICTURE_NAMES.iter().find_map(called))
         }
-        several => Err(several.iter().map(|(_, key)| key.as_str()).collect()),
+        several => Err(several.iter().map(|place| keys[*place]).collect()),
     }
 }
 
@@ -159,10 +178,12 @@ fn unclear(root: &Path, sample: &str, keys: &[&str]) -> Error {
 }
 
 /// Splits the name of a member into sample and key: `a/b` and `seg.png` of `a/b.seg.png`.
-fn split(name: &str) -> (&str, String) {
+fn split(name: &str) -> (&str, Cow<'_, str>) {
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = name.get(base..).and_then(|base| base.find('.')).map_or(name.len(), |dot| base + dot);
-    let key = name.get(dot + 1..).unwrap_or_default().to_ascii_lowercase();
+    let key = name.get(dot + 1..).unwrap_or_default();
+    let has_capitals = key.bytes().any(|byte| byte.is_ascii_uppercase());
+    let key = if has_capitals { Cow::Owned(key.to_ascii_lowercase()) } else { Cow::Borrowed(key) };
     (name.get(..dot).unwrap_or(name), key)
 }
 
@@ -173,7 +194,7 @@ mod tests {
 
     fn chosen(names: &[&str], setting: &str) -> std::result::Result<Vec<String>, String> {
         let place = || Place::Part { unpacked: None, offset: 0, length: 0 };
-        let item = |name: &&str| Item { file: "0.tar".into(), name: (*name).to_owned(), place: place() };
+        let item = |name: &&str| Item { file: Path::new("0.tar").into(), name: (*name).to_owned(), place: place() };
         let kept = one_a_sample(names.iter().map(item).collect(), setting, Path::new("shards"));
         kept.map(|items| items.into_iter().map(|item| item.name).collect()).map_err(|error| error.to_string())
     }

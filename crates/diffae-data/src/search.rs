@@ -33,7 +33,8 @@ impl Found {
             // A link that leads nowhere is a picture that cannot be read.
             listing.pictures.extend(listing.dangling.iter().filter(|path| is_picture_name(path)).cloned());
             listing.pictures.sort();
-            let item = |file: &PathBuf| Item { name: relative(root, file), file: file.clone(), place: Place::File };
+            let item =
+                |file: &PathBuf| Item { name: relative(root, file), file: file.as_path().into(), place: Place::File };
             let mut found = Self::from(listing.pictures.iter().map(item).collect::<Vec<_>>());
             let stored = stored(listing, picture_key, root)?;
             found.items.extend(stored.items);

@@ -112,7 +112,7 @@ pub(crate) trait Values: fmt::Debug + Send + Sync {
 #[derive(Debug, Clone)]
 pub(crate) struct Item {
     /// The file, or the archive, table or database that holds it.
-    pub(crate) file: PathBuf,
+    pub(crate) file: Arc<Path>,
     /// Path below the folder, or in the archive; the key in a database.
     pub(crate) name: String,
     pub(crate) place: Place,
@@ -133,6 +133,39 @@ pub(crate) enum Place {
 #[derive(Debug)]
 pub(crate) struct Items(pub(crate) Vec<Item>);
 
+impl Item {
+    /// Returns the name of the picture in messages.
+    pub(crate) fn path(&self) -> PathBuf {
+        match self.place {
+            Place::File => self.file.to_path_buf(),
+            Place::Part { .. } | Place::Value(_) => self.file.join(&self.name),
+        }
+    }
+
+    /// Reads the picture as it is stored.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn bytes(&self) -> Result<Vec<u8>> {
+        match &self.place {
+            Place::File => std::fs::read(&self.file).map_err(at(&*self.file)),
+            Place::Part { unpacked, offset, length } => {
+                let file = unpacked.as_ref().map_or(&*self.file, |unpacked| unpacked.path());
+                tar_members::read_part(file, *offset, *length).map_err(at(self.path()))
+            }
+            Place::Value(values) => values.value(&self.name),
+        }
+    }
+
+    /// Returns the stamp of the picture, as [`Source::stamp`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file is gone.
+    pub(crate) fn stamp(&self) -> Result<String> {
+        Ok(format!("{} of {}", self.path().display(), stamp(&self.file)?))
+    }
+}
+
 impl Source for Items {
     fn len(&self) -> usize {
         self.0.len()
@@ -147,11 +180,7 @@ impl Source for Items {
     }
 
     fn path(&self, idx: usize) -> PathBuf {
-        match self.0.get(idx) {
-            Some(Item { file, place: Place::File, .. }) => file.clone(),
-            Some(Item { file, name, .. }) => file.join(name),
-            None => PathBuf::new(),
-        }
+        self.0.get(idx).map_or_else(PathBuf::new, Item::path)
     }
 
     fn bytes(&self, idx: usize) -> Result<Vec<u8>> {
@@ -162,14 +191,7 @@ impl Source for Items {
                 expected: "below the number of pictures",
             });
         };
-        match &item.place {
-            Place::File => std::fs::read(&item.file).map_err(at(&item.file)),
-            Place::Part { unpacked, offset, length } => {
-                let file = unpacked.as_ref().map_or(item.file.as_path(), |unpacked| unpacked.path());
-                tar_members::read_part(file, *offset, *length).map_err(at(self.path(idx)))
-            }
-            Place::Value(values) => values.value(&item.name),
-        }
+        item.bytes()
     }
 }
 

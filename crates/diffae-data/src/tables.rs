@@ -71,8 +71,9 @@ mod unpack {
     pub(crate) fn pictures(table: &Path, setting: &str) -> Result<Vec<Item>> {
         let unpacked = unpacked(table, setting)?;
         let stem = table.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let file: Arc<Path> = table.into();
         let item = |&(row, offset, length): &(usize, u64, usize)| Item {
-            file: table.to_owned(),
+            file: Arc::clone(&file),
             name: format!("{stem}/{row:08}"),
             place: Place::Part { unpacked: Some(Arc::clone(&unpacked.file)), offset, length },
         };

@@ -1,7 +1,7 @@
 //! The members of a tar archive and the positions of their bytes, from headers alone; a truncated or damaged archive is
 //! an error.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -334,25 +334,7 @@ impl Found {
     /// Returns files and links in order, each name once.
     fn members(self, archive: &Path) -> Vec<Member> {
         let name = archive.display();
-        let places: BTreeMap<&str, &Member> = self.files.iter().map(|member| (member.name.as_str(), member)).collect();
-        let targets: BTreeMap<&str, &str> = self.links.iter().map(|(link, to)| (link.as_str(), to.as_str())).collect();
-        let resolve = |link: &str| {
-            let mut to = link;
-            for _ in 0..MAX_LINKS {
-                to = targets.get(to)?;
-                if let Some(member) = places.get(to) {
-                    return Some((*member).clone());
-                }
-            }
-            None
-        };
-        let (mut linked, mut lost) = (vec![], vec![]);
-        for (link, _) in &self.links {
-            match resolve(link) {
-                Some(member) => linked.push(Member { name: link.clone(), ..member }),
-                None => lost.push(link),
-            }
-        }
+        let (linked, lost) = self.linked();
         let pictures = |names: Vec<&String>| {
             let is_picture = |name: &&String| !is_hidden(name) && is_picture_name(Path::new(name));
             names.into_iter().filter(is_picture).cloned().collect::<Vec<_>>()
@@ -364,21 +346,50 @@ impl Found {
         };
         say(pictures(lost), "left out: links that lead out of the archive");
         say(pictures(self.sparse.iter().collect()), "left out: stored as sparse files; pack them without --sparse");
-        let mut last: BTreeMap<String, usize> = BTreeMap::new();
-        let mut replaced = 0;
-        let all: Vec<Member> = self.files.iter().cloned().chain(linked).collect();
-        for (idx, member) in all.iter().enumerate() {
-            replaced += usize::from(last.insert(member.name.clone(), idx).is_some());
+        let mut all = self.files;
+        all.extend(linked);
+        let last: HashMap<&str, usize> =
+            all.iter().enumerate().map(|(idx, member)| (member.name.as_str(), idx)).collect();
+        let replaced = all.len() - last.len();
+        if replaced == 0 {
+            return all;
         }
-        if replaced > 0 {
-            warn_once(&format!(
-                "{name}: {} {} in it twice; the last of each name counts",
-                counted(replaced, "file"),
-                verb(replaced, "is", "are")
-            ));
+        warn_once(&format!(
+            "{name}: {} {} in it twice; the last of each name counts",
+            counted(replaced, "file"),
+            verb(replaced, "is", "are")
+        ));
+        let is_last = |(idx, member): (usize, &Member)| last.get(member.name.as_str()) == Some(&idx);
+        let mut kept = all.iter().enumerate().map(is_last).collect::<Vec<_>>().into_iter();
+        all.retain(|_| kept.next() == Some(true));
+        all
+    }
+
+    /// Returns the members that links lead to, under the names of the links, and the names of links that lead out of the archive.
+    fn linked(&self) -> (Vec<Member>, Vec<&String>) {
+        let (mut linked, mut lost) = (vec![], vec![]);
+        if self.links.is_empty() {
+            return (linked, lost);
         }
-        let is_last = |(idx, member): &(usize, Member)| last.get(&member.name) == Some(idx);
-        all.into_iter().enumerate().filter(is_last).map(|(_, member)| member).collect()
+        let places: HashMap<&str, &Member> = self.files.iter().map(|member| (member.name.as_str(), member)).collect();
+        let targets: HashMap<&str, &str> = self.links.iter().map(|(link, to)| (link.as_str(), to.as_str())).collect();
+        let resolve = |link: &str| {
+            let mut to = link;
+            for _ in 0..MAX_LINKS {
+                to = targets.get(to)?;
+                if let Some(member) = places.get(to) {
+                    return Some((*member).clone());
+                }
+            }
+            None
+        };
+        for (link, _) in &self.links {
+            match resolve(link) {
+                Some(member) => linked.push(Member { name: link.clone(), ..member }),
+                None => lost.push(link),
+            }
+        }
+        (linked, lost)
     }
 }
 

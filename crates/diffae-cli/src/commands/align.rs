@@ -29,7 +29,7 @@ pub(crate) fn run(args: &AlignArgs) -> Result<()> {
     catch_interrupts();
     let paths = &args.pictures.input;
     let inputs = match &args.pictures.reading {
-        skipping @ ReadingArgs { skip_broken: true, .. } => list_readable(paths, skipping, None)?,
+        skipping @ ReadingArgs { skip_broken: true, .. } => list_readable(paths, skipping, None)?.inputs,
         reading => list_inputs_with(paths, &reading.picture_key)?,
     };
     let files: Vec<String> = inputs.iter().map(|input| format!("{}.png", input.name)).collect();

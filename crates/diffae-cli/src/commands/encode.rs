@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use diffae_data::Input;
-use diffae_infer::{CodesHeader, CodesNeed, Encoded, PartialFolder, PipelineSettings, Settings, list_subjects_with};
+use diffae_infer::{CodesHeader, CodesNeed, Encoded, PartialFolder, PipelineSettings, Settings};
 use diffae_nets::weights::safetensors_bytes;
 use serde_json::{Value, json};
 
 use crate::args::{EncodeArgs, GlobalArgs};
 use crate::output::{Provenance, is_safetensors, make_parents, refuse_existing, say, say_json};
 use crate::picture_output::{part_name, part_paths, tell_going_on, tell_kept};
-use crate::pictures::list_readable;
+use crate::pictures::{Listed, list_readable};
 use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
 
@@ -36,7 +36,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     }
     let out = &args.shard.map_or_else(|| out.clone(), |shard| shard.path(out));
     refuse_existing(out, overwrite)?;
-    let inputs = list_readable(&args.pictures.input, &args.pictures.reading, args.shard)?;
+    let Listed { inputs, fingerprint: listing } =
+        list_readable(&args.pictures.input, &args.pictures.reading, args.shard)?;
     let mut partial = PartialFolder::open(out, COMMAND)?;
     let session = Session::open(global, &args.model, &args.batch)?;
     if args.semantic_only && !session.has_z_sem() {
@@ -51,7 +52,6 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     }
     let mut decisive = session.run_settings(global);
     decisive.extend(settings.clone());
-    let listing = list_subjects_with(&args.pictures.input, &args.pictures.reading.picture_key)?.fingerprint()?;
     decisive.insert("inputs".to_owned(), listing.clone().into());
     if let Some(shard) = args.shard {
         decisive.insert("shard".to_owned(), shard.to_string().into());

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use diffae_data::{Input, rgb_from_tensor};
-use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet, list_subjects_with};
+use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{GlobalArgs, ReconstructArgs, ReconstructionNoise, chain_settings};
 use crate::output::{say, say_json};
 use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
-use crate::pictures::list_readable;
+use crate::pictures::{Listed, list_readable};
 use crate::progress::{Job, Noun, Work};
 use crate::session::Session;
 
@@ -33,7 +33,7 @@ struct Measured {
 
 /// Encodes and decodes pictures, shows both side by side, and measures the difference.
 pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
-    let inputs = list_readable(&args.pictures.input, &args.pictures.reading, None)?;
+    let Listed { inputs, fingerprint } = list_readable(&args.pictures.input, &args.pictures.reading, None)?;
     let mut output = PictureOutput::open(OutputPlan {
         out: &args.out.out,
         command: COMMAND,
@@ -58,10 +58,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
         public.insert("seed".to_owned(), args.random.seed.into());
     }
     let mut hidden = session.run_settings(global);
-    hidden.insert(
-        "inputs".to_owned(),
-        list_subjects_with(&args.pictures.input, &args.pictures.reading.picture_key)?.fingerprint()?.into(),
-    );
+    hidden.insert("inputs".to_owned(), fingerprint.into());
     let resume = args.resume.mode(&args.out.force);
     let num_kept = output.begin(Begin { public, hidden, num_items: inputs.len(), resume })?;
     let reconstructed =

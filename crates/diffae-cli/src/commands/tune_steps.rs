@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::args::{BatchArgs, GlobalArgs, TuneStepsArgs};
 use crate::output::{OutputDir, say, say_json};
-use crate::pictures::list_readable;
+use crate::pictures::{Listed, list_readable};
 use crate::progress::{Noun, Progress};
 use crate::session::{Session, architecture_hints};
 
@@ -16,7 +16,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &TuneStepsArgs) -> Result<()> {
     let (out, overwrite) = (&args.out.out, args.out.force.overwrite());
     // That it can be written is known now; what is prepared there goes again.
     drop(OutputDir::new(out, &[CONFIG_FILE, WEIGHTS_FILE].map(str::to_owned), overwrite)?);
-    let inputs = list_readable(&args.pictures.input, &args.pictures.reading, None)?;
+    let Listed { inputs, .. } = list_readable(&args.pictures.input, &args.pictures.reading, None)?;
     let session = Session::open(global, &args.model, &BatchArgs { batch_size: None })?;
     if session.is_one_shot() {
         bail!("{} decodes in one shot, so there are no steps to tune", args.model.model.display())
