@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use candle_core::Device;
 use diffae_kernels::kernel_set;
 #[cfg(feature = "mpi")]
 use diffae_train::Mpi;
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(10);
 /// Joins the group of this process; alone without options and without a launcher.
 ///
 /// All processes have the same `options`, version and kernels: others are not let in.
-pub(crate) fn join(args: &GroupArgs, options: TrainOptions) -> Result<Group> {
+pub(crate) fn join(args: &GroupArgs, options: &TrainOptions) -> Result<Group> {
     let reduction = match args.reduce {
         ReductionChoice::Ordered => Reduction::Ordered,
         ReductionChoice::Fast => Reduction::Fast,
@@ -32,7 +33,14 @@ pub(crate) fn join(args: &GroupArgs, options: TrainOptions) -> Result<Group> {
     };
     let connect = args.connect;
     let (version, kernels) = (env!("CARGO_PKG_VERSION"), kernel_set());
-    let key = format!("{version} {kernels:?} {reduction:?} {is_sharded} {connect:?} {options:?}");
+    let TrainOptions { stage, resume, device } = options;
+    // Other cards of a kind are for other processes.
+    let device = match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
+    };
+    let key = format!("{version} {kernels:?} {reduction:?} {is_sharded} {connect:?} {stage:?} {resume} {device}");
     ensure!(
         cfg!(feature = "nccl") || connect != ConnectionChoice::Nccl,
         "this program is built without NCCL: build it with --features nccl"

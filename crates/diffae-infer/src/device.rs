@@ -29,7 +29,7 @@ pub fn device_from_name(name: &str) -> Result<Device> {
 }
 
 fn automatic() -> Device {
-    let gpu = if cfg!(feature = "cuda") { Device::new_cuda(0).ok() } else { None };
+    let gpu = if cfg!(feature = "cuda") { Device::new_cuda_with_stream(0).ok() } else { None };
     let gpu = gpu.or_else(|| if cfg!(feature = "metal") { Device::new_metal(0).ok() } else { None });
     gpu.unwrap_or(Device::Cpu)
 }
@@ -40,7 +40,7 @@ fn cuda(ordinal: usize) -> Result<Device> {
                        `cargo install --path crates/diffae-cli --features cuda`";
         return Err(Error::Device { problem: problem.to_owned() });
     }
-    Device::new_cuda(ordinal).map_err(|source| Error::Tensor { part: "opening the CUDA device", source })
+    Device::new_cuda_with_stream(ordinal).map_err(|source| Error::Tensor { part: "opening the CUDA device", source })
 }
 
 fn metal(ordinal: usize) -> Result<Device> {

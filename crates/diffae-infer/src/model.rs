@@ -32,8 +32,14 @@ impl LoadOptions {
     /// Returns options for f32 on the CPU.
     #[must_use]
     pub fn cpu() -> Self {
+        Self::on(&Device::Cpu)
+    }
+
+    /// Returns options for f32 on a device.
+    #[must_use]
+    pub fn on(device: &Device) -> Self {
         Self {
-            device: Device::Cpu,
+            device: device.clone(),
             dtype: DType::F32,
             hints: ArchitectureHints::default(),
             winograd: Winograd::Process,

@@ -38,7 +38,9 @@ fn conv_3x3_frozen(bencher: Bencher<'_, '_>, layer: [usize; 4]) {
     let mut conv = ConvWeight::new(random(&[o, c, 3, 3]), random(&[o])).unwrap();
     conv.freeze(Winograd::default());
     let x = random(&[n, c, side, side]);
-    bencher.counter(multiply_adds(layer)).bench_local(|| run_in_pool(|| conv.apply(&ConvInput::plain(&x)).unwrap()));
+    bencher
+        .counter(multiply_adds(layer))
+        .bench_local(|| run_in_pool(&Device::Cpu, || conv.apply(&ConvInput::plain(&x)).unwrap()));
 }
 
 /// Forward pass, and gradients w.r.t. input, weight and bias.
@@ -60,7 +62,7 @@ fn conv_3x3_training(bencher: Bencher<'_, '_>, layer: [usize; 4]) {
         gradients
     };
     let count = ItemsCount::new(3 * n * c * side * side * o * 9);
-    bencher.counter(count).bench_local(|| run_in_pool(step));
+    bencher.counter(count).bench_local(|| run_in_pool(&Device::Cpu, step));
 }
 
 #[divan::bench(args = [[1, 64, 64], [8, 64, 64], [8, 128, 32]])]
@@ -68,18 +70,18 @@ fn group_norm_silu(bencher: Bencher<'_, '_>, [n, c, side]: [usize; 3]) {
     let (x, scale, shift) = (random(&[n, c, side, side]), random(&[n, c]), random(&[n, c]));
     let norm = GroupNorm { num_groups: 32, scale: &scale, shift: &shift, activation: Activation::Silu };
     let count = ItemsCount::new(n * c * side * side);
-    bencher.counter(count).bench_local(|| run_in_pool(|| group_norm(&x, &norm).unwrap()));
+    bencher.counter(count).bench_local(|| run_in_pool(&Device::Cpu, || group_norm(&x, &norm).unwrap()));
 }
 
 #[divan::bench(args = [[1, 256], [4, 256], [32, 64]])]
 fn attention_16x16(bencher: Bencher<'_, '_>, [n, width]: [usize; 2]) {
     let qkv = random(&[n, 3 * width, 16, 16]);
-    bencher.bench_local(|| run_in_pool(|| attention(&qkv, 1).unwrap()));
+    bencher.bench_local(|| run_in_pool(&Device::Cpu, || attention(&qkv, 1).unwrap()));
 }
 
 #[divan::bench(args = [[1, 512, 2048], [256, 2048, 2048]])]
 fn fully_connected(bencher: Bencher<'_, '_>, [rows, inputs, outputs]: [usize; 3]) {
     let (x, weight, bias) = (random(&[rows, inputs]), random(&[outputs, inputs]), random(&[outputs]));
     let count = ItemsCount::new(rows * inputs * outputs);
-    bencher.counter(count).bench_local(|| run_in_pool(|| linear(&x, &weight, &bias).unwrap()));
+    bencher.counter(count).bench_local(|| run_in_pool(&Device::Cpu, || linear(&x, &weight, &bias).unwrap()));
 }

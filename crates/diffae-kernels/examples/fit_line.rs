@@ -14,8 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let weight = Var::zeros((1, 2), DType::F32, &Device::Cpu)?;
     let bias = Var::zeros(1, DType::F32, &Device::Cpu)?;
     let config = AdamConfig { lr: 0.05, beta_1: 0.9, beta_2: 0.999, eps: 1e-8, weight_decay: 0., ema_decay: 0. };
-    let state = |count| ParameterState { m: vec![0.; count], v: vec![0.; count], ema: vec![] };
-    let mut parameters = [(&weight, state(2)), (&bias, state(1))];
+    let state = ParameterState::without_average;
+    let mut parameters = [(&weight, state(&weight)?), (&bias, state(&bias)?)];
     for step_idx in 0..NUM_STEPS {
         let (loss, tape) = record(|| {
             let y = linear(&x, &weight, &bias)?;

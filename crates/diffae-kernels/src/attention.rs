@@ -6,9 +6,8 @@ use rayon::prelude::*;
 use crate::cpu::length::LengthResult;
 use crate::cpu::matrix::{Matrix, multiply, multiply_alone};
 use crate::cpu::softmax;
-use crate::operation::{Operation, View, apply_1};
-use crate::storage::{runs_here, with_all_floats};
-use crate::tape::differentiable;
+use crate::operation::{Operation, View, apply};
+use crate::storage::with_all_floats;
 
 /// Computes self-attention over the pixels of each image, head by head.
 ///
@@ -27,34 +26,49 @@ pub fn attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
     if num_heads == 0 || channels % (3 * num_heads) != 0 {
         bail!("{channels} channels cannot be cut into q, k and v of {num_heads} heads")
     }
-    if runs_here([qkv]) {
-        return apply_1(qkv, Attention { num_heads });
+    apply([qkv], Attention { num_heads })
+}
+
+/// Queries, keys and values of all images and heads in tensors, for the composed backend.
+struct Composed {
+    /// Queries times `scale`, `[N * heads, width, L]`.
+    q: Tensor,
+    /// Keys times `scale`, of the same shape.
+    k: Tensor,
+    /// Values, of the same shape.
+    v: Tensor,
+    /// Attention weights, `[N * heads, L, L]`: query, key.
+    weights: Tensor,
+    /// Fourth root of `1 / width`: scaling q and k each keeps the products small in half precision.
+    scale: f64,
+}
+
+impl Composed {
+    fn new(qkv: &Tensor, num_heads: usize) -> Result<Self> {
+        let (n, channels, h, w) = qkv.dims4()?;
+        let (heads, length) = (n * num_heads, h * w);
+        let width = channels.checked_div(3 * num_heads).unwrap_or(0);
+        let qkv = qkv.reshape((heads, 3 * width, length))?;
+        let scale = (width as f64).powf(-0.25);
+        let q = (qkv.narrow(1, 0, width)? * scale)?;
+        let k = (qkv.narrow(1, width, width)? * scale)?;
+        let v = qkv.narrow(1, 2 * width, width)?.contiguous()?;
+        let scores = transposed(&q)?.matmul(&k)?;
+        let dtype = if scores.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let weights = softmax_of(&scores.to_dtype(dtype)?)?;
+        Ok(Self { q, k, v, weights, scale })
     }
-    differentiable([qkv], |[qkv]| through_candle(qkv, num_heads))
 }
 
-/// Computes attention by Candle's own operations.
-fn through_candle(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
-    let (n, channels, h, w) = qkv.dims4()?;
-    let (heads, length) = (n * num_heads, h * w);
-    let head_width = channels.checked_div(3 * num_heads).unwrap_or(0);
-    let qkv = qkv.reshape((heads, 3 * head_width, length))?; // [N*heads, 3*C/heads, L]
-    // Scaling q and k by the fourth root each keeps the products small in half precision.
-    let scale = (head_width as f64).powf(-0.25);
-    let q = (qkv.narrow(1, 0, head_width)? * scale)?;
-    let k = (qkv.narrow(1, head_width, head_width)? * scale)?;
-    let v = qkv.narrow(1, 2 * head_width, head_width)?.contiguous()?;
-    let scores = q.transpose(1, 2)?.contiguous()?.matmul(&k)?; // [N*heads, L, L]
-    let dtype = if scores.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-    let weights = softmax_of(&scores.to_dtype(dtype)?)?.to_dtype(v.dtype())?;
-    v.matmul(&weights.transpose(1, 2)?.contiguous()?)?.reshape((n, num_heads * head_width, h, w))
-}
-
-/// Computes `exp(x - max) / sum(exp(x - max))` over the last axis by Candle's own operations.
+/// Computes `exp(x - max) / sum(exp(x - max))` over the last axis by Candle's operations.
 fn softmax_of(x: &Tensor) -> Result<Tensor> {
-    // The maximum only keeps exp from overflowing; no gradient flows through it.
-    let exp = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?.exp()?;
+    let exp = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
     exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
+}
+
+/// Transposes the matrices of a batch.
+fn transposed(x: &Tensor) -> Result<Tensor> {
+    x.transpose(1, 2)?.contiguous()
 }
 
 /// Self-attention of q, k and v in one tensor.
@@ -117,8 +131,6 @@ fn part(values: &[f32], parts: usize, i: usize) -> &[f32] {
 }
 
 impl Operation<1> for Attention {
-    const NAME: &'static str = "attention";
-
     fn forward(&self, [(qkv, dims)]: [View<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
         let (n, channels, h, w) = Shape::from(dims).dims4()?;
         let (heads, length) = (n * self.num_heads, h * w);
@@ -158,5 +170,27 @@ impl Operation<1> for Attention {
             Ok(gradient)
         })?;
         Ok([Some(Tensor::from_vec(gradient, qkv.shape(), &Device::Cpu)?)])
+    }
+
+    fn composed(&self, [qkv]: [&Tensor; 1]) -> Result<Tensor> {
+        let (n, channels, h, w) = qkv.dims4()?;
+        let Composed { v, weights, .. } = Composed::new(qkv, self.num_heads)?;
+        let y = v.matmul(&transposed(&weights.to_dtype(v.dtype())?)?)?;
+        y.reshape((n, channels.checked_div(3).unwrap_or(0), h, w))
+    }
+
+    fn composed_gradients(&self, [qkv]: [&Tensor; 1], [wanted]: [bool; 1], dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        if !wanted {
+            return Ok([None]);
+        }
+        let Composed { q, k, v, weights, scale } = Composed::new(qkv, self.num_heads)?;
+        let dy = dy.reshape(v.shape())?;
+        let d_v = dy.matmul(&weights.to_dtype(v.dtype())?)?;
+        let slopes = transposed(&dy)?.matmul(&v)?.to_dtype(weights.dtype())?; // w.r.t. the weights
+        let mean = (&slopes * &weights)?.sum_keepdim(D::Minus1)?;
+        let slopes = (&weights * slopes.broadcast_sub(&mean)?)?.to_dtype(v.dtype())?; // w.r.t. the scores
+        let d_q = (k.matmul(&transposed(&slopes)?)? * scale)?;
+        let d_k = (q.matmul(&slopes)? * scale)?;
+        Ok([Some(Tensor::cat(&[d_q, d_k, d_v], 1)?.reshape(qkv.shape())?)])
     }
 }

@@ -3,9 +3,8 @@
 use candle_core::{DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::operation::{Operation, View, apply_1};
-use crate::storage::{runs_here, with_floats};
-use crate::tape::differentiable;
+use crate::operation::{Operation, View, apply};
+use crate::storage::with_floats;
 
 /// Settings of one dropout.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,14 +32,7 @@ pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
     if !(0. ..1.).contains(&dropout.probability) {
         bail!("a dropout probability lies in [0, 1), not {}", dropout.probability)
     }
-    let mask = Mask::new(dropout);
-    if runs_here([x]) {
-        return apply_1(x, mask);
-    }
-    let mut factors = vec![1f32; x.elem_count()];
-    mask.apply(&mut factors);
-    let factors = Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?;
-    differentiable([x], |[x]| x * factors)
+    apply([x], Mask::new(dropout))
 }
 
 /// A dropout mask, as a function of positions.
@@ -75,6 +67,13 @@ impl Mask {
         });
     }
 
+    /// Returns the factors of the elements of `x`, on its device and in its number type.
+    fn factors(self, x: &Tensor) -> Result<Tensor> {
+        let mut factors = vec![1f32; x.elem_count()];
+        self.apply(&mut factors);
+        Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())
+    }
+
     fn of(self, values: &[f32]) -> Vec<f32> {
         let mut values = values.to_vec();
         self.apply(&mut values);
@@ -90,8 +89,6 @@ fn mix(mut z: u64) -> u64 {
 }
 
 impl Operation<1> for Mask {
-    const NAME: &'static str = "dropout";
-
     fn forward(&self, [(x, dims)]: [View<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
         Ok((self.of(x), Shape::from(dims)))
     }
@@ -101,6 +98,14 @@ impl Operation<1> for Mask {
             || with_floats(&dy.to_dtype(DType::F32)?, |dy| Tensor::from_vec(self.of(dy), x.shape(), x.device()));
         Ok([wanted.then(gradient).transpose()?])
     }
+
+    fn composed(&self, [x]: [&Tensor; 1]) -> Result<Tensor> {
+        x * self.factors(x)?
+    }
+
+    fn composed_gradients(&self, [x]: [&Tensor; 1], [wanted]: [bool; 1], dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        Ok([wanted.then(|| dy * self.factors(x)?).transpose()?])
+    }
 }
 
 #[cfg(test)]
@@ -108,16 +113,24 @@ mod tests {
     use super::*;
     use candle_core::{Device, Var};
 
+    use crate::{Gradients, differentiable, record};
+
     #[test]
     fn a_tenth_is_dropped_and_the_mean_stays() {
         let x = Var::ones(100_003, DType::F32, &Device::Cpu).unwrap();
-        let y = dropout(&x, Dropout { probability: 0.1, seed: 3 }).unwrap();
+        let ((y, sum), tape) = record(|| {
+            let y = dropout(&x, Dropout { probability: 0.1, seed: 3 })?;
+            Ok::<_, candle_core::Error>((y.clone(), differentiable([&y], |[y]| y.sum_all())?))
+        })
+        .unwrap();
         let values = y.to_vec1::<f32>().unwrap();
         let dropped = values.iter().filter(|value| **value == 0.).count();
         assert!((9_500..10_500).contains(&dropped), "{dropped}");
         assert!((values.iter().sum::<f32>() / 100_003. - 1.).abs() < 0.01);
         // The gradient of a sum is the mask itself.
-        let gradient = y.sum_all().unwrap().backward().unwrap().get(&x).unwrap().to_vec1::<f32>().unwrap();
+        let mut gradients = Gradients::default();
+        tape.backward(&sum, &mut gradients).unwrap();
+        let gradient = gradients.get(&x).unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(gradient, values);
     }
 

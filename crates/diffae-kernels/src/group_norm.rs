@@ -5,11 +5,11 @@ use candle_core::{D, DType, Device, Result, Shape, Tensor, bail};
 pub use crate::cpu::group_norm::NORM_EPS;
 pub use crate::cpu::planes::Activation;
 
-use crate::cpu::group_norm::{Backward, Moments, apply};
+use crate::cpu::group_norm as cpu;
+use crate::cpu::group_norm::{Backward, Moments};
 use crate::cpu::planes::Planes;
-use crate::operation::{Operation, View, apply_3};
-use crate::storage::{runs_here, with_all_floats};
-use crate::tape::differentiable;
+use crate::operation::{self, Operation, View};
+use crate::storage::with_all_floats;
 
 /// A group norm, its affine map and its activation.
 #[derive(Debug, Clone, Copy)]
@@ -57,45 +57,26 @@ impl GroupNorm<'_> {
 /// # Source
 /// Wu and He 2018 (arXiv:1803.08494).
 pub fn group_norm(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor> {
-    let (images, channels, height, width) = x.dims4()?;
+    let (images, channels, _, _) = x.dims4()?;
     norm.check(images, channels)?;
     let GroupNorm { num_groups, scale, shift, activation } = *norm;
-    if runs_here([x, scale, shift]) {
-        return apply_3([x, scale, shift], Op { num_groups, activation });
-    }
-    let statistics = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-    differentiable([x, scale, shift], |[x, scale, shift]| {
-        let groups = x.to_dtype(statistics)?.reshape((images, num_groups, ()))?;
-        let centered = groups.broadcast_sub(&groups.mean_keepdim(D::Minus1)?)?;
-        let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
-        let x_hat = centered.broadcast_div(&(variance + NORM_EPS)?.sqrt()?)?;
-        let x_hat = x_hat.reshape((images, channels, height, width))?;
-        let by_channel = |t: &Tensor| t.to_dtype(statistics)?.reshape(((), channels, 1, 1));
-        let u = x_hat.broadcast_mul(&by_channel(scale)?)?.broadcast_add(&by_channel(shift)?)?;
-        let y = match activation {
-            Activation::Identity => u,
-            Activation::Silu => u.silu()?,
-        };
-        y.to_dtype(x.dtype())
-    })
+    operation::apply([x, scale, shift], NormOp { num_groups, activation })
 }
 
 /// Group norm with an affine map and an activation, as an operation on x, scale and shift.
 #[derive(Debug, Clone, Copy)]
-struct Op {
-    num_groups: usize,
-    activation: Activation,
+pub(crate) struct NormOp {
+    pub(crate) num_groups: usize,
+    pub(crate) activation: Activation,
 }
 
-impl Operation<3> for Op {
-    const NAME: &'static str = "group-norm";
-
+impl Operation<3> for NormOp {
     fn forward(&self, [(x, dims), (scale, _), (shift, _)]: [View<'_>; 3]) -> Result<(Vec<f32>, Shape)> {
         let shape = Shape::from(dims);
         let (images, channels, height, width) = shape.dims4()?;
         let planes = Planes::new(x, [images, channels, height, width])?;
         let folded = Moments::new(&planes, self.num_groups)?.fold(scale, shift)?;
-        Ok((apply(&planes.with_affine(folded.affine(self.activation))?), shape))
+        Ok((cpu::apply(&planes.with_affine(folded.affine(self.activation))?), shape))
     }
 
     fn gradients(
@@ -111,29 +92,97 @@ impl Operation<3> for Op {
             Ok(Backward::new(planes, &moments, scale, shift, self.activation)?.to_vec(dy)?)
         })?;
         let d_x = wanted[0].then(|| Tensor::from_vec(d_x, x.shape(), &Device::Cpu)).transpose()?;
-        let [d_scale, d_shift] = affine_gradients(sums, images, [scale, shift], [wanted[1], wanted[2]])?;
+        let sums = Tensor::from_vec(sums, (2, images, ()), &Device::Cpu)?;
+        let [d_scale, d_shift] = affine_gradients(&sums, [scale, shift], [wanted[1], wanted[2]])?;
+        Ok([d_x, d_scale, d_shift])
+    }
+
+    fn composed(&self, [x, scale, shift]: [&Tensor; 3]) -> Result<Tensor> {
+        let Composed { x_hat, scale, shift, .. } = Composed::new(x, [scale, shift], self.num_groups)?;
+        let u = x_hat.broadcast_mul(&scale)?.broadcast_add(&shift)?;
+        let y = match self.activation {
+            Activation::Identity => u,
+            Activation::Silu => u.silu()?,
+        };
+        y.to_dtype(x.dtype())
+    }
+
+    /// With `u = x_hat scale + shift` and `du` the gradient w.r.t. it, `d_shift = sum du`, `d_scale = sum du x_hat`, and
+    /// `d_x = (g - mean g - x_hat mean(g x_hat)) / sqrt(variance + 1e-5)`, where `g = du scale` and the means are over groups.
+    fn composed_gradients(
+        &self,
+        [x, of_scale, of_shift]: [&Tensor; 3],
+        wanted: [bool; 3],
+        dy: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let (images, channels, height, width) = x.dims4()?;
+        let Composed { x_hat, inv_deviation, scale, shift } = Composed::new(x, [of_scale, of_shift], self.num_groups)?;
+        let dy = dy.to_dtype(x_hat.dtype())?;
+        let du = match self.activation {
+            Activation::Identity => dy,
+            Activation::Silu => {
+                let u = x_hat.broadcast_mul(&scale)?.broadcast_add(&shift)?;
+                let sigmoid = (u.neg()?.exp()? + 1.)?.recip()?;
+                // sigmoid (1 + u (1 - sigmoid))
+                let slope = (&sigmoid * ((u * sigmoid.affine(-1., 1.)?)? + 1.)?)?;
+                (dy * slope)?
+            }
+        };
+        let by_channel = |t: &Tensor| t.reshape((images, channels, height * width))?.sum(D::Minus1);
+        let sums = Tensor::stack(&[by_channel(&(&du * &x_hat)?)?, by_channel(&du)?], 0)?; // [2, N, C]
+        let d_x = || {
+            let by_group = |t: &Tensor| t.reshape((images, self.num_groups, ()));
+            let (g, x_hat) = (by_group(&du.broadcast_mul(&scale)?)?, by_group(&x_hat)?);
+            let along = (&g * &x_hat)?.mean_keepdim(D::Minus1)?;
+            let centered = g.broadcast_sub(&g.mean_keepdim(D::Minus1)?)?;
+            let d_x = (centered - x_hat.broadcast_mul(&along)?)?.broadcast_mul(&inv_deviation)?;
+            d_x.reshape(x.shape())?.to_dtype(x.dtype())
+        };
+        let d_x = wanted[0].then(d_x).transpose()?;
+        let [d_scale, d_shift] = affine_gradients(&sums, [of_scale, of_shift], [wanted[1], wanted[2]])?;
         Ok([d_x, d_scale, d_shift])
     }
 }
 
-/// Sums gradients by image and channel, `[2, N, C]`, to the shapes of scale and shift.
+/// A norm in Candle's operations, before its activation; f32, or f64 if `x` is.
+struct Composed {
+    /// Normalized `x`, `[N, C, H, W]`.
+    x_hat: Tensor,
+    /// `1 / sqrt(variance + 1e-5)`, `[N, groups, 1]`.
+    inv_deviation: Tensor,
+    /// Scale, `[N or 1, C, 1, 1]`.
+    scale: Tensor,
+    /// Shift, of the same shape.
+    shift: Tensor,
+}
+
+impl Composed {
+    fn new(x: &Tensor, affine: [&Tensor; 2], num_groups: usize) -> Result<Self> {
+        let statistics = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let (images, channels, _, _) = x.dims4()?;
+        let groups = x.to_dtype(statistics)?.reshape((images, num_groups, ()))?;
+        let centered = groups.broadcast_sub(&groups.mean_keepdim(D::Minus1)?)?;
+        let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
+        let inv_deviation = (variance + NORM_EPS)?.sqrt()?.recip()?;
+        let x_hat = centered.broadcast_mul(&inv_deviation)?.reshape(x.shape())?;
+        let by_channel = |t: &Tensor| t.to_dtype(statistics)?.reshape(((), channels, 1, 1));
+        let [scale, shift] = affine;
+        Ok(Self { x_hat, inv_deviation, scale: by_channel(scale)?, shift: by_channel(shift)? })
+    }
+}
+
+/// Sums gradients by image and channel, `[2, N, C]`, to the shapes and number types of scale and shift.
 ///
 /// # Errors
 /// If sizes do not fit.
-pub(crate) fn affine_gradients(
-    sums: Vec<f32>,
-    images: usize,
-    of: [&Tensor; 2],
-    wanted: [bool; 2],
-) -> Result<[Option<Tensor>; 2]> {
-    let sums = Tensor::from_vec(sums, (2, images, ()), &Device::Cpu)?;
+pub(crate) fn affine_gradients(sums: &Tensor, of: [&Tensor; 2], wanted: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
     let part = |part: usize| {
         if !wanted[part] {
             return Ok(None);
         }
         let (sums, of) = (sums.get(part)?, of[part]); // [N, C]
         let sums = if sums.elem_count() == of.elem_count() { sums } else { sums.sum(0)? };
-        sums.reshape(of.shape()).map(Some)
+        sums.reshape(of.shape())?.to_dtype(of.dtype()).map(Some)
     };
     Ok([part(0)?, part(1)?])
 }

@@ -3,9 +3,9 @@
 use candle_core::{Result, Shape, Tensor, bail};
 
 use crate::cpu::elementwise;
-use crate::operation::{Operation, View, apply_2};
-use crate::storage::{runs_here, sum};
-use crate::tape::{self, differentiable};
+use crate::operation::{Operation, View, apply};
+use crate::storage::sum;
+use crate::tape;
 
 /// Adds two tensors elementwise, on all threads: `a + b`.
 ///
@@ -16,9 +16,6 @@ use crate::tape::{self, differentiable};
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dims() != b.dims() {
         bail!("tensors of shape {:?} and {:?} cannot be added", a.dims(), b.dims())
-    }
-    if tape::in_graph() {
-        return if runs_here([a, b]) { apply_2(a, b, Add) } else { a + b };
     }
     let y = sum(a, b)?;
     tape::push(&[a, b], &y, |dy, wanted| Ok(wanted.iter().map(|wanted| wanted.then(|| dy.clone())).collect()))?;
@@ -36,30 +33,13 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if (n, h, w) != (n_b, h_b, w_b) {
         bail!("tensors of shape {:?} and {:?} cannot be put side by side", a.dims(), b.dims())
     }
-    if runs_here([a, b]) { apply_2(a, b, ConcatChannels) } else { differentiable([a, b], |both| Tensor::cat(&both, 1)) }
-}
-
-/// Elementwise addition.
-struct Add;
-
-impl Operation<2> for Add {
-    const NAME: &'static str = "add";
-
-    fn forward(&self, [(a, dims), (b, _)]: [View<'_>; 2]) -> Result<(Vec<f32>, Shape)> {
-        Ok((elementwise::add(a, b)?, Shape::from(dims)))
-    }
-
-    fn gradients(&self, _: [&Tensor; 2], wanted: [bool; 2], dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        Ok(wanted.map(|wanted| wanted.then(|| dy.clone())))
-    }
+    apply([a, b], ConcatChannels)
 }
 
 /// Concatenation along the channels.
 struct ConcatChannels;
 
 impl Operation<2> for ConcatChannels {
-    const NAME: &'static str = "concat-channels";
-
     fn forward(&self, [(a, a_dims), (b, b_dims)]: [View<'_>; 2]) -> Result<(Vec<f32>, Shape)> {
         let ((n, c_a, h, w), c_b) = (Shape::from(a_dims).dims4()?, b_dims.get(1).copied().unwrap_or(0));
         let area = h * w;
@@ -69,6 +49,14 @@ impl Operation<2> for ConcatChannels {
 
     fn gradients(&self, [a, b]: [&Tensor; 2], wanted: [bool; 2], dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
         split_channels(dy, [a.dim(1)?, b.dim(1)?], wanted)
+    }
+
+    fn composed(&self, both: [&Tensor; 2]) -> Result<Tensor> {
+        Tensor::cat(&both, 1)
+    }
+
+    fn composed_gradients(&self, both: [&Tensor; 2], wanted: [bool; 2], dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        self.gradients(both, wanted, dy)
     }
 }
 

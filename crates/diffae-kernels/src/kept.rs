@@ -35,13 +35,16 @@ impl Kept {
         Self { tensor: tensor.detach(), is_rounded: false }
     }
 
-    /// Saves a tensor rounded to bf16; other than f32 on the CPU, it is saved unrounded.
+    /// Saves a tensor rounded to bf16; other than f32, it is saved unrounded.
     ///
     /// # Errors
     /// If Candle cannot read the tensor.
     pub(crate) fn rounded(tensor: &Tensor) -> Result<Self> {
-        if tensor.dtype() != DType::F32 || !tensor.device().is_cpu() {
+        if tensor.dtype() != DType::F32 {
             return Ok(Self::whole(tensor));
+        }
+        if !tensor.device().is_cpu() {
+            return Ok(Self { tensor: tensor.detach().to_dtype(DType::BF16)?, is_rounded: true });
         }
         let mut rounded = vec![bf16::ZERO; tensor.elem_count()];
         with_floats(tensor, |values| {
@@ -59,6 +62,9 @@ impl Kept {
     pub(crate) fn get(&self) -> Result<Tensor> {
         if !self.is_rounded {
             return self.tensor.contiguous();
+        }
+        if !self.tensor.device().is_cpu() {
+            return self.tensor.to_dtype(DType::F32);
         }
         let (storage, _) = self.tensor.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { bail!("expected a tensor on the CPU") };

@@ -61,7 +61,8 @@ pub use join::{add, concat_channels};
 pub use kept::ActivationStorage;
 pub use linear::linear;
 pub use optimizer::{
-    AdamConfig, AdamStep, ParameterState, SQUARES_BLOCK, adam_step, adam_step_from, block_squares, sum_of_squares,
+    AdamConfig, AdamStep, ParameterState, SQUARES_BLOCK, StatePart, adam_step, adam_step_from, block_squares,
+    sums_of_squares,
 };
 pub use resample::{average_pool_2x, upsample_nearest_2x};
 pub use tape::{Tape, checkpoint, differentiable, no_gradients, record, record_with};

@@ -5,9 +5,9 @@ use candle_core::{Device, Result, Shape, Tensor, bail};
 use crate::cpu::elementwise::channel_sums;
 use crate::cpu::linear::{FEW_ROWS, few_rows};
 use crate::cpu::matrix::{Matrix, multiply};
-use crate::operation::{Operation, View, apply_3};
-use crate::storage::{runs_here, with_all_floats};
-use crate::tape::{differentiable, is_recording};
+use crate::operation::{Operation, View, apply};
+use crate::storage::with_all_floats;
+use crate::tape::is_recording;
 
 /// Applies a fully connected layer, `y = x weight^T + bias`.
 ///
@@ -24,18 +24,13 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if weight_inputs != inputs || bias.dims() != [outputs] {
         bail!("weight {:?} and bias {:?} do not fit an input of shape {:?}", weight.dims(), bias.dims(), x.dims())
     }
-    if runs_here([x, weight, bias]) {
-        return apply_3([x, weight, bias], Linear);
-    }
-    differentiable([x, weight, bias], |[x, weight, bias]| x.matmul(&weight.t()?)?.broadcast_add(bias))
+    apply([x, weight, bias], Linear)
 }
 
 /// A fully connected layer of input, weight and bias.
 struct Linear;
 
 impl Operation<3> for Linear {
-    const NAME: &'static str = "linear";
-
     fn forward(&self, [(x, x_dims), (weight, _), (bias, bias_dims)]: [View<'_>; 3]) -> Result<(Vec<f32>, Shape)> {
         let (rows, inputs) = Shape::from(x_dims).dims2()?;
         let outputs = Shape::from(bias_dims).dims1()?;
@@ -76,6 +71,21 @@ impl Operation<3> for Linear {
                 bias_wanted.then(|| Tensor::from_vec(channel_sums(dy_values, outputs, 1)?, outputs, &Device::Cpu));
             Ok([d_x.transpose()?, d_weight.transpose()?, d_bias.transpose()?])
         })
+    }
+
+    fn composed(&self, [x, weight, bias]: [&Tensor; 3]) -> Result<Tensor> {
+        x.matmul(&weight.t()?)?.broadcast_add(bias)
+    }
+
+    fn composed_gradients(
+        &self,
+        [x, weight, _]: [&Tensor; 3],
+        [x_wanted, weight_wanted, bias_wanted]: [bool; 3],
+        dy: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let d_x = x_wanted.then(|| dy.matmul(weight)).transpose()?;
+        let d_weight = weight_wanted.then(|| dy.t()?.matmul(x)).transpose()?;
+        Ok([d_x, d_weight, bias_wanted.then(|| dy.sum(0)).transpose()?])
     }
 }
 

@@ -1,73 +1,71 @@
-//! Operations that can be differentiated both in Candle's graph and on a tape.
+//! Operations with gradients, each with two backends.
+//!
+//! The kernels of this crate compute on f32 tensors on the CPU. Everything else, CUDA, Metal and other number types, goes
+//! through the *composed* backend: the same mathematics in Candle's operations, with the gradient written out. (Candle's own
+//! differentiation would save every intermediate result until the backward pass.) Tests hold one against the other on the CPU,
+//! where [`KernelSet::Candle`](crate::KernelSet::Candle) selects the composed backend.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Shape, Tensor};
 
-use crate::storage::{floats, with_all_floats};
+use crate::storage::{runs_here, with_all_floats};
 use crate::tape;
 
 /// Elements and shape of an input.
 pub(crate) type View<'a> = (&'a [f32], &'a [usize]);
 
-/// A differentiable operation on f32 tensors on the CPU.
+/// A differentiable operation on N tensors.
 pub(crate) trait Operation<const N: usize>: Send + Sync + 'static {
-    /// Name of the operation in error messages.
-    const NAME: &'static str;
+    /// Returns whether the kernels know this operation; other ones are always composed.
+    fn has_kernel(&self) -> bool {
+        true
+    }
 
-    /// Computes the elements and the shape of the result.
+    /// Computes the elements and the shape of the result by the kernels.
     ///
     /// # Errors
     /// If shapes do not fit.
     fn forward(&self, inputs: [View<'_>; N]) -> Result<(Vec<f32>, Shape)>;
 
-    /// Computes the gradients w.r.t. those inputs that are `wanted`, from that w.r.t. the result. `inputs` are contiguous.
+    /// Computes by the kernels the gradients w.r.t. those inputs that are `wanted`, from that w.r.t. the result. `inputs` are
+    /// contiguous.
     ///
     /// # Errors
     /// If shapes do not fit.
     fn gradients(&self, inputs: [&Tensor; N], wanted: [bool; N], dy: &Tensor) -> Result<[Option<Tensor>; N]>;
+
+    /// Computes the result by Candle's operations, on any device and in any number type.
+    ///
+    /// # Errors
+    /// If shapes do not fit, or the device fails.
+    fn composed(&self, inputs: [&Tensor; N]) -> Result<Tensor>;
+
+    /// Computes what [`gradients`](Self::gradients) computes by Candle's operations.
+    ///
+    /// # Errors
+    /// If shapes do not fit, or the device fails.
+    fn composed_gradients(&self, inputs: [&Tensor; N], wanted: [bool; N], dy: &Tensor) -> Result<[Option<Tensor>; N]>;
 }
 
-/// Adapts an [`Operation`] to Candle's `CustomOp` traits.
-struct InGraph<O>(O);
-
-/// Applies an operation to one tensor, in the mode of this thread.
+/// Applies an operation, and records it if a tape is being recorded.
 ///
 /// # Errors
 /// That of the operation.
-pub(crate) fn apply_1(x: &Tensor, op: impl Operation<1>) -> Result<Tensor> {
-    if tape::in_graph() { x.contiguous()?.apply_op1(InGraph(op)) } else { apply_on_tape([x], op) }
-}
-
-/// Applies an operation to two tensors, in the mode of this thread.
-///
-/// # Errors
-/// That of the operation.
-pub(crate) fn apply_2(x: &Tensor, y: &Tensor, op: impl Operation<2>) -> Result<Tensor> {
-    if tape::in_graph() { x.contiguous()?.apply_op2(&y.contiguous()?, InGraph(op)) } else { apply_on_tape([x, y], op) }
-}
-
-/// Applies an operation to three tensors, in the mode of this thread.
-///
-/// # Errors
-/// That of the operation.
-pub(crate) fn apply_3(inputs: [&Tensor; 3], op: impl Operation<3>) -> Result<Tensor> {
-    let [x, y, z] = inputs;
-    if tape::in_graph() {
-        x.contiguous()?.apply_op3(&y.contiguous()?, &z.contiguous()?, InGraph(op))
+pub(crate) fn apply<const N: usize>(inputs: [&Tensor; N], op: impl Operation<N>) -> Result<Tensor> {
+    let has_kernel = op.has_kernel() && runs_here(inputs);
+    let y = if has_kernel {
+        let (values, shape) = with_all_floats(inputs, |values| {
+            let mut views: [View<'_>; N] = [(&[], &[]); N];
+            for ((view, values), input) in views.iter_mut().zip(values).zip(inputs) {
+                *view = (values, input.dims());
+            }
+            op.forward(views)
+        })?;
+        Tensor::from_vec(values, shape, inputs[0].device())?
     } else {
-        apply_on_tape(inputs, op)
-    }
-}
-
-/// Applies an operation and records it, if a tape is being recorded.
-fn apply_on_tape<const N: usize>(inputs: [&Tensor; N], op: impl Operation<N>) -> Result<Tensor> {
-    let (values, shape) = with_all_floats(inputs, |values| {
-        let mut views: [View<'_>; N] = [(&[], &[]); N];
-        for ((view, values), input) in views.iter_mut().zip(values).zip(inputs) {
-            *view = (values, input.dims());
-        }
-        op.forward(views)
-    })?;
-    let y = Tensor::from_vec(values, shape, inputs[0].device())?;
+        // A graph of Candle's would keep all intermediate results.
+        let constants = inputs.map(Tensor::detach);
+        op.composed(std::array::from_fn(|i| &constants[i]))?
+    };
     let kept = inputs.into_iter().map(tape::keeper(&inputs)).collect::<Result<Vec<_>>>()?;
     tape::push(&inputs, &y, move |dy, wanted| {
         let mut contiguous = Vec::with_capacity(N);
@@ -77,83 +75,8 @@ fn apply_on_tape<const N: usize>(inputs: [&Tensor; N], op: impl Operation<N>) ->
         let mut flags = [false; N];
         flags.copy_from_slice(wanted);
         let refs: [&Tensor; N] = std::array::from_fn(|i| &contiguous[i]);
-        Ok(op.gradients(refs, flags, dy)?.into())
+        let gradients = if has_kernel { op.gradients(refs, flags, dy) } else { op.composed_gradients(refs, flags, dy) };
+        Ok(gradients?.into())
     })?;
     Ok(y)
-}
-
-/// Views a storage of Candle's as the input of an operation.
-fn view<'a>(storage: &'a CpuStorage, layout: &'a Layout) -> Result<View<'a>> {
-    Ok((floats(storage, layout)?, layout.dims()))
-}
-
-/// Wraps a result as a storage of Candle's.
-fn stored((values, shape): (Vec<f32>, Shape)) -> (CpuStorage, Shape) {
-    (CpuStorage::F32(values), shape)
-}
-
-impl<O: Operation<1>> CustomOp1 for InGraph<O> {
-    fn name(&self) -> &'static str {
-        O::NAME
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.0.forward([view(x, x_layout)?]).map(stored)
-    }
-
-    fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let [x] = self.0.gradients([x], [x.track_op()], grad)?;
-        Ok(x)
-    }
-}
-
-impl<O: Operation<2>> CustomOp2 for InGraph<O> {
-    fn name(&self) -> &'static str {
-        O::NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        y: &CpuStorage,
-        y_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.0.forward([view(x, x_layout)?, view(y, y_layout)?]).map(stored)
-    }
-
-    fn bwd(&self, x: &Tensor, y: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [x, y] = self.0.gradients([x, y], [x, y].map(Tensor::track_op), grad)?;
-        Ok((x, y))
-    }
-}
-
-impl<O: Operation<3>> CustomOp3 for InGraph<O> {
-    fn name(&self) -> &'static str {
-        O::NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        y: &CpuStorage,
-        y_layout: &Layout,
-        z: &CpuStorage,
-        z_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.0.forward([view(x, x_layout)?, view(y, y_layout)?, view(z, z_layout)?]).map(stored)
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        y: &Tensor,
-        z: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [x, y, z] = self.0.gradients([x, y, z], [x, y, z].map(Tensor::track_op), grad)?;
-        Ok((x, y, z))
-    }
 }

@@ -1,11 +1,13 @@
 //! The Adam and `AdamW` update of a parameter, together with its moving average.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
+use std::ops::Range;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, Var, bail};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, Var, bail};
 
 use crate::cpu::optimizer::{self as cpu, Buffers, Factors};
-use crate::storage::with_floats;
+use crate::storage::{runs_here, with_floats};
 
 /// Settings of Adam.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,25 +37,146 @@ pub struct AdamStep {
     pub gradient_scale: f64,
 }
 
-/// Optimizer state of one parameter, in f32, in the order of its elements.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ParameterState {
-    /// First moment: running mean of the gradient.
-    pub m: Vec<f32>,
-    /// Second moment: running mean of the squared gradient.
-    pub v: Vec<f32>,
-    /// Moving average of the parameter, or empty if there is none.
-    pub ema: Vec<f32>,
+/// A part of the optimizer state of a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatePart {
+    /// Running mean of the gradient.
+    FirstMoment,
+    /// Running mean of the squared gradient.
+    SecondMoment,
+    /// Moving average of the parameter.
+    Average,
 }
 
-/// Updates a parameter, its moments and its moving average in one pass on all threads.
+impl StatePart {
+    /// All parts.
+    pub const ALL: [Self; 3] = [Self::FirstMoment, Self::SecondMoment, Self::Average];
+}
+
+/// Optimizer state of one parameter, in f32, in the order of its elements: where the kernels update it in vectors, on other
+/// devices in tensors beside the parameter.
+#[derive(Debug, Clone)]
+pub struct ParameterState {
+    m: Values,
+    v: Values,
+    /// `None` without an average.
+    ema: Option<Values>,
+}
+
+/// Consecutive values of a part of the state.
+#[derive(Debug, Clone)]
+enum Values {
+    Host(Vec<f32>),
+    /// A tensor of one axis.
+    Device(Tensor),
+}
+
+impl Values {
+    fn len(&self) -> usize {
+        match self {
+            Self::Host(values) => values.len(),
+            Self::Device(tensor) => tensor.elem_count(),
+        }
+    }
+
+    fn get(&self) -> Result<Cow<'_, [f32]>> {
+        match self {
+            Self::Host(values) => Ok(Cow::Borrowed(values)),
+            Self::Device(tensor) => Ok(Cow::Owned(tensor.to_vec1()?)),
+        }
+    }
+
+    fn set(&mut self, values: Vec<f32>) -> Result<()> {
+        match self {
+            Self::Host(before) => *before = values,
+            Self::Device(before) => *before = Tensor::new(values, before.device())?,
+        }
+        Ok(())
+    }
+
+    fn narrow(&mut self, range: &Range<usize>) -> Result<()> {
+        match self {
+            Self::Host(values) => *values = values[range.clone()].to_vec(),
+            // A view would hold the memory of the whole.
+            Self::Device(tensor) => *tensor = tensor.narrow(0, range.start, range.len())?.force_contiguous()?,
+        }
+        Ok(())
+    }
+}
+
+impl ParameterState {
+    /// Creates the state before the first step: moments of zero, and an average that starts at the parameter.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn new(parameter: &Var) -> Result<Self> {
+        let mut state = Self::without_average(parameter)?;
+        let values = parameter.flatten_all()?;
+        state.ema = Some(match &state.m {
+            Values::Host(_) => Values::Host(values.to_vec1()?),
+            Values::Device(_) => Values::Device(values.copy()?),
+        });
+        Ok(state)
+    }
+
+    /// Creates the state before the first step, without a moving average.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn without_average(parameter: &Var) -> Result<Self> {
+        let count = parameter.elem_count();
+        let zeros = || {
+            Ok::<_, candle_core::Error>(if runs_here([parameter.as_tensor()]) {
+                Values::Host(vec![0.; count])
+            } else {
+                Values::Device(Tensor::zeros(count, DType::F32, parameter.device())?)
+            })
+        };
+        Ok(Self { m: zeros()?, v: zeros()?, ema: None })
+    }
+
+    /// Returns the values of a part; none of an average that is not kept.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn values(&self, part: StatePart) -> Result<Cow<'_, [f32]>> {
+        match part {
+            StatePart::FirstMoment => self.m.get(),
+            StatePart::SecondMoment => self.v.get(),
+            StatePart::Average => self.ema.as_ref().map_or(Ok(Cow::Borrowed(&[][..])), Values::get),
+        }
+    }
+
+    /// Replaces the values of a part; an average that is not kept stays absent.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn set(&mut self, part: StatePart, values: Vec<f32>) -> Result<()> {
+        match part {
+            StatePart::FirstMoment => self.m.set(values),
+            StatePart::SecondMoment => self.v.set(values),
+            StatePart::Average => self.ema.as_mut().map_or(Ok(()), |ema| ema.set(values)),
+        }
+    }
+
+    /// Keeps only some elements of those parts that hold all `count`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn narrow(&mut self, range: &Range<usize>, count: usize) -> Result<()> {
+        let whole = [&mut self.m, &mut self.v].into_iter().chain(self.ema.as_mut());
+        whole.filter(|values| values.len() == count).try_for_each(|values| values.narrow(range))
+    }
+}
+
+/// Updates a parameter, its moments and its moving average in one pass on all threads; on other devices by Candle's operations.
 ///
 /// `g = gradient_scale * gradient`; `m = beta_1 m + (1 - beta_1) g`; `v = beta_2 v + (1 - beta_2) g^2`;
 /// `p = p (1 - lr weight_decay) - lr m_hat / (sqrt(v_hat) + eps)`, `m_hat = m / (1 - beta_1^t)`,
 /// `v_hat = v / (1 - beta_2^t)`; `ema = ema_decay ema + (1 - ema_decay) p`.
 ///
 /// # Shapes
-/// - `parameter`: any, f32 on the CPU; `gradient`: as `parameter`.
+/// - `parameter`: any, f32; `gradient`: as `parameter`.
 /// # Errors
 /// If shapes, number types or lengths of the state do not fit.
 /// # Source
@@ -68,7 +191,7 @@ pub fn adam_step(parameter: &Var, gradient: &Tensor, state: &mut ParameterState,
 /// Updates some consecutive elements of a parameter, from `first` on, as [`adam_step`] updates all: to the same bits.
 ///
 /// # Shapes
-/// - `parameter`: any, f32 on the CPU, taken row by row; `gradient`, and all of `state`: as many values as are updated.
+/// - `parameter`: any, f32, taken row by row; `gradient`, and all of `state`: as many values as are updated.
 /// # Errors
 /// If there are fewer elements, or number types or lengths of the state do not fit.
 pub fn adam_step_from(
@@ -78,17 +201,68 @@ pub fn adam_step_from(
     state: &mut ParameterState,
     step: &AdamStep,
 ) -> Result<()> {
-    let AdamStep { config, step_idx, gradient_scale } = step;
     let count = gradient.elem_count();
     let lengths = [state.m.len(), state.v.len()];
     let fits = first.checked_add(count).is_some_and(|end| end <= parameter.elem_count());
-    if !fits || lengths != [count; 2] || ![0, count].contains(&state.ema.len()) {
+    if !fits || lengths != [count; 2] || state.ema.as_ref().is_some_and(|ema| ema.len() != count) {
         let dims = gradient.dims();
         bail!("gradient {dims:?} and state {lengths:?} do not fit a parameter {:?} from {first} on", parameter.dims())
     }
+    let factors = factors_of(step);
+    let ParameterState { m, v, ema } = state;
+    match (m, v, ema) {
+        (Values::Host(m), Values::Host(v), ema) => {
+            let mut none = vec![];
+            let ema = match ema {
+                Some(Values::Host(ema)) => ema,
+                Some(Values::Device(_)) => bail!("the state of a parameter is in two places"),
+                None => &mut none,
+            };
+            let state = RefCell::new([m, v, ema]);
+            with_floats(gradient, |gradient| parameter.inplace_op1(&Step { first, gradient, state, factors }))
+        }
+        (Values::Device(m), Values::Device(v), ema) => {
+            let ema = match ema {
+                Some(Values::Device(ema)) => Some(ema),
+                Some(Values::Host(_)) => bail!("the state of a parameter is in two places"),
+                None => None,
+            };
+            composed_step((parameter, first), gradient, [m, v], ema, &factors)
+        }
+        _ => bail!("the state of a parameter is in two places"),
+    }
+}
+
+/// Makes the step of [`adam_step_from`] in Candle's operations.
+fn composed_step(
+    (parameter, first): (&Var, usize),
+    gradient: &Tensor,
+    [m, v]: [&mut Tensor; 2],
+    ema: Option<&mut Tensor>,
+    factors: &Factors,
+) -> Result<()> {
+    let [beta_1, beta_2, ema_decay] = [factors.beta_1, factors.beta_2, factors.ema_decay].map(f64::from);
+    let [gradient_scale, step, decay] = [factors.gradient_scale, factors.step, factors.decay].map(f64::from);
+    let [inv_sqrt_correction, eps] = [factors.inv_sqrt_correction, factors.eps].map(f64::from);
+    let g = (gradient.to_device(parameter.device())?.flatten_all()?.to_dtype(DType::F32)? * gradient_scale)?;
+    *m = ((&*m * beta_1)? + (&g * (1. - beta_1))?)?;
+    *v = ((&*v * beta_2)? + (g.sqr()? * (1. - beta_2))?)?;
+    let all = parameter.as_detached_tensor().flatten_all()?;
+    let values = all.narrow(0, first, g.elem_count())?;
+    let denominator = ((v.sqrt()? * inv_sqrt_correction)? + eps)?;
+    let values = ((values * (1. - decay))? - ((&*m / denominator)? * step)?)?;
+    if let Some(ema) = ema {
+        *ema = ((&*ema * ema_decay)? + (&values * (1. - ema_decay))?)?;
+    }
+    // The flat view shares the storage of the parameter.
+    all.slice_set(&values, 0, first)
+}
+
+/// Computes the coefficients of a step.
+#[expect(clippy::cast_possible_truncation, reason = "the update runs in f32")]
+fn factors_of(AdamStep { config, step_idx, gradient_scale }: &AdamStep) -> Factors {
     let t = i32::try_from(step_idx + 1).unwrap_or(i32::MAX);
-    #[expect(clippy::cast_possible_truncation, reason = "the update runs in f32")]
-    let factors = Factors {
+    Factors {
         gradient_scale: *gradient_scale as f32,
         beta_1: config.beta_1 as f32,
         beta_2: config.beta_2 as f32,
@@ -97,21 +271,34 @@ pub fn adam_step_from(
         eps: config.eps as f32,
         decay: (config.lr * config.weight_decay) as f32,
         ema_decay: config.ema_decay as f32,
-    };
-    with_floats(gradient, |gradient| {
-        parameter.inplace_op1(&Step { first, gradient, state: RefCell::new(state), factors })
-    })
+    }
 }
 
 /// Number of values in a block of [`block_squares`].
 pub const SQUARES_BLOCK: usize = cpu::SQUARES_BLOCK;
 
-/// Computes the sum of squares of a tensor, for the global gradient norm: that of [`block_squares`].
+/// Computes the sums of squares of tensors, for the global gradient norm: of those on the CPU each as that of
+/// [`block_squares`], of the others in one read of the device.
 ///
 /// # Errors
 /// If the device fails.
-pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    Ok(block_squares(x)?.iter().sum())
+pub fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
+    let mut sums = vec![0.; tensors.len()];
+    let (mut places, mut waiting) = (vec![], vec![]);
+    for (place, tensor) in tensors.iter().enumerate() {
+        if tensor.device().is_cpu() {
+            sums[place] = block_squares(tensor)?.iter().sum();
+        } else {
+            places.push(place);
+            waiting.push(tensor.to_dtype(DType::F32)?.sqr()?.sum_all()?);
+        }
+    }
+    if !waiting.is_empty() {
+        for (place, sum) in places.into_iter().zip(Tensor::stack(&waiting, 0)?.to_vec1::<f32>()?) {
+            sums[place] = f64::from(sum);
+        }
+    }
+    Ok(sums)
 }
 
 /// Computes the sums of squares of blocks of [`SQUARES_BLOCK`] elements of a tensor, the last of which may be shorter.
@@ -121,18 +308,19 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
 /// # Errors
 /// If the device fails.
 pub fn block_squares(x: &Tensor) -> Result<Vec<f64>> {
-    with_floats(&x.to_dtype(candle_core::DType::F32)?, |values| Ok(cpu::block_squares(values)))
+    with_floats(&x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?, |values| Ok(cpu::block_squares(values)))
 }
 
 /// In-place update of one parameter, or of a part of it.
-struct Step<'a> {
+struct Step<'a, 's> {
     first: usize,
     gradient: &'a [f32],
-    state: RefCell<&'a mut ParameterState>,
+    /// First moment, second moment and moving average, which may be empty.
+    state: RefCell<[&'s mut Vec<f32>; 3]>,
     factors: Factors,
 }
 
-impl InplaceOp1 for Step<'_> {
+impl InplaceOp1 for Step<'_, '_> {
     fn name(&self) -> &'static str {
         "adam-step"
     }
@@ -144,7 +332,7 @@ impl InplaceOp1 for Step<'_> {
         let start = start + self.first;
         let end = start + self.gradient.len();
         let mut state = self.state.borrow_mut();
-        let ParameterState { m, v, ema } = &mut **state;
+        let [m, v, ema] = &mut *state;
         let parameter = &mut values[start..end];
         Ok(cpu::step(Buffers { parameter, gradient: self.gradient, m, v, ema }, self.factors)?)
     }

@@ -6,27 +6,21 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
-use crate::tape::{self, differentiable};
+use crate::dispatch::{KernelSet, kernel_set};
+use crate::tape;
 
 /// Upsamples images by a factor of two with nearest neighbors.
 ///
 /// `y[.., 2i + a, 2j + b] = x[.., i, j]`, `a, b` in `{0, 1}`.
-///
-/// Gradient: each input pixel receives the sum over its four copies, added to what other consumers of `x`
-/// contribute. (Candle 0.11's `upsample_nearest2d` overwrites those instead.)
 ///
 /// # Shapes
 /// - `x`: `[N, C, H, W]`, any float dtype; result: `[N, C, 2H, 2W]`, same dtype.
 /// # Errors
 /// If `x` does not have four axes or is not a float tensor.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
-    let (n, c, h, w) = x.dims4()?;
-    if x.device().is_cpu() {
-        return apply(x, Upsample);
-    }
-    differentiable([x], |[x]| {
-        x.reshape((n, c, h, 1, w, 1))?.broadcast_as((n, c, h, 2, w, 2))?.contiguous()?.reshape((n, c, 2 * h, 2 * w))
-    })
+    let y = upsample(&x.detach())?;
+    tape::push(&[x], &y, |dy, _| Ok(vec![Some((average(dy)? * 4.)?)]))?;
+    Ok(y)
 }
 
 /// Downsamples images by a factor of two with means over disjoint 2x2 windows.
@@ -42,17 +36,29 @@ pub fn average_pool_2x(x: &Tensor) -> Result<Tensor> {
     if h % 2 != 0 || w % 2 != 0 {
         bail!("2x2 mean needs an even height and width, got {h}x{w}")
     }
-    if x.device().is_cpu() { apply(x, AveragePool) } else { differentiable([x], |[x]| x.avg_pool2d(2)) }
+    let y = average(&x.detach())?;
+    tape::push(&[x], &y, |dy, _| Ok(vec![Some((upsample(dy)? * 0.25)?)]))?;
+    Ok(y)
 }
 
-/// Applies an operation whose backward pass needs only the gradient w.r.t. its result.
-fn apply(x: &Tensor, op: impl CustomOp1 + Send + Sync + 'static) -> Result<Tensor> {
-    if tape::in_graph() {
-        return x.apply_op1(op);
+/// Returns whether the kernels below compute on a tensor: they take all number types of floats.
+fn has_kernel(x: &Tensor) -> bool {
+    x.device().is_cpu() && kernel_set() != KernelSet::Candle
+}
+
+/// Upsamples without recording.
+fn upsample(x: &Tensor) -> Result<Tensor> {
+    if has_kernel(x) {
+        return x.contiguous()?.apply_op1_no_bwd(&Upsample);
     }
-    let y = x.apply_op1_no_bwd(&op)?;
-    tape::push(&[x], &y, move |dy, _| Ok(vec![op.bwd(dy, dy, dy)?]))?;
-    Ok(y)
+    let (n, c, h, w) = x.dims4()?;
+    let copies = x.reshape((n, c, h, 1, w, 1))?.broadcast_as((n, c, h, 2, w, 2))?;
+    copies.contiguous()?.reshape((n, c, 2 * h, 2 * w))
+}
+
+/// Downsamples without recording.
+fn average(x: &Tensor) -> Result<Tensor> {
+    if has_kernel(x) { x.contiguous()?.apply_op1_no_bwd(&AveragePool) } else { x.contiguous()?.avg_pool2d(2) }
 }
 
 /// Nearest-neighbor upsampling.
@@ -77,10 +83,6 @@ impl CustomOp1 for Upsample {
         };
         Ok((storage, Shape::from((n, c, 2 * h, 2 * w))))
     }
-
-    fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some((average_pool_2x(&grad.contiguous()?)? * 4.)?))
-    }
 }
 
 impl CustomOp1 for AveragePool {
@@ -98,10 +100,6 @@ impl CustomOp1 for AveragePool {
             other => bail!("{} of {:?}", self.name(), candle_core::backend::BackendStorage::dtype(other)),
         };
         Ok((storage, Shape::from((n, c, h >> 1, w >> 1))))
-    }
-
-    fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some((upsample_nearest_2x(&grad.contiguous()?)? * 0.25)?))
     }
 }
 
@@ -156,6 +154,8 @@ mod tests {
     use candle_core::{DType, Device, Var};
     use proptest::prelude::*;
 
+    use crate::{Gradients, differentiable, record};
+
     fn ramp(shape: (usize, usize, usize, usize)) -> Tensor {
         let count = shape.0 * shape.1 * shape.2 * shape.3;
         let values = (0..count).map(|i| (i as f32 * 0.37).sin()).collect();
@@ -166,15 +166,11 @@ mod tests {
         x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// Computes the gradient of `sum(up(x) * a) + sum(x * b)` w.r.t. x, which has two consumers as in an up block.
-    fn gradient_with_two_consumers(up: impl Fn(&Tensor) -> Tensor) -> Vec<f32> {
-        let x = Var::from_tensor(&ramp((1, 2, 2, 2))).unwrap();
+    /// Computes `sum(up(x) * a) + sum(x * b)`: x has two consumers, as in an up block.
+    fn with_two_consumers(x: &Tensor, up: &Tensor) -> Result<Tensor> {
         let (a, b) = (ramp((1, 2, 4, 4)), ramp((1, 2, 2, 2)));
-        let direct = (x.as_tensor() * &b).unwrap().sum_all().unwrap();
-        let resampled = (up(x.as_tensor()) * &a).unwrap().sum_all().unwrap();
         // In this order the backward pass reaches the direct consumer first.
-        let gradients = (resampled + direct).unwrap().backward().unwrap();
-        values(gradients.get(&x).unwrap())
+        (up * &a)?.sum_all()? + (x * &b)?.sum_all()?
     }
 
     fn expected_gradient() -> Vec<f32> {
@@ -184,8 +180,15 @@ mod tests {
 
     #[test]
     fn upsampling_adds_to_the_gradient_of_another_consumer() {
-        let got = gradient_with_two_consumers(|x| upsample_nearest_2x(x).unwrap());
-        for (got, expected) in got.iter().zip(expected_gradient()) {
+        let x = Var::from_tensor(&ramp((1, 2, 2, 2))).unwrap();
+        let forward = || {
+            let up = upsample_nearest_2x(&x)?;
+            differentiable([x.as_tensor(), &up], |[x, up]| with_two_consumers(x, up))
+        };
+        let (loss, tape) = record::<_, candle_core::Error>(forward).unwrap();
+        let mut gradients = Gradients::default();
+        tape.backward(&loss, &mut gradients).unwrap();
+        for (got, expected) in values(gradients.get(&x).unwrap()).iter().zip(expected_gradient()) {
             assert!((got - expected).abs() < 1e-6, "{got} != {expected}");
         }
     }
@@ -193,7 +196,9 @@ mod tests {
     /// Candle's fault that this module works around. When this test fails, Candle has fixed it.
     #[test]
     fn candle_upsampling_loses_the_gradient_of_another_consumer() {
-        let got = gradient_with_two_consumers(|x| x.upsample_nearest2d(4, 4).unwrap());
+        let x = Var::from_tensor(&ramp((1, 2, 2, 2))).unwrap();
+        let loss = with_two_consumers(&x, &x.upsample_nearest2d(4, 4).unwrap()).unwrap();
+        let got = values(loss.backward().unwrap().get(&x).unwrap());
         let expected = expected_gradient();
         let worst = got.iter().zip(&expected).map(|(g, e)| (g - e).abs()).fold(0f32, f32::max);
         assert!(worst > 0.1, "candle's gradient is right: worst difference {worst}");

@@ -1,6 +1,6 @@
 //! The thread pool of the kernels.
 
-use candle_core::{Error, Result};
+use candle_core::{Device, Error, Result};
 
 use crate::tape::{in_graph, in_graph_mode};
 
@@ -13,12 +13,13 @@ pub fn set_num_threads(num_threads: usize) -> Result<()> {
     pool.build_global().map_err(|error| Error::Msg(format!("the number of threads cannot be set: {error}")))
 }
 
-/// Runs `f` on a thread of the thread pool.
+/// Runs `f`, work on `device`, on a thread of the thread pool.
 ///
 /// Work that calls the kernels often, such as a training step or a chain, is faster there: from outside, each kernel
 /// hands its work to the pool and sleeps until it is woken. While a tape is being recorded on this thread, or
-/// gradients are off, `f` runs right here; begin such work in the pool instead.
-pub fn run_in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+/// gradients are off, `f` runs right here; begin such work in the pool instead. Work on a GPU always runs right here: the order of
+/// what a device is given is that of one thread.
+pub fn run_in_pool<R: Send>(device: &Device, f: impl FnOnce() -> R + Send) -> R {
     // The worker may be in the midst of somebody else's recording, waiting for a kernel.
-    if in_graph() { rayon::scope(|_| in_graph_mode(f)) } else { f() }
+    if device.is_cpu() && in_graph() { rayon::scope(|_| in_graph_mode(f)) } else { f() }
 }

@@ -1,15 +1,19 @@
-//! Comparison of every kernel set with the portable one, on random shapes.
+//! Comparison of every kernel set, and of the composed backend, with the portable kernels, on random shapes; and of the
+//! composed gradients with central differences in f64.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 mod support;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor, Var};
 use diffae_kernels::{
-    Activation, ConvInput, ConvWeight, GroupNorm, KernelSet, attention, differentiable, force_kernel_set, linear,
+    Activation, ActivationStorage, AdamConfig, AdamStep, ConvInput, ConvWeight, Dropout, Gradients, GroupNorm,
+    KernelSet, ParameterState, StatePart, adam_step, adam_step_from, add, attention, average_pool_2x, concat_channels,
+    differentiable, dropout, force_kernel_set, group_norm, linear, no_gradients, record_with, sums_of_squares,
+    upsample_nearest_2x,
 };
 use proptest::prelude::*;
 
-use support::{Function, largest, turn, values, with_gradients_of_a_tape};
+use support::{Function, largest, turn, values, variables, with_gradients_of_a_tape};
 
 /// Maximum difference, relative to the largest value, as in `kernel_sets.rs`.
 const TOLERANCE: f32 = 2e-5;
@@ -80,4 +84,129 @@ proptest! {
         let args = [values(&[n, channels], 1.), values(&[h, channels], 2.), values(&[h], 3.)];
         compare(&args, &|args| linear(&args[0], &args[1], &args[2]));
     }
+
+    #[test]
+    fn norms((n, groups, width) in (1..4_usize, 1..6_usize, 1..8_usize), (h, w) in (2..9_usize, 2..9_usize),
+             of_each in any::<bool>(), has_silu in any::<bool>()) {
+        let (channels, rows) = (groups * width, if of_each { n } else { 1 });
+        let activation = if has_silu { Activation::Silu } else { Activation::Identity };
+        let args = [values(&[n, channels, h, w], 1.), values(&[rows, channels], 2.), values(&[channels], 3.)];
+        compare(&args, &|args| {
+            group_norm(&args[0], &GroupNorm { num_groups: groups, scale: &args[1], shift: &args[2], activation })
+        });
+    }
+
+    #[test]
+    fn sums_concatenation_resampling_and_dropout((n, a, b) in (1..4_usize, 1..9_usize, 1..9_usize),
+                                                 (h, w) in (1..9_usize, 1..9_usize), seed in any::<u64>()) {
+        let (first, second) = (values(&[n, a, 2 * h, 2 * w], 1.), values(&[n, b, 2 * h, 2 * w], 2.));
+        compare(&[first.clone(), second], &|args| concat_channels(&args[0], &args[1]));
+        compare(&[first.clone(), values(first.dims(), 3.)], &|args| add(&args[0], &args[1]));
+        compare(std::slice::from_ref(&first), &|args| upsample_nearest_2x(&args[0]));
+        compare(std::slice::from_ref(&first), &|args| average_pool_2x(&args[0]));
+        compare(&[first], &|args| dropout(&args[0], Dropout { probability: 0.3, seed }));
+    }
+}
+
+/// Makes three steps of Adam on some elements of a parameter; returns it with its state.
+fn after_three_steps(set: KernelSet, first: usize, count: usize) -> Vec<Vec<f32>> {
+    force_kernel_set(set).unwrap();
+    let parameter = Var::from_tensor(&values(&[7, 5], 1.)).unwrap();
+    let mut state = ParameterState::new(&parameter).unwrap();
+    state.narrow(&(first..first + count), 35).unwrap();
+    let config = AdamConfig { lr: 1e-2, beta_1: 0.9, beta_2: 0.99, eps: 1e-8, weight_decay: 0.1, ema_decay: 0.9 };
+    for step_idx in 0..3 {
+        let gradient = values(&[count], 2. + step_idx as f32);
+        let step = AdamStep { config, step_idx, gradient_scale: 0.5 };
+        if count == 35 {
+            adam_step(&parameter, &gradient.reshape((7, 5)).unwrap(), &mut state, &step).unwrap();
+        } else {
+            adam_step_from(&parameter, first, &gradient, &mut state, &step).unwrap();
+        }
+    }
+    let of_state = StatePart::ALL.map(|part| state.values(part).unwrap().into_owned());
+    [parameter.flatten_all().unwrap().to_vec1().unwrap()].into_iter().chain(of_state).collect()
+}
+
+/// The composed backend keeps its state in tensors, as it would beside parameters on a GPU.
+#[test]
+fn adam_in_tensors_is_adam_in_vectors() {
+    let _turn = turn();
+    for (first, count) in [(0, 35), (4, 9), (30, 5)] {
+        let expected = after_three_steps(KernelSet::Portable, first, count);
+        let got = after_three_steps(KernelSet::Candle, first, count);
+        for (got, expected) in got.iter().zip(&expected) {
+            assert_eq!(got.len(), expected.len());
+            assert!(largest(got.iter().zip(expected).map(|(a, b)| a - b)) < 1e-6, "{got:?} {expected:?}");
+        }
+        let untouched = values(&[35], 1.).to_vec1::<f32>().unwrap();
+        assert_eq!(got[0][..first], untouched[..first]);
+        assert_eq!(got[0][first + count..], untouched[first + count..]);
+    }
+    let tensors = [values(&[40_000], 1.), values(&[3], 2.)];
+    let sums = sums_of_squares(&tensors.each_ref()).unwrap();
+    let expected = tensors.map(|x| x.to_dtype(DType::F64).unwrap().sqr().unwrap().sum_all().unwrap());
+    for (sum, expected) in sums.iter().zip(expected) {
+        assert!((sum / expected.to_scalar::<f64>().unwrap() - 1.).abs() < 1e-6);
+    }
+}
+
+/// Holds the gradients of the composed backend against central differences, in f64.
+fn check_differences(args: &[Tensor], f: Function<'_>) {
+    const STEP: f64 = 1e-5;
+    let args: Vec<Tensor> = args.iter().map(|arg| arg.to_dtype(DType::F64).unwrap()).collect();
+    let scalar = |y: &Tensor| (y * values(y.dims(), 5.).to_dtype(DType::F64)?)?.sum_all();
+    let (vars, tensors) = variables(&args);
+    let forward = || differentiable([&f(&tensors)?], |[y]| scalar(y));
+    let (loss, tape) = record_with::<_, candle_core::Error>(ActivationStorage::F32, forward).unwrap();
+    let mut gradients = Gradients::default();
+    tape.backward(&loss, &mut gradients).unwrap();
+    for (which, var) in vars.iter().enumerate() {
+        let gradient = gradients.get(var).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let magnitude = gradient.iter().fold(1e-3, |most: f64, value| most.max(value.abs()));
+        for idx in (0..gradient.len()).step_by(1 + gradient.len().div_euclid(23)) {
+            let at = |offset: f64| {
+                let mut moved = args.clone();
+                let mut numbers = moved[which].flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                numbers[idx] += offset;
+                moved[which] = Tensor::from_vec(numbers, args[which].shape(), args[which].device()).unwrap();
+                scalar(&no_gradients(|| f(&moved)).unwrap()).unwrap().to_scalar::<f64>().unwrap()
+            };
+            let difference = (at(STEP) - at(-STEP)) / (2. * STEP);
+            let error = (gradient[idx] - difference).abs() / magnitude;
+            assert!(error < 1e-6, "argument {which}, element {idx}: {} against {difference}", gradient[idx]);
+        }
+    }
+}
+
+#[test]
+fn composed_gradients_are_those_of_differences() {
+    for (kernel, activation) in [(3, Activation::Silu), (1, Activation::Identity), (5, Activation::Silu)] {
+        let args = [
+            values(&[2, 4, 5, 6], 1.),
+            values(&[2, 2, 5, 6], 2.),
+            values(&[2, 6], 3.),
+            values(&[6], 4.),
+            values(&[3, 6, kernel, kernel], 5.),
+            values(&[3], 6.),
+            values(&[2, 3, 5, 6], 7.),
+        ];
+        check_differences(&args, &|args| {
+            let norm = GroupNorm { num_groups: 3, scale: &args[2], shift: &args[3], activation };
+            let input = ConvInput { x: &args[0], skip: Some(&args[1]), norm: Some(&norm), residual: Some(&args[6]) };
+            ConvWeight::new(args[4].clone(), args[5].clone())?.apply(&input)
+        });
+        check_differences(&args[..4], &|args| {
+            let norm = GroupNorm { num_groups: 2, scale: &args[2], shift: &args[3], activation };
+            group_norm(&concat_channels(&args[0], &args[1])?, &norm)
+        });
+    }
+    check_differences(&[values(&[2, 12, 3, 2], 1.)], &|args| attention(&args[0], 2));
+    check_differences(&[values(&[3, 4], 1.), values(&[2, 4], 2.), values(&[2], 3.)], &|args| {
+        linear(&args[0], &args[1], &args[2])
+    });
+    let x = values(&[2, 3, 4, 6], 1.);
+    check_differences(std::slice::from_ref(&x), &|args| average_pool_2x(&args[0]));
+    check_differences(std::slice::from_ref(&x), &|args| upsample_nearest_2x(&args[0]));
+    check_differences(&[x], &|args| dropout(&args[0], Dropout { probability: 0.3, seed: 5 }));
 }

@@ -1,4 +1,4 @@
-//! Comparison of every kernel set that this machine has with Candle's own operations: results and gradients on many shapes.
+//! Comparison of every kernel set that this machine has with the composed backend: results and gradients on many shapes.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 mod support;
@@ -9,7 +9,7 @@ use diffae_kernels::{
     concat_channels, conv2d, force_kernel_set, group_norm, linear, set_exact, upsample_nearest_2x,
 };
 
-use support::{Function, largest, turn, values, variables, with_gradients_of_a_tape};
+use support::{Function, largest, turn, values, with_gradients_of_a_tape};
 
 /// Maximum difference, relative to the largest value: sums of up to a few thousand products in f32, and what
 /// Winograd's transforms add.
@@ -27,31 +27,18 @@ fn difference(got: &Tensor, expected: &Tensor) -> f32 {
     largest(got.iter().zip(&expected).map(|(a, b)| a - b)) / magnitude
 }
 
-/// Computes the result of `f` and the gradients of `sum(result * weights)` with respect to its arguments.
-fn with_gradients(args: &[Tensor], f: Function<'_>) -> Vec<Tensor> {
-    let (vars, tensors) = variables(args);
-    let y = f(&tensors).unwrap();
-    let loss = (&y * values(y.dims(), 5.)).unwrap().sum_all().unwrap();
-    let gradients = loss.backward().unwrap();
-    let of_args = vars.iter().map(|var| gradients.get(var).unwrap().clone());
-    std::iter::once(y.detach()).chain(of_args).collect()
-}
-
-/// Compares `f` under every set, differentiated both ways, with `f` under Candle's own operations.
+/// Compares `f` and its gradients under every set with the composed backend.
 fn compare(what: &str, args: &[Tensor], f: Function<'_>) {
     let _turn = turn();
     force_kernel_set(KernelSet::Candle).unwrap();
-    let expected = with_gradients(args, f);
+    let expected = with_gradients_of_a_tape(args, f);
     for set in KernelSet::available() {
         for exact in [false, true] {
             force_kernel_set(set).unwrap();
             set_exact(exact);
-            for (way, got) in [("graph", with_gradients(args, f)), ("tape", with_gradients_of_a_tape(args, f))] {
-                for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
-                    let difference = difference(got, expected);
-                    let name = set.name();
-                    assert!(difference < TOLERANCE, "{what}, {name}, exact {exact}, {way}, output {i}: {difference}");
-                }
+            for (i, (got, expected)) in with_gradients_of_a_tape(args, f).iter().zip(&expected).enumerate() {
+                let difference = difference(got, expected);
+                assert!(difference < TOLERANCE, "{what}, {}, exact {exact}, output {i}: {difference}", set.name());
             }
         }
     }
@@ -121,7 +108,7 @@ fn sums_concatenation_and_resampling() {
     compare("down", &[a], &|args| average_pool_2x(&args[0]));
 }
 
-/// A layer on a tape is one operation from norm to sum; in Candle's graph it is several.
+/// A layer is one operation from norm to sum.
 #[test]
 fn layers_on_a_tape_have_the_gradients_of_their_parts() {
     for ([n, c_x, h, w], c_skip, o, k, rows) in [

@@ -163,7 +163,7 @@ impl CompactEncoder {
     /// # Errors
     /// If shapes do not fit.
     pub fn forward(&self, x_0: &Tensor) -> Result<Tensor> {
-        run_in_pool(|| self.run(x_0, &mut None))
+        run_in_pool(x_0.device(), || self.run(x_0, &mut None))
     }
 
     /// Encodes pictures with the statistics of the batch, and adds the updated running statistics to `moments`.
@@ -214,7 +214,7 @@ impl CompactDecoder {
     /// # Errors
     /// If shapes do not fit.
     pub fn forward(&self, code: CompactCode<'_>) -> Result<Tensor> {
-        run_in_pool(|| self.run(code, &mut None))
+        run_in_pool(code.z_sem.device(), || self.run(code, &mut None))
     }
 
     /// Decodes pictures with the statistics of the batch, and adds the updated running statistics to `moments`.

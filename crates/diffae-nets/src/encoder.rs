@@ -80,7 +80,7 @@ impl SemanticEncoder {
     /// If the shape does not fit.
     pub fn forward(&self, x_0: &Tensor) -> Result<Tensor> {
         crate::unet::check_images(x_0, self.config.in_channels, self.config.image_size)?;
-        run_in_pool(|| self.run(x_0))
+        run_in_pool(x_0.device(), || self.run(x_0))
     }
 
     fn run(&self, x_0: &Tensor) -> Result<Tensor> {

@@ -173,7 +173,7 @@ impl Unet {
         time: &TimeProjections,
         z_sem: Option<&ZSemProjections>,
     ) -> Result<Tensor> {
-        run_in_pool(|| self.run(x_t, time, z_sem, TrainingMode::default()))
+        run_in_pool(x_t.device(), || self.run(x_t, time, z_sem, TrainingMode::default()))
     }
 
     fn run(

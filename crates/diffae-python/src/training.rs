@@ -64,7 +64,7 @@ fn trained(
     let assignments = assignments(keywords)?;
     let given = config.map(|config| Given::new(config, &assignments)).transpose()?;
     let inputs = Inputs::new(keywords)?;
-    let options = TrainOptions { stage: stage(keywords)?, resume };
+    let options = TrainOptions { stage: stage(keywords)?, resume, ..TrainOptions::default() };
     let mut listener = on_step.map(|on_step| move |py: Python<'_>, report| tell(py, &on_step, &report));
     let listener = listener.as_mut().map(|listener| listener as _);
     let outcome = compute(py, keywords.threads()?, listener, |link| {

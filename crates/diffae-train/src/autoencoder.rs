@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use diffae_data::{Batch, Loader};
 use serde::Serialize;
 
@@ -36,7 +36,8 @@ pub(crate) fn run(
 ) -> Result<Outcome> {
     let config = folder.config();
     let share = Share::new((group.rank(), group.size()), config.autoencoder.accumulate);
-    let watched = group.is_first().then(|| Watched::new(folder.path(), data, config)).transpose();
+    let watched =
+        group.is_first().then(|| Watched::new((folder.path(), trainer.state().device()), data, config)).transpose();
     let watched = group.agree(watched)?;
     let training = TrainingLoop::resume(folder, Stage::Autoencoder, (trainer.state_mut(), group))?;
     let loader = order::loader(data.train.clone(), config, (share, trainer.state().step));
@@ -51,9 +52,9 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(folder: &Path, data: &Data, config: &TrainConfig) -> Result<Self> {
+    fn new(at: (&Path, &Device), data: &Data, config: &TrainConfig) -> Result<Self> {
         let x_0 = watched(data, config)?;
-        Ok(Self { preview: Preview::new(folder, config, &x_0)?, x_0 })
+        Ok(Self { preview: Preview::new(at, config, &x_0)?, x_0 })
     }
 }
 

@@ -157,7 +157,7 @@ mod tests {
     fn parameters(seed: u64) -> Parameters {
         let init = Init::Uniform { lo: -1., up: 1. };
         let build = |vb: &VarBuilder<'_>| Ok(vb.get_with_hints((2, 3), "unet.weight", init)?);
-        Parameters::build(seed, HashMap::new(), build).unwrap().1
+        Parameters::build((seed, &candle_core::Device::Cpu), HashMap::new(), build).unwrap().1
     }
 
     fn values(parameters: &Parameters) -> Vec<f32> {

@@ -26,12 +26,12 @@ use diffae_data::{Labels, Pictures};
 ///
 /// Pictures are encoded once, unmirrored; the paper encodes them anew each time.
 pub(crate) fn run(
-    folder: &RunFolder,
+    (folder, device): (&RunFolder, &Device),
     (data, labels): (&Data, &Labels),
     (group, on_step): (&mut Group, &mut OnStep<'_>),
 ) -> Result<Outcome> {
     let config = folder.config();
-    let (mut source, model) = group.agree(opened(folder))?;
+    let (mut source, model) = group.agree(opened(folder, device))?;
     let mut encoded = |file, pictures, group: &mut Group| {
         Codes::of_run((folder, Stage::Classifier), file, (&model, pictures), (group, on_step))
     };
@@ -109,7 +109,7 @@ impl Examples<'_> {
         let width = train.z.dim(D::Minus1)?;
         let bound = (width as f64).sqrt().recip();
         let init = Init::Uniform { lo: -bound, up: bound };
-        let ((weight, bias), parameters) = Parameters::build(stage.seed, HashMap::new(), |vb| {
+        let ((weight, bias), parameters) = Parameters::build((stage.seed, train.z.device()), HashMap::new(), |vb| {
             let vb = vb.pp("classifier");
             Ok((vb.get_with_hints((count, width), "weight", init)?, vb.get_with_hints(count, "bias", init)?))
         })?;
@@ -185,8 +185,9 @@ impl<'a> Labeled<'a> {
             indices.push(row);
             targets.extend(present.iter().map(|&present| f32::from(u8::from(present))));
         }
-        let z = self.z.index_select(&Tensor::new(indices.as_slice(), &Device::Cpu)?, 0)?;
-        Ok((z, Tensor::from_vec(targets, (indices.len(), count), &Device::Cpu)?))
+        let z = self.z.index_select(&Tensor::new(indices.as_slice(), self.z.device())?, 0)?;
+        let targets = Tensor::from_vec(targets, (indices.len(), count), z.device())?;
+        Ok((z, targets))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use diffae_infer::{ChainsConfig, LoadOptions, Model, ModelSource};
 use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::weights::ArchitectureHints;
@@ -211,8 +211,8 @@ pub(crate) fn open_teacher(path: &Path) -> Result<ModelSource> {
 }
 
 /// Builds the networks of the teacher.
-pub(crate) fn build_teacher(path: &Path) -> Result<Model> {
-    Ok(open_teacher(path)?.build(&LoadOptions::cpu())?)
+pub(crate) fn build_teacher(path: &Path, device: &Device) -> Result<Model> {
+    Ok(open_teacher(path)?.build(&LoadOptions::on(device))?)
 }
 
 /// Returns the teacher with the networks of the student: a model that decodes in few steps, with the latent net, the

@@ -291,7 +291,7 @@ fn trainable(mean: Tensor, num_units: usize, seed: u64) -> Result<(EditDirection
         let bound = (num_inputs as f64).sqrt().recip();
         Init::Uniform { lo: -bound, up: bound }
     };
-    Parameters::build(seed, given, |vb| {
+    Parameters::build((seed, &Device::Cpu), given, |vb| {
         let mean = vb.get(width, "direction")?;
         let offset = LocalOffset {
             inputs: vb.get_with_hints((num_units, width), "inputs", random(width))?,

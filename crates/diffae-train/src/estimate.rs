@@ -82,7 +82,8 @@ impl Estimate {
     pub fn new(config: &TrainConfig, trainer: &mut Trainer, planned: Planned) -> Result<Self> {
         let (secs_per_image, kept_bytes_per_image) = measure_pictures(config, trainer)?;
         let config_of_model = config.model_config()?;
-        let model = ModelSource::from_networks(config_of_model, trainer.averages()?).build(&LoadOptions::cpu())?;
+        let model = ModelSource::from_networks(config_of_model, trainer.averages()?)
+            .build(&LoadOptions::on(trainer.state().device()))?;
         let costs = Costs::measure(config, &model)?;
         let every = config.run.preview_every_images;
         let num_previews = config.autoencoder.images.checked_div(every).unwrap_or(0);
@@ -180,7 +181,7 @@ impl Costs {
 fn measure_latent(config: &TrainConfig) -> Result<f64> {
     let latent = config.latent_config()?;
     let schedule = latent.diffusion.noise_schedule()?;
-    let mut trainer = LatentTrainer::new(&latent, &config.latent, config.seed, HashMap::new())?;
+    let mut trainer = LatentTrainer::new(&latent, &config.latent, (config.seed, &Device::Cpu), HashMap::new())?;
     let z_0 = Tensor::zeros((config.latent.batch_size, config.model.z_channels), DType::F32, &Device::Cpu)?;
     let how = Drawing::uniform(config.seed, Purpose::LatentNoise, 0);
     let mut step = || {

@@ -54,18 +54,18 @@ pub struct LatentTrainer {
 }
 
 impl LatentTrainer {
-    /// Builds a latent net. Parameters in `given` begin with its values, the others at random by the seed.
+    /// Builds a latent net on a device. Parameters in `given` begin with its values, the others at random by the seed.
     ///
     /// # Errors
-    /// If a given parameter does not fit.
+    /// If a given parameter does not fit, or the device fails.
     pub fn new(
         config: &LatentConfig,
         settings: &StageSettings,
-        seed: u64,
+        (seed, device): (u64, &Device),
         given: HashMap<String, Tensor>,
     ) -> Result<Self> {
         let build = |vb: &VarBuilder<'_>| Ok(LatentNet::new(&config.net, &vb.pp("latent_net"))?);
-        let (net, parameters) = Parameters::build(seed, given, build)?;
+        let (net, parameters) = Parameters::build((seed, device), given, build)?;
         let schedule = config.diffusion.noise_schedule()?;
         Ok(Self { net, state: TrainState::new(parameters), schedule, settings: settings.clone() })
     }
@@ -77,7 +77,8 @@ impl LatentTrainer {
     /// # Errors
     /// If shapes do not fit, or the loss or the gradient is NaN or infinite.
     pub fn step_with(&mut self, z_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<f64> {
-        let Self { net, schedule, .. } = self;
+        let Self { net, schedule, state, .. } = self;
+        let (z_0, noise) = (&z_0.to_device(state.device())?, &noise.to_device(state.device())?);
         let loss = |_| latent_loss(net, schedule, (z_0, noise), timesteps);
         Ok(self.state.minimize((&self.settings, &mut Group::alone()), (z_0.dim(0)?, 1), loss)?.loss)
     }
@@ -92,16 +93,20 @@ impl LatentTrainer {
 }
 
 /// Opens the model of a run, as far as it is.
-pub(crate) fn opened(folder: &RunFolder) -> Result<(ModelSource, Model)> {
+pub(crate) fn opened(folder: &RunFolder, device: &Device) -> Result<(ModelSource, Model)> {
     let source = ModelSource::open(folder.path(), &ArchitectureHints::default())?;
-    let model = source.build(&LoadOptions::cpu())?;
+    let model = source.build(&LoadOptions::on(device))?;
     Ok((source, model))
 }
 
 /// Trains the stage from its newest checkpoint to its end, and adds the latent net to the model.
-pub(crate) fn run(folder: &RunFolder, data: &Data, (group, on_step): (&mut Group, &mut OnStep<'_>)) -> Result<Outcome> {
+pub(crate) fn run(
+    (folder, device): (&RunFolder, &Device),
+    data: &Data,
+    (group, on_step): (&mut Group, &mut OnStep<'_>),
+) -> Result<Outcome> {
     let config = folder.config();
-    let (source, model) = group.agree(opened(folder))?;
+    let (source, model) = group.agree(opened(folder, device))?;
     let mut encoded = |file, pictures, group: &mut Group| {
         Codes::of_run((folder, Stage::Latent), file, (&model, pictures), (group, on_step))
     };
@@ -112,15 +117,15 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, (group, on_step): (&mut Group
         return Err(data.train.none_readable().into());
     }
     let moments = codes.moments()?;
-    let z = codes.normalized(&moments)?;
+    let z = codes.normalized(&moments)?.to_device(device)?;
     let latent = config.latent_config()?;
     let settings = &config.latent;
     let LatentTrainer { net, mut state, schedule, .. } =
-        LatentTrainer::new(&latent, settings, config.seed, HashMap::new())?;
+        LatentTrainer::new(&latent, settings, (config.seed, device), HashMap::new())?;
     let num_samples = codes.indices.len();
     let loss = |first: usize, samples: &[usize]| {
         let rows: Vec<u32> = samples.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
-        let z_0 = z.index_select(&Tensor::new(rows.as_slice(), &Device::Cpu)?, 0)?;
+        let z_0 = z.index_select(&Tensor::new(rows.as_slice(), z.device())?, 0)?;
         let how = Drawing::uniform(config.seed, Purpose::LatentNoise, first);
         let Draw { noise, timesteps } = Draw::new(&schedule, &z_0, how)?;
         latent_loss(&net, &schedule, (&z_0, &noise), &timesteps)
@@ -131,7 +136,8 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, (group, on_step): (&mut Group
         let Some(codes) = encoded(VALIDATION_CODES_FILE, &data.validation, group)? else {
             return Ok(Outcome::Stopped);
         };
-        (!codes.indices.is_empty()).then(|| codes.normalized(&moments)).transpose()?
+        let normalized = || Ok::<_, crate::Error>(codes.normalized(&moments)?.to_device(device)?);
+        (!codes.indices.is_empty()).then(normalized).transpose()?
     };
     drop(model);
     let with_latent_net = |parameters: &Parameters| -> Result<ModelSource> {
@@ -143,7 +149,7 @@ pub(crate) fn run(folder: &RunFolder, data: &Data, (group, on_step): (&mut Group
         Ok(with)
     };
     let validate = |parameters: &Parameters, images: usize| {
-        write_samples(folder.path(), config, with_latent_net(parameters)?.build(&LoadOptions::cpu())?, images)?;
+        write_samples(folder.path(), config, with_latent_net(parameters)?.build(&LoadOptions::on(device))?, images)?;
         let Some(z_0) = &validation else { return Ok(None) };
         let how = Drawing::uniform(config.seed, Purpose::Preview, 0);
         let Draw { noise, timesteps } = Draw::new(&schedule, z_0, how)?;

@@ -62,7 +62,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use diffae_data::{Fingerprint, Labels, Overwrite, Pictures, Split};
 use diffae_infer::ModelSource;
 use diffae_nets::weights::ArchitectureHints;
@@ -129,12 +129,21 @@ pub enum Outcome {
 }
 
 /// Options of [`train`].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone)]
 pub struct TrainOptions {
     /// Trains one stage instead of all.
     pub stage: Option<Stage>,
     /// Resumes from the newest checkpoint of a stage that was begun.
     pub resume: bool,
+    /// The device of parameters and arithmetic; a run may go on on another one.
+    pub device: Device,
+}
+
+impl Default for TrainOptions {
+    /// Returns options for all stages of a new run, on the CPU.
+    fn default() -> Self {
+        Self { stage: None, resume: false, device: Device::Cpu }
+    }
 }
 
 /// Trains the missing stages of a run and logs which ones it skips. The folder then holds the model.
@@ -144,7 +153,7 @@ pub struct TrainOptions {
 /// [`Error::Data`] if there are too few pictures or labels for a stage that is to run, before anything is trained;
 /// [`Error::Diverged`] if a loss or a gradient is NaN or infinite; others if data or files fail.
 pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep<'_>) -> Result<Outcome> {
-    train_in_group(folder, options, &mut Group::alone(), on_step)
+    train_in_group(folder, &options, &mut Group::alone(), on_step)
 }
 
 /// Trains like [`train`], together with the other processes of a group, which call this function with the same options.
@@ -159,7 +168,7 @@ pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep
 /// another process ends; [`Error::Elsewhere`] if it fails.
 pub fn train_in_group(
     folder: &mut RunFolder,
-    options: TrainOptions,
+    options: &TrainOptions,
     group: &mut Group,
     on_step: &mut OnStep<'_>,
 ) -> Result<Outcome> {
@@ -197,10 +206,10 @@ pub fn train_in_group(
         }
         let outcome = match (stage, &labels) {
             (Stage::Autoencoder, _) => train_autoencoder(folder, &data, options, (group, on_step)),
-            (Stage::Latent, _) => latent::run(folder, &data, (group, on_step)),
+            (Stage::Latent, _) => latent::run((folder, &options.device), &data, (group, on_step)),
             (Stage::Classifier, Some(labels)) => {
                 group.agree(folder.note_labels(labels))?;
-                classifier::run(folder, (&data, labels), (group, on_step))
+                classifier::run((folder, &options.device), (&data, labels), (group, on_step))
             }
             (Stage::Classifier, None) if options.stage.is_none() => {
                 if group.is_first() {
@@ -226,7 +235,7 @@ pub fn train_in_group(
 }
 
 /// Logs which of the requested stages are done: a warning unless the run is resumed.
-fn note_done(folder: &RunFolder, options: TrainOptions) {
+fn note_done(folder: &RunFolder, options: &TrainOptions) {
     let is_done = |stage: &Stage| options.stage.is_none_or(|only| only == *stage) && folder.is_done(*stage);
     let done: Vec<&str> = Stage::ALL.into_iter().filter(is_done).map(Stage::name).collect();
     match &done[..] {
@@ -305,14 +314,14 @@ fn fingerprint_of(data: &Data, labels: Option<&Labels>) -> String {
 fn train_autoencoder(
     folder: &RunFolder,
     data: &Data,
-    options: TrainOptions,
+    options: &TrainOptions,
     (group, on_step): (&mut Group, &mut OnStep<'_>),
 ) -> Result<Outcome> {
     let is_begun = group.is_first() && autoencoder::is_begun(folder) && !options.resume;
     let started = || Err(Error::Started { path: folder.path().to_owned(), how: String::new() });
     group.agree(if is_begun { started() } else { Ok(()) })?;
     trainer::check_parts(folder.config().autoencoder.accumulate, group)?;
-    let mut trainer = group.agree(Trainer::of_run(folder.config(), folder.notes()))?;
+    let mut trainer = group.agree(Trainer::of_run(folder.config(), folder.notes(), &options.device))?;
     let outcome = autoencoder::run(folder, &mut trainer, data, (group, on_step))?;
     if outcome == Outcome::Finished && group.is_first() {
         let (config, networks) = (folder.config().model_config()?, trainer.averages()?);
@@ -329,21 +338,22 @@ fn train_autoencoder(
 }
 
 impl Trainer {
-    /// Builds the networks of a new run, with initial weights of another model and frozen parts as its notes say.
+    /// Builds the networks of a new run on a device, with initial weights of another model and frozen parts as its notes say.
     ///
     /// # Errors
     /// [`Error::OtherNetworks`] if that model has another architecture; [`Error::Setting`] if a part to freeze is missing;
     /// others if it cannot be read.
-    pub fn of_run(config: &TrainConfig, notes: &Notes) -> Result<Self> {
+    pub fn of_run(config: &TrainConfig, notes: &Notes, device: &Device) -> Result<Self> {
         let given = notes.init_from.as_deref().map(parameters_of).transpose()?;
         let names = given.as_ref().map(|given| given.keys().cloned().collect::<BTreeSet<_>>());
-        let mut trainer = Self::new(config, given.unwrap_or_default())?;
+        let model = config.model_config()?;
+        let mut trainer = Self::of_model((&model, device), config, given.unwrap_or_default())?;
         if let Some(names) = names {
             check_names(&names, &trainer.averages()?.into_keys().collect())?;
         }
         notes.freeze.iter().try_for_each(|part| trainer.freeze(part))?;
         match config.distillation {
-            Some(settings) => trainer.distill(distillation::build_teacher(teacher(notes)?)?, settings),
+            Some(settings) => trainer.distill(distillation::build_teacher(teacher(notes)?, device)?, settings),
             None => Ok(trainer),
         }
     }

@@ -1,7 +1,7 @@
 //! The networks of the first stage: a diffusion model or a one-shot autoencoder, each with the decoder input it is trained
 //! on.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use diffae_infer::ModelConfig;
 use diffae_kernels::{checkpoint, differentiable, no_gradients};
@@ -210,7 +210,7 @@ impl ImageModel for DiffusionModel {
         if items.is_empty() {
             return Ok(None);
         }
-        let items = Tensor::new(items, &Device::Cpu)?;
+        let items = Tensor::new(items, x_0.device())?;
         let estimates = self.x_0_estimates(input, output)?;
         let estimates = differentiable([&estimates], |[estimates]| estimates.index_select(&items, 0))?;
         Ok(Some((x_0.index_select(&items, 0)?, estimates)))
@@ -231,8 +231,8 @@ impl ImageModel for OneShotModel {
             levels.push(level / config.noise_levels.saturating_sub(1).max(1) as f32);
             noise.extend(normal(&mut stream, config.noise_channels));
         }
-        let level = Tensor::from_vec(levels, (count, 1), &Device::Cpu)?;
-        Ok(Details { level, noise: Tensor::from_vec(noise, (count, config.noise_channels), &Device::Cpu)? })
+        let level = Tensor::from_vec(levels, (count, 1), x_0.device())?;
+        Ok(Details { level, noise: Tensor::from_vec(noise, (count, config.noise_channels), x_0.device())? })
     }
 
     fn encode(&self, x_0: &Tensor) -> Result<Tensor> {

@@ -72,7 +72,7 @@ impl Draw {
             let is_terminal = idx < how.terminal || unit(&mut stream) < how.terminal_share;
             timesteps.push(Timestep::new(if is_terminal { last } else { drawn }));
         }
-        Ok(Self { noise: Tensor::from_vec(noise, x_0.shape(), &Device::Cpu)?, timesteps })
+        Ok(Self { noise: Tensor::from_vec(noise, x_0.shape(), x_0.device())?, timesteps })
     }
 }
 
@@ -97,10 +97,10 @@ impl Diffusion {
     pub(crate) fn loss(&self, noised: &Noised, predicted: &Tensor, objective: &ObjectiveSettings) -> Result<Tensor> {
         let at = |&t: &Timestep| Ok(objective.loss_weight.at(self.prediction, self.schedule.alpha_bar(t)?));
         let weights = noised.timesteps.iter().map(at).collect::<Result<Vec<f32>>>()?;
-        let weights = Tensor::from_vec(weights, noised.timesteps.len(), &Device::Cpu)?;
+        let weights = Tensor::from_vec(weights, noised.timesteps.len(), predicted.device())?;
         let target = &noised.target;
         let (_, _, height, width) = target.dims4()?;
-        let focus = pixel_weights(objective, (height, width))?;
+        let focus = pixel_weights(objective, (height, width), target.device())?;
         Ok(differentiable([predicted], |[predicted]| {
             let squares = (target - predicted)?.sqr()?;
             let squares = focus.as_ref().map_or(Ok(squares.clone()), |focus| squares.broadcast_mul(focus))?;
@@ -124,7 +124,9 @@ impl Diffusion {
         }
         let column = |values: Vec<f64>| {
             let count = values.len();
-            Tensor::from_vec(values, (count, 1, 1, 1), &Device::Cpu)?.to_dtype(predicted.dtype())
+            Tensor::from_vec(values, (count, 1, 1, 1), &Device::Cpu)?
+                .to_dtype(predicted.dtype())?
+                .to_device(predicted.device())
         };
         let (of_x_t, of_predicted) = (column(of_x_t)?, column(of_predicted)?);
         let from_x_t = noised.x_t.broadcast_mul(&of_x_t)?;
@@ -134,7 +136,11 @@ impl Diffusion {
 
 /// Computes the loss weights of pixels, `[H, W]`, of mean 1; `None` if all are equal. A pixel is in focus if its center is.
 #[expect(clippy::cast_possible_truncation, reason = "losses are f32")]
-fn pixel_weights(objective: &ObjectiveSettings, (height, width): (usize, usize)) -> Result<Option<Tensor>> {
+fn pixel_weights(
+    objective: &ObjectiveSettings,
+    (height, width): (usize, usize),
+    device: &Device,
+) -> Result<Option<Tensor>> {
     if (objective.focus_weight - 1.).abs() < f64::EPSILON {
         return Ok(None);
     }
@@ -152,7 +158,7 @@ fn pixel_weights(objective: &ObjectiveSettings, (height, width): (usize, usize))
     }
     let mean = weights.iter().sum::<f64>() / weights.len().max(1) as f64;
     let weights: Vec<f32> = weights.iter().map(|weight| (weight / mean) as f32).collect();
-    Ok(Some(Tensor::from_vec(weights, (height, width), &Device::Cpu)?))
+    Ok(Some(Tensor::from_vec(weights, (height, width), device)?))
 }
 
 /// Computes the mean binary cross-entropy of logits l and targets y, `max(l, 0) - l y + ln(1 + exp(-|l|))`.
@@ -220,9 +226,9 @@ mod tests {
     #[test]
     fn pixels_in_focus_weigh_more_and_the_mean_stays() {
         let mut objective = crate::presets::config("smoke", &[]).unwrap().objective;
-        assert!(pixel_weights(&objective, (4, 4)).unwrap().is_none());
+        assert!(pixel_weights(&objective, (4, 4), &Device::Cpu).unwrap().is_none());
         (objective.focus, objective.focus_weight) = ([0.5, 0., 1., 0.25], 9.);
-        let weights = pixel_weights(&objective, (4, 4)).unwrap().unwrap().to_vec2::<f32>().unwrap();
+        let weights = pixel_weights(&objective, (4, 4), &Device::Cpu).unwrap().unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(weights[0], [0.5, 0.5, 4.5, 4.5]);
         assert_eq!(weights[3], [0.5; 4]);
     }

@@ -3,15 +3,15 @@
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
-use candle_core::{Tensor, TensorId};
-use diffae_kernels::{ActivationStorage, Gradients, differentiable, record_with, run_in_pool};
+use candle_core::{Device, Tensor, TensorId};
+use diffae_kernels::{ActivationStorage, Gradients, StatePart, differentiable, record_with, run_in_pool};
 use diffae_nets::BatchMoments;
 
 use crate::checkpoint::Checkpoints;
 use crate::collective::{Collective, Group, Reduction, count_of, garbled};
 use crate::config::StageSettings;
 use crate::error::Result;
-use crate::parameters::{Kind, Norms, Parameters, Part, require_finite};
+use crate::parameters::{Norms, Parameters, Part, require_finite};
 use crate::part_report::PartReport;
 use crate::reduce::{Delivery, Event, Share, sum_up};
 use crate::sharding::{Destination, Shards};
@@ -70,6 +70,11 @@ impl TrainState {
         Self { parameters, step: 0, shards: None }
     }
 
+    /// Returns the device of the parameters.
+    pub(crate) fn device(&self) -> &Device {
+        self.parameters.device()
+    }
+
     /// Makes one optimizer step on a loss of `num_samples` samples, which is the mean of the losses of `num_parts`
     /// micro-batches; `forward` is recorded, for each of them.
     ///
@@ -89,7 +94,8 @@ impl TrainState {
         let (mut loss, mut grad_norm) = (0., 0.);
         if let Some(Accumulated { gradients, reports }) = accumulated {
             loss = reports.iter().map(|report| report.loss).sum();
-            grad_norm = run_in_pool(|| self.update(group, Part::Model, &gradients, settings))?.whole;
+            let device = self.device().clone();
+            grad_norm = run_in_pool(&device, || self.update(group, Part::Model, &gradients, settings))?.whole;
         }
         self.step += 1;
         Ok(Stepped { loss, grad_norm, num_samples })
@@ -113,16 +119,16 @@ impl TrainState {
         }
         let step = self.step;
         if share.count == 1 {
-            let (reports, gradients) = all_here(step, share, compute)?;
+            let (reports, gradients) = all_here((step, self.device()), share, compute)?;
             return Ok(Some(Accumulated { gradients, reports }));
         }
-        let (collective, reduction) = (&mut *group.collective, group.reduction);
+        let (collective, reduction, device) = (&mut *group.collective, group.reduction, self.device());
         let plan = self.parameters.plan(share.count);
         let delivery = if self.shards.is_some() { Delivery::Owners } else { Delivery::All };
         let (events, incoming) = sync_channel(MAX_WAITING);
         let (outcome, sums) = thread::scope(|scope| {
             let exchange = scope.spawn(|| sum_up(&mut *collective, (&plan, share), (reduction, delivery), incoming));
-            let outcome = compute_all((step, share, reduction), &events, compute);
+            let outcome = compute_all((step, device), (share, reduction), &events, compute);
             // Without it the exchange does not wait for gradients that a failure has prevented.
             drop(events);
             (outcome, exchange.join())
@@ -169,34 +175,34 @@ impl TrainState {
         let step = group.collective.broadcast(&(self.step as u64).to_le_bytes())?;
         self.step = count_of(step.try_into().ok().ok_or_else(garbled)?)?;
         if !group.is_first() {
-            self.keep_held();
+            self.keep_held()?;
         }
         self.parameters.share(&mut *group.collective)?;
-        self.keep_held();
-        Ok(())
+        self.keep_held()
     }
 
     /// Makes some of the state complete in the first process, where other processes hold parts of it.
-    pub(crate) fn gather_in_first(&mut self, group: &mut Group, kinds: &[Kind]) -> Result<()> {
-        self.gather(group, (Destination::First, kinds))
+    pub(crate) fn gather_in_first(&mut self, group: &mut Group, parts: &[StatePart]) -> Result<()> {
+        self.gather(group, (Destination::First, parts))
     }
 
     /// Makes the averages complete in all processes, at the end of a stage.
     pub(crate) fn gather_averages(&mut self, group: &mut Group) -> Result<()> {
-        self.gather(group, (Destination::All, &[Kind::Average]))
+        self.gather(group, (Destination::All, &[StatePart::Average]))
     }
 
-    fn gather(&mut self, group: &mut Group, what: (Destination, &[Kind])) -> Result<()> {
+    fn gather(&mut self, group: &mut Group, what: (Destination, &[StatePart])) -> Result<()> {
         let Some(shards) = &self.shards else { return Ok(()) };
         let collective: &mut dyn Collective = &mut *group.collective;
         self.parameters.gather((shards, collective), what)
     }
 
     /// Drops the state that other processes hold.
-    pub(crate) fn keep_held(&mut self) {
-        if let Some(shards) = &self.shards {
-            self.parameters.keep_held(shards);
-        }
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(crate) fn keep_held(&mut self) -> Result<()> {
+        self.shards.as_ref().map_or(Ok(()), |shards| self.parameters.keep_held(shards))
     }
 
     /// Loads the newest whole checkpoint.
@@ -215,9 +221,14 @@ impl TrainState {
 pub(crate) type Compute<'a> = dyn FnMut(usize, &mut Backpropagation<'_>) -> Result<PartReport> + Send + 'a;
 
 /// Computes a micro-batch, and returns the gradients that stay here.
-fn computed(step: usize, part: usize, to: To<'_>, compute: &mut Compute<'_>) -> Result<(PartReport, Gradients)> {
+fn computed(
+    (step, device): (usize, &Device),
+    part: usize,
+    to: To<'_>,
+    compute: &mut Compute<'_>,
+) -> Result<(PartReport, Gradients)> {
     // The tape belongs to the thread that records it, so a whole micro-batch runs on one of the pool.
-    run_in_pool(|| {
+    run_in_pool(device, || {
         let mut to = Backpropagation { step, to, activation_bytes: 0 };
         let report = compute(part, &mut to)?;
         Ok((report, if let To::Here(gradients) = to.to { gradients } else { Gradients::default() }))
@@ -225,19 +236,20 @@ fn computed(step: usize, part: usize, to: To<'_>, compute: &mut Compute<'_>) -> 
 }
 
 /// Computes the micro-batches of a process, and adds up their gradients.
-fn all_here(step: usize, share: Share, compute: &mut Compute<'_>) -> Result<(Vec<PartReport>, Gradients)> {
+fn all_here(at: (usize, &Device), share: Share, compute: &mut Compute<'_>) -> Result<(Vec<PartReport>, Gradients)> {
     let (mut reports, mut sum) = (vec![], Gradients::default());
     for part in share.parts() {
-        let (report, gradients) = computed(step, part, To::Here(Gradients::default()), compute)?;
+        let (report, gradients) = computed(at, part, To::Here(Gradients::default()), compute)?;
         reports.push(report);
-        run_in_pool(|| sum.absorb(gradients))?;
+        run_in_pool(at.1, || sum.absorb(gradients))?;
     }
     Ok((reports, sum))
 }
 
 /// Computes the micro-batches of a process, whose gradients leave for the exchange.
 fn compute_all(
-    (step, share, reduction): (usize, Share, Reduction),
+    at: (usize, &Device),
+    (share, reduction): (Share, Reduction),
     events: &SyncSender<Event>,
     compute: &mut Compute<'_>,
 ) -> Result<Vec<PartReport>> {
@@ -245,7 +257,7 @@ fn compute_all(
     let send = |event| drop(events.send(event));
     match reduction {
         Reduction::Fast => {
-            let (reports, sum) = all_here(step, share, compute)?;
+            let (reports, sum) = all_here(at, share, compute)?;
             sum.into_iter().for_each(|(id, gradient)| send(Event::Gradient(id, gradient)));
             send(Event::End);
             Ok(reports)
@@ -253,7 +265,7 @@ fn compute_all(
         Reduction::Ordered => {
             let part = |part| {
                 let mut leave = |id, gradient| send(Event::Gradient(id, gradient));
-                let (report, _) = computed(step, part, To::Away(&mut leave), compute)?;
+                let (report, _) = computed(at, part, To::Away(&mut leave), compute)?;
                 send(Event::End);
                 Ok(report)
             };

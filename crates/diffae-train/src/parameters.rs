@@ -12,13 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor, TensorId, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use diffae_kernels::{AdamConfig, AdamStep, Gradients, ParameterState, adam_step_from, sum_of_squares};
+use diffae_kernels::{AdamConfig, AdamStep, Gradients, ParameterState, StatePart, adam_step_from, sums_of_squares};
 use diffae_nets::BatchMoments;
 use diffae_nets::weights::{SafetensorsFile, TensorSource, float_bytes};
 use safetensors::Dtype;
 use safetensors::tensor::View;
 
-pub(crate) use self::in_group::Kind;
 use crate::config::{OptimizerKind, StageSettings};
 use crate::error::{Error, Result, at};
 use crate::random::{Purpose, below, normal, stream, unit};
@@ -27,6 +26,10 @@ use crate::reduce::{Plan, Summand};
 /// Second beta and epsilon of Adam: PyTorch's defaults, which the reference keeps.
 const BETA_2: f64 = 0.999;
 const EPS: f64 = 1e-8;
+
+/// Parts of the optimizer state by their names in checkpoints.
+const STATE: [(&str, StatePart); 3] =
+    [("m", StatePart::FirstMoment), ("v", StatePart::SecondMoment), ("ema", StatePart::Average)];
 
 /// The quantity of an error about a gradient.
 pub(crate) const GRADIENT_NORM: &str = "norm of the gradient";
@@ -47,7 +50,10 @@ struct Parameter {
 
 /// All parameters of a stage, by name.
 #[derive(Debug)]
-pub(crate) struct Parameters(BTreeMap<String, Parameter>);
+pub(crate) struct Parameters {
+    by_name: BTreeMap<String, Parameter>,
+    device: Device,
+}
 
 /// Norms of a gradient before clipping.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,6 +85,7 @@ impl Part {
 #[derive(Debug, Clone)]
 struct Maker {
     seed: u64,
+    device: Device,
     /// Values from another model.
     given: Arc<HashMap<String, Tensor>>,
     /// Variables, each with the number of those made before it.
@@ -88,49 +95,55 @@ struct Maker {
 }
 
 impl Parameters {
-    /// Builds networks over variables: those in `given` have its values, the others begin at random by seed and name.
+    /// Builds networks over variables on a device: those in `given` have its values, the others begin at random by seed and
+    /// name.
     pub(crate) fn build<M>(
-        seed: u64,
+        (seed, device): (u64, &Device),
         given: HashMap<String, Tensor>,
         build: impl FnOnce(&VarBuilder<'_>) -> Result<M>,
     ) -> Result<(M, Self)> {
-        let maker = Maker { seed, given: Arc::new(given), made: Arc::default(), misfit: Arc::default() };
-        let built = build(&VarBuilder::from_backend(Box::new(maker.clone()), DType::F32, Device::Cpu));
+        let (device, given) = (device.clone(), Arc::new(given));
+        let maker = Maker { seed, device: device.clone(), given, made: Arc::default(), misfit: Arc::default() };
+        let built = build(&VarBuilder::from_backend(Box::new(maker.clone()), DType::F32, device.clone()));
         if let Some(problem) = maker.misfit.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(Error::OtherNetworks { problem });
         }
         let built = built?;
         let made = std::mem::take(&mut *maker.made.lock().unwrap_or_else(PoisonError::into_inner));
         let parameter = |(name, (place, var)): (String, (usize, Var))| -> Result<(String, Parameter)> {
-            let values = var.flatten_all()?.to_vec1::<f32>()?;
-            let held = 0..values.len();
-            let state = ParameterState { m: vec![0.; values.len()], v: vec![0.; values.len()], ema: values };
+            let (state, held) = (ParameterState::new(&var)?, 0..var.elem_count());
             Ok((name, Parameter { var, state, held, frozen: false, place }))
         };
-        Ok((built, Self(made.into_iter().map(parameter).collect::<Result<_>>()?)))
+        let by_name = made.into_iter().map(parameter).collect::<Result<_>>()?;
+        Ok((built, Self { by_name, device }))
+    }
+
+    /// Returns the device of the parameters.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Freezes all parameters below a prefix, and counts them.
     pub(crate) fn freeze(&mut self, prefix: &str) -> usize {
-        let some = self.0.iter_mut().filter(|(name, _)| name.starts_with(prefix));
+        let some = self.by_name.iter_mut().filter(|(name, _)| name.starts_with(prefix));
         some.map(|(_, parameter)| parameter.frozen = true).count()
     }
 
     /// Returns detached views of all parameters below a prefix: they share the values, but receive no gradient.
     pub(crate) fn views(&self, prefix: &str) -> HashMap<String, Tensor> {
-        let some = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
+        let some = self.by_name.iter().filter(|(name, _)| name.starts_with(prefix));
         some.map(|(name, parameter)| (name.clone(), parameter.var.as_detached_tensor())).collect()
     }
 
     /// Counts the values of the model.
     pub(crate) fn count(&self) -> usize {
-        let model = self.0.iter().filter(|(name, _)| Part::of(name) == Part::Model);
+        let model = self.by_name.iter().filter(|(name, _)| Part::of(name) == Part::Model);
         model.map(|(_, parameter)| parameter.var.elem_count()).sum()
     }
 
     /// Plans sums of all gradients over some processes.
     pub(crate) fn plan(&self, num_processes: usize) -> Plan {
-        let trained = self.0.iter().filter(|(_, parameter)| !parameter.frozen);
+        let trained = self.by_name.iter().filter(|(_, parameter)| !parameter.frozen);
         let mut trained: Vec<(bool, Reverse<usize>, &Parameter)> = trained
             .map(|(name, parameter)| (Part::of(name) == Part::Discriminator, Reverse(parameter.place), parameter))
             .collect();
@@ -146,11 +159,12 @@ impl Parameters {
         for (kind, of_batch) in [("running_mean", mean), ("running_var", variance)] {
             let name = format!("{path}.{kind}");
             let missing = || candle_core::Error::Msg(format!("there is no parameter {name}"));
-            let parameter = self.0.get_mut(&name).ok_or_else(missing)?;
+            let parameter = self.by_name.get_mut(&name).ok_or_else(missing)?;
             if !parameter.frozen {
                 let moved = BatchMoments::moved(&parameter.var, of_batch)?;
                 parameter.var.set(&moved)?;
-                parameter.state.ema = moved.flatten_all()?.to_vec1::<f32>()?[parameter.held.clone()].to_vec();
+                let held = moved.flatten_all()?.narrow(0, parameter.held.start, parameter.held.len())?;
+                parameter.state.set(StatePart::Average, held.to_vec1()?)?;
             }
         }
         Ok(())
@@ -168,12 +182,9 @@ impl Parameters {
         settings: &StageSettings,
         step: usize,
     ) -> Result<Norms> {
-        let mut squares = HashMap::new();
-        for (_, parameter) in self.trained(part) {
-            if let Some(gradient) = gradients.get(&parameter.var) {
-                squares.insert(parameter.var.id(), sum_of_squares(gradient)?);
-            }
-        }
+        let of = |parameter: &Parameter| Some((parameter.var.id(), gradients.get(&parameter.var)?));
+        let (ids, with): (Vec<_>, Vec<_>) = self.trained(part).filter_map(|(_, parameter)| of(parameter)).unzip();
+        let squares = ids.into_iter().zip(sums_of_squares(&with)?).collect();
         let norms = self.norms(part, &squares);
         self.apply((part, step), gradients, settings, norms)?;
         Ok(norms)
@@ -181,7 +192,7 @@ impl Parameters {
 
     /// Parameters of a part that are updated.
     fn trained(&self, part: Part) -> impl Iterator<Item = (&String, &Parameter)> {
-        self.0.iter().filter(move |(name, parameter)| !parameter.frozen && Part::of(name) == part)
+        self.by_name.iter().filter(move |(name, parameter)| !parameter.frozen && Part::of(name) == part)
     }
 
     /// Computes norms of the sums of squares of all gradients.
@@ -219,7 +230,7 @@ impl Parameters {
             ema_decay: settings.ema_decay_at(step),
         };
         let update = AdamStep { config, step_idx: step, gradient_scale };
-        for (_, parameter) in self.0.iter_mut().filter(|(name, p)| !p.frozen && Part::of(name) == part) {
+        for (_, parameter) in self.by_name.iter_mut().filter(|(name, p)| !p.frozen && Part::of(name) == part) {
             if let Some(gradient) = gradients.get(&parameter.var) {
                 adam_step_from(&parameter.var, parameter.held.start, gradient, &mut parameter.state, &update)?;
             }
@@ -230,36 +241,37 @@ impl Parameters {
     /// Copies the moving averages of the model.
     pub(crate) fn averages(&self) -> Result<BTreeMap<String, Tensor>> {
         let tensor = |(name, parameter): (&String, &Parameter)| {
-            let values = parameter.state.ema.clone();
+            let values = parameter.state.values(StatePart::Average)?.into_owned();
             Ok((name.clone(), Tensor::from_vec(values, parameter.var.shape(), &Device::Cpu)?))
         };
-        self.0.iter().filter(|(name, _)| Part::of(name) == Part::Model).map(tensor).collect()
+        self.by_name.iter().filter(|(name, _)| Part::of(name) == Part::Model).map(tensor).collect()
     }
 
     /// Replaces the moving averages of the model.
     pub(crate) fn set_averages(&mut self, averages: &BTreeMap<String, Tensor>) -> Result<()> {
-        for (name, parameter) in self.0.iter_mut().filter(|(name, _)| Part::of(name) == Part::Model) {
+        for (name, parameter) in self.by_name.iter_mut().filter(|(name, _)| Part::of(name) == Part::Model) {
             let average = averages.get(name).filter(|average| average.dims() == parameter.var.dims());
             let missing = || candle_core::Error::Msg(format!("there is no moving average that fits {name}"));
             let average = average.ok_or_else(missing)?;
-            parameter.state.ema = average.flatten_all()?.to_vec1()?;
+            parameter.state.set(StatePart::Average, average.flatten_all()?.to_vec1()?)?;
         }
         Ok(())
     }
 
     /// Copies the parameters under training.
     pub(crate) fn current(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.0.iter().map(|(name, p)| Ok((name.clone(), p.var.as_tensor().copy()?))).collect()
+        let copied = |var: &Var| if var.device().is_cpu() { var.copy() } else { var.to_device(&Device::Cpu) };
+        self.by_name.iter().map(|(name, p)| Ok((name.clone(), copied(&p.var)?))).collect()
     }
 
     /// Writes parameters and optimizer state to a safetensors file: `parameter/..`, `m/..`, `v/..`, `ema/..`.
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
         let mut views = vec![];
-        for (name, Parameter { var, state, .. }) in &self.0 {
+        for (name, Parameter { var, state, .. }) in &self.by_name {
             let values = var.flatten_all()?.to_vec1::<f32>()?;
             views.push((format!("parameter/{name}"), Floats { values: Cow::Owned(values), shape: var.dims() }));
-            for (kind, values) in [("m", &state.m), ("v", &state.v), ("ema", &state.ema)] {
-                views.push((format!("{kind}/{name}"), Floats { values: Cow::Borrowed(values), shape: var.dims() }));
+            for (kind, part) in STATE {
+                views.push((format!("{kind}/{name}"), Floats { values: state.values(part)?, shape: var.dims() }));
             }
         }
         safetensors::serialize_to_file(views, None, path).map_err(|error| match error {
@@ -271,10 +283,10 @@ impl Parameters {
     /// Reads a file of [`save`](Self::save).
     pub(crate) fn load(&mut self, path: &Path) -> Result<()> {
         let file = SafetensorsFile::open(path)?;
-        if file.names().len() != 4 * self.0.len() {
+        if file.names().len() != 4 * self.by_name.len() {
             return Err(damaged(path, "it is of a run with other networks"));
         }
-        for (name, Parameter { var, state, .. }) in &mut self.0 {
+        for (name, Parameter { var, state, .. }) in &mut self.by_name {
             let read = |kind: &str| -> Result<Tensor> {
                 let tensor = file.read(&format!("{kind}/{name}"))?.to_tensor(DType::F32, &Device::Cpu)?;
                 if tensor.dims() == var.dims() {
@@ -283,9 +295,10 @@ impl Parameters {
                     Err(damaged(path, "a parameter has another shape"))
                 }
             };
-            let floats = |kind: &str| -> Result<Vec<f32>> { Ok(read(kind)?.flatten_all()?.to_vec1()?) };
-            var.set(&read("parameter")?)?;
-            *state = ParameterState { m: floats("m")?, v: floats("v")?, ema: floats("ema")? };
+            var.set(&read("parameter")?.to_device(var.device())?)?;
+            for (kind, part) in STATE {
+                state.set(part, read(kind)?.flatten_all()?.to_vec1()?)?;
+            }
         }
         Ok(())
     }
@@ -326,13 +339,13 @@ impl SimpleBackend for Maker {
             return Ok(var.as_tensor().clone());
         }
         let var = match self.given.get(name) {
-            Some(tensor) if tensor.shape() == &shape => Var::from_tensor(tensor)?,
+            Some(tensor) if tensor.shape() == &shape => Var::from_tensor(&tensor.to_device(&self.device)?)?,
             Some(tensor) => {
                 let problem = format!("{name} has shape {:?}, these networks have {:?}", tensor.dims(), shape.dims());
                 *self.misfit.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
                 return Err(candle_core::Error::Msg(problem));
             }
-            None => Var::from_vec(initial(self.seed, name, &shape, init), shape, &Device::Cpu)?,
+            None => Var::from_vec(initial(self.seed, name, &shape, init), shape, &self.device)?,
         };
         let place = made.len();
         Ok(made.entry(name.to_owned()).or_insert((place, var)).1.as_tensor().clone())
@@ -390,7 +403,7 @@ mod tests {
     #[test]
     fn an_infinite_gradient_changes_no_parameter() {
         let build = |vb: &VarBuilder<'_>| Ok(vb.get_with_hints(2, "unet.weight", Init::Const(0.))?);
-        let (weight, mut parameters) = Parameters::build(0, HashMap::new(), build).unwrap();
+        let (weight, mut parameters) = Parameters::build((0, &Device::Cpu), HashMap::new(), build).unwrap();
         // The loss is 0 and its gradient infinite.
         let (loss, tape) = record(|| differentiable([&weight], |[weight]| weight.sqrt()?.sum_all())).unwrap();
         let mut gradients = Gradients::default();

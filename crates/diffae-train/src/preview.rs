@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use diffae_data::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 use diffae_infer::{
     CodeChain, CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelConfig, ModelSource, Pipeline,
@@ -25,15 +25,16 @@ pub(crate) struct Preview {
     run: PathBuf,
     config: TrainConfig,
     x_0: Tensor,
+    device: Device,
 }
 
 impl Preview {
-    pub(crate) fn new(run: &Path, config: &TrainConfig, watched: &Tensor) -> Result<Self> {
+    pub(crate) fn new((run, device): (&Path, &Device), config: &TrainConfig, watched: &Tensor) -> Result<Self> {
         let count = watched.dim(0)?;
         let shown = count.min(MAX_SHOWN);
         let each = (0..shown).map(|i| watched.get((i * count).checked_div(shown).unwrap_or(0)));
         let x_0 = Tensor::stack(&each.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
-        Ok(Self { run: run.to_owned(), config: config.clone(), x_0 })
+        Ok(Self { run: run.to_owned(), config: config.clone(), x_0: x_0.to_device(device)?, device: device.clone() })
     }
 
     /// Draws the sheet of a model after a number of images. Pictures with other than one or three channels are not shown.
@@ -44,7 +45,8 @@ impl Preview {
         let model_config = self.config.model_config()?;
         let with_z = model_config.z_channels().is_some();
         let settings = settings(&self.config, &model_config);
-        let pipeline = Pipeline::new(ModelSource::from_networks(model_config, averages).build(&LoadOptions::cpu())?);
+        let source = ModelSource::from_networks(model_config, averages);
+        let pipeline = Pipeline::new(source.build(&LoadOptions::on(&self.device))?);
         let count = self.x_0.dim(0)?;
         let need = if with_z { CodesNeed::Both } else { CodesNeed::ZSem };
         let Encoded { z_sem, x_terminal, chain, .. } =
@@ -106,7 +108,7 @@ pub(crate) fn write_samples(run: &Path, config: &TrainConfig, model: Model, imag
 /// Writes labeled rows of pictures, each `[N, C, H, W]`.
 fn write_sheet(folder: &Path, name: &str, mut sheet: Sheet, rows: &[(&str, Tensor)]) -> Result<()> {
     for (label, row) in rows {
-        let row = row.to_dtype(DType::F32)?;
+        let row = row.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let row = (0..row.dim(0)?).map(|idx| Ok(rgb_from_tensor(&row.get(idx)?)?)).collect::<Result<Vec<_>>>()?;
         sheet.push(*label, row);
     }

@@ -24,8 +24,12 @@ pub(crate) struct SemanticLoss {
 
 impl SemanticLoss {
     /// Builds the encoder from parameters, by their names in a model (`encoder.*`), that receive no gradient.
-    pub(crate) fn new(config: &EncoderConfig, parameters: HashMap<String, Tensor>, weight: f64) -> Result<Self> {
-        let vb = VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu);
+    pub(crate) fn new(
+        config: &EncoderConfig,
+        (parameters, device): (HashMap<String, Tensor>, &Device),
+        weight: f64,
+    ) -> Result<Self> {
+        let vb = VarBuilder::from_tensors(parameters, DType::F32, device);
         Ok(Self { encoder: Box::new(SemanticEncoder::new(config, &vb.pp("encoder"))?), weight })
     }
 
@@ -59,7 +63,7 @@ mod tests {
         let model = config.model_config().unwrap();
         let parameters: HashMap<String, Tensor> =
             Trainer::new(&config, HashMap::new()).unwrap().averages().unwrap().into_iter().collect();
-        let term = SemanticLoss::new(model.encoder().unwrap(), parameters, 0.5).unwrap();
+        let term = SemanticLoss::new(model.encoder().unwrap(), (parameters, &Device::Cpu), 0.5).unwrap();
         let picture = |phase: f32| {
             let values = (0..2 * 3 * 256).map(|idx| (idx as f32 * 0.37 + phase).sin()).collect::<Vec<f32>>();
             Tensor::from_vec(values, (2, 3, 16, 16), &Device::Cpu).unwrap()

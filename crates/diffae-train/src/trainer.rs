@@ -64,28 +64,32 @@ struct Forward {
 }
 
 impl Trainer {
-    /// Builds the networks of a config. Parameters in `given` begin with its values, the others at random by the seed.
+    /// Builds the networks of a config on the CPU. Parameters in `given` begin with its values, the others at random by the seed.
     ///
     /// # Errors
     /// If a given parameter does not fit.
     pub fn new(config: &TrainConfig, given: HashMap<String, Tensor>) -> Result<Self> {
-        Self::of_model(&config.model_config()?, config, given)
+        Self::of_model((&config.model_config()?, &Device::Cpu), config, given)
     }
 
-    /// Builds the networks and the diffusion of `model` instead of the config's; see [`Trainer::new`].
+    /// Builds the networks and the diffusion of `model` instead of the config's, on a device; see [`Trainer::new`].
     ///
     /// # Errors
-    /// If a given parameter does not fit.
-    pub fn of_model(model: &ModelConfig, config: &TrainConfig, given: HashMap<String, Tensor>) -> Result<Self> {
+    /// If a given parameter does not fit, or the device fails.
+    pub fn of_model(
+        (model, device): (&ModelConfig, &Device),
+        config: &TrainConfig,
+        given: HashMap<String, Tensor>,
+    ) -> Result<Self> {
         let [channels, size, _] = model.image_shape();
         let discriminator = |vb: &VarBuilder<'_>| {
             Discriminator::new(channels, size, config.objective.discriminator_channels, &vb.pp("discriminator"))
         };
         let is_adversarial = config.objective.adversarial_weight > 0.;
-        let ((networks, trained), parameters) = Parameters::build(config.seed, given, |vb| {
+        let ((networks, trained), parameters) = Parameters::build((config.seed, device), given, |vb| {
             Ok((Networks::new(model, vb)?, is_adversarial.then(|| discriminator(vb)).transpose()?))
         })?;
-        let views = VarBuilder::from_tensors(parameters.views("discriminator."), DType::F32, &Device::Cpu);
+        let views = VarBuilder::from_tensors(parameters.views("discriminator."), DType::F32, device);
         let discriminator = match trained {
             Some(trained) => Some((trained, discriminator(&views)?)),
             None => None,
@@ -106,7 +110,8 @@ impl Trainer {
         let weight = settings.semantic_weight;
         // Frozen, the encoder of the student is that of the teacher; through views it receives no gradient.
         let encoder = teacher.config().encoder().filter(|_| weight > 0.);
-        let views = || self.learning.state.parameters.views("encoder.");
+        let state = &self.learning.state;
+        let views = || (state.parameters.views("encoder."), state.device());
         let perceptual = encoder.map(|config| SemanticLoss::new(config, views(), weight)).transpose()?;
         let distillation = Distillation::new(student, teacher, settings, perceptual)?;
         Ok(Self { networks: Networks::Distilled(distillation), ..self })
@@ -148,7 +153,7 @@ impl Trainer {
     /// process, which has every n-th one of a step, from that of its rank on.
     ///
     /// # Shapes
-    /// - images of a micro-batch: `[N, C, H, W]`, in `[-1, 1]`.
+    /// - images of a micro-batch: `[N, C, H, W]`, in `[-1, 1]`, on any device.
     /// # Errors
     /// As [`Trainer::step`], `next` and [`Collective::exchange`](crate::Collective::exchange); [`Error::Elsewhere`] if another
     /// process has failed; [`Error::Setting`] if there are more processes than micro-batches.
@@ -158,21 +163,21 @@ impl Trainer {
         next: &mut (dyn FnMut() -> Result<Tensor> + Send),
     ) -> Result<StepResult> {
         fn drawn<'a, M: ImageModel>(
-            (model, how): (&'a M, Drawing),
+            (model, device, how): (&'a M, &'a Device, Drawing),
             next: &'a mut (dyn FnMut() -> Result<Tensor> + Send),
         ) -> impl FnMut(usize) -> Result<(Tensor, M::Input)> + Send + 'a {
             move |part| {
-                let x_0 = next()?;
+                let x_0 = next()?.to_device(device)?;
                 let first = how.first + part * x_0.dim(0)?;
                 let input = model.draw(&x_0, Drawing { first, ..how })?;
                 Ok((x_0, input))
             }
         }
-        let how = self.learning.drawing();
+        let (how, device) = (self.learning.drawing(), &self.learning.state.device().clone());
         match &self.networks {
-            Networks::Diffusion(model) => self.learning.step(model, group, &mut drawn((model, how), next)),
-            Networks::Distilled(model) => self.learning.step(model, group, &mut drawn((model, how), next)),
-            Networks::OneShot(model) => self.learning.step(model, group, &mut drawn((model, how), next)),
+            Networks::Diffusion(model) => self.learning.step(model, group, &mut drawn((model, device, how), next)),
+            Networks::Distilled(model) => self.learning.step(model, group, &mut drawn((model, device, how), next)),
+            Networks::OneShot(model) => self.learning.step(model, group, &mut drawn((model, device, how), next)),
         }
     }
 
@@ -186,6 +191,8 @@ impl Trainer {
         match &self.networks {
             Networks::Diffusion(model) => {
                 let size = self.learning.part_size(x_0.dim(0)?)?;
+                let device = self.learning.state.device();
+                let (x_0, noise) = (&x_0.to_device(device)?, &noise.to_device(device)?);
                 self.learning.step(model, &mut Group::alone(), &mut |part| {
                     let of_part = |tensor: &Tensor| tensor.narrow(0, part * size, size)?.contiguous();
                     let (x_0, noise) = (of_part(x_0)?, of_part(noise)?);
@@ -207,6 +214,7 @@ impl Trainer {
     /// Computes the loss on held-out images, always with the same noise, and the relative increase of it when each
     /// `z_sem` is handed to another image: `loss(shifted) / loss - 1`.
     pub(crate) fn validate(&self, x_0: &Tensor) -> Result<(f64, Option<f64>)> {
+        let x_0 = &x_0.to_device(self.learning.state.device())?;
         match &self.networks {
             Networks::Diffusion(model) => self.learning.validate(model, x_0),
             Networks::Distilled(model) => self.learning.validate(model, x_0),
@@ -274,7 +282,8 @@ impl Learning {
         let Accumulated { gradients, reports } = accumulated.unwrap_or_default();
         let settings = &self.config.autoencoder;
         let state = &mut self.state;
-        let norms = run_in_pool(|| {
+        let device = state.device().clone();
+        let norms = run_in_pool(&device, || {
             reports.iter().try_for_each(|report| state.move_statistics(&report.moments))?;
             let norms = state.update(group, Part::Model, &gradients, settings)?;
             if self.discriminator.is_some() {
@@ -358,7 +367,7 @@ impl Learning {
             let loss = no_gradients(|| model.loss(x_0, &input, &output, &self.config.objective))?;
             Ok(f64::from(loss.to_scalar::<f32>()?))
         };
-        run_in_pool(|| {
+        run_in_pool(x_0.device(), || {
             let code = model.encode(x_0)?;
             let matching = loss(&code)?;
             let shifted = M::shifted(&code)?.map(|shifted| loss(&shifted)).transpose()?;

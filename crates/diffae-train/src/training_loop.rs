@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use diffae_kernels::StatePart;
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoints;
@@ -10,7 +11,7 @@ use crate::collective::Group;
 use crate::config::{RunSettings, StageSettings};
 use crate::error::{Error, Result};
 use crate::optimization::{Stepped, TrainState};
-use crate::parameters::{GRADIENT_NORM, Kind};
+use crate::parameters::GRADIENT_NORM;
 use crate::run::{Metrics, RunFolder, Stage, ValidationLine};
 use crate::{OnStep, Outcome, StepReport, Work};
 
@@ -140,10 +141,10 @@ impl<'a> TrainingLoop<'a> {
             let [stop, save] = self.group.any([stop, self.is_save_due()])?;
             let (validate, save) = (!stop && learner.is_validated_after(step), save || stop || step == num_steps);
             if validate || save {
-                let read = if save { &Kind::ALL[..] } else { &[Kind::Average] };
+                let read = if save { &StatePart::ALL[..] } else { &[StatePart::Average] };
                 learner.state_mut().gather_in_first(self.group, read)?;
                 let outcome = self.record(learner, [validate, save]);
-                learner.state_mut().keep_held();
+                learner.state_mut().keep_held()?;
                 self.group.agree(outcome)?;
             }
             if stop {
@@ -206,7 +207,7 @@ mod tests {
     use std::collections::HashMap;
     use std::path::Path;
 
-    use candle_core::Tensor;
+    use candle_core::{Device, Tensor};
     use candle_nn::{Init, VarBuilder};
     use diffae_kernels::differentiable;
 
@@ -226,7 +227,7 @@ mod tests {
     impl<'a> Slope<'a> {
         fn new(settings: &'a StageSettings, factor: f64) -> Self {
             let build = |vb: &VarBuilder<'_>| Ok(vb.get_with_hints(1, "weight", Init::Const(1.))?);
-            let (weight, parameters) = Parameters::build(0, HashMap::new(), build).unwrap();
+            let (weight, parameters) = Parameters::build((0, &Device::Cpu), HashMap::new(), build).unwrap();
             Self { settings, state: TrainState::new(parameters), weight, factor, validated: vec![] }
         }
 

@@ -73,8 +73,8 @@ impl Run {
                 let mut group = if self.shards_state { group.with_sharded_state() } else { group };
                 let open = || RunFolder::open_or_create(&self.folder, &self.config, &self.notes);
                 let mut folder = RunFolder::open_in_group(&mut group, open)?;
-                let (rank, options) = (group.rank(), TrainOptions { stage: None, resume: true });
-                train_in_group(&mut folder, options, &mut group, &mut |report| {
+                let (rank, options) = (group.rank(), TrainOptions { resume: true, ..TrainOptions::default() });
+                train_in_group(&mut folder, &options, &mut group, &mut |report| {
                     if stops(rank, report) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 })
             })

@@ -7,7 +7,7 @@ use diffae_train::{DistillationSettings, Notes, Outcome, RunFolder, TrainConfig,
 use serde_json::json;
 
 use super::say_either;
-use super::train::{StepProgress, absolute, check_device, model_path, picture_key_setting};
+use super::train::{StepProgress, absolute, device, model_path, picture_key_setting};
 use crate::args::{DistillArgs, GlobalArgs};
 use crate::group;
 use crate::interrupt::{Interruption, catch_interrupts};
@@ -15,9 +15,8 @@ use crate::progress::Noun;
 
 /// Begins a run that distills the model's decoder, or resumes one.
 pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
-    check_device(global)?;
-    let options = TrainOptions { stage: None, resume: args.resume };
-    let mut group = group::join(&args.group, options)?;
+    let options = TrainOptions { stage: None, resume: args.resume, device: device(global)? };
+    let mut group = group::join(&args.group, &options)?;
     catch_interrupts();
     let teacher = ModelSource::open(&args.model, &ArchitectureHints::default())?;
     let chain = DistilledChain { steps: args.steps, spacing: args.spacing };
@@ -42,7 +41,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
     let mut folder = RunFolder::open_in_group(&mut group, open)?;
     let progress = StepProgress::new();
     let is_first = group.is_first();
-    let outcome = progress.train(&mut folder, options, &mut group)?;
+    let outcome = progress.train(&mut folder, &options, &mut group)?;
     group.leave();
     progress.finish();
     match outcome {

@@ -8,8 +8,9 @@ mod times;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::Device;
 use diffae_data::FOLDER_LABELS;
-use diffae_infer::BUILT_IN_MODEL;
+use diffae_infer::{BUILT_IN_MODEL, device_from_name};
 use diffae_train::{Notes, Outcome, RunFolder, Stage, TrainConfig, TrainOptions, presets};
 use serde_json::{Value, json};
 
@@ -22,20 +23,20 @@ pub(super) use progress::StepProgress;
 
 /// Trains the missing stages of a run folder, or reports what would be done.
 pub(crate) fn run(global: &GlobalArgs, args: &TrainArgs) -> Result<()> {
-    check_device(global)?;
+    let device = device(global)?;
     if args.dry_run {
-        return dry_run::run(args);
+        return dry_run::run(args, &device);
     }
     let out = args.out.as_deref().context("--out is missing")?;
     let stage = stage(args);
-    let options = TrainOptions { stage, resume: args.resume };
-    let mut group = group::join(&args.group, options)?;
+    let options = TrainOptions { stage, resume: args.resume, device };
+    let mut group = group::join(&args.group, &options)?;
     catch_interrupts();
     let open = || if args.resume { resume::open(args, out) } else { begin(args, out) };
     let mut folder = RunFolder::open_in_group(&mut group, open)?;
     let progress = if args.resume { StepProgress::going_on() } else { StepProgress::new() };
     let is_first = group.is_first();
-    let outcome = progress.train(&mut folder, options, &mut group)?;
+    let outcome = progress.train(&mut folder, &options, &mut group)?;
     group.leave();
     let has_trained = progress.finish();
     match outcome {
@@ -72,18 +73,13 @@ fn stage(args: &TrainArgs) -> Option<Stage> {
     })
 }
 
-/// Refuses devices and number types that training does not support.
-pub(super) fn check_device(global: &GlobalArgs) -> Result<()> {
-    ensure!(
-        ["auto", "cpu"].contains(&global.device.as_str()),
-        "training runs on the CPU only, not on --device {}",
-        global.device
-    );
+/// Returns the device to train on: the CPU unless another one is named. Refuses number types that training does not support.
+pub(super) fn device(global: &GlobalArgs) -> Result<Device> {
     ensure!(
         global.dtype == NumberType::F32,
         "training computes in f32; --set objective.activations=bf16 saves activations for the backward pass in half the memory"
     );
-    Ok(())
+    Ok(if global.device == "auto" { Device::Cpu } else { device_from_name(&global.device)? })
 }
 
 fn begin(args: &TrainArgs, out: &Path) -> Result<RunFolder> {

@@ -1,5 +1,6 @@
 //! Two-dimensional convolution.
 
+mod composed;
 mod fused;
 mod input;
 mod sizes;
@@ -12,9 +13,8 @@ pub use weight::ConvWeight;
 
 use self::sizes::{Sizes, convolve};
 use crate::cpu::algorithm::Algorithm;
-use crate::operation::{Operation, View, apply_3};
-use crate::storage::{runs_here, with_all_floats};
-use crate::tape::differentiable;
+use crate::operation::{Operation, View, apply};
+use crate::storage::with_all_floats;
 
 /// Convolves with stride 1 and zero padding that keeps the size of the image.
 ///
@@ -32,21 +32,18 @@ use crate::tape::differentiable;
 /// Winograd 1980, Lavin and Gray 2015 (arXiv:1509.09308).
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let sizes = Sizes::new(x, weight, bias)?;
-    if runs_here([x, weight, bias]) && Algorithm::supports(sizes.kernel) {
-        return apply_3([x, weight, bias], Conv2d);
-    }
-    differentiable([x, weight, bias], |[x, weight, bias]| {
-        let weight = weight.reshape((sizes.outputs, sizes.inputs, sizes.kernel, sizes.kernel))?;
-        let y = x.conv2d(&weight, sizes.kernel >> 1, 1, 1, 1)?;
-        y.broadcast_add(&bias.reshape((1, (), 1, 1))?)
-    })
+    apply([x, weight, bias], Conv2d { has_kernel: Algorithm::supports(sizes.kernel) })
 }
 
 /// Convolution of an input with a weight and a bias.
-struct Conv2d;
+struct Conv2d {
+    has_kernel: bool,
+}
 
 impl Operation<3> for Conv2d {
-    const NAME: &'static str = "conv2d";
+    fn has_kernel(&self) -> bool {
+        self.has_kernel
+    }
 
     fn forward(&self, [(x, x_dims), (weight, weight_dims), (bias, _)]: [View<'_>; 3]) -> Result<(Vec<f32>, Shape)> {
         let sizes = Sizes::of_dims(x_dims, weight_dims)?;
@@ -68,5 +65,20 @@ impl Operation<3> for Conv2d {
             let [d_weight, d_bias] = sizes.parameter_gradients([weight, bias], wanted, planes, dy)?;
             Ok([d_x.transpose()?, d_weight, d_bias])
         })
+    }
+
+    fn composed(&self, [x, weight, bias]: [&Tensor; 3]) -> Result<Tensor> {
+        composed::convolve(x, weight, Some(bias))
+    }
+
+    fn composed_gradients(
+        &self,
+        [x, weight, bias]: [&Tensor; 3],
+        [x_wanted, weight_wanted, bias_wanted]: [bool; 3],
+        dy: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let d_x = x_wanted.then(|| composed::input_gradient(weight, dy)).transpose()?;
+        let d_weight = weight_wanted.then(|| composed::weight_gradient(x, weight, dy)).transpose()?;
+        Ok([d_x, d_weight, bias_wanted.then(|| composed::bias_gradient(bias, dy)).transpose()?])
     }
 }

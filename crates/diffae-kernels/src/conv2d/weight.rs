@@ -4,16 +4,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use super::fused;
 use super::input::{ConvInput, with_optional, with_planes};
 use super::sizes::{Sizes, WeightSizes, convolve};
-use super::{conv2d, fused};
 use crate::cpu::algorithm::Algorithm;
 use crate::cpu::pack::Packed;
 use crate::dispatch::{KernelSet, Winograd, kernel_set};
-use crate::group_norm::group_norm;
 use crate::storage::{runs_here, with_floats};
-use crate::tape::{self, in_graph};
-use crate::{add, concat_channels};
+use crate::tape;
 
 /// Weight and bias of a convolution.
 ///
@@ -127,22 +125,7 @@ impl ConvWeight {
                 }
             }
         };
-        let has_kernel = Algorithm::supports(self.sizes.kernel);
-        if !in_graph() && has_kernel && runs_here(input.tensors().chain([&weight, &self.bias])) {
-            return fused::apply(input, [&weight, &self.bias]);
-        }
-        let mut x = match input.skip {
-            Some(skip) => concat_channels(input.x, skip)?,
-            None => input.x.clone(),
-        };
-        if let Some(norm) = input.norm {
-            x = group_norm(&x, norm)?;
-        }
-        let y = conv2d(&x, &weight.to_dtype(x.dtype())?, &self.bias.to_dtype(x.dtype())?)?;
-        match input.residual {
-            Some(residual) => add(&y, residual),
-            None => Ok(y),
-        }
+        fused::apply(input, [&weight.to_dtype(input.x.dtype())?, &self.bias.to_dtype(input.x.dtype())?])
     }
 
     fn apply_packed(&self, frozen: &Frozen, input: &ConvInput<'_>) -> Result<Tensor> {

@@ -2,42 +2,14 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor, TensorId, Var};
-use diffae_kernels::{Gradients, ParameterState, block_squares};
+use candle_core::{Tensor, TensorId, Var};
+use diffae_kernels::{Gradients, StatePart, block_squares};
 
 use super::{Norms, Parameter, Parameters, Part};
 use crate::collective::{Collective, bytes_of, floats_of, garbled};
 use crate::config::StageSettings;
 use crate::error::{Error, Result};
 use crate::sharding::{Destination, Shards};
-
-/// A part of the optimizer state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    FirstMoment,
-    SecondMoment,
-    Average,
-}
-
-impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::FirstMoment, Self::SecondMoment, Self::Average];
-
-    fn of(self, state: &ParameterState) -> &Vec<f32> {
-        match self {
-            Self::FirstMoment => &state.m,
-            Self::SecondMoment => &state.v,
-            Self::Average => &state.ema,
-        }
-    }
-
-    fn of_mut(self, state: &mut ParameterState) -> &mut Vec<f32> {
-        match self {
-            Self::FirstMoment => &mut state.m,
-            Self::SecondMoment => &mut state.v,
-            Self::Average => &mut state.ema,
-        }
-    }
-}
 
 impl Parameters {
     /// Makes the update of [`update`](Self::update) where the optimizer state is divided: each process updates the elements that
@@ -62,7 +34,7 @@ impl Parameters {
         let norms = self.norms(part, &squares);
         self.apply((part, step), gradients, settings, norms)?;
         let vars: HashMap<TensorId, &Var> =
-            self.0.values().map(|parameter| (parameter.var.id(), &parameter.var)).collect();
+            self.by_name.values().map(|parameter| (parameter.var.id(), &parameter.var)).collect();
         let flat = |id: TensorId| vars.get(&id).ok_or_else(garbled)?.flatten_all().map_err(Error::from);
         let rank = collective.rank();
         shards.gather(
@@ -72,7 +44,8 @@ impl Parameters {
             &mut |owner, id, range, values| {
                 // The values of this process are there already.
                 if owner != rank {
-                    flat(id)?.slice_set(&Tensor::new(values, &Device::Cpu)?, 0, range.start)?;
+                    let flat = flat(id)?;
+                    flat.slice_set(&Tensor::new(values, flat.device())?, 0, range.start)?;
                 }
                 Ok(())
             },
@@ -81,19 +54,17 @@ impl Parameters {
     }
 
     /// Keeps the optimizer state of the elements that this process holds alone.
-    pub(crate) fn keep_held(&mut self, shards: &Shards) {
-        for parameter in self.0.values_mut() {
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(crate) fn keep_held(&mut self, shards: &Shards) -> Result<()> {
+        for parameter in self.by_name.values_mut() {
             let Some(held) = shards.held(parameter.var.id()) else { continue };
-            let ParameterState { m, v, ema } = &mut parameter.state;
-            let of = |values: &mut Vec<f32>| {
-                // What has been gathered is whole; the rest is cut already.
-                if values.len() == parameter.var.elem_count() {
-                    *values = values[held.clone()].to_vec();
-                }
-            };
-            [m, v, ema].into_iter().for_each(of);
+            // What has been gathered is whole; the rest is cut already.
+            parameter.state.narrow(&held, parameter.var.elem_count())?;
             parameter.held = held;
         }
+        Ok(())
     }
 
     /// Makes some of the optimizer state of all parameters whole, in all processes that hold some or in the first.
@@ -103,26 +74,27 @@ impl Parameters {
     pub(crate) fn gather(
         &mut self,
         (shards, collective): (&Shards, &mut dyn Collective),
-        (destination, kinds): (Destination, &[Kind]),
+        (destination, parts): (Destination, &[StatePart]),
     ) -> Result<()> {
         let by_id = |name: &String, parameter: &Parameter| (parameter.var.id(), name.clone());
-        let names: HashMap<TensorId, String> = self.0.iter().map(|(name, parameter)| by_id(name, parameter)).collect();
-        for kind in kinds {
+        let names: HashMap<TensorId, String> =
+            self.by_name.iter().map(|(name, parameter)| by_id(name, parameter)).collect();
+        for part in parts {
             let mut whole: HashMap<TensorId, Vec<f32>> = HashMap::new();
-            let of = |id: TensorId| names.get(&id).and_then(|name| self.0.get(name)).ok_or_else(garbled);
+            let of = |id: TensorId| names.get(&id).and_then(|name| self.by_name.get(name)).ok_or_else(garbled);
             shards.gather(
                 (collective, destination),
                 &|_| true,
-                &mut |id, _| Ok(kind.of(&of(id)?.state).clone()),
+                &mut |id, _| Ok(of(id)?.state.values(*part)?.into_owned()),
                 &mut |_, id, range, values| {
                     let count = of(id)?.var.elem_count();
                     whole.entry(id).or_insert_with(|| vec![0.; count])[range].copy_from_slice(values);
                     Ok(())
                 },
             )?;
-            for parameter in self.0.values_mut() {
+            for parameter in self.by_name.values_mut() {
                 if let Some(values) = whole.remove(&parameter.var.id()) {
-                    *kind.of_mut(&mut parameter.state) = values;
+                    parameter.state.set(*part, values)?;
                 }
             }
         }
@@ -135,12 +107,12 @@ impl Parameters {
     /// As [`Collective::exchange`].
     pub(crate) fn share(&mut self, collective: &mut dyn Collective) -> Result<()> {
         let is_first = collective.rank() == 0;
-        for Parameter { var, state, held, .. } in self.0.values_mut() {
+        for Parameter { var, state, held, .. } in self.by_name.values_mut() {
             let mut own = vec![];
             if is_first {
                 own.extend(bytes_of(&var.flatten_all()?.to_vec1::<f32>()?));
-                for kind in Kind::ALL {
-                    own.extend(bytes_of(kind.of(state)));
+                for part in StatePart::ALL {
+                    own.extend(bytes_of(&state.values(part)?));
                 }
             }
             let message = collective.broadcast(&own)?;
@@ -148,13 +120,13 @@ impl Parameters {
                 continue;
             }
             let mut parts = message.chunks_exact(var.elem_count().max(1) * size_of::<f32>());
-            if message.len() != (1 + Kind::ALL.len()) * var.elem_count() * size_of::<f32>() {
+            if message.len() != (1 + StatePart::ALL.len()) * var.elem_count() * size_of::<f32>() {
                 return Err(garbled());
             }
             let mut next = || floats_of(parts.next().unwrap_or_default());
-            var.set(&Tensor::from_vec(next()?, var.shape(), &Device::Cpu)?)?;
-            for kind in Kind::ALL {
-                *kind.of_mut(state) = next()?.get(held.clone()).ok_or_else(garbled)?.to_vec();
+            var.set(&Tensor::from_vec(next()?, var.shape(), var.device())?)?;
+            for part in StatePart::ALL {
+                state.set(part, next()?.get(held.clone()).ok_or_else(garbled)?.to_vec())?;
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 use diffae_infer::{LoadOptions, ModelSource, Pipeline, PipelineSettings, no_observer};
 use diffae_kernels::{
-    AdamConfig, AdamStep, Gradients, ParameterState, adam_step, differentiable, record, run_in_pool, sum_of_squares,
+    AdamConfig, AdamStep, Gradients, ParameterState, adam_step, differentiable, record, run_in_pool, sums_of_squares,
 };
 use diffae_nets::weights::LatentMoments;
 use diffae_nets::{DiffusionAutoencoder, LatentNet};
@@ -75,7 +75,7 @@ impl Prepared {
     }
 
     fn run(&mut self) -> Result<()> {
-        run_in_pool(|| {
+        run_in_pool(&Device::Cpu, || {
             match &mut self.runner {
                 Runner::Unet { pipeline, x_t, z_sem } => {
                     drop(pipeline.model().unet()?.forward(x_t, &[TIMESTEP], Some(z_sem))?);
@@ -131,9 +131,8 @@ struct Training {
 impl Training {
     fn new(model: DiffusionAutoencoder, vars: &VarMap, x_0: Tensor) -> Result<Self> {
         let state = |var: Var| -> Result<(Var, ParameterState)> {
-            let values = var.flatten_all()?.to_vec1::<f32>()?;
-            let zeros = vec![0.; values.len()];
-            Ok((var, ParameterState { m: zeros.clone(), v: zeros, ema: values }))
+            let state = ParameterState::new(&var)?;
+            Ok((var, state))
         };
         let noise = x_0.randn_like(0., 1.)?;
         let x_t = ((&x_0 * 0.8)? + (&noise * 0.6)?)?;
@@ -149,10 +148,8 @@ impl Training {
         })?;
         let mut gradients = Gradients::default();
         tape.backward(&loss, &mut gradients)?;
-        let mut squares = 0.;
-        for (var, _) in &self.parameters {
-            squares += sum_of_squares(gradients.get(var).context("a parameter without gradient")?)?;
-        }
+        let of = |(var, _): &(Var, ParameterState)| gradients.get(var).context("a parameter without gradient");
+        let squares: f64 = sums_of_squares(&self.parameters.iter().map(of).collect::<Result<Vec<_>>>()?)?.iter().sum();
         let scale = (1. / squares.sqrt()).min(1.);
         let config =
             AdamConfig { lr: 1e-4, beta_1: 0.9, beta_2: 0.999, eps: 1e-8, weight_decay: 0., ema_decay: 0.9999 };

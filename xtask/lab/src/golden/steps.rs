@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use diffae_infer::ModelSource;
 use diffae_nets::weights::{ArchitectureHints, ParameterSet, name_from_pytorch};
 use diffae_schedule::Timestep;
@@ -32,7 +32,7 @@ pub(crate) fn check(folder: &Path, report: &mut Report) -> Result<()> {
 fn autoencoder(golden: &Fixture, online: &ModelSource, ema: &ModelSource, lr: f64, report: &mut Report) -> Result<()> {
     let mut config = presets::config("smoke", &[])?;
     config.autoencoder = StageSettings { lr, clip_norm: 1., ema_decay: 0.9999, ..config.autoencoder };
-    let mut trainer = Trainer::of_model(online.config(), &config, given(online)?)?;
+    let mut trainer = Trainer::of_model((online.config(), &Device::Cpu), &config, given(online)?)?;
     trainer.set_averages(&ema.networks(DType::F32)?)?;
     let (x, noise) = (golden.tensor("train_x")?, golden.tensor("train_noise")?);
     let (losses, norms) = (golden.numbers("train_loss")?, golden.numbers("train_grad_norm")?);
@@ -49,7 +49,7 @@ fn latent(golden: &Fixture, online: &ModelSource, lr: f64, report: &mut Report) 
     let config = online.config().latent().context("the model has no latent net")?;
     let settings = presets::config("smoke", &[])?.latent;
     let settings = StageSettings { lr, clip_norm: 1., optimizer: OptimizerKind::Adamw, weight_decay: 0.01, ..settings };
-    let mut trainer = LatentTrainer::new(config, &settings, 0, given(online)?)?;
+    let mut trainer = LatentTrainer::new(config, &settings, (0, &Device::Cpu), given(online)?)?;
     let (z, noise) = (golden.tensor("latent_train_z")?, golden.tensor("latent_train_noise")?);
     for (step, loss) in golden.numbers("latent_train_loss")?.iter().enumerate() {
         let got = trainer.step_with(&z.get(step)?, &noise.get(step)?, &timesteps(golden, step)?)?;

@@ -49,7 +49,7 @@ impl StepProgress {
     }
 
     /// Trains in a group, and shows the steps in its first process.
-    pub(crate) fn train(&self, folder: &mut RunFolder, options: TrainOptions, group: &mut Group) -> Result<Outcome> {
+    pub(crate) fn train(&self, folder: &mut RunFolder, options: &TrainOptions, group: &mut Group) -> Result<Outcome> {
         let is_shown = group.is_first();
         let mut on_step = |report: &StepReport| if is_shown { self.step(report) } else { follow(report) };
         Ok(train_in_group(folder, options, group, &mut on_step)?)
