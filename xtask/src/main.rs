@@ -6,8 +6,8 @@
 #![expect(clippy::print_stdout, reason = "a command line tool reports on standard output")]
 
 mod browser;
-mod check_cuda;
 mod ci;
+mod cuda;
 mod scaling;
 mod tidy;
 mod wheel;
@@ -47,8 +47,10 @@ enum Command {
     Page(Forwarded),
     /// Create a data set from its original source: `diffae dataset`, built with its renderer of cartoon faces.
     Dataset(Forwarded),
-    /// Type-check the CUDA build with NVIDIA's compiler from the Python package index; needs no GPU.
-    CheckCuda(check_cuda::Args),
+    /// Type-check the CUDA build; needs neither a GPU nor CUDA.
+    CheckCuda(cuda::check::Args),
+    /// Build the program with CUDA, with NVIDIA's compiler from the Python package index; needs no GPU.
+    CudaBuild(cuda::build::Args),
     /// Simulate training on many processes: what links of several kinds leave of the speed.
     Scaling(scaling::Args),
     /// Build the Python package with maturin, and run its tests.
@@ -86,7 +88,8 @@ fn run(command: Command) -> Result<()> {
         Command::Onnx(onnx) => in_lab("onnx", &onnx, &[]),
         Command::Page(page) => in_lab("page", &page, &[]),
         Command::Dataset(dataset) => in_program("dataset", &dataset),
-        Command::CheckCuda(args) => check_cuda::run(&args),
+        Command::CheckCuda(args) => cuda::check::run(&args),
+        Command::CudaBuild(args) => cuda::build::run(&args),
         Command::Scaling(args) => scaling::run(&args),
         Command::Wheel(args) => wheel::run(&args),
     }

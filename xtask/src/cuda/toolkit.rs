@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 /// Packages of CUDA 13.0. They unpack into one folder, `nvidia/cu13`, laid out like an installed toolkit. The libraries
-/// (cuBLAS, cuRAND, NVRTC: over a gigabyte) are not among them, since nothing is linked.
+/// (cuBLAS, cuRAND, NVRTC: over a gigabyte) are not among them: programs open them where they run.
 const PACKAGES: [&str; 5] = [
     "nvidia-cuda-nvcc==13.0.88",    // nvcc, cudafe++, ptxas
     "nvidia-nvvm==13.0.88",         // cicc, libdevice
@@ -17,8 +17,6 @@ const PACKAGES: [&str; 5] = [
 ];
 /// Folder name of this set of packages; a new one for every change of [`PACKAGES`].
 const RELEASE: &str = "13.0.88";
-/// CUDA 13.0 as cudarc's build script wants it in `CUDARC_CUDA_VERSION`.
-pub(super) const CUDARC_VERSION: &str = "13000";
 
 /// An unpacked toolkit.
 #[derive(Debug)]
@@ -44,11 +42,6 @@ impl Toolkit {
             ensure!(path.is_file(), "{} is missing; remove {} to download again", path.display(), folder.display());
         }
         Ok(toolkit)
-    }
-
-    /// Returns the folder that stands for the installation.
-    pub(super) fn root(&self) -> &Path {
-        &self.root
     }
 
     /// Returns the path of the compiler.
