@@ -91,12 +91,15 @@ fn a_device_that_is_not_compiled_in_is_explained() {
     if cfg!(feature = "cuda") {
         return;
     }
-    let finished = std::process::Command::new(env!("CARGO_BIN_EXE_diffae"))
-        .args(["sample", "--model", &checkpoint("ddpm16"), "--out", "out", "--device", "cuda"])
-        .output()
-        .unwrap();
-    assert_eq!(finished.status.code(), Some(2));
-    assert!(String::from_utf8(finished.stderr).unwrap().contains("--features cuda"));
+    let workspace = Workspace::new();
+    let model = checkpoint("ddpm16");
+    let commands: [&[&str]; 2] =
+        [&["sample", "--model", &model], &["train", "--preset", "smoke", "--data", env!("CARGO_MANIFEST_DIR")]];
+    for command in commands {
+        let args = [command, &["--out", "out", "--device", "cuda"]].concat();
+        workspace.run(&args).fails_with("--features cuda");
+        assert!(workspace.files(".").is_empty(), "{command:?}");
+    }
 }
 
 /// The file-size limit of the shell stands for a full disk.

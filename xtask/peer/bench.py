@@ -1,6 +1,6 @@
 """The PyTorch side of `cargo xtask bench --peer`.
 
-Started with the number of threads.  Each line on standard input is answered by one on standard output: a piece of work
+Started with the number of threads and, after it, a device other than the CPU.  Each line on standard input is answered by one on standard output: a piece of work
 as JSON builds its model, `run N` does it N times and answers the milliseconds of one, `memory` answers the most bytes that the
 process has held above what it held before the first model.
 """
@@ -14,6 +14,7 @@ from chain import Chain
 from twin import LatentConf, LatentNet, Model, ModelConf
 
 CHAIN_STEPS = "ddim10"
+DEVICE = torch.device(sys.argv[2] if len(sys.argv) > 2 else "cpu")
 
 
 def status(field):
@@ -27,7 +28,7 @@ def model_of(preset):
         mult=tuple(preset["channel_mult"]), blocks=preset["num_res_blocks"], in_blocks=preset["num_res_blocks"],
         embed=preset["embed_channels"], attention=(16,), enc_mult=tuple(preset["encoder_channel_mult"]),
         enc_blocks=preset["num_res_blocks"], enc_attention=(16,), enc_out=preset["embed_channels"])
-    return Model(conf)
+    return Model(conf).to(DEVICE)
 
 
 class Training:
@@ -40,7 +41,7 @@ class Training:
         self.optimizer = torch.optim.Adam(self.parameters, lr=1e-4, fused=True)
         self.x, self.noise = x, torch.randn_like(x)
         self.x_t = 0.8 * x + 0.6 * self.noise
-        self.t = torch.arange(len(x), dtype=torch.float32) * 31
+        self.t = torch.arange(len(x), dtype=torch.float32, device=x.device) * 31
 
     def __call__(self):
         self.optimizer.zero_grad(set_to_none=True)
@@ -56,11 +57,12 @@ def prepare(work):
     torch.manual_seed(0)
     preset, batch = work["preset"], work["batch"]
     model = model_of(preset)
-    x = torch.randn(batch, 3, preset["image_size"], preset["image_size"])
+    x = torch.randn(batch, 3, preset["image_size"], preset["image_size"], device=DEVICE)
     if work["kind"] == "train":
         return Training(model, x)
     model.eval().requires_grad_(False)
-    z, t = torch.randn(batch, preset["embed_channels"]), torch.full((batch,), 500.0)
+    z = torch.randn(batch, preset["embed_channels"], device=DEVICE)
+    t = torch.full((batch,), 500.0, device=DEVICE)
     if work["kind"] == "unet":
         return torch.inference_mode()(lambda: model(x, t, z))
     if work["kind"] == "encoder":
@@ -85,8 +87,15 @@ def prepare(work):
     return torch.inference_mode()(both_ways)
 
 
+def wait():
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def main():
     torch.set_num_threads(int(sys.argv[1]))
+    # Convolutions and products alike in what PyTorch calls TF32; ours are f32 unless it says otherwise.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     idle = status("VmRSS")
     work = None
     print("ready", flush=True)
@@ -94,9 +103,11 @@ def main():
         line = line.strip()
         if line.startswith("run"):
             repeats = int(line.split()[1])
+            wait()
             start = time.perf_counter()
             for _ in range(repeats):
                 work()
+            wait()
             print((time.perf_counter() - start) * 1e3 / repeats, flush=True)
         elif line == "memory":
             print(status("VmHWM") - idle, flush=True)

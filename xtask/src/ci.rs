@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use xtask::repository;
 
 use self::gate::{Outcome, Step};
-use crate::{browser, tidy, wheel};
+use crate::{browser, cuda, tidy, wheel};
 
 /// The work of a step.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ enum Action {
     Browser,
     /// The Python module in a virtual environment, where there is what builds it.
     Wheel,
+    /// The types of the CUDA build.
+    CheckCuda,
     /// `cargo deny`, as far as it is available.
     Deny,
 }
@@ -45,7 +47,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// All of them build the same packages with the same features: with others, cargo compiles most dependencies once more.
-fn steps(test_command: String) -> [Step<Action>; 10] {
+fn steps(test_command: String) -> [Step<Action>; 11] {
     [
         Step { name: "fmt", action: Action::Cargo("fmt --all --check") },
         Step { name: "tidy", action: Action::Tidy },
@@ -66,6 +68,7 @@ fn steps(test_command: String) -> [Step<Action>; 10] {
         Step { name: "test", action: Action::Shell(test_command) },
         Step { name: "browser", action: Action::Browser },
         Step { name: "wheel", action: Action::Wheel },
+        Step { name: "cuda", action: Action::CheckCuda },
         Step { name: "doc", action: Action::Cargo("doc --workspace --no-deps --features parquet,toonheads --locked") },
         Step { name: "deny", action: Action::Deny },
     ]
@@ -87,6 +90,7 @@ fn perform(root: &Path, action: &Action) -> Result<Outcome> {
         }
         Action::Browser => in_browser(),
         Action::Wheel => in_python(),
+        Action::CheckCuda => cuda::check::run(&cuda::check::Args::of_gate()).map(|()| Outcome::Passed),
         Action::Deny => deny(root),
     }
 }

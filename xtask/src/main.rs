@@ -39,6 +39,8 @@ enum Command {
     Golden(Forwarded),
     /// Measure speed and memory, beside PyTorch if wanted.
     Bench(Forwarded),
+    /// Check and measure a GPU, beside the CPU of the same machine.
+    Gpu(Forwarded),
     /// Draw the log of a training run.
     Curves(Forwarded),
     /// Export models as ONNX with our numbers for them, and compare another runtime.
@@ -84,6 +86,7 @@ fn run(command: Command) -> Result<()> {
         Command::Golden(golden) => in_lab("golden", &golden, &[]),
         // What is measured is what users run.
         Command::Bench(bench) => in_lab("bench", &bench, &["--release"]),
+        Command::Gpu(gpu) => in_lab("gpu", &gpu, on_gpu(&gpu)),
         Command::Curves(curves) => in_lab("curves", &curves, &[]),
         Command::Onnx(onnx) => in_lab("onnx", &onnx, &[]),
         Command::Page(page) => in_lab("page", &page, &[]),
@@ -93,6 +96,15 @@ fn run(command: Command) -> Result<()> {
         Command::Scaling(args) => scaling::run(&args),
         Command::Wheel(args) => wheel::run(&args),
     }
+}
+
+/// Returns how the program that checks a GPU is built where there is Rust; `cuda-build --package xtask-lab` builds it for other
+/// machines.
+fn on_gpu(gpu: &Forwarded) -> &'static [&'static str] {
+    if gpu.args.iter().any(|arg| arg.to_string_lossy().contains("composed")) {
+        return &["--release"];
+    }
+    if cfg!(target_os = "macos") { &["--release", "--features", "metal"] } else { &["--release", "--features", "cuda"] }
 }
 
 /// Builds `xtask-lab` in the foreground, and passes the command on; ends with its exit code.

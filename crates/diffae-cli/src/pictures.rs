@@ -27,7 +27,7 @@ struct LeftOut {
 
 /// The pictures of a command line.
 pub(crate) struct Listed {
-    /// Those that can be read; of a shard, its own.
+    /// Readable pictures; of a shard, its own.
     pub(crate) inputs: Vec<Input>,
     /// Checksum of all of them, also of those that cannot be read and those of other shards.
     pub(crate) fingerprint: String,

@@ -40,7 +40,15 @@ fn cuda(ordinal: usize) -> Result<Device> {
                        `cargo install --path crates/diffae-cli --features cuda`";
         return Err(Error::Device { problem: problem.to_owned() });
     }
-    Device::new_cuda_with_stream(ordinal).map_err(|source| Error::Tensor { part: "opening the CUDA device", source })
+    // A stream of its own, whatever thread work comes from: on the streams of threads, tensors would be freed and reused without
+    // order.
+    Device::new_cuda_with_stream(ordinal).map_err(|source| {
+        if source.to_string().contains("CUDA_ERROR_NO_DEVICE") {
+            let problem = "there is no NVIDIA card here, or no driver for it; --device cpu works everywhere";
+            return Error::Device { problem: problem.to_owned() };
+        }
+        Error::Tensor { part: "opening the CUDA device", source }
+    })
 }
 
 fn metal(ordinal: usize) -> Result<Device> {

@@ -77,7 +77,7 @@ fn trained(
                     return Err(Error::argument("config", "None", expected));
                 }
             };
-            Ok(diffae_train::train(&mut folder, options, &mut |report| link.report(|| *report))?)
+            Ok(diffae_train::train(&mut folder, &options, &mut |report| link.report(|| *report))?)
         };
         run().map_err(Error::of_input)
     })?;

@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = presets::config("small32", &["autoencoder.images=2000".to_owned()])?;
     let notes = Notes { data: data.into(), ..Notes::default() };
     let mut run = RunFolder::open_or_create(Path::new(folder), &config, &notes)?;
-    train(&mut run, TrainOptions::default(), &mut |report| {
+    train(&mut run, &TrainOptions::default(), &mut |report| {
         println!("{:?}: step {} of {}, loss {:.4}", report.stage, report.step, report.num_steps, report.loss);
         ControlFlow::Continue(()) // Break would write a checkpoint and stop
     })?;

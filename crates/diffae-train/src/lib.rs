@@ -12,7 +12,7 @@
 //! let config = presets::config("small32", &["autoencoder.images=1000".to_owned()])?;
 //! let notes = Notes { data: "pictures".into(), ..Notes::default() };
 //! let mut run = RunFolder::open_or_create(Path::new("run"), &config, &notes)?;
-//! train(&mut run, TrainOptions::default(), &mut |report| {
+//! train(&mut run, &TrainOptions::default(), &mut |report| {
 //!     println!("{} of {}: {}", report.step, report.num_steps, report.loss);
 //!     ControlFlow::Continue(())
 //! })?;
@@ -152,8 +152,8 @@ impl Default for TrainOptions {
 /// [`Error::Run`] if a stage needs an earlier one that is not done; [`Error::Started`] if it was begun and is not resumed;
 /// [`Error::Data`] if there are too few pictures or labels for a stage that is to run, before anything is trained;
 /// [`Error::Diverged`] if a loss or a gradient is NaN or infinite; others if data or files fail.
-pub fn train(folder: &mut RunFolder, options: TrainOptions, on_step: &mut OnStep<'_>) -> Result<Outcome> {
-    train_in_group(folder, &options, &mut Group::alone(), on_step)
+pub fn train(folder: &mut RunFolder, options: &TrainOptions, on_step: &mut OnStep<'_>) -> Result<Outcome> {
+    train_in_group(folder, options, &mut Group::alone(), on_step)
 }
 
 /// Trains like [`train`], together with the other processes of a group, which call this function with the same options.

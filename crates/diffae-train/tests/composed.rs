@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diffae_kernels::{KernelSet, force_kernel_set, kernel_set};
 use diffae_train::{Notes, Outcome, RunFolder, TrainOptions, Work, presets, train};
@@ -33,7 +33,7 @@ fn pictures(folder: &Path) -> Notes {
 
 /// Trains a run, stopping after the given numbers of training steps and going on with the next backend each time.
 fn trained(
-    folder: PathBuf,
+    folder: &Path,
     notes: &Notes,
     settings: &[&str],
     backends: &[(KernelSet, usize)],
@@ -56,9 +56,9 @@ fn trained(
     let mut outcome = Outcome::Stopped;
     for &(set, num_steps) in backends {
         force_kernel_set(set).unwrap();
-        let mut run = RunFolder::open_or_create(&folder, &config, notes).unwrap();
+        let mut run = RunFolder::open_or_create(folder, &config, notes).unwrap();
         let (mut made, options) = (0, TrainOptions { resume: true, ..TrainOptions::default() });
-        outcome = train(&mut run, options, &mut |report| {
+        outcome = train(&mut run, &options, &mut |report| {
             made += usize::from(report.work == Work::Training);
             if made >= num_steps { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
@@ -84,7 +84,7 @@ fn training_in_tensors_is_training_in_kernels() {
         ("compact", &["model.kind=compact"]),
     ] {
         let run = |name: &str, backends: &[(KernelSet, usize)]| {
-            trained(parent.path().join(format!("{kind}-{name}")), &notes, settings, backends)
+            trained(&parent.path().join(format!("{kind}-{name}")), &notes, settings, backends)
         };
         let (_, expected) = run("kernels", &[(kernels, usize::MAX)]);
         let (model, got) = run("composed", &[(composed, usize::MAX)]);

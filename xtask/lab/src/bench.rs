@@ -5,11 +5,11 @@
 
 mod end_to_end;
 mod machine;
-mod ours;
-mod peer;
+pub(crate) mod ours;
+pub(crate) mod peer;
 mod report;
 mod scaling;
-mod work;
+pub(crate) mod work;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -8,6 +8,7 @@ mod bench;
 mod curves;
 mod font;
 mod golden;
+mod gpu;
 mod onnx;
 mod page;
 
@@ -36,6 +37,8 @@ enum Command {
     Golden(golden::Args),
     /// Measure speed and memory, beside PyTorch if wanted.
     Bench(bench::Args),
+    /// Check and measure a GPU, beside the CPU of the same machine.
+    Gpu(gpu::Args),
     /// Draw the log of a training run.
     Curves(curves::Args),
     /// Export models as ONNX with our numbers for them, and compare another runtime.
@@ -58,6 +61,7 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Golden(args) => golden::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Gpu(args) => gpu::run(args),
         Command::Curves(args) => curves::run(args),
         Command::Onnx(args) => onnx::run(args),
         Command::Page(args) => page::run(args),

@@ -16,6 +16,9 @@ use super::{Installation, libraries, source_of};
 /// Arguments of `cargo xtask cuda-build`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// The package whose program is built
+    #[arg(long, default_value = "diffae-cli")]
+    package: String,
     /// Features of the program besides `cuda`, with commas
     #[arg(long, default_value = "")]
     features: String,
@@ -33,16 +36,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let installation = Installation::prepare(&folder.join("toolkit"), &Compiler::Nvidia(&toolkit))?;
     libraries::build(&installation.root.join("lib"), &source_of("cudarc")?)?;
     let mut command = installation.cargo(&folder)?;
-    command.args(["build", "--locked", "--package", "diffae-cli", "--features"]);
+    command.args(["build", "--locked", "--package", &args.package, "--features"]);
     command.arg(format!("cuda,{}", args.features));
     if !args.debug {
         command.arg("--release");
     }
     let status = command.status().context("cannot start cargo")?;
-    ensure!(status.success(), "diffae does not build with the feature cuda ({status})");
-    let program: PathBuf =
-        [folder, if args.debug { "debug" } else { "release" }.into(), "diffae".into()].iter().collect();
-    let output = Command::new(&program).arg("--version").output();
+    ensure!(status.success(), "{} does not build with the feature cuda ({status})", args.package);
+    let name = if args.package == "diffae-cli" { "diffae" } else { &args.package };
+    let program: PathBuf = [folder, if args.debug { "debug" } else { "release" }.into(), name.into()].iter().collect();
+    let output = Command::new(&program).arg("--help").output();
     let output = output.with_context(|| format!("cannot start {}", program.display()))?;
     ensure!(
         output.status.success(),

@@ -17,6 +17,13 @@ pub(crate) struct Args {
     clippy: bool,
 }
 
+impl Args {
+    /// The arguments of the gate.
+    pub(crate) fn of_gate() -> Self {
+        Self { package: "diffae-cli".to_owned(), clippy: false }
+    }
+}
+
 /// Type-checks the package with the feature `cuda`.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let target = repository::root()?.join("target").join("cuda-check");

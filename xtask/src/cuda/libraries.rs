@@ -19,7 +19,7 @@ pub(super) struct Library {
     pub(super) name: &'static str,
     /// Module of cudarc that declares its functions.
     pub(super) module: &'static str,
-    /// What the names of its functions begin with.
+    /// Beginning of the names of its functions.
     pub(super) prefix: &'static str,
     /// Names of its file, in the order in which they are looked for.
     pub(super) files: &'static [&'static str],
@@ -121,7 +121,8 @@ impl Library {
     /// Writes, in C, what finds a function by its number: the real one, or one that returns the status of a missing library.
     fn resolver(&self, functions: &BTreeSet<String>) -> String {
         let Self { name, files, missing, .. } = self;
-        let quoted = |names: &mut dyn Iterator<Item = &str>| names.map(|it| format!("\"{it}\", ")).collect::<String>();
+        let quoted =
+            |names: &mut dyn Iterator<Item = &str>| names.map(|it| format!("\"{it}\", ")).collect::<Vec<_>>().concat();
         let count = functions.len();
         let texts: String = functions.iter().map(|it| if returns_text(it) { "1, " } else { "0, " }).collect();
         format!(
@@ -151,11 +152,12 @@ impl Library {
         let integers = ["rdi", "rsi", "rdx", "rcx", "r8", "r9", "rax", "r10"];
         let mut text = format!(".text\n.Lfind:\n{}", integers.map(|it| format!("  pushq %{it}\n")).concat());
         text += "  subq $128, %rsp\n";
-        text += &(0..8).map(|i| format!("  movups %xmm{i}, {}(%rsp)\n", 16 * i)).collect::<String>();
+        let floats = [0, 1, 2, 3, 4, 5, 6, 7];
+        text += &floats.map(|i| format!("  movups %xmm{i}, {}(%rsp)\n", 16 * i)).concat();
         let _ = write!(text, "  movq 192(%rsp), %rdi\n  call resolve_{name}\n  movq %rax, %r11\n");
-        text += &(0..8).map(|i| format!("  movups {}(%rsp), %xmm{i}\n", 16 * i)).collect::<String>();
+        text += &floats.map(|i| format!("  movups {}(%rsp), %xmm{i}\n", 16 * i)).concat();
         text += "  addq $128, %rsp\n";
-        text += &integers.iter().rev().map(|it| format!("  popq %{it}\n")).collect::<String>();
+        text += &integers.iter().rev().map(|it| format!("  popq %{it}\n")).collect::<Vec<_>>().concat();
         text += "  addq $8, %rsp\n  jmp *%r11\n";
         for (i, function) in functions.iter().enumerate() {
             let _ = write!(
@@ -208,7 +210,7 @@ mod tests {
         fs::write(folder.path().join("real.c"), REAL).unwrap();
         fs::write(folder.path().join("program.c"), PROGRAM).unwrap();
         let cc = |args: &[&str]| {
-            assert!(Command::new("cc").current_dir(folder.path()).args(args).status().unwrap().success())
+            assert!(Command::new("cc").current_dir(folder.path()).args(args).status().unwrap().success());
         };
         cc(&["-o", "program", "program.c", "-L.", "-lprobe", "-ldl"]);
         let said = || {

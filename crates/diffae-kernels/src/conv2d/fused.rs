@@ -151,13 +151,12 @@ impl Saved {
             }
             _ => [None, None],
         };
-        let parts = self.parts_of(input, (&x, skip.as_ref()), wanted.parts)?;
+        let parts = Self::parts_of(input, (&x, skip.as_ref()), wanted.parts)?;
         Ok(self.listed(parameters, parts, affine, wanted.residual.then(|| dy.clone())))
     }
 
     /// Splits the gradient w.r.t. `[x, skip]`.
     fn parts_of(
-        &self,
         gradient: Option<Tensor>,
         (x, skip): (&Tensor, Option<&Tensor>),
         wanted: [bool; 2],
@@ -190,7 +189,7 @@ impl Saved {
             }
             (_, input) => [input, None, None],
         };
-        let parts = self.parts_of(input, (&x, skip.as_ref()), wanted.parts)?;
+        let parts = Self::parts_of(input, (&x, skip.as_ref()), wanted.parts)?;
         Ok(self.listed([d_weight, d_bias], parts, [d_scale, d_shift], wanted.residual.then(|| dy.clone())))
     }
 

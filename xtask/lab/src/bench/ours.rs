@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
-use diffae_infer::{LoadOptions, ModelSource, Pipeline, PipelineSettings, no_observer};
+use diffae_infer::{LatentConfig, LoadOptions, ModelSource, Pipeline, PipelineSettings, no_observer};
 use diffae_kernels::{
     AdamConfig, AdamStep, Gradients, ParameterState, adam_step, differentiable, record, run_in_pool, sums_of_squares,
 };
@@ -14,7 +14,7 @@ use diffae_nets::weights::LatentMoments;
 use diffae_nets::{DiffusionAutoencoder, LatentNet};
 
 use super::machine;
-use super::work::{Kind, Work};
+use super::work::{Kind, Preset, Work};
 
 /// Number of steps of a chain, in each direction.
 const CHAIN_STEPS: usize = 10;
@@ -41,24 +41,29 @@ enum Runner {
 }
 
 impl Prepared {
-    /// Prepares work with random weights and inputs.
+    /// Prepares work with random weights and inputs on the CPU.
     pub(crate) fn new(work: &Work) -> Result<Self> {
-        let config = work.preset.config()?;
+        Self::new_on(work, &Device::Cpu)
+    }
+
+    /// Prepares work with random weights and inputs on a device.
+    pub(crate) fn new_on(work: &Work, device: &Device) -> Result<Self> {
         let size = work.preset.image_size;
-        let x = Tensor::randn(0f32, 1., (work.batch, 3, size, size), &Device::Cpu)?;
-        let vars = VarMap::new();
-        let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
-        let model = DiffusionAutoencoder::new(&config, &vb)?;
+        let x = Tensor::randn(0f32, 1., (work.batch, 3, size, size), device)?;
         if work.kind == Kind::Train {
+            let vars = VarMap::new();
+            let vb = VarBuilder::from_varmap(&vars, DType::F32, device);
+            let model = DiffusionAutoencoder::new(&work.preset.config()?, &vb)?;
             return Ok(Self { runner: Runner::Train(Box::new(Training::new(model, &vars, x)?)) });
         }
-        let pipeline = pipeline(work, &vars)?;
+        let latent = (work.kind == Kind::Sample).then(|| work.preset.latent_model_config()).transpose()?;
+        let pipeline = Pipeline::new(random_source(&work.preset, latent)?.build(&LoadOptions::on(device))?);
         let runner = match work.kind {
             Kind::Encoder => Runner::Encoder { pipeline, x_0: x },
             Kind::Sample => Runner::Sample { pipeline, numbers: (0..work.batch as u64).collect() },
             Kind::Chain => Runner::Chain { pipeline, x_0: x },
             _ => {
-                let z_sem = Tensor::randn(0f32, 1., (work.batch, work.preset.embed_channels), &Device::Cpu)?;
+                let z_sem = Tensor::randn(0f32, 1., (work.batch, work.preset.embed_channels), device)?;
                 Runner::Unet { pipeline, x_t: x, z_sem }
             }
         };
@@ -67,15 +72,22 @@ impl Prepared {
 
     /// Runs the work several times; returns the milliseconds of one run.
     pub(crate) fn run_ms(&mut self, repeats: usize) -> Result<f64> {
+        self.run_ms_on(&Device::Cpu, repeats)
+    }
+
+    /// Runs the work, prepared on `device`, several times; returns the milliseconds of one run.
+    pub(crate) fn run_ms_on(&mut self, device: &Device, repeats: usize) -> Result<f64> {
+        device.synchronize()?;
         let start = Instant::now();
         for _ in 0..repeats {
-            self.run()?;
+            self.run(device)?;
         }
+        device.synchronize()?;
         Ok(start.elapsed().as_secs_f64() * 1e3 / repeats as f64)
     }
 
-    fn run(&mut self) -> Result<()> {
-        run_in_pool(&Device::Cpu, || {
+    fn run(&mut self, device: &Device) -> Result<()> {
+        run_in_pool(device, || {
             match &mut self.runner {
                 Runner::Unet { pipeline, x_t, z_sem } => {
                     drop(pipeline.model().unet()?.forward(x_t, &[TIMESTEP], Some(z_sem))?);
@@ -96,25 +108,23 @@ impl Prepared {
     }
 }
 
-/// Builds a model from the weights of an autoencoder, with a latent net if the work calls it.
-fn pipeline(work: &Work, vars: &VarMap) -> Result<Pipeline> {
-    let latent = if work.kind == Kind::Sample {
-        let latent = work.preset.latent_model_config()?;
-        LatentNet::new(&latent.net, &VarBuilder::from_varmap(vars, DType::F32, &Device::Cpu).pp("latent_net"))?;
-        Some(latent)
-    } else {
-        None
-    };
+/// Returns a model with random weights, with a latent net if there is a config of one.
+pub(crate) fn random_source(preset: &Preset, latent: Option<LatentConfig>) -> Result<ModelSource> {
+    let vars = VarMap::new();
+    let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    DiffusionAutoencoder::new(&preset.config()?, &vb)?;
+    if let Some(latent) = &latent {
+        LatentNet::new(&latent.net, &vb.pp("latent_net"))?;
+    }
     let tensors = match vars.data().lock() {
         Ok(data) => data.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect(),
         Err(_) => bail!("the variables are locked"),
     };
-    let width = work.preset.embed_channels;
-    let model_config = work.preset.model_config(latent)?;
-    let mut source = ModelSource::from_networks(model_config, tensors);
+    let width = preset.embed_channels;
+    let mut source = ModelSource::from_networks(preset.model_config(latent)?, tensors);
     let moment = |of: fn(usize, DType, &Device) -> candle_core::Result<Tensor>| of(width, DType::F32, &Device::Cpu);
     source.set_latent_moments(LatentMoments { mean: moment(Tensor::zeros)?, std: moment(Tensor::ones)? })?;
-    Ok(Pipeline::new(source.build(&LoadOptions::cpu())?))
+    Ok(source)
 }
 
 /// A model in training.

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail};
 use super::work::Work;
 use xtask::repository;
 
+/// The twin's script.
+const SCRIPT: &str = "bench.py";
 /// Environment variables that make glibc keep its memory.
 pub(crate) const KEEP_MEMORY: [(&str, &str); 2] =
     [("MALLOC_MMAP_THRESHOLD_", "4294967296"), ("MALLOC_TRIM_THRESHOLD_", "8589934592")];
@@ -35,9 +37,20 @@ impl Peer {
     }
 
     fn start(python: &Path, threads: usize, environment: &[(&str, &str)]) -> Result<Self> {
-        let script = repository::root()?.join("xtask/peer/bench.py");
-        let mut command = python_command(python, &script);
+        let mut command = python_command(python, &repository::root()?.join("xtask/peer").join(SCRIPT));
         command.arg(threads.to_string()).envs(environment.iter().copied());
+        Self::begin(python, command)
+    }
+
+    /// Starts a twin on a device of PyTorch's, from a folder of scripts.
+    pub(crate) fn start_on(python: &Path, scripts: &Path, device: &str) -> Result<Self> {
+        let mut command = python_command(python, &scripts.join(SCRIPT));
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        command.args([&threads.to_string(), device]);
+        Self::begin(python, command)
+    }
+
+    fn begin(python: &Path, mut command: Command) -> Result<Self> {
         let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = started.with_context(|| format!("cannot start {}", python.display()))?;
         let requests = child.stdin.take().context("the peer has no input")?;

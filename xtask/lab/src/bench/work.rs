@@ -97,6 +97,31 @@ impl Work {
         all
     }
 
+    /// Returns the work that is measured on a GPU.
+    pub(crate) fn on_gpu() -> Vec<Self> {
+        let (p_64, p_128) = (Preset::of_64(), Preset::of_128());
+        let of = |name: &str, kind: Kind, preset: &Preset, batch: usize| Self {
+            name: format!("{name}, batch {batch}"),
+            kind,
+            preset: preset.clone(),
+            batch,
+        };
+        vec![
+            of("UNet of 64 pixels", Kind::Unet, &p_64, 1),
+            of("UNet of 64 pixels", Kind::Unet, &p_64, 16),
+            of("UNet of 64 pixels", Kind::Unet, &p_64, 64),
+            of("training step of 64 pixels", Kind::Train, &p_64, 16),
+            of("training step of 64 pixels", Kind::Train, &p_64, 64),
+            of("UNet of 128 pixels", Kind::Unet, &p_128, 16),
+        ]
+    }
+
+    /// Returns work of the same kinds that a CPU does in a second.
+    pub(crate) fn on_small_gpu() -> Vec<Self> {
+        let of = |kind: Kind| Self { name: format!("{kind:?} of 32 pixels"), kind, preset: Preset::small(), batch: 2 };
+        vec![of(Kind::Unet), of(Kind::Train)]
+    }
+
     /// Returns whether `--quick` leaves this work out.
     pub(crate) fn is_long(&self) -> bool {
         let is_many_calls = matches!(self.kind, Kind::Train | Kind::Chain | Kind::Sample);
@@ -116,7 +141,7 @@ impl Work {
 
 impl Preset {
     /// Sizes that a CPU trains in an hour.
-    fn small() -> Self {
+    pub(crate) fn small() -> Self {
         Self {
             image_size: 32,
             model_channels: 32,
@@ -130,7 +155,7 @@ impl Preset {
     }
 
     /// Sizes of ffhq64 and celeba64.
-    fn of_64() -> Self {
+    pub(crate) fn of_64() -> Self {
         Self {
             image_size: 64,
             model_channels: 64,
@@ -144,7 +169,7 @@ impl Preset {
     }
 
     /// Sizes of ffhq128, horse128 and bedroom128.
-    fn of_128() -> Self {
+    pub(crate) fn of_128() -> Self {
         Self {
             image_size: 128,
             model_channels: 128,

@@ -1,0 +1,55 @@
+//! Milliseconds of network calls and training steps, beside PyTorch on the same device if wanted.
+
+use anyhow::Result;
+use candle_core::Device;
+
+use super::Scale;
+use super::card::{Card, memory_mib};
+use super::rows::Rows;
+use crate::bench::ours::Prepared;
+use crate::bench::peer::Peer;
+use crate::bench::work::Work;
+
+const NUM_ROUNDS: usize = 7;
+
+/// Measures medians, in rounds that take turns with the twin.
+pub(super) fn measure(card: &Card, scale: &Scale, rows: &mut Rows) -> Result<()> {
+    let works = if scale.quick { Work::on_small_gpu() } else { Work::on_gpu() };
+    let is_gpu = card.run(|device| Ok(!device.is_cpu()))?;
+    let mut peer = match &scale.peer {
+        Some((python, scripts)) => Some(Peer::start_on(python, scripts, if is_gpu { "cuda" } else { "cpu" })?),
+        None => None,
+    };
+    for work in works {
+        let repeats = if scale.quick || work.is_training() { 1 } else { 4 };
+        let mut prepared = card.run(|device| Prepared::new_on(&work, device))?;
+        let mut once = |card: &Card| card.run(|device: &Device| prepared.run_ms_on(device, repeats));
+        if let Some(peer) = &mut peer {
+            peer.prepare(&work)?;
+            peer.run_ms(repeats)?;
+        }
+        once(card)?;
+        let (mut ours, mut theirs) = (vec![], vec![]);
+        for _ in 0..if scale.quick { 3 } else { NUM_ROUNDS } {
+            ours.push(once(card)?);
+            if let Some(peer) = &mut peer {
+                theirs.push(peer.run_ms(repeats)?);
+            }
+        }
+        let (ours, theirs) = (median(ours), median(theirs));
+        rows.measure(&format!("{}, ms", work.name), ours.unwrap_or(f64::NAN));
+        if let (Some(ours), Some(theirs)) = (ours, theirs) {
+            rows.measure(&format!("{}, PyTorch, ms", work.name), theirs);
+            rows.measure(&format!("{}, times as fast as PyTorch", work.name), theirs / ours);
+        }
+        if let Some(memory) = memory_mib() {
+            rows.measure(&format!("{}, memory held so far, MiB", work.name), memory);
+        }
+    }
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() >> 1).copied()
+}
