@@ -11,7 +11,7 @@ pub const KERNELS_VARIABLE: &str = "DIFFAE_KERNELS";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum KernelSet {
-    /// Candle's own operations instead of this crate's kernels.
+    /// The composed backend, Candle's operations as on a GPU, instead of this crate's kernels.
     Candle = 1,
     /// Plain Rust.
     Portable = 2,

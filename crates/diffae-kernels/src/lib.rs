@@ -1,8 +1,8 @@
 //! Tensor operations of Diffusion Autoencoders whose [Candle](candle_core) CPU version is slow or wrong.
 //!
-//! Each function takes and returns Candle tensors, is differentiable, and picks its implementation by
-//! device: a kernel of this crate on the CPU, Candle's own operations on CUDA and Metal. The crate knows
-//! neither networks nor noise schedules.
+//! Each function takes and returns Candle tensors, has its gradient written out, for a [`Tape`], and picks its
+//! implementation by device: kernels of this crate for f32 on the CPU; on CUDA and Metal, and in other number types, the same
+//! mathematics composed of Candle's operations. The crate knows neither networks nor noise schedules.
 //!
 //! | operation | why it is here |
 //! |---|---|

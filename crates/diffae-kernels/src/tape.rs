@@ -5,7 +5,8 @@
 //! saves only what their gradients need, frees each as the backward pass consumes it, and moves first gradients instead
 //! of adding them.
 //!
-//! A thread is in one of three modes: Candle's graph (the default), recording ([`record`]), and neither ([`no_gradients`]).
+//! A thread records ([`record`]), has gradients off ([`no_gradients`]), or neither, the default: operations of this crate then have
+//! no gradients, and Candle's own go into its graph.
 
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
@@ -36,11 +37,11 @@ pub struct Tape {
 
 /// Mode of differentiation of a thread.
 enum Mode {
-    /// Operations go into Candle's graph.
+    /// Operations of this crate are not differentiated; Candle's own go into its graph.
     Graph,
     /// Operations go onto a tape.
     Recording(Box<Tape>),
-    /// Operations are not differentiated.
+    /// Nothing is differentiated, and work stays on this thread.
     Neither,
 }
 
@@ -91,7 +92,7 @@ pub fn record_with<R, E: From<Error>>(
     record_onto(Tape { storage, ..Tape::default() }, forward)
 }
 
-/// Runs `f` without recording anything, neither on a tape nor in Candle's graph.
+/// Runs `f` without recording anything on a tape.
 pub fn no_gradients<R>(f: impl FnOnce() -> R) -> R {
     in_mode(Mode::Neither, f).0
 }
@@ -273,7 +274,7 @@ fn keep(tensor: &Tensor) -> Result<Kept> {
     Ok(kept)
 }
 
-/// Returns whether operations on this thread go into Candle's graph.
+/// Returns whether this thread is in the default mode.
 pub(crate) fn in_graph() -> bool {
     MODE.with_borrow(|mode| matches!(mode, Mode::Graph))
 }
@@ -361,7 +362,7 @@ fn record_onto<R, E: From<Error>>(
     }
 }
 
-/// Runs `f` in the default mode: operations go into Candle's graph.
+/// Runs `f` in the default mode.
 pub(crate) fn in_graph_mode<R>(f: impl FnOnce() -> R) -> R {
     in_mode(Mode::Graph, f).0
 }

@@ -22,7 +22,7 @@ use crate::storage::with_all_floats;
 ///
 /// On the CPU, 3x3 kernels on images of at least 8 pixels use Winograd's algorithm (unless
 /// [`set_exact`](crate::set_exact) says otherwise), the rest nine or one matrix products; other kernel sizes, other number
-/// types than f32 and other devices go through Candle. Only gradients that are needed are computed.
+/// types than f32 and other devices are composed of Candle's operations. Only gradients that are needed are computed.
 ///
 /// # Shapes
 /// - `x`: `[N, C, H, W]`; `weight`: `[O, C, K, K]`, K odd, or `[O, C, 1]`; `bias`: `[O]`; result: `[N, O, H, W]`.
