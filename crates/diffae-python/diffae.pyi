@@ -133,6 +133,8 @@ class _Training(TypedDict, total=False):
     """Settings to change by their dotted keys, as --set."""
     threads: int | None
     """Threads of the call; by default one per core. The same number gives the same bits."""
+    device: str | None
+    """cpu, which is the default, cuda, cuda:N or metal."""
 
 @final
 class Codes:

@@ -5,8 +5,9 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use diffae_data::FOLDER_LABELS;
-use diffae_infer::BUILT_IN_MODEL;
+use diffae_infer::{BUILT_IN_MODEL, device_from_name};
 use diffae_kernels::kernels_from_environment;
 use diffae_train::presets as known_presets;
 use diffae_train::{Notes, Outcome, RunFolder, Stage, StepReport, TrainConfig, TrainOptions, Work, require_same};
@@ -19,7 +20,8 @@ use crate::settings::Keywords;
 use crate::work::compute;
 
 /// Keyword arguments of training.
-const KEYWORDS: [&str; 9] = ["data", "out", "labels", "init_from", "freeze", "stage", "resume", "settings", "threads"];
+const KEYWORDS: [&str; 10] =
+    ["data", "out", "labels", "init_from", "freeze", "stage", "resume", "settings", "threads", "device"];
 /// Key of a dict of settings that names the preset which the others change.
 const EXTENDS: &str = "extends";
 
@@ -30,7 +32,7 @@ const EXTENDS: &str = "extends";
 /// ({"extends": "small64", "autoencoder": {"images": 1000}}). on_step gets a dict of stage, work, step, num_steps, loss and batch
 /// after each step; False stops, and an exception or Ctrl-C does, too. In all cases the run is saved in the folder out, and
 /// resume=True goes on with it, to the same bits. Other arguments: data, labels, init_from, freeze, stage, settings (a dict of
-/// dotted keys, as --set), threads. To resume a run takes no more than out; a config changes the settings of it that may change, labels
+/// dotted keys, as --set), threads, device (cpu unless it is given). To resume a run takes no more than out; a config changes the settings of it that may change, labels
 /// replace those that it has, and what else is given must be what it was started with. Raises InvalidInput for settings that are wrong
 /// and for paths that are not there, Failure if training diverges.
 #[pyfunction]
@@ -64,7 +66,9 @@ fn trained(
     let assignments = assignments(keywords)?;
     let given = config.map(|config| Given::new(config, &assignments)).transpose()?;
     let inputs = Inputs::new(keywords)?;
-    let options = TrainOptions { stage: stage(keywords)?, resume, ..TrainOptions::default() };
+    let device: Option<String> = keywords.get("device", "cpu, cuda, cuda:N or metal")?;
+    let device = device.map(|name| device_from_name(&name).map_err(|error| Error::Absent(Box::new(error.into()))));
+    let options = TrainOptions { stage: stage(keywords)?, resume, device: device.transpose()?.unwrap_or(Device::Cpu) };
     let mut listener = on_step.map(|on_step| move |py: Python<'_>, report| tell(py, &on_step, &report));
     let listener = listener.as_mut().map(|listener| listener as _);
     let outcome = compute(py, keywords.threads()?, listener, |link| {

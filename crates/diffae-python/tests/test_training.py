@@ -173,6 +173,9 @@ def test_what_is_wrong_is_said_before_anything_is_trained(drawings, tmp_path):
     ]:
         with pytest.raises(diffae.InvalidInput, match=message):
             diffae.train(config, **run)
+    for device, message in [("cuda", "no CUDA backend"), ("gpu", "\"gpu\" is not a device"), (3, "device is 3")]:
+        with pytest.raises(diffae.InvalidInput, match=message):
+            diffae.train("smoke", device=device, **run)
     with pytest.raises(diffae.InvalidInput, match="out is None"):
         diffae.train("smoke", data=data)
     with pytest.raises(diffae.InvalidInput, match="data is None"):
