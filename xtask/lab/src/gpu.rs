@@ -183,9 +183,18 @@ fn write_report(args: &Args, all: &BTreeMap<(usize, &str), Vec<Row>>) -> Result<
 mod tests {
     use super::*;
 
-    /// The part `codes`, and `operations` at small sizes, on the composed backend; others take minutes.
+    /// In a process of its own, since the device selects the kernels of the whole process.
     #[test]
-    fn small_checks_pass_on_the_composed_backend() {
+    fn operations_pass_on_the_composed_backend() {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let output = command.args(["--exact", "gpu::tests::composed_operations", "--ignored"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    #[test]
+    #[ignore = "selects the kernels of its process; operations_pass_on_the_composed_backend starts it"]
+    fn composed_operations() {
         let scale = Scale { quick: true, peer: None };
         let card = Card::open("composed").unwrap();
         let mut rows = Rows::silent();
