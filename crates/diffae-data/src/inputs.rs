@@ -105,8 +105,8 @@ pub fn list_inputs(paths: &[PathBuf]) -> Result<Vec<Input>> {
 /// As [`list_inputs`]; [`Error::Data`] if no sample has that key.
 pub fn list_inputs_with(paths: &[PathBuf], picture_key: &str) -> Result<Vec<Input>> {
     let (mut stems, mut sources) = (vec![], vec![]);
-    let mut add = |name: &Path, source| {
-        stems.push(stem(name));
+    let mut add = |name: String, source| {
+        stems.push(name);
         sources.push(source);
     };
     for path in paths {
@@ -115,7 +115,7 @@ pub fn list_inputs_with(paths: &[PathBuf], picture_key: &str) -> Result<Vec<Inpu
         if is_tensors(path) {
             let tensors = Arc::new(Tensors::open(path)?);
             for idx in 0..tensors.len() {
-                add(Path::new(tensors.name(idx)), InputSource::Tensor { tensors: Arc::clone(&tensors), idx });
+                add(stem(Path::new(tensors.name(idx))), InputSource::Tensor { tensors: Arc::clone(&tensors), idx });
             }
         } else if let Some(items) = found_in(path, picture_key)? {
             stored = items;
@@ -125,10 +125,10 @@ pub fn list_inputs_with(paths: &[PathBuf], picture_key: &str) -> Result<Vec<Inpu
             files.push(path.clone());
         }
         for file in files {
-            add(&file.clone(), InputSource::File(file));
+            add(stem(&file), InputSource::File(file));
         }
         for item in stored {
-            add(Path::new(&item.name.clone()), InputSource::Stored(item));
+            add(stem(Path::new(&item.name)), InputSource::Stored(item));
         }
     }
     Ok(file_names(stems).into_iter().zip(sources).map(|(name, source)| Input { name, source }).collect())
