@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorInfo};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::weights::SafetensorsFile;
@@ -85,7 +85,7 @@ impl<'a> Concatenation<'a> {
     /// [`Error::Io`] if a part cannot be read or `file` not be written; `target` is its name in messages.
     pub fn write(&self, file: &mut File, target: &Path, text: &BTreeMap<String, String>) -> Result<()> {
         let to = |source| Error::Io { path: target.to_owned(), source };
-        file.write_all(&self.header(text)).map_err(to)?;
+        self.write_header(file, text).map_err(to)?;
         // Each tensor is one run of bytes: all its rows of the first part, then those of the second.
         for whole in self.tensors.values() {
             for (path, &[start, len]) in self.parts.iter().zip(&whole.places) {
@@ -95,25 +95,49 @@ impl<'a> Concatenation<'a> {
         Ok(())
     }
 
-    /// Returns the length of the header and the header, with sorted keys, padded with spaces.
-    fn header(&self, text: &BTreeMap<String, String>) -> Vec<u8> {
-        let mut entries = Map::new();
+    /// Writes the length of the header and the header, with sorted keys, padded with spaces. It may hold the names of
+    /// millions of rows, so it goes to the file as it is encoded: once to be counted, once to be written.
+    fn write_header(&self, file: &mut File, text: &BTreeMap<String, String>) -> io::Result<()> {
+        let mut header: BTreeMap<&str, Entry<'_>> = BTreeMap::new();
         if !text.is_empty() {
-            entries.insert("__metadata__".to_owned(), json!(text));
+            header.insert("__metadata__", Entry::Text(text));
         }
-        let mut start = 0u64;
+        let mut start = 0;
         for (name, Whole { dtype, shape, places }) in &self.tensors {
             let end = start + places.iter().map(|[_, len]| len).sum::<u64>();
-            let entry = json!({ "data_offsets": [start, end], "dtype": dtype, "shape": shape });
-            entries.insert(name.clone(), entry);
+            header.insert(name, Entry::Tensor { data_offsets: [start, end], dtype: *dtype, shape });
             start = end;
         }
-        let mut entries = Value::Object(entries);
-        entries.sort_all_objects();
-        let mut header = entries.to_string().into_bytes();
-        header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
-        let length = (header.len() as u64).to_le_bytes();
-        [&length[..], &header].concat()
+        let mut count = ByteCount(0);
+        serde_json::to_writer(&mut count, &header)?;
+        let length = count.0.next_multiple_of(ALIGNMENT);
+        let mut file = BufWriter::new(file);
+        file.write_all(&(length as u64).to_le_bytes())?;
+        serde_json::to_writer(&mut file, &header)?;
+        file.write_all(&b" ".repeat(length - count.0))?;
+        file.flush()
+    }
+}
+
+/// An entry of the header; keys in the order of the alphabet.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Entry<'a> {
+    Text(&'a BTreeMap<String, String>),
+    Tensor { data_offsets: [u64; 2], dtype: Dtype, shape: &'a [usize] },
+}
+
+/// A writer that counts the bytes and drops them.
+struct ByteCount(usize);
+
+impl Write for ByteCount {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
