@@ -1,12 +1,14 @@
 //! CUDA builds on machines without a GPU and without NVIDIA's toolkit or libraries.
 //!
-//! `check-cuda` type-checks: Candle's kernels are not compiled, for their text does not matter to types. `cuda-build` compiles
+//! `check-cuda` type-checks: kernels are not compiled, for their text does not matter to types. `cuda-kernels` compiles ours, for
+//! what the compiler says of them. `cuda-build` compiles
 //! those kernels that we call with NVIDIA's compiler from `PyPI`, and links a program that opens NVIDIA's libraries when CUDA is
 //! asked for.
 
 pub(crate) mod build;
 pub(crate) mod check;
 mod compiler;
+pub(crate) mod kernels;
 mod libraries;
 mod toolkit;
 

@@ -53,6 +53,8 @@ enum Command {
     CheckCuda(cuda::check::Args),
     /// Build the program with CUDA, with NVIDIA's compiler from the Python package index; needs no GPU.
     CudaBuild(cuda::build::Args),
+    /// Compile diffae's kernels for cards, with NVIDIA's compiler from the Python package index, and list their registers.
+    CudaKernels,
     /// Simulate training on many processes: what links of several kinds leave of the speed.
     Scaling(scaling::Args),
     /// Build the Python package with maturin, and run its tests.
@@ -93,6 +95,7 @@ fn run(command: Command) -> Result<()> {
         Command::Dataset(dataset) => in_program("dataset", &dataset),
         Command::CheckCuda(args) => cuda::check::run(&args),
         Command::CudaBuild(args) => cuda::build::run(&args),
+        Command::CudaKernels => cuda::kernels::run(),
         Command::Scaling(args) => scaling::run(&args),
         Command::Wheel(args) => wheel::run(&args),
     }

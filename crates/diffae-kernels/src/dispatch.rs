@@ -1,11 +1,42 @@
 //! Selection of the CPU kernels: the best set that the machine has, unless a program or the environment names another.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use candle_core::{Result, bail};
 
 /// Environment variable that selects a kernel set: `portable`, `avx2`, `avx512`, `neon` or `candle`.
 pub const KERNELS_VARIABLE: &str = "DIFFAE_KERNELS";
+
+/// Environment variable that selects what computes on CUDA, besides convolutions and matrix products: `own`, the kernels of this
+/// crate, or `candle`, the composed backend, which is the default. No card has run the former yet.
+pub const CUDA_KERNELS_VARIABLE: &str = "DIFFAE_CUDA_KERNELS";
+
+/// Origin of the kernels that compute on CUDA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CudaKernels {
+    /// This crate.
+    Own,
+    /// Candle, of whose operations all is composed.
+    Candle,
+}
+
+impl CudaKernels {
+    fn from_environment() -> Result<Self> {
+        match std::env::var_os(CUDA_KERNELS_VARIABLE).unwrap_or_default().to_string_lossy().as_ref() {
+            "own" => Ok(Self::Own),
+            "candle" | "" => Ok(Self::Candle),
+            name => bail!("there are no CUDA kernels named {name:?}; the names are own, candle"),
+        }
+    }
+}
+
+/// Returns the kernels that compute on CUDA. A wrong name in the environment selects Candle's.
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "nothing computes on CUDA"))]
+pub(crate) fn cuda_kernels() -> CudaKernels {
+    static SELECTED: OnceLock<CudaKernels> = OnceLock::new();
+    *SELECTED.get_or_init(|| CudaKernels::from_environment().unwrap_or(CudaKernels::Candle))
+}
 
 /// A set of CPU kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +104,11 @@ impl KernelSet {
         Self::ALL.into_iter().find(|set| *set as u8 == code)
     }
 
+    fn from_environment() -> Result<Option<Self>> {
+        let name = std::env::var_os(KERNELS_VARIABLE).filter(|name| !name.is_empty());
+        name.map(|name| Self::from_name(&name.to_string_lossy())).transpose()
+    }
+
     /// Parses the name of a set, as in `DIFFAE_KERNELS`.
     ///
     /// # Errors
@@ -98,7 +134,7 @@ pub fn kernel_set() -> KernelSet {
     if let Some(set) = KernelSet::from_code(SELECTED.load(Ordering::Relaxed)) {
         return set;
     }
-    let set = kernels_from_environment().ok().flatten().unwrap_or_else(KernelSet::best);
+    let set = KernelSet::from_environment().ok().flatten().unwrap_or_else(KernelSet::best);
     // Another thread may have selected one meanwhile, which stays.
     match SELECTED.compare_exchange(0, set as u8, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => set,
@@ -118,13 +154,14 @@ pub fn force_kernel_set(set: KernelSet) -> Result<()> {
     Ok(())
 }
 
-/// Reads the kernel set that `DIFFAE_KERNELS` names, if it is set. Programs call it once, to report a wrong name.
+/// Reads the kernel set that `DIFFAE_KERNELS` names, if it is set. Programs call it once, to report a wrong name, there or in
+/// [`CUDA_KERNELS_VARIABLE`].
 ///
 /// # Errors
-/// If there is no set of that name, or this machine cannot run it.
+/// If there is no set of that name, or this machine cannot run it; if there are no CUDA kernels of the other name.
 pub fn kernels_from_environment() -> Result<Option<KernelSet>> {
-    let name = std::env::var_os(KERNELS_VARIABLE).filter(|name| !name.is_empty());
-    name.map(|name| KernelSet::from_name(&name.to_string_lossy())).transpose()
+    CudaKernels::from_environment()?;
+    KernelSet::from_environment()
 }
 
 /// Choice of the convolution algorithms of a frozen layer.

@@ -3,6 +3,7 @@
 use candle_core::{DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cuda::{self, DropoutMask};
 use crate::operation::{Operation, View, apply};
 use crate::storage::with_floats;
 
@@ -15,7 +16,7 @@ pub struct Dropout {
     pub seed: u64,
 }
 
-/// Number of elements of a task: the mask of each such block depends on its number alone.
+/// Number of elements of a task, a multiple of four: the mask of each such block depends on its number alone.
 const BLOCK: usize = 1 << 14;
 
 /// Zeroes elements with a probability p and multiplies the others by `1 / (1 - p)`.
@@ -74,6 +75,11 @@ impl Mask {
         Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())
     }
 
+    /// Returns the mask as the kernels for cards take it.
+    fn on_cards(self) -> DropoutMask {
+        DropoutMask { seed: self.seed, threshold: self.threshold, factor: self.factor, block: BLOCK }
+    }
+
     fn of(self, values: &[f32]) -> Vec<f32> {
         let mut values = values.to_vec();
         self.apply(&mut values);
@@ -99,6 +105,20 @@ impl Operation<1> for Mask {
         Ok([wanted.then(gradient).transpose()?])
     }
 
+    fn on_card(&self, [x]: [&Tensor; 1]) -> Result<Option<Tensor>> {
+        cuda::dropout(x, &self.on_cards())
+    }
+
+    fn gradients_on_card(
+        &self,
+        _: [&Tensor; 1],
+        [wanted]: [bool; 1],
+        dy: &Tensor,
+    ) -> Result<Option<[Option<Tensor>; 1]>> {
+        let gradient = wanted.then(|| cuda::dropout(dy, &self.on_cards())).transpose()?;
+        Ok(gradient.map_or(Some([None]), |gradient| gradient.map(|gradient| [Some(gradient)])))
+    }
+
     fn composed(&self, [x]: [&Tensor; 1]) -> Result<Tensor> {
         x * self.factors(x)?
     }
@@ -106,6 +126,12 @@ impl Operation<1> for Mask {
     fn composed_gradients(&self, [x]: [&Tensor; 1], [wanted]: [bool; 1], dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
         Ok([wanted.then(|| dy * self.factors(x)?).transpose()?])
     }
+}
+
+/// Returns the mask of some settings as the kernels for cards take it.
+#[cfg(test)]
+pub(crate) fn mask_on_cards(dropout: Dropout) -> DropoutMask {
+    Mask::new(dropout).on_cards()
 }
 
 #[cfg(test)]

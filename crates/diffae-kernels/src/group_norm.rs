@@ -8,6 +8,7 @@ pub use crate::cpu::planes::Activation;
 use crate::cpu::group_norm as cpu;
 use crate::cpu::group_norm::{Backward, Moments};
 use crate::cpu::planes::Planes;
+use crate::cuda;
 use crate::operation::{self, Operation, View};
 use crate::storage::with_all_floats;
 
@@ -95,6 +96,23 @@ impl Operation<3> for NormOp {
         let sums = Tensor::from_vec(sums, (2, images, ()), &Device::Cpu)?;
         let [d_scale, d_shift] = affine_gradients(&sums, [scale, shift], [wanted[1], wanted[2]])?;
         Ok([d_x, d_scale, d_shift])
+    }
+
+    fn on_card(&self, inputs: [&Tensor; 3]) -> Result<Option<Tensor>> {
+        cuda::group_norm(inputs, self.num_groups, self.activation)
+    }
+
+    fn gradients_on_card(
+        &self,
+        inputs: [&Tensor; 3],
+        wanted: [bool; 3],
+        dy: &Tensor,
+    ) -> Result<Option<[Option<Tensor>; 3]>> {
+        let norm = (self.num_groups, self.activation);
+        let Some((d_x, sums)) = cuda::group_norm_gradients(inputs, norm, wanted, dy)? else { return Ok(None) };
+        let [_, scale, shift] = inputs;
+        let [d_scale, d_shift] = affine_gradients(&sums, [scale, shift], [wanted[1], wanted[2]])?;
+        Ok(Some([d_x, d_scale, d_shift]))
     }
 
     fn composed(&self, [x, scale, shift]: [&Tensor; 3]) -> Result<Tensor> {

@@ -12,10 +12,11 @@
 //! | [`average_pool_2x`] | the adjoint of the former; Candle's runs on one thread |
 //! | [`dropout`] | a mask that a seed determines, so that it need not be saved |
 //! | [`record`], [`Tape`] | Candle's graph keeps every activation to the end of the backward pass and sums each gradient onto zeros |
-//! | [`adam_step`] | moments, parameters and moving average in one pass |
+//! | [`adam_steps`] | moments, parameters and moving average in one pass |
 //!
 //! Kernels use the best instruction set that the machine has, unless [`force_kernel_set`] or the environment variable
-//! [`KERNELS_VARIABLE`] selects another.
+//! [`KERNELS_VARIABLE`] selects another. On CUDA, [`CUDA_KERNELS_VARIABLE`] selects this crate's kernels for cards, which no card
+//! has run yet.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -34,6 +35,7 @@
 mod attention;
 mod conv2d;
 mod cpu;
+mod cuda;
 mod dispatch;
 mod dropout;
 mod gradients;
@@ -52,7 +54,8 @@ mod work;
 pub use attention::attention;
 pub use conv2d::{ConvInput, ConvWeight, conv2d};
 pub use dispatch::{
-    KERNELS_VARIABLE, KernelSet, Winograd, force_kernel_set, is_exact, kernel_set, kernels_from_environment, set_exact,
+    CUDA_KERNELS_VARIABLE, KERNELS_VARIABLE, KernelSet, Winograd, force_kernel_set, is_exact, kernel_set,
+    kernels_from_environment, set_exact,
 };
 pub use dropout::{Dropout, dropout};
 pub use gradients::Gradients;
@@ -61,8 +64,8 @@ pub use join::{add, concat_channels};
 pub use kept::ActivationStorage;
 pub use linear::linear;
 pub use optimizer::{
-    AdamConfig, AdamStep, ParameterState, SQUARES_BLOCK, StatePart, adam_step, adam_step_from, block_squares,
-    sums_of_squares,
+    AdamConfig, AdamStep, ParameterState, ParameterUpdate, SQUARES_BLOCK, StatePart, adam_step, adam_steps,
+    block_squares, sums_of_squares,
 };
 pub use resample::{average_pool_2x, upsample_nearest_2x};
 pub use tape::{Tape, checkpoint, differentiable, no_gradients, record, record_with};

@@ -7,6 +7,7 @@ use std::ops::Range;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, Var, bail};
 
 use crate::cpu::optimizer::{self as cpu, Buffers, Factors};
+use crate::cuda::{self, AdamBuffers};
 use crate::storage::{runs_here, with_floats};
 
 /// Settings of Adam.
@@ -55,7 +56,7 @@ impl StatePart {
 
 /// Optimizer state of one parameter, in f32, in the order of its elements: where the kernels update it in vectors, on other
 /// devices in tensors beside the parameter.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ParameterState {
     m: Values,
     v: Values,
@@ -64,7 +65,7 @@ pub struct ParameterState {
 }
 
 /// Consecutive values of a part of the state.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum Values {
     Host(Vec<f32>),
     /// A tensor of one axis.
@@ -169,98 +170,148 @@ impl ParameterState {
     }
 }
 
-/// Updates a parameter, its moments and its moving average in one pass on all threads; on other devices by Candle's operations.
+/// A parameter, or some consecutive elements of one, with what updates it.
+#[derive(Debug)]
+pub struct ParameterUpdate<'a> {
+    /// The parameter, f32.
+    pub parameter: &'a Var,
+    /// First element that is updated, row by row.
+    pub first: usize,
+    /// Gradient w.r.t. the elements that are updated.
+    pub gradient: &'a Tensor,
+    /// State of these elements.
+    pub state: &'a mut ParameterState,
+}
+
+/// Updates parameters, their moments and their moving averages: on the CPU in one pass on all threads, on a card in one launch
+/// for all where this crate's kernels are selected, else by Candle's operations.
 ///
 /// `g = gradient_scale * gradient`; `m = beta_1 m + (1 - beta_1) g`; `v = beta_2 v + (1 - beta_2) g^2`;
 /// `p = p (1 - lr weight_decay) - lr m_hat / (sqrt(v_hat) + eps)`, `m_hat = m / (1 - beta_1^t)`,
-/// `v_hat = v / (1 - beta_2^t)`; `ema = ema_decay ema + (1 - ema_decay) p`.
+/// `v_hat = v / (1 - beta_2^t)`; `ema = ema_decay ema + (1 - ema_decay) p`. A part of a parameter is updated to the same bits as
+/// the whole.
 ///
 /// # Shapes
-/// - `parameter`: any, f32; `gradient`: as `parameter`.
+/// - `parameter`: any, f32; `gradient`, and all of `state`: as many values as are updated.
 /// # Errors
-/// If shapes, number types or lengths of the state do not fit.
+/// If shapes, number types or lengths of the state do not fit; nothing has changed then.
 /// # Source
 /// Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1; Loshchilov and Hutter 2019 (arXiv:1711.05101), Algorithm 2.
+pub fn adam_steps(updates: &mut [ParameterUpdate<'_>], step: &AdamStep) -> Result<()> {
+    updates.iter().try_for_each(ParameterUpdate::check)?;
+    let factors = factors_of(step);
+    let on_card = updates.iter().map(ParameterUpdate::on_card).collect::<Result<Option<Vec<AdamBuffers>>>>()?;
+    if let Some(buffers) = on_card
+        && cuda::adam_steps(&buffers, &factors)?
+    {
+        return Ok(());
+    }
+    updates.iter_mut().try_for_each(|update| update.step(factors))
+}
+
+/// Updates a whole parameter, as [`adam_steps`] does.
+///
+/// # Errors
+/// As [`adam_steps`]; if the gradient has another shape than the parameter.
 pub fn adam_step(parameter: &Var, gradient: &Tensor, state: &mut ParameterState, step: &AdamStep) -> Result<()> {
     if gradient.dims() != parameter.dims() {
         bail!("gradient {:?} does not fit a parameter {:?}", gradient.dims(), parameter.dims())
     }
-    adam_step_from(parameter, 0, gradient, state, step)
+    adam_steps(&mut [ParameterUpdate { parameter, first: 0, gradient, state }], step)
 }
 
-/// Updates some consecutive elements of a parameter, from `first` on, as [`adam_step`] updates all: to the same bits.
-///
-/// # Shapes
-/// - `parameter`: any, f32, taken row by row; `gradient`, and all of `state`: as many values as are updated.
-/// # Errors
-/// If there are fewer elements, or number types or lengths of the state do not fit.
-pub fn adam_step_from(
-    parameter: &Var,
-    first: usize,
-    gradient: &Tensor,
-    state: &mut ParameterState,
-    step: &AdamStep,
-) -> Result<()> {
-    let count = gradient.elem_count();
-    let lengths = [state.m.len(), state.v.len()];
-    let fits = first.checked_add(count).is_some_and(|end| end <= parameter.elem_count());
-    if !fits || lengths != [count; 2] || state.ema.as_ref().is_some_and(|ema| ema.len() != count) {
-        let dims = gradient.dims();
-        bail!("gradient {dims:?} and state {lengths:?} do not fit a parameter {:?} from {first} on", parameter.dims())
+impl ParameterUpdate<'_> {
+    fn check(&self) -> Result<()> {
+        let Self { parameter, first, gradient, state } = self;
+        let count = gradient.elem_count();
+        let lengths = [state.m.len(), state.v.len()];
+        let fits = first.checked_add(count).is_some_and(|end| end <= parameter.elem_count());
+        if !fits || lengths != [count; 2] || state.ema.as_ref().is_some_and(|ema| ema.len() != count) {
+            let (got, expected) = (gradient.dims(), parameter.dims());
+            bail!("gradient {got:?} and state {lengths:?} do not fit a parameter {expected:?} from {first} on")
+        }
+        Ok(())
     }
-    let factors = factors_of(step);
-    let ParameterState { m, v, ema } = state;
-    match (m, v, ema) {
-        (Values::Host(m), Values::Host(v), ema) => {
-            let mut none = vec![];
-            let ema = match ema {
-                Some(Values::Host(ema)) => ema,
-                Some(Values::Device(_)) => bail!("the state of a parameter is in two places"),
-                None => &mut none,
-            };
-            let state = RefCell::new([m, v, ema]);
-            with_floats(gradient, |gradient| parameter.inplace_op1(&Step { first, gradient, state, factors }))
+
+    /// Returns all tensors of the update; `None` if the state is on the host.
+    fn on_card(&self) -> Result<Option<AdamBuffers>> {
+        let ParameterState { m: Values::Device(m), v: Values::Device(v), ema } = &*self.state else { return Ok(None) };
+        let average = match ema {
+            Some(Values::Device(average)) => Some(average.clone()),
+            Some(Values::Host(_)) => bail!("the state of a parameter is in two places"),
+            None => None,
+        };
+        let parameter = elements(self.parameter, self.first, m.elem_count())?;
+        let gradient = beside(self.parameter, self.gradient)?.contiguous()?;
+        Ok(Some(AdamBuffers { parameter, gradient, m: m.clone(), v: v.clone(), average }))
+    }
+
+    /// Makes the step by the kernels of the CPU, or by Candle's operations.
+    fn step(&mut self, factors: Factors) -> Result<()> {
+        let Self { parameter, first, gradient, state } = self;
+        let ParameterState { m, v, ema } = &mut **state;
+        match (m, v, ema) {
+            (Values::Host(m), Values::Host(v), ema) => {
+                let mut none = vec![];
+                let ema = match ema {
+                    Some(Values::Host(ema)) => ema,
+                    Some(Values::Device(_)) => bail!("the state of a parameter is in two places"),
+                    None => &mut none,
+                };
+                let (first, state) = (*first, RefCell::new([m, v, ema]));
+                with_floats(gradient, |gradient| parameter.inplace_op1(&Step { first, gradient, state, factors }))
+            }
+            (Values::Device(m), Values::Device(v), ema) => {
+                let ema = match ema {
+                    Some(Values::Device(ema)) => Some(ema),
+                    Some(Values::Host(_)) => bail!("the state of a parameter is in two places"),
+                    None => None,
+                };
+                let values = elements(parameter, *first, m.elem_count())?;
+                let values = composed_step(&values, &beside(parameter, gradient)?, [m, v], ema, &factors)?;
+                // The flat view shares the storage of the parameter.
+                parameter.as_detached_tensor().flatten_all()?.slice_set(&values, 0, *first)
+            }
+            _ => bail!("the state of a parameter is in two places"),
         }
-        (Values::Device(m), Values::Device(v), ema) => {
-            let ema = match ema {
-                Some(Values::Device(ema)) => Some(ema),
-                Some(Values::Host(_)) => bail!("the state of a parameter is in two places"),
-                None => None,
-            };
-            composed_step((parameter, first), gradient, [m, v], ema, &factors)
-        }
-        _ => bail!("the state of a parameter is in two places"),
     }
 }
 
-/// Makes the step of [`adam_step_from`] in Candle's operations.
+/// Returns consecutive elements of a parameter, as a view.
+fn elements(parameter: &Var, first: usize, count: usize) -> Result<Tensor> {
+    parameter.as_detached_tensor().flatten_all()?.narrow(0, first, count)
+}
+
+/// Returns a gradient in f32 on the device of its parameter.
+fn beside(parameter: &Var, gradient: &Tensor) -> Result<Tensor> {
+    gradient.to_device(parameter.device())?.flatten_all()?.to_dtype(DType::F32)
+}
+
+/// Makes the step of [`adam_steps`] in Candle's operations; returns the new values of the parameter.
 fn composed_step(
-    (parameter, first): (&Var, usize),
+    values: &Tensor,
     gradient: &Tensor,
     [m, v]: [&mut Tensor; 2],
     ema: Option<&mut Tensor>,
     factors: &Factors,
-) -> Result<()> {
+) -> Result<Tensor> {
     let [beta_1, beta_2, ema_decay] = [factors.beta_1, factors.beta_2, factors.ema_decay].map(f64::from);
     let [gradient_scale, step, decay] = [factors.gradient_scale, factors.step, factors.decay].map(f64::from);
     let [inv_sqrt_correction, eps] = [factors.inv_sqrt_correction, factors.eps].map(f64::from);
-    let g = (gradient.to_device(parameter.device())?.flatten_all()?.to_dtype(DType::F32)? * gradient_scale)?;
+    let g = (gradient * gradient_scale)?;
     *m = ((&*m * beta_1)? + (&g * (1. - beta_1))?)?;
     *v = ((&*v * beta_2)? + (g.sqr()? * (1. - beta_2))?)?;
-    let all = parameter.as_detached_tensor().flatten_all()?;
-    let values = all.narrow(0, first, g.elem_count())?;
     let denominator = ((v.sqrt()? * inv_sqrt_correction)? + eps)?;
     let values = ((values * (1. - decay))? - ((&*m / denominator)? * step)?)?;
     if let Some(ema) = ema {
         *ema = ((&*ema * ema_decay)? + (&values * (1. - ema_decay))?)?;
     }
-    // The flat view shares the storage of the parameter.
-    all.slice_set(&values, 0, first)
+    Ok(values)
 }
 
 /// Computes the coefficients of a step.
 #[expect(clippy::cast_possible_truncation, reason = "the update runs in f32")]
-fn factors_of(AdamStep { config, step_idx, gradient_scale }: &AdamStep) -> Factors {
+pub(crate) fn factors_of(AdamStep { config, step_idx, gradient_scale }: &AdamStep) -> Factors {
     let t = i32::try_from(step_idx + 1).unwrap_or(i32::MAX);
     Factors {
         gradient_scale: *gradient_scale as f32,
@@ -285,18 +336,26 @@ pub const SQUARES_BLOCK: usize = cpu::SQUARES_BLOCK;
 pub fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
     let mut sums = vec![0.; tensors.len()];
     let (mut places, mut waiting) = (vec![], vec![]);
-    for (place, tensor) in tensors.iter().enumerate() {
+    for (place, tensor) in tensors.iter().copied().enumerate() {
         if tensor.device().is_cpu() {
             sums[place] = block_squares(tensor)?.iter().sum();
         } else {
             places.push(place);
-            waiting.push(tensor.to_dtype(DType::F32)?.sqr()?.sum_all()?);
+            waiting.push(tensor);
         }
     }
-    if !waiting.is_empty() {
-        for (place, sum) in places.into_iter().zip(Tensor::stack(&waiting, 0)?.to_vec1::<f32>()?) {
-            sums[place] = f64::from(sum);
-        }
+    if waiting.is_empty() {
+        return Ok(sums);
+    }
+    let of_waiting: Vec<f64> = if let Some(blocks) = cuda::block_squares(&waiting)? {
+        blocks.into_iter().map(|sums| sums.into_iter().map(f64::from).sum()).collect()
+    } else {
+        let squares = waiting.iter().map(|it| it.to_dtype(DType::F32)?.sqr()?.sum_all());
+        let squares = Tensor::stack(&squares.collect::<Result<Vec<_>>>()?, 0)?;
+        squares.to_vec1::<f32>()?.into_iter().map(f64::from).collect()
+    };
+    for (place, sum) in places.into_iter().zip(of_waiting) {
+        sums[place] = sum;
     }
     Ok(sums)
 }

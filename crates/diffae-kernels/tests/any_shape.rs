@@ -7,9 +7,9 @@ mod support;
 use candle_core::{DType, Tensor, Var};
 use diffae_kernels::{
     Activation, ActivationStorage, AdamConfig, AdamStep, ConvInput, ConvWeight, Dropout, Gradients, GroupNorm,
-    KernelSet, ParameterState, StatePart, adam_step, adam_step_from, add, attention, average_pool_2x, concat_channels,
-    differentiable, dropout, force_kernel_set, group_norm, linear, no_gradients, record_with, sums_of_squares,
-    upsample_nearest_2x,
+    KernelSet, ParameterState, ParameterUpdate, StatePart, adam_step, adam_steps, add, attention, average_pool_2x,
+    concat_channels, differentiable, dropout, force_kernel_set, group_norm, linear, no_gradients, record_with,
+    sums_of_squares, upsample_nearest_2x,
 };
 use proptest::prelude::*;
 
@@ -121,7 +121,8 @@ fn after_three_steps(set: KernelSet, first: usize, count: usize) -> Vec<Vec<f32>
         if count == 35 {
             adam_step(&parameter, &gradient.reshape((7, 5)).unwrap(), &mut state, &step).unwrap();
         } else {
-            adam_step_from(&parameter, first, &gradient, &mut state, &step).unwrap();
+            let update = ParameterUpdate { parameter: &parameter, first, gradient: &gradient, state: &mut state };
+            adam_steps(&mut [update], &step).unwrap();
         }
     }
     let of_state = StatePart::ALL.map(|part| state.values(part).unwrap().into_owned());

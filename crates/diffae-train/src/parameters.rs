@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor, TensorId, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use diffae_kernels::{AdamConfig, AdamStep, Gradients, ParameterState, StatePart, adam_step_from, sums_of_squares};
+use diffae_kernels::{
+    AdamConfig, AdamStep, Gradients, ParameterState, ParameterUpdate, StatePart, adam_steps, sums_of_squares,
+};
 use diffae_nets::BatchMoments;
 use diffae_nets::weights::{SafetensorsFile, TensorSource, float_bytes};
 use safetensors::Dtype;
@@ -230,12 +232,14 @@ impl Parameters {
             ema_decay: settings.ema_decay_at(step),
         };
         let update = AdamStep { config, step_idx: step, gradient_scale };
+        let mut updates = vec![];
         for (_, parameter) in self.by_name.iter_mut().filter(|(name, p)| !p.frozen && Part::of(name) == part) {
             if let Some(gradient) = gradients.get(&parameter.var) {
-                adam_step_from(&parameter.var, parameter.held.start, gradient, &mut parameter.state, &update)?;
+                let (first, state) = (parameter.held.start, &mut parameter.state);
+                updates.push(ParameterUpdate { parameter: &parameter.var, first, gradient, state });
             }
         }
-        Ok(())
+        Ok(adam_steps(&mut updates, &update)?)
     }
 
     /// Copies the moving averages of the model.

@@ -22,6 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use diffae_kernels::CUDA_KERNELS_VARIABLE;
 use xtask::repository;
 
 use self::card::Card;
@@ -30,15 +31,22 @@ use self::rows::{Row, Rows, table};
 /// A part of the checks: how it is called, the seconds that it may take, and what it does.
 type Part = (&'static str, u64, fn(&Card, &Scale, &mut Rows) -> Result<()>);
 
+/// Beginning of the names of parts that run this crate's kernels for cards; the others compose operations of Candle's.
+const OWN: &str = "own-";
 /// All parts, the most important first.
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 12] = [
     ("operations", 90, operations::check),
     ("networks", 90, whole::networks),
+    ("own-operations", 60, operations::check),
+    ("own-networks", 60, whole::networks),
     ("samples", 60, whole::samples),
     ("codes", 60, whole::codes),
     ("training", 120, training::steps),
+    ("own-training", 90, training::steps),
     ("resume", 120, training::resume),
     ("speed", 180, speed::measure),
+    ("own-speed", 120, speed::measure),
+    ("own-resume", 120, training::resume),
 ];
 
 /// Arguments of `cargo xtask gpu`.
@@ -51,6 +59,8 @@ pub(crate) struct Args {
     #[arg(long)]
     out: PathBuf,
     /// Run only the parts whose names contain this
+    ///
+    /// Parts whose names begin with `own` take the kernels of diffae for cards, in place of Candle's.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Take small sizes, for a CPU
@@ -117,6 +127,7 @@ fn supervised(args: &Args, name: &str, limit: Duration) -> Result<Vec<Row>> {
     let mut command = Command::new(program);
     command.args(["gpu", "--device", &args.device, "--part", name, "--out"]).arg(&args.out);
     command.args(args.quick.then_some("--quick")).args(args.peer.then_some("--peer"));
+    command.env(CUDA_KERNELS_VARIABLE, if name.starts_with(OWN) { "own" } else { "candle" });
     command.arg("--python").arg(&args.python);
     if let Some(scripts) = &args.scripts {
         command.arg("--scripts").arg(scripts);

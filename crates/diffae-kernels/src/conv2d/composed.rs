@@ -6,18 +6,20 @@
 use candle_core::{Result, Tensor};
 
 use super::sizes::WeightSizes;
+use crate::cuda;
 
-/// Computes `y[n, o] = bias[o] + sum over c of x[n, c] * weight[o, c]`.
+/// Computes `y[n, o] = bias[o] + residual[n, o] + sum over c of x[n, c] * weight[o, c]`.
 ///
 /// # Errors
 /// If shapes do not fit.
-pub(super) fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub(super) fn convolve(x: &Tensor, weight: &Tensor, bias: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
     let (weight, kernel) = square(weight)?;
     let y = x.contiguous()?.conv2d(&weight, kernel >> 1, 1, 1, 1)?;
-    match bias {
-        Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
-        None => Ok(y),
+    if let Some(y) = cuda::add_bias(&y, bias, residual)? {
+        return Ok(y);
     }
+    let y = y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?;
+    residual.map_or_else(|| Ok(y.clone()), |residual| &y + residual)
 }
 
 /// Computes the gradient w.r.t. the input: `d_x[n, c] = sum over o of dy[n, o] * turned(weight[o, c])`.
@@ -47,7 +49,8 @@ pub(super) fn weight_gradient(x: &Tensor, weight: &Tensor, dy: &Tensor) -> Resul
 /// # Errors
 /// If the device fails.
 pub(super) fn bias_gradient(bias: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    dy.sum((0, 2, 3))?.reshape(bias.shape())
+    let sums = cuda::sum_channels(dy)?.map_or_else(|| dy.sum((0, 2, 3)), Ok)?;
+    sums.reshape(bias.shape())
 }
 
 /// Returns a weight as `[O, C, K, K]`, and K.

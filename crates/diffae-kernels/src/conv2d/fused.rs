@@ -14,7 +14,7 @@ use crate::cpu::planes::{Activation, Planes};
 use crate::group_norm::{NormOp, affine_gradients};
 use crate::join::split_channels;
 use crate::kept::Kept;
-use crate::operation::Operation;
+use crate::operation;
 use crate::storage::{runs_here, with_all_floats};
 use crate::tape;
 
@@ -67,10 +67,9 @@ fn composed_layer(input: &ConvInput<'_>, [weight, bias]: [&Tensor; 2]) -> Result
     let mut x = input.skip.map_or_else(|| Ok(x.clone()), |skip| Tensor::cat(&[&x, &skip.detach()], 1))?;
     if let Some(norm) = input.norm {
         let op = NormOp { num_groups: norm.num_groups, activation: norm.activation };
-        x = op.composed([&x, &norm.scale.detach(), &norm.shift.detach()])?;
+        x = operation::forward(&op, [&x, &norm.scale.detach(), &norm.shift.detach()])?;
     }
-    let y = composed::convolve(&x, &weight.detach(), Some(&bias.detach()))?;
-    input.residual.map_or_else(|| Ok(y.clone()), |residual| &y + residual.detach())
+    composed::convolve(&x, &weight.detach(), &bias.detach(), input.residual.map(Tensor::detach).as_ref())
 }
 
 /// State saved for the backward pass.
@@ -175,7 +174,8 @@ impl Saved {
         let norm = op.zip(self.norm.as_ref());
         let [weight_wanted, bias_wanted] = wanted.parameters;
         let d_weight = || {
-            let input = norm.map(|(op, norm)| op.composed([&joined, &norm.scale, &norm.shift])).transpose()?;
+            let input =
+                norm.map(|(op, norm)| operation::forward(&op, [&joined, &norm.scale, &norm.shift])).transpose()?;
             composed::weight_gradient(input.as_ref().unwrap_or(&joined), &self.weight, dy)
         };
         let d_weight = weight_wanted.then(d_weight).transpose()?;
@@ -185,7 +185,7 @@ impl Saved {
         let [input, d_scale, d_shift] = match (norm, input) {
             (Some((op, norm)), Some(input)) => {
                 let flags = [wanted.parts.contains(&true), wanted.affine[0], wanted.affine[1]];
-                op.composed_gradients([&joined, &norm.scale, &norm.shift], flags, &input)?
+                operation::gradients(&op, [&joined, &norm.scale, &norm.shift], flags, &input)?
             }
             (_, input) => [input, None, None],
         };

@@ -68,7 +68,7 @@ impl Operation<3> for Conv2d {
     }
 
     fn composed(&self, [x, weight, bias]: [&Tensor; 3]) -> Result<Tensor> {
-        composed::convolve(x, weight, Some(bias))
+        composed::convolve(x, weight, bias, None)
     }
 
     fn composed_gradients(

@@ -8,7 +8,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 use diffae_infer::{LatentConfig, LoadOptions, ModelSource, Pipeline, PipelineSettings, no_observer};
 use diffae_kernels::{
-    AdamConfig, AdamStep, Gradients, ParameterState, adam_step, differentiable, record, run_in_pool, sums_of_squares,
+    AdamConfig, AdamStep, Gradients, ParameterState, ParameterUpdate, adam_steps, differentiable, record, run_in_pool,
+    sums_of_squares,
 };
 use diffae_nets::weights::LatentMoments;
 use diffae_nets::{DiffusionAutoencoder, LatentNet};
@@ -163,10 +164,12 @@ impl Training {
         let scale = (1. / squares.sqrt()).min(1.);
         let config =
             AdamConfig { lr: 1e-4, beta_1: 0.9, beta_2: 0.999, eps: 1e-8, weight_decay: 0., ema_decay: 0.9999 };
-        for (var, state) in &mut self.parameters {
-            let gradient = gradients.get(var).context("a parameter without gradient")?;
-            adam_step(var, gradient, state, &AdamStep { config, step_idx: self.step_idx, gradient_scale: scale })?;
+        let mut updates = vec![];
+        for (parameter, state) in &mut self.parameters {
+            let gradient = gradients.get(parameter).context("a parameter without gradient")?;
+            updates.push(ParameterUpdate { parameter, first: 0, gradient, state });
         }
+        adam_steps(&mut updates, &AdamStep { config, step_idx: self.step_idx, gradient_scale: scale })?;
         self.step_idx += 1;
         Ok(())
     }
