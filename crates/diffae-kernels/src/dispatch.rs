@@ -15,9 +15,9 @@ pub const CUDA_KERNELS_VARIABLE: &str = "DIFFAE_CUDA_KERNELS";
 /// Origin of the kernels that compute on CUDA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CudaKernels {
-    /// This crate.
+    /// Kernels of diffae.
     Own,
-    /// Candle, of whose operations all is composed.
+    /// Kernels of Candle, of which operations are composed.
     Candle,
 }
 
