@@ -28,6 +28,16 @@ pub fn device_from_name(name: &str) -> Result<Device> {
     }
 }
 
+/// Returns the free memory of a card, in bytes; `None` for a CPU, or where it is not known.
+#[must_use]
+pub fn free_memory(device: &Device) -> Option<usize> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(card) => card.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free),
+        _ => None,
+    }
+}
+
 fn automatic() -> Device {
     let gpu = if cfg!(feature = "cuda") { Device::new_cuda_with_stream(0).ok() } else { None };
     let gpu = gpu.or_else(|| if cfg!(feature = "metal") { Device::new_metal(0).ok() } else { None });
@@ -68,6 +78,7 @@ mod tests {
     fn names_are_understood_or_explained() {
         assert!(device_from_name("cpu").unwrap().is_cpu());
         assert!(device_from_name("auto").is_ok());
+        assert_eq!(free_memory(&Device::Cpu), None);
         for name in ["gpu", "cpu:1", "cuda:x", ""] {
             assert!(device_from_name(name).unwrap_err().to_string().contains("not a device"), "{name}");
         }

@@ -45,6 +45,8 @@ pub struct Planned {
 /// The cost of a run.
 #[derive(Debug, Clone)]
 pub struct Estimate {
+    /// Number of parameters that the first stage trains.
+    pub num_parameters: usize,
     /// Bytes of activations per picture that a step of the first stage saves for the backward pass.
     pub kept_bytes_per_image: usize,
     /// Stages to be trained, in order.
@@ -115,7 +117,28 @@ impl Estimate {
                 });
             }
         }
-        Ok(Self { kept_bytes_per_image, stages })
+        Ok(Self { num_parameters: trainer.num_parameters(), kept_bytes_per_image, stages })
+    }
+
+    /// Computes the memory of values, gradients, two moments and averages of all parameters in f32, in bytes.
+    #[must_use]
+    pub fn state_bytes(&self) -> usize {
+        self.num_parameters * 5 * size_of::<f32>()
+    }
+
+    /// Computes the least memory of a step of the first stage with `at_once` pictures in a micro-batch, in bytes: parameters with
+    /// their state, and the activations that are saved. Intermediate results come on top.
+    #[must_use]
+    pub fn step_bytes(&self, at_once: usize) -> usize {
+        self.state_bytes() + self.kept_bytes_per_image * at_once
+    }
+
+    /// Returns the least number of micro-batches into which a batch can be cut for steps of at most so many bytes; `None` if
+    /// single pictures take more.
+    #[must_use]
+    pub fn accumulate_within(&self, batch_size: usize, bytes: usize) -> Option<usize> {
+        let divides = |count: &usize| batch_size.is_multiple_of(*count);
+        (1..=batch_size).filter(divides).find(|count| self.step_bytes(batch_size.div_euclid(*count)) <= bytes)
     }
 }
 
@@ -216,4 +239,20 @@ fn repeated(what: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         count += 1;
     }
     Ok(start.elapsed().as_secs_f64() / f64::from(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_cut_until_a_step_fits() {
+        let estimate = Estimate { num_parameters: 100, kept_bytes_per_image: 1000, stages: vec![] };
+        assert_eq!(estimate.step_bytes(12), 14_000);
+        for (bytes, expected) in
+            [(14_000, Some(1)), (13_999, Some(2)), (6_500, Some(3)), (3_000, Some(12)), (2_999, None)]
+        {
+            assert_eq!(estimate.accumulate_within(12, bytes), expected, "{bytes}");
+        }
+    }
 }

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use candle_core::Device;
 use diffae_data::{Labels, Pictures, Split};
-use diffae_train::{Estimate, Kind, Notes, Planned, RunFolder, Stage, StageEstimate, TrainConfig, Trainer, check_data};
+use diffae_infer::free_memory;
+use diffae_train::{
+    Estimate, Kind, Notes, Planned, RunFolder, Stage, StageEstimate, StageSettings, TrainConfig, Trainer, check_data,
+};
 use image::ImageReader;
 
 use super::times::{about, in_words};
@@ -40,10 +43,11 @@ pub(super) fn run(args: &TrainArgs, device: &Device) -> Result<()> {
         say("no --data: pictures and labels are not looked at")?;
         Planned::default()
     };
+    let free_bytes = free_memory(device);
     let trainer = refusals.take(Trainer::of_run(&config, &notes, device));
     let Some(mut trainer) = trainer.filter(|_| refusals.0.is_empty()) else { return refusals.report() };
     let estimate = Estimate::new(&config, &mut trainer, planned)?;
-    say_sizes(&config, trainer.num_parameters(), &estimate)?;
+    say_sizes(&config, &estimate, free_bytes)?;
     say_times(&of_stages(&estimate, &stages), planned)
 }
 
@@ -188,21 +192,42 @@ fn say_labels(labels: &Labels, splits: [&Pictures; 2]) -> Result<()> {
     labels.names.iter().zip(present).try_for_each(|(name, count)| say(&format!("  {name:width$}  {count} have it")))
 }
 
-fn say_sizes(config: &TrainConfig, num_parameters: usize, estimate: &Estimate) -> Result<()> {
+fn say_sizes(config: &TrainConfig, estimate: &Estimate, free_bytes: Option<usize>) -> Result<()> {
     let stage = &config.autoencoder;
-    let per_parameter = 20.; // value, gradient, two moments, average
-    let mib = |bytes: f64| bytes / f64::from(1 << 20);
-    let (millions, state_mib) = (num_parameters as f64 / 1e6, mib(num_parameters as f64 * per_parameter));
-    say(&format!("parameters of encoder and UNet: {num_parameters} ({millions:.1} million)"))?;
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    let (count, state_mib) = (estimate.num_parameters, mib(estimate.state_bytes()));
+    say(&format!("parameters of encoder and UNet: {count} ({:.1} million)", count as f64 / 1e6))?;
     say(&format!("memory of parameters, gradients, moments and averages: {state_mib:.0} MiB"))?;
     let at_once = stage.batch_size.checked_div(stage.accumulate).unwrap_or(0);
     let per_image = estimate.kept_bytes_per_image;
-    let (activations, per_image) = (mib((per_image * at_once) as f64), mib(per_image as f64));
+    let (activations, per_image) = (mib(per_image * at_once), mib(per_image));
+    let step_mib = mib(estimate.step_bytes(at_once));
     say(&format!(
         "memory of activations saved for the backward pass: {activations:.0} MiB, {per_image:.1} MiB a picture; a step takes \
-         at least {:.0} MiB",
-        activations + state_mib
-    ))
+         at least {step_mib:.0} MiB",
+    ))?;
+    free_bytes.map_or(Ok(()), |free| say(&advice(stage, estimate, free)))
+}
+
+/// Says whether steps of the first stage fit the free memory of a card, and how they would.
+fn advice(stage: &StageSettings, estimate: &Estimate, free_bytes: usize) -> String {
+    // Results between two layers, and gradients on their way, take memory for a moment.
+    let usable = free_bytes.div_euclid(4) * 3;
+    let mib = |bytes: usize| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
+    let batch = stage.batch_size;
+    let at_once = |accumulate: usize| batch.checked_div(accumulate).unwrap_or(0);
+    let free = format!("memory of the card: {} free", mib(free_bytes));
+    if estimate.step_bytes(at_once(stage.accumulate)) <= usable {
+        return format!("{free}, enough");
+    }
+    let kept = "with a quarter kept for intermediate results";
+    match estimate.accumulate_within(batch, usable) {
+        Some(count) => {
+            let step = mib(estimate.step_bytes(at_once(count)));
+            format!("{free}, too little {kept}; with --set autoencoder.accumulate={count} a step takes at least {step}")
+        }
+        None => format!("{free}, too little for a picture at a time {kept}: take a smaller model or smaller pictures"),
+    }
 }
 
 /// Prints a line for each stage, from steps measured on this machine.
@@ -223,4 +248,23 @@ fn say_times(stages: &[StageEstimate], planned: Planned) -> Result<()> {
     let all: f64 = stages.iter().map(StageEstimate::secs).sum();
     let without = if planned.num_train == 0 { ", without encoding the pictures between stages" } else { "" };
     say(&format!("  {:<12} {}{without}", "all", about(all)))
+}
+
+#[cfg(test)]
+mod tests {
+    use diffae_train::presets;
+
+    use super::*;
+
+    #[test]
+    fn a_step_that_does_not_fit_a_card_is_cut() {
+        const MIB: usize = 1 << 20;
+        let estimate = Estimate { num_parameters: MIB, kept_bytes_per_image: 10 * MIB, stages: vec![] };
+        let stage =
+            StageSettings { batch_size: 32, accumulate: 1, ..presets::config("small64", &[]).unwrap().autoencoder };
+        let said = |free: usize| advice(&stage, &estimate, free * MIB);
+        assert_eq!(said(600), "memory of the card: 600 MiB free, enough");
+        assert!(said(300).ends_with("--set autoencoder.accumulate=2 a step takes at least 180 MiB"), "{}", said(300));
+        assert!(said(30).contains("smaller model"), "{}", said(30));
+    }
 }
