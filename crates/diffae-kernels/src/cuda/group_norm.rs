@@ -68,13 +68,13 @@ impl Sizes {
 
     fn moments(&self, x: usize, partial: usize) -> Result<Launch> {
         let arguments = vec![Argument::Buffer(x), Argument::Buffer(partial), Argument::int(self.group_len())?];
-        self.launch("moments", [self.num_parts(), self.images * self.groups], self.threads_of_part(), arguments)
+        self.launch("moments", [self.images * self.groups, self.num_parts()], self.threads_of_part(), arguments)
     }
 
     /// Plans the forward pass. Buffers: x, y, scale, shift, sums of moments.
     pub(super) fn forward(&self) -> Result<Vec<Launch>> {
         let arguments = (0..5).map(Argument::Buffer).chain(self.described()?).collect();
-        let grid = [self.num_parts(), self.images * self.groups];
+        let grid = [self.images * self.groups, self.num_parts()];
         Ok(vec![self.moments(0, 4)?, self.launch("forward", grid, self.threads_of_part(), arguments)?])
     }
 
@@ -87,7 +87,7 @@ impl Sizes {
         let sums = self.launch("sums", [self.images * self.channels, 1], of_plane, of(&[0, 1, 2, 3, 4, 5]))?;
         let mut launches = vec![self.moments(0, 4)?, sums];
         if let Some(d_x) = d_x {
-            let grid = [self.num_parts(), self.images * self.groups];
+            let grid = [self.images * self.groups, self.num_parts()];
             launches.push(self.launch("input", grid, self.threads_of_part(), of(&[0, 1, d_x, 2, 3, 4, 5]))?);
         }
         Ok(launches)

@@ -13,7 +13,7 @@ pub(super) struct Launch {
     /// File of the kernel.
     pub(super) module: Module,
     pub(super) kernel: String,
-    /// Number of blocks along x and y.
+    /// Number of blocks along x, and along y, where a card counts to 65,535 only.
     pub(super) grid: [u32; 2],
     /// Threads of a block.
     pub(super) threads: u32,

@@ -130,6 +130,7 @@ inline void run_block() {
 // Runs a kernel, `body(argument)` for each thread.
 inline void launch(unsigned grid_x, unsigned grid_y, unsigned num_threads, void (*kernel)(void *), void *argument) {
     if (num_threads == 0 || num_threads % WARP != 0) fail("the number of threads is no multiple of a warp");
+    if (num_threads > 1024 || grid_x == 0 || grid_y == 0 || grid_x >= 1u << 31 || grid_y > 65535) fail("no card has such a grid");
     threads.resize(num_threads);
     for (Thread &thread : threads) thread.stack.resize(STACK);
     blockDim = {num_threads, 1, 1};

@@ -46,13 +46,13 @@ __device__ inline void store(T *to, const Pack<T, WIDTH> &pack) {
     *reinterpret_cast<Pack<T, WIDTH> *>(to) = pack;
 }
 
-// The share of `count` packs that falls to the block `blockIdx.x` of `gridDim.x`.
+// The share of `count` packs that falls to the block `blockIdx.y` of `gridDim.y`. (Along y a card counts to 65,535 only.)
 struct Share {
     int start, end;
 };
 
 __device__ inline Share share_of(int count) {
-    const long long blocks = gridDim.x, block = blockIdx.x;
+    const long long blocks = gridDim.y, block = blockIdx.y;
     return {static_cast<int>(count * block / blocks), static_cast<int>(count * (block + 1) / blocks)};
 }
 

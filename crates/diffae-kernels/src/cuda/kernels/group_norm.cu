@@ -3,14 +3,14 @@
 //   x_hat = (x - mean) / sqrt(variance + eps),  u = x_hat scale + shift,  y = u  or  u sigmoid(u)
 //
 // x, y: [N, C, pixels], of `groups` groups of `size = C / groups * pixels` elements an image. scale, shift: [N, C] with
-// `row = C`, or [C] with `row = 0`. A group may be cut into `gridDim.x` parts, so that few large groups fill a card.
+// `row = C`, or [C] with `row = 0`. A group may be cut into `gridDim.y` parts, so that few large groups fill a card.
 #include "common.cuh"
 
 // Sums of `x - first` and of its square, where `first` is the first element of the group: [groups of all images, parts].
 // Without that origin, the variance of numbers far from zero would be lost to rounding.
 template <typename T, int WIDTH>
 __device__ void sum_moments(const T *x, float2 *partial, int size) {
-    const T *group = x + static_cast<long long>(blockIdx.y) * size;
+    const T *group = x + static_cast<long long>(blockIdx.x) * size;
     const float origin = to_float(group[0]);
     const Share share = share_of(size / WIDTH);
     float2 sums = {0.f, 0.f};
@@ -23,7 +23,7 @@ __device__ void sum_moments(const T *x, float2 *partial, int size) {
         }
     }
     sums = block_sum(sums);
-    if (threadIdx.x == 0) partial[blockIdx.y * gridDim.x + blockIdx.x] = sums;
+    if (threadIdx.x == 0) partial[blockIdx.x * gridDim.y + blockIdx.y] = sums;
 }
 
 struct Moments {
@@ -51,14 +51,14 @@ __device__ inline float silu_slope(float u) {
     return s * (1.f + u * (1.f - s));
 }
 
-// y from x. A block has a part of a group; `blockIdx.y` counts the groups of all images.
+// y from x. A block has a part of a group; `blockIdx.x` counts the groups of all images.
 template <typename T, int WIDTH>
 __device__ void normalize(const T *x, T *y, const float *scale, const float *shift, const float2 *partial, int parts,
                           int channels, int groups, int pixels, int row, float eps, int silu) {
     const int of_group = channels / groups, size = of_group * pixels;
-    const int image = blockIdx.y / groups, first = blockIdx.y % groups * of_group;
-    const long long start = static_cast<long long>(blockIdx.y) * size;
-    const Moments moments = moments_of(x, partial, blockIdx.y, size, parts, eps);
+    const int image = blockIdx.x / groups, first = blockIdx.x % groups * of_group;
+    const long long start = static_cast<long long>(blockIdx.x) * size;
+    const Moments moments = moments_of(x, partial, blockIdx.x, size, parts, eps);
     const Share share = share_of(size / WIDTH);
     for (int i = share.start + threadIdx.x; i < share.end; i += blockDim.x) {
         const int channel = image * row + first + i * WIDTH / pixels;
@@ -109,9 +109,9 @@ __device__ void input_gradient(const T *x, const T *dy, T *dx, const float *scal
                                const float2 *partial, const float *sums, int parts, int channels, int groups, int pixels,
                                int row, float eps, int silu) {
     const int of_group = channels / groups, size = of_group * pixels;
-    const int image = blockIdx.y / groups, first = blockIdx.y % groups * of_group;
-    const long long start = static_cast<long long>(blockIdx.y) * size, all = static_cast<long long>(gridDim.y / groups) * channels;
-    const Moments moments = moments_of(x, partial, blockIdx.y, size, parts, eps);
+    const int image = blockIdx.x / groups, first = blockIdx.x % groups * of_group;
+    const long long start = static_cast<long long>(blockIdx.x) * size, all = static_cast<long long>(gridDim.x / groups) * channels;
+    const Moments moments = moments_of(x, partial, blockIdx.x, size, parts, eps);
     float2 means = {0.f, 0.f};
     for (int i = threadIdx.x; i < of_group; i += blockDim.x) {
         const float a = scale[image * row + first + i] / size;
