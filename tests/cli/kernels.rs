@@ -58,4 +58,18 @@ fn unknown_kernels_are_refused_with_the_names_that_there_are() {
     workspace.run_with_environment(&info, &environment).fails_with("DIFFAE_KERNELS");
     workspace.run_with_environment(&info, &environment).fails_with("\"nonsense\"");
     workspace.run_with_environment(&info, &environment).fails_with("candle, portable, neon, avx2, avx512");
+    let of_cards = [("DIFFAE_CUDA_KERNELS", "nonsense")];
+    workspace.run_with_environment(&info, &of_cards).fails_with("DIFFAE_CUDA_KERNELS");
+    workspace.run_with_environment(&info, &of_cards).fails_with("own, candle");
+}
+
+#[test]
+fn tf32_is_for_cards_of_nvidia() {
+    let workspace = Workspace::new();
+    let model = checkpoint("ddpm16");
+    workspace.run(&["sample", "--model", &model, "--dtype", "tf32", "--out", "out"]).fails_with("CUDA cards");
+    let train = ["train", "--preset", "smoke", "--data", env!("CARGO_MANIFEST_DIR"), "--dtype", "tf32", "--out", "out"];
+    workspace.run(&train).fails_with("CUDA cards");
+    workspace.run(&["import", &model, "--dtype", "tf32", "--out", "out"]).fails_with("no number type of files");
+    assert!(workspace.files(".").is_empty());
 }

@@ -65,7 +65,7 @@ pub(crate) struct GlobalArgs {
     /// Device: auto, cpu, cuda, cuda:N or metal; auto uses the GPU if this program has a backend for it, else the CPU
     #[arg(long, global = true, help_heading = GLOBAL_HEADING, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: String,
-    /// Number type of the weights, and on a GPU of the arithmetic
+    /// Number type of the weights, and on a GPU of the arithmetic; tf32 rounds the factors of products on CUDA cards
     #[arg(long, global = true, help_heading = GLOBAL_HEADING, value_enum, default_value_t = NumberType::F32)]
     pub(crate) dtype: NumberType,
     /// CPU threads [default: one per core]
@@ -86,6 +86,7 @@ pub(crate) struct GlobalArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum NumberType {
     F32,
+    Tf32,
     Bf16,
     F16,
 }

@@ -10,14 +10,14 @@ use diffae_data::{Input, read_batch};
 use diffae_eval::EvaluatedModel;
 use diffae_infer::{
     CodesNeed, Encoded, Inversion, LoadOptions, Model, ModelConfig, ModelSource, Pipeline, PipelineSettings, Settings,
-    Subjects, device_from_name,
+    Subjects, arithmetic_name,
 };
 use diffae_nets::weights::{ArchitectureHints, ParameterSet};
 use diffae_schedule::Spacing;
 use serde_json::Value;
 
 use crate::args::{BatchArgs, GlobalArgs, HintArgs, ModelArgs, WeightsChoice};
-use crate::device::dtype;
+use crate::device::{device, dtype};
 use crate::interrupt::catch_interrupts;
 use crate::progress::{Job, Progress};
 
@@ -69,7 +69,7 @@ impl Session {
     pub(crate) fn settings(&self) -> BTreeMap<String, Value> {
         BTreeMap::from([
             ("model".to_owned(), self.model().fingerprint().into()),
-            ("dtype".to_owned(), self.options.dtype.as_str().into()),
+            ("dtype".to_owned(), arithmetic_name(self.options.dtype).into()),
         ])
     }
 
@@ -167,8 +167,12 @@ impl Session {
 
 /// Returns device, number type and hints of the command line.
 pub(crate) fn load_options(global: &GlobalArgs, hints: &HintArgs) -> Result<LoadOptions> {
-    let device = device_from_name(&global.device)?;
-    Ok(LoadOptions { device, dtype: dtype(global.dtype), hints: architecture_hints(hints), ..LoadOptions::cpu() })
+    Ok(LoadOptions {
+        device: device(global)?,
+        dtype: dtype(global.dtype),
+        hints: architecture_hints(hints),
+        ..LoadOptions::cpu()
+    })
 }
 
 /// Returns the facts about a file of weights that the command line states.

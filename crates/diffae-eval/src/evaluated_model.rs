@@ -5,7 +5,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use diffae_data::PictureSet;
-use diffae_infer::{CodesBatch, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings, StochasticCode};
+use diffae_infer::{
+    CodesBatch, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings, StochasticCode, arithmetic_name,
+};
 use diffae_kernels::Winograd;
 
 use crate::error::Result;
@@ -66,7 +68,7 @@ impl EvaluatedModel {
     pub(crate) fn settings(&self) -> Settings {
         Settings::from([
             ("model".to_owned(), self.model().fingerprint().into()),
-            ("dtype".to_owned(), self.dtype.as_str().into()),
+            ("dtype".to_owned(), arithmetic_name(self.dtype).into()),
         ])
     }
 

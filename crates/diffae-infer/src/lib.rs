@@ -97,7 +97,7 @@ pub use code_cache::{CachedCodes, CodeCache, Compute};
 pub use codes::Codes;
 pub use codes_file::CodesHeader;
 pub use decode::DecodeOptions;
-pub use device::{device_from_name, free_memory};
+pub use device::{allow_tf32, arithmetic_name, device_from_name, free_memory};
 pub use diffae_data::is_same_attribute;
 pub use domain::PictureDomain;
 pub use error::{Error, Result};

@@ -154,13 +154,19 @@ pub fn force_kernel_set(set: KernelSet) -> Result<()> {
     Ok(())
 }
 
-/// Reads the kernel set that `DIFFAE_KERNELS` names, if it is set. Programs call it once, to report a wrong name, there or in
-/// [`CUDA_KERNELS_VARIABLE`].
+/// Checks the name in [`CUDA_KERNELS_VARIABLE`]. Programs call it once, to report a wrong one.
 ///
 /// # Errors
-/// If there is no set of that name, or this machine cannot run it; if there are no CUDA kernels of the other name.
+/// If there are no CUDA kernels of that name.
+pub fn check_cuda_kernels() -> Result<()> {
+    CudaKernels::from_environment().map(drop)
+}
+
+/// Reads the kernel set that `DIFFAE_KERNELS` names, if it is set. Programs call it once, to report a wrong name.
+///
+/// # Errors
+/// If there is no set of that name, or this machine cannot run it.
 pub fn kernels_from_environment() -> Result<Option<KernelSet>> {
-    CudaKernels::from_environment()?;
     KernelSet::from_environment()
 }
 

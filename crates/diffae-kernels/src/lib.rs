@@ -54,8 +54,8 @@ mod work;
 pub use attention::attention;
 pub use conv2d::{ConvInput, ConvWeight, conv2d};
 pub use dispatch::{
-    CUDA_KERNELS_VARIABLE, KERNELS_VARIABLE, KernelSet, Winograd, force_kernel_set, is_exact, kernel_set,
-    kernels_from_environment, set_exact,
+    CUDA_KERNELS_VARIABLE, KERNELS_VARIABLE, KernelSet, Winograd, check_cuda_kernels, force_kernel_set, is_exact,
+    kernel_set, kernels_from_environment, set_exact,
 };
 pub use dropout::{Dropout, dropout};
 pub use gradients::Gradients;

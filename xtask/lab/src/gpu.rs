@@ -22,6 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use diffae_infer::allow_tf32;
 use diffae_kernels::CUDA_KERNELS_VARIABLE;
 use xtask::repository;
 
@@ -33,8 +34,10 @@ type Part = (&'static str, u64, fn(&Card, &Scale, &mut Rows) -> Result<()>);
 
 /// Beginning of the names of parts that run this crate's kernels for cards; the others compose operations of Candle's.
 const OWN: &str = "own-";
+/// Part of the names of parts that compute in TF32, as PyTorch does beside them; cards of NVIDIA alone have it.
+const TF32: &str = "tf32";
 /// All parts, the most important first.
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     ("operations", 90, operations::check),
     ("networks", 90, whole::networks),
     ("own-operations", 60, operations::check),
@@ -46,6 +49,7 @@ const PARTS: [Part; 12] = [
     ("resume", 120, training::resume),
     ("speed", 180, speed::measure),
     ("own-speed", 120, speed::measure),
+    ("own-tf32-speed", 150, speed::measure),
     ("own-resume", 120, training::resume),
 ];
 
@@ -94,7 +98,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let (start, mut all) = (Instant::now(), BTreeMap::new());
-    let is_wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only));
+    let is_possible = |name: &str| args.device.starts_with("cuda") || !name.contains(TF32);
+    let is_wanted = |name: &str| is_possible(name) && args.only.as_ref().is_none_or(|only| name.contains(only));
     for (place, (name, limit, _)) in PARTS.iter().enumerate().filter(|(_, (name, ..))| is_wanted(name)) {
         println!("[{:.0} s] {name}", start.elapsed().as_secs_f64());
         all.insert((place, *name), supervised(args, name, Duration::from_secs(*limit))?);
@@ -118,7 +123,11 @@ fn run_part(args: &Args, name: &str) -> Result<()> {
         None => Ok(repository::root()?.join("xtask").join("peer")),
     };
     let peer = if args.peer { Some((args.python.clone(), scripts()?)) } else { None };
-    check(&Card::open(&args.device)?, &Scale { quick: args.quick, peer }, &mut Rows::printing())
+    let card = Card::open(&args.device)?;
+    if name.contains(TF32) {
+        card.run(|device| Ok(allow_tf32(device)?))?;
+    }
+    check(&card, &Scale { quick: args.quick, peer }, &mut Rows::printing())
 }
 
 /// Runs a part in a process of its own, which is ended after some time; returns its rows, with one for a failure.

@@ -10,13 +10,13 @@ use diffae_eval::measures::{
     ZUsageOptions,
 };
 use diffae_eval::{Comparison, Error, EvaluatedModel, Evaluation, EvaluationEvent, InceptionInput, Measure, Report};
-use diffae_infer::device_from_name;
 
 use crate::args::{
     AllArgs, AttributesArgs, CompareArgs, DisentanglementArgs, EditsArgs, EvalArgs, EvalInversionArgs, EvalRunArgs,
     Evaluated, FewShotArgs, FidArgs, GlobalArgs, LpipsArgs, LpipsPairsArgs, MeasureArgs, ModelArgs, PplArgs,
     ReadingArgs, ReconArgs, ZUsageArgs,
 };
+use crate::device::device;
 use crate::interrupt::{catch_interrupts, interrupted};
 use crate::output::{Provenance, say, say_json};
 use crate::pictures::{naming_way_out, pairs_of, picture_set, set_of};
@@ -97,7 +97,7 @@ fn edits(global: &GlobalArgs, args: &EditsArgs) -> Result<()> {
 fn lpips_pairs(global: &GlobalArgs, args: &LpipsPairsArgs) -> Result<()> {
     let pictures = picture_set(&args.data)?;
     let others = set_of(&args.pictures, Crop::Center, None, &args.data.reading)?;
-    let device = device_from_name(&global.device)?;
+    let device = device(global)?;
     let lpips = PerceptualNetwork::open(args.backbone.into(), &args.weights, &device)?;
     let measure = LpipsPairs { pictures: &pictures, others: &others, lpips: &lpips };
     conclude(&measure, &args.run, Some(&args.data.reading))
@@ -130,7 +130,7 @@ fn z_usage(global: &GlobalArgs, args: &ZUsageArgs) -> Result<()> {
 
 fn fid(global: &GlobalArgs, args: &FidArgs) -> Result<()> {
     let is_reference = FidProtocol::from(args.protocol) == FidProtocol::Reference;
-    let device = device_from_name(&global.device)?;
+    let device = device(global)?;
     let features = FeatureExtractor::open(args.features.into(), &args.weights, args.resize.into(), &device)?;
     let real = args.data.as_ref().map(|data| {
         let limit = args.limit.or(is_reference.then_some(FidProtocol::REFERENCE_COUNT));
@@ -159,7 +159,7 @@ fn all(global: &GlobalArgs, args: &AllArgs) -> Result<()> {
     let pictures = picture_set(&args.data)?;
     let labeled = args.labels.as_deref().map(|labels| LabeledPictures::find(&pictures, labels)).transpose()?;
     let pairs = args.pairs.as_deref().map(|pairs| pairs_of(pairs, args.data.limit, &args.data.reading)).transpose()?;
-    let device = device_from_name(&global.device)?;
+    let device = device(global)?;
     let features = args.feature_weights.as_deref();
     let features = features
         .map(|weights| FeatureExtractor::open(args.features.into(), weights, InceptionInput::default(), &device));
@@ -278,6 +278,6 @@ fn open_model(global: &GlobalArgs, args: &ModelArgs, run: &EvalRunArgs) -> Resul
 
 fn perceptual_network(global: &GlobalArgs, args: &LpipsArgs) -> Result<Option<PerceptualNetwork>> {
     let Some(weights) = &args.lpips_weights else { return Ok(None) };
-    let device = device_from_name(&global.device)?;
+    let device = device(global)?;
     Ok(Some(PerceptualNetwork::open(args.lpips_backbone.into(), weights, &device)?))
 }

@@ -1,12 +1,12 @@
 //! `diffae import CKPT --out DIR`
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use diffae_infer::{Error, LoadOptions, ModelSource, names_from_text};
 use diffae_nets::weights::{ClassifierCheckpoint, read_latent_moments};
 use serde_json::json;
 
 use super::say_either;
-use crate::args::{GlobalArgs, ImportArgs};
+use crate::args::{GlobalArgs, ImportArgs, NumberType};
 use crate::device::dtype;
 use crate::session::architecture_hints;
 
@@ -27,6 +27,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImportArgs) -> Result<()> {
         source.set_classifier(classifier, names)?;
     }
     source.build(&LoadOptions::cpu())?;
+    ensure!(global.dtype != NumberType::Tf32, "tf32 is no number type of files; --dtype is f32, bf16 or f16 here");
     source.write(&args.out.out, dtype(global.dtype), args.out.force.overwrite())?;
     let out = &args.out.out;
     let report = json!({

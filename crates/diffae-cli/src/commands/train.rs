@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use diffae_data::FOLDER_LABELS;
-use diffae_infer::{BUILT_IN_MODEL, device_from_name};
+use diffae_infer::BUILT_IN_MODEL;
 use diffae_train::{Notes, Outcome, RunFolder, Stage, TrainConfig, TrainOptions, presets};
 use serde_json::{Value, json};
 
@@ -76,10 +76,11 @@ fn stage(args: &TrainArgs) -> Option<Stage> {
 /// Returns the device to train on: the CPU unless another one is named. Refuses number types that training does not support.
 pub(super) fn device(global: &GlobalArgs) -> Result<Device> {
     ensure!(
-        global.dtype == NumberType::F32,
-        "training computes in f32; --set objective.activations=bf16 saves activations for the backward pass in half the memory"
+        [NumberType::F32, NumberType::Tf32].contains(&global.dtype),
+        "training computes in f32, or in tf32 on CUDA; --set objective.activations=bf16 saves activations for the backward pass in half the memory"
     );
-    Ok(if global.device == "auto" { Device::Cpu } else { device_from_name(&global.device)? })
+    let named = if global.device == "auto" { "cpu" } else { &global.device };
+    crate::device::device(&GlobalArgs { device: named.to_owned(), ..global.clone() })
 }
 
 fn begin(args: &TrainArgs, out: &Path) -> Result<RunFolder> {
