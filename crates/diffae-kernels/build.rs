@@ -9,7 +9,8 @@ fn main() {
 fn main() -> cudaforge::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/cuda/kernels");
-    let out = std::path::PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
+    // Cargo sets it.
+    let out = std::path::PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
     cudaforge::KernelBuilder::new()
         .source_dir("src/cuda/kernels")
         .watch(["src/cuda/kernels/common.cuh"])
