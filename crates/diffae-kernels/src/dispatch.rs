@@ -104,11 +104,6 @@ impl KernelSet {
         Self::ALL.into_iter().find(|set| *set as u8 == code)
     }
 
-    fn from_environment() -> Result<Option<Self>> {
-        let name = std::env::var_os(KERNELS_VARIABLE).filter(|name| !name.is_empty());
-        name.map(|name| Self::from_name(&name.to_string_lossy())).transpose()
-    }
-
     /// Parses the name of a set, as in `DIFFAE_KERNELS`.
     ///
     /// # Errors
@@ -134,7 +129,7 @@ pub fn kernel_set() -> KernelSet {
     if let Some(set) = KernelSet::from_code(SELECTED.load(Ordering::Relaxed)) {
         return set;
     }
-    let set = KernelSet::from_environment().ok().flatten().unwrap_or_else(KernelSet::best);
+    let set = kernels_from_environment().ok().flatten().unwrap_or_else(KernelSet::best);
     // Another thread may have selected one meanwhile, which stays.
     match SELECTED.compare_exchange(0, set as u8, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => set,
@@ -167,7 +162,8 @@ pub fn check_cuda_kernels() -> Result<()> {
 /// # Errors
 /// If there is no set of that name, or this machine cannot run it.
 pub fn kernels_from_environment() -> Result<Option<KernelSet>> {
-    KernelSet::from_environment()
+    let name = std::env::var_os(KERNELS_VARIABLE).filter(|name| !name.is_empty());
+    name.map(|name| KernelSet::from_name(&name.to_string_lossy())).transpose()
 }
 
 /// Choice of the convolution algorithms of a frozen layer.

@@ -194,7 +194,7 @@ pub struct ParameterUpdate<'a> {
 /// # Shapes
 /// - `parameter`: any, f32; `gradient`, and all of `state`: as many values as are updated.
 /// # Errors
-/// If shapes, number types or lengths of the state do not fit; nothing has changed then.
+/// If lengths of gradients or state do not fit, which is seen before anything changes; if number types do not.
 /// # Source
 /// Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1; Loshchilov and Hutter 2019 (arXiv:1711.05101), Algorithm 2.
 pub fn adam_steps(updates: &mut [ParameterUpdate<'_>], step: &AdamStep) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::session::architecture_hints;
 
 /// Joins released files, checks that they fit together, and writes a model directory.
 pub(crate) fn run(global: &GlobalArgs, args: &ImportArgs) -> Result<()> {
+    ensure!(global.dtype != NumberType::Tf32, "tf32 is no number type of files; --dtype is f32, bf16 or f16 here");
     let hints = architecture_hints(&args.hints);
     let mut source = ModelSource::open(&args.checkpoint, &hints)?;
     let unusable = |path: &std::path::Path| {
@@ -27,7 +28,6 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImportArgs) -> Result<()> {
         source.set_classifier(classifier, names)?;
     }
     source.build(&LoadOptions::cpu())?;
-    ensure!(global.dtype != NumberType::Tf32, "tf32 is no number type of files; --dtype is f32, bf16 or f16 here");
     source.write(&args.out.out, dtype(global.dtype), args.out.force.overwrite())?;
     let out = &args.out.out;
     let report = json!({
