@@ -51,5 +51,6 @@ fn paths_between_pictures_have_a_length() {
         let length = figure(&report, "ppl", &[("backbone", "squeeze")]);
         assert!(length > 0. && length.is_finite(), "{report}");
         assert!(report["settings"]["chain"].as_str().unwrap().starts_with("3 "), "{report}");
+        assert_eq!(report["settings"]["dtype"], "f32", "the CPU has no other f32");
     }
 }

@@ -69,7 +69,7 @@ impl Session {
     pub(crate) fn settings(&self) -> BTreeMap<String, Value> {
         BTreeMap::from([
             ("model".to_owned(), self.model().fingerprint().into()),
-            ("dtype".to_owned(), arithmetic_name(self.options.dtype).into()),
+            ("dtype".to_owned(), arithmetic_name(self.options.dtype, &self.options.device).into()),
         ])
     }
 

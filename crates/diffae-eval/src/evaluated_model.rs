@@ -68,7 +68,7 @@ impl EvaluatedModel {
     pub(crate) fn settings(&self) -> Settings {
         Settings::from([
             ("model".to_owned(), self.model().fingerprint().into()),
-            ("dtype".to_owned(), arithmetic_name(self.dtype).into()),
+            ("dtype".to_owned(), arithmetic_name(self.dtype, self.model().device()).into()),
         ])
     }
 

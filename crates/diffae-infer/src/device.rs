@@ -42,10 +42,12 @@ pub fn allow_tf32(device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// Returns the name of the arithmetic on numbers of a type, for reports: that of the type, or `tf32` after [`allow_tf32`].
+/// Returns the name of a device's arithmetic on numbers of a type, for reports: that of the type, or `tf32` after
+/// [`allow_tf32`].
 #[must_use]
-pub fn arithmetic_name(dtype: DType) -> &'static str {
-    let is_rounded = dtype == DType::F32 && cuda::gemm_reduced_precision_f32();
+pub fn arithmetic_name(dtype: DType, device: &Device) -> &'static str {
+    // The flag is CUDA's alone, and a Candle without CUDA reports it as set.
+    let is_rounded = device.is_cuda() && dtype == DType::F32 && cuda::gemm_reduced_precision_f32();
     if is_rounded { "tf32" } else { dtype.as_str() }
 }
 
@@ -101,7 +103,9 @@ mod tests {
         assert!(device_from_name("auto").is_ok());
         assert_eq!(free_memory(&Device::Cpu), None);
         assert!(allow_tf32(&Device::Cpu).unwrap_err().to_string().contains("CUDA"));
-        assert_eq!(arithmetic_name(DType::F32), "f32");
+        for (dtype, name) in [(DType::F32, "f32"), (DType::F16, "f16"), (DType::BF16, "bf16")] {
+            assert_eq!(arithmetic_name(dtype, &Device::Cpu), name);
+        }
         for name in ["gpu", "cpu:1", "cuda:x", ""] {
             assert!(device_from_name(name).unwrap_err().to_string().contains("not a device"), "{name}");
         }
