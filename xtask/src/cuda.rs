@@ -1,15 +1,15 @@
 //! CUDA builds on machines without a GPU and without NVIDIA's toolkit or libraries.
 //!
 //! `check-cuda` type-checks: kernels are not compiled, for their text does not matter to types. `cuda-kernels` compiles ours, for
-//! what the compiler says of them. `cuda-build` compiles
-//! those kernels that we call with NVIDIA's compiler from `PyPI`, and links a program that opens NVIDIA's libraries when CUDA is
-//! asked for.
+//! what the compiler says of them, and `cudnn-plans` makes the plans of our convolutions. `cuda-build` compiles those kernels that we
+//! call with NVIDIA's compiler from `PyPI`, and links a program that opens NVIDIA's libraries when CUDA is asked for.
 
 pub(crate) mod build;
 pub(crate) mod check;
 mod compiler;
 pub(crate) mod kernels;
 mod libraries;
+pub(crate) mod plans;
 mod toolkit;
 
 use std::path::{Path, PathBuf};

@@ -55,6 +55,8 @@ enum Command {
     CudaBuild(cuda::build::Args),
     /// Compile diffae's kernels for cards, with NVIDIA's compiler from the Python package index, and list their registers.
     CudaKernels,
+    /// Make cuDNN's plans of our convolutions, for an H200 that need not be there, with the library from the Python package index.
+    CudnnPlans,
     /// Simulate training on many processes: what links of several kinds leave of the speed.
     Scaling(scaling::Args),
     /// Build the Python package with maturin, and run its tests.
@@ -96,6 +98,7 @@ fn run(command: Command) -> Result<()> {
         Command::CheckCuda(args) => cuda::check::run(&args),
         Command::CudaBuild(args) => cuda::build::run(&args),
         Command::CudaKernels => cuda::kernels::run(),
+        Command::CudnnPlans => cuda::plans::run(),
         Command::Scaling(args) => scaling::run(&args),
         Command::Wheel(args) => wheel::run(&args),
     }

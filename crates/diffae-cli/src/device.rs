@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use diffae_infer::{allow_tf32, device_from_name};
 use diffae_kernels::{
-    CUDA_KERNELS_VARIABLE, KERNELS_VARIABLE, check_cuda_kernels, kernels_from_environment, set_exact, set_num_threads,
+    CUDA_KERNELS_VARIABLE, KERNELS_VARIABLE, check_cuda_kernels, cudnn_problem, kernels_from_environment, set_exact,
+    set_num_threads,
 };
 
 use crate::args::{GlobalArgs, NumberType};
@@ -28,6 +29,9 @@ pub(crate) fn set_up_kernels(global: &GlobalArgs) -> Result<()> {
 /// If there is no such device, or it has no TF32.
 pub(crate) fn device(global: &GlobalArgs) -> Result<Device> {
     let device = device_from_name(&global.device)?;
+    if let Some(problem) = cudnn_problem(&device) {
+        tracing::warn!("convolutions are Candle's: {problem}");
+    }
     if global.dtype == NumberType::Tf32 {
         allow_tf32(&device).context("--dtype cannot be followed")?;
     }

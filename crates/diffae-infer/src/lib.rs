@@ -51,7 +51,7 @@
 //!
 //! # Features
 //! - `built-in` (on by default): [`BUILT_IN_MODEL`], a small model of cartoon faces that is part of the crate.
-//! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
+//! - `cuda`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
 
 mod animation;
 mod attributes;

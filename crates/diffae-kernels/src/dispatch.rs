@@ -8,8 +8,9 @@ use candle_core::{Result, bail};
 /// Environment variable that selects a kernel set: `portable`, `avx2`, `avx512`, `neon` or `candle`.
 pub const KERNELS_VARIABLE: &str = "DIFFAE_KERNELS";
 
-/// Environment variable that selects what computes on CUDA, besides convolutions and matrix products: `own`, the kernels of this
-/// crate, or `candle`, the composed backend, which is the default. No card has run the former yet.
+/// Environment variable that selects what computes on CUDA, besides matrix products: `candle`, the composed backend, which is the
+/// default; `own`, the kernels of this crate, with convolutions of Candle's; or `cudnn`, the same with those of cuDNN, where it is
+/// installed. No card has run the latter two yet.
 pub const CUDA_KERNELS_VARIABLE: &str = "DIFFAE_CUDA_KERNELS";
 
 /// Origin of the kernels that compute on CUDA.
@@ -17,6 +18,8 @@ pub const CUDA_KERNELS_VARIABLE: &str = "DIFFAE_CUDA_KERNELS";
 pub(crate) enum CudaKernels {
     /// Kernels of diffae.
     Own,
+    /// The same, with convolutions of cuDNN.
+    Cudnn,
     /// Kernels of Candle, of which operations are composed.
     Candle,
 }
@@ -25,8 +28,9 @@ impl CudaKernels {
     fn from_environment() -> Result<Self> {
         match std::env::var_os(CUDA_KERNELS_VARIABLE).unwrap_or_default().to_string_lossy().as_ref() {
             "own" => Ok(Self::Own),
+            "cudnn" => Ok(Self::Cudnn),
             "candle" | "" => Ok(Self::Candle),
-            name => bail!("there are no CUDA kernels named {name:?}; the names are own, candle"),
+            name => bail!("there are no CUDA kernels named {name:?}; the names are candle, own, cudnn"),
         }
     }
 }

@@ -15,8 +15,8 @@
 //! | [`adam_steps`] | moments, parameters and moving average in one pass |
 //!
 //! Kernels use the best instruction set that the machine has, unless [`force_kernel_set`] or the environment variable
-//! [`KERNELS_VARIABLE`] selects another. On CUDA, [`CUDA_KERNELS_VARIABLE`] selects this crate's kernels for cards, which no card
-//! has run yet.
+//! [`KERNELS_VARIABLE`] selects another. On CUDA, [`CUDA_KERNELS_VARIABLE`] selects this crate's kernels for cards and
+//! convolutions by cuDNN, which no card has run yet.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -30,7 +30,8 @@
 //! ```
 //!
 //! # Features
-//! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
+//! - `cuda`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default. cuDNN is no feature: the
+//!   library is opened where it is installed.
 
 mod attention;
 mod conv2d;
@@ -53,6 +54,7 @@ mod work;
 
 pub use attention::attention;
 pub use conv2d::{ConvInput, ConvWeight, conv2d};
+pub use cuda::cudnn_problem;
 pub use dispatch::{
     CUDA_KERNELS_VARIABLE, KERNELS_VARIABLE, KernelSet, Winograd, check_cuda_kernels, force_kernel_set, is_exact,
     kernel_set, kernels_from_environment, set_exact,

@@ -49,7 +49,7 @@
 //! ```
 //!
 //! # Features
-//! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
+//! - `cuda`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
 
 pub mod weights;
 

@@ -22,7 +22,7 @@
 //! # Features
 //! - `nccl`: groups of processes that NCCL connects (`Rendezvous<Nccl>`); nothing of NVIDIA is needed to build it.
 //! - `mpi`: groups of processes that MPI connects (`Mpi`); to build it takes MPI's development files and libclang.
-//! - `cuda`, `cudnn`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default; training
+//! - `cuda`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default; training
 //!   itself runs on the CPU.
 
 mod adversarial;

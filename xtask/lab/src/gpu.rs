@@ -32,25 +32,31 @@ use self::rows::{Row, Rows, table};
 /// A part of the checks: how it is called, the seconds that it may take, and what it does.
 type Part = (&'static str, u64, fn(&Card, &Scale, &mut Rows) -> Result<()>);
 
-/// Beginning of the names of parts that run this crate's kernels for cards; the others compose operations of Candle's.
-const OWN: &str = "own-";
+/// Kernels for CUDA with which names of parts begin, as the environment names them; the other parts take Candle's.
+const KERNELS: [&str; 2] = ["own", "cudnn"];
 /// Part of the names of parts that compute in TF32, as PyTorch does beside them; cards of NVIDIA alone have it.
 const TF32: &str = "tf32";
 /// All parts, the most important first.
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 19] = [
     ("operations", 90, operations::check),
     ("networks", 90, whole::networks),
     ("own-operations", 60, operations::check),
     ("own-networks", 60, whole::networks),
+    ("cudnn-operations", 60, operations::check),
+    ("cudnn-networks", 90, whole::networks),
     ("samples", 60, whole::samples),
     ("codes", 60, whole::codes),
     ("training", 120, training::steps),
     ("own-training", 90, training::steps),
+    ("cudnn-training", 90, training::steps),
     ("resume", 120, training::resume),
     ("speed", 180, speed::measure),
     ("own-speed", 120, speed::measure),
     ("own-tf32-speed", 150, speed::measure),
+    ("cudnn-speed", 120, speed::measure),
+    ("cudnn-tf32-speed", 150, speed::measure),
     ("own-resume", 120, training::resume),
+    ("cudnn-resume", 120, training::resume),
 ];
 
 /// Arguments of `cargo xtask gpu`.
@@ -64,7 +70,8 @@ pub(crate) struct Args {
     out: PathBuf,
     /// Run only the parts whose names contain this
     ///
-    /// Parts whose names begin with `own` take the kernels of diffae for cards, in place of Candle's.
+    /// Parts whose names begin with `own` take the kernels of diffae for cards in place of Candle's, those with `cudnn` convolutions
+    /// by cuDNN, too.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Take small sizes, for a CPU
@@ -136,7 +143,8 @@ fn supervised(args: &Args, name: &str, limit: Duration) -> Result<Vec<Row>> {
     let mut command = Command::new(program);
     command.args(["gpu", "--device", &args.device, "--part", name, "--out"]).arg(&args.out);
     command.args(args.quick.then_some("--quick")).args(args.peer.then_some("--peer"));
-    command.env(CUDA_KERNELS_VARIABLE, if name.starts_with(OWN) { "own" } else { "candle" });
+    let kernels = KERNELS.into_iter().find(|kernels| name.starts_with(kernels));
+    command.env(CUDA_KERNELS_VARIABLE, kernels.unwrap_or("candle"));
     command.arg("--python").arg(&args.python);
     if let Some(scripts) = &args.scripts {
         command.arg("--scripts").arg(scripts);

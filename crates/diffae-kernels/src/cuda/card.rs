@@ -1,10 +1,13 @@
 //! A card that carries out plans.
 
+use candle_core::cuda::gemm_reduced_precision_f32;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
 use candle_core::{DType, Device, Result, Shape, Storage, Tensor, bail};
 use half::{bf16, f16};
 
+use super::convolution::Convolution;
+use super::cudnn;
 use super::plan::{Argument, Launch, Module};
 use crate::dispatch::{CudaKernels, cuda_kernels};
 
@@ -37,11 +40,38 @@ impl Card {
     pub(super) fn of(tensor: &Tensor) -> Option<Self> {
         let device = tensor.device();
         match device {
-            Device::Cuda(cuda) if cuda_kernels() == CudaKernels::Own => {
+            Device::Cuda(cuda) if cuda_kernels() != CudaKernels::Candle => {
                 Some(Self { device: device.clone(), cuda: cuda.clone() })
             }
             _ => None,
         }
+    }
+
+    /// Returns the card that holds a tensor; `None` if it is none, cuDNN is not asked for, or does not work there.
+    pub(super) fn with_cudnn(tensor: &Tensor) -> Option<Self> {
+        let card = Self::of(tensor).filter(|_| cuda_kernels() == CudaKernels::Cudnn)?;
+        cudnn::open(&card.cuda.cuda_stream()).is_ok().then_some(card)
+    }
+
+    /// Returns whether products of f32 may be rounded to TF32.
+    #[expect(clippy::unused_self, reason = "the switch is one for all cards today")]
+    pub(super) fn allows_tf32(&self) -> bool {
+        gemm_reduced_precision_f32()
+    }
+
+    /// Starts cuDNN's plan of a convolution, which is made when it is first asked for; returns whether it has one.
+    ///
+    /// # Errors
+    /// If cuDNN or the card fails.
+    #[expect(unsafe_code, reason = "the start of a plan")]
+    pub(super) fn convolve(&self, of: &Convolution, tensors: [&Tensor; 3]) -> Result<bool> {
+        let mut addresses = [0; 3];
+        for (address, tensor) in addresses.iter_mut().zip(tensors) {
+            *address = self.pointer(tensor)?;
+        }
+        // SAFETY: the caller has made the tensors of these sizes; memory that is dropped after this is freed in the order of the
+        // stream.
+        unsafe { cudnn::convolve(&self.cuda.cuda_stream(), of, addresses) }
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -124,5 +154,16 @@ impl Card {
         // after this is freed in the order of the stream.
         unsafe { builder.launch(config) }.w()?;
         Ok(())
+    }
+}
+
+/// Returns why convolutions on a card are Candle's although cuDNN's are asked for; `None` if they are cuDNN's, or not asked for.
+#[must_use]
+pub fn cudnn_problem(device: &Device) -> Option<String> {
+    match device {
+        Device::Cuda(cuda) if cuda_kernels() == CudaKernels::Cudnn => {
+            cudnn::open(&cuda.cuda_stream()).err().map(|error| error.to_string())
+        }
+        _ => None,
     }
 }

@@ -1,4 +1,5 @@
-//! Kernels of this crate for NVIDIA GPUs: group norm with its activation, the surroundings of a convolution, dropout, Adam.
+//! Kernels of this crate for NVIDIA GPUs (group norm with its activation, the surroundings of a convolution, dropout, Adam), and
+//! convolutions by cuDNN.
 //!
 //! The kernels are the `.cu` files of `kernels/`, compiled to PTX when the crate is built with the feature `cuda`. Each operation is
 //! a *plan*: its launches as data, which depend on sizes alone. A [`Card`] carries plans out. So does an emulation of a card on the
@@ -7,6 +8,9 @@
 //! They are used where [`cuda_kernels`](crate::dispatch::cuda_kernels) says so; otherwise, and in number types that they do not
 //! know, each function here returns `None`, and the operation is composed of Candle's.
 
+mod convolution;
+#[cfg(any(test, feature = "cuda"))]
+mod cudnn;
 mod elementwise;
 #[cfg(test)]
 mod emulation;
@@ -20,8 +24,10 @@ mod card;
 #[path = "no_card.rs"]
 mod card;
 
+pub(crate) use convolution::{Direction, convolution};
 pub(crate) use elementwise::{DropoutMask, add_bias, dropout, sum_channels};
 pub(crate) use group_norm::{group_norm, group_norm_gradients};
 pub(crate) use optimizer::{AdamBuffers, adam_steps, block_squares};
 
 use self::card::Card;
+pub use self::card::cudnn_problem;

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
+use super::convolution::Convolution;
 use super::plan::Launch;
 
 /// A card; there is none.
@@ -11,6 +12,18 @@ pub(super) enum Card {}
 impl Card {
     pub(super) fn of(_tensor: &Tensor) -> Option<Self> {
         None
+    }
+
+    pub(super) fn with_cudnn(_tensor: &Tensor) -> Option<Self> {
+        None
+    }
+
+    pub(super) fn allows_tf32(&self) -> bool {
+        match *self {}
+    }
+
+    pub(super) fn convolve(&self, _of: &Convolution, _tensors: [&Tensor; 3]) -> Result<bool> {
+        match *self {}
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -28,4 +41,10 @@ impl Card {
     pub(super) fn run(&self, _launches: &[Launch], _buffers: &[&Tensor]) -> Result<()> {
         match *self {}
     }
+}
+
+/// Returns why convolutions on a card are Candle's although cuDNN's are asked for; `None` if they are cuDNN's, or not asked for.
+#[must_use]
+pub fn cudnn_problem(_device: &Device) -> Option<String> {
+    None
 }

@@ -73,7 +73,7 @@ pub(super) fn threads(count: usize) -> u32 {
 }
 
 /// Number type of the elements that a kernel reads and writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Element {
     F32,
     F16,
