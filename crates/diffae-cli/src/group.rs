@@ -33,14 +33,17 @@ pub(crate) fn join(args: &GroupArgs, options: &TrainOptions) -> Result<Group> {
     };
     let connect = args.connect;
     let (version, kernels) = (env!("CARGO_PKG_VERSION"), kernel_set());
-    let TrainOptions { stage, resume, device } = options;
+    let TrainOptions { stage, resume, compute } = options;
     // Other cards of a kind are for other processes.
-    let device = match device {
+    let device = match compute.device {
         Device::Cpu => "cpu",
         Device::Cuda(_) => "cuda",
         Device::Metal(_) => "metal",
     };
-    let key = format!("{version} {kernels:?} {reduction:?} {is_sharded} {connect:?} {stage:?} {resume} {device}");
+    let key = format!(
+        "{version} {kernels:?} {reduction:?} {is_sharded} {connect:?} {stage:?} {resume} {device} {:?}",
+        compute.dtype
+    );
     ensure!(
         cfg!(feature = "nccl") || connect != ConnectionChoice::Nccl,
         "this program is built without NCCL: build it with --features nccl"

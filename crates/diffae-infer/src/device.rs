@@ -1,6 +1,7 @@
 //! Selection of the device by name.
 
 use candle_core::{DType, Device, cuda};
+use diffae_kernels::cuda_device;
 
 use crate::error::{Error, Result};
 
@@ -62,7 +63,7 @@ pub fn free_memory(device: &Device) -> Option<usize> {
 }
 
 fn automatic() -> Device {
-    let gpu = if cfg!(feature = "cuda") { Device::new_cuda_with_stream(0).ok() } else { None };
+    let gpu = if cfg!(feature = "cuda") { cuda_device(0).ok() } else { None };
     let gpu = gpu.or_else(|| if cfg!(feature = "metal") { Device::new_metal(0).ok() } else { None });
     gpu.unwrap_or(Device::Cpu)
 }
@@ -73,9 +74,7 @@ fn cuda(ordinal: usize) -> Result<Device> {
                        `cargo install --path crates/diffae-cli --features cuda`";
         return Err(Error::Device { problem: problem.to_owned() });
     }
-    // A stream of its own, whatever thread work comes from: on the streams of threads, tensors would be freed and reused without
-    // order.
-    Device::new_cuda_with_stream(ordinal).map_err(|source| {
+    cuda_device(ordinal).map_err(|source| {
         if source.to_string().contains("CUDA_ERROR_NO_DEVICE") {
             let problem = "there is no NVIDIA card here, or no driver for it; --device cpu works everywhere";
             return Error::Device { problem: problem.to_owned() };

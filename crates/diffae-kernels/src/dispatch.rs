@@ -18,7 +18,7 @@ pub const CUDA_KERNELS_VARIABLE: &str = "DIFFAE_CUDA_KERNELS";
 pub(crate) enum CudaKernels {
     /// Kernels of diffae.
     Own,
-    /// The same, with convolutions of cuDNN.
+    /// Kernels of diffae, with convolutions of cuDNN.
     Cudnn,
     /// Kernels of Candle, of which operations are composed.
     Candle,

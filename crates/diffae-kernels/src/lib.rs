@@ -34,6 +34,7 @@
 //!   library is opened where it is installed.
 
 mod attention;
+mod cast;
 mod conv2d;
 mod cpu;
 mod cuda;
@@ -53,8 +54,9 @@ mod threads;
 mod work;
 
 pub use attention::attention;
+pub use cast::cast;
 pub use conv2d::{ConvInput, ConvWeight, conv2d};
-pub use cuda::cudnn_problem;
+pub use cuda::{cuda_device, cudnn_problem};
 pub use dispatch::{
     CUDA_KERNELS_VARIABLE, KERNELS_VARIABLE, KernelSet, Winograd, check_cuda_kernels, force_kernel_set, is_exact,
     kernel_set, kernels_from_environment, set_exact,

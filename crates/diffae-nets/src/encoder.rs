@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
-use diffae_kernels::{Activation, Winograd, differentiable, run_in_pool};
+use diffae_kernels::{Activation, Winograd, cast, differentiable, run_in_pool};
 
 use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::EncoderConfig;
@@ -84,7 +84,7 @@ impl SemanticEncoder {
     }
 
     fn run(&self, x_0: &Tensor) -> Result<Tensor> {
-        let mut h = self.first.forward(&x_0.to_dtype(self.dtype)?)?;
+        let mut h = self.first.forward(&cast(x_0, self.dtype)?)?;
         for (block, attention) in &self.stages {
             h = block.forward(&h)?;
             if let Some(attention) = attention {

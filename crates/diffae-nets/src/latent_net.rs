@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use diffae_kernels::differentiable;
+use diffae_kernels::{cast, differentiable};
 
 use crate::config::{LatentNetConfig, RawLatentNetConfig};
 use crate::linear::Linear;
@@ -84,7 +84,7 @@ impl LatentNet {
         if timesteps.len() != 1 && timesteps.len() != count {
             bail!("there are {} timesteps, expected one, or {count}", timesteps.len())
         }
-        let z = z_t.to_dtype(self.dtype)?;
+        let z = cast(z_t, self.dtype)?;
         let silu_t_emb = silu(&self.time_embedding.forward(timesteps, &z)?)?; // [M, D]
         let mut h = z.clone();
         for (k, layer) in self.hidden.iter().enumerate() {
@@ -94,7 +94,7 @@ impl LatentNet {
             h = silu(&layer.norm.forward(&h)?)?;
         }
         let eps = self.last.forward(&self.layer_input(self.hidden.len(), &h, &z)?)?;
-        if eps.dtype() == z_t.dtype() { Ok(eps) } else { differentiable([&eps], |[eps]| eps.to_dtype(z_t.dtype())) }
+        cast(&eps, z_t.dtype())
     }
 
     fn layer_input(&self, layer: usize, h: &Tensor, z: &Tensor) -> Result<Tensor> {

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 use candle_nn::VarBuilder;
-use diffae_kernels::{Activation, ConvInput, NORM_EPS, differentiable, group_norm};
+use diffae_kernels::{Activation, ConvInput, NORM_EPS, cast, differentiable, group_norm};
 
 use crate::conv::Conv2d;
 use crate::init;
@@ -101,7 +101,7 @@ impl AffineNorm {
         f: impl FnOnce(&diffae_kernels::GroupNorm<'_>) -> Result<R>,
     ) -> Result<R> {
         let dtype = statistics_dtype(x.dtype());
-        let (scale, shift) = (self.scale.to_dtype(dtype)?, self.shift.to_dtype(dtype)?);
+        let (scale, shift) = (cast(&self.scale, dtype)?, cast(&self.shift, dtype)?);
         f(&diffae_kernels::GroupNorm { num_groups: self.num_groups, scale: &scale, shift: &shift, activation })
     }
 

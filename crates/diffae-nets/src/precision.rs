@@ -1,6 +1,7 @@
 //! Number types of stored weights and of arithmetic.
 
 use candle_core::{DType, Device, Tensor};
+use diffae_kernels::cast;
 
 /// Returns the dtype of activations for weights of `weight_dtype` on `device`.
 ///
@@ -19,7 +20,7 @@ pub(crate) fn statistics_dtype(dtype: DType) -> DType {
     }
 }
 
-/// Converts `weight` to the dtype of `x`; free when it has that dtype already.
+/// Converts `weight` to the dtype of `x`, with gradients in its own; free when it has that dtype already.
 pub(crate) fn like(weight: &Tensor, x: &Tensor) -> candle_core::Result<Tensor> {
-    weight.to_dtype(x.dtype())
+    cast(weight, x.dtype())
 }

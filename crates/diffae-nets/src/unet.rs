@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use diffae_kernels::{Activation, ConvInput, Dropout, Winograd, differentiable, run_in_pool};
+use diffae_kernels::{Activation, ConvInput, Dropout, Winograd, cast, differentiable, run_in_pool};
 
 use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::UnetConfig;
@@ -201,7 +201,7 @@ impl Unet {
         let mut next =
             || conditions.next().ok_or_else(|| candle_core::Error::Msg("projections of another network".into()));
 
-        let mut h = self.first.forward(&x_t.to_dtype(self.dtype)?)?;
+        let mut h = self.first.forward(&cast(x_t, self.dtype)?)?;
         let mut skips = vec![vec![]; self.config.channel_mult.len()];
         skips[0].push(h.clone());
         for stage in &self.input {
@@ -220,7 +220,7 @@ impl Unet {
         }
         drop(skips);
         let eps = self.out_norm.plain().then(&self.out_conv, &ConvInput::plain(&h), Activation::Silu)?;
-        if eps.dtype() == x_t.dtype() { Ok(eps) } else { differentiable([&eps], |[eps]| eps.to_dtype(x_t.dtype())) }
+        cast(&eps, x_t.dtype())
     }
 
     /// Freezes the network for inference: no gradients may be requested afterwards, so that weights can be packed and

@@ -10,7 +10,9 @@ use diffae_data::FOLDER_LABELS;
 use diffae_infer::{BUILT_IN_MODEL, device_from_name};
 use diffae_kernels::kernels_from_environment;
 use diffae_train::presets as known_presets;
-use diffae_train::{Notes, Outcome, RunFolder, Stage, StepReport, TrainConfig, TrainOptions, Work, require_same};
+use diffae_train::{
+    Compute, Notes, Outcome, RunFolder, Stage, StepReport, TrainConfig, TrainOptions, Work, require_same,
+};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
 
@@ -68,7 +70,8 @@ fn trained(
     let inputs = Inputs::new(keywords)?;
     let device: Option<String> = keywords.get("device", "cpu, cuda, cuda:N or metal")?;
     let device = device.map(|name| device_from_name(&name).map_err(|error| Error::Absent(Box::new(error.into()))));
-    let options = TrainOptions { stage: stage(keywords)?, resume, device: device.transpose()?.unwrap_or(Device::Cpu) };
+    let device = device.transpose()?.unwrap_or(Device::Cpu);
+    let options = TrainOptions { stage: stage(keywords)?, resume, compute: Compute::from(&device) };
     let mut listener = on_step.map(|on_step| move |py: Python<'_>, report| tell(py, &on_step, &report));
     let listener = listener.as_mut().map(|listener| listener as _);
     let outcome = compute(py, keywords.threads()?, listener, |link| {

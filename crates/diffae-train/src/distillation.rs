@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use diffae_infer::{ChainsConfig, LoadOptions, Model, ModelSource};
 use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::weights::ArchitectureHints;
 use diffae_nets::{BatchMoments, TrainingMode};
 use diffae_schedule::{Clip, Denoiser, ReverseProcess, Sampler, Spacing, Step, StepChain, StepIdx, Timestep, no_noise};
 
+use crate::compute::Compute;
 use crate::config::{Kind, ModelSettings, ObjectiveSettings, StageSettings, TrainConfig, require};
 use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
@@ -211,8 +212,9 @@ pub(crate) fn open_teacher(path: &Path) -> Result<ModelSource> {
 }
 
 /// Builds the networks of the teacher.
-pub(crate) fn build_teacher(path: &Path, device: &Device) -> Result<Model> {
-    Ok(open_teacher(path)?.build(&LoadOptions::on(device))?)
+pub(crate) fn build_teacher(path: &Path, compute: &Compute) -> Result<Model> {
+    let Compute { device, dtype } = compute.clone();
+    Ok(open_teacher(path)?.build(&LoadOptions { dtype, ..LoadOptions::on(&device) })?)
 }
 
 /// Returns the teacher with the networks of the student: a model that decodes in few steps, with the latent net, the

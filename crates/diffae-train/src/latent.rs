@@ -14,6 +14,7 @@ use diffae_schedule::{NoiseSchedule, Timestep};
 use crate::code_stage::{CodeObjective, CodeStage};
 use crate::codes::{CODES_FILE, Codes, VALIDATION_CODES_FILE};
 use crate::collective::Group;
+use crate::compute::Compute;
 use crate::config::StageSettings;
 use crate::error::Result;
 use crate::objective::{Draw, Drawing};
@@ -54,18 +55,18 @@ pub struct LatentTrainer {
 }
 
 impl LatentTrainer {
-    /// Builds a latent net on a device. Parameters in `given` begin with its values, the others at random by the seed.
+    /// Builds a latent net. Parameters in `given` begin with its values, the others at random by the seed.
     ///
     /// # Errors
     /// If a given parameter does not fit, or the device fails.
     pub fn new(
         config: &LatentConfig,
         settings: &StageSettings,
-        (seed, device): (u64, &Device),
+        (seed, compute): (u64, impl Into<Compute>),
         given: HashMap<String, Tensor>,
     ) -> Result<Self> {
         let build = |vb: &VarBuilder<'_>| Ok(LatentNet::new(&config.net, &vb.pp("latent_net"))?);
-        let (net, parameters) = Parameters::build((seed, device), given, build)?;
+        let (net, parameters) = Parameters::build((seed, compute), given, build)?;
         let schedule = config.diffusion.noise_schedule()?;
         Ok(Self { net, state: TrainState::new(parameters), schedule, settings: settings.clone() })
     }
@@ -101,11 +102,11 @@ pub(crate) fn opened(folder: &RunFolder, device: &Device) -> Result<(ModelSource
 
 /// Trains the stage from its newest checkpoint to its end, and adds the latent net to the model.
 pub(crate) fn run(
-    (folder, device): (&RunFolder, &Device),
+    (folder, compute): (&RunFolder, &Compute),
     data: &Data,
     (group, on_step): (&mut Group, &mut OnStep<'_>),
 ) -> Result<Outcome> {
-    let config = folder.config();
+    let (config, device) = (folder.config(), &compute.device);
     let (source, model) = group.agree(opened(folder, device))?;
     let mut encoded = |file, pictures, group: &mut Group| {
         Codes::of_run((folder, Stage::Latent), file, (&model, pictures), (group, on_step))
@@ -121,7 +122,7 @@ pub(crate) fn run(
     let latent = config.latent_config()?;
     let settings = &config.latent;
     let LatentTrainer { net, mut state, schedule, .. } =
-        LatentTrainer::new(&latent, settings, (config.seed, device), HashMap::new())?;
+        LatentTrainer::new(&latent, settings, (config.seed, compute), HashMap::new())?;
     let num_samples = codes.indices.len();
     let loss = |first: usize, samples: &[usize]| {
         let rows: Vec<u32> = samples.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();

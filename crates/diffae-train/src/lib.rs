@@ -33,6 +33,7 @@ mod classifier;
 mod code_stage;
 mod codes;
 mod collective;
+mod compute;
 mod config;
 mod distillation;
 mod distillation_settings;
@@ -75,6 +76,7 @@ pub use collective::Nccl;
 pub use collective::{
     Alone, Collective, DEFAULT_PORT, Group, Launcher, Place, Reduction, Rendezvous, Tcp, Threads, Transport,
 };
+pub use compute::Compute;
 pub use config::{
     Activations, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
     OptimizerKind, RunSettings, StageSettings, TrainConfig,
@@ -135,14 +137,14 @@ pub struct TrainOptions {
     pub stage: Option<Stage>,
     /// Resumes from the newest checkpoint of a stage that was begun.
     pub resume: bool,
-    /// The device of parameters and arithmetic; a run may go on on another one.
-    pub device: Device,
+    /// Device and numbers with which networks compute; a run may go on with others.
+    pub compute: Compute,
 }
 
 impl Default for TrainOptions {
     /// Returns options for all stages of a new run, on the CPU.
     fn default() -> Self {
-        Self { stage: None, resume: false, device: Device::Cpu }
+        Self { stage: None, resume: false, compute: Compute::from(&Device::Cpu) }
     }
 }
 
@@ -206,10 +208,10 @@ pub fn train_in_group(
         }
         let outcome = match (stage, &labels) {
             (Stage::Autoencoder, _) => train_autoencoder(folder, &data, options, (group, on_step)),
-            (Stage::Latent, _) => latent::run((folder, &options.device), &data, (group, on_step)),
+            (Stage::Latent, _) => latent::run((folder, &options.compute), &data, (group, on_step)),
             (Stage::Classifier, Some(labels)) => {
                 group.agree(folder.note_labels(labels))?;
-                classifier::run((folder, &options.device), (&data, labels), (group, on_step))
+                classifier::run((folder, &options.compute.device), (&data, labels), (group, on_step))
             }
             (Stage::Classifier, None) if options.stage.is_none() => {
                 if group.is_first() {
@@ -321,7 +323,7 @@ fn train_autoencoder(
     let started = || Err(Error::Started { path: folder.path().to_owned(), how: String::new() });
     group.agree(if is_begun { started() } else { Ok(()) })?;
     trainer::check_parts(folder.config().autoencoder.accumulate, group)?;
-    let mut trainer = group.agree(Trainer::of_run(folder.config(), folder.notes(), &options.device))?;
+    let mut trainer = group.agree(Trainer::of_run(folder.config(), folder.notes(), &options.compute))?;
     let outcome = autoencoder::run(folder, &mut trainer, data, (group, on_step))?;
     if outcome == Outcome::Finished && group.is_first() {
         let (config, networks) = (folder.config().model_config()?, trainer.averages()?);
@@ -338,22 +340,23 @@ fn train_autoencoder(
 }
 
 impl Trainer {
-    /// Builds the networks of a new run on a device, with initial weights of another model and frozen parts as its notes say.
+    /// Builds the networks of a new run, with initial weights of another model and frozen parts as its notes say.
     ///
     /// # Errors
     /// [`Error::OtherNetworks`] if that model has another architecture; [`Error::Setting`] if a part to freeze is missing;
     /// others if it cannot be read.
-    pub fn of_run(config: &TrainConfig, notes: &Notes, device: &Device) -> Result<Self> {
+    pub fn of_run(config: &TrainConfig, notes: &Notes, compute: impl Into<Compute>) -> Result<Self> {
+        let compute = compute.into();
         let given = notes.init_from.as_deref().map(parameters_of).transpose()?;
         let names = given.as_ref().map(|given| given.keys().cloned().collect::<BTreeSet<_>>());
         let model = config.model_config()?;
-        let mut trainer = Self::of_model((&model, device), config, given.unwrap_or_default())?;
+        let mut trainer = Self::of_model((&model, &compute), config, given.unwrap_or_default())?;
         if let Some(names) = names {
             check_names(&names, &trainer.averages()?.into_keys().collect())?;
         }
         notes.freeze.iter().try_for_each(|part| trainer.freeze(part))?;
         match config.distillation {
-            Some(settings) => trainer.distill(distillation::build_teacher(teacher(notes)?, device)?, settings),
+            Some(settings) => trainer.distill(distillation::build_teacher(teacher(notes)?, &compute)?, settings),
             None => Ok(trainer),
         }
     }

@@ -20,6 +20,7 @@ use diffae_nets::weights::{SafetensorsFile, TensorSource, float_bytes};
 use safetensors::Dtype;
 use safetensors::tensor::View;
 
+use crate::compute::Compute;
 use crate::config::{OptimizerKind, StageSettings};
 use crate::error::{Error, Result, at};
 use crate::random::{Purpose, below, normal, stream, unit};
@@ -97,16 +98,16 @@ struct Maker {
 }
 
 impl Parameters {
-    /// Builds networks over variables on a device: those in `given` have its values, the others begin at random by seed and
+    /// Builds networks over variables of f32: those in `given` have its values, the others begin at random by seed and
     /// name.
     pub(crate) fn build<M>(
-        (seed, device): (u64, &Device),
+        (seed, compute): (u64, impl Into<Compute>),
         given: HashMap<String, Tensor>,
         build: impl FnOnce(&VarBuilder<'_>) -> Result<M>,
     ) -> Result<(M, Self)> {
-        let (device, given) = (device.clone(), Arc::new(given));
+        let (Compute { device, dtype }, given) = (compute.into(), Arc::new(given));
         let maker = Maker { seed, device: device.clone(), given, made: Arc::default(), misfit: Arc::default() };
-        let built = build(&VarBuilder::from_backend(Box::new(maker.clone()), DType::F32, device.clone()));
+        let built = build(&VarBuilder::from_backend(Box::new(maker.clone()), dtype, device.clone()));
         if let Some(problem) = maker.misfit.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(Error::OtherNetworks { problem });
         }

@@ -11,6 +11,7 @@ use diffae_schedule::Timestep;
 
 use crate::adversarial::{discriminator_loss, generator_loss};
 use crate::collective::Group;
+use crate::compute::Compute;
 use crate::config::{Activations, ObjectiveSettings, TrainConfig};
 use crate::distillation::Distillation;
 use crate::distillation_settings::DistillationSettings;
@@ -72,21 +73,23 @@ impl Trainer {
         Self::of_model((&config.model_config()?, &Device::Cpu), config, given)
     }
 
-    /// Builds the networks and the diffusion of `model` instead of the config's, on a device; see [`Trainer::new`].
+    /// Builds the networks and the diffusion of `model` instead of the config's; see [`Trainer::new`].
     ///
     /// # Errors
     /// If a given parameter does not fit, or the device fails.
     pub fn of_model(
-        (model, device): (&ModelConfig, &Device),
+        (model, compute): (&ModelConfig, impl Into<Compute>),
         config: &TrainConfig,
         given: HashMap<String, Tensor>,
     ) -> Result<Self> {
+        let compute = compute.into();
+        let device = &compute.device;
         let [channels, size, _] = model.image_shape();
         let discriminator = |vb: &VarBuilder<'_>| {
             Discriminator::new(channels, size, config.objective.discriminator_channels, &vb.pp("discriminator"))
         };
         let is_adversarial = config.objective.adversarial_weight > 0.;
-        let ((networks, trained), parameters) = Parameters::build((config.seed, device), given, |vb| {
+        let ((networks, trained), parameters) = Parameters::build((config.seed, &compute), given, |vb| {
             Ok((Networks::new(model, vb)?, is_adversarial.then(|| discriminator(vb)).transpose()?))
         })?;
         let views = VarBuilder::from_tensors(parameters.views("discriminator."), DType::F32, device);

@@ -7,7 +7,7 @@ use diffae_train::{DistillationSettings, Notes, Outcome, RunFolder, TrainConfig,
 use serde_json::json;
 
 use super::say_either;
-use super::train::{StepProgress, absolute, device, model_path, picture_key_setting};
+use super::train::{StepProgress, absolute, compute, model_path, picture_key_setting};
 use crate::args::{DistillArgs, GlobalArgs};
 use crate::group;
 use crate::interrupt::{Interruption, catch_interrupts};
@@ -15,7 +15,7 @@ use crate::progress::Noun;
 
 /// Begins a run that distills the model's decoder, or resumes one.
 pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
-    let options = TrainOptions { stage: None, resume: args.resume, device: device(global)? };
+    let options = TrainOptions { stage: None, resume: args.resume, compute: compute(global)? };
     let mut group = group::join(&args.group, &options)?;
     catch_interrupts();
     let teacher = ModelSource::open(&args.model, &ArchitectureHints::default())?;

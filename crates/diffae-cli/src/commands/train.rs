@@ -8,13 +8,13 @@ mod times;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::Device;
 use diffae_data::FOLDER_LABELS;
 use diffae_infer::BUILT_IN_MODEL;
-use diffae_train::{Notes, Outcome, RunFolder, Stage, TrainConfig, TrainOptions, presets};
+use diffae_train::{Compute, Notes, Outcome, RunFolder, Stage, TrainConfig, TrainOptions, presets};
 use serde_json::{Value, json};
 
 use crate::args::{GlobalArgs, NumberType, StageChoice, TrainArgs};
+use crate::device::dtype;
 use crate::group;
 use crate::interrupt::{Interruption, catch_interrupts};
 use crate::output::{say, say_json};
@@ -23,13 +23,13 @@ pub(super) use progress::StepProgress;
 
 /// Trains the missing stages of a run folder, or reports what would be done.
 pub(crate) fn run(global: &GlobalArgs, args: &TrainArgs) -> Result<()> {
-    let device = device(global)?;
+    let compute = compute(global)?;
     if args.dry_run {
-        return dry_run::run(args, &device);
+        return dry_run::run(args, &compute);
     }
     let out = args.out.as_deref().context("--out is missing")?;
     let stage = stage(args);
-    let options = TrainOptions { stage, resume: args.resume, device };
+    let options = TrainOptions { stage, resume: args.resume, compute };
     let mut group = group::join(&args.group, &options)?;
     catch_interrupts();
     let open = || if args.resume { resume::open(args, out) } else { begin(args, out) };
@@ -73,14 +73,16 @@ fn stage(args: &TrainArgs) -> Option<Stage> {
     })
 }
 
-/// Returns the device to train on: the CPU unless another one is named. Refuses number types that training does not support.
-pub(super) fn device(global: &GlobalArgs) -> Result<Device> {
-    ensure!(
-        [NumberType::F32, NumberType::Tf32].contains(&global.dtype),
-        "training computes in f32, or in tf32 on CUDA; --set objective.activations=bf16 saves activations for the backward pass in half the memory"
-    );
+/// Returns where and in which numbers to train: on the CPU unless another device is named. Refuses what training does not support.
+pub(super) fn compute(global: &GlobalArgs) -> Result<Compute> {
+    ensure!(global.dtype != NumberType::F16, "training computes in f32, tf32 or bf16: gradients are too small for f16");
     let named = if global.device == "auto" { "cpu" } else { &global.device };
-    crate::device::device(&GlobalArgs { device: named.to_owned(), ..global.clone() })
+    let device = crate::device::device(&GlobalArgs { device: named.to_owned(), ..global.clone() })?;
+    ensure!(
+        global.dtype != NumberType::Bf16 || !device.is_cpu(),
+        "training computes in f32 on a CPU; --set objective.activations=bf16 saves activations for the backward pass in half the memory"
+    );
+    Ok(Compute { device, dtype: dtype(global.dtype) })
 }
 
 fn begin(args: &TrainArgs, out: &Path) -> Result<RunFolder> {

@@ -7,6 +7,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use super::fused;
 use super::input::{ConvInput, with_optional, with_planes};
 use super::sizes::{Sizes, WeightSizes, convolve};
+use crate::cast::cast;
 use crate::cpu::algorithm::Algorithm;
 use crate::cpu::pack::Packed;
 use crate::dispatch::{KernelSet, Winograd, kernel_set};
@@ -125,7 +126,8 @@ impl ConvWeight {
                 }
             }
         };
-        fused::apply(input, [&weight.to_dtype(input.x.dtype())?, &self.bias.to_dtype(input.x.dtype())?])
+        let dtype = input.x.dtype();
+        fused::apply(input, [&cast(&weight, dtype)?, &cast(&self.bias, dtype)?])
     }
 
     fn apply_packed(&self, frozen: &Frozen, input: &ConvInput<'_>) -> Result<Tensor> {

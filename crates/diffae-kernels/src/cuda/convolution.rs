@@ -9,7 +9,7 @@ use super::plan::Element;
 /// allocation.
 pub(super) const ALIGNMENT: u64 = 16;
 
-/// What is computed of the input, the weight and the output of a convolution, from the other two.
+/// The one of the input, the weight and the output of a convolution that is computed from the other two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Direction {
     /// The output.

@@ -15,6 +15,8 @@ mod elementwise;
 #[cfg(test)]
 mod emulation;
 mod group_norm;
+#[cfg(feature = "cuda")]
+mod open;
 mod optimizer;
 mod plan;
 
@@ -29,5 +31,10 @@ pub(crate) use elementwise::{DropoutMask, add_bias, dropout, sum_channels};
 pub(crate) use group_norm::{group_norm, group_norm_gradients};
 pub(crate) use optimizer::{AdamBuffers, adam_steps, block_squares};
 
+#[cfg(not(feature = "cuda"))]
+pub use card::cuda_device;
+pub use card::cudnn_problem;
+#[cfg(feature = "cuda")]
+pub use open::cuda_device;
+
 use self::card::Card;
-pub use self::card::cudnn_problem;

@@ -1,6 +1,6 @@
 //! Absence of cards, in a build without the feature `cuda`.
 
-use candle_core::{DType, Device, Result, Shape, Tensor};
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 
 use super::convolution::Convolution;
 use super::plan::Launch;
@@ -47,4 +47,12 @@ impl Card {
 #[must_use]
 pub fn cudnn_problem(_device: &Device) -> Option<String> {
     None
+}
+
+/// Opens a card, or returns it if it is open: a process has one device, with one stream, for each card.
+///
+/// # Errors
+/// In a build without the feature `cuda`; if there is no such card, or its driver fails.
+pub fn cuda_device(_ordinal: usize) -> Result<Device> {
+    bail!("this program is built without CUDA")
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use candle_core::Device;
 use diffae_data::{Labels, Pictures, Split};
 use diffae_infer::free_memory;
 use diffae_train::{
-    Estimate, Kind, Notes, Planned, RunFolder, Stage, StageEstimate, StageSettings, TrainConfig, Trainer, check_data,
+    Compute, Estimate, Kind, Notes, Planned, RunFolder, Stage, StageEstimate, StageSettings, TrainConfig, Trainer,
+    check_data,
 };
 use image::ImageReader;
 
@@ -28,7 +28,7 @@ const OPEN_FOR: Duration = Duration::from_secs(20);
 const MAX_LISTED: usize = 5;
 
 /// Prints the config, the estimated time of a run, and the problems that would stop it.
-pub(super) fn run(args: &TrainArgs, device: &Device) -> Result<()> {
+pub(super) fn run(args: &TrainArgs, compute: &Compute) -> Result<()> {
     let config = config(args)?;
     say(&config.to_toml())?;
     let notes = notes(args, args.data.as_deref().unwrap_or(Path::new(".")))?;
@@ -43,8 +43,8 @@ pub(super) fn run(args: &TrainArgs, device: &Device) -> Result<()> {
         say("no --data: pictures and labels are not looked at")?;
         Planned::default()
     };
-    let free_bytes = free_memory(device);
-    let trainer = refusals.take(Trainer::of_run(&config, &notes, device));
+    let free_bytes = free_memory(&compute.device);
+    let trainer = refusals.take(Trainer::of_run(&config, &notes, compute));
     let Some(mut trainer) = trainer.filter(|_| refusals.0.is_empty()) else { return refusals.report() };
     let estimate = Estimate::new(&config, &mut trainer, planned)?;
     say_sizes(&config, &estimate, free_bytes)?;

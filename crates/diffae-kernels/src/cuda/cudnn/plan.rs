@@ -55,7 +55,7 @@ const MAX_WORKSPACE: usize = 1 << 30;
 /// The card for which plans are made.
 #[derive(Debug)]
 pub(super) enum Target<'a> {
-    /// That of a handle.
+    /// The card of a handle.
     Handle(&'a Handle),
     /// One that need not be there, by its properties.
     #[cfg_attr(not(test), expect(dead_code, reason = "plans for a card that is not there are made by tests"))]
@@ -98,7 +98,7 @@ pub(in crate::cuda) struct Plan {
     /// Number of the engine.
     engine: i64,
     workspace: usize,
-    /// What the plan refers to: its configuration, and the graph.
+    /// Descriptors to which the plan refers: the graph, and its configuration.
     _parts: Vec<Descriptor>,
 }
 

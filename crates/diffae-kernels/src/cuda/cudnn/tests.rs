@@ -1,3 +1,5 @@
+//! Tests against a stand-in for cuDNN, which computes on the CPU, and against the real library without a card.
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
