@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::cpu::length::LengthResult;
 use crate::cpu::matrix::{Matrix, multiply, multiply_alone};
 use crate::cpu::softmax;
+use crate::cuda;
 use crate::operation::{Operation, View, apply};
 use crate::storage::with_all_floats;
 
@@ -69,6 +70,58 @@ fn softmax_of(x: &Tensor) -> Result<Tensor> {
 /// Transposes the matrices of a batch.
 fn transposed(x: &Tensor) -> Result<Tensor> {
     x.transpose(1, 2)?.contiguous()
+}
+
+/// Queries, keys and values of all images and heads as parts of one tensor, for products that read them where they are.
+struct Parts {
+    /// Queries, `[N * heads, width, L]`.
+    q: Tensor,
+    /// Keys, of the same shape.
+    k: Tensor,
+    /// Values, of the same shape.
+    v: Tensor,
+    /// Factor of the scores, `1 / sqrt(width)`.
+    scale: f32,
+}
+
+impl Parts {
+    fn new(qkv: &Tensor, num_heads: usize) -> Result<Self> {
+        let (n, channels, h, w) = qkv.dims4()?;
+        let width = channels.checked_div(3 * num_heads).unwrap_or(0);
+        let qkv = qkv.contiguous()?.reshape((n * num_heads, 3 * width, h * w))?;
+        let part = |i: usize| qkv.narrow(1, i * width, width);
+        Ok(Self { q: part(0)?, k: part(1)?, v: part(2)?, scale: (width as f32).sqrt().recip() })
+    }
+
+    /// Computes the attention weights, `[N * heads, L, L]`: query, key. `softmax` gives that of a factor times a tensor.
+    fn weights(&self, softmax: impl Fn(&Tensor, f32) -> Result<Option<Tensor>>) -> Result<Option<Tensor>> {
+        softmax(&self.q.t()?.matmul(&self.k)?, self.scale)
+    }
+
+    fn output(&self, weights: &Tensor) -> Result<Tensor> {
+        self.v.matmul(&weights.t()?)
+    }
+
+    /// Computes the gradient w.r.t. all three, from that w.r.t. the output. `softmax_gradient` gives that w.r.t. a tensor of the
+    /// softmax of a factor times it.
+    fn gradient(
+        &self,
+        weights: &Tensor,
+        dy: &Tensor,
+        softmax_gradient: impl Fn(&Tensor, &Tensor, f32) -> Result<Option<Tensor>>,
+    ) -> Result<Option<Tensor>> {
+        let dy = dy.contiguous()?.reshape(self.v.shape())?;
+        let of_weights = dy.t()?.matmul(&self.v)?;
+        let Some(slopes) = softmax_gradient(weights, &of_weights, self.scale)? else { return Ok(None) };
+        let d_q = self.k.matmul(&slopes.t()?)?;
+        let d_k = self.q.matmul(&slopes)?;
+        Tensor::cat(&[d_q, d_k, dy.matmul(weights)?], 1).map(Some)
+    }
+}
+
+/// Returns whether the kernels of cards compute on a tensor. In f16, products of unscaled queries and keys might be infinite.
+fn is_for_cards(qkv: &Tensor) -> bool {
+    qkv.device().is_cuda() && qkv.dtype() != DType::F16
 }
 
 /// Self-attention of q, k and v in one tensor.
@@ -172,6 +225,31 @@ impl Operation<1> for Attention {
         Ok([Some(Tensor::from_vec(gradient, qkv.shape(), &Device::Cpu)?)])
     }
 
+    fn on_card(&self, [qkv]: [&Tensor; 1]) -> Result<Option<Tensor>> {
+        if !is_for_cards(qkv) {
+            return Ok(None);
+        }
+        let (n, channels, h, w) = qkv.dims4()?;
+        let parts = Parts::new(qkv, self.num_heads)?;
+        let Some(weights) = parts.weights(cuda::softmax)? else { return Ok(None) };
+        parts.output(&weights)?.reshape((n, channels.checked_div(3).unwrap_or(0), h, w)).map(Some)
+    }
+
+    fn gradients_on_card(
+        &self,
+        [qkv]: [&Tensor; 1],
+        [wanted]: [bool; 1],
+        dy: &Tensor,
+    ) -> Result<Option<[Option<Tensor>; 1]>> {
+        if !wanted || !is_for_cards(qkv) {
+            return Ok(None);
+        }
+        let parts = Parts::new(qkv, self.num_heads)?;
+        let Some(weights) = parts.weights(cuda::softmax)? else { return Ok(None) };
+        let Some(gradient) = parts.gradient(&weights, dy, cuda::softmax_gradient)? else { return Ok(None) };
+        Ok(Some([Some(gradient.reshape(qkv.shape())?)]))
+    }
+
     fn composed(&self, [qkv]: [&Tensor; 1]) -> Result<Tensor> {
         let (n, channels, h, w) = qkv.dims4()?;
         let Composed { v, weights, .. } = Composed::new(qkv, self.num_heads)?;
@@ -192,5 +270,33 @@ impl Operation<1> for Attention {
         let d_q = (k.matmul(&transposed(&slopes)?)? * scale)?;
         let d_k = (q.matmul(&slopes)? * scale)?;
         Ok([Some(Tensor::cat(&[d_q, d_k, d_v], 1)?.reshape(qkv.shape())?)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The products around the softmax of cards, with a softmax of Candle's in its place.
+    #[test]
+    fn products_in_place_are_those_of_the_kernels() {
+        let numbers = |shape: (usize, usize, usize, usize)| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
+        let (qkv, dy) = (numbers((2, 24, 3, 5)), numbers((2, 8, 3, 5)));
+        let op = Attention { num_heads: 2 };
+        let parts = Parts::new(&qkv, op.num_heads).unwrap();
+        let weights = parts.weights(|x, scale| softmax_of(&(x * f64::from(scale))?).map(Some)).unwrap().unwrap();
+        let gradient = parts.gradient(&weights, &dy, |p, dp, scale| {
+            let sum = (p * dp)?.sum_keepdim(D::Minus1)?;
+            ((p * dp.broadcast_sub(&sum)?)? * f64::from(scale)).map(Some)
+        });
+        let gradient = gradient.unwrap().unwrap().reshape(qkv.shape()).unwrap();
+        let [expected] = op.gradients([&qkv], [true], &dy).unwrap();
+        let output = attention(&qkv, op.num_heads).unwrap();
+        for (got, expected) in
+            [(parts.output(&weights).unwrap().reshape(output.shape()).unwrap(), output), (gradient, expected.unwrap())]
+        {
+            let error = (got - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(error < 1e-5, "{error}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use crate::cpu::planes::Planes;
 use crate::cuda;
 use crate::operation::{self, Operation, View};
 use crate::storage::with_all_floats;
+use crate::tape;
 
 /// A group norm, its affine map and its activation.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +63,22 @@ pub fn group_norm(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor> {
     norm.check(images, channels)?;
     let GroupNorm { num_groups, scale, shift, activation } = *norm;
     operation::apply([x, scale, shift], NormOp { num_groups, activation })
+}
+
+/// Computes the affine map of a norm under conditions, in one launch on a card: `scale = (1 + z) (1 + t) weight` and
+/// `shift = (1 + z) ((1 + t) bias + t')`, f32.
+///
+/// `None` on other devices, where kernels for cards are not selected, and while a tape is being recorded: the caller composes it.
+///
+/// # Shapes
+/// - `time`: t and t' side by side, `[N, 2C]` or `[1, 2C]`; `z`: `[N, C]` or `[1, C]`; weight and bias: `[C]`; results: `[N, C]`.
+/// # Errors
+/// If shapes do not fit, or the card fails.
+pub fn conditional_affine(time: &Tensor, z: Option<&Tensor>, affine: [&Tensor; 2]) -> Result<Option<[Tensor; 2]>> {
+    if tape::is_recording() || tape::in_graph() {
+        return Ok(None);
+    }
+    cuda::modulate(time, z, affine)
 }
 
 /// Group norm with an affine map and an activation, as an operation on x, scale and shift.

@@ -63,7 +63,7 @@ pub use dispatch::{
 };
 pub use dropout::{Dropout, dropout};
 pub use gradients::Gradients;
-pub use group_norm::{Activation, GroupNorm, NORM_EPS, group_norm};
+pub use group_norm::{Activation, GroupNorm, NORM_EPS, conditional_affine, group_norm};
 pub use join::{add, concat_channels};
 pub use kept::ActivationStorage;
 pub use linear::linear;

@@ -6,6 +6,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
+use crate::cuda::{self, Resample};
 use crate::dispatch::{KernelSet, kernel_set};
 use crate::tape;
 
@@ -18,8 +19,8 @@ use crate::tape;
 /// # Errors
 /// If `x` does not have four axes or is not a float tensor.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
-    let y = upsample(&x.detach())?;
-    tape::push(&[x], &y, |dy, _| Ok(vec![Some((average(dy)? * 4.)?)]))?;
+    let y = upsample(&x.detach(), None)?;
+    tape::push(&[x], &y, |dy, _| Ok(vec![Some(pool(dy, Window::Sum)?)]))?;
     Ok(y)
 }
 
@@ -36,8 +37,8 @@ pub fn average_pool_2x(x: &Tensor) -> Result<Tensor> {
     if h % 2 != 0 || w % 2 != 0 {
         bail!("2x2 mean needs an even height and width, got {h}x{w}")
     }
-    let y = average(&x.detach())?;
-    tape::push(&[x], &y, |dy, _| Ok(vec![Some((upsample(dy)? * 0.25)?)]))?;
+    let y = pool(&x.detach(), Window::Mean)?;
+    tape::push(&[x], &y, |dy, _| Ok(vec![Some(upsample(dy, Some(0.25))?)]))?;
     Ok(y)
 }
 
@@ -46,19 +47,43 @@ fn has_kernel(x: &Tensor) -> bool {
     x.device().is_cpu() && kernel_set() != KernelSet::Candle
 }
 
-/// Upsamples without recording.
-fn upsample(x: &Tensor) -> Result<Tensor> {
-    if has_kernel(x) {
-        return x.contiguous()?.apply_op1_no_bwd(&Upsample);
+/// Upsamples, and multiplies by a factor, without recording.
+fn upsample(x: &Tensor, factor: Option<f32>) -> Result<Tensor> {
+    if let Some(y) = cuda::resample(x, Resample::Up(factor.unwrap_or(1.)))? {
+        return Ok(y);
     }
-    let (n, c, h, w) = x.dims4()?;
-    let copies = x.reshape((n, c, h, 1, w, 1))?.broadcast_as((n, c, h, 2, w, 2))?;
-    copies.contiguous()?.reshape((n, c, 2 * h, 2 * w))
+    let y = if has_kernel(x) {
+        x.contiguous()?.apply_op1_no_bwd(&Upsample)?
+    } else {
+        let (n, c, h, w) = x.dims4()?;
+        let copies = x.reshape((n, c, h, 1, w, 1))?.broadcast_as((n, c, h, 2, w, 2))?;
+        copies.contiguous()?.reshape((n, c, 2 * h, 2 * w))?
+    };
+    factor.map_or_else(|| Ok(y.clone()), |factor| &y * f64::from(factor))
 }
 
-/// Downsamples without recording.
-fn average(x: &Tensor) -> Result<Tensor> {
-    if has_kernel(x) { x.contiguous()?.apply_op1_no_bwd(&AveragePool) } else { x.contiguous()?.avg_pool2d(2) }
+/// Reduction of a 2x2 window.
+#[derive(Debug, Clone, Copy)]
+enum Window {
+    Mean,
+    Sum,
+}
+
+/// Reduces 2x2 windows, without recording.
+fn pool(x: &Tensor, window: Window) -> Result<Tensor> {
+    let factor = match window {
+        Window::Mean => 0.25,
+        Window::Sum => 1.,
+    };
+    if let Some(y) = cuda::resample(x, Resample::Down(factor))? {
+        return Ok(y);
+    }
+    let x = x.contiguous()?;
+    let mean = if has_kernel(&x) { x.apply_op1_no_bwd(&AveragePool)? } else { x.avg_pool2d(2)? };
+    match window {
+        Window::Mean => Ok(mean),
+        Window::Sum => mean * 4.,
+    }
 }
 
 /// Nearest-neighbor upsampling.

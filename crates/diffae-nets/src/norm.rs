@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 use candle_nn::VarBuilder;
-use diffae_kernels::{Activation, ConvInput, NORM_EPS, cast, differentiable, group_norm};
+use diffae_kernels::{Activation, ConvInput, NORM_EPS, cast, conditional_affine, differentiable, group_norm};
 
 use crate::conv::Conv2d;
 use crate::init;
@@ -60,6 +60,9 @@ impl GroupNorm {
     /// Preechakul et al. 2022 (arXiv:2111.15640), Eq. 7, with the `1 +` of the released weights.
     pub(crate) fn modulated(&self, modulation: &Modulation<'_>) -> Result<AffineNorm> {
         let Modulation { time, scale_z } = *modulation;
+        if let Some([scale, shift]) = conditional_affine(time, scale_z, [&self.weight, &self.bias])? {
+            return Ok(AffineNorm { scale, shift, num_groups: self.num_groups });
+        }
         let channels = self.weight.dim(0)?;
         let gain_t = |time: &Tensor| time.narrow(1, 0, channels)? + 1.;
         let fold_scale = |time: &Tensor, weight: &Tensor| gain_t(time)?.broadcast_mul(&like(weight, time)?); // [M, C]

@@ -21,9 +21,11 @@ impl Module {
     /// Returns the name under which the module is loaded, and its PTX.
     fn source(self) -> (&'static str, &'static str) {
         match self {
+            Self::Attention => ("diffae_attention", ptx::ATTENTION),
             Self::Elementwise => ("diffae_elementwise", ptx::ELEMENTWISE),
             Self::GroupNorm => ("diffae_group_norm", ptx::GROUP_NORM),
             Self::Optimizer => ("diffae_optimizer", ptx::OPTIMIZER),
+            Self::Resample => ("diffae_resample", ptx::RESAMPLE),
         }
     }
 }

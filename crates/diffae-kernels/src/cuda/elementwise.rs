@@ -9,7 +9,7 @@ use super::plan::{Argument, Element, Launch, MAX_THREADS, Module, blocks, thread
 const MAX_BLOCKS: usize = 4096;
 
 /// Returns the number of blocks for so many packs of elements.
-fn blocks_of(packs: usize) -> Result<u32> {
+pub(super) fn blocks_of(packs: usize) -> Result<u32> {
     blocks(packs.div_ceil(MAX_THREADS).clamp(1, MAX_BLOCKS))
 }
 

@@ -1,4 +1,5 @@
-//! Kernels of this crate for NVIDIA GPUs (group norm with its activation, the surroundings of a convolution, dropout, Adam), and
+//! Kernels of this crate for NVIDIA GPUs (group norm with its activation and
+//! its conditions, softmax, resampling, the surroundings of a convolution, dropout, Adam), and
 //! convolutions by cuDNN.
 //!
 //! The kernels are the `.cu` files of `kernels/`, compiled to PTX when the crate is built with the feature `cuda`. Each operation is
@@ -8,6 +9,7 @@
 //! They are used where [`cuda_kernels`](crate::dispatch::cuda_kernels) says so; otherwise, and in number types that they do not
 //! know, each function here returns `None`, and the operation is composed of Candle's.
 
+mod attention;
 mod convolution;
 #[cfg(any(test, feature = "cuda"))]
 mod cudnn;
@@ -19,6 +21,7 @@ mod group_norm;
 mod open;
 mod optimizer;
 mod plan;
+mod resample;
 
 #[cfg(feature = "cuda")]
 mod card;
@@ -26,10 +29,12 @@ mod card;
 #[path = "no_card.rs"]
 mod card;
 
+pub(crate) use attention::{modulate, softmax, softmax_gradient};
 pub(crate) use convolution::{Direction, convolution};
 pub(crate) use elementwise::{DropoutMask, add_bias, dropout, sum_channels};
 pub(crate) use group_norm::{group_norm, group_norm_gradients};
 pub(crate) use optimizer::{AdamBuffers, adam_steps, block_squares};
+pub(crate) use resample::{Resample, resample};
 
 #[cfg(not(feature = "cuda"))]
 pub use card::cuda_device;

@@ -23,9 +23,11 @@ pub(super) struct Launch {
 /// A file of kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Module {
+    Attention,
     Elementwise,
     GroupNorm,
     Optimizer,
+    Resample,
 }
 
 /// An argument of a kernel.

@@ -2,13 +2,16 @@
 
 use candle_core::{Device, Tensor, Var};
 
+use super::super::attention::{plan_modulate, plan_softmax, plan_softmax_gradient};
 use super::super::elementwise::{DropoutMask, plan_bias, plan_dropout, plan_sums};
 use super::super::group_norm::Sizes;
 use super::super::optimizer::Blocks;
 use super::super::plan::{Argument, Element, Launch};
+use super::super::resample::{Resample, plan_resample};
 use super::{Buffer, carry_out, floats, rounded};
 use crate::cpu::optimizer::Factors;
 use crate::cpu::planes::Activation;
+use crate::cpu::softmax;
 use crate::group_norm::NormOp;
 use crate::operation::Operation;
 use crate::{AdamConfig, AdamStep, Dropout, ParameterState, StatePart, adam_step, block_squares};
@@ -317,5 +320,89 @@ fn sums_of_squares_are_those_of_the_cpu() {
     let expected = tensors.iter().flat_map(|it| block_squares(&tensor(it, &[it.len()])).unwrap());
     for (got, expected) in got.iter().zip(expected) {
         assert!((f64::from(*got) / expected - 1.).abs() < 1e-6, "{got} for {expected}");
+    }
+}
+
+#[test]
+fn softmax_and_its_gradient_are_those_of_the_cpu() {
+    for element in ELEMENTS {
+        for [rows, width] in [[3, 16], [2, 300], [5, 1], [1, 1031]] {
+            let [x, dp] = [1, 2].map(|seed| rounded(element, &numbers(rows * width, seed)));
+            // Differences as large as exp bears, so that the largest must be taken off.
+            let x: Vec<f32> = rounded(element, &x.iter().map(|it| it * 40. + 300.).collect::<Vec<_>>());
+            let buffers = [Buffer::of(element, &x), Buffer::empty(element, x.len())];
+            let after = carry_out(&plan_softmax(element, [rows, width], 0.25).unwrap(), &buffers);
+            let mut expected = x.clone();
+            softmax::forward(&mut expected, width, 0.25).unwrap();
+            assert_near(&floats(element, &after[1]), &expected, tolerance(element), "softmax");
+            let p = rounded(element, &expected);
+            let buffers = [Buffer::of(element, &p), Buffer::of(element, &dp), Buffer::empty(element, x.len())];
+            let after = carry_out(&plan_softmax_gradient(element, [rows, width], 0.25).unwrap(), &buffers);
+            let mut expected = dp.clone();
+            softmax::backward(&p, &mut expected, width, 0.25).unwrap();
+            assert_near(&floats(element, &after[2]), &expected, tolerance(element).max(1e-5), "its gradient");
+        }
+    }
+}
+
+#[test]
+fn conditions_of_norms_are_their_formula() {
+    for element in ELEMENTS {
+        for ([images, channels], z_rows, time_rows) in [
+            ([3, 5], Some(3), 1),
+            ([3, 300], Some(1), 3),
+            ([2, 7], None, 2),
+            ([1, 4], Some(1), 1),
+            ([4, 6], Some(4), 4),
+        ] {
+            let of = |count: usize, seed: usize| rounded(element, &numbers(count, seed));
+            let time = of(time_rows * 2 * channels, 1);
+            let z = of(z_rows.unwrap_or(1) * channels, 2);
+            let [weight, bias] = [of(channels, 3), of(channels, 4)];
+            let mut expected = [vec![], vec![]];
+            for (image, channel) in (0..images).flat_map(|image| (0..channels).map(move |channel| (image, channel))) {
+                let t = if time_rows > 1 { image * 2 * channels } else { 0 } + channel;
+                let gain_z = match z_rows {
+                    Some(rows) => 1. + z[if rows > 1 { image * channels } else { 0 } + channel],
+                    None => 1.,
+                };
+                expected[0].push(gain_z * (1. + time[t]) * weight[channel]);
+                expected[1].push(gain_z * ((1. + time[t]) * bias[channel] + time[t + channels]));
+            }
+            let rows = [time_rows, z_rows.unwrap_or(1)];
+            let plan = plan_modulate(element, [images, channels], z_rows.map(|_| 5), rows).unwrap();
+            let result = || Buffer::empty(Element::F32, images * channels);
+            let buffers = [&time, &weight, &bias].map(|it| Buffer::of(element, it));
+            let buffers: Vec<Buffer> =
+                buffers.into_iter().chain([result(), result(), Buffer::of(element, &z)]).collect();
+            let after = carry_out(&plan, &buffers);
+            for (part, expected) in expected.iter().enumerate() {
+                assert_near(&floats(Element::F32, &after[3 + part]), expected, 1e-6, "conditions");
+            }
+        }
+    }
+}
+
+#[test]
+fn resampling_is_that_of_the_cpu() {
+    for element in ELEMENTS {
+        for [planes, height, width] in [[6, 4, 6], [3, 2, 2], [4, 34, 50]] {
+            let shape = [1, planes, height, width];
+            let x = rounded(element, &numbers(planes * height * width, 1));
+            let input = tensor(&x, &shape);
+            let up = values(&crate::upsample_nearest_2x(&input).unwrap());
+            let down = values(&crate::average_pool_2x(&input).unwrap());
+            for (how, row, expected) in [
+                (Resample::Up(0.25), 2 * width, up.iter().map(|it| it * 0.25).collect::<Vec<_>>()),
+                (Resample::Up(1.), 2 * width, up),
+                (Resample::Down(1.), width >> 1, down.iter().map(|it| it * 4.).collect()),
+                (Resample::Down(0.25), width >> 1, down),
+            ] {
+                let plan = plan_resample(element, how, row, expected.len()).unwrap();
+                let buffers = [Buffer::of(element, &x), Buffer::empty(element, expected.len())];
+                let got = floats(element, &carry_out(&plan, &buffers)[1]);
+                assert_near(&got, &expected, tolerance(element), &format!("{how:?}"));
+            }
+        }
     }
 }

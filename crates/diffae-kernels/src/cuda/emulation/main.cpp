@@ -16,11 +16,15 @@
 #include <tuple>
 #include <utility>
 
+#include "../kernels/attention.cu"
+#undef DEFINE
 #include "../kernels/elementwise.cu"
 #undef DEFINE
 #include "../kernels/group_norm.cu"
 #undef DEFINE
 #include "../kernels/optimizer.cu"
+#undef DEFINE
+#include "../kernels/resample.cu"
 
 namespace {
 
@@ -109,6 +113,11 @@ const std::map<std::string, void (*)(const Launch &)> KERNELS = {
     FOR_EACH_TYPE(KERNELS_OF)
     KERNEL(sum_images_f32) KERNEL(sum_images_f16) KERNEL(sum_images_bf16)
     KERNEL(dropout_f32) KERNEL(dropout_f16) KERNEL(dropout_bf16)
+    KERNEL(softmax_f32) KERNEL(softmax_f16) KERNEL(softmax_bf16)
+    KERNEL(softmax_gradient_f32) KERNEL(softmax_gradient_f16) KERNEL(softmax_gradient_bf16)
+    KERNEL(modulate_f32) KERNEL(modulate_f16) KERNEL(modulate_bf16)
+    KERNEL(upsample_f32) KERNEL(upsample_f16) KERNEL(upsample_bf16)
+    KERNEL(pool_f32) KERNEL(pool_f16) KERNEL(pool_bf16)
     KERNEL(adam) KERNEL(squares)
 };
 
