@@ -44,6 +44,10 @@ fn kernels_by_name_give_the_same_picture() {
     }
     // As if it were not set.
     assert_eq!(sample(&workspace, "empty", &[], &[("DIFFAE_KERNELS", "")]), expected);
+    // Network calls in the form in which cards record them, on the CPU.
+    let composed = sample(&workspace, "composed", &[], &[("DIFFAE_KERNELS", "candle")]);
+    let graphs = [("DIFFAE_KERNELS", "candle"), ("DIFFAE_CUDA_KERNELS", "graphs")];
+    assert_eq!(sample(&workspace, "graphs", &[], &graphs), composed);
 }
 
 #[test]
@@ -60,7 +64,7 @@ fn unknown_kernels_are_refused_with_the_names_that_there_are() {
     workspace.run_with_environment(&info, &environment).fails_with("candle, portable, neon, avx2, avx512");
     let of_cards = [("DIFFAE_CUDA_KERNELS", "nonsense")];
     workspace.run_with_environment(&info, &of_cards).fails_with("DIFFAE_CUDA_KERNELS");
-    workspace.run_with_environment(&info, &of_cards).fails_with("candle, own, cudnn");
+    workspace.run_with_environment(&info, &of_cards).fails_with("candle, own, cudnn, graphs");
 }
 
 #[test]

@@ -1,21 +1,27 @@
 //! Parts shared by encoding, decoding and sampling: the networks as denoisers, and the chain for a number of steps.
 
 use candle_core::Tensor;
-use diffae_nets::{TimeProjections, Unet, ZSemProjections};
+use diffae_nets::{ChainConditions, TimeProjections, Unet, UnetReplays, ZSemProjections};
 use diffae_schedule::{Denoiser, NoiseSchedule, PredictionTarget, Spacing, StepChain, Timestep};
 
 use crate::error::{Result, computing};
 use crate::model::{Latent, Model};
 
+/// Minimum number of timesteps of a chain whose network calls are recorded, where they may be: a recording takes the time of two.
+const MIN_RECORDED: usize = 4;
+
 /// The `UNet` as a denoiser, with its conditions on `z_sem` and on a chain's timesteps computed once for the whole
 /// chain.
 pub(crate) struct UnetDenoiser<'a> {
     unet: &'a Unet,
+    replays: &'a UnetReplays,
     schedule: &'a NoiseSchedule,
     prediction: PredictionTarget,
     z_sem: Option<ZSemProjections>,
     timesteps: Vec<Timestep>,
     time: TimeProjections,
+    /// The conditions in another form, where the network is to be recorded.
+    recorded: Option<ChainConditions>,
 }
 
 impl<'a> UnetDenoiser<'a> {
@@ -25,7 +31,13 @@ impl<'a> UnetDenoiser<'a> {
         let numbers: Vec<f32> = timesteps.iter().map(|t| t.get() as f32).collect();
         let time = computing("projecting timesteps", unet.project_time(&numbers, like))?;
         let z_sem = z_sem.map(|z_sem| computing("projecting z_sem", unet.project_z_sem(z_sem))).transpose()?;
-        Ok(Self { unet, schedule, prediction, z_sem, timesteps, time })
+        let recorded = if timesteps.len() < MIN_RECORDED {
+            None
+        } else {
+            computing("joining conditions", unet.chain_conditions(&time, z_sem.as_ref()))?
+        };
+        let replays = model.replays();
+        Ok(Self { unet, replays, schedule, prediction, z_sem, timesteps, time, recorded })
     }
 }
 
@@ -68,14 +80,22 @@ impl Model {
 
 impl Denoiser for UnetDenoiser<'_> {
     fn eps(&self, x_t: &Tensor, timesteps: &[Timestep]) -> candle_core::Result<Tensor> {
-        let known = |t: Timestep| self.timesteps.iter().position(|known| *known == t);
-        let time = match *distinct(timesteps) {
-            [t] => known(t).map(|idx| self.time.of(idx)),
+        let step = match *distinct(timesteps) {
+            [t] => self.timesteps.iter().position(|known| *known == t),
             _ => None,
         };
         let unet = self.unet;
-        let time = time.unwrap_or_else(|| unet.project_time(&numbers(distinct(timesteps)), x_t))?;
-        let predicted = unet.forward_projected(x_t, &time, self.z_sem.as_ref())?;
+        let replayed = match (step, &self.recorded) {
+            (Some(step), Some(conditions)) => unet.forward_replayed(self.replays, x_t, conditions, step)?,
+            _ => None,
+        };
+        let predicted = if let Some(predicted) = replayed {
+            predicted
+        } else {
+            let time = step.map(|step| self.time.of(step));
+            let time = time.unwrap_or_else(|| unet.project_time(&numbers(distinct(timesteps)), x_t))?;
+            unet.forward_projected(x_t, &time, self.z_sem.as_ref())?
+        };
         eps_of(self.prediction, self.schedule, (predicted, x_t), timesteps)
     }
 }

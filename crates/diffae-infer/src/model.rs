@@ -6,7 +6,9 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_nets::weights::{ArchitectureHints, LatentMoments, Weights};
-use diffae_nets::{AttributeClassifier, CompactDecoder, CompactEncoder, LatentNet, SemanticEncoder, Unet, Winograd};
+use diffae_nets::{
+    AttributeClassifier, CompactDecoder, CompactEncoder, LatentNet, SemanticEncoder, Unet, UnetReplays, Winograd,
+};
 use diffae_schedule::{NoiseSchedule, PredictionTarget};
 
 use crate::error::{Error, Result, computing};
@@ -58,6 +60,8 @@ pub struct Model {
     latent: Option<Latent>,
     moments: Option<LatentMoments>,
     classifier: Option<AttributeClassifier>,
+    /// Recordings of the decoder, where there may be any.
+    replays: UnetReplays,
 }
 
 /// The network that computes `z_sem`.
@@ -193,6 +197,10 @@ impl Model {
         self.classifier.as_ref().ok_or(Error::MissingPart { part: "attribute classifier", hint })
     }
 
+    pub(crate) fn replays(&self) -> &UnetReplays {
+        &self.replays
+    }
+
     pub(crate) fn latent(&self) -> Result<&Latent> {
         let hint = "it cannot sample new pictures, but encodes and decodes";
         self.latent.as_ref().ok_or(Error::MissingPart { part: "latent net", hint })
@@ -235,6 +243,7 @@ impl ModelSource {
             classifier: self.build_classifier(&options.device).map_err(building("classifier"))?,
             device: options.device.clone(),
             config: config.clone(),
+            replays: UnetReplays::default(),
         })
     }
 

@@ -9,37 +9,57 @@ use candle_core::{Result, bail};
 pub const KERNELS_VARIABLE: &str = "DIFFAE_KERNELS";
 
 /// Environment variable that selects what computes on CUDA, besides matrix products: `candle`, the composed backend, which is the
-/// default; `own`, the kernels of this crate, with convolutions of Candle's; or `cudnn`, the same with those of cuDNN, where it is
-/// installed. No card has run the latter two yet.
+/// default; `own`, the kernels of this crate, with convolutions of Candle's; `cudnn`, the same with those of cuDNN, where it is
+/// installed; or `graphs`, the same with network calls of a chain started as a whole. No card has run the latter three yet.
 pub const CUDA_KERNELS_VARIABLE: &str = "DIFFAE_CUDA_KERNELS";
 
 /// Origin of the kernels that compute on CUDA.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(crate) enum CudaKernels {
+    /// Kernels of Candle, of which operations are composed.
+    Candle,
     /// Kernels of diffae.
     Own,
     /// Kernels of diffae, with convolutions of cuDNN.
     Cudnn,
-    /// Kernels of Candle, of which operations are composed.
-    Candle,
+    /// Kernels of diffae and cuDNN, those of a network call started as one graph.
+    Graphs,
 }
 
 impl CudaKernels {
-    fn from_environment() -> Result<Self> {
-        match std::env::var_os(CUDA_KERNELS_VARIABLE).unwrap_or_default().to_string_lossy().as_ref() {
+    fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "candle" | "" => Ok(Self::Candle),
             "own" => Ok(Self::Own),
             "cudnn" => Ok(Self::Cudnn),
-            "candle" | "" => Ok(Self::Candle),
-            name => bail!("there are no CUDA kernels named {name:?}; the names are candle, own, cudnn"),
+            "graphs" => Ok(Self::Graphs),
+            name => bail!("there are no CUDA kernels named {name:?}; the names are candle, own, cudnn, graphs"),
         }
+    }
+
+    fn from_environment() -> Result<Self> {
+        Self::from_name(&std::env::var_os(CUDA_KERNELS_VARIABLE).unwrap_or_default().to_string_lossy())
     }
 }
 
+/// The kernels that compute on CUDA, from the first computation on.
+static CUDA_KERNELS: OnceLock<CudaKernels> = OnceLock::new();
+
 /// Returns the kernels that compute on CUDA. A wrong name in the environment selects Candle's.
-#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "nothing computes on CUDA"))]
 pub(crate) fn cuda_kernels() -> CudaKernels {
-    static SELECTED: OnceLock<CudaKernels> = OnceLock::new();
-    *SELECTED.get_or_init(|| CudaKernels::from_environment().unwrap_or(CudaKernels::Candle))
+    *CUDA_KERNELS.get_or_init(|| CudaKernels::from_environment().unwrap_or(CudaKernels::Candle))
+}
+
+/// Selects the kernels that compute on CUDA for the whole process, by their name in [`CUDA_KERNELS_VARIABLE`].
+///
+/// # Errors
+/// If there are none of that name, or others have been selected or have computed before.
+pub fn force_cuda_kernels(name: &str) -> Result<()> {
+    let kernels = CudaKernels::from_name(name)?;
+    if *CUDA_KERNELS.get_or_init(|| kernels) != kernels {
+        bail!("{name} comes too late: other CUDA kernels are selected")
+    }
+    Ok(())
 }
 
 /// A set of CPU kernels.

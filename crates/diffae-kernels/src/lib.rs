@@ -47,6 +47,7 @@ mod kept;
 mod linear;
 mod operation;
 mod optimizer;
+mod replay;
 mod resample;
 mod storage;
 mod tape;
@@ -58,8 +59,8 @@ pub use cast::cast;
 pub use conv2d::{ConvInput, ConvWeight, conv2d};
 pub use cuda::{cuda_device, cudnn_problem};
 pub use dispatch::{
-    CUDA_KERNELS_VARIABLE, KERNELS_VARIABLE, KernelSet, Winograd, check_cuda_kernels, force_kernel_set, is_exact,
-    kernel_set, kernels_from_environment, set_exact,
+    CUDA_KERNELS_VARIABLE, KERNELS_VARIABLE, KernelSet, Winograd, check_cuda_kernels, force_cuda_kernels,
+    force_kernel_set, is_exact, kernel_set, kernels_from_environment, set_exact,
 };
 pub use dropout::{Dropout, dropout};
 pub use gradients::Gradients;
@@ -71,6 +72,7 @@ pub use optimizer::{
     AdamConfig, AdamStep, ParameterState, ParameterUpdate, SQUARES_BLOCK, StatePart, adam_step, adam_steps,
     block_squares, sums_of_squares,
 };
+pub use replay::{Computation, Replay};
 pub use resample::{average_pool_2x, upsample_nearest_2x};
 pub use tape::{Tape, checkpoint, differentiable, no_gradients, record, record_with};
 pub use threads::{run_in_pool, set_num_threads};

@@ -73,6 +73,7 @@ mod precision;
 mod res_block;
 mod time_embedding;
 mod unet;
+mod unet_replay;
 
 pub use diffae_kernels::Winograd;
 
@@ -94,3 +95,4 @@ pub use plan::{InputPlan, InputStage, OutputStage, ResPlan, Resample};
 pub use precision::compute_dtype;
 pub use time_embedding::{timestep_embedding, timestep_frequencies};
 pub use unet::{TimeProjections, TrainingMode, Unet, ZSemProjections};
+pub use unet_replay::{ChainConditions, UnetReplays};

@@ -253,6 +253,16 @@ impl Unet {
 }
 
 impl TimeProjections {
+    /// Joins projections of single blocks.
+    pub(crate) fn of_blocks(blocks: Vec<Tensor>) -> Self {
+        Self(blocks)
+    }
+
+    /// Returns the projections of single blocks, `[M, 2C]` each.
+    pub(crate) fn blocks(&self) -> &[Tensor] {
+        &self.0
+    }
+
     /// Returns the projections of one of the M timesteps.
     ///
     /// # Errors
@@ -263,6 +273,16 @@ impl TimeProjections {
 }
 
 impl ZSemProjections {
+    /// Joins projections of single blocks.
+    pub(crate) fn of_blocks(blocks: Vec<Tensor>) -> Self {
+        Self(blocks)
+    }
+
+    /// Returns the projections of single blocks, `[N, C]` each.
+    pub(crate) fn blocks(&self) -> &[Tensor] {
+        &self.0
+    }
+
     /// Returns the style space: the projections of all blocks side by side, in order input, middle, output.
     ///
     /// # Shapes

@@ -33,30 +33,34 @@ use self::rows::{Row, Rows, table};
 type Part = (&'static str, u64, fn(&Card, &Scale, &mut Rows) -> Result<()>);
 
 /// Kernels for CUDA with which names of parts begin, as the environment names them; the other parts take Candle's.
-const KERNELS: [&str; 2] = ["own", "cudnn"];
+const KERNELS: [&str; 3] = ["own", "cudnn", "graphs"];
 /// Part of the names of parts that compute in TF32, as PyTorch does beside them; cards of NVIDIA alone have it.
 const TF32: &str = "tf32";
 /// All parts, the most important first.
-const PARTS: [Part; 19] = [
+const PARTS: [Part; 23] = [
     ("operations", 90, operations::check),
     ("networks", 90, whole::networks),
-    ("own-operations", 60, operations::check),
-    ("own-networks", 60, whole::networks),
     ("cudnn-operations", 60, operations::check),
     ("cudnn-networks", 90, whole::networks),
+    ("graphs-networks", 60, whole::networks),
+    ("graphs-tf32-speed", 150, speed::measure),
     ("samples", 60, whole::samples),
+    ("graphs-samples", 60, whole::samples),
     ("codes", 60, whole::codes),
     ("training", 120, training::steps),
-    ("own-training", 90, training::steps),
     ("cudnn-training", 90, training::steps),
     ("resume", 120, training::resume),
-    ("speed", 180, speed::measure),
-    ("own-speed", 120, speed::measure),
-    ("own-tf32-speed", 150, speed::measure),
-    ("cudnn-speed", 120, speed::measure),
-    ("cudnn-tf32-speed", 150, speed::measure),
-    ("own-resume", 120, training::resume),
     ("cudnn-resume", 120, training::resume),
+    ("speed", 180, speed::measure),
+    ("cudnn-tf32-speed", 150, speed::measure),
+    ("graphs-speed", 120, speed::measure),
+    ("cudnn-speed", 120, speed::measure),
+    ("own-operations", 60, operations::check),
+    ("own-networks", 60, whole::networks),
+    ("own-training", 90, training::steps),
+    ("own-tf32-speed", 150, speed::measure),
+    ("own-speed", 120, speed::measure),
+    ("own-resume", 120, training::resume),
 ];
 
 /// Arguments of `cargo xtask gpu`.
@@ -71,7 +75,7 @@ pub(crate) struct Args {
     /// Run only the parts whose names contain this
     ///
     /// Parts whose names begin with `own` take the kernels of diffae for cards in place of Candle's, those with `cudnn` convolutions
-    /// by cuDNN, too.
+    /// by cuDNN, too, and those with `graphs` start network calls as a whole.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Take small sizes, for a CPU
@@ -105,7 +109,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let (start, mut all) = (Instant::now(), BTreeMap::new());
-    let is_possible = |name: &str| args.device.starts_with("cuda") || !name.contains(TF32);
+    let of_cards = |name: &str| name.contains(TF32) || name.starts_with("own") || name.starts_with("cudnn");
+    let is_possible = |name: &str| args.device.starts_with("cuda") || !of_cards(name);
     let is_wanted = |name: &str| is_possible(name) && args.only.as_ref().is_none_or(|only| name.contains(only));
     for (place, (name, limit, _)) in PARTS.iter().enumerate().filter(|(_, (name, ..))| is_wanted(name)) {
         println!("[{:.0} s] {name}", start.elapsed().as_secs_f64());

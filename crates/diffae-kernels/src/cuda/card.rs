@@ -51,7 +51,7 @@ impl Card {
 
     /// Returns the card that holds a tensor; `None` if it is none, cuDNN is not asked for, or does not work there.
     pub(super) fn with_cudnn(tensor: &Tensor) -> Option<Self> {
-        let card = Self::of(tensor).filter(|_| cuda_kernels() == CudaKernels::Cudnn)?;
+        let card = Self::of(tensor).filter(|_| cuda_kernels() >= CudaKernels::Cudnn)?;
         cudnn::open(&card.cuda.cuda_stream()).is_ok().then_some(card)
     }
 
@@ -163,7 +163,7 @@ impl Card {
 #[must_use]
 pub fn cudnn_problem(device: &Device) -> Option<String> {
     match device {
-        Device::Cuda(cuda) if cuda_kernels() == CudaKernels::Cudnn => {
+        Device::Cuda(cuda) if cuda_kernels() >= CudaKernels::Cudnn => {
             cudnn::open(&cuda.cuda_stream()).err().map(|error| error.to_string())
         }
         _ => None,

@@ -21,6 +21,8 @@ mod group_norm;
 mod open;
 mod optimizer;
 mod plan;
+#[cfg(feature = "cuda")]
+mod recording;
 mod resample;
 
 #[cfg(feature = "cuda")]
@@ -37,9 +39,13 @@ pub(crate) use optimizer::{AdamBuffers, adam_steps, block_squares};
 pub(crate) use resample::{Resample, resample};
 
 #[cfg(not(feature = "cuda"))]
+pub(crate) use card::Recording;
+#[cfg(not(feature = "cuda"))]
 pub use card::cuda_device;
 pub use card::cudnn_problem;
 #[cfg(feature = "cuda")]
 pub use open::cuda_device;
+#[cfg(feature = "cuda")]
+pub(crate) use recording::Recording;
 
 use self::card::Card;

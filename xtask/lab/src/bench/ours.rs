@@ -12,7 +12,7 @@ use diffae_kernels::{
     sums_of_squares,
 };
 use diffae_nets::weights::LatentMoments;
-use diffae_nets::{DiffusionAutoencoder, LatentNet};
+use diffae_nets::{ChainConditions, DiffusionAutoencoder, LatentNet, UnetReplays};
 
 use super::machine;
 use super::work::{Kind, Preset, Work};
@@ -34,10 +34,30 @@ pub(crate) struct Prepared {
 }
 
 enum Runner {
-    Unet { pipeline: Pipeline, x_t: Tensor, z_sem: Tensor },
-    Encoder { pipeline: Pipeline, x_0: Tensor },
-    Chain { pipeline: Pipeline, x_0: Tensor },
-    Sample { pipeline: Pipeline, numbers: Vec<u64> },
+    Unet {
+        pipeline: Pipeline,
+        x_t: Tensor,
+        z_sem: Tensor,
+    },
+    /// A noise prediction within a chain, where it is recorded.
+    Recorded {
+        pipeline: Pipeline,
+        x_t: Tensor,
+        conditions: ChainConditions,
+        replays: UnetReplays,
+    },
+    Encoder {
+        pipeline: Pipeline,
+        x_0: Tensor,
+    },
+    Chain {
+        pipeline: Pipeline,
+        x_0: Tensor,
+    },
+    Sample {
+        pipeline: Pipeline,
+        numbers: Vec<u64>,
+    },
     Train(Box<Training>),
 }
 
@@ -65,7 +85,14 @@ impl Prepared {
             Kind::Chain => Runner::Chain { pipeline, x_0: x },
             _ => {
                 let z_sem = Tensor::randn(0f32, 1., (work.batch, work.preset.embed_channels), device)?;
-                Runner::Unet { pipeline, x_t: x, z_sem }
+                let unet = pipeline.model().unet()?;
+                let (time, z) = (unet.project_time(&[TIMESTEP], &x)?, unet.project_z_sem(&z_sem)?);
+                match unet.chain_conditions(&time, Some(&z))? {
+                    Some(conditions) => {
+                        Runner::Recorded { pipeline, x_t: x, conditions, replays: UnetReplays::default() }
+                    }
+                    None => Runner::Unet { pipeline, x_t: x, z_sem },
+                }
             }
         };
         Ok(Self { runner })
@@ -92,6 +119,10 @@ impl Prepared {
             match &mut self.runner {
                 Runner::Unet { pipeline, x_t, z_sem } => {
                     drop(pipeline.model().unet()?.forward(x_t, &[TIMESTEP], Some(z_sem))?);
+                }
+                Runner::Recorded { pipeline, x_t, conditions, replays } => {
+                    let predicted = pipeline.model().unet()?.forward_replayed(replays, x_t, conditions, 0)?;
+                    predicted.context("the network cannot be recorded")?;
                 }
                 Runner::Encoder { pipeline, x_0 } => drop(pipeline.encode_semantic_batch(x_0, &mut no_observer)?),
                 Runner::Chain { pipeline, x_0 } => {

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use diffae_infer::{BUILT_IN_MODEL, LoadOptions, Model, Pipeline, PipelineSettings, built_in_pictures, no_observer};
+use diffae_nets::{Unet, UnetReplays};
 
 use super::Scale;
 use super::card::{Card, relative_error, values};
@@ -39,13 +40,30 @@ pub(super) fn networks(card: &Card, scale: &Scale, rows: &mut Rows) -> Result<()
         let [got, expected] = card.run_both(|device| {
             let model = source.build(&LoadOptions::on(device))?;
             let (x, z) = (x.to_device(device)?, z.to_device(device)?);
-            Ok([model.encode_semantic(&x)?, model.unet()?.forward(&x, &[500.], Some(&z))?])
+            let unet = model.unet()?;
+            let all = [model.encode_semantic(&x)?, unet.forward(&x, &[500.], Some(&z))?];
+            Ok((all, replayed(unet, &x, &z)?))
         })?;
-        for (what, (got, expected)) in ["encoder", "UNet"].into_iter().zip(got.iter().zip(&expected)) {
+        for (what, (got, expected)) in ["encoder", "UNet"].into_iter().zip(got.0.iter().zip(&expected.0)) {
             rows.compare(&format!("{what} of {label}, {batch}"), relative_error(got, expected)?, NETWORK);
+        }
+        if let Some(replayed) = &got.1 {
+            let error = relative_error(replayed, &expected.0[1])?;
+            rows.compare(&format!("UNet of {label}, {batch}, recorded"), error, NETWORK);
         }
     }
     Ok(())
+}
+
+/// Predicts as [`Unet::forward`] does, by a recording that is started the second time; `None` where nothing is recorded.
+fn replayed(unet: &Unet, x: &Tensor, z: &Tensor) -> Result<Option<Tensor>> {
+    let (time, z) = (unet.project_time(&[20., 500.], x)?, unet.project_z_sem(z)?);
+    let Some(conditions) = unet.chain_conditions(&time, Some(&z))? else { return Ok(None) };
+    let replays = UnetReplays::default();
+    let first = unet.forward_replayed(&replays, &(x * 0.5)?, &conditions, 0)?;
+    let second = unet.forward_replayed(&replays, x, &conditions, 1)?;
+    ensure!(first.is_some() && second.is_some(), "the network cannot be recorded");
+    Ok(second)
 }
 
 fn built_in(device: &Device) -> Result<(Pipeline, PipelineSettings)> {
