@@ -38,6 +38,7 @@ mod cast;
 mod conv2d;
 mod cpu;
 mod cuda;
+mod depthwise;
 mod dispatch;
 mod dropout;
 mod gradients;
@@ -58,6 +59,7 @@ pub use attention::attention;
 pub use cast::cast;
 pub use conv2d::{ConvInput, ConvWeight, conv2d};
 pub use cuda::{cuda_device, cudnn_problem};
+pub use depthwise::depthwise_conv2d;
 pub use dispatch::{
     CUDA_KERNELS_VARIABLE, KERNELS_VARIABLE, KernelSet, Winograd, check_cuda_kernels, force_cuda_kernels,
     force_kernel_set, is_exact, kernel_set, kernels_from_environment, set_exact,

@@ -1,6 +1,6 @@
 //! Layers of the feature networks: convolutions with folded batch norms, pooling, resizing.
 
-use candle_core::{DType, Device, IndexOp, Result as CandleResult, Tensor};
+use candle_core::{DType, Device, Result as CandleResult, Tensor};
 use diffae_nets::weights::Weights;
 
 use crate::error::{Error, Result};
@@ -121,54 +121,33 @@ impl Conv {
         if groups == 1 && stride == 1 && height == width && height <= 3 && height % 2 == 1 && keeps_size {
             return diffae_kernels::conv2d(x, &self.weight, &self.bias);
         }
-        let x = pad(x, self.window)?;
-        let y =
-            if groups == 1 { x.conv2d(&self.weight, 0, stride, 1, 1)? } else { depthwise(&x, &self.weight, stride)? };
+        if groups > 1 {
+            let zeros = zeros_around(x, self.window)?;
+            return diffae_kernels::depthwise_conv2d(x, &self.weight, &self.bias, (stride, zeros));
+        }
+        let y = pad(x, self.window)?.conv2d(&self.weight, 0, stride, 1, 1)?;
         y.broadcast_add(&self.bias.reshape((1, (), 1, 1))?)
     }
 }
 
-/// Pads pictures with zeros.
-fn pad(x: &Tensor, window: Window) -> CandleResult<Tensor> {
+/// Returns the zeros with which pictures are padded: above and below, left and right.
+fn zeros_around(x: &Tensor, window: Window) -> CandleResult<[[usize; 2]; 2]> {
     let sides = [x.dim(2)?, x.dim(3)?];
-    let before_after = |axis: usize| match window.padding {
-        Padding::Zeros(zeros) => (zeros[axis], zeros[axis]),
+    Ok([0, 1].map(|axis| match window.padding {
+        Padding::Zeros(zeros) => [zeros[axis]; 2],
         Padding::Same => {
             let (side, kernel) = (sides[axis], window.kernel[axis]);
             let covered = (side.div_ceil(window.stride).saturating_sub(1)) * window.stride + kernel;
             let zeros = covered.saturating_sub(side);
-            (zeros >> 1, zeros - (zeros >> 1))
+            [zeros >> 1, zeros - (zeros >> 1)]
         }
-    };
-    let ((top, bottom), (left, right)) = (before_after(0), before_after(1));
-    x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)
+    }))
 }
 
-/// Depthwise convolution, `y[n, c] = sum over i, j of w[c, i, j] x[n, c, s y + i, s x + j]`: one product for each place
-/// of the kernel, because Candle would take the channels one by one.
-fn depthwise(x: &Tensor, weight: &Tensor, stride: usize) -> CandleResult<Tensor> {
-    let (_, channels, height, width) = x.dims4()?;
-    let (_, _, kernel_height, kernel_width) = weight.dims4()?;
-    let places = |side: usize, kernel: usize| (side - kernel).checked_div(stride).unwrap_or(0) + 1;
-    let (rows, columns) = (places(height, kernel_height), places(width, kernel_width));
-    let every = |x: &Tensor, axis: usize, start: usize, count: usize| {
-        let x = x.narrow(axis, start, (count - 1) * stride + 1)?;
-        if stride == 1 {
-            return Ok(x);
-        }
-        let chosen: Vec<u32> = (0..).step_by(stride).take(count).collect();
-        x.contiguous()?.index_select(&Tensor::new(chosen, x.device())?, axis)
-    };
-    let mut sum: Option<Tensor> = None;
-    for i in 0..kernel_height {
-        let band = every(x, 2, i, rows)?;
-        for j in 0..kernel_width {
-            let factor = weight.i((.., 0, i, j))?.reshape((1, channels, 1, 1))?;
-            let term = every(&band, 3, j, columns)?.broadcast_mul(&factor)?;
-            sum = Some(sum.map_or(Ok(term.clone()), |sum| sum + &term)?);
-        }
-    }
-    sum.map_or_else(|| candle_core::bail!("a kernel without places"), Ok)
+/// Pads pictures with zeros.
+fn pad(x: &Tensor, window: Window) -> CandleResult<Tensor> {
+    let [[top, bottom], [left, right]] = zeros_around(x, window)?;
+    x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)
 }
 
 /// Max pooling of values of at least 0: pixels beyond the border count as 0.
@@ -298,19 +277,6 @@ mod tests {
                     assert!((0..old).all(|at| (weights[at * old + at] - 1.).abs() < 1e-6), "{filter:?}");
                 }
             }
-        }
-    }
-
-    #[test]
-    fn depthwise_is_a_convolution_of_each_channel() {
-        let values: Vec<f32> = (0..2 * 3 * 7 * 6).map(|i| (i as f32 * 0.7).sin()).collect();
-        let x = Tensor::from_vec(values, (2, 3, 7, 6), &Device::Cpu).unwrap();
-        let weight: Vec<f32> = (0..3 * 9).map(|i| (i as f32 * 1.3).cos()).collect();
-        let weight = Tensor::from_vec(weight, (3, 1, 3, 3), &Device::Cpu).unwrap();
-        for stride in [1, 2] {
-            let expected = x.conv2d(&weight, 0, stride, 1, 3).unwrap();
-            let difference = (depthwise(&x, &weight, stride).unwrap() - expected).unwrap().abs().unwrap();
-            assert!(difference.max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-5);
         }
     }
 }

@@ -18,6 +18,7 @@
 
 pub(crate) mod algorithm;
 pub(crate) mod convolve;
+pub(crate) mod depthwise;
 pub(crate) mod elementwise;
 pub(crate) mod group_norm;
 pub(crate) mod length;
