@@ -29,7 +29,7 @@ use crate::subject::{Subject, repeated};
 type PictureArray = Py<PyArrayDyn<u8>>;
 
 /// Names of number types.
-const NUMBER_TYPES: [(&str, DType); 3] = [("f32", DType::F32), ("bf16", DType::BF16), ("f16", DType::F16)];
+pub(crate) const NUMBER_TYPES: [(&str, DType); 3] = [("f32", DType::F32), ("bf16", DType::BF16), ("f16", DType::F16)];
 
 /// A model in use; diffae.load makes it.
 ///

@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use diffae_data::FOLDER_LABELS;
 use diffae_infer::{BUILT_IN_MODEL, device_from_name};
 use diffae_kernels::kernels_from_environment;
@@ -17,13 +17,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
 
 use crate::error::{Error, Result};
-use crate::model::absolute;
+use crate::model::{NUMBER_TYPES, absolute};
 use crate::settings::Keywords;
 use crate::work::compute;
 
 /// Keyword arguments of training.
-const KEYWORDS: [&str; 10] =
-    ["data", "out", "labels", "init_from", "freeze", "stage", "resume", "settings", "threads", "device"];
+const KEYWORDS: [&str; 11] =
+    ["data", "out", "labels", "init_from", "freeze", "stage", "resume", "settings", "threads", "device", "dtype"];
 /// Key of a dict of settings that names the preset which the others change.
 const EXTENDS: &str = "extends";
 
@@ -34,7 +34,8 @@ const EXTENDS: &str = "extends";
 /// ({"extends": "small64", "autoencoder": {"images": 1000}}). on_step gets a dict of stage, work, step, num_steps, loss and batch
 /// after each step; False stops, and an exception or Ctrl-C does, too. In all cases the run is saved in the folder out, and
 /// resume=True goes on with it, to the same bits. Other arguments: data, labels, init_from, freeze, stage, settings (a dict of
-/// dotted keys, as --set), threads, device (cpu unless it is given). To resume a run takes no more than out; a config changes the settings of it that may change, labels
+/// dotted keys, as --set), threads, device (cpu unless it is given), dtype (of the arithmetic: f32 unless it is given, or on a GPU
+/// bf16). To resume a run takes no more than out; a config changes the settings of it that may change, labels
 /// replace those that it has, and what else is given must be what it was started with. Raises InvalidInput for settings that are wrong
 /// and for paths that are not there, Failure if training diverges.
 #[pyfunction]
@@ -56,6 +57,14 @@ pub(crate) fn presets(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(named)
 }
 
+/// Returns the number type of the arithmetic.
+fn dtype(keywords: &Keywords<'_>) -> Result<DType> {
+    let name: Option<String> = keywords.get("dtype", "f32 or bf16")?;
+    let Some(name) = name else { return Ok(DType::F32) };
+    let known = NUMBER_TYPES.into_iter().find(|(known, _)| *known == name);
+    known.map(|(_, dtype)| dtype).ok_or_else(|| Error::argument("dtype", format!("{name:?}"), "f32 or bf16"))
+}
+
 fn trained(
     py: Python<'_>,
     config: Option<&Bound<'_, PyAny>>,
@@ -71,7 +80,7 @@ fn trained(
     let device: Option<String> = keywords.get("device", "cpu, cuda, cuda:N or metal")?;
     let device = device.map(|name| device_from_name(&name).map_err(|error| Error::Absent(Box::new(error.into()))));
     let device = device.transpose()?.unwrap_or(Device::Cpu);
-    let options = TrainOptions { stage: stage(keywords)?, resume, compute: Compute::from(&device) };
+    let options = TrainOptions { stage: stage(keywords)?, resume, compute: Compute::new(device, dtype(keywords)?)? };
     let mut listener = on_step.map(|on_step| move |py: Python<'_>, report| tell(py, &on_step, &report));
     let listener = listener.as_mut().map(|listener| listener as _);
     let outcome = compute(py, keywords.threads()?, listener, |link| {

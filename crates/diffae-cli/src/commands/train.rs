@@ -7,13 +7,13 @@ mod times;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use diffae_data::FOLDER_LABELS;
 use diffae_infer::BUILT_IN_MODEL;
 use diffae_train::{Compute, Notes, Outcome, RunFolder, Stage, TrainConfig, TrainOptions, presets};
 use serde_json::{Value, json};
 
-use crate::args::{GlobalArgs, NumberType, StageChoice, TrainArgs};
+use crate::args::{GlobalArgs, StageChoice, TrainArgs};
 use crate::device::dtype;
 use crate::group;
 use crate::interrupt::{Interruption, catch_interrupts};
@@ -75,14 +75,9 @@ fn stage(args: &TrainArgs) -> Option<Stage> {
 
 /// Returns where and in which numbers to train: on the CPU unless another device is named. Refuses what training does not support.
 pub(super) fn compute(global: &GlobalArgs) -> Result<Compute> {
-    ensure!(global.dtype != NumberType::F16, "training computes in f32, tf32 or bf16: gradients are too small for f16");
     let named = if global.device == "auto" { "cpu" } else { &global.device };
     let device = crate::device::device(&GlobalArgs { device: named.to_owned(), ..global.clone() })?;
-    ensure!(
-        global.dtype != NumberType::Bf16 || !device.is_cpu(),
-        "training computes in f32 on a CPU; --set objective.activations=bf16 saves activations for the backward pass in half the memory"
-    );
-    Ok(Compute { device, dtype: dtype(global.dtype) })
+    Ok(Compute::new(device, dtype(global.dtype))?)
 }
 
 fn begin(args: &TrainArgs, out: &Path) -> Result<RunFolder> {
