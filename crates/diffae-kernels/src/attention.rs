@@ -121,7 +121,7 @@ impl Parts {
 
 /// Returns whether the kernels of cards compute on a tensor. In f16, products of unscaled queries and keys might be infinite.
 fn is_for_cards(qkv: &Tensor) -> bool {
-    qkv.device().is_cuda() && qkv.dtype() != DType::F16
+    cuda::has_kernels(qkv) && qkv.dtype() != DType::F16
 }
 
 /// Self-attention of q, k and v in one tensor.

@@ -1,6 +1,5 @@
-//! Kernels of this crate for NVIDIA GPUs (group norm with its activation and
-//! its conditions, softmax, resampling, the surroundings of a convolution, dropout, Adam), and
-//! convolutions by cuDNN.
+//! Kernels of this crate for NVIDIA GPUs (group norm with its activation and its conditions, softmax, resampling, the surroundings of
+//! a convolution, dropout, Adam), and convolutions by cuDNN.
 //!
 //! The kernels are the `.cu` files of `kernels/`, compiled to PTX when the crate is built with the feature `cuda`. Each operation is
 //! a *plan*: its launches as data, which depend on sizes alone. A [`Card`] carries plans out. So does an emulation of a card on the
@@ -48,4 +47,12 @@ pub use open::cuda_device;
 #[cfg(feature = "cuda")]
 pub(crate) use recording::Recording;
 
+use candle_core::Tensor;
+
 use self::card::Card;
+use self::plan::Element;
+
+/// Returns whether the functions of this module compute on a tensor, for those who would do work before they ask them.
+pub(crate) fn has_kernels(tensor: &Tensor) -> bool {
+    Card::of(tensor).is_some() && Element::of([tensor]).is_some()
+}
