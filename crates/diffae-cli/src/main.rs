@@ -1,5 +1,6 @@
 //! The `diffae` program.
 
+mod allocator;
 mod args;
 mod commands;
 mod device;
@@ -18,12 +19,6 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-/// Allocator that keeps memory: large tensors come and go at every step, and the system's would fault it in again each
-/// time.
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Exit code of every error, including a wrong command line.
 const FAILURE: u8 = 2;
 /// Exit code after Ctrl-C, as shells report it.
@@ -31,6 +26,9 @@ const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let cli = args::Cli::from_arg_matches(&args::command().get_matches()).unwrap_or_else(|error| error.exit());
+    if matches!(cli.command, args::Command::Encode(_) | args::Command::Eval(_)) {
+        allocator::keep_freed_memory();
+    }
     logging::install(&cli.global);
     match device::set_up_kernels(&cli.global).and_then(|()| commands::run(cli)) {
         Ok(()) => {
