@@ -1,10 +1,12 @@
-"""Encodes a folder with `ray.data`: `python encode_with_ray.py pictures codes [MODEL] [--semantic-only]`.
+"""Encodes a folder with `ray.data`: `python encode_with_ray.py pictures codes [MODEL] [--workers N] [--semantic-only]`.
 
-Each block of pictures becomes one file of codes. A run that was interrupted goes on: blocks whose file is there are left out.
+Without a cluster, two workers on this machine. `RAY_ADDRESS` (or a job submitted to Ray) names a cluster, whose nodes see the
+folders under the same paths; there are as many workers as `--workers` says, each on `--threads` CPUs. Each block of pictures becomes one file of codes. A run that was interrupted goes on: blocks whose file is there are left out.
 A worker that dies is started again by Ray, and so is its block.
 """
 
-import sys
+import argparse
+import os
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import ray.data
 from PIL import Image
 
 BLOCK = 128
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 class Encoder:
@@ -35,16 +38,22 @@ class Encoder:
         return {"pictures": np.array(done)}
 
 
-def main(pictures: Path, out: Path, path: str = "toonheads", workers: int = 2, **settings) -> dict[str, float]:
+def main(pictures: Path, out: Path, path: str = "toonheads", workers: int = 2, threads: int = 1, **settings) -> dict:
     out.mkdir(parents=True, exist_ok=True)
-    files = sorted(str(file) for file in pictures.rglob("*.png"))
+    files = sorted(str(file) for file in pictures.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise SystemExit(f"there are no pictures in {pictures}")
     blocks = [{"number": at // BLOCK, "files": files[at : at + BLOCK]} for at in range(0, len(files), BLOCK)]
     left = [block for block in blocks if not (out / f"{block['number']:05}.safetensors").exists()]
     if not left:
         return {"pictures": 0, "per_second": 0.0}
-    arguments = {"model": diffae.load(path), "out": out, "threads": 1, **settings}  # workers share the cores
+    arguments = {"model": diffae.load(path), "out": out, "threads": threads, **settings}
     encoding = ray.data.from_items(left, override_num_blocks=len(left)).map_batches(
-        Encoder, batch_size=1, compute=ray.data.ActorPoolStrategy(size=workers), fn_constructor_kwargs=arguments
+        Encoder,
+        batch_size=1,
+        num_cpus=threads,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        fn_constructor_kwargs=arguments,
     )
     start = time.perf_counter()
     total = sum(int(row["pictures"]) for row in encoding.iter_rows())
@@ -52,6 +61,14 @@ def main(pictures: Path, out: Path, path: str = "toonheads", workers: int = 2, *
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2)
-    words = [word for word in sys.argv[1:] if word != "--semantic-only"]
-    print(main(Path(words[0]), Path(words[1]), *words[2:], semantic_only="--semantic-only" in sys.argv))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("path", nargs="?", default="toonheads", metavar="MODEL")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--semantic-only", action="store_true")
+    arguments = vars(parser.parse_args())
+    # A cluster knows its CPUs; here, one for each thread of a worker.
+    ray.init(**({} if "RAY_ADDRESS" in os.environ else {"num_cpus": arguments["workers"] * arguments["threads"]}))
+    print(main(**arguments))
