@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::groups::{RUN, alone, free_port, pictures};
+use crate::groups::{RUN, alone, free_port, newest, pictures};
 use crate::shards::contents;
 use crate::support::{Workspace, checkpoint};
 
 /// Programs of Slurm, and of its authentication.
 const SLURM: [&str; 5] = ["munged", "slurmctld", "slurmd", "srun", "sbatch"];
+/// Arguments that a run of [`RUN`] goes on with.
+const RUN_AGAIN: [&str; 4] = ["--stage", "autoencoder", "--threads", "1"];
 /// Time that the daemons may take to start.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -35,29 +37,81 @@ fn training(out: &str) -> Vec<&str> {
     [&[env!("CARGO_BIN_EXE_diffae")], &RUN[..], &["--out", out]].concat()
 }
 
-#[test]
-fn mpirun_starts_processes_that_train_as_one() {
-    let Some(mpirun) = find("mpirun") else { return };
-    let command = |count: &str| {
+/// The `mpirun` of this machine, for so many processes; `None` where there is none, or it starts nothing.
+///
+/// In a build with the feature `mpi` the processes are connected by MPI, else by TCP.
+fn mpirun(count: usize) -> Option<Command> {
+    let mpirun = find("mpirun")?;
+    let command = || {
         let mut command = Command::new(&mpirun);
         // Of Open MPI; they mean nothing to others.
         let variables =
             ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe"];
-        command.envs(variables.map(|name| (name, "1"))).args(["-n", count]);
+        command.envs(variables.map(|name| (name, "1"))).args(["-n", &count.to_string()]);
         command
     };
-    if !command("2").arg("true").output().unwrap().status.success() {
+    if !command().arg("true").output().unwrap().status.success() {
         eprintln!("skipped: mpirun starts nothing here");
-        return;
+        return None;
     }
+    Some(command())
+}
+
+#[test]
+fn mpirun_starts_processes_that_train_as_one() {
     let workspace = Workspace::new();
+    let Some(mut two) = mpirun(2) else { return };
     pictures(&workspace);
     let expected = alone(&workspace);
-    let launched = |count: &str, out| succeeds(&workspace, command(count).args(training(out)));
-    for (count, out) in [("2", "two"), ("3", "three")] {
-        assert_eq!(launched(count, out).matches("the model is in").count(), 1);
+    let mut three = mpirun(3).unwrap();
+    for (command, out) in [(&mut two, "two"), (&mut three, "three")] {
+        let told = succeeds(&workspace, command.args(training(out)));
+        assert_eq!(told.matches("the model is in").count(), 1);
         assert!(fs::read(workspace.path(out).join("model.safetensors")).unwrap() == expected, "{out}");
     }
+}
+
+/// The processes of a launcher that train into a folder.
+#[cfg(target_os = "linux")]
+fn ranks(launcher: &Child, out: &str) -> Vec<u32> {
+    let is_one = |&pid: &u32| {
+        let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let words = read("cmdline");
+        let words: Vec<&[u8]> = words.split(|&byte| byte == 0).collect();
+        let program = env!("CARGO_BIN_EXE_diffae").as_bytes();
+        pid != launcher.id() && words.first() == Some(&program) && words.contains(&out.as_bytes())
+    };
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_one).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn mpirun_ends_all_when_one_is_killed_and_the_run_goes_on() {
+    let workspace = Workspace::new();
+    let Some(mut three) = mpirun(3) else { return };
+    pictures(&workspace);
+    let expected = alone(&workspace);
+    // A name that no other test has, since the processes are found by it.
+    let out = format!("killed-{}", std::process::id());
+    let command = three.args(training(&out)).current_dir(workspace.path(""));
+    let mut launcher = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while newest(&workspace, &out) < 5 {
+        assert!(start.elapsed() < TIMEOUT && launcher.try_wait().unwrap().is_none(), "nothing is trained");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let victims = ranks(&launcher, &out);
+    assert_eq!(victims.len(), 3);
+    assert!(Command::new("kill").args(["-KILL", &victims[1].to_string()]).status().unwrap().success());
+    let killed = Instant::now();
+    assert!(!launcher.wait().unwrap().success());
+    while !ranks(&launcher, &out).is_empty() {
+        assert!(killed.elapsed() < Duration::from_secs(30), "some go on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    workspace.run(&[&["train", "--resume", "--out", &out], &RUN_AGAIN[..]].concat()).succeeds();
+    assert!(fs::read(workspace.path(&out).join("model.safetensors")).unwrap() == expected);
 }
 
 /// A Slurm of one node with two cores.

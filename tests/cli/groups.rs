@@ -62,7 +62,7 @@ pub(crate) fn alone(workspace: &Workspace) -> Vec<u8> {
 }
 
 /// The step of the newest checkpoint.
-fn newest(workspace: &Workspace, out: &str) -> usize {
+pub(crate) fn newest(workspace: &Workspace, out: &str) -> usize {
     let entries = fs::read_dir(workspace.path(out).join("checkpoints")).into_iter().flatten().flatten();
     let step = |name: &str| name.strip_prefix("autoencoder-")?.parse::<usize>().ok();
     entries.filter_map(|entry| step(entry.file_name().to_str()?)).max().unwrap_or(0)

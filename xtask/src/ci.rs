@@ -31,6 +31,8 @@ enum Action {
     Browser,
     /// The Python module in a virtual environment, where there is what builds it.
     Wheel,
+    /// The program as MPI connects it, where there is what builds it.
+    Mpi,
     /// The types of the CUDA build.
     CheckCuda,
     /// `cargo deny`, as far as it is available.
@@ -47,7 +49,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// All of them build the same packages with the same features: with others, cargo compiles most dependencies once more.
-fn steps(test_command: String) -> [Step<Action>; 11] {
+fn steps(test_command: String) -> [Step<Action>; 12] {
     [
         Step { name: "fmt", action: Action::Cargo("fmt --all --check") },
         Step { name: "tidy", action: Action::Tidy },
@@ -68,6 +70,7 @@ fn steps(test_command: String) -> [Step<Action>; 11] {
         Step { name: "test", action: Action::Shell(test_command) },
         Step { name: "browser", action: Action::Browser },
         Step { name: "wheel", action: Action::Wheel },
+        Step { name: "mpi", action: Action::Mpi },
         Step { name: "cuda", action: Action::CheckCuda },
         Step { name: "doc", action: Action::Cargo("doc --workspace --no-deps --features parquet,toonheads --locked") },
         Step { name: "deny", action: Action::Deny },
@@ -90,6 +93,7 @@ fn perform(root: &Path, action: &Action) -> Result<Outcome> {
         }
         Action::Browser => in_browser(),
         Action::Wheel => in_python(),
+        Action::Mpi => with_mpi(root),
         Action::CheckCuda => cuda::check::run(&cuda::check::Args::of_gate()).map(|()| Outcome::Passed),
         Action::Deny => deny(root),
     }
@@ -125,6 +129,17 @@ fn in_python() -> Result<Outcome> {
         ));
     }
     wheel::run(&wheel::Args::of_gate()).map(|()| Outcome::Passed)
+}
+
+/// Training in processes that `mpirun` starts and MPI connects. Whoever has no MPI can run the gate all the same.
+fn with_mpi(root: &Path) -> Result<Outcome> {
+    let is_there = |program: &str| is_quietly_successful(Command::new(program).arg("--version"));
+    if !is_there("mpicc") || !is_there("mpirun") {
+        return Ok(Outcome::Skipped("the feature mpi was not tested, for there is no mpicc or no mpirun"));
+    }
+    let arguments = "test --workspace --features parquet,toonheads,mpi --locked --test cli -- clusters::mpirun";
+    println!("cargo {arguments}");
+    succeed(repository::cargo(root).args(arguments.split(' ')))
 }
 
 /// Licenses, sources and bans of the dependencies, and known vulnerabilities if their database can be had.
