@@ -2,13 +2,17 @@
 //!
 //! A process computes its micro-batches one after the other. The buckets of a gradient become complete evenly over the backward
 //! pass, two thirds of a micro-batch; one exchange at a time sends each bucket to its owners, in the last round followed by the
-//! sums to all. In the fast order all buckets become complete at the end, when a process has added up its own. A step ends when both are done. Costs of an exchange of b bytes among n processes: latency, overhead for each of
-//! n - 1 messages, and b (n - 1) / n over the bandwidth.
+//! sums to all. In the fast order all buckets become complete at the end, when a process has added up its own, and an exchange
+//! without bytes tells which gradients there are. A step ends when both are done. Costs of an exchange of b bytes among n
+//! processes: latency, overhead for each of n - 1 messages, and b (n - 1) / n over the bandwidth. Owners have equal parts of a
+//! bucket, which is as long as that takes.
 
 use anyhow::{Result, ensure};
 
-/// Values of a bucket, as `reduce.rs` has them.
-const BUCKET_LEN: usize = 1 << 21;
+/// Least number of values of a bucket, and of blocks of so many values for each process, as `reduce.rs` has them.
+const MIN_BUCKET_LEN: usize = 1 << 21;
+const MIN_OWNED_BLOCKS: usize = 2;
+const BLOCK_LEN: usize = 1 << 14;
 /// Share of a micro-batch before its backward pass.
 const FORWARD_SHARE: f64 = 1. / 3.;
 /// Seconds that a process needs for each message besides its bytes.
@@ -73,17 +77,19 @@ fn efficiency(args: &Args, link: &Link, (size, order): (usize, Order)) -> f64 {
     if size == 1 {
         return 1.;
     }
-    let num_buckets = args.parameters.div_ceil(BUCKET_LEN);
+    let num_buckets = args.parameters.div_ceil(MIN_BUCKET_LEN.max(size * MIN_OWNED_BLOCKS * BLOCK_LEN));
     let others = (size - 1) as f64;
     let bytes = 4. * args.parameters as f64 / num_buckets as f64;
-    let exchange = link.latency_secs + others * MESSAGE_SECS + bytes * others / size as f64 / link.bytes_per_sec;
+    let empty = link.latency_secs + others * MESSAGE_SECS;
+    let exchange = empty + bytes * others / size as f64 / link.bytes_per_sec;
+    let before = if order == Order::Fast { empty } else { 0. };
     let mut free_at = 0f64;
     for round in args.rounds - num_exchanges..args.rounds {
         for bucket in 1..=num_buckets {
             let share = FORWARD_SHARE + (1. - FORWARD_SHARE) * bucket as f64 / num_buckets as f64;
             let complete_at = if order == Order::Fast { computing } else { (round as f64 + share) * args.seconds };
             let num_phases = if round + 1 == args.rounds { 2. } else { 1. };
-            free_at = free_at.max(complete_at) + num_phases * exchange;
+            free_at = free_at.max(complete_at) + before + num_phases * exchange;
         }
     }
     computing / free_at.max(computing)
@@ -104,7 +110,8 @@ mod tests {
         assert!(of(1000, 1., 1, &slow, 1).iter().all(|share| (share - 1.).abs() < f64::EPSILON));
         // 4000 bytes, half of them twice, after the end of the backward pass.
         let [ordered, fast] = of(1000, 1., 1, &slow, 2);
-        assert!((ordered - 1. / (1. + 4000. + 2. * MESSAGE_SECS)).abs() < 1e-9 && (ordered - fast).abs() < 1e-12);
+        assert!((ordered - 1. / (1. + 4000. + 2. * MESSAGE_SECS)).abs() < 1e-9);
+        assert!((fast - 1. / (1. + 4000. + 3. * MESSAGE_SECS)).abs() < 1e-9);
         // Four rounds send two and a half times as much, and the first ones while the others compute.
         let [ordered, fast] = of(1000, 1., 4, &slow, 2);
         assert!(ordered < fast && (fast / ordered - 2.5).abs() < 0.01, "{ordered} {fast}");
@@ -113,7 +120,7 @@ mod tests {
     #[test]
     fn exchanges_hide_behind_the_backward_pass() {
         let fast = Link { name: "fast", bytes_per_sec: 1e12, latency_secs: 1e-6 };
-        let [ordered, in_one] = of(100 * BUCKET_LEN, 1., 1, &fast, 8);
+        let [ordered, in_one] = of(100 * MIN_BUCKET_LEN, 1., 1, &fast, 8);
         // The last bucket alone is not hidden; in the fast order none is.
         assert!(ordered > 0.999 && ordered < 1. && in_one < ordered, "{ordered} {in_one}");
     }

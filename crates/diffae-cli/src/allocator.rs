@@ -42,30 +42,31 @@ mod mimalloc_options {
 mod tests {
     use super::keep_freed_memory;
 
-    const MIB: usize = 1 << 20;
-    const SIZE: usize = 64 * MIB;
+    const SIZE: usize = 64 << 20;
+    /// Less than what is used, and more than what other tests use at the same time.
+    const MUCH: usize = 32 << 20;
 
     /// Returns the resident set in bytes, after all that the allocator would return has been returned.
     #[expect(unsafe_code, reason = "to collect is asked of the C interface")]
-    fn collected_rss() -> usize {
+    fn collected_rss() -> Option<usize> {
         // SAFETY: may be called at any time.
         unsafe { libmimalloc_sys::mi_collect(true) };
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<usize>().ok()? * 1024)
     }
 
     /// Returns how much larger the resident set is after memory has been used and freed.
-    fn growth() -> usize {
-        let before = collected_rss();
+    fn growth() -> Option<usize> {
+        let before = collected_rss()?;
         drop(std::hint::black_box(vec![1_u8; SIZE]));
-        collected_rss().saturating_sub(before)
+        Some(collected_rss()?.saturating_sub(before))
     }
 
     #[test]
     fn what_was_freed_is_kept_when_it_is_asked_for() {
-        assert!(growth() < SIZE / 2, "memory is returned by default");
+        assert!(growth().unwrap() < MUCH, "memory is returned by default");
         keep_freed_memory();
-        assert!(growth() > SIZE / 2, "memory is kept once it is asked for");
+        assert!(growth().unwrap() > MUCH, "memory is kept once it is asked for");
     }
 }

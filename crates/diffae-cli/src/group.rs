@@ -1,27 +1,39 @@
 //! The group of processes that train together: from options, or as Slurm, torchrun or MPI start them.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
-use diffae_kernels::kernel_set;
+use diffae_kernels::{kernel_set, num_cuda_devices};
 #[cfg(feature = "mpi")]
 use diffae_train::Mpi;
 use diffae_train::{Collective, Group, Launcher, Place, Reduction, StepReport, Tcp, TrainOptions};
 #[cfg(feature = "nccl")]
 use diffae_train::{Nccl, Rendezvous};
 
+use crate::FAILURE;
 use crate::args::{ConnectionChoice, GroupArgs, ReductionChoice};
 use crate::interrupt::interrupted;
 
 /// Time that processes wait for each other at the start: queues start them minutes apart.
 const PATIENCE: Duration = Duration::from_mins(10);
 
-/// Joins the group of this process; alone without options and without a launcher.
+/// Time that a process has to end in its own way once another one is lost. It needs it for what it computes, such as a
+/// micro-batch or a validation, which is in vain.
+const LAST_WORK: Duration = Duration::from_secs(10);
+
+/// Joins the group of this process, which ends when another one is lost; alone without options and without a launcher.
 ///
-/// All processes have the same `options`, version and kernels: others are not let in.
-pub(crate) fn join(args: &GroupArgs, options: &TrainOptions) -> Result<Group> {
+/// All processes have the same `options`, run folder, version and kernels: others are not let in.
+pub(crate) fn join(args: &GroupArgs, options: &TrainOptions, out: &Path) -> Result<Group> {
+    let mut group = connected(args, options, out)?;
+    group.on_loss(Box::new(|error| end_after(LAST_WORK, error)));
+    Ok(group)
+}
+
+fn connected(args: &GroupArgs, options: &TrainOptions, out: &Path) -> Result<Group> {
     let reduction = match args.reduce {
         ReductionChoice::Ordered => Reduction::Ordered,
         ReductionChoice::Fast => Reduction::Fast,
@@ -41,8 +53,9 @@ pub(crate) fn join(args: &GroupArgs, options: &TrainOptions) -> Result<Group> {
         Device::Metal(_) => "metal",
     };
     let key = format!(
-        "{version} {kernels:?} {reduction:?} {is_sharded} {connect:?} {stage:?} {resume} {device} {:?}",
-        compute.dtype
+        "{version} {kernels:?} {reduction:?} {is_sharded} {connect:?} {stage:?} {resume} {device} {:?} {}",
+        compute.dtype,
+        out.display()
     );
     ensure!(
         cfg!(feature = "nccl") || connect != ConnectionChoice::Nccl,
@@ -55,7 +68,7 @@ pub(crate) fn join(args: &GroupArgs, options: &TrainOptions) -> Result<Group> {
         && Launcher::of(&variable).is_some_and(Launcher::has_mpi)
     {
         let mut group = group(Box::new(Mpi::join()?));
-        group.check_same("a version, kernels or options", &key)?;
+        group.check_same("a version, kernels, options or a run folder", &key)?;
         return Ok(group);
     }
     let Some(place) = place(args)? else {
@@ -86,6 +99,22 @@ fn place(args: &GroupArgs) -> Result<Option<Place>> {
     }
 }
 
+/// Ends this program after a while, because of an error.
+fn end_after(time: Duration, error: &diffae_train::Error) -> ! {
+    std::thread::sleep(time);
+    eprintln!("error: {}", diffae_infer::one_sentence(error));
+    std::process::exit(FAILURE.into())
+}
+
+/// Returns the card of this process, as `--device` names it: where several share a machine, each takes that of its number
+/// there.
+pub(crate) fn card() -> String {
+    match (Launcher::local_rank(&variable), num_cuda_devices()) {
+        (Some(local_rank), count @ 2..) => format!("cuda:{}", local_rank % count),
+        _ => "cuda".to_owned(),
+    }
+}
+
 /// Reads a variable of the environment.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
@@ -94,4 +123,29 @@ fn variable(name: &str) -> Option<String> {
 /// Follows the training of another process, which shows it: breaks after Ctrl-C.
 pub(crate) fn follow(_: &StepReport) -> ControlFlow<()> {
     if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const IN_CHILD: &str = "DIFFAE_TEST_END_AFTER";
+
+    #[test]
+    fn a_lost_process_ends_the_program_whatever_it_computes() {
+        if std::env::var_os(IN_CHILD).is_some() {
+            let error = diffae_train::Error::Lost { rank: 1, size: 2, source: std::io::ErrorKind::BrokenPipe.into() };
+            std::thread::spawn(move || end_after(Duration::from_millis(50), &error));
+            std::thread::sleep(Duration::from_mins(10));
+        }
+        let test = "group::tests::a_lost_process_ends_the_program_whatever_it_computes";
+        let mut program = Command::new(std::env::current_exe().unwrap());
+        let output = program.args([test, "--exact", "--nocapture"]).env(IN_CHILD, "1").output().unwrap();
+        assert_eq!(output.status.code(), Some(FAILURE.into()));
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("error: process 1 of 2 has ended or cannot be reached"), "{told}");
+        assert!(told.contains("--resume goes on from it"), "{told}");
+    }
 }

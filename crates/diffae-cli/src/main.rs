@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches;
 
 /// Exit code of every error, including a wrong command line.
-const FAILURE: u8 = 2;
+pub(crate) const FAILURE: u8 = 2;
 /// Exit code after Ctrl-C, as shells report it.
 const INTERRUPTED: u8 = 130;
 

@@ -367,6 +367,11 @@ pub fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
 /// # Errors
 /// If the device fails.
 pub fn block_squares(x: &Tensor) -> Result<Vec<f64>> {
+    if !x.device().is_cpu()
+        && let Some(mut blocks) = cuda::block_squares(&[x])?
+    {
+        return Ok(blocks.swap_remove(0).into_iter().map(f64::from).collect());
+    }
     with_floats(&x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?, |values| Ok(cpu::block_squares(values)))
 }
 

@@ -12,7 +12,7 @@ use diffae_infer::{CachedCodes, CodeCache, Model};
 use diffae_nets::weights::LatentMoments;
 use rayon::prelude::*;
 
-use crate::collective::{Group, bytes_of, count_of, floats_of, garbled};
+use crate::collective::{FAILED, Group, bytes_of, count_of, floats_of, garbled};
 use crate::error::{Error, Result};
 use crate::run::{RunFolder, Stage};
 use crate::{OnStep, StepReport, Work};
@@ -68,10 +68,10 @@ impl Encoding<'_> {
 }
 
 /// First bytes of what the first process tells the others while pictures are encoded: where the next round begins, that
-/// nothing more comes, or all codes.
-const GO_ON: u8 = 1;
-const STOP: u8 = 2;
-const ALL: u8 = 3;
+/// nothing more comes, or all codes. Another one, [`FAILED`], goes before the sentence of its failure.
+const GO_ON: u8 = 2;
+const STOP: u8 = 3;
+const ALL: u8 = 4;
 
 /// Codes of a batch.
 #[derive(Debug, Default)]
@@ -213,6 +213,11 @@ impl Codes {
                     return Ok(Some(Self { z_sem, indices }));
                 }
                 Some((&STOP, [])) => return Ok(None),
+                // All agree on the outcome next, which this one need not do any more.
+                Some((&FAILED, sentence)) => {
+                    let problem = String::from_utf8_lossy(sentence).into_owned();
+                    return Err(Error::Elsewhere { rank: 0, size: group.size(), problem });
+                }
                 _ => return Err(garbled()),
             }
         }

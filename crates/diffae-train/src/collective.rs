@@ -1,6 +1,8 @@
 //! Communication among the processes that train one model together.
 
 mod launch;
+mod link;
+mod meeting;
 #[cfg(feature = "mpi")]
 mod mpi;
 #[cfg(feature = "nccl")]
@@ -21,6 +23,9 @@ pub use tcp::Tcp;
 pub use threads::Threads;
 
 use crate::error::{Error, Result};
+
+/// Callback for the end of another process, which is given an [`Error::Lost`].
+pub type OnLoss = Box<dyn FnOnce(&Error) + Send>;
 
 /// Communication of one process with the others of its group.
 ///
@@ -76,6 +81,21 @@ pub trait Collective: Debug + Send {
     /// As [`exchange`](Self::exchange).
     fn barrier(&mut self) -> Result<()> {
         self.gather(self.size(), &[]).map(drop)
+    }
+
+    /// Fails if another process is known to have ended: its messages will not come, and what is computed for it is in vain.
+    /// One that cannot tell finds nothing.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Calls back, in a thread of its own, as soon as another process is known to have ended, whatever this process computes.
+    /// One that cannot tell never does.
+    fn on_loss(&mut self, on_loss: OnLoss) {
+        drop(on_loss);
     }
 
     /// Leaves the group after the last exchange, which all processes have taken part in.
@@ -194,6 +214,12 @@ impl Group {
         Ok(std::array::from_fn(|flag| all.get(flag) == Some(&true)))
     }
 
+    /// Calls back as soon as another process is known to have ended; see [`Collective::on_loss`]. Training ends by itself once
+    /// its micro-batch is computed, or its validation; a program that cannot wait as long ends here.
+    pub fn on_loss(&mut self, on_loss: OnLoss) {
+        self.collective.on_loss(on_loss);
+    }
+
     /// Leaves the group after successful work, as all processes do. Without it the others take the end of this process for a
     /// failure.
     pub fn leave(mut self) {
@@ -250,7 +276,7 @@ impl Group {
 }
 
 /// First byte of a message about a failure; one about a success is empty.
-const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 
 /// Fails if a process cannot exchange messages with that many.
 pub(crate) fn check_count(collective: &dyn Collective, count: usize) -> Result<()> {

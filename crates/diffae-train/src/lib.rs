@@ -74,7 +74,7 @@ pub use collective::Mpi;
 #[cfg(feature = "nccl")]
 pub use collective::Nccl;
 pub use collective::{
-    Alone, Collective, DEFAULT_PORT, Group, Launcher, Place, Reduction, Rendezvous, Tcp, Threads, Transport,
+    Alone, Collective, DEFAULT_PORT, Group, Launcher, OnLoss, Place, Reduction, Rendezvous, Tcp, Threads, Transport,
 };
 pub use compute::Compute;
 pub use config::{

@@ -1,5 +1,6 @@
 //! Optimizer steps: forward and backward passes of micro-batches, here and in other processes, and the update that ends them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
@@ -119,16 +120,22 @@ impl TrainState {
         }
         let step = self.step;
         if share.count == 1 {
-            let (reports, gradients) = all_here((step, self.device()), share, compute)?;
+            let (reports, gradients) = all_here((step, self.device()), (share, &AtomicBool::new(true)), compute)?;
             return Ok(Some(Accumulated { gradients, reports }));
         }
         let (collective, reduction, device) = (&mut *group.collective, group.reduction, self.device());
         let plan = self.parameters.plan(share.count);
         let delivery = if self.shards.is_some() { Delivery::Owners } else { Delivery::All };
         let (events, incoming) = sync_channel(MAX_WAITING);
+        let is_wanted = AtomicBool::new(true);
         let (outcome, sums) = thread::scope(|scope| {
-            let exchange = scope.spawn(|| sum_up(&mut *collective, (&plan, share), (reduction, delivery), incoming));
-            let outcome = compute_all((step, device), (share, reduction), &events, compute);
+            let exchange = scope.spawn(|| {
+                let sums = sum_up(&mut *collective, (&plan, share), (reduction, delivery, device), incoming);
+                // When another process is lost, no further micro-batch is begun.
+                is_wanted.store(sums.is_ok(), Ordering::Relaxed);
+                sums
+            });
+            let outcome = compute_all((step, device), (share, reduction), (&events, &is_wanted), compute);
             // Without it the exchange does not wait for gradients that a failure has prevented.
             drop(events);
             (outcome, exchange.join())
@@ -235,10 +242,14 @@ fn computed(
     })
 }
 
-/// Computes the micro-batches of a process, and adds up their gradients.
-fn all_here(at: (usize, &Device), share: Share, compute: &mut Compute<'_>) -> Result<(Vec<PartReport>, Gradients)> {
+/// Computes the micro-batches of a process, as long as they are wanted, and adds up their gradients.
+fn all_here(
+    at: (usize, &Device),
+    (share, is_wanted): (Share, &AtomicBool),
+    compute: &mut Compute<'_>,
+) -> Result<(Vec<PartReport>, Gradients)> {
     let (mut reports, mut sum) = (vec![], Gradients::default());
-    for part in share.parts() {
+    for part in share.parts().take_while(|_| is_wanted.load(Ordering::Relaxed)) {
         let (report, gradients) = computed(at, part, To::Here(Gradients::default()), compute)?;
         reports.push(report);
         run_in_pool(at.1, || sum.absorb(gradients))?;
@@ -246,18 +257,18 @@ fn all_here(at: (usize, &Device), share: Share, compute: &mut Compute<'_>) -> Re
     Ok((reports, sum))
 }
 
-/// Computes the micro-batches of a process, whose gradients leave for the exchange.
+/// Computes the micro-batches of a process, whose gradients leave for the exchange, as long as it wants them.
 fn compute_all(
     at: (usize, &Device),
     (share, reduction): (Share, Reduction),
-    events: &SyncSender<Event>,
+    (events, is_wanted): (&SyncSender<Event>, &AtomicBool),
     compute: &mut Compute<'_>,
 ) -> Result<Vec<PartReport>> {
     // An exchange that has failed receives nothing any more.
     let send = |event| drop(events.send(event));
     match reduction {
         Reduction::Fast => {
-            let (reports, sum) = all_here(at, share, compute)?;
+            let (reports, sum) = all_here(at, (share, is_wanted), compute)?;
             sum.into_iter().for_each(|(id, gradient)| send(Event::Gradient(id, gradient)));
             send(Event::End);
             Ok(reports)
@@ -269,7 +280,7 @@ fn compute_all(
                 send(Event::End);
                 Ok(report)
             };
-            share.parts().map(part).collect()
+            share.parts().take_while(|_| is_wanted.load(Ordering::Relaxed)).map(part).collect()
         }
     }
 }

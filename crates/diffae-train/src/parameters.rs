@@ -164,7 +164,8 @@ impl Parameters {
             let missing = || candle_core::Error::Msg(format!("there is no parameter {name}"));
             let parameter = self.by_name.get_mut(&name).ok_or_else(missing)?;
             if !parameter.frozen {
-                let moved = BatchMoments::moved(&parameter.var, of_batch)?;
+                // Those of other processes have come to the CPU.
+                let moved = BatchMoments::moved(&parameter.var, &of_batch.to_device(parameter.var.device())?)?;
                 parameter.var.set(&moved)?;
                 let held = moved.flatten_all()?.narrow(0, parameter.held.start, parameter.held.len())?;
                 parameter.state.set(StatePart::Average, held.to_vec1()?)?;

@@ -7,7 +7,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use candle_core::{Device, Tensor, TensorId};
 use diffae_kernels::Gradients;
@@ -15,10 +16,15 @@ use diffae_kernels::Gradients;
 use crate::collective::{Collective, Reduction, add_bytes, bytes_of, floats_of, garbled};
 use crate::error::Result;
 
-/// Number of values in a bucket, unless a single parameter has more: 8 MiB.
-const BUCKET_LEN: usize = 1 << 21;
+/// Least number of values in a bucket, unless all parameters have fewer: 8 MiB.
+const MIN_BUCKET_LEN: usize = 1 << 21;
+/// Least number of blocks in a bucket for each process, so that all own about as much of it.
+const MIN_OWNED_BLOCKS: usize = 2;
 /// Number of values in a block, which is not divided among owners: a sum of squares adds blocks of as many.
 const BLOCK_LEN: usize = diffae_kernels::SQUARES_BLOCK;
+
+/// Time between two looks at whether another process is lost, while a gradient is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The micro-batches of a step that a process computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,10 +111,11 @@ impl Plan {
     pub(crate) fn new(params: impl IntoIterator<Item = Summand>, count: usize) -> Self {
         let mut buckets: Vec<Vec<Summand>> = vec![];
         let mut ids = HashSet::new();
-        let mut filled = BUCKET_LEN;
+        let bucket_len = bucket_len(count);
+        let mut filled = bucket_len;
         for param in params {
             ids.insert(param.id);
-            if filled >= BUCKET_LEN {
+            if filled >= bucket_len {
                 filled = 0;
                 buckets.push(vec![]);
             }
@@ -143,17 +150,23 @@ impl Plan {
     }
 }
 
+/// Returns the number of values in a bucket that so many processes own.
+fn bucket_len(num_owners: usize) -> usize {
+    MIN_BUCKET_LEN.max(num_owners * MIN_OWNED_BLOCKS * BLOCK_LEN)
+}
+
 impl Bucket {
-    /// Divides the blocks of all parameters evenly among the owners.
+    /// Divides the blocks of all parameters evenly among the owners: each block goes to the one whose share its middle lies in.
     fn new(params: Vec<Summand>, count: usize) -> Self {
-        let num_blocks: usize = params.iter().map(|param| param.len().div_ceil(BLOCK_LEN)).sum();
+        let num_values: usize = params.iter().map(Summand::len).sum();
         let mut owned: Vec<Vec<Piece>> = vec![vec![]; count];
-        let mut block = 0;
+        let mut num_before = 0;
         for (param, summand) in params.iter().enumerate() {
             for start in (0..summand.len()).step_by(BLOCK_LEN) {
                 let range = start..summand.len().min(start + BLOCK_LEN);
-                let owner = &mut owned[(block * count).checked_div(num_blocks).unwrap_or(0)];
-                block += 1;
+                let middle = num_before + range.len().div_ceil(2);
+                let owner = &mut owned[(middle * count).checked_div(num_values + 1).unwrap_or(0)];
+                num_before += range.len();
                 match owner.last_mut() {
                     Some(last) if last.param == param => last.range.end = range.end,
                     _ => owner.push(Piece { param, range }),
@@ -208,13 +221,14 @@ struct Arriving {
 }
 
 impl Arriving {
-    /// Takes the gradients of some parameters, as soon as all have come or no more come.
-    fn take(&mut self, params: &[Summand]) -> Result<Vec<Option<Vec<f32>>>> {
+    /// Takes the gradients of some parameters, as soon as all have come or no more come; fails when another process is lost.
+    fn take(&mut self, collective: &dyn Collective, params: &[Summand]) -> Result<Vec<Option<Vec<f32>>>> {
         while !self.has_ended && !params.iter().all(|param| self.here.contains_key(&param.id)) {
-            match self.events.recv() {
+            match self.events.recv_timeout(LOOK_EVERY) {
                 Ok(Event::Gradient(id, gradient)) => drop(self.here.insert(id, gradient)),
+                Err(RecvTimeoutError::Timeout) => collective.check()?,
                 // Without a sender the computation has failed: nothing comes any more.
-                Ok(Event::End) | Err(_) => self.has_ended = true,
+                Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => self.has_ended = true,
             }
         }
         let mut values = |param: &Summand| -> Result<Option<Vec<f32>>> {
@@ -234,24 +248,28 @@ impl Arriving {
     }
 }
 
-/// Sums up the gradients of all micro-batches of a step as they are computed, and returns the sums in each process.
+/// Sums up the gradients of all micro-batches of a step as they are computed, and returns the sums in each process, on its
+/// device.
 ///
 /// # Errors
 /// As [`Collective::exchange`].
 pub(crate) fn sum_up(
     collective: &mut dyn Collective,
     (plan, share): (&Plan, Share),
-    (reduction, delivery): (Reduction, Delivery),
+    (reduction, delivery, device): (Reduction, Delivery, &Device),
     events: Receiver<Event>,
 ) -> Result<Gradients> {
     let mut arriving = Arriving { events, here: HashMap::new(), has_ended: false };
     let mut sums = Gradients::default();
     if reduction == Reduction::Fast {
         for bucket in &plan.buckets {
-            let whole = bucket.sum(collective, share.count, arriving.take(&bucket.params)?)?;
+            let own = arriving.take(collective, &bucket.params)?;
+            let whole = bucket.sum(collective, share.count, own)?;
             match delivery {
-                Delivery::All => bucket.insert(whole, &mut sums)?,
-                Delivery::Owners => bucket.insert_owned(share.rank, bucket.cut(share.rank, &whole), &mut sums)?,
+                Delivery::All => bucket.insert(whole, device, &mut sums)?,
+                Delivery::Owners => {
+                    bucket.insert_owned(share.rank, bucket.cut(share.rank, &whole), device, &mut sums)?;
+                }
             }
         }
         return Ok(sums);
@@ -262,14 +280,17 @@ pub(crate) fn sum_up(
     for round in 0..num_rounds {
         let in_round = share.count.min(share.num_parts - round * share.count);
         for (bucket, owned) in plan.buckets.iter().zip(&mut owned) {
-            let gradients =
-                if share.rank < in_round { arriving.take(&bucket.params)? } else { vec![None; bucket.params.len()] };
+            let gradients = if share.rank < in_round {
+                arriving.take(collective, &bucket.params)?
+            } else {
+                vec![None; bucket.params.len()]
+            };
             bucket.add(collective, share, (in_round, &gradients), owned)?;
             if round + 1 == num_rounds {
                 let owned = std::mem::take(owned);
                 match delivery {
-                    Delivery::All => bucket.insert(bucket.hand_out(collective, share, owned)?, &mut sums)?,
-                    Delivery::Owners => bucket.insert_owned(share.rank, owned, &mut sums)?,
+                    Delivery::All => bucket.insert(bucket.hand_out(collective, share, owned)?, device, &mut sums)?,
+                    Delivery::Owners => bucket.insert_owned(share.rank, owned, device, &mut sums)?,
                 }
             }
         }
@@ -360,19 +381,25 @@ impl Bucket {
         self.owned[owner].iter().map(piece).collect()
     }
 
-    fn insert_owned(&self, owner: usize, owned: Vec<Option<Vec<f32>>>, sums: &mut Gradients) -> Result<()> {
+    fn insert_owned(
+        &self,
+        owner: usize,
+        owned: Vec<Option<Vec<f32>>>,
+        device: &Device,
+        sums: &mut Gradients,
+    ) -> Result<()> {
         for (Piece { param, range }, sum) in self.owned[owner].iter().zip(owned) {
             if let Some(sum) = sum {
-                sums.insert(self.params[*param].id, Tensor::from_vec(sum, range.len(), &Device::Cpu)?);
+                sums.insert(self.params[*param].id, Tensor::from_vec(sum, range.len(), device)?);
             }
         }
         Ok(())
     }
 
-    fn insert(&self, whole: Vec<Option<Vec<f32>>>, sums: &mut Gradients) -> Result<()> {
+    fn insert(&self, whole: Vec<Option<Vec<f32>>>, device: &Device, sums: &mut Gradients) -> Result<()> {
         for (param, gradient) in self.params.iter().zip(whole) {
             if let Some(gradient) = gradient {
-                sums.insert(param.id, Tensor::from_vec(gradient, param.shape.as_slice(), &Device::Cpu)?);
+                sums.insert(param.id, Tensor::from_vec(gradient, param.shape.as_slice(), device)?);
             }
         }
         Ok(())
@@ -396,7 +423,7 @@ mod tests {
     }
 
     /// Lengths of the parameters: less than a block, several, and several buckets.
-    const LENS: [usize; 6] = [5, 3 * BLOCK_LEN + 1, BUCKET_LEN - 7, 3, 2 * BLOCK_LEN, 1];
+    const LENS: [usize; 6] = [5, 3 * BLOCK_LEN + 1, MIN_BUCKET_LEN - 7, 3, 2 * BLOCK_LEN, 1];
 
     fn bits(gradients: &Gradients, vars: &[Var]) -> Vec<Option<Vec<u32>>> {
         let of = |var| gradients.get(var).map(|gradient: &Tensor| gradient.to_vec1::<f32>().unwrap());
@@ -437,7 +464,10 @@ mod tests {
                 sender.send(Event::End).unwrap();
             }
             drop(sender);
-            bits(&sum_up(&mut collective, (&plan, share), (reduction, Delivery::All), events).unwrap(), &vars)
+            bits(
+                &sum_up(&mut collective, (&plan, share), (reduction, Delivery::All, &Device::Cpu), events).unwrap(),
+                &vars,
+            )
         };
         thread::scope(|scope| {
             let handles: Vec<_> =
@@ -476,6 +506,35 @@ mod tests {
         for (sum, expected) in sums[0].iter().flatten().flatten().zip(expected.iter().flatten().flatten()) {
             let [sum, expected] = [*sum, *expected].map(f32::from_bits);
             assert!((sum - expected).abs() <= 1e-5, "{sum} {expected}");
+        }
+    }
+
+    #[test]
+    fn processes_own_about_as_much_of_each_bucket_however_many_there_are() {
+        // Layers as networks have them: a kernel, a bias and two parameters of a norm each.
+        let lens = (0..60).flat_map(|layer| [3 * 3 * 256 * (64 + 8 * layer), 256, 256, 256]);
+        let summands: Vec<Summand> = lens
+            .map(|len| {
+                let var = Var::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
+                Summand { id: var.id(), shape: vec![len] }
+            })
+            .collect();
+        let total: usize = summands.iter().map(Summand::len).sum();
+        for count in [1, 2, 3, 8, 64, 300] {
+            let plan = Plan::new(summands.clone(), count);
+            let (mut sum, mut all) = (vec![0; count], 0);
+            for bucket in 0..plan.num_buckets() {
+                let len: usize = plan.buckets[bucket].params.iter().map(Summand::len).sum();
+                for (owner, sum) in sum.iter_mut().enumerate() {
+                    let owned: usize = plan.pieces(bucket, owner).map(|(_, range)| range.len()).sum();
+                    assert!(owned.abs_diff(len.div_ceil(count)) <= BLOCK_LEN, "{owned} of {len}, {count} processes");
+                    *sum += owned;
+                    all += owned;
+                }
+            }
+            assert_eq!(all, total);
+            let most = sum.iter().copied().max().unwrap() as f64 / (total as f64 / count as f64);
+            assert!(most < 1.5, "{most} times the share, {count} processes");
         }
     }
 

@@ -214,6 +214,23 @@ fn encoding_is_shared_and_stops_in_all() {
 }
 
 #[test]
+fn codes_that_cannot_be_written_are_named_in_all_processes() {
+    let parent = tempfile::tempdir().unwrap();
+    let notes = pictures(parent.path());
+    let run = Run::new(parent.path(), "run", (&config(&[]), &notes));
+    run.train(2, |_, report| report.work == Work::Encoding);
+    // The file of codes cannot replace a folder.
+    fs::remove_file(run.folder.join("codes.safetensors")).ok();
+    fs::create_dir_all(run.folder.join("codes.safetensors/taken")).unwrap();
+    let errors = run.train(3, |_, _| false).into_iter().map(|outcome| outcome.unwrap_err().to_string());
+    let errors: Vec<_> = errors.collect();
+    assert!(errors[0].contains("codes.safetensors"), "{errors:?}");
+    for told in &errors[1..] {
+        assert!(told.starts_with("process 0 of 3 has failed: ") && told.contains("codes.safetensors"), "{errors:?}");
+    }
+}
+
+#[test]
 fn a_run_that_diverges_ends_in_all_processes() {
     let parent = tempfile::tempdir().unwrap();
     let notes = pictures(parent.path());

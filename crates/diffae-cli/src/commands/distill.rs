@@ -16,7 +16,7 @@ use crate::progress::Noun;
 /// Begins a run that distills the model's decoder, or resumes one.
 pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
     let options = TrainOptions { stage: None, resume: args.resume, compute: compute(global)? };
-    let mut group = group::join(&args.group, &options)?;
+    let mut group = group::join(&args.group, &options, &args.out)?;
     catch_interrupts();
     let teacher = ModelSource::open(&args.model, &ArchitectureHints::default())?;
     let chain = DistilledChain { steps: args.steps, spacing: args.spacing };

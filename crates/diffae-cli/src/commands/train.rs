@@ -30,7 +30,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &TrainArgs) -> Result<()> {
     let out = args.out.as_deref().context("--out is missing")?;
     let stage = stage(args);
     let options = TrainOptions { stage, resume: args.resume, compute };
-    let mut group = group::join(&args.group, &options)?;
+    let mut group = group::join(&args.group, &options, out)?;
     catch_interrupts();
     let open = || if args.resume { resume::open(args, out) } else { begin(args, out) };
     let mut folder = RunFolder::open_in_group(&mut group, open)?;
@@ -75,8 +75,12 @@ fn stage(args: &TrainArgs) -> Option<Stage> {
 
 /// Returns where and in which numbers to train: on the CPU unless another device is named. Refuses what training does not support.
 pub(super) fn compute(global: &GlobalArgs) -> Result<Compute> {
-    let named = if global.device == "auto" { "cpu" } else { &global.device };
-    let device = crate::device::device(&GlobalArgs { device: named.to_owned(), ..global.clone() })?;
+    let named = match global.device.as_str() {
+        "auto" => "cpu".to_owned(),
+        "cuda" => group::card(),
+        named => named.to_owned(),
+    };
+    let device = crate::device::device(&GlobalArgs { device: named, ..global.clone() })?;
     Ok(Compute::new(device, dtype(global.dtype))?)
 }
 

@@ -39,11 +39,11 @@ pub(crate) use resample::{Resample, resample};
 
 #[cfg(not(feature = "cuda"))]
 pub(crate) use card::Recording;
-#[cfg(not(feature = "cuda"))]
-pub use card::cuda_device;
 pub use card::cudnn_problem;
+#[cfg(not(feature = "cuda"))]
+pub use card::{cuda_device, num_cuda_devices};
 #[cfg(feature = "cuda")]
-pub use open::cuda_device;
+pub use open::{cuda_device, num_cuda_devices};
 #[cfg(feature = "cuda")]
 pub(crate) use recording::Recording;
 

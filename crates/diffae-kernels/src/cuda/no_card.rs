@@ -57,6 +57,12 @@ pub fn cuda_device(_ordinal: usize) -> Result<Device> {
     bail!("this program is built without CUDA")
 }
 
+/// Returns the number of cards that this process sees; 0 in a build without the feature `cuda`.
+#[must_use]
+pub fn num_cuda_devices() -> usize {
+    0
+}
+
 /// Launches that a card starts by one call; there are none.
 pub(crate) enum Recording {}
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::cuda_backend::cudarc::driver::sys;
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, sys};
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
 use candle_core::{Device, Result};
 
@@ -28,6 +28,12 @@ pub fn cuda_device(ordinal: usize) -> Result<Device> {
     }
     open.insert(ordinal, device.clone());
     Ok(device)
+}
+
+/// Returns the number of cards that this process sees; 0 in a build without the feature `cuda`.
+#[must_use]
+pub fn num_cuda_devices() -> usize {
+    CudaContext::device_count().ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
 }
 
 #[expect(unsafe_code, reason = "settings of the driver, before there is any tensor")]

@@ -4,9 +4,13 @@ use crate::error::{Error, Result};
 
 /// Port of process 0 where a launcher names none.
 pub const DEFAULT_PORT: u16 = 29_500;
+/// Variables in which launchers tell the number of a process on its machine.
+const LOCAL_RANKS: [&str; 4] = ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
 /// First of the ports that Slurm jobs take by their number, and how many there are.
 const FIRST_SLURM_PORT: u64 = 20_000;
 const NUM_SLURM_PORTS: u64 = 9_000;
+/// Distance of the ports of two steps of a job, so that jobs of neighboring numbers rarely meet.
+const SLURM_STEP_PORTS: u64 = 1_009;
 
 /// A process of a group, and where to meet the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +55,13 @@ impl Launcher {
         matches!(self, Self::OpenMpi | Self::Mpich)
     }
 
+    /// Returns the number of this process on its machine, as the launcher tells it: that of its card, where each process has
+    /// one. `variable` reads the environment; without a launcher there is none.
+    pub fn local_rank(variable: &dyn Fn(&str) -> Option<String>) -> Option<usize> {
+        Self::of(variable)?;
+        LOCAL_RANKS.iter().find_map(|name| variable(name)?.parse().ok())
+    }
+
     /// Variables of rank and size.
     fn variables(self) -> [&'static str; 2] {
         match self {
@@ -85,7 +96,10 @@ impl Launcher {
                 variable("MASTER_ADDR").map(|host| format!("{host}:{port}"))
             }
             Self::Slurm => {
-                let port = FIRST_SLURM_PORT + number("SLURM_JOB_ID").unwrap_or(0) % NUM_SLURM_PORTS;
+                // Steps of a job may run at the same time.
+                let number = |name| number(name).unwrap_or(0);
+                let step = number("SLURM_STEP_ID").wrapping_mul(SLURM_STEP_PORTS);
+                let port = FIRST_SLURM_PORT + number("SLURM_JOB_ID").wrapping_add(step) % NUM_SLURM_PORTS;
                 // Nodes of a step are listed in the order of their processes.
                 let host = first_host(&variable("SLURM_STEP_NODELIST").or_else(|| variable("SLURM_NODELIST"))?)?;
                 Some(format!("{host}:{port}"))
@@ -201,6 +215,8 @@ mod tests {
             ("SLURM_JOB_ID", "9001"),
         ];
         check(&slurm, Launcher::Slurm, (1, 2, "gpu07:20001"));
+        let second_step = [&slurm[..], &[("SLURM_STEP_ID", "1")]].concat();
+        check(&second_step, Launcher::Slurm, (1, 2, "gpu07:21010"));
         // A Slurm with PMI.
         let pmi = [&slurm[..], &[("PMI_RANK", "1"), ("PMI_SIZE", "2")]].concat();
         check(&pmi, Launcher::Slurm, (1, 2, "gpu07:20001"));
@@ -210,6 +226,19 @@ mod tests {
         check(&[&slurm[..], &mpi].concat(), Launcher::OpenMpi, (0, 2, "127.0.0.1:29500"));
         let mpich = [("PMI_RANK", "1"), ("PMI_SIZE", "2"), ("MPI_LOCALNRANKS", "2")];
         check(&mpich, Launcher::Mpich, (1, 2, "127.0.0.1:29500"));
+    }
+
+    #[test]
+    fn the_number_on_a_machine_is_that_of_the_launcher() {
+        let local = |variables: &'static [(&str, &str)]| {
+            Launcher::local_rank(&move |name| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert_eq!(local(&[("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")]), Some(1));
+        assert_eq!(local(&[("SLURM_PROCID", "5"), ("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_LOCALID", "3")]), Some(3));
+        // A batch script of Slurm is no process of a group.
+        assert_eq!(local(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8"), ("SLURM_LOCALID", "0")]), None);
     }
 
     #[test]

@@ -1,21 +1,23 @@
 //! Processes that NCCL connects: graphics cards of NVIDIA, within a machine and among several.
 
+mod library;
+
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DriverError};
-use cudarc::nccl::result::NcclError;
-use cudarc::nccl::safe::{Comm, Id, group_end, group_start};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DriverError};
 
+use self::library::{Communicator, Library, problem};
+use super::launch::Launcher;
 use super::rendezvous::Transport;
 
-/// Variables in which launchers tell the number of a process on its machine.
-const LOCAL_RANKS: [&str; 4] = ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
+/// Library of the driver.
+const DRIVER: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 
 /// Messages by NCCL, through the memory of the card of this process: the one of its number on the machine, as launchers tell
 /// it.
 #[derive(Debug)]
 pub struct Nccl {
-    comm: Comm,
+    communicator: Communicator,
     stream: Arc<CudaStream>,
 }
 
@@ -24,15 +26,15 @@ struct Failure(String);
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-impl From<NcclError> for Failure {
-    fn from(error: NcclError) -> Self {
-        Self(format!("NCCL has failed: {:?}", error.0))
-    }
-}
-
 impl From<DriverError> for Failure {
     fn from(error: DriverError) -> Self {
         Self(format!("CUDA has failed: {error}"))
+    }
+}
+
+impl From<String> for Failure {
+    fn from(sentence: String) -> Self {
+        Self(sentence)
     }
 }
 
@@ -42,28 +44,25 @@ impl From<&str> for Failure {
     }
 }
 
-/// Fails if the libraries of NVIDIA, which are loaded now, are not on this machine: whatever calls them would panic.
-fn check_libraries() -> Outcome<()> {
+/// Fails if the driver, which is loaded now, is not on this machine: whatever calls it would panic.
+fn check_driver() -> Outcome<()> {
     #[expect(unsafe_code, reason = "to load a library is to run its initializers")]
-    // SAFETY: they are the libraries of CUDA and NCCL, which the user has asked for.
-    let are_there = unsafe { cudarc::driver::sys::is_culib_present() && cudarc::nccl::sys::is_culib_present() };
-    if are_there { Ok(()) } else { Err("the driver of CUDA or the library of NCCL (libnccl.so) is not there".into()) }
-}
-
-/// Returns the number of this process on its machine.
-fn local_rank(rank: usize) -> usize {
-    let number = |name: &&str| std::env::var(name).ok()?.parse().ok();
-    LOCAL_RANKS.iter().find_map(number).unwrap_or(rank)
+    // SAFETY: it is the driver of CUDA, which the user has asked for.
+    let opened = unsafe { libloading::Library::new(DRIVER) };
+    match opened {
+        Ok(driver) => std::mem::forget(driver),
+        Err(error) => return Err(format!("the driver of CUDA cannot be opened ({})", problem(&error)).into()),
+    }
+    Ok(())
 }
 
 impl Transport for Nccl {
     fn new_id() -> std::result::Result<Vec<u8>, String> {
-        let id = || -> Outcome<Id> {
-            check_libraries()?;
-            Ok(Id::new()?)
+        let id = || -> Outcome<Vec<u8>> {
+            check_driver()?;
+            Ok(Library::open()?.new_id()?)
         };
-        let id = id().map_err(|Failure(sentence)| sentence)?;
-        Ok(id.internal().iter().map(|&byte| byte.cast_unsigned()).collect())
+        id().map_err(|Failure(sentence)| sentence)
     }
 
     fn connect(id: &[u8], rank: usize, size: usize) -> std::result::Result<Self, String> {
@@ -77,15 +76,14 @@ impl Transport for Nccl {
 
 impl Nccl {
     fn connected(id: &[u8], rank: usize, size: usize) -> Outcome<Self> {
-        check_libraries()?;
-        let id: Vec<i8> = id.iter().map(|&byte| byte.cast_signed()).collect();
-        let id = id.try_into().ok().ok_or("the id of the group is none of NCCL")?;
+        check_driver()?;
+        let library = Library::open()?;
         let count = usize::try_from(CudaContext::device_count()?).unwrap_or(0);
-        let device = local_rank(rank).checked_rem(count).ok_or("there is no graphics card for NCCL")?;
+        let local_rank = Launcher::local_rank(&|name| std::env::var(name).ok()).unwrap_or(rank);
+        let device = local_rank.checked_rem(count).ok_or("there is no graphics card for NCCL")?;
         let context = CudaContext::new(device)?;
         let stream = context.new_stream()?;
-        let comm = Comm::from_rank(Arc::clone(&stream), rank, size, Id::uninit(id))?;
-        Ok(Self { comm, stream })
+        Ok(Self { communicator: library.join(id, rank, size)?, stream })
     }
 
     /// Exchanges the lengths of messages, then the messages.
@@ -112,19 +110,30 @@ impl Nccl {
         };
         let sent = outgoing.iter().map(upload).collect::<Outcome<Vec<_>>>()?;
         let mut arriving = lengths.iter().map(room).collect::<Outcome<Vec<_>>>()?;
-        // Within a group no message waits for another one, in whatever order they are named.
-        group_start()?;
-        for (peer, message) in (0..).zip(&sent) {
-            if let Some(message) = message {
-                self.comm.send(message, peer)?;
+        self.communicator.together(|communicator| {
+            for (peer, message) in sent.iter().enumerate() {
+                if let Some(message) = message {
+                    let (address, _until_sent) = message.device_ptr(stream);
+                    #[expect(unsafe_code, reason = "memory of the card")]
+                    // SAFETY: the message stays until the stream has been waited for, below.
+                    unsafe {
+                        communicator.send((address, message.len()), peer, stream.cu_stream())?;
+                    }
+                }
             }
-        }
-        for (peer, room) in (0..).zip(&mut arriving) {
-            if let Some(room) = room {
-                self.comm.recv(room, peer)?;
+            for (peer, room) in arriving.iter_mut().enumerate() {
+                if let Some(room) = room {
+                    let len = room.len();
+                    let (address, _until_there) = room.device_ptr_mut(stream);
+                    #[expect(unsafe_code, reason = "memory of the card")]
+                    // SAFETY: as above, and only this call writes there.
+                    unsafe {
+                        communicator.receive((address, len), peer, stream.cu_stream())?;
+                    }
+                }
             }
-        }
-        group_end()?;
+            Ok(())
+        })?;
         let download = |room: &Option<CudaSlice<u8>>| -> Outcome<Vec<u8>> {
             match room {
                 Some(room) => Ok(stream.clone_dtoh(room)?),

@@ -1,19 +1,13 @@
 //! Processes that meet by TCP, and exchange messages by other means.
 
-use std::io::{Read, Write};
 use std::marker::PhantomData;
-use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::{Collective, Tcp, check_count};
+use super::{Collective, OnLoss, Tcp, check_count};
 use crate::error::{Error, Result};
 
-/// Byte that a process sends when it leaves after successful work.
-const BYE: u8 = b'.';
 /// Time between two looks at whether a process is lost.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -46,7 +40,7 @@ pub trait Transport: Sized + 'static {
 pub struct Rendezvous<T> {
     rank: usize,
     size: usize,
-    watch: Watch,
+    tcp: Tcp,
     requests: Option<Sender<Vec<Vec<u8>>>>,
     replies: Receiver<std::result::Result<Vec<Vec<u8>>, String>>,
     thread: Option<JoinHandle<()>>,
@@ -68,7 +62,6 @@ impl<T: Transport> Rendezvous<T> {
         if id.is_empty() {
             return Err(Error::Elsewhere { rank: 0, size, problem: "there is no id of the group".to_owned() });
         }
-        let watch = Watch::new(tcp)?;
         let (requests, incoming) = channel::<Vec<Vec<u8>>>();
         let (outgoing, replies) = channel();
         let work = move || {
@@ -84,7 +77,7 @@ impl<T: Transport> Rendezvous<T> {
         let thread = thread::Builder::new().name("transport".to_owned()).spawn(work);
         let thread = Some(thread.map_err(|error| problem(format!("a thread cannot be started: {error}")))?);
         let (requests, transport) = (Some(requests), PhantomData);
-        let mut joined = Self { rank, size, watch, requests, replies, thread, transport };
+        let mut joined = Self { rank, size, tcp, requests, replies, thread, transport };
         joined.reply()?;
         Ok(joined)
     }
@@ -95,15 +88,11 @@ impl<T: Transport> Rendezvous<T> {
             match self.replies.recv_timeout(LOOK_EVERY) {
                 Ok(Ok(messages)) => return Ok(messages),
                 // Where a process has ended, that is the reason.
-                Ok(Err(problem)) => return Err(self.watch.lost(self.size).unwrap_or(Error::Group { problem })),
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Some(lost) = self.watch.lost(self.size) {
-                        return Err(lost);
-                    }
-                }
+                Ok(Err(problem)) => return Err(self.tcp.check().err().unwrap_or(Error::Group { problem })),
+                Err(RecvTimeoutError::Timeout) => self.tcp.check()?,
                 Err(RecvTimeoutError::Disconnected) => {
                     let problem = "the connection of the processes has ended".to_owned();
-                    return Err(self.watch.lost(self.size).unwrap_or(Error::Group { problem }));
+                    return Err(self.tcp.check().err().unwrap_or(Error::Group { problem }));
                 }
             }
         }
@@ -127,65 +116,19 @@ impl<T: Transport + std::fmt::Debug> Collective for Rendezvous<T> {
         self.reply()
     }
 
+    fn check(&self) -> Result<()> {
+        self.tcp.check()
+    }
+
+    fn on_loss(&mut self, on_loss: OnLoss) {
+        self.tcp.on_loss(on_loss);
+    }
+
     fn leave(&mut self) {
         self.requests = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        self.watch.leave();
-    }
-}
-
-/// No process is lost.
-const NOBODY: usize = usize::MAX;
-
-/// Connections over which nothing is sent but a farewell: their end tells that of a process.
-#[derive(Debug)]
-struct Watch {
-    peers: Vec<TcpStream>,
-    lost: Arc<AtomicUsize>,
-}
-
-impl Watch {
-    fn new(tcp: Tcp) -> Result<Self> {
-        let failed = |source| Error::Group { problem: format!("a connection cannot be watched: {source}") };
-        let lost = Arc::new(AtomicUsize::new(NOBODY));
-        let mut peers = vec![];
-        for (rank, stream) in tcp.into_peers().into_iter().enumerate() {
-            let Some(stream) = stream else { continue };
-            let (mut watched, lost) = (stream.try_clone().map_err(failed)?, Arc::clone(&lost));
-            let watch = move || {
-                let mut byte = [0];
-                if watched.read_exact(&mut byte).is_err() || byte != [BYE] {
-                    lost.fetch_min(rank, Ordering::SeqCst);
-                }
-            };
-            thread::Builder::new().name("watch".to_owned()).spawn(watch).map_err(failed)?;
-            peers.push(stream);
-        }
-        Ok(Self { peers, lost })
-    }
-
-    /// Returns the error of a lost process, if there is one.
-    fn lost(&self, size: usize) -> Option<Error> {
-        let rank = self.lost.load(Ordering::SeqCst);
-        let source = std::io::ErrorKind::BrokenPipe.into();
-        (rank != NOBODY).then_some(Error::Lost { rank, size, source })
-    }
-
-    fn leave(&mut self) {
-        for peer in &mut self.peers {
-            // Who has left before does not read it.
-            let _ = peer.write_all(&[BYE]);
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        for peer in &self.peers {
-            // The other end has read the farewell, or is told by the end itself.
-            let _ = peer.shutdown(Shutdown::Write);
-        }
+        self.tcp.leave();
     }
 }
