@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use diffae_kernels::{kernel_set, num_cuda_devices};
 #[cfg(feature = "mpi")]
 use diffae_train::Mpi;
-use diffae_train::{Collective, Group, Launcher, Place, Reduction, StepReport, Tcp, TrainOptions};
+use diffae_train::{Collective, Group, GroupKind, Launcher, Place, Reduction, StepReport, Tcp, TrainOptions};
 #[cfg(feature = "nccl")]
 use diffae_train::{Nccl, Rendezvous};
 
@@ -34,10 +34,7 @@ pub(crate) fn join(args: &GroupArgs, options: &TrainOptions, out: &Path) -> Resu
 }
 
 fn connected(args: &GroupArgs, options: &TrainOptions, out: &Path) -> Result<Group> {
-    let reduction = match args.reduce {
-        ReductionChoice::Ordered => Reduction::Ordered,
-        ReductionChoice::Fast => Reduction::Fast,
-    };
+    let reduction = reduction(args);
     let is_sharded = args.shard_optimizer;
     let group = |collective: Box<dyn Collective>| {
         let group = Group::new(collective, reduction);
@@ -87,6 +84,19 @@ fn connected(args: &GroupArgs, options: &TrainOptions, out: &Path) -> Result<Gro
     Ok(group(Box::new(tcp)))
 }
 
+fn reduction(args: &GroupArgs) -> Reduction {
+    match args.reduce {
+        ReductionChoice::Ordered => Reduction::Ordered,
+        ReductionChoice::Fast => Reduction::Fast,
+    }
+}
+
+/// Returns the group of `--world-size` processes; `None` without that option.
+pub(crate) fn kind(args: &GroupArgs) -> Option<GroupKind> {
+    let size = args.world_size?;
+    Some(GroupKind { size, reduction: reduction(args), shards_state: args.shard_optimizer })
+}
+
 fn place(args: &GroupArgs) -> Result<Option<Place>> {
     let master = args.master.as_deref();
     match (args.rank, args.world_size) {
@@ -95,6 +105,7 @@ fn place(args: &GroupArgs) -> Result<Option<Place>> {
                 master.context("--rank and --world-size need --master HOST:PORT, the address of process 0")?;
             Ok(Some(Place::new(rank, size, address)?))
         }
+        (None, Some(_)) => bail!("--world-size needs --rank, the number of this process"),
         _ => Ok(Place::of_launcher(&variable, master)?.map(|(_, place)| place)),
     }
 }

@@ -11,6 +11,7 @@ use crate::autoencoder::MAX_VALIDATED;
 use crate::classifier::{Examples, Labeled};
 use crate::code_stage::{CodeStage, NUM_VALIDATIONS};
 use crate::collective::Group;
+use crate::collective::Reduction;
 use crate::config::{Kind, StageSettings, TrainConfig};
 use crate::error::Result;
 use crate::latent::LatentTrainer;
@@ -133,6 +134,28 @@ impl Estimate {
         self.state_bytes() + self.kept_bytes_per_image * at_once
     }
 
+    /// Estimates what a process of a group holds and sends in a step of the first stage, which has `num_parts` micro-batches.
+    #[must_use]
+    pub fn in_group(&self, num_parts: usize, kind: GroupKind) -> GroupEstimate {
+        let count = kind.size.min(num_parts).max(1);
+        let value_bytes = (self.num_parameters * size_of::<f32>()) as f64;
+        // Parameters are whole; sums of gradients, two moments and averages may be divided.
+        let state = if kind.shards_state { 1. + 4. / count as f64 } else { 5. };
+        let rounds = num_parts as f64 / count as f64;
+        let sent = match kind.reduction {
+            Reduction::Ordered => rounds + 1.,
+            Reduction::Fast => 2.,
+        };
+        let to_others = (count - 1) as f64 / count as f64;
+        let is_alone = count == 1;
+        GroupEstimate {
+            num_parts: num_parts.div_ceil(count),
+            state_bytes: value_bytes * state,
+            exchange_bytes: if is_alone { 0. } else { 2. * value_bytes },
+            sent_bytes: value_bytes * sent * to_others,
+        }
+    }
+
     /// Returns the least number of micro-batches into which a batch can be cut for steps of at most so many bytes; `None` if
     /// single pictures take more.
     #[must_use]
@@ -241,9 +264,49 @@ fn repeated(what: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() / f64::from(count))
 }
 
+/// A group of processes that an estimate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupKind {
+    /// Number of processes.
+    pub size: usize,
+    /// Order of sums.
+    pub reduction: Reduction,
+    /// Whether the optimizer state is divided among the processes.
+    pub shards_state: bool,
+}
+
+/// Memory and messages of one process of a group, in a step of the first stage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GroupEstimate {
+    /// Micro-batches of a step that the process computes, at most.
+    pub num_parts: usize,
+    /// Bytes of values, gradients, moments and averages that the process holds.
+    pub state_bytes: f64,
+    /// Most bytes beyond these while gradients are exchanged: the gradient of a micro-batch, and sums that the process owns.
+    pub exchange_bytes: f64,
+    /// Bytes that the process sends in a step, and receives.
+    pub sent_bytes: f64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_of_a_group_sends_its_part() {
+        let estimate = Estimate { num_parameters: 1000, kept_bytes_per_image: 0, stages: vec![] };
+        let of = |num_parts, size, reduction, shards_state| {
+            let GroupEstimate { num_parts, state_bytes, exchange_bytes, sent_bytes } =
+                estimate.in_group(num_parts, GroupKind { size, reduction, shards_state });
+            (num_parts, [state_bytes, exchange_bytes, sent_bytes].map(f64::round))
+        };
+        assert_eq!(of(1, 1, Reduction::Ordered, false), (1, [20e3, 0., 0.]));
+        assert_eq!(of(2, 2, Reduction::Ordered, false), (1, [20e3, 8e3, 4e3]));
+        assert_eq!(of(8, 2, Reduction::Ordered, true), (4, [12e3, 8e3, 10e3]));
+        assert_eq!(of(8, 2, Reduction::Fast, true), (4, [12e3, 8e3, 4e3]));
+        // The others have no micro-batch.
+        assert_eq!(of(4, 9, Reduction::Ordered, true), (1, [8e3, 8e3, 6e3]));
+    }
 
     #[test]
     fn a_batch_is_cut_until_a_step_fits() {

@@ -84,7 +84,7 @@ pub use config::{
 pub use distillation_settings::DistillationSettings;
 pub use edit_direction::{NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_direction};
 pub use error::{Error, Result};
-pub use estimate::{Estimate, Planned, StageEstimate};
+pub use estimate::{Estimate, GroupEstimate, GroupKind, Planned, StageEstimate};
 pub use latent::{LatentTrainer, latent_loss};
 pub use run::{Change, Notes, RunFolder, Stage, require_same};
 pub use teach::{AttributeScore, AttributeSettings, Lesson, Taught, fit_pair_row, teach};

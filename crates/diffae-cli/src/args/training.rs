@@ -261,7 +261,7 @@ pub(crate) struct GroupArgs {
     #[arg(long, value_name = "N", requires = "world_size")]
     pub(crate) rank: Option<usize>,
     /// Number of processes; autoencoder.accumulate is at least as large
-    #[arg(long, value_name = "N", requires = "rank", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) world_size: Option<usize>,
     /// Address where process 0 waits for the others; the port is 29500 by default
     #[arg(long, value_name = "HOST[:PORT]")]

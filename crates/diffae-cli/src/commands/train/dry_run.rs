@@ -9,14 +9,15 @@ use anyhow::{Result, bail};
 use diffae_data::{Labels, Pictures, Split};
 use diffae_infer::free_memory;
 use diffae_train::{
-    Compute, Estimate, Kind, Notes, Planned, RunFolder, Stage, StageEstimate, StageSettings, TrainConfig, Trainer,
-    check_data,
+    Compute, Estimate, GroupEstimate, GroupKind, Kind, Notes, Planned, RunFolder, Stage, StageEstimate, StageSettings,
+    TrainConfig, Trainer, check_data,
 };
 use image::ImageReader;
 
 use super::times::{about, in_words};
 use super::{config, notes, stage};
 use crate::args::TrainArgs;
+use crate::group;
 use crate::one_sentence;
 use crate::output::say;
 use crate::progress::Noun;
@@ -48,6 +49,9 @@ pub(super) fn run(args: &TrainArgs, compute: &Compute) -> Result<()> {
     let Some(mut trainer) = trainer.filter(|_| refusals.0.is_empty()) else { return refusals.report() };
     let estimate = Estimate::new(&config, &mut trainer, planned)?;
     say_sizes(&config, &estimate, free_bytes)?;
+    if let Some(kind) = group::kind(&args.group) {
+        say(&in_group(&config, &estimate, kind))?;
+    }
     say_times(&of_stages(&estimate, &stages), planned)
 }
 
@@ -207,6 +211,26 @@ fn say_sizes(config: &TrainConfig, estimate: &Estimate, free_bytes: Option<usize
          at least {step_mib:.0} MiB",
     ))?;
     free_bytes.map_or(Ok(()), |free| say(&advice(stage, estimate, free)))
+}
+
+/// Says what each process of a group holds, computes and sends.
+fn in_group(config: &TrainConfig, estimate: &Estimate, kind: GroupKind) -> String {
+    let accumulate = config.autoencoder.accumulate;
+    let GroupEstimate { num_parts, state_bytes, exchange_bytes, sent_bytes } = estimate.in_group(accumulate, kind);
+    let [state, exchange, sent] = [state_bytes, exchange_bytes, sent_bytes].map(|bytes| bytes / f64::from(1 << 20));
+    let idle = match kind.size.saturating_sub(accumulate) {
+        0 => String::new(),
+        idle => format!(
+            "; for {idle} of them there is no micro-batch: take --set autoencoder.accumulate={} or more",
+            kind.size
+        ),
+    };
+    format!(
+        "in a group of {}: each process computes {num_parts} of {accumulate} micro-batches of a step, holds {state:.0} MiB of \
+         parameters, gradients, moments and averages (at most {exchange:.0} MiB more while gradients are exchanged), and \
+         sends and receives {sent:.0} MiB a step{idle}",
+        format_args!("{} {}", kind.size, if kind.size == 1 { "process" } else { "processes" }),
+    )
 }
 
 /// Says whether steps of the first stage fit the free memory of a card, and how they would.
