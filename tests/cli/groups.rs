@@ -155,6 +155,15 @@ fn places_that_do_not_fit_together_are_refused_at_once() {
     run(&["--master", "127.0.0.1"]).fails_with("--master is for several processes");
     run(&["--rank", "2", "--world-size", "2", "--master", "127.0.0.1"]).fails_with("there is no process 2 of 2");
     assert!(!workspace.path("run").exists());
+    // Results depend on the number of threads.
+    let (master, out) = (format!("127.0.0.1:{}", free_port()), ["--out", "run"]);
+    let place = |rank| ["--rank", rank, "--world-size", "2", "--master", &master];
+    let other = [&RUN[..RUN.len() - 1], &["2"], &out, &place("1")].concat();
+    let (first, second) = (workspace.start(&[&RUN[..], &out, &place("0")].concat()), workspace.start(&other));
+    for (code, told) in [first.end(), second.end()] {
+        assert!(code == Some(2) && told.contains("process 1 has a number of threads (--threads) other than"), "{told}");
+    }
+    assert!(!workspace.path("run").exists());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let master = taken.local_addr().unwrap().to_string();
     let error = run(&["--rank", "0", "--world-size", "2", "--master", &master]);

@@ -29,6 +29,10 @@ const LAST_WORK: Duration = Duration::from_secs(10);
 /// All processes have the same `options`, run folder, version and kernels: others are not let in.
 pub(crate) fn join(args: &GroupArgs, options: &TrainOptions, out: &Path) -> Result<Group> {
     let mut group = connected(args, options, out)?;
+    if options.compute.device.is_cpu() {
+        // Sums within a network are of as many parts, and results depend on it.
+        group.check_same("a number of threads (--threads)", &rayon::current_num_threads().to_string())?;
+    }
     group.on_loss(Box::new(|error| end_after(LAST_WORK, error)));
     Ok(group)
 }

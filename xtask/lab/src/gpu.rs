@@ -6,6 +6,7 @@
 //! checks themselves.
 
 mod card;
+mod groups;
 mod operations;
 mod rows;
 mod speed;
@@ -37,7 +38,7 @@ const KERNELS: [&str; 3] = ["own", "cudnn", "graphs"];
 /// Part of the names of parts that compute in TF32, as PyTorch does beside them; cards of NVIDIA alone have it.
 const TF32: &str = "tf32";
 /// All parts, the most important first.
-const PARTS: [Part; 23] = [
+const PARTS: [Part; 26] = [
     ("operations", 90, operations::check),
     ("networks", 90, whole::networks),
     ("cudnn-operations", 60, operations::check),
@@ -51,6 +52,9 @@ const PARTS: [Part; 23] = [
     ("cudnn-training", 90, training::steps),
     ("resume", 120, training::resume),
     ("cudnn-resume", 120, training::resume),
+    ("groups", 90, groups::sizes),
+    ("cudnn-groups", 90, groups::sizes),
+    ("nccl", 60, groups::nccl),
     ("speed", 180, speed::measure),
     ("cudnn-tf32-speed", 150, speed::measure),
     ("graphs-speed", 120, speed::measure),
@@ -109,7 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let (start, mut all) = (Instant::now(), BTreeMap::new());
-    let of_cards = |name: &str| name.contains(TF32) || name.starts_with("own") || name.starts_with("cudnn");
+    let of_cards = |name: &str| name.contains(TF32) || ["own", "cudnn", "nccl"].iter().any(|it| name.starts_with(it));
     let is_possible = |name: &str| args.device.starts_with("cuda") || !of_cards(name);
     let is_wanted = |name: &str| is_possible(name) && args.only.as_ref().is_none_or(|only| name.contains(only));
     for (place, (name, limit, _)) in PARTS.iter().enumerate().filter(|(_, (name, ..))| is_wanted(name)) {

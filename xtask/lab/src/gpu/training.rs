@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
@@ -73,11 +73,7 @@ pub(super) fn steps(card: &Card, scale: &Scale, rows: &mut Rows) -> Result<()> {
 /// Compares runs that stop, and go on here or on the CPU, with whole ones.
 pub(super) fn resume(card: &Card, _: &Scale, rows: &mut Rows) -> Result<()> {
     let folder = tempfile::tempdir().context("there is no folder for temporary files")?;
-    let data = folder.path().join("pictures");
-    fs::create_dir(&data)?;
-    for number in 0..20 {
-        rgb_from_tensor(&values(&[3, 16, 16], number)?)?.save(data.join(format!("{number:02}.png")))?;
-    }
+    let data = pictures(folder.path())?;
     let run = |name: &str, places: &[(bool, usize)]| -> Result<(Vec<u8>, Vec<f64>)> {
         let path = folder.path().join(name);
         for &(is_card, num_steps) in places {
@@ -106,6 +102,16 @@ pub(super) fn resume(card: &Card, _: &Scale, rows: &mut Rows) -> Result<()> {
         rows.compare(&format!("losses of a run {name}"), errors.fold(0f64, f64::max), LIMITS[1]);
     }
     Ok(())
+}
+
+/// Makes a few pictures to train on, in a folder.
+pub(super) fn pictures(folder: &Path) -> Result<PathBuf> {
+    let data = folder.join("pictures");
+    fs::create_dir(&data)?;
+    for number in 0..20 {
+        rgb_from_tensor(&values(&[3, 16, 16], number)?)?.save(data.join(format!("{number:02}.png")))?;
+    }
+    Ok(data)
 }
 
 /// Trains until a number of steps are made, or to the end.
