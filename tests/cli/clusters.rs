@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::groups::{RUN, alone, free_port, newest, pictures};
@@ -37,6 +38,9 @@ fn training(out: &str) -> Vec<&str> {
     [&[env!("CARGO_BIN_EXE_diffae")], &RUN[..], &["--out", out]].concat()
 }
 
+/// Processes of MPICH on one machine meet at one port, whatever job they are of.
+static PORT: Mutex<()> = Mutex::new(());
+
 /// The `mpirun` of this machine, for so many processes; `None` where there is none, or it starts nothing.
 ///
 /// In a build with the feature `mpi` the processes are connected by MPI, else by TCP.
@@ -64,6 +68,7 @@ fn mpirun_starts_processes_that_train_as_one() {
     pictures(&workspace);
     let expected = alone(&workspace);
     let mut three = mpirun(3).unwrap();
+    let _port = PORT.lock();
     for (command, out) in [(&mut two, "two"), (&mut three, "three")] {
         let told = succeeds(&workspace, command.args(training(out)));
         assert_eq!(told.matches("the model is in").count(), 1);
@@ -94,6 +99,7 @@ fn mpirun_ends_all_when_one_is_killed_and_the_run_goes_on() {
     let expected = alone(&workspace);
     // A name that no other test has, since the processes are found by it.
     let out = format!("killed-{}", std::process::id());
+    let _port = PORT.lock();
     let command = three.args(training(&out)).current_dir(workspace.path(""));
     let mut launcher = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let start = Instant::now();

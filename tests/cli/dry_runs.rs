@@ -38,13 +38,13 @@ fn a_dry_run_tells_sizes_and_the_time_of_all_stages_and_writes_nothing() {
     let said = workspace.run(&dry(&["--data", "shapes"])).succeeds().stdout();
     assert!(said.contains("the stage classifier is left out"), "{said}");
     // A group, of which a single process asks.
-    let group = ["--world-size", "3", "--shard-optimizer", "--set", "autoencoder.accumulate=2"];
-    let said = workspace.run(&dry(&group)).succeeds().stdout();
+    let group = |accumulate| ["--world-size", "3", "--shard-optimizer", "--set", accumulate];
+    let said = workspace.run(&dry(&group("autoencoder.accumulate=4"))).succeeds().stdout();
     let line = said.lines().find(|line| line.starts_with("in a group of 3 processes: ")).unwrap();
-    for text in ["computes 1 of 2 micro-batches", "MiB more while gradients are exchanged", "for 1 of them there is no"]
-    {
+    for text in ["computes 2 of 4 micro-batches", "MiB more while gradients are exchanged", "MiB a step"] {
         assert!(line.contains(text), "{text} is missing in {line}");
     }
+    workspace.run(&dry(&group("autoencoder.accumulate=2"))).fails_with("autoencoder.accumulate is 2 with 3 processes");
     workspace.run(&["train", "--out", "run", "--resume", "--world-size", "2"]).fails_with("--world-size needs --rank");
     assert_eq!(workspace.files(""), ["shapes"]);
 }

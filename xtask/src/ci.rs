@@ -6,6 +6,7 @@
 mod gate;
 mod readme;
 
+use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -134,12 +135,19 @@ fn in_python() -> Result<Outcome> {
 /// Training in processes that `mpirun` starts and MPI connects. Whoever has no MPI can run the gate all the same.
 fn with_mpi(root: &Path) -> Result<Outcome> {
     let is_there = |program: &str| is_quietly_successful(Command::new(program).arg("--version"));
-    if !is_there("mpicc") || !is_there("mpirun") {
-        return Ok(Outcome::Skipped("the feature mpi was not tested, for there is no mpicc or no mpirun"));
+    if !is_there("mpicc") || !is_there("mpirun") || !has_libclang() {
+        return Ok(Outcome::Skipped("the feature mpi was not tested, for there is no mpicc, no mpirun or no libclang"));
     }
     let arguments = "test --workspace --features parquet,toonheads,mpi --locked --test cli -- clusters::mpirun";
     println!("cargo {arguments}");
     succeed(repository::cargo(root).args(arguments.split(' ')))
+}
+
+/// Returns whether bindings of C can be made: by a libclang that the environment names, or that the loader knows.
+fn has_libclang() -> bool {
+    let known = Command::new("ldconfig").arg("-p").output();
+    env::var_os("LIBCLANG_PATH").is_some()
+        || known.is_ok_and(|known| String::from_utf8_lossy(&known.stdout).contains("libclang"))
 }
 
 /// Licenses, sources and bans of the dependencies, and known vulnerabilities if their database can be had.

@@ -4,12 +4,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use diffae_kernels::{kernel_set, num_cuda_devices};
 #[cfg(feature = "mpi")]
 use diffae_train::Mpi;
-use diffae_train::{Collective, Group, GroupKind, Launcher, Place, Reduction, StepReport, Tcp, TrainOptions};
+use diffae_train::{
+    Collective, Group, GroupKind, Launcher, Place, Reduction, StepReport, Tcp, TrainOptions, wait_for_checkpoint,
+};
 #[cfg(feature = "nccl")]
 use diffae_train::{Nccl, Rendezvous};
 
@@ -22,7 +24,9 @@ const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Time that a process has to end in its own way once another one is lost. It needs it for what it computes, such as a
 /// micro-batch or a validation, which is in vain.
-const LAST_WORK: Duration = Duration::from_secs(10);
+const LAST_WORK: Duration = Duration::from_secs(6);
+/// Time that a checkpoint may take beyond that.
+const LAST_SAVE: Duration = Duration::from_secs(8);
 
 /// Joins the group of this process, which ends when another one is lost; alone without options and without a launcher.
 ///
@@ -62,6 +66,7 @@ fn connected(args: &GroupArgs, options: &TrainOptions, out: &Path) -> Result<Gro
         cfg!(feature = "nccl") || connect != ConnectionChoice::Nccl,
         "this program is built without NCCL: build it with --features nccl"
     );
+    ensure!(args.world_size.is_none() || args.rank.is_some(), "--world-size needs --rank, the number of this process");
     #[cfg(feature = "mpi")]
     if connect == ConnectionChoice::Auto
         && args.rank.is_none()
@@ -109,7 +114,6 @@ fn place(args: &GroupArgs) -> Result<Option<Place>> {
                 master.context("--rank and --world-size need --master HOST:PORT, the address of process 0")?;
             Ok(Some(Place::new(rank, size, address)?))
         }
-        (None, Some(_)) => bail!("--world-size needs --rank, the number of this process"),
         _ => Ok(Place::of_launcher(&variable, master)?.map(|(_, place)| place)),
     }
 }
@@ -117,6 +121,7 @@ fn place(args: &GroupArgs) -> Result<Option<Place>> {
 /// Ends this program after a while, because of an error.
 fn end_after(time: Duration, error: &diffae_train::Error) -> ! {
     std::thread::sleep(time);
+    wait_for_checkpoint(LAST_SAVE);
     eprintln!("error: {}", diffae_infer::one_sentence(error));
     std::process::exit(FAILURE.into())
 }

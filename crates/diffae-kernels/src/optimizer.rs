@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, Var, bail};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor, Var, bail};
 
 use crate::cpu::optimizer::{self as cpu, Buffers, Factors};
 use crate::cuda::{self, AdamBuffers};
@@ -347,17 +347,36 @@ pub fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
     if waiting.is_empty() {
         return Ok(sums);
     }
-    let of_waiting: Vec<f64> = if let Some(blocks) = cuda::block_squares(&waiting)? {
-        blocks.into_iter().map(|sums| sums.into_iter().map(f64::from).sum()).collect()
-    } else {
-        let squares = waiting.iter().map(|it| it.to_dtype(DType::F32)?.sqr()?.sum_all());
-        let squares = Tensor::stack(&squares.collect::<Result<Vec<_>>>()?, 0)?;
-        squares.to_vec1::<f32>()?.into_iter().map(f64::from).collect()
-    };
-    for (place, sum) in places.into_iter().zip(of_waiting) {
-        sums[place] = sum;
+    let of_waiting = device_block_squares(&waiting)?;
+    for (place, blocks) in places.into_iter().zip(of_waiting) {
+        sums[place] = blocks.into_iter().map(f64::from).sum();
     }
     Ok(sums)
+}
+
+/// Computes the sums of squares of the blocks of tensors on a device, in f32, in one read of it.
+fn device_block_squares(tensors: &[&Tensor]) -> Result<Vec<Vec<f32>>> {
+    if let Some(blocks) = cuda::block_squares(tensors)? {
+        return Ok(blocks);
+    }
+    let sums = tensors.iter().map(|it| composed_block_squares(it)).collect::<Result<Vec<_>>>()?;
+    let mut all = Tensor::cat(&sums, 0)?.to_vec1::<f32>()?.into_iter();
+    Ok(sums.iter().map(|of_tensor| all.by_ref().take(of_tensor.elem_count()).collect()).collect())
+}
+
+/// Computes the sums of squares of the blocks of a tensor by operations of Candle: `[number of blocks]`, f32.
+fn composed_block_squares(x: &Tensor) -> Result<Tensor> {
+    let flat = x.flatten_all()?.to_dtype(DType::F32)?;
+    let (num_whole, rest) = (flat.elem_count().div_euclid(SQUARES_BLOCK), flat.elem_count() % SQUARES_BLOCK);
+    let start = num_whole * SQUARES_BLOCK;
+    let mut sums = vec![];
+    if num_whole > 0 {
+        sums.push(flat.narrow(0, 0, start)?.reshape((num_whole, SQUARES_BLOCK))?.sqr()?.sum(1)?);
+    }
+    if rest > 0 {
+        sums.push(flat.narrow(0, start, rest)?.sqr()?.sum_all()?.reshape(1)?);
+    }
+    if sums.is_empty() { Tensor::zeros(0, DType::F32, x.device()) } else { Tensor::cat(&sums, 0) }
 }
 
 /// Computes the sums of squares of blocks of [`SQUARES_BLOCK`] elements of a tensor, the last of which may be shorter.
@@ -367,12 +386,11 @@ pub fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
 /// # Errors
 /// If the device fails.
 pub fn block_squares(x: &Tensor) -> Result<Vec<f64>> {
-    if !x.device().is_cpu()
-        && let Some(mut blocks) = cuda::block_squares(&[x])?
-    {
-        return Ok(blocks.swap_remove(0).into_iter().map(f64::from).collect());
+    if !x.device().is_cpu() {
+        let blocks = device_block_squares(&[x])?;
+        return Ok(blocks.into_iter().flatten().map(f64::from).collect());
     }
-    with_floats(&x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?, |values| Ok(cpu::block_squares(values)))
+    with_floats(&x.to_dtype(DType::F32)?, |values| Ok(cpu::block_squares(values)))
 }
 
 /// In-place update of one parameter, or of a part of it.
@@ -399,5 +417,30 @@ impl InplaceOp1 for Step<'_, '_> {
         let [m, v, ema] = &mut *state;
         let parameter = &mut values[start..end];
         Ok(cpu::step(Buffers { parameter, gradient: self.gradient, m, v, ema }, self.factors)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn sums_of_blocks_by_composed_operations_are_those_of_pieces() {
+        for len in [0, 1, SQUARES_BLOCK, 2 * SQUARES_BLOCK, 2 * SQUARES_BLOCK + 77] {
+            let values: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37 + 0.5).sin()).collect();
+            let x = Tensor::from_vec(values, len, &Device::Cpu).unwrap();
+            let blocks = composed_block_squares(&x).unwrap().to_vec1::<f32>().unwrap();
+            let expected = block_squares(&x).unwrap();
+            assert_eq!(blocks.len(), expected.len());
+            for (got, expected) in blocks.iter().zip(&expected) {
+                assert!((f64::from(*got) / expected - 1.).abs() < 1e-5, "{got} {expected}");
+            }
+            let cut = len.min(SQUARES_BLOCK);
+            let piece = |start: usize, len: usize| composed_block_squares(&x.narrow(0, start, len).unwrap()).unwrap();
+            let pieces = Tensor::cat(&[piece(0, cut), piece(cut, len - cut)], 0).unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(pieces, blocks);
+        }
     }
 }

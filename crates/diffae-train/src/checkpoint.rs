@@ -2,6 +2,9 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +14,20 @@ use crate::parameters::Parameters;
 const STATE_FILE: &str = "state.json";
 const TENSORS_FILE: &str = "state.safetensors";
 const PARTIAL_PREFIX: &str = ".partial-";
+
+/// Held while a checkpoint is written.
+static SAVING: Mutex<()> = Mutex::new(());
+/// Time between two looks at whether a checkpoint is written.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Waits until no checkpoint is being written in this process, for so long at most; for a program that is about to end while it
+/// trains.
+pub fn wait_for_checkpoint(patience: Duration) {
+    let until = Instant::now() + patience;
+    while matches!(SAVING.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < until {
+        thread::sleep(LOOK_EVERY);
+    }
+}
 
 /// Metadata of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +72,7 @@ impl Checkpoints {
 
     /// Writes a checkpoint atomically (temporary name, sync, rename), and removes the oldest.
     pub(crate) fn save(&self, parameters: &Parameters, step: usize) -> Result<()> {
+        let _saving = SAVING.lock().unwrap_or_else(PoisonError::into_inner);
         fs::create_dir_all(&self.folder).map_err(at(&self.folder))?;
         let prepared =
             tempfile::Builder::new().prefix(PARTIAL_PREFIX).tempdir_in(&self.folder).map_err(at(&self.folder))?;

@@ -144,6 +144,8 @@ impl Estimate {
         let rounds = num_parts as f64 / count as f64;
         let sent = match kind.reduction {
             Reduction::Ordered => rounds + 1.,
+            // Sums go to all, and new values after them.
+            Reduction::Fast if kind.shards_state => 3.,
             Reduction::Fast => 2.,
         };
         let to_others = (count - 1) as f64 / count as f64;
@@ -303,7 +305,8 @@ mod tests {
         assert_eq!(of(1, 1, Reduction::Ordered, false), (1, [20e3, 0., 0.]));
         assert_eq!(of(2, 2, Reduction::Ordered, false), (1, [20e3, 8e3, 4e3]));
         assert_eq!(of(8, 2, Reduction::Ordered, true), (4, [12e3, 8e3, 10e3]));
-        assert_eq!(of(8, 2, Reduction::Fast, true), (4, [12e3, 8e3, 4e3]));
+        assert_eq!(of(8, 2, Reduction::Fast, false), (4, [20e3, 8e3, 4e3]));
+        assert_eq!(of(8, 2, Reduction::Fast, true), (4, [12e3, 8e3, 6e3]));
         // The others have no micro-batch.
         assert_eq!(of(4, 9, Reduction::Ordered, true), (1, [8e3, 8e3, 6e3]));
     }

@@ -68,6 +68,7 @@ use diffae_data::{Fingerprint, Labels, Overwrite, Pictures, Split};
 use diffae_infer::ModelSource;
 use diffae_nets::weights::ArchitectureHints;
 
+pub use checkpoint::wait_for_checkpoint;
 pub use codes::moments_of;
 #[cfg(feature = "mpi")]
 pub use collective::Mpi;
@@ -88,7 +89,7 @@ pub use estimate::{Estimate, GroupEstimate, GroupKind, Planned, StageEstimate};
 pub use latent::{LatentTrainer, latent_loss};
 pub use run::{Change, Notes, RunFolder, Stage, require_same};
 pub use teach::{AttributeScore, AttributeSettings, Lesson, Taught, fit_pair_row, teach};
-pub use trainer::{StepResult, Trainer};
+pub use trainer::{StepResult, Trainer, check_parts};
 
 /// The kind of work a step report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -322,7 +323,7 @@ fn train_autoencoder(
     let is_begun = group.is_first() && autoencoder::is_begun(folder) && !options.resume;
     let started = || Err(Error::Started { path: folder.path().to_owned(), how: String::new() });
     group.agree(if is_begun { started() } else { Ok(()) })?;
-    trainer::check_parts(folder.config().autoencoder.accumulate, group)?;
+    check_parts(folder.config().autoencoder.accumulate, group.size())?;
     let mut trainer = group.agree(Trainer::of_run(folder.config(), folder.notes(), &options.compute))?;
     let outcome = autoencoder::run(folder, &mut trainer, data, (group, on_step))?;
     if outcome == Outcome::Finished && group.is_first() {

@@ -276,7 +276,7 @@ impl Learning {
         next: &mut (dyn FnMut(usize) -> Result<(Tensor, M::Input)> + Send),
     ) -> Result<StepResult> {
         let num_parts = self.config.autoencoder.accumulate;
-        check_parts(num_parts, group)?;
+        check_parts(num_parts, group.size())?;
         let mut part = |part: usize, to: &mut Backpropagation<'_>| {
             let (x_0, input) = next(part)?;
             self.backpropagate(model, (&x_0, &input), part, to)
@@ -379,13 +379,16 @@ impl Learning {
     }
 }
 
-/// Fails if some processes have nothing to do.
-pub(crate) fn check_parts(num_parts: usize, group: &Group) -> Result<()> {
-    if group.size() <= num_parts {
+/// Fails if some of so many processes have nothing to do in a step of the first stage, which has `num_parts` micro-batches.
+///
+/// # Errors
+/// [`Error::Setting`].
+pub fn check_parts(num_parts: usize, num_processes: usize) -> Result<()> {
+    if num_processes <= num_parts {
         return Ok(());
     }
     let (key, expected) = ("autoencoder.accumulate", "one micro-batch or more for each process");
-    Err(Error::Setting { key, got: format!("{num_parts} with {} processes", group.size()), expected })
+    Err(Error::Setting { key, got: format!("{num_parts} with {num_processes} processes"), expected })
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ const LOCAL_RANKS: [&str; 4] = ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI
 /// First of the ports that Slurm jobs take by their number, and how many there are.
 const FIRST_SLURM_PORT: u64 = 20_000;
 const NUM_SLURM_PORTS: u64 = 9_000;
+/// First of the ports that jobs of Open MPI take, and how many there are.
+const FIRST_JOB_PORT: u16 = 20_000;
+const NUM_JOB_PORTS: u16 = 9_000;
 /// Distance of the ports of two steps of a job, so that jobs of neighboring numbers rarely meet.
 const SLURM_STEP_PORTS: u64 = 1_009;
 
@@ -104,15 +107,22 @@ impl Launcher {
                 let host = first_host(&variable("SLURM_STEP_NODELIST").or_else(|| variable("SLURM_NODELIST"))?)?;
                 Some(format!("{host}:{port}"))
             }
-            Self::OpenMpi => all_here("OMPI_COMM_WORLD_LOCAL_SIZE").then(local),
-            Self::Mpich => (all_here("MPI_LOCALNRANKS") || all_here("PMI_LOCAL_SIZE")).then(local),
+            // Jobs on one machine have ports of their own, where they have names.
+            Self::OpenMpi => {
+                let port = variable("PMIX_NAMESPACE").map_or(DEFAULT_PORT, |job| port_of_job(&job));
+                all_here("OMPI_COMM_WORLD_LOCAL_SIZE").then(|| format!("127.0.0.1:{port}"))
+            }
+            Self::Mpich => {
+                (all_here("MPI_LOCALNRANKS") || all_here("PMI_LOCAL_SIZE")).then(|| format!("127.0.0.1:{DEFAULT_PORT}"))
+            }
         }
     }
 }
 
-/// Address for processes on one machine.
-fn local() -> String {
-    format!("127.0.0.1:{DEFAULT_PORT}")
+/// Returns a port that follows from the name of a job.
+fn port_of_job(name: &str) -> u16 {
+    let [first, second, ..] = *blake3::hash(name.as_bytes()).as_bytes();
+    FIRST_JOB_PORT + u16::from_le_bytes([first, second]) % NUM_JOB_PORTS
 }
 
 impl Place {
@@ -222,6 +232,13 @@ mod tests {
         check(&pmi, Launcher::Slurm, (1, 2, "gpu07:20001"));
         let mpi = [("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_LOCAL_SIZE", "2")];
         check(&mpi, Launcher::OpenMpi, (0, 2, "127.0.0.1:29500"));
+        let named = |name| {
+            let found = place(&[&mpi[..], &[("PMIX_NAMESPACE", name)]].concat(), None).unwrap().unwrap();
+            let port: u16 = found.1.address.strip_prefix("127.0.0.1:").unwrap().parse().unwrap();
+            assert!((FIRST_JOB_PORT..FIRST_JOB_PORT + NUM_JOB_PORTS).contains(&port));
+            port
+        };
+        assert_ne!(named("477298689"), named("477298690"));
         // mpirun within a job of Slurm.
         check(&[&slurm[..], &mpi].concat(), Launcher::OpenMpi, (0, 2, "127.0.0.1:29500"));
         let mpich = [("PMI_RANK", "1"), ("PMI_SIZE", "2"), ("MPI_LOCALNRANKS", "2")];

@@ -42,12 +42,14 @@ pub(super) struct Pulse {
     /// Number of waits without a byte after which the other process is lost. Waits are counted, since a process that was
     /// stopped for a time has not listened.
     pub(super) num_waits: u32,
+    /// Number of waits for the first byte: the other process may still be meeting others.
+    pub(super) num_first_waits: u32,
 }
 
 impl Default for Pulse {
-    /// 16 seconds.
+    /// 16 seconds, and 20 minutes for the first byte.
     fn default() -> Self {
-        Self { beat: Duration::from_secs(3), wait: Duration::from_secs(4), num_waits: 4 }
+        Self { beat: Duration::from_secs(3), wait: Duration::from_secs(4), num_waits: 4, num_first_waits: 300 }
     }
 }
 
@@ -62,6 +64,7 @@ struct Loss {
 /// Knowledge of a process about the end of others, shared by the threads of its connections.
 #[derive(Debug)]
 pub(super) struct Alarm {
+    rank: usize,
     size: usize,
     known: Mutex<Known>,
 }
@@ -87,8 +90,8 @@ impl std::fmt::Debug for Known {
 }
 
 impl Alarm {
-    pub(super) fn new(size: usize) -> Arc<Self> {
-        Arc::new(Self { size, known: Mutex::default() })
+    pub(super) fn new(rank: usize, size: usize) -> Arc<Self> {
+        Arc::new(Self { rank, size, known: Mutex::default() })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -101,6 +104,14 @@ impl Alarm {
     }
 
     fn error(&self, loss: &Loss) -> Error {
+        let &Self { rank, size, .. } = self;
+        if loss.rank == rank {
+            let problem = format!(
+                "the others have not heard of process {rank} of {size}, this one, for too long, and have ended; the last \
+                 checkpoint is kept, and --resume goes on from it"
+            );
+            return Error::Group { problem };
+        }
         Error::Lost { rank: loss.rank, size: self.size, source: io::Error::other(loss.cause.clone()) }
     }
 
@@ -141,7 +152,7 @@ impl Alarm {
     }
 
     /// Returns the error of a lost process once there was time for the messages of others.
-    fn overdue(&self) -> Option<Error> {
+    pub(super) fn overdue(&self) -> Option<Error> {
         let known = self.known();
         known.loss.as_ref().filter(|loss| loss.since.elapsed() > GRACE).map(|loss| self.error(loss))
     }
@@ -155,7 +166,7 @@ fn call_back(on_loss: OnLoss, error: Error) {
 
 /// A task of a writer.
 enum Outgoing {
-    Message(Vec<u8>),
+    Message(Arc<[u8]>),
     Loss(usize),
     Bye,
 }
@@ -184,7 +195,7 @@ impl Link {
         };
         let (writing, reading) = (stream.try_clone()?, stream.try_clone()?);
         let writer = spawn("writer", Box::new(move || write_all(writing, &to_send, pulse.beat)))?;
-        let mut listener = Listener { stream: reading, num_waits: pulse.num_waits };
+        let mut listener = Listener { stream: reading, pulse, has_heard: false };
         let reader_alarm = Arc::clone(alarm);
         spawn(
             "reader",
@@ -201,7 +212,7 @@ impl Link {
     }
 
     /// Sends a message, some time. One that cannot be sent is noticed where messages arrive.
-    pub(super) fn send(&self, message: Vec<u8>) {
+    pub(super) fn send(&self, message: Arc<[u8]>) {
         let _ = self.outgoing.as_ref().map(|outgoing| outgoing.send(Outgoing::Message(message)));
     }
 
@@ -259,6 +270,10 @@ pub(super) fn end(links: &mut Vec<Link>, farewell: Farewell) {
 
 /// Sends what it is asked to, and signs of life in between, until nobody asks any more.
 fn write_all(mut stream: TcpStream, to_send: &Receiver<Outgoing>, beat: Duration) {
+    // The other end hears at once that this process has met all.
+    if stream.write_all(&[ALIVE]).is_err() {
+        return;
+    }
     loop {
         let written = match to_send.recv_timeout(beat) {
             Ok(Outgoing::Message(message)) => stream
@@ -279,7 +294,9 @@ fn write_all(mut stream: TcpStream, to_send: &Receiver<Outgoing>, beat: Duration
 /// The reading end of a connection.
 struct Listener {
     stream: TcpStream,
-    num_waits: u32,
+    pulse: Pulse,
+    /// Whether any byte has come.
+    has_heard: bool,
 }
 
 impl Listener {
@@ -291,8 +308,11 @@ impl Listener {
                 ALIVE => {}
                 BYE => return Ok(()),
                 LOSS => {
-                    let rank = usize::try_from(u64::from_le_bytes(self.take()?)).unwrap_or(usize::MAX);
-                    alarm.raise(rank, &io::Error::other("another process has noticed it"));
+                    let rank = usize::try_from(u64::from_le_bytes(self.take()?)).ok().filter(|&rank| rank < alarm.size);
+                    alarm.raise(
+                        rank.ok_or(io::ErrorKind::InvalidData)?,
+                        &io::Error::other("another process has noticed it"),
+                    );
                 }
                 MESSAGE => {
                     let len = u64::from_le_bytes(self.take()?);
@@ -325,12 +345,13 @@ impl Listener {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
                     bytes = &mut bytes[len..];
-                    num_silent = 0;
+                    (num_silent, self.has_heard) = (0, true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     num_silent += 1;
-                    if num_silent >= self.num_waits {
+                    let Pulse { num_waits, num_first_waits, .. } = self.pulse;
+                    if num_silent >= if self.has_heard { num_waits } else { num_first_waits } {
                         return Err(io::Error::new(io::ErrorKind::TimedOut, "it is silent"));
                     }
                 }

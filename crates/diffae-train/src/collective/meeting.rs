@@ -103,8 +103,11 @@ impl Joining<'_> {
     /// Goes to process 0, and then to all of lower rank; those of higher rank come.
     fn follow(&self) -> Result<Peers> {
         let &Place { rank, size, ref address } = self.place;
-        let mut first =
-            self.connect(|| address.to_socket_addrs().map(Iterator::collect), &format!("process 0 at {address}"))?;
+        let mut first = self.connect(
+            || address.to_socket_addrs().map(Iterator::collect),
+            &format!("process 0 at {address}"),
+            || Ok(()),
+        )?;
         let failed = |source: io::Error| {
             problem(&format!(
                 "process 0 at {address} does not let this one in; it has ended, or is of another job, version or options: {source}"
@@ -118,13 +121,15 @@ impl Joining<'_> {
         let table = receive(&mut first).map_err(failed)?;
         let table = String::from_utf8_lossy(&table).into_owned();
         let mut peers: Peers = (0..size).map(|_| None).collect();
+        peers[0] = Some(first);
         for (lower, entry) in table.split('\n').enumerate().take(rank).skip(1) {
-            let mut stream = self
-                .connect(|| entry.to_socket_addrs().map(Iterator::collect), &format!("process {lower} at {entry}"))?;
+            let whom = format!("process {lower} at {entry}");
+            // Process 0 notices if that one has ended, and ends.
+            let is_in_vain = || self.look_for_gone(&mut peers);
+            let mut stream = self.connect(|| entry.to_socket_addrs().map(Iterator::collect), &whom, is_in_vain)?;
             stream.write_all(&hello).map_err(|source| Error::Lost { rank: lower, size, source })?;
             peers[lower] = Some(stream);
         }
-        peers[0] = Some(first);
         self.accept(&listener, &mut peers, rank + 1, &mut |_, _| {})?;
         Ok(peers)
     }
@@ -202,8 +207,13 @@ impl Joining<'_> {
         Ok((hello, stream))
     }
 
-    /// Connects, and tries again until the others have had time to start.
-    fn connect(&self, to: impl Fn() -> io::Result<Vec<SocketAddr>>, whom: &str) -> Result<TcpStream> {
+    /// Connects, and tries again until the others have had time to start, or `check` fails.
+    fn connect(
+        &self,
+        to: impl Fn() -> io::Result<Vec<SocketAddr>>,
+        whom: &str,
+        mut check: impl FnMut() -> Result<()>,
+    ) -> Result<TcpStream> {
         let mut say = self.saying();
         loop {
             let connected = to().and_then(|to| TcpStream::connect(to.as_slice()));
@@ -214,6 +224,7 @@ impl Joining<'_> {
                     return Err(problem(&format!("{whom} is not reached within {secs} s: {error}")));
                 }
                 Err(_) => {
+                    check()?;
                     say(whom);
                     thread::sleep(RETRY);
                 }
@@ -368,7 +379,8 @@ mod tests {
                 until: Instant::now() + PATIENCE,
                 patience: PATIENCE,
             };
-            let mut stream = gone.connect(|| address.to_socket_addrs().map(Iterator::collect), "process 0").unwrap();
+            let mut stream =
+                gone.connect(|| address.to_socket_addrs().map(Iterator::collect), "process 0", || Ok(())).unwrap();
             stream.write_all(&Hello { key: gone.key, rank: 1, size: 3, port: 1 }.bytes()).unwrap();
             thread::sleep(4 * RETRY);
             drop(stream);

@@ -89,7 +89,7 @@ impl<T: Transport> Rendezvous<T> {
                 Ok(Ok(messages)) => return Ok(messages),
                 // Where a process has ended, that is the reason.
                 Ok(Err(problem)) => return Err(self.tcp.check().err().unwrap_or(Error::Group { problem })),
-                Err(RecvTimeoutError::Timeout) => self.tcp.check()?,
+                Err(RecvTimeoutError::Timeout) => self.tcp.check_overdue()?,
                 Err(RecvTimeoutError::Disconnected) => {
                     let problem = "the connection of the processes has ended".to_owned();
                     return Err(self.tcp.check().err().unwrap_or(Error::Group { problem }));
@@ -125,6 +125,8 @@ impl<T: Transport + std::fmt::Debug> Collective for Rendezvous<T> {
     }
 
     fn leave(&mut self) {
+        // The end of a transport may take back what others have not received yet.
+        let _ = self.tcp.barrier();
         self.requests = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

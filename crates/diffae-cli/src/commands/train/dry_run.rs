@@ -10,7 +10,7 @@ use diffae_data::{Labels, Pictures, Split};
 use diffae_infer::free_memory;
 use diffae_train::{
     Compute, Estimate, GroupEstimate, GroupKind, Kind, Notes, Planned, RunFolder, Stage, StageEstimate, StageSettings,
-    TrainConfig, Trainer, check_data,
+    TrainConfig, Trainer, check_data, check_parts,
 };
 use image::ImageReader;
 
@@ -34,7 +34,11 @@ pub(super) fn run(args: &TrainArgs, compute: &Compute) -> Result<()> {
     say(&config.to_toml())?;
     let notes = notes(args, args.data.as_deref().unwrap_or(Path::new(".")))?;
     let mut refusals = Refusals::default();
+    let kind = group::kind(&args.group);
     let stages: Vec<Stage> = Stage::ALL.into_iter().filter(|it| stage(args).is_none_or(|only| only == *it)).collect();
+    if let Some(kind) = kind.filter(|_| stages.contains(&Stage::Autoencoder)) {
+        refusals.take(check_parts(config.autoencoder.accumulate, kind.size));
+    }
     if let Some(out) = &args.out {
         refusals.take(RunFolder::check(out, &config, &notes));
     }
@@ -49,7 +53,7 @@ pub(super) fn run(args: &TrainArgs, compute: &Compute) -> Result<()> {
     let Some(mut trainer) = trainer.filter(|_| refusals.0.is_empty()) else { return refusals.report() };
     let estimate = Estimate::new(&config, &mut trainer, planned)?;
     say_sizes(&config, &estimate, free_bytes)?;
-    if let Some(kind) = group::kind(&args.group) {
+    if let Some(kind) = kind {
         say(&in_group(&config, &estimate, kind))?;
     }
     say_times(&of_stages(&estimate, &stages), planned)
@@ -218,17 +222,10 @@ fn in_group(config: &TrainConfig, estimate: &Estimate, kind: GroupKind) -> Strin
     let accumulate = config.autoencoder.accumulate;
     let GroupEstimate { num_parts, state_bytes, exchange_bytes, sent_bytes } = estimate.in_group(accumulate, kind);
     let [state, exchange, sent] = [state_bytes, exchange_bytes, sent_bytes].map(|bytes| bytes / f64::from(1 << 20));
-    let idle = match kind.size.saturating_sub(accumulate) {
-        0 => String::new(),
-        idle => format!(
-            "; for {idle} of them there is no micro-batch: take --set autoencoder.accumulate={} or more",
-            kind.size
-        ),
-    };
     format!(
         "in a group of {}: each process computes {num_parts} of {accumulate} micro-batches of a step, holds {state:.0} MiB of \
          parameters, gradients, moments and averages (at most {exchange:.0} MiB more while gradients are exchanged), and \
-         sends and receives {sent:.0} MiB a step{idle}",
+         sends and receives {sent:.0} MiB a step",
         format_args!("{} {}", kind.size, if kind.size == 1 { "process" } else { "processes" }),
     )
 }

@@ -1,7 +1,9 @@
 //! The functions of NCCL, from the library that is installed where the program runs.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ops::Range;
 use std::ptr;
+use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::sys::CUstream;
 
@@ -9,8 +11,8 @@ use cudarc::driver::sys::CUstream;
 pub(super) const ID_LEN: usize = 128;
 /// Files that are tried, in this order: NCCL's packages have the first, those for developers also the second.
 const FILES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
-/// The versions whose functions are these, and the one after them.
-const VERSIONS: [c_int; 2] = [2_07_00, 3_00_00];
+/// Numbers of the versions that have these functions: 2.7 and 2.8, and from 2.9 on, when their form changed.
+const VERSIONS: [Range<c_int>; 2] = [2_700..2_900, 20_900..30_000];
 /// Number of the type of bytes.
 const UINT8: c_int = 1;
 /// Status of a call that has succeeded.
@@ -30,8 +32,11 @@ type Receive = unsafe extern "C" fn(*mut c_void, usize, c_int, c_int, *mut c_voi
 type Group = unsafe extern "C" fn() -> c_int;
 type GetErrorString = unsafe extern "C" fn(c_int) -> *const c_char;
 
-/// NCCL, opened.
-#[derive(Debug)]
+/// NCCL, once it is open.
+static OPENED: Mutex<Option<Library>> = Mutex::new(None);
+
+/// NCCL, opened for the rest of the process: it has threads of its own as soon as it has made an id.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Library {
     get_unique_id: GetUniqueId,
     comm_init_rank: CommInitRank,
@@ -41,8 +46,6 @@ pub(super) struct Library {
     group_start: Group,
     group_end: Group,
     get_error_string: GetErrorString,
-    /// Keeps the functions where they are.
-    _file: libloading::Library,
 }
 
 /// A communicator of this process with its group.
@@ -62,10 +65,14 @@ type Outcome<T> = std::result::Result<T, String>;
 impl Library {
     /// Opens NCCL where the loader finds it.
     pub(super) fn open() -> Outcome<Self> {
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(library) = *opened {
+            return Ok(library);
+        }
         let mut problem = String::new();
         for file in FILES {
             match Self::open_file(file) {
-                Ok(library) => return Ok(library),
+                Ok(library) => return Ok(*opened.insert(library)),
                 Err(error) => problem = error,
             }
         }
@@ -84,10 +91,11 @@ impl Library {
             }
             let get_version: GetVersion = function!(c"ncclGetVersion");
             let mut version = 0;
-            if get_version(&raw mut version) != SUCCESS || !(VERSIONS[0]..VERSIONS[1]).contains(&version) {
+            if get_version(&raw mut version) != SUCCESS || !VERSIONS.iter().any(|versions| versions.contains(&version))
+            {
                 return Err(format!("{file} is version {version}, expected 2.7 or a later 2"));
             }
-            Ok(Self {
+            let opened = Self {
                 get_unique_id: function!(c"ncclGetUniqueId"),
                 comm_init_rank: function!(c"ncclCommInitRank"),
                 comm_abort: function!(c"ncclCommAbort"),
@@ -96,8 +104,10 @@ impl Library {
                 group_start: function!(c"ncclGroupStart"),
                 group_end: function!(c"ncclGroupEnd"),
                 get_error_string: function!(c"ncclGetErrorString"),
-                _file: library,
-            })
+            };
+            // The functions stay where they are, and so do the threads that run them.
+            std::mem::forget(library);
+            Ok(opened)
         }
     }
 
@@ -191,9 +201,8 @@ mod tests {
     fn a_missing_library_is_an_error_with_the_name_that_was_tried() {
         let told = Library::open_file("libnccl-that-is-not-there.so.2").unwrap_err();
         assert!(told.contains("libnccl-that-is-not-there.so.2"), "{told}");
-        match Library::open() {
-            Ok(library) => drop(library),
-            Err(told) => assert!(told.starts_with("NCCL 2 cannot be opened (libnccl.so"), "{told}"),
+        if let Err(told) = Library::open() {
+            assert!(told.starts_with("NCCL 2 cannot be opened (libnccl.so"), "{told}");
         }
     }
 
@@ -201,8 +210,9 @@ mod tests {
     #[test]
     #[ignore = "needs NCCL"]
     fn the_real_library_makes_ids() {
-        let library = Library::open().unwrap();
-        let [first, second] = [library.new_id().unwrap(), library.new_id().unwrap()];
+        let [first, second] = [(); 2].map(|()| Library::open().unwrap().new_id().unwrap());
         assert!(first.len() == ID_LEN && first != second);
+        // Its threads go on.
+        std::thread::sleep(std::time::Duration::from_millis(300));
     }
 }
