@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::groups::free_port;
 use crate::support::{Workspace, checkpoint};
 use crate::training::shapes;
 
@@ -52,6 +53,27 @@ fn a_distilled_model_decodes_in_its_own_steps() {
         .run(&["reconstruct", "--model", "run", "codes.safetensors", "--out", "none"])
         .fails_with("`diffae decode`");
     assert!(!workspace.path("none").exists());
+}
+
+#[test]
+fn a_group_distills_the_student_of_one() {
+    let workspace = Workspace::new();
+    workspace.run(&["import", &checkpoint("autoenc16_latent"), "--out", "teacher"]).succeeds();
+    shapes(&workspace, 8);
+    let more = ["--images", "16", "--set", "autoencoder.accumulate=2"];
+    workspace.run(&distill("alone", &more)).succeeds();
+    let master = format!("127.0.0.1:{}", free_port());
+    let start = |rank| {
+        let place = ["--rank", rank, "--world-size", "2", "--master", &master];
+        workspace.start(&distill("together", &[&more[..], &place].concat()))
+    };
+    let (first, second) = (start("0"), start("1"));
+    for (code, told) in [first.end(), second.end()] {
+        assert_eq!(code, Some(0), "{told}");
+    }
+    let [alone, together] =
+        ["alone", "together"].map(|run| fs::read(workspace.path(run).join("model.safetensors")).unwrap());
+    assert!(alone == together, "the models differ");
 }
 
 #[test]
