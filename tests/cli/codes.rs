@@ -121,6 +121,9 @@ fn results_say_how_they_were_made() {
     let workspace = Workspace::new();
     let (model, photograph) = (checkpoint("autoenc16_latent"), photograph());
     let args = ["reconstruct", "--model", &model, &photograph, "--out", "out", "--x-t", "random", "--seed", "7"];
+    for unused in [["--inversion", "exact"], ["--invert-steps", "9"]] {
+        workspace.run(&[&args[..], &unused].concat()).fails_with("--x-t random decodes without an inversion");
+    }
     workspace.run(&[&args[..], &FEW_STEPS].concat()).succeeds();
     let text = workspace.png_text("out/astronaut.png");
     let entry = |key: &str| text.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str());

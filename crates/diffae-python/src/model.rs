@@ -211,7 +211,7 @@ impl Model {
         // Before the long inversion.
         let strengths = self.strengths(edits)?;
         let subject = Subject::new(pictures_or_codes, &self.pipeline)?;
-        let settings = self.settings_of(&subject, PipelineSettings::REFERENCE_EDITS, &keywords)?;
+        let settings = self.settings_of(&[&subject], PipelineSettings::REFERENCE_EDITS, &keywords)?;
         let codes = self.codes_of(py, &subject, settings, &keywords)?;
         let edited = on_pool(py, keywords.threads()?, || self.with_noise(self.edited(&codes, &strengths)?))?;
         let numbers: Vec<u64> = (0..edited.len() as u64).collect();
@@ -249,13 +249,11 @@ impl Model {
             let got = format!("{} and {} pictures, {frames} frames", from.len(), to.len());
             return Err(Error::argument("an interpolation", got, "one and one, two or more"));
         }
-        let of_from = self.settings_of(&from, PipelineSettings::REFERENCE, &keywords)?;
-        let of_to = self.settings_of(&to, PipelineSettings::REFERENCE, &keywords)?;
-        let from = self.codes_of(py, &from, of_from, &keywords)?;
-        let to = self.codes_of(py, &to, of_to, &keywords)?;
+        let settings = self.settings_of(&[&from, &to], PipelineSettings::REFERENCE, &keywords)?;
+        let from = self.codes_of(py, &from, settings, &keywords)?;
+        let to = self.codes_of(py, &to, settings, &keywords)?;
         let path = || Ok(self.pipeline.interpolate(&self.with_noise(from)?, &self.with_noise(to)?, frames)?);
         let path = on_pool(py, keywords.threads()?, path)?;
-        let settings = if of_from.chain().is_some() { of_from } else { of_to };
         let numbers: Vec<u64> = (0..path.len() as u64).collect();
         let pictures = self.decoded(py, (&path, &numbers), settings, &keywords)?;
         self.array(py, pictures, &[path.len()])

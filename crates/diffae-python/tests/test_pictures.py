@@ -87,6 +87,21 @@ def test_interpolations(model, faces, face_files, code_file, program, pixels, tm
     )
 
 
+@pytest.mark.parametrize(
+    ("encoding", "interpolating", "decoding"),
+    [
+        ({"inversion": "ddim", "steps": 2}, {"invert_steps": 2, "steps": 2}, {"steps": 2}),
+        ({"steps": 4}, {}, {}),
+    ],
+)
+def test_an_interpolation_is_along_the_chain_of_its_codes(model, faces, encoding, interpolating, decoding):
+    codes = model.encode(faces[:1], **encoding)
+    expected = model.decode(codes, **decoding)[0]
+    for ends, frame in [((codes, faces[1:2]), 0), ((faces[1:2], codes), -1)]:
+        frames = model.interpolate(*ends, 2, **interpolating)
+        np.testing.assert_array_equal(frames[frame], expected)
+
+
 def test_samples(model, program, pixels, tmp_path):
     options = ["-n", "3", "--seed", "5", "--latent-steps", "3", *STEPS]
     program("sample", "--model", "toonheads", *options, "--out", tmp_path / "out")

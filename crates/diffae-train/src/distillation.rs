@@ -311,7 +311,17 @@ impl TrainConfig {
         ] {
             spacing.timesteps(&schedule, steps).map_err(|source| Error::Chain { key, source })?;
         }
-        Ok(())
+        // A student begins with noise alone, and so does its teacher.
+        let timesteps = chain.spacing.timesteps(&schedule, chain.steps);
+        let first = timesteps.ok().and_then(|timesteps| timesteps.last().copied());
+        let begins_at_noise = first == schedule.num_train_timesteps().checked_sub(1).map(Timestep::new);
+        let expected = "a spacing that begins at the last timestep, such as trailing, linspace, log-snr or karras";
+        require(
+            begins_at_noise,
+            "distillation.chain",
+            format!("{} with {} steps", chain.spacing, chain.steps),
+            expected,
+        )
     }
 
     /// Fails unless the networks of this config are those of the teacher, dropout apart.
@@ -340,10 +350,13 @@ mod tests {
 
     /// A teacher with random weights, and the config of a run that distills it to `steps` steps.
     fn teacher(steps: usize, assignments: &[&str]) -> (ModelSource, TrainConfig) {
+        teacher_along(DistilledChain { steps, spacing: Spacing::Trailing }, assignments)
+    }
+
+    fn teacher_along(chain: DistilledChain, assignments: &[&str]) -> (ModelSource, TrainConfig) {
         let smoke = presets::config("smoke", &["diffusion.prediction=v".to_owned()]).unwrap();
         let networks = Trainer::new(&smoke, HashMap::new()).unwrap().averages().unwrap();
         let teacher = ModelSource::from_networks(smoke.model_config().unwrap(), networks);
-        let chain = DistilledChain { steps, spacing: Spacing::Trailing };
         let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
         let distillation = DistillationSettings { chain, teacher_steps: 5, semantic_weight: 0. };
         let config = TrainConfig::of_teacher(&teacher, distillation, &assignments).unwrap();
@@ -364,8 +377,8 @@ mod tests {
     }
 
     /// Puts a student that is its teacher beside it.
-    fn undistilled(steps: usize) -> Distillation {
-        let (teacher, config) = teacher(steps, &[]);
+    fn undistilled(chain: DistilledChain) -> Distillation {
+        let (teacher, config) = teacher_along(chain, &[]);
         let parameters = networks(&teacher);
         let vb = candle_nn::VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu);
         let built = crate::networks::Networks::new(&config.model_config().unwrap(), &vb).unwrap();
@@ -376,8 +389,9 @@ mod tests {
 
     #[test]
     fn a_step_with_its_target_leads_to_the_teachers_next_state() {
-        for steps in [1, 2, 3] {
-            let distillation = undistilled(steps);
+        let spacings = [Spacing::Trailing, Spacing::Linspace, Spacing::LogSnr, Spacing::Karras];
+        for (steps, spacing) in [1, 2, 3].into_iter().flat_map(|steps| spacings.map(|spacing| (steps, spacing))) {
+            let distillation = undistilled(DistilledChain { steps, spacing });
             let x_0 = pictures(2);
             let how = Drawing::uniform(3, Purpose::Noise, 0);
             let x_terminal = Draw::new(distillation.student.schedule(), &x_0, how).unwrap().noise;
@@ -457,6 +471,11 @@ mod tests {
         let chain = DistilledChain { spacing: Spacing::Tuned, ..chain };
         let error = refused(DistillationSettings { chain, ..distillation });
         assert!(matches!(error, Error::Chain { key: "distillation.chain", .. }), "{error}");
+        for spacing in [Spacing::Leading, Spacing::Interior] {
+            let chain = DistilledChain { spacing, ..chain };
+            let error = refused(DistillationSettings { chain, ..distillation }).to_string();
+            assert!(error.contains("begins at the last timestep"), "{error}");
+        }
         for semantic_weight in [-0.5, f64::NAN] {
             let error = refused(DistillationSettings { semantic_weight, ..distillation }).to_string();
             assert!(error.contains("semantic_weight"), "{error}");

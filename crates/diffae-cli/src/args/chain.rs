@@ -95,6 +95,13 @@ pub(crate) struct InversionArgs {
     pub(crate) invert_steps: Option<usize>,
 }
 
+impl InversionArgs {
+    /// Returns whether the command line says how pictures are inverted.
+    pub(crate) fn is_given(&self) -> bool {
+        self.inversion.is_some() || self.invert_steps.is_some()
+    }
+}
+
 impl DecodingArgs {
     /// Returns what the command line gives of the settings of decoding.
     pub(crate) fn given(&self, batch: &BatchArgs) -> GivenSettings {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use diffae_data::{Input, rgb_from_tensor};
 use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet};
@@ -43,6 +43,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     })?;
     let session = Session::open(global, &args.model, &args.batch)?;
     let inverted = args.x_t == ReconstructionNoise::Inverted;
+    if !inverted && args.inversion.is_given() {
+        bail!("--x-t random decodes without an inversion; --inversion and --invert-steps do not go with it")
+    }
     let settings = if inverted {
         let bases = [PipelineSettings::of_model(session.config()), PipelineSettings::REFERENCE];
         args.decoding.with_inversion(&args.inversion, bases, &args.batch, None)?

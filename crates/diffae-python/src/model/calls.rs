@@ -89,23 +89,25 @@ impl Model {
         Ok(settings)
     }
 
-    /// Returns the settings of an edit or an interpolation of a subject, of its inversion and of decoding.
+    /// Returns the settings of an edit of a subject or an interpolation of several, of their inversion and of decoding: along the
+    /// chain of those that are codes.
     pub(super) fn settings_of(
         &self,
-        subject: &Subject<'_>,
+        subjects: &[&Subject<'_>],
         reference: PipelineSettings,
         keywords: &Keywords<'_>,
     ) -> Result<PipelineSettings> {
         let bases = [PipelineSettings::of_model(self.pipeline.model().config()), reference];
-        let of_codes = match subject {
-            Subject::Codes(codes) => {
-                let codes = codes.get();
-                self.require_noise(codes.inner())?;
-                let chain = codes.inner().chain.as_ref().map(|chain| chain.settings);
-                Some(GivenCodes { chain, name: codes.name() })
+        let mut of_codes: Option<GivenCodes<'_>> = None;
+        for subject in subjects {
+            let Subject::Codes(codes) = subject else { continue };
+            let codes = codes.get();
+            self.require_noise(codes.inner())?;
+            let chain = codes.inner().chain.as_ref().map(|chain| chain.settings);
+            if of_codes.is_none_or(|known| known.chain.is_none()) {
+                of_codes = Some(GivenCodes { chain, name: codes.name() });
             }
-            Subject::Pictures(_) => None,
-        };
+        }
         self.decoding(keywords, keywords.chains()?.inverting(bases, of_codes)?)
     }
 
