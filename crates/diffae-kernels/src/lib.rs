@@ -58,7 +58,7 @@ mod work;
 pub use attention::attention;
 pub use cast::cast;
 pub use conv2d::{ConvInput, ConvWeight, conv2d};
-pub use cuda::{cuda_device, cudnn_problem, num_cuda_devices};
+pub use cuda::{cuda_device, cudnn_plans, cudnn_problem, num_cuda_devices};
 pub use depthwise::depthwise_conv2d;
 pub use dispatch::{
     CUDA_KERNELS_VARIABLE, KERNELS_VARIABLE, KernelSet, Winograd, check_cuda_kernels, force_cuda_kernels,

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, TensorId, bail};
 
-use crate::cuda::Recording;
+use crate::cuda::{Recording, cudnn_problem};
 use crate::dispatch::{CudaKernels, KernelSet, cuda_kernels, kernel_set};
 
 /// A computation on fixed shapes, as a function of its inputs.
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Replay {
 impl Replay {
     /// Returns whether computations on a device in a number type are to be recorded.
     ///
-    /// Only those can be whose operations all have kernels for cards, which read nothing from the host.
+    /// Only those can be whose operations all have kernels for cards, which read nothing from the host; so not where cuDNN is missing.
     #[must_use]
     pub fn is_wanted(device: &Device, dtype: DType) -> bool {
         let has_kernels = match device {
@@ -42,7 +42,7 @@ impl Replay {
             Device::Cpu => kernel_set() == KernelSet::Candle,
             Device::Metal(_) => false,
         };
-        has_kernels && cuda_kernels() == CudaKernels::Graphs
+        has_kernels && cuda_kernels() == CudaKernels::Graphs && cudnn_problem(device).is_none()
     }
 
     /// Computes once, and records the computation for inputs of the same shapes.
@@ -50,9 +50,8 @@ impl Replay {
     /// # Errors
     /// That of the computation; if it cannot be recorded, because it reads from the host or waits for the card.
     pub fn record(inputs: &[&Tensor], computation: Computation) -> Result<Self> {
-        let copies = inputs.iter().map(|input| input.contiguous()?.copy()).collect::<Result<Vec<_>>>()?;
-        // What is loaded or chosen at a first time must not be so in a recording.
-        let output = computation(&copies)?.contiguous()?.copy()?;
+        let copies = inputs.iter().map(|input| input.force_contiguous()).collect::<Result<Vec<_>>>()?;
+        let output = computation(&copies)?.force_contiguous()?;
         let recording =
             Recording::of(output.device(), || output.slice_set(&computation(&copies)?.contiguous()?, 0, 0))?;
         let held = inputs.iter().map(|input| input.id()).collect();

@@ -89,7 +89,14 @@ impl Unet {
             let (unet, channels) = (self.clone(), channels.clone());
             let computation: Computation = Box::new(move |inputs| unet.forward_flat(inputs, &channels));
             // What cannot be recorded can be computed.
-            replays.insert(key.clone(), Replay::record(&inputs, computation).ok());
+            let recorded = Replay::record(&inputs, computation);
+            if let Err(error) = &recorded {
+                let shape = x_t.shape();
+                tracing::warn!(
+                    "network calls on {shape:?} are started one by one, for they cannot be recorded: {error}"
+                );
+            }
+            replays.insert(key.clone(), recorded.ok());
         }
         replays.get_mut(&key).and_then(Option::as_mut).map(|replay| replay.run(&inputs)).transpose()
     }

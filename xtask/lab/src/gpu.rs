@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use diffae_infer::allow_tf32;
-use diffae_kernels::CUDA_KERNELS_VARIABLE;
+use diffae_kernels::{CUDA_KERNELS_VARIABLE, cudnn_plans, cudnn_problem};
 use xtask::repository;
 
 use self::card::Card;
@@ -143,7 +143,22 @@ fn run_part(args: &Args, name: &str) -> Result<()> {
     if name.contains(TF32) {
         card.run(|device| Ok(allow_tf32(device)?))?;
     }
-    check(&card, &Scale { quick: args.quick, peer }, &mut Rows::printing())
+    let mut rows = Rows::printing();
+    // Without cuDNN, convolutions are Candle's: a check of those would say nothing of cuDNN.
+    let problem = card.run(|device| Ok(cudnn_problem(device)))?;
+    ensure!(problem.is_none(), "cuDNN cannot be checked: {}", problem.unwrap_or_default());
+    let outcome = check(&card, &Scale { quick: args.quick, peer }, &mut rows);
+    if args.device.starts_with("cuda") && ["cudnn", "graphs"].iter().any(|kernels| name.starts_with(kernels)) {
+        let (num_plans, problems) = card.run(|device| Ok(cudnn_plans(device)))?;
+        rows.measure("kinds of convolutions by cuDNN", num_plans as f64);
+        rows.measure("kinds of convolutions that cuDNN has not computed", problems.len() as f64);
+        // They are in the log of the part.
+        for problem in problems {
+            eprintln!("{problem}");
+        }
+        ensure!(num_plans > 0, "cuDNN has computed nothing");
+    }
+    outcome
 }
 
 /// Runs a part in a process of its own, which is ended after some time; returns its rows, with one for a failure.

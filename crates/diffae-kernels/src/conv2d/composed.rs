@@ -3,7 +3,7 @@
 //! Both gradients are convolutions themselves, which Candle has faster than its transposed ones: that w.r.t. the input with the
 //! kernel turned by half a turn, that w.r.t. the weight with images and channels changing places.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 use super::sizes::WeightSizes;
 use crate::cuda::{self, Direction};
@@ -16,7 +16,7 @@ pub(super) fn convolve(x: &Tensor, weight: &Tensor, bias: &Tensor, residual: Opt
     let (weight, kernel) = square(weight)?;
     let y = match cuda::convolution(Direction::Forward, kernel, [x, &weight])? {
         Some(y) => y,
-        None => x.contiguous()?.conv2d(&weight, kernel >> 1, 1, 1, 1)?,
+        None => conv(x, &weight, kernel)?,
     };
     if let Some(y) = cuda::add_bias(&y, bias, residual)? {
         return Ok(y);
@@ -36,7 +36,7 @@ pub(super) fn input_gradient(weight: &Tensor, dy: &Tensor) -> Result<Tensor> {
     }
     let turned = if kernel == 1 { weight } else { weight.flip(&[2, 3])? };
     let turned = turned.transpose(0, 1)?.contiguous()?; // [C, O, K, K]
-    dy.contiguous()?.conv2d(&turned, kernel >> 1, 1, 1, 1)
+    conv(dy, &turned, kernel)
 }
 
 /// Computes the gradient w.r.t. the weight: `d_weight[o, c] = sum over n of x[n, c] * dy[n, o]`, at all shifts of the kernel.
@@ -49,8 +49,62 @@ pub(super) fn weight_gradient(x: &Tensor, weight: &Tensor, dy: &Tensor) -> Resul
         return d_weight.reshape(weight.shape());
     }
     let turned = |t: &Tensor| t.transpose(0, 1)?.contiguous();
-    let d_weight = turned(x)?.conv2d(&turned(dy)?, kernel >> 1, 1, 1, 1)?; // [C, O, K, K]
+    let d_weight = weight_gradient_in_parts(x, dy, kernel, images_at_once(x, kernel)?)?; // [C, O, K, K]
     turned(&d_weight)?.reshape(weight.shape())
+}
+
+/// Sums up the gradient w.r.t. the weight over parts of the images: `[C, O, K, K]`.
+fn weight_gradient_in_parts(x: &Tensor, dy: &Tensor, kernel: usize, at_once: usize) -> Result<Tensor> {
+    let part = |start: usize, count: usize| {
+        let turned = |t: &Tensor| t.narrow(0, start, count)?.transpose(0, 1)?.contiguous();
+        turned(x)?.conv2d(&turned(dy)?, kernel >> 1, 1, 1, 1)
+    };
+    let images = x.dim(0)?;
+    let mut sum = part(0, images.min(at_once))?;
+    for start in (at_once..images).step_by(at_once) {
+        sum = (sum + part(start, at_once.min(images - start))?)?;
+    }
+    Ok(sum)
+}
+
+/// Convolves with stride 1 and the padding that keeps the size of the image.
+fn conv(x: &Tensor, weight: &Tensor, kernel: usize) -> Result<Tensor> {
+    conv_in_parts(x, weight, kernel, images_at_once(x, kernel)?)
+}
+
+/// Convolves parts of the images, one after the other.
+fn conv_in_parts(x: &Tensor, weight: &Tensor, kernel: usize, at_once: usize) -> Result<Tensor> {
+    let images = x.dim(0)?;
+    let part = |start: usize| {
+        let part = x.narrow(0, start, at_once.min(images - start))?;
+        part.contiguous()?.conv2d(weight, kernel >> 1, 1, 1, 1)
+    };
+    if images <= at_once {
+        return part(0);
+    }
+    Tensor::cat(&(0..images).step_by(at_once).map(part).collect::<Result<Vec<_>>>()?, 0)
+}
+
+/// Returns the number of images that Candle convolves at once on a device.
+///
+/// On cards it writes the values under the kernel at each pixel side by side, `[N, H, W, C K K]`, by a kernel that numbers them in 32
+/// bits: beyond, most of them are never written, without an error.
+///
+/// # Errors
+/// If a single image has more values.
+fn images_at_once(x: &Tensor, kernel: usize) -> Result<usize> {
+    let (images, channels, height, width) = x.dims4()?;
+    if x.device().is_cpu() {
+        return Ok(images.max(1));
+    }
+    let per_image = channels * height * width * kernel * kernel;
+    match (u32::MAX as usize).checked_div(per_image) {
+        Some(0) => {
+            bail!("a convolution of {height} x {width} pixels with {channels} channels is too large for this device")
+        }
+        Some(count) => Ok(count.min(images.max(1))),
+        None => Ok(images.max(1)),
+    }
 }
 
 /// Computes the gradient w.r.t. the bias: the sum over images and pixels.
@@ -66,4 +120,34 @@ pub(super) fn bias_gradient(bias: &Tensor, dy: &Tensor) -> Result<Tensor> {
 fn square(weight: &Tensor) -> Result<(Tensor, usize)> {
     let WeightSizes { outputs, inputs, kernel } = WeightSizes::of_dims(weight.dims())?;
     Ok((weight.reshape((outputs, inputs, kernel, kernel))?, kernel))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    fn values(dims: &[usize], seed: f64) -> Tensor {
+        let count = dims.iter().product::<usize>();
+        let values: Vec<f64> = (0..count).map(|i| (i as f64 * 0.731 + seed).sin()).collect();
+        Tensor::from_vec(values, dims, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
+    }
+
+    fn difference(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn parts_of_the_images_give_the_convolution_of_all() {
+        let (x, weight, dy) = (values(&[5, 3, 6, 7], 0.), values(&[4, 3, 3, 3], 1.), values(&[5, 4, 6, 7], 2.));
+        let whole = [conv(&x, &weight, 3).unwrap(), weight_gradient_in_parts(&x, &dy, 3, 5).unwrap()];
+        for at_once in [1, 2, 3, 4, 9] {
+            let y = conv_in_parts(&x, &weight, 3, at_once).unwrap();
+            assert!(difference(&y, &whole[0]) < 1e-6, "{at_once}");
+            let d_weight = weight_gradient_in_parts(&x, &dy, 3, at_once).unwrap();
+            assert!(difference(&d_weight, &whole[1]) < 1e-4, "{at_once}");
+        }
+        assert_eq!(images_at_once(&x, 3).unwrap(), 5);
+    }
 }

@@ -159,6 +159,16 @@ impl Card {
     }
 }
 
+/// Returns how many kinds of convolutions, by size and number type, cuDNN has computed on a card, and those that it was asked for
+/// and has not, with the reason of each.
+#[must_use]
+pub fn cudnn_plans(device: &Device) -> (usize, Vec<String>) {
+    match device {
+        Device::Cuda(cuda) => cudnn::made(&cuda.cuda_stream()),
+        _ => (0, vec![]),
+    }
+}
+
 /// Returns why convolutions on a card are Candle's although cuDNN's are asked for; `None` if they are cuDNN's, or not asked for.
 #[must_use]
 pub fn cudnn_problem(device: &Device) -> Option<String> {

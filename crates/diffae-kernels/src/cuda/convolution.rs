@@ -85,5 +85,9 @@ pub(crate) fn convolution(direction: Direction, kernel: usize, given: [&Tensor; 
 fn aligned(card: &Card, tensor: &Tensor) -> Result<Tensor> {
     let tensor = tensor.contiguous()?;
     // A part of a larger tensor may begin anywhere.
-    if card.address(&tensor)?.cast_unsigned().is_multiple_of(ALIGNMENT) { Ok(tensor) } else { tensor.copy() }
+    if card.address(&tensor)?.cast_unsigned().is_multiple_of(ALIGNMENT) {
+        Ok(tensor)
+    } else {
+        tensor.force_contiguous()
+    }
 }

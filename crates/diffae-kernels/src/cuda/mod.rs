@@ -39,9 +39,9 @@ pub(crate) use resample::{Resample, resample};
 
 #[cfg(not(feature = "cuda"))]
 pub(crate) use card::Recording;
-pub use card::cudnn_problem;
 #[cfg(not(feature = "cuda"))]
 pub use card::{cuda_device, num_cuda_devices};
+pub use card::{cudnn_plans, cudnn_problem};
 #[cfg(feature = "cuda")]
 pub use open::{cuda_device, num_cuda_devices};
 #[cfg(feature = "cuda")]

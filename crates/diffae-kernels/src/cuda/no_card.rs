@@ -43,6 +43,13 @@ impl Card {
     }
 }
 
+/// Returns how many kinds of convolutions, by size and number type, cuDNN has computed on a card, and those that it was asked for
+/// and has not, with the reason of each.
+#[must_use]
+pub fn cudnn_plans(_device: &Device) -> (usize, Vec<String>) {
+    (0, vec![])
+}
+
 /// Returns why convolutions on a card are Candle's although cuDNN's are asked for; `None` if they are cuDNN's, or not asked for.
 #[must_use]
 pub fn cudnn_problem(_device: &Device) -> Option<String> {
@@ -68,7 +75,7 @@ pub(crate) enum Recording {}
 
 impl Recording {
     #[expect(clippy::unnecessary_wraps, reason = "a card may fail")]
-    pub(crate) fn of(_device: &Device, _work: impl FnOnce() -> Result<()>) -> Result<Option<Self>> {
+    pub(crate) fn of(_device: &Device, _work: impl Fn() -> Result<()>) -> Result<Option<Self>> {
         Ok(None)
     }
 

@@ -20,8 +20,8 @@ struct Plans {
     handle: Handle,
     /// The stream of the handle.
     stream: Arc<CudaStream>,
-    /// `None` where cuDNN has no engine.
-    by_convolution: HashMap<Convolution, Option<Plan>>,
+    /// The plan of each, or the reason why there is none.
+    by_convolution: HashMap<Convolution, std::result::Result<Plan, String>>,
 }
 
 /// Opens cuDNN on the card of a stream, unless it is open.
@@ -30,6 +30,17 @@ struct Plans {
 /// If it is not installed, or does not work with the card.
 pub(in crate::cuda) fn open(stream: &Arc<CudaStream>) -> Result<()> {
     with_plans(stream, |_| Ok(()))
+}
+
+/// Returns how many convolutions on the card of a stream have a plan, and why the others have none.
+pub(in crate::cuda) fn made(stream: &Arc<CudaStream>) -> (usize, Vec<String>) {
+    let cards = CARDS.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(Ok(plans)) = cards.get(&stream.context().ordinal()) else { return (0, vec![]) };
+    let all = &plans.by_convolution;
+    let problem = |(of, made): (&Convolution, &std::result::Result<Plan, String>)| {
+        made.as_ref().err().map(|problem| format!("{of:?}: {problem}"))
+    };
+    (all.values().filter(|made| made.is_ok()).count(), all.iter().filter_map(problem).collect())
 }
 
 /// Starts the plan of a convolution on a stream; returns whether cuDNN has one.
@@ -49,9 +60,11 @@ pub(in crate::cuda) unsafe fn convolve(
         let Plans { handle, by_convolution, .. } = plans;
         if !by_convolution.contains_key(of) {
             // Candle may know what cuDNN refuses; a card that fails will fail there, too.
-            by_convolution.insert(*of, Plan::new(handle, of).unwrap_or(None));
+            let made = Plan::new(handle, of).map_err(|error| error.to_string());
+            let made = made.and_then(|plan| plan.ok_or_else(|| "cuDNN has no engine that may be taken".to_owned()));
+            by_convolution.insert(*of, made);
         }
-        let Some(plan) = by_convolution.get(of).and_then(Option::as_ref) else { return Ok(false) };
+        let Some(Ok(plan)) = by_convolution.get(of) else { return Ok(false) };
         // SAFETY: the plan alone reads it, and only what it has written. It is freed in the order of the stream.
         let mut workspace = unsafe { stream.alloc::<u8>(plan.workspace().max(1)) }.w()?;
         let (workspace, _guard) = workspace.device_ptr_mut(stream);

@@ -16,4 +16,4 @@ mod plan;
 mod tests;
 
 #[cfg(feature = "cuda")]
-pub(super) use cards::{convolve, open};
+pub(super) use cards::{convolve, made, open};

@@ -49,7 +49,8 @@ const REFUSED: [NumericalNote; 8] = [
 ];
 /// Largest number of notes of an engine that is asked for.
 const MAX_NOTES: usize = 32;
-/// Largest workspace of a plan, in bytes.
+/// Workspace that a plan may have at any rate, in bytes; else it may be as large as twice the tensors, which engines on tensor cores
+/// keep in another order there.
 const MAX_WORKSPACE: usize = 1 << 30;
 
 /// The card for which plans are made.
@@ -106,7 +107,7 @@ impl Plan {
     /// Makes the plan of a convolution on the card of a handle; `None` if no engine of cuDNN computes it as it should be.
     ///
     /// Of the engines that cuDNN's heuristics list, the fastest first, it takes the first one that gives the same bits whenever it is
-    /// run, rounds as the number type says, and needs at most 1 GiB.
+    /// run, rounds as the number type says, and needs at most 1 GiB, or twice the memory of the tensors.
     ///
     /// # Errors
     /// If cuDNN does not know such a convolution.
@@ -128,7 +129,7 @@ impl Plan {
                 }
                 // An engine may find out here that it cannot do it after all.
                 let Ok((descriptor, workspace)) = finalized(library, target, &config) else { continue };
-                if workspace > MAX_WORKSPACE {
+                if workspace > MAX_WORKSPACE.max(2 * num_bytes(convolution)) {
                     continue;
                 }
                 let engine = engine.get_one(names::ENGINE_INDEX)?;
@@ -171,6 +172,15 @@ impl Plan {
     pub(super) fn engine(&self) -> i64 {
         self.engine
     }
+}
+
+/// Returns the bytes of the tensors of a convolution together.
+fn num_bytes(convolution: &Convolution) -> usize {
+    let size = match convolution.element {
+        Element::F32 => 4,
+        Element::F16 | Element::Bf16 => 2,
+    };
+    convolution.dims().iter().map(|dims| size * dims.iter().product::<usize>()).sum()
 }
 
 /// Lists the configurations of engines for a graph, the fastest first.
