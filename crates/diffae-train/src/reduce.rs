@@ -409,12 +409,13 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Sender, channel};
     use std::thread;
 
     use candle_core::Var;
 
     use crate::collective::Threads;
+    use crate::error::Error;
 
     /// Gradient of a parameter in a micro-batch; some have none.
     fn gradient(part: usize, param: usize, len: usize) -> Option<Vec<f32>> {
@@ -507,6 +508,86 @@ mod tests {
             let [sum, expected] = [*sum, *expected].map(f32::from_bits);
             assert!((sum - expected).abs() <= 1e-5, "{sum} {expected}");
         }
+    }
+
+    /// Tells of each exchange, and of a lost process if there is to be one.
+    #[derive(Debug)]
+    struct Watched {
+        threads: Threads,
+        exchanged: Sender<()>,
+        is_lost: bool,
+    }
+
+    impl Collective for Watched {
+        fn rank(&self) -> usize {
+            self.threads.rank()
+        }
+
+        fn size(&self) -> usize {
+            self.threads.size()
+        }
+
+        fn exchange(&mut self, outgoing: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
+            let received = self.threads.exchange(outgoing)?;
+            self.exchanged.send(()).unwrap();
+            Ok(received)
+        }
+
+        fn check(&self) -> Result<()> {
+            let lost = || Error::Lost { rank: 1, size: 2, source: std::io::ErrorKind::BrokenPipe.into() };
+            if self.is_lost { Err(lost()) } else { Ok(()) }
+        }
+    }
+
+    /// Parameters that fill a bucket each.
+    fn two_buckets() -> Vec<Var> {
+        let var = |_| Var::zeros(MIN_BUCKET_LEN, candle_core::DType::F32, &Device::Cpu).unwrap();
+        (0..2).map(var).collect()
+    }
+
+    fn plan_of(vars: &[Var]) -> Plan {
+        Plan::new(vars.iter().map(|var| Summand { id: var.id(), shape: var.dims().to_vec() }), 2)
+    }
+
+    const HOW: (Reduction, Delivery, &Device) = (Reduction::Ordered, Delivery::All, &Device::Cpu);
+
+    #[test]
+    fn a_bucket_travels_while_the_backward_pass_is_at_work() {
+        const PATIENCE: Duration = Duration::from_secs(20);
+        let vars = two_buckets();
+        let plan = plan_of(&vars);
+        let one = |threads: Threads| {
+            let share = Share::new((threads.rank(), 2), 2);
+            let ((exchanged, told), (events, incoming)) = (channel(), channel());
+            thread::scope(|scope| {
+                let mut collective = Watched { threads, exchanged, is_lost: false };
+                let plan = &plan;
+                let work = scope.spawn(move || sum_up(&mut collective, (plan, share), HOW, incoming));
+                assert_eq!(plan.buckets.len(), 2);
+                // The second gradient is not computed before the first one has arrived elsewhere.
+                for var in &vars {
+                    events.send(Event::Gradient(var.id(), var.ones_like().unwrap())).unwrap();
+                    told.recv_timeout(PATIENCE).unwrap();
+                }
+                events.send(Event::End).unwrap();
+                work.join().unwrap().unwrap();
+            });
+        };
+        let [first, second] = Threads::group(2).try_into().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| one(first));
+            one(second);
+        });
+    }
+
+    #[test]
+    fn a_lost_process_ends_the_wait_for_gradients() {
+        let vars = two_buckets();
+        let (_computing, incoming) = channel();
+        let [threads, _other] = Threads::group(2).try_into().unwrap();
+        let mut collective = Watched { threads, exchanged: channel().0, is_lost: true };
+        let outcome = sum_up(&mut collective, (&plan_of(&vars), Share::new((0, 2), 2)), HOW, incoming);
+        assert!(matches!(outcome.unwrap_err(), Error::Lost { rank: 1, .. }));
     }
 
     #[test]
