@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::evaluation::figure;
 use crate::groups::free_port;
 use crate::support::{Workspace, checkpoint};
 use crate::training::shapes;
@@ -41,6 +42,16 @@ fn a_distilled_model_decodes_in_its_own_steps() {
         workspace.run(&["reconstruct", "--model", "run", "shapes", "--out", "back", "--json"]).succeeds().json();
     let rows = report.as_array().unwrap();
     // There is no PSNR where all values are equal.
+    // Evaluations follow the chain of the student, and know no other.
+    let eval = ["eval", "recon", "--model", "run", "--data", "shapes", "--limit", "2", "--out", "eval", "--json"];
+    workspace.run(&eval).fails_with("distilled for --steps 2 of --sampler ddim");
+    let evaluated = workspace.run(&[&eval[..], &["--steps", "2"]].concat()).succeeds().json();
+    assert_eq!(evaluated["settings"]["spacing"], "trailing");
+    let of = |x_t: &str| figure(&evaluated, "mse", &[("x_T", x_t)]);
+    assert!(of("inverted") < 1e-6 && of("random") > 1e-4, "{evaluated}");
+    let usage = ["eval", "z-usage", "--model", "run", "--data", "shapes", "--limit", "2", "--out", "usage"];
+    workspace.run(&usage).fails_with("--steps 2");
+    workspace.run(&[&usage[..], &["--steps", "2"]].concat()).succeeds();
     assert!(rows.len() == 16 && rows.iter().all(|row| row["psnr"].as_f64().is_none_or(|psnr| psnr > 60.)), "{report}");
     // The latent diffusion is that of the teacher, along its usual chain.
     workspace.run(&["sample", "--model", "run", "-n", "1", "--out", "samples"]).succeeds();
@@ -92,13 +103,16 @@ fn tuned_timesteps_belong_to_their_model() {
     assert!(timesteps.len() == 3 && timesteps.is_sorted_by(|a, b| a < b), "{timesteps:?}");
     let config: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(workspace.path("tuned/config.json")).unwrap()).unwrap();
-    assert_eq!(config["chains"]["tuned"][0], report["timesteps"]);
+    let expected = serde_json::json!({ "timesteps": report["timesteps"], "sampler": "dpm++2m" });
+    assert_eq!(config["chains"]["tuned"][0], expected);
 
     let sample = |model: &str, steps: &str, out: &str| {
         let args = ["sample", "--model", model, "-n", "1", "--spacing", "tuned", "--steps", steps, "--out", out];
         workspace.run(&[&args[..], &["--json"]].concat())
     };
     assert_eq!(sample("tuned", "3", "samples").succeeds().json()["sampler"], "dpm++2m", "they are tuned for it");
+    workspace.run(&[&tune[..7], &["for_ddim", "--sampler", "ddim"]].concat()).succeeds();
+    assert_eq!(sample("for_ddim", "3", "of_ddim").succeeds().json()["sampler"], "ddim", "they are tuned for it");
     sample("tuned", "4", "other").fails_with("tuned for 4 steps, only for 3");
     sample("model", "3", "other").fails_with("tune-steps --steps 3");
     let encode =
@@ -108,4 +122,17 @@ fn tuned_timesteps_belong_to_their_model() {
     // Another model has no such chain, even one of the same networks.
     workspace.run(&["decode", "--model", "model", "codes.safetensors", "--out", "other"]).fails_with("made by model");
     workspace.run(&tune).fails_with("--force");
+    // A student may take them for its own steps, and keeps them.
+    let distill = ["distill", "--model", "tuned", "--data", "shapes", "--steps", "3", "--spacing", "tuned"];
+    let quick = ["--teacher-steps", "3", "--batch-size", "4", "--images", "8", "--out", "student"];
+    workspace.run(&[&distill[..], &quick].concat()).succeeds();
+    let info = workspace.run(&["info", "student"]).succeeds().stdout();
+    assert!(info.contains("distilled to 3 steps, tuned"), "{info}");
+    let sampled =
+        workspace.run(&["sample", "--model", "student", "-n", "1", "--out", "own", "--json"]).succeeds().json();
+    assert_eq!((&sampled["sampler"], &sampled["spacing"]), (&"ddim".into(), &"tuned".into()));
+    assert_eq!(sampled["steps"], 3);
+    let back =
+        workspace.run(&["reconstruct", "--model", "student", "shapes", "--out", "again", "--json"]).succeeds().json();
+    assert!(back.as_array().unwrap().iter().all(|row| row["psnr"].as_f64().is_none_or(|psnr| psnr > 60.)), "{back}");
 }

@@ -51,26 +51,41 @@ fn the_page_edits_as_the_command_does() {
     let edit = ["edit", "-m", "toonheads", "face.png", "-a", "Smiling=-0.25", "-a", "Beard=0.5", "--out", "edited"];
     workspace.run(&edit).succeeds();
     assert_eq!(pixels(&edited), workspace.pixels("edited/face_Smiling_-0.25_Beard_+0.5.png"));
-    let sample: Value = serde_json::from_slice(&served.post("/api/sample", &json!({ "index": 3 }))).unwrap();
+    let asked = json!({ "index": 3, "steps": 5, "sampler": "dpm++2m", "spacing": "karras" });
+    let sample: Value = serde_json::from_slice(&served.post("/api/sample", &asked)).unwrap();
     let (_, sampled) =
         served.ask("GET", &format!("/api/codes/{}/reconstruction", sample["codes"].as_str().unwrap()), "", b"");
-    let decoding = ["--steps", "10", "--sampler", "ddim"];
+    let decoding = ["--steps", "5", "--sampler", "dpm++2m", "--spacing", "karras"];
     workspace
         .run(&[&["sample", "-m", "toonheads", "--index", "3", "--out", "samples"], &decoding[..]].concat())
         .succeeds();
     assert_eq!(pixels(&sampled), workspace.pixels("samples/sample_00003.png"));
-    // A sample is edited by its codes, a picture of any kind as it was uploaded.
+    // A sample is decoded and edited as it was made, a picture of any kind as it was uploaded.
     let id = sample["codes"].as_str().unwrap();
     let (_, codes) = served.ask("GET", &format!("/api/codes/{id}"), "", b"");
     std::fs::write(workspace.path("sample.safetensors"), codes).unwrap();
     let edited = served.post("/api/edit", &json!({ "codes": id, "edits": { "Smiling": 0.3 } }));
     let edit = ["edit", "-m", "toonheads", "sample.safetensors", "-a", "Smiling=0.3", "--out", "edited"];
-    workspace.run(&[&edit[..], &decoding, &["--spacing", "log-snr"]].concat()).succeeds();
+    workspace.run(&edit).succeeds();
     let name = workspace.files("edited").into_iter().find(|name| name.contains("Smiling_+0.3.")).unwrap();
     assert_eq!(pixels(&edited), workspace.pixels(&format!("edited/{name}")));
-    let decode = ["decode", "-m", "toonheads", "sample.safetensors", "--spacing", "log-snr", "--out", "decoded"];
-    workspace.run(&[&decode[..], &decoding].concat()).succeeds();
+    let decode = ["decode", "-m", "toonheads", "sample.safetensors", "--out", "decoded"];
+    workspace.run(&decode).succeeds();
     assert_eq!(pixels(&sampled), workspace.pixels("decoded/sample_00003.png"));
+    // Any other chain decodes it, too.
+    let other = ["decode", "-m", "toonheads", "sample.safetensors", "--steps", "7", "--out", "other"];
+    workspace.run(&other).succeeds();
+    assert_eq!(
+        workspace.png_text("other/sample_00003.png").iter().find(|(key, _)| key == "diffae:sampler").unwrap().1,
+        "dpm++2m"
+    );
+    workspace.run(&[&edit[..7], &["other", "--inversion", "exact"]].concat()).fails_with("nothing is inverted");
+    // Beside a picture it goes along the chain of that; codes of the paper's inversion do not go with exact ones.
+    let between =
+        ["interpolate", "-m", "toonheads", "face.png", "sample.safetensors", "--frames", "2", "--out", "between"];
+    workspace.run(&between).succeeds();
+    workspace.run(&["reconstruct", "-m", "toonheads", "face.png", "--out", "exact"]).succeeds();
+    assert_eq!(workspace.pixels("between/frame_0000.png"), workspace.pixels("exact/face.png"));
     let deep = image::DynamicImage::from(pixels(&face)).into_rgb16();
     let deep = image::imageops::resize(&deep, 90, 100, image::imageops::FilterType::Triangle);
     deep.save(workspace.path("deep.png")).unwrap();

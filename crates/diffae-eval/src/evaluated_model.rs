@@ -6,11 +6,12 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use diffae_data::PictureSet;
 use diffae_infer::{
-    CodesBatch, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings, StochasticCode, arithmetic_name,
+    CodesBatch, DistilledChain, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings, StochasticCode,
+    arithmetic_name,
 };
 use diffae_kernels::Winograd;
 
-use crate::error::Result;
+use crate::error::{Result, unsuitable};
 use crate::evaluation::Stage;
 
 /// A model under evaluation, with the settings that name it in reports.
@@ -62,6 +63,27 @@ impl EvaluatedModel {
     /// Returns whether pictures have a semantic code.
     pub(crate) fn has_z_sem(&self) -> bool {
         self.model().has_z_sem()
+    }
+
+    /// Returns the chain of a distilled decoder.
+    pub(crate) fn distilled(&self) -> Option<DistilledChain> {
+        self.model().config().chains()?.distilled
+    }
+
+    /// Returns settings of the paper's chain as they are, but of a distilled decoder those of its own chain.
+    ///
+    /// # Errors
+    /// [`Error::Unsuitable`](crate::Error::Unsuitable) if it was distilled for another number of steps, or another sampler.
+    pub(crate) fn along_own_chain(&self, decoding: PipelineSettings) -> Result<PipelineSettings> {
+        let Some(DistilledChain { steps, spacing }) = self.distilled() else { return Ok(decoding) };
+        let PipelineSettings { inversion, sampler, .. } = PipelineSettings::of_model(self.model().config());
+        if decoding.num_steps != steps || decoding.sampler != sampler {
+            let (got, other) = (decoding.num_steps, decoding.sampler);
+            return Err(unsuitable(format!(
+                "the decoder was distilled for --steps {steps} of --sampler {sampler}, not for {got} of {other}"
+            )));
+        }
+        Ok(PipelineSettings { inversion, spacing, ..decoding })
     }
 
     /// Returns the settings of the model that determine the values measured on it.

@@ -6,6 +6,7 @@ use diffae_schedule::{Denoiser, NoiseSchedule, PredictionTarget, Spacing, StepCh
 
 use crate::error::{Result, computing};
 use crate::model::{Latent, Model};
+use crate::model_config::TunedChain;
 
 /// Minimum number of timesteps of a chain whose network calls are recorded, where they may be: a recording takes the time of two.
 const MIN_RECORDED: usize = 4;
@@ -52,9 +53,9 @@ impl Model {
         if spacing != Spacing::Tuned {
             return Ok(StepChain::spaced(schedule, spacing, num_steps)?);
         }
-        let tuned = self.config().chains().map_or(&[][..], |chains| &chains.tuned);
-        let Some(timesteps) = tuned.iter().find(|timesteps| timesteps.len() == num_steps) else {
-            let tuned = tuned.iter().map(Vec::len).collect();
+        let chains = self.config().chains();
+        let Some(TunedChain { timesteps, .. }) = chains.and_then(|chains| chains.tuned(num_steps)) else {
+            let tuned = chains.iter().flat_map(|chains| &chains.tuned).map(|chain| chain.timesteps.len()).collect();
             return Err(diffae_schedule::Error::NotTuned { got: num_steps, tuned }.into());
         };
         Ok(StepChain::from_timesteps(schedule, timesteps.iter().copied().map(Timestep::new).collect())?)

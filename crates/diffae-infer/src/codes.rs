@@ -20,7 +20,8 @@ pub struct Codes {
     pub z_sem: Option<Tensor>,
     /// Noise maps `x_T`, `[N, C, H, W]`, f32; absent if only the semantic code was requested.
     pub x_terminal: Option<Tensor>,
-    /// The chain that made `x_T`, which decodes it, too; `None` for DDIM in reverse and for random `x_T`.
+    /// The chain that made `x_T`, which decodes it, too, or by which a random one was decoded; `None` for DDIM in reverse, and
+    /// where it is not known.
     pub chain: Option<CodeChain>,
     /// Names, one per picture; after reading, valid as file names and unique.
     pub names: Vec<String>,
@@ -72,11 +73,18 @@ impl Codes {
         })
     }
 
-    /// Returns the codes along the chain of others, with a residual of 0 if those have one.
-    pub(crate) fn along(&self, other: &CodeChain) -> Result<Self> {
+    /// Returns whether `x_T` was drawn: any chain decodes it.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        self.chain.as_ref().is_some_and(|chain| chain.settings.is_sampled())
+    }
+
+    /// Returns codes whose `x_T` was drawn along the chain of others, with a residual of 0 if those have one.
+    pub(crate) fn along(&self, other: Option<&CodeChain>) -> Result<Self> {
         let zeros = |x_terminal: &Tensor| computing("making zeros", x_terminal.zeros_like());
-        let residual = self.x_terminal.as_ref().filter(|_| other.residual.is_some()).map(zeros).transpose()?;
-        Ok(Self { chain: Some(CodeChain { settings: other.settings, residual }), ..self.clone() })
+        let has_residual = other.is_some_and(|other| other.residual.is_some());
+        let residual = self.x_terminal.as_ref().filter(|_| has_residual).map(zeros).transpose()?;
+        Ok(Self { chain: other.map(|other| CodeChain { settings: other.settings, residual }), ..self.clone() })
     }
 
     /// Concatenates several codes in their order; fingerprint and names are taken over unchanged.

@@ -19,6 +19,8 @@ pub(crate) const RESIDUAL: &str = "residual";
 const EXACT_CHAIN: &str = "exact_chain";
 /// Text entry of the chain of fixed points that made the codes, as JSON.
 const FIXED_POINT_CHAIN: &str = "fixed_point_chain";
+/// Text entry of the chain by which samples were decoded, as JSON.
+const SAMPLED_CHAIN: &str = "sampled_chain";
 /// Text entry of the names, as JSON.
 const NAMES: &str = "names";
 /// Text entry of the fingerprint of the model.
@@ -35,7 +37,7 @@ const MAX_NAMED: usize = 20;
 /// The facts about codes that stand in the header of their file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CodesHeader {
-    /// The chain that made `x_T`.
+    /// The chain of `x_T`; `None` of DDIM in reverse, and where it is not known.
     pub chain: Option<ChainSettings>,
     /// Names of the pictures; after reading, valid as file names and unique.
     pub names: Vec<String>,
@@ -88,7 +90,7 @@ impl CodesHeader {
             }
             _ => None,
         };
-        for key in [EXACT_CHAIN, FIXED_POINT_CHAIN, NAMES, FINGERPRINT, SHARD, LISTING] {
+        for key in [EXACT_CHAIN, FIXED_POINT_CHAIN, SAMPLED_CHAIN, NAMES, FINGERPRINT, SHARD, LISTING] {
             text.remove(key);
         }
         Ok(Self { chain, names: file_names(names), fingerprint, shard, text, shapes })
@@ -101,14 +103,13 @@ impl CodesHeader {
     pub(crate) fn entries(&self) -> Result<BTreeMap<String, String>> {
         let failed = |source| Error::Config { path: PathBuf::from("codes.safetensors"), source };
         let mut text = self.text.clone();
-        match &self.chain {
-            Some(ChainSettings::Exact(exact)) => {
-                text.insert(EXACT_CHAIN.to_owned(), serde_json::to_string(exact).map_err(failed)?);
-            }
-            Some(ChainSettings::FixedPoint(fixed)) => {
-                text.insert(FIXED_POINT_CHAIN.to_owned(), serde_json::to_string(fixed).map_err(failed)?);
-            }
-            None => {}
+        let chain = self.chain.map(|chain| match chain {
+            ChainSettings::Exact(exact) => (EXACT_CHAIN, serde_json::to_string(&exact)),
+            ChainSettings::FixedPoint(fixed) => (FIXED_POINT_CHAIN, serde_json::to_string(&fixed)),
+            ChainSettings::Sampled(sampled) => (SAMPLED_CHAIN, serde_json::to_string(&sampled)),
+        });
+        if let Some((key, json)) = chain {
+            text.insert(key.to_owned(), json.map_err(failed)?);
         }
         text.insert(NAMES.to_owned(), serde_json::to_string(&self.names).map_err(failed)?);
         text.insert(FINGERPRINT.to_owned(), self.fingerprint.clone());
@@ -213,14 +214,17 @@ fn sorted_shards(files: Vec<(PathBuf, CodesHeader)>) -> Result<Vec<(PathBuf, Cod
 
 /// Reads the chain of codes from the text of their file.
 fn chain_in(text: &BTreeMap<String, String>) -> std::result::Result<Option<ChainSettings>, String> {
-    let failed = |key: &str, error: serde_json::Error| format!("its {key} is not understood: {error}");
-    if let Some(json) = text.get(EXACT_CHAIN) {
-        let exact = serde_json::from_str(json).map_err(|error| failed(EXACT_CHAIN, error))?;
-        return Ok(Some(ChainSettings::Exact(exact)));
-    }
-    let Some(json) = text.get(FIXED_POINT_CHAIN) else { return Ok(None) };
-    let fixed = serde_json::from_str(json).map_err(|error| failed(FIXED_POINT_CHAIN, error))?;
-    Ok(Some(ChainSettings::FixedPoint(fixed)))
+    let Some((key, json)) =
+        [EXACT_CHAIN, FIXED_POINT_CHAIN, SAMPLED_CHAIN].into_iter().find_map(|key| Some((key, text.get(key)?)))
+    else {
+        return Ok(None);
+    };
+    let chain = match key {
+        EXACT_CHAIN => serde_json::from_str(json).map(ChainSettings::Exact),
+        FIXED_POINT_CHAIN => serde_json::from_str(json).map(ChainSettings::FixedPoint),
+        _ => serde_json::from_str(json).map(ChainSettings::Sampled),
+    };
+    chain.map(Some).map_err(|error| format!("its {key} is not understood: {error}"))
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Encoding: `x_0 -> (z_sem, x_T)`.
 
 use candle_core::Tensor;
-use diffae_schedule::{Clip, DdimSampler, ExactChain, FixedPoint, OnStep, Spacing};
+use diffae_schedule::{Clip, DdimSampler, ExactChain, FixedPoint, OnStep, ReverseProcess, Spacing, no_noise};
 
 use crate::chain::UnetDenoiser;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::stochastic_code::{ChainSettings, CodeChain, StochasticCode};
+use crate::stochastic_code::{ChainSettings, CodeChain, SampledSettings, StochasticCode};
 
 impl Model {
     /// Encodes pictures to their semantic codes `z_sem`.
@@ -50,7 +50,7 @@ impl Model {
     /// # Shapes
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; `z_sem`: `[N, D]`, absent in a plain DDPM.
     /// # Errors
-    /// As [`Model::invert`].
+    /// As [`Model::invert`]; [`Error::Conflict`] for a chain of samples.
     /// # Source
     /// [`ExactChain`] and [`FixedPoint`].
     pub fn invert_along(
@@ -63,6 +63,10 @@ impl Model {
         let steps = self.step_chain(settings.spacing(), settings.steps())?;
         let denoiser = UnetDenoiser::new(self, z_sem, &steps, x_0)?;
         let (x_terminal, residual) = match settings {
+            ChainSettings::Sampled(_) => {
+                let problem = format!("pictures are to be inverted, but not along {settings}");
+                return Err(Error::Conflict { problem });
+            }
             ChainSettings::Exact(exact) => {
                 let code = ExactChain::new(steps, exact.weights).invert(&denoiser, x_0, on_step)?;
                 (code.x_terminal, Some(code.residual))
@@ -77,9 +81,9 @@ impl Model {
     ///
     /// # Shapes
     /// - `x_terminal`: `[N, C, H, W]`, f32; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_0`, as `x_terminal`; not
-    ///   clipped.
+    ///   clipped but for samples.
     /// # Errors
-    /// As [`Model::decode`].
+    /// As [`Model::decode`]; if the sampler of samples adds noise.
     pub fn decode_along(
         &self,
         x_terminal: &Tensor,
@@ -90,11 +94,15 @@ impl Model {
         let CodeChain { settings, residual } = chain;
         let steps = self.step_chain(settings.spacing(), settings.steps())?;
         let denoiser = UnetDenoiser::new(self, z_sem, &steps, x_terminal)?;
-        let decoded = match settings {
+        let decoded = match *settings {
             ChainSettings::Exact(exact) => {
                 ExactChain::new(steps, exact.weights).decode(&denoiser, x_terminal, residual.as_ref(), on_step)
             }
             ChainSettings::FixedPoint(_) => FixedPoint::new(steps).decode(&denoiser, x_terminal, on_step),
+            ChainSettings::Sampled(SampledSettings { sampler, .. }) => {
+                let process = ReverseProcess::new(sampler, steps, Clip::UnitRange);
+                process.run(&denoiser, x_terminal, &mut no_noise, on_step)
+            }
         };
         Ok(decoded?)
     }

@@ -6,7 +6,7 @@ use crate::codes::Codes;
 use crate::error::{Error, Result};
 use crate::model_config::ModelConfig;
 use crate::settings::{LatentMethod, PipelineSettings};
-use crate::stochastic_code::{ChainSettings, Inversion};
+use crate::stochastic_code::{ChainSettings, CodeChain, Inversion, SampledSettings};
 
 /// Settings of chains as a caller gives them: what is `None` is left to the model, to the codes, or to the paper's chains.
 ///
@@ -34,7 +34,7 @@ pub struct GivenSettings {
 /// The chain of codes that are given, for [`GivenSettings::inverting`].
 #[derive(Debug, Clone, Copy)]
 pub struct GivenCodes<'a> {
-    /// The chain that made them; `None` for DDIM in reverse.
+    /// The chain of the codes; `None` for DDIM in reverse.
     pub chain: Option<ChainSettings>,
     /// Name of the codes in messages, such as the path of their file.
     pub name: &'a str,
@@ -48,18 +48,22 @@ impl GivenSettings {
     pub fn decoding(&self, model: &ModelConfig) -> Result<PipelineSettings> {
         let mut base = if self.reference { PipelineSettings::REFERENCE } else { PipelineSettings::of_model(model) };
         if self.spacing == Some(Spacing::Tuned) {
-            base.sampler = PipelineSettings::tuned_sampler(model);
+            let num_steps = self.num_steps.unwrap_or(base.num_steps);
+            base.sampler = PipelineSettings::tuned_sampler(model, num_steps).unwrap_or(base.sampler);
         }
         self.with_base(base)
     }
 
     /// Returns the settings of decoding the `x_T` of codes: along the chain that made them, others along the paper's, from
-    /// which they come.
+    /// which they come. Samples are decoded as they were, unless something else is given.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if something else is given than the chain of the codes.
+    /// [`Error::Conflict`] if something else is given than the chain that made the codes.
     pub fn decoding_codes(&self, codes: &Codes, name: &str, model: &ModelConfig) -> Result<PipelineSettings> {
         match &codes.chain {
+            Some(CodeChain { settings: ChainSettings::Sampled(sampled), .. }) => {
+                self.of_samples(*sampled, [PipelineSettings::of_model(model), PipelineSettings::REFERENCE])
+            }
             Some(chain) => {
                 self.check_agreement(chain.settings, name)?;
                 let usual = PipelineSettings { batch_size: self.batch_size, ..PipelineSettings::DEFAULT };
@@ -69,8 +73,18 @@ impl GivenSettings {
         }
     }
 
+    /// Returns the settings of decoding samples: along their chain, but for what is given.
+    fn of_samples(
+        &self,
+        sampled: SampledSettings,
+        [usual, reference]: [PipelineSettings; 2],
+    ) -> Result<PipelineSettings> {
+        self.with_base(if self.reference { reference } else { usual.with_chain(sampled.into()) })
+    }
+
     /// Returns the settings of inverting pictures and decoding what becomes of their codes; `usual` are those of the model,
-    /// `reference` those of the paper's chains. The chain of codes that are given is taken over.
+    /// `reference` those of the paper's chains. The chain of codes that are given is taken over, that of samples but for what
+    /// is given.
     ///
     /// # Errors
     /// [`Error::Conflict`] if what is given contradicts itself or the chain of the codes; [`Error::Option`] as
@@ -81,7 +95,14 @@ impl GivenSettings {
         codes: Option<GivenCodes<'_>>,
     ) -> Result<PipelineSettings> {
         if let Some(GivenCodes { chain: Some(chain), name }) = codes {
-            return self.along(chain, name);
+            let ChainSettings::Sampled(sampled) = chain else { return self.along(chain, name) };
+            if self.inversion.is_some() || self.num_invert_steps.is_some() {
+                let problem = format!(
+                    "{name} holds codes of {chain}: nothing is inverted; leave out --inversion and --invert-steps"
+                );
+                return Err(Error::Conflict { problem });
+            }
+            return self.of_samples(sampled, [usual, reference]);
         }
         let wants_ddim = self.reference
             || codes.is_some()
@@ -163,7 +184,7 @@ impl GivenSettings {
             (None, Some(_)) => Sampler::DDIM,
             (None, None) => base.sampler,
         };
-        let sampler = sampler.with_eta(self.eta.unwrap_or(0.));
+        let sampler = self.eta.map_or(Ok(sampler), |eta| sampler.with_eta(eta));
         Ok(PipelineSettings {
             num_steps: self.num_steps.unwrap_or(base.num_steps),
             sampler: sampler.map_err(|source| Error::Option { name: "--eta", source: Box::new(source.into()) })?,

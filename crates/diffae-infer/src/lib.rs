@@ -107,7 +107,7 @@ pub use manipulate::{AttributeEdit, USUAL_EDIT_STRENGTH, keep_residual, rounded_
 pub use model::{LoadOptions, Model};
 pub use model_config::{
     ChainsConfig, DiffusionConfig, DistilledChain, FORMAT_VERSION, LatentConfig, ModelConfig, ModelKind,
-    RawModelConfig, ZSemConfig,
+    RawModelConfig, TunedChain, ZSemConfig,
 };
 pub use model_dir::ModelSource;
 pub use model_location::{CONFIG_FILE, WEIGHTS_FILE};
@@ -119,7 +119,9 @@ pub use pipeline::{CodesBatch, Pipeline};
 pub use sentence::one_sentence;
 pub use settings::{LatentMethod, PipelineSettings};
 pub use sheet::{Sheet, enlarged_frames, sheet, square_rows};
-pub use stochastic_code::{ChainSettings, CodeChain, ExactSettings, FixedPointSettings, Inversion, StochasticCode};
+pub use stochastic_code::{
+    ChainSettings, CodeChain, ExactSettings, FixedPointSettings, Inversion, SampledSettings, StochasticCode,
+};
 pub use subjects::{CodesNeed, Encoded, Subject, Subjects, is_codes, list_subjects, list_subjects_with, pick_codes};
 pub use text::TextLine;
 pub use tuning::{TunedSteps, Tuning, TuningOptions};

@@ -6,7 +6,7 @@ use diffae_nets::weights::{Architecture, DiffusionFacts};
 use diffae_nets::{
     AutoencoderConfig, Check, ClassifierConfig, CompactConfig, EncoderConfig, LatentNetConfig, UnetConfig, Valid,
 };
-use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget, Spacing};
+use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget, Sampler, Spacing};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::domain::PictureDomain;
@@ -83,9 +83,46 @@ pub struct ChainsConfig {
     /// The chain that decodes where nothing else is asked for, if the decoder was distilled for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distilled: Option<DistilledChain>,
-    /// Timesteps of [`Spacing::Tuned`], one list for each number of steps; strictly increasing.
+    /// Chains of [`Spacing::Tuned`], one for each number of steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tuned: Vec<Vec<usize>>,
+    pub tuned: Vec<TunedChain>,
+}
+
+/// Timesteps that were tuned for a sampler.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "TunedChainFile")]
+pub struct TunedChain {
+    /// The timesteps, strictly increasing.
+    pub timesteps: Vec<usize>,
+    /// The sampler that takes the steps unless another one is asked for.
+    #[serde(serialize_with = "write_text")]
+    pub sampler: Sampler,
+}
+
+/// A tuned chain as it is written: with its sampler, or as the list of its timesteps alone, which are those of
+/// DPM-Solver++(2M).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TunedChainFile {
+    Timesteps(Vec<usize>),
+    WithSampler(TunedChainFields),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TunedChainFields {
+    timesteps: Vec<usize>,
+    #[serde(deserialize_with = "read_text")]
+    sampler: Sampler,
+}
+
+impl From<TunedChainFile> for TunedChain {
+    fn from(file: TunedChainFile) -> Self {
+        match file {
+            TunedChainFile::Timesteps(timesteps) => Self { timesteps, sampler: Sampler::DpmSolverPp2M },
+            TunedChainFile::WithSampler(TunedChainFields { timesteps, sampler }) => Self { timesteps, sampler },
+        }
+    }
 }
 
 /// The chain of DDIM steps that a distilled decoder was trained for.
@@ -100,15 +137,21 @@ pub struct DistilledChain {
 }
 
 impl ChainsConfig {
-    /// Sets the tuned timesteps for as many steps as there are timesteps.
-    pub fn set_tuned(&mut self, timesteps: Vec<usize>) {
-        self.tuned.retain(|others| others.len() != timesteps.len());
-        self.tuned.push(timesteps);
-        self.tuned.sort_by_key(Vec::len);
+    /// Returns the tuned chain of so many steps.
+    #[must_use]
+    pub fn tuned(&self, num_steps: usize) -> Option<&TunedChain> {
+        self.tuned.iter().find(|chain| chain.timesteps.len() == num_steps)
+    }
+
+    /// Sets the tuned chain for as many steps as it has timesteps.
+    pub fn set_tuned(&mut self, chain: TunedChain) {
+        self.tuned.retain(|other| other.timesteps.len() != chain.timesteps.len());
+        self.tuned.push(chain);
+        self.tuned.sort_by_key(|chain| chain.timesteps.len());
     }
 
     fn check(&self, diffusion: &DiffusionConfig) -> diffae_nets::Result<()> {
-        let is_valid = |timesteps: &Vec<usize>| {
+        let is_valid = |TunedChain { timesteps, .. }: &TunedChain| {
             timesteps.is_sorted_by(|a, b| a < b)
                 && timesteps.last().is_some_and(|&last| last < diffusion.num_train_timesteps)
         };

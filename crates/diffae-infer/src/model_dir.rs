@@ -14,7 +14,7 @@ use diffae_nets::weights::{
 use diffae_nets::{ClassifierConfig, EditDirection, RawClassifierConfig, RawUnetConfig, UnetConfig};
 
 use crate::error::{Error, Result, computing};
-use crate::model_config::{ChainsConfig, DiffusionConfig, FORMAT_VERSION, ModelConfig, RawModelConfig};
+use crate::model_config::{ChainsConfig, DiffusionConfig, FORMAT_VERSION, ModelConfig, RawModelConfig, TunedChain};
 use crate::model_location::{CONFIG_FILE, Location, WEIGHTS_FILE, foreign_config_beside};
 use diffae_data::{Fingerprint, Overwrite, write_together};
 
@@ -375,7 +375,7 @@ impl ModelSource {
         // Models had no other prediction once, and keep their names.
         fingerprint.update(config.replace(r#","prediction":"eps""#, "").as_bytes());
         // Codes may be of a tuned chain, so other timesteps make another model.
-        for timesteps in self.config.chains().iter().flat_map(|chains| &chains.tuned) {
+        for TunedChain { timesteps, .. } in self.config.chains().iter().flat_map(|chains| &chains.tuned) {
             fingerprint.update(format!("{timesteps:?}").as_bytes());
         }
         self.hash_tensors(&mut fingerprint, &["unet.", "encoder.", "decoder."])?;

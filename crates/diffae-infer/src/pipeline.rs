@@ -54,7 +54,8 @@ pub struct Pipeline {
 pub struct CodesBatch<'a> {
     /// Noise maps `x_T`, `[N, ..]` as [`Model::x_terminal_shape`], f32.
     pub x_terminal: &'a Tensor,
-    /// The chain that made `x_terminal`; it then decodes it, too, whatever the sampler of the settings.
+    /// The chain that made `x_terminal`; it then decodes it, too, whatever the sampler of the settings. Samples are decoded by
+    /// the settings: see [`PipelineSettings::along`].
     pub chain: Option<&'a CodeChain>,
     /// Semantic codes, `[N, D]`, f32; absent in a plain DDPM.
     pub z_sem: Option<&'a Tensor>,
@@ -250,7 +251,7 @@ impl Pipeline {
     ) -> Result<Tensor> {
         let CodesBatch { x_terminal, chain, z_sem, numbers } = codes;
         let count = computing("decoding", x_terminal.dim(0))?;
-        if let Some(chain) = chain {
+        if let Some(chain) = chain.filter(|chain| !chain.settings.is_sampled()) {
             let mut on_step = on_step(NetworkCall::Decoder, count, observer);
             let x_0 = self.model.decode_along(x_terminal, chain, z_sem, &mut on_step)?;
             return match settings.clip {
@@ -418,7 +419,9 @@ impl Pipeline {
             let numbers = &numbers[batch.clone()];
             let x_terminal = self.random_x_terminal_batch(numbers, settings)?;
             let z_sem = self.sample_z_sem_batch(numbers, settings, observer)?;
-            parts.push(self.codes(z_sem, Some(x_terminal), batch));
+            let chain = CodeChain { settings: settings.sampled().into(), residual: None };
+            let chain = (!self.is_one_shot()).then_some(chain);
+            parts.push(Codes { chain, ..self.codes(z_sem, Some(x_terminal), batch) });
         }
         Codes::joined(&parts)
     }

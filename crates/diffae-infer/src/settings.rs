@@ -2,10 +2,11 @@
 
 use diffae_schedule::{Clip, ExactWeights, Sampler, Spacing};
 
+use crate::codes::Codes;
 use crate::decode::DecodeOptions;
 use crate::model_config::{DistilledChain, ModelConfig};
 use crate::partial::Settings;
-use crate::stochastic_code::{ChainSettings, ExactSettings, FixedPointSettings, Inversion};
+use crate::stochastic_code::{ChainSettings, ExactSettings, FixedPointSettings, Inversion, SampledSettings};
 
 /// Sampler and spacing of the latent diffusion.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -86,11 +87,10 @@ impl PipelineSettings {
         }
     }
 
-    /// Returns the sampler for which timesteps of a model are tuned: DPM-Solver++(2M), but DDIM of a distilled decoder.
+    /// Returns the sampler for which so many timesteps of a model are tuned; `None` where they are not.
     #[must_use]
-    pub fn tuned_sampler(config: &ModelConfig) -> Sampler {
-        let is_distilled = config.chains().is_some_and(|chains| chains.distilled.is_some());
-        if is_distilled { Sampler::DDIM } else { Sampler::DpmSolverPp2M }
+    pub fn tuned_sampler(config: &ModelConfig, num_steps: usize) -> Option<Sampler> {
+        Some(config.chains()?.tuned(num_steps)?.sampler)
     }
 
     /// Returns the chain of inversion and decoding, unless pictures are inverted by DDIM in reverse.
@@ -104,14 +104,28 @@ impl PipelineSettings {
         }
     }
 
-    /// Returns the settings with a chain of inversion and decoding.
+    /// Returns the settings with the chain of codes: of inversion and decoding, or of samples.
     #[must_use]
     pub const fn with_chain(self, chain: ChainSettings) -> Self {
-        let inversion = match chain {
-            ChainSettings::Exact(ExactSettings { weights, .. }) => Inversion::Exact(weights),
-            ChainSettings::FixedPoint(_) => Inversion::FixedPoint,
+        let (inversion, sampler) = match chain {
+            ChainSettings::Exact(ExactSettings { weights, .. }) => (Inversion::Exact(weights), self.sampler),
+            ChainSettings::FixedPoint(_) => (Inversion::FixedPoint, self.sampler),
+            // Nothing is inverted along it.
+            ChainSettings::Sampled(SampledSettings { sampler, .. }) => (Inversion::Ddim, sampler),
         };
-        Self { inversion, num_steps: chain.steps(), spacing: chain.spacing(), ..self }
+        Self { inversion, sampler, num_steps: chain.steps(), spacing: chain.spacing(), ..self }
+    }
+
+    /// Returns the settings with the chain of codes, if they have one: those that decode samples as they were decoded.
+    #[must_use]
+    pub fn along(self, codes: &Codes) -> Self {
+        codes.chain.as_ref().map_or(self, |chain| self.with_chain(chain.settings))
+    }
+
+    /// Returns the chain by which these settings decode random `x_T`.
+    #[must_use]
+    pub const fn sampled(&self) -> SampledSettings {
+        SampledSettings { steps: self.num_steps, spacing: self.spacing, sampler: self.sampler }
     }
 
     /// Returns the settings of decoding.

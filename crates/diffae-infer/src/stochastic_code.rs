@@ -1,7 +1,7 @@
 //! Stochastic codes: the noise map `x_T`, and its residual in an exact chain.
 
 use candle_core::Tensor;
-use diffae_schedule::{ExactWeights, Spacing};
+use diffae_schedule::{ExactWeights, Sampler, Spacing};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codes::concatenated;
@@ -83,14 +83,59 @@ pub struct FixedPointSettings {
     pub spacing: Spacing,
 }
 
-/// The chain that made stochastic codes, by its settings: it decodes them, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The chain by which a random `x_T` was decoded to a sample. Any other makes a picture of it, too.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "SampledFile", into = "SampledFile")]
+pub struct SampledSettings {
+    /// Number of steps.
+    pub steps: usize,
+    /// Spacing of its timesteps.
+    pub spacing: Spacing,
+    /// The sampler.
+    pub sampler: Sampler,
+}
+
+/// [`SampledSettings`] as they are written, with `eta` beside the name of the sampler.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SampledFile {
+    steps: usize,
+    #[serde(serialize_with = "write_text", deserialize_with = "read_text")]
+    spacing: Spacing,
+    #[serde(serialize_with = "write_text", deserialize_with = "read_text")]
+    sampler: Sampler,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    eta: Option<f64>,
+}
+
+impl TryFrom<SampledFile> for SampledSettings {
+    type Error = diffae_schedule::Error;
+
+    fn try_from(SampledFile { steps, spacing, sampler, eta }: SampledFile) -> diffae_schedule::Result<Self> {
+        Ok(Self { steps, spacing, sampler: sampler.with_eta(eta.unwrap_or(0.))? })
+    }
+}
+
+impl From<SampledSettings> for SampledFile {
+    fn from(SampledSettings { steps, spacing, sampler }: SampledSettings) -> Self {
+        let eta = match sampler {
+            Sampler::Ddim { eta } if eta > 0. => Some(eta),
+            _ => None,
+        };
+        Self { steps, spacing, sampler, eta }
+    }
+}
+
+/// The chain of stochastic codes, by its settings.
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum ChainSettings {
-    /// An exact chain.
+    /// An exact chain, which made them of pictures and decodes them.
     Exact(ExactSettings),
     /// DDIM, inverted by fixed points.
     FixedPoint(FixedPointSettings),
+    /// One that decodes: `x_T` was drawn at random.
+    Sampled(SampledSettings),
 }
 
 impl ChainSettings {
@@ -98,7 +143,9 @@ impl ChainSettings {
     #[must_use]
     pub const fn steps(&self) -> usize {
         match self {
-            Self::Exact(ExactSettings { steps, .. }) | Self::FixedPoint(FixedPointSettings { steps, .. }) => *steps,
+            Self::Exact(ExactSettings { steps, .. })
+            | Self::FixedPoint(FixedPointSettings { steps, .. })
+            | Self::Sampled(SampledSettings { steps, .. }) => *steps,
         }
     }
 
@@ -106,10 +153,22 @@ impl ChainSettings {
     #[must_use]
     pub const fn spacing(&self) -> Spacing {
         match self {
-            Self::Exact(ExactSettings { spacing, .. }) | Self::FixedPoint(FixedPointSettings { spacing, .. }) => {
-                *spacing
-            }
+            Self::Exact(ExactSettings { spacing, .. })
+            | Self::FixedPoint(FixedPointSettings { spacing, .. })
+            | Self::Sampled(SampledSettings { spacing, .. }) => *spacing,
         }
+    }
+
+    /// Returns whether `x_T` was drawn: any chain decodes it.
+    #[must_use]
+    pub const fn is_sampled(&self) -> bool {
+        matches!(self, Self::Sampled(_))
+    }
+}
+
+impl From<SampledSettings> for ChainSettings {
+    fn from(settings: SampledSettings) -> Self {
+        Self::Sampled(settings)
     }
 }
 
@@ -126,11 +185,14 @@ impl std::fmt::Display for ChainSettings {
             Self::FixedPoint(FixedPointSettings { steps, spacing }) => {
                 write!(f, "{steps} DDIM {spacing} steps inverted by fixed points")
             }
+            Self::Sampled(SampledSettings { steps, spacing, sampler }) => {
+                write!(f, "{steps} {sampler} {spacing} steps from random x_T")
+            }
         }
     }
 }
 
-/// The chain that made stochastic codes, and what it adds to `x_T`.
+/// The chain of stochastic codes, and what it adds to `x_T`.
 #[derive(Debug, Clone)]
 pub struct CodeChain {
     /// The chain.
@@ -147,6 +209,16 @@ impl CodeChain {
     pub fn map(&self, operation: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>) -> Result<Self> {
         let residual = computing("selecting residuals", self.residual.as_ref().map(operation).transpose())?;
         Ok(Self { settings: self.settings, residual })
+    }
+
+    /// Returns the chain of `settings` for random `x_T`, with a residual of 0 where it has one.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the zeros cannot be made.
+    pub(crate) fn of_random(settings: ChainSettings, x_terminal: &Tensor) -> Result<Self> {
+        let is_exact = matches!(settings, ChainSettings::Exact(_));
+        let residual = computing("making zeros", is_exact.then(|| x_terminal.zeros_like()).transpose())?;
+        Ok(Self { settings, residual })
     }
 
     /// Concatenates the chains of several batches; `None` if no batch has one.
@@ -176,7 +248,7 @@ impl CodeChain {
 pub(crate) fn same_chain(chains: impl IntoIterator<Item = Option<ChainSettings>>) -> Result<Option<ChainSettings>> {
     let mut chains = chains.into_iter();
     let first = chains.next().flatten();
-    let name = |chain: Option<ChainSettings>| chain.map_or("DDIM".to_owned(), |chain| chain.to_string());
+    let name = |chain: Option<ChainSettings>| chain.map_or("DDIM in reverse".to_owned(), |chain| chain.to_string());
     match chains.find(|other| *other != first) {
         Some(other) => Err(Error::MixedChains { first: name(first), second: name(other) }),
         None => Ok(first),
@@ -214,5 +286,22 @@ mod tests {
         }
         let error = "exactly".parse::<Inversion>().unwrap_err().to_string();
         assert_eq!(error, "the inversion is \"exactly\", expected exact, fixed-point or ddim");
+    }
+
+    #[test]
+    fn chains_of_samples_are_written_with_their_noise() {
+        for (sampler, json) in [
+            (Sampler::DpmSolverPp2M, r#"{"steps":5,"spacing":"log-snr","sampler":"dpm++2m"}"#),
+            (Sampler::DDIM, r#"{"steps":5,"spacing":"log-snr","sampler":"ddim"}"#),
+            (Sampler::Ddim { eta: 0.5 }, r#"{"steps":5,"spacing":"log-snr","sampler":"ddim","eta":0.5}"#),
+        ] {
+            let settings = SampledSettings { steps: 5, spacing: Spacing::LogSnr, sampler };
+            assert_eq!(serde_json::to_string(&settings).unwrap(), json);
+            assert_eq!(serde_json::from_str::<SampledSettings>(json).unwrap(), settings);
+        }
+        for wrong in [r#""ddim","eta":2.0"#, r#""ddpm","eta":0.5"#, r#""euler""#] {
+            let json = format!(r#"{{"steps":5,"spacing":"log-snr","sampler":{wrong}}}"#);
+            serde_json::from_str::<SampledSettings>(&json).unwrap_err();
+        }
     }
 }

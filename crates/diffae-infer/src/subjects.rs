@@ -49,7 +49,7 @@ pub struct Encoded {
     pub z_sem: Option<Tensor>,
     /// Noise maps `x_T`, `[N, ..]`; absent if not requested.
     pub x_terminal: Option<Tensor>,
-    /// The chain that made `x_T`, which decodes it, too; `None` for DDIM in reverse.
+    /// The chain that made `x_T`, which decodes it, too, or by which samples were decoded; `None` for DDIM in reverse.
     pub chain: Option<CodeChain>,
     /// The pictures `[N, C, H, W]`, if all subjects are pictures.
     pub x_0: Option<Tensor>,
@@ -239,13 +239,25 @@ impl Subjects {
         }
     }
 
-    /// Returns the chain that made the files of codes; `None` for DDIM in reverse.
+    /// Returns the chain that made the files of codes, with the name of one of them; `None` where there are no codes.
+    ///
+    /// Samples go along with the pictures and codes that are beside them; alone, they have the chain of the first.
     ///
     /// # Errors
-    /// [`Error::MixedChains`] if they are of several chains.
-    pub fn chain(&self) -> Result<Option<ChainSettings>> {
-        let with_noise = self.files.iter().filter(|file| file.codes.x_terminal.is_some());
-        same_chain(with_noise.map(|file| file.codes.chain.as_ref().map(|chain| chain.settings)))
+    /// [`Error::MixedChains`] if codes of pictures are of several chains.
+    pub fn chain(&self) -> Result<Option<(Option<ChainSettings>, &Path)>> {
+        let chain_of = |file: &CodesFile| file.codes.chain.as_ref().map(|chain| chain.settings);
+        let (samples, inverted): (Vec<&CodesFile>, Vec<&CodesFile>) =
+            self.files.iter().partition(|file| file.codes.is_sampled());
+        let with_noise = inverted.iter().filter(|file| file.codes.x_terminal.is_some());
+        let chain = same_chain(with_noise.map(|file| chain_of(file)))?;
+        let alone = samples.first().filter(|_| self.are_all_samples());
+        Ok(inverted.first().map(|file| (chain, &*file.path)).or(alone.map(|file| (chain_of(file), &*file.path))))
+    }
+
+    /// Returns whether all subjects are samples by their codes.
+    pub(crate) fn are_all_samples(&self) -> bool {
+        self.num_pictures() == 0 && self.files.iter().all(|file| file.codes.is_sampled())
     }
 
     /// Computes a checksum of names, of sizes and times of files, and of tensors, which differs between sets of

@@ -211,7 +211,7 @@ mod tests {
     use diffae_schedule::BetaSchedule;
 
     use super::*;
-    use crate::{CallEvent, LoadOptions, no_observer};
+    use crate::{CallEvent, LoadOptions, TunedChain, no_observer};
 
     fn model() -> Model {
         let path = Path::new("../../tests/fixtures/golden/autoenc16_latent/last.ckpt");
@@ -242,7 +242,7 @@ mod tests {
             [&even, &found].map(|timesteps| tuning.psnr(&tuning.fitted, timesteps, &mut no_observer).unwrap());
         assert!(after > before, "{after} after {before}");
         let mut chains = model.config().chains().unwrap().clone();
-        chains.set_tuned(timesteps);
+        chains.set_tuned(TunedChain { timesteps, sampler: options.sampler });
         model.config().with_chains(chains).unwrap();
     }
 

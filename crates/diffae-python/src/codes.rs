@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use diffae_data::Overwrite;
-use diffae_infer::{ChainSettings, CodeChain, ExactSettings, FixedPointSettings, Model, Settings};
+use diffae_infer::{ChainSettings, CodeChain, ExactSettings, FixedPointSettings, Model, SampledSettings, Settings};
 use diffae_nets::weights::SafetensorsFile;
 use numpy::PyArrayDyn;
 use pyo3::exceptions::{PyIndexError, PyTypeError};
@@ -343,6 +343,7 @@ fn chain_text(chain: ChainSettings) -> serde_json::Result<String> {
     let (kind, settings) = match chain {
         ChainSettings::Exact(exact) => ("exact", serde_json::to_value(exact)?),
         ChainSettings::FixedPoint(fixed) => ("fixed-point", serde_json::to_value(fixed)?),
+        ChainSettings::Sampled(sampled) => ("sampled", serde_json::to_value(sampled)?),
         _ => ("unknown", Value::Null),
     };
     let mut chain = serde_json::Map::from_iter([("kind".to_owned(), Value::from(kind))]);
@@ -352,7 +353,8 @@ fn chain_text(chain: ChainSettings) -> serde_json::Result<String> {
 
 /// Reads a chain from a dict, as [`chain_text`] writes it.
 fn chain_of(chain: &Bound<'_, PyAny>) -> Result<ChainSettings> {
-    let expected = "a dict with kind exact or fixed-point, steps, spacing and, if exact, weights";
+    let expected =
+        "a dict with kind exact, fixed-point or sampled, steps, spacing, of exact chains weights, of samples sampler";
     let Ok(mapping) = chain.cast::<PyMapping>() else {
         return Err(Error::argument("the chain", chain.repr()?, expected));
     };
@@ -365,6 +367,7 @@ fn chain_of(chain: &Bound<'_, PyAny>) -> Result<ChainSettings> {
     match kind.as_ref().and_then(Value::as_str) {
         Some("exact") => serde_json::from_value::<ExactSettings>(settings).map(ChainSettings::Exact),
         Some("fixed-point") => serde_json::from_value::<FixedPointSettings>(settings).map(ChainSettings::FixedPoint),
+        Some("sampled") => serde_json::from_value::<SampledSettings>(settings).map(ChainSettings::Sampled),
         _ => return Err(unknown()),
     }
     .map_err(|_error| unknown())

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use diffae_infer::{ChainsConfig, LoadOptions, Model, ModelSource};
+use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, Model, ModelSource};
 use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::weights::ArchitectureHints;
 use diffae_nets::{BatchMoments, TrainingMode};
@@ -55,13 +55,12 @@ impl Distillation {
     pub(crate) fn new(
         student: DiffusionModel,
         teacher: Model,
-        settings: DistillationSettings,
+        settings: &DistillationSettings,
         perceptual: Option<SemanticLoss>,
     ) -> Result<Self> {
-        let DistillationSettings { chain, teacher_steps, semantic_weight: _ } = settings;
         let schedule = student.schedule();
-        let student_chain = StepChain::spaced(schedule, chain.spacing, chain.steps)?;
-        let mut timesteps = Spacing::LogSnr.timesteps(schedule, teacher_steps)?;
+        let student_chain = StepChain::from_timesteps(schedule, settings.timesteps(schedule)?)?;
+        let mut timesteps = Spacing::LogSnr.timesteps(schedule, settings.teacher_steps)?;
         timesteps.extend_from_slice(student_chain.timesteps());
         timesteps.sort_unstable();
         timesteps.dedup();
@@ -232,18 +231,24 @@ pub(crate) fn distilled(
 }
 
 impl TrainConfig {
-    /// Returns the config of a run that distills `teacher`, with changed settings (`key=value`).
+    /// Returns the config of a run that distills `teacher`, with changed settings (`key=value`). A tuned chain of the student
+    /// is that of the teacher unless the settings have timesteps.
     ///
     /// # Errors
     /// [`Error::OtherNetworks`] if the teacher's architecture is none that can be trained; as
     /// [`TrainConfig::from_toml_with`].
     pub fn of_teacher(
         teacher: &ModelSource,
-        distillation: DistillationSettings,
+        mut distillation: DistillationSettings,
         assignments: &[String],
     ) -> Result<Self> {
         let base = presets::config("small64", &[])?;
         let networks = teacher.config();
+        let DistilledChain { steps, spacing } = distillation.chain;
+        if spacing == Spacing::Tuned && distillation.timesteps.is_none() {
+            let tuned = networks.chains().and_then(|chains| chains.tuned(steps));
+            distillation.timesteps = tuned.map(|chain| chain.timesteps.clone());
+        }
         let (Some(unet), Some(diffusion)) = (networks.unet(), networks.diffusion()) else {
             let expected = "a model whose decoder takes steps";
             return Err(Error::Setting { key: "the teacher", got: "a one-shot autoencoder".to_owned(), expected });
@@ -288,13 +293,13 @@ impl TrainConfig {
 
     /// Returns the chains of the model: that of a distilled decoder.
     pub(crate) fn chains(&self) -> ChainsConfig {
-        ChainsConfig { distilled: self.distillation.map(|settings| settings.chain), ..ChainsConfig::default() }
+        self.distillation.as_ref().map(DistillationSettings::chains).unwrap_or_default()
     }
 
     /// Checks that a distillation has the chains that it asks for, and no objective of another kind.
     pub(crate) fn check_distillation(&self) -> Result<()> {
-        let Some(settings) = self.distillation else { return Ok(()) };
-        let DistillationSettings { chain, teacher_steps, semantic_weight } = settings;
+        let Some(settings) = &self.distillation else { return Ok(()) };
+        let DistillationSettings { chain, ref timesteps, teacher_steps, semantic_weight } = *settings;
         let kind = "autoencoder or ddpm, whose decoders take steps";
         require(self.model.kind != Kind::Compact, "model.kind", "compact", kind)?;
         let weight = self.objective.adversarial_weight;
@@ -305,15 +310,16 @@ impl TrainConfig {
         let expected = "0 for a model without semantic encoder";
         require(has_encoder, "distillation.semantic_weight", semantic_weight, expected)?;
         let schedule = self.diffusion.noise_schedule()?;
-        for (key, spacing, steps) in [
-            ("distillation.chain", chain.spacing, chain.steps),
-            ("distillation.teacher_steps", Spacing::LogSnr, teacher_steps),
-        ] {
-            spacing.timesteps(&schedule, steps).map_err(|source| Error::Chain { key, source })?;
+        let failed = |key| move |source| Error::Chain { key, source };
+        Spacing::LogSnr.timesteps(&schedule, teacher_steps).map_err(failed("distillation.teacher_steps"))?;
+        if let Some(timesteps) = timesteps {
+            let given = format!("{timesteps:?} with {}", chain.spacing);
+            let is_tuned = chain.spacing == Spacing::Tuned && timesteps.is_sorted_by(|a, b| a < b);
+            require(is_tuned, "distillation.timesteps", given, "strictly increasing timesteps of the spacing tuned")?;
         }
+        let timesteps = settings.timesteps(&schedule).map_err(failed("distillation.chain"))?;
         // A student begins with noise alone, and so does its teacher.
-        let timesteps = chain.spacing.timesteps(&schedule, chain.steps);
-        let first = timesteps.ok().and_then(|timesteps| timesteps.last().copied());
+        let first = timesteps.last().copied();
         let begins_at_noise = first == schedule.num_train_timesteps().checked_sub(1).map(Timestep::new);
         let expected = "a spacing that begins at the last timestep, such as trailing, linspace, log-snr or karras";
         require(
@@ -341,8 +347,7 @@ mod tests {
     use std::collections::{BTreeMap, HashMap};
 
     use candle_core::Device;
-    use diffae_infer::DistilledChain;
-    use diffae_infer::{GivenSettings, PipelineSettings};
+    use diffae_infer::{DistilledChain, GivenSettings, PipelineSettings, TunedChain};
 
     use super::*;
     use crate::Trainer;
@@ -356,9 +361,15 @@ mod tests {
     fn teacher_along(chain: DistilledChain, assignments: &[&str]) -> (ModelSource, TrainConfig) {
         let smoke = presets::config("smoke", &["diffusion.prediction=v".to_owned()]).unwrap();
         let networks = Trainer::new(&smoke, HashMap::new()).unwrap().averages().unwrap();
-        let teacher = ModelSource::from_networks(smoke.model_config().unwrap(), networks);
+        let mut teacher = ModelSource::from_networks(smoke.model_config().unwrap(), networks);
+        let last = smoke.diffusion.num_train_timesteps - 1;
+        let mut chains = ChainsConfig::default();
+        for timesteps in [vec![last], vec![last.div_euclid(9), last], vec![2, last.div_euclid(5), last]] {
+            chains.set_tuned(TunedChain { timesteps, sampler: Sampler::DpmSolverPp2M });
+        }
+        teacher.set_chains(chains).unwrap();
         let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
-        let distillation = DistillationSettings { chain, teacher_steps: 5, semantic_weight: 0. };
+        let distillation = DistillationSettings { chain, timesteps: None, teacher_steps: 5, semantic_weight: 0. };
         let config = TrainConfig::of_teacher(&teacher, distillation, &assignments).unwrap();
         (teacher, config)
     }
@@ -383,13 +394,13 @@ mod tests {
         let vb = candle_nn::VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu);
         let built = crate::networks::Networks::new(&config.model_config().unwrap(), &vb).unwrap();
         let crate::networks::Networks::Diffusion(student) = built else { panic!("a diffusion") };
-        Distillation::new(student, teacher.build(&LoadOptions::cpu()).unwrap(), config.distillation.unwrap(), None)
-            .unwrap()
+        let settings = config.distillation.unwrap();
+        Distillation::new(student, teacher.build(&LoadOptions::cpu()).unwrap(), &settings, None).unwrap()
     }
 
     #[test]
     fn a_step_with_its_target_leads_to_the_teachers_next_state() {
-        let spacings = [Spacing::Trailing, Spacing::Linspace, Spacing::LogSnr, Spacing::Karras];
+        let spacings = [Spacing::Trailing, Spacing::Linspace, Spacing::LogSnr, Spacing::Karras, Spacing::Tuned];
         for (steps, spacing) in [1, 2, 3].into_iter().flat_map(|steps| spacings.map(|spacing| (steps, spacing))) {
             let distillation = undistilled(DistilledChain { steps, spacing });
             let x_0 = pictures(2);
@@ -418,20 +429,21 @@ mod tests {
 
     #[test]
     fn the_student_learns_the_teachers_pictures_and_keeps_its_codes() {
-        for semantic_weight in [0., 0.5] {
-            check_learning(semantic_weight);
+        for (semantic_weight, spacing) in [(0., Spacing::Trailing), (0.5, Spacing::Trailing), (0., Spacing::Tuned)] {
+            check_learning(semantic_weight, spacing);
         }
     }
 
-    fn check_learning(semantic_weight: f64) {
+    fn check_learning(semantic_weight: f64, spacing: Spacing) {
         let settings = ["batch_size=4", "accumulate=2", "lr=2e-3", "warmup_images=0"];
         let settings = settings.map(|setting| format!("autoencoder.{setting}"));
-        let (teacher, config) = teacher(2, &settings.each_ref().map(String::as_str));
+        let chain = DistilledChain { steps: 2, spacing };
+        let (teacher, config) = teacher_along(chain, &settings.each_ref().map(String::as_str));
         let mut trainer = Trainer::new(&config, networks(&teacher)).unwrap();
         trainer.freeze("encoder").unwrap();
         let built = || teacher.build(&LoadOptions::cpu()).unwrap();
-        let distillation = DistillationSettings { semantic_weight, ..config.distillation.unwrap() };
-        let mut trainer = trainer.distill(built(), distillation).unwrap();
+        let distillation = DistillationSettings { semantic_weight, ..config.distillation.clone().unwrap() };
+        let mut trainer = trainer.distill(built(), &distillation).unwrap();
         let x_0 = pictures(4);
         let validated = |trainer: &Trainer| trainer.validate(&x_0).unwrap().0;
         let before = validated(&trainer);
@@ -445,12 +457,15 @@ mod tests {
         let codes = |model: &Model| model.encode_semantic(&x_0).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(codes(&student), codes(&built()));
         let usual = PipelineSettings::of_model(student.config());
-        assert_eq!((usual.num_steps, usual.spacing, usual.sampler), (2, Spacing::Trailing, Sampler::DDIM));
-        assert_eq!(PipelineSettings::tuned_sampler(student.config()), Sampler::DDIM);
-        let given = GivenSettings { spacing: Some(Spacing::Tuned), ..GivenSettings::default() };
+        assert_eq!((usual.num_steps, usual.spacing, usual.sampler), (2, spacing, Sampler::DDIM));
+        let tuned = |model: &Model| PipelineSettings::tuned_sampler(model.config(), 2);
+        let of_student = (spacing == Spacing::Tuned).then_some(Sampler::DDIM);
+        assert_eq!((tuned(&student), tuned(&built())), (of_student, Some(Sampler::DpmSolverPp2M)));
+        let given = GivenSettings { spacing: Some(Spacing::Tuned), num_steps: Some(2), ..GivenSettings::default() };
         let sampler = |model: &Model| given.decoding(model.config()).unwrap().sampler;
         assert_eq!((sampler(&student), sampler(&built())), (Sampler::DDIM, Sampler::DpmSolverPp2M));
-        assert_eq!(PipelineSettings::tuned_sampler(built().config()), Sampler::DpmSolverPp2M);
+        let timesteps = |model: &Model| model.step_chain(spacing, 2).unwrap().timesteps().to_vec();
+        assert_eq!(timesteps(&student), timesteps(&built()));
         // More steps of the decoder are no reason to sample codes with another method.
         let latent = PipelineSettings { num_steps: 5, ..usual }.latent_options();
         assert_eq!(latent, PipelineSettings::DEFAULT.latent_options());
@@ -459,25 +474,33 @@ mod tests {
     #[test]
     fn what_cannot_be_distilled_is_refused() {
         let chain = DistilledChain { steps: 2, spacing: Spacing::Trailing };
-        let distillation = DistillationSettings { chain, teacher_steps: 5, semantic_weight: 0. };
+        let distillation = DistillationSettings { chain, timesteps: None, teacher_steps: 5, semantic_weight: 0. };
         let compact = presets::config("smoke", &["model.kind=compact".to_owned()]).unwrap();
         let one_shot = ModelSource::from_networks(compact.model_config().unwrap(), BTreeMap::new());
-        let error = TrainConfig::of_teacher(&one_shot, distillation, &[]).unwrap_err().to_string();
+        let error = TrainConfig::of_teacher(&one_shot, distillation.clone(), &[]).unwrap_err().to_string();
         assert!(error.contains("one-shot"), "{error}");
         let (teacher, _) = teacher(2, &[]);
         let refused = |distillation| TrainConfig::of_teacher(&teacher, distillation, &[]).unwrap_err();
-        let error = refused(DistillationSettings { teacher_steps: 0, ..distillation });
+        let plain = || distillation.clone();
+        let error = refused(DistillationSettings { teacher_steps: 0, ..plain() });
         assert!(matches!(error, Error::Chain { key: "distillation.teacher_steps", .. }), "{error}");
-        let chain = DistilledChain { spacing: Spacing::Tuned, ..chain };
-        let error = refused(DistillationSettings { chain, ..distillation });
+        let tuned = DistilledChain { spacing: Spacing::Tuned, steps: 4 };
+        let error = refused(DistillationSettings { chain: tuned, ..plain() });
         assert!(matches!(error, Error::Chain { key: "distillation.chain", .. }), "{error}");
+        let tuned = DistilledChain { steps: 2, ..tuned };
+        for (chain, timesteps) in [(tuned, vec![5, 3]), (tuned, vec![5, 5]), (chain, vec![2, 5])] {
+            let error = refused(DistillationSettings { chain, timesteps: Some(timesteps), ..plain() }).to_string();
+            assert!(error.contains("strictly increasing timesteps of the spacing tuned"), "{error}");
+        }
+        let error = refused(DistillationSettings { chain: tuned, timesteps: Some(vec![2, 5]), ..plain() }).to_string();
+        assert!(error.contains("begins at the last timestep"), "{error}");
         for spacing in [Spacing::Leading, Spacing::Interior] {
             let chain = DistilledChain { spacing, ..chain };
-            let error = refused(DistillationSettings { chain, ..distillation }).to_string();
+            let error = refused(DistillationSettings { chain, ..plain() }).to_string();
             assert!(error.contains("begins at the last timestep"), "{error}");
         }
         for semantic_weight in [-0.5, f64::NAN] {
-            let error = refused(DistillationSettings { semantic_weight, ..distillation }).to_string();
+            let error = refused(DistillationSettings { semantic_weight, ..plain() }).to_string();
             assert!(error.contains("semantic_weight"), "{error}");
         }
         let adversarial = ["objective.adversarial_weight=0.1".to_owned()];

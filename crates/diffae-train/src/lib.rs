@@ -328,7 +328,7 @@ fn train_autoencoder(
     let outcome = autoencoder::run(folder, &mut trainer, data, (group, on_step))?;
     if outcome == Outcome::Finished && group.is_first() {
         let (config, networks) = (folder.config().model_config()?, trainer.averages()?);
-        let source = match folder.config().distillation {
+        let source = match &folder.config().distillation {
             Some(_) => {
                 let chains = config.chains().cloned().unwrap_or_default();
                 distillation::distilled(&distillation::open_teacher(teacher(folder.notes())?)?, networks, chains)?
@@ -356,7 +356,7 @@ impl Trainer {
             check_names(&names, &trainer.averages()?.into_keys().collect())?;
         }
         notes.freeze.iter().try_for_each(|part| trainer.freeze(part))?;
-        match config.distillation {
+        match &config.distillation {
             Some(settings) => trainer.distill(distillation::build_teacher(teacher(notes)?, &compute)?, settings),
             None => Ok(trainer),
         }

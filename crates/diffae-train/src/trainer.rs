@@ -105,7 +105,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Setting`] if the networks are no diffusion; [`Error::Schedule`] if a chain does not exist.
-    pub fn distill(self, teacher: Model, settings: DistillationSettings) -> Result<Self> {
+    pub fn distill(self, teacher: Model, settings: &DistillationSettings) -> Result<Self> {
         let Networks::Diffusion(student) = self.networks else {
             let (got, expected) = ("compact".to_owned(), "a diffusion, whose decoder takes steps");
             return Err(Error::Setting { key: "model.kind", got, expected });

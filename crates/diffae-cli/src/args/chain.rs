@@ -15,7 +15,7 @@ pub(crate) struct DecodingArgs {
     /// Decoding steps [default: 10, or what the model was distilled to; with --reference 20]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) steps: Option<usize>,
-    /// Sampler [default: ddim, dpm++2m for --spacing tuned]; the ddpm samplers add noise at each step
+    /// Sampler [default: ddim; with --spacing tuned that of the timesteps]; the ddpm samplers add noise at each step
     #[arg(
         long,
         value_name = "NAME",
@@ -135,9 +135,9 @@ impl DecodingArgs {
             num_invert_steps: inversion.invert_steps,
             ..self.given(batch)
         };
-        let chain = subjects.map(Subjects::chain).transpose()?.flatten();
-        let name = subjects.and_then(Subjects::codes_path).map(|path| path.display().to_string());
-        Ok(given.inverting(bases, name.as_deref().map(|name| GivenCodes { chain, name }))?)
+        let codes = subjects.map(Subjects::chain).transpose()?.flatten();
+        let codes = codes.map(|(chain, path)| (chain, path.display().to_string()));
+        Ok(given.inverting(bases, codes.as_ref().map(|&(chain, ref name)| GivenCodes { chain, name }))?)
     }
 }
 

@@ -169,7 +169,7 @@ pub(crate) struct TuneStepsArgs {
     /// Number of steps; a model keeps one list of timesteps for each number
     #[arg(long, value_name = "N", value_parser = two_or_more)]
     pub(crate) steps: usize,
-    /// Sampler that takes the steps [default: dpm++2m; ddim for distilled models]
+    /// Sampler that takes the steps, stored beside them; ddim for the steps of a student [default: dpm++2m]
     #[arg(long, value_name = "NAME", value_parser = one_of::<Sampler>(Sampler::names()))]
     pub(crate) sampler: Option<Sampler>,
     /// Number of images, spread over all that are given

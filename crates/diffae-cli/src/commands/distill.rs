@@ -21,7 +21,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
     let teacher = ModelSource::open(&args.model, &ArchitectureHints::default())?;
     let chain = DistilledChain { steps: args.steps, spacing: args.spacing };
     let DistillArgs { teacher_steps, semantic_weight, .. } = *args;
-    let distillation = DistillationSettings { chain, teacher_steps, semantic_weight };
+    let distillation = DistillationSettings { chain, timesteps: None, teacher_steps, semantic_weight };
     let given = [
         args.images.map(|images| format!("autoencoder.images={images}")),
         args.batch_size.map(|size| format!("autoencoder.batch_size={size}")),

@@ -103,7 +103,7 @@ impl Info {
                 say(&format!("decoder      distilled to {}, {spacing}", counted(*steps, "step")))?;
             }
             if !tuned.is_empty() {
-                let numbers: Vec<String> = tuned.iter().map(|timesteps| timesteps.len().to_string()).collect();
+                let numbers: Vec<String> = tuned.iter().map(|chain| chain.timesteps.len().to_string()).collect();
                 say(&format!("tuned        --spacing tuned --steps {}", numbers.join(", ")))?;
             }
         }

@@ -1,7 +1,7 @@
 //! `diffae tune-steps --model MODEL --data DIR --steps N --out DIR`: the timesteps that suit a model.
 
 use anyhow::{Context, Result, bail};
-use diffae_infer::{CONFIG_FILE, ModelSource, PipelineSettings, TunedSteps, Tuning, TuningOptions, WEIGHTS_FILE};
+use diffae_infer::{CONFIG_FILE, ModelSource, TunedChain, TunedSteps, Tuning, TuningOptions, WEIGHTS_FILE};
 use diffae_schedule::Spacing;
 use serde_json::json;
 
@@ -21,8 +21,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &TuneStepsArgs) -> Result<()> {
     if session.is_one_shot() {
         bail!("{} decodes in one shot, so there are no steps to tune", args.model.model.display())
     }
-    let sampler = args.sampler.unwrap_or_else(|| PipelineSettings::tuned_sampler(session.config()));
-    let options = TuningOptions { steps: args.steps, sampler, seed: args.random.seed, ..TuningOptions::default() };
+    let usual = TuningOptions::default();
+    let sampler = args.sampler.unwrap_or(usual.sampler);
+    let options = TuningOptions { steps: args.steps, sampler, seed: args.random.seed, ..usual };
     session.pipeline.check_steps(Spacing::LogSnr, options.steps).context("--steps")?;
     // Names often sort by kind, so the pictures are spread over all.
     let count = inputs.len().min(args.limit);
@@ -36,7 +37,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &TuneStepsArgs) -> Result<()> {
     progress.finish();
     let mut source = ModelSource::open(&args.model.model, &architecture_hints(&args.model.hints))?;
     let mut chains = source.config().chains().cloned().unwrap_or_default();
-    chains.set_tuned(timesteps.clone());
+    chains.set_tuned(TunedChain { timesteps: timesteps.clone(), sampler });
     source.set_chains(chains)?;
     source.write(out, source.number_type()?, overwrite)?;
     if args.json.json {

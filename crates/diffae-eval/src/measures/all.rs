@@ -55,6 +55,8 @@ impl<'a> AllMeasures<'a> {
         let &Self { model, pictures, labeled, pairs, features, lpips } = self;
         let (has_z_sem, is_one_shot) = (model.has_z_sem(), model.pipeline().is_one_shot());
         let (sampler, resamples, steps) = (options.sampler, options.resamples, options.middle_steps());
+        // The steps of a distilled decoder say nothing about those of the latent diffusion.
+        let latent_steps = if model.distilled().is_some() { FidOptions::default().latent_steps } else { steps };
         let recon_options = ReconOptions { steps: options.steps.clone(), sampler, ..ReconOptions::default() };
         let subject = ReconSubject::Model(model);
         let mut measures: Vec<Box<dyn Measure + 'a>> =
@@ -63,8 +65,11 @@ impl<'a> AllMeasures<'a> {
             measures.push(Box::new(ZUsage { model, pictures, options: ZUsageOptions { steps, sampler } }));
         }
         if !is_one_shot {
-            let ddim = vec![DdimSteps { invert: steps, decode: steps }];
-            let options = InversionOptions { exact: InversionOptions::exact_of(&[steps]), ddim, ..Default::default() };
+            let mut options = InversionOptions { exact: InversionOptions::exact_of(&[steps]), ..Default::default() };
+            match model.distilled() {
+                Some(own) => options.exact.iter_mut().for_each(|exact| exact.spacing = own.spacing),
+                None => options.ddim = vec![DdimSteps { invert: steps, decode: steps }],
+            }
             measures.push(Box::new(Inversion { model, pictures, options }));
         }
         if let (Some(labeled), true) = (labeled, has_z_sem) {
@@ -72,7 +77,7 @@ impl<'a> AllMeasures<'a> {
             measures.push(Box::new(Attributes { model, labeled, train: None, options }));
             let options = DisentanglementOptions { resamples, ..DisentanglementOptions::default() };
             measures.push(Box::new(Disentanglement { model, labeled, options }));
-            let options = FewShotOptions { steps, latent_steps: steps, sampler, ..FewShotOptions::default() };
+            let options = FewShotOptions { steps, latent_steps, sampler, ..FewShotOptions::default() };
             measures.push(Box::new(FewShot { model, labeled, options }));
         }
         if let (Some(pairs), true, false) = (pairs, has_z_sem, is_one_shot) {
@@ -84,7 +89,7 @@ impl<'a> AllMeasures<'a> {
         }
         if let Some(features) = features {
             let subject = FidSubject::Model { model, source: FidSource::Auto };
-            let options = FidOptions { steps, latent_steps: steps, sampler, resamples, ..FidOptions::default() };
+            let options = FidOptions { steps, latent_steps, sampler, resamples, ..FidOptions::default() };
             measures.push(Box::new(Fid { subject, real: Some(pictures), features, options }));
         }
         let vgg = lpips.filter(|lpips| lpips.backbone() == LpipsBackbone::Vgg);

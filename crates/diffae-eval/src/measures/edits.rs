@@ -114,7 +114,10 @@ impl Measure for Edits<'_> {
             sampler: options.sampler,
             ..PipelineSettings::REFERENCE_EDITS
         };
-        let decoding = options.chain.map_or(decoding, |chain| decoding.with_chain(chain));
+        let decoding = match options.chain {
+            Some(chain) => decoding.with_chain(chain),
+            None => model.along_own_chain(decoding)?,
+        };
         let mut settings = model.settings();
         settings.extend([
             ("attributes".to_owned(), all.iter().map(|pairs| pairs.attribute.clone()).collect::<Vec<_>>().into()),

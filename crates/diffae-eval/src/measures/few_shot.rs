@@ -321,6 +321,7 @@ fn decode(
         seed: evaluation.seed(),
         ..PipelineSettings::REFERENCE
     };
+    let settings = model.along_own_chain(settings)?;
     let stage = evaluation.stage("decode", chosen.len(), options.steps);
     let mut pictures = vec![];
     for chosen in chosen.chunks(model.batch_size()) {

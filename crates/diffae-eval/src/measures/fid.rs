@@ -99,8 +99,8 @@ pub struct FidOptions {
     pub latent_method: Option<LatentMethod>,
     /// Sampler. Default: DDIM.
     pub sampler: Sampler,
-    /// Spacing of the decoding steps. Default: even, as in the paper.
-    pub spacing: Spacing,
+    /// Spacing of the decoding steps. Default: even, as in the paper; that of a distilled decoder's own chain.
+    pub spacing: Option<Spacing>,
     /// Statistics of the real pictures (`.npz` with `mu` and `sigma`), instead of pictures or beside them.
     pub reference_statistics: Option<PathBuf>,
     /// File for the statistics of the real pictures.
@@ -127,7 +127,7 @@ impl Default for FidOptions {
             latent_steps: 20,
             latent_method: None,
             sampler: Sampler::DDIM,
-            spacing: Spacing::Leading,
+            spacing: None,
             reference_statistics: None,
             save_statistics: None,
             resamples: 0,

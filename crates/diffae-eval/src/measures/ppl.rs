@@ -77,7 +77,10 @@ impl Measure for Ppl<'_> {
             seed,
             ..PipelineSettings::REFERENCE
         };
-        let decoding = chain.map_or(decoding, |chain| decoding.with_chain(chain));
+        let decoding = match chain {
+            Some(chain) => decoding.with_chain(chain),
+            None => model.along_own_chain(decoding)?,
+        };
         let settings = self.settings(&decoding, count)?;
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         let pipeline = model.pipeline();

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use diffae_data::{PictureSet, rgb_from_tensor};
-use diffae_infer::{PipelineSettings, Settings, Sheet};
+use diffae_infer::{PipelineSettings, Settings, Sheet, StochasticCode};
 use diffae_schedule::Sampler;
 use image::RgbImage;
 
@@ -46,8 +46,10 @@ impl Method {
         format!("{}/{}/{name}", self.kind.name(), self.steps)
     }
 
-    fn settings(self) -> PipelineSettings {
-        PipelineSettings { num_steps: self.steps, num_invert_steps: self.invert_steps, ..PipelineSettings::REFERENCE }
+    fn settings(self, model: &EvaluatedModel, sampler: Sampler, seed: u64) -> Result<PipelineSettings> {
+        let Self { steps: num_steps, invert_steps: num_invert_steps, .. } = self;
+        let of_paper = PipelineSettings::REFERENCE;
+        model.along_own_chain(PipelineSettings { num_steps, num_invert_steps, sampler, seed, ..of_paper })
     }
 
     fn reconstruct(
@@ -58,12 +60,12 @@ impl Method {
         settings: &PipelineSettings,
         stage: &Stage<'_>,
     ) -> Result<Tensor> {
-        let x_terminal = if self.kind == XTerminalKind::Inverted {
-            model.pipeline().invert_batch(x_0, z_sem, settings, &mut stage.observer())?.x_terminal
+        let code = if self.kind == XTerminalKind::Inverted {
+            model.pipeline().invert_batch(x_0, z_sem, settings, &mut stage.observer())?
         } else {
-            model.random_x_terminal(batch.start, batch.len(), settings)?
+            StochasticCode { x_terminal: model.random_x_terminal(batch.start, batch.len(), settings)?, chain: None }
         };
-        model.decode((&x_terminal, z_sem), batch.start, settings, stage)
+        model.decode_code((&code, z_sem), batch.start, settings, stage)
     }
 }
 
@@ -173,7 +175,9 @@ impl Recon<'_> {
             ("invert_steps".to_owned(), options.invert_steps.into()),
             ("seed".to_owned(), seed.into()),
         ]);
-        settings.extend(PipelineSettings { sampler, ..PipelineSettings::REFERENCE }.sampler_settings());
+        for method in &methods {
+            settings.extend(method.settings(model, sampler, seed)?.sampler_settings());
+        }
         settings.extend(lpips.map(PerceptualNetwork::settings).unwrap_or_default());
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         let calls = methods.iter().map(|method| method.steps + method.invert_steps).sum();
@@ -203,7 +207,7 @@ impl Recon<'_> {
             let z_sem = model.has_z_sem().then(|| model.model().encode_semantic(&x_0)).transpose()?;
             let mut columns = vec![x_0.clone()];
             for method in missing {
-                let settings = PipelineSettings { sampler, seed, ..method.settings() };
+                let settings = method.settings(model, sampler, seed)?;
                 let decoded = method.reconstruct(model, (&x_0, z_sem.as_ref()), &batch, &settings, &stage)?;
                 for (idx, values) in batch.clone().zip(measure(&to_unit(&x_0)?, &to_unit(&decoded)?, *lpips)?) {
                     if journal.get(&method.item(&pictures.name(idx))).is_none() {

@@ -62,6 +62,7 @@ impl Measure for ZUsage<'_> {
         let (seed, steps) = (evaluation.seed(), options.steps);
         let decoding =
             PipelineSettings { num_steps: steps, sampler: options.sampler, seed, ..PipelineSettings::REFERENCE };
+        let decoding = model.along_own_chain(decoding)?;
         let mut settings = model.settings();
         settings.extend([
             ("data".to_owned(), pictures.fingerprint()?.into()),

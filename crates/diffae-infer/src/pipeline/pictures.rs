@@ -231,12 +231,12 @@ fn z_sem_of(codes: &Codes) -> Result<&Tensor> {
     codes.z_sem.as_ref().ok_or(Error::MissingPart { part: "z_sem", hint: "the codes are of a plain DDPM" })
 }
 
-/// Joins the codes of two pictures along the chain of one of them.
+/// Joins the codes of two pictures; a sample goes along the chain of the other.
 fn both(from: &Codes, to: &Codes) -> Result<Codes> {
-    let both = match (&from.chain, &to.chain) {
-        (Some(chain), None) => [from.clone(), to.along(chain)?],
-        (None, Some(chain)) => [from.along(chain)?, to.clone()],
-        _ => [from.clone(), to.clone()],
+    let both = match (from.is_sampled(), to.is_sampled()) {
+        (_, true) => [from.clone(), to.along(from.chain.as_ref())?],
+        (true, false) => [from.along(to.chain.as_ref())?, to.clone()],
+        (false, false) => [from.clone(), to.clone()],
     };
     Codes::joined(&both)
 }
@@ -364,6 +364,7 @@ mod tests {
         let random = pipeline.sample_codes(&[0], &settings, &mut no_observer).unwrap();
         let towards = pipeline.interpolate(&codes.select(&[1]).unwrap(), &random, 3).unwrap();
         assert_eq!(pipeline.decode(&towards, &settings, &mut no_observer).unwrap()[0], rgb_of(&x_0, 1));
+        assert_eq!(towards.chain.unwrap().settings, codes.chain.as_ref().unwrap().settings);
         // Codes that have lost their residual are joined with others all the same: it is 0.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("codes.safetensors");
@@ -374,8 +375,23 @@ mod tests {
         assert_eq!(residual.dims()[0], 2 * codes.len());
         let lost = residual.narrow(0, 0, codes.len()).unwrap();
         assert!(lost.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() <= 0.);
-        let reference = pipeline.encode_tensor(&x_0, &SETTINGS, &mut no_observer).unwrap();
+        // Codes of DDIM in reverse go with samples, but not with exact ones.
+        let reference = pipeline.encode_tensor(&x_0, &SETTINGS, &mut no_observer).unwrap().select(&[1]).unwrap();
+        let mixed = pipeline.blend(&codes.select(&[1]).unwrap(), &reference, 0.5);
+        assert!(matches!(mixed, Err(Error::MixedChains { .. })), "{mixed:?}");
+        let sampled = pipeline.blend(&random, &reference, 1.0).unwrap();
+        assert!(sampled.chain.is_none());
+        let [back, expected] = [sampled, reference.clone()].map(|codes| decode(&codes));
+        assert_eq!(back, expected);
         assert!(matches!(Codes::joined(&[codes, reference]), Err(Error::MixedChains { .. })));
+        // Samples of two chains are blended along the first.
+        let other = PipelineSettings { num_steps: 4, sampler: Sampler::DpmSolverPp2M, ..settings };
+        let others = pipeline.sample_codes(&[1], &other, &mut no_observer).unwrap();
+        let blended = pipeline.blend(&random, &others, 0.0).unwrap();
+        assert_eq!(blended.chain.as_ref().unwrap().settings, settings.sampled().into());
+        let own = SETTINGS.along(&blended);
+        let alone = pipeline.sample(1, &settings, &mut no_observer).unwrap();
+        assert_eq!(pipeline.decode(&blended, &own, &mut no_observer).unwrap(), alone);
     }
 
     fn rgb_of(x_0: &Tensor, idx: usize) -> RgbImage {

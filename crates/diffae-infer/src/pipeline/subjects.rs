@@ -13,7 +13,8 @@ use crate::stochastic_code::CodeChain;
 use crate::subjects::{CodesNeed, Encoded, Subjects};
 
 impl Subjects {
-    /// Returns the codes of some subjects: encodes pictures, and looks up codes.
+    /// Returns the codes of some subjects: encodes pictures, and looks up codes. Beside others, samples go along the chain of the
+    /// settings.
     ///
     /// # Errors
     /// As [`Input::read`] and [`Pipeline::encode_batch`].
@@ -33,6 +34,7 @@ impl Subjects {
             let x_0 = read_batch(&inputs, model.image_shape(), model.device())?;
             pipeline.encode_batch(&x_0, need, settings, observer)?
         };
+        let are_all_samples = self.are_all_samples();
         let (mut z_sems, mut x_terminals, mut chains, mut next) = (vec![], vec![], vec![], 0);
         for idx in range.clone() {
             let (codes, row) = match self.codes(idx) {
@@ -46,8 +48,14 @@ impl Subjects {
             z_sems.extend(computing("looking up z_sem", codes.0.map(of).transpose())?);
             if need != CodesNeed::ZSem {
                 let stored = computing("looking up x_T", codes.1.map(of).transpose())?;
-                x_terminals.push(stored.map_or_else(|| model.zero_x_terminal(1), Ok)?);
-                chains.push(codes.2.map(|chain| chain.map(of)).transpose()?);
+                let x_terminal = stored.map_or_else(|| model.zero_x_terminal(1), Ok)?;
+                let is_beside_others = codes.2.is_some_and(|chain| chain.settings.is_sampled() && !are_all_samples);
+                chains.push(if is_beside_others {
+                    settings.chain().map(|chain| CodeChain::of_random(chain, &x_terminal)).transpose()?
+                } else {
+                    codes.2.map(|chain| chain.map(of)).transpose()?
+                });
+                x_terminals.push(x_terminal);
             }
         }
         let joined = |rows: Vec<Tensor>| (!rows.is_empty()).then(|| Tensor::cat(&rows, 0)).transpose();

@@ -99,15 +99,22 @@ impl Model {
     ) -> Result<PipelineSettings> {
         let bases = [PipelineSettings::of_model(self.pipeline.model().config()), reference];
         let mut of_codes: Option<GivenCodes<'_>> = None;
+        let mut of_samples = None;
         for subject in subjects {
             let Subject::Codes(codes) = subject else { continue };
             let codes = codes.get();
             self.require_noise(codes.inner())?;
             let chain = codes.inner().chain.as_ref().map(|chain| chain.settings);
-            if of_codes.is_none_or(|known| known.chain.is_none()) {
-                of_codes = Some(GivenCodes { chain, name: codes.name() });
+            let given = GivenCodes { chain, name: codes.name() };
+            if codes.inner().is_sampled() {
+                of_samples.get_or_insert(given);
+            } else if of_codes.is_none_or(|known| known.chain.is_none()) {
+                of_codes = Some(given);
             }
         }
+        // Samples go along with the pictures and codes that are beside them.
+        let has_pictures = subjects.iter().any(|subject| matches!(subject, Subject::Pictures(_)));
+        let of_codes = of_codes.or(of_samples.filter(|_| !has_pictures));
         self.decoding(keywords, keywords.chains()?.inverting(bases, of_codes)?)
     }
 

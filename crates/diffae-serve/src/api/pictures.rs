@@ -9,6 +9,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use diffae_data::Fingerprint;
 use diffae_infer::{Codes, FrameRate, Observer, Pipeline, PipelineSettings, animation_bytes, sheet};
+use diffae_schedule::Spacing;
 use image::RgbImage;
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -113,7 +114,7 @@ pub(super) async fn film(State(app): State<App>, Body(request): Body<FilmRequest
     let (from, to, settings) = (app.store.get(&from)?, app.store.get(&to)?, app.settings);
     let frames = app.worker.run(client.lane("film"), move |pipeline, observer| {
         let codes = pipeline.interpolate(&from.codes, &to.codes, frames)?;
-        Ok(pipeline.decode(&codes, &settings, observer)?)
+        Ok(pipeline.decode(&codes, &settings.along(&codes), observer)?)
     });
     let bytes = animation_bytes(&frames.await?, FrameRate::new(12.0)?, FilePath::new("film.gif"))?;
     Ok(([(header::CONTENT_TYPE, "image/gif")], bytes).into_response())
@@ -140,21 +141,25 @@ pub(super) struct ChainRequest {
 }
 
 impl ChainRequest {
-    fn settings(&self, usual: PipelineSettings) -> Result<PipelineSettings> {
+    fn settings(&self, app: &App) -> Result<PipelineSettings> {
+        let usual = app.settings;
         let wrong = |error: diffae_schedule::Error| Error::Request { problem: error.to_string() };
         let num_steps = self.steps.unwrap_or(usual.num_steps);
         if !(1..=MAX_STEPS).contains(&num_steps) {
             return Err(Error::Request { problem: format!("steps is {num_steps}, expected 1 to {MAX_STEPS}") });
         }
-        let sampler = self.sampler.as_deref().map(str::parse).transpose().map_err(wrong)?.unwrap_or(usual.sampler);
+        let sampler = self.sampler.as_deref().map(str::parse).transpose().map_err(wrong)?;
         let spacing = self.spacing.as_deref().map(str::parse).transpose().map_err(wrong)?.unwrap_or(usual.spacing);
+        let tuned = (spacing == Spacing::Tuned)
+            .then(|| PipelineSettings::tuned_sampler(app.pipeline.model().config(), num_steps));
+        let sampler = sampler.or(tuned.flatten()).unwrap_or(usual.sampler);
         Ok(PipelineSettings { num_steps, sampler, spacing, seed: self.seed.unwrap_or(SEED), ..usual })
     }
 }
 
 pub(super) async fn variation(State(app): State<App>, Body(request): Body<VariationRequest>) -> Result<Response> {
     let VariationRequest { client, codes, index, chain } = request;
-    let (entry, settings) = (app.store.get(&codes)?, chain.settings(app.settings)?);
+    let (entry, settings) = (app.store.get(&codes)?, chain.settings(&app)?);
     // Variations are drawn together, each in a lane of its own.
     let lane = client.lane(&format!("variation {index}"));
     let varied = app.worker.run(lane, move |pipeline, observer| {
@@ -176,7 +181,7 @@ pub(super) struct SampleRequest {
 
 pub(super) async fn sample(State(app): State<App>, Body(request): Body<SampleRequest>) -> Result<Json<Described>> {
     let SampleRequest { client, index, chain } = request;
-    let settings = chain.settings(app.settings)?;
+    let settings = chain.settings(&app)?;
     let known = format!("{} {settings:?} sample {index}", app.pipeline.model().fingerprint());
     let id = Fingerprint::of(known.as_bytes());
     if let Ok(known) = app.store.get(&id) {
@@ -199,7 +204,7 @@ fn decode_one(
     settings: &PipelineSettings,
     observer: &mut Observer<'_>,
 ) -> Result<RgbImage> {
-    one(pipeline.decode(codes, settings, observer)?)
+    one(pipeline.decode(codes, &settings.along(codes), observer)?)
 }
 
 fn check_count(what: &str, count: usize) -> Result<()> {

@@ -95,14 +95,9 @@ pub(crate) struct FidArgs {
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) sampler: SamplerArgs,
-    /// Spacing of the decoding steps
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value_t = FidOptions::default().spacing,
-        value_parser = one_of::<Spacing>(Spacing::names())
-    )]
-    pub(crate) spacing: Spacing,
+    /// Spacing of the decoding steps [default: leading; of distilled models their own]
+    #[arg(long, value_name = "NAME", value_parser = one_of::<Spacing>(Spacing::names()))]
+    pub(crate) spacing: Option<Spacing>,
     /// Latent diffusion steps
     #[arg(long, default_value_t = FidOptions::default().latent_steps, value_name = "N", value_parser = positive)]
     pub(crate) latent_steps: usize,

@@ -7,7 +7,7 @@ use diffae_eval::measures::{
     FidSource, InversionOptions, PplOptions, ReconOptions, XTerminalKind,
 };
 use diffae_eval::{FeatureKind, InceptionInput, InversePenalty, LpipsBackbone};
-use diffae_infer::{ChainSettings, ExactSettings, FixedPointSettings, LatentMethod};
+use diffae_infer::{ChainSettings, ExactSettings, FixedPointSettings, LatentMethod, PipelineSettings};
 
 use super::{
     AlongArgs, AttributesArgs, BackboneName, DirectionName, DisentanglementArgs, EditsArgs, EvalInversionArgs,
@@ -114,13 +114,14 @@ impl PplArgs {
 
 impl FidArgs {
     pub(crate) fn options(&self) -> Result<FidOptions> {
+        let spacing = self.spacing.unwrap_or(PipelineSettings::REFERENCE.spacing);
         Ok(FidOptions {
             protocol: self.protocol.into(),
             count: self.count,
             size: self.size,
             steps: self.steps,
             latent_steps: self.latent_steps,
-            latent_method: self.latent.method(LatentMethod { sampler: self.sampler.get()?, spacing: self.spacing })?,
+            latent_method: self.latent.method(LatentMethod { sampler: self.sampler.get()?, spacing })?,
             spacing: self.spacing,
             sampler: self.sampler.get()?,
             reference_statistics: self.reference_statistics.clone(),

@@ -39,14 +39,17 @@ impl<'a> Generator<'a> {
         }
     }
 
-    fn pipeline_settings(options: &FidOptions, seed: u64) -> PipelineSettings {
-        PipelineSettings {
+    fn pipeline_settings(model: &EvaluatedModel, options: &FidOptions, seed: u64) -> Result<PipelineSettings> {
+        let decoding = PipelineSettings {
             num_steps: options.steps,
             num_latent_steps: options.latent_steps,
             sampler: options.sampler,
-            spacing: options.spacing,
             seed,
             ..PipelineSettings::REFERENCE
+        };
+        match options.spacing {
+            Some(spacing) => Ok(PipelineSettings { spacing, ..decoding }),
+            None => model.along_own_chain(decoding),
         }
     }
 
@@ -59,7 +62,7 @@ impl<'a> Generator<'a> {
         };
         let mut settings = model.settings();
         settings.extend([("steps".to_owned(), options.steps.into()), ("seed".to_owned(), seed.into())]);
-        settings.extend(Self::pipeline_settings(options, seed).sampler_settings());
+        settings.extend(Self::pipeline_settings(model, options, seed)?.sampler_settings());
         if let Self::Decoded(_, real) = self {
             settings.insert("source".to_owned(), "decoded".into());
             settings.insert("data".to_owned(), real.fingerprint()?.into());
@@ -82,20 +85,19 @@ impl<'a> Generator<'a> {
         range: Range<usize>,
         (seed, stage): (u64, &Stage<'_>),
     ) -> Result<Vec<Tensor>> {
-        let settings = Self::pipeline_settings(options, seed);
         let (first, count) = (range.start, range.len());
-        let (model, z_sem) = match self {
+        let model = match self {
             Self::Folder(pictures) => return as_they_are(pictures, range),
-            Self::Decoded(model, real) => {
-                let encoded = range.map(|idx| idx.checked_rem(real.len()).unwrap_or(0));
-                (model, Some(model.model().encode_semantic(&model.read(real, encoded)?)?))
-            }
-            Self::Sampled(model) => {
-                let numbers: Vec<u64> = (range.start as u64..range.end as u64).collect();
-                let latent_method = latent_method(model, options);
-                let of_latent = PipelineSettings { latent_method, ..settings };
-                (model, model.pipeline().sample_z_sem_batch(&numbers, &of_latent, &mut stage.observer())?)
-            }
+            Self::Sampled(model) | Self::Decoded(model, _) => model,
+        };
+        let settings = Self::pipeline_settings(model, options, seed)?;
+        let z_sem = if let Self::Decoded(_, real) = self {
+            let encoded = range.map(|idx| idx.checked_rem(real.len()).unwrap_or(0));
+            Some(model.model().encode_semantic(&model.read(real, encoded)?)?)
+        } else {
+            let numbers: Vec<u64> = (range.start as u64..range.end as u64).collect();
+            let of_latent = PipelineSettings { latent_method: latent_method(model, options), ..settings };
+            model.pipeline().sample_z_sem_batch(&numbers, &of_latent, &mut stage.observer())?
         };
         let x_terminal = model.random_x_terminal(first, count, &settings)?;
         let x_0 = model.decode((&x_terminal, z_sem.as_ref()), first, &settings, stage)?;
@@ -105,8 +107,7 @@ impl<'a> Generator<'a> {
 
 /// Returns the method of the latent diffusion, `None` for that of decoding.
 fn latent_method(model: &EvaluatedModel, options: &FidOptions) -> Option<LatentMethod> {
-    let is_distilled = model.model().config().chains().is_some_and(|chains| chains.distilled.is_some());
-    options.latent_method.or(PipelineSettings::DEFAULT.latent_method.filter(|_| is_distilled))
+    options.latent_method.or(PipelineSettings::DEFAULT.latent_method.filter(|_| model.distilled().is_some()))
 }
 
 /// Reads pictures of a folder in their own sizes.
