@@ -29,6 +29,25 @@ fn round_trips_are_exact_along_exact_chains_alone() {
     workspace.run(&[&eval[..], &["eval", "--batch-size", "2", "--spacing", "karras"]].concat()).fails_with("chains");
 }
 
+/// What `docs/fewer-steps.md` says of 9, 19 and 39 evaluations: no value changes, whatever differs between the directions.
+#[test]
+fn the_built_in_model_gives_every_value_back_in_few_evaluations() {
+    let workspace = Workspace::new();
+    workspace.run(&["dataset", "toonheads", "--count", "4", "--seed", "every-value", "--out", "faces"]).succeeds();
+    let eval = ["eval", "inversion", "--model", "toonheads", "--data", "faces/images", "--exact-steps", "4,9,19"];
+    let eval = [&eval[..], &["--spacing", "interior", "--ddim", "4:4", "--json", "--out", "report"]].concat();
+    let report = workspace.run(&eval).succeeds().json();
+    for steps in [4, 9, 19] {
+        let chain = format!("{steps} exact interior steps (balanced)");
+        let of = |name: &str| figure(&report, name, &[("chain", &chain)]);
+        for difference in ["", "_f16", "_other_batch", "_other_threads", "_other_convolution", "_perturbed"] {
+            let worst = of(&format!("equal{difference}_min"));
+            assert!(worst >= 1., "{worst} of {chain}{difference}");
+        }
+        assert!(of("mse_perturbed") > of("mse"), "{chain}");
+    }
+}
+
 #[test]
 fn paths_between_pictures_have_a_length() {
     let workspace = Workspace::new();

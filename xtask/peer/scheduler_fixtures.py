@@ -11,7 +11,7 @@ import sys
 
 import diffusers
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, IPNDMScheduler, UniPCMultistepScheduler
 from safetensors.torch import save_file
 
 NUM_STEPS = 10
@@ -39,6 +39,20 @@ def trajectory(scheduler):
     return scheduler.timesteps.to(torch.int64), torch.stack(states)
 
 
+def ipndm(timesteps):
+    """The same of IPNDMScheduler, which takes noise levels, the noisiest first and 0 last, as `trained_betas`, and velocities."""
+    levels = (1 - alpha_bars[timesteps]).sqrt()
+    scheduler = IPNDMScheduler(trained_betas=[*levels.tolist(), 0.0])
+    scheduler.set_timesteps(len(timesteps))
+    x, states = X_T, []
+    for t, t_there in zip(timesteps, scheduler.timesteps):
+        sigma, alpha = (1 - alpha_bars[t]).sqrt(), alpha_bars[t].sqrt()
+        velocity = (eps(x, t) - sigma * x) / alpha
+        x = scheduler.step(velocity, t_there, x).prev_sample
+        states.append(x.flatten())
+    return timesteps.clone(), torch.stack(states)
+
+
 def schedulers(spacing):
     common = {**SCHEDULE, "timestep_spacing": spacing}
     multistep = {**common, "final_sigmas_type": "zero"}
@@ -52,5 +66,7 @@ tensors = {"x_T": X_T.flatten().clone()}
 for spacing in ("linspace", "trailing"):
     for name, scheduler in schedulers(spacing):
         tensors[f"{name}/{spacing}/timesteps"], tensors[f"{name}/{spacing}/states"] = trajectory(scheduler)
+    timesteps = tensors[f"dpm++2m/{spacing}/timesteps"]
+    tensors[f"ipndm4/{spacing}/timesteps"], tensors[f"ipndm4/{spacing}/states"] = ipndm(timesteps)
 save_file(tensors, sys.argv[1], metadata={"diffusers": diffusers.__version__})
 print(f"{len(tensors)} tensors of diffusers {diffusers.__version__} in {sys.argv[1]}")

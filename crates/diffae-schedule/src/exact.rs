@@ -316,6 +316,24 @@ mod tests {
         }
     }
 
+    /// Codes name their weights, so those of a name never change: others are another name.
+    #[test]
+    fn the_weights_of_a_name_stay() {
+        let schedule = NoiseSchedule::new(&"linear-zsnr".parse().unwrap(), 1000).unwrap();
+        for (spacing, num_steps, expected) in [
+            (Spacing::LogSnr, 10, &[8.4497, 10.3934, 9.2691, 3.4122, 1.2672, 0.9015, 0.8632, 0.9041, 0.7983][..]),
+            (Spacing::Interior, 4, &[53.0649, 17.4526, 3.6696]),
+            (Spacing::Interior, 9, &[4.9799, 5.1106, 4.3057, 4.3127, 3.1612, 1.8309, 1.1453, 0.9259]),
+        ] {
+            let chain =
+                ExactChain::new(StepChain::spaced(&schedule, spacing, num_steps).unwrap(), ExactWeights::Balanced);
+            let got: Vec<f64> = (1..num_steps).map(|node| chain.coefficients(node).unwrap().before).collect();
+            let largest =
+                got.iter().zip(expected).map(|(got, expected)| (got / expected - 1.0).abs()).fold(0.0, f64::max);
+            assert!(got.len() == expected.len() && largest < 1e-4, "{num_steps} of {spacing}: {got:?}");
+        }
+    }
+
     #[test]
     fn each_evaluation_is_reported() {
         let chain = exact(Spacing::LogSnr, 4, ExactWeights::default());

@@ -19,8 +19,8 @@ use crate::{
 ///
 /// The iteration starts at the eps of the node before and is accelerated (Anderson, depth 1): with `f = g(x) - x`,
 /// `x_next = g - theta (g - g_before)`, `theta = <f, f - f_before> / |f - f_before|^2`. It ends where a step of DDIM from `x`
-/// comes within [`tolerance`](Self::tolerance) of `x'`, or at the limit, with the best iterate so far. The clean picture is a
-/// node of its own.
+/// comes within [`tolerance`](Self::tolerance) of `x'`, with `g(x)`, or at the limit, with the iterate that came nearest. The
+/// clean picture is a node of its own.
 ///
 /// The code is one state, `x_T` alone, which any implementation of DDIM decodes along the same timesteps. Where the network
 /// takes details for noise there may be no such state; then the limit ends the iteration, and decoding loses the detail.
@@ -38,9 +38,9 @@ pub struct FixedPoint {
 
 /// The iterates of one step, all `[N, ..]`.
 struct Iterates {
-    /// Iterate of the least error of each item, as `g(x)`, with the eps of `x`.
+    /// Result of each item: the iterate x of the least error, or `g(x)` of one within the tolerance; with the eps of x.
     best: [Tensor; 2],
-    /// Error of the best iterate of each item.
+    /// Error of that iterate.
     errors: Vec<f64>,
     /// `f` and `g` of the iteration before.
     before: Option<[Tensor; 2]>,
@@ -96,8 +96,11 @@ impl FixedPoint {
                 let eps = evaluate(&iterate, idx)?;
                 let g = weighted_sum(scale, &x, eps_weight, &eps)?;
                 let f = (&g - &iterate)?;
-                let errors = root_mean_squares(&f)?.into_iter().map(|error| error / scale).collect();
-                let known = Iterates::with(iterates.take(), [&g, &eps], errors)?;
+                let errors: Vec<f64> = root_mean_squares(&f)?.into_iter().map(|error| error / scale).collect();
+                // Where iterates approach a solution, g(x) is nearer than x; elsewhere it may be anywhere.
+                let is_near: Vec<bool> = errors.iter().map(|&error| error <= self.tolerance).collect();
+                let result = choose(&is_near, &g, &iterate)?;
+                let known = Iterates::with(iterates.take(), [&result, &eps], errors)?;
                 if evaluation == limit || known.errors.iter().all(|&error| error <= self.tolerance) {
                     iterates = Some(known);
                     break;
@@ -132,15 +135,15 @@ impl FixedPoint {
 }
 
 impl Iterates {
-    /// Adds an iterate: keeps it for the items of which it is the best.
-    fn with(known: Option<Self>, iterate: [&Tensor; 2], errors: Vec<f64>) -> Result<Self> {
-        let Some(known) = known else { return Ok(Self { best: iterate.map(Clone::clone), errors, before: None }) };
+    /// Adds an iterate with its result and eps: keeps them for the items of which it is the best.
+    fn with(known: Option<Self>, result: [&Tensor; 2], errors: Vec<f64>) -> Result<Self> {
+        let Some(known) = known else { return Ok(Self { best: result.map(Clone::clone), errors, before: None }) };
         // NaN is no improvement.
         let is_better: Vec<bool> = errors.iter().zip(&known.errors).map(|(new, old)| new < old).collect();
-        let [g, eps] = [0, 1].map(|i| choose(&is_better, iterate[i], &known.best[i]));
+        let [x, eps] = [0, 1].map(|i| choose(&is_better, result[i], &known.best[i]));
         let least = errors.iter().zip(&known.errors).zip(&is_better);
         let errors = least.map(|((&new, &old), &is_better)| if is_better { new } else { old }).collect();
-        Ok(Self { best: [g?, eps?], errors, before: known.before })
+        Ok(Self { best: [x?, eps?], errors, before: known.before })
     }
 
     /// Computes the next iterate from `f` and `g` of the last two.
@@ -232,6 +235,31 @@ mod tests {
             let item = x_0.narrow(0, idx, 1).unwrap();
             let alone = inversion.invert(&nonlinear, &item, &mut no_callback).unwrap();
             assert_eq!(alone.to_vec2::<f64>().unwrap()[0], together.to_vec2::<f64>().unwrap()[idx], "{idx}");
+        }
+    }
+
+    #[test]
+    fn without_a_solution_the_nearest_iterate_is_returned() {
+        // A network that turns with the least change: the iteration finds nothing.
+        let wild = |x_t: &Tensor, _: &[Timestep]| (x_t * 40.0)?.sin()? * 2.0;
+        let inversion = FixedPoint { tolerance: 0.0, max_evaluations: 7, ..fixed_point(1) };
+        let x_0 = data(3);
+        let mut iterates = vec![];
+        let mut keep = |step: &Step<'_>| {
+            iterates.push(step.x_t.clone());
+            ControlFlow::Continue(())
+        };
+        let x_terminal = inversion.invert(&wild, &x_0, &mut keep).unwrap();
+        // The first evaluation is of the data themselves.
+        assert_eq!(iterates.len(), 1 + 7);
+        let errors = |x: &Tensor| {
+            let decoded = inversion.decode(&wild, x, &mut no_callback).unwrap();
+            root_mean_squares(&(decoded - &x_0).unwrap()).unwrap()
+        };
+        let of_iterates: Vec<Vec<f64>> = iterates[1..].iter().map(errors).collect();
+        for (item, error) in errors(&x_terminal).into_iter().enumerate() {
+            let least = of_iterates.iter().map(|errors| errors[item]).fold(f64::INFINITY, f64::min);
+            assert!(least > 0.1 && (error - least).abs() < 1e-12, "{item}: {error}, but {least} was seen");
         }
     }
 

@@ -170,7 +170,7 @@ fn peer(file: &str) -> candle_core::Result<Golden> {
 #[test]
 fn samplers_take_the_steps_of_diffusers() {
     let golden = peer("diffusers.safetensors").unwrap();
-    for name in ["ddim", "dpm++2m", "dpm++3m", "unipc2", "unipc3"] {
+    for name in ["ddim", "dpm++2m", "dpm++3m", "ipndm4", "unipc2", "unipc3"] {
         for spacing in ["linspace", "trailing"] {
             let largest = difference_from_peer(&golden, name, spacing).unwrap();
             // 3M of diffusers has half the weight of the second derivative; see `dpm_solver.rs`. Its DDIM steps to the noise
