@@ -204,3 +204,24 @@ fn the_picture_of_a_sample_can_be_chosen() {
     let none = [&encode[..], &["none.safetensors", "--picture-key", "tif"]].concat();
     workspace.run(&none).fails_with("--picture-key tif");
 }
+
+#[test]
+fn noise_of_another_program_that_is_none_is_warned_of() {
+    let workspace = Workspace::new();
+    let model = checkpoint("autoenc16_latent");
+    workspace.run(&["encode", "--model", &model, &photograph(), "--steps", "2", "--out", "own.safetensors"]).succeeds();
+    let (shape, z_sem) = tensor(&workspace, "own.safetensors", "z_sem");
+    let uniform: Vec<f32> = (0..768_u16).map(|idx| f32::from(idx * 77 % 768) / 768.).collect();
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let (z_sem, x_t) = (bytes(&z_sem), bytes(&uniform));
+    let view =
+        |shape: Vec<usize>, data| safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, data).unwrap();
+    let tensors = [("z_sem", view(shape, &z_sem)), ("x_T", view(vec![1, 3, 16, 16], &x_t))];
+    std::fs::write(workspace.path("other.safetensors"), safetensors::serialize(tensors, None).unwrap()).unwrap();
+    for (codes, is_warned) in [("other.safetensors", true), ("own.safetensors", false)] {
+        let steps = if is_warned { &["--steps", "2"][..] } else { &[] };
+        let decode = [&["decode", "--model", &model, codes, "--out", codes.split_once('.').unwrap().0], steps].concat();
+        let said = workspace.run(&decode).succeeds().stderr();
+        assert_eq!(said.contains("standard normal noise"), is_warned, "{codes}: {said}");
+    }
+}

@@ -10,6 +10,7 @@ use crate::codes_file::{CodesHeader, RESIDUAL, X_TERMINAL, Z_SEM};
 use crate::error::{Error, Result, computing};
 use crate::interpolate::{PathFrame, lerp, slerp};
 use crate::model::Model;
+use crate::noise::noise_warning;
 use crate::stochastic_code::{ChainSettings, CodeChain};
 use diffae_data::{Overwrite, read_tensor, write_atomically};
 
@@ -131,6 +132,17 @@ impl Codes {
             names: (0..frames.len()).map(|idx| format!("{idx:04}")).collect(),
             fingerprint: self.fingerprint.clone(),
         })
+    }
+
+    /// Returns a warning if `x_T` is of another program, and not close to the noise that models expect; see [`noise_warning`].
+    ///
+    /// # Errors
+    /// As [`noise_warning`].
+    pub fn foreign_noise_warning(&self, name: &str) -> Result<Option<String>> {
+        // A one-shot autoencoder's is no map, and holds its level, too.
+        let own = |x_terminal: &&Tensor| self.fingerprint.is_empty() && x_terminal.rank() == 4;
+        let warning = |x_terminal: &Tensor| noise_warning(&format!("x_T of {name}"), x_terminal);
+        Ok(self.x_terminal.as_ref().filter(own).map(warning).transpose()?.flatten())
     }
 
     /// Fails if the codes are of another model; codes of an unknown model pass.

@@ -112,7 +112,7 @@ pub use model_config::{
 pub use model_dir::ModelSource;
 pub use model_location::{CONFIG_FILE, WEIGHTS_FILE};
 pub use new_attributes::{NewAttributes, NewDirections};
-pub use noise::{NoisePurpose, NoiseSource};
+pub use noise::{NoisePurpose, NoiseSource, noise_warning};
 pub use observer::{CallEvent, NetworkCall, Observer, no_observer};
 pub use partial::{PartialFolder, Resume, Settings};
 pub use pipeline::{CodesBatch, Pipeline};

@@ -1,9 +1,11 @@
 //! Seeded Gaussian noise, the same on every device.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
+
+use crate::error::computing;
 
 /// The purpose of noise. Different purposes never share values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,43 @@ impl NoisePurpose {
             Self::Step => 2,
         }
     }
+}
+
+/// Maximum difference of noise from standard normal noise, in mean, standard deviation and correlation, beside what is left to
+/// chance: some inversions end a little off.
+const MAX_DIFFERENCE: f64 = 0.15;
+
+/// Returns a warning about noise that a user gives, if it is not close to standard normal noise: by its mean, its standard
+/// deviation and the correlation of neighbors in a row, all over the whole tensor. `None` of noise that is close.
+///
+/// # Shapes
+/// - `noise`: any; of maps `[N, C, H, W]`, the last axis is the row.
+/// # Errors
+/// [`Error::Tensor`](crate::Error::Tensor) if the values cannot be read.
+pub fn noise_warning(name: &str, noise: &Tensor) -> crate::Result<Option<String>> {
+    let figures = || -> Result<[f64; 3]> {
+        let values = noise.to_dtype(DType::F64)?;
+        let mean = values.mean_all()?.to_scalar::<f64>()?;
+        let centered = (values - mean)?;
+        let variance = centered.sqr()?.mean_all()?.to_scalar::<f64>()?;
+        let width = centered.dims().last().copied().unwrap_or(0);
+        let row = centered.rank().saturating_sub(1);
+        if width < 2 || centered.rank() < 2 || variance <= 0. {
+            return Ok([mean, variance.sqrt(), 0.]);
+        }
+        let neighbors = (centered.narrow(row, 0, width - 1)? * centered.narrow(row, 1, width - 1)?)?;
+        Ok([mean, variance.sqrt(), neighbors.mean_all()?.to_scalar::<f64>()? / variance])
+    };
+    let [mean, std, correlation] = computing("measuring noise", figures())?;
+    let allowed = MAX_DIFFERENCE + 4. / (noise.elem_count() as f64).sqrt();
+    if [mean, std - 1., correlation].into_iter().all(|difference| difference.abs() <= allowed) {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "{name} has mean {mean:.2}, standard deviation {std:.2} and, of neighbors in a row, correlation {correlation:.2}, and \
+         the model expects standard normal noise, of mean 0, standard deviation 1 and no correlation: draw it with a function \
+         named randn, not rand, or invert a picture by `diffae encode`"
+    )))
 }
 
 /// Standard normal noise, `N(0, 1)`, that depends on the seed, the purpose and the picture's index alone: neither on the
@@ -138,5 +177,24 @@ mod tests {
         let mean = noise.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
         let variance = noise.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / count;
         assert!(mean.abs() < 0.02 && (variance - 1.).abs() < 0.02, "{mean} {variance}");
+    }
+
+    #[test]
+    fn noise_of_another_kind_is_told_from_normal_noise() {
+        let of = |values: Vec<f64>| {
+            let count = values.len();
+            noise_warning("x_T", &Tensor::from_vec(values, (1, 1, count.div_euclid(20), 20), &Device::Cpu).unwrap())
+                .unwrap()
+        };
+        let uniform: Vec<f64> = (0..1000).map(|idx| f64::from(idx * 7919 % 1000) / 1000.).collect();
+        let warning = of(uniform).unwrap();
+        assert!(warning.starts_with("x_T has mean 0.50, standard deviation 0.29 and"), "{warning}");
+        // Plus and minus one have the mean and the standard deviation, but not the neighbors.
+        let warning = of((0..1000).map(|idx| f64::from(idx % 2) * 2. - 1.).collect()).unwrap();
+        assert!(warning.contains("correlation -1.00"), "{warning}");
+        let drawn =
+            NoiseSource::new(1).standard_normal(NoisePurpose::XTerminal, 0, &[3, 16, 16], &Device::Cpu).unwrap();
+        assert_eq!(noise_warning("x_T", &drawn.unsqueeze(0).unwrap()).unwrap(), None);
+        assert!(noise_warning("x_T", &(drawn * 0.5).unwrap()).unwrap().is_some());
     }
 }

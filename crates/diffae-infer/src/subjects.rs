@@ -295,6 +295,15 @@ impl Subjects {
         Ok(())
     }
 
+    /// Returns a warning about each file of codes of another program whose `x_T` are not close to noise.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the codes cannot be read.
+    pub fn noise_warnings(&self) -> Result<Vec<String>> {
+        let warnings = self.files.iter().map(|file| file.codes.foreign_noise_warning(&file.path.display().to_string()));
+        Ok(warnings.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
     /// Returns the codes of a subject, and its index among them; `None` for a picture.
     pub(crate) fn codes(&self, idx: usize) -> Option<(&Codes, usize)> {
         match self.all.get(idx)?.source {

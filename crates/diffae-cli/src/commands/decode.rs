@@ -112,7 +112,13 @@ fn check(codes: &Codes, session: &Session, args: &DecodeArgs) -> Result<()> {
     if let (false, Err(error)) = (args.any_model, codes.check_made_by(session.model(), &args.codes)) {
         bail!("{error}; --any-model decodes them anyway")
     }
-    Ok(codes.check_sizes(session.model(), &args.codes)?)
+    codes.check_sizes(session.model(), &args.codes)?;
+    let is_stored = args.x_t == XTerminalChoice::Stored;
+    let warning = is_stored.then(|| codes.foreign_noise_warning(&args.codes.display().to_string())).transpose()?;
+    if let Some(warning) = warning.flatten() {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
 }
 
 /// Returns the settings of decoding; see [`GivenSettings::decoding_codes`](diffae_infer::GivenSettings::decoding_codes).
