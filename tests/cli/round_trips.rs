@@ -29,7 +29,7 @@ fn round_trips_are_exact_along_exact_chains_alone() {
     workspace.run(&[&eval[..], &["eval", "--batch-size", "2", "--spacing", "karras"]].concat()).fails_with("chains");
 }
 
-/// What `docs/fewer-steps.md` says of 9, 19 and 39 evaluations: no value changes, whatever differs between the directions.
+/// The claim of `docs/fewer-steps.md` for 9, 19 and 39 evaluations: no value changes, whatever differs between the directions.
 #[test]
 fn the_built_in_model_gives_every_value_back_in_few_evaluations() {
     let workspace = Workspace::new();
