@@ -132,6 +132,13 @@ fn tuned_timesteps_belong_to_their_model() {
         workspace.run(&["sample", "--model", "student", "-n", "1", "--out", "own", "--json"]).succeeds().json();
     assert_eq!((&sampled["sampler"], &sampled["spacing"]), (&"ddim".into(), &"tuned".into()));
     assert_eq!(sampled["steps"], 3);
+    let named = ["distill", "--model", "model", "--data", "shapes", "--teacher-steps", "3", "--batch-size", "4"];
+    let named = [&named[..], &["--images", "4", "--out", "named", "--timesteps"]].concat();
+    workspace.run(&[&named[..], &["30,9"]].concat()).fails_with("strictly increasing");
+    workspace.run(&[&named[..], &["9,30", "--steps", "2"]].concat()).fails_with("cannot be used with");
+    workspace.run(&[&named[..], &["9,999"]].concat()).succeeds();
+    let info = workspace.run(&["info", "named"]).succeeds().stdout();
+    assert!(info.contains("distilled to 2 steps, tuned"), "{info}");
     let back =
         workspace.run(&["reconstruct", "--model", "student", "shapes", "--out", "again", "--json"]).succeeds().json();
     assert!(back.as_array().unwrap().iter().all(|row| row["psnr"].as_f64().is_none_or(|psnr| psnr > 60.)), "{back}");

@@ -67,6 +67,28 @@ def test_codes_are_float32_arrays_that_cannot_be_written_to(model, faces):
     assert model.encode(faces[:1], inversion="ddim", steps=2).chain is None
 
 
+def test_codes_of_samples_are_decoded_as_they_were(model):
+    chain = {"kind": "sampled", "steps": 3, "spacing": "karras", "sampler": "dpm++2m"}
+    noise = np.random.default_rng(0).standard_normal((1, 3, 64, 64), np.float32)
+    z_sem = model.encode(model.sample(1, steps=2), semantic_only=True).z_sem
+    codes = diffae.Codes(z_sem, noise, chain=chain, fingerprint=model.fingerprint)
+    assert codes.chain == chain
+    without = diffae.Codes(z_sem, noise, fingerprint=model.fingerprint)
+    expected = model.decode(without, steps=3, spacing="karras", sampler="dpm++2m")
+    np.testing.assert_array_equal(model.decode(codes), expected)
+    seven = model.decode(without, steps=7, spacing="karras", sampler="dpm++2m")
+    np.testing.assert_array_equal(model.decode(codes, steps=7), seven)
+    with pytest.raises(diffae.InvalidInput, match="the chain"):
+        diffae.Codes(z_sem, noise, chain={**chain, "sampler": "euler"})
+
+
+def test_noise_of_another_kind_is_warned_of(model, faces):
+    z_sem = model.encode(faces[:1], semantic_only=True).z_sem
+    uniform = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    with pytest.warns(UserWarning, match="standard normal noise"):
+        model.decode(diffae.Codes(z_sem, uniform), steps=2)
+
+
 def test_no_picture_depends_on_its_batch(model, faces):
     together = model.encode(faces[:3], steps=2, batch_size=3)
     alone = model.encode(faces[2:3], steps=2)

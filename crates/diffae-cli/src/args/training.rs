@@ -127,6 +127,9 @@ pub(crate) struct DistillArgs {
         value_parser = one_of::<Spacing>(Spacing::names())
     )]
     pub(crate) spacing: Spacing,
+    /// Timesteps of these steps, increasing, in place of number and spacing: they become the tuned ones of the new model
+    #[arg(long, value_delimiter = ',', value_name = "T,T,..", conflicts_with_all = ["steps", "spacing"])]
+    pub(crate) timesteps: Option<Vec<usize>>,
     /// Decoding steps of the model that is distilled: dpm++2m, log-snr
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = positive)]
     pub(crate) teacher_steps: usize,

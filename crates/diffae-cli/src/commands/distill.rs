@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use diffae_infer::{DistilledChain, ModelSource};
 use diffae_nets::weights::ArchitectureHints;
+use diffae_schedule::Spacing;
 use diffae_train::{DistillationSettings, Notes, Outcome, RunFolder, TrainConfig, TrainOptions};
 use serde_json::json;
 
@@ -19,9 +20,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
     let mut group = group::join(&args.group, &options, &args.out)?;
     catch_interrupts();
     let teacher = ModelSource::open(&args.model, &ArchitectureHints::default())?;
-    let chain = DistilledChain { steps: args.steps, spacing: args.spacing };
+    let timesteps = args.timesteps.clone();
+    let chain = match &timesteps {
+        Some(timesteps) => DistilledChain { steps: timesteps.len(), spacing: Spacing::Tuned },
+        None => DistilledChain { steps: args.steps, spacing: args.spacing },
+    };
     let DistillArgs { teacher_steps, semantic_weight, .. } = *args;
-    let distillation = DistillationSettings { chain, timesteps: None, teacher_steps, semantic_weight };
+    let distillation = DistillationSettings { chain, timesteps, teacher_steps, semantic_weight };
     let given = [
         args.images.map(|images| format!("autoencoder.images={images}")),
         args.batch_size.map(|size| format!("autoencoder.batch_size={size}")),
@@ -47,8 +52,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &DistillArgs) -> Result<()> {
     match outcome {
         Outcome::Finished if !is_first => Ok(()),
         Outcome::Finished => {
-            let report = json!({ "command": "distill", "out": args.out, "steps": args.steps });
-            let steps = Noun::Steps.counted(args.steps);
+            let report = json!({ "command": "distill", "out": args.out, "steps": chain.steps });
+            let steps = Noun::Steps.counted(chain.steps);
             say_either(&args.json, &report, &format!("the model is in {}; it decodes in {steps}", args.out.display()))
         }
         Outcome::Stopped => {

@@ -46,14 +46,12 @@ impl Model {
         };
         let (codes, warning) =
             counted(py, keywords, work, |counter| encoding.run(&names, &mut |event| counter.count(event)))?;
-        if let Some(warning) = warning {
-            let text = std::ffi::CString::new(warning).unwrap_or_default();
-            PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1)?;
-        }
+        warn(py, warning)?;
         Ok(codes)
     }
 
-    /// Decodes codes to the pixels of pictures; random `x_T` and the noise of samplers by their numbers.
+    /// Decodes codes to the pixels of pictures; random `x_T` and the noise of samplers by their numbers. Warns of `x_T` of other
+    /// programs that are not close to noise.
     pub(super) fn decoded(
         &self,
         py: Python<'_>,
@@ -61,6 +59,7 @@ impl Model {
         settings: PipelineSettings,
         keywords: &Keywords<'_>,
     ) -> Result<Vec<u8>> {
+        warn(py, codes.foreign_noise_warning("the codes")?)?;
         let pipeline = &self.pipeline;
         let [_, height, width] = pipeline.model().image_shape();
         let work = (NetworkCall::Decoder, codes.len() * pipeline.num_decoding_calls(&settings));
@@ -186,6 +185,15 @@ impl Model {
         let edits: Vec<(&str, f64)> = strengths.iter().map(|(name, strength)| (name.as_str(), *strength)).collect();
         Ok(self.pipeline.edit_many(codes, &edits)?)
     }
+}
+
+/// Issues a warning, if there is one.
+fn warn(py: Python<'_>, warning: Option<String>) -> Result<()> {
+    if let Some(warning) = warning {
+        let text = std::ffi::CString::new(warning).unwrap_or_default();
+        PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1)?;
+    }
+    Ok(())
 }
 
 /// Runs a job with a counter of its network calls of a kind, which the callback `progress` hears of.
