@@ -166,7 +166,7 @@ class Codes:
         """Residuals of an exact chain, float32, shape of x_T; None of other chains. Read only."""
     @property
     def chain(self) -> dict[str, Any] | None:
-        """The chain that made x_T and decodes it: kind, steps, spacing and, if exact, weights; None for ddim and random x_T."""
+        """The chain that made x_T and decodes it: kind, steps, spacing and, if exact, weights, of samples sampler; None for ddim."""
     @property
     def names(self) -> list[str]:
         """Names of the pictures, one each."""
@@ -192,7 +192,7 @@ class Model:
     def encode(self, pictures: _Pictures, **settings: Unpack[_Encoding]) -> Codes:
         """Encodes pictures to Codes: z_sem [N, D], and x_T [N, C, H, W] unless semantic_only is set."""
     def decode(self, codes: Codes, **settings: Unpack[_Decode]) -> _Pictures:
-        """Decodes Codes to pictures, uint8 [N, H, W, 3], along the chain that made them."""
+        """Decodes Codes to pictures, uint8 [N, H, W, 3], along the chain that made them; of samples, settings may name another."""
     def edit(
         self, pictures_or_codes: _Pictures | Codes, edits: _Strengths, **settings: Unpack[_Inverting]
     ) -> _Pictures:

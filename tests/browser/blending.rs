@@ -35,6 +35,8 @@ fn a_blend_has_the_pixels_of_the_command() {
 #[test]
 fn samples_are_drawn_edited_and_saved() {
     let stage = Stage::new();
+    stage.page.browser.script("document.getElementById('sampler').value = 'dpm++2m'", &[]);
+    stage.page.browser.script("document.getElementById('steps').value = '5'", &[]);
     stage.page.browser.click("#sample");
     stage.page.wait();
     stage.page_and_command_agree();
@@ -51,6 +53,11 @@ fn samples_are_drawn_edited_and_saved() {
     stage.page.wait();
     stage.page_and_command_agree();
     assert!(stage.page.holds("document.getElementById('original').disabled"), "a sample has no original");
+    // Noise that a sampler adds is in no file, so no command makes the same pixels.
+    stage.page.browser.script("document.getElementById('sampler').value = 'ddpm-small'", &[]);
+    stage.page.browser.click("#sample");
+    stage.page.wait();
+    assert_eq!(stage.page.text("#command"), "–");
     stage.page.browser.console_is_clean_but_for(&[]);
 }
 

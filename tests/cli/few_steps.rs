@@ -47,6 +47,11 @@ fn a_distilled_model_decodes_in_its_own_steps() {
     workspace.run(&eval).fails_with("distilled for --steps 2 of --sampler ddim");
     let evaluated = workspace.run(&[&eval[..], &["--steps", "2"]].concat()).succeeds().json();
     assert_eq!(evaluated["settings"]["spacing"], "trailing");
+    assert_eq!(
+        (&evaluated["settings"]["inversion"], &evaluated["settings"]["invert_steps"]),
+        (&"exact".into(), &().into())
+    );
+    workspace.run(&[&eval[..], &["--steps", "2", "--invert-steps", "9"]].concat()).fails_with("along its own chain");
     let of = |x_t: &str| figure(&evaluated, "mse", &[("x_T", x_t)]);
     assert!(of("inverted") < 1e-6 && of("random") > 1e-4, "{evaluated}");
     let usage = ["eval", "z-usage", "--model", "run", "--data", "shapes", "--limit", "2", "--out", "usage"];
@@ -123,7 +128,10 @@ fn tuned_timesteps_belong_to_their_model() {
     workspace.run(&["decode", "--model", "model", "codes.safetensors", "--out", "other"]).fails_with("made by model");
     workspace.run(&tune).fails_with("--force");
     // A student may take them for its own steps, and keeps them.
-    let distill = ["distill", "--model", "tuned", "--data", "shapes", "--steps", "3", "--spacing", "tuned"];
+    let unfit = ["distill", "--model", "tuned", "--data", "shapes", "--spacing", "tuned", "--out", "none", "--steps"];
+    workspace.run(&[&unfit[..], &["3"]].concat()).fails_with("timesteps tuned for dpm++2m");
+    workspace.run(&[&unfit[..], &["4"]].concat()).fails_with("tuned for 4 steps, only for 3");
+    let distill = ["distill", "--model", "for_ddim", "--data", "shapes", "--steps", "3", "--spacing", "tuned"];
     let quick = ["--teacher-steps", "3", "--batch-size", "4", "--images", "8", "--out", "student"];
     workspace.run(&[&distill[..], &quick].concat()).succeeds();
     let info = workspace.run(&["info", "student"]).succeeds().stdout();
@@ -136,7 +144,10 @@ fn tuned_timesteps_belong_to_their_model() {
     let named = [&named[..], &["--images", "4", "--out", "named", "--timesteps"]].concat();
     workspace.run(&[&named[..], &["30,9"]].concat()).fails_with("strictly increasing");
     workspace.run(&[&named[..], &["9,30", "--steps", "2"]].concat()).fails_with("cannot be used with");
+    workspace.run(&[&named[..], &["9,30"]].concat()).fails_with("[9, 30] with tuned, expected timesteps that end with");
     workspace.run(&[&named[..], &["9,999"]].concat()).succeeds();
+    let sample = ["sample", "--model", "named", "-n", "1", "--spacing", "tuned", "--steps", "5", "--out", "none"];
+    workspace.run(&sample).fails_with("the decoder was distilled to 2 tuned steps");
     let info = workspace.run(&["info", "named"]).succeeds().stdout();
     assert!(info.contains("distilled to 2 steps, tuned"), "{info}");
     let back =

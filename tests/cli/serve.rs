@@ -72,6 +72,8 @@ fn the_page_edits_as_the_command_does() {
     let decode = ["decode", "-m", "toonheads", "sample.safetensors", "--out", "decoded"];
     workspace.run(&decode).succeeds();
     assert_eq!(pixels(&sampled), workspace.pixels("decoded/sample_00003.png"));
+    let told = workspace.png_text("decoded/sample_00003.png");
+    assert!(told.iter().all(|(key, _)| key != "diffae:inversion"), "nothing was inverted: {told:?}");
     // Any other chain decodes it, too.
     let other = ["decode", "-m", "toonheads", "sample.safetensors", "--steps", "7", "--out", "other"];
     workspace.run(&other).succeeds();
@@ -80,6 +82,22 @@ fn the_page_edits_as_the_command_does() {
         "dpm++2m"
     );
     workspace.run(&[&edit[..7], &["other", "--inversion", "exact"]].concat()).fails_with("nothing is inverted");
+    // Samples of several chains are taken one by one, whatever the batch.
+    let second = json!({ "index": 4, "steps": 3, "sampler": "ddpm-small" });
+    let second: Value = serde_json::from_slice(&served.post("/api/sample", &second)).unwrap();
+    assert_eq!((&sample["is_repeatable"], &second["is_repeatable"]), (&true.into(), &false.into()));
+    let second_id = second["codes"].as_str().unwrap();
+    let (_, codes) = served.ask("GET", &format!("/api/codes/{second_id}"), "", b"");
+    std::fs::write(workspace.path("second.safetensors"), codes).unwrap();
+    for batch_size in ["1", "2"] {
+        let both = ["edit", "-m", "toonheads", "sample.safetensors", "second.safetensors", "-a", "Smiling=0.3"];
+        let both = [&both[..], &["--batch-size", batch_size, "--out", "both"]].concat();
+        workspace.run(&both).fails_with("take samples of several chains one by one");
+    }
+    // The server knows the noise that the sampler adds.
+    let (_, shown) = served.ask("GET", &format!("/api/codes/{second_id}/reconstruction"), "", b"");
+    let unedited = served.post("/api/edit", &json!({ "codes": second_id, "edits": {} }));
+    assert_eq!(pixels(&unedited), pixels(&shown));
     // Beside a picture it goes along the chain of that; codes of the paper's inversion do not go with exact ones.
     let between =
         ["interpolate", "-m", "toonheads", "face.png", "sample.safetensors", "--frames", "2", "--out", "between"];

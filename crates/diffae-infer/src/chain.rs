@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use diffae_nets::{ChainConditions, TimeProjections, Unet, UnetReplays, ZSemProjections};
 use diffae_schedule::{Denoiser, NoiseSchedule, PredictionTarget, Spacing, StepChain, Timestep};
 
-use crate::error::{Result, computing};
+use crate::error::{Error, Result, computing};
 use crate::model::{Latent, Model};
 use crate::model_config::TunedChain;
 
@@ -55,6 +55,13 @@ impl Model {
         }
         let chains = self.config().chains();
         let Some(TunedChain { timesteps, .. }) = chains.and_then(|chains| chains.tuned(num_steps)) else {
+            if let Some(own) = chains.and_then(|chains| chains.distilled) {
+                let problem = format!(
+                    "the decoder was distilled to {} {} steps, and has no others that are tuned",
+                    own.steps, own.spacing
+                );
+                return Err(Error::Conflict { problem });
+            }
             let tuned = chains.iter().flat_map(|chains| &chains.tuned).map(|chain| chain.timesteps.len()).collect();
             return Err(diffae_schedule::Error::NotTuned { got: num_steps, tuned }.into());
         };

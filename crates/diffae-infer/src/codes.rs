@@ -80,6 +80,13 @@ impl Codes {
         self.chain.as_ref().is_some_and(|chain| chain.settings.is_sampled())
     }
 
+    /// Returns whether they are of samples whose sampler adds noise, which the codes do not hold.
+    #[must_use]
+    pub fn is_noisy_sample(&self) -> bool {
+        let settings = self.chain.as_ref().map(|chain| chain.settings);
+        matches!(settings, Some(ChainSettings::Sampled(sampled)) if !sampled.sampler.is_deterministic())
+    }
+
     /// Returns codes whose `x_T` was drawn along the chain of others, with a residual of 0 if those have one.
     pub(crate) fn along(&self, other: Option<&CodeChain>) -> Result<Self> {
         let zeros = |x_terminal: &Tensor| computing("making zeros", x_terminal.zeros_like());
@@ -134,13 +141,16 @@ impl Codes {
         })
     }
 
-    /// Returns a warning if `x_T` is of another program, and not close to the noise that models expect; see [`noise_warning`].
+    /// Returns a warning if `x_T` is of another program, made along no chain that is known, and not close to the noise that models
+    /// expect; see [`noise_warning`].
     ///
     /// # Errors
     /// As [`noise_warning`].
     pub fn foreign_noise_warning(&self, name: &str) -> Result<Option<String>> {
         // A one-shot autoencoder's is no map, and holds its level, too.
-        let own = |x_terminal: &&Tensor| self.fingerprint.is_empty() && x_terminal.rank() == 4;
+        let is_foreign =
+            self.fingerprint.is_empty() && self.chain.as_ref().is_none_or(|chain| chain.settings.is_sampled());
+        let own = |x_terminal: &&Tensor| is_foreign && x_terminal.rank() == 4;
         let warning = |x_terminal: &Tensor| noise_warning(&format!("x_T of {name}"), x_terminal);
         Ok(self.x_terminal.as_ref().filter(own).map(warning).transpose()?.flatten())
     }

@@ -176,7 +176,9 @@ pub enum Error {
         expected: String,
     },
     /// Stochastic codes of several chains are to be combined.
-    #[error("stochastic codes of {first} and of {second} do not go together; encode all pictures alike")]
+    #[error(
+        "stochastic codes of {first} and of {second} do not go together; encode all pictures alike, and take samples of several chains one by one"
+    )]
     MixedChains {
         /// One chain.
         first: String,

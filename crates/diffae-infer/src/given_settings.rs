@@ -46,12 +46,8 @@ impl GivenSettings {
     /// # Errors
     /// [`Error::Option`] if `eta` is out of range, or the sampler takes none.
     pub fn decoding(&self, model: &ModelConfig) -> Result<PipelineSettings> {
-        let mut base = if self.reference { PipelineSettings::REFERENCE } else { PipelineSettings::of_model(model) };
-        if self.spacing == Some(Spacing::Tuned) {
-            let num_steps = self.num_steps.unwrap_or(base.num_steps);
-            base.sampler = PipelineSettings::tuned_sampler(model, num_steps).unwrap_or(base.sampler);
-        }
-        self.with_base(base)
+        let base = if self.reference { PipelineSettings::REFERENCE } else { PipelineSettings::of_model(model) };
+        self.with_base(base, model)
     }
 
     /// Returns the settings of decoding the `x_T` of codes: along the chain that made them, others along the paper's, from
@@ -62,7 +58,7 @@ impl GivenSettings {
     pub fn decoding_codes(&self, codes: &Codes, name: &str, model: &ModelConfig) -> Result<PipelineSettings> {
         match &codes.chain {
             Some(CodeChain { settings: ChainSettings::Sampled(sampled), .. }) => {
-                self.of_samples(*sampled, [PipelineSettings::of_model(model), PipelineSettings::REFERENCE])
+                self.of_samples(*sampled, model, PipelineSettings::REFERENCE)
             }
             Some(chain) => {
                 self.check_agreement(chain.settings, name)?;
@@ -77,13 +73,15 @@ impl GivenSettings {
     fn of_samples(
         &self,
         sampled: SampledSettings,
-        [usual, reference]: [PipelineSettings; 2],
+        model: &ModelConfig,
+        reference: PipelineSettings,
     ) -> Result<PipelineSettings> {
-        self.with_base(if self.reference { reference } else { usual.with_chain(sampled.into()) })
+        let along = || PipelineSettings::of_model(model).with_chain(sampled.into());
+        self.with_base(if self.reference { reference } else { along() }, model)
     }
 
-    /// Returns the settings of inverting pictures and decoding what becomes of their codes; `usual` are those of the model,
-    /// `reference` those of the paper's chains. The chain of codes that are given is taken over, that of samples but for what
+    /// Returns the settings of inverting pictures and decoding what becomes of their codes; `reference` are those of the paper's
+    /// chains. The chain of codes that are given is taken over, that of samples but for what
     /// is given.
     ///
     /// # Errors
@@ -91,9 +89,11 @@ impl GivenSettings {
     /// [`decoding`](Self::decoding).
     pub fn inverting(
         &self,
-        [usual, reference]: [PipelineSettings; 2],
+        model: &ModelConfig,
+        reference: PipelineSettings,
         codes: Option<GivenCodes<'_>>,
     ) -> Result<PipelineSettings> {
+        let usual = PipelineSettings::of_model(model);
         if let Some(GivenCodes { chain: Some(chain), name }) = codes {
             let ChainSettings::Sampled(sampled) = chain else { return self.along(chain, name) };
             if self.inversion.is_some() || self.num_invert_steps.is_some() {
@@ -102,7 +102,7 @@ impl GivenSettings {
                 );
                 return Err(Error::Conflict { problem });
             }
-            return self.of_samples(sampled, [usual, reference]);
+            return self.of_samples(sampled, model, reference);
         }
         let wants_ddim = self.reference
             || codes.is_some()
@@ -120,10 +120,10 @@ impl GivenSettings {
                     ),
                 });
             }
-            return self.with_base(PipelineSettings { inversion, ..usual });
+            return self.with_base(PipelineSettings { inversion, ..usual }, model);
         }
         let num_invert_steps = self.num_invert_steps.unwrap_or(reference.num_invert_steps);
-        Ok(PipelineSettings { num_invert_steps, ..self.with_base(reference)? })
+        Ok(PipelineSettings { num_invert_steps, ..self.with_base(reference, model)? })
     }
 
     /// Returns the settings of encoding pictures with a model; `num_steps` are those of any inversion.
@@ -177,16 +177,18 @@ impl GivenSettings {
         Ok(())
     }
 
-    fn with_base(&self, base: PipelineSettings) -> Result<PipelineSettings> {
-        let spacing = self.spacing.unwrap_or(base.spacing);
+    fn with_base(&self, base: PipelineSettings, model: &ModelConfig) -> Result<PipelineSettings> {
+        let (num_steps, spacing) = (self.num_steps.unwrap_or(base.num_steps), self.spacing.unwrap_or(base.spacing));
+        let tuned = self.spacing.filter(|&spacing| spacing == Spacing::Tuned);
+        let tuned = tuned.and_then(|_| PipelineSettings::tuned_sampler(model, num_steps));
         let sampler = match (self.sampler, self.eta) {
             (Some(sampler), _) => sampler,
             (None, Some(_)) => Sampler::DDIM,
-            (None, None) => base.sampler,
+            (None, None) => tuned.unwrap_or(base.sampler),
         };
         let sampler = self.eta.map_or(Ok(sampler), |eta| sampler.with_eta(eta));
         Ok(PipelineSettings {
-            num_steps: self.num_steps.unwrap_or(base.num_steps),
+            num_steps,
             sampler: sampler.map_err(|source| Error::Option { name: "--eta", source: Box::new(source.into()) })?,
             spacing,
             batch_size: self.batch_size,
@@ -217,13 +219,47 @@ impl LatentMethod {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use diffae_nets::weights::ArchitectureHints;
+
     use super::*;
     use crate::stochastic_code::ExactSettings;
+    use crate::{ChainsConfig, ModelSource, TunedChain};
 
-    const BASES: [PipelineSettings; 2] = [PipelineSettings::DEFAULT, PipelineSettings::REFERENCE_EDITS];
+    /// A model with timesteps that are tuned for `unipc2`.
+    fn model() -> ModelConfig {
+        let path = Path::new("../../tests/fixtures/golden/autoenc16_latent/last.ckpt");
+        let mut source = ModelSource::open(path, &ArchitectureHints::default()).unwrap();
+        let tuned = TunedChain { timesteps: vec![1, 2, 9], sampler: Sampler::UniPc { order: 2 } };
+        source.set_chains(ChainsConfig { distilled: None, tuned: vec![tuned] }).unwrap();
+        source.config().clone()
+    }
+
+    fn inverting(settings: GivenSettings, codes: Option<GivenCodes<'_>>) -> Result<PipelineSettings> {
+        settings.inverting(&model(), PipelineSettings::REFERENCE_EDITS, codes)
+    }
 
     fn given(settings: GivenSettings) -> Result<PipelineSettings> {
-        settings.inverting(BASES, None)
+        inverting(settings, None)
+    }
+
+    #[test]
+    fn tuned_timesteps_have_their_sampler_wherever_something_is_decoded() {
+        let tuned = GivenSettings { spacing: Some(Spacing::Tuned), num_steps: Some(3), ..GivenSettings::default() };
+        let sampled = SampledSettings { steps: 5, spacing: Spacing::LogSnr, sampler: Sampler::DDIM };
+        let samples = Some(GivenCodes { chain: Some(sampled.into()), name: "codes.safetensors" });
+        let of_ddim = Some(GivenCodes { chain: None, name: "codes.safetensors" });
+        let sampler = |settings: Result<PipelineSettings>| settings.unwrap().sampler;
+        let expected = Sampler::UniPc { order: 2 };
+        assert_eq!(sampler(tuned.decoding(&model())), expected);
+        assert_eq!(sampler(inverting(tuned, samples)), expected);
+        assert_eq!(sampler(inverting(tuned, of_ddim)), expected);
+        assert_eq!(sampler(given(GivenSettings { inversion: Some(Inversion::Ddim), ..tuned })), expected);
+        let named = GivenSettings { sampler: Some(Sampler::DpmSolverPp3M), ..tuned };
+        assert_eq!(sampler(inverting(named, samples)), Sampler::DpmSolverPp3M);
+        // Without them, samples keep their own.
+        assert_eq!(sampler(inverting(GivenSettings::default(), samples)), Sampler::DDIM);
     }
 
     #[test]
@@ -250,14 +286,14 @@ mod tests {
             name: "codes.safetensors",
         });
         let nothing = GivenSettings::default();
-        assert_eq!(nothing.inverting(BASES, codes).unwrap().num_steps, 5);
-        assert!(GivenSettings { num_steps: Some(5), ..nothing }.inverting(BASES, codes).is_ok());
+        assert_eq!(inverting(nothing, codes).unwrap().num_steps, 5);
+        assert!(inverting(GivenSettings { num_steps: Some(5), ..nothing }, codes).is_ok());
         for other in [
             GivenSettings { num_steps: Some(6), ..nothing },
             GivenSettings { reference: true, ..nothing },
             GivenSettings { inversion: Some(Inversion::Ddim), ..nothing },
         ] {
-            let problem = other.inverting(BASES, codes).unwrap_err().to_string();
+            let problem = inverting(other, codes).unwrap_err().to_string();
             assert!(problem.starts_with("codes.safetensors holds codes of 5 exact log-snr steps"), "{problem}");
         }
     }

@@ -7,6 +7,8 @@ use diffae_nets::{
     AutoencoderConfig, Check, ClassifierConfig, CompactConfig, EncoderConfig, LatentNetConfig, UnetConfig, Valid,
 };
 use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget, Sampler, Spacing};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::domain::PictureDomain;
@@ -89,39 +91,47 @@ pub struct ChainsConfig {
 }
 
 /// Timesteps that were tuned for a sampler.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(from = "TunedChainFile")]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TunedChain {
     /// The timesteps, strictly increasing.
     pub timesteps: Vec<usize>,
-    /// The sampler that takes the steps unless another one is asked for.
+    /// The sampler that takes the steps unless another one is asked for; one that adds no noise.
     #[serde(serialize_with = "write_text")]
     pub sampler: Sampler,
 }
 
-/// A tuned chain as it is written: with its sampler, or as the list of its timesteps alone, which are those of
-/// DPM-Solver++(2M).
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum TunedChainFile {
-    Timesteps(Vec<usize>),
-    WithSampler(TunedChainFields),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TunedChainFields {
-    timesteps: Vec<usize>,
-    #[serde(deserialize_with = "read_text")]
-    sampler: Sampler,
-}
-
-impl From<TunedChainFile> for TunedChain {
-    fn from(file: TunedChainFile) -> Self {
-        match file {
-            TunedChainFile::Timesteps(timesteps) => Self { timesteps, sampler: Sampler::DpmSolverPp2M },
-            TunedChainFile::WithSampler(TunedChainFields { timesteps, sampler }) => Self { timesteps, sampler },
+impl<'de> Deserialize<'de> for TunedChain {
+    /// Reads timesteps with their sampler, or the list of timesteps alone, which are those of DPM-Solver++(2M).
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            timesteps: Vec<usize>,
+            #[serde(deserialize_with = "read_text")]
+            sampler: Sampler,
         }
+
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = TunedChain;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("timesteps, or timesteps and sampler")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> std::result::Result<TunedChain, A::Error> {
+                let timesteps = Vec::deserialize(SeqAccessDeserializer::new(list))?;
+                Ok(TunedChain { timesteps, sampler: Sampler::DpmSolverPp2M })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<TunedChain, A::Error> {
+                let Fields { timesteps, sampler } = Fields::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(TunedChain { timesteps, sampler })
+            }
+        }
+
+        deserializer.deserialize_any(Either)
     }
 }
 
@@ -151,8 +161,9 @@ impl ChainsConfig {
     }
 
     fn check(&self, diffusion: &DiffusionConfig) -> diffae_nets::Result<()> {
-        let is_valid = |TunedChain { timesteps, .. }: &TunedChain| {
-            timesteps.is_sorted_by(|a, b| a < b)
+        let is_valid = |TunedChain { timesteps, sampler }: &TunedChain| {
+            sampler.is_deterministic()
+                && timesteps.is_sorted_by(|a, b| a < b)
                 && timesteps.last().is_some_and(|&last| last < diffusion.num_train_timesteps)
         };
         let distilled = self.distilled.map_or(1, |chain| chain.steps);

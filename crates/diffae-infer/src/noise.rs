@@ -28,9 +28,9 @@ impl NoisePurpose {
     }
 }
 
-/// Maximum difference of noise from standard normal noise, in mean, standard deviation and correlation, beside what is left to
-/// chance: some inversions end a little off.
-const MAX_DIFFERENCE: f64 = 0.15;
+/// Maximum differences of noise from standard normal noise, in mean, standard deviation and correlation, beside what is left to
+/// chance. Inversions of few steps end with a standard deviation of 0.66 or more, which decodes.
+const MAX_DIFFERENCES: [f64; 3] = [0.15, 0.4, 0.15];
 
 /// Returns a warning about noise that a user gives, if it is not close to standard normal noise: by its mean, its standard
 /// deviation and the correlation of neighbors in a row, all over the whole tensor. `None` of noise that is close.
@@ -54,8 +54,9 @@ pub fn noise_warning(name: &str, noise: &Tensor) -> crate::Result<Option<String>
         Ok([mean, variance.sqrt(), neighbors.mean_all()?.to_scalar::<f64>()? / variance])
     };
     let [mean, std, correlation] = computing("measuring noise", figures())?;
-    let allowed = MAX_DIFFERENCE + 4. / (noise.elem_count() as f64).sqrt();
-    if [mean, std - 1., correlation].into_iter().all(|difference| difference.abs() <= allowed) {
+    let by_chance = 4. / (noise.elem_count() as f64).sqrt();
+    let differences = [mean, std - 1., correlation].into_iter().zip(MAX_DIFFERENCES);
+    if differences.into_iter().all(|(difference, allowed)| difference.abs() <= allowed + by_chance) {
         return Ok(None);
     }
     Ok(Some(format!(
@@ -195,6 +196,6 @@ mod tests {
         let drawn =
             NoiseSource::new(1).standard_normal(NoisePurpose::XTerminal, 0, &[3, 16, 16], &Device::Cpu).unwrap();
         assert_eq!(noise_warning("x_T", &drawn.unsqueeze(0).unwrap()).unwrap(), None);
-        assert!(noise_warning("x_T", &(drawn * 0.5).unwrap()).unwrap().is_some());
+        assert!(noise_warning("x_T", &(drawn * 0.3).unwrap()).unwrap().is_some());
     }
 }

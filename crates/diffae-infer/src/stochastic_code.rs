@@ -186,7 +186,11 @@ impl std::fmt::Display for ChainSettings {
                 write!(f, "{steps} DDIM {spacing} steps inverted by fixed points")
             }
             Self::Sampled(SampledSettings { steps, spacing, sampler }) => {
-                write!(f, "{steps} {sampler} {spacing} steps from random x_T")
+                write!(f, "{steps} {sampler} {spacing} steps from random x_T")?;
+                match sampler {
+                    Sampler::Ddim { eta } if *eta > 0. => write!(f, " (eta {eta})"),
+                    _ => Ok(()),
+                }
             }
         }
     }

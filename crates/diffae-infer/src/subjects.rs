@@ -241,18 +241,21 @@ impl Subjects {
 
     /// Returns the chain that made the files of codes, with the name of one of them; `None` where there are no codes.
     ///
-    /// Samples go along with the pictures and codes that are beside them; alone, they have the chain of the first.
+    /// Samples go along with the pictures and codes that are beside them.
     ///
     /// # Errors
-    /// [`Error::MixedChains`] if codes of pictures are of several chains.
+    /// [`Error::MixedChains`] if codes of pictures, or samples alone, are of several chains.
     pub fn chain(&self) -> Result<Option<(Option<ChainSettings>, &Path)>> {
         let chain_of = |file: &CodesFile| file.codes.chain.as_ref().map(|chain| chain.settings);
         let (samples, inverted): (Vec<&CodesFile>, Vec<&CodesFile>) =
             self.files.iter().partition(|file| file.codes.is_sampled());
+        if self.are_all_samples() {
+            let chain = same_chain(samples.iter().map(|file| chain_of(file)))?;
+            return Ok(samples.first().map(|file| (chain, &*file.path)));
+        }
         let with_noise = inverted.iter().filter(|file| file.codes.x_terminal.is_some());
         let chain = same_chain(with_noise.map(|file| chain_of(file)))?;
-        let alone = samples.first().filter(|_| self.are_all_samples());
-        Ok(inverted.first().map(|file| (chain, &*file.path)).or(alone.map(|file| (chain_of(file), &*file.path))))
+        Ok(inverted.first().map(|file| (chain, &*file.path)))
     }
 
     /// Returns whether all subjects are samples by their codes.

@@ -141,8 +141,9 @@ impl Codes {
         array(py, &self.residual, residual)
     }
 
-    /// The chain that made x_T and decodes it, as a dict: its kind, steps, spacing and, if exact, weights; None for DDIM in
-    /// reverse and for random x_T.
+    /// The chain that made x_T and decodes it, as a dict: its kind, steps, spacing and, if exact, weights. Of samples the one that
+    /// decoded them, of kind sampled: steps, spacing, sampler and, if not 0, eta. None for DDIM in reverse, and where it is not
+    /// known.
     #[getter]
     fn chain(&self, py: Python<'_>) -> Result<Option<Py<PyAny>>> {
         let json = self.chain_json()?;

@@ -151,7 +151,8 @@ impl Model {
         Ok(Codes::new(codes).with_settings(&noted))
     }
 
-    /// Decodes Codes to pictures, uint8 [N, H, W, 3]: along the chain that made them, other x_T along the paper's chain.
+    /// Decodes Codes to pictures, uint8 [N, H, W, 3]: along the chain that made them, samples as they were decoded unless settings
+    /// name another chain, other x_T along the paper's chain.
     ///
     /// x_T="random" draws it by the seed, "zero" leaves it out. Raises InvalidInput for codes of another model.
     #[pyo3(signature = (codes, **settings))]

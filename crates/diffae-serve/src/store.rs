@@ -23,6 +23,8 @@ pub(crate) struct Entry {
     pub(crate) codes: Codes,
     /// The picture at the size of the model; `None` for a sample.
     pub(crate) original: Option<RgbImage>,
+    /// Seed and number of a sample, which give the noise of samplers that add some.
+    pub(crate) drawn: Option<(u64, u64)>,
     /// The decoded codes.
     pub(crate) reconstruction: RgbImage,
     /// PSNR of the reconstruction in dB; `None` if there is no original, or nothing differs.
@@ -85,7 +87,15 @@ mod tests {
     fn entry() -> Arc<Entry> {
         let codes = Codes { z_sem: None, x_terminal: None, chain: None, names: vec![], fingerprint: String::new() };
         let reconstruction = RgbImage::new(1, 1);
-        Arc::new(Entry { name: "a".to_owned(), codes, original: None, reconstruction, psnr: None, warning: None })
+        Arc::new(Entry {
+            name: "a".to_owned(),
+            codes,
+            original: None,
+            drawn: None,
+            reconstruction,
+            psnr: None,
+            warning: None,
+        })
     }
 
     #[test]

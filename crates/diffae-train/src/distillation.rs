@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, Model, ModelSource};
+use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, Model, ModelSource, TunedChain};
 use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::weights::ArchitectureHints;
 use diffae_nets::{BatchMoments, TrainingMode};
@@ -205,6 +205,19 @@ impl ImageModel for Distillation {
     }
 }
 
+/// Returns the timesteps that a teacher has for so many steps of DDIM, which a student takes.
+fn tuned_for_ddim(chains: Option<&ChainsConfig>, steps: usize) -> Result<Vec<usize>> {
+    let key = "distillation.chain";
+    let Some(TunedChain { timesteps, sampler }) = chains.and_then(|chains| chains.tuned(steps)) else {
+        let tuned = chains.iter().flat_map(|chains| &chains.tuned).map(|chain| chain.timesteps.len()).collect();
+        return Err(Error::Chain { key, source: diffae_schedule::Error::NotTuned { got: steps, tuned } });
+    };
+    let expected =
+        "timesteps for ddim, in which students decode: tune with --sampler ddim, or name them by --timesteps";
+    require(*sampler == Sampler::DDIM, key, format!("timesteps tuned for {sampler}"), expected)?;
+    Ok(timesteps.clone())
+}
+
 /// Opens the teacher of a run.
 pub(crate) fn open_teacher(path: &Path) -> Result<ModelSource> {
     Ok(ModelSource::open(path, &ArchitectureHints::default())?)
@@ -246,8 +259,7 @@ impl TrainConfig {
         let networks = teacher.config();
         let DistilledChain { steps, spacing } = distillation.chain;
         if spacing == Spacing::Tuned && distillation.timesteps.is_none() {
-            let tuned = networks.chains().and_then(|chains| chains.tuned(steps));
-            distillation.timesteps = tuned.map(|chain| chain.timesteps.clone());
+            distillation.timesteps = Some(tuned_for_ddim(networks.chains(), steps)?);
         }
         let (Some(unet), Some(diffusion)) = (networks.unet(), networks.diffusion()) else {
             let expected = "a model whose decoder takes steps";
@@ -315,7 +327,11 @@ impl TrainConfig {
         if let Some(timesteps) = timesteps {
             let given = format!("{timesteps:?} with {}", chain.spacing);
             let is_tuned = chain.spacing == Spacing::Tuned && timesteps.is_sorted_by(|a, b| a < b);
-            require(is_tuned, "distillation.timesteps", given, "strictly increasing timesteps of the spacing tuned")?;
+            let key = "distillation.timesteps";
+            require(is_tuned, key, &given, "strictly increasing timesteps of the spacing tuned")?;
+            require(timesteps.len() == chain.steps, key, &given, "as many timesteps as distillation.chain has steps")?;
+            let last = schedule.num_train_timesteps().checked_sub(1);
+            require(timesteps.last().copied() == last, key, &given, "timesteps that end with the last one, T - 1")?;
         }
         let timesteps = settings.timesteps(&schedule).map_err(failed("distillation.chain"))?;
         // A student begins with noise alone, and so does its teacher.
@@ -347,7 +363,7 @@ mod tests {
     use std::collections::{BTreeMap, HashMap};
 
     use candle_core::Device;
-    use diffae_infer::{DistilledChain, GivenSettings, PipelineSettings, TunedChain};
+    use diffae_infer::{GivenSettings, PipelineSettings};
 
     use super::*;
     use crate::Trainer;
@@ -365,7 +381,7 @@ mod tests {
         let last = smoke.diffusion.num_train_timesteps - 1;
         let mut chains = ChainsConfig::default();
         for timesteps in [vec![last], vec![last.div_euclid(9), last], vec![2, last.div_euclid(5), last]] {
-            chains.set_tuned(TunedChain { timesteps, sampler: Sampler::DpmSolverPp2M });
+            chains.set_tuned(TunedChain { timesteps, sampler: Sampler::DDIM });
         }
         teacher.set_chains(chains).unwrap();
         let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
@@ -460,10 +476,10 @@ mod tests {
         assert_eq!((usual.num_steps, usual.spacing, usual.sampler), (2, spacing, Sampler::DDIM));
         let tuned = |model: &Model| PipelineSettings::tuned_sampler(model.config(), 2);
         let of_student = (spacing == Spacing::Tuned).then_some(Sampler::DDIM);
-        assert_eq!((tuned(&student), tuned(&built())), (of_student, Some(Sampler::DpmSolverPp2M)));
+        assert_eq!((tuned(&student), tuned(&built())), (of_student, Some(Sampler::DDIM)));
         let given = GivenSettings { spacing: Some(Spacing::Tuned), num_steps: Some(2), ..GivenSettings::default() };
         let sampler = |model: &Model| given.decoding(model.config()).unwrap().sampler;
-        assert_eq!((sampler(&student), sampler(&built())), (Sampler::DDIM, Sampler::DpmSolverPp2M));
+        assert_eq!((sampler(&student), sampler(&built())), (Sampler::DDIM, Sampler::DDIM));
         let timesteps = |model: &Model| model.step_chain(spacing, 2).unwrap().timesteps().to_vec();
         assert_eq!(timesteps(&student), timesteps(&built()));
         // More steps of the decoder are no reason to sample codes with another method.
@@ -488,12 +504,19 @@ mod tests {
         let error = refused(DistillationSettings { chain: tuned, ..plain() });
         assert!(matches!(error, Error::Chain { key: "distillation.chain", .. }), "{error}");
         let tuned = DistilledChain { steps: 2, ..tuned };
+        let (mut other, _) = teacher_along(chain, &[]);
+        let mut chains = ChainsConfig::default();
+        chains.set_tuned(TunedChain { timesteps: vec![3, 9], sampler: Sampler::UniPc { order: 2 } });
+        other.set_chains(chains).unwrap();
+        let of_other = DistillationSettings { chain: tuned, ..plain() };
+        let error = TrainConfig::of_teacher(&other, of_other, &[]).unwrap_err().to_string();
+        assert!(error.contains("timesteps tuned for unipc2") && error.contains("--sampler ddim"), "{error}");
         for (chain, timesteps) in [(tuned, vec![5, 3]), (tuned, vec![5, 5]), (chain, vec![2, 5])] {
             let error = refused(DistillationSettings { chain, timesteps: Some(timesteps), ..plain() }).to_string();
             assert!(error.contains("strictly increasing timesteps of the spacing tuned"), "{error}");
         }
         let error = refused(DistillationSettings { chain: tuned, timesteps: Some(vec![2, 5]), ..plain() }).to_string();
-        assert!(error.contains("begins at the last timestep"), "{error}");
+        assert!(error.contains("end with the last one"), "{error}");
         for spacing in [Spacing::Leading, Spacing::Interior] {
             let chain = DistilledChain { spacing, ..chain };
             let error = refused(DistillationSettings { chain, ..plain() }).to_string();

@@ -126,7 +126,7 @@ impl DecodingArgs {
     pub(crate) fn with_inversion(
         &self,
         inversion: &InversionArgs,
-        bases: [PipelineSettings; 2],
+        (model, reference): (&ModelConfig, PipelineSettings),
         batch: &BatchArgs,
         subjects: Option<&Subjects>,
     ) -> Result<PipelineSettings> {
@@ -137,7 +137,7 @@ impl DecodingArgs {
         };
         let codes = subjects.map(Subjects::chain).transpose()?.flatten();
         let codes = codes.map(|(chain, path)| (chain, path.display().to_string()));
-        Ok(given.inverting(bases, codes.as_ref().map(|&(chain, ref name)| GivenCodes { chain, name }))?)
+        Ok(given.inverting(model, reference, codes.as_ref().map(|&(chain, ref name)| GivenCodes { chain, name }))?)
     }
 }
 

@@ -44,7 +44,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
     let session = Session::open(global, &args.model, &args.batch)?;
     check(&chosen.codes, &session, args)?;
     let settings = PipelineSettings { seed: args.random.seed, ..settings(&chosen.codes, args, session.config())? };
-    let has_chain = args.x_t == XTerminalChoice::Stored && chosen.codes.chain.is_some();
+    let is_stored = args.x_t == XTerminalChoice::Stored;
+    let has_chain = is_stored && chosen.codes.chain.is_some() && !chosen.codes.is_sampled();
     let codes = if has_chain { CodesNeed::Both } else { CodesNeed::ZSem };
     session.check_chains(&settings, CodesNeed::ZSem)?;
     let mut public = Settings::from([

@@ -187,7 +187,7 @@ impl<'a> Editing<'a> {
         let names = indices.iter().map(|&idx| known[idx].clone()).collect();
         subjects.check(session.model(), CodesNeed::Both)?;
         subjects.noise_warnings()?.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let bases = [PipelineSettings::of_model(session.config()), PipelineSettings::REFERENCE_EDITS];
+        let bases = (session.config(), PipelineSettings::REFERENCE_EDITS);
         let settings = args.decoding.with_inversion(&args.inversion, bases, &args.batch, Some(subjects))?;
         let need = if subjects.num_pictures() > 0 { CodesNeed::Both } else { CodesNeed::ZSem };
         session.check_chains(&settings, need)?;

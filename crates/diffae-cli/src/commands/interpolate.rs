@@ -55,7 +55,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
     let session = Session::open(global, &args.model, &args.batch)?;
     subjects.check(session.model(), CodesNeed::Both)?;
     subjects.noise_warnings()?.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let bases = [PipelineSettings::of_model(session.config()), PipelineSettings::REFERENCE];
+    let bases = (session.config(), PipelineSettings::REFERENCE);
     let settings = args.decoding.with_inversion(&args.inversion, bases, &args.batch, Some(&subjects))?;
     let need = if subjects.num_pictures() > 0 { CodesNeed::Both } else { CodesNeed::ZSem };
     session.check_chains(&settings, need)?;

@@ -47,7 +47,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
         bail!("--x-t random decodes without an inversion; --inversion and --invert-steps do not go with it")
     }
     let settings = if inverted {
-        let bases = [PipelineSettings::of_model(session.config()), PipelineSettings::REFERENCE];
+        let bases = (session.config(), PipelineSettings::REFERENCE);
         args.decoding.with_inversion(&args.inversion, bases, &args.batch, None)?
     } else {
         args.decoding.settings(&args.batch, session.config())?

@@ -131,7 +131,8 @@ impl Measure for Edits<'_> {
             ("keep_residual".to_owned(), options.keep_residual.into()),
         ]);
         settings.extend(decoding.sampler_settings());
-        settings.extend(options.chain.map(|chain| ("chain".to_owned(), chain.to_string().into())));
+        let chain = options.chain.or_else(|| decoding.chain());
+        settings.extend(chain.map(|chain| ("chain".to_owned(), chain.to_string().into())));
         settings.extend(options.drop_residual.then(|| ("drop_residual".to_owned(), true.into())));
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         // The pictures of the sheet are not in the journal: they are made again, unless there is nothing left to do.

@@ -145,6 +145,7 @@ impl Ppl<'_> {
     fn settings(&self, decoding: &PipelineSettings, count: usize) -> Result<Settings> {
         let Self { model, pictures, lpips, options } = self;
         let &PplOptions { epsilon, steps, invert_steps, chain, .. } = options;
+        let chain = chain.or_else(|| decoding.chain());
         let mut settings = model.settings();
         settings.extend([
             ("data".to_owned(), pictures.fingerprint()?.into()),

@@ -11,7 +11,7 @@ use image::RgbImage;
 
 use super::lpips_pairs::{pairs_by_name, read_pair};
 use super::{Measure, PerceptualNetwork};
-use crate::error::{Error, Result, check_at_least};
+use crate::error::{Error, Result, check_at_least, unsuitable};
 use crate::evaluated_model::{EvaluatedModel, to_unit};
 use crate::evaluation::{Evaluation, Stage, batches};
 use crate::journal::{Journal, Values};
@@ -151,21 +151,32 @@ impl Measure for Recon<'_> {
 }
 
 impl Recon<'_> {
+    /// Returns the methods that are compared, by `x_T` and numbers of steps.
+    fn methods(&self, model: &EvaluatedModel) -> Result<Vec<Method>> {
+        let (options, is_distilled) = (&self.options, model.distilled().is_some());
+        if is_distilled && options.invert_steps.is_some() {
+            let problem =
+                "--invert-steps is of DDIM in reverse, but a distilled decoder is inverted along its own chain";
+            return Err(unsuitable(problem));
+        }
+        let is_one_shot = model.pipeline().is_one_shot();
+        let steps: BTreeSet<usize> = if is_one_shot { [1].into() } else { options.steps.iter().copied().collect() };
+        let of_kind = |kind| {
+            steps.iter().map(move |&steps| {
+                let is_inverted = kind == XTerminalKind::Inverted;
+                let usual = steps + usize::from(is_distilled);
+                let invert_steps = if is_inverted { options.invert_steps.unwrap_or(usual) } else { 0 };
+                Method { kind, steps, invert_steps }
+            })
+        };
+        Ok(XTerminalKind::ALL.into_iter().flat_map(of_kind).collect())
+    }
+
     /// Reconstructs every picture by every method, and measures the results.
     fn run_model(&self, evaluation: &Evaluation<'_>, model: &EvaluatedModel) -> Result<Report> {
         let Self { pictures, lpips, options, .. } = self;
-        let is_one_shot = model.pipeline().is_one_shot();
-        let steps: BTreeSet<usize> = if is_one_shot { [1].into() } else { options.steps.iter().copied().collect() };
-        let methods: Vec<Method> = XTerminalKind::ALL
-            .into_iter()
-            .flat_map(|kind| {
-                steps.iter().map(move |&steps| {
-                    let is_inverted = kind == XTerminalKind::Inverted;
-                    let invert_steps = if is_inverted { options.invert_steps.unwrap_or(steps) } else { 0 };
-                    Method { kind, steps, invert_steps }
-                })
-            })
-            .collect();
+        let methods = self.methods(model)?;
+        let steps: BTreeSet<usize> = methods.iter().map(|method| method.steps).collect();
         let (seed, sampler) = (evaluation.seed(), options.sampler);
         let mut settings = model.settings();
         settings.extend([
@@ -176,7 +187,10 @@ impl Recon<'_> {
             ("seed".to_owned(), seed.into()),
         ]);
         for method in &methods {
-            settings.extend(method.settings(model, sampler, seed)?.sampler_settings());
+            let decoding = method.settings(model, sampler, seed)?;
+            settings.extend(decoding.sampler_settings());
+            let is_distilled = model.distilled().is_some();
+            settings.extend(is_distilled.then(|| ("inversion".to_owned(), decoding.inversion.to_string().into())));
         }
         settings.extend(lpips.map(PerceptualNetwork::settings).unwrap_or_default());
         let mut journal = Journal::of(evaluation, NAME, &settings)?;

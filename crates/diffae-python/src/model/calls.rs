@@ -96,7 +96,6 @@ impl Model {
         reference: PipelineSettings,
         keywords: &Keywords<'_>,
     ) -> Result<PipelineSettings> {
-        let bases = [PipelineSettings::of_model(self.pipeline.model().config()), reference];
         let mut of_codes: Option<GivenCodes<'_>> = None;
         let mut of_samples = None;
         for subject in subjects {
@@ -114,7 +113,7 @@ impl Model {
         // Samples go along with the pictures and codes that are beside them.
         let has_pictures = subjects.iter().any(|subject| matches!(subject, Subject::Pictures(_)));
         let of_codes = of_codes.or(of_samples.filter(|_| !has_pictures));
-        self.decoding(keywords, keywords.chains()?.inverting(bases, of_codes)?)
+        self.decoding(keywords, keywords.chains()?.inverting(self.pipeline.model().config(), reference, of_codes)?)
     }
 
     /// Returns the codes of a subject; pictures are encoded.

@@ -32,6 +32,8 @@ pub(super) struct Described {
     name: String,
     /// Whether the codes are of a picture, not of a sample.
     has_original: bool,
+    /// Whether the codes decode to the same picture everywhere: not of a sample whose sampler adds noise.
+    is_repeatable: bool,
     /// PSNR of the reconstruction in dB; null if there is no original, or nothing differs.
     psnr: Option<f64>,
     /// Warning that the model was not made for such pictures.
@@ -41,7 +43,8 @@ pub(super) struct Described {
 impl Described {
     pub(super) fn new(codes: String, entry: &Entry) -> Self {
         let Entry { name, original, psnr, warning, .. } = entry;
-        Self { codes, name: name.clone(), has_original: original.is_some(), psnr: *psnr, warning: warning.clone() }
+        let (has_original, is_repeatable) = (original.is_some(), !entry.codes.is_noisy_sample());
+        Self { codes, name: name.clone(), has_original, is_repeatable, psnr: *psnr, warning: warning.clone() }
     }
 }
 
@@ -130,7 +133,7 @@ async fn encode_picture(
         let psnr = psnr(&original, &reconstruction);
         let warning = codes.z_sem.as_ref().map(|z_sem| pipeline.model().domain_warning([&name], &x_0, z_sem));
         let warning = warning.transpose()?.flatten();
-        Ok(Entry { name, codes, original: Some(original), reconstruction, psnr, warning })
+        Ok(Entry { name, codes, original: Some(original), drawn: None, reconstruction, psnr, warning })
     });
     let entry = Arc::new(entry.await?);
     app.store.add(id.clone(), Arc::clone(&entry));

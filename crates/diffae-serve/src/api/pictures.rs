@@ -39,7 +39,7 @@ pub(super) struct EditRequest {
 pub(super) async fn edit(State(app): State<App>, Body(request): Body<EditRequest>) -> Result<Response> {
     let (entry, settings) = (app.store.get(&request.codes)?, app.settings);
     let edited = app.worker.run(request.client.lane("picture"), move |pipeline, observer| {
-        decode_one(pipeline, &edited(pipeline, &entry.codes, &request.edits)?, &settings, observer)
+        decode_one(pipeline, (&edited(pipeline, &entry.codes, &request.edits)?, entry.drawn), &settings, observer)
     });
     png(&edited.await?)
 }
@@ -68,7 +68,8 @@ pub(super) async fn strip(State(app): State<App>, Body(request): Body<StripReque
     let (entry, settings) = (app.store.get(&codes)?, app.settings);
     let row = app.worker.run(client.lane("strip"), move |pipeline, observer| {
         let of = |&strength: &f64| {
-            decode_one(pipeline, &pipeline.edit(&entry.codes, &attribute, strength)?, &settings, observer)
+            let codes = pipeline.edit(&entry.codes, &attribute, strength)?;
+            decode_one(pipeline, (&codes, entry.drawn), &settings, observer)
         };
         strengths.iter().map(of).collect::<Result<Vec<_>>>()
     });
@@ -94,7 +95,7 @@ pub(super) async fn blend(State(app): State<App>, Body(request): Body<BlendReque
     let (from, to, settings) = (app.store.get(&from)?, app.store.get(&to)?, app.settings);
     let blended = app.worker.run(client.lane("picture"), move |pipeline, observer| {
         let codes = pipeline.blend(&from.codes, &to.codes, alpha)?;
-        decode_one(pipeline, &codes, &settings, observer)
+        decode_one(pipeline, (&codes, from.drawn), &settings, observer)
     });
     png(&blended.await?)
 }
@@ -191,20 +192,24 @@ pub(super) async fn sample(State(app): State<App>, Body(request): Body<SampleReq
         let name = format!("sample_{index:05}");
         let codes = Codes { names: vec![name.clone()], ..pipeline.sample_codes(&[index], &settings, observer)? };
         let reconstruction = one(pipeline.decode_at(&codes, &[index], &settings, observer)?)?;
-        Ok(Entry { name, codes, original: None, reconstruction, psnr: None, warning: None })
+        let drawn = Some((settings.seed, index));
+        Ok(Entry { name, codes, original: None, drawn, reconstruction, psnr: None, warning: None })
     });
     let entry = Arc::new(entry.await?);
     app.store.add(id.clone(), Arc::clone(&entry));
     Ok(Json(Described::new(id, &entry)))
 }
 
+/// Decodes the codes of one picture; samples as they were decoded, with the noise of their seed and number.
 fn decode_one(
     pipeline: &Pipeline,
-    codes: &Codes,
+    (codes, drawn): (&Codes, Option<(u64, u64)>),
     settings: &PipelineSettings,
     observer: &mut Observer<'_>,
 ) -> Result<RgbImage> {
-    one(pipeline.decode(codes, &settings.along(codes), observer)?)
+    let (seed, number) = drawn.unwrap_or((settings.seed, 0));
+    let settings = PipelineSettings { seed, ..settings.along(codes) };
+    one(pipeline.decode_at(codes, &[number], &settings, observer)?)
 }
 
 fn check_count(what: &str, count: usize) -> Result<()> {
