@@ -53,11 +53,16 @@ fn samples_are_drawn_edited_and_saved() {
     stage.page.wait();
     stage.page_and_command_agree();
     assert!(stage.page.holds("document.getElementById('original').disabled"), "a sample has no original");
-    // Noise that a sampler adds is in no file, so no command makes the same pixels.
+    // Noise that a sampler adds is in no file, so no command makes the same pixels of an edit.
     stage.page.browser.script("document.getElementById('sampler').value = 'ddpm-small'", &[]);
     stage.page.browser.click("#sample");
     stage.page.wait();
+    stage.page_and_command_agree();
+    let sampled = stage.page.picture("after");
+    stage.page.nudge("slider-Smiling", 25);
+    stage.page.wait();
     assert_eq!(stage.page.text("#command"), "–");
+    assert_ne!(stage.page.picture("after"), sampled);
     stage.page.browser.console_is_clean_but_for(&[]);
 }
 
