@@ -44,10 +44,11 @@ impl Gradients {
     /// Adds a gradient to that of the tensor of an id, or makes it that.
     ///
     /// # Errors
-    /// If the gradient of that tensor has been handed out, or the two do not fit together.
+    /// If the gradient of that tensor has been handed out, as a checkpoint that does not do the same each time can bring about,
+    /// or the two do not fit together.
     pub(crate) fn add(&mut self, id: TensorId, gradient: Tensor) -> Result<()> {
         if self.handed_out.contains(&id) {
-            bail!("a variable of shape {:?} is read by several checkpoints", gradient.dims())
+            bail!("a checkpoint has read a variable of shape {:?} in its second run alone", gradient.dims())
         }
         let total = match self.by_id.remove(&id) {
             Some(before) => sum(&before, &gradient)?,

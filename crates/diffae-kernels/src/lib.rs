@@ -10,6 +10,7 @@
 //! | [`group_norm`], [`attention`], [`linear`], [`add`], [`concat_channels`] | Candle's are several passes over memory on one thread |
 //! | [`upsample_nearest_2x`] | Candle's `upsample_nearest2d` loses gradients when its input has a second consumer |
 //! | [`average_pool_2x`] | the adjoint of the former; Candle's runs on one thread |
+//! | [`max_pool_2x`] | Candle's `max_pool2d` has a fourth of its gradient |
 //! | [`dropout`] | a mask that a seed determines, so that it need not be saved |
 //! | [`record`], [`Tape`] | Candle's graph keeps every activation to the end of the backward pass and sums each gradient onto zeros |
 //! | [`adam_steps`] | moments, parameters and moving average in one pass |
@@ -46,6 +47,7 @@ mod group_norm;
 mod join;
 mod kept;
 mod linear;
+mod max_pool;
 mod operation;
 mod optimizer;
 mod replay;
@@ -70,6 +72,7 @@ pub use group_norm::{Activation, GroupNorm, NORM_EPS, conditional_affine, group_
 pub use join::{add, concat_channels};
 pub use kept::ActivationStorage;
 pub use linear::linear;
+pub use max_pool::max_pool_2x;
 pub use optimizer::{
     AdamConfig, AdamStep, ParameterState, ParameterUpdate, SQUARES_BLOCK, StatePart, adam_step, adam_steps,
     block_squares, sums_of_squares,

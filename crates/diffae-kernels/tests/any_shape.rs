@@ -8,8 +8,8 @@ use candle_core::{DType, Tensor, Var};
 use diffae_kernels::{
     Activation, ActivationStorage, AdamConfig, AdamStep, ConvInput, ConvWeight, Dropout, Gradients, GroupNorm,
     KernelSet, ParameterState, ParameterUpdate, StatePart, adam_step, adam_steps, add, attention, average_pool_2x,
-    concat_channels, differentiable, dropout, force_kernel_set, group_norm, linear, no_gradients, record_with,
-    sums_of_squares, upsample_nearest_2x,
+    concat_channels, differentiable, dropout, force_kernel_set, group_norm, linear, max_pool_2x, no_gradients,
+    record_with, sums_of_squares, upsample_nearest_2x,
 };
 use proptest::prelude::*;
 
@@ -104,6 +104,8 @@ proptest! {
         compare(&[first.clone(), values(first.dims(), 3.)], &|args| add(&args[0], &args[1]));
         compare(std::slice::from_ref(&first), &|args| upsample_nearest_2x(&args[0]));
         compare(std::slice::from_ref(&first), &|args| average_pool_2x(&args[0]));
+        let odd = values(&[n, a, 2 * h + 1, w + 1], 4.);
+        compare(&[odd], &|args| max_pool_2x(&args[0]));
         compare(&[first], &|args| dropout(&args[0], Dropout { probability: 0.3, seed }));
     }
 }
@@ -209,5 +211,6 @@ fn composed_gradients_are_those_of_differences() {
     let x = values(&[2, 3, 4, 6], 1.);
     check_differences(std::slice::from_ref(&x), &|args| average_pool_2x(&args[0]));
     check_differences(std::slice::from_ref(&x), &|args| upsample_nearest_2x(&args[0]));
+    check_differences(std::slice::from_ref(&x), &|args| max_pool_2x(&args[0]));
     check_differences(&[x], &|args| dropout(&args[0], Dropout { probability: 0.3, seed: 5 }));
 }

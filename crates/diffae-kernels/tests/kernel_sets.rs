@@ -6,7 +6,7 @@ mod support;
 use candle_core::{Tensor, Var};
 use diffae_kernels::{
     Activation, ConvInput, ConvWeight, GroupNorm, KernelSet, Winograd, add, attention, average_pool_2x,
-    concat_channels, conv2d, force_kernel_set, group_norm, linear, set_exact, upsample_nearest_2x,
+    concat_channels, conv2d, force_kernel_set, group_norm, linear, max_pool_2x, set_exact, upsample_nearest_2x,
 };
 
 use support::{Function, largest, turn, values, with_gradients_of_a_tape};
@@ -105,6 +105,7 @@ fn sums_concatenation_and_resampling() {
     compare("add", &[a.clone(), b.clone()], &|args| add(&args[0], &args[1]));
     compare("concat", &[a.clone(), b], &|args| concat_channels(&args[0], &args[1]));
     compare("up", std::slice::from_ref(&a), &|args| upsample_nearest_2x(&args[0]));
+    compare("max", std::slice::from_ref(&a), &|args| max_pool_2x(&args[0]));
     compare("down", &[a], &|args| average_pool_2x(&args[0]));
 }
 
