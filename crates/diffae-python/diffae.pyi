@@ -69,6 +69,8 @@ class _Sampling(_Decoding, total=False):
     """Spacing of its timesteps; by default log-snr."""
     first: int | None
     """Number of the first picture in the sequence of the seed; by default 0."""
+    x_T: Literal["random", "endpoint"] | None
+    """Source of x_T; by default random, of a polished model its endpoint network."""
 
 class _Encoding(_Computing, total=False):
     steps: int | None
@@ -83,7 +85,7 @@ class _Encoding(_Computing, total=False):
     check_domain: bool | None
 
 class _Decode(_Decoding, total=False):
-    x_T: Literal["stored", "random", "zero"] | None
+    x_T: Literal["stored", "random", "endpoint", "zero"] | None
     """Source of x_T; by default the codes."""
 
 class _Variations(_Decoding, total=False):

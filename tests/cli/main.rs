@@ -22,6 +22,7 @@ mod http;
 mod kernels;
 mod models;
 mod pictures;
+mod polish;
 mod prolonging;
 mod readme;
 #[cfg(unix)]

@@ -3,7 +3,7 @@
 Pictures are made by a formula, and of the results every so many pixels are stored. Prints JSON; the versions are part of it.
 
     venv/bin/pip install clean-fid
-    venv/bin/python xtask/peer/clean_fid_fixtures.py > crates/diffae-eval/tests/fixtures/clean_fid.json
+    venv/bin/python xtask/peer/clean_fid_fixtures.py > crates/diffae-nets/tests/fixtures/clean_fid.json
 """
 
 import json

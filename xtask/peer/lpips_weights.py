@@ -61,7 +61,7 @@ def main():
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    built_in = Path(__file__).resolve().parents[2] / "crates/diffae-eval/heads"
+    built_in = Path(__file__).resolve().parents[2] / "crates/diffae-nets/heads"
     for name, places in PLACES.items():
         with open(args.weights / f"{name}.ckpt", "rb") as file:
             state = ArraysOnly(file).load()

@@ -37,8 +37,8 @@ pub(crate) use pictures::{
     VariationsArgs, XTerminalChoice,
 };
 pub(crate) use training::{
-    ConnectionChoice, DirectionChoice, DistillArgs, FitAttributesArgs, FitEditsArgs, GroupArgs, PresetsArgs,
-    ReductionChoice, StageChoice, TrainArgs, TuneStepsArgs,
+    ConnectionChoice, DecoderArgs, DecoderRunArgs, DirectionChoice, DistillArgs, FitAttributesArgs, FitEditsArgs,
+    GroupArgs, PolishArgs, PresetsArgs, ReductionChoice, StageChoice, TrainArgs, TuneStepsArgs,
 };
 
 /// Heading of the options that every command has.
@@ -127,6 +127,8 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Distill a model's decoder into one of a few steps
     Distill(DistillArgs),
+    /// Train a model's decoder for better images of z_sem alone
+    Polish(PolishArgs),
     /// Find the timesteps that suit a model, for decoding in few steps
     TuneSteps(TuneStepsArgs),
     /// Add attributes of your own to a model, from labeled images

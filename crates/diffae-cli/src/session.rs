@@ -10,7 +10,7 @@ use diffae_data::{Input, read_batch};
 use diffae_eval::EvaluatedModel;
 use diffae_infer::{
     CodesNeed, Encoded, Inversion, LoadOptions, Model, ModelConfig, ModelSource, Pipeline, PipelineSettings, Settings,
-    Subjects, arithmetic_name,
+    Subjects, XTerminalSource, arithmetic_name,
 };
 use diffae_nets::weights::{ArchitectureHints, ParameterSet};
 use diffae_schedule::Spacing;
@@ -56,11 +56,14 @@ impl Session {
     }
 
     /// Fails, before anything is computed, if the model has no chains of these settings: that of decoding, and with both
-    /// codes that of the inversion.
+    /// codes that of the inversion; or no endpoint network where they ask for its `x_T`.
     pub(crate) fn check_chains(&self, settings: &PipelineSettings, codes: CodesNeed) -> Result<()> {
         self.pipeline.check_steps(settings.spacing, settings.num_steps).context("--steps")?;
         if codes == CodesNeed::Both && settings.inversion == Inversion::Ddim {
             self.pipeline.check_steps(Spacing::Leading, settings.num_invert_steps).context("--invert-steps")?;
+        }
+        if settings.x_terminal == XTerminalSource::Endpoint {
+            self.model().endpoint_net()?;
         }
         Ok(())
     }
@@ -126,6 +129,14 @@ impl Session {
     /// fingerprint.
     pub(crate) fn latent_fingerprint(&self) -> Result<Option<String>> {
         Ok(self.source.latent_fingerprint()?)
+    }
+
+    /// Returns the settings by which results of these settings of decoding are known: those of the endpoint network, where its
+    /// `x_T` are decoded.
+    pub(crate) fn endpoint_settings(&self, decoding: &PipelineSettings) -> Result<Settings> {
+        let is_used = decoding.x_terminal == XTerminalSource::Endpoint;
+        let fingerprint = if is_used { self.source.endpoint_fingerprint()? } else { None };
+        Ok(fingerprint.map(|fingerprint| ("endpoint".to_owned(), fingerprint.into())).into_iter().collect())
     }
 
     /// Returns the batch size: as on the command line, or by the size of the model.

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use diffae_data::PictureSet;
 use diffae_infer::{
     CodesBatch, DistilledChain, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings, StochasticCode,
-    arithmetic_name,
+    XTerminalSource, arithmetic_name,
 };
 use diffae_kernels::Winograd;
 
@@ -70,20 +70,21 @@ impl EvaluatedModel {
         self.model().config().chains()?.distilled
     }
 
-    /// Returns settings of the paper's chain as they are, but of a distilled decoder those of its own chain.
+    /// Returns settings of the paper's chain as they are, but of a distilled decoder those of its own chain, with the `x_T` that
+    /// it begins at.
     ///
     /// # Errors
     /// [`Error::Unsuitable`](crate::Error::Unsuitable) if it was distilled for another number of steps, or another sampler.
     pub(crate) fn along_own_chain(&self, decoding: PipelineSettings) -> Result<PipelineSettings> {
         let Some(DistilledChain { steps, spacing }) = self.distilled() else { return Ok(decoding) };
-        let PipelineSettings { inversion, sampler, .. } = PipelineSettings::of_model(self.model().config());
+        let PipelineSettings { inversion, sampler, x_terminal, .. } = PipelineSettings::of_model(self.model().config());
         if decoding.num_steps != steps || decoding.sampler != sampler {
             let (got, other) = (decoding.num_steps, decoding.sampler);
             return Err(unsuitable(format!(
                 "the decoder was distilled for --steps {steps} of --sampler {sampler}, not for {got} of {other}"
             )));
         }
-        Ok(PipelineSettings { inversion, spacing, ..decoding })
+        Ok(PipelineSettings { inversion, spacing, x_terminal, ..decoding })
     }
 
     /// Returns the settings of the model that determine the values measured on it.
@@ -143,6 +144,25 @@ impl EvaluatedModel {
         let (device, dtype) = (self.model().device().clone(), self.dtype);
         let options = LoadOptions { device, dtype, winograd, ..LoadOptions::cpu() };
         Ok(Pipeline::new(self.source.build(&options)?))
+    }
+
+    /// Makes the `x_T` of codes that have none, numbered from `first` on, as the settings say.
+    pub(crate) fn x_terminal(
+        &self,
+        z_sem: Option<&Tensor>,
+        (first, count): (usize, usize),
+        settings: &PipelineSettings,
+    ) -> Result<Tensor> {
+        let numbers: Vec<u64> = (first as u64..).take(count).collect();
+        Ok(self.pipeline.x_terminal_batch(z_sem, &numbers, settings)?)
+    }
+
+    /// Returns the settings by which results of these settings of decoding are known: those of the endpoint network, where its
+    /// `x_T` are decoded.
+    pub(crate) fn endpoint_settings(&self, decoding: &PipelineSettings) -> Result<Settings> {
+        let is_used = decoding.x_terminal == XTerminalSource::Endpoint;
+        let fingerprint = if is_used { self.source.endpoint_fingerprint()? } else { None };
+        Ok(fingerprint.map(|fingerprint| ("endpoint".to_owned(), fingerprint.into())).into_iter().collect())
     }
 
     /// Draws the `x_T` of `count` pictures, numbered from `first` on.

@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
 use diffae_eval::{Error, FeatureKind, FeatureNetwork, Lpips, LpipsBackbone};
+use diffae_kernels::{Gradients, no_gradients, record};
+use diffae_nets::features::LpipsNetwork;
 use diffae_nets::weights::{TensorMap, Weights};
 use serde::Deserialize;
 
@@ -150,6 +152,35 @@ fn perceptual_distances_are_those_of_lpips() {
             assert_eq!(lpips.distance(&x, &x).unwrap(), [0., 0.]);
         }
     }
+}
+
+/// Along the unit vector of the gradient, the slope of the distance is the length of the gradient.
+#[test]
+fn perceptual_distances_of_vgg_have_gradients() {
+    let network = LpipsNetwork::new(LpipsBackbone::Vgg, &weights(&fixture(), "vgg"), &Device::Cpu).unwrap();
+    let signed = |seed| pictures(1, 32, seed).affine(2., -1.).unwrap();
+    let wanted = no_gradients(|| network.activations(&signed(4.))).unwrap();
+    let x = Var::from_tensor(&signed(3.)).unwrap();
+    let distance = |x: &Tensor| network.distance_from(&wanted, x);
+    let (loss, tape) = record(|| distance(&x)).unwrap();
+    let mut gradients = Gradients::default();
+    tape.backward(&loss, &mut gradients).unwrap();
+    let scalar = |tensor: Tensor| f64::from(tensor.sum_all().unwrap().to_scalar::<f32>().unwrap());
+    let gradient = gradients.get(&x).unwrap();
+    let slope = scalar(gradient.sqr().unwrap()).sqrt();
+    let moved = |step: f64| (x.as_tensor() + (gradient * (step / slope)).unwrap()).unwrap();
+    let value = |step: f64| scalar(no_gradients(|| distance(&moved(step))).unwrap());
+    let difference = (value(0.02) - value(-0.02)) / 0.04;
+    assert!(slope > 0. && (difference / slope - 1.).abs() < 0.02, "{difference} {slope}");
+    // Where no activation is above 0 there is no direction, and no gradient either.
+    let dark = TensorMap(
+        weights(&fixture(), "vgg").0.into_iter().map(|(name, tensor)| (name, tensor.zeros_like().unwrap())).collect(),
+    );
+    let dark = LpipsNetwork::new(LpipsBackbone::Vgg, &dark, &Device::Cpu).unwrap();
+    let (loss, tape) = record(|| dark.distance(&signed(4.), &x)).unwrap();
+    let mut gradients = Gradients::default();
+    tape.backward(&loss, &mut gradients).unwrap();
+    assert!(scalar(gradients.get(&x).unwrap().abs().unwrap()) < 1e-9);
 }
 
 #[test]

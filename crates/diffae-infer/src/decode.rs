@@ -102,6 +102,16 @@ impl Model {
         computing("drawing noise", drawn())
     }
 
+    /// Computes the `x_T` that the model's endpoint network gives to codes.
+    ///
+    /// # Shapes
+    /// - `z_sem`: `[N, D]`, f32; result: as for [`random_x_terminal`](Self::random_x_terminal).
+    /// # Errors
+    /// [`Error::MissingPart`] if the model has none; [`Error::Tensor`](crate::Error::Tensor) if the width differs.
+    pub fn endpoint(&self, z_sem: &Tensor) -> Result<Tensor> {
+        computing("computing endpoints", self.endpoint_net()?.forward(z_sem))
+    }
+
     /// Returns the `x_T` that adds no detail: zeros.
     ///
     /// # Shapes

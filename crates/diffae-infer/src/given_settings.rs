@@ -5,7 +5,7 @@ use diffae_schedule::{Sampler, Spacing};
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 use crate::model_config::ModelConfig;
-use crate::settings::{LatentMethod, PipelineSettings};
+use crate::settings::{LatentMethod, PipelineSettings, XTerminalSource};
 use crate::stochastic_code::{ChainSettings, CodeChain, Inversion, SampledSettings};
 
 /// Settings of chains as a caller gives them: what is `None` is left to the model, to the codes, or to the paper's chains.
@@ -27,6 +27,8 @@ pub struct GivenSettings {
     pub inversion: Option<Inversion>,
     /// Steps of [`Inversion::Ddim`].
     pub num_invert_steps: Option<usize>,
+    /// The `x_T` of codes that have none.
+    pub x_terminal: Option<XTerminalSource>,
     /// Pictures per batch.
     pub batch_size: Option<usize>,
 }
@@ -191,6 +193,7 @@ impl GivenSettings {
             num_steps,
             sampler: sampler.map_err(|source| Error::Option { name: "--eta", source: Box::new(source.into()) })?,
             spacing,
+            x_terminal: self.x_terminal.unwrap_or(base.x_terminal),
             batch_size: self.batch_size,
             ..base
         })

@@ -117,7 +117,7 @@ pub use observer::{CallEvent, NetworkCall, Observer, no_observer};
 pub use partial::{PartialFolder, Resume, Settings};
 pub use pipeline::{CodesBatch, Pipeline};
 pub use sentence::one_sentence;
-pub use settings::{LatentMethod, PipelineSettings};
+pub use settings::{LatentMethod, PipelineSettings, XTerminalSource};
 pub use sheet::{Sheet, enlarged_frames, sheet, square_rows};
 pub use stochastic_code::{
     ChainSettings, CodeChain, ExactSettings, FixedPointSettings, Inversion, SampledSettings, StochasticCode,

@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_nets::weights::{ArchitectureHints, LatentMoments, Weights};
 use diffae_nets::{
-    AttributeClassifier, CompactDecoder, CompactEncoder, LatentNet, SemanticEncoder, Unet, UnetReplays, Winograd,
+    AttributeClassifier, CompactDecoder, CompactEncoder, EndpointNet, LatentNet, SemanticEncoder, Unet, UnetReplays,
+    Winograd,
 };
 use diffae_schedule::{NoiseSchedule, PredictionTarget};
 
@@ -57,6 +58,7 @@ pub struct Model {
     device: Device,
     encoder: Option<Encoder>,
     decoder: Decoder,
+    endpoint: Option<EndpointNet>,
     latent: Option<Latent>,
     moments: Option<LatentMoments>,
     classifier: Option<AttributeClassifier>,
@@ -197,6 +199,15 @@ impl Model {
         self.classifier.as_ref().ok_or(Error::MissingPart { part: "attribute classifier", hint })
     }
 
+    /// Returns the network that computes an `x_T` from `z_sem`.
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`] if there is none.
+    pub fn endpoint_net(&self) -> Result<&EndpointNet> {
+        let hint = "`diffae polish` makes a model with one";
+        self.endpoint.as_ref().ok_or(Error::MissingPart { part: "endpoint network", hint })
+    }
+
     pub(crate) fn replays(&self) -> &UnetReplays {
         &self.replays
     }
@@ -225,6 +236,11 @@ impl ModelSource {
             }
             None => self.build_diffusion(&vb, options.winograd)?,
         };
+        let endpoint = config.endpoint().map(|endpoint| EndpointNet::new(endpoint, &vb.pp("endpoint")));
+        let mut endpoint = endpoint.transpose().map_err(building("endpoint network"))?;
+        if let Some(endpoint) = &mut endpoint {
+            endpoint.freeze(options.winograd);
+        }
         let latent = match config.latent() {
             Some(latent) => Some(Latent {
                 net: LatentNet::new(&latent.net, &vb.pp("latent_net")).map_err(building("latent net"))?,
@@ -238,6 +254,7 @@ impl ModelSource {
             fingerprint: self.fingerprint()?,
             encoder,
             decoder,
+            endpoint,
             latent,
             moments: self.moments.as_ref().map(|moments| moved(moments, &options.device)).transpose()?,
             classifier: self.build_classifier(&options.device).map_err(building("classifier"))?,

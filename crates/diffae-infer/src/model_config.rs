@@ -4,7 +4,8 @@ use std::path::Path;
 
 use diffae_nets::weights::{Architecture, DiffusionFacts};
 use diffae_nets::{
-    AutoencoderConfig, Check, ClassifierConfig, CompactConfig, EncoderConfig, LatentNetConfig, UnetConfig, Valid,
+    AutoencoderConfig, Check, ClassifierConfig, CompactConfig, EncoderConfig, EndpointConfig, LatentNetConfig,
+    UnetConfig, Valid,
 };
 use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget, Sampler, Spacing};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -200,6 +201,8 @@ pub enum RawModelConfig {
         diffusion: DiffusionConfig,
         /// Chains that belong to the model.
         chains: ChainsConfig,
+        /// The network that computes an `x_T` from `z_sem`, if there is one.
+        endpoint: Option<EndpointConfig>,
         /// Parts on top of `z_sem`.
         z_sem: ZSemConfig,
     },
@@ -275,6 +278,15 @@ impl RawModelConfig {
         }
     }
 
+    /// Returns the network that computes an `x_T` from `z_sem`, if there is one.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&EndpointConfig> {
+        match self {
+            Self::Autoencoder { endpoint, .. } => endpoint.as_ref(),
+            Self::Ddpm { .. } | Self::OneShot { .. } => None,
+        }
+    }
+
     /// Returns the diffusion over pictures; a one-shot autoencoder has none.
     #[must_use]
     pub fn diffusion(&self) -> Option<&DiffusionConfig> {
@@ -302,6 +314,21 @@ impl RawModelConfig {
         match &mut config {
             Self::Ddpm { chains, .. } | Self::Autoencoder { chains, .. } => *chains = new,
             Self::OneShot { .. } => return Err(diffae_nets::Error::NotAChain { num_train_timesteps: 0 }),
+        }
+        ModelConfig::new(config)
+    }
+
+    /// Returns the config with another network that computes an `x_T` from `z_sem`, or with none.
+    ///
+    /// # Errors
+    /// [`diffae_nets::Error::NotOneModel`] if there is a network and the model is no diffusion autoencoder;
+    /// [`diffae_nets::Error::WidthMismatch`] if the network is for other pictures or codes.
+    pub fn with_endpoint(&self, new: Option<EndpointConfig>) -> diffae_nets::Result<ModelConfig> {
+        let mut config = self.clone();
+        match &mut config {
+            Self::Autoencoder { endpoint, .. } => *endpoint = new,
+            Self::Ddpm { .. } | Self::OneShot { .. } if new.is_some() => return Err(diffae_nets::Error::NotOneModel),
+            Self::Ddpm { .. } | Self::OneShot { .. } => {}
         }
         ModelConfig::new(config)
     }
@@ -410,7 +437,19 @@ impl Check for RawModelConfig {
             _ => Ok(()),
         };
         fits("z_channels of the latent net", self.latent().map(|latent| latent.net.z_channels))?;
-        fits("z_channels of the classifier", self.classifier().map(|classifier| classifier.z_channels))
+        fits("z_channels of the classifier", self.classifier().map(|classifier| classifier.z_channels))?;
+        let Some(endpoint) = self.endpoint() else { return Ok(()) };
+        fits("z_channels of the endpoint network", Some(endpoint.z_channels))?;
+        let [channels, size, _] = self.image_shape();
+        for (what, got, of, expected) in [
+            ("image_channels of the endpoint network", endpoint.image_channels, "the channels of pictures", channels),
+            ("image_size of the endpoint network", endpoint.image_size, "the size of pictures", size),
+        ] {
+            if got != expected {
+                return Err(diffae_nets::Error::WidthMismatch { what, got, of, expected });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -427,6 +466,8 @@ struct ConfigFile {
     diffusion: Option<DiffusionConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     chains: Option<ChainsConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    endpoint: Option<EndpointConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     compact: Option<CompactConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -446,6 +487,7 @@ impl Default for ConfigFile {
             encoder: None,
             diffusion: None,
             chains: None,
+            endpoint: None,
             compact: None,
             latent: None,
             classifier: None,
@@ -458,9 +500,9 @@ impl TryFrom<ConfigFile> for RawModelConfig {
     type Error = diffae_nets::Error;
 
     fn try_from(file: ConfigFile) -> diffae_nets::Result<Self> {
-        let ConfigFile { unet, encoder, diffusion, chains, compact, latent, classifier, domain, format_version: _ } =
-            file;
-        if compact.is_some() && chains.is_some() {
+        let ConfigFile { unet, encoder, diffusion, chains, endpoint, compact, latent, .. } = file;
+        let (classifier, domain) = (file.classifier, file.domain);
+        if compact.is_some() && chains.is_some() || encoder.is_none() && endpoint.is_some() {
             return Err(diffae_nets::Error::NotOneModel);
         }
         let chains = chains.unwrap_or_default();
@@ -472,7 +514,8 @@ impl TryFrom<ConfigFile> for RawModelConfig {
             }
             (Some(unet), None, Some(diffusion), None) => Ok(Self::Ddpm { unet, diffusion, chains }),
             (Some(unet), Some(encoder), Some(diffusion), None) => {
-                Ok(Self::Autoencoder { networks: AutoencoderConfig::new(encoder, unet)?, diffusion, chains, z_sem })
+                let networks = AutoencoderConfig::new(encoder, unet)?;
+                Ok(Self::Autoencoder { networks, diffusion, chains, endpoint, z_sem })
             }
             (None, None, None, Some(networks)) => Ok(Self::OneShot { networks, z_sem }),
             _ => Err(diffae_nets::Error::NotOneModel),
@@ -488,6 +531,7 @@ impl From<RawModelConfig> for ConfigFile {
             encoder: config.encoder().cloned(),
             diffusion: config.diffusion().cloned(),
             chains: config.chains().filter(|chains| **chains != ChainsConfig::default()).cloned(),
+            endpoint: config.endpoint().cloned(),
             compact: config.one_shot().cloned(),
             latent,
             classifier,

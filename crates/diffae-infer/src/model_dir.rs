@@ -382,6 +382,19 @@ impl ModelSource {
         Ok(fingerprint.digits())
     }
 
+    /// Computes a fingerprint of the endpoint network, which is no part of that of the model; none without one.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if a tensor cannot be read.
+    pub fn endpoint_fingerprint(&self) -> Result<Option<String>> {
+        if self.config.endpoint().is_none() {
+            return Ok(None);
+        }
+        let mut fingerprint = Fingerprint::new();
+        self.hash_tensors(&mut fingerprint, &["endpoint."])?;
+        Ok(Some(fingerprint.digits()))
+    }
+
     /// Computes a fingerprint of all that determines how `z_sem` is sampled and normalized: the latent net with its
     /// config, mean and standard deviation; none without any of them.
     ///

@@ -16,7 +16,7 @@ use crate::error::{Error, Result, computing};
 use crate::model::{LoadOptions, Model};
 use crate::noise::{NoisePurpose, NoiseSource};
 use crate::observer::{CallEvent, NetworkCall, Observer, on_step};
-use crate::settings::PipelineSettings;
+use crate::settings::{PipelineSettings, XTerminalSource};
 use crate::stochastic_code::{CodeChain, Inversion, StochasticCode};
 use crate::subjects::{CodesNeed, Encoded};
 
@@ -281,6 +281,29 @@ impl Pipeline {
         self.model.random_x_terminal(NoiseSource::new(settings.seed), numbers.iter().copied())
     }
 
+    /// Makes the `x_T` of codes that have none, as the settings say: noise by the numbers of the pictures, or endpoints.
+    ///
+    /// # Shapes
+    /// - `z_sem`: `[N, D]`, f32, absent in a plain DDPM; result: `[N, ..]` as [`Model::x_terminal_shape`].
+    /// # Errors
+    /// [`Error::MissingPart`] if the model has no endpoint network; as [`Pipeline::random_x_terminal_batch`].
+    pub fn x_terminal_batch(
+        &self,
+        z_sem: Option<&Tensor>,
+        numbers: &[u64],
+        settings: &PipelineSettings,
+    ) -> Result<Tensor> {
+        match (settings.x_terminal, z_sem) {
+            (XTerminalSource::Endpoint, Some(z_sem)) => self.model.endpoint(z_sem),
+            // Without a code there is no network, either.
+            (XTerminalSource::Endpoint, None) => self.model.endpoint_net().map(|_| ()).and_then(|()| {
+                let hint = "an endpoint is computed from it";
+                Err(Error::MissingPart { part: "z_sem", hint })
+            }),
+            (XTerminalSource::Random, _) => self.random_x_terminal_batch(numbers, settings),
+        }
+    }
+
     /// Samples the `z_sem` of the pictures with the given numbers; `None` in a plain DDPM.
     ///
     /// # Errors
@@ -367,7 +390,7 @@ impl Pipeline {
                     });
                     (self.part(x_terminal, &batch)?, chain.transpose()?)
                 }
-                None => (self.random_x_terminal_batch(numbers, settings)?, None),
+                None => (self.x_terminal_batch(z_sem.as_ref(), numbers, settings)?, None),
             };
             let codes = CodesBatch { x_terminal: &x_terminal, chain: chain.as_ref(), z_sem: z_sem.as_ref(), numbers };
             Ok((batch, self.decode_batch(codes, settings, observer)?))
@@ -417,8 +440,8 @@ impl Pipeline {
         let mut parts = vec![];
         for batch in self.batches(0..numbers.len(), settings) {
             let numbers = &numbers[batch.clone()];
-            let x_terminal = self.random_x_terminal_batch(numbers, settings)?;
             let z_sem = self.sample_z_sem_batch(numbers, settings, observer)?;
+            let x_terminal = self.x_terminal_batch(z_sem.as_ref(), numbers, settings)?;
             let chain = CodeChain { settings: settings.sampled().into(), residual: None };
             let chain = (!self.is_one_shot()).then_some(chain);
             parts.push(Codes { chain, ..self.codes(z_sem, Some(x_terminal), batch) });

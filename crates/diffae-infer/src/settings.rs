@@ -17,6 +17,16 @@ pub struct LatentMethod {
     pub spacing: Spacing,
 }
 
+/// The `x_T` of codes that have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum XTerminalSource {
+    /// Standard normal noise, by seed and number of the picture.
+    #[default]
+    Random,
+    /// Endpoint: computed from `z_sem` by the model's network.
+    Endpoint,
+}
+
 /// Settings by which a [`Pipeline`](crate::Pipeline) encodes, decodes and samples. The program and the crate share
 /// these defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,6 +48,9 @@ pub struct PipelineSettings {
     /// Method of the latent diffusion, with DDIM in place of samplers that add noise; `None` for that of decoding. Default:
     /// DPM-Solver++(2M), even in log-SNR.
     pub latent_method: Option<LatentMethod>,
+    /// The `x_T` of codes that have none. Default: random; of a model with an endpoint network, which was trained for it,
+    /// that of the network.
+    pub x_terminal: XTerminalSource,
     /// Clamping of the estimate of `x_0` to `[-1, 1]` at each step while decoding. Default: on.
     pub clip: Clip,
     /// Seed of all noise: the same seed, the same pictures. Default: 0.
@@ -56,6 +69,7 @@ impl PipelineSettings {
         num_invert_steps: 250,
         num_latent_steps: 20,
         latent_method: Some(LatentMethod { sampler: Sampler::DpmSolverPp2M, spacing: Spacing::LogSnr }),
+        x_terminal: XTerminalSource::Random,
         clip: Clip::UnitRange,
         seed: 0,
         batch_size: None,
@@ -76,9 +90,14 @@ impl PipelineSettings {
     pub const REFERENCE_EDITS: Self = Self { num_steps: 100, ..Self::REFERENCE };
 
     /// Returns the defaults for a model: [`DEFAULT`](Self::DEFAULT), but for a distilled decoder along the chain that it was
-    /// trained for.
+    /// trained for, and from the `x_T` of its endpoint network where there is one.
     #[must_use]
     pub fn of_model(config: &ModelConfig) -> Self {
+        let x_terminal = config.endpoint().map_or(XTerminalSource::Random, |_| XTerminalSource::Endpoint);
+        Self { x_terminal, ..Self::along_chain_of(config) }
+    }
+
+    fn along_chain_of(config: &ModelConfig) -> Self {
         match config.chains().and_then(|chains| chains.distilled) {
             Some(DistilledChain { steps, spacing }) => {
                 Self { sampler: Sampler::DDIM, num_steps: steps, spacing, ..Self::DEFAULT }

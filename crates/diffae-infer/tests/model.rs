@@ -7,12 +7,12 @@ use candle_core::{DType, Device, Tensor};
 use diffae_data::Overwrite;
 use diffae_infer::{
     Codes, DecodeOptions, Error, LoadOptions, Model, ModelSource, NoisePurpose, NoiseSource, Pipeline,
-    PipelineSettings, no_observer,
+    PipelineSettings, XTerminalSource, no_observer,
 };
 use diffae_nets::weights::{
     ArchitectureHints, ClassifierCheckpoint, SafetensorsFile, TensorSource, read_latent_moments,
 };
-use diffae_nets::{EditDirection, LocalOffset};
+use diffae_nets::{EditDirection, EndpointConfig, EndpointNet, LocalOffset, RawEndpointConfig};
 use diffae_schedule::{Sampler, no_callback, no_noise};
 use proptest::prelude::*;
 
@@ -295,4 +295,84 @@ fn codes_survive_the_round_trip_and_mismatched_counts_do_not() {
     let broken = Codes { x_terminal: Some(tensor(&[3, 3, 8, 8])), ..codes };
     broken.write(&path, &[], Overwrite::Replace).unwrap();
     assert!(matches!(Codes::read(&path), Err(Error::Tensors { .. })));
+}
+
+/// Adds an endpoint network whose parameters are small waves.
+fn with_endpoint(source: &ModelSource, factor: f32) -> ModelSource {
+    let [channels, size, _] = source.config().image_shape();
+    let z_channels = source.config().z_channels().unwrap();
+    let raw = RawEndpointConfig { image_size: size, image_channels: channels, z_channels, model_channels: 8 };
+    let endpoint = EndpointConfig::new(raw).unwrap();
+    let vars = candle_nn::VarMap::new();
+    let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu).pp("endpoint");
+    EndpointNet::new(&endpoint, &vb).unwrap();
+    let mut tensors = source.networks(DType::F32).unwrap();
+    let made: std::collections::BTreeMap<_, _> = vars.data().lock().unwrap().clone().into_iter().collect();
+    for (name, var) in &made {
+        let values: Vec<f32> = (0..var.elem_count()).map(|idx| factor * (idx as f32 * 0.7).sin()).collect();
+        tensors.insert(name.clone(), Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap());
+    }
+    source.with_networks(source.config().with_endpoint(Some(endpoint)).unwrap(), tensors)
+}
+
+#[test]
+fn an_endpoint_network_gives_x_terminal_to_codes_that_have_none() {
+    let original = complete("autoenc16_latent");
+    let source = with_endpoint(&original, 0.2);
+    // Codes of the model are what they were; what depends on the network knows it.
+    assert_eq!(source.fingerprint().unwrap(), original.fingerprint().unwrap());
+    let fingerprint = source.endpoint_fingerprint().unwrap();
+    assert!(fingerprint.is_some() && original.endpoint_fingerprint().unwrap().is_none());
+    assert_ne!(fingerprint, with_endpoint(&original, 0.3).endpoint_fingerprint().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    source.write(&folder.path().join("model"), DType::F32, Overwrite::Refuse).unwrap();
+    let pipeline = Pipeline::new(Model::load(&folder.path().join("model"), &LoadOptions::cpu()).unwrap());
+    let model = pipeline.model();
+    let settings = PipelineSettings { num_steps: 2, batch_size: Some(2), ..PipelineSettings::of_model(model.config()) };
+    assert_eq!(settings.x_terminal, XTerminalSource::Endpoint);
+    let z_sem = model.encode_semantic(&noise(3, 0..3, model).clamp(-1f32, 1f32).unwrap()).unwrap();
+    let names = ["a", "b", "c"].map(str::to_owned).to_vec();
+    let fingerprint = model.fingerprint().to_owned();
+    let codes = Codes { z_sem: Some(z_sem.clone()), x_terminal: None, chain: None, names, fingerprint };
+    let decoded = pipeline.decode_tensor(&codes, &settings, &mut no_observer).unwrap();
+    let x_terminal = model.endpoint(&z_sem).unwrap();
+    let given = Codes { x_terminal: Some(x_terminal), ..codes.clone() };
+    assert_eq!(values(&decoded), values(&pipeline.decode_tensor(&given, &settings, &mut no_observer).unwrap()));
+    // Noise is there for those who ask for it, and depends on the seed; endpoints do not.
+    let with = |x_terminal, seed| {
+        let settings = PipelineSettings { x_terminal, seed, ..settings };
+        values(&pipeline.decode_tensor(&codes, &settings, &mut no_observer).unwrap())
+    };
+    assert_eq!(with(XTerminalSource::Endpoint, 1), values(&decoded));
+    assert_ne!(with(XTerminalSource::Random, 1), with(XTerminalSource::Random, 2));
+    let sampled = pipeline.sample_codes(&[4, 5], &settings, &mut no_observer).unwrap();
+    let of_samples = model.endpoint(sampled.z_sem.as_ref().unwrap()).unwrap();
+    assert_eq!(values(sampled.x_terminal.as_ref().unwrap()), values(&of_samples));
+    // A model without one says so.
+    let plain = Pipeline::new(original.build(&LoadOptions::cpu()).unwrap());
+    assert_eq!(PipelineSettings::of_model(plain.model().config()).x_terminal, XTerminalSource::Random);
+    let error = plain.decode_tensor(&codes, &settings, &mut no_observer).unwrap_err().to_string();
+    assert!(error.contains("endpoint network") && error.contains("diffae polish"), "{error}");
+}
+
+#[test]
+fn an_endpoint_network_fits_the_model_or_is_refused() {
+    let of = |source: &ModelSource, image_size, z_channels| {
+        let raw = RawEndpointConfig { image_size, image_channels: 3, z_channels, model_channels: 8 };
+        source.config().with_endpoint(Some(EndpointConfig::new(raw).unwrap())).map(|_| ())
+    };
+    let autoencoder = source("autoenc16_latent");
+    let width = autoencoder.config().z_channels().unwrap();
+    of(&autoencoder, 16, width).unwrap();
+    let error = of(&autoencoder, 32, width).unwrap_err().to_string();
+    assert!(error.contains("image_size of the endpoint network"), "{error}");
+    let error = of(&autoencoder, 16, width + 1).unwrap_err().to_string();
+    assert!(error.contains("z_channels of the endpoint network"), "{error}");
+    assert!(of(&source("ddpm16"), 16, width).is_err());
+    assert!(source("ddpm16").config().with_endpoint(None).is_ok());
+    // Nor is a network left unread that the config does not name.
+    let with = with_endpoint(&autoencoder, 0.2);
+    let unnamed = with.with_networks(autoencoder.config().clone(), with.networks(DType::F32).unwrap());
+    let error = format!("{:?}", unnamed.build(&LoadOptions::cpu()).unwrap_err());
+    assert!(error.contains("endpoint."), "{error}");
 }

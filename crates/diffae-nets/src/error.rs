@@ -24,6 +24,9 @@ pub enum Error {
         /// Number type and sizes in the first file.
         expected: String,
     },
+    /// A tensor operation failed.
+    #[error("a tensor operation failed")]
+    Computation(#[from] candle_core::Error),
     /// A size that must be positive is zero.
     #[error("{network}: {field} must be positive")]
     ZeroField {

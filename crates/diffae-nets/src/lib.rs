@@ -7,7 +7,9 @@
 //! | [`Unet`] | `(x_t, t, z_sem) -> eps`, or `(x_t, t) -> eps` for a plain DDPM |
 //! | [`DiffusionAutoencoder`] | both |
 //! | [`LatentNet`] | `(z_t, t) -> eps` of the diffusion over `z_sem` |
+//! | [`EndpointNet`] | normalized `z_sem` -> an `x_T` for it |
 //! | [`AttributeClassifier`] | normalized `z_sem` -> one logit per attribute |
+//! | [`features`] | pictures -> features of pretrained networks, perceptual distances |
 //!
 //! Axes: N pictures, C channels, H x W pixels, D width of `z_sem`, E width of embeddings, L = H W. Timesteps are
 //! positions on the training grid `0..T`, as floats. Dropout acts in [`Unet::forward_training`] alone. The crate knows
@@ -51,6 +53,7 @@
 //! # Features
 //! - `cuda`, `metal`, `accelerate`: compile the Candle backend of that name in. None is on by default.
 
+pub mod features;
 pub mod weights;
 
 mod attention;
@@ -63,6 +66,7 @@ mod cost;
 mod counted;
 mod edit_direction;
 mod encoder;
+mod endpoint;
 mod error;
 mod init;
 mod latent_net;
@@ -88,6 +92,7 @@ pub use config::{
 };
 pub use edit_direction::{EditDirection, LocalOffset};
 pub use encoder::SemanticEncoder;
+pub use endpoint::{EndpointConfig, EndpointNet, RawEndpointConfig};
 pub use error::{Error, Result};
 pub use latent_net::LatentNet;
 pub use norm::num_groups;

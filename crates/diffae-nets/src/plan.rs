@@ -228,7 +228,7 @@ pub(crate) fn at_most(network: &'static str, field: &'static str, value: usize, 
     if value > most { Err(Error::FieldTooLarge { network, field, got: value, most }) } else { Ok(()) }
 }
 
-fn check_groups(network: &'static str, block: &str, channels: usize) -> Result<()> {
+pub(crate) fn check_groups(network: &'static str, block: &str, channels: usize) -> Result<()> {
     let groups = num_groups(channels);
     if channels.is_multiple_of(groups) {
         return Ok(());

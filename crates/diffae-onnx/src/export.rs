@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Precision};
 use crate::manifest::{GraphFile, Manifest};
-use crate::{compact, directions, encoder, latent_net, unet};
+use crate::{compact, directions, encoder, endpoint, latent_net, unet};
 
 /// Name of the manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -94,6 +94,9 @@ fn networks(model: &Model, weights: &Weights, precision: Precision) -> Result<Ve
     }
     if let Some(networks) = config.unet() {
         graphs.push(("decoder_step", unet::unet(networks, weights, precision)?));
+    }
+    if let Some(networks) = config.endpoint() {
+        graphs.push(("endpoint", endpoint::endpoint(networks, weights, precision)?));
     }
     if let Some(latent) = config.latent() {
         graphs.push(("latent", latent_net::latent_net(&latent.net, weights, precision)?));

@@ -26,6 +26,7 @@ mod attention;
 mod compact;
 mod directions;
 mod encoder;
+mod endpoint;
 mod error;
 mod export;
 mod graph;

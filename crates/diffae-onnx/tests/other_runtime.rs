@@ -10,8 +10,9 @@ use diffae_data::Overwrite;
 use diffae_infer::{AttributeEdit, LoadOptions, Model, ModelSource, NoisePurpose, NoiseSource};
 use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, read_latent_moments, safetensors_bytes};
 use diffae_nets::{
-    CompactConfig, CompactDecoder, CompactEncoder, Conditioning, EncoderConfig, LatentNet, LatentNetConfig,
-    RawCompactConfig, RawEncoderConfig, RawLatentNetConfig, RawUnetConfig, SemanticEncoder, Unet, UnetConfig,
+    CompactConfig, CompactDecoder, CompactEncoder, Conditioning, EncoderConfig, EndpointConfig, EndpointNet, LatentNet,
+    LatentNetConfig, RawCompactConfig, RawEncoderConfig, RawEndpointConfig, RawLatentNetConfig, RawUnetConfig,
+    SemanticEncoder, Unet, UnetConfig,
 };
 use diffae_onnx::{Export, Precision};
 use rten::ValueOrView;
@@ -183,7 +184,7 @@ fn with_random_weights(config: &serde_json::Value, vars: &VarMap) -> (tempfile::
 }
 
 /// Options that no golden model has: an odd width of sinusoids, four heads, fewer blocks on the way down, attention at two levels, a
-/// prediction of `x_0`.
+/// prediction of `x_0`, an endpoint network.
 #[test]
 fn unusual_options_agree() {
     let unet = RawUnetConfig {
@@ -217,8 +218,9 @@ fn unusual_options_agree() {
         skip_layers: vec![2, 3],
         time_embed_channels: 7,
     };
+    let endpoint = RawEndpointConfig { image_size: 8, image_channels: 2, z_channels: 20, model_channels: 6 };
     let config = json!({
-        "format_version": 1, "unet": unet, "encoder": encoder,
+        "format_version": 1, "unet": unet, "encoder": encoder, "endpoint": endpoint,
         "diffusion": { "num_train_timesteps": 1000, "beta_schedule": "cosine", "prediction": "x_0" },
         "latent": { "net": net, "diffusion": { "num_train_timesteps": 1000, "beta_schedule": "const0.008" } },
     });
@@ -226,9 +228,14 @@ fn unusual_options_agree() {
     let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
     Unet::new(&UnetConfig::new(unet).unwrap(), &vb.pp("unet")).unwrap();
     SemanticEncoder::new(&EncoderConfig::new(encoder).unwrap(), &vb.pp("encoder")).unwrap();
+    EndpointNet::new(&EndpointConfig::new(endpoint).unwrap(), &vb.pp("endpoint")).unwrap();
     LatentNet::new(&LatentNetConfig::new(net).unwrap(), &vb.pp("latent_net")).unwrap();
     let (_folder, source) = with_random_weights(&config, &vars);
     check_all(&source, Precision::F32);
+    let model = source.build(&LoadOptions::cpu()).unwrap();
+    let z_sem = noise(5, &[20]);
+    let expected = model.endpoint(&z_sem).unwrap();
+    Graphs::of(&source, Precision::F32).check("endpoint", &[("z_sem", &z_sem)], &expected);
     let manifest = serde_json::to_value(Export::new(&source, Precision::F32).unwrap().manifest).unwrap();
     assert_eq!((&manifest["diffusion"]["prediction"], &manifest["attributes"]), (&"x_0".into(), &json!([])));
 }

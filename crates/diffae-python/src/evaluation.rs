@@ -39,6 +39,7 @@ impl Chosen {
                     steps: list(&keywords, "steps")?.unwrap_or(usual.steps),
                     invert_steps: keywords.count("invert_steps")?,
                     sampler: keywords.choice::<Sampler>("sampler")?.unwrap_or(usual.sampler),
+                    protocol: usual.protocol,
                 };
                 (Self::Recon(options), keywords)
             }

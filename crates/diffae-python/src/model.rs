@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 use diffae_eval::EvaluatedModel;
 use diffae_infer::{
-    BUILT_IN_MODEL, CodesNeed, LoadOptions, ModelSource, NetworkCall, Pipeline, PipelineSettings, Settings,
-    device_from_name, rounded_full_strength,
+    BUILT_IN_MODEL, CodesNeed, GivenSettings, LoadOptions, ModelSource, NetworkCall, Pipeline, PipelineSettings,
+    Settings, XTerminalSource, device_from_name, rounded_full_strength,
 };
 use diffae_kernels::kernels_from_environment;
 use numpy::PyArrayDyn;
@@ -154,7 +154,7 @@ impl Model {
     /// Decodes Codes to pictures, uint8 [N, H, W, 3]: along the chain that made them, samples as they were decoded unless settings
     /// name another chain, other x_T along the paper's chain.
     ///
-    /// x_T="random" draws it by the seed, "zero" leaves it out. Raises InvalidInput for codes of another model.
+    /// x_T="random" draws it by the seed, "endpoint" computes it from z_sem by the network of a polished model, "zero" leaves it out. Raises InvalidInput for codes of another model.
     #[pyo3(signature = (codes, **settings))]
     fn decode(
         &self,
@@ -171,24 +171,27 @@ impl Model {
         codes.check(self.pipeline.model())?;
         let (given, config) = (keywords.chains()?, self.pipeline.model().config());
         let stored = codes.inner();
+        let from = |source| GivenSettings { x_terminal: Some(source), ..given }.decoding(config);
         let without = || diffae_infer::Codes { x_terminal: None, chain: None, ..stored.clone() };
-        let source = keywords.get::<String>("x_T", "stored, random or zero")?;
+        let expected = "stored, random, endpoint or zero";
+        let source = keywords.get::<String>("x_T", expected)?;
         let (codes, settings) = match source.as_deref().unwrap_or("stored") {
             "stored" if stored.x_terminal.is_none() && !self.pipeline.is_one_shot() => {
-                let problem = "the codes hold no x_T; use x_T=\"random\" or x_T=\"zero\"".to_owned();
+                let problem = "the codes hold no x_T; use x_T=\"random\", \"endpoint\" or \"zero\"".to_owned();
                 return Err(Error::Conflict { problem });
             }
             "stored" => {
                 let settings = given.decoding_codes(stored, codes.name(), config)?;
                 (self.with_noise(stored.clone())?, settings)
             }
-            "random" => (without(), given.decoding(config)?),
+            "random" => (without(), from(XTerminalSource::Random)?),
+            "endpoint" => (without(), from(XTerminalSource::Endpoint)?),
             "zero" => {
                 let zero = self.pipeline.model().zero_x_terminal(stored.len())?;
                 let codes = diffae_infer::Codes { x_terminal: Some(zero), ..without() };
                 (codes, given.decoding(config)?)
             }
-            other => return Err(Error::argument("x_T", format!("{other:?}"), "stored, random or zero")),
+            other => return Err(Error::argument("x_T", format!("{other:?}"), expected)),
         };
         let numbers: Vec<u64> = (0..codes.len() as u64).collect();
         let pictures = self.decoded(py, (&codes, &numbers), self.decoding(&keywords, settings)?, &keywords)?;
@@ -263,12 +266,20 @@ impl Model {
     /// Samples n new pictures, uint8 [n, H, W, 3]: those of the seed from number first on.
     ///
     /// The same seed and number give the same picture in any batch. Raises InvalidInput if the model has no latent net.
+    /// x_T="random" and "endpoint" say where the x_T comes from: random by default, that of its endpoint network in a polished model.
     #[pyo3(signature = (n, **settings))]
     fn sample(&self, py: Python<'_>, n: usize, settings: Option<&Bound<'_, PyDict>>) -> Result<PictureArray> {
         let groups = [Group::Decoding, Group::Latent];
-        let keywords = Keywords::new("sample()", settings, &groups, &["first"])?;
+        let keywords = Keywords::new("sample()", settings, &groups, &["first", "x_T"])?;
         let (pipeline, model) = (&self.pipeline, self.pipeline.model());
-        let settings = self.decoding(&keywords, keywords.chains()?.decoding(model.config())?)?;
+        let x_terminal = match keywords.get::<String>("x_T", "random or endpoint")?.as_deref() {
+            None => None,
+            Some("random") => Some(XTerminalSource::Random),
+            Some("endpoint") => Some(XTerminalSource::Endpoint),
+            Some(other) => return Err(Error::argument("x_T", format!("{other:?}"), "random or endpoint")),
+        };
+        let given = GivenSettings { x_terminal, ..keywords.chains()? };
+        let settings = self.decoding(&keywords, given.decoding(model.config())?)?;
         let first = keywords.get::<u64>("first", "a whole number, 0 or more")?.unwrap_or(0);
         let numbers: Vec<u64> = (first..).take(n).collect();
         if model.has_z_sem() {
@@ -296,7 +307,7 @@ impl Model {
             return Err(Error::argument("variations", "none", "one or more"));
         }
         let given = keywords.chains()?.decoding(self.pipeline.model().config())?;
-        let settings = self.decoding(&keywords, given)?;
+        let settings = PipelineSettings { x_terminal: XTerminalSource::Random, ..self.decoding(&keywords, given)? };
         let codes = match Subject::new(pictures_or_codes, &self.pipeline)? {
             Subject::Codes(codes) => codes.get().inner().clone(),
             Subject::Pictures(pictures) => {

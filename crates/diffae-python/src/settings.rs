@@ -143,6 +143,7 @@ impl<'py> Keywords<'py> {
             reference: self.switch("reference")?,
             inversion: self.choice::<Inversion>("inversion")?,
             num_invert_steps: self.count("invert_steps")?,
+            x_terminal: None,
             batch_size: self.count("batch_size")?,
         })
     }

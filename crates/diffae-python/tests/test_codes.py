@@ -184,3 +184,14 @@ def test_a_file_is_not_replaced_unless_that_is_asked_for(model, faces, tmp_path)
     with pytest.raises(diffae.Failure, match="cannot access"):
         codes.save(tmp_path / "missing" / "codes.safetensors")
     assert [file.name for file in tmp_path.iterdir()] == ["codes.safetensors"]
+
+
+def test_x_t_is_random_unless_a_polished_model_has_endpoints(model, faces):
+    codes = model.encode(faces[:1], semantic_only=True)
+    for call in (lambda: model.decode(codes, x_T="endpoint"), lambda: model.sample(1, x_T="endpoint")):
+        with pytest.raises(diffae.InvalidInput, match="diffae polish"):
+            call()
+    with pytest.raises(diffae.InvalidInput, match="random or endpoint"):
+        model.sample(1, x_T="noise")
+    steps = {"steps": 2, "latent_steps": 2}
+    np.testing.assert_array_equal(model.sample(1, x_T="random", **steps), model.sample(1, **steps))

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::assignment::assign;
 use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
+use crate::polish_settings::PolishSettings;
 
 /// Width of the latent net's sinusoidal time embedding, as in the reference and its released weights.
 const LATENT_TIME_CHANNELS: usize = 64;
@@ -36,6 +37,9 @@ pub struct TrainConfig {
     /// Distillation of a decoder, in place of the objective of the first stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<DistillationSettings>,
+    /// Polishing of a decoder, in place of the objective of the first stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub polish: Option<PolishSettings>,
     /// The stage that trains encoder and `UNet`.
     pub autoencoder: StageSettings,
     /// Sizes and diffusion of the latent net.
@@ -393,7 +397,8 @@ impl TrainConfig {
         let config = match encoder.transpose()? {
             Some(encoder) => {
                 let networks = AutoencoderConfig::new(encoder, unet)?;
-                RawModelConfig::Autoencoder { networks, diffusion, chains, z_sem: ZSemConfig::default() }
+                let endpoint = self.polish.as_ref().map(|polish| polish.endpoint(model)).transpose()?;
+                RawModelConfig::Autoencoder { networks, diffusion, chains, endpoint, z_sem: ZSemConfig::default() }
             }
             None => RawModelConfig::Ddpm { unet, diffusion, chains },
         };
@@ -417,6 +422,7 @@ impl TrainConfig {
 
     fn check(&self) -> Result<()> {
         self.check_distillation()?;
+        self.check_polish()?;
         self.model_config()?;
         self.latent_config()?;
         self.diffusion.noise_schedule()?;
@@ -485,7 +491,7 @@ impl TrainConfig {
 impl TrainConfig {
     /// Checks that the schedules have as many steps as previews take.
     fn check_previews(&self) -> Result<()> {
-        if self.run.preview_every_images == 0 || self.model.kind == Kind::Compact || self.distillation.is_some() {
+        if self.run.preview_every_images == 0 || self.model.kind == Kind::Compact || self.is_of_decoder() {
             return Ok(());
         }
         let latent = (self.model.kind == Kind::Autoencoder).then_some(&self.latent_net.diffusion);

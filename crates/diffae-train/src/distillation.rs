@@ -11,13 +11,12 @@ use diffae_nets::{BatchMoments, TrainingMode};
 use diffae_schedule::{Clip, Denoiser, ReverseProcess, Sampler, Spacing, Step, StepChain, StepIdx, Timestep, no_noise};
 
 use crate::compute::Compute;
-use crate::config::{Kind, ModelSettings, ObjectiveSettings, StageSettings, TrainConfig, require};
+use crate::config::{Kind, ObjectiveSettings, StageSettings, TrainConfig, require};
 use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
 use crate::networks::{DiffusionModel, ImageModel};
 use crate::objective::{Draw, Drawing, Noised};
 use crate::semantic_loss::SemanticLoss;
-use crate::{LossWeight, presets};
 
 /// Clamping of `x_0` estimates along both chains, as in decoding.
 const CLIP: Clip = Clip::UnitRange;
@@ -237,8 +236,10 @@ pub(crate) fn distilled(
     chains: ChainsConfig,
 ) -> Result<ModelSource> {
     let mut tensors = teacher.networks(DType::F32)?;
+    // An endpoint network belongs to the decoder that it was trained with.
+    tensors.retain(|name, _| !name.starts_with("endpoint."));
     tensors.extend(student);
-    let mut source = teacher.with_networks(teacher.config().clone(), tensors);
+    let mut source = teacher.with_networks(teacher.config().with_endpoint(None)?, tensors);
     source.set_chains(chains)?;
     Ok(source)
 }
@@ -255,36 +256,13 @@ impl TrainConfig {
         mut distillation: DistillationSettings,
         assignments: &[String],
     ) -> Result<Self> {
-        let base = presets::config("small64", &[])?;
         let networks = teacher.config();
         let DistilledChain { steps, spacing } = distillation.chain;
         if spacing == Spacing::Tuned && distillation.timesteps.is_none() {
             distillation.timesteps = Some(tuned_for_ddim(networks.chains(), steps)?);
         }
-        let (Some(unet), Some(diffusion)) = (networks.unet(), networks.diffusion()) else {
-            let expected = "a model whose decoder takes steps";
-            return Err(Error::Setting { key: "the teacher", got: "a one-shot autoencoder".to_owned(), expected });
-        };
-        let encoder = networks.encoder();
+        let base = Self::of_networks(networks, "the teacher")?;
         let config = Self {
-            model: ModelSettings {
-                kind: if encoder.is_some() { Kind::Autoencoder } else { Kind::Ddpm },
-                image_size: unet.image_size,
-                image_channels: unet.in_channels,
-                model_channels: unet.model_channels,
-                channel_mult: unet.channel_mult.clone(),
-                num_res_blocks: unet.num_res_blocks,
-                encoder_channel_mult: encoder
-                    .map_or_else(|| base.model.encoder_channel_mult.clone(), |encoder| encoder.channel_mult.clone()),
-                encoder_res_blocks: encoder.map_or(base.model.encoder_res_blocks, |encoder| encoder.num_res_blocks),
-                z_channels: unet.embed_channels,
-                attention_resolutions: unet.attention_resolutions.clone(),
-                num_heads: unet.num_heads,
-                dropout: 0.,
-                ..base.model
-            },
-            diffusion: diffusion.clone(),
-            objective: ObjectiveSettings { loss_weight: LossWeight::Uniform, ..base.objective },
             autoencoder: StageSettings {
                 images: 50_000,
                 batch_size: 16,
@@ -301,11 +279,6 @@ impl TrainConfig {
         let config = config.with(assignments)?;
         config.check_architecture(networks)?;
         Ok(config)
-    }
-
-    /// Returns the chains of the model: that of a distilled decoder.
-    pub(crate) fn chains(&self) -> ChainsConfig {
-        self.distillation.as_ref().map(DistillationSettings::chains).unwrap_or_default()
     }
 
     /// Checks that a distillation has the chains that it asks for, and no objective of another kind.
@@ -345,17 +318,6 @@ impl TrainConfig {
             expected,
         )
     }
-
-    /// Fails unless the networks of this config are those of the teacher, dropout apart.
-    fn check_architecture(&self, teacher: &diffae_infer::ModelConfig) -> Result<()> {
-        let plain = |unet: &diffae_nets::UnetConfig| diffae_nets::RawUnetConfig { dropout: 0., ..(**unet).clone() };
-        let own = self.model_config()?;
-        if own.unet().map(plain) == teacher.unet().map(plain) && own.encoder() == teacher.encoder() {
-            return Ok(());
-        }
-        let problem = "the teacher has sizes that a config of training cannot name".to_owned();
-        Err(Error::OtherNetworks { problem })
-    }
 }
 
 #[cfg(test)]
@@ -366,8 +328,8 @@ mod tests {
     use diffae_infer::{GivenSettings, PipelineSettings};
 
     use super::*;
-    use crate::Trainer;
     use crate::random::Purpose;
+    use crate::{Trainer, presets};
 
     /// A teacher with random weights, and the config of a run that distills it to `steps` steps.
     fn teacher(steps: usize, assignments: &[&str]) -> (ModelSource, TrainConfig) {

@@ -40,6 +40,7 @@ mod distillation_settings;
 mod edit_direction;
 mod error;
 mod estimate;
+mod existing_model;
 mod latent;
 mod networks;
 mod objective;
@@ -47,6 +48,8 @@ mod optimization;
 mod order;
 mod parameters;
 mod part_report;
+mod polish;
+mod polish_settings;
 pub mod presets;
 mod preview;
 mod random;
@@ -87,6 +90,7 @@ pub use edit_direction::{NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_dire
 pub use error::{Error, Result};
 pub use estimate::{Estimate, GroupEstimate, GroupKind, Planned, StageEstimate};
 pub use latent::{LatentTrainer, latent_loss};
+pub use polish_settings::PolishSettings;
 pub use run::{Change, Notes, RunFolder, Stage, require_same};
 pub use teach::{AttributeScore, AttributeSettings, Lesson, Taught, fit_pair_row, teach};
 pub use trainer::{StepResult, Trainer, check_parts};
@@ -189,8 +193,8 @@ pub fn train_in_group(
             continue;
         }
         if stage != Stage::Autoencoder {
-            if config.distillation.is_some() {
-                tracing::debug!("a distilled model keeps its teacher's {}", stage.name());
+            if config.is_of_decoder() {
+                tracing::debug!("a model whose decoder alone is trained keeps its {}", stage.name());
                 continue;
             }
             if config.model.kind == Kind::Ddpm {
@@ -259,7 +263,7 @@ pub fn check_data(
     (pictures, labels): (&Pictures, Option<&Labels>),
 ) -> Result<()> {
     let problem = |problem| Err(diffae_data::Error::Data { path: pictures.root().to_owned(), problem }.into());
-    let has_codes = config.model.kind != Kind::Ddpm && config.distillation.is_none();
+    let has_codes = config.model.kind != Kind::Ddpm && !config.is_of_decoder();
     let needs = |stage: Stage| has_codes && stages.contains(&stage);
     let classifies = labels.filter(|_| needs(Stage::Classifier));
     if pictures.len() < 2 && (needs(Stage::Latent) || classifies.is_some()) {
@@ -328,12 +332,14 @@ fn train_autoencoder(
     let outcome = autoencoder::run(folder, &mut trainer, data, (group, on_step))?;
     if outcome == Outcome::Finished && group.is_first() {
         let (config, networks) = (folder.config().model_config()?, trainer.averages()?);
-        let source = match &folder.config().distillation {
-            Some(_) => {
-                let chains = config.chains().cloned().unwrap_or_default();
-                distillation::distilled(&distillation::open_teacher(teacher(folder.notes())?)?, networks, chains)?
-            }
-            None => ModelSource::from_networks(config, networks),
+        let original = || distillation::open_teacher(teacher(folder.notes())?);
+        let source = if folder.config().distillation.is_some() {
+            let chains = config.chains().cloned().unwrap_or_default();
+            distillation::distilled(&original()?, networks, chains)?
+        } else if folder.config().polish.is_some() {
+            polish::polished(&original()?, networks, &config)?
+        } else {
+            ModelSource::from_networks(config, networks)
         };
         source.write(folder.path(), DType::F32, Overwrite::Replace)?;
     }
@@ -348,24 +354,41 @@ impl Trainer {
     /// others if it cannot be read.
     pub fn of_run(config: &TrainConfig, notes: &Notes, compute: impl Into<Compute>) -> Result<Self> {
         let compute = compute.into();
-        let given = notes.init_from.as_deref().map(parameters_of).transpose()?;
-        let names = given.as_ref().map(|given| given.keys().cloned().collect::<BTreeSet<_>>());
+        let mut given = notes.init_from.as_deref().map(parameters_of).transpose()?;
+        if let (Some(given), None) = (&mut given, &config.polish) {
+            given.retain(|name, _| !is_of_endpoint(name));
+        }
+        // An endpoint network may be new.
+        let names =
+            |of: &mut dyn Iterator<Item = String>| of.filter(|name| !is_of_endpoint(name)).collect::<BTreeSet<_>>();
+        let given_names = given.as_ref().map(|given| names(&mut given.keys().cloned()));
         let model = config.model_config()?;
         let mut trainer = Self::of_model((&model, &compute), config, given.unwrap_or_default())?;
-        if let Some(names) = names {
-            check_names(&names, &trainer.averages()?.into_keys().collect())?;
+        if let Some(given_names) = given_names {
+            check_names(&given_names, &names(&mut trainer.averages()?.into_keys()))?;
         }
         notes.freeze.iter().try_for_each(|part| trainer.freeze(part))?;
-        match &config.distillation {
-            Some(settings) => trainer.distill(distillation::build_teacher(teacher(notes)?, &compute)?, settings),
-            None => Ok(trainer),
+        match (&config.distillation, &config.polish) {
+            (Some(settings), _) => trainer.distill(distillation::build_teacher(teacher(notes)?, &compute)?, settings),
+            (None, Some(settings)) => {
+                let expected = "the path of VGG-16's weights, for a config with [polish]";
+                let missing = || Error::Setting { key: "lpips_weights", got: "nothing".to_owned(), expected };
+                let weights = notes.lpips_weights.as_deref().ok_or_else(missing)?;
+                trainer.polish(polish::open_perceptual(weights, &compute.device)?, settings)
+            }
+            (None, None) => Ok(trainer),
         }
     }
 }
 
-/// Returns the teacher of a run that distills one.
+/// Returns whether a parameter is one of an endpoint network.
+fn is_of_endpoint(name: &str) -> bool {
+    name.starts_with("endpoint.")
+}
+
+/// Returns the model whose decoder a run distills or polishes.
 fn teacher(notes: &Notes) -> Result<&Path> {
-    let expected = "the teacher's path, for a config with [distillation]";
+    let expected = "the model's path, for a config with [distillation] or [polish]";
     notes.init_from.as_deref().ok_or_else(|| Error::Setting { key: "init_from", got: "nothing".to_owned(), expected })
 }
 

@@ -6,7 +6,8 @@ use candle_nn::VarBuilder;
 use diffae_infer::ModelConfig;
 use diffae_kernels::{checkpoint, differentiable, no_gradients};
 use diffae_nets::{
-    BatchMoments, CompactCode, CompactConfig, CompactDecoder, CompactEncoder, SemanticEncoder, TrainingMode, Unet,
+    BatchMoments, CompactCode, CompactConfig, CompactDecoder, CompactEncoder, EndpointNet, SemanticEncoder,
+    TrainingMode, Unet,
 };
 use diffae_schedule::{Denoiser, NoiseSchedule, Timestep};
 
@@ -14,6 +15,7 @@ use crate::config::ObjectiveSettings;
 use crate::distillation::Distillation;
 use crate::error::{Error, Result};
 use crate::objective::{Diffusion, Draw, Drawing, Noised};
+use crate::polish::Polish;
 use crate::random::{below, normal, stream};
 
 /// Networks that the first stage trains.
@@ -63,6 +65,7 @@ pub(crate) trait ImageModel: Sync {
 pub(crate) enum Networks {
     Diffusion(DiffusionModel),
     Distilled(Distillation),
+    Polished(Box<Polish>),
     OneShot(OneShotModel),
 }
 
@@ -70,6 +73,8 @@ pub(crate) enum Networks {
 #[derive(Debug)]
 pub(crate) struct DiffusionModel {
     encoder: Option<Box<SemanticEncoder>>,
+    /// Computes an `x_T` from `z_sem`, in a model that is to be polished.
+    endpoint: Option<Box<EndpointNet>>,
     unet: Box<Unet>,
     diffusion: Diffusion,
 }
@@ -105,8 +110,10 @@ impl Networks {
             return Err(Error::Nets(diffae_nets::Error::NotOneModel));
         };
         let encoder = model.encoder().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
+        let endpoint = model.endpoint().map(|endpoint| EndpointNet::new(endpoint, &vb.pp("endpoint")));
         Ok(Self::Diffusion(DiffusionModel {
             encoder: encoder.transpose()?.map(Box::new),
+            endpoint: endpoint.transpose()?.map(Box::new),
             unet: Box::new(Unet::new(unet, &vb.pp("unet"))?),
             diffusion: Diffusion { schedule: diffusion.noise_schedule()?, prediction: diffusion.prediction },
         }))
@@ -114,6 +121,18 @@ impl Networks {
 }
 
 impl DiffusionModel {
+    /// Returns the networks of a model that is to be polished, with the diffusion of its decoder.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if it has no encoder or no endpoint network.
+    pub(crate) fn into_parts(self) -> Result<(SemanticEncoder, EndpointNet, Unet, Diffusion)> {
+        let Self { encoder: Some(encoder), endpoint: Some(endpoint), unet, diffusion } = self else {
+            let (got, expected) = ("a model without one", "a semantic encoder and an endpoint network");
+            return Err(Error::Setting { key: "model.kind", got: got.to_owned(), expected });
+        };
+        Ok((*encoder, *endpoint, *unet, diffusion))
+    }
+
     /// Returns the noise schedule.
     pub(crate) fn schedule(&self) -> &NoiseSchedule {
         &self.diffusion.schedule
@@ -275,7 +294,7 @@ impl ImageModel for OneShotModel {
 }
 
 /// Codes one place up, the first one last, `[N, D]`; `None` for a single one.
-fn shifted(code: &Tensor) -> Result<Option<Tensor>> {
+pub(crate) fn shifted(code: &Tensor) -> Result<Option<Tensor>> {
     let count = code.dim(0)?;
     if count < 2 {
         return Ok(None);

@@ -71,10 +71,10 @@ impl Preview {
     }
 }
 
-/// Builds the settings of previews: few steps, or those of a distilled decoder, and noise by the seed of the run.
+/// Builds the settings of previews: few steps, or those of a distilled or polished decoder, and noise by the seed of the run.
 fn settings(config: &TrainConfig, model: &ModelConfig) -> PipelineSettings {
     let (steps, seed, batch_size) = (config.run.preview_steps, config.seed, Some(MAX_SHOWN));
-    if config.distillation.is_some() {
+    if config.is_of_decoder() {
         return PipelineSettings { seed, batch_size, ..PipelineSettings::of_model(model) };
     }
     PipelineSettings {

@@ -65,6 +65,9 @@ pub struct Notes {
     /// Parts that are frozen in the first stage: `encoder`, `unet`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
+    /// Weights of VGG-16, for the perceptual loss of a run that polishes a decoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lpips_weights: Option<PathBuf>,
     /// Finished stages.
     #[serde(default)]
     pub done: Vec<Stage>,
@@ -294,6 +297,14 @@ impl RunFolder {
         Ok(write_atomically(&self.path.join(NOTES_FILE), text.as_bytes(), Overwrite::Replace)?)
     }
 
+    /// Reads the losses of validation that the log of a stage has, the oldest first.
+    pub(crate) fn validation_losses(&self, stage: Stage) -> Result<Vec<f64>> {
+        let path = self.path.join(METRICS_FILE);
+        let text = fs::read_to_string(&path).map_err(at(&path))?;
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+        Ok(lines.filter(|line| line.stage == stage).filter_map(|line| line.validation_loss).collect())
+    }
+
     /// Opens the log of a stage that resumes after `step` steps, without the later lines of a killed process.
     pub(crate) fn metrics(&self, stage: Stage, step: usize) -> Result<Metrics> {
         let path = self.path.join(METRICS_FILE);
@@ -315,6 +326,8 @@ impl RunFolder {
 struct Line {
     stage: Stage,
     step: usize,
+    #[serde(default)]
+    validation_loss: Option<f64>,
 }
 
 /// Writes `metrics.jsonl`, and the same numbers for `TensorBoard`.

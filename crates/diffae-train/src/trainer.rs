@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_infer::{Model, ModelConfig};
 use diffae_kernels::{ActivationStorage, differentiable, no_gradients, run_in_pool};
+use diffae_nets::features::LpipsNetwork;
 use diffae_nets::{BatchMoments, Discriminator, TrainingMode};
 use diffae_schedule::Timestep;
 
@@ -21,6 +22,8 @@ use crate::objective::Drawing;
 use crate::optimization::{Accumulated, Backpropagation, TrainState, share_of};
 use crate::parameters::{Norms, Parameters, Part, dropout_seed};
 use crate::part_report::PartReport;
+use crate::polish::Polish;
+use crate::polish_settings::PolishSettings;
 use crate::random::Purpose;
 use crate::semantic_loss::SemanticLoss;
 
@@ -120,6 +123,21 @@ impl Trainer {
         Ok(Self { networks: Networks::Distilled(distillation), ..self })
     }
 
+    /// Trains decoder and endpoint network through the chain of `settings` from now on, in place of the objective of a diffusion;
+    /// `perceptual` measures how far pictures look from the originals. The encoder receives no gradient.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the networks are no diffusion autoencoder with an endpoint network; [`Error::Schedule`] if the chain
+    /// does not exist.
+    pub fn polish(self, perceptual: LpipsNetwork, settings: &PolishSettings) -> Result<Self> {
+        let Networks::Diffusion(model) = self.networks else {
+            let (got, expected) = ("compact".to_owned(), "a diffusion, whose decoder takes steps");
+            return Err(Error::Setting { key: "model.kind", got, expected });
+        };
+        let polish = Polish::new(model, settings, perceptual)?;
+        Ok(Self { networks: Networks::Polished(Box::new(polish)), ..self })
+    }
+
     /// Freezes a part of the model: `encoder` or `unet`.
     ///
     /// # Errors
@@ -180,6 +198,10 @@ impl Trainer {
         match &self.networks {
             Networks::Diffusion(model) => self.learning.step(model, group, &mut drawn((model, device, how), next)),
             Networks::Distilled(model) => self.learning.step(model, group, &mut drawn((model, device, how), next)),
+            Networks::Polished(model) => {
+                let model = model.as_ref();
+                self.learning.step(model, group, &mut drawn((model, device, how), next))
+            }
             Networks::OneShot(model) => self.learning.step(model, group, &mut drawn((model, device, how), next)),
         }
     }
@@ -203,8 +225,8 @@ impl Trainer {
                     Ok((x_0, input))
                 })
             }
-            Networks::Distilled(_) => {
-                let (got, expected) = ("a distillation".to_owned(), "a diffusion, where timesteps are given");
+            Networks::Distilled(_) | Networks::Polished(_) => {
+                let (got, expected) = ("that of a whole chain".to_owned(), "a diffusion, where timesteps are given");
                 Err(Error::Setting { key: "the objective", got, expected })
             }
             Networks::OneShot(_) => {
@@ -221,6 +243,7 @@ impl Trainer {
         match &self.networks {
             Networks::Diffusion(model) => self.learning.validate(model, x_0),
             Networks::Distilled(model) => self.learning.validate(model, x_0),
+            Networks::Polished(model) => self.learning.validate(model.as_ref(), x_0),
             Networks::OneShot(model) => self.learning.validate(model, x_0),
         }
     }

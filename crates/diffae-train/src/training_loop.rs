@@ -73,6 +73,8 @@ pub(crate) struct TrainingLoop<'a> {
     settings: &'a StageSettings,
     group: &'a mut Group,
     record: Option<Record<'a>>,
+    /// Number of validations without a lower loss after which training ends; 0 for none.
+    patience: usize,
 }
 
 /// Checkpoints and log of a stage, in the folder of its run.
@@ -81,6 +83,31 @@ struct Record<'a> {
     checkpoints: Checkpoints,
     metrics: Metrics,
     last_save: Instant,
+    plateau: Plateau,
+}
+
+/// The lowest loss of validation, and the number of validations since.
+#[derive(Debug)]
+struct Plateau {
+    lowest: f64,
+    since: usize,
+}
+
+impl Plateau {
+    /// Counts validations with these losses, the oldest first.
+    fn of(losses: impl IntoIterator<Item = f64>) -> Self {
+        let mut plateau = Self { lowest: f64::INFINITY, since: 0 };
+        losses.into_iter().for_each(|loss| plateau.add(loss));
+        plateau
+    }
+
+    fn add(&mut self, loss: f64) {
+        if loss < self.lowest {
+            (self.lowest, self.since) = (loss, 0);
+        } else {
+            self.since += 1;
+        }
+    }
 }
 
 impl<'a> Record<'a> {
@@ -93,7 +120,8 @@ impl<'a> Record<'a> {
             state.load_newest(&checkpoints)?;
         }
         let metrics = folder.metrics(stage, state.step)?;
-        Ok(Self { settings, checkpoints, metrics, last_save: Instant::now() })
+        let plateau = Plateau::of(folder.validation_losses(stage)?);
+        Ok(Self { settings, checkpoints, metrics, last_save: Instant::now(), plateau })
     }
 }
 
@@ -109,12 +137,16 @@ impl<'a> TrainingLoop<'a> {
         let record = group.agree(record)?;
         let settings = folder.config().stage(stage);
         state.share(group, settings.accumulate)?;
-        Ok(Self { stage, settings, group, record })
+        let patience = match stage {
+            Stage::Autoencoder => folder.config().polish.as_ref().map_or(0, |polish| polish.patience),
+            Stage::Latent | Stage::Classifier => 0,
+        };
+        Ok(Self { stage, settings, group, record, patience })
     }
 
     /// Trains outside of a run: without log and checkpoints.
     pub(crate) fn unrecorded(stage: Stage, settings: &'a StageSettings, group: &'a mut Group) -> Self {
-        Self { stage, settings, group, record: None }
+        Self { stage, settings, group, record: None, patience: 0 }
     }
 
     /// Trains to the end of the stage, or until `on_step` breaks in any process.
@@ -126,7 +158,7 @@ impl<'a> TrainingLoop<'a> {
         if stop {
             return Ok(Outcome::Stopped);
         }
-        while learner.state().step < num_steps {
+        while learner.state().step < num_steps && !self.is_at_plateau()? {
             // A gradient is that of all processes, a loss that of this one.
             let others = if self.group.size() > 1 { ", or those of another process" } else { "" };
             let stepped = learner.step(self.group).map_err(|error| {
@@ -139,7 +171,9 @@ impl<'a> TrainingLoop<'a> {
             let work = Work::Training;
             let stop = on_step(&report(work, step, stepped.loss, stepped.num_samples)) == ControlFlow::Break(());
             let [stop, save] = self.group.any([stop, self.is_save_due()])?;
-            let (validate, save) = (!stop && learner.is_validated_after(step), save || stop || step == num_steps);
+            let validate = !stop && learner.is_validated_after(step);
+            // A run may end after any validation.
+            let save = save || stop || step == num_steps || (validate && self.patience > 0);
             if validate || save {
                 let read = if save { &StatePart::ALL[..] } else { &[StatePart::Average] };
                 learner.state_mut().gather_in_first(self.group, read)?;
@@ -153,6 +187,21 @@ impl<'a> TrainingLoop<'a> {
         }
         learner.state_mut().gather_averages(self.group)?;
         Ok(Outcome::Finished)
+    }
+
+    /// Returns whether the loss on held-out pictures has not fallen for as long as the run waits: the first process of the group
+    /// knows.
+    fn is_at_plateau(&mut self) -> Result<bool> {
+        if self.patience == 0 {
+            return Ok(false);
+        }
+        let patience = self.patience;
+        let [is_over] =
+            self.group.any([self.record.as_ref().is_some_and(|record| record.plateau.since >= patience)])?;
+        if is_over && self.group.is_first() {
+            tracing::info!("the loss on held-out pictures has not fallen for {patience} validations: training ends");
+        }
+        Ok(is_over)
     }
 
     fn is_save_due(&self) -> bool {
@@ -189,6 +238,7 @@ impl<'a> TrainingLoop<'a> {
         let (Some(record), Some(Validation { loss, z_usage })) = (&mut self.record, validation) else { return Ok(()) };
         let (stage, step) = (self.stage, learner.state().step);
         let images = step * self.settings.batch_size;
+        record.plateau.add(loss);
         record.metrics.write(&ValidationLine { stage, step, images, validation_loss: loss, z_usage })
     }
 

@@ -21,7 +21,7 @@ const TESTS: &str = "tests";
 /// The folders below [`TESTS`] that hold what tests read.
 const TEST_DATA: [&str; 2] = ["data", "fixtures"];
 /// The folder of models that are part of the program.
-const BUILT_IN_WEIGHTS: [&str; 2] = ["crates/diffae-eval/heads/", "crates/diffae-infer/models/"];
+const BUILT_IN_WEIGHTS: [&str; 2] = ["crates/diffae-nets/heads/", "crates/diffae-infer/models/"];
 /// Module names that say nothing about their content.
 const EMPTY_NAMES: [&str; 6] = ["common", "helper", "helpers", "misc", "util", "utils"];
 /// Maximum size of a file; a golden checkpoint comes close.

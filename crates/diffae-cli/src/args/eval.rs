@@ -272,6 +272,17 @@ pub(crate) enum XTerminalName {
     Inverted,
     /// Random noise
     Random,
+    /// Computed from z_sem
+    Endpoint,
+}
+
+/// Ways of measuring reconstructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReconProtocolName {
+    /// Without rounding
+    Exact,
+    /// As the authors of DBAE measure: 8-bit reconstructions, LPIPS of AlexNet, SSIM by rows
+    Dbae,
 }
 
 #[derive(Debug, Args)]
@@ -295,6 +306,9 @@ pub(crate) struct ReconArgs {
     /// Inversion steps [default: as many as decoding steps]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) invert_steps: Option<usize>,
+    /// Way of measuring
+    #[arg(long, value_enum, default_value_t = ReconProtocolName::Exact, value_name = "NAME")]
+    pub(crate) protocol: ReconProtocolName,
 }
 
 #[derive(Debug, Args)]

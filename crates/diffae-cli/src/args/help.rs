@@ -171,6 +171,16 @@ const PAGES: &[Page] = &[
     page(&["distill"], &["diffae distill --model toonheads --data faces --steps 2 --out fast"])
         .without(&["device", "dtype"]),
     page(
+        &["polish"],
+        &["diffae polish --model toonheads --data faces --lpips-weights vgg16-397923af.pth --out polished"],
+    )
+    .options(&[
+        ("images", "Maximum length of the training in images [default: 20000]"),
+        ("batch_size", "Images per step [default: 8]"),
+        ("lr", "Learning rate [default: 0.0003]"),
+    ])
+    .without(&["device", "dtype"]),
+    page(
         &["tune-steps"],
         &[
             "diffae tune-steps --model toonheads faces --steps 5 --out tuned",

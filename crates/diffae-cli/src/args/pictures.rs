@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use diffae_data::Shard;
-use diffae_infer::{GivenSettings, Inversion, ModelConfig, PipelineSettings, Resume};
+use diffae_infer::{GivenSettings, Inversion, ModelConfig, PipelineSettings, Resume, XTerminalSource};
 use diffae_schedule::Spacing;
 
 use super::chain::InversionName;
@@ -119,8 +119,28 @@ pub(crate) enum XTerminalChoice {
     Stored,
     /// Random noise
     Random,
+    /// Computed from z_sem by the model's endpoint network, which `diffae polish` trains
+    Endpoint,
     /// All zero
     Zero,
+}
+
+/// Sources of x_T of samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SampleNoise {
+    /// Random noise
+    Random,
+    /// Computed from z_sem by the model's endpoint network, which `diffae polish` trains
+    Endpoint,
+}
+
+impl From<SampleNoise> for XTerminalSource {
+    fn from(noise: SampleNoise) -> Self {
+        match noise {
+            SampleNoise::Random => Self::Random,
+            SampleNoise::Endpoint => Self::Endpoint,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -150,6 +170,17 @@ pub(crate) struct DecodeArgs {
     pub(crate) json: JsonArgs,
 }
 
+impl ReconstructionNoise {
+    /// Returns the name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Inverted => "inverted",
+            Self::Random => "random",
+            Self::Endpoint => "endpoint",
+        }
+    }
+}
+
 /// Sources of x_T of a reconstruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReconstructionNoise {
@@ -157,6 +188,8 @@ pub(crate) enum ReconstructionNoise {
     Inverted,
     /// Random noise: shows what z_sem holds
     Random,
+    /// Computed from z_sem by the model's endpoint network, which `diffae polish` trains
+    Endpoint,
 }
 
 #[derive(Debug, Args)]
@@ -278,6 +311,9 @@ pub(crate) struct SampleArgs {
     pub(crate) latent_steps: Option<usize>,
     #[command(flatten)]
     pub(crate) latent: LatentArgs,
+    /// Source of x_T [default: random; of a polished model endpoint]
+    #[arg(long = "x-t", value_enum, value_name = "SOURCE", conflicts_with = "noise")]
+    pub(crate) x_t: Option<SampleNoise>,
     #[command(flatten)]
     pub(crate) random: RandomArgs,
     /// .safetensors file with z_T [N, D] and x_T [N, C, H, W]; missing tensors are drawn at random

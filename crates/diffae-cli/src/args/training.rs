@@ -101,21 +101,8 @@ pub(crate) struct FitEditsArgs {
 OUT is a run like those of `diffae train`: it has previews and a log, and `diffae train --out OUT --resume` continues it. \
 The encoder, and with it the latent diffusion and the classifier, stay those of the model.")]
 pub(crate) struct DistillArgs {
-    /// Model folder, `toonheads`, or a released checkpoint that needs no further options (`diffae import` makes a folder of
-    /// any other)
-    #[arg(long, short, value_name = "MODEL")]
-    pub(crate) model: PathBuf,
-    /// Images like those that the model was trained on: a folder (with subfolders), a tar archive, an LMDB, Parquet,
-    /// .safetensors
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: PathBuf,
-    /// Image of each sample of an archive or a table that holds several: a key such as jpg or seg.png, or a column
-    /// [default: the obvious one]
-    #[arg(long, value_name = "KEY")]
-    pub(crate) picture_key: Option<String>,
-    /// Folder of the run, which becomes a model folder
-    #[arg(long, short, value_name = "RUN")]
-    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) subject: DecoderArgs,
     /// Decoding steps of the new model, and its default
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = positive)]
     pub(crate) steps: usize,
@@ -136,6 +123,37 @@ pub(crate) struct DistillArgs {
     /// Weight of a perceptual term beside the pixels: the distance of pictures in the model's own z_sem
     #[arg(long, default_value_t = 0.0, value_name = "WEIGHT", allow_negative_numbers = true)]
     pub(crate) semantic_weight: f64,
+    #[command(flatten)]
+    pub(crate) run: DecoderRunArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+    #[command(flatten)]
+    pub(crate) group: GroupArgs,
+}
+
+/// The model whose decoder is trained, and the images.
+#[derive(Debug, Args)]
+pub(crate) struct DecoderArgs {
+    /// Model folder, `toonheads`, or a released checkpoint that needs no further options (`diffae import` makes a folder of
+    /// any other)
+    #[arg(long, short, value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Images like those that the model was trained on: a folder (with subfolders), a tar archive, an LMDB, Parquet,
+    /// .safetensors
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Image of each sample of an archive or a table that holds several: a key such as jpg or seg.png, or a column
+    /// [default: the obvious one]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) picture_key: Option<String>,
+    /// Folder of the run, which becomes a model folder
+    #[arg(long, short, value_name = "RUN")]
+    pub(crate) out: PathBuf,
+}
+
+/// Options of a run that trains a decoder.
+#[derive(Debug, Args)]
+pub(crate) struct DecoderRunArgs {
     /// Length of the training in images [default: 50000]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) images: Option<usize>,
@@ -154,6 +172,41 @@ pub(crate) struct DistillArgs {
     /// Continue from the latest checkpoint; the other options must agree with those of the first call
     #[arg(long)]
     pub(crate) resume: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Decoder and endpoint network learn to give images of z_sem alone that look like the originals; `--x-t endpoint` then decodes \
+them. OUT is a run like those of `diffae train`: it has previews and a log, and `diffae train --out OUT --resume` continues \
+it. The encoder, and with it the latent diffusion and the classifier, stay those of the model.")]
+pub(crate) struct PolishArgs {
+    #[command(flatten)]
+    pub(crate) subject: DecoderArgs,
+    /// Weights of VGG-16, for the perceptual loss LPIPS: torchvision's .pth, or .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub(crate) lpips_weights: PathBuf,
+    /// Decoding steps of the new model, and its default
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = positive)]
+    pub(crate) steps: usize,
+    /// Spacing of the timesteps of these steps
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value_t = Spacing::LogSnr,
+        value_parser = one_of::<Spacing>(Spacing::names())
+    )]
+    pub(crate) spacing: Spacing,
+    /// Weight of the mean square difference of pixels, in [-1, 1], beside LPIPS
+    #[arg(long, default_value_t = 3.0, value_name = "WEIGHT", allow_negative_numbers = true)]
+    pub(crate) pixel_weight: f64,
+    /// Channels of the endpoint network's largest maps
+    #[arg(long, default_value_t = 32, value_name = "M", value_parser = positive)]
+    pub(crate) endpoint_channels: usize,
+    /// Validations in a row without a lower loss on held-out images after which training ends; 0 for none
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(crate) patience: usize,
+    #[command(flatten)]
+    pub(crate) run: DecoderRunArgs,
     #[command(flatten)]
     pub(crate) json: JsonArgs,
     #[command(flatten)]

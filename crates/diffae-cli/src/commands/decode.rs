@@ -1,7 +1,9 @@
 //! `diffae decode --model MODEL codes.safetensors --out DIR`
 
 use anyhow::{Result, bail};
-use diffae_infer::{Codes, CodesNeed, ModelConfig, PipelineSettings, Settings, pick_codes};
+use diffae_infer::{
+    Codes, CodesNeed, GivenSettings, ModelConfig, PipelineSettings, Settings, XTerminalSource, pick_codes,
+};
 
 use crate::args::{DecodeArgs, GlobalArgs, XTerminalChoice, chain_settings};
 use crate::picture_output::{Begin, OutputPlan, PictureOutput, Record};
@@ -54,6 +56,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
     ]);
     public.extend(chain_settings(&settings, codes));
     let mut hidden = session.run_settings(global);
+    hidden.extend(session.endpoint_settings(&settings)?);
     hidden.insert("x-t".to_owned(), format!("{:?}", args.x_t).into());
     hidden.insert(
         "inputs".to_owned(),
@@ -91,18 +94,19 @@ impl Decode<'_> {
         Ok(())
     }
 
-    /// Returns the codes to decode, with the `x_T` that `--x-t` asks for; random ones are drawn when they are decoded.
+    /// Returns the codes to decode, with the `x_T` that `--x-t` asks for; random ones and endpoints are made when they are
+    /// decoded.
     fn codes(&self, indices: &[usize]) -> Result<Codes> {
         let codes = self.chosen.codes.select(indices)?;
         let x_terminal = match (self.args.x_t, &codes.x_terminal) {
             (XTerminalChoice::Stored, Some(_)) => return Ok(codes),
             (XTerminalChoice::Stored, None) if !self.session.is_one_shot() => {
-                bail!("the codes hold no x_T; use --x-t random or --x-t zero")
+                bail!("the codes hold no x_T; use --x-t random, endpoint or zero")
             }
             (XTerminalChoice::Stored | XTerminalChoice::Zero, _) => {
                 Some(self.session.model().zero_x_terminal(indices.len())?)
             }
-            (XTerminalChoice::Random, _) => None,
+            (XTerminalChoice::Random | XTerminalChoice::Endpoint, _) => None,
         };
         Ok(Codes { x_terminal, chain: None, ..codes })
     }
@@ -126,7 +130,9 @@ fn check(codes: &Codes, session: &Session, args: &DecodeArgs) -> Result<()> {
 fn settings(codes: &Codes, args: &DecodeArgs, model: &ModelConfig) -> Result<PipelineSettings> {
     let given = args.decoding.given(&args.batch);
     if args.x_t != XTerminalChoice::Stored {
-        return Ok(given.decoding(model)?);
+        let is_endpoint = args.x_t == XTerminalChoice::Endpoint;
+        let source = if is_endpoint { XTerminalSource::Endpoint } else { XTerminalSource::Random };
+        return Ok(GivenSettings { x_terminal: Some(source), ..given }.decoding(model)?);
     }
     Ok(given.decoding_codes(codes, &args.codes.display().to_string(), model)?)
 }

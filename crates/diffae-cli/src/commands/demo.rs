@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use candle_core::Tensor;
 use diffae_data::{png_bytes, rgb_from_tensor, tensor_from_rgb};
 use diffae_infer::{
-    CallEvent, Codes, ModelSource, NetworkCall, Pipeline, PipelineSettings, Sheet, built_in_pictures, gif_bytes,
-    keep_residual,
+    CallEvent, Codes, ModelSource, NetworkCall, Pipeline, PipelineSettings, Sheet, XTerminalSource, built_in_pictures,
+    gif_bytes, keep_residual,
 };
 use image::RgbImage;
 use serde_json::json;
@@ -193,7 +193,11 @@ impl Demo<'_> {
         let mut sheet = Sheet::new();
         sheet.push("original", pictures.to_vec());
         sheet.push("inverted x_T", decoded);
-        sheet.push("random x_T", self.decode(&random)?);
+        let label = match self.settings.x_terminal {
+            XTerminalSource::Random => "random x_T",
+            XTerminalSource::Endpoint => "endpoint x_T",
+        };
+        sheet.push(label, self.decode(&random)?);
         Ok(sheet)
     }
 

@@ -37,6 +37,7 @@ struct Parameters {
     unet: usize,
     decoder: usize,
     encoder: usize,
+    endpoint: usize,
     latent_net: usize,
 }
 
@@ -51,8 +52,9 @@ pub(crate) fn run(_: &GlobalArgs, args: &InfoArgs) -> Result<()> {
 impl Info {
     fn new(source: &ModelSource) -> Result<Self> {
         let config = source.config();
-        let [unet, decoder, encoder, latent_net] =
-            ["unet.", "decoder.", "encoder.", "latent_net."].map(|prefix| source.num_parameters(prefix));
+        let [unet, decoder, encoder, endpoint, latent_net] =
+            ["unet.", "decoder.", "encoder.", "endpoint.", "latent_net."].map(|prefix| source.num_parameters(prefix));
+        let total = unet + decoder + encoder + endpoint + latent_net;
         let classifier = config.classifier();
         let [channels, image_size, _] = config.image_shape();
         let has_moments = source.latent_moments().is_some();
@@ -61,7 +63,7 @@ impl Info {
             image_size,
             channels,
             z_sem_width: config.z_channels(),
-            parameters: Parameters { total: unet + decoder + encoder + latent_net, unet, decoder, encoder, latent_net },
+            parameters: Parameters { total, unet, decoder, encoder, endpoint, latent_net },
             num_train_timesteps: config.diffusion().map(|diffusion| diffusion.num_train_timesteps),
             beta_schedule: config.diffusion().map(|diffusion| diffusion.beta_schedule.to_string()),
             prediction: config.diffusion().map(|diffusion| diffusion.prediction.to_string()),
@@ -100,7 +102,8 @@ impl Info {
         }
         if let Some(ChainsConfig { distilled, tuned }) = &self.chains {
             if let Some(DistilledChain { steps, spacing }) = distilled {
-                say(&format!("decoder      distilled to {}, {spacing}", counted(*steps, "step")))?;
+                let how = if self.parameters.endpoint > 0 { "polished along" } else { "distilled to" };
+                say(&format!("decoder      {how} {}, {spacing}", counted(*steps, "step")))?;
             }
             if !tuned.is_empty() {
                 let numbers: Vec<String> = tuned.iter().map(|chain| chain.timesteps.len().to_string()).collect();
@@ -145,6 +148,7 @@ fn parts(parameters: &Parameters) -> String {
         ("unet", parameters.unet),
         ("decoder", parameters.decoder),
         ("encoder", parameters.encoder),
+        ("endpoint network", parameters.endpoint),
         ("latent net", parameters.latent_net),
     ];
     let present = parts.iter().filter(|(_, count)| *count > 0);

@@ -5,6 +5,7 @@ mod codes;
 mod completions;
 pub(crate) mod dataset;
 mod decode;
+mod decoder_run;
 mod demo;
 mod distill;
 mod edit;
@@ -17,6 +18,7 @@ mod import;
 mod info;
 mod interpolate;
 mod man;
+mod polish;
 mod presets;
 mod reconstruct;
 mod sample;
@@ -52,6 +54,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Variations(args) => variations::run(global, &args),
         Command::Train(args) => train::run(global, &args),
         Command::Distill(args) => distill::run(global, &args),
+        Command::Polish(args) => polish::run(global, &args),
         Command::TuneSteps(args) => tune_steps::run(global, &args),
         Command::FitAttributes(args) => fit_attributes::run(global, &args),
         Command::FitEdits(args) => fit_edits::run(global, &args),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use diffae_data::{Input, rgb_from_tensor};
-use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet};
+use diffae_infer::{CodesBatch, CodesNeed, PipelineSettings, Settings, Sheet, XTerminalSource};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{GlobalArgs, ReconstructArgs, ReconstructionNoise, chain_settings};
@@ -43,8 +43,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     })?;
     let session = Session::open(global, &args.model, &args.batch)?;
     let inverted = args.x_t == ReconstructionNoise::Inverted;
+    let source = args.x_t.name();
     if !inverted && args.inversion.is_given() {
-        bail!("--x-t random decodes without an inversion; --inversion and --invert-steps do not go with it")
+        bail!("--x-t {source} decodes without an inversion; --inversion and --invert-steps do not go with it")
     }
     let settings = if inverted {
         let bases = (session.config(), PipelineSettings::REFERENCE);
@@ -52,15 +53,21 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     } else {
         args.decoding.settings(&args.batch, session.config())?
     };
-    let settings = PipelineSettings { seed: args.random.seed, ..settings };
+    let x_terminal = match args.x_t {
+        ReconstructionNoise::Endpoint => XTerminalSource::Endpoint,
+        ReconstructionNoise::Inverted | ReconstructionNoise::Random => XTerminalSource::Random,
+    };
+    let settings = PipelineSettings { seed: args.random.seed, x_terminal, ..settings };
     let need = if inverted { CodesNeed::Both } else { CodesNeed::ZSem };
     session.check_chains(&settings, need)?;
     let mut public = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
     public.extend(chain_settings(&settings, need));
     if !inverted {
         public.insert("seed".to_owned(), args.random.seed.into());
+        public.insert("x_T".to_owned(), source.into());
     }
     let mut hidden = session.run_settings(global);
+    hidden.extend(session.endpoint_settings(&settings)?);
     hidden.insert("inputs".to_owned(), fingerprint.into());
     let resume = args.resume.mode(&args.out.force);
     let num_kept = output.begin(Begin { public, hidden, num_items: inputs.len(), resume })?;
@@ -72,7 +79,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
         measured.extend(Vec::<Measured>::deserialize(note)?);
     }
     if output.has_sheet() {
-        let columns = ["original", if inverted { "inverted x_T" } else { "random x_T" }];
+        let columns = ["original".to_owned(), format!("{source} x_T")];
         output.write_sheet(SHEET, &side_by_side(&session, &inputs, &output)?.with_columns(columns).draw())?;
     }
     let written = output.commit()?;
@@ -112,8 +119,8 @@ impl Reconstruction<'_> {
             let x_0 = session.read(inputs)?;
             let encoded = session.encode_inputs((inputs, &x_0), need, &settings, &progress)?;
             let numbers: Vec<u64> = (batch.start as u64..batch.end as u64).collect();
-            let random = || pipeline.random_x_terminal_batch(&numbers, &settings);
-            let x_terminal = encoded.x_terminal.map_or_else(random, Ok)?;
+            let made = || pipeline.x_terminal_batch(encoded.z_sem.as_ref(), &numbers, &settings);
+            let x_terminal = encoded.x_terminal.map_or_else(made, Ok)?;
             let codes = CodesBatch {
                 x_terminal: &x_terminal,
                 chain: encoded.chain.as_ref(),

@@ -3,7 +3,9 @@
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use diffae_data::read_tensor;
-use diffae_infer::{CodesBatch, CodesNeed, Error, LatentMethod, PipelineSettings, Settings, Sheet, noise_warning};
+use diffae_infer::{
+    CodesBatch, CodesNeed, Error, LatentMethod, PipelineSettings, Settings, Sheet, XTerminalSource, noise_warning,
+};
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
 
 use crate::args::{GlobalArgs, SampleArgs, chain_settings};
@@ -59,8 +61,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     let usual = settings.latent_options();
     let latent_method = args.latent.method(LatentMethod { sampler: usual.sampler, spacing: usual.spacing })?;
     let latent_method = latent_method.or(settings.latent_method);
-    let settings = PipelineSettings { num_latent_steps, latent_method, seed: args.random.seed, ..settings };
+    let x_terminal = args.x_t.map_or(settings.x_terminal, XTerminalSource::from);
+    let settings = PipelineSettings { num_latent_steps, latent_method, x_terminal, seed: args.random.seed, ..settings };
     session.check_chains(&settings, CodesNeed::ZSem)?;
+
     if session.has_z_sem() {
         session.model().latent_net()?;
         session.pipeline.check_latent_steps(&settings).context("--latent-steps")?;
@@ -115,10 +119,14 @@ impl Sampling<'_> {
             public.insert("latent_spacing".to_owned(), latent.spacing.to_string().into());
         }
         let mut hidden = session.run_settings(global);
+        hidden.extend(session.endpoint_settings(&self.settings)?);
         hidden.insert("latent_net".to_owned(), session.latent_fingerprint()?.into());
         let ranges = args.index.iter().map(|range| format!("{}..{}", range.0.start, range.0.end));
         hidden.insert("index".to_owned(), ranges.collect::<Vec<_>>().join(",").into());
         public.insert("seed".to_owned(), args.random.seed.into());
+        if self.settings.x_terminal == XTerminalSource::Endpoint && self.given.x_terminal.is_none() {
+            public.insert("x_T".to_owned(), "endpoint".into());
+        }
         if let Some(path) = &args.noise {
             let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.clone(), source })?;
             hidden.insert("noise".to_owned(), blake3::hash(&bytes).to_string().into());
@@ -154,7 +162,7 @@ impl Sampling<'_> {
             };
             let x_terminal = match &self.given.x_terminal {
                 Some(x_terminal) => part(x_terminal)?,
-                None => pipeline.random_x_terminal_batch(numbers, &settings)?,
+                None => pipeline.x_terminal_batch(z_sem.as_ref(), numbers, &settings)?,
             };
             let codes = CodesBatch { x_terminal: &x_terminal, chain: None, z_sem: z_sem.as_ref(), numbers };
             let x_0 = pipeline.decode_batch(codes, &settings, observer)?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use diffae_data::rgb_from_tensor;
-use diffae_infer::{Codes, CodesNeed, PipelineSettings, Settings, Sheet, Subjects};
+use diffae_infer::{Codes, CodesNeed, PipelineSettings, Settings, Sheet, Subjects, XTerminalSource};
 use image::RgbImage;
 
 use crate::args::{GlobalArgs, VariationsArgs, chain_settings};
@@ -48,8 +48,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())
     }
     subjects.check(session.model(), CodesNeed::ZSem)?;
-    let settings =
-        PipelineSettings { seed: args.random.seed, ..args.decoding.settings(&args.batch, session.config())? };
+    let settings = args.decoding.settings(&args.batch, session.config())?;
+    let settings = PipelineSettings { seed: args.random.seed, x_terminal: XTerminalSource::Random, ..settings };
     session.check_chains(&settings, CodesNeed::ZSem)?;
     let mut public = Settings::from([
         ("model".to_owned(), session.model().fingerprint().into()),

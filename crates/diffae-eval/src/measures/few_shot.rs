@@ -327,7 +327,7 @@ fn decode(
     for chosen in chosen.chunks(model.batch_size()) {
         let first = pictures.len();
         let z_sem = select(&sampled.z_sem, chosen)?.to_device(model.model().device())?;
-        let x_terminal = model.random_x_terminal(first, chosen.len(), &settings)?;
+        let x_terminal = model.x_terminal(Some(&z_sem), (first, chosen.len()), &settings)?;
         let x_0 = model.decode((&x_terminal, Some(&z_sem)), first, &settings, &stage)?;
         for row in 0..chosen.len() {
             let picture = rgb_from_tensor(&x_0.get(row)?)?;

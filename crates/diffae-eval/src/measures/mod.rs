@@ -39,7 +39,7 @@ pub use inversion::{DdimSteps, Inversion, InversionOptions};
 pub use labeled::LabeledPictures;
 pub use lpips_pairs::{LpipsPairs, PerceptualNetwork};
 pub use ppl::{Ppl, PplOptions};
-pub use recon::{Recon, ReconOptions, ReconSubject, XTerminalKind};
+pub use recon::{Recon, ReconOptions, ReconProtocol, ReconSubject, XTerminalKind};
 pub use z_usage::{ZUsage, ZUsageOptions};
 
 use crate::error::Result;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use diffae_data::{PictureSet, rgb_from_tensor};
-use diffae_infer::{PipelineSettings, Settings, Sheet, StochasticCode};
+use diffae_infer::{PipelineSettings, Settings, Sheet, StochasticCode, XTerminalSource};
 use diffae_schedule::Sampler;
 use image::RgbImage;
 
@@ -14,6 +14,7 @@ use super::{Measure, PerceptualNetwork};
 use crate::error::{Error, Result, check_at_least, unsuitable};
 use crate::evaluated_model::{EvaluatedModel, to_unit};
 use crate::evaluation::{Evaluation, Stage, batches};
+use crate::features::LpipsBackbone;
 use crate::journal::{Journal, Values};
 use crate::pixel_error::{mse, psnr};
 use crate::plot::{Curve, Plot};
@@ -23,7 +24,7 @@ use crate::ssim::{ms_ssim, ssim};
 const NAME: &str = "recon";
 const SHEET: &str = "recon.png";
 /// Measures, in the order of the report.
-const MEASURES: [&str; 5] = ["psnr", "ssim", "ms_ssim", "mse", "lpips"];
+const MEASURES: [&str; 6] = ["psnr", "ssim", "ms_ssim", "mse", "lpips", "ssim_of_rows"];
 /// Number of pictures on the sheet.
 const NUM_SHOWN: usize = 8;
 
@@ -49,7 +50,11 @@ impl Method {
     fn settings(self, model: &EvaluatedModel, sampler: Sampler, seed: u64) -> Result<PipelineSettings> {
         let Self { steps: num_steps, invert_steps: num_invert_steps, .. } = self;
         let of_paper = PipelineSettings::REFERENCE;
-        model.along_own_chain(PipelineSettings { num_steps, num_invert_steps, sampler, seed, ..of_paper })
+        let along =
+            model.along_own_chain(PipelineSettings { num_steps, num_invert_steps, sampler, seed, ..of_paper })?;
+        let is_endpoint = self.kind == XTerminalKind::Endpoint;
+        let x_terminal = if is_endpoint { XTerminalSource::Endpoint } else { XTerminalSource::Random };
+        Ok(PipelineSettings { x_terminal, ..along })
     }
 
     fn reconstruct(
@@ -60,16 +65,19 @@ impl Method {
         settings: &PipelineSettings,
         stage: &Stage<'_>,
     ) -> Result<Tensor> {
-        let code = if self.kind == XTerminalKind::Inverted {
-            model.pipeline().invert_batch(x_0, z_sem, settings, &mut stage.observer())?
-        } else {
-            StochasticCode { x_terminal: model.random_x_terminal(batch.start, batch.len(), settings)?, chain: None }
+        let numbers = (batch.start, batch.len());
+        let code = match self.kind {
+            XTerminalKind::Inverted => model.pipeline().invert_batch(x_0, z_sem, settings, &mut stage.observer())?,
+            XTerminalKind::Random | XTerminalKind::Endpoint => {
+                StochasticCode { x_terminal: model.x_terminal(z_sem, numbers, settings)?, chain: None }
+            }
         };
         model.decode_code((&code, z_sem), batch.start, settings, stage)
     }
 }
 
-/// Reconstruction quality by number of decoding steps, from inverted and from random `x_T`: PSNR, SSIM, MSE; MS-SSIM of
+/// Reconstruction quality by number of decoding steps, from inverted and from random `x_T`, and from those of the endpoint
+/// network where there is one: PSNR, SSIM, MSE; MS-SSIM of
 /// pictures with a side of 176 pixels or more, and LPIPS with its network.
 #[derive(Debug)]
 pub struct Recon<'a> {
@@ -104,10 +112,12 @@ pub enum XTerminalKind {
     Inverted,
     /// Random noise.
     Random,
+    /// Endpoint: computed by the model's network.
+    Endpoint,
 }
 
 impl XTerminalKind {
-    const ALL: [Self; 2] = [Self::Inverted, Self::Random];
+    const ALL: [Self; 3] = [Self::Inverted, Self::Random, Self::Endpoint];
 
     /// Returns the name in reports.
     #[must_use]
@@ -115,6 +125,31 @@ impl XTerminalKind {
         match self {
             Self::Inverted => "inverted",
             Self::Random => "random",
+            Self::Endpoint => "endpoint",
+        }
+    }
+}
+
+/// The way in which reconstructions are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReconProtocol {
+    /// As tensors, without rounding.
+    #[default]
+    Exact,
+    /// Protocol of Diffusion Bridge `AutoEncoders`, Kim et al. 2024 (arXiv:2405.17111), by the authors' `eval_reconstruction.py`:
+    /// reconstructions are cut off to 8 bits, LPIPS is that of `AlexNet`, and a figure more, `ssim_of_rows`, is the SSIM that they
+    /// report: arrays there have the axes `[N, H, W, C]`, so that rows count as channels, and the Gaussian window lies over columns
+    /// and colors.
+    Dbae,
+}
+
+impl ReconProtocol {
+    /// Returns the name: `exact`, `dbae`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Dbae => "dbae",
         }
     }
 }
@@ -128,11 +163,13 @@ pub struct ReconOptions {
     pub invert_steps: Option<usize>,
     /// Sampler. Default: DDIM.
     pub sampler: Sampler,
+    /// The way of measuring. Default: without rounding.
+    pub protocol: ReconProtocol,
 }
 
 impl Default for ReconOptions {
     fn default() -> Self {
-        Self { steps: vec![10, 20, 50], invert_steps: None, sampler: Sampler::DDIM }
+        Self { steps: vec![10, 20, 50], invert_steps: None, sampler: Sampler::DDIM, protocol: ReconProtocol::Exact }
     }
 }
 
@@ -143,6 +180,10 @@ impl Measure for Recon<'_> {
 
     fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
         check_at_least("the count of numbers of steps", self.options.steps.len(), 1)?;
+        let is_alex = self.lpips.is_some_and(|lpips| lpips.backbone() == LpipsBackbone::Alex);
+        if self.options.protocol == ReconProtocol::Dbae && !is_alex {
+            return Err(unsuitable("the protocol dbae has LPIPS of AlexNet: give its weights"));
+        }
         match &self.subject {
             ReconSubject::Model(model) => self.run_model(evaluation, model),
             ReconSubject::Pictures { pictures, made_with } => self.run_pictures(evaluation, pictures, *made_with),
@@ -169,7 +210,9 @@ impl Recon<'_> {
                 Method { kind, steps, invert_steps }
             })
         };
-        Ok(XTerminalKind::ALL.into_iter().flat_map(of_kind).collect())
+        let has_endpoint = model.model().config().endpoint().is_some();
+        let kinds = XTerminalKind::ALL.into_iter().filter(|&kind| kind != XTerminalKind::Endpoint || has_endpoint);
+        Ok(kinds.flat_map(of_kind).collect())
     }
 
     /// Reconstructs every picture by every method, and measures the results.
@@ -186,9 +229,11 @@ impl Recon<'_> {
             ("invert_steps".to_owned(), options.invert_steps.into()),
             ("seed".to_owned(), seed.into()),
         ]);
+        settings.extend(options.protocol_settings());
         for method in &methods {
             let decoding = method.settings(model, sampler, seed)?;
             settings.extend(decoding.sampler_settings());
+            settings.extend(model.endpoint_settings(&decoding)?);
             let is_distilled = model.distilled().is_some();
             settings.extend(is_distilled.then(|| ("inversion".to_owned(), decoding.inversion.to_string().into())));
         }
@@ -223,7 +268,9 @@ impl Recon<'_> {
             for method in missing {
                 let settings = method.settings(model, sampler, seed)?;
                 let decoded = method.reconstruct(model, (&x_0, z_sem.as_ref()), &batch, &settings, &stage)?;
-                for (idx, values) in batch.clone().zip(measure(&to_unit(&x_0)?, &to_unit(&decoded)?, *lpips)?) {
+                for (idx, values) in
+                    batch.clone().zip(measure(&to_unit(&x_0)?, &to_unit(&decoded)?, (*lpips, options.protocol))?)
+                {
                     if journal.get(&method.item(&pictures.name(idx))).is_none() {
                         journal.add(method.item(&pictures.name(idx)), values)?;
                     }
@@ -275,6 +322,7 @@ impl Recon<'_> {
             ("made_with".to_owned(), method.kind.name().into()),
         ]);
         settings.extend(lpips.map(PerceptualNetwork::settings).unwrap_or_default());
+        settings.extend(options.protocol_settings());
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         let items = evaluation.items(pairs.len());
         let stage = evaluation.stage(NAME, items.len(), 1);
@@ -289,7 +337,7 @@ impl Recon<'_> {
             }
             let [x, y] = read_pair(pictures, made, pair)?;
             if journal.get(&item).is_none() {
-                for values in measure(&x, &y, lpips)? {
+                for values in measure(&x, &y, (lpips, options.protocol))? {
                     journal.add(item.clone(), values)?;
                 }
             }
@@ -311,13 +359,36 @@ impl Recon<'_> {
     }
 }
 
-/// Measures each pair of pictures in `[0, 1]`.
-fn measure(x: &Tensor, y: &Tensor, lpips: Option<&PerceptualNetwork>) -> Result<Vec<Values>> {
+impl ReconOptions {
+    /// Returns the way of measuring as a setting, if it is not the usual one.
+    fn protocol_settings(&self) -> Settings {
+        let protocol = Some(self.protocol).filter(|&protocol| protocol != ReconProtocol::Exact);
+        protocol.map(|protocol| ("protocol".to_owned(), protocol.name().into())).into_iter().collect()
+    }
+}
+
+/// Measures each pair of pictures in `[0, 1]`, originals first.
+fn measure(
+    x: &Tensor,
+    y: &Tensor,
+    (lpips, protocol): (Option<&PerceptualNetwork>, ReconProtocol),
+) -> Result<Vec<Values>> {
+    let y = &match protocol {
+        ReconProtocol::Exact => y.clone(),
+        // Values of 8 bits stay what they are, whatever rounding does.
+        ReconProtocol::Dbae => (((y * 255.)? + 1e-3)?.floor()? / 255.)?,
+    };
+    let rows_as_channels = |x: &Tensor| x.permute((0, 2, 3, 1))?.contiguous();
+    let ssim_of_rows = match protocol {
+        ReconProtocol::Exact => None,
+        ReconProtocol::Dbae => Some(ssim(&rows_as_channels(x)?, &rows_as_channels(y)?)?),
+    };
     let ms_ssim = ms_ssim(x, y);
     let measured = [
         ("psnr", Some(psnr(x, y)?)),
         ("ssim", Some(ssim(x, y)?)),
         ("mse", Some(mse(x, y)?)),
+        ("ssim_of_rows", ssim_of_rows),
         ("lpips", lpips.map(|lpips| lpips.network().distance(x, y)).transpose()?),
         (
             "ms_ssim",
@@ -377,8 +448,67 @@ fn curves(figures: &[Figure], name: &str) -> Vec<Curve> {
             figures.iter().filter(|figure| figure.name == name && figure.of.get("x_T").is_some_and(|k| k == kind));
         points.filter_map(|figure| figure.point("steps")).collect()
     };
-    XTerminalKind::ALL
-        .iter()
-        .map(|kind| Curve { name: format!("{} x_T", kind.name()), points: of_kind(kind.name()) })
-        .collect()
+    let curves =
+        XTerminalKind::ALL.map(|kind| Curve { name: format!("{} x_T", kind.name()), points: of_kind(kind.name()) });
+    curves.into_iter().filter(|curve| !curve.points.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// SSIM of one plane by the formula: a Gaussian window of 11 x 11 with deviation 1.5, zeros beyond the border.
+    fn ssim_of_plane(x: &[Vec<f64>], y: &[Vec<f64>]) -> f64 {
+        let weight = |offset: i32| (-f64::from(offset * offset) / (2. * 1.5 * 1.5)).exp();
+        let total: f64 = (-5..=5).map(weight).sum();
+        let (height, width) = (x.len(), x[0].len());
+        let mut sum = 0.;
+        for row in 0..height {
+            for column in 0..width {
+                let mean = |value: &dyn Fn(usize, usize) -> f64| {
+                    let mut mean = 0.;
+                    for (down, across) in (-5..=5).flat_map(|down| (-5..=5).map(move |across| (down, across))) {
+                        let at = |place: usize, offset: i32| i32::try_from(place).unwrap() + offset;
+                        let (at_row, at_column) = (at(row, down), at(column, across));
+                        let inside = |at: i32, side: usize| usize::try_from(at).ok().filter(|&at| at < side);
+                        if let (Some(row), Some(column)) = (inside(at_row, height), inside(at_column, width)) {
+                            mean += weight(down) * weight(across) / (total * total) * value(row, column);
+                        }
+                    }
+                    mean
+                };
+                let (mx, my) = (mean(&|r, c| x[r][c]), mean(&|r, c| y[r][c]));
+                let (xx, yy) = (mean(&|r, c| x[r][c] * x[r][c]), mean(&|r, c| y[r][c] * y[r][c]));
+                let xy = mean(&|r, c| x[r][c] * y[r][c]);
+                let structure = (2. * (xy - mx * my) + 9e-4) / (xx - mx * mx + yy - my * my + 9e-4);
+                sum += (2. * mx * my + 1e-4) / (mx * mx + my * my + 1e-4) * structure;
+            }
+        }
+        sum / (height * width) as f64
+    }
+
+    #[test]
+    #[expect(clippy::cast_possible_truncation, reason = "pictures are f32")]
+    fn the_ssim_of_rows_smooths_columns_and_colors() {
+        let side = 12;
+        let value = |seed: f64| {
+            let values = (0..3 * side * side).map(|idx| (0.5 + 0.5 * (f64::from(idx) * seed).sin()) as f32);
+            Tensor::from_iter(values, &Device::Cpu).unwrap().reshape((1, 3, 12, 12)).unwrap()
+        };
+        let (x, y) = (value(0.37), value(0.41));
+        let measured = measure(&x, &y, (None, ReconProtocol::Dbae)).unwrap();
+        let cut = (((&y * 255.).unwrap() + 1e-3).unwrap().floor().unwrap() / 255.).unwrap();
+        let row = |tensor: &Tensor, row: usize| -> Vec<Vec<f64>> {
+            let columns = tensor.get(0).unwrap().narrow(1, row, 1).unwrap().squeeze(1).unwrap().t().unwrap();
+            let columns = columns.to_vec2::<f32>().unwrap();
+            columns.iter().map(|colors| colors.iter().map(|&color| f64::from(color)).collect()).collect()
+        };
+        let expected: f64 = (0..12).map(|at| ssim_of_plane(&row(&x, at), &row(&cut, at))).sum::<f64>() / 12.;
+        let got = measured[0]["ssim_of_rows"];
+        assert!((got - expected).abs() < 1e-4, "{got}, expected {expected}");
+        assert!((got - measured[0]["ssim"]).abs() > 0.01, "{measured:?}");
+        assert!(!measure(&x, &y, (None, ReconProtocol::Exact)).unwrap()[0].contains_key("ssim_of_rows"));
+    }
 }

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use diffae_data::Fingerprint;
-use diffae_infer::{Codes, FrameRate, Observer, Pipeline, PipelineSettings, animation_bytes, sheet};
+use diffae_infer::{Codes, FrameRate, Observer, Pipeline, PipelineSettings, XTerminalSource, animation_bytes, sheet};
 use diffae_schedule::Spacing;
 use image::RgbImage;
 use indexmap::IndexMap;
@@ -161,6 +161,7 @@ impl ChainRequest {
 pub(super) async fn variation(State(app): State<App>, Body(request): Body<VariationRequest>) -> Result<Response> {
     let VariationRequest { client, codes, index, chain } = request;
     let (entry, settings) = (app.store.get(&codes)?, chain.settings(&app)?);
+    let settings = PipelineSettings { x_terminal: XTerminalSource::Random, ..settings };
     // Variations are drawn together, each in a lane of its own.
     let lane = client.lane(&format!("variation {index}"));
     let varied = app.worker.run(lane, move |pipeline, observer| {

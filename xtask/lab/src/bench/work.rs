@@ -194,7 +194,13 @@ impl Preset {
     pub(crate) fn model_config(&self, latent: Option<LatentConfig>) -> Result<ModelConfig> {
         let (diffusion, z_sem) = (diffusion(BetaSchedule::Linear), ZSemConfig { latent, ..ZSemConfig::default() });
         let chains = ChainsConfig::default();
-        Ok(ModelConfig::new(RawModelConfig::Autoencoder { networks: self.config()?, diffusion, chains, z_sem })?)
+        Ok(ModelConfig::new(RawModelConfig::Autoencoder {
+            networks: self.config()?,
+            diffusion,
+            chains,
+            endpoint: None,
+            z_sem,
+        })?)
     }
 
     /// Returns the config of a latent diffusion with the schedule of the released ones.

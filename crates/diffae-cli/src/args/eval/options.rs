@@ -4,15 +4,15 @@ use anyhow::Result;
 use diffae_data::Crop;
 use diffae_eval::measures::{
     AttributesOptions, DirectionSource, DisentanglementOptions, EditsOptions, FewShotOptions, FidOptions, FidProtocol,
-    FidSource, InversionOptions, PplOptions, ReconOptions, XTerminalKind,
+    FidSource, InversionOptions, PplOptions, ReconOptions, ReconProtocol, XTerminalKind,
 };
 use diffae_eval::{FeatureKind, InceptionInput, InversePenalty, LpipsBackbone};
 use diffae_infer::{ChainSettings, ExactSettings, FixedPointSettings, LatentMethod, PipelineSettings};
 
 use super::{
     AlongArgs, AttributesArgs, BackboneName, DirectionName, DisentanglementArgs, EditsArgs, EvalInversionArgs,
-    FeatureName, FewShotArgs, FidArgs, PictureCrop, PplArgs, ProtocolName, ReconArgs, ResizeName, SourceName,
-    XTerminalName,
+    FeatureName, FewShotArgs, FidArgs, PictureCrop, PplArgs, ProtocolName, ReconArgs, ReconProtocolName, ResizeName,
+    SourceName, XTerminalName,
 };
 
 impl From<BackboneName> for LpipsBackbone {
@@ -60,7 +60,11 @@ impl FewShotArgs {
 impl ReconArgs {
     pub(crate) fn options(&self) -> Result<ReconOptions> {
         let (steps, sampler) = (self.steps.clone(), self.sampler.get()?);
-        Ok(ReconOptions { steps, invert_steps: self.invert_steps, sampler })
+        let protocol = match self.protocol {
+            ReconProtocolName::Exact => ReconProtocol::Exact,
+            ReconProtocolName::Dbae => ReconProtocol::Dbae,
+        };
+        Ok(ReconOptions { steps, invert_steps: self.invert_steps, sampler, protocol })
     }
 }
 
@@ -140,6 +144,7 @@ impl From<XTerminalName> for XTerminalKind {
         match name {
             XTerminalName::Inverted => Self::Inverted,
             XTerminalName::Random => Self::Random,
+            XTerminalName::Endpoint => Self::Endpoint,
         }
     }
 }

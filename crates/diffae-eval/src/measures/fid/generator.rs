@@ -62,7 +62,9 @@ impl<'a> Generator<'a> {
         };
         let mut settings = model.settings();
         settings.extend([("steps".to_owned(), options.steps.into()), ("seed".to_owned(), seed.into())]);
-        settings.extend(Self::pipeline_settings(model, options, seed)?.sampler_settings());
+        let decoding = Self::pipeline_settings(model, options, seed)?;
+        settings.extend(decoding.sampler_settings());
+        settings.extend(model.endpoint_settings(&decoding)?);
         if let Self::Decoded(_, real) = self {
             settings.insert("source".to_owned(), "decoded".into());
             settings.insert("data".to_owned(), real.fingerprint()?.into());
@@ -99,7 +101,7 @@ impl<'a> Generator<'a> {
             let of_latent = PipelineSettings { latent_method: latent_method(model, options), ..settings };
             model.pipeline().sample_z_sem_batch(&numbers, &of_latent, &mut stage.observer())?
         };
-        let x_terminal = model.random_x_terminal(first, count, &settings)?;
+        let x_terminal = model.x_terminal(z_sem.as_ref(), (first, count), &settings)?;
         let x_0 = model.decode((&x_terminal, z_sem.as_ref()), first, &settings, stage)?;
         Ok(vec![eight_bits(&x_0)?])
     }

@@ -5,10 +5,10 @@
 //! `DINOv2`'s.
 
 use candle_core::{D, Device, IndexOp, Result as CandleResult, Tensor};
-use diffae_nets::weights::Weights;
 
 use super::layers::{Filter, Loader, resize};
 use crate::error::{Error, Result};
+use crate::weights::Weights;
 
 /// Side of the network's input, in pixels.
 const SIDE: usize = 224;
@@ -53,7 +53,7 @@ struct Block {
 /// # Source
 /// Oquab et al. 2023 (arXiv:2304.07193); Dosovitskiy et al. 2020 (arXiv:2010.11929).
 #[derive(Debug)]
-pub(super) struct Dino {
+pub struct Dino {
     patches: Linear,
     /// Class token with its position embedding, `[1, 1, D]`.
     class_token: Tensor,
@@ -64,9 +64,13 @@ pub(super) struct Dino {
 }
 
 impl Dino {
-    pub(super) fn load(weights: &Weights, device: &Device) -> Result<Self> {
+    /// Reads the parameters.
+    ///
+    /// # Errors
+    /// If a tensor is missing, has another shape or is of no layer.
+    pub fn load(weights: &Weights, device: &Device) -> Result<Self> {
         let from = Loader { weights, device };
-        let missing = || Error::Weights(diffae_nets::Error::TensorMissing { name: "cls_token".to_owned() });
+        let missing = || Error::TensorMissing { name: "cls_token".to_owned() };
         let width = weights.source().shape("cls_token").and_then(|shape| shape.last().copied()).ok_or_else(missing)?;
         let num_positions = weights.source().shape("pos_embed").and_then(|shape| shape.get(1).copied()).unwrap_or(0);
         let is_block = |idx: &usize| weights.source().shape(&format!("blocks.{idx}.norm1.weight")).is_some();
@@ -84,12 +88,19 @@ impl Dino {
         Ok(Self { patches, class_token, positions, blocks, norm })
     }
 
-    pub(super) fn width(&self) -> usize {
+    /// Returns D, the width of the features.
+    #[must_use]
+    pub fn width(&self) -> usize {
         self.norm.gamma.elem_count()
     }
 
-    /// Maps pictures, `[N, 3, H, W]` in `[0, 1]`, to their class tokens, `[N, D]`.
-    pub(super) fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
+    /// Computes the class tokens of pictures.
+    ///
+    /// # Shapes
+    /// - `x`: `[N, 3, H, W]`, f32 in `[0, 1]`, of any size; result: `[N, D]`.
+    /// # Errors
+    /// If the shape does not fit.
+    pub fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
         let x = resize(x, SIDE, Filter::Antialiased, None)?;
         let of_channels = |values: &[f32; 3]| Tensor::new(values, x.device())?.reshape((1, 3, 1, 1));
         let x = x.broadcast_sub(&of_channels(&MEAN)?)?.broadcast_div(&of_channels(&STD)?)?;

@@ -1,17 +1,15 @@
 //! EfficientNet-Lite0.
 
 use candle_core::{Device, Result as CandleResult, Tensor};
-use diffae_nets::weights::Weights;
 
 use super::layers::{Conv, Filter, Loader, Window, global_average, resize};
 use crate::error::Result;
+use crate::weights::Weights;
 
 /// Stabilizer of all batch norms.
 const EPS: f64 = 1e-3;
 /// Side of the network's input, in pixels.
 const SIDE: usize = 224;
-/// Width of the features: the average of the last layer.
-pub(super) const WIDTH: usize = 1280;
 /// Blocks of a stage: number of blocks, kernel, stride of the first, expansion, outputs.
 const STAGES: [(usize, usize, usize, usize, usize); 7] = [
     (1, 3, 1, 1, 16),
@@ -38,14 +36,21 @@ struct Block {
 /// # Source
 /// Tan and Le 2019 (arXiv:1905.11946); the Lite form leaves squeeze-and-excitation out and bounds activations by 6.
 #[derive(Debug)]
-pub(super) struct EfficientNetLite {
+pub struct EfficientNetLite {
     stem: Conv,
     blocks: Vec<Block>,
     head: Conv,
 }
 
 impl EfficientNetLite {
-    pub(super) fn load(weights: &Weights, device: &Device) -> Result<Self> {
+    /// Width of the features: the average of the last layer.
+    pub const WIDTH: usize = 1280;
+
+    /// Reads the parameters.
+    ///
+    /// # Errors
+    /// If a tensor is missing, has another shape or is of no layer.
+    pub fn load(weights: &Weights, device: &Device) -> Result<Self> {
         let from = Loader { weights, device };
         let one = Window::square(1);
         let stem = from.conv_norm(("_conv_stem", "_bn0"), (3, 32), Window::square(3).with_stride(2).same(), EPS)?;
@@ -69,7 +74,7 @@ impl EfficientNetLite {
                 inputs = outputs;
             }
         }
-        let head = from.conv_norm(("_conv_head", "_bn1"), (inputs, WIDTH), one, EPS)?;
+        let head = from.conv_norm(("_conv_head", "_bn1"), (inputs, Self::WIDTH), one, EPS)?;
         // The classifier that the file also holds.
         for name in ["_fc.weight", "_fc.bias"] {
             weights.note_use(name);
@@ -78,8 +83,13 @@ impl EfficientNetLite {
         Ok(Self { stem, blocks, head })
     }
 
-    /// Maps pictures, `[N, 3, H, W]` in `[0, 1]`, to features, `[N, 1280]`.
-    pub(super) fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
+    /// Computes the features of pictures.
+    ///
+    /// # Shapes
+    /// - `x`: `[N, 3, H, W]`, f32 in `[0, 1]`, of any size; result: `[N, 1280]`.
+    /// # Errors
+    /// If the shape does not fit.
+    pub fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
         let x = resize(x, SIDE, Filter::Antialiased, None)?.affine(255. / 128., -127. / 128.)?;
         let mut x = relu6(&self.stem.forward(&x)?)?;
         for block in &self.blocks {

@@ -1,23 +1,14 @@
-//! Feature networks: pretrained networks whose activations describe pictures.
-
-mod dino;
-mod efficientnet_lite;
-mod inception;
-mod layers;
-mod lpips;
+//! Feature networks as measures use them: pictures are checked, gray ones become color.
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use diffae_nets::weights::{Weights, read_state_dict};
+use diffae_nets::features::{Dino, EfficientNetLite, Inception, LpipsNetwork};
+pub use diffae_nets::features::{InceptionInput, LpipsBackbone};
+use diffae_nets::weights::{TensorMap, Weights, read_state_dict};
 
-use self::dino::Dino;
-use self::efficientnet_lite::EfficientNetLite;
-use self::inception::Inception;
-pub use self::inception::InceptionInput;
-pub use self::lpips::{Lpips, LpipsBackbone};
 use crate::error::{Error, Result};
 use crate::image_pairs::check_unit_range;
 
@@ -115,8 +106,8 @@ impl FeatureNetwork {
     #[must_use]
     pub fn width(&self) -> usize {
         match &self.network {
-            Network::Inception(_) => inception::WIDTH,
-            Network::EfficientNetLite(_) => efficientnet_lite::WIDTH,
+            Network::Inception(_) => Inception::WIDTH,
+            Network::EfficientNetLite(_) => EfficientNetLite::WIDTH,
             Network::Dino(network) => network.width(),
         }
     }
@@ -135,6 +126,51 @@ impl FeatureNetwork {
             Network::Dino(network) => network.forward(&x)?,
         };
         Ok(features.to_device(&Device::Cpu)?)
+    }
+}
+
+/// LPIPS of pairs of pictures, by a [`LpipsNetwork`] with weights that were read.
+#[derive(Debug)]
+pub struct Lpips {
+    network: LpipsNetwork,
+    device: Device,
+}
+
+impl Lpips {
+    /// Reads a backbone's weights.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the file cannot be read or is of another network.
+    pub fn open(backbone: LpipsBackbone, path: &Path, device: &Device) -> Result<Self> {
+        Self::new(backbone, &read_state_dict(path)?, device)
+    }
+
+    /// Builds the network from weights that were read. Weights of the unused classifier may be among them.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if they are of another network.
+    pub fn new(backbone: LpipsBackbone, tensors: &TensorMap, device: &Device) -> Result<Self> {
+        Ok(Self { network: LpipsNetwork::new(backbone, tensors, device)?, device: device.clone() })
+    }
+
+    /// Returns the distance of each pair.
+    ///
+    /// # Shapes
+    /// - `x`, `y`: `[N, 3, H, W]` or, gray, `[N, 1, H, W]`; f32 in `[0, 1]`.
+    /// # Errors
+    /// If shapes, number types or values differ from these, or pictures are so small that nothing is left of them:
+    /// [`Error::TooSmall`].
+    pub fn distance(&self, x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
+        if x.dims() != y.dims() {
+            return Err(Error::ShapeMismatch { x: x.dims().to_vec(), y: y.dims().to_vec() });
+        }
+        let signed = |x: &Tensor| Ok::<_, Error>(color(x)?.to_device(&self.device)?.affine(2., -1.)?);
+        let (x, y) = (signed(x)?, signed(y)?);
+        let (side, least) = (x.dim(2)?.min(x.dim(3)?), LpipsNetwork::MIN_SIDE);
+        if side < least {
+            return Err(Error::TooSmall { got: side, least });
+        }
+        Ok(self.network.distance(&x, &y)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
     }
 }
 

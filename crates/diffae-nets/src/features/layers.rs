@@ -1,9 +1,10 @@
 //! Layers of the feature networks: convolutions with folded batch norms, pooling, resizing.
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
-use diffae_nets::weights::Weights;
+use diffae_kernels::differentiable;
 
 use crate::error::{Error, Result};
+use crate::weights::Weights;
 
 /// Reads layers and tensors from weights, by name.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ impl Loader<'_> {
             return Ok(tensor);
         }
         let (name, got, expected) = (name.to_owned(), tensor.dims().to_vec(), shape.to_vec());
-        Err(Error::Weights(diffae_nets::Error::ShapeMismatch { name, got, expected }))
+        Err(Error::ShapeMismatch { name, got, expected })
     }
 
     /// Reads a convolution from `NAME.weight` and `NAME.bias`.
@@ -125,8 +126,10 @@ impl Conv {
             let zeros = zeros_around(x, self.window)?;
             return diffae_kernels::depthwise_conv2d(x, &self.weight, &self.bias, (stride, zeros));
         }
-        let y = pad(x, self.window)?.conv2d(&self.weight, 0, stride, 1, 1)?;
-        y.broadcast_add(&self.bias.reshape((1, (), 1, 1))?)
+        differentiable([x], |[x]| {
+            let y = pad(x, self.window)?.conv2d(&self.weight, 0, stride, 1, 1)?;
+            y.broadcast_add(&self.bias.reshape((1, (), 1, 1))?)
+        })
     }
 }
 

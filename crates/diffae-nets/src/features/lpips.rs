@@ -3,18 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Result as CandleResult, Tensor};
-use diffae_nets::weights::{SafetensorsFile, TensorMap, TensorSource, Weights, read_state_dict};
+use candle_core::{DType, Device, Result as CandleResult, Tensor};
+use diffae_kernels::{concat_channels, differentiable, max_pool_2x};
 
-use super::color;
 use super::layers::{Conv, Loader, Window, max_pool, max_pool_ceil};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::weights::{SafetensorsFile, TensorMap, TensorSource, Weights};
 
 /// Shift and scale of the channels of a picture in `[-1, 1]`.
 const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
 const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
 /// Stabilizer added to the norm of activations.
 const EPS: f64 = 1e-10;
+/// Added to the square of that norm, which otherwise has no gradient where all activations of a pixel are 0.
+const TINY: f64 = 1e-20;
 
 /// The network whose activations are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,12 +33,13 @@ pub enum LpipsBackbone {
 /// of layer l, of length 1 at each pixel.
 ///
 /// The weights w (version 0.1 of the authors) are built in. Those of the backbone are `torchvision`'s: `alexnet-*.pth`,
-/// `vgg16-*.pth`, `squeezenet1_1-*.pth`.
+/// `vgg16-*.pth`, `squeezenet1_1-*.pth`. On a tape, distances have gradients w.r.t. the pictures for the backbone VGG-16,
+/// which is the one that generators are trained with; the overlapping windows of the others' pooling have none.
 ///
 /// # Source
 /// Zhang et al. 2018 (arXiv:1801.03924), Eq. 1.
-#[derive(Debug)]
-pub struct Lpips {
+#[derive(Debug, Clone)]
+pub struct LpipsNetwork {
     layers: Vec<Layer>,
     /// Weights w of each layer, `[1, C, 1, 1]`.
     heads: Vec<Tensor>,
@@ -44,7 +47,7 @@ pub struct Lpips {
 }
 
 /// A part of a backbone.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Layer {
     /// A convolution followed by a `ReLU`.
     Conv(Conv),
@@ -85,19 +88,14 @@ impl LpipsBackbone {
     }
 }
 
-impl Lpips {
-    /// Reads a backbone's weights.
-    ///
-    /// # Errors
-    /// [`Error::Weights`] if the file cannot be read or is of another network.
-    pub fn open(backbone: LpipsBackbone, path: &Path, device: &Device) -> Result<Self> {
-        Self::new(backbone, &read_state_dict(path)?, device)
-    }
+impl LpipsNetwork {
+    /// Height and width of the smallest pictures of which every layer leaves something.
+    pub const MIN_SIDE: usize = 32;
 
     /// Builds the network from weights that were read. Weights of the unused classifier may be among them.
     ///
     /// # Errors
-    /// [`Error::Weights`] if they are of another network.
+    /// If a tensor is missing, has another shape or is of no layer.
     pub fn new(backbone: LpipsBackbone, tensors: &TensorMap, device: &Device) -> Result<Self> {
         let is_of_features = |name: &&String| name.starts_with("features.");
         let of_features = tensors.0.iter().filter(|(name, _)| is_of_features(name));
@@ -106,55 +104,65 @@ impl Lpips {
         let layers = layers(backbone, &Loader { weights: &weights, device })?;
         weights.check_each_used_once()?;
         let heads = SafetensorsFile::from_static(Path::new("heads"), backbone.heads())?;
-        let read = |name: &String| heads.read(name)?.to_tensor(candle_core::DType::F32, device);
-        let heads = heads.names().iter().map(read).collect::<diffae_nets::Result<_>>()?;
+        let read = |name: &String| heads.read(name)?.to_tensor(DType::F32, device);
+        let heads = heads.names().iter().map(read).collect::<Result<_>>()?;
         Ok(Self { layers, heads, device: device.clone() })
     }
 
-    /// Returns the distance of each pair.
+    /// Computes the distance of each pair.
     ///
     /// # Shapes
-    /// - `x`, `y`: `[N, 3, H, W]` or, gray, `[N, 1, H, W]`; f32 in `[0, 1]`.
+    /// - `x`, `y`: `[N, 3, H, W]`, f32 in `[-1, 1]`, sides of at least [`MIN_SIDE`](Self::MIN_SIDE) pixels; result: `[N]`.
     /// # Errors
-    /// If shapes, number types or values differ from these, or pictures are so small that nothing is left of them:
-    /// [`Error::TooSmall`].
-    pub fn distance(&self, x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
-        if x.dims() != y.dims() {
-            return Err(Error::ShapeMismatch { x: x.dims().to_vec(), y: y.dims().to_vec() });
-        }
-        let (x, y) = (color(x)?.to_device(&self.device)?, color(y)?.to_device(&self.device)?);
-        let side = x.dim(2)?.min(x.dim(3)?);
-        let least = 32;
-        if side < least {
-            return Err(Error::TooSmall { got: side, least });
-        }
-        let (of_x, of_y) = (self.activations(&x)?, self.activations(&y)?);
-        let mut sum = Tensor::zeros(x.dim(0)?, candle_core::DType::F32, &self.device)?;
-        for ((x, y), head) in of_x.iter().zip(&of_y).zip(&self.heads) {
-            let squares = (x - y)?.sqr()?.broadcast_mul(head)?.sum(1)?;
-            sum = (sum + squares.flatten_from(1)?.mean(1)?)?;
-        }
-        Ok(sum.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
+    /// If shapes do not fit.
+    pub fn distance(&self, x: &Tensor, y: &Tensor) -> CandleResult<Tensor> {
+        self.distance_from(&self.activations(x)?, y)
     }
 
-    /// Returns the activations of each layer, `[N, C, H, W]`, of length 1 at each pixel.
-    fn activations(&self, x: &Tensor) -> CandleResult<Vec<Tensor>> {
+    /// Computes the distance of pictures from others whose [activations](Self::activations) are known.
+    ///
+    /// # Shapes
+    /// - `activations`: of N pictures; `y`: `[N, 3, H, W]`, f32 in `[-1, 1]`; result: `[N]`.
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn distance_from(&self, activations: &[Tensor], y: &Tensor) -> CandleResult<Tensor> {
+        let mut sum = Tensor::zeros(y.dim(0)?, DType::F32, &self.device)?;
+        for ((of_x, of_y), head) in activations.iter().zip(&self.activations(y)?).zip(&self.heads) {
+            sum = differentiable([&sum, of_x, of_y], |[sum, of_x, of_y]| {
+                let squares = (of_x - of_y)?.sqr()?.broadcast_mul(head)?.sum(1)?;
+                sum + squares.flatten_from(1)?.mean(1)?
+            })?;
+        }
+        Ok(sum)
+    }
+
+    /// Computes the activations that are compared.
+    ///
+    /// # Shapes
+    /// - `x`: `[N, 3, H, W]`, f32 in `[-1, 1]`; result: `[N, C, H', W']` of each layer, of length 1 at each pixel.
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn activations(&self, x: &Tensor) -> CandleResult<Vec<Tensor>> {
         let of_channels = |values: &[f32; 3]| Tensor::new(values, &self.device)?.reshape((1, 3, 1, 1));
-        let mut x = x.affine(2., -1.)?.broadcast_sub(&of_channels(&SHIFT)?)?.broadcast_div(&of_channels(&SCALE)?)?;
+        let (shift, scale) = (of_channels(&SHIFT)?, of_channels(&SCALE)?);
+        let mut x = differentiable([x], |[x]| x.broadcast_sub(&shift)?.broadcast_div(&scale))?;
+        let relu = |x: &Tensor| differentiable([x], |[x]| x.relu());
         let mut taps = vec![];
         for layer in &self.layers {
             match layer {
-                Layer::Conv(conv) => x = conv.forward(&x)?.relu()?,
-                Layer::MaxPool { kernel, ceil: false } => x = max_pool(&x, *kernel, 2, 0)?,
-                Layer::MaxPool { kernel, ceil: true } => x = max_pool_ceil(&x, *kernel, 2)?,
+                Layer::Conv(conv) => x = relu(&conv.forward(&x)?)?,
+                Layer::MaxPool { kernel: 2, ceil: false } => x = max_pool_2x(&x)?,
+                Layer::MaxPool { kernel, ceil: false } => x = differentiable([&x], |[x]| max_pool(x, *kernel, 2, 0))?,
+                Layer::MaxPool { kernel, ceil: true } => x = differentiable([&x], |[x]| max_pool_ceil(x, *kernel, 2))?,
                 Layer::Fire { squeeze, expand: [one, three] } => {
-                    let narrow = squeeze.forward(&x)?.relu()?;
-                    x = Tensor::cat(&[one.forward(&narrow)?.relu()?, three.forward(&narrow)?.relu()?], 1)?;
+                    let narrow = relu(&squeeze.forward(&x)?)?;
+                    let (one, three) = (relu(&one.forward(&narrow)?)?, relu(&three.forward(&narrow)?)?);
+                    x = concat_channels(&one, &three)?;
                 }
-                Layer::Tap => {
-                    let length = (x.sqr()?.sum_keepdim(1)?.sqrt()? + EPS)?;
-                    taps.push(x.broadcast_div(&length)?);
-                }
+                Layer::Tap => taps.push(differentiable([&x], |[x]| {
+                    let length = ((x.sqr()?.sum_keepdim(1)? + TINY)?.sqrt()? + EPS)?;
+                    x.broadcast_div(&length)
+                })?),
             }
         }
         Ok(taps)

@@ -1,17 +1,15 @@
 //! Inception-v3 as the Frechet Inception distance uses it.
 
 use candle_core::{Device, Result as CandleResult, Tensor};
-use diffae_nets::weights::Weights;
 
 use super::layers::{Conv, Filter, Loader, Window, average_pool_3x3, global_average, max_pool, resize};
 use crate::error::Result;
+use crate::weights::Weights;
 
 /// Stabilizer of all batch norms.
 const EPS: f64 = 1e-3;
 /// Side of the network's input, in pixels.
 const SIDE: usize = 299;
-/// Width of the features: the last average pooling ("pool3").
-pub(super) const WIDTH: usize = 2048;
 
 /// Preprocessing of pictures to the 299 pixels that Inception-v3 takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,14 +56,21 @@ enum Pool {
 /// # Source
 /// Szegedy et al. 2016 (arXiv:1512.00567); Heusel et al. 2017 (arXiv:1706.08500); pytorch-fid.
 #[derive(Debug)]
-pub(super) struct Inception {
+pub struct Inception {
     stem: Branch,
     middle: Branch,
     blocks: Vec<Block>,
 }
 
 impl Inception {
-    pub(super) fn load(weights: &Weights, device: &Device) -> Result<Self> {
+    /// Width of the features: the last average pooling ("pool3").
+    pub const WIDTH: usize = 2048;
+
+    /// Reads the parameters.
+    ///
+    /// # Errors
+    /// If a tensor is missing, has another shape or is of no layer.
+    pub fn load(weights: &Weights, device: &Device) -> Result<Self> {
         let from = Names(Loader { weights, device });
         let halving = Window::square(3).with_stride(2).with_padding(0);
         let stem = Branch(vec![
@@ -98,8 +103,13 @@ impl Inception {
         Ok(Self { stem, middle, blocks })
     }
 
-    /// Maps pictures, `[N, 3, H, W]` in `[0, 1]`, to features, `[N, 2048]`.
-    pub(super) fn forward(&self, x: &Tensor, input: InceptionInput) -> CandleResult<Tensor> {
+    /// Computes the features of pictures.
+    ///
+    /// # Shapes
+    /// - `x`: `[N, 3, H, W]`, f32 in `[0, 1]`, of any size; result: `[N, 2048]`.
+    /// # Errors
+    /// If the shape does not fit.
+    pub fn forward(&self, x: &Tensor, input: InceptionInput) -> CandleResult<Tensor> {
         let x = match input {
             InceptionInput::PytorchFid => resize(x, SIDE, Filter::Bilinear, None)?.affine(2., -1.)?,
             InceptionInput::Clean => clean_resize(x, SIDE)?.affine(1. / 128., -1.)?,
