@@ -44,7 +44,7 @@ fn a_distilled_model_decodes_in_its_own_steps() {
     // There is no PSNR where all values are equal.
     // Evaluations follow the chain of the student, and know no other.
     let eval = ["eval", "recon", "--model", "run", "--data", "shapes", "--limit", "2", "--out", "eval", "--json"];
-    workspace.run(&eval).fails_with("distilled for --steps 2 of --sampler ddim");
+    workspace.run(&eval).fails_with("trained for --steps 2 of --sampler ddim");
     let evaluated = workspace.run(&[&eval[..], &["--steps", "2"]].concat()).succeeds().json();
     assert_eq!(evaluated["settings"]["spacing"], "trailing");
     assert_eq!(
@@ -147,7 +147,7 @@ fn tuned_timesteps_belong_to_their_model() {
     workspace.run(&[&named[..], &["9,30"]].concat()).fails_with("[9, 30] with tuned, expected timesteps that end with");
     workspace.run(&[&named[..], &["9,999"]].concat()).succeeds();
     let sample = ["sample", "--model", "named", "-n", "1", "--spacing", "tuned", "--steps", "5", "--out", "none"];
-    workspace.run(&sample).fails_with("the decoder was distilled to 2 tuned steps");
+    workspace.run(&sample).fails_with("the decoder was trained for 2 tuned steps");
     let info = workspace.run(&["info", "named"]).succeeds().stdout();
     assert!(info.contains("distilled to 2 steps, tuned"), "{info}");
     let back =

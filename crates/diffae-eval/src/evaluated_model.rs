@@ -74,14 +74,14 @@ impl EvaluatedModel {
     /// it begins at.
     ///
     /// # Errors
-    /// [`Error::Unsuitable`](crate::Error::Unsuitable) if it was distilled for another number of steps, or another sampler.
+    /// [`Error::Unsuitable`](crate::Error::Unsuitable) if it was trained for another number of steps, or another sampler.
     pub(crate) fn along_own_chain(&self, decoding: PipelineSettings) -> Result<PipelineSettings> {
         let Some(DistilledChain { steps, spacing }) = self.distilled() else { return Ok(decoding) };
         let PipelineSettings { inversion, sampler, x_terminal, .. } = PipelineSettings::of_model(self.model().config());
         if decoding.num_steps != steps || decoding.sampler != sampler {
             let (got, other) = (decoding.num_steps, decoding.sampler);
             return Err(unsuitable(format!(
-                "the decoder was distilled for --steps {steps} of --sampler {sampler}, not for {got} of {other}"
+                "the decoder was trained for --steps {steps} of --sampler {sampler}, not for {got} of {other}"
             )));
         }
         Ok(PipelineSettings { inversion, spacing, x_terminal, ..decoding })

@@ -57,7 +57,7 @@ impl Model {
         let Some(TunedChain { timesteps, .. }) = chains.and_then(|chains| chains.tuned(num_steps)) else {
             if let Some(own) = chains.and_then(|chains| chains.distilled) {
                 let problem = format!(
-                    "the decoder was distilled to {} {} steps, and has no others that are tuned",
+                    "the decoder was trained for {} {} steps, and has no others that are tuned",
                     own.steps, own.spacing
                 );
                 return Err(Error::Conflict { problem });

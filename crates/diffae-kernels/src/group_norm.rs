@@ -68,14 +68,14 @@ pub fn group_norm(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor> {
 /// Computes the affine map of a norm under conditions, in one launch on a card: `scale = (1 + z) (1 + t) weight` and
 /// `shift = (1 + z) ((1 + t) bias + t')`, f32.
 ///
-/// `None` on other devices, where kernels for cards are not selected, and while a tape is being recorded: the caller composes it.
+/// `None` on other devices, where kernels for cards are not selected, and where gradients may be asked for: the caller composes it.
 ///
 /// # Shapes
 /// - `time`: t and t' side by side, `[N, 2C]` or `[1, 2C]`; `z`: `[N, C]` or `[1, C]`; weight and bias: `[C]`; results: `[N, C]`.
 /// # Errors
 /// If shapes do not fit, or the card fails.
 pub fn conditional_affine(time: &Tensor, z: Option<&Tensor>, affine: [&Tensor; 2]) -> Result<Option<[Tensor; 2]>> {
-    if tape::is_recording() || tape::in_graph() {
+    if !tape::is_off() {
         return Ok(None);
     }
     cuda::modulate(time, z, affine)

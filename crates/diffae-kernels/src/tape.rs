@@ -283,6 +283,11 @@ pub(crate) fn in_graph() -> bool {
     MODE.with_borrow(|mode| matches!(mode, Mode::Graph))
 }
 
+/// Returns whether nothing is differentiated on this thread, and nothing is noted either.
+pub(crate) fn is_off() -> bool {
+    MODE.with_borrow(|mode| matches!(mode, Mode::Neither))
+}
+
 /// Returns whether a tape is being recorded on this thread.
 pub(crate) fn is_recording() -> bool {
     MODE.with_borrow(|mode| matches!(mode, Mode::Recording(_)))

@@ -135,7 +135,7 @@ impl EndpointNet {
     /// Predicts `x_T`.
     ///
     /// # Shapes
-    /// - `z_sem`: normalized codes, `[N, D]`; result: `[N, C, H, W]`, dtype of `z_sem`.
+    /// - `z_sem`: codes as the encoder gives them, not normalized, `[N, D]`; result: `[N, C, H, W]`, dtype of `z_sem`.
     /// # Errors
     /// If the width does not fit.
     pub fn forward(&self, z_sem: &Tensor) -> Result<Tensor> {

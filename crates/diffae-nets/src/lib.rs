@@ -7,7 +7,7 @@
 //! | [`Unet`] | `(x_t, t, z_sem) -> eps`, or `(x_t, t) -> eps` for a plain DDPM |
 //! | [`DiffusionAutoencoder`] | both |
 //! | [`LatentNet`] | `(z_t, t) -> eps` of the diffusion over `z_sem` |
-//! | [`EndpointNet`] | normalized `z_sem` -> an `x_T` for it |
+//! | [`EndpointNet`] | `z_sem` -> an `x_T` for it |
 //! | [`AttributeClassifier`] | normalized `z_sem` -> one logit per attribute |
 //! | [`features`] | pictures -> features of pretrained networks, perceptual distances |
 //!

@@ -257,6 +257,14 @@ impl TrainConfig {
         assignments: &[String],
     ) -> Result<Self> {
         let networks = teacher.config();
+        let knows_any_chain = networks.chains().is_none_or(|chains| chains.distilled.is_none());
+        let own = "a decoder that was distilled or polished to steps of its own";
+        require(
+            knows_any_chain,
+            "the teacher",
+            own,
+            "the model that it was made of, which decodes in any number of steps",
+        )?;
         let DistilledChain { steps, spacing } = distillation.chain;
         if spacing == Spacing::Tuned && distillation.timesteps.is_none() {
             distillation.timesteps = Some(tuned_for_ddim(networks.chains(), steps)?);

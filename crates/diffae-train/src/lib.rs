@@ -69,6 +69,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use diffae_data::{Fingerprint, Labels, Overwrite, Pictures, Split};
 use diffae_infer::ModelSource;
+use diffae_nets::EndpointConfig;
 use diffae_nets::weights::ArchitectureHints;
 
 pub use checkpoint::wait_for_checkpoint;
@@ -354,15 +355,12 @@ impl Trainer {
     /// others if it cannot be read.
     pub fn of_run(config: &TrainConfig, notes: &Notes, compute: impl Into<Compute>) -> Result<Self> {
         let compute = compute.into();
-        let mut given = notes.init_from.as_deref().map(parameters_of).transpose()?;
-        if let (Some(given), None) = (&mut given, &config.polish) {
-            given.retain(|name, _| !is_of_endpoint(name));
-        }
+        let model = config.model_config()?;
+        let given = notes.init_from.as_deref().map(|path| parameters_of(path, model.endpoint())).transpose()?;
         // An endpoint network may be new.
         let names =
             |of: &mut dyn Iterator<Item = String>| of.filter(|name| !is_of_endpoint(name)).collect::<BTreeSet<_>>();
         let given_names = given.as_ref().map(|given| names(&mut given.keys().cloned()));
-        let model = config.model_config()?;
         let mut trainer = Self::of_model((&model, &compute), config, given.unwrap_or_default())?;
         if let Some(given_names) = given_names {
             check_names(&given_names, &names(&mut trainer.averages()?.into_keys()))?;
@@ -402,8 +400,10 @@ fn check_names(given: &BTreeSet<String>, of_networks: &BTreeSet<String>) -> Resu
     Err(Error::OtherNetworks { problem })
 }
 
-/// Reads the parameters of a model's encoder and decoder.
-fn parameters_of(model: &Path) -> Result<HashMap<String, Tensor>> {
-    let tensors = ModelSource::open(model, &ArchitectureHints::default())?.networks(DType::F32)?;
-    Ok(tensors.into_iter().filter(|(name, _)| !name.starts_with("latent_net.")).collect())
+/// Reads the parameters of a model's encoder and decoder, and those of its endpoint network if it is `endpoint`.
+fn parameters_of(model: &Path, endpoint: Option<&EndpointConfig>) -> Result<HashMap<String, Tensor>> {
+    let source = ModelSource::open(model, &ArchitectureHints::default())?;
+    let has_endpoint = source.config().endpoint() == endpoint;
+    let is_wanted = |name: &str| !name.starts_with("latent_net.") && (has_endpoint || !is_of_endpoint(name));
+    Ok(source.networks(DType::F32)?.into_iter().filter(|(name, _)| is_wanted(name)).collect())
 }

@@ -12,7 +12,7 @@ use diffae_nets::weights::read_state_dict;
 use diffae_nets::{BatchMoments, EndpointNet, SemanticEncoder, TrainingMode, Unet};
 use diffae_schedule::{Clip, DdimSampler, PredictionTarget, Spacing, StepChain, StepIdx};
 
-use crate::config::{Kind, ObjectiveSettings, StageSettings, TrainConfig, require};
+use crate::config::{Kind, ObjectiveSettings, RunSettings, StageSettings, TrainConfig, require};
 use crate::error::{Error, Result};
 use crate::networks::{DiffusionModel, ImageModel, shifted};
 use crate::objective::{Diffusion, Drawing};
@@ -131,9 +131,20 @@ impl ImageModel for Polish {
     }
 }
 
+impl PolishSettings {
+    /// Checks that a file has the weights of VGG-16, which the loss takes, before a run is begun.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is of another network.
+    pub fn check_lpips_weights(path: &Path) -> Result<()> {
+        open_perceptual(path, &Device::Cpu).map(|_| ())
+    }
+}
+
 /// Reads the perceptual network: LPIPS with the backbone VGG-16.
 pub(crate) fn open_perceptual(path: &Path, device: &Device) -> Result<LpipsNetwork> {
-    Ok(LpipsNetwork::new(LpipsBackbone::Vgg, &read_state_dict(path)?, device)?)
+    let failed = |source| diffae_infer::Error::Weights { path: path.to_owned(), source };
+    Ok(LpipsNetwork::new(LpipsBackbone::Vgg, &read_state_dict(path)?, device).map_err(failed)?)
 }
 
 /// Returns a model with polished networks and the rest of what it had: latent net, classifier and statistics.
@@ -143,7 +154,7 @@ pub(crate) fn polished(
     config: &ModelConfig,
 ) -> Result<ModelSource> {
     let mut tensors = model.networks(DType::F32)?;
-    // An endpoint network of other sizes has other names.
+    // An endpoint network of other sizes may have other names.
     tensors.retain(|name, _| !name.starts_with("endpoint."));
     tensors.extend(networks);
     let mut source = model.with_networks(model.config().with_endpoint(config.endpoint().cloned())?, tensors);
@@ -169,6 +180,8 @@ impl TrainConfig {
                 ema_warmup: true,
                 ..base.autoencoder
             },
+            // A run is short, and may end by its validations.
+            run: RunSettings { preview_every_images: 1000, ..base.run },
             polish: Some(polish),
             ..base
         };
@@ -180,7 +193,9 @@ impl TrainConfig {
     /// Checks that there is a decoder to polish, along a chain that it has, and no objective of another kind.
     pub(crate) fn check_polish(&self) -> Result<()> {
         let Some(settings) = &self.polish else { return Ok(()) };
-        let PolishSettings { chain, pixel_weight, .. } = *settings;
+        let PolishSettings { chain, pixel_weight, patience, .. } = *settings;
+        let is_validated = patience == 0 || self.run.preview_every_images > 0;
+        require(is_validated, "polish.patience", patience, "0 where run.preview_every_images is 0")?;
         require(self.distillation.is_none(), "polish", "beside [distillation]", "one of the two")?;
         let kind = "autoencoder, whose decoder takes steps from z_sem";
         require(self.model.kind == Kind::Autoencoder, "model.kind", format!("{:?}", self.model.kind), kind)?;
@@ -337,6 +352,12 @@ mod tests {
             diffae_infer::one_sentence(&error)
         };
         assert!(refused(PolishSettings { pixel_weight: -1., ..settings() }, &[]).contains("pixel_weight"));
+        let patient = || PolishSettings { patience: 2, ..settings() };
+        assert!(refused(patient(), &["run.preview_every_images=0"]).contains("polish.patience"));
+        // By default there are validations to be patient with.
+        let RunSettings { preview_every_images: every, .. } =
+            TrainConfig::of_polished(&source, patient(), &[]).unwrap().run;
+        assert!((1..=2000).contains(&every), "{every}");
         assert!(refused(PolishSettings { endpoint_channels: 9, ..settings() }, &[]).contains("groups"));
         let along = |steps, spacing| PolishSettings { chain: DistilledChain { steps, spacing }, ..settings() };
         assert!(refused(along(3, Spacing::Tuned), &[]).contains("polish.chain.spacing"));

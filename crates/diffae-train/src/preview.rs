@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use diffae_data::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 use diffae_infer::{
     CodeChain, CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelConfig, ModelSource, Pipeline,
-    PipelineSettings, Sheet, no_observer,
+    PipelineSettings, Sheet, XTerminalSource, no_observer,
 };
 
 use crate::config::TrainConfig;
@@ -65,7 +65,13 @@ impl Preview {
             rows.extend([("original", self.x_0.clone()), (name, decode(x_terminal, chain.as_ref())?)]);
         }
         let [first, second] = if with_z { ["random x_T", "another x_T"] } else { ["samples", ""] };
-        rows.extend([(first, random(0)?), (second, random(1)?)]);
+        rows.push((first, random(0)?));
+        rows.push(match (settings.x_terminal, &z_sem) {
+            (XTerminalSource::Endpoint, Some(z_sem)) => {
+                ("endpoint x_T", decode(&pipeline.model().endpoint(z_sem)?, None)?)
+            }
+            _ => (second, random(1)?),
+        });
         let sheet = Sheet::new().with_title(format!("autoencoder after {images} images"));
         write_sheet(&self.run.join("previews"), &format!("images-{images:09}.png"), sheet, &rows)
     }

@@ -171,8 +171,8 @@ impl<'a> TrainingLoop<'a> {
             let work = Work::Training;
             let stop = on_step(&report(work, step, stepped.loss, stepped.num_samples)) == ControlFlow::Break(());
             let [stop, save] = self.group.any([stop, self.is_save_due()])?;
-            let validate = !stop && learner.is_validated_after(step);
-            // A run may end after any validation.
+            // A run that counts validations makes them all, wherever it is stopped, and may end after any.
+            let validate = (!stop || self.patience > 0) && learner.is_validated_after(step);
             let save = save || stop || step == num_steps || (validate && self.patience > 0);
             if validate || save {
                 let read = if save { &StatePart::ALL[..] } else { &[StatePart::Average] };
@@ -362,6 +362,30 @@ mod tests {
         let step = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap();
         assert_eq!(log.lines().map(step).collect::<Vec<_>>(), [4, 8, 10, 10], "{log}");
         assert!(log.lines().last().unwrap().contains("validation_loss"), "{log}");
+    }
+
+    #[test]
+    fn patience_ends_a_run_at_the_same_step_however_it_was_stopped() {
+        let parent = tempfile::tempdir().unwrap();
+        let settings = ["classifier.images=640", "run.log_every_steps=4", "run.save_every_secs=1e6"];
+        let config = presets::config("smoke", &settings.map(str::to_owned)).unwrap();
+        let folder = RunFolder::open_or_create(&parent.path().join("run"), &config, &Notes::default()).unwrap();
+        let patient = |until: usize| {
+            let mut learner = Slope::new(&folder.config().classifier, 0.5);
+            let mut group = Group::alone();
+            let mut training =
+                TrainingLoop::resume(&folder, Stage::Classifier, (&mut learner.state, &mut group)).unwrap();
+            training.patience = 2;
+            let on_step = &mut |report: &StepReport| {
+                if report.step == until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            (training.run(&mut learner, on_step).unwrap(), learner.state.step)
+        };
+        // Validations after 5, 10 and 15 steps have the same loss; the first of them is the lowest.
+        assert_eq!(patient(5), (Outcome::Stopped, 5));
+        assert_eq!(patient(12), (Outcome::Stopped, 12));
+        assert_eq!(patient(usize::MAX), (Outcome::Finished, 15));
+        assert_eq!(patient(usize::MAX), (Outcome::Finished, 15));
     }
 
     #[test]

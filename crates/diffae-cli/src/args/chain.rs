@@ -12,7 +12,7 @@ use super::{BatchArgs, one_of, positive};
 /// Options of decoding.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DecodingArgs {
-    /// Decoding steps [default: 10, or what the model was distilled to; with --reference 20]
+    /// Decoding steps [default: 10, or what the model was distilled or polished to; with --reference 20]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) steps: Option<usize>,
     /// Sampler [default: ddim; with --spacing tuned that of the timesteps]; the ddpm samplers add noise at each step

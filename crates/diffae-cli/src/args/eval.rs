@@ -281,7 +281,7 @@ pub(crate) enum XTerminalName {
 pub(crate) enum ReconProtocolName {
     /// Without rounding
     Exact,
-    /// As the authors of DBAE measure: 8-bit reconstructions, LPIPS of AlexNet, SSIM by rows
+    /// As the authors of Diffusion Bridge AutoEncoders measure: 8-bit reconstructions, LPIPS of AlexNet, SSIM by rows
     Dbae,
 }
 

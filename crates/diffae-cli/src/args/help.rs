@@ -36,7 +36,7 @@ const MODEL: &str = "Folder of the new model: config.json and model.safetensors"
 const INVERTING: &[(&str, &str)] = &[
     (
         "steps",
-        "Steps of inversion and of decoding [default: 10, or what the model was distilled to; with --reference 250 and 20]",
+        "Steps of inversion and of decoding [default: 10, or what the model was distilled or polished to; with --reference 250 and 20]",
     ),
     INVERTING_SAMPLER,
     INVERTING_SPACING,
@@ -46,7 +46,7 @@ const INVERTING: &[(&str, &str)] = &[
 const EDITING: &[(&str, &str)] = &[
     (
         "steps",
-        "Steps of inversion and of decoding [default: 10, or what the model was distilled to; with --reference 250 and 100]",
+        "Steps of inversion and of decoding [default: 10, or what the model was distilled or polished to; with --reference 250 and 100]",
     ),
     INVERTING_SAMPLER,
     INVERTING_SPACING,

@@ -66,7 +66,7 @@ pub(crate) struct EncodeArgs {
     pub(crate) pictures: PictureArgs,
     #[command(flatten)]
     pub(crate) out: OutArgs,
-    /// Inversion steps [default: 10, or what the model was distilled to; of ddim 250]
+    /// Inversion steps [default: 10, or what the model was distilled or polished to; of ddim 250]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) steps: Option<usize>,
     /// Inversion of images to x_T [default: exact]
@@ -311,12 +311,12 @@ pub(crate) struct SampleArgs {
     pub(crate) latent_steps: Option<usize>,
     #[command(flatten)]
     pub(crate) latent: LatentArgs,
-    /// Source of x_T [default: random; of a polished model endpoint]
+    /// Source of x_T [default: random; of a polished model without --reference endpoint]
     #[arg(long = "x-t", value_enum, value_name = "SOURCE", conflicts_with = "noise")]
     pub(crate) x_t: Option<SampleNoise>,
     #[command(flatten)]
     pub(crate) random: RandomArgs,
-    /// .safetensors file with z_T [N, D] and x_T [N, C, H, W]; missing tensors are drawn at random
+    /// .safetensors file with z_T [N, D] and x_T [N, C, H, W]; missing ones are those that there would be without the file
     #[arg(long, value_name = "FILE")]
     pub(crate) noise: Option<PathBuf>,
     #[command(flatten)]

@@ -193,7 +193,7 @@ pub(crate) struct PolishArgs {
         long,
         value_name = "NAME",
         default_value_t = Spacing::LogSnr,
-        value_parser = one_of::<Spacing>(Spacing::names())
+        value_parser = one_of::<Spacing>(Spacing::names().filter(|&name| name != "tuned"))
     )]
     pub(crate) spacing: Spacing,
     /// Weight of the mean square difference of pixels, in [-1, 1], beside LPIPS

@@ -50,9 +50,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &TrainArgs) -> Result<()> {
         }
         Outcome::Finished if args.resume && !has_trained => {
             let images = folder.config().autoencoder.images;
+            // Held-out pictures may have ended it.
+            let patience = folder.config().polish.as_ref().is_some_and(|polish| polish.patience > 0);
+            let patience = if patience { " --set polish.patience=0" } else { "" };
             say(&format!(
-                "the model is in {}; nothing is left to train (to go on longer: --set autoencoder.images=N, which is \
-                 {images} now)",
+                "the model is in {}; nothing is left to train (to go on longer: --set autoencoder.images=N{patience}, \
+                 where N is {images} now)",
                 out.display()
             ))
         }

@@ -24,7 +24,7 @@ const OF_THE_PROCESS: [&str; 8] = [
 ];
 /// List of the settings that may change, for messages.
 const WHAT_MAY: &str =
-    "STAGE.images, STAGE.lr, run.*, data.workers, data.prefetch and data.max_broken_share may change";
+    "STAGE.images, STAGE.lr, run.*, polish.patience, data.workers, data.prefetch and data.max_broken_share may change";
 
 /// A setting that was changed after the start of the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +164,7 @@ impl RunFolder {
         let untouched = |stage| !self.is_done(stage) && !self.checkpoints(stage).any();
         let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| key.starts_with(prefix));
         OF_THE_PROCESS.contains(&key)
+            || key == "polish.patience"
             || Stage::ALL.into_iter().any(|stage| is_of(stage, &["images", "lr"]))
             || (untouched(Stage::Latent) && begins(&["latent.", "latent_net."]))
             || (untouched(Stage::Classifier) && begins(&["classifier.", "edit_directions"]))

@@ -48,7 +48,10 @@ impl<'a> Generator<'a> {
             ..PipelineSettings::REFERENCE
         };
         match options.spacing {
-            Some(spacing) => Ok(PipelineSettings { spacing, ..decoding }),
+            Some(spacing) => {
+                let x_terminal = PipelineSettings::of_model(model.model().config()).x_terminal;
+                Ok(PipelineSettings { spacing, x_terminal, ..decoding })
+            }
             None => model.along_own_chain(decoding),
         }
     }
