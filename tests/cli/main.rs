@@ -24,6 +24,7 @@ mod models;
 mod pictures;
 mod polish;
 mod prolonging;
+mod protocols;
 mod readme;
 #[cfg(unix)]
 mod resume;

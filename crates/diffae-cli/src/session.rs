@@ -131,12 +131,9 @@ impl Session {
         Ok(self.source.latent_fingerprint()?)
     }
 
-    /// Returns the settings by which results of these settings of decoding are known: those of the endpoint network, where its
-    /// `x_T` are decoded.
+    /// Returns [`ModelSource::endpoint_settings`].
     pub(crate) fn endpoint_settings(&self, decoding: &PipelineSettings) -> Result<Settings> {
-        let is_used = decoding.x_terminal == XTerminalSource::Endpoint;
-        let fingerprint = if is_used { self.source.endpoint_fingerprint()? } else { None };
-        Ok(fingerprint.map(|fingerprint| ("endpoint".to_owned(), fingerprint.into())).into_iter().collect())
+        Ok(self.source.endpoint_settings(decoding)?)
     }
 
     /// Returns the batch size: as on the command line, or by the size of the model.

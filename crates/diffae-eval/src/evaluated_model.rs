@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use diffae_data::PictureSet;
 use diffae_infer::{
     CodesBatch, DistilledChain, LoadOptions, Model, ModelSource, Pipeline, PipelineSettings, Settings, StochasticCode,
-    XTerminalSource, arithmetic_name,
+    arithmetic_name,
 };
 use diffae_kernels::Winograd;
 
@@ -157,12 +157,9 @@ impl EvaluatedModel {
         Ok(self.pipeline.x_terminal_batch(z_sem, &numbers, settings)?)
     }
 
-    /// Returns the settings by which results of these settings of decoding are known: those of the endpoint network, where its
-    /// `x_T` are decoded.
+    /// Returns [`ModelSource::endpoint_settings`].
     pub(crate) fn endpoint_settings(&self, decoding: &PipelineSettings) -> Result<Settings> {
-        let is_used = decoding.x_terminal == XTerminalSource::Endpoint;
-        let fingerprint = if is_used { self.source.endpoint_fingerprint()? } else { None };
-        Ok(fingerprint.map(|fingerprint| ("endpoint".to_owned(), fingerprint.into())).into_iter().collect())
+        Ok(self.source.endpoint_settings(decoding)?)
     }
 
     /// Draws the `x_T` of `count` pictures, numbered from `first` on.

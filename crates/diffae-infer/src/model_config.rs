@@ -83,7 +83,7 @@ pub struct LatentConfig {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChainsConfig {
-    /// The chain that decodes where nothing else is asked for, if the decoder was distilled for one.
+    /// The chain that decodes where nothing else is asked for, if the decoder was distilled or polished for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distilled: Option<DistilledChain>,
     /// Chains of [`Spacing::Tuned`], one for each number of steps.
@@ -136,7 +136,7 @@ impl<'de> Deserialize<'de> for TunedChain {
     }
 }
 
-/// The chain of DDIM steps that a distilled decoder was trained for.
+/// The chain of DDIM steps that a distilled or polished decoder was trained for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DistilledChain {

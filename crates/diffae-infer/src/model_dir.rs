@@ -16,6 +16,8 @@ use diffae_nets::{ClassifierConfig, EditDirection, RawClassifierConfig, RawUnetC
 use crate::error::{Error, Result, computing};
 use crate::model_config::{ChainsConfig, DiffusionConfig, FORMAT_VERSION, ModelConfig, RawModelConfig, TunedChain};
 use crate::model_location::{CONFIG_FILE, Location, WEIGHTS_FILE, foreign_config_beside};
+use crate::partial::Settings;
+use crate::settings::{PipelineSettings, XTerminalSource};
 use diffae_data::{Fingerprint, Overwrite, write_together};
 
 const MEAN: &str = "latent_stats.mean";
@@ -393,6 +395,17 @@ impl ModelSource {
         let mut fingerprint = Fingerprint::new();
         self.hash_tensors(&mut fingerprint, &["endpoint."])?;
         Ok(Some(fingerprint.digits()))
+    }
+
+    /// Returns the settings by which results of these settings of decoding are known beside the model's fingerprint: that of the
+    /// endpoint network, where its `x_T` are decoded.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if a tensor cannot be read.
+    pub fn endpoint_settings(&self, decoding: &PipelineSettings) -> Result<Settings> {
+        let is_used = decoding.x_terminal == XTerminalSource::Endpoint;
+        let fingerprint = if is_used { self.endpoint_fingerprint()? } else { None };
+        Ok(fingerprint.map(|fingerprint| ("endpoint".to_owned(), fingerprint.into())).into_iter().collect())
     }
 
     /// Computes a fingerprint of all that determines how `z_sem` is sampled and normalized: the latent net with its

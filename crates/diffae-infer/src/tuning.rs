@@ -77,12 +77,13 @@ impl<'a> Tuning<'a> {
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`, on the model's device; N of 2 or more.
     /// # Errors
     /// [`Error::OutOfRange`] with fewer than two pictures or steps, or a sampler that adds noise;
-    /// [`Error::Conflict`] of a distilled model; [`Error::MissingPart`] in a one-shot autoencoder; [`Error::Schedule`] if the schedule
+    /// [`Error::Conflict`] of a distilled or polished model; [`Error::MissingPart`] in a one-shot autoencoder; [`Error::Schedule`] if the schedule
     /// has no such chain;
     /// [`Error::Cancelled`] if the observer breaks.
     pub fn new(model: &'a Model, x_0: &Tensor, options: TuningOptions, observer: &mut Observer<'_>) -> Result<Self> {
         if model.config().chains().is_some_and(|chains| chains.distilled.is_some()) {
-            let problem = "the model is distilled: it knows the timesteps of its own steps alone; tune its teacher";
+            let problem =
+                "the decoder was trained for the timesteps of its own steps alone; tune the model that it was made of";
             return Err(Error::Conflict { problem: problem.to_owned() });
         }
         let count = computing("counting pictures", x_0.dim(0))?;

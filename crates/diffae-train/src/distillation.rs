@@ -192,16 +192,6 @@ impl ImageModel for Distillation {
         let last = differentiable([&estimates], |[estimates]| last_of_each(estimates, self.student_chain.len()))?;
         perceptual.added_to(&loss, &last, wanted)
     }
-
-    fn compared(
-        &self,
-        _: &Tensor,
-        _: &Trajectories,
-        _: &Tensor,
-        _: &ObjectiveSettings,
-    ) -> Result<Option<(Tensor, Tensor)>> {
-        Ok(None)
-    }
 }
 
 /// Returns the timesteps that a teacher has for so many steps of DDIM, which a student takes.

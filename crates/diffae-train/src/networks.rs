@@ -50,14 +50,17 @@ pub(crate) trait ImageModel: Sync {
     fn loss(&self, x_0: &Tensor, input: &Self::Input, output: &Tensor, objective: &ObjectiveSettings)
     -> Result<Tensor>;
 
-    /// Selects the real images and the `x_0` estimates that a discriminator compares; `None` if there are none.
+    /// Selects the real images and the `x_0` estimates that a discriminator compares; `None` if there are none, as in objectives
+    /// without a discriminator.
     fn compared(
         &self,
-        x_0: &Tensor,
-        input: &Self::Input,
-        output: &Tensor,
-        objective: &ObjectiveSettings,
-    ) -> Result<Option<(Tensor, Tensor)>>;
+        _x_0: &Tensor,
+        _input: &Self::Input,
+        _output: &Tensor,
+        _objective: &ObjectiveSettings,
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        Ok(None)
+    }
 }
 
 /// The networks of either kind.

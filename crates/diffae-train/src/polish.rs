@@ -125,10 +125,6 @@ impl ImageModel for Polish {
             distance.mean_all()? + ((x - x_0)?.sqr()?.mean_all()? * weight)?
         })?)
     }
-
-    fn compared(&self, _: &Tensor, _: &Wanted, _: &Tensor, _: &ObjectiveSettings) -> Result<Option<(Tensor, Tensor)>> {
-        Ok(None)
-    }
 }
 
 impl PolishSettings {
@@ -144,7 +140,8 @@ impl PolishSettings {
 /// Reads the perceptual network: LPIPS with the backbone VGG-16.
 pub(crate) fn open_perceptual(path: &Path, device: &Device) -> Result<LpipsNetwork> {
     let failed = |source| diffae_infer::Error::Weights { path: path.to_owned(), source };
-    Ok(LpipsNetwork::new(LpipsBackbone::Vgg, &read_state_dict(path)?, device).map_err(failed)?)
+    let tensors = read_state_dict(path).map_err(failed)?;
+    Ok(LpipsNetwork::new(LpipsBackbone::Vgg, &tensors, device).map_err(failed)?)
 }
 
 /// Returns a model with polished networks and the rest of what it had: latent net, classifier and statistics.

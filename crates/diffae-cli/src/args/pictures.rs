@@ -170,17 +170,6 @@ pub(crate) struct DecodeArgs {
     pub(crate) json: JsonArgs,
 }
 
-impl ReconstructionNoise {
-    /// Returns the name on the command line.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Inverted => "inverted",
-            Self::Random => "random",
-            Self::Endpoint => "endpoint",
-        }
-    }
-}
-
 /// Sources of x_T of a reconstruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReconstructionNoise {
@@ -190,6 +179,17 @@ pub(crate) enum ReconstructionNoise {
     Random,
     /// Computed from z_sem by the model's endpoint network, which `diffae polish` trains
     Endpoint,
+}
+
+impl ReconstructionNoise {
+    /// Returns the name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Inverted => "inverted",
+            Self::Random => "random",
+            Self::Endpoint => "endpoint",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

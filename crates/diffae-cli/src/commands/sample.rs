@@ -64,7 +64,6 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     let x_terminal = args.x_t.map_or(settings.x_terminal, XTerminalSource::from);
     let settings = PipelineSettings { num_latent_steps, latent_method, x_terminal, seed: args.random.seed, ..settings };
     session.check_chains(&settings, CodesNeed::ZSem)?;
-
     if session.has_z_sem() {
         session.model().latent_net()?;
         session.pipeline.check_latent_steps(&settings).context("--latent-steps")?;

@@ -196,8 +196,7 @@ impl Recon<'_> {
     fn methods(&self, model: &EvaluatedModel) -> Result<Vec<Method>> {
         let (options, is_distilled) = (&self.options, model.distilled().is_some());
         if is_distilled && options.invert_steps.is_some() {
-            let problem =
-                "--invert-steps is of DDIM in reverse, but a distilled decoder is inverted along its own chain";
+            let problem = "--invert-steps is of DDIM in reverse, but a decoder with a chain of its own is inverted along its own chain";
             return Err(unsuitable(problem));
         }
         let is_one_shot = model.pipeline().is_one_shot();
