@@ -309,6 +309,14 @@ pub enum Error {
         /// Reason, and the option that resolves it.
         problem: String,
     },
+    /// A file has no spatial autoencoder, or one of other layers.
+    #[error("{} cannot be used as a spatial autoencoder: {problem}", path.display())]
+    NoSpatialAutoencoder {
+        /// Path of the file.
+        path: PathBuf,
+        /// The reason.
+        problem: String,
+    },
     /// A checkpoint lacks the requested part.
     #[error("{} holds no {expected}", path.display())]
     NotThere {
@@ -387,6 +395,7 @@ impl Error {
             | Self::LoneShard { path, .. }
             | Self::HyperParameterFile { path, .. }
             | Self::NotThere { path, .. }
+            | Self::NoSpatialAutoencoder { path, .. }
             | Self::NoNetwork { path, .. }
             | Self::NoSuchSet { path, .. }
             | Self::TwoSets { path, .. } => Some(path),

@@ -1,4 +1,4 @@
-//! Residual blocks: the conditioned one of the `UNet` and the plain one of the semantic encoder.
+//! Residual blocks: the conditioned one of the `UNet`, the plain one of the semantic encoder, that of the spatial autoencoder.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -105,6 +105,35 @@ impl PlainResBlock {
 
     pub(crate) fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
         self.0.convs_mut()
+    }
+}
+
+/// The residual block of the spatial autoencoder: `skip(x) + conv(SiLU(GN(conv(resample(SiLU(GN(x)))))))`.
+#[derive(Debug, Clone)]
+pub(crate) struct TwoConvBlock {
+    stem: Stem,
+    out_norm: GroupNorm,
+    out_conv: Conv2d,
+}
+
+impl TwoConvBlock {
+    pub(crate) fn new(plan: ResPlan, vb: &VarBuilder<'_>) -> Result<Self> {
+        let channels = plan.out_channels;
+        let out_conv = Conv2d::zero_initialized(Conv2dConfig::three(channels, channels), &vb.pp("out_layers.3"))?;
+        Ok(Self { stem: Stem::new(plan, vb)?, out_norm: GroupNorm::new(channels, &vb.pp("out_layers.0"))?, out_conv })
+    }
+
+    /// Applies the block to `x`: `[N, C_in, H, W]`; result: `[N, C_out, H', W']`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let input = BlockInput { x, skip: None };
+        let h = self.stem.forward(input, None)?;
+        let shortcut = self.stem.shortcut(input)?;
+        let input = ConvInput { residual: Some(&shortcut), ..ConvInput::plain(&h) };
+        self.out_norm.plain().then(&self.out_conv, &input, Activation::Silu)
+    }
+
+    pub(crate) fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+        self.stem.convs_mut().chain(std::iter::once(&mut self.out_conv))
     }
 }
 

@@ -6,9 +6,10 @@
 //! | an autoencoder, autoencoder with latent net, or plain DDPM under released names | [`Checkpoint`] |
 //! | an attribute classifier | [`ClassifierCheckpoint`] |
 //! | `latent.pkl` | [`read_latent_moments`] |
+//! | the spatial autoencoder of a latent diffusion model | [`SpatialWeights`] |
 //! | tensors of any other network | [`read_state_dict`] |
 //!
-//! The last four are files of `torch.save` (its zip format and the one before PyTorch 1.6), safetensors files or the
+//! The last five are files of `torch.save` (its zip format and the one before PyTorch 1.6), safetensors files or the
 //! index of several; the content tells which, not the name. All are memory-mapped. Nothing in a pickle is ever
 //! executed: anything but plain data and tensors is passed over. [`Weights`] builds networks from such a file and
 //! proves that every tensor was used exactly once.
@@ -28,6 +29,7 @@ mod safetensors;
 mod shapes;
 mod sharded;
 mod source;
+mod spatial_weights;
 mod state_dict;
 mod weight_file;
 mod wrappers;
@@ -40,6 +42,7 @@ pub use parameter_sets::ParameterSet;
 pub use pytorch_names::name_from_pytorch;
 pub use safetensors::{SafetensorsFile, safetensors_bytes};
 pub use source::{StoredTensor, TensorMap, TensorSource, Weights, is_finite};
+pub use spatial_weights::SpatialWeights;
 pub use state_dict::read_state_dict;
 pub use torch::{ArchiveError, FileKind, JsonError, PickleError, TorchError, ZipKind};
 pub use weight_file::is_sharded_checkpoint;

@@ -1,0 +1,663 @@
+//! The spatial autoencoder: pictures to smaller maps, the latents on which a diffusion may run, and back.
+
+use candle_core::{DType, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use diffae_kernels::{
+    Activation, Winograd, cast, checkpoint, differentiable, no_gradients, run_in_pool, upsample_nearest_2x,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::attention::{AttentionBlock, AttentionConfig};
+use crate::config::{Check, Valid};
+use crate::conv::{Conv2d, Conv2dConfig};
+use crate::error::{Error, Result as NetsResult};
+use crate::init;
+use crate::norm::GroupNorm;
+use crate::plan::{ResPlan, Resample, at_most, check_groups, positive};
+use crate::precision::compute_dtype;
+use crate::res_block::TwoConvBlock;
+
+const NETWORK: &str = "spatial autoencoder";
+/// Maximum number of levels: latents are smaller than pictures by up to 2^7.
+const MAX_LEVELS: usize = 8;
+const MAX_CHANNELS: usize = 1 << 12;
+const MAX_BLOCKS: usize = 1 << 6;
+/// Range of the logarithm of a variance; beyond it the exponential is of no use in f32.
+const LOG_VARIANCES: [f32; 2] = [-30., 20.];
+/// Values of the largest maps that are computed at once without gradients, about: the rest of a batch follows.
+const MAX_VALUES: usize = 1 << 26;
+
+/// Unvalidated config of a [`SpatialAutoencoder`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawSpatialConfig {
+    /// Height and width of pictures.
+    pub image_size: usize,
+    /// Channels of pictures, C.
+    pub image_channels: usize,
+    /// Channels of latents, c.
+    pub latent_channels: usize,
+    /// Base number of channels, M; channels are multiples of it.
+    pub model_channels: usize,
+    /// Channels of each level in units of M; the resolution halves from level to level, and the last one is that of latents.
+    pub channel_mult: Vec<usize>,
+    /// Residual blocks per level of the encoder, R; the decoder has one more.
+    pub num_res_blocks: usize,
+    /// Whether there is self-attention, of one head, between the two blocks at the smallest resolution.
+    pub middle_attention: bool,
+}
+
+/// Validated config of a [`SpatialAutoencoder`].
+pub type SpatialConfig = Valid<RawSpatialConfig>;
+
+impl RawSpatialConfig {
+    /// Returns the factor by which latents are smaller than pictures in height and width.
+    #[must_use]
+    pub fn factor(&self) -> usize {
+        1 << self.channel_mult.len().saturating_sub(1)
+    }
+
+    /// Returns the shape of latents, `[c, h, w]`, of a [`Valid`] config.
+    #[must_use]
+    pub fn latent_shape(&self) -> [usize; 3] {
+        let size = self.image_size.checked_div(self.factor()).unwrap_or(0);
+        [self.latent_channels, size, size]
+    }
+
+    /// Returns the channels of each level.
+    fn widths(&self) -> Vec<usize> {
+        self.channel_mult.iter().map(|mult| mult * self.model_channels).collect()
+    }
+
+    /// Returns the multiply-adds of encoding and of decoding a picture, counted as plain sums of products.
+    #[must_use]
+    pub fn num_multiply_adds(&self) -> [u64; 2] {
+        let widths: Vec<u64> = self.widths().into_iter().map(|width| width as u64).collect();
+        let area = |level: usize| (self.image_size as u64 >> level).pow(2);
+        let last = widths.len().saturating_sub(1);
+        let (Some(&first), Some(&deepest)) = (widths.first(), widths.last()) else { return [0; 2] };
+        let conv = |inputs: u64, outputs: u64, level| 9 * area(level) * inputs * outputs;
+        let block = |inputs: u64, outputs: u64, level| {
+            let shortcut = if inputs == outputs { 0 } else { area(level) * inputs * outputs };
+            conv(inputs, outputs, level) + conv(outputs, outputs, level) + shortcut
+        };
+        let ends = conv(self.image_channels as u64, first, 0);
+        let attention = 4 * deepest * deepest * area(last) + 2 * deepest * area(last).pow(2);
+        let middle = 2 * block(deepest, deepest, last) + if self.middle_attention { attention } else { 0 };
+        let latents = self.latent_channels as u64;
+        let (mut down, mut up) = (0, 0);
+        for (level, &width) in widths.iter().enumerate() {
+            let wider = widths.get(level + 1).copied();
+            let from = if level == 0 { width } else { widths[level - 1] };
+            let repeated = (self.num_res_blocks as u64).saturating_sub(1) * block(width, width, level);
+            down += block(from, width, level) + repeated;
+            up += block(wider.unwrap_or(width), width, level) + repeated + block(width, width, level);
+            if wider.is_some() {
+                // Computed for all pixels, of which a fourth stays.
+                down += conv(width, width, level);
+                up += conv(wider.unwrap_or(width), wider.unwrap_or(width), level);
+            }
+        }
+        let to_latents = conv(deepest, 2 * latents, last) + 4 * latents * latents * area(last);
+        let from_latents = conv(latents, deepest, last) + latents * latents * area(last);
+        [ends + down + middle + to_latents, from_latents + middle + up + ends]
+    }
+}
+
+impl Check for RawSpatialConfig {
+    fn check(&self) -> NetsResult<()> {
+        for (field, got, most) in [
+            ("image_size", self.image_size, 1 << 14),
+            ("image_channels", self.image_channels, MAX_CHANNELS),
+            ("latent_channels", self.latent_channels, MAX_CHANNELS),
+            ("model_channels", self.model_channels, MAX_CHANNELS),
+            ("num_res_blocks", self.num_res_blocks, MAX_BLOCKS),
+            ("number of channel_mult entries", self.channel_mult.len(), MAX_LEVELS),
+            ("smallest channel_mult entry", self.channel_mult.iter().copied().min().unwrap_or(0), MAX_CHANNELS),
+            ("largest channel_mult entry", self.channel_mult.iter().copied().max().unwrap_or(0), MAX_CHANNELS),
+        ] {
+            positive(NETWORK, field, got)?;
+            at_most(NETWORK, field, got, most)?;
+        }
+        let (image_size, factor) = (self.image_size, self.factor());
+        if !image_size.is_multiple_of(factor) {
+            return Err(Error::ImageNotDivisible { network: NETWORK, image_size, factor });
+        }
+        self.widths().into_iter().try_for_each(|channels| check_groups(NETWORK, "block", channels))
+    }
+}
+
+/// Mean and logarithm of the variance of the normal distribution of latents, before they are normalized.
+#[derive(Debug, Clone)]
+pub struct Posterior {
+    /// Means, `[N, c, h, w]`.
+    pub mean: Tensor,
+    /// Logarithms of the variances, `[N, c, h, w]`, in `[-30, 20]`.
+    pub log_variance: Tensor,
+}
+
+impl Posterior {
+    /// Draws latents with given noise: `mean + exp(log_variance / 2) * noise`.
+    ///
+    /// # Shapes
+    /// - `noise`: standard normal, `[N, c, h, w]`; result: the same.
+    /// # Errors
+    /// If the shape differs.
+    pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
+        differentiable([&self.mean, &self.log_variance], |[mean, log_variance]| {
+            mean + ((log_variance * 0.5)?.exp()? * noise)?
+        })
+    }
+
+    /// Computes the Kullback-Leibler divergence from the standard normal distribution, a scalar: the mean over all values of
+    /// `(mean^2 + variance - 1 - log variance) / 2`, in nats.
+    ///
+    /// # Errors
+    /// If the arithmetic fails.
+    pub fn divergence(&self) -> Result<Tensor> {
+        differentiable([&self.mean, &self.log_variance], |[mean, log_variance]| {
+            let terms = ((mean.sqr()? + log_variance.exp()?)? - log_variance)?;
+            ((terms - 1.)?.mean_all()?) * 0.5
+        })
+    }
+}
+
+/// A pair of convolutional networks: pictures to latents, `2^k` times smaller in height and width and with few channels, and
+/// back. It is trained by itself; a diffusion on its latents costs a fraction of one on pictures.
+///
+/// The architecture is that of the autoencoder with KL regularization of latent diffusion models, so that its released
+/// weights fit ([`SpatialWeights`](crate::weights::SpatialWeights)). Latents are handed out normalized: of zero mean and unit
+/// variance in each channel, by statistics of the training pictures that belong to the parameters.
+/// # Source
+/// Rombach et al. 2022 (arXiv:2112.10752), section 3.1.
+#[derive(Debug, Clone)]
+pub struct SpatialAutoencoder {
+    config: SpatialConfig,
+    encoder: Down,
+    /// 1x1 convolution to mean and log-variance.
+    to_moments: Conv2d,
+    /// 1x1 convolution of latents.
+    from_latents: Conv2d,
+    decoder: Up,
+    /// Mean of each channel of latents, `[1, c, 1, 1]`.
+    mean: Tensor,
+    /// Standard deviation of each channel of latents, `[1, c, 1, 1]`.
+    std: Tensor,
+    dtype: DType,
+}
+
+/// The downsampling half.
+#[derive(Debug, Clone)]
+struct Down {
+    first: Conv2d,
+    levels: Vec<(Vec<TwoConvBlock>, Option<Conv2d>)>,
+    middle: Middle,
+    norm: GroupNorm,
+    last: Conv2d,
+}
+
+/// The upsampling half.
+#[derive(Debug, Clone)]
+struct Up {
+    first: Conv2d,
+    middle: Middle,
+    levels: Vec<(Vec<TwoConvBlock>, Option<Conv2d>)>,
+    norm: GroupNorm,
+    last: Conv2d,
+}
+
+/// Blocks at the smallest resolution.
+#[derive(Debug, Clone)]
+struct Middle {
+    first: TwoConvBlock,
+    attention: Option<AttentionBlock>,
+    second: TwoConvBlock,
+}
+
+fn block(inputs: usize, outputs: usize, vb: &VarBuilder<'_>) -> Result<TwoConvBlock> {
+    TwoConvBlock::new(ResPlan { in_channels: inputs, out_channels: outputs, resample: Resample::Keep }, vb)
+}
+
+impl Middle {
+    fn new(channels: usize, attention: bool, vb: &VarBuilder<'_>) -> Result<Self> {
+        let config = AttentionConfig { channels, num_heads: 1 };
+        let attention = attention.then(|| AttentionBlock::new(config, &vb.pp("attention"))).transpose()?;
+        Ok(Self {
+            first: block(channels, channels, &vb.pp("first"))?,
+            attention,
+            second: block(channels, channels, &vb.pp("second"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut h = self.first.forward(x)?;
+        if let Some(attention) = &self.attention {
+            h = attention.forward(&h)?;
+        }
+        self.second.forward(&h)
+    }
+
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+        let attention = self.attention.iter_mut().flat_map(AttentionBlock::convs_mut);
+        self.first.convs_mut().chain(attention).chain(self.second.convs_mut())
+    }
+}
+
+impl Down {
+    fn new(config: &SpatialConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let widths = config.widths();
+        let mut channels = widths.first().copied().unwrap_or_default();
+        let first = Conv2d::new(Conv2dConfig::three(config.image_channels, channels), &vb.pp("first"))?;
+        let mut levels = vec![];
+        for (level, &width) in widths.iter().enumerate() {
+            let vb = vb.pp("levels").pp(level);
+            let mut blocks = vec![];
+            for idx in 0..config.num_res_blocks {
+                blocks.push(block(channels, width, &vb.pp("blocks").pp(idx))?);
+                channels = width;
+            }
+            let is_last = level + 1 == widths.len();
+            let down = (!is_last).then(|| Conv2d::new(Conv2dConfig::three(width, width), &vb.pp("down")));
+            levels.push((blocks, down.transpose()?));
+        }
+        Ok(Self {
+            first,
+            levels,
+            middle: Middle::new(channels, config.middle_attention, &vb.pp("middle"))?,
+            norm: GroupNorm::new(channels, &vb.pp("out.0"))?,
+            last: Conv2d::new(Conv2dConfig::three(channels, 2 * config.latent_channels), &vb.pp("out.2"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, checkpoint_blocks: bool) -> Result<Tensor> {
+        let mut h = self.first.forward(x)?;
+        for (blocks, down) in &self.levels {
+            h = run_blocks(blocks, h, checkpoint_blocks)?;
+            if let Some(down) = down {
+                h = odd_pixels(&down.forward(&h)?)?;
+            }
+        }
+        let h = self.middle.forward(&h)?;
+        self.last.forward(&self.norm.forward(&h, Activation::Silu)?)
+    }
+
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+        [&mut self.first, &mut self.last].into_iter().chain(of_levels(&mut self.levels)).chain(self.middle.convs_mut())
+    }
+}
+
+impl Up {
+    fn new(config: &SpatialConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let widths = config.widths();
+        let mut channels = widths.last().copied().unwrap_or_default();
+        let first = Conv2d::new(Conv2dConfig::three(config.latent_channels, channels), &vb.pp("first"))?;
+        let middle = Middle::new(channels, config.middle_attention, &vb.pp("middle"))?;
+        let mut levels = vec![];
+        for (level, &width) in widths.iter().rev().enumerate() {
+            let vb = vb.pp("levels").pp(level);
+            let mut blocks = vec![];
+            for idx in 0..=config.num_res_blocks {
+                blocks.push(block(channels, width, &vb.pp("blocks").pp(idx))?);
+                channels = width;
+            }
+            let is_last = level + 1 == widths.len();
+            let up = (!is_last).then(|| Conv2d::new(Conv2dConfig::three(width, width), &vb.pp("up")));
+            levels.push((blocks, up.transpose()?));
+        }
+        Ok(Self {
+            first,
+            middle,
+            levels,
+            norm: GroupNorm::new(channels, &vb.pp("out.0"))?,
+            last: Conv2d::new(Conv2dConfig::three(channels, config.image_channels), &vb.pp("out.2"))?,
+        })
+    }
+
+    fn forward(&self, latents: &Tensor, checkpoint_blocks: bool) -> Result<Tensor> {
+        let mut h = self.middle.forward(&self.first.forward(latents)?)?;
+        for (blocks, up) in &self.levels {
+            h = run_blocks(blocks, h, checkpoint_blocks)?;
+            if let Some(up) = up {
+                h = up.forward(&upsample_nearest_2x(&h)?)?;
+            }
+        }
+        self.last.forward(&self.norm.forward(&h, Activation::Silu)?)
+    }
+
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+        [&mut self.first, &mut self.last].into_iter().chain(of_levels(&mut self.levels)).chain(self.middle.convs_mut())
+    }
+}
+
+fn of_levels(levels: &mut [(Vec<TwoConvBlock>, Option<Conv2d>)]) -> impl Iterator<Item = &mut Conv2d> {
+    levels.iter_mut().flat_map(|(blocks, conv)| blocks.iter_mut().flat_map(TwoConvBlock::convs_mut).chain(conv))
+}
+
+fn run_blocks(blocks: &[TwoConvBlock], mut h: Tensor, checkpoint_blocks: bool) -> Result<Tensor> {
+    for block in blocks {
+        h = if checkpoint_blocks {
+            let block = block.clone();
+            checkpoint([&h], move |[h]| block.forward(h))?
+        } else {
+            block.forward(&h)?
+        };
+    }
+    Ok(h)
+}
+
+/// Selects the pixels of odd rows and columns, counted from 0.
+///
+/// Of a convolution with a pixel of zeros all around, these are the results of one of stride 2 with zeros below and on the
+/// right alone, which is that of the released weights.
+fn odd_pixels(x: &Tensor) -> Result<Tensor> {
+    differentiable([x], |[x]| {
+        let (n, c, h, w) = x.dims4()?;
+        let rows = x.reshape((n * c, h >> 1, 2, w))?.narrow(2, 1, 1)?.contiguous()?;
+        let pixels = rows.reshape((n * c * (h >> 1) * (w >> 1), 2))?.narrow(1, 1, 1)?.contiguous()?;
+        pixels.reshape((n, c, h >> 1, w >> 1))
+    })
+}
+
+impl SpatialAutoencoder {
+    /// Names of the mean and the standard deviation of latents among the parameters, `[c]` each.
+    pub const STATISTICS: [&str; 2] = ["latents.mean", "latents.std"];
+
+    /// Reads the parameters below `vb`. Without statistics of latents, which training computes at its end, they are those of
+    /// latents that need no normalization.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub fn new(config: &SpatialConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let c = config.latent_channels;
+        let [mean, std] = Self::STATISTICS;
+        let statistics = |name: &str, init| vb.get_with_hints(c, name, init)?.reshape((1, c, 1, 1));
+        Ok(Self {
+            encoder: Down::new(config, &vb.pp("encoder"))?,
+            to_moments: Conv2d::new(Conv2dConfig::one(2 * c, 2 * c), &vb.pp("to_moments"))?,
+            from_latents: Conv2d::new(Conv2dConfig::one(c, c), &vb.pp("from_latents"))?,
+            decoder: Up::new(config, &vb.pp("decoder"))?,
+            mean: statistics(mean, init::ZERO)?.detach(),
+            std: statistics(std, init::ONE)?.detach(),
+            dtype: compute_dtype(vb.dtype(), vb.device()),
+            config: config.clone(),
+        })
+    }
+
+    /// Returns the config of the network.
+    #[must_use]
+    pub fn config(&self) -> &SpatialConfig {
+        &self.config
+    }
+
+    /// Computes the distribution of latents, not normalized, for training. Blocks save their inputs alone for the backward pass
+    /// if `checkpoint_blocks`.
+    ///
+    /// # Shapes
+    /// - `x_0`: `[N, C, H, W]` in `[-1, 1]`, H and W divisible by the [factor](RawSpatialConfig::factor): the network is
+    ///   convolutional, so crops of pictures do as well.
+    /// # Errors
+    /// If the shape does not fit.
+    pub fn posterior(&self, x_0: &Tensor, checkpoint_blocks: bool) -> Result<Posterior> {
+        let (_, channels, height, width) = x_0.dims4()?;
+        let (expected, factor) = (self.config.image_channels, self.config.factor());
+        if channels != expected || height % factor != 0 || width % factor != 0 || height == 0 || width == 0 {
+            bail!(
+                "pictures are [{channels}, {height}, {width}], the spatial autoencoder expects {expected} channels and \
+                 sides divisible by {factor}"
+            )
+        }
+        run_in_pool(x_0.device(), || {
+            let h = self.encoder.forward(&cast(x_0, self.dtype)?, checkpoint_blocks)?;
+            let moments = self.to_moments.forward(&h)?;
+            let half = self.config.latent_channels;
+            let part = |start| differentiable([&moments], |[moments]| moments.narrow(1, start, half)?.contiguous());
+            let (mean, log_variance) = (part(0)?, part(half)?);
+            let [least, most] = LOG_VARIANCES;
+            let log_variance = differentiable([&log_variance], |[x]| x.clamp(least, most))?;
+            Ok(Posterior { mean, log_variance })
+        })
+    }
+
+    /// Decodes latents that are not normalized, for training; the counterpart of [`posterior`](Self::posterior).
+    ///
+    /// # Shapes
+    /// - `latents`: `[N, c, h, w]`; result: `[N, C, H, W]`, not clipped.
+    /// # Errors
+    /// If the shape does not fit.
+    pub fn decode_posterior(&self, latents: &Tensor, checkpoint_blocks: bool) -> Result<Tensor> {
+        let (_, channels, _, _) = latents.dims4()?;
+        let expected = self.config.latent_channels;
+        if channels != expected {
+            bail!("latents have {channels} channels, the spatial autoencoder expects {expected}")
+        }
+        run_in_pool(latents.device(), || {
+            let h = self.from_latents.forward(&cast(latents, self.dtype)?)?;
+            self.decoder.forward(&h, checkpoint_blocks)
+        })
+    }
+
+    /// Encodes pictures to normalized latents, the means of their distributions, without gradients. A picture has the same
+    /// latents in any batch.
+    ///
+    /// # Shapes
+    /// - `x_0`: as for [`posterior`](Self::posterior); result: `[N, c, h, w]`, dtype of `x_0`.
+    /// # Errors
+    /// If the shape does not fit.
+    pub fn latents(&self, x_0: &Tensor) -> Result<Tensor> {
+        self.in_parts(x_0, 1, |x_0| {
+            let Posterior { mean, .. } = self.posterior(x_0, false)?;
+            let (shift, scale) = (cast(&self.mean, mean.dtype())?, cast(&self.std, mean.dtype())?);
+            mean.broadcast_sub(&shift)?.broadcast_div(&scale)?.to_dtype(x_0.dtype())
+        })
+    }
+
+    /// Decodes normalized latents, without gradients.
+    ///
+    /// # Shapes
+    /// - `latents`: `[N, c, h, w]`; result: `[N, C, H, W]`, about `[-1, 1]` and not clipped, dtype of `latents`.
+    /// # Errors
+    /// If the shape does not fit.
+    pub fn pictures(&self, latents: &Tensor) -> Result<Tensor> {
+        self.in_parts(latents, self.config.factor(), |latents| {
+            let (shift, scale) = (cast(&self.mean, latents.dtype())?, cast(&self.std, latents.dtype())?);
+            let plain = latents.broadcast_mul(&scale)?.broadcast_add(&shift)?;
+            self.decode_posterior(&plain, false)?.to_dtype(latents.dtype())
+        })
+    }
+
+    /// Computes a function of a batch in parts of so many pictures that their largest maps fit in memory; `factor` is that of
+    /// the picture's side to that of `x`.
+    fn in_parts(&self, x: &Tensor, factor: usize, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        let (count, _, height, width) = x.dims4()?;
+        let widest = self.config.widths().first().copied().unwrap_or(1);
+        let values = widest * height * width * factor * factor;
+        let at_once = MAX_VALUES.checked_div(values).unwrap_or(1).max(1);
+        no_gradients(|| {
+            if count <= at_once {
+                return f(x);
+            }
+            let part = |start| f(&x.narrow(0, start, at_once.min(count - start))?.contiguous()?);
+            Tensor::cat(&(0..count).step_by(at_once).map(part).collect::<Result<Vec<_>>>()?, 0)
+        })
+    }
+
+    /// Freezes the networks for inference: no gradients may be requested afterwards; see
+    /// [`Unet::freeze`](crate::Unet::freeze).
+    pub fn freeze(&mut self, winograd: Winograd) {
+        let ends = [&mut self.to_moments, &mut self.from_latents];
+        let convs = self.encoder.convs_mut().chain(self.decoder.convs_mut()).chain(ends);
+        convs.for_each(|conv| conv.freeze(winograd));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::{Device, Var};
+    use diffae_kernels::{Gradients, record};
+
+    use super::*;
+
+    fn raw() -> RawSpatialConfig {
+        RawSpatialConfig {
+            image_size: 16,
+            image_channels: 3,
+            latent_channels: 2,
+            model_channels: 8,
+            channel_mult: vec![1, 2],
+            num_res_blocks: 1,
+            middle_attention: true,
+        }
+    }
+
+    fn wave(shape: impl Into<candle_core::Shape>, frequency: f32) -> Tensor {
+        let shape = shape.into();
+        let values = (0..shape.elem_count()).map(|idx| (idx as f32 * frequency).sin()).collect::<Vec<_>>();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// Parameters that are small waves, with statistics of latents.
+    fn parameters(config: &SpatialConfig) -> HashMap<String, Tensor> {
+        let vars = candle_nn::VarMap::new();
+        SpatialAutoencoder::new(config, &VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu)).unwrap();
+        let data = vars.data().lock().unwrap();
+        let tensor = |(name, var): (&String, &Var)| {
+            let tensor = match name.as_str() {
+                "latents.mean" => Tensor::full(0.3f32, var.shape(), &Device::Cpu).unwrap(),
+                "latents.std" => Tensor::full(0.5f32, var.shape(), &Device::Cpu).unwrap(),
+                _ => (wave(var.shape(), 0.7 + 0.01 * name.len() as f32) * 0.2).unwrap(),
+            };
+            (name.clone(), tensor)
+        };
+        data.iter().map(tensor).collect()
+    }
+
+    fn built(config: &SpatialConfig) -> SpatialAutoencoder {
+        SpatialAutoencoder::new(config, &VarBuilder::from_tensors(parameters(config), DType::F32, &Device::Cpu))
+            .unwrap()
+    }
+
+    fn far(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn latents_are_normalized_and_smaller_by_the_factor() {
+        let config = SpatialConfig::new(RawSpatialConfig { channel_mult: vec![1, 2, 1], ..raw() }).unwrap();
+        assert_eq!((config.factor(), config.latent_shape()), (4, [2, 4, 4]));
+        let mut net = built(&config);
+        let x_0 = wave((3, 3, 16, 16), 0.013);
+        let latents = net.latents(&x_0).unwrap();
+        assert_eq!(latents.dims(), [3, 2, 4, 4]);
+        let Posterior { mean, log_variance } = net.posterior(&x_0, false).unwrap();
+        assert_eq!(log_variance.dims(), [3, 2, 4, 4]);
+        assert!(far(&((mean - 0.3).unwrap() / 0.5).unwrap(), &latents) < 1e-6);
+        let pictures = net.pictures(&latents).unwrap();
+        assert_eq!(pictures.dims(), [3, 3, 16, 16]);
+        let alone = net.pictures(&latents.narrow(0, 2, 1).unwrap()).unwrap();
+        assert_eq!(far(&pictures.narrow(0, 2, 1).unwrap(), &alone), 0., "a picture depends on no other");
+        net.freeze(Winograd::Process);
+        assert!(far(&net.pictures(&latents).unwrap(), &pictures) < 1e-4);
+        assert!(far(&net.latents(&x_0).unwrap(), &latents) < 1e-4);
+        assert!(net.latents(&wave((1, 3, 18, 16), 0.1)).unwrap_err().to_string().contains("divisible by 4"));
+        assert!(net.pictures(&wave((1, 3, 4, 4), 0.1)).is_err());
+    }
+
+    #[test]
+    fn a_large_batch_is_computed_in_parts() {
+        let config = SpatialConfig::new(RawSpatialConfig { model_channels: 64, ..raw() }).unwrap();
+        let net = built(&config);
+        let parts = std::cell::RefCell::new(vec![]);
+        let x = Tensor::zeros((5, 1, 512, 1024), DType::F32, &Device::Cpu).unwrap();
+        let all = net.in_parts(&x, 1, |part| {
+            parts.borrow_mut().push(part.dim(0)?);
+            Ok(part.clone())
+        });
+        assert_eq!((all.unwrap().dims(), parts.into_inner()), (&[5, 1, 512, 1024][..], vec![2, 2, 1]));
+    }
+
+    #[test]
+    fn odd_pixels_of_a_convolution_are_those_of_stride_2() {
+        let (x, weight) = (wave((2, 3, 6, 8), 0.31), wave((4, 3, 3, 3), 0.7));
+        let bias = Tensor::zeros(4, DType::F32, &Device::Cpu).unwrap();
+        let got = odd_pixels(&diffae_kernels::conv2d(&x, &weight, &bias).unwrap()).unwrap();
+        let padded = x.pad_with_zeros(2, 0, 1).unwrap().pad_with_zeros(3, 0, 1).unwrap();
+        assert!(far(&got, &padded.conv2d(&weight, 0, 2, 1, 1).unwrap()) < 1e-5);
+    }
+
+    #[test]
+    fn gradients_are_those_of_central_differences() {
+        let config = SpatialConfig::new(raw()).unwrap();
+        let (x_0, noise) = (wave((1, 3, 16, 16), 0.05), wave((1, 2, 8, 8), 1.3));
+        let weights = wave((1, 3, 16, 16), 0.37);
+        let names = [
+            "encoder.levels.0.down.weight",
+            "encoder.middle.attention.qkv.weight",
+            "to_moments.bias",
+            "decoder.levels.0.up.weight",
+            "decoder.levels.1.blocks.1.out_layers.3.weight",
+            "from_latents.weight",
+        ];
+        let loss = |parameters: HashMap<String, Tensor>, checkpointed: bool| -> Result<Tensor> {
+            let net =
+                SpatialAutoencoder::new(&config, &VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu))?;
+            let posterior = net.posterior(&x_0, checkpointed)?;
+            let decoded = net.decode_posterior(&posterior.sample(&noise)?, checkpointed)?;
+            let divergence = posterior.divergence()?;
+            differentiable([&decoded, &divergence], |[decoded, divergence]| {
+                (decoded * &weights)?.mean_all()? + (divergence * 0.1)?
+            })
+        };
+        for checkpointed in [false, true] {
+            let mut vars = HashMap::new();
+            let mut of_net = parameters(&config);
+            for name in names {
+                let var = Var::from_tensor(&of_net[name]).unwrap();
+                of_net.insert(name.to_owned(), var.as_tensor().clone());
+                vars.insert(name, var);
+            }
+            let (value, tape) = record(|| loss(of_net, checkpointed)).unwrap();
+            let mut gradients = Gradients::default();
+            tape.backward(&value, &mut gradients).unwrap();
+            for name in names {
+                let direction = wave(vars[name].shape(), 0.9);
+                let gradient = gradients.get(&vars[name]).expect(name);
+                let expected = (gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+                let moved = |by: f64| {
+                    let mut of_net = parameters(&config);
+                    of_net.insert(name.to_owned(), (&of_net[name] + (&direction * by).unwrap()).unwrap());
+                    f64::from(no_gradients(|| loss(of_net, false)).unwrap().to_scalar::<f32>().unwrap())
+                };
+                let step = 2e-3;
+                let measured = (moved(step) - moved(-step)) / (2. * step);
+                let tolerance = 0.02 * measured.abs() + 1e-4;
+                assert!((measured - f64::from(expected)).abs() < tolerance, "{name}: {expected}, measured {measured}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let refused = |raw: RawSpatialConfig| SpatialConfig::new(raw).unwrap_err().to_string();
+        assert!(refused(RawSpatialConfig { image_size: 17, ..raw() }).contains("divisible"));
+        assert!(refused(RawSpatialConfig { model_channels: 36, ..raw() }).contains("groups"));
+        assert!(refused(RawSpatialConfig { channel_mult: vec![], ..raw() }).contains("channel_mult"));
+        assert!(refused(RawSpatialConfig { channel_mult: vec![1; 9], ..raw() }).contains("channel_mult"));
+        assert!(refused(RawSpatialConfig { latent_channels: 0, ..raw() }).contains("latent_channels"));
+    }
+
+    #[test]
+    fn multiply_adds_are_those_of_the_layers() {
+        let config = SpatialConfig::new(RawSpatialConfig { middle_attention: false, ..raw() }).unwrap();
+        // Convolutions of the encoder: first, two of 8 channels and the halving one at 256 pixels; at 64 pixels a block from 8 to
+        // 16 channels with its shortcut, two blocks of 16, the last one, and the 1x1 one of the moments.
+        let encode =
+            256 * 9 * (3 * 8 + 3 * 8 * 8) + 64 * (9 * (8 * 16 + 16 * 16 + 4 * 16 * 16 + 16 * 4) + 8 * 16 + 4 * 4);
+        // Of the decoder: 1x1, first, two blocks and two more of 16; the doubling one at 256 pixels, a block from 16 to 8 with
+        // its shortcut, one of 8, and the last one.
+        let decode =
+            64 * (2 * 2 + 9 * (2 * 16 + 8 * 16 * 16)) + 256 * (9 * (16 * 16 + 16 * 8 + 3 * 8 * 8 + 8 * 3) + 16 * 8);
+        assert_eq!(config.num_multiply_adds(), [encode, decode]);
+    }
+}
