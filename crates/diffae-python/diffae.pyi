@@ -125,9 +125,13 @@ class _Training(TypedDict, total=False):
     """File of the labels of the third stage, or "folders"."""
     init_from: _Path | None
     """Model with the initial weights."""
+    spatial_weights: _Path | None
+    """Spatial autoencoder of a model on latents, in place of the stage that trains one."""
+    lpips_weights: _Path | None
+    """Weights of VGG-16 for LPIPS, where spatial_net.perceptual_weight is above 0."""
     freeze: Sequence[str] | None
     """Parts that are not trained: encoder, unet."""
-    stage: Literal["autoencoder", "latent", "classifier"] | None
+    stage: Literal["spatial", "autoencoder", "latent", "classifier"] | None
     """The one stage to train; by default all."""
     resume: bool | None
     """Whether a run that was begun goes on; inputs that are given again must be its own, but for labels."""

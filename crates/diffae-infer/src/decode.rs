@@ -18,7 +18,8 @@ pub struct DecodeOptions {
     pub spacing: Spacing,
     /// The sampling method; deterministic DDIM in the paper.
     pub sampler: Sampler,
-    /// Clamping of the estimate of `x_0` to the range of pictures at each step.
+    /// Clamping of the estimate of `x_0` to the range of pictures at each step; of latents, which have none, that of the
+    /// pictures at the end.
     pub clip: Clip,
 }
 
@@ -45,8 +46,8 @@ impl Model {
     /// Decodes pictures with the sampler of the options.
     ///
     /// # Shapes
-    /// - `x_terminal`: `[N, C, H, W]` (`x_T`), f32; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_0`, as
-    ///   `x_terminal`, in `[-1, 1]` if clipped.
+    /// - `x_terminal`: `x_T`, `[N, ..]` as [`x_terminal_shape`](Self::x_terminal_shape), f32; `z_sem`: `[N, D]`, absent in a
+    ///   plain DDPM; result: `x_0`, `[N, C, H, W]`, in `[-1, 1]` if clipped.
     /// - `noise`: standard normal noise like its argument; called only by samplers that add noise.
     /// # Errors
     /// [`Schedule`](crate::Error::Schedule) if there is no sequence of so many steps;
@@ -64,20 +65,29 @@ impl Model {
             return one_shot(decoder, x_terminal, z_sem);
         }
         let chain = self.step_chain(options.spacing, options.num_steps)?;
-        let process = ReverseProcess::new(options.sampler, chain, options.clip);
+        let process = ReverseProcess::new(options.sampler, chain, self.clip_of_states(options.clip));
         let denoiser = UnetDenoiser::new(self, z_sem, process.chain(), x_terminal)?;
-        Ok(process.run(&denoiser, x_terminal, noise, on_step)?)
+        self.clipped_pictures(&process.run(&denoiser, x_terminal, noise, on_step)?, options.clip)
+    }
+
+    /// Converts states to pictures, and clamps those of latents; where states are pictures, the chain has clamped them.
+    pub(crate) fn clipped_pictures(&self, states: &Tensor, clip: Clip) -> Result<Tensor> {
+        let pictures = self.pictures(states)?;
+        match clip {
+            Clip::UnitRange if self.config().spatial().is_some() => computing("clipping", pictures.clamp(-1f32, 1f32)),
+            Clip::UnitRange | Clip::None => Ok(pictures),
+        }
     }
 }
 
 impl Model {
-    /// Returns the shape of the `x_T` of one picture: the shape of the picture; in a one-shot autoencoder
-    /// `[1 + noise_channels]`, the noise level in `[0, 1]` and the noise.
+    /// Returns the shape of the `x_T` of one picture: the shape of the picture, or of its latents where there is a spatial
+    /// autoencoder; in a one-shot autoencoder `[1 + noise_channels]`, the noise level in `[0, 1]` and the noise.
     #[must_use]
     pub fn x_terminal_shape(&self) -> Vec<usize> {
         match self.config().one_shot() {
             Some(compact) => vec![1 + compact.noise_channels],
-            None => self.image_shape().to_vec(),
+            None => self.config().state_shape().unwrap_or_else(|| self.image_shape()).to_vec(),
         }
     }
 

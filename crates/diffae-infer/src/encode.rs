@@ -25,7 +25,8 @@ impl Model {
     /// The paper uses 250 steps. Fewer give an `x_T` that decodes less exactly.
     ///
     /// # Shapes
-    /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_T`, as `x_0`.
+    /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_T`, `[N, ..]` as
+    ///   [`x_terminal_shape`](Self::x_terminal_shape).
     /// # Errors
     /// [`Schedule`](crate::Error::Schedule) if there is no sequence of so many steps;
     /// [`Cancelled`](crate::Error::Cancelled) if `on_step` breaks; [`Tensor`](crate::Error::Tensor) if shapes do not
@@ -39,13 +40,16 @@ impl Model {
         num_steps: usize,
         on_step: &mut OnStep<'_>,
     ) -> Result<Tensor> {
-        let inversion = DdimSampler::new(self.step_chain(Spacing::Leading, num_steps)?, Clip::UnitRange);
-        let denoiser = UnetDenoiser::new(self, z_sem, inversion.chain(), x_0)?;
-        Ok(inversion.invert(&denoiser, x_0, on_step)?)
+        let clip = self.clip_of_states(Clip::UnitRange);
+        let inversion = DdimSampler::new(self.step_chain(Spacing::Leading, num_steps)?, clip);
+        let x_0 = self.states(x_0)?;
+        let denoiser = UnetDenoiser::new(self, z_sem, inversion.chain(), &x_0)?;
+        Ok(inversion.invert(&denoiser, &x_0, on_step)?)
     }
 
     /// Encodes pictures to stochastic codes from which [`decode_along`](Self::decode_along) recovers them: along an exact
-    /// chain up to rounding, by fixed points within a tolerance, in any number of steps.
+    /// chain up to rounding, by fixed points within a tolerance, in any number of steps. What a spatial autoencoder loses is
+    /// lost: its latents are recovered.
     ///
     /// # Shapes
     /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; `z_sem`: `[N, D]`, absent in a plain DDPM.
@@ -61,6 +65,7 @@ impl Model {
         on_step: &mut OnStep<'_>,
     ) -> Result<StochasticCode> {
         let steps = self.step_chain(settings.spacing(), settings.steps())?;
+        let x_0 = &self.states(x_0)?;
         let denoiser = UnetDenoiser::new(self, z_sem, &steps, x_0)?;
         let (x_terminal, residual) = match settings {
             ChainSettings::Sampled(_) => {
@@ -80,8 +85,8 @@ impl Model {
     /// edit: of an exact chain the step from `x_T` is computed for the new one, and the residual is added.
     ///
     /// # Shapes
-    /// - `x_terminal`: `[N, C, H, W]`, f32; `z_sem`: `[N, D]`, absent in a plain DDPM; result: `x_0`, as `x_terminal`; not
-    ///   clipped but for samples.
+    /// - `x_terminal`: `[N, ..]` as [`x_terminal_shape`](Self::x_terminal_shape), f32; `z_sem`: `[N, D]`, absent in a plain
+    ///   DDPM; result: `x_0`, `[N, C, H, W]`; not clipped but for samples.
     /// # Errors
     /// As [`Model::decode`]; if the sampler of samples adds noise.
     pub fn decode_along(
@@ -100,10 +105,10 @@ impl Model {
             }
             ChainSettings::FixedPoint(_) => FixedPoint::new(steps).decode(&denoiser, x_terminal, on_step),
             ChainSettings::Sampled(SampledSettings { sampler, .. }) => {
-                let process = ReverseProcess::new(sampler, steps, Clip::UnitRange);
+                let process = ReverseProcess::new(sampler, steps, self.clip_of_states(Clip::UnitRange));
                 process.run(&denoiser, x_terminal, &mut no_noise, on_step)
             }
         };
-        Ok(decoded?)
+        self.clipped_pictures(&decoded?, if settings.is_sampled() { Clip::UnitRange } else { Clip::None })
     }
 }

@@ -7,10 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_nets::weights::{ArchitectureHints, LatentMoments, Weights};
 use diffae_nets::{
-    AttributeClassifier, CompactDecoder, CompactEncoder, EndpointNet, LatentNet, SemanticEncoder, Unet, UnetReplays,
-    Winograd,
+    AttributeClassifier, CompactDecoder, CompactEncoder, EndpointNet, LatentNet, SemanticEncoder, SpatialAutoencoder,
+    Unet, UnetReplays, Winograd,
 };
-use diffae_schedule::{NoiseSchedule, PredictionTarget};
+use diffae_schedule::{Clip, NoiseSchedule, PredictionTarget};
 
 use crate::error::{Error, Result, computing};
 use crate::model_config::ModelConfig;
@@ -58,6 +58,8 @@ pub struct Model {
     device: Device,
     encoder: Option<Encoder>,
     decoder: Decoder,
+    /// Leads from pictures to the states of the diffusion, where these are latents.
+    spatial: Option<SpatialAutoencoder>,
     endpoint: Option<EndpointNet>,
     latent: Option<Latent>,
     moments: Option<LatentMoments>,
@@ -170,6 +172,42 @@ impl Model {
         computing("encoding", z_sem)
     }
 
+    /// Converts pictures to states of the diffusion without noise: the pictures themselves, or the latents of a spatial
+    /// autoencoder.
+    ///
+    /// # Shapes
+    /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`; result: `[N, ..]` as
+    ///   [`state_shape`](crate::RawModelConfig::state_shape), f32.
+    /// # Errors
+    /// [`Error::Tensor`](crate::Error::Tensor) if the shape does not fit.
+    pub fn states(&self, x_0: &Tensor) -> Result<Tensor> {
+        match &self.spatial {
+            Some(spatial) => computing("encoding to latents", spatial.latents(x_0)),
+            None => Ok(x_0.clone()),
+        }
+    }
+
+    /// Converts states of the diffusion without noise, or estimates of them, to pictures; the inverse of
+    /// [`states`](Self::states), up to what a spatial autoencoder loses.
+    ///
+    /// # Shapes
+    /// - `states`: `[N, ..]` as [`state_shape`](crate::RawModelConfig::state_shape), f32; result: `[N, C, H, W]`, f32, not
+    ///   clipped.
+    /// # Errors
+    /// [`Error::Tensor`](crate::Error::Tensor) if the shape does not fit.
+    pub fn pictures(&self, states: &Tensor) -> Result<Tensor> {
+        match &self.spatial {
+            Some(spatial) => computing("decoding latents", spatial.pictures(states)),
+            None => Ok(states.clone()),
+        }
+    }
+
+    /// Returns how estimates of `x_0` are clamped along chains: as asked for pictures; latents have no range.
+    #[must_use]
+    pub fn clip_of_states(&self, asked: Clip) -> Clip {
+        if self.spatial.is_some() { Clip::None } else { asked }
+    }
+
     /// Returns the latent net.
     ///
     /// # Errors
@@ -241,6 +279,11 @@ impl ModelSource {
         if let Some(endpoint) = &mut endpoint {
             endpoint.freeze(options.winograd);
         }
+        let spatial = config.spatial().map(|spatial| SpatialAutoencoder::new(spatial, &vb.pp("spatial")));
+        let mut spatial = spatial.transpose().map_err(building("spatial autoencoder"))?;
+        if let Some(spatial) = &mut spatial {
+            spatial.freeze(options.winograd);
+        }
         let latent = match config.latent() {
             Some(latent) => Some(Latent {
                 net: LatentNet::new(&latent.net, &vb.pp("latent_net")).map_err(building("latent net"))?,
@@ -254,6 +297,7 @@ impl ModelSource {
             fingerprint: self.fingerprint()?,
             encoder,
             decoder,
+            spatial,
             endpoint,
             latent,
             moments: self.moments.as_ref().map(|moments| moved(moments, &options.device)).transpose()?,

@@ -5,7 +5,7 @@ use std::path::Path;
 use diffae_nets::weights::{Architecture, DiffusionFacts};
 use diffae_nets::{
     AutoencoderConfig, Check, ClassifierConfig, CompactConfig, EncoderConfig, EndpointConfig, LatentNetConfig,
-    UnetConfig, Valid,
+    SpatialConfig, UnetConfig, Valid,
 };
 use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget, Sampler, Spacing};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -195,7 +195,8 @@ pub enum RawModelConfig {
     },
     /// A diffusion autoencoder.
     Autoencoder {
-        /// Configs of the semantic encoder and the conditioned `UNet`.
+        /// Configs of the semantic encoder and the conditioned `UNet`, and of a spatial autoencoder where the diffusion runs
+        /// on latents.
         networks: AutoencoderConfig,
         /// The diffusion over pictures.
         diffusion: DiffusionConfig,
@@ -243,10 +244,17 @@ impl RawModelConfig {
     pub fn image_shape(&self) -> [usize; 3] {
         let (channels, size) = match self {
             Self::Ddpm { unet, .. } => (unet.in_channels, unet.image_size),
-            Self::Autoencoder { networks, .. } => (networks.unet().in_channels, networks.unet().image_size),
+            Self::Autoencoder { networks, .. } => (networks.encoder().in_channels, networks.encoder().image_size),
             Self::OneShot { networks, .. } => (networks.image_channels, networks.image_size),
         };
         [channels, size, size]
+    }
+
+    /// Returns the shape of the states of the diffusion over pictures, `[C, H, W]`: that of pictures, or of latents where there
+    /// is a spatial autoencoder. A one-shot autoencoder has none.
+    #[must_use]
+    pub fn state_shape(&self) -> Option<[usize; 3]> {
+        self.unet().map(|unet| [unet.in_channels, unet.image_size, unet.image_size])
     }
 
     /// Returns the width of `z_sem`, if the model has one.
@@ -274,6 +282,15 @@ impl RawModelConfig {
     pub fn encoder(&self) -> Option<&EncoderConfig> {
         match self {
             Self::Autoencoder { networks, .. } => Some(networks.encoder()),
+            Self::Ddpm { .. } | Self::OneShot { .. } => None,
+        }
+    }
+
+    /// Returns the sizes of the spatial autoencoder, if the diffusion runs on latents.
+    #[must_use]
+    pub fn spatial(&self) -> Option<&SpatialConfig> {
+        match self {
+            Self::Autoencoder { networks, .. } => networks.spatial(),
             Self::Ddpm { .. } | Self::OneShot { .. } => None,
         }
     }
@@ -440,10 +457,10 @@ impl Check for RawModelConfig {
         fits("z_channels of the classifier", self.classifier().map(|classifier| classifier.z_channels))?;
         let Some(endpoint) = self.endpoint() else { return Ok(()) };
         fits("z_channels of the endpoint network", Some(endpoint.z_channels))?;
-        let [channels, size, _] = self.image_shape();
+        let [channels, size, _] = self.state_shape().unwrap_or_else(|| self.image_shape());
         for (what, got, of, expected) in [
-            ("image_channels of the endpoint network", endpoint.image_channels, "the channels of pictures", channels),
-            ("image_size of the endpoint network", endpoint.image_size, "the size of pictures", size),
+            ("image_channels of the endpoint network", endpoint.image_channels, "the channels of x_T", channels),
+            ("image_size of the endpoint network", endpoint.image_size, "the size of x_T", size),
         ] {
             if got != expected {
                 return Err(diffae_nets::Error::WidthMismatch { what, got, of, expected });
@@ -462,6 +479,8 @@ struct ConfigFile {
     unet: Option<UnetConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     encoder: Option<EncoderConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spatial: Option<SpatialConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     diffusion: Option<DiffusionConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -485,6 +504,7 @@ impl Default for ConfigFile {
             format_version: FORMAT_VERSION,
             unet: None,
             encoder: None,
+            spatial: None,
             diffusion: None,
             chains: None,
             endpoint: None,
@@ -500,9 +520,10 @@ impl TryFrom<ConfigFile> for RawModelConfig {
     type Error = diffae_nets::Error;
 
     fn try_from(file: ConfigFile) -> diffae_nets::Result<Self> {
-        let ConfigFile { unet, encoder, diffusion, chains, endpoint, compact, latent, .. } = file;
+        let ConfigFile { unet, encoder, spatial, diffusion, chains, endpoint, compact, latent, .. } = file;
         let (classifier, domain) = (file.classifier, file.domain);
-        if compact.is_some() && chains.is_some() || encoder.is_none() && endpoint.is_some() {
+        let needs_encoder = endpoint.is_some() || spatial.is_some();
+        if compact.is_some() && chains.is_some() || encoder.is_none() && needs_encoder {
             return Err(diffae_nets::Error::NotOneModel);
         }
         let chains = chains.unwrap_or_default();
@@ -514,7 +535,10 @@ impl TryFrom<ConfigFile> for RawModelConfig {
             }
             (Some(unet), None, Some(diffusion), None) => Ok(Self::Ddpm { unet, diffusion, chains }),
             (Some(unet), Some(encoder), Some(diffusion), None) => {
-                let networks = AutoencoderConfig::new(encoder, unet)?;
+                let networks = match spatial {
+                    Some(spatial) => AutoencoderConfig::on_latents(encoder, spatial, unet)?,
+                    None => AutoencoderConfig::new(encoder, unet)?,
+                };
                 Ok(Self::Autoencoder { networks, diffusion, chains, endpoint, z_sem })
             }
             (None, None, None, Some(networks)) => Ok(Self::OneShot { networks, z_sem }),
@@ -529,6 +553,7 @@ impl From<RawModelConfig> for ConfigFile {
         Self {
             unet: config.unet().cloned(),
             encoder: config.encoder().cloned(),
+            spatial: config.spatial().cloned(),
             diffusion: config.diffusion().cloned(),
             chains: config.chains().filter(|chains| **chains != ChainsConfig::default()).cloned(),
             endpoint: config.endpoint().cloned(),

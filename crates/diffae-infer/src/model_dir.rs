@@ -355,8 +355,8 @@ impl ModelSource {
         names.filter_map(|name| source.shape(&name).map(|shape| shape.iter().product::<usize>())).sum()
     }
 
-    /// Computes a fingerprint of all that determines how pictures are encoded and decoded: encoder, `UNet` and their
-    /// weights.
+    /// Computes a fingerprint of all that determines how pictures are encoded and decoded: encoder, `UNet`, spatial autoencoder
+    /// and their weights.
     ///
     /// Codes carry it, so that they are not decoded with another model by mistake. It does not depend on whether the
     /// model is a checkpoint or was imported from it, as long as the number type is the same.
@@ -371,7 +371,12 @@ impl ModelSource {
             // Dropout acts in training alone.
             let plain = |unet: &UnetConfig| RawUnetConfig { dropout: 0., ..(**unet).clone() };
             let unet = self.config.unet().map(plain);
-            serde_json::to_string(&(unet, self.config.encoder(), self.config.diffusion()))
+            match self.config.spatial() {
+                Some(spatial) => {
+                    serde_json::to_string(&(unet, self.config.encoder(), self.config.diffusion(), spatial))
+                }
+                None => serde_json::to_string(&(unet, self.config.encoder(), self.config.diffusion())),
+            }
         };
         let config = json.map_err(|source| Error::Config { path: self.path.clone(), source })?;
         // Models had no other prediction once, and keep their names.
@@ -380,7 +385,7 @@ impl ModelSource {
         for TunedChain { timesteps, .. } in self.config.chains().iter().flat_map(|chains| &chains.tuned) {
             fingerprint.update(format!("{timesteps:?}").as_bytes());
         }
-        self.hash_tensors(&mut fingerprint, &["unet.", "encoder.", "decoder."])?;
+        self.hash_tensors(&mut fingerprint, &["unet.", "encoder.", "decoder.", "spatial."])?;
         Ok(fingerprint.digits())
     }
 

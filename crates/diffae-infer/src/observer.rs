@@ -30,7 +30,7 @@ pub struct CallEvent<'a> {
     /// The number of pictures, or of codes, in the batch.
     pub num_pictures: usize,
     /// The step of the chain, with the new state and the estimate of the result, for previews; `None` outside of
-    /// chains.
+    /// chains. [`Model::pictures`] makes a picture of the estimate where the diffusion runs on latents.
     pub step: Option<&'a Step<'a>>,
 }
 

@@ -104,7 +104,7 @@ impl<'a> Tuning<'a> {
             let z_sem = model.has_z_sem().then(|| model.encode_semantic(&x_0)).transpose()?;
             let x_terminal = model.random_x_terminal(NoiseSource::new(options.seed), numbers)?;
             let chain = model.step_chain(Spacing::LogSnr, options.solution_steps)?;
-            let process = ReverseProcess::new(Sampler::DpmSolverPp2M, chain, Clip::UnitRange);
+            let process = ReverseProcess::new(Sampler::DpmSolverPp2M, chain, model.clip_of_states(Clip::UnitRange));
             let x_0 = decode(model, (&x_terminal, z_sem.as_ref()), &process, observer)?;
             Ok(Solved { z_sem, x_terminal, x_0 })
         };
@@ -142,7 +142,7 @@ impl<'a> Tuning<'a> {
     fn psnr(&self, solved: &Solved, timesteps: &[Timestep], observer: &mut Observer<'_>) -> Result<f64> {
         let chain = StepChain::from_timesteps(self.model.schedule()?, timesteps.to_vec())?;
         let codes = (&solved.x_terminal, solved.z_sem.as_ref());
-        let process = ReverseProcess::new(self.options.sampler, chain, Clip::UnitRange);
+        let process = ReverseProcess::new(self.options.sampler, chain, self.model.clip_of_states(Clip::UnitRange));
         let x_0 = decode(self.model, codes, &process, observer)?;
         let mse =
             (x_0 - &solved.x_0).and_then(|difference| difference.sqr()?.flatten_from(1)?.mean(1)?.to_vec1::<f32>());

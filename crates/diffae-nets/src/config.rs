@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 use crate::plan::{InputPlan, OutputStage, Trunk, at_most, output_blocks, positive};
+use crate::spatial::SpatialConfig;
 
 /// Maximum of channel counts and widths that are not multiples of `model_channels`.
 const MAX_CHANNELS: usize = 1 << 16;
@@ -215,10 +216,12 @@ impl Check for RawEncoderConfig {
     }
 }
 
-/// Sizes of a [`DiffusionAutoencoder`](crate::DiffusionAutoencoder): two configs that fit together.
+/// Sizes of a [`DiffusionAutoencoder`](crate::DiffusionAutoencoder): two configs that fit together, and that of the spatial
+/// autoencoder between pictures and the states of the diffusion, if there is one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AutoencoderConfig {
     encoder: EncoderConfig,
+    spatial: Option<SpatialConfig>,
     unet: UnetConfig,
 }
 
@@ -229,14 +232,33 @@ impl AutoencoderConfig {
     /// [`Error::WidthMismatch`] if the width of `z_sem`, the image size or the channels of pictures differ;
     /// [`Error::NoZSem`] if the `UNet` has no semantic code.
     pub fn new(encoder: EncoderConfig, unet: UnetConfig) -> Result<Self> {
+        check_width("image size of the encoder", encoder.image_size, "that of the unet", unet.image_size)?;
+        check_width("in_channels of the encoder", encoder.in_channels, "that of the unet", unet.in_channels)?;
+        Self::joined(encoder, None, unet)
+    }
+
+    /// Joins an encoder of pictures and a `UNet` on the latents that a spatial autoencoder makes of them.
+    ///
+    /// # Errors
+    /// [`Error::WidthMismatch`] if the width of `z_sem`, the size or the channels of pictures or of latents differ;
+    /// [`Error::NoZSem`] if the `UNet` has no semantic code.
+    pub fn on_latents(encoder: EncoderConfig, spatial: SpatialConfig, unet: UnetConfig) -> Result<Self> {
+        let [channels, size, _] = spatial.latent_shape();
+        let of = "that of the spatial autoencoder";
+        check_width("image size of the encoder", encoder.image_size, of, spatial.image_size)?;
+        check_width("in_channels of the encoder", encoder.in_channels, of, spatial.image_channels)?;
+        check_width("image size of the unet", unet.image_size, "that of latents", size)?;
+        check_width("in_channels of the unet", unet.in_channels, "the number of channels of latents", channels)?;
+        Self::joined(encoder, Some(spatial), unet)
+    }
+
+    fn joined(encoder: EncoderConfig, spatial: Option<SpatialConfig>, unet: UnetConfig) -> Result<Self> {
         if !unet.has_z_sem() {
             return Err(Error::NoZSem);
         }
         check_width("width of z_sem", encoder.out_channels, "embed_channels of the unet", unet.embed_channels)?;
-        check_width("image size of the encoder", encoder.image_size, "that of the unet", unet.image_size)?;
-        check_width("in_channels of the encoder", encoder.in_channels, "that of the unet", unet.in_channels)?;
         check_width("out_channels of the unet", unet.out_channels, "its in_channels", unet.in_channels)?;
-        Ok(Self { encoder, unet })
+        Ok(Self { encoder, spatial, unet })
     }
 
     /// Returns the sizes of the encoder.
@@ -249,6 +271,12 @@ impl AutoencoderConfig {
     #[must_use]
     pub fn unet(&self) -> &UnetConfig {
         &self.unet
+    }
+
+    /// Returns the sizes of the spatial autoencoder, if the diffusion runs on its latents.
+    #[must_use]
+    pub fn spatial(&self) -> Option<&SpatialConfig> {
+        self.spatial.as_ref()
     }
 }
 

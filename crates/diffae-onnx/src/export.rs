@@ -84,6 +84,9 @@ impl Export {
 /// Builds the graphs of a model's networks, each with the name of its part.
 fn networks(model: &Model, weights: &Weights, precision: Precision) -> Result<Vec<(&'static str, Graph)>> {
     let config = model.config();
+    if config.spatial().is_some() {
+        return Err(Error::OnLatents);
+    }
     let mut graphs = vec![];
     if let Some(networks) = config.one_shot() {
         graphs.push(("encoder", compact::encoder(networks, weights, precision)?));

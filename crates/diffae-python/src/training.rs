@@ -22,8 +22,21 @@ use crate::settings::Keywords;
 use crate::work::compute;
 
 /// Keyword arguments of training.
-const KEYWORDS: [&str; 11] =
-    ["data", "out", "labels", "init_from", "freeze", "stage", "resume", "settings", "threads", "device", "dtype"];
+const KEYWORDS: [&str; 13] = [
+    "data",
+    "out",
+    "labels",
+    "init_from",
+    "spatial_weights",
+    "lpips_weights",
+    "freeze",
+    "stage",
+    "resume",
+    "settings",
+    "threads",
+    "device",
+    "dtype",
+];
 /// Key of a dict of settings that names the preset which the others change.
 const EXTENDS: &str = "extends";
 
@@ -33,8 +46,8 @@ const EXTENDS: &str = "extends";
 /// config is the name of a preset, the path of a TOML file, or a dict of settings, which may extend a preset
 /// ({"extends": "small64", "autoencoder": {"images": 1000}}). on_step gets a dict of stage, work, step, num_steps, loss and batch
 /// after each step; False stops, and an exception or Ctrl-C does, too. In all cases the run is saved in the folder out, and
-/// resume=True goes on with it, to the same bits. Other arguments: data, labels, init_from, freeze, stage, settings (a dict of
-/// dotted keys, as --set), threads, device (cpu unless it is given), dtype (of the arithmetic: f32 unless it is given, or on a GPU
+/// resume=True goes on with it, to the same bits. Other arguments: data, labels, init_from,
+/// spatial_weights, lpips_weights, freeze, stage, settings (a dict of dotted keys, as --set), threads, device (cpu unless it is given), dtype (of the arithmetic: f32 unless it is given, or on a GPU
 /// bf16). To resume a run takes no more than out; a config changes the settings of it that may change, labels
 /// replace those that it has, and what else is given must be what it was started with. Raises InvalidInput for settings that are wrong
 /// and for paths that are not there, Failure if training diverges.
@@ -147,6 +160,8 @@ struct Inputs {
     data: Option<PathBuf>,
     labels: Option<PathBuf>,
     init_from: Option<PathBuf>,
+    spatial_weights: Option<PathBuf>,
+    lpips_weights: Option<PathBuf>,
     freeze: Option<Vec<String>>,
 }
 
@@ -159,16 +174,26 @@ impl Inputs {
             data: path("data", "the folder of the pictures", "")?,
             labels: path("labels", "the file of the labels", FOLDER_LABELS)?,
             init_from: path("init_from", "a model", BUILT_IN_MODEL)?,
+            spatial_weights: path("spatial_weights", "weights of a spatial autoencoder", "")?,
+            lpips_weights: path("lpips_weights", "weights of VGG-16", "")?,
             freeze: keywords.get("freeze", "a list of parts")?,
         })
     }
 
     /// Returns the notes of a new run.
     fn notes(&self) -> Result<Notes> {
-        let Self { data, labels, init_from, freeze } = self;
+        let Self { data, labels, init_from, spatial_weights, lpips_weights, freeze } = self;
         let data = data.clone().ok_or_else(|| Error::argument("data", "None", "the folder of the pictures"))?;
         let freeze = freeze.clone().unwrap_or_default();
-        Ok(Notes { data, labels: labels.clone(), init_from: init_from.clone(), freeze, ..Notes::default() })
+        Ok(Notes {
+            data,
+            labels: labels.clone(),
+            init_from: init_from.clone(),
+            spatial_weights: spatial_weights.clone(),
+            lpips_weights: lpips_weights.clone(),
+            freeze,
+            ..Notes::default()
+        })
     }
 
     /// Fails if data, initial weights or frozen parts are given and differ from those of a run.
@@ -177,13 +202,20 @@ impl Inputs {
         if let Some(data) = &self.data {
             require_same(folder, "data", (&notes.data, data))?;
         }
-        match (&self.init_from, &notes.init_from) {
-            (Some(given), Some(noted)) => require_same(folder, "init_from", (noted, given))?,
-            (Some(given), None) => {
-                let problem = format!("{out}: the run was started without init_from, not with {}", given.display());
-                return Err(Error::Conflict { problem });
+        for (keyword, given, noted) in [
+            ("init_from", &self.init_from, &notes.init_from),
+            ("spatial_weights", &self.spatial_weights, &notes.spatial_weights),
+            ("lpips_weights", &self.lpips_weights, &notes.lpips_weights),
+        ] {
+            match (given, noted) {
+                (Some(given), Some(noted)) => require_same(folder, keyword, (noted, given))?,
+                (Some(given), None) => {
+                    let given = given.display();
+                    let problem = format!("{out}: the run was started without {keyword}, not with {given}");
+                    return Err(Error::Conflict { problem });
+                }
+                (None, _) => {}
             }
-            (None, _) => {}
         }
         match &self.freeze {
             Some(freeze) if *freeze != notes.freeze => {
@@ -196,7 +228,7 @@ impl Inputs {
 }
 
 fn stage(keywords: &Keywords<'_>) -> Result<Option<Stage>> {
-    let expected = "autoencoder, latent or classifier";
+    let expected = "spatial, autoencoder, latent or classifier";
     let Some(name) = keywords.get::<String>("stage", expected)? else { return Ok(None) };
     let stage = Stage::ALL.into_iter().find(|stage| stage.name() == name);
     stage.map(Some).ok_or_else(|| Error::argument("stage", format!("{name:?}"), expected))

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use diffae_data::{png_bytes, rgb_from_tensor};
-use diffae_infer::{CallEvent, NetworkCall};
+use diffae_infer::{CallEvent, Model, NetworkCall};
 use serde::Serialize;
 use tokio::sync::broadcast;
 
@@ -60,10 +60,10 @@ impl Progress {
     }
 
     /// Reports a step of a chain, now and then with a preview of the first picture.
-    pub(crate) fn note(&mut self, event: &CallEvent<'_>) {
+    pub(crate) fn note(&mut self, event: &CallEvent<'_>, model: &Model) {
         let Some(step) = event.step else { return };
         let wants_preview = event.call == NetworkCall::Decoder && self.last_preview.elapsed() >= PREVIEW_INTERVAL;
-        let preview = wants_preview.then(|| preview(step.x_0)).flatten();
+        let preview = wants_preview.then(|| preview(model, step.x_0)).flatten();
         if preview.is_some() {
             self.last_preview = Instant::now();
         }
@@ -83,9 +83,10 @@ impl Progress {
     }
 }
 
-/// Returns the first picture of a batch as the address of a PNG.
-fn preview(x_0: &candle_core::Tensor) -> Option<String> {
-    let picture = rgb_from_tensor(&x_0.get(0).ok()?).ok()?;
+/// Returns the first picture of a batch of states as the address of a PNG.
+fn preview(model: &Model, x_0: &candle_core::Tensor) -> Option<String> {
+    let pictures = model.pictures(&x_0.narrow(0, 0, 1).ok()?).ok()?;
+    let picture = rgb_from_tensor(&pictures.get(0).ok()?).ok()?;
     let bytes = png_bytes(&picture, &[], std::path::Path::new("preview")).ok()?;
     Some(format!("data:image/png;base64,{}", STANDARD.encode(bytes)))
 }

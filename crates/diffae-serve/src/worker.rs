@@ -154,7 +154,7 @@ impl Worker {
         let mut progress = lane.map(|lane| Progress::new(self.events.clone(), lane.clone()));
         let mut observer = |event: &CallEvent<'_>| {
             if let Some(progress) = &mut progress {
-                progress.note(event);
+                progress.note(event, pipeline.model());
             }
             if cancel.is_set() || self.is_stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };

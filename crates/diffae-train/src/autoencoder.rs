@@ -21,25 +21,30 @@ use crate::training_loop::{Learner, TrainingLoop, Validation};
 use crate::{Data, OnStep, Outcome};
 
 /// Maximum number of pictures in validation.
-pub(crate) const MAX_VALIDATED: usize = 64;
+const MAX_VALIDATED: usize = 64;
+/// Maximum number of pixels in validation: fewer large pictures are compared, which are in memory at once.
+const MAX_VALIDATED_PIXELS: usize = MAX_VALIDATED * 128 * 128;
 /// Minimum `z_usage` of a model whose decoder uses `z_sem`.
 const MIN_Z_USAGE: f64 = 0.002;
 /// Number of images seen before a low `z_usage` is worth a warning.
 const IMAGES_BEFORE_WARNING: usize = 20_000;
 
-/// Trains the stage from its newest checkpoint, if there is one, to its end.
+/// Trains the stage, or that of the spatial autoencoder with a config in the form of this one, from its newest checkpoint, if
+/// there is one, to its end.
 pub(crate) fn run(
-    folder: &RunFolder,
+    (folder, stage): (&RunFolder, Stage),
+    config: &TrainConfig,
     trainer: &mut Trainer,
     data: &Data,
     (group, on_step): (&mut Group, &mut OnStep<'_>),
 ) -> Result<Outcome> {
-    let config = folder.config();
     let share = Share::new((group.rank(), group.size()), config.autoencoder.accumulate);
-    let watched =
-        group.is_first().then(|| Watched::new((folder.path(), trainer.state().device()), data, config)).transpose();
+    let watched = group
+        .is_first()
+        .then(|| Watched::new((folder.path(), trainer.state().device()), data, (config, stage)))
+        .transpose();
     let watched = group.agree(watched)?;
-    let training = TrainingLoop::resume(folder, Stage::Autoencoder, (trainer.state_mut(), group))?;
+    let training = TrainingLoop::resume(folder, stage, (trainer.state_mut(), group))?;
     let loader = order::loader(data.train.clone(), config, (share, trainer.state().step));
     let learner = &mut FirstStage { config, trainer, loader, watched, meter: Meter::new(), batch: vec![], last: None };
     training.run(learner, on_step)
@@ -52,9 +57,9 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(at: (&Path, &Device), data: &Data, config: &TrainConfig) -> Result<Self> {
+    fn new(at: (&Path, &Device), data: &Data, (config, stage): (&TrainConfig, Stage)) -> Result<Self> {
         let x_0 = watched(data, config)?;
-        Ok(Self { preview: Preview::new(at, config, &x_0)?, x_0 })
+        Ok(Self { preview: Preview::new(at, (config, stage), &x_0)?, x_0 })
     }
 }
 
@@ -138,8 +143,8 @@ impl Learner for FirstStage<'_> {
 }
 
 /// Returns whether the stage has a checkpoint.
-pub(crate) fn is_begun(folder: &RunFolder) -> bool {
-    Checkpoints::new(folder.path(), Stage::Autoencoder.name(), 1).any()
+pub(crate) fn is_begun(folder: &RunFolder, stage: Stage) -> bool {
+    Checkpoints::new(folder.path(), stage.name(), 1).any()
 }
 
 fn warn_of_unused_z(z_usage: Option<f64>, images: usize) {
@@ -151,11 +156,17 @@ fn warn_of_unused_z(z_usage: Option<f64>, images: usize) {
     }
 }
 
+/// Returns the number of pictures in validation, of a split of so many.
+pub(crate) fn num_validated(num_pictures: usize, image_size: usize) -> usize {
+    let most = MAX_VALIDATED_PIXELS.checked_div(image_size * image_size).unwrap_or(1).clamp(1, MAX_VALIDATED);
+    num_pictures.min(most)
+}
+
 /// Reads the pictures of validation and previews: held-out ones, or training pictures if no held-out one can be read.
 fn watched(data: &Data, config: &TrainConfig) -> Result<Tensor> {
     for pictures in [&data.validation, &data.train] {
         // Spread over the whole split, since names often sort by kind.
-        let count = pictures.len().min(MAX_VALIDATED);
+        let count = num_validated(pictures.len(), config.model.image_size);
         let spread = (0..count).map(|i| (i * pictures.len()).checked_div(count).unwrap_or(0));
         let (channels, image_size) = (config.model.image_channels, config.model.image_size);
         let picture = |idx| pictures.read_or_leave_out(idx, channels, image_size).transpose();

@@ -13,6 +13,7 @@ use crate::assignment::assign;
 use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
 use crate::polish_settings::PolishSettings;
+use crate::spatial_settings::SpatialSettings;
 
 /// Width of the latent net's sinusoidal time embedding, as in the reference and its released weights.
 const LATENT_TIME_CHANNELS: usize = 64;
@@ -34,6 +35,12 @@ pub struct TrainConfig {
     pub data: DataSettings,
     /// Loss of the first stage, and memory of its backward pass.
     pub objective: ObjectiveSettings,
+    /// Sizes and loss of the spatial autoencoder of a model on latents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spatial_net: Option<SpatialSettings>,
+    /// The stage that trains the spatial autoencoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spatial: Option<StageSettings>,
     /// Distillation of a decoder, in place of the objective of the first stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<DistillationSettings>,
@@ -113,6 +120,10 @@ fn default_noise_levels() -> usize {
 pub enum Kind {
     /// A diffusion autoencoder: semantic encoder and conditioned `UNet`.
     Autoencoder,
+    /// A diffusion autoencoder whose `UNet` runs on the latents of a spatial autoencoder: for large pictures. The sizes of the
+    /// `UNet` count from those of latents.
+    #[serde(rename = "latent-autoencoder", alias = "latent_autoencoder")]
+    LatentAutoencoder,
     /// A plain DDPM: a `UNet` without an encoder.
     Ddpm,
     /// A compact autoencoder, which decodes in one shot. It uses only `image_size`, `image_channels`,
@@ -366,17 +377,21 @@ impl TrainConfig {
             let config = RawModelConfig::OneShot { networks: compact, z_sem: ZSemConfig::default() };
             return Ok(ModelConfig::new(config)?);
         }
-        let with_encoder = kind == Kind::Autoencoder;
+        let with_encoder = kind != Kind::Ddpm;
+        let spatial = self.spatial_config()?;
+        let [state_channels, state_size, _] =
+            spatial.as_ref().map_or([image_channels, image_size, image_size], |spatial| spatial.latent_shape());
+        let [of_unet, of_encoder] = self.attention_resolutions(state_size);
         let unet = UnetConfig::new(RawUnetConfig {
-            image_size,
-            in_channels: image_channels,
-            out_channels: image_channels,
+            image_size: state_size,
+            in_channels: state_channels,
+            out_channels: state_channels,
             model_channels,
             channel_mult: model.channel_mult.clone(),
             num_res_blocks: model.num_res_blocks,
             num_input_res_blocks: None,
             embed_channels: z_channels,
-            attention_resolutions: model.attention_resolutions.clone(),
+            attention_resolutions: of_unet,
             num_heads,
             dropout: model.dropout,
             conditioning: if with_encoder { Conditioning::TimeAndZSem } else { Conditioning::Time },
@@ -389,14 +404,17 @@ impl TrainConfig {
                 model_channels,
                 channel_mult: model.encoder_channel_mult.clone(),
                 num_res_blocks: model.encoder_res_blocks,
-                attention_resolutions: model.attention_resolutions.clone(),
+                attention_resolutions: of_encoder,
                 num_heads,
             })
         });
         let (diffusion, chains) = (self.diffusion.clone(), self.chains());
         let config = match encoder.transpose()? {
             Some(encoder) => {
-                let networks = AutoencoderConfig::new(encoder, unet)?;
+                let networks = match spatial {
+                    Some(spatial) => AutoencoderConfig::on_latents(encoder, spatial, unet)?,
+                    None => AutoencoderConfig::new(encoder, unet)?,
+                };
                 let endpoint = self.polish.as_ref().map(|polish| polish.endpoint(model)).transpose()?;
                 RawModelConfig::Autoencoder { networks, diffusion, chains, endpoint, z_sem: ZSemConfig::default() }
             }
@@ -420,7 +438,25 @@ impl TrainConfig {
         Ok(LatentConfig { net, diffusion: self.latent_net.diffusion.clone() })
     }
 
+    /// Returns the resolutions with attention of the `UNet` and of the encoder. Of a model on latents, whose networks begin at
+    /// different resolutions, each has those that occur in it; one that occurs in neither is left to the `UNet`, which refuses it.
+    fn attention_resolutions(&self, state_size: usize) -> [Vec<usize>; 2] {
+        let ModelSettings { attention_resolutions: all, image_size, .. } = &self.model;
+        if self.model.kind != Kind::LatentAutoencoder {
+            return [all.clone(), all.clone()];
+        }
+        let occurs =
+            |size: usize, levels: &[usize], wanted: usize| (0..levels.len()).any(|level| size >> level == wanted);
+        let in_encoder = |wanted: usize| occurs(*image_size, &self.model.encoder_channel_mult, wanted);
+        let in_unet = |wanted: usize| occurs(state_size, &self.model.channel_mult, wanted) || !in_encoder(wanted);
+        [
+            all.iter().copied().filter(|&wanted| in_unet(wanted)).collect(),
+            all.iter().copied().filter(|&wanted| in_encoder(wanted)).collect(),
+        ]
+    }
+
     fn check(&self) -> Result<()> {
+        self.check_spatial()?;
         self.check_distillation()?;
         self.check_polish()?;
         self.model_config()?;
@@ -494,7 +530,7 @@ impl TrainConfig {
         if self.run.preview_every_images == 0 || self.model.kind == Kind::Compact || self.is_of_decoder() {
             return Ok(());
         }
-        let latent = (self.model.kind == Kind::Autoencoder).then_some(&self.latent_net.diffusion);
+        let latent = (self.model.kind != Kind::Ddpm).then_some(&self.latent_net.diffusion);
         for diffusion in [Some(&self.diffusion), latent].into_iter().flatten() {
             let steps = StepSequence::Ddim(self.run.preview_steps);
             StepChain::new(&diffusion.noise_schedule()?, &steps)

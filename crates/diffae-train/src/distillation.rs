@@ -137,6 +137,7 @@ impl ImageModel for Distillation {
     type Input = Trajectories;
     /// `z_sem`, `[N, D]`, where there is an encoder.
     type Code = Option<Tensor>;
+    type Output = Tensor;
 
     fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Trajectories> {
         let x_terminal = Draw::new(self.student.schedule(), x_0, how)?.noise;
@@ -290,6 +291,8 @@ impl TrainConfig {
         let is_weight = semantic_weight >= 0. && semantic_weight.is_finite();
         require(is_weight, "distillation.semantic_weight", semantic_weight, "0 or more")?;
         let has_encoder = semantic_weight <= 0. || self.model.kind == Kind::Autoencoder;
+        let kind_on_latents = "a model on pictures";
+        require(self.spatial_net.is_none(), "model.kind", "latent-autoencoder", kind_on_latents)?;
         let expected = "0 for a model without semantic encoder";
         require(has_encoder, "distillation.semantic_weight", semantic_weight, expected)?;
         let schedule = self.diffusion.noise_schedule()?;

@@ -7,18 +7,19 @@ use candle_core::{DType, Device, Tensor};
 use diffae_infer::{DecodeOptions, LoadOptions, Model, ModelSource};
 use diffae_schedule::{no_callback, no_noise};
 
-use crate::autoencoder::MAX_VALIDATED;
+use crate::autoencoder::num_validated;
 use crate::classifier::{Examples, Labeled};
 use crate::code_stage::{CodeStage, NUM_VALIDATIONS};
 use crate::collective::Group;
 use crate::collective::Reduction;
+use crate::compute::Compute;
 use crate::config::{Kind, StageSettings, TrainConfig};
 use crate::error::Result;
 use crate::latent::LatentTrainer;
 use crate::objective::{Draw, Drawing};
 use crate::preview::{MAX_SHOWN, NUM_SAMPLE_ROWS};
 use crate::random::Purpose;
-use crate::run::Stage;
+use crate::run::{Notes, Stage};
 use crate::trainer::Trainer;
 
 /// Maximum number of pictures in the measured step.
@@ -82,7 +83,8 @@ impl Estimate {
     ///
     /// # Errors
     /// If the arithmetic fails.
-    pub fn new(config: &TrainConfig, trainer: &mut Trainer, planned: Planned) -> Result<Self> {
+    pub fn new(config: &TrainConfig, notes: &Notes, trainer: &mut Trainer, planned: Planned) -> Result<Self> {
+        let trains_spatial = notes.spatial_weights.is_none() && notes.init_from.is_none();
         let (secs_per_image, kept_bytes_per_image) = measure_pictures(config, trainer)?;
         let config_of_model = config.model_config()?;
         let model = ModelSource::from_networks(config_of_model, trainer.averages()?)
@@ -97,7 +99,20 @@ impl Estimate {
             encoding_secs: 0.,
             preview_secs: num_previews as f64 * costs.of_preview(config, planned),
         };
-        let mut stages = vec![autoencoder];
+        let mut stages = vec![];
+        if let Some(of_stage) = config.of_spatial_stage().filter(|_| trains_spatial) {
+            let settings = &of_stage.autoencoder;
+            let mut trainer = Trainer::of_spatial(&of_stage, notes, &Compute::from(&Device::Cpu))?;
+            let (secs_per_image, _) = measure_pictures(&of_stage, &mut trainer)?;
+            stages.push(StageEstimate {
+                stage: Stage::Spatial,
+                num_steps: settings.num_steps(),
+                training_secs: secs_per_image * (settings.num_steps() * settings.batch_size) as f64,
+                encoding_secs: 0.,
+                preview_secs: 0.,
+            });
+        }
+        stages.push(autoencoder);
         if config.model.kind != Kind::Ddpm {
             let num_pictures = planned.num_train + planned.num_validation;
             stages.push(StageEstimate {
@@ -199,7 +214,7 @@ impl Costs {
         };
         let steps = if config.model.kind == Kind::Compact { 1 } else { 2 };
         let z_sem = if model.has_z_sem() { Some(model.encode_semantic(&x_0)?) } else { None };
-        let x_terminal = if config.model.kind == Kind::Compact { model.zero_x_terminal(2)? } else { x_0 };
+        let x_terminal = model.zero_x_terminal(2)?;
         let mut decode = || {
             let options = DecodeOptions::ddim(steps);
             let decoded = model.decode(&x_terminal, z_sem.as_ref(), &options, &mut no_noise, &mut no_callback);
@@ -214,7 +229,7 @@ impl Costs {
         let watched = if planned.num_validation > 0 { planned.num_validation } else { planned.num_train };
         let steps = if config.model.kind == Kind::Compact { 1 } else { config.run.preview_steps };
         let sheet = watched.min(MAX_SHOWN) * NUM_PREVIEW_PASSES * steps;
-        let validated = watched.min(MAX_VALIDATED) as f64;
+        let validated = num_validated(watched, config.model.image_size) as f64;
         (sheet as f64 + 2. * validated) * self.decoding + validated * self.encoding
     }
 

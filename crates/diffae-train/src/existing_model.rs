@@ -14,6 +14,10 @@ impl TrainConfig {
     /// messages.
     pub(crate) fn of_networks(networks: &ModelConfig, name: &'static str) -> Result<Self> {
         let base = presets::config("small64", &[])?;
+        if networks.spatial().is_some() {
+            let expected = "a model on pictures";
+            return Err(Error::Setting { key: name, got: "one on latents".to_owned(), expected });
+        }
         let (Some(unet), Some(diffusion)) = (networks.unet(), networks.diffusion()) else {
             let expected = "a model whose decoder takes steps";
             return Err(Error::Setting { key: name, got: "a one-shot autoencoder".to_owned(), expected });

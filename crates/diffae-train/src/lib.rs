@@ -48,6 +48,7 @@ mod optimization;
 mod order;
 mod parameters;
 mod part_report;
+mod perceptual;
 mod polish;
 mod polish_settings;
 pub mod presets;
@@ -57,6 +58,8 @@ mod reduce;
 mod run;
 mod semantic_loss;
 mod sharding;
+mod spatial;
+mod spatial_settings;
 mod teach;
 mod tensorboard;
 mod trainer;
@@ -91,8 +94,10 @@ pub use edit_direction::{NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_dire
 pub use error::{Error, Result};
 pub use estimate::{Estimate, GroupEstimate, GroupKind, Planned, StageEstimate};
 pub use latent::{LatentTrainer, latent_loss};
+pub use perceptual::check_lpips_weights;
 pub use polish_settings::PolishSettings;
 pub use run::{Change, Notes, RunFolder, Stage, require_same};
+pub use spatial_settings::SpatialSettings;
 pub use teach::{AttributeScore, AttributeSettings, Lesson, Taught, fit_pair_row, teach};
 pub use trainer::{StepResult, Trainer, check_parts};
 
@@ -184,16 +189,22 @@ pub fn train_in_group(
     let (data, labels) = group.agree(Data::open(folder))?;
     group.check_same("pictures or labels", &fingerprint_of(&data, labels.as_ref()))?;
     let is_missing = |stage: &Stage| options.stage.is_none_or(|only| only == *stage) && !folder.is_done(*stage);
-    let missing: Vec<Stage> = Stage::ALL.into_iter().filter(is_missing).collect();
+    if let Some(stage) = options.stage.filter(|stage| !config.stages().contains(stage)) {
+        let (got, expected) = (stage.name().to_owned(), "a stage of this model: only one on latents has that");
+        return Err(Error::Setting { key: "stage", got, expected });
+    }
+    let missing: Vec<Stage> = config.stages().iter().copied().filter(is_missing).collect();
     if group.is_first() {
         note_done(folder, options);
     }
     check_data(&config, &missing, (&data.train, labels.as_ref()))?;
-    for stage in Stage::ALL.into_iter().filter(|stage| options.stage.is_none_or(|only| only == *stage)) {
-        if !missing.contains(&stage) {
-            continue;
+    for stage in missing.iter().copied() {
+        if stage == Stage::Autoencoder && config.spatial.is_some() && !folder.is_done(Stage::Spatial) {
+            let problem =
+                "stage autoencoder needs the spatial one; make it with `diffae train --stage spatial`".to_owned();
+            return Err(Error::Run { path: folder.path().to_owned(), problem });
         }
-        if stage != Stage::Autoencoder {
+        if stage > Stage::Autoencoder {
             if config.is_of_decoder() {
                 tracing::debug!("a model whose decoder alone is trained keeps its {}", stage.name());
                 continue;
@@ -213,6 +224,7 @@ pub fn train_in_group(
             }
         }
         let outcome = match (stage, &labels) {
+            (Stage::Spatial, _) => spatial::run(folder, &data, options, (group, on_step)),
             (Stage::Autoencoder, _) => train_autoencoder(folder, &data, options, (group, on_step)),
             (Stage::Latent, _) => latent::run((folder, &options.compute), &data, (group, on_step)),
             (Stage::Classifier, Some(labels)) => {
@@ -325,12 +337,14 @@ fn train_autoencoder(
     options: &TrainOptions,
     (group, on_step): (&mut Group, &mut OnStep<'_>),
 ) -> Result<Outcome> {
-    let is_begun = group.is_first() && autoencoder::is_begun(folder) && !options.resume;
+    let is_begun = group.is_first() && autoencoder::is_begun(folder, Stage::Autoencoder) && !options.resume;
     let started = || Err(Error::Started { path: folder.path().to_owned(), how: String::new() });
     group.agree(if is_begun { started() } else { Ok(()) })?;
     check_parts(folder.config().autoencoder.accumulate, group.size())?;
-    let mut trainer = group.agree(Trainer::of_run(folder.config(), folder.notes(), &options.compute))?;
-    let outcome = autoencoder::run(folder, &mut trainer, data, (group, on_step))?;
+    let config = folder.config();
+    let spatial = group.agree(spatial::finished(folder))?;
+    let mut trainer = group.agree(Trainer::on_latents_of(spatial, config, folder.notes(), &options.compute))?;
+    let outcome = autoencoder::run((folder, Stage::Autoencoder), config, &mut trainer, data, (group, on_step))?;
     if outcome == Outcome::Finished && group.is_first() {
         let (config, networks) = (folder.config().model_config()?, trainer.averages()?);
         let original = || distillation::open_teacher(teacher(folder.notes())?);
@@ -354,6 +368,16 @@ impl Trainer {
     /// [`Error::OtherNetworks`] if that model has another architecture; [`Error::Setting`] if a part to freeze is missing;
     /// others if it cannot be read.
     pub fn of_run(config: &TrainConfig, notes: &Notes, compute: impl Into<Compute>) -> Result<Self> {
+        Self::on_latents_of(HashMap::new(), config, notes, compute)
+    }
+
+    /// Builds the networks as [`Trainer::of_run`] does; of a model on latents with a given spatial autoencoder.
+    fn on_latents_of(
+        spatial: HashMap<String, Tensor>,
+        config: &TrainConfig,
+        notes: &Notes,
+        compute: impl Into<Compute>,
+    ) -> Result<Self> {
         let compute = compute.into();
         let model = config.model_config()?;
         let given = notes.init_from.as_deref().map(|path| parameters_of(path, model.endpoint())).transpose()?;
@@ -361,18 +385,23 @@ impl Trainer {
         let names =
             |of: &mut dyn Iterator<Item = String>| of.filter(|name| !is_of_endpoint(name)).collect::<BTreeSet<_>>();
         let given_names = given.as_ref().map(|given| names(&mut given.keys().cloned()));
-        let mut trainer = Self::of_model((&model, &compute), config, given.unwrap_or_default())?;
+        let mut given = given.unwrap_or_default();
+        given.extend(spatial);
+        let mut trainer = Self::of_model((&model, &compute), config, given)?;
         if let Some(given_names) = given_names {
             check_names(&given_names, &names(&mut trainer.averages()?.into_keys()))?;
         }
         notes.freeze.iter().try_for_each(|part| trainer.freeze(part))?;
+        if config.spatial_net.is_some() {
+            trainer.freeze("spatial")?;
+        }
         match (&config.distillation, &config.polish) {
             (Some(settings), _) => trainer.distill(distillation::build_teacher(teacher(notes)?, &compute)?, settings),
             (None, Some(settings)) => {
                 let expected = "the path of VGG-16's weights, for a config with [polish]";
                 let missing = || Error::Setting { key: "lpips_weights", got: "nothing".to_owned(), expected };
                 let weights = notes.lpips_weights.as_deref().ok_or_else(missing)?;
-                trainer.polish(polish::open_perceptual(weights, &compute.device)?, settings)
+                trainer.polish(perceptual::open_perceptual(weights, &compute.device)?, settings)
             }
             (None, None) => Ok(trainer),
         }

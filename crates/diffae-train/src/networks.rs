@@ -7,7 +7,7 @@ use diffae_infer::ModelConfig;
 use diffae_kernels::{checkpoint, differentiable, no_gradients};
 use diffae_nets::{
     BatchMoments, CompactCode, CompactConfig, CompactDecoder, CompactEncoder, EndpointNet, SemanticEncoder,
-    TrainingMode, Unet,
+    SpatialAutoencoder, TrainingMode, Unet,
 };
 use diffae_schedule::{Denoiser, NoiseSchedule, Timestep};
 
@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::objective::{Diffusion, Draw, Drawing, Noised};
 use crate::polish::Polish;
 use crate::random::{below, normal, stream};
+use crate::spatial::SpatialModel;
 
 /// Networks that the first stage trains.
 pub(crate) trait ImageModel: Sync {
@@ -24,6 +25,8 @@ pub(crate) trait ImageModel: Sync {
     type Input: Sync;
     /// Codes of a batch.
     type Code;
+    /// What the decoder computes.
+    type Output;
 
     /// Draws the decoder input, which depends on the images' places in the sequence alone.
     fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Self::Input>;
@@ -35,7 +38,7 @@ pub(crate) trait ImageModel: Sync {
     fn shifted(code: &Self::Code) -> Result<Option<Self::Code>>;
 
     /// Computes the decoder's output, without gradients.
-    fn decode(&self, code: &Self::Code, input: &Self::Input) -> Result<Tensor>;
+    fn decode(&self, code: &Self::Code, input: &Self::Input) -> Result<Self::Output>;
 
     /// Encodes and decodes as training does, and adds the statistics of batch norms to `moments`.
     fn forward_training(
@@ -44,11 +47,16 @@ pub(crate) trait ImageModel: Sync {
         input: &Self::Input,
         mode: TrainingMode,
         moments: &mut Vec<BatchMoments>,
-    ) -> Result<Tensor>;
+    ) -> Result<Self::Output>;
 
     /// Computes the loss of the decoder's output without the adversarial term, a scalar.
-    fn loss(&self, x_0: &Tensor, input: &Self::Input, output: &Tensor, objective: &ObjectiveSettings)
-    -> Result<Tensor>;
+    fn loss(
+        &self,
+        x_0: &Tensor,
+        input: &Self::Input,
+        output: &Self::Output,
+        objective: &ObjectiveSettings,
+    ) -> Result<Tensor>;
 
     /// Selects the real images and the `x_0` estimates that a discriminator compares; `None` if there are none, as in objectives
     /// without a discriminator.
@@ -56,7 +64,7 @@ pub(crate) trait ImageModel: Sync {
         &self,
         _x_0: &Tensor,
         _input: &Self::Input,
-        _output: &Tensor,
+        _output: &Self::Output,
         _objective: &ObjectiveSettings,
     ) -> Result<Option<(Tensor, Tensor)>> {
         Ok(None)
@@ -69,6 +77,7 @@ pub(crate) enum Networks {
     Diffusion(DiffusionModel),
     Distilled(Distillation),
     Polished(Box<Polish>),
+    Spatial(Box<SpatialModel>),
     OneShot(OneShotModel),
 }
 
@@ -76,6 +85,8 @@ pub(crate) enum Networks {
 #[derive(Debug)]
 pub(crate) struct DiffusionModel {
     encoder: Option<Box<SemanticEncoder>>,
+    /// Makes the latents that the diffusion runs on, in place of images; it is never trained along with the rest.
+    spatial: Option<Box<SpatialAutoencoder>>,
     /// Computes an `x_T` from `z_sem`, in a model that is to be polished.
     endpoint: Option<Box<EndpointNet>>,
     unet: Box<Unet>,
@@ -113,9 +124,11 @@ impl Networks {
             return Err(Error::Nets(diffae_nets::Error::NotOneModel));
         };
         let encoder = model.encoder().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
+        let spatial = model.spatial().map(|spatial| SpatialAutoencoder::new(spatial, &vb.pp("spatial")));
         let endpoint = model.endpoint().map(|endpoint| EndpointNet::new(endpoint, &vb.pp("endpoint")));
         Ok(Self::Diffusion(DiffusionModel {
             encoder: encoder.transpose()?.map(Box::new),
+            spatial: spatial.transpose()?.map(Box::new),
             endpoint: endpoint.transpose()?.map(Box::new),
             unet: Box::new(Unet::new(unet, &vb.pp("unet"))?),
             diffusion: Diffusion { schedule: diffusion.noise_schedule()?, prediction: diffusion.prediction },
@@ -129,8 +142,8 @@ impl DiffusionModel {
     /// # Errors
     /// [`Error::Setting`] if it has no encoder or no endpoint network.
     pub(crate) fn into_parts(self) -> Result<(SemanticEncoder, EndpointNet, Unet, Diffusion)> {
-        let Self { encoder: Some(encoder), endpoint: Some(endpoint), unet, diffusion } = self else {
-            let (got, expected) = ("a model without one", "a semantic encoder and an endpoint network");
+        let Self { encoder: Some(encoder), spatial: None, endpoint: Some(endpoint), unet, diffusion } = self else {
+            let (got, expected) = ("a model without one", "a semantic encoder and an endpoint network, on pictures");
             return Err(Error::Setting { key: "model.kind", got: got.to_owned(), expected });
         };
         Ok((*encoder, *endpoint, *unet, diffusion))
@@ -177,10 +190,13 @@ impl ImageModel for DiffusionModel {
     type Input = Noised;
     /// `z_sem`, `[N, D]`, where there is an encoder.
     type Code = Option<Tensor>;
+    type Output = Tensor;
 
     fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Noised> {
-        let Draw { noise, timesteps } = Draw::new(&self.diffusion.schedule, x_0, how)?;
-        self.noised(x_0, &noise, &timesteps)
+        let latents = self.spatial.as_ref().map(|spatial| spatial.latents(x_0)).transpose()?;
+        let states = latents.as_ref().unwrap_or(x_0);
+        let Draw { noise, timesteps } = Draw::new(&self.diffusion.schedule, states, how)?;
+        self.noised(states, &noise, &timesteps)
     }
 
     fn encode(&self, x_0: &Tensor) -> Result<Option<Tensor>> {
@@ -243,6 +259,7 @@ impl ImageModel for OneShotModel {
     type Input = Details;
     /// `z_sem`, `[N, D]`.
     type Code = Tensor;
+    type Output = Tensor;
 
     fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Details> {
         let (count, config) = (x_0.dim(0)?, &self.config);

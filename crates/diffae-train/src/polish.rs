@@ -1,14 +1,12 @@
 //! Polishing: decoder and endpoint network are trained through the whole chain, so that `z_sem` alone gives pictures that
 //! look like the originals.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use diffae_infer::{ModelConfig, ModelSource};
 use diffae_kernels::{checkpoint, differentiable, no_gradients};
-use diffae_nets::features::{LpipsBackbone, LpipsNetwork};
-use diffae_nets::weights::read_state_dict;
+use diffae_nets::features::LpipsNetwork;
 use diffae_nets::{BatchMoments, EndpointNet, SemanticEncoder, TrainingMode, Unet};
 use diffae_schedule::{Clip, DdimSampler, PredictionTarget, Spacing, StepChain, StepIdx};
 
@@ -16,6 +14,7 @@ use crate::config::{Kind, ObjectiveSettings, RunSettings, StageSettings, TrainCo
 use crate::error::{Error, Result};
 use crate::networks::{DiffusionModel, ImageModel, shifted};
 use crate::objective::{Diffusion, Drawing};
+use crate::perceptual::color;
 use crate::polish_settings::PolishSettings;
 
 /// Clamping of `x_0` estimates along the chain, as in decoding.
@@ -66,11 +65,6 @@ impl Polish {
         }
         Ok(x)
     }
-
-    /// Repeats gray pictures to the three channels that the perceptual network takes.
-    fn color(x: &Tensor) -> candle_core::Result<Tensor> {
-        if x.dim(1)? == 1 { differentiable([x], |[x]| x.repeat((1, 3, 1, 1))) } else { Ok(x.clone()) }
-    }
 }
 
 impl Steps {
@@ -91,9 +85,10 @@ impl ImageModel for Polish {
     type Input = Wanted;
     /// `z_sem`, `[N, D]`.
     type Code = Tensor;
+    type Output = Tensor;
 
     fn draw(&self, x_0: &Tensor, _: Drawing) -> Result<Wanted> {
-        Ok(Wanted(no_gradients(|| self.perceptual.activations(&Self::color(x_0)?))?))
+        Ok(Wanted(no_gradients(|| self.perceptual.activations(&color(x_0)?))?))
     }
 
     fn encode(&self, x_0: &Tensor) -> Result<Tensor> {
@@ -119,29 +114,12 @@ impl ImageModel for Polish {
     }
 
     fn loss(&self, x_0: &Tensor, Wanted(wanted): &Wanted, x: &Tensor, _: &ObjectiveSettings) -> Result<Tensor> {
-        let distance = self.perceptual.distance_from(wanted, &Self::color(x)?)?;
+        let distance = self.perceptual.distance_from(wanted, &color(x)?)?;
         let weight = self.pixel_weight;
         Ok(differentiable([&distance, x], |[distance, x]| {
             distance.mean_all()? + ((x - x_0)?.sqr()?.mean_all()? * weight)?
         })?)
     }
-}
-
-impl PolishSettings {
-    /// Checks that a file has the weights of VGG-16, which the loss takes, before a run is begun.
-    ///
-    /// # Errors
-    /// If it cannot be read, or is of another network.
-    pub fn check_lpips_weights(path: &Path) -> Result<()> {
-        open_perceptual(path, &Device::Cpu).map(|_| ())
-    }
-}
-
-/// Reads the perceptual network: LPIPS with the backbone VGG-16.
-pub(crate) fn open_perceptual(path: &Path, device: &Device) -> Result<LpipsNetwork> {
-    let failed = |source| diffae_infer::Error::Weights { path: path.to_owned(), source };
-    let tensors = read_state_dict(path).map_err(failed)?;
-    Ok(LpipsNetwork::new(LpipsBackbone::Vgg, &tensors, device).map_err(failed)?)
 }
 
 /// Returns a model with polished networks and the rest of what it had: latent net, classifier and statistics.
@@ -217,9 +195,10 @@ impl TrainConfig {
 mod tests {
     use std::collections::{BTreeMap, HashMap};
 
-    use candle_core::Var;
+    use candle_core::{Device, Var};
     use diffae_infer::{Codes, DistilledChain, LoadOptions, Pipeline, PipelineSettings, XTerminalSource, no_observer};
     use diffae_kernels::{Gradients, record};
+    use diffae_nets::features::LpipsBackbone;
     use diffae_nets::weights::TensorMap;
 
     use super::*;

@@ -5,14 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use diffae_data::{Overwrite, png_bytes, rgb_from_tensor, write_atomically};
 use diffae_infer::{
     CodeChain, CodesBatch, CodesNeed, Encoded, LoadOptions, Model, ModelConfig, ModelSource, Pipeline,
     PipelineSettings, Sheet, XTerminalSource, no_observer,
 };
+use diffae_nets::SpatialAutoencoder;
 
 use crate::config::TrainConfig;
 use crate::error::{Result, at};
+use crate::run::Stage;
 
 /// Maximum number of pictures in a row of a sheet.
 pub(crate) const MAX_SHOWN: usize = 8;
@@ -24,23 +27,32 @@ pub(crate) const NUM_SAMPLE_ROWS: usize = 3;
 pub(crate) struct Preview {
     run: PathBuf,
     config: TrainConfig,
+    stage: Stage,
     x_0: Tensor,
     device: Device,
 }
 
 impl Preview {
-    pub(crate) fn new((run, device): (&Path, &Device), config: &TrainConfig, watched: &Tensor) -> Result<Self> {
+    pub(crate) fn new(
+        (run, device): (&Path, &Device),
+        (config, stage): (&TrainConfig, Stage),
+        watched: &Tensor,
+    ) -> Result<Self> {
         let count = watched.dim(0)?;
         let shown = count.min(MAX_SHOWN);
         let each = (0..shown).map(|i| watched.get((i * count).checked_div(shown).unwrap_or(0)));
         let x_0 = Tensor::stack(&each.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
-        Ok(Self { run: run.to_owned(), config: config.clone(), x_0: x_0.to_device(device)?, device: device.clone() })
+        let (run, config, device) = (run.to_owned(), config.clone(), device.clone());
+        Ok(Self { run, config, stage, x_0: x_0.to_device(&device)?, device })
     }
 
     /// Draws the sheet of a model after a number of images. Pictures with other than one or three channels are not shown.
     pub(crate) fn write(&self, averages: BTreeMap<String, Tensor>, images: usize) -> Result<()> {
         if !matches!(self.config.model.image_channels, 1 | 3) {
             return Ok(());
+        }
+        if self.stage == Stage::Spatial {
+            return self.write_spatial(averages, images);
         }
         let model_config = self.config.model_config()?;
         let with_z = model_config.z_channels().is_some();
@@ -74,6 +86,21 @@ impl Preview {
         });
         let sheet = Sheet::new().with_title(format!("autoencoder after {images} images"));
         write_sheet(&self.run.join("previews"), &format!("images-{images:09}.png"), sheet, &rows)
+    }
+}
+
+impl Preview {
+    /// Draws the sheet of a spatial autoencoder: pictures, and their latents decoded.
+    fn write_spatial(&self, averages: BTreeMap<String, Tensor>, images: usize) -> Result<()> {
+        let Some(config) = self.config.spatial_config()? else { return Ok(()) };
+        let on_device = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(&self.device)?));
+        let tensors = averages.into_iter().map(on_device).collect::<Result<_>>()?;
+        let vb = VarBuilder::from_tensors(tensors, DType::F32, &self.device);
+        let net = SpatialAutoencoder::new(&config, &vb.pp("spatial"))?;
+        let decoded = net.pictures(&net.latents(&self.x_0)?)?;
+        let sheet = Sheet::new().with_title(format!("spatial autoencoder after {images} images"));
+        let rows = [("original", self.x_0.clone()), ("from latents", decoded)];
+        write_sheet(&self.run.join("previews"), &format!("spatial-{images:09}.png"), sheet, &rows)
     }
 }
 

@@ -22,6 +22,9 @@ pub(crate) enum Purpose {
     Weights,
     /// Noise of previews and validation; counter: the picture.
     Preview,
+    /// Crop of a picture and noise of its latents in the stage of the spatial autoencoder; counter: its place in the sequence of
+    /// all pictures.
+    SpatialNoise,
 }
 
 /// Creates the generator of a purpose and a counter.
@@ -50,6 +53,7 @@ impl Purpose {
             Self::Dropout => (3, counter),
             Self::Weights => (4, counter),
             Self::Preview => (5, counter),
+            Self::SpatialNoise => (6, counter),
         }
     }
 }

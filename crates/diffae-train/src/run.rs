@@ -27,6 +27,8 @@ const METRICS_FILE: &str = "metrics.jsonl";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    /// Trains the spatial autoencoder of a model on latents; other models have none.
+    Spatial,
     /// Trains encoder and `UNet`, or the `UNet` of a plain DDPM.
     Autoencoder,
     /// Trains the diffusion over `z_sem`.
@@ -37,12 +39,13 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Self; 3] = [Self::Autoencoder, Self::Latent, Self::Classifier];
+    pub const ALL: [Self; 4] = [Self::Spatial, Self::Autoencoder, Self::Latent, Self::Classifier];
 
     /// Name of the stage in settings and folders.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Spatial => "spatial",
             Self::Autoencoder => "autoencoder",
             Self::Latent => "latent",
             Self::Classifier => "classifier",
@@ -65,7 +68,10 @@ pub struct Notes {
     /// Parts that are frozen in the first stage: `encoder`, `unet`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
-    /// Weights of VGG-16, for the perceptual loss of a run that polishes a decoder.
+    /// Weights of a spatial autoencoder, in place of the stage that trains one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spatial_weights: Option<PathBuf>,
+    /// Weights of VGG-16, for the perceptual loss of a spatial autoencoder or of a run that polishes a decoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lpips_weights: Option<PathBuf>,
     /// Finished stages.

@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 use diffae_infer::{Model, ModelConfig};
 use diffae_kernels::{ActivationStorage, differentiable, no_gradients, run_in_pool};
 use diffae_nets::features::LpipsNetwork;
-use diffae_nets::{BatchMoments, Discriminator, TrainingMode};
+use diffae_nets::{BatchMoments, Discriminator, SpatialAutoencoder, TrainingMode};
 use diffae_schedule::Timestep;
 
 use crate::adversarial::{discriminator_loss, generator_loss};
@@ -25,7 +25,9 @@ use crate::part_report::PartReport;
 use crate::polish::Polish;
 use crate::polish_settings::PolishSettings;
 use crate::random::Purpose;
+use crate::run::Notes;
 use crate::semantic_loss::SemanticLoss;
+use crate::spatial::{self, SpatialModel};
 
 /// Networks and optimizer of the first stage.
 #[derive(Debug)]
@@ -85,15 +87,39 @@ impl Trainer {
         config: &TrainConfig,
         given: HashMap<String, Tensor>,
     ) -> Result<Self> {
-        let compute = compute.into();
-        let device = &compute.device;
         let [channels, size, _] = model.image_shape();
+        Self::built((config, [channels, size]), compute.into(), given, |vb| Networks::new(model, vb))
+    }
+
+    /// Builds the spatial autoencoder of a model on latents; `config` is that of its stage.
+    pub(crate) fn of_spatial(config: &TrainConfig, notes: &Notes, compute: &Compute) -> Result<Self> {
+        let perceptual = spatial::perceptual(config, notes.lpips_weights.as_deref(), &compute.device)?;
+        let size = config.spatial_net.as_ref().map_or(0, |settings| settings.trained_size(&config.model));
+        let compared = [config.model.image_channels, size];
+        let mut trainer = Self::built((config, compared), compute.clone(), HashMap::new(), |vb| {
+            Ok(Networks::Spatial(Box::new(SpatialModel::new(config, perceptual, vb)?)))
+        })?;
+        // They are computed at the end of the stage.
+        for name in SpatialAutoencoder::STATISTICS {
+            trainer.learning.state.parameters.freeze(&format!("{}{name}", spatial::PREFIX));
+        }
+        Ok(trainer)
+    }
+
+    /// Builds networks, and a discriminator where there is an adversarial term: of so many channels and pixels.
+    fn built(
+        (config, [channels, size]): (&TrainConfig, [usize; 2]),
+        compute: Compute,
+        given: HashMap<String, Tensor>,
+        networks: impl FnOnce(&VarBuilder<'_>) -> Result<Networks>,
+    ) -> Result<Self> {
+        let device = &compute.device;
         let discriminator = |vb: &VarBuilder<'_>| {
             Discriminator::new(channels, size, config.objective.discriminator_channels, &vb.pp("discriminator"))
         };
         let is_adversarial = config.objective.adversarial_weight > 0.;
         let ((networks, trained), parameters) = Parameters::build((config.seed, &compute), given, |vb| {
-            Ok((Networks::new(model, vb)?, is_adversarial.then(|| discriminator(vb)).transpose()?))
+            Ok((networks(vb)?, is_adversarial.then(|| discriminator(vb)).transpose()?))
         })?;
         let views = VarBuilder::from_tensors(parameters.views("discriminator."), DType::F32, device);
         let discriminator = match trained {
@@ -202,6 +228,10 @@ impl Trainer {
                 let model = model.as_ref();
                 self.learning.step(model, group, &mut drawn((model, device, how), next))
             }
+            Networks::Spatial(model) => {
+                let model = model.as_ref();
+                self.learning.step(model, group, &mut drawn((model, device, how), next))
+            }
             Networks::OneShot(model) => self.learning.step(model, group, &mut drawn((model, device, how), next)),
         }
     }
@@ -229,7 +259,7 @@ impl Trainer {
                 let (got, expected) = ("that of a whole chain".to_owned(), "a diffusion, where timesteps are given");
                 Err(Error::Setting { key: "the objective", got, expected })
             }
-            Networks::OneShot(_) => {
+            Networks::OneShot(_) | Networks::Spatial(_) => {
                 let (got, expected) = ("compact".to_owned(), "a diffusion, where timesteps are given");
                 Err(Error::Setting { key: "model.kind", got, expected })
             }
@@ -244,6 +274,7 @@ impl Trainer {
             Networks::Diffusion(model) => self.learning.validate(model, x_0),
             Networks::Distilled(model) => self.learning.validate(model, x_0),
             Networks::Polished(model) => self.learning.validate(model.as_ref(), x_0),
+            Networks::Spatial(model) => self.learning.validate(model.as_ref(), x_0),
             Networks::OneShot(model) => self.learning.validate(model, x_0),
         }
     }

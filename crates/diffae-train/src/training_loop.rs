@@ -139,7 +139,7 @@ impl<'a> TrainingLoop<'a> {
         state.share(group, settings.accumulate)?;
         let patience = match stage {
             Stage::Autoencoder => folder.config().polish.as_ref().map_or(0, |polish| polish.patience),
-            Stage::Latent | Stage::Classifier => 0,
+            Stage::Spatial | Stage::Latent | Stage::Classifier => 0,
         };
         Ok(Self { stage, settings, group, record, patience })
     }

@@ -242,6 +242,8 @@ pub(crate) struct TuneStepsArgs {
 /// A stage of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StageChoice {
+    /// The spatial autoencoder of a model on latents
+    Spatial,
     /// Encoder and UNet, or a plain DDPM
     Autoencoder,
     /// The latent diffusion, which samples z_sem
@@ -292,6 +294,13 @@ pub(crate) struct TrainArgs {
     /// Initialize from the weights of a model folder, a released checkpoint or `toonheads`
     #[arg(long, value_name = "MODEL")]
     pub(crate) init_from: Option<PathBuf>,
+    /// Spatial autoencoder of a model on latents, in place of the stage that trains one: of another run or model, or that of a
+    /// latent diffusion model (vae/diffusion_pytorch_model.safetensors, or a whole checkpoint)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) spatial_weights: Option<PathBuf>,
+    /// Weights of VGG-16 for LPIPS, where spatial_net.perceptual_weight is above 0
+    #[arg(long, value_name = "FILE")]
+    pub(crate) lpips_weights: Option<PathBuf>,
     /// Freeze a part: encoder or unet; may be repeated
     #[arg(long, value_name = "PART")]
     pub(crate) freeze: Vec<String>,

@@ -14,6 +14,8 @@ struct Info {
     kind: ModelKind,
     image_size: usize,
     channels: usize,
+    /// `[c, h, w]` of a model on latents.
+    latent_shape: Option<[usize; 3]>,
     z_sem_width: Option<usize>,
     parameters: Parameters,
     num_train_timesteps: Option<usize>,
@@ -37,6 +39,7 @@ struct Parameters {
     unet: usize,
     decoder: usize,
     encoder: usize,
+    spatial: usize,
     endpoint: usize,
     latent_net: usize,
 }
@@ -52,9 +55,10 @@ pub(crate) fn run(_: &GlobalArgs, args: &InfoArgs) -> Result<()> {
 impl Info {
     fn new(source: &ModelSource) -> Result<Self> {
         let config = source.config();
-        let [unet, decoder, encoder, endpoint, latent_net] =
-            ["unet.", "decoder.", "encoder.", "endpoint.", "latent_net."].map(|prefix| source.num_parameters(prefix));
-        let total = unet + decoder + encoder + endpoint + latent_net;
+        let [unet, decoder, encoder, spatial, endpoint, latent_net] =
+            ["unet.", "decoder.", "encoder.", "spatial.", "endpoint.", "latent_net."]
+                .map(|prefix| source.num_parameters(prefix));
+        let total = unet + decoder + encoder + spatial + endpoint + latent_net;
         let classifier = config.classifier();
         let [channels, image_size, _] = config.image_shape();
         let has_moments = source.latent_moments().is_some();
@@ -62,8 +66,9 @@ impl Info {
             kind: config.kind(),
             image_size,
             channels,
+            latent_shape: config.spatial().map(|spatial| spatial.latent_shape()),
             z_sem_width: config.z_channels(),
-            parameters: Parameters { total, unet, decoder, encoder, endpoint, latent_net },
+            parameters: Parameters { total, unet, decoder, encoder, spatial, endpoint, latent_net },
             num_train_timesteps: config.diffusion().map(|diffusion| diffusion.num_train_timesteps),
             beta_schedule: config.diffusion().map(|diffusion| diffusion.beta_schedule.to_string()),
             prediction: config.diffusion().map(|diffusion| diffusion.prediction.to_string()),
@@ -89,6 +94,9 @@ impl Info {
         let can = |able: bool, otherwise: &'static str| if able { "yes" } else { otherwise };
         say(&format!("kind         {kind}"))?;
         say(&format!("pictures     {image_size}x{image_size}, {channels} channels"))?;
+        if let Some([channels, height, width]) = self.latent_shape {
+            say(&format!("latents      {height}x{width}, {channels} channels, of a spatial autoencoder"))?;
+        }
         if let Some(width) = self.z_sem_width {
             say(&format!("z_sem        {width} numbers"))?;
         }
@@ -148,6 +156,7 @@ fn parts(parameters: &Parameters) -> String {
         ("unet", parameters.unet),
         ("decoder", parameters.decoder),
         ("encoder", parameters.encoder),
+        ("spatial autoencoder", parameters.spatial),
         ("endpoint network", parameters.endpoint),
         ("latent net", parameters.latent_net),
     ];

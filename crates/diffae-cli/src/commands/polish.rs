@@ -3,7 +3,7 @@
 use anyhow::Result;
 use diffae_infer::{DistilledChain, ModelSource};
 use diffae_nets::weights::ArchitectureHints;
-use diffae_train::{Notes, PolishSettings, TrainConfig, TrainOptions};
+use diffae_train::{Notes, PolishSettings, TrainConfig, TrainOptions, check_lpips_weights};
 
 use super::decoder_run::DecoderRun;
 use super::train::{absolute, compute};
@@ -21,7 +21,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &PolishArgs) -> Result<()> {
     let chain = DistilledChain { steps, spacing };
     let polish = PolishSettings { chain, endpoint_channels, pixel_weight, patience };
     let config = TrainConfig::of_polished(&model, polish, &args.run.assignments(&args.subject))?;
-    PolishSettings::check_lpips_weights(&args.lpips_weights)?;
+    check_lpips_weights(&args.lpips_weights)?;
     let lpips_weights = Some(absolute(&args.lpips_weights)?);
     let notes = Notes { freeze: vec!["encoder".to_owned()], lpips_weights, ..Notes::default() };
     let (subject, json) = (&args.subject, &args.json);

@@ -43,7 +43,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &TrainArgs) -> Result<()> {
         Outcome::Finished if !is_first => Ok(()),
         Outcome::Finished if args.json => {
             let config = folder.config();
-            let done = Stage::ALL.into_iter().filter(|&stage| folder.is_done(stage));
+            let done = config.stages().iter().copied().filter(|&stage| folder.is_done(stage));
             let stages: Vec<_> =
                 done.map(|stage| json!({ "stage": stage.name(), "steps": config.stage(stage).num_steps() })).collect();
             say_json(&json!({ "command": "train", "out": out, "stages": stages }))
@@ -70,6 +70,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &TrainArgs) -> Result<()> {
 
 fn stage(args: &TrainArgs) -> Option<Stage> {
     args.stage.map(|stage| match stage {
+        StageChoice::Spatial => Stage::Spatial,
         StageChoice::Autoencoder => Stage::Autoencoder,
         StageChoice::Latent => Stage::Latent,
         StageChoice::Classifier => Stage::Classifier,
@@ -98,6 +99,8 @@ fn notes(args: &TrainArgs, data: &Path) -> Result<Notes> {
         data: absolute(data)?,
         labels: args.labels.as_deref().map(labels_path).transpose()?,
         init_from: args.init_from.as_deref().map(model_path).transpose()?,
+        spatial_weights: args.spatial_weights.as_deref().map(absolute).transpose()?,
+        lpips_weights: args.lpips_weights.as_deref().map(absolute).transpose()?,
         freeze: args.freeze.clone(),
         ..Notes::default()
     })

@@ -345,7 +345,7 @@ impl RoundTrip<'_, '_> {
         };
         let chain = ExactChain::new(chain, exact.weights);
         let decoded = chain.decode(&noisy, x_terminal, Some(residual), &mut on_step);
-        Ok(decoded.map_err(diffae_infer::Error::from)?.clamp(-1f32, 1f32)?)
+        Ok(model.pictures(&decoded.map_err(diffae_infer::Error::from)?)?.clamp(-1f32, 1f32)?)
     }
 }
 

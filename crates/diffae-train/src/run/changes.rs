@@ -41,10 +41,17 @@ pub struct Change {
 }
 
 impl TrainConfig {
-    /// Returns the settings of a stage.
+    /// Returns the stages that a run of this config may have, in order.
+    #[must_use]
+    pub fn stages(&self) -> &'static [Stage] {
+        if self.spatial.is_some() { &Stage::ALL } else { &Stage::ALL[1..] }
+    }
+
+    /// Returns the settings of a stage; of a spatial autoencoder that the model has not, those of the first stage that it has.
     #[must_use]
     pub fn stage(&self, stage: Stage) -> &StageSettings {
         match stage {
+            Stage::Spatial => self.spatial.as_ref().unwrap_or(&self.autoencoder),
             Stage::Autoencoder => &self.autoencoder,
             Stage::Latent => &self.latent,
             Stage::Classifier => &self.classifier,
@@ -111,7 +118,7 @@ impl RunFolder {
             return refused(problem);
         }
         let mut prolonged = vec![];
-        for stage in Stage::ALL {
+        for &stage in wanted.stages() {
             let (before, after) = (self.config().stage(stage).num_steps(), wanted.stage(stage).num_steps());
             let name = stage.name();
             match self.num_steps_made(stage) {
@@ -129,7 +136,7 @@ impl RunFolder {
             }
         }
         let steps = |stage: Stage| Some((stage.name().to_owned(), self.num_steps_made(stage)?));
-        let steps: BTreeMap<String, usize> = Stage::ALL.into_iter().filter_map(steps).collect();
+        let steps: BTreeMap<String, usize> = wanted.stages().iter().copied().filter_map(steps).collect();
         let change = |(setting, from, to)| Change { setting, from, to, steps: steps.clone() };
         let changes: Vec<Change> = differences.into_iter().map(change).collect();
         if !changes.is_empty() {
@@ -144,11 +151,13 @@ impl RunFolder {
         Ok(changes)
     }
 
-    /// Marks prolonged stages as not done. Stages that depend on a prolonged first stage begin anew.
+    /// Marks prolonged stages as not done. Stages that depend on a prolonged one begin anew.
     fn forget(&mut self, prolonged: &[Stage]) -> Result<()> {
-        let again = if prolonged.contains(&Stage::Autoencoder) { &Stage::ALL[1..] } else { &[] };
-        for stage in again {
-            self.checkpoints(*stage).remove_all()?;
+        let first = [Stage::Spatial, Stage::Autoencoder].into_iter().find(|stage| prolonged.contains(stage));
+        let depends = |stage: &Stage| first.is_some_and(|first| *stage > first);
+        let again: Vec<Stage> = Stage::ALL.into_iter().filter(depends).collect();
+        for &stage in &again {
+            self.checkpoints(stage).remove_all()?;
         }
         self.notes.done.retain(|stage| !prolonged.contains(stage) && !again.contains(stage));
         Ok(())
@@ -254,7 +263,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut run = finished(&folder.path().join("run"));
         run.change(&config(&["latent.images=12800"])).unwrap();
-        assert_eq!(Stage::ALL.map(|stage| run.is_done(stage)), [true, false, true]);
+        assert_eq!(Stage::ALL.map(|stage| run.is_done(stage)), [true, true, false, true]);
         assert_eq!(run.num_steps_made(Stage::Latent), Some(200));
         assert!(run.change(&config(&["latent.images=12800"])).unwrap().is_empty());
     }

@@ -35,7 +35,8 @@ pub(super) fn run(args: &TrainArgs, compute: &Compute) -> Result<()> {
     let notes = notes(args, args.data.as_deref().unwrap_or(Path::new(".")))?;
     let mut refusals = Refusals::default();
     let kind = group::kind(&args.group);
-    let stages: Vec<Stage> = Stage::ALL.into_iter().filter(|it| stage(args).is_none_or(|only| only == *it)).collect();
+    let is_wanted = |it: &Stage| stage(args).is_none_or(|only| only == *it);
+    let stages: Vec<Stage> = config.stages().iter().copied().filter(is_wanted).collect();
     if let Some(kind) = kind.filter(|_| stages.contains(&Stage::Autoencoder)) {
         refusals.take(check_parts(config.autoencoder.accumulate, kind.size));
     }
@@ -51,7 +52,7 @@ pub(super) fn run(args: &TrainArgs, compute: &Compute) -> Result<()> {
     let free_bytes = free_memory(&compute.device);
     let trainer = refusals.take(Trainer::of_run(&config, &notes, compute));
     let Some(mut trainer) = trainer.filter(|_| refusals.0.is_empty()) else { return refusals.report() };
-    let estimate = Estimate::new(&config, &mut trainer, planned)?;
+    let estimate = Estimate::new(&config, &notes, &mut trainer, planned)?;
     say_sizes(&config, &estimate, free_bytes)?;
     if let Some(kind) = kind {
         say(&in_group(&config, &estimate, kind))?;
@@ -65,7 +66,7 @@ fn of_stages(estimate: &Estimate, stages: &[Stage]) -> Vec<StageEstimate> {
     let wanted = estimate.stages.iter().copied().filter(|estimated| stages.contains(&estimated.stage));
     let mut wanted: Vec<StageEstimate> =
         wanted.map(|estimated| StageEstimate { encoding_secs: 0., ..estimated }).collect();
-    if let Some(first) = wanted.iter_mut().find(|estimated| estimated.stage != Stage::Autoencoder) {
+    if let Some(first) = wanted.iter_mut().find(|estimated| estimated.stage > Stage::Autoencoder) {
         first.encoding_secs = encoding_secs;
     }
     wanted

@@ -127,7 +127,7 @@ fn view(report: &StepReport, elapsed: Duration, first: usize, loss: f64) -> View
     let label = if work == Work::Encoding { format!("{name}, encoding") } else { name.to_owned() };
     let (steps, secs) = (step.saturating_sub(first), elapsed.as_secs_f64());
     let remaining = (steps > 0).then(|| elapsed.mul_f64((num_steps - step) as f64 / steps as f64));
-    let items = if work == Work::Encoding || stage == Stage::Autoencoder { Noun::Pictures } else { Noun::Codes };
+    let items = if work == Work::Encoding || stage <= Stage::Autoencoder { Noun::Pictures } else { Noun::Codes };
     let rate = (steps * batch) as f64 / secs.max(1e-9);
     let rate = (steps > 0).then(|| format!("{rate:.1} {}/s", items.after(2)));
     let loss = (work == Work::Training).then(|| format!("loss {loss:.4}"));

@@ -17,14 +17,15 @@ pub(super) fn open(args: &TrainArgs, out: &Path) -> Result<RunFolder> {
         (None, Some(_)) => config(args)?,
         (None, None) => folder.config_from(folder.config(), &args.assignments())?,
     };
-    let done = Stage::ALL.map(|stage| folder.is_done(stage));
+    let done: Vec<Stage> = Stage::ALL.into_iter().filter(|&stage| folder.is_done(stage)).collect();
     for Change { setting, from, to, .. } in folder.change(&wanted)? {
         note(&format!("{setting} is {to} from now on; it was {from}"));
     }
-    let depend =
-        Stage::ALL.into_iter().zip(done).skip(1).filter(|&(_, done)| done && !folder.is_done(Stage::Autoencoder));
-    for (stage, _) in depend {
-        note(&format!("stage {} will be trained again, since it depends on the autoencoder", stage.name()));
+    let first = [(Stage::Spatial, "spatial autoencoder"), (Stage::Autoencoder, "autoencoder")];
+    let prolonged = first.into_iter().find(|&(stage, _)| done.contains(&stage) && !folder.is_done(stage));
+    for stage in done.into_iter().filter(|&stage| prolonged.is_some_and(|(first, _)| stage > first)) {
+        let of = prolonged.map_or("", |(_, name)| name);
+        note(&format!("stage {} will be trained again, since it depends on the {of}", stage.name()));
     }
     if let Some(labels) = args.labels.as_deref() {
         folder.set_labels(labels_path(labels)?)?;
@@ -42,6 +43,16 @@ fn check_inputs(args: &TrainArgs, folder: &RunFolder) -> Result<()> {
         (Some(given), Some(noted)) => require_same(folder, "--init-from", (noted, &model_path(given)?))?,
         (Some(given), None) => bail!("{out}: the run was started without --init-from, not with {}", given.display()),
         (None, _) => {}
+    }
+    for (option, given, noted) in [
+        ("--spatial-weights", &args.spatial_weights, &notes.spatial_weights),
+        ("--lpips-weights", &args.lpips_weights, &notes.lpips_weights),
+    ] {
+        match (given, noted) {
+            (Some(given), Some(noted)) => require_same(folder, option, (noted, &absolute(given)?))?,
+            (Some(given), None) => bail!("{out}: the run was started without {option}, not with {}", given.display()),
+            (None, _) => {}
+        }
     }
     ensure!(
         args.freeze.is_empty() || args.freeze == notes.freeze,

@@ -1,0 +1,293 @@
+//! The stage that trains the spatial autoencoder of a model on latents, or takes one over.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use diffae_data::{Overwrite, Pictures, write_atomically};
+use diffae_kernels::{differentiable, no_gradients};
+use diffae_nets::features::LpipsNetwork;
+use diffae_nets::weights::{SpatialWeights, safetensors_bytes};
+use diffae_nets::{BatchMoments, Posterior, SpatialAutoencoder, TrainingMode};
+
+use crate::collective::Group;
+use crate::config::{ObjectiveSettings, TrainConfig};
+use crate::error::{Error, Result};
+use crate::networks::ImageModel;
+use crate::objective::Drawing;
+use crate::perceptual::{color, open_perceptual};
+use crate::random::{Purpose, below, normal, stream};
+use crate::run::{RunFolder, Stage};
+use crate::spatial_settings::SpatialSettings;
+use crate::trainer::Trainer;
+use crate::{Data, OnStep, Outcome, TrainOptions, autoencoder};
+
+/// File of a run with the finished spatial autoencoder.
+const FILE: &str = "spatial.safetensors";
+/// Prefix of its parameters in a model.
+pub(crate) const PREFIX: &str = "spatial.";
+/// Maximum number of training pictures whose latents give the statistics by which latents are normalized.
+const MAX_MEASURED: usize = 256;
+
+/// A spatial autoencoder under training.
+#[derive(Debug)]
+pub(crate) struct SpatialModel {
+    net: SpatialAutoencoder,
+    settings: SpatialSettings,
+    /// Side of crops.
+    size: usize,
+    perceptual: Option<LpipsNetwork>,
+}
+
+/// What a step trains on.
+#[derive(Debug)]
+pub(crate) struct Crops {
+    /// Crops of pictures, `[N, C, H, W]`.
+    x_0: Tensor,
+    /// Noise of latents, `[N, c, h, w]`; `None` for their means.
+    noise: Option<Tensor>,
+    /// Activations of LPIPS of the crops, where it is part of the loss.
+    wanted: Option<Vec<Tensor>>,
+}
+
+/// Decoded crops, and the distribution of the latents that they are decoded from.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    x: Tensor,
+    posterior: Posterior,
+}
+
+impl SpatialModel {
+    /// Builds the network of a config.
+    pub(crate) fn new(config: &TrainConfig, perceptual: Option<LpipsNetwork>, vb: &VarBuilder<'_>) -> Result<Self> {
+        let (Some(settings), Some(sizes)) = (&config.spatial_net, config.spatial_config()?) else {
+            return Err(Error::Nets(diffae_nets::Error::NotOneModel));
+        };
+        Ok(Self {
+            net: SpatialAutoencoder::new(&sizes, &vb.pp("spatial"))?,
+            size: settings.trained_size(&config.model),
+            settings: settings.clone(),
+            perceptual,
+        })
+    }
+
+    fn decoded(&self, crops: &Crops, checkpoint_blocks: bool) -> Result<Decoded> {
+        let posterior = self.net.posterior(&crops.x_0, checkpoint_blocks)?;
+        let latents = match &crops.noise {
+            Some(noise) => posterior.sample(noise)?,
+            None => posterior.mean.clone(),
+        };
+        Ok(Decoded { x: self.net.decode_posterior(&latents, checkpoint_blocks)?, posterior })
+    }
+}
+
+impl ImageModel for SpatialModel {
+    type Input = Crops;
+    type Code = ();
+    type Output = Decoded;
+
+    /// Crops pictures at random places and draws the noise of their latents; in validation the pictures are whole, and latents
+    /// are the means.
+    fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Crops> {
+        let (count, _, height, width) = x_0.dims4()?;
+        let (x_0, noise) = if how.purpose == Purpose::Preview {
+            (x_0.clone(), None)
+        } else {
+            let (mut crops, mut noise) = (vec![], vec![]);
+            let side = self.size.checked_div(self.net.config().factor()).unwrap_or(0);
+            let channels = self.net.config().latent_channels;
+            for item in 0..count {
+                let mut stream = stream(how.seed, Purpose::SpatialNoise, (how.first + item) as u64);
+                let top = below(&mut stream, height - self.size + 1);
+                let left = below(&mut stream, width - self.size + 1);
+                crops.push(x_0.get(item)?.narrow(1, top, self.size)?.narrow(2, left, self.size)?);
+                noise.extend(normal(&mut stream, channels * side * side));
+            }
+            let noise = Tensor::from_vec(noise, (count, channels, side, side), x_0.device())?;
+            (Tensor::stack(&crops, 0)?, Some(noise))
+        };
+        let wanted = |network: &LpipsNetwork| no_gradients(|| network.activations(&color(&x_0)?));
+        let wanted = self.perceptual.as_ref().map(wanted).transpose()?;
+        Ok(Crops { x_0, noise, wanted })
+    }
+
+    fn encode(&self, _: &Tensor) -> Result<()> {
+        Ok(())
+    }
+
+    fn shifted(&(): &()) -> Result<Option<()>> {
+        Ok(None)
+    }
+
+    fn decode(&self, &(): &(), crops: &Crops) -> Result<Decoded> {
+        no_gradients(|| self.decoded(crops, false))
+    }
+
+    fn forward_training(
+        &self,
+        _: &Tensor,
+        crops: &Crops,
+        mode: TrainingMode,
+        _: &mut Vec<BatchMoments>,
+    ) -> Result<Decoded> {
+        self.decoded(crops, mode.checkpoint_blocks)
+    }
+
+    fn loss(&self, _: &Tensor, crops: &Crops, output: &Decoded, _: &ObjectiveSettings) -> Result<Tensor> {
+        let Decoded { x, posterior } = output;
+        let (x_0, weight) = (&crops.x_0, self.settings.kl_weight);
+        let divergence = posterior.divergence()?;
+        let loss =
+            differentiable([x, &divergence], |[x, divergence]| (x - x_0)?.abs()?.mean_all()? + (divergence * weight)?)?;
+        let (Some(network), Some(wanted)) = (&self.perceptual, &crops.wanted) else { return Ok(loss) };
+        let (distance, weight) = (network.distance_from(wanted, &color(x)?)?, self.settings.perceptual_weight);
+        Ok(differentiable([&loss, &distance], |[loss, distance]| loss + (distance.mean_all()? * weight)?)?)
+    }
+
+    fn compared(
+        &self,
+        _: &Tensor,
+        crops: &Crops,
+        output: &Decoded,
+        _: &ObjectiveSettings,
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        Ok(Some((crops.x_0.clone(), output.x.clone())))
+    }
+}
+
+/// Trains the spatial autoencoder of a run, or takes that of other weights, and writes it with the statistics of its latents.
+pub(crate) fn run(
+    folder: &RunFolder,
+    data: &Data,
+    options: &TrainOptions,
+    (group, on_step): (&mut Group, &mut OnStep<'_>),
+) -> Result<Outcome> {
+    let config = folder.config();
+    let Some(of_stage) = config.of_spatial_stage() else { return Ok(Outcome::Finished) };
+    let notes = folder.notes();
+    let tensors = if let Some(path) = notes.spatial_weights.as_ref().or(notes.init_from.as_ref()) {
+        group.agree(given(config, path))?
+    } else {
+        let is_begun = group.is_first() && autoencoder::is_begun(folder, Stage::Spatial) && !options.resume;
+        let started = || Err(Error::Started { path: folder.path().to_owned(), how: String::new() });
+        group.agree(if is_begun { started() } else { Ok(()) })?;
+        crate::check_parts(of_stage.autoencoder.accumulate, group.size())?;
+        let mut trainer = group.agree(Trainer::of_spatial(&of_stage, notes, &options.compute))?;
+        let outcome = autoencoder::run((folder, Stage::Spatial), &of_stage, &mut trainer, data, (group, on_step))?;
+        if outcome == Outcome::Stopped {
+            return Ok(outcome);
+        }
+        trainer.averages()?.into_iter().map(|(name, tensor)| (short(&name), tensor)).collect()
+    };
+    if group.is_first() {
+        write(folder.path(), config, tensors, (&data.train, &options.compute.device))?;
+    }
+    Ok(Outcome::Finished)
+}
+
+fn short(name: &str) -> String {
+    name.strip_prefix(PREFIX).unwrap_or(name).to_owned()
+}
+
+/// Reads weights that a run was given, which have to be of the sizes of its config.
+fn given(config: &TrainConfig, path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let failed = |source| diffae_infer::Error::Weights { path: path.to_owned(), source };
+    let file = if path.is_dir() { path.join("model.safetensors") } else { path.to_owned() };
+    let weights = SpatialWeights::read(&file, config.model.image_size).map_err(failed)?;
+    if config.spatial_config()?.is_some_and(|sizes| sizes == weights.config) {
+        return Ok(weights.tensors);
+    }
+    let sizes = SpatialSettings::assignments(&weights.config);
+    let channels = weights.config.image_channels;
+    let problem = if channels == config.model.image_channels {
+        format!("the spatial autoencoder of {} has other sizes: {sizes}", path.display())
+    } else {
+        format!("the spatial autoencoder of {} is for pictures of {channels} channels", path.display())
+    };
+    Err(Error::OtherNetworks { problem })
+}
+
+/// Writes the network with the statistics of the latents of training pictures.
+fn write(
+    run: &Path,
+    config: &TrainConfig,
+    mut tensors: BTreeMap<String, Tensor>,
+    (pictures, device): (&Pictures, &Device),
+) -> Result<()> {
+    let Some(sizes) = config.spatial_config()? else { return Ok(()) };
+    let channels = sizes.latent_channels;
+    let [mean_name, std_name] = SpatialAutoencoder::STATISTICS;
+    tensors.insert(mean_name.to_owned(), Tensor::zeros(channels, DType::F32, &Device::Cpu)?);
+    tensors.insert(std_name.to_owned(), Tensor::ones(channels, DType::F32, &Device::Cpu)?);
+    let on_device = tensors.iter().map(|(name, tensor)| Ok((name.clone(), tensor.to_device(device)?)));
+    let on_device = on_device.collect::<Result<HashMap<_, _>>>()?;
+    let net = SpatialAutoencoder::new(&sizes, &VarBuilder::from_tensors(on_device, DType::F32, device))?;
+    let (mean, std) = statistics(&net, config, (pictures, device))?;
+    tensors.insert(mean_name.to_owned(), Tensor::from_vec(mean, channels, &Device::Cpu)?);
+    tensors.insert(std_name.to_owned(), Tensor::from_vec(std, channels, &Device::Cpu)?);
+    let named = tensors.into_iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor)).collect();
+    let path = path(run);
+    let bytes = safetensors_bytes(&named, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]))?;
+    Ok(write_atomically(&path, &bytes, Overwrite::Replace)?)
+}
+
+fn path(run: &Path) -> PathBuf {
+    run.join(FILE)
+}
+
+/// Computes mean and standard deviation of each channel of the latents of training pictures, spread over all.
+#[expect(clippy::cast_possible_truncation, reason = "parameters are f32")]
+fn statistics(
+    net: &SpatialAutoencoder,
+    config: &TrainConfig,
+    (pictures, device): (&Pictures, &Device),
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let channels = net.config().latent_channels;
+    let (mut sums, mut squares, mut count) = (vec![0f64; channels], vec![0f64; channels], 0f64);
+    let num_pictures = pictures.len().min(MAX_MEASURED);
+    for place in 0..num_pictures {
+        let idx = (place * pictures.len()).checked_div(num_pictures).unwrap_or(0);
+        let read = pictures.read_or_leave_out(idx, config.model.image_channels, config.model.image_size)?;
+        let Some(x_0) = read else { continue };
+        let latents = net.latents(&x_0.unsqueeze(0)?.to_device(device)?)?;
+        let rows = latents.get(0)?.flatten_from(1)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        for (channel, row) in rows.to_vec2::<f64>()?.into_iter().enumerate() {
+            sums[channel] += row.iter().sum::<f64>();
+            squares[channel] += row.iter().map(|value| value * value).sum::<f64>();
+        }
+        count += rows.dim(1)? as f64;
+    }
+    if count <= 0. {
+        return Err(pictures.none_readable().into());
+    }
+    let mean = sums.iter().map(|sum| sum / count);
+    let deviation = |(square, mean): (&f64, f64)| (square / count - mean * mean).max(1e-12).sqrt() as f32;
+    let std = squares.iter().zip(mean.clone()).map(deviation).collect();
+    Ok((mean.map(|mean| mean as f32).collect(), std))
+}
+
+/// Reads the finished spatial autoencoder of a run, under the names of a model; none for a model of pictures.
+pub(crate) fn finished(folder: &RunFolder) -> Result<HashMap<String, Tensor>> {
+    let config = folder.config();
+    if config.spatial_net.is_none() {
+        return Ok(HashMap::new());
+    }
+    let path = path(folder.path());
+    let tensors = given(config, &path)?;
+    Ok(tensors.into_iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor)).collect())
+}
+
+/// Opens the perceptual network of the loss, if there is one.
+pub(crate) fn perceptual(
+    config: &TrainConfig,
+    weights: Option<&Path>,
+    device: &Device,
+) -> Result<Option<LpipsNetwork>> {
+    if config.spatial_net.as_ref().is_none_or(|settings| settings.perceptual_weight <= 0.) {
+        return Ok(None);
+    }
+    let expected = "the path of VGG-16's weights, or spatial_net.perceptual_weight=0";
+    let missing = || Error::Setting { key: "lpips_weights", got: "nothing".to_owned(), expected };
+    open_perceptual(weights.ok_or_else(missing)?, device).map(Some)
+}

@@ -1,0 +1,138 @@
+//! Settings of the spatial autoencoder of a run on latents.
+
+use diffae_nets::{RawSpatialConfig, SpatialConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Kind, ModelSettings, ObjectiveSettings, TrainConfig, require};
+use crate::error::Result;
+
+/// Sizes of a spatial autoencoder, and the loss that it is trained with:
+/// `|x_0 - x| + p LPIPS(x_0, x) + k KL + a adversarial(x)`, where x is decoded from latents that are drawn from their
+/// distribution, and KL is its divergence from the standard normal one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpatialSettings {
+    /// Channels of latents.
+    pub latent_channels: usize,
+    /// Base number of channels.
+    pub model_channels: usize,
+    /// Channels of each level in units of the base; latents are smaller than pictures by 2 to the power of the number of levels
+    /// less one.
+    pub channel_mult: Vec<usize>,
+    /// Residual blocks per level of the encoder; the decoder has one more.
+    pub num_res_blocks: usize,
+    /// Whether there is self-attention at the resolution of latents.
+    #[serde(default)]
+    pub middle_attention: bool,
+    /// Height and width of the random crops of pictures that it is trained on; 0 for whole pictures.
+    #[serde(default)]
+    pub crop_size: usize,
+    /// Weight of the Kullback-Leibler divergence of latents from the standard normal distribution, a mean over all values.
+    #[serde(default = "default_kl_weight")]
+    pub kl_weight: f64,
+    /// Weight of LPIPS of VGG-16, whose weights a run is given; 0 turns it off.
+    #[serde(default)]
+    pub perceptual_weight: f64,
+    /// Weight of the adversarial term, in which a discriminator sees the decoded crops. 0 turns it off.
+    #[serde(default)]
+    pub adversarial_weight: f64,
+}
+
+fn default_kl_weight() -> f64 {
+    1e-4
+}
+
+impl SpatialSettings {
+    /// Returns the sizes of the network for pictures of a model.
+    pub(crate) fn config(&self, model: &ModelSettings) -> Result<SpatialConfig> {
+        Ok(SpatialConfig::new(RawSpatialConfig {
+            image_size: model.image_size,
+            image_channels: model.image_channels,
+            latent_channels: self.latent_channels,
+            model_channels: self.model_channels,
+            channel_mult: self.channel_mult.clone(),
+            num_res_blocks: self.num_res_blocks,
+            middle_attention: self.middle_attention,
+        })?)
+    }
+
+    /// Returns the settings of a network of other weights, as `--set` takes them.
+    pub(crate) fn assignments(config: &RawSpatialConfig) -> String {
+        let RawSpatialConfig {
+            latent_channels, model_channels, channel_mult, num_res_blocks, middle_attention, ..
+        } = config;
+        format!(
+            "--set spatial_net.latent_channels={latent_channels} --set spatial_net.model_channels={model_channels} --set \
+             'spatial_net.channel_mult={channel_mult:?}' --set spatial_net.num_res_blocks={num_res_blocks} --set \
+             spatial_net.middle_attention={middle_attention}"
+        )
+    }
+
+    /// Returns the side of the pictures that a step trains on.
+    pub(crate) fn trained_size(&self, model: &ModelSettings) -> usize {
+        if self.crop_size == 0 { model.image_size } else { self.crop_size }
+    }
+}
+
+impl TrainConfig {
+    /// Returns the sizes of the spatial autoencoder, in a config of a model on latents.
+    ///
+    /// # Errors
+    /// [`Error::Nets`](crate::Error::Nets) if they do not fit.
+    pub fn spatial_config(&self) -> Result<Option<SpatialConfig>> {
+        self.spatial_net.as_ref().map(|settings| settings.config(&self.model)).transpose()
+    }
+
+    /// Returns the config of the stage that trains the spatial autoencoder, as if it were the first stage of a model of its own;
+    /// `None` for a model of pictures.
+    pub(crate) fn of_spatial_stage(&self) -> Option<Self> {
+        let (settings, stage) = (self.spatial_net.as_ref()?, self.spatial.clone()?);
+        let objective = ObjectiveSettings { adversarial_weight: settings.adversarial_weight, ..self.objective.clone() };
+        Some(Self { autoencoder: stage, objective, ..self.clone() })
+    }
+
+    /// Checks that a model on latents has a spatial autoencoder that fits it, and another one has none.
+    pub(crate) fn check_spatial(&self) -> Result<()> {
+        let kind = self.model.kind;
+        let is_on_latents = kind == Kind::LatentAutoencoder;
+        let (Some(settings), Some(stage), true) = (&self.spatial_net, &self.spatial, is_on_latents) else {
+            let expected = if is_on_latents {
+                "[spatial_net] and [spatial], for a latent-autoencoder"
+            } else {
+                "no [spatial_net] and no [spatial], or model.kind=latent-autoencoder"
+            };
+            let fits = !is_on_latents && self.spatial_net.is_none() && self.spatial.is_none();
+            let given = match (&self.spatial_net, &self.spatial) {
+                (None, None) => "neither of the two",
+                (Some(_), None) => "[spatial_net] alone",
+                (None, Some(_)) => "[spatial] alone",
+                (Some(_), Some(_)) => "both",
+            };
+            return require(fits, "the spatial autoencoder", given, expected);
+        };
+        stage.check()?;
+        let config = settings.config(&self.model)?;
+        let (crop, size) = (settings.crop_size, self.model.image_size);
+        require(
+            crop <= size && crop.is_multiple_of(config.factor()),
+            "spatial_net.crop_size",
+            crop,
+            "0, or a multiple of 2^(levels - 1) that is not above model.image_size",
+        )?;
+        let side = settings.trained_size(&self.model);
+        for (key, weight) in [
+            ("spatial_net.kl_weight", settings.kl_weight),
+            ("spatial_net.perceptual_weight", settings.perceptual_weight),
+            ("spatial_net.adversarial_weight", settings.adversarial_weight),
+        ] {
+            require(weight >= 0. && weight.is_finite(), key, weight, "a weight of at least 0")?;
+        }
+        let is_large = settings.perceptual_weight <= 0. || side >= diffae_nets::features::LpipsNetwork::MIN_SIDE;
+        require(is_large, "spatial_net.crop_size", side, "at least 32 pixels, for LPIPS")?;
+        let suits = settings.adversarial_weight <= 0. || (side >= 8 && side.is_power_of_two());
+        require(suits, "spatial_net.crop_size", side, "a power of two, 8 at least, for the discriminator")?;
+        let weight = self.objective.adversarial_weight;
+        let expected = "0 for a model on latents; spatial_net.adversarial_weight is that of pictures";
+        require(weight <= 0., "objective.adversarial_weight", weight, expected)
+    }
+}
