@@ -20,6 +20,7 @@ mod groups;
 mod help;
 mod http;
 mod kernels;
+mod latents;
 mod models;
 mod pictures;
 mod polish;

@@ -153,6 +153,13 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Returns whether decoding gives back the pictures that are inverted with these settings, up to rounding: along exact chains,
+    /// unless a spatial autoencoder loses details.
+    #[must_use]
+    pub fn is_lossless(&self, settings: &PipelineSettings) -> bool {
+        matches!(settings.inversion, Inversion::Exact(_)) && self.model.config().spatial().is_none()
+    }
+
     /// Returns the number of [`NetworkCall::Decoder`] calls that decoding a batch takes.
     #[must_use]
     pub fn num_decoding_calls(&self, settings: &PipelineSettings) -> usize {

@@ -280,7 +280,8 @@ pub(crate) struct EditArgs {
     pub(crate) strengths: Vec<f64>,
     #[command(flatten)]
     pub(crate) decoding: DecodingArgs,
-    /// Add back what decoding loses, so that unedited parts stay as they are; decodes once more. Exact codes lose nothing
+    /// Add back what decoding loses, so that unedited parts stay as they are; decodes once more. Exact codes of
+    /// models without a spatial autoencoder lose nothing
     #[arg(long)]
     pub(crate) keep_residual: bool,
     #[command(flatten)]

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use diffae_data::rgb_from_tensor;
 use diffae_infer::{
-    AttributeEdit, CodesBatch, CodesNeed, Inversion, LoadOptions, ModelSource, PipelineSettings, Resume, Settings,
-    Sheet, Subjects, USUAL_EDIT_STRENGTH, keep_residual, rounded_full_strength,
+    AttributeEdit, CodesBatch, CodesNeed, LoadOptions, ModelSource, PipelineSettings, Resume, Settings, Sheet,
+    Subjects, USUAL_EDIT_STRENGTH, keep_residual, rounded_full_strength,
 };
 use diffae_nets::weights::float_bytes;
 use image::RgbImage;
@@ -255,9 +255,9 @@ impl<'a> Editing<'a> {
         Ok(())
     }
 
-    /// Returns whether what decoding loses is added: along an exact chain nothing is lost.
+    /// Returns whether what decoding loses is added.
     fn adds_residual(&self) -> bool {
-        self.args.keep_residual && !matches!(self.settings.inversion, Inversion::Exact(_))
+        self.args.keep_residual && !self.session.pipeline.is_lossless(&self.settings)
     }
 
     fn edit_batch(

@@ -10,7 +10,6 @@ use crate::interpolate::{PathEnd, PathFrame, path_frames};
 use crate::manipulate::{AttributeEdit, check_strength, keep_residual};
 use crate::observer::Observer;
 use crate::settings::PipelineSettings;
-use crate::stochastic_code::ChainSettings;
 use diffae_data::{PictureSet, rgb_from_tensor, tensor_from_rgb};
 
 impl Pipeline {
@@ -101,8 +100,8 @@ impl Pipeline {
     }
 
     /// Edits attributes of pictures of any size: encodes, edits and decodes, so that other details stay as they were. What
-    /// DDIM loses of a picture is added to the result ([`keep_residual`]); exact codes lose nothing. See
-    /// [`Pipeline::edit`] for the strength.
+    /// DDIM or a spatial autoencoder loses of a picture is added to the result ([`keep_residual`]), unless nothing is lost
+    /// ([`Pipeline::is_lossless`]). See [`Pipeline::edit`] for the strength.
     ///
     /// # Errors
     /// As [`Pipeline::encode`], [`Pipeline::edit`] and [`Pipeline::decode`].
@@ -121,8 +120,7 @@ impl Pipeline {
         let x_0 = self.tensor_of(pictures)?;
         let codes = self.encode_tensor(&x_0, settings, observer)?;
         let edited = self.decode_tensor(&self.edit_many(&codes, edits)?, settings, observer)?;
-        if codes.chain.as_ref().is_some_and(|chain| matches!(chain.settings, ChainSettings::Exact(_))) {
-            // Exact codes lose nothing that would have to be added.
+        if self.is_lossless(settings) {
             return pictures_of(&edited);
         }
         let x_0 = computing("moving pictures", x_0.to_device(self.model().device()))?;
