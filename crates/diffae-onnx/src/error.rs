@@ -28,9 +28,6 @@ pub enum Error {
         #[source]
         source: candle_core::Error,
     },
-    /// The diffusion runs on latents.
-    #[error("a model on latents cannot be exported: the graphs of its spatial autoencoder are missing")]
-    OnLatents,
     /// A graph is larger than a file of its format can be.
     #[error(
         "the ONNX graph of {part} would have {bytes} bytes, more than the {max} that the format allows; --half needs half of that"

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Precision};
 use crate::manifest::{GraphFile, Manifest};
-use crate::{compact, directions, encoder, endpoint, latent_net, unet};
+use crate::{compact, directions, encoder, endpoint, latent_net, spatial, unet};
 
 /// Name of the manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -84,9 +84,6 @@ impl Export {
 /// Builds the graphs of a model's networks, each with the name of its part.
 fn networks(model: &Model, weights: &Weights, precision: Precision) -> Result<Vec<(&'static str, Graph)>> {
     let config = model.config();
-    if config.spatial().is_some() {
-        return Err(Error::OnLatents);
-    }
     let mut graphs = vec![];
     if let Some(networks) = config.one_shot() {
         graphs.push(("encoder", compact::encoder(networks, weights, precision)?));
@@ -97,6 +94,9 @@ fn networks(model: &Model, weights: &Weights, precision: Precision) -> Result<Ve
     }
     if let Some(networks) = config.unet() {
         graphs.push(("decoder_step", unet::unet(networks, weights, precision)?));
+    }
+    if let Some(networks) = config.spatial() {
+        graphs.extend(spatial::spatial(networks, weights, precision)?);
     }
     if let Some(networks) = config.endpoint() {
         graphs.push(("endpoint", endpoint::endpoint(networks, weights, precision)?));

@@ -8,6 +8,7 @@
 //! | `encoder.onnx` | `x_0 -> z_sem` |
 //! | `decoder_step.onnx` | `(x_t, timestep, z_sem) -> prediction`; without `z_sem` in a plain DDPM |
 //! | `decoder.onnx` | `(z_sem, x_T) -> x_0`, in place of the former in a one-shot autoencoder |
+//! | `to_latents.onnx`, `from_latents.onnx` | `x_0 -> latents` and back, in a model on latents: the states of its chain |
 //! | `latent.onnx` | `(z_t, timestep) -> prediction`, in normalized codes |
 //! | `directions.onnx` | `(z_sem, strengths) -> edited` |
 //!
@@ -35,6 +36,7 @@ mod layers;
 mod manifest;
 mod proto;
 mod res_block;
+mod spatial;
 mod unet;
 
 pub use error::{Error, Result};

@@ -35,7 +35,9 @@ pub struct Manifest {
     pub x_terminal_shape: Vec<usize>,
     /// Width of `z_sem`, D; absent in a plain DDPM.
     pub z_channels: Option<usize>,
-    /// The graphs by their part: `encoder`, `decoder_step` or `decoder`, `latent`, `directions`.
+    /// The graphs by their part: `encoder`, `decoder_step` or `decoder`, `to_latents` and `from_latents`, `endpoint`, `latent`,
+    /// `directions`. Where there are `to_latents` and `from_latents`, the states of the diffusion over pictures are latents, from
+    /// `x_T` to the end of the chain.
     pub graphs: BTreeMap<&'static str, GraphFile>,
     /// The diffusion over pictures; absent in a one-shot autoencoder.
     pub diffusion: Option<Diffusion>,
@@ -220,7 +222,8 @@ fn picture_diffusion(model: &Model, config: &DiffusionConfig, settings: &Pipelin
         }
         _ => None,
     };
-    let chain = Chain { exact, ..chain_of(&steps, (settings.sampler, settings.spacing), settings.clip)? };
+    let clip = model.clip_of_states(settings.clip);
+    let chain = Chain { exact, ..chain_of(&steps, (settings.sampler, settings.spacing), clip)? };
     Ok(diffusion(config, model.schedule()?, chain))
 }
 

@@ -23,6 +23,17 @@ impl GraphBuilder<'_> {
         Ok(h.with(self.add(path, &shortcut, &h.value)))
     }
 
+    /// The block of the spatial autoencoder: `skip(x) + conv(SiLU(GN(conv(resample(SiLU(GN(x)))))))`.
+    pub(crate) fn two_conv_block(&mut self, path: &str, plan: ResPlan, x: &Map) -> Result<Map> {
+        let h = self.stem(path, plan, x)?;
+        let norm = format!("{path}.out_layers.0");
+        let h = self.group_norm(&norm, &h)?;
+        let h = h.with(self.silu(&norm, &h.value));
+        let h = self.conv(&format!("{path}.out_layers.3"), &h)?;
+        let shortcut = self.shortcut(path, plan, x)?;
+        Ok(h.with(self.add(path, &shortcut, &h.value)))
+    }
+
     /// The block of the `UNet`: `skip(x) + conv(SiLU(modulate(GN(conv(resample(SiLU(GN(x))))), t, z_sem)))`.
     pub(crate) fn conditioned_block(
         &mut self,

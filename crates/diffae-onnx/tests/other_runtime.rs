@@ -11,8 +11,8 @@ use diffae_infer::{AttributeEdit, LoadOptions, Model, ModelSource, NoisePurpose,
 use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, read_latent_moments, safetensors_bytes};
 use diffae_nets::{
     CompactConfig, CompactDecoder, CompactEncoder, Conditioning, EncoderConfig, EndpointConfig, EndpointNet, LatentNet,
-    LatentNetConfig, RawCompactConfig, RawEncoderConfig, RawEndpointConfig, RawLatentNetConfig, RawUnetConfig,
-    SemanticEncoder, Unet, UnetConfig,
+    LatentNetConfig, RawCompactConfig, RawEncoderConfig, RawEndpointConfig, RawLatentNetConfig, RawSpatialConfig,
+    RawUnetConfig, SemanticEncoder, SpatialAutoencoder, SpatialConfig, Unet, UnetConfig,
 };
 use diffae_onnx::{Export, Precision};
 use rten::ValueOrView;
@@ -100,11 +100,17 @@ fn check_all(source: &ModelSource, precision: Precision) {
     let options = LoadOptions { dtype: precision.dtype(), ..LoadOptions::cpu() };
     let (graphs, model) = (Graphs::of(source, precision), source.build(&options).unwrap());
     let shape = model.image_shape();
-    let (x, timesteps) = (noise(1, &shape).clamp(-1f32, 1f32).unwrap(), Tensor::new(&TIMESTEPS, &Device::Cpu).unwrap());
+    let (x_0, timesteps) =
+        (noise(1, &shape).clamp(-1f32, 1f32).unwrap(), Tensor::new(&TIMESTEPS, &Device::Cpu).unwrap());
     let unet = model.unet().unwrap();
+    let x = model.states(&x_0).unwrap();
+    if model.config().spatial().is_some() {
+        graphs.check("to_latents", &[("x_0", &x_0)], &x);
+        graphs.check("from_latents", &[("latents", &x)], &model.pictures(&x).unwrap());
+    }
     if model.has_z_sem() {
-        let z_sem = model.encode_semantic(&x).unwrap();
-        graphs.check("encoder", &[("x_0", &x)], &z_sem);
+        let z_sem = model.encode_semantic(&x_0).unwrap();
+        graphs.check("encoder", &[("x_0", &x_0)], &z_sem);
         let expected = unet.forward(&x, &TIMESTEPS, Some(&z_sem)).unwrap();
         graphs.check("decoder_step", &[("x_t", &x), ("timestep", &timesteps), ("z_sem", &z_sem)], &expected);
         check_edits(&graphs, &model, &z_sem);
@@ -165,7 +171,8 @@ fn with_random_weights(config: &serde_json::Value, vars: &VarMap) -> (tempfile::
         vars.data().lock().unwrap().iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
     let drawn = |(idx, (name, tensor)): (u64, (String, Tensor))| {
         let noise = NoiseSource::new(7).standard_normal(NoisePurpose::Step, idx, tensor.dims(), &Device::Cpu).unwrap();
-        let values = if name.ends_with("running_var") { noise.abs().unwrap() + 0.5 } else { noise * 0.1 };
+        let is_spread = name.ends_with("running_var") || name.ends_with("latents.std");
+        let values = if is_spread { noise.abs().unwrap() + 0.5 } else { noise * 0.1 };
         let values = values.and_then(|values| values.to_dtype(DType::F16)?.to_dtype(DType::F32)).unwrap();
         let values = match name.as_str() {
             "decoder.norm0.running_var" => values * 1e6,
@@ -238,6 +245,59 @@ fn unusual_options_agree() {
     Graphs::of(&source, Precision::F32).check("endpoint", &[("z_sem", &z_sem)], &expected);
     let manifest = serde_json::to_value(Export::new(&source, Precision::F32).unwrap().manifest).unwrap();
     assert_eq!((&manifest["diffusion"]["prediction"], &manifest["attributes"]), (&"x_0".into(), &json!([])));
+}
+
+#[test]
+fn a_model_on_latents_agrees() {
+    let spatial = RawSpatialConfig {
+        image_size: 16,
+        image_channels: 3,
+        latent_channels: 2,
+        model_channels: 8,
+        channel_mult: vec![1, 2],
+        num_res_blocks: 1,
+        middle_attention: true,
+    };
+    let unet = RawUnetConfig {
+        image_size: 8,
+        in_channels: 2,
+        out_channels: 2,
+        model_channels: 8,
+        channel_mult: vec![1, 1],
+        num_res_blocks: 1,
+        num_input_res_blocks: None,
+        embed_channels: 12,
+        attention_resolutions: vec![4],
+        num_heads: 1,
+        dropout: 0.,
+        conditioning: Conditioning::TimeAndZSem,
+    };
+    let encoder = RawEncoderConfig {
+        image_size: 16,
+        in_channels: 3,
+        out_channels: 12,
+        model_channels: 8,
+        channel_mult: vec![1, 1],
+        num_res_blocks: 1,
+        attention_resolutions: vec![8],
+        num_heads: 1,
+    };
+    let config = json!({
+        "format_version": 1, "unet": unet, "encoder": encoder, "spatial": spatial,
+        "diffusion": { "num_train_timesteps": 1000, "beta_schedule": "linear" },
+    });
+    let vars = VarMap::new();
+    let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    Unet::new(&UnetConfig::new(unet).unwrap(), &vb.pp("unet")).unwrap();
+    SemanticEncoder::new(&EncoderConfig::new(encoder).unwrap(), &vb.pp("encoder")).unwrap();
+    SpatialAutoencoder::new(&SpatialConfig::new(spatial).unwrap(), &vb.pp("spatial")).unwrap();
+    let (_folder, source) = with_random_weights(&config, &vars);
+    check_all(&source, Precision::F32);
+    let manifest = serde_json::to_value(Export::new(&source, Precision::F32).unwrap().manifest).unwrap();
+    assert_eq!(
+        (&manifest["diffusion"]["chain"]["clip"], &manifest["x_terminal_shape"]),
+        (&false.into(), &json!([2, 8, 8]))
+    );
 }
 
 #[test]
