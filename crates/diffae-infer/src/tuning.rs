@@ -169,7 +169,8 @@ fn decode(
         let (x_terminal, z_sem) = (rows(x_terminal)?, z_sem.map(rows).transpose()?);
         let denoiser = model.denoiser(z_sem.as_ref(), process.chain(), &x_terminal)?;
         let mut on_step = on_step(NetworkCall::Decoder, len, observer);
-        parts.push(process.run(&denoiser, &x_terminal, &mut no_noise, &mut on_step)?);
+        let states = process.run(&denoiser, &x_terminal, &mut no_noise, &mut on_step)?;
+        parts.push(model.clipped_pictures(&states, Clip::UnitRange)?);
     }
     computing("joining pictures", Tensor::cat(&parts, 0))
 }

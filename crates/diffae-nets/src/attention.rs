@@ -32,10 +32,19 @@ impl AttentionBlock {
     /// # Errors
     /// If a tensor is missing or has another shape.
     pub(crate) fn new(config: AttentionConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let norm = GroupNorm::new(config.channels, &vb.pp("norm"))?;
+        Self::with_norm(norm, config, vb)
+    }
+
+    /// Reads `qkv` and `proj_out` below `vb`, behind a given norm.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub(crate) fn with_norm(norm: GroupNorm, config: AttentionConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let AttentionConfig { channels, num_heads } = config;
         let qkv_init = init::uniform_by_fan_in(channels);
         Ok(Self {
-            norm: GroupNorm::new(channels, &vb.pp("norm"))?,
+            norm,
             qkv: Conv2d::from_pointwise_conv1d(channels, 3 * channels, &vb.pp("qkv"), qkv_init)?,
             proj_out: Conv2d::from_pointwise_conv1d(channels, channels, &vb.pp("proj_out"), init::ZERO)?,
             num_heads,

@@ -28,9 +28,17 @@ impl GroupNorm {
     /// # Errors
     /// If a tensor is missing or has another shape.
     pub(crate) fn new(channels: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+        Self::with_groups((channels, num_groups(channels)), vb)
+    }
+
+    /// Reads the same parameters, for a norm with a number of groups that divides the channels.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub(crate) fn with_groups((channels, num_groups): (usize, usize), vb: &VarBuilder<'_>) -> Result<Self> {
         let weight = vb.get_with_hints(channels, "weight", init::ONE)?;
         let bias = vb.get_with_hints(channels, "bias", init::ZERO)?;
-        Ok(Self { weight, bias, num_groups: num_groups(channels) })
+        Ok(Self { weight, bias, num_groups })
     }
 
     /// Computes `activation(x_hat * weight + bias)`, `x_hat` being `x` with zero mean and unit variance in each group.

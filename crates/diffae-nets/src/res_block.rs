@@ -32,12 +32,16 @@ struct Stem {
 
 impl Stem {
     fn new(plan: ResPlan, vb: &VarBuilder<'_>) -> Result<Self> {
+        Self::with_norm(GroupNorm::new(plan.in_channels, &vb.pp("in_layers.0"))?, plan, vb)
+    }
+
+    fn with_norm(norm: GroupNorm, plan: ResPlan, vb: &VarBuilder<'_>) -> Result<Self> {
         let ResPlan { in_channels, out_channels, resample } = plan;
         let skip = (in_channels != out_channels)
             .then(|| Conv2d::new(Conv2dConfig::one(in_channels, out_channels), &vb.pp("skip_connection")))
             .transpose()?;
         Ok(Self {
-            norm: GroupNorm::new(in_channels, &vb.pp("in_layers.0"))?,
+            norm,
             conv: Conv2d::new(Conv2dConfig::three(in_channels, out_channels), &vb.pp("in_layers.2"))?,
             skip,
             resample,
@@ -117,10 +121,16 @@ pub(crate) struct TwoConvBlock {
 }
 
 impl TwoConvBlock {
-    pub(crate) fn new(plan: ResPlan, vb: &VarBuilder<'_>) -> Result<Self> {
+    /// Reads the parameters below `vb`; norms have `num_groups` groups, or one a channel if there are fewer channels.
+    pub(crate) fn new(plan: ResPlan, num_groups: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+        let norm = |channels: usize, name| GroupNorm::with_groups((channels, num_groups.min(channels)), &vb.pp(name));
         let channels = plan.out_channels;
         let out_conv = Conv2d::zero_initialized(Conv2dConfig::three(channels, channels), &vb.pp("out_layers.3"))?;
-        Ok(Self { stem: Stem::new(plan, vb)?, out_norm: GroupNorm::new(channels, &vb.pp("out_layers.0"))?, out_conv })
+        Ok(Self {
+            stem: Stem::with_norm(norm(plan.in_channels, "in_layers.0")?, plan, vb)?,
+            out_norm: norm(channels, "out_layers.0")?,
+            out_conv,
+        })
     }
 
     /// Applies the block to `x`: `[N, C_in, H, W]`; result: `[N, C_out, H', W']`.

@@ -13,7 +13,7 @@ use crate::conv::{Conv2d, Conv2dConfig};
 use crate::error::{Error, Result as NetsResult};
 use crate::init;
 use crate::norm::GroupNorm;
-use crate::plan::{ResPlan, Resample, at_most, check_groups, positive};
+use crate::plan::{ResPlan, Resample, at_most, positive};
 use crate::precision::compute_dtype;
 use crate::res_block::TwoConvBlock;
 
@@ -22,6 +22,7 @@ const NETWORK: &str = "spatial autoencoder";
 const MAX_LEVELS: usize = 8;
 const MAX_CHANNELS: usize = 1 << 12;
 const MAX_BLOCKS: usize = 1 << 6;
+const MAX_GROUPS: usize = 32;
 /// Range of the logarithm of a variance; beyond it the exponential is of no use in f32.
 const LOG_VARIANCES: [f32; 2] = [-30., 20.];
 /// Values of the largest maps that are computed at once without gradients, about: the rest of a batch follows.
@@ -43,6 +44,9 @@ pub struct RawSpatialConfig {
     pub channel_mult: Vec<usize>,
     /// Residual blocks per level of the encoder, R; the decoder has one more.
     pub num_res_blocks: usize,
+    /// Groups of every norm; one a channel where there are fewer channels. A norm with one group a channel cannot tell flat areas
+    /// of different colors apart, so that networks of few channels need few groups.
+    pub num_groups: usize,
     /// Whether there is self-attention, of one head, between the two blocks at the smallest resolution.
     pub middle_attention: bool,
 }
@@ -112,6 +116,7 @@ impl Check for RawSpatialConfig {
             ("latent_channels", self.latent_channels, MAX_CHANNELS),
             ("model_channels", self.model_channels, MAX_CHANNELS),
             ("num_res_blocks", self.num_res_blocks, MAX_BLOCKS),
+            ("num_groups", self.num_groups, MAX_GROUPS),
             ("number of channel_mult entries", self.channel_mult.len(), MAX_LEVELS),
             ("smallest channel_mult entry", self.channel_mult.iter().copied().min().unwrap_or(0), MAX_CHANNELS),
             ("largest channel_mult entry", self.channel_mult.iter().copied().max().unwrap_or(0), MAX_CHANNELS),
@@ -123,7 +128,12 @@ impl Check for RawSpatialConfig {
         if !image_size.is_multiple_of(factor) {
             return Err(Error::ImageNotDivisible { network: NETWORK, image_size, factor });
         }
-        self.widths().into_iter().try_for_each(|channels| check_groups(NETWORK, "block", channels))
+        self.widths().into_iter().try_for_each(|channels| {
+            let groups = self.num_groups.min(channels);
+            let block = "block".to_owned();
+            let misfit = Error::GroupsDoNotDivide { network: NETWORK, block, channels, groups };
+            if channels.is_multiple_of(groups) { Ok(()) } else { Err(misfit) }
+        })
     }
 }
 
@@ -214,18 +224,38 @@ struct Middle {
     second: TwoConvBlock,
 }
 
-fn block(inputs: usize, outputs: usize, vb: &VarBuilder<'_>) -> Result<TwoConvBlock> {
-    TwoConvBlock::new(ResPlan { in_channels: inputs, out_channels: outputs, resample: Resample::Keep }, vb)
+/// Channels of a layer, and groups of its norms.
+#[derive(Debug, Clone, Copy)]
+struct Width {
+    channels: usize,
+    num_groups: usize,
+}
+
+impl Width {
+    fn norm(self, vb: &VarBuilder<'_>) -> Result<GroupNorm> {
+        GroupNorm::with_groups((self.channels, self.num_groups.min(self.channels)), vb)
+    }
+
+    /// Builds a block from this width to another number of channels, which is the width from then on.
+    fn block(&mut self, out_channels: usize, vb: &VarBuilder<'_>) -> Result<TwoConvBlock> {
+        let plan = ResPlan { in_channels: self.channels, out_channels, resample: Resample::Keep };
+        self.channels = out_channels;
+        TwoConvBlock::new(plan, self.num_groups, vb)
+    }
 }
 
 impl Middle {
-    fn new(channels: usize, attention: bool, vb: &VarBuilder<'_>) -> Result<Self> {
-        let config = AttentionConfig { channels, num_heads: 1 };
-        let attention = attention.then(|| AttentionBlock::new(config, &vb.pp("attention"))).transpose()?;
+    fn new(mut width: Width, has_attention: bool, vb: &VarBuilder<'_>) -> Result<Self> {
+        let channels = width.channels;
+        let attention = || {
+            let (config, vb) = (AttentionConfig { channels, num_heads: 1 }, vb.pp("attention"));
+            AttentionBlock::with_norm(width.norm(&vb.pp("norm"))?, config, &vb)
+        };
+        let attention = has_attention.then(attention).transpose()?;
         Ok(Self {
-            first: block(channels, channels, &vb.pp("first"))?,
+            first: width.block(channels, &vb.pp("first"))?,
             attention,
-            second: block(channels, channels, &vb.pp("second"))?,
+            second: width.block(channels, &vb.pp("second"))?,
         })
     }
 
@@ -246,26 +276,26 @@ impl Middle {
 impl Down {
     fn new(config: &SpatialConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let widths = config.widths();
-        let mut channels = widths.first().copied().unwrap_or_default();
+        let channels = widths.first().copied().unwrap_or_default();
+        let mut width = Width { channels, num_groups: config.num_groups };
         let first = Conv2d::new(Conv2dConfig::three(config.image_channels, channels), &vb.pp("first"))?;
         let mut levels = vec![];
-        for (level, &width) in widths.iter().enumerate() {
+        for (level, &channels) in widths.iter().enumerate() {
             let vb = vb.pp("levels").pp(level);
             let mut blocks = vec![];
             for idx in 0..config.num_res_blocks {
-                blocks.push(block(channels, width, &vb.pp("blocks").pp(idx))?);
-                channels = width;
+                blocks.push(width.block(channels, &vb.pp("blocks").pp(idx))?);
             }
             let is_last = level + 1 == widths.len();
-            let down = (!is_last).then(|| Conv2d::new(Conv2dConfig::three(width, width), &vb.pp("down")));
+            let down = (!is_last).then(|| Conv2d::new(Conv2dConfig::three(channels, channels), &vb.pp("down")));
             levels.push((blocks, down.transpose()?));
         }
         Ok(Self {
             first,
             levels,
-            middle: Middle::new(channels, config.middle_attention, &vb.pp("middle"))?,
-            norm: GroupNorm::new(channels, &vb.pp("out.0"))?,
-            last: Conv2d::new(Conv2dConfig::three(channels, 2 * config.latent_channels), &vb.pp("out.2"))?,
+            middle: Middle::new(width, config.middle_attention, &vb.pp("middle"))?,
+            norm: width.norm(&vb.pp("out.0"))?,
+            last: Conv2d::new(Conv2dConfig::three(width.channels, 2 * config.latent_channels), &vb.pp("out.2"))?,
         })
     }
 
@@ -289,27 +319,27 @@ impl Down {
 impl Up {
     fn new(config: &SpatialConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let widths = config.widths();
-        let mut channels = widths.last().copied().unwrap_or_default();
+        let channels = widths.last().copied().unwrap_or_default();
+        let mut width = Width { channels, num_groups: config.num_groups };
         let first = Conv2d::new(Conv2dConfig::three(config.latent_channels, channels), &vb.pp("first"))?;
-        let middle = Middle::new(channels, config.middle_attention, &vb.pp("middle"))?;
+        let middle = Middle::new(width, config.middle_attention, &vb.pp("middle"))?;
         let mut levels = vec![];
-        for (level, &width) in widths.iter().rev().enumerate() {
+        for (level, &channels) in widths.iter().rev().enumerate() {
             let vb = vb.pp("levels").pp(level);
             let mut blocks = vec![];
             for idx in 0..=config.num_res_blocks {
-                blocks.push(block(channels, width, &vb.pp("blocks").pp(idx))?);
-                channels = width;
+                blocks.push(width.block(channels, &vb.pp("blocks").pp(idx))?);
             }
             let is_last = level + 1 == widths.len();
-            let up = (!is_last).then(|| Conv2d::new(Conv2dConfig::three(width, width), &vb.pp("up")));
+            let up = (!is_last).then(|| Conv2d::new(Conv2dConfig::three(channels, channels), &vb.pp("up")));
             levels.push((blocks, up.transpose()?));
         }
         Ok(Self {
             first,
             middle,
             levels,
-            norm: GroupNorm::new(channels, &vb.pp("out.0"))?,
-            last: Conv2d::new(Conv2dConfig::three(channels, config.image_channels), &vb.pp("out.2"))?,
+            norm: width.norm(&vb.pp("out.0"))?,
+            last: Conv2d::new(Conv2dConfig::three(width.channels, config.image_channels), &vb.pp("out.2"))?,
         })
     }
 
@@ -507,6 +537,7 @@ mod tests {
             model_channels: 8,
             channel_mult: vec![1, 2],
             num_res_blocks: 1,
+            num_groups: 4,
             middle_attention: true,
         }
     }
@@ -562,6 +593,17 @@ mod tests {
         assert!(far(&net.latents(&x_0).unwrap(), &latents) < 1e-4);
         assert!(net.latents(&wave((1, 3, 18, 16), 0.1)).unwrap_err().to_string().contains("divisible by 4"));
         assert!(net.pictures(&wave((1, 3, 4, 4), 0.1)).is_err());
+    }
+
+    #[test]
+    fn norms_have_the_groups_of_the_config() {
+        let x_0 = wave((1, 3, 16, 16), 0.05);
+        let latents = |num_groups| {
+            let raw = RawSpatialConfig { num_groups, ..raw() };
+            built(&SpatialConfig::new(raw).unwrap()).latents(&x_0).unwrap()
+        };
+        assert!(far(&latents(2), &latents(16)) > 1e-2);
+        assert_eq!(far(&latents(16), &latents(32)), 0., "one a channel");
     }
 
     #[test]
@@ -641,7 +683,9 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let refused = |raw: RawSpatialConfig| SpatialConfig::new(raw).unwrap_err().to_string();
         assert!(refused(RawSpatialConfig { image_size: 17, ..raw() }).contains("divisible"));
-        assert!(refused(RawSpatialConfig { model_channels: 36, ..raw() }).contains("groups"));
+        assert!(refused(RawSpatialConfig { num_groups: 3, ..raw() }).contains("3 groups"));
+        assert!(refused(RawSpatialConfig { num_groups: 0, ..raw() }).contains("num_groups"));
+        assert!(SpatialConfig::new(RawSpatialConfig { num_groups: 32, ..raw() }).is_ok());
         assert!(refused(RawSpatialConfig { channel_mult: vec![], ..raw() }).contains("channel_mult"));
         assert!(refused(RawSpatialConfig { channel_mult: vec![1; 9], ..raw() }).contains("channel_mult"));
         assert!(refused(RawSpatialConfig { latent_channels: 0, ..raw() }).contains("latent_channels"));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
+use diffae_nets::num_groups;
 use diffae_nets::weights::{TensorMap, TensorSource, Weights, is_finite};
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +79,8 @@ pub(crate) struct GraphBuilder<'a> {
     outputs: Vec<Port>,
     /// Number of values under each name.
     names: BTreeMap<String, usize>,
+    /// Maximum number of groups of norms.
+    max_groups: usize,
 }
 
 impl<'a> GraphBuilder<'a> {
@@ -91,7 +94,18 @@ impl<'a> GraphBuilder<'a> {
             inputs: vec![],
             outputs: vec![],
             names: BTreeMap::new(),
+            max_groups: usize::MAX,
         }
+    }
+
+    /// Returns the graph with norms of at most so many groups.
+    pub(crate) fn with_groups(self, max_groups: usize) -> Self {
+        Self { max_groups, ..self }
+    }
+
+    /// Returns the number of groups of a norm.
+    pub(crate) fn num_groups(&self, channels: usize) -> usize {
+        num_groups(channels).min(self.max_groups)
     }
 
     /// Returns the shape of a weight, if there is one of this name.

@@ -1,7 +1,7 @@
 //! Layers that have no condition: convolution, linear layer, norms, SiLU, resampling, the embedding of timesteps.
 
 use diffae_kernels::NORM_EPS;
-use diffae_nets::{Resample, num_groups, timestep_frequencies};
+use diffae_nets::{Resample, timestep_frequencies};
 
 use crate::error::Result;
 use crate::graph::{GraphBuilder, Value, float, integer, integers, signed, word};
@@ -43,7 +43,7 @@ impl GraphBuilder<'_> {
 
     /// Normalizes each group of channels to zero mean and unit variance, with statistics in f32.
     pub(crate) fn standardize(&mut self, path: &str, x: &Map) -> Result<Map> {
-        let groups = num_groups(x.channels);
+        let groups = self.num_groups(x.channels);
         let grouped_shape = self.integers(path, "grouped", &[0, signed(groups), -1]);
         let single = self.in_f32(&x.value, path);
         let grouped = self.node(path, "Reshape", &[&single, &grouped_shape], vec![]);

@@ -20,12 +20,12 @@ pub(crate) fn spatial(
     weights: &Weights,
     precision: Precision,
 ) -> Result<[(&'static str, Graph); 2]> {
-    let mut to_latents = GraphBuilder::new(weights, precision);
+    let mut to_latents = GraphBuilder::new(weights, precision).with_groups(config.num_groups);
     let [mean, std] =
         SpatialAutoencoder::STATISTICS.map(|name| values(&to_latents.weight_in_f32(&format!("spatial.{name}"))?));
     let statistics = Statistics { mean: mean?, std: std? };
     encode(&mut to_latents, config, &statistics)?;
-    let mut from_latents = GraphBuilder::new(weights, precision);
+    let mut from_latents = GraphBuilder::new(weights, precision).with_groups(config.num_groups);
     decode(&mut from_latents, config, &statistics)?;
     Ok([("to_latents", to_latents.finish("to_latents")), ("from_latents", from_latents.finish("from_latents"))])
 }

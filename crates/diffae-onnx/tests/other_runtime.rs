@@ -256,6 +256,7 @@ fn a_model_on_latents_agrees() {
         model_channels: 8,
         channel_mult: vec![1, 2],
         num_res_blocks: 1,
+        num_groups: 4,
         middle_attention: true,
     };
     let unet = RawUnetConfig {

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_data::{Overwrite, Pictures, write_atomically};
+use diffae_infer::ModelSource;
 use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::features::LpipsNetwork;
-use diffae_nets::weights::{SpatialWeights, safetensors_bytes};
+use diffae_nets::weights::{ArchitectureHints, SpatialWeights};
 use diffae_nets::{BatchMoments, Posterior, SpatialAutoencoder, TrainingMode};
 
 use crate::collective::Group;
@@ -190,11 +191,25 @@ fn short(name: &str) -> String {
     name.strip_prefix(PREFIX).unwrap_or(name).to_owned()
 }
 
-/// Reads weights that a run was given, which have to be of the sizes of its config.
+/// Reads weights that a run was given, which have to be of the sizes of its config: of a file of a spatial autoencoder, of a model
+/// with one, or of a folder of diffusers.
 fn given(config: &TrainConfig, path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let failed = |source| diffae_infer::Error::Weights { path: path.to_owned(), source };
-    let file = if path.is_dir() { path.join("model.safetensors") } else { path.to_owned() };
-    let weights = SpatialWeights::read(&file, config.model.image_size).map_err(failed)?;
+    let of_diffusers = path.join("diffusion_pytorch_model.safetensors");
+    let is_model = path.is_dir() || path.ends_with("model.safetensors");
+    let weights = if is_model && !of_diffusers.exists() {
+        let model = ModelSource::open(path, &ArchitectureHints::default())?;
+        let problem = format!("{} has no spatial autoencoder", path.display());
+        let sizes = model.config().spatial().ok_or(Error::OtherNetworks { problem })?.clone();
+        let of_network = |(name, tensor): (String, Tensor)| Some((name.strip_prefix(PREFIX)?.to_owned(), tensor));
+        SpatialWeights {
+            config: sizes,
+            tensors: model.networks(DType::F32)?.into_iter().filter_map(of_network).collect(),
+        }
+    } else {
+        let file = if of_diffusers.exists() { &of_diffusers } else { path };
+        SpatialWeights::read(file, config.model.image_size).map_err(failed)?
+    };
     if config.spatial_config()?.is_some_and(|sizes| sizes == weights.config) {
         return Ok(weights.tensors);
     }
@@ -226,10 +241,8 @@ fn write(
     let (mean, std) = statistics(&net, config, (pictures, device))?;
     tensors.insert(mean_name.to_owned(), Tensor::from_vec(mean, channels, &Device::Cpu)?);
     tensors.insert(std_name.to_owned(), Tensor::from_vec(std, channels, &Device::Cpu)?);
-    let named = tensors.into_iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor)).collect();
-    let path = path(run);
-    let bytes = safetensors_bytes(&named, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]))?;
-    Ok(write_atomically(&path, &bytes, Overwrite::Replace)?)
+    let bytes = SpatialWeights { config: sizes, tensors }.to_bytes()?;
+    Ok(write_atomically(&path(run), &bytes, Overwrite::Replace)?)
 }
 
 fn path(run: &Path) -> PathBuf {
@@ -290,4 +303,95 @@ pub(crate) fn perceptual(
     let expected = "the path of VGG-16's weights, or spatial_net.perceptual_weight=0";
     let missing = || Error::Setting { key: "lpips_weights", got: "nothing".to_owned(), expected };
     open_perceptual(weights.ok_or_else(missing)?, device).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use diffae_infer::{CodesBatch, CodesNeed, LoadOptions, Pipeline, PipelineSettings, no_observer};
+
+    use super::*;
+    use crate::compute::Compute;
+    use crate::presets;
+    use crate::run::Notes;
+
+    fn config(assignments: &[&str]) -> TrainConfig {
+        let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
+        presets::config("smoke_latent", &assignments).unwrap()
+    }
+
+    fn trainer(config: &TrainConfig) -> Trainer {
+        let of_stage = config.of_spatial_stage().unwrap();
+        Trainer::of_spatial(&of_stage, &Notes::default(), &Compute::from(&Device::Cpu)).unwrap()
+    }
+
+    fn pictures(count: usize) -> Tensor {
+        let values: Vec<f32> = (0..count * 3 * 256).map(|idx| (idx as f32 * 0.037).sin()).collect();
+        Tensor::from_vec(values, (count, 3, 16, 16), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn it_learns_to_give_pictures_back() {
+        let config = config(&["spatial.batch_size=4", "spatial.ema_decay=0"]);
+        let mut trainer = trainer(&config);
+        let x_0 = pictures(4);
+        let (before, usage) = trainer.validate(&x_0).unwrap();
+        for _ in 0..20 {
+            trainer.step(&x_0).unwrap();
+        }
+        let (after, _) = trainer.validate(&x_0).unwrap();
+        assert!(after < 0.8 * before && usage.is_none(), "{after} after {before}");
+        // Statistics of latents are no parameters that are trained.
+        let [mean, std] = SpatialAutoencoder::STATISTICS
+            .map(|name| trainer.parameters().unwrap()[&format!("{PREFIX}{name}")].to_vec1::<f32>().unwrap());
+        assert_eq!((mean, std), (vec![0.; 4], vec![1.; 4]));
+    }
+
+    #[test]
+    fn crops_are_of_pictures_and_depend_on_their_place_alone() {
+        let config = config(&[]);
+        let trainer = trainer(&config);
+        let crate::networks::Networks::Spatial(model) = trainer.networks() else { panic!("another network") };
+        let x_0 = pictures(3);
+        let draw = |x_0: &Tensor, first| model.draw(x_0, Drawing::uniform(7, Purpose::Noise, first)).unwrap();
+        let all = draw(&x_0, 5);
+        assert_eq!(all.x_0.dims(), [3, 3, 8, 8]);
+        let last = draw(&x_0.narrow(0, 2, 1).unwrap(), 7);
+        let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(flat(&all.x_0.narrow(0, 2, 1).unwrap()), flat(&last.x_0));
+        assert_eq!(flat(&all.noise.unwrap().narrow(0, 2, 1).unwrap()), flat(&last.noise.unwrap()));
+        // A crop is a part of its picture.
+        let found = (0..9).any(|top| {
+            (0..9).any(|left| {
+                let part = x_0.get(0).unwrap().narrow(1, top, 8).unwrap().narrow(2, left, 8).unwrap();
+                flat(&part) == flat(&all.x_0.get(0).unwrap())
+            })
+        });
+        assert!(found);
+        let whole = model.draw(&x_0, Drawing::uniform(7, Purpose::Preview, 0)).unwrap();
+        assert!(whole.noise.is_none() && whole.x_0.dims() == x_0.dims());
+    }
+
+    #[test]
+    fn exact_codes_give_latents_back() {
+        let config = config(&[]);
+        let networks = Trainer::new(&config, HashMap::new()).unwrap().averages().unwrap();
+        let source = ModelSource::from_networks(config.model_config().unwrap(), networks);
+        let pipeline = Pipeline::new(source.build(&LoadOptions::cpu()).unwrap());
+        let (model, settings) = (pipeline.model(), PipelineSettings { num_steps: 4, ..PipelineSettings::DEFAULT });
+        let x_0 = pictures(2);
+        let codes = pipeline.encode_batch(&x_0, CodesNeed::Both, &settings, &mut no_observer).unwrap();
+        let x_terminal = codes.x_terminal.unwrap();
+        assert_eq!((x_terminal.dims(), model.x_terminal_shape()), (&[2, 4, 8, 8][..], vec![4, 8, 8]));
+        assert_eq!(model.zero_x_terminal(1).unwrap().dims(), [1, 4, 8, 8]);
+        let decode = |z_sem: Option<&Tensor>| {
+            let codes = CodesBatch { x_terminal: &x_terminal, chain: codes.chain.as_ref(), z_sem, numbers: &[] };
+            pipeline.decode_batch(codes, &settings, &mut no_observer).unwrap()
+        };
+        let expected = model.pictures(&model.states(&x_0).unwrap()).unwrap().clamp(-1f32, 1f32).unwrap();
+        let far =
+            |a: &Tensor, b: &Tensor| (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(far(&decode(codes.z_sem.as_ref()), &expected) < 1e-4);
+        assert!(far(&x_0, &expected) > 0.1, "these networks are not trained");
+        assert!(!pipeline.is_lossless(&settings));
+    }
 }

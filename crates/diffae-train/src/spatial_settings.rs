@@ -21,6 +21,8 @@ pub struct SpatialSettings {
     pub channel_mult: Vec<usize>,
     /// Residual blocks per level of the encoder; the decoder has one more.
     pub num_res_blocks: usize,
+    /// Groups of norms.
+    pub num_groups: usize,
     /// Whether there is self-attention at the resolution of latents.
     #[serde(default)]
     pub middle_attention: bool,
@@ -52,19 +54,19 @@ impl SpatialSettings {
             model_channels: self.model_channels,
             channel_mult: self.channel_mult.clone(),
             num_res_blocks: self.num_res_blocks,
+            num_groups: self.num_groups,
             middle_attention: self.middle_attention,
         })?)
     }
 
     /// Returns the settings of a network of other weights, as `--set` takes them.
     pub(crate) fn assignments(config: &RawSpatialConfig) -> String {
-        let RawSpatialConfig {
-            latent_channels, model_channels, channel_mult, num_res_blocks, middle_attention, ..
-        } = config;
+        let RawSpatialConfig { latent_channels, model_channels, channel_mult, num_res_blocks, .. } = config;
+        let (num_groups, middle_attention) = (config.num_groups, config.middle_attention);
         format!(
             "--set spatial_net.latent_channels={latent_channels} --set spatial_net.model_channels={model_channels} --set \
              'spatial_net.channel_mult={channel_mult:?}' --set spatial_net.num_res_blocks={num_res_blocks} --set \
-             spatial_net.middle_attention={middle_attention}"
+             spatial_net.num_groups={num_groups} --set spatial_net.middle_attention={middle_attention}"
         )
     }
 

@@ -279,6 +279,11 @@ impl Trainer {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn networks(&self) -> &Networks {
+        &self.networks
+    }
+
     /// Parameters, optimizer state and step.
     pub(crate) fn state(&self) -> &TrainState {
         &self.learning.state

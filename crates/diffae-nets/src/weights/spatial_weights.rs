@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::safetensors::{SafetensorsFile, safetensors_bytes};
 use super::source::TensorSource;
 use super::weight_file::WeightFile;
 use super::wrappers::Renamed;
@@ -13,6 +14,8 @@ use crate::spatial::{RawSpatialConfig, SpatialConfig};
 
 /// Prefix of the parameters in models of ours.
 const OURS: &str = "spatial.";
+/// Groups of the norms of released networks.
+const RELEASED_GROUPS: usize = 32;
 /// Prefix of the parameters in a whole latent diffusion model.
 const FIRST_STAGE: &str = "first_stage_model.";
 /// Factor of all activations between the blocks of a released network: its norms add 1e-6 to a variance where ours add 1e-5,
@@ -29,38 +32,52 @@ pub struct SpatialWeights {
 }
 
 impl SpatialWeights {
-    /// Reads the spatial autoencoder of a file, of f32: of a model of this project (`spatial.safetensors` of a run,
-    /// `model.safetensors` of a model), or the KL-regularized autoencoder of a latent diffusion model such as Stable
-    /// Diffusion, under the names of diffusers (`vae/diffusion_pytorch_model.safetensors`) or of the original program (alone, or
-    /// within a whole model). Its sizes follow from the shapes; `image_size` is the size of pictures that it is to be used for.
+    /// Key of the config, as JSON, in the header of a file of a spatial autoencoder of this project.
+    pub const CONFIG_KEY: &str = "spatial_autoencoder";
+
+    /// Reads the spatial autoencoder of a file, of f32: of one of this project (`spatial.safetensors` of a run), or the
+    /// KL-regularized autoencoder of a latent diffusion model such as Stable Diffusion, under the names of diffusers
+    /// (`vae/diffusion_pytorch_model.safetensors`) or of the original program (alone, or within a whole model). The sizes of a
+    /// released one follow from its shapes; `image_size` is the size of pictures that it is to be used for.
     ///
     /// Parameters of released networks are multiplied by constants such that they compute the same with our norms, which add
     /// another epsilon.
     ///
     /// # Errors
-    /// [`Error::NoSpatialAutoencoder`] if the file has no such network, or one with other layers; others if it cannot be read, is
-    /// damaged, or a number is not finite.
+    /// [`Error::NoSpatialAutoencoder`] if the file has no such network, or one with other layers; others if it cannot be read,
+    /// is damaged, or a number is not finite.
     pub fn read(path: &Path, image_size: usize) -> Result<Self> {
+        let own = SafetensorsFile::open(path).ok().and_then(|file| file.text().remove(Self::CONFIG_KEY));
         let state = Renamed::unwrapped(WeightFile::open(path)?.state)?;
         let read = |name: &str| state.read(name)?.to_tensor(DType::F32, &Device::Cpu);
         let names = state.names();
-        let (mut tensors, is_released) = if names.iter().any(|name| name == "spatial.encoder.first.weight") {
+        if let Some(config) = own {
+            let damaged = |error: serde_json::Error| unfit(path, format!("its config is damaged: {error}"));
+            let config: RawSpatialConfig = serde_json::from_str(&config).map_err(damaged)?;
             let own = names.iter().filter_map(|name| Some((name, name.strip_prefix(OURS)?)));
             let tensors = own.map(|(name, short)| Ok((short.to_owned(), read(name)?))).collect::<Result<_>>()?;
-            (tensors, false)
-        } else {
-            (released(path, &names, &read)?, true)
-        };
+            return Ok(Self { config: SpatialConfig::new(RawSpatialConfig { image_size, ..config })?, tensors });
+        }
+        let mut tensors = released(path, &names, &read)?;
         let config = inferred(path, &tensors, image_size)?;
-        if is_released {
-            complete(&mut tensors, config.latent_channels)?;
-            for (name, tensor) in &mut tensors {
-                if is_scaled(name) {
-                    *tensor = computed((&*tensor * ACTIVATION_SCALE).and_then(|scaled| scaled.contiguous()))?;
-                }
+        complete(&mut tensors, config.latent_channels)?;
+        for (name, tensor) in &mut tensors {
+            if is_scaled(name) {
+                *tensor = computed((&*tensor * ACTIVATION_SCALE).and_then(|scaled| scaled.contiguous()))?;
             }
         }
         Ok(Self { config, tensors })
+    }
+
+    /// Writes the network as a file that [`read`](Self::read) reads.
+    ///
+    /// # Errors
+    /// [`Error::Safetensors`] if a tensor cannot be written.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let config = serde_json::to_string(&self.config).unwrap_or_default();
+        let text = [(Self::CONFIG_KEY.to_owned(), config), ("format".to_owned(), "pt".to_owned())];
+        let named = self.tensors.iter().map(|(name, tensor)| (format!("{OURS}{name}"), tensor.clone()));
+        safetensors_bytes(&named.collect(), &BTreeMap::from(text))
     }
 }
 
@@ -78,8 +95,7 @@ fn released(path: &Path, names: &[String], read: &dyn Fn(&str) -> Result<Tensor>
     let num_levels =
         names.iter().filter_map(of_network).filter_map(|name| level_of(&name)).max().map_or(0, |last| last + 1);
     if num_levels == 0 {
-        let problem =
-            "there is no spatial autoencoder (encoder.down_blocks.., encoder.down.., spatial.encoder..) in it";
+        let problem = "there is no spatial autoencoder (encoder.down_blocks.. or encoder.down..) in it";
         return Err(unfit(path, problem.to_owned()));
     }
     let mut tensors = BTreeMap::new();
@@ -226,6 +242,7 @@ fn inferred(path: &Path, tensors: &BTreeMap<String, Tensor>, image_size: usize) 
         model_channels,
         channel_mult: multiples,
         num_res_blocks: count(&|idx| format!("encoder.levels.0.blocks.{idx}.in_layers.2.weight")),
+        num_groups: RELEASED_GROUPS,
         middle_attention: tensors.contains_key("encoder.middle.attention.qkv.weight"),
     })
 }
@@ -388,9 +405,10 @@ mod tests {
     #[test]
     fn own_weights_are_read_as_they_are_and_networks_without_1x1_convolutions_completed() {
         let of_diffusers = SpatialWeights::read(&written(&parameters()), 32).unwrap();
-        let own =
-            of_diffusers.tensors.iter().map(|(name, tensor)| (format!("spatial.{name}"), tensor.clone())).collect();
-        let again = SpatialWeights::read(&written(&own), 32).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        std::fs::write(&file, of_diffusers.to_bytes().unwrap()).unwrap();
+        let again = SpatialWeights::read(&file, 32).unwrap();
+        assert_eq!(SpatialWeights::read(&file, 16).unwrap().config.image_size, 16);
         assert_eq!(again.config, of_diffusers.config);
         for (name, tensor) in &of_diffusers.tensors {
             assert_eq!(far(&again.tensors[name], tensor), 0., "{name}");
