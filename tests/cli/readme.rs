@@ -32,6 +32,9 @@ const SHORT_TRAINING: [&str; 15] = [
     "classifier.batch_size=8",
     "run.save_every_secs=60",
 ];
+/// The same for a model on latents.
+const SHORT_SPATIAL_TRAINING: [&str; 3] =
+    ["spatial.images=16", "spatial_net.channel_mult=[1, 2]", "spatial_net.crop_size=8"];
 /// Attributes of the stand-in for the released classifier, in place of CelebA's first ones: that has 40 names.
 const NUM_CELEBA_ATTRIBUTES: usize = 40;
 
@@ -93,10 +96,13 @@ fn shortened(mut arguments: Vec<String>) -> Vec<String> {
         _ => &[],
     };
     let is_new_run = arguments[0] == "train" && !is("--resume");
+    let is_on_latents = is("latent256");
     let more: Vec<&[&str; 2]> = quick.iter().filter(|option| !is(option[0])).collect();
     arguments.extend(more.into_iter().flatten().map(|&word| word.to_owned()));
     if is_new_run {
-        arguments.extend(SHORT_TRAINING.iter().flat_map(|setting| ["--set".to_owned(), (*setting).to_owned()]));
+        let of_latents = if is_on_latents { &SHORT_SPATIAL_TRAINING[..] } else { &[] };
+        let settings = SHORT_TRAINING.iter().chain(of_latents);
+        arguments.extend(settings.flat_map(|setting| ["--set".to_owned(), (*setting).to_owned()]));
     }
     // Frames of an animation are enlarged, and their colors chosen, at 512 pixels.
     if let Some(at) = arguments.iter().position(|argument| argument == "--frames") {

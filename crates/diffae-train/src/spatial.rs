@@ -59,6 +59,19 @@ pub(crate) struct Decoded {
     posterior: Posterior,
 }
 
+/// Logarithm of the variance of latents at the beginning: noise of their own size, which a network begins with otherwise, keeps
+/// it from learning which latents matter.
+const FIRST_LOG_VARIANCE: f32 = -5.;
+
+/// Returns initial values of parameters that are not drawn at random.
+pub(crate) fn initial(config: &TrainConfig) -> Result<HashMap<String, Tensor>> {
+    let Some(sizes) = config.spatial_config()? else { return Ok(HashMap::new()) };
+    let count = sizes.latent_channels;
+    let bias = [vec![0.; count], vec![FIRST_LOG_VARIANCE; count]].concat();
+    let bias = Tensor::from_vec(bias, 2 * count, &Device::Cpu)?;
+    Ok(HashMap::from([(format!("{PREFIX}to_moments.bias"), bias)]))
+}
+
 impl SpatialModel {
     /// Builds the network of a config.
     pub(crate) fn new(config: &TrainConfig, perceptual: Option<LpipsNetwork>, vb: &VarBuilder<'_>) -> Result<Self> {

@@ -96,7 +96,7 @@ impl Trainer {
         let perceptual = spatial::perceptual(config, notes.lpips_weights.as_deref(), &compute.device)?;
         let size = config.spatial_net.as_ref().map_or(0, |settings| settings.trained_size(&config.model));
         let compared = [config.model.image_channels, size];
-        let mut trainer = Self::built((config, compared), compute.clone(), HashMap::new(), |vb| {
+        let mut trainer = Self::built((config, compared), compute.clone(), spatial::initial(config)?, |vb| {
             Ok(Networks::Spatial(Box::new(SpatialModel::new(config, perceptual, vb)?)))
         })?;
         // They are computed at the end of the stage.
