@@ -78,6 +78,10 @@ fn a_model_on_latents_is_trained_and_used_like_any_other() {
     assert!(workspace.path("onnx/from_latents.onnx").exists());
     let distill = ["distill", "--model", "run", "--data", "shapes", "--out", "none"];
     workspace.run(&distill).fails_with("one on latents");
+    write_vgg(&workspace.path("vgg16.safetensors"));
+    let polish =
+        ["polish", "--model", "run", "--data", "shapes", "--out", "none", "--lpips-weights", "vgg16.safetensors"];
+    workspace.run(&polish).fails_with("one on latents");
     assert!(!workspace.path("none").exists());
 }
 
@@ -99,11 +103,27 @@ fn a_spatial_autoencoder_that_was_stopped_leads_to_the_same_model() {
         "{said}"
     );
     assert!(weights(&workspace, "whole") != weights(&workspace, "run"));
-    // Fine-tuned, a model keeps its latents.
+    // One that has begun is not dropped without a word; until it begins, its settings are free.
+    workspace.run(&train("begun", &["autoencoder.images=800"], &["--stage", "spatial"])).succeeds();
+    let every = set(&["autoencoder.batch_size=4", "run.save_every_secs=0"]);
+    let begin = ["train", "--threads", "1", "--out", "begun", "--resume", "--stage", "autoencoder"];
+    let running = workspace.start(&[&begin[..], &every].concat());
+    let checkpoints = workspace.path("begun/checkpoints");
+    let names = || fs::read_dir(&checkpoints).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let is_begun = || names().any(|name| name.to_string_lossy().starts_with("autoencoder-"));
+    let mut running = running;
+    running.wait_until(is_begun);
+    running.signal("KILL");
+    let longer = ["train", "--threads", "1", "--out", "begun", "--resume", "--stage", "spatial"];
+    let said = workspace.run(&[&longer[..], &set(&["spatial.images=72"])].concat()).succeeds();
+    let dropped = "steps of stage autoencoder are dropped, since it depends on the spatial autoencoder";
+    assert!(said.stderr().contains(dropped), "{}", said.stderr());
+    assert!(said.stdout().contains("spatial.safetensors") && !is_begun(), "{}", said.stdout());
+    // Fine-tuned on other pictures, a model keeps its latents with their statistics.
+    fs::remove_dir_all(workspace.path("shapes/disc")).unwrap();
     workspace
-        .run(&train("tuned", &["autoencoder.images=8"], &["--init-from", "whole", "--stage", "spatial"]))
+        .run(&train("tuned", &["autoencoder.images=8"], &["--init-from", "whole", "--stage", "autoencoder"]))
         .succeeds();
-    workspace.run(&["train", "--threads", "1", "--out", "tuned", "--resume", "--stage", "autoencoder"]).succeeds();
     let spatial = |run: &str| fs::read(workspace.path(run).join("spatial.safetensors")).unwrap();
     assert!(spatial("tuned") == spatial("whole"), "the spatial autoencoders differ");
 }
@@ -114,6 +134,11 @@ fn a_group_trains_the_model_of_one_process() {
     shapes(&workspace, 8);
     let settings = ["spatial.accumulate=2", "autoencoder.accumulate=2", "spatial_net.adversarial_weight=0.1"];
     workspace.run(&train("alone", &settings, &[])).succeeds();
+    // Before anything is trained, each stage has work for all.
+    let few = ["spatial.accumulate=2"];
+    let pair = ["--rank", "0", "--world-size", "2", "--master", "127.0.0.1:1"];
+    let dry = train("none", &few, &[&pair[..], &["--dry-run"]].concat());
+    workspace.run(&dry).fails_with("autoencoder.accumulate is 1 with 2 processes");
     let master = format!("127.0.0.1:{}", free_port());
     let start = |rank| {
         let place = ["--rank", rank, "--world-size", "2", "--master", &master];
@@ -133,12 +158,32 @@ fn weights_of_a_spatial_autoencoder_take_the_place_of_its_stage() {
     workspace.run(&train("first", &[], &["--stage", "spatial"])).succeeds();
     let given = ["--spatial-weights", "first/spatial.safetensors"];
     workspace.run(&train("second", &[], &given)).succeeds();
+    assert!(workspace.path("second/previews/spatial-000000000.png").exists());
     let log = fs::read_to_string(workspace.path("second/metrics.jsonl")).unwrap();
     assert!(!log.contains(r#""stage":"spatial""#), "{log}");
     workspace.run(&["reconstruct", "-m", "second", "shapes/disc/00.png", "-o", "back"]).succeeds();
     // Other sizes are named as they have to be set.
     let other = train("third", &["spatial_net.latent_channels=2"], &given);
     workspace.run(&other).fails_with("--set spatial_net.latent_channels=4 --set spatial_net.model_channels=16");
+    // A run, or a model, stands for its own; the stage that needs it takes it over.
+    workspace.run(&train("of_run", &[], &["--spatial-weights", "first", "--stage", "autoencoder"])).succeeds();
+    let again = ["train", "--threads", "1", "--out", "of_run", "--resume", "--spatial-weights"];
+    workspace.run(&[&again[..], &["second"]].concat()).fails_with("the run was started with --spatial-weights");
+    workspace.run(&[&again[..], &["first", "--stage", "latent"]].concat()).succeeds();
+    workspace
+        .run(&train("of_model", &[], &["--spatial-weights", "of_run/model.safetensors", "--stage", "spatial"]))
+        .succeeds();
+    let spatial = |run: &str| fs::read(workspace.path(run).join("spatial.safetensors")).unwrap();
+    assert!(spatial("first") == spatial("of_run") && spatial("first") == spatial("of_model"));
+    // What a run has no use for is refused, and a dry run looks at what it is given.
+    let of_pictures = ["train", "--preset", "smoke", "--data", "shapes", "--out", "none", "--spatial-weights", "first"];
+    workspace.run(&of_pictures).fails_with("spatial_weights is");
+    workspace
+        .run(&train("none", &[], &["--lpips-weights", "first/spatial.safetensors"]))
+        .fails_with("lpips_weights is");
+    let dry = train("none", &["spatial_net.latent_channels=2"], &[&given[..], &["--dry-run"]].concat());
+    workspace.run(&dry).fails_with("--set spatial_net.latent_channels=4");
+    assert!(!workspace.path("none").exists());
     write_vgg(&workspace.path("vgg16.safetensors"));
     let of_vgg = train("fourth", &[], &["--spatial-weights", "vgg16.safetensors"]);
     workspace.run(&of_vgg).fails_with("there is no spatial autoencoder");

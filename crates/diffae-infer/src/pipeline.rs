@@ -154,10 +154,11 @@ impl Pipeline {
     }
 
     /// Returns whether decoding gives back the pictures that are inverted with these settings, up to rounding: along exact chains,
-    /// unless a spatial autoencoder loses details.
+    /// unless a spatial autoencoder loses details. A one-shot autoencoder inverts nothing.
     #[must_use]
     pub fn is_lossless(&self, settings: &PipelineSettings) -> bool {
-        matches!(settings.inversion, Inversion::Exact(_)) && self.model.config().spatial().is_none()
+        let is_of_pictures = !self.is_one_shot() && self.model.config().spatial().is_none();
+        matches!(settings.inversion, Inversion::Exact(_)) && is_of_pictures
     }
 
     /// Returns the number of [`NetworkCall::Decoder`] calls that decoding a batch takes.

@@ -205,9 +205,14 @@ impl Default for PipelineSettings {
 
 /// Returns the batch size for which about twelve activations of the widest level fit in memory.
 fn default_batch_size(config: &ModelConfig) -> usize {
-    let [_, height, width] = config.image_shape();
-    let unet = config.unet();
-    let widest = unet.map_or(1, |unet| unet.channel_mult.first().copied().unwrap_or(1) * unet.model_channels);
-    let bytes_per_picture = 12 * 4 * widest * height * width;
+    let first = |channel_mult: &[usize], model_channels| channel_mult.first().copied().unwrap_or(1) * model_channels;
+    let values = |channels: usize, [_, height, width]: [usize; 3]| channels * height * width;
+    let of_unet = config.unet().zip(config.state_shape());
+    let of_unet = of_unet.map(|(unet, shape)| values(first(&unet.channel_mult, unet.model_channels), shape));
+    // Pictures are larger than the states of a diffusion on latents.
+    let of_encoder = config.encoder().filter(|_| config.spatial().is_some());
+    let of_encoder = of_encoder.map(|net| values(first(&net.channel_mult, net.model_channels), config.image_shape()));
+    let widest = of_unet.max(of_encoder).unwrap_or_else(|| values(1, config.image_shape()));
+    let bytes_per_picture = 12 * 4 * widest;
     (1_usize << 30).checked_div(bytes_per_picture).unwrap_or(1).clamp(1, 32)
 }

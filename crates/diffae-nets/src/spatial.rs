@@ -162,8 +162,12 @@ impl Posterior {
     /// Computes the Kullback-Leibler divergence from the standard normal distribution, a scalar: the mean over all values of
     /// `(mean^2 + variance - 1 - log variance) / 2`, in nats.
     ///
+    /// # Shapes
+    /// - result: a scalar.
     /// # Errors
     /// If the arithmetic fails.
+    /// # Source
+    /// Kingma and Welling 2014 (arXiv:1312.6114), appendix B.
     pub fn divergence(&self) -> Result<Tensor> {
         differentiable([&self.mean, &self.log_variance], |[mean, log_variance]| {
             let terms = ((mean.sqr()? + log_variance.exp()?)? - log_variance)?;
@@ -423,8 +427,8 @@ impl SpatialAutoencoder {
     /// if `checkpoint_blocks`.
     ///
     /// # Shapes
-    /// - `x_0`: `[N, C, H, W]` in `[-1, 1]`, H and W divisible by the [factor](RawSpatialConfig::factor): the network is
-    ///   convolutional, so crops of pictures do as well.
+    /// - `x_0`: `[N, C, H, W]` in `[-1, 1]`, H and W divisible by the [factor](RawSpatialConfig::factor), so that crops of
+    ///   pictures do as well; result: dtype of `x_0`.
     /// # Errors
     /// If the shape does not fit.
     pub fn posterior(&self, x_0: &Tensor, checkpoint_blocks: bool) -> Result<Posterior> {
@@ -438,7 +442,7 @@ impl SpatialAutoencoder {
         }
         run_in_pool(x_0.device(), || {
             let h = self.encoder.forward(&cast(x_0, self.dtype)?, checkpoint_blocks)?;
-            let moments = self.to_moments.forward(&h)?;
+            let moments = cast(&self.to_moments.forward(&h)?, x_0.dtype())?;
             let half = self.config.latent_channels;
             let part = |start| differentiable([&moments], |[moments]| moments.narrow(1, start, half)?.contiguous());
             let (mean, log_variance) = (part(0)?, part(half)?);
@@ -451,7 +455,7 @@ impl SpatialAutoencoder {
     /// Decodes latents that are not normalized, for training; the counterpart of [`posterior`](Self::posterior).
     ///
     /// # Shapes
-    /// - `latents`: `[N, c, h, w]`; result: `[N, C, H, W]`, not clipped.
+    /// - `latents`: `[N, c, h, w]`; result: `[N, C, H, W]`, not clipped, dtype of `latents`.
     /// # Errors
     /// If the shape does not fit.
     pub fn decode_posterior(&self, latents: &Tensor, checkpoint_blocks: bool) -> Result<Tensor> {
@@ -462,7 +466,7 @@ impl SpatialAutoencoder {
         }
         run_in_pool(latents.device(), || {
             let h = self.from_latents.forward(&cast(latents, self.dtype)?)?;
-            self.decoder.forward(&h, checkpoint_blocks)
+            cast(&self.decoder.forward(&h, checkpoint_blocks)?, latents.dtype())
         })
     }
 
@@ -477,7 +481,7 @@ impl SpatialAutoencoder {
         self.in_parts(x_0, 1, |x_0| {
             let Posterior { mean, .. } = self.posterior(x_0, false)?;
             let (shift, scale) = (cast(&self.mean, mean.dtype())?, cast(&self.std, mean.dtype())?);
-            mean.broadcast_sub(&shift)?.broadcast_div(&scale)?.to_dtype(x_0.dtype())
+            mean.broadcast_sub(&shift)?.broadcast_div(&scale)
         })
     }
 
@@ -491,23 +495,31 @@ impl SpatialAutoencoder {
         self.in_parts(latents, self.config.factor(), |latents| {
             let (shift, scale) = (cast(&self.mean, latents.dtype())?, cast(&self.std, latents.dtype())?);
             let plain = latents.broadcast_mul(&scale)?.broadcast_add(&shift)?;
-            self.decode_posterior(&plain, false)?.to_dtype(latents.dtype())
+            self.decode_posterior(&plain, false)
         })
     }
 
     /// Computes a function of a batch in parts of so many pictures that their largest maps fit in memory; `factor` is that of
     /// the picture's side to that of `x`.
-    fn in_parts(&self, x: &Tensor, factor: usize, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    fn in_parts(
+        &self,
+        x: &Tensor,
+        factor: usize,
+        f: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync,
+    ) -> Result<Tensor> {
         let (count, _, height, width) = x.dims4()?;
-        let widest = self.config.widths().first().copied().unwrap_or(1);
+        // The last doubling is computed with the channels of the level below.
+        let widest = self.config.widths().iter().take(2).copied().max().unwrap_or(1);
         let values = widest * height * width * factor * factor;
         let at_once = MAX_VALUES.checked_div(values).unwrap_or(1).max(1);
-        no_gradients(|| {
-            if count <= at_once {
-                return f(x);
-            }
-            let part = |start| f(&x.narrow(0, start, at_once.min(count - start))?.contiguous()?);
-            Tensor::cat(&(0..count).step_by(at_once).map(part).collect::<Result<Vec<_>>>()?, 0)
+        run_in_pool(x.device(), || {
+            no_gradients(|| {
+                if count <= at_once {
+                    return f(x);
+                }
+                let part = |start| f(&x.narrow(0, start, at_once.min(count - start))?.contiguous()?);
+                Tensor::cat(&(0..count).step_by(at_once).map(part).collect::<Result<Vec<_>>>()?, 0)
+            })
         })
     }
 
@@ -610,13 +622,13 @@ mod tests {
     fn a_large_batch_is_computed_in_parts() {
         let config = SpatialConfig::new(RawSpatialConfig { model_channels: 64, ..raw() }).unwrap();
         let net = built(&config);
-        let parts = std::cell::RefCell::new(vec![]);
+        let parts = std::sync::Mutex::new(vec![]);
         let x = Tensor::zeros((5, 1, 512, 1024), DType::F32, &Device::Cpu).unwrap();
         let all = net.in_parts(&x, 1, |part| {
-            parts.borrow_mut().push(part.dim(0)?);
+            parts.lock().unwrap().push(part.dim(0)?);
             Ok(part.clone())
         });
-        assert_eq!((all.unwrap().dims(), parts.into_inner()), (&[5, 1, 512, 1024][..], vec![2, 2, 1]));
+        assert_eq!((all.unwrap().dims(), parts.into_inner().unwrap()), (&[5, 1, 512, 1024][..], vec![1; 5]));
     }
 
     #[test]

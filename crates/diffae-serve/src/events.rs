@@ -51,21 +51,26 @@ pub(crate) struct Progress {
     events: Events,
     lane: Lane,
     last_preview: Instant,
+    preview_took: Duration,
     total: usize,
 }
 
 impl Progress {
     pub(crate) fn new(events: Events, lane: Lane) -> Self {
-        Self { events, lane, last_preview: Instant::now(), total: 0 }
+        Self { events, lane, last_preview: Instant::now(), preview_took: Duration::ZERO, total: 0 }
     }
 
     /// Reports a step of a chain, now and then with a preview of the first picture.
     pub(crate) fn note(&mut self, event: &CallEvent<'_>, model: &Model) {
         let Some(step) = event.step else { return };
-        let wants_preview = event.call == NetworkCall::Decoder && self.last_preview.elapsed() >= PREVIEW_INTERVAL;
+        // A preview from latents takes a while: it may take a fourth of the time.
+        let interval = PREVIEW_INTERVAL.max(4 * self.preview_took);
+        let wants_preview = event.call == NetworkCall::Decoder && self.last_preview.elapsed() >= interval;
+        let start = Instant::now();
         let preview = wants_preview.then(|| preview(model, step.x_0)).flatten();
         if preview.is_some() {
             self.last_preview = Instant::now();
+            self.preview_took = start.elapsed();
         }
         self.total = step.num_steps;
         self.send(step.number, step.num_steps, preview);

@@ -163,7 +163,7 @@ pub(crate) fn num_validated(num_pictures: usize, image_size: usize) -> usize {
 }
 
 /// Reads the pictures of validation and previews: held-out ones, or training pictures if no held-out one can be read.
-fn watched(data: &Data, config: &TrainConfig) -> Result<Tensor> {
+pub(crate) fn watched(data: &Data, config: &TrainConfig) -> Result<Tensor> {
     for pictures in [&data.validation, &data.train] {
         // Spread over the whole split, since names often sort by kind.
         let count = num_validated(pictures.len(), config.model.image_size);

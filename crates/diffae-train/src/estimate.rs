@@ -102,8 +102,8 @@ impl Estimate {
         let mut stages = vec![];
         if let Some(of_stage) = config.of_spatial_stage().filter(|_| trains_spatial) {
             let settings = &of_stage.autoencoder;
-            let mut trainer = Trainer::of_spatial(&of_stage, notes, &Compute::from(&Device::Cpu))?;
-            let (secs_per_image, _) = measure_pictures(&of_stage, &mut trainer)?;
+            let mut of_spatial = Trainer::of_spatial(&of_stage, notes, &Compute::from(trainer.state().device()))?;
+            let (secs_per_image, _) = measure_pictures(&of_stage, &mut of_spatial)?;
             stages.push(StageEstimate {
                 stage: Stage::Spatial,
                 num_steps: settings.num_steps(),
@@ -199,6 +199,8 @@ struct Costs {
     encoding: f64,
     /// One step of decoding or inverting a picture; the whole decoding of a one-shot model.
     decoding: f64,
+    /// Decoding of a picture from its latents, in a model on latents.
+    from_latents: f64,
 }
 
 impl Costs {
@@ -221,7 +223,15 @@ impl Costs {
             Ok(decoded.map(drop)?)
         };
         decode()?;
-        Ok(Self { encoding, decoding: repeated(&mut decode)? / (2 * steps) as f64 })
+        let (both, states) = (repeated(&mut decode)?, model.zero_x_terminal(2)?);
+        let from_latents = if config.spatial_net.is_some() {
+            model.pictures(&states)?;
+            repeated(&mut || Ok(model.pictures(&states).map(drop)?))? / 2.
+        } else {
+            0.
+        };
+        let decoding = (both - 2. * from_latents).max(0.) / (2 * steps) as f64;
+        Ok(Self { encoding, decoding, from_latents })
     }
 
     /// Estimates the seconds of a preview of the first stage, with its validation.
@@ -230,13 +240,14 @@ impl Costs {
         let steps = if config.model.kind == Kind::Compact { 1 } else { config.run.preview_steps };
         let sheet = watched.min(MAX_SHOWN) * NUM_PREVIEW_PASSES * steps;
         let validated = num_validated(watched, config.model.image_size) as f64;
-        (sheet as f64 + 2. * validated) * self.decoding + validated * self.encoding
+        let from_latents = (watched.min(MAX_SHOWN) * NUM_PREVIEW_PASSES) as f64 * self.from_latents;
+        (sheet as f64 + 2. * validated) * self.decoding + validated * self.encoding + from_latents
     }
 
     /// Estimates the seconds of a sheet of samples.
     fn of_samples(&self, config: &TrainConfig) -> f64 {
         let steps = if config.model.kind == Kind::Compact { 1 } else { config.run.preview_steps };
-        (NUM_SAMPLES * steps) as f64 * self.decoding
+        NUM_SAMPLES as f64 * (steps as f64 * self.decoding + self.from_latents)
     }
 }
 

@@ -97,6 +97,7 @@ pub use latent::{LatentTrainer, latent_loss};
 pub use perceptual::check_lpips_weights;
 pub use polish_settings::PolishSettings;
 pub use run::{Change, Notes, RunFolder, Stage, require_same};
+pub use spatial::check_given_weights;
 pub use spatial_settings::SpatialSettings;
 pub use teach::{AttributeScore, AttributeSettings, Lesson, Taught, fit_pair_row, teach};
 pub use trainer::{StepResult, Trainer, check_parts};
@@ -189,17 +190,22 @@ pub fn train_in_group(
     let (data, labels) = group.agree(Data::open(folder))?;
     group.check_same("pictures or labels", &fingerprint_of(&data, labels.as_ref()))?;
     let is_missing = |stage: &Stage| options.stage.is_none_or(|only| only == *stage) && !folder.is_done(*stage);
-    if let Some(stage) = options.stage.filter(|stage| !config.stages().contains(stage)) {
-        let (got, expected) = (stage.name().to_owned(), "a stage of this model: only one on latents has that");
-        return Err(Error::Setting { key: "stage", got, expected });
-    }
+    options.stage.map_or(Ok(()), |stage| config.check_stage(stage))?;
     let missing: Vec<Stage> = config.stages().iter().copied().filter(is_missing).collect();
     if group.is_first() {
         note_done(folder, options);
     }
     check_data(&config, &missing, (&data.train, labels.as_ref()))?;
+    check_parts(&config, &missing, group.size())?;
     for stage in missing.iter().copied() {
-        if stage == Stage::Autoencoder && config.spatial.is_some() && !folder.is_done(Stage::Spatial) {
+        let lacks_spatial = stage == Stage::Autoencoder && config.spatial.is_some() && !folder.is_done(Stage::Spatial);
+        let notes = folder.notes();
+        if lacks_spatial && (notes.spatial_weights.is_some() || notes.init_from.is_some()) {
+            // Nothing has to be trained for it.
+            let outcome = spatial::run(folder, &data, options, (group, on_step));
+            group.agree(outcome)?;
+            group.agree(folder.set_done(Stage::Spatial))?;
+        } else if lacks_spatial {
             let problem =
                 "stage autoencoder needs the spatial one; make it with `diffae train --stage spatial`".to_owned();
             return Err(Error::Run { path: folder.path().to_owned(), problem });
@@ -340,7 +346,6 @@ fn train_autoencoder(
     let is_begun = group.is_first() && autoencoder::is_begun(folder, Stage::Autoencoder) && !options.resume;
     let started = || Err(Error::Started { path: folder.path().to_owned(), how: String::new() });
     group.agree(if is_begun { started() } else { Ok(()) })?;
-    check_parts(folder.config().autoencoder.accumulate, group.size())?;
     let config = folder.config();
     let spatial = group.agree(spatial::finished(folder))?;
     let mut trainer = group.agree(Trainer::on_latents_of(spatial, config, folder.notes(), &options.compute))?;
@@ -392,9 +397,6 @@ impl Trainer {
             check_names(&given_names, &names(&mut trainer.averages()?.into_keys()))?;
         }
         notes.freeze.iter().try_for_each(|part| trainer.freeze(part))?;
-        if config.spatial_net.is_some() {
-            trainer.freeze("spatial")?;
-        }
         match (&config.distillation, &config.polish) {
             (Some(settings), _) => trainer.distill(distillation::build_teacher(teacher(notes)?, &compute)?, settings),
             (None, Some(settings)) => {

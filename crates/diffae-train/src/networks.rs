@@ -112,7 +112,9 @@ pub(crate) struct Details {
 
 impl Networks {
     /// Builds the networks of a model.
-    pub(crate) fn new(model: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+    ///
+    /// `spatial` is that of a model on latents.
+    pub(crate) fn new(model: &ModelConfig, spatial: Option<SpatialAutoencoder>, vb: &VarBuilder<'_>) -> Result<Self> {
         if let Some(config) = model.one_shot() {
             return Ok(Self::OneShot(OneShotModel {
                 config: config.clone(),
@@ -124,11 +126,10 @@ impl Networks {
             return Err(Error::Nets(diffae_nets::Error::NotOneModel));
         };
         let encoder = model.encoder().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
-        let spatial = model.spatial().map(|spatial| SpatialAutoencoder::new(spatial, &vb.pp("spatial")));
         let endpoint = model.endpoint().map(|endpoint| EndpointNet::new(endpoint, &vb.pp("endpoint")));
         Ok(Self::Diffusion(DiffusionModel {
             encoder: encoder.transpose()?.map(Box::new),
-            spatial: spatial.transpose()?.map(Box::new),
+            spatial: spatial.map(Box::new),
             endpoint: endpoint.transpose()?.map(Box::new),
             unet: Box::new(Unet::new(unet, &vb.pp("unet"))?),
             diffusion: Diffusion { schedule: diffusion.noise_schedule()?, prediction: diffusion.prediction },
@@ -180,9 +181,14 @@ impl DiffusionModel {
         self.diffusion.x_0_estimates(input, predicted)
     }
 
-    /// Adds given noise to images.
-    pub(crate) fn noised(&self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<Noised> {
-        self.diffusion.noised(x_0, noise, timesteps)
+    /// Returns what the diffusion runs on: images, or their latents.
+    pub(crate) fn states(&self, x_0: &Tensor) -> Result<Tensor> {
+        self.spatial.as_ref().map_or_else(|| Ok(x_0.clone()), |spatial| Ok(spatial.latents(x_0)?))
+    }
+
+    /// Adds given noise to states.
+    pub(crate) fn noised(&self, states: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<Noised> {
+        self.diffusion.noised(states, noise, timesteps)
     }
 }
 
@@ -193,10 +199,9 @@ impl ImageModel for DiffusionModel {
     type Output = Tensor;
 
     fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Noised> {
-        let latents = self.spatial.as_ref().map(|spatial| spatial.latents(x_0)).transpose()?;
-        let states = latents.as_ref().unwrap_or(x_0);
-        let Draw { noise, timesteps } = Draw::new(&self.diffusion.schedule, states, how)?;
-        self.noised(states, &noise, &timesteps)
+        let states = self.states(x_0)?;
+        let Draw { noise, timesteps } = Draw::new(&self.diffusion.schedule, &states, how)?;
+        self.noised(&states, &noise, &timesteps)
     }
 
     fn encode(&self, x_0: &Tensor) -> Result<Option<Tensor>> {

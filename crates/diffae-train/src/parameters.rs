@@ -205,8 +205,9 @@ impl Parameters {
         for (name, parameter) in self.trained(part) {
             if let Some(sum) = squares.get(&parameter.var.id()) {
                 whole += sum;
-                encoder += if name.starts_with("encoder.") { *sum } else { 0. };
-                unet += if name.starts_with("unet.") || name.starts_with("decoder.") { *sum } else { 0. };
+                let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+                encoder += if begins(&["encoder.", "spatial.encoder."]) { *sum } else { 0. };
+                unet += if begins(&["unet.", "decoder.", "spatial.decoder."]) { *sum } else { 0. };
             }
         }
         Norms { whole: whole.sqrt(), encoder: encoder.sqrt(), unet: unet.sqrt() }

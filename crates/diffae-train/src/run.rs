@@ -135,6 +135,7 @@ impl RunFolder {
         if let Some(part) = notes.freeze.iter().find(|part| !["encoder", "unet"].contains(&part.as_str())) {
             return Err(Error::Setting { key: "freeze", got: part.clone(), expected: "encoder or unet" });
         }
+        config.check_uses(notes)?;
         if path.join(CONFIG_FILE).exists() {
             let run = Self::open(path)?;
             // A first attempt that failed before its first checkpoint is in nobody's way.

@@ -10,16 +10,21 @@ use diffae_infer::ModelSource;
 use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::features::LpipsNetwork;
 use diffae_nets::weights::{ArchitectureHints, SpatialWeights};
-use diffae_nets::{BatchMoments, Posterior, SpatialAutoencoder, TrainingMode};
+use diffae_nets::{
+    BatchMoments, Posterior, RawSpatialConfig, SpatialAutoencoder, SpatialConfig, TrainingMode, Winograd,
+};
 
 use crate::collective::Group;
+use crate::compute::Compute;
 use crate::config::{ObjectiveSettings, TrainConfig};
 use crate::error::{Error, Result};
 use crate::networks::ImageModel;
 use crate::objective::Drawing;
+use crate::parameters::Parameters;
 use crate::perceptual::{color, open_perceptual};
+use crate::preview::Preview;
 use crate::random::{Purpose, below, normal, stream};
-use crate::run::{RunFolder, Stage};
+use crate::run::{Notes, RunFolder, Stage};
 use crate::spatial_settings::SpatialSettings;
 use crate::trainer::Trainer;
 use crate::{Data, OnStep, Outcome, TrainOptions, autoencoder};
@@ -170,7 +175,8 @@ impl ImageModel for SpatialModel {
     }
 }
 
-/// Trains the spatial autoencoder of a run, or takes that of other weights, and writes it with the statistics of its latents.
+/// Trains the spatial autoencoder of a run, or takes that of other weights, and writes it with the statistics of its latents and a
+/// sheet.
 pub(crate) fn run(
     folder: &RunFolder,
     data: &Data,
@@ -178,84 +184,151 @@ pub(crate) fn run(
     (group, on_step): (&mut Group, &mut OnStep<'_>),
 ) -> Result<Outcome> {
     let config = folder.config();
-    let Some(of_stage) = config.of_spatial_stage() else { return Ok(Outcome::Finished) };
+    let (Some(of_stage), Some(sizes)) = (config.of_spatial_stage(), config.spatial_config()?) else {
+        return Ok(Outcome::Finished);
+    };
     let notes = folder.notes();
-    let tensors = if let Some(path) = notes.spatial_weights.as_ref().or(notes.init_from.as_ref()) {
-        group.agree(given(config, path))?
+    let (tensors, images) = if let Some(tensors) = group.agree(given(config, notes))? {
+        (tensors, 0)
     } else {
         let is_begun = group.is_first() && autoencoder::is_begun(folder, Stage::Spatial) && !options.resume;
         let started = || Err(Error::Started { path: folder.path().to_owned(), how: String::new() });
         group.agree(if is_begun { started() } else { Ok(()) })?;
-        crate::check_parts(of_stage.autoencoder.accumulate, group.size())?;
         let mut trainer = group.agree(Trainer::of_spatial(&of_stage, notes, &options.compute))?;
         let outcome = autoencoder::run((folder, Stage::Spatial), &of_stage, &mut trainer, data, (group, on_step))?;
         if outcome == Outcome::Stopped {
             return Ok(outcome);
         }
-        trainer.averages()?.into_iter().map(|(name, tensor)| (short(&name), tensor)).collect()
+        let short = |name: String| name.strip_prefix(PREFIX).unwrap_or(&name).to_owned();
+        let mut tensors: BTreeMap<String, Tensor> =
+            trainer.averages()?.into_iter().map(|(name, tensor)| (short(name), tensor)).collect();
+        SpatialAutoencoder::STATISTICS.iter().for_each(|name| drop(tensors.remove(*name)));
+        (tensors, of_stage.autoencoder.num_steps() * of_stage.autoencoder.batch_size)
     };
     if group.is_first() {
-        write(folder.path(), config, tensors, (&data.train, &options.compute.device))?;
+        let device = &options.compute.device;
+        let weights = measured(SpatialWeights { config: sizes, tensors }, (&data.train, device))?;
+        write_atomically(&path(folder.path()), &weights.to_bytes()?, Overwrite::Replace)?;
+        let watched = autoencoder::watched(data, config)?;
+        let preview = Preview::new((folder.path(), device), (config, Stage::Spatial), &watched)?;
+        preview.write(named(weights.tensors).into_iter().collect(), images)?;
     }
     Ok(Outcome::Finished)
 }
 
-fn short(name: &str) -> String {
-    name.strip_prefix(PREFIX).unwrap_or(name).to_owned()
+/// Returns parameters under the names of a model.
+fn named(tensors: BTreeMap<String, Tensor>) -> HashMap<String, Tensor> {
+    tensors.into_iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor)).collect()
 }
 
-/// Reads weights that a run was given, which have to be of the sizes of its config: of a file of a spatial autoencoder, of a model
-/// with one, or of a folder of diffusers.
-fn given(config: &TrainConfig, path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let failed = |source| diffae_infer::Error::Weights { path: path.to_owned(), source };
-    let of_diffusers = path.join("diffusion_pytorch_model.safetensors");
-    let is_model = path.is_dir() || path.ends_with("model.safetensors");
-    let weights = if is_model && !of_diffusers.exists() {
-        let model = ModelSource::open(path, &ArchitectureHints::default())?;
-        let problem = format!("{} has no spatial autoencoder", path.display());
-        let sizes = model.config().spatial().ok_or(Error::OtherNetworks { problem })?.clone();
-        let of_network = |(name, tensor): (String, Tensor)| Some((name.strip_prefix(PREFIX)?.to_owned(), tensor));
-        SpatialWeights {
-            config: sizes,
-            tensors: model.networks(DType::F32)?.into_iter().filter_map(of_network).collect(),
-        }
-    } else {
-        let file = if of_diffusers.exists() { &of_diffusers } else { path };
-        SpatialWeights::read(file, config.model.image_size).map_err(failed)?
+/// Reads the spatial autoencoder that a run was given, if it was: of weights of one, or of the model that it begins with, whose
+/// latents keep their statistics.
+fn given(config: &TrainConfig, notes: &Notes) -> Result<Option<BTreeMap<String, Tensor>>> {
+    let (weights, path) = match (&notes.spatial_weights, &notes.init_from) {
+        (Some(path), _) => (of_file(path, config.model.image_size)?, path),
+        (None, Some(path)) => (of_model(path)?, path),
+        (None, None) => return Ok(None),
     };
+    fitting(weights, config, path).map(Some)
+}
+
+/// Returns the parameters of a spatial autoencoder that is of the sizes of a config.
+fn fitting(weights: SpatialWeights, config: &TrainConfig, path: &Path) -> Result<BTreeMap<String, Tensor>> {
     if config.spatial_config()?.is_some_and(|sizes| sizes == weights.config) {
         return Ok(weights.tensors);
     }
     let sizes = SpatialSettings::assignments(&weights.config);
     let channels = weights.config.image_channels;
-    let problem = if channels == config.model.image_channels {
-        format!("the spatial autoencoder of {} has other sizes: {sizes}", path.display())
-    } else {
+    let problem = if channels != config.model.image_channels {
         format!("the spatial autoencoder of {} is for pictures of {channels} channels", path.display())
+    } else if weights.config.image_size != config.model.image_size {
+        let size = weights.config.image_size;
+        format!("the model {} is for pictures of {size} pixels: --set model.image_size={size}", path.display())
+    } else {
+        format!("the spatial autoencoder of {} has other sizes: {sizes}", path.display())
     };
     Err(Error::OtherNetworks { problem })
 }
 
-/// Writes the network with the statistics of the latents of training pictures.
-fn write(
-    run: &Path,
-    config: &TrainConfig,
-    mut tensors: BTreeMap<String, Tensor>,
-    (pictures, device): (&Pictures, &Device),
-) -> Result<()> {
-    let Some(sizes) = config.spatial_config()? else { return Ok(()) };
-    let channels = sizes.latent_channels;
+/// Reads a spatial autoencoder: of its file, of a run, of a model, or of a folder of diffusers. Its latents have no statistics
+/// yet, since they are those of the pictures of a run.
+fn of_file(path: &Path, image_size: usize) -> Result<SpatialWeights> {
+    let inside = [FILE, "diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"];
+    let file = inside.iter().map(|name| path.join(name)).find(|file| path.is_dir() && file.exists());
+    let mut weights = match &file {
+        None if path.is_dir() || path.ends_with("model.safetensors") => of_model(path)?,
+        _ => {
+            let file = file.as_deref().unwrap_or(path);
+            let failed = |source| diffae_infer::Error::Weights { path: file.to_owned(), source };
+            SpatialWeights::read(file, image_size).map_err(failed)?
+        }
+    };
+    SpatialAutoencoder::STATISTICS.iter().for_each(|name| drop(weights.tensors.remove(*name)));
+    let RawSpatialConfig { image_channels, .. } = *weights.config;
+    let config = RawSpatialConfig { image_size, image_channels, ..(*weights.config).clone() };
+    Ok(SpatialWeights { config: SpatialConfig::new(config)?, ..weights })
+}
+
+/// Reads the spatial autoencoder of a model, with the statistics of its latents.
+fn of_model(path: &Path) -> Result<SpatialWeights> {
+    let model = ModelSource::open(path, &ArchitectureHints::default())?;
+    let problem = format!("{} has no spatial autoencoder", path.display());
+    let config = model.config().spatial().ok_or(Error::OtherNetworks { problem })?.clone();
+    let of_network = |(name, tensor): (String, Tensor)| Some((name.strip_prefix(PREFIX)?.to_owned(), tensor));
+    Ok(SpatialWeights { config, tensors: model.networks(DType::F32)?.into_iter().filter_map(of_network).collect() })
+}
+
+/// Checks the files of weights that a run on latents is given, before it is begun.
+///
+/// # Errors
+/// [`Error::OtherNetworks`] if the spatial autoencoder is of other sizes; [`Error::Setting`] if LPIPS needs weights and there are
+/// none; others if they cannot be read.
+pub fn check_given_weights(config: &TrainConfig, notes: &Notes) -> Result<()> {
+    if config.spatial_net.is_none() {
+        return Ok(());
+    }
+    match given(config, notes)? {
+        Some(_) => Ok(()),
+        None => perceptual(config, notes.lpips_weights.as_deref(), &Device::Cpu).map(|_| ()),
+    }
+}
+
+/// Completes weights with the statistics of the latents of training pictures, unless they have some.
+fn measured(weights: SpatialWeights, (pictures, device): (&Pictures, &Device)) -> Result<SpatialWeights> {
+    let SpatialWeights { config, mut tensors } = weights;
     let [mean_name, std_name] = SpatialAutoencoder::STATISTICS;
+    if tensors.contains_key(mean_name) {
+        return Ok(SpatialWeights { config, tensors });
+    }
+    let channels = config.latent_channels;
     tensors.insert(mean_name.to_owned(), Tensor::zeros(channels, DType::F32, &Device::Cpu)?);
     tensors.insert(std_name.to_owned(), Tensor::ones(channels, DType::F32, &Device::Cpu)?);
-    let on_device = tensors.iter().map(|(name, tensor)| Ok((name.clone(), tensor.to_device(device)?)));
-    let on_device = on_device.collect::<Result<HashMap<_, _>>>()?;
-    let net = SpatialAutoencoder::new(&sizes, &VarBuilder::from_tensors(on_device, DType::F32, device))?;
-    let (mean, std) = statistics(&net, config, (pictures, device))?;
+    let vb = VarBuilder::from_tensors(tensors.clone().into_iter().collect(), DType::F32, device);
+    let mut net = SpatialAutoencoder::new(&config, &vb)?;
+    net.freeze(Winograd::Process);
+    let (mean, std) = statistics(&net, (pictures, device))?;
     tensors.insert(mean_name.to_owned(), Tensor::from_vec(mean, channels, &Device::Cpu)?);
     tensors.insert(std_name.to_owned(), Tensor::from_vec(std, channels, &Device::Cpu)?);
-    let bytes = SpatialWeights { config: sizes, tensors }.to_bytes()?;
-    Ok(write_atomically(&path(run), &bytes, Overwrite::Replace)?)
+    Ok(SpatialWeights { config, tensors })
+}
+
+/// Builds the spatial autoencoder of a model that is trained on its latents, of given parameters under the names of the model;
+/// without any of random ones, for a trial. Also returns them on the CPU.
+pub(crate) fn constant(
+    sizes: &SpatialConfig,
+    given: HashMap<String, Tensor>,
+    (seed, compute): (u64, &Compute),
+) -> Result<(Option<SpatialAutoencoder>, BTreeMap<String, Tensor>)> {
+    let tensors: BTreeMap<String, Tensor> = if given.is_empty() {
+        let build = |vb: &VarBuilder<'_>| Ok(SpatialAutoencoder::new(sizes, &vb.pp("spatial"))?);
+        Parameters::build((seed, &Device::Cpu), given, build)?.1.averages()?
+    } else {
+        given.into_iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?))).collect::<Result<_>>()?
+    };
+    let vb = VarBuilder::from_tensors(tensors.clone().into_iter().collect(), compute.dtype, &compute.device);
+    let mut net = SpatialAutoencoder::new(sizes, &vb.pp("spatial"))?;
+    net.freeze(Winograd::Process);
+    Ok((Some(net), tensors))
 }
 
 fn path(run: &Path) -> PathBuf {
@@ -264,17 +337,13 @@ fn path(run: &Path) -> PathBuf {
 
 /// Computes mean and standard deviation of each channel of the latents of training pictures, spread over all.
 #[expect(clippy::cast_possible_truncation, reason = "parameters are f32")]
-fn statistics(
-    net: &SpatialAutoencoder,
-    config: &TrainConfig,
-    (pictures, device): (&Pictures, &Device),
-) -> Result<(Vec<f32>, Vec<f32>)> {
-    let channels = net.config().latent_channels;
+fn statistics(net: &SpatialAutoencoder, (pictures, device): (&Pictures, &Device)) -> Result<(Vec<f32>, Vec<f32>)> {
+    let &RawSpatialConfig { latent_channels: channels, image_channels, image_size, .. } = &**net.config();
     let (mut sums, mut squares, mut count) = (vec![0f64; channels], vec![0f64; channels], 0f64);
     let num_pictures = pictures.len().min(MAX_MEASURED);
     for place in 0..num_pictures {
         let idx = (place * pictures.len()).checked_div(num_pictures).unwrap_or(0);
-        let read = pictures.read_or_leave_out(idx, config.model.image_channels, config.model.image_size)?;
+        let read = pictures.read_or_leave_out(idx, image_channels, image_size)?;
         let Some(x_0) = read else { continue };
         let latents = net.latents(&x_0.unsqueeze(0)?.to_device(device)?)?;
         let rows = latents.get(0)?.flatten_from(1)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
@@ -300,8 +369,9 @@ pub(crate) fn finished(folder: &RunFolder) -> Result<HashMap<String, Tensor>> {
         return Ok(HashMap::new());
     }
     let path = path(folder.path());
-    let tensors = given(config, &path)?;
-    Ok(tensors.into_iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor)).collect())
+    let failed = |source| diffae_infer::Error::Weights { path: path.clone(), source };
+    let weights = SpatialWeights::read(&path, config.model.image_size).map_err(failed)?;
+    fitting(weights, config, &path).map(named)
 }
 
 /// Opens the perceptual network of the loss, if there is one.
@@ -323,9 +393,7 @@ mod tests {
     use diffae_infer::{CodesBatch, CodesNeed, LoadOptions, Pipeline, PipelineSettings, no_observer};
 
     use super::*;
-    use crate::compute::Compute;
     use crate::presets;
-    use crate::run::Notes;
 
     fn config(assignments: &[&str]) -> TrainConfig {
         let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();

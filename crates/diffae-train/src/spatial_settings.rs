@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Kind, ModelSettings, ObjectiveSettings, TrainConfig, require};
 use crate::error::Result;
+use crate::run::{Notes, Stage};
 
 /// Sizes of a spatial autoencoder, and the loss that it is trained with:
 /// `|x_0 - x| + p LPIPS(x_0, x) + k KL + a adversarial(x)`, where x is decoded from latents that are drawn from their
@@ -85,6 +86,30 @@ impl TrainConfig {
         self.spatial_net.as_ref().map(|settings| settings.config(&self.model)).transpose()
     }
 
+    /// Fails if a model of this config has no such stage.
+    ///
+    /// # Errors
+    /// [`Error::Setting`](crate::Error::Setting).
+    pub fn check_stage(&self, stage: Stage) -> Result<()> {
+        let expected = "a stage of this model: only one on latents has that";
+        require(self.stages().contains(&stage), "stage", stage.name(), expected)
+    }
+
+    /// Fails if a run of this config has no use for files that it is given.
+    pub(crate) fn check_uses(&self, notes: &Notes) -> Result<()> {
+        let takes_lpips =
+            self.polish.is_some() || self.spatial_net.as_ref().is_some_and(|settings| settings.perceptual_weight > 0.);
+        for (key, path, is_used, expected) in [
+            ("spatial_weights", &notes.spatial_weights, self.spatial_net.is_some(), "none, or a model on latents"),
+            ("lpips_weights", &notes.lpips_weights, takes_lpips, "none, or spatial_net.perceptual_weight above 0"),
+        ] {
+            if let Some(path) = path {
+                require(is_used, key, path.display(), expected)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the config of the stage that trains the spatial autoencoder, as if it were the first stage of a model of its own;
     /// `None` for a model of pictures.
     pub(crate) fn of_spatial_stage(&self) -> Option<Self> {
@@ -133,6 +158,9 @@ impl TrainConfig {
         require(is_large, "spatial_net.crop_size", side, "at least 32 pixels, for LPIPS")?;
         let suits = settings.adversarial_weight <= 0. || (side >= 8 && side.is_power_of_two());
         require(suits, "spatial_net.crop_size", side, "a power of two, 8 at least, for the discriminator")?;
+        let channels = self.objective.discriminator_channels;
+        let suits = settings.adversarial_weight <= 0. || (1..=8192).contains(&channels);
+        require(suits, "objective.discriminator_channels", channels, "1 to 8192")?;
         let weight = self.objective.adversarial_weight;
         let expected = "0 for a model on latents; spatial_net.adversarial_weight is that of pictures";
         require(weight <= 0., "objective.adversarial_weight", weight, expected)

@@ -25,7 +25,7 @@ use crate::part_report::PartReport;
 use crate::polish::Polish;
 use crate::polish_settings::PolishSettings;
 use crate::random::Purpose;
-use crate::run::Notes;
+use crate::run::{Notes, Stage};
 use crate::semantic_loss::SemanticLoss;
 use crate::spatial::{self, SpatialModel};
 
@@ -34,6 +34,8 @@ use crate::spatial::{self, SpatialModel};
 pub struct Trainer {
     networks: Networks,
     learning: Learning,
+    /// Parameters of the model that are never trained, and have no optimizer state: those of a spatial autoencoder.
+    constant: BTreeMap<String, Tensor>,
 }
 
 /// Settings, discriminator and state of a trainer: all but the networks.
@@ -87,8 +89,16 @@ impl Trainer {
         config: &TrainConfig,
         given: HashMap<String, Tensor>,
     ) -> Result<Self> {
+        let compute = compute.into();
+        let (of_spatial, given): (HashMap<_, _>, HashMap<_, _>) =
+            given.into_iter().partition(|(name, _)| name.starts_with(spatial::PREFIX));
+        let (spatial, constant) = match model.spatial() {
+            Some(sizes) => spatial::constant(sizes, of_spatial, (config.seed, &compute))?,
+            None => (None, BTreeMap::new()),
+        };
         let [channels, size, _] = model.image_shape();
-        Self::built((config, [channels, size]), compute.into(), given, |vb| Networks::new(model, vb))
+        let networks = |vb: &VarBuilder<'_>| Networks::new(model, spatial, vb);
+        Ok(Self { constant, ..Self::built((config, [channels, size]), compute, given, networks)? })
     }
 
     /// Builds the spatial autoencoder of a model on latents; `config` is that of its stage.
@@ -127,7 +137,8 @@ impl Trainer {
             None => None,
         };
         let state = TrainState::new(parameters);
-        Ok(Self { networks, learning: Learning { config: config.clone(), discriminator, state } })
+        let learning = Learning { config: config.clone(), discriminator, state };
+        Ok(Self { networks, learning, constant: BTreeMap::new() })
     }
 
     /// Trains by distillation of `teacher` from now on, in place of the objective of a diffusion.
@@ -175,7 +186,7 @@ impl Trainer {
         }
     }
 
-    /// Counts the parameters of the model.
+    /// Counts the parameters that are trained, or frozen on request.
     #[must_use]
     pub fn num_parameters(&self) -> usize {
         self.learning.state.parameters.count()
@@ -239,7 +250,7 @@ impl Trainer {
     /// Makes one step of a diffusion with given noise and timesteps.
     ///
     /// # Shapes
-    /// - `x_0`, `noise`: `[N, C, H, W]`; `timesteps`: N.
+    /// - `x_0`: `[N, C, H, W]`; `noise`: the same, or of the shape of latents; `timesteps`: N.
     /// # Errors
     /// As [`Trainer::step`]; [`Error::Setting`] if the networks are no diffusion.
     pub fn step_with(&mut self, x_0: &Tensor, noise: &Tensor, timesteps: &[Timestep]) -> Result<StepResult> {
@@ -251,7 +262,8 @@ impl Trainer {
                 self.learning.step(model, &mut Group::alone(), &mut |part| {
                     let of_part = |tensor: &Tensor| tensor.narrow(0, part * size, size)?.contiguous();
                     let (x_0, noise) = (of_part(x_0)?, of_part(noise)?);
-                    let input = model.noised(&x_0, &noise, &timesteps[part * size..(part + 1) * size])?;
+                    let states = model.states(&x_0)?;
+                    let input = model.noised(&states, &noise, &timesteps[part * size..(part + 1) * size])?;
                     Ok((x_0, input))
                 })
             }
@@ -259,7 +271,12 @@ impl Trainer {
                 let (got, expected) = ("that of a whole chain".to_owned(), "a diffusion, where timesteps are given");
                 Err(Error::Setting { key: "the objective", got, expected })
             }
-            Networks::OneShot(_) | Networks::Spatial(_) => {
+            Networks::Spatial(_) => {
+                let (got, expected) =
+                    ("that of a spatial autoencoder".to_owned(), "a diffusion, where timesteps are given");
+                Err(Error::Setting { key: "the objective", got, expected })
+            }
+            Networks::OneShot(_) => {
                 let (got, expected) = ("compact".to_owned(), "a diffusion, where timesteps are given");
                 Err(Error::Setting { key: "model.kind", got, expected })
             }
@@ -294,12 +311,14 @@ impl Trainer {
         &mut self.learning.state
     }
 
-    /// Copies the moving averages of the parameters: the model.
+    /// Copies the moving averages of the parameters, and those that are never trained: the model.
     ///
     /// # Errors
     /// If a tensor cannot be made.
     pub fn averages(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.learning.state.parameters.averages()
+        let mut averages = self.learning.state.parameters.averages()?;
+        averages.extend(self.constant.clone());
+        Ok(averages)
     }
 
     /// Copies the parameters under training.
@@ -335,7 +354,7 @@ impl Learning {
         next: &mut (dyn FnMut(usize) -> Result<(Tensor, M::Input)> + Send),
     ) -> Result<StepResult> {
         let num_parts = self.config.autoencoder.accumulate;
-        check_parts(num_parts, group.size())?;
+        require_parts("autoencoder.accumulate", num_parts, group.size())?;
         let mut part = |part: usize, to: &mut Backpropagation<'_>| {
             let (x_0, input) = next(part)?;
             self.backpropagate(model, (&x_0, &input), part, to)
@@ -438,15 +457,25 @@ impl Learning {
     }
 }
 
-/// Fails if some of so many processes have nothing to do in a step of the first stage, which has `num_parts` micro-batches.
+/// Fails if some of so many processes have nothing to do in a step of one of these stages: the first ones, in which micro-batches are
+/// divided among processes.
 ///
 /// # Errors
 /// [`Error::Setting`].
-pub fn check_parts(num_parts: usize, num_processes: usize) -> Result<()> {
+pub fn check_parts(config: &TrainConfig, stages: &[Stage], num_processes: usize) -> Result<()> {
+    for (stage, key) in [(Stage::Spatial, "spatial.accumulate"), (Stage::Autoencoder, "autoencoder.accumulate")] {
+        if stages.contains(&stage) && config.stages().contains(&stage) {
+            require_parts(key, config.stage(stage).accumulate, num_processes)?;
+        }
+    }
+    Ok(())
+}
+
+fn require_parts(key: &'static str, num_parts: usize, num_processes: usize) -> Result<()> {
     if num_processes <= num_parts {
         return Ok(());
     }
-    let (key, expected) = ("autoencoder.accumulate", "one micro-batch or more for each process");
+    let expected = "one micro-batch or more for each process";
     Err(Error::Setting { key, got: format!("{num_parts} with {num_processes} processes"), expected })
 }
 

@@ -21,6 +21,7 @@ fn other_numbers_give_the_training_of_f32_with_parameters_in_f32() {
         ("adversarial", &["objective.adversarial_weight=0.1", "objective.adversarial_timesteps=400"][..]),
         ("checkpointed", &["objective.checkpoint_blocks=true", "autoencoder.clip_norm=0.5"]),
         ("compact", &["model.kind=compact"]),
+        ("on latents", &["spatial.images=16", "spatial_net.adversarial_weight=0.1"]),
     ] {
         let folder = |name: &str| parent.path().join(format!("{kind}-{name}"));
         let run = |name: &str, dtype: DType, stops: &[usize]| {

@@ -59,6 +59,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &TrainArgs) -> Result<()> {
                 out.display()
             ))
         }
+        Outcome::Finished if !folder.is_done(Stage::Autoencoder) => {
+            let out = out.display();
+            say(&format!(
+                "the spatial autoencoder is in {out}/spatial.safetensors, with a sheet in {out}/previews; go on with: diffae \
+                 train --out {out} --resume"
+            ))
+        }
         Outcome::Finished => say(&format!("the model is in {}", out.display())),
         Outcome::Stopped => {
             let stage = stage.map(|stage| format!(" --stage {}", stage.name())).unwrap_or_default();

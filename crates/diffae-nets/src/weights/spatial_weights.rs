@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::safetensors::{SafetensorsFile, safetensors_bytes};
-use super::source::TensorSource;
+use super::source::{TensorMap, TensorSource, Weights};
 use super::weight_file::WeightFile;
 use super::wrappers::Renamed;
 use crate::error::{Error, Result};
-use crate::spatial::{RawSpatialConfig, SpatialConfig};
+use crate::spatial::{RawSpatialConfig, SpatialAutoencoder, SpatialConfig};
 
 /// Prefix of the parameters in models of ours.
 const OURS: &str = "spatial.";
@@ -56,7 +57,8 @@ impl SpatialWeights {
             let config: RawSpatialConfig = serde_json::from_str(&config).map_err(damaged)?;
             let own = names.iter().filter_map(|name| Some((name, name.strip_prefix(OURS)?)));
             let tensors = own.map(|(name, short)| Ok((short.to_owned(), read(name)?))).collect::<Result<_>>()?;
-            return Ok(Self { config: SpatialConfig::new(RawSpatialConfig { image_size, ..config })?, tensors });
+            let config = SpatialConfig::new(RawSpatialConfig { image_size, ..config })?;
+            return Self { config, tensors }.checked(path);
         }
         let mut tensors = released(path, &names, &read)?;
         let config = inferred(path, &tensors, image_size)?;
@@ -66,7 +68,21 @@ impl SpatialWeights {
                 *tensor = computed((&*tensor * ACTIVATION_SCALE).and_then(|scaled| scaled.contiguous()))?;
             }
         }
-        Ok(Self { config, tensors })
+        Self { config, tensors }.checked(path)
+    }
+
+    /// Fails unless a network of the config uses each tensor exactly once.
+    fn checked(self, path: &Path) -> Result<Self> {
+        let mut tensors = self.tensors.clone();
+        for name in SpatialAutoencoder::STATISTICS {
+            let ones = computed(Tensor::ones(self.config.latent_channels, DType::F32, &Device::Cpu))?;
+            tensors.entry(name.to_owned()).or_insert(ones);
+        }
+        let weights = Weights::new(Arc::new(TensorMap(tensors)));
+        let built = SpatialAutoencoder::new(&self.config, &weights.var_builder(DType::F32, &Device::Cpu));
+        built.map_err(|error| unfit(path, error.to_string().lines().next().unwrap_or_default().to_owned()))?;
+        weights.check_each_used_once().map_err(|error| unfit(path, error.to_string()))?;
+        Ok(self)
     }
 
     /// Writes the network as a file that [`read`](Self::read) reads.
@@ -98,6 +114,9 @@ fn released(path: &Path, names: &[String], read: &dyn Fn(&str) -> Result<Tensor>
         let problem = "there is no spatial autoencoder (encoder.down_blocks.. or encoder.down..) in it";
         return Err(unfit(path, problem.to_owned()));
     }
+    if names.iter().any(|name| name.contains("quantize.")) {
+        return Err(unfit(path, "it is vector-quantized, not KL-regularized".to_owned()));
+    }
     let mut tensors = BTreeMap::new();
     let mut attention: BTreeMap<String, [Option<Tensor>; 3]> = BTreeMap::new();
     for name in names {
@@ -124,8 +143,8 @@ fn released(path: &Path, names: &[String], read: &dyn Fn(&str) -> Result<Tensor>
     // Linear layers and 1x1 convolutions of attention are stored as one of ours is.
     for (name, tensor) in &mut tensors {
         if name.contains(".attention.") && name.ends_with(".weight") && tensor.rank() != 1 {
-            let (outputs, inputs) = (tensor.dims()[0], tensor.dims()[1]);
-            *tensor = computed(tensor.reshape((outputs, inputs, 1)))?;
+            let outputs = tensor.dims().first().copied().unwrap_or(1);
+            *tensor = computed(tensor.reshape((outputs, (), 1)))?;
         }
     }
     Ok(tensors)
@@ -264,7 +283,6 @@ mod tests {
     use candle_nn::VarBuilder;
 
     use super::*;
-    use crate::spatial::SpatialAutoencoder;
     use crate::weights::read_state_dict;
 
     /// Numbers of the autoencoder of diffusers, whose parameters are waves; see `xtask/peer/spatial_fixtures.py`.
@@ -432,6 +450,13 @@ mod tests {
         let mut less = parameters();
         less.remove("encoder.mid_block.attentions.0.to_k.weight");
         assert!(refused(less).contains("three parts"));
+        let mut quantized = parameters();
+        quantized.insert("quantize.embedding.weight".to_owned(), one());
+        assert!(refused(quantized).contains("vector-quantized"));
+        let mut deeper = parameters();
+        let again = deeper["decoder.up_blocks.0.resnets.1.norm1.weight"].clone();
+        deeper.insert("decoder.up_blocks.0.resnets.2.norm1.weight".to_owned(), again);
+        assert!(refused(deeper).contains("decoder.levels.0.blocks.2.in_layers.0.weight"));
         let mut none = parameters();
         none.remove("encoder.conv_in.weight");
         assert!(refused(none).contains("encoder.first.weight"));

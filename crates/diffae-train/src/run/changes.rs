@@ -175,6 +175,7 @@ impl RunFolder {
         OF_THE_PROCESS.contains(&key)
             || key == "polish.patience"
             || Stage::ALL.into_iter().any(|stage| is_of(stage, &["images", "lr"]))
+            || (self.config().spatial.is_some() && untouched(Stage::Autoencoder) && begins(&["autoencoder."]))
             || (untouched(Stage::Latent) && begins(&["latent.", "latent_net."]))
             || (untouched(Stage::Classifier) && begins(&["classifier.", "edit_directions"]))
     }

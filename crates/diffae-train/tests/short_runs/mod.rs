@@ -72,7 +72,8 @@ pub(crate) fn trained(
         "run.log_every_steps=1",
     ];
     let all: Vec<String> = short.iter().chain(settings).map(|&text| text.to_owned()).collect();
-    let config = presets::config("smoke", &all).unwrap();
+    let is_on_latents = settings.iter().any(|setting| setting.starts_with("spatial."));
+    let config = presets::config(if is_on_latents { "smoke_latent" } else { "smoke" }, &all).unwrap();
     let options = TrainOptions { resume: true, compute: compute.clone(), ..TrainOptions::default() };
     let mut outcome = Outcome::Stopped;
     for &(set, num_steps) in legs {

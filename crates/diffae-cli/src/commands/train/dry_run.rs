@@ -10,7 +10,7 @@ use diffae_data::{Labels, Pictures, Split};
 use diffae_infer::free_memory;
 use diffae_train::{
     Compute, Estimate, GroupEstimate, GroupKind, Kind, Notes, Planned, RunFolder, Stage, StageEstimate, StageSettings,
-    TrainConfig, Trainer, check_data, check_parts,
+    TrainConfig, Trainer, check_data, check_given_weights, check_parts,
 };
 use image::ImageReader;
 
@@ -37,9 +37,13 @@ pub(super) fn run(args: &TrainArgs, compute: &Compute) -> Result<()> {
     let kind = group::kind(&args.group);
     let is_wanted = |it: &Stage| stage(args).is_none_or(|only| only == *it);
     let stages: Vec<Stage> = config.stages().iter().copied().filter(is_wanted).collect();
-    if let Some(kind) = kind.filter(|_| stages.contains(&Stage::Autoencoder)) {
-        refusals.take(check_parts(config.autoencoder.accumulate, kind.size));
+    if let Some(kind) = kind {
+        refusals.take(check_parts(&config, &stages, kind.size));
     }
+    if let Some(stage) = stage(args) {
+        refusals.take(config.check_stage(stage));
+    }
+    let has_weights = refusals.take(check_given_weights(&config, &notes)).is_some();
     if let Some(out) = &args.out {
         refusals.take(RunFolder::check(out, &config, &notes));
     }
@@ -50,7 +54,7 @@ pub(super) fn run(args: &TrainArgs, compute: &Compute) -> Result<()> {
         Planned::default()
     };
     let free_bytes = free_memory(&compute.device);
-    let trainer = refusals.take(Trainer::of_run(&config, &notes, compute));
+    let trainer = if has_weights { refusals.take(Trainer::of_run(&config, &notes, compute)) } else { None };
     let Some(mut trainer) = trainer.filter(|_| refusals.0.is_empty()) else { return refusals.report() };
     let estimate = Estimate::new(&config, &notes, &mut trainer, planned)?;
     say_sizes(&config, &estimate, free_bytes)?;

@@ -18,14 +18,23 @@ pub(super) fn open(args: &TrainArgs, out: &Path) -> Result<RunFolder> {
         (None, None) => folder.config_from(folder.config(), &args.assignments())?,
     };
     let done: Vec<Stage> = Stage::ALL.into_iter().filter(|&stage| folder.is_done(stage)).collect();
+    let begun = Stage::ALL.map(|stage| (stage, folder.num_steps_made(stage)));
     for Change { setting, from, to, .. } in folder.change(&wanted)? {
         note(&format!("{setting} is {to} from now on; it was {from}"));
     }
     let first = [(Stage::Spatial, "spatial autoencoder"), (Stage::Autoencoder, "autoencoder")];
     let prolonged = first.into_iter().find(|&(stage, _)| done.contains(&stage) && !folder.is_done(stage));
-    for stage in done.into_iter().filter(|&stage| prolonged.is_some_and(|(first, _)| stage > first)) {
-        let of = prolonged.map_or("", |(_, name)| name);
-        note(&format!("stage {} will be trained again, since it depends on the {of}", stage.name()));
+    for (stage, steps) in begun {
+        let Some((_, of)) = prolonged.filter(|&(first, _)| stage > first) else { continue };
+        match steps {
+            _ if done.contains(&stage) => {
+                note(&format!("stage {} will be trained again, since it depends on the {of}", stage.name()));
+            }
+            Some(steps) => {
+                note(&format!("the {steps} steps of stage {} are dropped, since it depends on the {of}", stage.name()));
+            }
+            None => {}
+        }
     }
     if let Some(labels) = args.labels.as_deref() {
         folder.set_labels(labels_path(labels)?)?;
