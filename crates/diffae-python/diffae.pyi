@@ -196,7 +196,8 @@ class Model:
     """A model in use; diffae.load makes it. Pickled by its path, device and fingerprint."""
 
     def encode(self, pictures: _Pictures, **settings: Unpack[_Encoding]) -> Codes:
-        """Encodes pictures to Codes: z_sem [N, D], and x_T [N, C, H, W] unless semantic_only is set."""
+        """Encodes pictures to Codes: z_sem [N, D], and unless semantic_only is set x_T [N, C, H, W], of the shape of
+        latents in a model on latents."""
     def decode(self, codes: Codes, **settings: Unpack[_Decode]) -> _Pictures:
         """Decodes Codes to pictures, uint8 [N, H, W, 3], along the chain that made them; of samples, settings may name another."""
     def edit(

@@ -258,6 +258,12 @@ fn a_one_shot_autoencoder_is_one_more_kind_of_model() {
     workspace.run(&["decode", "-m", "one", "codes.safetensors", "-o", "decoded"]).succeeds();
     workspace.run(&["decode", "-m", "one", "codes.safetensors", "-o", "random", "--x-t", "random"]).succeeds();
     workspace.run(&["reconstruct", "-m", "one", picture, "-o", "reconstructed"]).succeeds();
+    // What its one shot loses is added by an edit that is asked to: without a change the picture is itself.
+    let square = image::open(workspace.path(picture)).unwrap().crop_imm(2, 0, 16, 16).into_rgb8();
+    square.save(workspace.path("square.png")).unwrap();
+    let kept = ["edit", "-m", "one", "square.png", "-a", "disc", "--strengths=0", "--keep-residual", "-o", "kept"];
+    workspace.run(&kept).succeeds();
+    assert_eq!(workspace.pixels("kept/square_disc_+0.png"), square);
     assert_eq!(
         image::open(workspace.path("decoded/00.png")).unwrap(),
         image::open(workspace.path("reconstructed/00.png")).unwrap()

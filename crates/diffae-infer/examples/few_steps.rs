@@ -58,8 +58,8 @@ fn decode(
     chain: StepChain,
 ) -> Result<Tensor, Box<dyn Error>> {
     let denoiser = model.denoiser(Some(z_sem), &chain, x_terminal)?;
-    let process = ReverseProcess::new(sampler, chain, Clip::UnitRange);
-    Ok(process.run(&denoiser, x_terminal, &mut no_noise, &mut no_callback)?)
+    let process = ReverseProcess::new(sampler, chain, model.clip_of_states(Clip::UnitRange));
+    Ok(model.pictures(&process.run(&denoiser, x_terminal, &mut no_noise, &mut no_callback)?)?)
 }
 
 /// Prints the distance of sampled codes to those of 500 steps, relative to the length of these.

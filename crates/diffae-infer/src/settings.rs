@@ -51,7 +51,8 @@ pub struct PipelineSettings {
     /// The `x_T` of codes that have none. Default: random; of a model with an endpoint network, which was trained for it,
     /// that of the network.
     pub x_terminal: XTerminalSource,
-    /// Clamping of the estimate of `x_0` to `[-1, 1]` at each step while decoding. Default: on.
+    /// Clamping of the estimate of `x_0` to `[-1, 1]` at each step while decoding; in a model on latents, of pictures at the end.
+    /// Default: on.
     pub clip: Clip,
     /// Seed of all noise: the same seed, the same pictures. Default: 0.
     pub seed: u64,

@@ -46,11 +46,11 @@ const EXTENDS: &str = "extends";
 /// config is the name of a preset, the path of a TOML file, or a dict of settings, which may extend a preset
 /// ({"extends": "small64", "autoencoder": {"images": 1000}}). on_step gets a dict of stage, work, step, num_steps, loss and batch
 /// after each step; False stops, and an exception or Ctrl-C does, too. In all cases the run is saved in the folder out, and
-/// resume=True goes on with it, to the same bits. Other arguments: data, labels, init_from,
-/// spatial_weights, lpips_weights, freeze, stage, settings (a dict of dotted keys, as --set), threads, device (cpu unless it is given), dtype (of the arithmetic: f32 unless it is given, or on a GPU
-/// bf16). To resume a run takes no more than out; a config changes the settings of it that may change, labels
-/// replace those that it has, and what else is given must be what it was started with. Raises InvalidInput for settings that are wrong
-/// and for paths that are not there, Failure if training diverges.
+/// resume=True goes on with it, to the same bits. Other arguments: data, labels, init_from, spatial_weights, lpips_weights, freeze,
+/// stage, settings (a dict of dotted keys, as --set), threads, device (cpu unless it is given), dtype (of the arithmetic: f32 unless
+/// it is given, or on a GPU bf16). To resume a run takes no more than out; a config changes the settings of it that may change,
+/// labels replace those that it has, and what else is given must be what it was started with. Raises InvalidInput for settings that
+/// are wrong and for paths that are not there, Failure if training diverges.
 #[pyfunction]
 #[pyo3(signature = (config=None, on_step=None, **arguments))]
 pub(crate) fn train(

@@ -325,7 +325,7 @@ pub(crate) struct GroupArgs {
     /// Number of this process, from 0; process 0 alone writes and reports
     #[arg(long, value_name = "N", requires = "world_size")]
     pub(crate) rank: Option<usize>,
-    /// Number of processes; autoencoder.accumulate is at least as large
+    /// Number of processes; autoencoder.accumulate (and spatial.accumulate) is at least as large
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) world_size: Option<usize>,
     /// Address where process 0 waits for the others; the port is 29500 by default

@@ -256,7 +256,7 @@ pub(crate) fn held_bytes(model: &std::path::Path) -> Result<u64> {
     let x = Tensor::zeros((1, channels, size, size), DType::F32, &Device::Cpu)?;
     for _ in 0..2 {
         let z_sem = model.encode_semantic(&x)?;
-        model.unet()?.forward(&x, &[TIMESTEP], Some(&z_sem))?;
+        model.unet()?.forward(&model.states(&x)?, &[TIMESTEP], Some(&z_sem))?;
         // What the allocator holds back goes after a moment.
         std::thread::sleep(std::time::Duration::from_millis(300));
     }
