@@ -32,7 +32,7 @@ const SHORT_TRAINING: [&str; 15] = [
     "classifier.batch_size=8",
     "run.save_every_secs=60",
 ];
-/// The same for a model on latents.
+/// Settings that do so for the spatial autoencoder of a model on latents.
 const SHORT_SPATIAL_TRAINING: [&str; 3] =
     ["spatial.images=16", "spatial_net.channel_mult=[1, 2]", "spatial_net.crop_size=8"];
 /// Attributes of the stand-in for the released classifier, in place of CelebA's first ones: that has 40 names.

@@ -16,6 +16,7 @@ use crate::norm::GroupNorm;
 use crate::plan::{ResPlan, Resample, at_most, positive};
 use crate::precision::compute_dtype;
 use crate::res_block::TwoConvBlock;
+use crate::unet::TrainingMode;
 
 const NETWORK: &str = "spatial autoencoder";
 /// Maximum number of levels: latents are smaller than pictures by up to 2^7.
@@ -249,13 +250,13 @@ impl Width {
 }
 
 impl Middle {
-    fn new(mut width: Width, has_attention: bool, vb: &VarBuilder<'_>) -> Result<Self> {
+    fn new(mut width: Width, config: &SpatialConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let channels = width.channels;
         let attention = || {
             let (config, vb) = (AttentionConfig { channels, num_heads: 1 }, vb.pp("attention"));
             AttentionBlock::with_norm(width.norm(&vb.pp("norm"))?, config, &vb)
         };
-        let attention = has_attention.then(attention).transpose()?;
+        let attention = config.middle_attention.then(attention).transpose()?;
         Ok(Self {
             first: width.block(channels, &vb.pp("first"))?,
             attention,
@@ -297,16 +298,16 @@ impl Down {
         Ok(Self {
             first,
             levels,
-            middle: Middle::new(width, config.middle_attention, &vb.pp("middle"))?,
+            middle: Middle::new(width, config, &vb.pp("middle"))?,
             norm: width.norm(&vb.pp("out.0"))?,
             last: Conv2d::new(Conv2dConfig::three(width.channels, 2 * config.latent_channels), &vb.pp("out.2"))?,
         })
     }
 
-    fn forward(&self, x: &Tensor, checkpoint_blocks: bool) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, mode: TrainingMode) -> Result<Tensor> {
         let mut h = self.first.forward(x)?;
         for (blocks, down) in &self.levels {
-            h = run_blocks(blocks, h, checkpoint_blocks)?;
+            h = run_blocks(blocks, h, mode)?;
             if let Some(down) = down {
                 h = odd_pixels(&down.forward(&h)?)?;
             }
@@ -326,7 +327,7 @@ impl Up {
         let channels = widths.last().copied().unwrap_or_default();
         let mut width = Width { channels, num_groups: config.num_groups };
         let first = Conv2d::new(Conv2dConfig::three(config.latent_channels, channels), &vb.pp("first"))?;
-        let middle = Middle::new(width, config.middle_attention, &vb.pp("middle"))?;
+        let middle = Middle::new(width, config, &vb.pp("middle"))?;
         let mut levels = vec![];
         for (level, &channels) in widths.iter().rev().enumerate() {
             let vb = vb.pp("levels").pp(level);
@@ -347,10 +348,10 @@ impl Up {
         })
     }
 
-    fn forward(&self, latents: &Tensor, checkpoint_blocks: bool) -> Result<Tensor> {
+    fn forward(&self, latents: &Tensor, mode: TrainingMode) -> Result<Tensor> {
         let mut h = self.middle.forward(&self.first.forward(latents)?)?;
         for (blocks, up) in &self.levels {
-            h = run_blocks(blocks, h, checkpoint_blocks)?;
+            h = run_blocks(blocks, h, mode)?;
             if let Some(up) = up {
                 h = up.forward(&upsample_nearest_2x(&h)?)?;
             }
@@ -367,9 +368,9 @@ fn of_levels(levels: &mut [(Vec<TwoConvBlock>, Option<Conv2d>)]) -> impl Iterato
     levels.iter_mut().flat_map(|(blocks, conv)| blocks.iter_mut().flat_map(TwoConvBlock::convs_mut).chain(conv))
 }
 
-fn run_blocks(blocks: &[TwoConvBlock], mut h: Tensor, checkpoint_blocks: bool) -> Result<Tensor> {
+fn run_blocks(blocks: &[TwoConvBlock], mut h: Tensor, mode: TrainingMode) -> Result<Tensor> {
     for block in blocks {
-        h = if checkpoint_blocks {
+        h = if mode.checkpoint_blocks {
             let block = block.clone();
             checkpoint([&h], move |[h]| block.forward(h))?
         } else {
@@ -423,15 +424,15 @@ impl SpatialAutoencoder {
         &self.config
     }
 
-    /// Computes the distribution of latents, not normalized, for training. Blocks save their inputs alone for the backward pass
-    /// if `checkpoint_blocks`.
+    /// Computes the distribution of latents, not normalized, for training. Of the mode it takes the
+    /// checkpoints.
     ///
     /// # Shapes
     /// - `x_0`: `[N, C, H, W]` in `[-1, 1]`, H and W divisible by the [factor](RawSpatialConfig::factor), so that crops of
     ///   pictures do as well; result: dtype of `x_0`.
     /// # Errors
     /// If the shape does not fit.
-    pub fn posterior(&self, x_0: &Tensor, checkpoint_blocks: bool) -> Result<Posterior> {
+    pub fn posterior(&self, x_0: &Tensor, mode: TrainingMode) -> Result<Posterior> {
         let (_, channels, height, width) = x_0.dims4()?;
         let (expected, factor) = (self.config.image_channels, self.config.factor());
         if channels != expected || height % factor != 0 || width % factor != 0 || height == 0 || width == 0 {
@@ -441,7 +442,7 @@ impl SpatialAutoencoder {
             )
         }
         run_in_pool(x_0.device(), || {
-            let h = self.encoder.forward(&cast(x_0, self.dtype)?, checkpoint_blocks)?;
+            let h = self.encoder.forward(&cast(x_0, self.dtype)?, mode)?;
             let moments = cast(&self.to_moments.forward(&h)?, x_0.dtype())?;
             let half = self.config.latent_channels;
             let part = |start| differentiable([&moments], |[moments]| moments.narrow(1, start, half)?.contiguous());
@@ -458,7 +459,7 @@ impl SpatialAutoencoder {
     /// - `latents`: `[N, c, h, w]`; result: `[N, C, H, W]`, not clipped, dtype of `latents`.
     /// # Errors
     /// If the shape does not fit.
-    pub fn decode_posterior(&self, latents: &Tensor, checkpoint_blocks: bool) -> Result<Tensor> {
+    pub fn decode_posterior(&self, latents: &Tensor, mode: TrainingMode) -> Result<Tensor> {
         let (_, channels, _, _) = latents.dims4()?;
         let expected = self.config.latent_channels;
         if channels != expected {
@@ -466,7 +467,7 @@ impl SpatialAutoencoder {
         }
         run_in_pool(latents.device(), || {
             let h = self.from_latents.forward(&cast(latents, self.dtype)?)?;
-            cast(&self.decoder.forward(&h, checkpoint_blocks)?, latents.dtype())
+            cast(&self.decoder.forward(&h, mode)?, latents.dtype())
         })
     }
 
@@ -479,7 +480,7 @@ impl SpatialAutoencoder {
     /// If the shape does not fit.
     pub fn latents(&self, x_0: &Tensor) -> Result<Tensor> {
         self.in_parts(x_0, 1, |x_0| {
-            let Posterior { mean, .. } = self.posterior(x_0, false)?;
+            let Posterior { mean, .. } = self.posterior(x_0, TrainingMode::default())?;
             let (shift, scale) = (cast(&self.mean, mean.dtype())?, cast(&self.std, mean.dtype())?);
             mean.broadcast_sub(&shift)?.broadcast_div(&scale)
         })
@@ -495,7 +496,7 @@ impl SpatialAutoencoder {
         self.in_parts(latents, self.config.factor(), |latents| {
             let (shift, scale) = (cast(&self.mean, latents.dtype())?, cast(&self.std, latents.dtype())?);
             let plain = latents.broadcast_mul(&scale)?.broadcast_add(&shift)?;
-            self.decode_posterior(&plain, false)
+            self.decode_posterior(&plain, TrainingMode::default())
         })
     }
 
@@ -593,13 +594,13 @@ mod tests {
         let x_0 = wave((3, 3, 16, 16), 0.013);
         let latents = net.latents(&x_0).unwrap();
         assert_eq!(latents.dims(), [3, 2, 4, 4]);
-        let Posterior { mean, log_variance } = net.posterior(&x_0, false).unwrap();
+        let Posterior { mean, log_variance } = net.posterior(&x_0, TrainingMode::default()).unwrap();
         assert_eq!(log_variance.dims(), [3, 2, 4, 4]);
         assert!(far(&((mean - 0.3).unwrap() / 0.5).unwrap(), &latents) < 1e-6);
         let pictures = net.pictures(&latents).unwrap();
         assert_eq!(pictures.dims(), [3, 3, 16, 16]);
         let alone = net.pictures(&latents.narrow(0, 2, 1).unwrap()).unwrap();
-        assert_eq!(far(&pictures.narrow(0, 2, 1).unwrap(), &alone), 0., "a picture depends on no other");
+        assert!(far(&pictures.narrow(0, 2, 1).unwrap(), &alone) <= 0., "a picture depends on no other");
         net.freeze(Winograd::Process);
         assert!(far(&net.pictures(&latents).unwrap(), &pictures) < 1e-4);
         assert!(far(&net.latents(&x_0).unwrap(), &latents) < 1e-4);
@@ -615,7 +616,7 @@ mod tests {
             built(&SpatialConfig::new(raw).unwrap()).latents(&x_0).unwrap()
         };
         assert!(far(&latents(2), &latents(16)) > 1e-2);
-        assert_eq!(far(&latents(16), &latents(32)), 0., "one a channel");
+        assert!(far(&latents(16), &latents(32)) <= 0., "one a channel");
     }
 
     #[test]
@@ -653,11 +654,12 @@ mod tests {
             "decoder.levels.1.blocks.1.out_layers.3.weight",
             "from_latents.weight",
         ];
-        let loss = |parameters: HashMap<String, Tensor>, checkpointed: bool| -> Result<Tensor> {
+        let loss = |parameters: HashMap<String, Tensor>, checkpoint_blocks: bool| -> Result<Tensor> {
+            let mode = TrainingMode { checkpoint_blocks, ..TrainingMode::default() };
             let net =
                 SpatialAutoencoder::new(&config, &VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu))?;
-            let posterior = net.posterior(&x_0, checkpointed)?;
-            let decoded = net.decode_posterior(&posterior.sample(&noise)?, checkpointed)?;
+            let posterior = net.posterior(&x_0, mode)?;
+            let decoded = net.decode_posterior(&posterior.sample(&noise)?, mode)?;
             let divergence = posterior.divergence()?;
             differentiable([&decoded, &divergence], |[decoded, divergence]| {
                 (decoded * &weights)?.mean_all()? + (divergence * 0.1)?

@@ -45,7 +45,7 @@ fn encode(graph: &mut GraphBuilder<'_>, config: &SpatialConfig, statistics: &Sta
             h = halved(graph, &format!("{path}.down"), &h)?;
         }
     }
-    h = middle(graph, "spatial.encoder.middle", config.middle_attention, &h)?;
+    h = middle(graph, "spatial.encoder.middle", config, &h)?;
     h = out(graph, "spatial.encoder.out", &h)?;
     // Of the moments the means, normalized: (W h + b - mean) / std.
     let Statistics { mean, std } = statistics;
@@ -78,7 +78,7 @@ fn decode(graph: &mut GraphBuilder<'_>, config: &SpatialConfig, statistics: &Sta
         (0..count).flat_map(|idx| row(idx).iter().zip(std).map(|(weight, std)| weight * std)).collect();
     let value = pointwise(graph, "spatial.from_latents", (&weight, &[count, count]), &bias, &value)?;
     let mut h = graph.conv("spatial.decoder.first", &Map { value, channels: count, size })?;
-    h = middle(graph, "spatial.decoder.middle", config.middle_attention, &h)?;
+    h = middle(graph, "spatial.decoder.middle", config, &h)?;
     let last = config.channel_mult.len() - 1;
     for (level, mult) in config.channel_mult.iter().rev().enumerate() {
         let path = format!("spatial.decoder.levels.{level}");
@@ -110,9 +110,9 @@ fn halved(graph: &mut GraphBuilder<'_>, path: &str, x: &Map) -> Result<Map> {
     Ok(Map { value, size: x.size >> 1, ..*x })
 }
 
-fn middle(graph: &mut GraphBuilder<'_>, path: &str, attention: bool, x: &Map) -> Result<Map> {
+fn middle(graph: &mut GraphBuilder<'_>, path: &str, config: &SpatialConfig, x: &Map) -> Result<Map> {
     let mut h = block(graph, &format!("{path}.first"), x.channels, x)?;
-    if attention {
+    if config.middle_attention {
         h = graph.attention(&format!("{path}.attention"), 1, &h)?;
     }
     block(graph, &format!("{path}.second"), x.channels, &h)

@@ -25,7 +25,7 @@ pub(crate) trait ImageModel: Sync {
     type Input: Sync;
     /// Codes of a batch.
     type Code;
-    /// What the decoder computes.
+    /// Result of the decoder.
     type Output;
 
     /// Draws the decoder input, which depends on the images' places in the sequence alone.

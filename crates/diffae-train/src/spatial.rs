@@ -46,7 +46,7 @@ pub(crate) struct SpatialModel {
     perceptual: Option<LpipsNetwork>,
 }
 
-/// What a step trains on.
+/// Pictures, or parts of them, that a step trains on.
 #[derive(Debug)]
 pub(crate) struct Crops {
     /// Crops of pictures, `[N, C, H, W]`.
@@ -91,13 +91,13 @@ impl SpatialModel {
         })
     }
 
-    fn decoded(&self, crops: &Crops, checkpoint_blocks: bool) -> Result<Decoded> {
-        let posterior = self.net.posterior(&crops.x_0, checkpoint_blocks)?;
+    fn decoded(&self, crops: &Crops, mode: TrainingMode) -> Result<Decoded> {
+        let posterior = self.net.posterior(&crops.x_0, mode)?;
         let latents = match &crops.noise {
             Some(noise) => posterior.sample(noise)?,
             None => posterior.mean.clone(),
         };
-        Ok(Decoded { x: self.net.decode_posterior(&latents, checkpoint_blocks)?, posterior })
+        Ok(Decoded { x: self.net.decode_posterior(&latents, mode)?, posterior })
     }
 }
 
@@ -140,7 +140,7 @@ impl ImageModel for SpatialModel {
     }
 
     fn decode(&self, &(): &(), crops: &Crops) -> Result<Decoded> {
-        no_gradients(|| self.decoded(crops, false))
+        no_gradients(|| self.decoded(crops, TrainingMode::default()))
     }
 
     fn forward_training(
@@ -150,7 +150,7 @@ impl ImageModel for SpatialModel {
         mode: TrainingMode,
         _: &mut Vec<BatchMoments>,
     ) -> Result<Decoded> {
-        self.decoded(crops, mode.checkpoint_blocks)
+        self.decoded(crops, mode)
     }
 
     fn loss(&self, _: &Tensor, crops: &Crops, output: &Decoded, _: &ObjectiveSettings) -> Result<Tensor> {
@@ -202,7 +202,7 @@ pub(crate) fn run(
         let short = |name: String| name.strip_prefix(PREFIX).unwrap_or(&name).to_owned();
         let mut tensors: BTreeMap<String, Tensor> =
             trainer.averages()?.into_iter().map(|(name, tensor)| (short(name), tensor)).collect();
-        SpatialAutoencoder::STATISTICS.iter().for_each(|name| drop(tensors.remove(*name)));
+        tensors.retain(|name, _| !is_statistic(name));
         (tensors, of_stage.autoencoder.num_steps() * of_stage.autoencoder.batch_size)
     };
     if group.is_first() {
@@ -214,6 +214,11 @@ pub(crate) fn run(
         preview.write(named(weights.tensors).into_iter().collect(), images)?;
     }
     Ok(Outcome::Finished)
+}
+
+/// Returns whether a tensor is a statistic of latents, and no parameter that is trained.
+fn is_statistic(name: &str) -> bool {
+    SpatialAutoencoder::STATISTICS.contains(&name)
 }
 
 /// Returns parameters under the names of a model.
@@ -263,7 +268,7 @@ fn of_file(path: &Path, image_size: usize) -> Result<SpatialWeights> {
             SpatialWeights::read(file, image_size).map_err(failed)?
         }
     };
-    SpatialAutoencoder::STATISTICS.iter().for_each(|name| drop(weights.tensors.remove(*name)));
+    weights.tensors.retain(|name, _| !is_statistic(name));
     let RawSpatialConfig { image_channels, .. } = *weights.config;
     let config = RawSpatialConfig { image_size, image_channels, ..(*weights.config).clone() };
     Ok(SpatialWeights { config: SpatialConfig::new(config)?, ..weights })

@@ -98,7 +98,7 @@ impl Trainer {
         };
         let [channels, size, _] = model.image_shape();
         let networks = |vb: &VarBuilder<'_>| Networks::new(model, spatial, vb);
-        Ok(Self { constant, ..Self::built((config, [channels, size]), compute, given, networks)? })
+        Ok(Self { constant, ..Self::built((config, [channels, size]), &compute, given, networks)? })
     }
 
     /// Builds the spatial autoencoder of a model on latents; `config` is that of its stage.
@@ -106,7 +106,7 @@ impl Trainer {
         let perceptual = spatial::perceptual(config, notes.lpips_weights.as_deref(), &compute.device)?;
         let size = config.spatial_net.as_ref().map_or(0, |settings| settings.trained_size(&config.model));
         let compared = [config.model.image_channels, size];
-        let mut trainer = Self::built((config, compared), compute.clone(), spatial::initial(config)?, |vb| {
+        let mut trainer = Self::built((config, compared), compute, spatial::initial(config)?, |vb| {
             Ok(Networks::Spatial(Box::new(SpatialModel::new(config, perceptual, vb)?)))
         })?;
         // They are computed at the end of the stage.
@@ -119,7 +119,7 @@ impl Trainer {
     /// Builds networks, and a discriminator where there is an adversarial term: of so many channels and pixels.
     fn built(
         (config, [channels, size]): (&TrainConfig, [usize; 2]),
-        compute: Compute,
+        compute: &Compute,
         given: HashMap<String, Tensor>,
         networks: impl FnOnce(&VarBuilder<'_>) -> Result<Networks>,
     ) -> Result<Self> {
@@ -128,7 +128,7 @@ impl Trainer {
             Discriminator::new(channels, size, config.objective.discriminator_channels, &vb.pp("discriminator"))
         };
         let is_adversarial = config.objective.adversarial_weight > 0.;
-        let ((networks, trained), parameters) = Parameters::build((config.seed, &compute), given, |vb| {
+        let ((networks, trained), parameters) = Parameters::build((config.seed, compute), given, |vb| {
             Ok((networks(vb)?, is_adversarial.then(|| discriminator(vb)).transpose()?))
         })?;
         let views = VarBuilder::from_tensors(parameters.views("discriminator."), DType::F32, device);

@@ -249,7 +249,8 @@ fn inferred(path: &Path, tensors: &BTreeMap<String, Tensor>, image_size: usize) 
         let missing = || unfit(path, format!("it has no {name} of a spatial autoencoder"));
         tensors.get(name).and_then(|tensor| tensor.dims().get(axis).copied()).ok_or_else(missing)
     };
-    let count = |name: &dyn Fn(usize) -> String| (0..).take_while(|&idx| tensors.contains_key(&name(idx))).count();
+    let count =
+        |name: &dyn Fn(usize) -> String| (0..tensors.len()).take_while(|&idx| tensors.contains_key(&name(idx))).count();
     let first = |level: usize| format!("encoder.levels.{level}.blocks.0.in_layers.2.weight");
     let widths = (0..count(&first)).map(|level| dim(&first(level), 0)).collect::<Result<Vec<_>>>()?;
     let model_channels = widths.iter().copied().reduce(greatest_divisor).unwrap_or(0);
@@ -283,6 +284,7 @@ mod tests {
     use candle_nn::VarBuilder;
 
     use super::*;
+    use crate::unet::TrainingMode;
     use crate::weights::read_state_dict;
 
     /// Numbers of the autoencoder of diffusers, whose parameters are waves; see `xtask/peer/spatial_fixtures.py`.
@@ -410,12 +412,12 @@ mod tests {
             let config = &weights.config;
             assert_eq!((config.model_channels, &config.channel_mult[..], config.num_res_blocks), (32, &[1, 2][..], 1));
             assert_eq!((config.latent_channels, config.image_channels, config.middle_attention), (4, 3, true));
-            let net = built(&weights);
-            let posterior = net.posterior(&wave(&[2, 3, 16, 16], 0.05, 1.), false).unwrap();
+            let (net, mode) = (built(&weights), TrainingMode::default());
+            let posterior = net.posterior(&wave(&[2, 3, 16, 16], 0.05, 1.), mode).unwrap();
             assert!(far(&posterior.mean, &expected["mean"]) < 1e-5);
             assert!(far(&posterior.log_variance, &expected["log_variance"]) < 1e-5);
             // Some variances are small: f32 is off by 2e-4 of up to 4, and the other epsilon by 4e-2.
-            let decoded = net.decode_posterior(&wave(&[2, 4, 8, 8], 1.7, 1.), false).unwrap();
+            let decoded = net.decode_posterior(&wave(&[2, 4, 8, 8], 1.7, 1.), mode).unwrap();
             assert!(far(&decoded, &expected["decoded"]) < 1e-3, "{}", far(&decoded, &expected["decoded"]));
         }
     }
@@ -429,11 +431,11 @@ mod tests {
         assert_eq!(SpatialWeights::read(&file, 16).unwrap().config.image_size, 16);
         assert_eq!(again.config, of_diffusers.config);
         for (name, tensor) in &of_diffusers.tensors {
-            assert_eq!(far(&again.tensors[name], tensor), 0., "{name}");
+            assert!(far(&again.tensors[name], tensor) <= 0., "{name}");
         }
         let without = parameters().into_iter().filter(|(name, _)| !name.contains("quant_conv")).collect();
-        let net = built(&SpatialWeights::read(&written(&without), 16).unwrap());
-        let decoded = net.decode_posterior(&wave(&[1, 4, 8, 8], 1.7, 1.), false).unwrap();
+        let (net, mode) = (built(&SpatialWeights::read(&written(&without), 16).unwrap()), TrainingMode::default());
+        let decoded = net.decode_posterior(&wave(&[1, 4, 8, 8], 1.7, 1.), mode).unwrap();
         assert_eq!(decoded.dims(), [1, 3, 16, 16]);
     }
 
