@@ -125,7 +125,8 @@ impl TwoConvBlock {
     pub(crate) fn new(plan: ResPlan, num_groups: usize, vb: &VarBuilder<'_>) -> Result<Self> {
         let norm = |channels: usize, name| GroupNorm::with_groups((channels, num_groups.min(channels)), &vb.pp(name));
         let channels = plan.out_channels;
-        let out_conv = Conv2d::zero_initialized(Conv2dConfig::three(channels, channels), &vb.pp("out_layers.3"))?;
+        // Not zero at first, in contrast to a diffusion's, as in the original.
+        let out_conv = Conv2d::new(Conv2dConfig::three(channels, channels), &vb.pp("out_layers.3"))?;
         Ok(Self {
             stem: Stem::with_norm(norm(plan.in_channels, "in_layers.0")?, plan, vb)?,
             out_norm: norm(channels, "out_layers.0")?,

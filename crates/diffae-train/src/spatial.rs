@@ -64,9 +64,9 @@ pub(crate) struct Decoded {
     posterior: Posterior,
 }
 
-/// Logarithm of the variance of latents at the beginning: noise of their own size, which a network begins with otherwise, keeps
+/// Logarithm of the variance of latents at the beginning, when they are small: noise of their own size, or larger, keeps
 /// it from learning which latents matter.
-const FIRST_LOG_VARIANCE: f32 = -5.;
+const FIRST_LOG_VARIANCE: f32 = -12.;
 
 /// Returns initial values of parameters that are not drawn at random.
 pub(crate) fn initial(config: &TrainConfig) -> Result<HashMap<String, Tensor>> {

@@ -235,7 +235,7 @@ mod tests {
     /// A run whose stages are all done, with a checkpoint each of as many steps.
     fn finished(folder: &Path) -> RunFolder {
         let mut run = RunFolder::open_or_create(folder, &config(&[]), &Notes::default()).unwrap();
-        for stage in Stage::ALL {
+        for &stage in config(&[]).stages() {
             let steps = run.config().stage(stage).num_steps();
             std::fs::create_dir_all(folder.join(format!("checkpoints/{}-{steps:09}", stage.name()))).unwrap();
             run.set_done(stage).unwrap();
@@ -264,7 +264,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut run = finished(&folder.path().join("run"));
         run.change(&config(&["latent.images=12800"])).unwrap();
-        assert_eq!(Stage::ALL.map(|stage| run.is_done(stage)), [true, true, false, true]);
+        assert_eq!(Stage::ALL.map(|stage| run.is_done(stage)), [false, true, false, true]);
         assert_eq!(run.num_steps_made(Stage::Latent), Some(200));
         assert!(run.change(&config(&["latent.images=12800"])).unwrap().is_empty());
     }
