@@ -269,9 +269,9 @@ fn of_file(path: &Path, image_size: usize) -> Result<SpatialWeights> {
         }
     };
     weights.tensors.retain(|name, _| !is_statistic(name));
-    let RawSpatialConfig { image_channels, .. } = *weights.config;
-    let config = RawSpatialConfig { image_size, image_channels, ..(*weights.config).clone() };
-    Ok(SpatialWeights { config: SpatialConfig::new(config)?, ..weights })
+    // That of a model may be for pictures of another size; the network itself is for any.
+    let config = SpatialConfig::new(RawSpatialConfig { image_size, ..(*weights.config).clone() })?;
+    Ok(SpatialWeights { config, ..weights })
 }
 
 /// Reads the spatial autoencoder of a model, with the statistics of its latents.
