@@ -73,40 +73,6 @@ impl RawSpatialConfig {
     fn widths(&self) -> Vec<usize> {
         self.channel_mult.iter().map(|mult| mult * self.model_channels).collect()
     }
-
-    /// Returns the multiply-adds of encoding and of decoding a picture, counted as plain sums of products.
-    #[must_use]
-    pub fn num_multiply_adds(&self) -> [u64; 2] {
-        let widths: Vec<u64> = self.widths().into_iter().map(|width| width as u64).collect();
-        let area = |level: usize| (self.image_size as u64 >> level).pow(2);
-        let last = widths.len().saturating_sub(1);
-        let (Some(&first), Some(&deepest)) = (widths.first(), widths.last()) else { return [0; 2] };
-        let conv = |inputs: u64, outputs: u64, level| 9 * area(level) * inputs * outputs;
-        let block = |inputs: u64, outputs: u64, level| {
-            let shortcut = if inputs == outputs { 0 } else { area(level) * inputs * outputs };
-            conv(inputs, outputs, level) + conv(outputs, outputs, level) + shortcut
-        };
-        let ends = conv(self.image_channels as u64, first, 0);
-        let attention = 4 * deepest * deepest * area(last) + 2 * deepest * area(last).pow(2);
-        let middle = 2 * block(deepest, deepest, last) + if self.middle_attention { attention } else { 0 };
-        let latents = self.latent_channels as u64;
-        let (mut down, mut up) = (0, 0);
-        for (level, &width) in widths.iter().enumerate() {
-            let wider = widths.get(level + 1).copied();
-            let from = if level == 0 { width } else { widths[level - 1] };
-            let repeated = (self.num_res_blocks as u64).saturating_sub(1) * block(width, width, level);
-            down += block(from, width, level) + repeated;
-            up += block(wider.unwrap_or(width), width, level) + repeated + block(width, width, level);
-            if wider.is_some() {
-                // Computed for all pixels, of which a fourth stays.
-                down += conv(width, width, level);
-                up += conv(wider.unwrap_or(width), wider.unwrap_or(width), level);
-            }
-        }
-        let to_latents = conv(deepest, 2 * latents, last) + 4 * latents * latents * area(last);
-        let from_latents = conv(latents, deepest, last) + latents * latents * area(last);
-        [ends + down + middle + to_latents, from_latents + middle + up + ends]
-    }
 }
 
 impl Check for RawSpatialConfig {
@@ -205,7 +171,7 @@ pub struct SpatialAutoencoder {
 #[derive(Debug, Clone)]
 struct Down {
     first: Conv2d,
-    levels: Vec<(Vec<TwoConvBlock>, Option<Conv2d>)>,
+    levels: Vec<Level>,
     middle: Middle,
     norm: GroupNorm,
     last: Conv2d,
@@ -216,7 +182,7 @@ struct Down {
 struct Up {
     first: Conv2d,
     middle: Middle,
-    levels: Vec<(Vec<TwoConvBlock>, Option<Conv2d>)>,
+    levels: Vec<Level>,
     norm: GroupNorm,
     last: Conv2d,
 }
@@ -278,23 +244,36 @@ impl Middle {
     }
 }
 
+/// Blocks at one resolution, and the convolution that belongs to the change to the next.
+type Level = (Vec<TwoConvBlock>, Option<Conv2d>);
+
+/// Builds levels of the given channels in the order of computation, each of so many blocks; `resample` names the convolutions between
+/// them.
+fn levels(
+    channels: Vec<usize>,
+    num_blocks: usize,
+    width: &mut Width,
+    (resample, vb): (&str, &VarBuilder<'_>),
+) -> Result<Vec<Level>> {
+    let (mut levels, count) = (vec![], channels.len());
+    for (level, channels) in channels.into_iter().enumerate() {
+        let vb = vb.pp("levels").pp(level);
+        let block = |idx: usize| width.block(channels, &vb.pp("blocks").pp(idx));
+        let blocks = (0..num_blocks).map(block).collect::<Result<_>>()?;
+        let is_last = level + 1 == count;
+        let conv = (!is_last).then(|| Conv2d::new(Conv2dConfig::three(channels, channels), &vb.pp(resample)));
+        levels.push((blocks, conv.transpose()?));
+    }
+    Ok(levels)
+}
+
 impl Down {
     fn new(config: &SpatialConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let widths = config.widths();
         let channels = widths.first().copied().unwrap_or_default();
         let mut width = Width { channels, num_groups: config.num_groups };
         let first = Conv2d::new(Conv2dConfig::three(config.image_channels, channels), &vb.pp("first"))?;
-        let mut levels = vec![];
-        for (level, &channels) in widths.iter().enumerate() {
-            let vb = vb.pp("levels").pp(level);
-            let mut blocks = vec![];
-            for idx in 0..config.num_res_blocks {
-                blocks.push(width.block(channels, &vb.pp("blocks").pp(idx))?);
-            }
-            let is_last = level + 1 == widths.len();
-            let down = (!is_last).then(|| Conv2d::new(Conv2dConfig::three(channels, channels), &vb.pp("down")));
-            levels.push((blocks, down.transpose()?));
-        }
+        let levels = levels(widths, config.num_res_blocks, &mut width, ("down", vb))?;
         Ok(Self {
             first,
             levels,
@@ -323,22 +302,12 @@ impl Down {
 
 impl Up {
     fn new(config: &SpatialConfig, vb: &VarBuilder<'_>) -> Result<Self> {
-        let widths = config.widths();
-        let channels = widths.last().copied().unwrap_or_default();
+        let widths = config.widths().into_iter().rev().collect::<Vec<_>>();
+        let channels = widths.first().copied().unwrap_or_default();
         let mut width = Width { channels, num_groups: config.num_groups };
         let first = Conv2d::new(Conv2dConfig::three(config.latent_channels, channels), &vb.pp("first"))?;
         let middle = Middle::new(width, config, &vb.pp("middle"))?;
-        let mut levels = vec![];
-        for (level, &channels) in widths.iter().rev().enumerate() {
-            let vb = vb.pp("levels").pp(level);
-            let mut blocks = vec![];
-            for idx in 0..=config.num_res_blocks {
-                blocks.push(width.block(channels, &vb.pp("blocks").pp(idx))?);
-            }
-            let is_last = level + 1 == widths.len();
-            let up = (!is_last).then(|| Conv2d::new(Conv2dConfig::three(channels, channels), &vb.pp("up")));
-            levels.push((blocks, up.transpose()?));
-        }
+        let levels = levels(widths, config.num_res_blocks + 1, &mut width, ("up", vb))?;
         Ok(Self {
             first,
             middle,
@@ -364,7 +333,7 @@ impl Up {
     }
 }
 
-fn of_levels(levels: &mut [(Vec<TwoConvBlock>, Option<Conv2d>)]) -> impl Iterator<Item = &mut Conv2d> {
+fn of_levels(levels: &mut [Level]) -> impl Iterator<Item = &mut Conv2d> {
     levels.iter_mut().flat_map(|(blocks, conv)| blocks.iter_mut().flat_map(TwoConvBlock::convs_mut).chain(conv))
 }
 
@@ -703,19 +672,5 @@ mod tests {
         assert!(refused(RawSpatialConfig { channel_mult: vec![], ..raw() }).contains("channel_mult"));
         assert!(refused(RawSpatialConfig { channel_mult: vec![1; 9], ..raw() }).contains("channel_mult"));
         assert!(refused(RawSpatialConfig { latent_channels: 0, ..raw() }).contains("latent_channels"));
-    }
-
-    #[test]
-    fn multiply_adds_are_those_of_the_layers() {
-        let config = SpatialConfig::new(RawSpatialConfig { middle_attention: false, ..raw() }).unwrap();
-        // Convolutions of the encoder: first, two of 8 channels and the halving one at 256 pixels; at 64 pixels a block from 8 to
-        // 16 channels with its shortcut, two blocks of 16, the last one, and the 1x1 one of the moments.
-        let encode =
-            256 * 9 * (3 * 8 + 3 * 8 * 8) + 64 * (9 * (8 * 16 + 16 * 16 + 4 * 16 * 16 + 16 * 4) + 8 * 16 + 4 * 4);
-        // Of the decoder: 1x1, first, two blocks and two more of 16; the doubling one at 256 pixels, a block from 16 to 8 with
-        // its shortcut, one of 8, and the last one.
-        let decode =
-            64 * (2 * 2 + 9 * (2 * 16 + 8 * 16 * 16)) + 256 * (9 * (16 * 16 + 16 * 8 + 3 * 8 * 8 + 8 * 3) + 16 * 8);
-        assert_eq!(config.num_multiply_adds(), [encode, decode]);
     }
 }

@@ -438,23 +438,6 @@ impl TrainConfig {
         Ok(LatentConfig { net, diffusion: self.latent_net.diffusion.clone() })
     }
 
-    /// Returns the resolutions with attention of the `UNet` and of the encoder. Of a model on latents, whose networks begin at
-    /// different resolutions, each has those that occur in it; one that occurs in neither is left to the `UNet`, which refuses it.
-    fn attention_resolutions(&self, state_size: usize) -> [Vec<usize>; 2] {
-        let ModelSettings { attention_resolutions: all, image_size, .. } = &self.model;
-        if self.model.kind != Kind::LatentAutoencoder {
-            return [all.clone(), all.clone()];
-        }
-        let occurs =
-            |size: usize, levels: &[usize], wanted: usize| (0..levels.len()).any(|level| size >> level == wanted);
-        let in_encoder = |wanted: usize| occurs(*image_size, &self.model.encoder_channel_mult, wanted);
-        let in_unet = |wanted: usize| occurs(state_size, &self.model.channel_mult, wanted) || !in_encoder(wanted);
-        [
-            all.iter().copied().filter(|&wanted| in_unet(wanted)).collect(),
-            all.iter().copied().filter(|&wanted| in_encoder(wanted)).collect(),
-        ]
-    }
-
     fn check(&self) -> Result<()> {
         self.check_spatial()?;
         self.check_distillation()?;
