@@ -16,7 +16,7 @@ use crate::tape;
 /// A group norm, its affine map and its activation.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupNorm<'a> {
-    /// Number of groups; divides C.
+    /// Number of groups; divides C. 0 turns the normalization off: `x_hat = x`.
     pub num_groups: usize,
     /// Scale, `[N, C]`, or `[1, C]` or `[C]` for all images.
     pub scale: &'a Tensor,
@@ -29,7 +29,7 @@ pub struct GroupNorm<'a> {
 impl GroupNorm<'_> {
     /// Fails if the norm does not fit `channels` channels of `images` images.
     pub(crate) fn check(&self, images: usize, channels: usize) -> Result<()> {
-        if self.num_groups == 0 || !channels.is_multiple_of(self.num_groups) {
+        if self.num_groups > 0 && !channels.is_multiple_of(self.num_groups) {
             bail!("{channels} channels cannot be cut into {} groups", self.num_groups)
         }
         for tensor in [self.scale, self.shift] {
@@ -49,8 +49,8 @@ impl GroupNorm<'_> {
 /// Normalizes groups of channels, then applies an affine map and an activation.
 ///
 /// `y = activation(x_hat * scale + shift)`, `x_hat = (x - mean) / sqrt(variance + 1e-5)`, with mean and variance over each
-/// group of channels of an image. The variance is the biased one; statistics are in f32 at least. The backward pass
-/// saves `x` only.
+/// group of channels of an image. The variance is the biased one; statistics are in f32 at least. Without groups, `x_hat = x`.
+/// The backward pass saves `x` only.
 ///
 /// # Shapes
 /// - `x`: `[N, C, H, W]`; result: as `x`, of its dtype.
@@ -166,6 +166,9 @@ impl Operation<3> for NormOp {
         let by_channel = |t: &Tensor| t.reshape((images, channels, height * width))?.sum(D::Minus1);
         let sums = Tensor::stack(&[by_channel(&(&du * &x_hat)?)?, by_channel(&du)?], 0)?; // [2, N, C]
         let d_x = || {
+            if self.num_groups == 0 {
+                return du.broadcast_mul(&scale)?.to_dtype(x.dtype());
+            }
             let by_group = |t: &Tensor| t.reshape((images, self.num_groups, ()));
             let (g, x_hat) = (by_group(&du.broadcast_mul(&scale)?)?, by_group(&x_hat)?);
             let along = (&g * &x_hat)?.mean_keepdim(D::Minus1)?;
@@ -183,7 +186,7 @@ impl Operation<3> for NormOp {
 struct Composed {
     /// Normalized `x`, `[N, C, H, W]`.
     x_hat: Tensor,
-    /// `1 / sqrt(variance + 1e-5)`, `[N, groups, 1]`.
+    /// `1 / sqrt(variance + 1e-5)`, `[N, groups, 1]`; a one without groups.
     inv_deviation: Tensor,
     /// Scale, `[N or 1, C, 1, 1]`.
     scale: Tensor,
@@ -195,11 +198,15 @@ impl Composed {
     fn new(x: &Tensor, affine: [&Tensor; 2], num_groups: usize) -> Result<Self> {
         let statistics = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let (images, channels, _, _) = x.dims4()?;
-        let groups = x.to_dtype(statistics)?.reshape((images, num_groups, ()))?;
-        let centered = groups.broadcast_sub(&groups.mean_keepdim(D::Minus1)?)?;
-        let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
-        let inv_deviation = (variance + NORM_EPS)?.sqrt()?.recip()?;
-        let x_hat = centered.broadcast_mul(&inv_deviation)?.reshape(x.shape())?;
+        let (x_hat, inv_deviation) = if num_groups == 0 {
+            (x.to_dtype(statistics)?, Tensor::ones((1, 1, 1), statistics, x.device())?)
+        } else {
+            let groups = x.to_dtype(statistics)?.reshape((images, num_groups, ()))?;
+            let centered = groups.broadcast_sub(&groups.mean_keepdim(D::Minus1)?)?;
+            let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
+            let inv_deviation = (variance + NORM_EPS)?.sqrt()?.recip()?;
+            (centered.broadcast_mul(&inv_deviation)?.reshape(x.shape())?, inv_deviation)
+        };
         let by_channel = |t: &Tensor| t.to_dtype(statistics)?.reshape(((), channels, 1, 1));
         let [scale, shift] = affine;
         Ok(Self { x_hat, inv_deviation, scale: by_channel(scale)?, shift: by_channel(shift)? })

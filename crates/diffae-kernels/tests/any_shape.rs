@@ -87,12 +87,13 @@ proptest! {
 
     #[test]
     fn norms((n, groups, width) in (1..4_usize, 1..6_usize, 1..8_usize), (h, w) in (2..9_usize, 2..9_usize),
-             of_each in any::<bool>(), has_silu in any::<bool>()) {
+             of_each in any::<bool>(), has_silu in any::<bool>(), normalizes in any::<bool>()) {
         let (channels, rows) = (groups * width, if of_each { n } else { 1 });
         let activation = if has_silu { Activation::Silu } else { Activation::Identity };
         let args = [values(&[n, channels, h, w], 1.), values(&[rows, channels], 2.), values(&[channels], 3.)];
         compare(&args, &|args| {
-            group_norm(&args[0], &GroupNorm { num_groups: groups, scale: &args[1], shift: &args[2], activation })
+            let num_groups = if normalizes { groups } else { 0 };
+            group_norm(&args[0], &GroupNorm { num_groups, scale: &args[1], shift: &args[2], activation })
         });
     }
 

@@ -75,6 +75,7 @@ fn norms_of_many_shapes() {
         ([2, 32, 5, 3], 32, 2, Activation::Identity),
         ([1, 64, 16, 16], 32, 1, Activation::Silu),
         ([3, 6, 9, 9], 3, 3, Activation::Silu),
+        ([2, 5, 7, 9], 0, 2, Activation::Silu),
     ] {
         let x = (values(&dims, 1.) + 3.).unwrap();
         let args = [x, values(&[rows, dims[1]], 2.), values(&[rows, dims[1]], 3.)];

@@ -22,6 +22,7 @@ pub(super) struct Sizes {
     pub(super) element: Element,
     pub(super) images: usize,
     pub(super) channels: usize,
+    /// Number of groups; 0 without normalization.
     pub(super) groups: usize,
     pub(super) pixels: usize,
     /// Whether each image has its own scale and shift.
@@ -30,8 +31,13 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
+    /// Returns the number of groups that blocks are laid out by: one, where nothing is normalized.
+    fn laid_out(&self) -> usize {
+        self.groups.max(1)
+    }
+
     fn group_len(&self) -> usize {
-        self.channels.div_euclid(self.groups) * self.pixels
+        self.channels.div_euclid(self.laid_out()) * self.pixels
     }
 
     fn num_parts(&self) -> usize {
@@ -40,7 +46,7 @@ impl Sizes {
 
     /// Returns the number of values of the sums of moments.
     pub(super) fn num_partial(&self) -> usize {
-        2 * self.images * self.groups * self.num_parts()
+        2 * self.images * self.laid_out() * self.num_parts()
     }
 
     fn launch(&self, kernel: &str, grid: [usize; 2], threads: u32, arguments: Vec<Argument>) -> Result<Launch> {
@@ -54,28 +60,36 @@ impl Sizes {
     }
 
     /// Returns the arguments that describe the norm.
-    fn described(&self) -> Result<[Argument; 7]> {
+    fn described(&self) -> Result<[Argument; 8]> {
         Ok([
             Argument::int(self.num_parts())?,
             Argument::int(self.channels)?,
-            Argument::int(self.groups)?,
+            Argument::int(self.laid_out())?,
             Argument::int(self.pixels)?,
             Argument::int(if self.by_image { self.channels } else { 0 })?,
             Argument::Float(EPS),
             Argument::Int(i32::from(self.activation == Activation::Silu)),
+            Argument::Int(i32::from(self.groups > 0)),
         ])
     }
 
-    fn moments(&self, x: usize, partial: usize) -> Result<Launch> {
+    /// Returns one block for each part of a group.
+    fn grid(&self) -> [usize; 2] {
+        [self.images * self.laid_out(), self.num_parts()]
+    }
+
+    /// Plans the sums of moments, if there is something to normalize.
+    fn moments(&self, x: usize, partial: usize) -> Result<Option<Launch>> {
         let arguments = vec![Argument::Buffer(x), Argument::Buffer(partial), Argument::int(self.group_len())?];
-        self.launch("moments", [self.images * self.groups, self.num_parts()], self.threads_of_part(), arguments)
+        let launch = || self.launch("moments", self.grid(), self.threads_of_part(), arguments);
+        (self.groups > 0).then(launch).transpose()
     }
 
     /// Plans the forward pass. Buffers: x, y, scale, shift, sums of moments.
     pub(super) fn forward(&self) -> Result<Vec<Launch>> {
         let arguments = (0..5).map(Argument::Buffer).chain(self.described()?).collect();
-        let grid = [self.images * self.groups, self.num_parts()];
-        Ok(vec![self.moments(0, 4)?, self.launch("forward", grid, self.threads_of_part(), arguments)?])
+        let forward = self.launch("forward", self.grid(), self.threads_of_part(), arguments)?;
+        Ok(self.moments(0, 4)?.into_iter().chain([forward]).collect())
     }
 
     /// Plans the backward pass. Buffers: x, dy, scale, shift, sums of moments, and the gradients w.r.t. scale and shift by
@@ -85,12 +99,10 @@ impl Sizes {
         let of = |buffers: &[usize]| buffers.iter().copied().map(Argument::Buffer).chain(described).collect();
         let of_plane = threads(self.pixels.div_euclid(width(self.pixels)));
         let sums = self.launch("sums", [self.images * self.channels, 1], of_plane, of(&[0, 1, 2, 3, 4, 5]))?;
-        let mut launches = vec![self.moments(0, 4)?, sums];
-        if let Some(d_x) = d_x {
-            let grid = [self.images * self.groups, self.num_parts()];
-            launches.push(self.launch("input", grid, self.threads_of_part(), of(&[0, 1, d_x, 2, 3, 4, 5]))?);
-        }
-        Ok(launches)
+        let input = d_x
+            .map(|d_x| self.launch("input", self.grid(), self.threads_of_part(), of(&[0, 1, d_x, 2, 3, 4, 5])))
+            .transpose()?;
+        Ok(self.moments(0, 4)?.into_iter().chain([sums]).chain(input).collect())
     }
 }
 

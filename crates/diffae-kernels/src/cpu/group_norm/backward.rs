@@ -68,7 +68,7 @@ impl<'a> Backward<'a> {
     /// Writes dx and returns the gradients w.r.t. scale and shift. Without a `dy`, it is read from `dx`.
     ///
     /// `du = dy f'(u)`; `dscale = sum du x_hat`; `dshift = sum du`; `dx = rstd (du scale - m_0 - x_hat m_1)` with
-    /// `m_0, m_1` the means over the group of `du scale` and `du scale x_hat`.
+    /// `m_0, m_1` the means over the group of `du scale` and `du scale x_hat`; both are 0 where the moments are constants.
     fn run(&self, dy: Option<&[f32]>, dx: Shared<'_, f32>) -> Vec<f32> {
         let Self { x, moments, scale, .. } = self;
         let (channels, area) = (x.channels(), x.area());
@@ -115,8 +115,11 @@ impl<'a> Backward<'a> {
         sums
     }
 
-    /// Means of `du scale` and of `du scale x_hat` over each group.
+    /// Means of `du scale` and of `du scale x_hat` over each group; zeros where the moments are constants.
     fn group_means(&self, sums: &[f32]) -> Vec<[f32; 2]> {
+        if !self.moments.are_measured {
+            return vec![[0.; 2]; self.moments.of_groups.len()];
+        }
         let group_size = self.moments.group_size;
         let rows = self.x.images() * self.x.channels();
         let count = (group_size * self.x.area()) as f64;

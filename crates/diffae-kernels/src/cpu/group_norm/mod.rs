@@ -25,6 +25,8 @@ pub(crate) struct Moments {
     channels: usize,
     /// Number of channels of a group, at least one.
     group_size: usize,
+    /// Whether the moments are those of `x`, and change with it.
+    are_measured: bool,
 }
 
 /// Minimum number of channels of a task: enough work to be worth a task.
@@ -35,12 +37,17 @@ fn channels_per_task(area: usize) -> usize {
 impl Moments {
     /// Computes the moments of planes cut into `num_groups` groups of channels, with the biased variance.
     ///
-    /// Each channel is summed in f32 around its own mean; channels are joined in f64.
+    /// Each channel is summed in f32 around its own mean; channels are joined in f64. Without groups, the moments are 0 and 1,
+    /// whatever the planes are: `x_hat = x`.
     ///
     /// # Errors
     /// If the channels cannot be cut so.
     pub(crate) fn new(x: &Planes<'_>, num_groups: usize) -> LengthResult<Self> {
         let (images, channels, area) = (x.images(), x.channels(), x.area());
+        if num_groups == 0 {
+            let group_size = channels.max(1);
+            return Ok(Self { of_groups: vec![(0., 1.); images], images, channels, group_size, are_measured: false });
+        }
         let group_size = channels.checked_div(num_groups).unwrap_or(0);
         check_length("the channels of a group norm", channels, &[num_groups, group_size])?;
         let group_size = group_size.max(1);
@@ -63,7 +70,7 @@ impl Moments {
             let moments = (mean as f32, (squares / (count * area) + NORM_EPS).sqrt().recip() as f32);
             moments
         });
-        Ok(Self { of_groups: moments.collect(), images, channels, group_size })
+        Ok(Self { of_groups: moments.collect(), images, channels, group_size, are_measured: true })
     }
 
     /// Mean and rstd of the channel `row = image * C + channel`.
@@ -251,7 +258,6 @@ mod tests {
         let values: Vec<f32> = (0..24u8).map(f32::from).collect();
         let x = Planes::new(&values, [2, 6, 1, 2]).unwrap();
         assert!(Moments::new(&x, 4).is_err());
-        assert!(Moments::new(&x, 0).is_err());
         let moments = Moments::new(&x, 3).unwrap();
         for len in [0, 1, 5, 7, 18] {
             assert!(moments.fold(&vec![1.; len], &[0.; 6]).is_err(), "{len}");

@@ -150,6 +150,9 @@ fn norms_are_those_of_the_cpu() {
         }
         Case::new(element, [2, 4, 6, 6], 2, 1, Activation::Silu).check();
         Case::new(element, [2, 4, 5, 5], 2, 2, Activation::Identity).check();
+        // No normalization.
+        Case::new(element, [2, 6, 5, 7], 0, 2, Activation::Silu).check();
+        Case::new(element, [3, 4, 52, 50], 0, 1, Activation::Silu).check();
     }
 }
 

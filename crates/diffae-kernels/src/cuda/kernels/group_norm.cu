@@ -30,9 +30,11 @@ struct Moments {
     float mean, inv_deviation;
 };
 
-// Mean and deviation of a group from the sums of its parts.
+// Mean and deviation of a group from the sums of its parts; 0 and 1 without normalization.
 template <typename T>
-__device__ inline Moments moments_of(const T *x, const float2 *partial, int group, int size, int parts, float eps) {
+__device__ inline Moments moments_of(const T *x, const float2 *partial, int group, int size, int parts, float eps,
+                                     int has_moments) {
+    if (!has_moments) return {0.f, 1.f};
     float2 sums = {0.f, 0.f};
     for (int part = 0; part < parts; part++) {
         sums.x += partial[group * parts + part].x;
@@ -54,11 +56,11 @@ __device__ inline float silu_slope(float u) {
 // y from x. A block has a part of a group; `blockIdx.x` counts the groups of all images.
 template <typename T, int WIDTH>
 __device__ void normalize(const T *x, T *y, const float *scale, const float *shift, const float2 *partial, int parts,
-                          int channels, int groups, int pixels, int row, float eps, int silu) {
+                          int channels, int groups, int pixels, int row, float eps, int silu, int has_moments) {
     const int of_group = channels / groups, size = of_group * pixels;
     const int image = blockIdx.x / groups, first = blockIdx.x % groups * of_group;
     const long long start = static_cast<long long>(blockIdx.x) * size;
-    const Moments moments = moments_of(x, partial, blockIdx.x, size, parts, eps);
+    const Moments moments = moments_of(x, partial, blockIdx.x, size, parts, eps, has_moments);
     const Share share = share_of(size / WIDTH);
     for (int i = share.start + threadIdx.x; i < share.end; i += blockDim.x) {
         const int channel = image * row + first + i * WIDTH / pixels;
@@ -78,10 +80,10 @@ __device__ void normalize(const T *x, T *y, const float *scale, const float *shi
 // w.r.t. scale and shift. A block has a channel of an image.
 template <typename T, int WIDTH>
 __device__ void sum_gradients(const T *x, const T *dy, const float *scale, const float *shift, const float2 *partial,
-                              float *sums, int parts, int channels, int groups, int pixels, int row, float eps, int silu) {
+                              float *sums, int parts, int channels, int groups, int pixels, int row, float eps, int silu, int has_moments) {
     const int of_group = channels / groups, size = of_group * pixels;
     const int image = blockIdx.x / channels, channel = blockIdx.x % channels;
-    const Moments moments = moments_of(x, partial, image * groups + channel / of_group, size, parts, eps);
+    const Moments moments = moments_of(x, partial, image * groups + channel / of_group, size, parts, eps, has_moments);
     const float a = scale[image * row + channel], b = shift[image * row + channel];
     const long long start = static_cast<long long>(blockIdx.x) * pixels;
     float2 sum = {0.f, 0.f};
@@ -103,17 +105,17 @@ __device__ void sum_gradients(const T *x, const T *dy, const float *scale, const
 }
 
 // With g = du scale, dx = (g - mean of g - x_hat mean of g x_hat) / sqrt(variance + eps); means over the group, from the sums of
-// its channels. A block has a part of a group.
+// its channels. Without normalization, dx = g. A block has a part of a group.
 template <typename T, int WIDTH>
 __device__ void input_gradient(const T *x, const T *dy, T *dx, const float *scale, const float *shift,
                                const float2 *partial, const float *sums, int parts, int channels, int groups, int pixels,
-                               int row, float eps, int silu) {
+                               int row, float eps, int silu, int has_moments) {
     const int of_group = channels / groups, size = of_group * pixels;
     const int image = blockIdx.x / groups, first = blockIdx.x % groups * of_group;
     const long long start = static_cast<long long>(blockIdx.x) * size, all = static_cast<long long>(gridDim.x / groups) * channels;
-    const Moments moments = moments_of(x, partial, blockIdx.x, size, parts, eps);
+    const Moments moments = moments_of(x, partial, blockIdx.x, size, parts, eps, has_moments);
     float2 means = {0.f, 0.f};
-    for (int i = threadIdx.x; i < of_group; i += blockDim.x) {
+    for (int i = threadIdx.x; i < of_group && has_moments; i += blockDim.x) {
         const float a = scale[image * row + first + i] / size;
         const long long at = static_cast<long long>(image) * channels + first + i;
         means.x += a * sums[at];
@@ -143,17 +145,17 @@ __device__ void input_gradient(const T *x, const T *dy, T *dx, const float *scal
     }                                                                                                                         \
     extern "C" __global__ void __launch_bounds__(MAX_THREADS)                                                                 \
         group_norm_forward_##SUFFIX(const T *x, T *y, const float *scale, const float *shift, const float2 *partial,          \
-                                    int parts, int channels, int groups, int pixels, int row, float eps, int silu) {          \
-        normalize<T, WIDTH>(x, y, scale, shift, partial, parts, channels, groups, pixels, row, eps, silu);                    \
+                                    int parts, int channels, int groups, int pixels, int row, float eps, int silu, int has_moments) {          \
+        normalize<T, WIDTH>(x, y, scale, shift, partial, parts, channels, groups, pixels, row, eps, silu, has_moments);                    \
     }                                                                                                                         \
     extern "C" __global__ void __launch_bounds__(MAX_THREADS) group_norm_sums_##SUFFIX(                                       \
         const T *x, const T *dy, const float *scale, const float *shift, const float2 *partial, float *sums, int parts,       \
-        int channels, int groups, int pixels, int row, float eps, int silu) {                                                 \
-        sum_gradients<T, WIDTH>(x, dy, scale, shift, partial, sums, parts, channels, groups, pixels, row, eps, silu);         \
+        int channels, int groups, int pixels, int row, float eps, int silu, int has_moments) {                                                 \
+        sum_gradients<T, WIDTH>(x, dy, scale, shift, partial, sums, parts, channels, groups, pixels, row, eps, silu, has_moments);         \
     }                                                                                                                         \
     extern "C" __global__ void __launch_bounds__(MAX_THREADS) group_norm_input_##SUFFIX(                                      \
         const T *x, const T *dy, T *dx, const float *scale, const float *shift, const float2 *partial, const float *sums,     \
-        int parts, int channels, int groups, int pixels, int row, float eps, int silu) {                                      \
-        input_gradient<T, WIDTH>(x, dy, dx, scale, shift, partial, sums, parts, channels, groups, pixels, row, eps, silu);    \
+        int parts, int channels, int groups, int pixels, int row, float eps, int silu, int has_moments) {                                      \
+        input_gradient<T, WIDTH>(x, dy, dx, scale, shift, partial, sums, parts, channels, groups, pixels, row, eps, silu, has_moments);    \
     }
 FOR_EACH_TYPE(DEFINE)
