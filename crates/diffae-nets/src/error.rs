@@ -98,6 +98,14 @@ pub enum Error {
         /// Groups of the norm.
         groups: usize,
     },
+    /// A spatial autoencoder with a shortcut has no room in its latents for the channels of pictures.
+    #[error("spatial autoencoder: latent_channels is {got}, but a shortcut needs those of pictures, {least}")]
+    TooFewLatents {
+        /// Channels of latents.
+        got: usize,
+        /// Channels of pictures.
+        least: usize,
+    },
     /// Attention cannot split its channels evenly.
     #[error("{network}: {block} has {}, which {} cannot divide evenly", counted(*channels, "channel"), counted(*num_heads, "head"))]
     HeadsDoNotDivide {

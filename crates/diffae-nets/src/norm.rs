@@ -31,7 +31,8 @@ impl GroupNorm {
         Self::with_groups((channels, num_groups(channels)), vb)
     }
 
-    /// Reads the same parameters, for a norm with a number of groups that divides the channels.
+    /// Reads the same parameters, for a norm with a number of groups that divides the channels; with none, nothing is normalized,
+    /// and the scale and shift are left.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.

@@ -112,7 +112,8 @@ impl PlainResBlock {
     }
 }
 
-/// The residual block of the spatial autoencoder: `skip(x) + conv(SiLU(GN(conv(resample(SiLU(GN(x)))))))`.
+/// The residual block of the spatial autoencoder: `skip(x) + conv(SiLU(GN(conv(resample(SiLU(GN(x)))))))`. Without groups, it
+/// begins as `skip(x)`.
 #[derive(Debug, Clone)]
 pub(crate) struct TwoConvBlock {
     stem: Stem,
@@ -121,15 +122,20 @@ pub(crate) struct TwoConvBlock {
 }
 
 impl TwoConvBlock {
-    /// Reads the parameters below `vb`; norms have `num_groups` groups, or one a channel if there are fewer channels.
+    /// Reads the parameters below `vb`; norms have `num_groups` groups, or one a channel if there are fewer channels, and with none
+    /// they do not normalize.
     pub(crate) fn new(plan: ResPlan, num_groups: usize, vb: &VarBuilder<'_>) -> Result<Self> {
         let norm = |channels: usize, name| GroupNorm::with_groups((channels, num_groups.min(channels)), &vb.pp(name));
-        let channels = plan.out_channels;
-        // Not zero at first, in contrast to a diffusion's, as in the original.
-        let out_conv = Conv2d::new(Conv2dConfig::three(channels, channels), &vb.pp("out_layers.3"))?;
+        let (sizes, vb_of_conv) = (Conv2dConfig::three(plan.out_channels, plan.out_channels), vb.pp("out_layers.3"));
+        // Zero at first, as a diffusion's, only where no norm keeps the activations from growing from block to block. The original
+        // has norms.
+        let out_conv = match num_groups {
+            0 => Conv2d::zero_initialized(sizes, &vb_of_conv)?,
+            _ => Conv2d::new(sizes, &vb_of_conv)?,
+        };
         Ok(Self {
             stem: Stem::with_norm(norm(plan.in_channels, "in_layers.0")?, plan, vb)?,
-            out_norm: norm(channels, "out_layers.0")?,
+            out_norm: norm(plan.out_channels, "out_layers.0")?,
             out_conv,
         })
     }

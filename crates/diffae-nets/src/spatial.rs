@@ -3,7 +3,8 @@
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use diffae_kernels::{
-    Activation, Winograd, cast, checkpoint, differentiable, no_gradients, run_in_pool, upsample_nearest_2x,
+    Activation, Winograd, add, average_pool_2x, cast, checkpoint, differentiable, no_gradients, run_in_pool,
+    upsample_nearest_2x,
 };
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +47,14 @@ pub struct RawSpatialConfig {
     /// Residual blocks per level of the encoder, R; the decoder has one more.
     pub num_res_blocks: usize,
     /// Groups of every norm; one a channel where there are fewer channels. A norm with one group a channel cannot tell flat areas
-    /// of different colors apart, so that networks of few channels need few groups.
+    /// of different colors apart, so that networks of few channels need few groups. With 0, nothing is normalized, and scales and
+    /// shifts are left: what a pixel becomes then depends on its surroundings alone.
     pub num_groups: usize,
+    /// Whether the networks compute what a reduced picture lacks: the mean of each block of [`factor`](Self::factor) by `factor`
+    /// pixels is added to the first C channels of the means of latents, and these channels, enlarged to nearest neighbors, to the
+    /// decoded picture.
+    #[serde(default)]
+    pub shortcut: bool,
     /// Whether there is self-attention, of one head, between the two blocks at the smallest resolution.
     pub middle_attention: bool,
 }
@@ -83,13 +90,17 @@ impl Check for RawSpatialConfig {
             ("latent_channels", self.latent_channels, MAX_CHANNELS),
             ("model_channels", self.model_channels, MAX_CHANNELS),
             ("num_res_blocks", self.num_res_blocks, MAX_BLOCKS),
-            ("num_groups", self.num_groups, MAX_GROUPS),
+            ("num_groups", self.num_groups.max(1), MAX_GROUPS),
             ("number of channel_mult entries", self.channel_mult.len(), MAX_LEVELS),
             ("smallest channel_mult entry", self.channel_mult.iter().copied().min().unwrap_or(0), MAX_CHANNELS),
             ("largest channel_mult entry", self.channel_mult.iter().copied().max().unwrap_or(0), MAX_CHANNELS),
         ] {
             positive(NETWORK, field, got)?;
             at_most(NETWORK, field, got, most)?;
+        }
+        if self.shortcut && self.latent_channels < self.image_channels {
+            let (got, least) = (self.latent_channels, self.image_channels);
+            return Err(Error::TooFewLatents { got, least });
         }
         let (image_size, factor) = (self.image_size, self.factor());
         if !image_size.is_multiple_of(factor) {
@@ -99,7 +110,7 @@ impl Check for RawSpatialConfig {
             let groups = self.num_groups.min(channels);
             let block = "block".to_owned();
             let misfit = Error::GroupsDoNotDivide { network: NETWORK, block, channels, groups };
-            if channels.is_multiple_of(groups) { Ok(()) } else { Err(misfit) }
+            if groups == 0 || channels.is_multiple_of(groups) { Ok(()) } else { Err(misfit) }
         })
     }
 }
@@ -147,10 +158,12 @@ impl Posterior {
 /// back. It is trained by itself; a diffusion on its latents costs a fraction of one on pictures.
 ///
 /// The architecture is that of the autoencoder with KL regularization of latent diffusion models, so that its released
-/// weights fit ([`SpatialWeights`](crate::weights::SpatialWeights)). Latents are handed out normalized: of zero mean and unit
+/// weights fit ([`SpatialWeights`](crate::weights::SpatialWeights)). A network of our own may do without its norms, and may have
+/// a shortcut around all layers; both let it learn colors much sooner. Latents are handed out normalized: of zero mean and unit
 /// variance in each channel, by statistics of the training pictures that belong to the parameters.
 /// # Source
-/// Rombach et al. 2022 (arXiv:2112.10752), section 3.1.
+/// Rombach et al. 2022 (arXiv:2112.10752), section 3.1. Residual blocks without norms: Lim et al. 2017 (arXiv:1707.02921), section
+/// 3.1; shortcuts around changes of resolution: Chen et al. 2024 (arXiv:2410.10733), section 3.2.
 #[derive(Debug, Clone)]
 pub struct SpatialAutoencoder {
     config: SpatialConfig,
@@ -313,7 +326,10 @@ impl Up {
             middle,
             levels,
             norm: width.norm(&vb.pp("out.0"))?,
-            last: Conv2d::new(Conv2dConfig::three(width.channels, config.image_channels), &vb.pp("out.2"))?,
+            last: match (Conv2dConfig::three(width.channels, config.image_channels), config.shortcut) {
+                (sizes, true) => Conv2d::zero_initialized(sizes, &vb.pp("out.2"))?,
+                (sizes, false) => Conv2d::new(sizes, &vb.pp("out.2"))?,
+            },
         })
     }
 
@@ -415,7 +431,7 @@ impl SpatialAutoencoder {
             let moments = cast(&self.to_moments.forward(&h)?, x_0.dtype())?;
             let half = self.config.latent_channels;
             let part = |start| differentiable([&moments], |[moments]| moments.narrow(1, start, half)?.contiguous());
-            let (mean, log_variance) = (part(0)?, part(half)?);
+            let (mean, log_variance) = (self.with_reduced(part(0)?, x_0)?, part(half)?);
             let [least, most] = LOG_VARIANCES;
             let log_variance = differentiable([&log_variance], |[x]| x.clamp(least, most))?;
             Ok(Posterior { mean, log_variance })
@@ -436,8 +452,35 @@ impl SpatialAutoencoder {
         }
         run_in_pool(latents.device(), || {
             let h = self.from_latents.forward(&cast(latents, self.dtype)?)?;
-            cast(&self.decoder.forward(&h, mode)?, latents.dtype())
+            self.with_enlarged(cast(&self.decoder.forward(&h, mode)?, latents.dtype())?, latents)
         })
+    }
+
+    /// Adds reduced pictures to the first channels of means, if there is a shortcut.
+    fn with_reduced(&self, mean: Tensor, x_0: &Tensor) -> Result<Tensor> {
+        if !self.config.shortcut {
+            return Ok(mean);
+        }
+        let mut reduced = x_0.contiguous()?;
+        for _ in 1..self.config.channel_mult.len() {
+            reduced = average_pool_2x(&reduced)?;
+        }
+        let others = self.config.latent_channels - self.config.image_channels;
+        let reduced = differentiable([&reduced], |[reduced]| reduced.pad_with_zeros(1, 0, others)?.contiguous())?;
+        add(&mean, &reduced)
+    }
+
+    /// Adds the first channels of latents, enlarged, to decoded pictures, if there is a shortcut.
+    fn with_enlarged(&self, decoded: Tensor, latents: &Tensor) -> Result<Tensor> {
+        if !self.config.shortcut {
+            return Ok(decoded);
+        }
+        let channels = self.config.image_channels;
+        let mut enlarged = differentiable([latents], |[latents]| latents.narrow(1, 0, channels)?.contiguous())?;
+        for _ in 1..self.config.channel_mult.len() {
+            enlarged = upsample_nearest_2x(&enlarged)?;
+        }
+        add(&decoded, &enlarged)
     }
 
     /// Encodes pictures to normalized latents, the means of their distributions, without gradients. A picture has the same
@@ -520,6 +563,7 @@ mod tests {
             channel_mult: vec![1, 2],
             num_res_blocks: 1,
             num_groups: 4,
+            shortcut: false,
             middle_attention: true,
         }
     }
@@ -613,7 +657,14 @@ mod tests {
     #[test]
     fn gradients_are_those_of_central_differences() {
         let config = SpatialConfig::new(raw()).unwrap();
-        let (x_0, noise) = (wave((1, 3, 16, 16), 0.05), wave((1, 2, 8, 8), 1.3));
+        gradients_are_right(&config, false);
+        gradients_are_right(&config, true);
+        let plain = RawSpatialConfig { num_groups: 0, shortcut: true, latent_channels: 4, ..raw() };
+        gradients_are_right(&SpatialConfig::new(plain).unwrap(), false);
+    }
+
+    fn gradients_are_right(config: &SpatialConfig, checkpointed: bool) {
+        let (x_0, noise) = (wave((1, 3, 16, 16), 0.05), wave((1, config.latent_channels, 8, 8), 1.3));
         let weights = wave((1, 3, 16, 16), 0.37);
         let names = [
             "encoder.levels.0.down.weight",
@@ -625,8 +676,7 @@ mod tests {
         ];
         let loss = |parameters: HashMap<String, Tensor>, checkpoint_blocks: bool| -> Result<Tensor> {
             let mode = TrainingMode { checkpoint_blocks, ..TrainingMode::default() };
-            let net =
-                SpatialAutoencoder::new(&config, &VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu))?;
+            let net = SpatialAutoencoder::new(config, &VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu))?;
             let posterior = net.posterior(&x_0, mode)?;
             let decoded = net.decode_posterior(&posterior.sample(&noise)?, mode)?;
             let divergence = posterior.divergence()?;
@@ -634,32 +684,72 @@ mod tests {
                 (decoded * &weights)?.mean_all()? + (divergence * 0.1)?
             })
         };
-        for checkpointed in [false, true] {
-            let mut vars = HashMap::new();
-            let mut of_net = parameters(&config);
-            for name in names {
-                let var = Var::from_tensor(&of_net[name]).unwrap();
-                of_net.insert(name.to_owned(), var.as_tensor().clone());
-                vars.insert(name, var);
-            }
-            let (value, tape) = record(|| loss(of_net, checkpointed)).unwrap();
-            let mut gradients = Gradients::default();
-            tape.backward(&value, &mut gradients).unwrap();
-            for name in names {
-                let direction = wave(vars[name].shape(), 0.9);
-                let gradient = gradients.get(&vars[name]).expect(name);
-                let expected = (gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-                let moved = |by: f64| {
-                    let mut of_net = parameters(&config);
-                    of_net.insert(name.to_owned(), (&of_net[name] + (&direction * by).unwrap()).unwrap());
-                    f64::from(no_gradients(|| loss(of_net, false)).unwrap().to_scalar::<f32>().unwrap())
-                };
-                let step = 2e-3;
-                let measured = (moved(step) - moved(-step)) / (2. * step);
-                let tolerance = 0.02 * measured.abs() + 1e-4;
-                assert!((measured - f64::from(expected)).abs() < tolerance, "{name}: {expected}, measured {measured}");
-            }
+        let mut vars = HashMap::new();
+        let mut of_net = parameters(config);
+        for name in names {
+            let var = Var::from_tensor(&of_net[name]).unwrap();
+            of_net.insert(name.to_owned(), var.as_tensor().clone());
+            vars.insert(name, var);
         }
+        let (value, tape) = record(|| loss(of_net, checkpointed)).unwrap();
+        let mut gradients = Gradients::default();
+        tape.backward(&value, &mut gradients).unwrap();
+        for name in names {
+            let direction = wave(vars[name].shape(), 0.9);
+            let gradient = gradients.get(&vars[name]).expect(name);
+            let expected = (gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            let moved = |by: f64| {
+                let mut of_net = parameters(config);
+                of_net.insert(name.to_owned(), (&of_net[name] + (&direction * by).unwrap()).unwrap());
+                f64::from(no_gradients(|| loss(of_net, false)).unwrap().to_scalar::<f32>().unwrap())
+            };
+            let step = 2e-3;
+            let measured = (moved(step) - moved(-step)) / (2. * step);
+            let tolerance = 0.02 * measured.abs() + 1e-4;
+            assert!((measured - f64::from(expected)).abs() < tolerance, "{name}: {expected}, measured {measured}");
+        }
+    }
+
+    #[test]
+    fn a_shortcut_carries_the_reduced_picture() {
+        let raw = RawSpatialConfig { channel_mult: vec![1, 2, 1], num_groups: 0, shortcut: true, ..raw() };
+        assert!(SpatialConfig::new(raw.clone()).unwrap_err().to_string().contains("latent_channels"));
+        let config = SpatialConfig::new(RawSpatialConfig { latent_channels: 5, ..raw }).unwrap();
+        // All layers compute zeros.
+        let mut zeros = parameters(&config);
+        zeros.values_mut().for_each(|tensor| *tensor = tensor.zeros_like().unwrap());
+        zeros.insert("latents.std".to_owned(), Tensor::ones(5, DType::F32, &Device::Cpu).unwrap());
+        let vb = VarBuilder::from_tensors(zeros, DType::F32, &Device::Cpu);
+        let net = SpatialAutoencoder::new(&config, &vb).unwrap();
+        let x_0 = wave((2, 3, 16, 16), 0.013);
+        let latents = net.latents(&x_0).unwrap();
+        let reduced = x_0.avg_pool2d(4).unwrap();
+        assert!(far(&latents.narrow(1, 0, 3).unwrap(), &reduced) < 1e-6);
+        assert!(
+            far(&latents.narrow(1, 3, 2).unwrap(), &Tensor::zeros((2, 2, 4, 4), DType::F32, &Device::Cpu).unwrap())
+                <= 0.
+        );
+        assert!(far(&net.pictures(&latents).unwrap(), &reduced.upsample_nearest2d(16, 16).unwrap()) < 1e-6);
+        // With other parameters, what is added is the same.
+        let without = SpatialConfig::new(RawSpatialConfig { shortcut: false, ..(*config).clone() }).unwrap();
+        let (with, without) = (built(&config), built(&without));
+        let means = [&with, &without].map(|net| net.posterior(&x_0, TrainingMode::default()).unwrap().mean);
+        let added = (&means[0] - &means[1]).unwrap().narrow(1, 0, 3).unwrap();
+        assert!(far(&added, &reduced) < 1e-5 && far(&means[1].narrow(1, 0, 3).unwrap(), &added) > 0.1);
+    }
+
+    #[test]
+    fn without_norms_a_pixel_depends_on_its_surroundings_alone() {
+        let raw = RawSpatialConfig { image_size: 64, num_groups: 0, middle_attention: false, ..raw() };
+        let net = built(&SpatialConfig::new(raw.clone()).unwrap());
+        let x_0 = wave((1, 3, 64, 64), 0.013);
+        let crop =
+            |x: &Tensor, size: usize| x.narrow(2, 0, size).unwrap().narrow(3, 0, size).unwrap().contiguous().unwrap();
+        let of_whole = |net: &SpatialAutoencoder| crop(&net.latents(&x_0).unwrap(), 4);
+        let of_crop = |net: &SpatialAutoencoder| crop(&net.latents(&crop(&x_0, 48)).unwrap(), 4);
+        assert!(far(&of_whole(&net), &of_crop(&net)) < 1e-5);
+        let net = built(&SpatialConfig::new(RawSpatialConfig { num_groups: 4, ..raw }).unwrap());
+        assert!(far(&of_whole(&net), &of_crop(&net)) > 1e-3);
     }
 
     #[test]
@@ -667,7 +757,8 @@ mod tests {
         let refused = |raw: RawSpatialConfig| SpatialConfig::new(raw).unwrap_err().to_string();
         assert!(refused(RawSpatialConfig { image_size: 17, ..raw() }).contains("divisible"));
         assert!(refused(RawSpatialConfig { num_groups: 3, ..raw() }).contains("3 groups"));
-        assert!(refused(RawSpatialConfig { num_groups: 0, ..raw() }).contains("num_groups"));
+        assert!(refused(RawSpatialConfig { num_groups: 33, ..raw() }).contains("num_groups"));
+        assert!(SpatialConfig::new(RawSpatialConfig { num_groups: 0, ..raw() }).is_ok());
         assert!(SpatialConfig::new(RawSpatialConfig { num_groups: 32, ..raw() }).is_ok());
         assert!(refused(RawSpatialConfig { channel_mult: vec![], ..raw() }).contains("channel_mult"));
         assert!(refused(RawSpatialConfig { channel_mult: vec![1; 9], ..raw() }).contains("channel_mult"));

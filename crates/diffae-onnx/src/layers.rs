@@ -41,9 +41,12 @@ impl GraphBuilder<'_> {
         Ok(self.node(path, "Gemm", &[x, &weight, &bias], vec![integer("transB", 1)]))
     }
 
-    /// Normalizes each group of channels to zero mean and unit variance, with statistics in f32.
+    /// Normalizes each group of channels to zero mean and unit variance, with statistics in f32; without groups nothing.
     pub(crate) fn standardize(&mut self, path: &str, x: &Map) -> Result<Map> {
         let groups = self.num_groups(x.channels);
+        if groups == 0 {
+            return Ok(x.clone());
+        }
         let grouped_shape = self.integers(path, "grouped", &[0, signed(groups), -1]);
         let single = self.in_f32(&x.value, path);
         let grouped = self.node(path, "Reshape", &[&single, &grouped_shape], vec![]);

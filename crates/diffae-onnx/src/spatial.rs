@@ -34,7 +34,8 @@ fn encode(graph: &mut GraphBuilder<'_>, config: &SpatialConfig, statistics: &Sta
     let (channels, size) = (config.image_channels, config.image_size);
     let x_0 = graph.input("x_0", &[channels, size, size]);
     let value = graph.in_precision(&x_0, "spatial.encoder");
-    let mut h = graph.conv("spatial.encoder.first", &Map { value, channels, size })?;
+    let picture = Map { value, channels, size };
+    let mut h = graph.conv("spatial.encoder.first", &picture)?;
     let last = config.channel_mult.len() - 1;
     for (level, mult) in config.channel_mult.iter().enumerate() {
         let path = format!("spatial.encoder.levels.{level}");
@@ -58,7 +59,20 @@ fn encode(graph: &mut GraphBuilder<'_>, config: &SpatialConfig, statistics: &Sta
     let by_row = |idx: usize| idx.checked_div(2 * count).unwrap_or(0);
     let weight: Vec<f32> = weight.iter().enumerate().map(|(idx, value)| value / std[by_row(idx)]).collect();
     let bias: Vec<f32> = bias.iter().zip(mean).zip(std).map(|((bias, mean), std)| (bias - mean) / std).collect();
-    let latents = pointwise(graph, "spatial.to_moments", (&weight, &[count, 2 * count]), &bias, &h.value)?;
+    let mut latents = pointwise(graph, "spatial.to_moments", (&weight, &[count, 2 * count]), &bias, &h.value)?;
+    if config.shortcut {
+        // The reduced picture belongs to the means before they are normalized.
+        let path = "spatial.encoder.shortcut";
+        let mut reduced = picture;
+        for _ in 0..last {
+            reduced = graph.resample(path, Resample::Down, &reduced)?;
+        }
+        let factor = |row: usize, column: usize| if row == column { std[row].recip() } else { 0. };
+        let weight: Vec<f32> =
+            (0..count).flat_map(|row| (0..channels).map(move |column| factor(row, column))).collect();
+        let reduced = pointwise(graph, path, (&weight, &[count, channels]), &vec![0.; count], &reduced.value)?;
+        latents = graph.add(path, &latents, &reduced);
+    }
     graph.output("latents", &latents, &config.latent_shape());
     Ok(())
 }
@@ -66,7 +80,7 @@ fn encode(graph: &mut GraphBuilder<'_>, config: &SpatialConfig, statistics: &Sta
 fn decode(graph: &mut GraphBuilder<'_>, config: &SpatialConfig, statistics: &Statistics) -> Result<()> {
     let [count, size, _] = config.latent_shape();
     let latents = graph.input("latents", &[count, size, size]);
-    let value = graph.in_precision(&latents, "spatial.decoder");
+    let normalized = graph.in_precision(&latents, "spatial.decoder");
     // Of latents as they were before normalization: W (std x + mean) + b.
     let Statistics { mean, std } = statistics;
     let read = |name: &str| values(&graph.weight_in_f32(&format!("spatial.from_latents.{name}"))?);
@@ -76,7 +90,7 @@ fn decode(graph: &mut GraphBuilder<'_>, config: &SpatialConfig, statistics: &Sta
     let bias: Vec<f32> = bias.iter().enumerate().map(|(idx, bias)| bias + moved(idx)).collect();
     let weight: Vec<f32> =
         (0..count).flat_map(|idx| row(idx).iter().zip(std).map(|(weight, std)| weight * std)).collect();
-    let value = pointwise(graph, "spatial.from_latents", (&weight, &[count, count]), &bias, &value)?;
+    let value = pointwise(graph, "spatial.from_latents", (&weight, &[count, count]), &bias, &normalized)?;
     let mut h = graph.conv("spatial.decoder.first", &Map { value, channels: count, size })?;
     h = middle(graph, "spatial.decoder.middle", config, &h)?;
     let last = config.channel_mult.len() - 1;
@@ -91,8 +105,21 @@ fn decode(graph: &mut GraphBuilder<'_>, config: &SpatialConfig, statistics: &Sta
             h = graph.conv(&path, &h)?;
         }
     }
-    let x_0 = out(graph, "spatial.decoder.out", &h)?;
-    graph.output("x_0", &x_0.value, &[config.image_channels, config.image_size, config.image_size]);
+    let mut x_0 = out(graph, "spatial.decoder.out", &h)?.value;
+    let channels = config.image_channels;
+    if config.shortcut {
+        let path = "spatial.decoder.shortcut";
+        let factor = |row: usize, column: usize| if row == column { std[row] } else { 0. };
+        let weight: Vec<f32> =
+            (0..channels).flat_map(|row| (0..count).map(move |column| factor(row, column))).collect();
+        let value = pointwise(graph, path, (&weight, &[channels, count]), &mean[..channels], &normalized)?;
+        let mut enlarged = Map { value, channels, size };
+        for _ in 0..last {
+            enlarged = graph.resample(path, Resample::Up, &enlarged)?;
+        }
+        x_0 = graph.add(path, &x_0, &enlarged.value);
+    }
+    graph.output("x_0", &x_0, &[channels, config.image_size, config.image_size]);
     Ok(())
 }
 

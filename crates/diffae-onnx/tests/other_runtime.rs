@@ -248,7 +248,7 @@ fn unusual_options_agree() {
 }
 
 #[test]
-fn a_model_on_latents_agrees() {
+fn models_on_latents_agree() {
     let spatial = RawSpatialConfig {
         image_size: 16,
         image_channels: 3,
@@ -257,12 +257,19 @@ fn a_model_on_latents_agrees() {
         channel_mult: vec![1, 2],
         num_res_blocks: 1,
         num_groups: 4,
+        shortcut: false,
         middle_attention: true,
     };
+    model_on_latents_agrees(&RawSpatialConfig { latent_channels: 5, num_groups: 0, shortcut: true, ..spatial.clone() });
+    model_on_latents_agrees(&spatial);
+}
+
+fn model_on_latents_agrees(spatial: &RawSpatialConfig) {
+    let channels = spatial.latent_channels;
     let unet = RawUnetConfig {
         image_size: 8,
-        in_channels: 2,
-        out_channels: 2,
+        in_channels: channels,
+        out_channels: channels,
         model_channels: 8,
         channel_mult: vec![1, 1],
         num_res_blocks: 1,
@@ -291,13 +298,13 @@ fn a_model_on_latents_agrees() {
     let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
     Unet::new(&UnetConfig::new(unet).unwrap(), &vb.pp("unet")).unwrap();
     SemanticEncoder::new(&EncoderConfig::new(encoder).unwrap(), &vb.pp("encoder")).unwrap();
-    SpatialAutoencoder::new(&SpatialConfig::new(spatial).unwrap(), &vb.pp("spatial")).unwrap();
+    SpatialAutoencoder::new(&SpatialConfig::new(spatial.clone()).unwrap(), &vb.pp("spatial")).unwrap();
     let (_folder, source) = with_random_weights(&config, &vars);
     check_all(&source, Precision::F32);
     let manifest = serde_json::to_value(Export::new(&source, Precision::F32).unwrap().manifest).unwrap();
     assert_eq!(
         (&manifest["diffusion"]["chain"]["clip"], &manifest["x_terminal_shape"]),
-        (&false.into(), &json!([2, 8, 8]))
+        (&false.into(), &json!([channels, 8, 8]))
     );
 }
 

@@ -25,7 +25,7 @@ use crate::perceptual::{color, open_perceptual};
 use crate::preview::Preview;
 use crate::random::{Purpose, below, normal, stream};
 use crate::run::{Notes, RunFolder, Stage};
-use crate::spatial_settings::SpatialSettings;
+use crate::spatial_settings::{PixelLoss, SpatialSettings};
 use crate::trainer::Trainer;
 use crate::{Data, OnStep, Outcome, TrainOptions, autoencoder};
 
@@ -157,8 +157,15 @@ impl ImageModel for SpatialModel {
         let Decoded { x, posterior } = output;
         let (x_0, weight) = (&crops.x_0, self.settings.kl_weight);
         let divergence = posterior.divergence()?;
-        let loss =
-            differentiable([x, &divergence], |[x, divergence]| (x - x_0)?.abs()?.mean_all()? + (divergence * weight)?)?;
+        let pixel_loss = self.settings.pixel_loss;
+        let loss = differentiable([x, &divergence], |[x, divergence]| {
+            let difference = (x - x_0)?;
+            let difference = match pixel_loss {
+                PixelLoss::L1 => difference.abs()?,
+                PixelLoss::L2 => difference.sqr()?,
+            };
+            difference.mean_all()? + (divergence * weight)?
+        })?;
         let (Some(network), Some(wanted)) = (&self.perceptual, &crops.wanted) else { return Ok(loss) };
         let (distance, weight) = (network.distance_from(wanted, &color(x)?)?, self.settings.perceptual_weight);
         Ok(differentiable([&loss, &distance], |[loss, distance]| loss + (distance.mean_all()? * weight)?)?)

@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::run::{Notes, Stage};
 
 /// Sizes of a spatial autoencoder, and the loss that it is trained with:
-/// `|x_0 - x| + p LPIPS(x_0, x) + k KL + a adversarial(x)`, where x is decoded from latents that are drawn from their
-/// distribution, and KL is its divergence from the standard normal one.
+/// `d(x_0, x) + p LPIPS(x_0, x) + k KL + a adversarial(x)`, where d is the mean [difference](PixelLoss), x is decoded from latents
+/// that are drawn from their distribution, and KL is its divergence from the standard normal one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpatialSettings {
@@ -22,14 +22,20 @@ pub struct SpatialSettings {
     pub channel_mult: Vec<usize>,
     /// Residual blocks per level of the encoder; the decoder has one more.
     pub num_res_blocks: usize,
-    /// Groups of norms.
+    /// Groups of norms; 0 turns their normalization off.
     pub num_groups: usize,
+    /// Whether the networks compute what a reduced picture lacks, which goes around them.
+    #[serde(default)]
+    pub shortcut: bool,
     /// Whether there is self-attention at the resolution of latents.
     #[serde(default)]
     pub middle_attention: bool,
     /// Height and width of the random crops of pictures that it is trained on; 0 for whole pictures.
     #[serde(default)]
     pub crop_size: usize,
+    /// Difference of pictures.
+    #[serde(default)]
+    pub pixel_loss: PixelLoss,
     /// Weight of the Kullback-Leibler divergence of latents from the standard normal distribution, a mean over all values.
     #[serde(default = "default_kl_weight")]
     pub kl_weight: f64,
@@ -39,6 +45,25 @@ pub struct SpatialSettings {
     /// Weight of the adversarial term, in which a discriminator sees the decoded crops. 0 turns it off.
     #[serde(default)]
     pub adversarial_weight: f64,
+    /// Memory for latents of training pictures, in MiB, so that they need not be computed anew in each pass; 0 computes them each
+    /// time. It is used on a CPU.
+    #[serde(default = "default_cache_mib")]
+    pub cache_mib: usize,
+}
+
+/// Difference of a decoded picture from the original, a mean over all values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PixelLoss {
+    /// `|x_0 - x|`: sharp, and slow to learn where most of a picture is flat.
+    #[default]
+    L1,
+    /// `(x_0 - x)^2`.
+    L2,
+}
+
+fn default_cache_mib() -> usize {
+    2048
 }
 
 fn default_kl_weight() -> f64 {
@@ -56,6 +81,7 @@ impl SpatialSettings {
             channel_mult: self.channel_mult.clone(),
             num_res_blocks: self.num_res_blocks,
             num_groups: self.num_groups,
+            shortcut: self.shortcut,
             middle_attention: self.middle_attention,
         })?)
     }
@@ -63,12 +89,18 @@ impl SpatialSettings {
     /// Returns the settings of a network of other weights, as `--set` takes them.
     pub(crate) fn assignments(config: &RawSpatialConfig) -> String {
         let RawSpatialConfig { latent_channels, model_channels, channel_mult, num_res_blocks, .. } = config;
-        let (num_groups, middle_attention) = (config.num_groups, config.middle_attention);
+        let RawSpatialConfig { num_groups, middle_attention, shortcut, .. } = config;
         format!(
             "--set spatial_net.latent_channels={latent_channels} --set spatial_net.model_channels={model_channels} --set \
              'spatial_net.channel_mult={channel_mult:?}' --set spatial_net.num_res_blocks={num_res_blocks} --set \
-             spatial_net.num_groups={num_groups} --set spatial_net.middle_attention={middle_attention}"
+             spatial_net.num_groups={num_groups} --set spatial_net.shortcut={shortcut} --set \
+             spatial_net.middle_attention={middle_attention}"
         )
+    }
+
+    /// Returns the maximum number of bytes of latents that are kept in memory.
+    pub(crate) fn max_cached_bytes(&self) -> usize {
+        self.cache_mib.saturating_mul(1 << 20)
     }
 
     /// Returns the side of the pictures that a step trains on.

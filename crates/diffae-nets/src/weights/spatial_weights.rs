@@ -263,6 +263,7 @@ fn inferred(path: &Path, tensors: &BTreeMap<String, Tensor>, image_size: usize) 
         channel_mult: multiples,
         num_res_blocks: count(&|idx| format!("encoder.levels.0.blocks.{idx}.in_layers.2.weight")),
         num_groups: RELEASED_GROUPS,
+        shortcut: false,
         middle_attention: tensors.contains_key("encoder.middle.attention.qkv.weight"),
     })
 }
