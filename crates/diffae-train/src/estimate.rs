@@ -16,6 +16,7 @@ use crate::compute::Compute;
 use crate::config::{Kind, StageSettings, TrainConfig};
 use crate::error::Result;
 use crate::latent::LatentTrainer;
+use crate::latents_cache::num_computed;
 use crate::objective::{Draw, Drawing};
 use crate::preview::{MAX_SHOWN, NUM_SAMPLE_ROWS};
 use crate::random::Purpose;
@@ -92,10 +93,12 @@ impl Estimate {
         let costs = Costs::measure(config, &model)?;
         let every = config.run.preview_every_images;
         let num_previews = config.autoencoder.images.checked_div(every).unwrap_or(0);
+        let num_images = config.autoencoder.num_steps() * config.autoencoder.batch_size;
         let autoencoder = StageEstimate {
             stage: Stage::Autoencoder,
             num_steps: config.autoencoder.num_steps(),
-            training_secs: secs_per_image * (config.autoencoder.num_steps() * config.autoencoder.batch_size) as f64,
+            training_secs: secs_per_image * num_images as f64
+                + costs.to_latents * num_encoded(config, planned, num_images)?,
             encoding_secs: 0.,
             preview_secs: num_previews as f64 * costs.of_preview(config, planned),
         };
@@ -193,12 +196,27 @@ fn measure_pictures(config: &TrainConfig, trainer: &mut Trainer) -> Result<(f64,
     Ok((secs / count as f64, (kept * stage.accumulate).checked_div(count).unwrap_or(0)))
 }
 
+/// Returns how many of the pictures of the first stage are encoded to latents, in a model on latents: a measured step finds them
+/// where they were kept.
+fn num_encoded(config: &TrainConfig, planned: Planned, num_images: usize) -> Result<f64> {
+    let (Some(settings), Some(sizes)) = (&config.spatial_net, config.spatial_config()?) else { return Ok(0.) };
+    let bytes = sizes.latent_shape().iter().product::<usize>() * size_of::<f32>();
+    let num_kept = settings.max_cached_bytes().checked_div(bytes).unwrap_or(0);
+    if num_kept == 0 {
+        return Ok(0.);
+    }
+    let variants = if config.data.flip > 0. { 2 } else { 1 };
+    Ok(num_computed(num_images, variants * planned.num_train, num_kept))
+}
+
 /// Durations of the model's calls, in seconds.
 struct Costs {
     /// Encoding of a picture.
     encoding: f64,
     /// One step of decoding or inverting a picture; the whole decoding of a one-shot model.
     decoding: f64,
+    /// Encoding of a picture to latents, in a model on latents.
+    to_latents: f64,
     /// Decoding of a picture from its latents, in a model on latents.
     from_latents: f64,
 }
@@ -224,14 +242,18 @@ impl Costs {
         };
         decode()?;
         let (both, states) = (repeated(&mut decode)?, model.zero_x_terminal(2)?);
-        let from_latents = if config.spatial_net.is_some() {
+        let (to_latents, from_latents) = if config.spatial_net.is_some() {
+            model.states(&x_0)?;
             model.pictures(&states)?;
-            repeated(&mut || Ok(model.pictures(&states).map(drop)?))? / 2.
+            (
+                repeated(&mut || Ok(model.states(&x_0).map(drop)?))? / 2.,
+                repeated(&mut || Ok(model.pictures(&states).map(drop)?))? / 2.,
+            )
         } else {
-            0.
+            (0., 0.)
         };
         let decoding = (both - 2. * from_latents).max(0.) / (2 * steps) as f64;
-        Ok(Self { encoding, decoding, from_latents })
+        Ok(Self { encoding, decoding, to_latents, from_latents })
     }
 
     /// Estimates the seconds of a preview of the first stage, with its validation.

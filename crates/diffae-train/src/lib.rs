@@ -42,6 +42,7 @@ mod error;
 mod estimate;
 mod existing_model;
 mod latent;
+mod latents_cache;
 mod networks;
 mod objective;
 mod optimization;
@@ -98,7 +99,7 @@ pub use perceptual::check_lpips_weights;
 pub use polish_settings::PolishSettings;
 pub use run::{Change, Notes, RunFolder, Stage, require_same};
 pub use spatial::check_given_weights;
-pub use spatial_settings::SpatialSettings;
+pub use spatial_settings::{PixelLoss, SpatialSettings};
 pub use teach::{AttributeScore, AttributeSettings, Lesson, Taught, fit_pair_row, teach};
 pub use trainer::{StepResult, Trainer, check_parts};
 

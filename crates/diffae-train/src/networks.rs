@@ -7,13 +7,14 @@ use diffae_infer::ModelConfig;
 use diffae_kernels::{checkpoint, differentiable, no_gradients};
 use diffae_nets::{
     BatchMoments, CompactCode, CompactConfig, CompactDecoder, CompactEncoder, EndpointNet, SemanticEncoder,
-    SpatialAutoencoder, TrainingMode, Unet,
+    TrainingMode, Unet,
 };
 use diffae_schedule::{Denoiser, NoiseSchedule, Timestep};
 
 use crate::config::ObjectiveSettings;
 use crate::distillation::Distillation;
 use crate::error::{Error, Result};
+use crate::latents_cache::CachedLatents;
 use crate::objective::{Diffusion, Draw, Drawing, Noised};
 use crate::polish::Polish;
 use crate::random::{below, normal, stream};
@@ -86,7 +87,7 @@ pub(crate) enum Networks {
 pub(crate) struct DiffusionModel {
     encoder: Option<Box<SemanticEncoder>>,
     /// Makes the latents that the diffusion runs on, in place of images; it is never trained along with the rest.
-    spatial: Option<Box<SpatialAutoencoder>>,
+    spatial: Option<CachedLatents>,
     /// Computes an `x_T` from `z_sem`, in a model that is to be polished.
     endpoint: Option<Box<EndpointNet>>,
     unet: Box<Unet>,
@@ -114,7 +115,7 @@ impl Networks {
     /// Builds the networks of a model.
     ///
     /// `spatial` is that of a model on latents.
-    pub(crate) fn new(model: &ModelConfig, spatial: Option<SpatialAutoencoder>, vb: &VarBuilder<'_>) -> Result<Self> {
+    pub(crate) fn new(model: &ModelConfig, spatial: Option<CachedLatents>, vb: &VarBuilder<'_>) -> Result<Self> {
         if let Some(config) = model.one_shot() {
             return Ok(Self::OneShot(OneShotModel {
                 config: config.clone(),
@@ -129,7 +130,7 @@ impl Networks {
         let endpoint = model.endpoint().map(|endpoint| EndpointNet::new(endpoint, &vb.pp("endpoint")));
         Ok(Self::Diffusion(DiffusionModel {
             encoder: encoder.transpose()?.map(Box::new),
-            spatial: spatial.map(Box::new),
+            spatial,
             endpoint: endpoint.transpose()?.map(Box::new),
             unet: Box::new(Unet::new(unet, &vb.pp("unet"))?),
             diffusion: Diffusion { schedule: diffusion.noise_schedule()?, prediction: diffusion.prediction },
@@ -183,7 +184,7 @@ impl DiffusionModel {
 
     /// Returns what the diffusion runs on: images, or their latents.
     pub(crate) fn states(&self, x_0: &Tensor) -> Result<Tensor> {
-        self.spatial.as_ref().map_or_else(|| Ok(x_0.clone()), |spatial| Ok(spatial.latents(x_0)?))
+        self.spatial.as_ref().map_or_else(|| Ok(x_0.clone()), |spatial| spatial.latents(x_0))
     }
 
     /// Adds given noise to states.

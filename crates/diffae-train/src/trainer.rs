@@ -17,6 +17,7 @@ use crate::config::{Activations, ObjectiveSettings, TrainConfig};
 use crate::distillation::Distillation;
 use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
+use crate::latents_cache::CachedLatents;
 use crate::networks::{ImageModel, Networks};
 use crate::objective::Drawing;
 use crate::optimization::{Accumulated, Backpropagation, TrainState, share_of};
@@ -28,6 +29,7 @@ use crate::random::Purpose;
 use crate::run::{Notes, Stage};
 use crate::semantic_loss::SemanticLoss;
 use crate::spatial::{self, SpatialModel};
+use crate::spatial_settings::SpatialSettings;
 
 /// Networks and optimizer of the first stage.
 #[derive(Debug)]
@@ -97,6 +99,8 @@ impl Trainer {
             None => (None, BTreeMap::new()),
         };
         let [channels, size, _] = model.image_shape();
+        let max_bytes = config.spatial_net.as_ref().map_or(0, SpatialSettings::max_cached_bytes);
+        let spatial = spatial.map(|net| CachedLatents::new(net, max_bytes));
         let networks = |vb: &VarBuilder<'_>| Networks::new(model, spatial, vb);
         Ok(Self { constant, ..Self::built((config, [channels, size]), &compute, given, networks)? })
     }

@@ -1,0 +1,148 @@
+//! The spatial autoencoder of a model that is trained on its latents, with the latents of pictures that were seen before.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{DType, Tensor};
+use diffae_data::Fingerprint;
+use diffae_nets::SpatialAutoencoder;
+use diffae_nets::weights::float_bytes;
+
+use crate::error::Result;
+
+/// A spatial autoencoder that is not trained, and latents that it has made.
+///
+/// Pictures come again in each pass over the data, and their latents are always the same, so that they are computed once. When
+/// no more fit, those that are there stay: as all pictures come equally often, no other choice would serve more of them.
+#[derive(Debug)]
+pub(crate) struct CachedLatents {
+    net: Box<SpatialAutoencoder>,
+    /// Maximum number of bytes of latents.
+    max_bytes: usize,
+    kept: Mutex<Kept>,
+}
+
+/// Latents by the checksum of their picture.
+#[derive(Debug, Default)]
+struct Kept {
+    by_picture: HashMap<String, Tensor>,
+    num_bytes: usize,
+}
+
+impl CachedLatents {
+    pub(crate) fn new(net: SpatialAutoencoder, max_bytes: usize) -> Self {
+        Self { net: Box::new(net), max_bytes, kept: Mutex::default() }
+    }
+
+    /// Encodes pictures, `[N, C, H, W]`, to normalized latents, `[N, c, h, w]`.
+    pub(crate) fn latents(&self, x_0: &Tensor) -> Result<Tensor> {
+        // On a card the network is faster than the way to the processor and back.
+        if self.max_bytes == 0 || !x_0.device().is_cpu() || x_0.dtype() != DType::F32 {
+            return Ok(self.net.latents(x_0)?);
+        }
+        let pictures = (0..x_0.dim(0)?).map(|item| Ok(x_0.get(item)?)).collect::<Result<Vec<_>>>()?;
+        let keys = pictures.iter().map(checksum).collect::<Result<Vec<_>>>()?;
+        let mut found: Vec<Option<Tensor>> = {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            keys.iter().map(|key| kept.by_picture.get(key).cloned()).collect()
+        };
+        let missing: Vec<usize> = (0..found.len()).filter(|&item| found[item].is_none()).collect();
+        if !missing.is_empty() {
+            let computed = self
+                .net
+                .latents(&Tensor::stack(&missing.iter().map(|&item| &pictures[item]).collect::<Vec<_>>(), 0)?)?;
+            for (place, &item) in missing.iter().enumerate() {
+                let latents = computed.get(place)?;
+                self.keep(&keys[item], &latents)?;
+                found[item] = Some(latents);
+            }
+        }
+        Ok(Tensor::stack(&found.into_iter().flatten().collect::<Vec<_>>(), 0)?)
+    }
+
+    /// Keeps latents if there is room for them.
+    fn keep(&self, key: &str, latents: &Tensor) -> Result<()> {
+        let num_bytes = latents.elem_count() * latents.dtype().size_in_bytes();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.num_bytes + num_bytes <= self.max_bytes && !kept.by_picture.contains_key(key) {
+            // A copy, since a view would keep the others of its batch.
+            kept.by_picture.insert(key.to_owned(), latents.copy()?);
+            kept.num_bytes += num_bytes;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the checksum of a picture.
+fn checksum(picture: &Tensor) -> Result<String> {
+    let values = picture.flatten_all()?.to_vec1::<f32>()?;
+    Ok(Fingerprint::of(&float_bytes(&values)))
+}
+
+/// Returns how many of `num_images` pictures in the order of training have their latents computed, where `num_pictures` different
+/// ones are seen equally often, and so many latents are kept.
+pub(crate) fn num_computed(num_images: usize, num_pictures: usize, num_kept: usize) -> f64 {
+    let num_pictures = num_pictures.max(1);
+    let num_kept = num_kept.min(num_pictures);
+    let later = num_images.saturating_sub(num_pictures) as f64;
+    let share_of_others = (num_pictures - num_kept) as f64 / num_pictures as f64;
+    num_images.min(num_pictures) as f64 + later * share_of_others
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::Device;
+
+    use super::*;
+    use crate::compute::Compute;
+    use crate::{presets, spatial};
+
+    fn cached(max_bytes: usize) -> CachedLatents {
+        let sizes = presets::config("smoke_latent", &[]).unwrap().spatial_config().unwrap().unwrap();
+        let compute = Compute::from(&Device::Cpu);
+        let (net, _) = spatial::constant(&sizes, HashMap::new(), (1, &compute)).unwrap();
+        CachedLatents::new(net.unwrap(), max_bytes)
+    }
+
+    fn pictures(first: usize, count: usize) -> Tensor {
+        let values: Vec<f32> = (first * 768..(first + count) * 768).map(|idx| (idx as f32 * 0.037).sin()).collect();
+        Tensor::from_vec(values, (count, 3, 16, 16), &Device::Cpu).unwrap()
+    }
+
+    fn values(x: &Tensor) -> Vec<f32> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn latents_are_the_same_bits_whether_they_were_kept_or_not() {
+        let (with, without) = (cached(1 << 20), cached(0));
+        // Some of each batch are new.
+        for (first, count) in [(0, 3), (1, 4), (0, 5), (4, 1)] {
+            let x_0 = pictures(first, count);
+            assert_eq!(values(&with.latents(&x_0).unwrap()), values(&without.latents(&x_0).unwrap()), "{first}");
+        }
+        assert_eq!(with.kept.lock().unwrap().by_picture.len(), 5);
+        assert!(without.kept.lock().unwrap().by_picture.is_empty());
+    }
+
+    #[test]
+    fn no_more_are_kept_than_there_is_room_for() {
+        // 4 channels of 8x8 values.
+        let cached = cached(2 * 1024 + 1000);
+        let first = cached.latents(&pictures(0, 3)).unwrap();
+        assert_eq!(cached.latents(&pictures(0, 3)).unwrap().dims(), [3, 4, 8, 8]);
+        assert_eq!(values(&cached.latents(&pictures(0, 3)).unwrap()), values(&first));
+        let kept = cached.kept.lock().unwrap();
+        assert_eq!((kept.by_picture.len(), kept.num_bytes), (2, 2048));
+    }
+
+    #[test]
+    fn pictures_that_are_not_kept_are_computed_each_time() {
+        assert!((num_computed(1000, 100, 200) - 100.).abs() < 1e-9);
+        assert!((num_computed(1000, 100, 0) - 1000.).abs() < 1e-9);
+        assert!((num_computed(1000, 100, 50) - 550.).abs() < 1e-9);
+        assert!((num_computed(50, 100, 100) - 50.).abs() < 1e-9);
+    }
+}
