@@ -127,6 +127,8 @@ class _Training(TypedDict, total=False):
     """Model with the initial weights."""
     spatial_weights: _Path | None
     """Spatial autoencoder of a model on latents, in place of the stage that trains one."""
+    encoder_weights: _Path | None
+    """Weights of the pretrained network that is the encoder, where model.encoder names one."""
     lpips_weights: _Path | None
     """Weights of VGG-16 for LPIPS, where spatial_net.perceptual_weight is above 0."""
     freeze: Sequence[str] | None

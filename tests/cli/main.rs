@@ -16,6 +16,7 @@ mod export;
 mod faults;
 mod faulty_pictures;
 mod few_steps;
+mod frozen;
 mod groups;
 mod help;
 mod http;

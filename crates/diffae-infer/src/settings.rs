@@ -211,7 +211,8 @@ fn default_batch_size(config: &ModelConfig) -> usize {
     let of_unet = config.unet().zip(config.state_shape());
     let of_unet = of_unet.map(|(unet, shape)| values(first(&unet.channel_mult, unet.model_channels), shape));
     // Pictures are larger than the states of a diffusion on latents.
-    let of_encoder = config.encoder().filter(|_| config.spatial().is_some());
+    let of_encoder =
+        config.encoder().and_then(diffae_nets::SemanticConfig::trained).filter(|_| config.spatial().is_some());
     let of_encoder = of_encoder.map(|net| values(first(&net.channel_mult, net.model_channels), config.image_shape()));
     let widest = of_unet.max(of_encoder).unwrap_or_else(|| values(1, config.image_shape()));
     let bytes_per_picture = 12 * 4 * widest;

@@ -6,13 +6,13 @@ use candle_nn::VarBuilder;
 use diffae_kernels::Winograd;
 
 use crate::config::AutoencoderConfig;
-use crate::encoder::SemanticEncoder;
+use crate::frozen_encoder::SemanticNetwork;
 use crate::unet::{TrainingMode, Unet};
 
 /// The Diffusion Autoencoder: a semantic encoder and the `UNet` that it conditions.
 #[derive(Debug, Clone)]
 pub struct DiffusionAutoencoder {
-    encoder: SemanticEncoder,
+    encoder: SemanticNetwork,
     unet: Unet,
 }
 
@@ -23,7 +23,7 @@ impl DiffusionAutoencoder {
     /// If a tensor is missing or has another shape.
     pub fn new(config: &AutoencoderConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         Ok(Self {
-            encoder: SemanticEncoder::new(config.encoder(), &vb.pp("encoder"))?,
+            encoder: SemanticNetwork::new(config.encoder(), &vb.pp("encoder"))?,
             unet: Unet::new(config.unet(), &vb.pp("unet"))?,
         })
     }
@@ -36,13 +36,13 @@ impl DiffusionAutoencoder {
 
     /// Splits the model into encoder and `UNet`.
     #[must_use]
-    pub fn into_parts(self) -> (SemanticEncoder, Unet) {
+    pub fn into_parts(self) -> (SemanticNetwork, Unet) {
         (self.encoder, self.unet)
     }
 
     /// Returns the semantic encoder, `x_0 -> z_sem`.
     #[must_use]
-    pub fn encoder(&self) -> &SemanticEncoder {
+    pub fn encoder(&self) -> &SemanticNetwork {
         &self.encoder
     }
 

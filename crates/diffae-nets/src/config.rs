@@ -9,6 +9,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
+use crate::frozen_encoder::SemanticConfig;
 use crate::plan::{InputPlan, OutputStage, Trunk, at_most, output_blocks, positive};
 use crate::spatial::SpatialConfig;
 
@@ -220,7 +221,7 @@ impl Check for RawEncoderConfig {
 /// autoencoder between pictures and the states of the diffusion, if there is one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AutoencoderConfig {
-    encoder: EncoderConfig,
+    encoder: SemanticConfig,
     spatial: Option<SpatialConfig>,
     unet: UnetConfig,
 }
@@ -231,9 +232,10 @@ impl AutoencoderConfig {
     /// # Errors
     /// [`Error::WidthMismatch`] if the width of `z_sem`, the image size or the channels of pictures differ;
     /// [`Error::NoZSem`] if the `UNet` has no semantic code.
-    pub fn new(encoder: EncoderConfig, unet: UnetConfig) -> Result<Self> {
-        check_width("image size of the encoder", encoder.image_size, "that of the unet", unet.image_size)?;
-        check_width("in_channels of the encoder", encoder.in_channels, "that of the unet", unet.in_channels)?;
+    pub fn new(encoder: impl Into<SemanticConfig>, unet: UnetConfig) -> Result<Self> {
+        let encoder = encoder.into();
+        check_width("image size of the encoder", encoder.image_size(), "that of the unet", unet.image_size)?;
+        check_width("in_channels of the encoder", encoder.in_channels(), "that of the unet", unet.in_channels)?;
         Self::joined(encoder, None, unet)
     }
 
@@ -242,28 +244,28 @@ impl AutoencoderConfig {
     /// # Errors
     /// [`Error::WidthMismatch`] if the width of `z_sem`, the size or the channels of pictures or of latents differ;
     /// [`Error::NoZSem`] if the `UNet` has no semantic code.
-    pub fn on_latents(encoder: EncoderConfig, spatial: SpatialConfig, unet: UnetConfig) -> Result<Self> {
-        let [channels, size, _] = spatial.latent_shape();
+    pub fn on_latents(encoder: impl Into<SemanticConfig>, spatial: SpatialConfig, unet: UnetConfig) -> Result<Self> {
+        let (encoder, [channels, size, _]) = (encoder.into(), spatial.latent_shape());
         let of = "that of the spatial autoencoder";
-        check_width("image size of the encoder", encoder.image_size, of, spatial.image_size)?;
-        check_width("in_channels of the encoder", encoder.in_channels, of, spatial.image_channels)?;
+        check_width("image size of the encoder", encoder.image_size(), of, spatial.image_size)?;
+        check_width("in_channels of the encoder", encoder.in_channels(), of, spatial.image_channels)?;
         check_width("image size of the unet", unet.image_size, "that of latents", size)?;
         check_width("in_channels of the unet", unet.in_channels, "the number of channels of latents", channels)?;
         Self::joined(encoder, Some(spatial), unet)
     }
 
-    fn joined(encoder: EncoderConfig, spatial: Option<SpatialConfig>, unet: UnetConfig) -> Result<Self> {
+    fn joined(encoder: SemanticConfig, spatial: Option<SpatialConfig>, unet: UnetConfig) -> Result<Self> {
         if !unet.has_z_sem() {
             return Err(Error::NoZSem);
         }
-        check_width("width of z_sem", encoder.out_channels, "embed_channels of the unet", unet.embed_channels)?;
+        check_width("width of z_sem", encoder.out_channels(), "embed_channels of the unet", unet.embed_channels)?;
         check_width("out_channels of the unet", unet.out_channels, "its in_channels", unet.in_channels)?;
         Ok(Self { encoder, spatial, unet })
     }
 
-    /// Returns the sizes of the encoder.
+    /// Returns the config of the encoder.
     #[must_use]
-    pub fn encoder(&self) -> &EncoderConfig {
+    pub fn encoder(&self) -> &SemanticConfig {
         &self.encoder
     }
 

@@ -98,6 +98,24 @@ pub enum Error {
         /// Groups of the norm.
         groups: usize,
     },
+    /// Weights of a pretrained network are of one of another size.
+    #[error("the weights are of a network of {} features and {} blocks, {network} has {} and {}", got.0, got.1, expected.0, expected.1)]
+    OtherFeatures {
+        /// Name of the network that was asked for.
+        network: &'static str,
+        /// Numbers of features and of blocks in the weights.
+        got: (usize, usize),
+        /// Those of the network.
+        expected: (usize, usize),
+    },
+    /// A network of color pictures cannot take pictures of so many channels.
+    #[error("{network}: pictures have {got} channels; it takes 3, or 1 for gray ones")]
+    NoColor {
+        /// Name of the network.
+        network: &'static str,
+        /// Channels of pictures.
+        got: usize,
+    },
     /// A spatial autoencoder with a shortcut has no room in its latents for the channels of pictures.
     #[error("spatial autoencoder: latent_channels is {got}, but a shortcut needs those of pictures, {least}")]
     TooFewLatents {

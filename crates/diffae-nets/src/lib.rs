@@ -68,6 +68,7 @@ mod edit_direction;
 mod encoder;
 mod endpoint;
 mod error;
+mod frozen_encoder;
 mod init;
 mod latent_net;
 mod linear;
@@ -95,6 +96,9 @@ pub use edit_direction::{EditDirection, LocalOffset};
 pub use encoder::SemanticEncoder;
 pub use endpoint::{EndpointConfig, EndpointNet, RawEndpointConfig};
 pub use error::{Error, Result};
+pub use frozen_encoder::{
+    FrozenEncoder, FrozenEncoderConfig, FrozenNetwork, RawFrozenEncoderConfig, SemanticConfig, SemanticNetwork,
+};
 pub use latent_net::LatentNet;
 pub use norm::num_groups;
 pub use plan::{InputPlan, InputStage, OutputStage, ResPlan, Resample};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use candle_core::DType;
 use diffae_data::{Overwrite, write_together};
 use diffae_infer::{LoadOptions, Model, ModelSource};
+use diffae_nets::SemanticConfig;
 use diffae_nets::weights::{TensorMap, Weights};
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -15,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Precision};
 use crate::manifest::{GraphFile, Manifest};
-use crate::{compact, directions, encoder, endpoint, latent_net, spatial, unet};
+use crate::{compact, directions, encoder, endpoint, frozen_encoder, latent_net, spatial, unet};
 
 /// Name of the manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -89,8 +90,14 @@ fn networks(model: &Model, weights: &Weights, precision: Precision) -> Result<Ve
         graphs.push(("encoder", compact::encoder(networks, weights, precision)?));
         graphs.push(("decoder", compact::decoder(networks, weights, precision)?));
     }
-    if let Some(networks) = config.encoder() {
-        graphs.push(("encoder", encoder::encoder(networks, weights, precision)?));
+    match config.encoder() {
+        Some(SemanticConfig::Trained(networks)) => {
+            graphs.push(("encoder", encoder::encoder(networks, weights, precision)?));
+        }
+        Some(SemanticConfig::Frozen(networks)) => {
+            graphs.push(("encoder", frozen_encoder::frozen_encoder(networks, weights, precision)?));
+        }
+        None => {}
     }
     if let Some(networks) = config.unet() {
         graphs.push(("decoder_step", unet::unet(networks, weights, precision)?));

@@ -73,9 +73,14 @@ impl GraphBuilder<'_> {
 
     /// Layer norm of rows with statistics in f32.
     pub(crate) fn layer_norm(&mut self, path: &str, x: &Value) -> Result<Value> {
+        self.layer_norm_with(path, x, NORM_EPS)
+    }
+
+    /// Layer norm of rows, with another epsilon.
+    pub(crate) fn layer_norm_with(&mut self, path: &str, x: &Value, epsilon: f64) -> Result<Value> {
         let (weight, bias) = (self.weight(&format!("{path}.weight"))?, self.weight(&format!("{path}.bias"))?);
         let [x, weight, bias] = [x, &weight, &bias].map(|value| self.in_f32(value, path));
-        let attributes = vec![integer("axis", -1), float("epsilon", NORM_EPS)];
+        let attributes = vec![integer("axis", -1), float("epsilon", epsilon)];
         let y = self.node(path, "LayerNormalization", &[&x, &weight, &bias], attributes);
         Ok(self.in_precision(&y, path))
     }

@@ -30,6 +30,7 @@ mod encoder;
 mod endpoint;
 mod error;
 mod export;
+mod frozen_encoder;
 mod graph;
 mod latent_net;
 mod layers;

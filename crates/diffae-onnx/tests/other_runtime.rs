@@ -10,9 +10,10 @@ use diffae_data::Overwrite;
 use diffae_infer::{AttributeEdit, LoadOptions, Model, ModelSource, NoisePurpose, NoiseSource};
 use diffae_nets::weights::{ArchitectureHints, ClassifierCheckpoint, read_latent_moments, safetensors_bytes};
 use diffae_nets::{
-    CompactConfig, CompactDecoder, CompactEncoder, Conditioning, EncoderConfig, EndpointConfig, EndpointNet, LatentNet,
-    LatentNetConfig, RawCompactConfig, RawEncoderConfig, RawEndpointConfig, RawLatentNetConfig, RawSpatialConfig,
-    RawUnetConfig, SemanticEncoder, SpatialAutoencoder, SpatialConfig, Unet, UnetConfig,
+    CompactConfig, CompactDecoder, CompactEncoder, Conditioning, EncoderConfig, EndpointConfig, EndpointNet,
+    FrozenEncoder, FrozenEncoderConfig, FrozenNetwork, LatentNet, LatentNetConfig, RawCompactConfig, RawEncoderConfig,
+    RawEndpointConfig, RawFrozenEncoderConfig, RawLatentNetConfig, RawSpatialConfig, RawUnetConfig, SemanticEncoder,
+    SpatialAutoencoder, SpatialConfig, Unet, UnetConfig,
 };
 use diffae_onnx::{Export, Precision};
 use rten::ValueOrView;
@@ -245,6 +246,35 @@ fn unusual_options_agree() {
     Graphs::of(&source, Precision::F32).check("endpoint", &[("z_sem", &z_sem)], &expected);
     let manifest = serde_json::to_value(Export::new(&source, Precision::F32).unwrap().manifest).unwrap();
     assert_eq!((&manifest["diffusion"]["prediction"], &manifest["attributes"]), (&"x_0".into(), &json!([])));
+}
+
+#[test]
+fn a_pretrained_encoder_agrees() {
+    let unet = RawUnetConfig {
+        image_size: 8,
+        in_channels: 1,
+        out_channels: 1,
+        model_channels: 8,
+        channel_mult: vec![1],
+        num_res_blocks: 1,
+        num_input_res_blocks: None,
+        embed_channels: 384,
+        attention_resolutions: vec![],
+        num_heads: 1,
+        dropout: 0.,
+        conditioning: Conditioning::TimeAndZSem,
+    };
+    let frozen = RawFrozenEncoderConfig { network: FrozenNetwork::DinoV2Small, image_size: 8, in_channels: 1 };
+    let config = json!({
+        "format_version": 1, "unet": unet, "frozen_encoder": frozen,
+        "diffusion": { "num_train_timesteps": 1000, "beta_schedule": "linear" },
+    });
+    let vars = VarMap::new();
+    let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    Unet::new(&UnetConfig::new(unet).unwrap(), &vb.pp("unet")).unwrap();
+    FrozenEncoder::new(&FrozenEncoderConfig::new(frozen).unwrap(), &vb.pp("encoder")).unwrap();
+    let (_folder, source) = with_random_weights(&config, &vars);
+    check_all(&source, Precision::F32);
 }
 
 #[test]

@@ -22,12 +22,13 @@ use crate::settings::Keywords;
 use crate::work::compute;
 
 /// Keyword arguments of training.
-const KEYWORDS: [&str; 13] = [
+const KEYWORDS: [&str; 14] = [
     "data",
     "out",
     "labels",
     "init_from",
     "spatial_weights",
+    "encoder_weights",
     "lpips_weights",
     "freeze",
     "stage",
@@ -46,8 +47,8 @@ const EXTENDS: &str = "extends";
 /// config is the name of a preset, the path of a TOML file, or a dict of settings, which may extend a preset
 /// ({"extends": "small64", "autoencoder": {"images": 1000}}). on_step gets a dict of stage, work, step, num_steps, loss and batch
 /// after each step; False stops, and an exception or Ctrl-C does, too. In all cases the run is saved in the folder out, and
-/// resume=True goes on with it, to the same bits. Other arguments: data, labels, init_from, spatial_weights, lpips_weights, freeze,
-/// stage, settings (a dict of dotted keys, as --set), threads, device (cpu unless it is given), dtype (of the arithmetic: f32 unless
+/// resume=True goes on with it, to the same bits. Other arguments: data, labels, init_from, spatial_weights, encoder_weights,
+/// lpips_weights, freeze, stage, settings (a dict of dotted keys, as --set), threads, device (cpu unless it is given), dtype (of the arithmetic: f32 unless
 /// it is given, or on a GPU bf16). To resume a run takes no more than out; a config changes the settings of it that may change,
 /// labels replace those that it has, and what else is given must be what it was started with. Raises InvalidInput for settings that
 /// are wrong and for paths that are not there, Failure if training diverges.
@@ -161,6 +162,7 @@ struct Inputs {
     labels: Option<PathBuf>,
     init_from: Option<PathBuf>,
     spatial_weights: Option<PathBuf>,
+    encoder_weights: Option<PathBuf>,
     lpips_weights: Option<PathBuf>,
     freeze: Option<Vec<String>>,
 }
@@ -175,6 +177,7 @@ impl Inputs {
             labels: path("labels", "the file of the labels", FOLDER_LABELS)?,
             init_from: path("init_from", "a model", BUILT_IN_MODEL)?,
             spatial_weights: path("spatial_weights", "weights of a spatial autoencoder", "")?,
+            encoder_weights: path("encoder_weights", "weights of a pretrained encoder", "")?,
             lpips_weights: path("lpips_weights", "weights of VGG-16", "")?,
             freeze: keywords.get("freeze", "a list of parts")?,
         })
@@ -182,7 +185,7 @@ impl Inputs {
 
     /// Returns the notes of a new run.
     fn notes(&self) -> Result<Notes> {
-        let Self { data, labels, init_from, spatial_weights, lpips_weights, freeze } = self;
+        let Self { data, labels, init_from, spatial_weights, encoder_weights, lpips_weights, freeze } = self;
         let data = data.clone().ok_or_else(|| Error::argument("data", "None", "the folder of the pictures"))?;
         let freeze = freeze.clone().unwrap_or_default();
         Ok(Notes {
@@ -190,6 +193,7 @@ impl Inputs {
             labels: labels.clone(),
             init_from: init_from.clone(),
             spatial_weights: spatial_weights.clone(),
+            encoder_weights: encoder_weights.clone(),
             lpips_weights: lpips_weights.clone(),
             freeze,
             ..Notes::default()
@@ -205,6 +209,7 @@ impl Inputs {
         for (keyword, given, noted) in [
             ("init_from", &self.init_from, &notes.init_from),
             ("spatial_weights", &self.spatial_weights, &notes.spatial_weights),
+            ("encoder_weights", &self.encoder_weights, &notes.encoder_weights),
             ("lpips_weights", &self.lpips_weights, &notes.lpips_weights),
         ] {
             match (given, noted) {

@@ -3,8 +3,9 @@
 use diffae_data::{Crop, FindSettings};
 use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig};
 use diffae_nets::{
-    AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, LatentNetConfig, RawCompactConfig, RawEncoderConfig,
-    RawLatentNetConfig, RawUnetConfig, UnetConfig,
+    AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, FrozenEncoderConfig, LatentNetConfig,
+    RawCompactConfig, RawEncoderConfig, RawFrozenEncoderConfig, RawLatentNetConfig, RawUnetConfig, SemanticConfig,
+    UnetConfig,
 };
 use diffae_schedule::{PredictionTarget, StepChain, StepSequence};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::assignment::assign;
 use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
+use crate::frozen::EncoderKind;
 use crate::polish_settings::PolishSettings;
 use crate::spatial_settings::SpatialSettings;
 
@@ -86,6 +88,9 @@ pub struct ModelSettings {
     pub channel_mult: Vec<usize>,
     /// R, the number of residual blocks per level of the `UNet`.
     pub num_res_blocks: usize,
+    /// Encoder: the one that is trained with the decoder, of the following sizes, or a pretrained network.
+    #[serde(default)]
+    pub encoder: EncoderKind,
     /// Channels of the encoder's levels in units of M.
     pub encoder_channel_mult: Vec<usize>,
     /// Number of residual blocks per level of the encoder.
@@ -396,8 +401,12 @@ impl TrainConfig {
             dropout: model.dropout,
             conditioning: if with_encoder { Conditioning::TimeAndZSem } else { Conditioning::Time },
         })?;
-        let encoder = with_encoder.then(|| {
-            EncoderConfig::new(RawEncoderConfig {
+        let encoder = with_encoder.then(|| -> diffae_nets::Result<SemanticConfig> {
+            if let Some(network) = model.encoder.frozen() {
+                let frozen = RawFrozenEncoderConfig { network, image_size, in_channels: image_channels };
+                return Ok(FrozenEncoderConfig::new(frozen)?.into());
+            }
+            let trained = EncoderConfig::new(RawEncoderConfig {
                 image_size,
                 in_channels: image_channels,
                 out_channels: z_channels,
@@ -406,7 +415,8 @@ impl TrainConfig {
                 num_res_blocks: model.encoder_res_blocks,
                 attention_resolutions: of_encoder,
                 num_heads,
-            })
+            })?;
+            Ok(trained.into())
         });
         let (diffusion, chains) = (self.diffusion.clone(), self.chains());
         let config = match encoder.transpose()? {
@@ -440,6 +450,7 @@ impl TrainConfig {
 
     fn check(&self) -> Result<()> {
         self.check_spatial()?;
+        self.check_encoder()?;
         self.check_distillation()?;
         self.check_polish()?;
         self.model_config()?;

@@ -371,7 +371,7 @@ mod tests {
         let (teacher, config) = teacher_along(chain, &[]);
         let parameters = networks(&teacher);
         let vb = candle_nn::VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu);
-        let built = crate::networks::Networks::new(&config.model_config().unwrap(), None, &vb).unwrap();
+        let built = crate::networks::Networks::new(&config.model_config().unwrap(), (None, None), &vb).unwrap();
         let crate::networks::Networks::Diffusion(student) = built else { panic!("a diffusion") };
         let settings = config.distillation.unwrap();
         Distillation::new(student, teacher.build(&LoadOptions::cpu()).unwrap(), &settings, None).unwrap()

@@ -1,7 +1,7 @@
 //! Configs of runs that go on with the networks of a model.
 
 use diffae_infer::{ChainsConfig, ModelConfig};
-use diffae_nets::{RawUnetConfig, UnetConfig};
+use diffae_nets::{RawUnetConfig, SemanticConfig, UnetConfig};
 
 use crate::config::{DataSettings, Kind, LossWeight, ModelSettings, ObjectiveSettings, TrainConfig};
 use crate::distillation_settings::DistillationSettings;
@@ -22,7 +22,17 @@ impl TrainConfig {
             let expected = "a model whose decoder takes steps";
             return Err(Error::Setting { key: name, got: "a one-shot autoencoder".to_owned(), expected });
         };
-        let encoder = networks.encoder();
+        let encoder = match networks.encoder() {
+            Some(SemanticConfig::Frozen(frozen)) => {
+                let expected = "a model whose encoder was trained with the decoder";
+                return Err(Error::Setting {
+                    key: name,
+                    got: format!("one whose encoder is {}", frozen.network),
+                    expected,
+                });
+            }
+            other => other.and_then(SemanticConfig::trained),
+        };
         Ok(Self {
             model: ModelSettings {
                 kind: if encoder.is_some() { Kind::Autoencoder } else { Kind::Ddpm },

@@ -41,8 +41,8 @@ mod edit_direction;
 mod error;
 mod estimate;
 mod existing_model;
+mod frozen;
 mod latent;
-mod latents_cache;
 mod networks;
 mod objective;
 mod optimization;
@@ -50,6 +50,7 @@ mod order;
 mod parameters;
 mod part_report;
 mod perceptual;
+mod picture_cache;
 mod polish;
 mod polish_settings;
 pub mod presets;
@@ -94,6 +95,7 @@ pub use distillation_settings::DistillationSettings;
 pub use edit_direction::{NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_direction};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, GroupEstimate, GroupKind, Planned, StageEstimate};
+pub use frozen::EncoderKind;
 pub use latent::{LatentTrainer, latent_loss};
 pub use perceptual::check_lpips_weights;
 pub use polish_settings::PolishSettings;
@@ -348,8 +350,9 @@ fn train_autoencoder(
     let started = || Err(Error::Started { path: folder.path().to_owned(), how: String::new() });
     group.agree(if is_begun { started() } else { Ok(()) })?;
     let config = folder.config();
-    let spatial = group.agree(spatial::finished(folder))?;
-    let mut trainer = group.agree(Trainer::on_latents_of(spatial, config, folder.notes(), &options.compute))?;
+    let mut constants = group.agree(spatial::finished(folder))?;
+    constants.extend(group.agree(frozen::of_run(folder))?);
+    let mut trainer = group.agree(Trainer::with_constants(constants, config, folder.notes(), &options.compute))?;
     let outcome = autoencoder::run((folder, Stage::Autoencoder), config, &mut trainer, data, (group, on_step))?;
     if outcome == Outcome::Finished && group.is_first() {
         let (config, networks) = (folder.config().model_config()?, trainer.averages()?);
@@ -374,12 +377,13 @@ impl Trainer {
     /// [`Error::OtherNetworks`] if that model has another architecture; [`Error::Setting`] if a part to freeze is missing;
     /// others if it cannot be read.
     pub fn of_run(config: &TrainConfig, notes: &Notes, compute: impl Into<Compute>) -> Result<Self> {
-        Self::on_latents_of(HashMap::new(), config, notes, compute)
+        Self::with_constants(frozen::given(config, notes)?.into_iter().collect(), config, notes, compute)
     }
 
-    /// Builds the networks as [`Trainer::of_run`] does; of a model on latents with a given spatial autoencoder.
-    fn on_latents_of(
-        spatial: HashMap<String, Tensor>,
+    /// Builds the networks as [`Trainer::of_run`] does, with given parameters of those that are not trained: a spatial autoencoder,
+    /// a pretrained encoder.
+    fn with_constants(
+        constants: HashMap<String, Tensor>,
         config: &TrainConfig,
         notes: &Notes,
         compute: impl Into<Compute>,
@@ -392,7 +396,7 @@ impl Trainer {
             |of: &mut dyn Iterator<Item = String>| of.filter(|name| !is_of_endpoint(name)).collect::<BTreeSet<_>>();
         let given_names = given.as_ref().map(|given| names(&mut given.keys().cloned()));
         let mut given = given.unwrap_or_default();
-        given.extend(spatial);
+        given.extend(constants);
         let mut trainer = Self::of_model((&model, &compute), config, given)?;
         if let Some(given_names) = given_names {
             check_names(&given_names, &names(&mut trainer.averages()?.into_keys()))?;

@@ -6,19 +6,22 @@ use candle_nn::VarBuilder;
 use diffae_infer::ModelConfig;
 use diffae_kernels::{checkpoint, differentiable, no_gradients};
 use diffae_nets::{
-    BatchMoments, CompactCode, CompactConfig, CompactDecoder, CompactEncoder, EndpointNet, SemanticEncoder,
-    TrainingMode, Unet,
+    BatchMoments, CompactCode, CompactConfig, CompactDecoder, CompactEncoder, EndpointNet, FrozenEncoder,
+    SemanticConfig, SemanticEncoder, SemanticNetwork, SpatialAutoencoder, TrainingMode, Unet,
 };
 use diffae_schedule::{Denoiser, NoiseSchedule, Timestep};
 
 use crate::config::ObjectiveSettings;
 use crate::distillation::Distillation;
 use crate::error::{Error, Result};
-use crate::latents_cache::CachedLatents;
 use crate::objective::{Diffusion, Draw, Drawing, Noised};
+use crate::picture_cache::PictureCache;
 use crate::polish::Polish;
 use crate::random::{below, normal, stream};
 use crate::spatial::SpatialModel;
+
+/// Maximum number of bytes of codes of a frozen encoder that are kept: those of 100,000 pictures at least.
+const MAX_CODE_BYTES: usize = 1 << 29;
 
 /// Networks that the first stage trains.
 pub(crate) trait ImageModel: Sync {
@@ -85,9 +88,11 @@ pub(crate) enum Networks {
 /// A `UNet` that predicts noise, `x_0` or v, with or without an encoder.
 #[derive(Debug)]
 pub(crate) struct DiffusionModel {
-    encoder: Option<Box<SemanticEncoder>>,
+    encoder: Option<SemanticNetwork>,
+    /// Codes of pictures, where the encoder is frozen.
+    codes: PictureCache,
     /// Makes the latents that the diffusion runs on, in place of images; it is never trained along with the rest.
-    spatial: Option<CachedLatents>,
+    spatial: Option<(SpatialAutoencoder, PictureCache)>,
     /// Computes an `x_T` from `z_sem`, in a model that is to be polished.
     endpoint: Option<Box<EndpointNet>>,
     unet: Box<Unet>,
@@ -114,8 +119,12 @@ pub(crate) struct Details {
 impl Networks {
     /// Builds the networks of a model.
     ///
-    /// `spatial` is that of a model on latents.
-    pub(crate) fn new(model: &ModelConfig, spatial: Option<CachedLatents>, vb: &VarBuilder<'_>) -> Result<Self> {
+    /// Those that are not trained are given: a pretrained encoder, the spatial autoencoder of a model on latents.
+    pub(crate) fn new(
+        model: &ModelConfig,
+        (frozen, spatial): (Option<FrozenEncoder>, Option<(SpatialAutoencoder, PictureCache)>),
+        vb: &VarBuilder<'_>,
+    ) -> Result<Self> {
         if let Some(config) = model.one_shot() {
             return Ok(Self::OneShot(OneShotModel {
                 config: config.clone(),
@@ -126,10 +135,13 @@ impl Networks {
         let (Some(unet), Some(diffusion)) = (model.unet(), model.diffusion()) else {
             return Err(Error::Nets(diffae_nets::Error::NotOneModel));
         };
-        let encoder = model.encoder().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
+        let trained = model.encoder().and_then(SemanticConfig::trained);
+        let trained = trained.map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder"))).transpose()?;
+        let trained = trained.map(|encoder| SemanticNetwork::Trained(Box::new(encoder)));
         let endpoint = model.endpoint().map(|endpoint| EndpointNet::new(endpoint, &vb.pp("endpoint")));
         Ok(Self::Diffusion(DiffusionModel {
-            encoder: encoder.transpose()?.map(Box::new),
+            encoder: trained.or(frozen.map(SemanticNetwork::Frozen)),
+            codes: PictureCache::new(MAX_CODE_BYTES),
             spatial,
             endpoint: endpoint.transpose()?.map(Box::new),
             unet: Box::new(Unet::new(unet, &vb.pp("unet"))?),
@@ -144,9 +156,13 @@ impl DiffusionModel {
     /// # Errors
     /// [`Error::Setting`] if it has no encoder or no endpoint network.
     pub(crate) fn into_parts(self) -> Result<(SemanticEncoder, EndpointNet, Unet, Diffusion)> {
-        let Self { encoder: Some(encoder), spatial: None, endpoint: Some(endpoint), unet, diffusion } = self else {
+        let Self { encoder, spatial: None, endpoint: Some(endpoint), unet, diffusion, .. } = self else {
             let (got, expected) = ("a model without one", "a semantic encoder and an endpoint network, on pictures");
             return Err(Error::Setting { key: "model.kind", got: got.to_owned(), expected });
+        };
+        let Some(SemanticNetwork::Trained(encoder)) = encoder else {
+            let (got, expected) = ("a pretrained network".to_owned(), "an encoder that was trained with the decoder");
+            return Err(Error::Setting { key: "model.encoder", got, expected });
         };
         Ok((*encoder, *endpoint, *unet, diffusion))
     }
@@ -184,7 +200,10 @@ impl DiffusionModel {
 
     /// Returns what the diffusion runs on: images, or their latents.
     pub(crate) fn states(&self, x_0: &Tensor) -> Result<Tensor> {
-        self.spatial.as_ref().map_or_else(|| Ok(x_0.clone()), |spatial| spatial.latents(x_0))
+        match &self.spatial {
+            Some((net, cache)) => cache.results(x_0, |x_0| net.latents(x_0)),
+            None => Ok(x_0.clone()),
+        }
     }
 
     /// Adds given noise to states.
@@ -206,8 +225,11 @@ impl ImageModel for DiffusionModel {
     }
 
     fn encode(&self, x_0: &Tensor) -> Result<Option<Tensor>> {
-        let encode = |encoder: &SemanticEncoder| no_gradients(|| encoder.forward(x_0));
-        Ok(self.encoder.as_deref().map(encode).transpose()?)
+        match &self.encoder {
+            Some(SemanticNetwork::Trained(encoder)) => Ok(Some(no_gradients(|| encoder.forward(x_0))?)),
+            Some(SemanticNetwork::Frozen(encoder)) => self.codes.results(x_0, |x_0| encoder.forward(x_0)).map(Some),
+            None => Ok(None),
+        }
     }
 
     fn shifted(code: &Option<Tensor>) -> Result<Option<Option<Tensor>>> {
@@ -228,12 +250,12 @@ impl ImageModel for DiffusionModel {
     ) -> Result<Tensor> {
         // Checkpoint the whole encoder: it is last in the backward pass, when other activations are already freed.
         let z_sem = match &self.encoder {
-            Some(encoder) if mode.checkpoint_blocks => {
+            Some(SemanticNetwork::Trained(encoder)) if mode.checkpoint_blocks => {
                 let encoder = encoder.clone();
                 Some(checkpoint([x_0], move |[x_0]| encoder.forward(x_0))?)
             }
-            Some(encoder) => Some(encoder.forward(x_0)?),
-            None => None,
+            Some(SemanticNetwork::Trained(encoder)) => Some(encoder.forward(x_0)?),
+            Some(SemanticNetwork::Frozen(_)) | None => self.encode(x_0)?,
         };
         self.predict_training(input, z_sem.as_ref(), mode)
     }

@@ -71,6 +71,9 @@ pub struct Notes {
     /// Weights of a spatial autoencoder, in place of the stage that trains one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spatial_weights: Option<PathBuf>,
+    /// Weights of the pretrained network that is the encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder_weights: Option<PathBuf>,
     /// Weights of VGG-16, for the perceptual loss of a spatial autoencoder or of a run that polishes a decoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lpips_weights: Option<PathBuf>,

@@ -63,7 +63,8 @@ mod tests {
         let model = config.model_config().unwrap();
         let parameters: HashMap<String, Tensor> =
             Trainer::new(&config, HashMap::new()).unwrap().averages().unwrap().into_iter().collect();
-        let term = SemanticLoss::new(model.encoder().unwrap(), (parameters, &Device::Cpu), 0.5).unwrap();
+        let term =
+            SemanticLoss::new(model.encoder().unwrap().trained().unwrap(), (parameters, &Device::Cpu), 0.5).unwrap();
         let picture = |phase: f32| {
             let values = (0..2 * 3 * 256).map(|idx| (idx as f32 * 0.37 + phase).sin()).collect::<Vec<f32>>();
             Tensor::from_vec(values, (2, 3, 16, 16), &Device::Cpu).unwrap()

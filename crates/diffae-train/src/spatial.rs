@@ -18,6 +18,7 @@ use crate::collective::Group;
 use crate::compute::Compute;
 use crate::config::{ObjectiveSettings, TrainConfig};
 use crate::error::{Error, Result};
+use crate::frozen;
 use crate::networks::ImageModel;
 use crate::objective::Drawing;
 use crate::parameters::Parameters;
@@ -290,12 +291,13 @@ fn of_model(path: &Path) -> Result<SpatialWeights> {
     Ok(SpatialWeights { config, tensors: model.networks(DType::F32)?.into_iter().filter_map(of_network).collect() })
 }
 
-/// Checks the files of weights that a run on latents is given, before it is begun.
+/// Checks the files of weights that a run is given, before it is begun.
 ///
 /// # Errors
-/// [`Error::OtherNetworks`] if the spatial autoencoder is of other sizes; [`Error::Setting`] if LPIPS needs weights and there are
-/// none; others if they cannot be read.
+/// [`Error::OtherNetworks`] if the spatial autoencoder is of other sizes; [`Error::Setting`] if LPIPS or a pretrained encoder needs
+/// weights and there are none; others if they cannot be read.
 pub fn check_given_weights(config: &TrainConfig, notes: &Notes) -> Result<()> {
+    frozen::given(config, notes)?;
     if config.spatial_net.is_none() {
         return Ok(());
     }

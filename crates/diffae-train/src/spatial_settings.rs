@@ -133,6 +133,12 @@ impl TrainConfig {
             self.polish.is_some() || self.spatial_net.as_ref().is_some_and(|settings| settings.perceptual_weight > 0.);
         for (key, path, is_used, expected) in [
             ("spatial_weights", &notes.spatial_weights, self.spatial_net.is_some(), "none, or a model on latents"),
+            (
+                "encoder_weights",
+                &notes.encoder_weights,
+                self.model.encoder.frozen().is_some(),
+                "none, or model.encoder=dinov2-s or another pretrained network",
+            ),
             ("lpips_weights", &notes.lpips_weights, takes_lpips, "none, or spatial_net.perceptual_weight above 0"),
         ] {
             if let Some(path) = path {

@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 use diffae_infer::{Model, ModelConfig};
 use diffae_kernels::{ActivationStorage, differentiable, no_gradients, run_in_pool};
 use diffae_nets::features::LpipsNetwork;
-use diffae_nets::{BatchMoments, Discriminator, SpatialAutoencoder, TrainingMode};
+use diffae_nets::{BatchMoments, Discriminator, SemanticConfig, SpatialAutoencoder, TrainingMode};
 use diffae_schedule::Timestep;
 
 use crate::adversarial::{discriminator_loss, generator_loss};
@@ -17,12 +17,13 @@ use crate::config::{Activations, ObjectiveSettings, TrainConfig};
 use crate::distillation::Distillation;
 use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
-use crate::latents_cache::CachedLatents;
+use crate::frozen;
 use crate::networks::{ImageModel, Networks};
 use crate::objective::Drawing;
 use crate::optimization::{Accumulated, Backpropagation, TrainState, share_of};
 use crate::parameters::{Norms, Parameters, Part, dropout_seed};
 use crate::part_report::PartReport;
+use crate::picture_cache::PictureCache;
 use crate::polish::Polish;
 use crate::polish_settings::PolishSettings;
 use crate::random::Purpose;
@@ -36,7 +37,8 @@ use crate::spatial_settings::SpatialSettings;
 pub struct Trainer {
     networks: Networks,
     learning: Learning,
-    /// Parameters of the model that are never trained, and have no optimizer state: those of a spatial autoencoder.
+    /// Parameters of the model that are never trained, and have no optimizer state: those of a spatial autoencoder and of a
+    /// pretrained encoder.
     constant: BTreeMap<String, Tensor>,
 }
 
@@ -94,14 +96,19 @@ impl Trainer {
         let compute = compute.into();
         let (of_spatial, given): (HashMap<_, _>, HashMap<_, _>) =
             given.into_iter().partition(|(name, _)| name.starts_with(spatial::PREFIX));
-        let (spatial, constant) = match model.spatial() {
+        let frozen = model.encoder().and_then(SemanticConfig::frozen);
+        let (of_frozen, given) = frozen::split(frozen, given);
+        let frozen = frozen.map(|frozen| frozen::constant(frozen, of_frozen, (config.seed, &compute))).transpose()?;
+        let (frozen, of_frozen) = frozen.unzip();
+        let (spatial, mut constant) = match model.spatial() {
             Some(sizes) => spatial::constant(sizes, of_spatial, (config.seed, &compute))?,
             None => (None, BTreeMap::new()),
         };
+        constant.extend(of_frozen.unwrap_or_default());
         let [channels, size, _] = model.image_shape();
         let max_bytes = config.spatial_net.as_ref().map_or(0, SpatialSettings::max_cached_bytes);
-        let spatial = spatial.map(|net| CachedLatents::new(net, max_bytes));
-        let networks = |vb: &VarBuilder<'_>| Networks::new(model, spatial, vb);
+        let spatial = spatial.map(|net| (net, PictureCache::new(max_bytes)));
+        let networks = |vb: &VarBuilder<'_>| Networks::new(model, (frozen, spatial), vb);
         Ok(Self { constant, ..Self::built((config, [channels, size]), &compute, given, networks)? })
     }
 
@@ -156,7 +163,7 @@ impl Trainer {
         };
         let weight = settings.semantic_weight;
         // Frozen, the encoder of the student is that of the teacher; through views it receives no gradient.
-        let encoder = teacher.config().encoder().filter(|_| weight > 0.);
+        let encoder = teacher.config().encoder().and_then(SemanticConfig::trained).filter(|_| weight > 0.);
         let state = &self.learning.state;
         let views = || (state.parameters.views("encoder."), state.device());
         let perceptual = encoder.map(|config| SemanticLoss::new(config, views(), weight)).transpose()?;

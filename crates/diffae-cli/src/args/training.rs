@@ -298,6 +298,9 @@ pub(crate) struct TrainArgs {
     /// latent diffusion model (vae/diffusion_pytorch_model.safetensors, or a whole checkpoint)
     #[arg(long, value_name = "FILE")]
     pub(crate) spatial_weights: Option<PathBuf>,
+    /// Weights of the pretrained network that is the encoder, where model.encoder names one, such as dinov2_vits14_pretrain.pth
+    #[arg(long, value_name = "FILE")]
+    pub(crate) encoder_weights: Option<PathBuf>,
     /// Weights of VGG-16 for LPIPS, where spatial_net.perceptual_weight is above 0
     #[arg(long, value_name = "FILE")]
     pub(crate) lpips_weights: Option<PathBuf>,

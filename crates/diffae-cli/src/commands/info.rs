@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, ModelKind, ModelSource};
+use diffae_nets::SemanticConfig;
 use serde::Serialize;
 
 use crate::args::{GlobalArgs, InfoArgs};
@@ -17,6 +18,8 @@ struct Info {
     /// `[c, h, w]` of a model on latents.
     latent_shape: Option<[usize; 3]>,
     z_sem_width: Option<usize>,
+    /// Pretrained network that is the encoder.
+    encoder: Option<&'static str>,
     parameters: Parameters,
     num_train_timesteps: Option<usize>,
     beta_schedule: Option<String>,
@@ -68,6 +71,7 @@ impl Info {
             channels,
             latent_shape: config.spatial().map(|spatial| spatial.latent_shape()),
             z_sem_width: config.z_channels(),
+            encoder: config.encoder().and_then(SemanticConfig::frozen).map(|frozen| frozen.network.name()),
             parameters: Parameters { total, unet, decoder, encoder, spatial, endpoint, latent_net },
             num_train_timesteps: config.diffusion().map(|diffusion| diffusion.num_train_timesteps),
             beta_schedule: config.diffusion().map(|diffusion| diffusion.beta_schedule.to_string()),
@@ -98,7 +102,8 @@ impl Info {
             say(&format!("latents      {height}x{width}, {channels} channels, of a spatial autoencoder"))?;
         }
         if let Some(width) = self.z_sem_width {
-            say(&format!("z_sem        {width} numbers"))?;
+            let of_network = self.encoder.map(|name| format!(", the features of {name}"));
+            say(&format!("z_sem        {width} numbers{}", of_network.unwrap_or_default()))?;
         }
         say(&format!("parameters   {} ({})", grouped(parameters.total), parts(parameters)))?;
         if let (Some(schedule), Some(timesteps)) = (&self.beta_schedule, self.num_train_timesteps) {

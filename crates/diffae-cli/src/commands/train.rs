@@ -107,6 +107,7 @@ fn notes(args: &TrainArgs, data: &Path) -> Result<Notes> {
         labels: args.labels.as_deref().map(labels_path).transpose()?,
         init_from: args.init_from.as_deref().map(model_path).transpose()?,
         spatial_weights: args.spatial_weights.as_deref().map(absolute).transpose()?,
+        encoder_weights: args.encoder_weights.as_deref().map(absolute).transpose()?,
         lpips_weights: args.lpips_weights.as_deref().map(absolute).transpose()?,
         freeze: args.freeze.clone(),
         ..Notes::default()

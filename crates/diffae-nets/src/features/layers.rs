@@ -212,7 +212,7 @@ pub(super) fn resize(x: &Tensor, side: usize, filter: Filter, scale: Option<f64>
 
 /// Returns the resize matrix, whose row r holds the weights of the old pixels for the new pixel r.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "places are clamped to the picture")]
-fn resize_weights(old: usize, new: usize, filter: Filter, scale: f64) -> Vec<f32> {
+pub(super) fn resize_weights(old: usize, new: usize, filter: Filter, scale: f64) -> Vec<f32> {
     let last = old.saturating_sub(1) as f64;
     let mut weights = vec![0f32; old * new];
     for (place, row) in weights.chunks_mut(old).enumerate() {

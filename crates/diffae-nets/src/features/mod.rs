@@ -6,7 +6,8 @@ mod inception;
 mod layers;
 mod lpips;
 
-pub use dino::Dino;
+pub(crate) use dino::DinoSizes;
+pub use dino::{Dino, VisionTransformer};
 pub use efficientnet_lite::EfficientNetLite;
 pub use inception::{Inception, InceptionInput};
 pub use lpips::{LpipsBackbone, LpipsNetwork};

@@ -9,7 +9,7 @@ use candle_nn::VarBuilder;
 use diffae_infer::ModelSource;
 use diffae_kernels::{differentiable, record};
 use diffae_nets::weights::{ArchitectureHints, ParameterSet, name_from_pytorch};
-use diffae_nets::{SemanticEncoder, Unet};
+use diffae_nets::{SemanticNetwork, Unet};
 use diffae_schedule::Timestep;
 
 use super::fixture::Fixture;
@@ -50,7 +50,7 @@ pub(crate) fn check(folder: &Path, report: &mut Report) -> Result<()> {
 /// Networks whose parameters are variables.
 struct Trainable {
     vars: BTreeMap<String, Var>,
-    encoder: Option<SemanticEncoder>,
+    encoder: Option<SemanticNetwork>,
     unet: Unet,
 }
 
@@ -63,7 +63,7 @@ impl Trainable {
             vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
         let vb = VarBuilder::from_tensors(by_name, DType::F32, &Device::Cpu);
         let config = source.config();
-        let encoder = config.encoder().map(|encoder| SemanticEncoder::new(encoder, &vb.pp("encoder")));
+        let encoder = config.encoder().map(|encoder| SemanticNetwork::new(encoder, &vb.pp("encoder")));
         Ok(Self {
             encoder: encoder.transpose()?,
             unet: Unet::new(config.unet().context("there is no unet")?, &vb.pp("unet"))?,

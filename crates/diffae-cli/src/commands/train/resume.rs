@@ -55,6 +55,7 @@ fn check_inputs(args: &TrainArgs, folder: &RunFolder) -> Result<()> {
     }
     for (option, given, noted) in [
         ("--spatial-weights", &args.spatial_weights, &notes.spatial_weights),
+        ("--encoder-weights", &args.encoder_weights, &notes.encoder_weights),
         ("--lpips-weights", &args.lpips_weights, &notes.lpips_weights),
     ] {
         match (given, noted) {

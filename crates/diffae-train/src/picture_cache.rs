@@ -1,44 +1,46 @@
-//! The spatial autoencoder of a model that is trained on its latents, with the latents of pictures that were seen before.
+//! What networks that are not trained have computed of pictures that were seen before.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Tensor};
 use diffae_data::Fingerprint;
-use diffae_nets::SpatialAutoencoder;
 use diffae_nets::weights::float_bytes;
 
 use crate::error::Result;
 
-/// A spatial autoencoder that is not trained, and latents that it has made.
+/// Results of a network whose parameters are constants, by picture.
 ///
-/// Pictures come again in each pass over the data, and their latents are always the same, so that they are computed once. When
+/// Pictures come again in each pass over the data, and their results are always the same, so that they are computed once. When
 /// no more fit, those that are there stay: as all pictures come equally often, no other choice would serve more of them.
 #[derive(Debug)]
-pub(crate) struct CachedLatents {
-    net: Box<SpatialAutoencoder>,
-    /// Maximum number of bytes of latents.
+pub(crate) struct PictureCache {
+    /// Maximum number of bytes of results.
     max_bytes: usize,
     kept: Mutex<Kept>,
 }
 
-/// Latents by the checksum of their picture.
+/// Results by the checksum of their picture.
 #[derive(Debug, Default)]
 struct Kept {
     by_picture: HashMap<String, Tensor>,
     num_bytes: usize,
 }
 
-impl CachedLatents {
-    pub(crate) fn new(net: SpatialAutoencoder, max_bytes: usize) -> Self {
-        Self { net: Box::new(net), max_bytes, kept: Mutex::default() }
+impl PictureCache {
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, kept: Mutex::default() }
     }
 
-    /// Encodes pictures, `[N, C, H, W]`, to normalized latents, `[N, c, h, w]`.
-    pub(crate) fn latents(&self, x_0: &Tensor) -> Result<Tensor> {
-        // On a card the network is faster than the way to the processor and back.
+    /// Returns the results for pictures, `[N, C, H, W]`: `[N, ..]`. `compute` computes them, for each picture as if it were alone.
+    pub(crate) fn results(
+        &self,
+        x_0: &Tensor,
+        compute: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<Tensor> {
+        // On a card a network is faster than the way to the processor and back.
         if self.max_bytes == 0 || !x_0.device().is_cpu() || x_0.dtype() != DType::F32 {
-            return Ok(self.net.latents(x_0)?);
+            return Ok(compute(x_0)?);
         }
         let pictures = (0..x_0.dim(0)?).map(|item| Ok(x_0.get(item)?)).collect::<Result<Vec<_>>>()?;
         let keys = pictures.iter().map(checksum).collect::<Result<Vec<_>>>()?;
@@ -48,25 +50,24 @@ impl CachedLatents {
         };
         let missing: Vec<usize> = (0..found.len()).filter(|&item| found[item].is_none()).collect();
         if !missing.is_empty() {
-            let computed = self
-                .net
-                .latents(&Tensor::stack(&missing.iter().map(|&item| &pictures[item]).collect::<Vec<_>>(), 0)?)?;
+            let unknown = missing.iter().map(|&item| &pictures[item]).collect::<Vec<_>>();
+            let computed = compute(&Tensor::stack(&unknown, 0)?)?;
             for (place, &item) in missing.iter().enumerate() {
-                let latents = computed.get(place)?;
-                self.keep(&keys[item], &latents)?;
-                found[item] = Some(latents);
+                let result = computed.get(place)?;
+                self.keep(&keys[item], &result)?;
+                found[item] = Some(result);
             }
         }
         Ok(Tensor::stack(&found.into_iter().flatten().collect::<Vec<_>>(), 0)?)
     }
 
-    /// Keeps latents if there is room for them.
-    fn keep(&self, key: &str, latents: &Tensor) -> Result<()> {
-        let num_bytes = latents.elem_count() * latents.dtype().size_in_bytes();
+    /// Keeps a result if there is room for it.
+    fn keep(&self, key: &str, result: &Tensor) -> Result<()> {
+        let num_bytes = result.elem_count() * result.dtype().size_in_bytes();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.num_bytes + num_bytes <= self.max_bytes && !kept.by_picture.contains_key(key) {
             // A copy, since a view would keep the others of its batch.
-            kept.by_picture.insert(key.to_owned(), latents.copy()?);
+            kept.by_picture.insert(key.to_owned(), result.copy()?);
             kept.num_bytes += num_bytes;
         }
         Ok(())
@@ -94,16 +95,16 @@ mod tests {
     use std::collections::HashMap;
 
     use candle_core::Device;
+    use diffae_nets::SpatialAutoencoder;
 
     use super::*;
     use crate::compute::Compute;
     use crate::{presets, spatial};
 
-    fn cached(max_bytes: usize) -> CachedLatents {
+    fn net() -> SpatialAutoencoder {
         let sizes = presets::config("smoke_latent", &[]).unwrap().spatial_config().unwrap().unwrap();
         let compute = Compute::from(&Device::Cpu);
-        let (net, _) = spatial::constant(&sizes, HashMap::new(), (1, &compute)).unwrap();
-        CachedLatents::new(net.unwrap(), max_bytes)
+        spatial::constant(&sizes, HashMap::new(), (1, &compute)).unwrap().0.unwrap()
     }
 
     fn pictures(first: usize, count: usize) -> Tensor {
@@ -117,24 +118,31 @@ mod tests {
 
     #[test]
     fn latents_are_the_same_bits_whether_they_were_kept_or_not() {
-        let (with, without) = (cached(1 << 20), cached(0));
+        let (net, with, without) = (net(), PictureCache::new(1 << 20), PictureCache::new(0));
         // Some of each batch are new.
         for (first, count) in [(0, 3), (1, 4), (0, 5), (4, 1)] {
             let x_0 = pictures(first, count);
-            assert_eq!(values(&with.latents(&x_0).unwrap()), values(&without.latents(&x_0).unwrap()), "{first}");
+            let latents = [&with, &without].map(|cache| values(&cache.results(&x_0, |x_0| net.latents(x_0)).unwrap()));
+            assert_eq!(latents[0], latents[1], "{first}");
         }
         assert_eq!(with.kept.lock().unwrap().by_picture.len(), 5);
         assert!(without.kept.lock().unwrap().by_picture.is_empty());
     }
 
     #[test]
-    fn no_more_are_kept_than_there_is_room_for() {
-        // 4 channels of 8x8 values.
-        let cached = cached(2 * 1024 + 1000);
-        let first = cached.latents(&pictures(0, 3)).unwrap();
-        assert_eq!(cached.latents(&pictures(0, 3)).unwrap().dims(), [3, 4, 8, 8]);
-        assert_eq!(values(&cached.latents(&pictures(0, 3)).unwrap()), values(&first));
-        let kept = cached.kept.lock().unwrap();
+    fn what_is_kept_is_not_computed_again_and_no_more_is_kept_than_there_is_room_for() {
+        // 4 channels of 8x8 values each.
+        let (net, cache, computed) = (net(), PictureCache::new(2 * 1024 + 1000), std::cell::Cell::new(0));
+        let latents = |first, count| {
+            let latents = cache.results(&pictures(first, count), |x_0| {
+                computed.set(computed.get() + x_0.dim(0)?);
+                net.latents(x_0)
+            });
+            values(&latents.unwrap())
+        };
+        let first = latents(0, 3);
+        assert_eq!((latents(0, 3), computed.get()), (first, 4), "the last one again");
+        let kept = cache.kept.lock().unwrap();
         assert_eq!((kept.by_picture.len(), kept.num_bytes), (2, 2048));
     }
 
