@@ -15,7 +15,7 @@ pub struct Preset {
 }
 
 /// All presets: small ones first, then those of the paper.
-pub static PRESETS: [Preset; 15] = [
+pub static PRESETS: [Preset; 16] = [
     preset("smoke", "16 pixels: for tests, and for a look at what a run makes", include_str!("../presets/smoke.toml")),
     preset(
         "small32",
@@ -25,8 +25,9 @@ pub static PRESETS: [Preset; 15] = [
     preset("small64", "64 pixels, without a GPU: a model worth keeping", include_str!("../presets/small64.toml")),
     preset("toonheads64", "the built-in model: cartoon faces", include_str!("../presets/toonheads64.toml")),
     preset("smoke_latent", "16 pixels, on latents of 8: for tests", include_str!("../presets/smoke_latent.toml")),
-    preset("latent256", "256 pixels, without a GPU, on latents of 32", include_str!("../presets/latent256.toml")),
+    preset("latent256", "256 pixels, without a GPU, on latents of 64", include_str!("../presets/latent256.toml")),
     preset("latent512", "512 pixels, on latents of 64", include_str!("../presets/latent512.toml")),
+    preset("toonheads256", "cartoon faces of 256 pixels, on latents", include_str!("../presets/toonheads256.toml")),
     preset("compact64", "64 pixels, decodes in one shot, without a GPU", include_str!("../presets/compact64.toml")),
     preset("ffhq64_autoenc", "the paper's FFHQ at 64 pixels", include_str!("../presets/ffhq64_autoenc.toml")),
     preset("celeba64_autoenc", "the paper's CelebA at 64 pixels", include_str!("../presets/celeba64_autoenc.toml")),
