@@ -155,6 +155,11 @@ fn a_frozen_encoder_computes_features() {
     for (got, expected) in z_sem.iter().flatten().zip(expected.iter().flatten()) {
         assert!((got - expected).abs() < 1e-3, "{got}, expected {expected}");
     }
+    // The same bits in any batch, or alone.
+    for (item, row) in z_sem.iter().enumerate() {
+        let alone = encoder.forward(&x.affine(2., -1.).unwrap().narrow(0, item, 1).unwrap()).unwrap();
+        assert_eq!(alone.to_vec2::<f32>().unwrap()[0], *row);
+    }
     let larger = FrozenNetwork::DinoV2Base.parameters(&released).unwrap_err().to_string();
     assert!(larger.contains("384 features and 12 blocks, dinov2-b has 768 and 12"), "{larger}");
 }

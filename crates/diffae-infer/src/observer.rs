@@ -59,7 +59,7 @@ impl Model {
     pub fn multiply_adds(&self, call: NetworkCall) -> u64 {
         let config = self.config();
         let known = match call {
-            NetworkCall::Encoder => config.encoder().map(|encoder| encoder.num_multiply_adds()),
+            NetworkCall::Encoder => config.encoder().map(diffae_nets::SemanticConfig::num_multiply_adds),
             NetworkCall::Decoder => config.unet().map(|unet| unet.num_multiply_adds()),
             NetworkCall::LatentNet => config.latent().map(|latent| latent.net.num_multiply_adds()),
         };

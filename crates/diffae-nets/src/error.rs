@@ -105,7 +105,7 @@ pub enum Error {
         network: &'static str,
         /// Numbers of features and of blocks in the weights.
         got: (usize, usize),
-        /// Those of the network.
+        /// Numbers of both in the network.
         expected: (usize, usize),
     },
     /// A network of color pictures cannot take pictures of so many channels.

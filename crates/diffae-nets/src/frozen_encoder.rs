@@ -247,7 +247,7 @@ pub enum SemanticNetwork {
     /// The encoder of the paper.
     Trained(Box<SemanticEncoder>),
     /// A pretrained network, which stays as it is.
-    Frozen(FrozenEncoder),
+    Frozen(Box<FrozenEncoder>),
 }
 
 impl SemanticNetwork {
@@ -258,7 +258,7 @@ impl SemanticNetwork {
     pub fn new(config: &SemanticConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         match config {
             SemanticConfig::Trained(config) => Ok(Self::Trained(Box::new(SemanticEncoder::new(config, vb)?))),
-            SemanticConfig::Frozen(config) => Ok(Self::Frozen(FrozenEncoder::new(config, vb)?)),
+            SemanticConfig::Frozen(config) => Ok(Self::Frozen(Box::new(FrozenEncoder::new(config, vb)?))),
         }
     }
 

@@ -53,7 +53,7 @@ pub struct RawSpatialConfig {
     /// Whether the networks compute what a reduced picture lacks: the mean of each block of [`factor`](Self::factor) by `factor`
     /// pixels is added to the first C channels of the means of latents, and these channels, enlarged to nearest neighbors, to the
     /// decoded picture.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")] // models without one keep their fingerprints
     pub shortcut: bool,
     /// Whether there is self-attention, of one head, between the two blocks at the smallest resolution.
     pub middle_attention: bool,
@@ -657,13 +657,14 @@ mod tests {
     #[test]
     fn gradients_are_those_of_central_differences() {
         let config = SpatialConfig::new(raw()).unwrap();
-        gradients_are_right(&config, false);
-        gradients_are_right(&config, true);
+        let checkpointed = TrainingMode { checkpoint_blocks: true, ..TrainingMode::default() };
+        gradients_are_right(&config, TrainingMode::default());
+        gradients_are_right(&config, checkpointed);
         let plain = RawSpatialConfig { num_groups: 0, shortcut: true, latent_channels: 4, ..raw() };
-        gradients_are_right(&SpatialConfig::new(plain).unwrap(), false);
+        gradients_are_right(&SpatialConfig::new(plain).unwrap(), TrainingMode::default());
     }
 
-    fn gradients_are_right(config: &SpatialConfig, checkpointed: bool) {
+    fn gradients_are_right(config: &SpatialConfig, mode: TrainingMode) {
         let (x_0, noise) = (wave((1, 3, 16, 16), 0.05), wave((1, config.latent_channels, 8, 8), 1.3));
         let weights = wave((1, 3, 16, 16), 0.37);
         let names = [
@@ -674,8 +675,7 @@ mod tests {
             "decoder.levels.1.blocks.1.out_layers.3.weight",
             "from_latents.weight",
         ];
-        let loss = |parameters: HashMap<String, Tensor>, checkpoint_blocks: bool| -> Result<Tensor> {
-            let mode = TrainingMode { checkpoint_blocks, ..TrainingMode::default() };
+        let loss = |parameters: HashMap<String, Tensor>, mode: TrainingMode| -> Result<Tensor> {
             let net = SpatialAutoencoder::new(config, &VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu))?;
             let posterior = net.posterior(&x_0, mode)?;
             let decoded = net.decode_posterior(&posterior.sample(&noise)?, mode)?;
@@ -691,7 +691,7 @@ mod tests {
             of_net.insert(name.to_owned(), var.as_tensor().clone());
             vars.insert(name, var);
         }
-        let (value, tape) = record(|| loss(of_net, checkpointed)).unwrap();
+        let (value, tape) = record(|| loss(of_net, mode)).unwrap();
         let mut gradients = Gradients::default();
         tape.backward(&value, &mut gradients).unwrap();
         for name in names {
@@ -701,7 +701,7 @@ mod tests {
             let moved = |by: f64| {
                 let mut of_net = parameters(config);
                 of_net.insert(name.to_owned(), (&of_net[name] + (&direction * by).unwrap()).unwrap());
-                f64::from(no_gradients(|| loss(of_net, false)).unwrap().to_scalar::<f32>().unwrap())
+                f64::from(no_gradients(|| loss(of_net, TrainingMode::default())).unwrap().to_scalar::<f32>().unwrap())
             };
             let step = 2e-3;
             let measured = (moved(step) - moved(-step)) / (2. * step);
@@ -716,8 +716,8 @@ mod tests {
         assert!(SpatialConfig::new(raw.clone()).unwrap_err().to_string().contains("latent_channels"));
         let config = SpatialConfig::new(RawSpatialConfig { latent_channels: 5, ..raw }).unwrap();
         // All layers compute zeros.
-        let mut zeros = parameters(&config);
-        zeros.values_mut().for_each(|tensor| *tensor = tensor.zeros_like().unwrap());
+        let zero = |(name, tensor): (String, Tensor)| (name, tensor.zeros_like().unwrap());
+        let mut zeros: HashMap<_, _> = parameters(&config).into_iter().map(zero).collect();
         zeros.insert("latents.std".to_owned(), Tensor::ones(5, DType::F32, &Device::Cpu).unwrap());
         let vb = VarBuilder::from_tensors(zeros, DType::F32, &Device::Cpu);
         let net = SpatialAutoencoder::new(&config, &vb).unwrap();

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
-use diffae_infer::{DecodeOptions, LoadOptions, Model, ModelSource};
+use diffae_infer::{DecodeOptions, LoadOptions, Model, ModelConfig, ModelSource};
+use diffae_nets::SemanticConfig;
 use diffae_schedule::{no_callback, no_noise};
 
 use crate::autoencoder::num_validated;
@@ -16,11 +17,13 @@ use crate::compute::Compute;
 use crate::config::{Kind, StageSettings, TrainConfig};
 use crate::error::Result;
 use crate::latent::LatentTrainer;
+use crate::networks::MAX_CODE_BYTES;
 use crate::objective::{Draw, Drawing};
 use crate::picture_cache::num_computed;
 use crate::preview::{MAX_SHOWN, NUM_SAMPLE_ROWS};
 use crate::random::Purpose;
 use crate::run::{Notes, Stage};
+use crate::spatial_settings::SpatialSettings;
 use crate::trainer::Trainer;
 
 /// Maximum number of pictures in the measured step.
@@ -88,7 +91,7 @@ impl Estimate {
         let trains_spatial = notes.spatial_weights.is_none() && notes.init_from.is_none();
         let (secs_per_image, kept_bytes_per_image) = measure_pictures(config, trainer)?;
         let config_of_model = config.model_config()?;
-        let model = ModelSource::from_networks(config_of_model, trainer.averages()?)
+        let model = ModelSource::from_networks(config_of_model.clone(), trainer.averages()?)
             .build(&LoadOptions::on(trainer.state().device()))?;
         let costs = Costs::measure(config, &model)?;
         let every = config.run.preview_every_images;
@@ -98,7 +101,7 @@ impl Estimate {
             stage: Stage::Autoencoder,
             num_steps: config.autoencoder.num_steps(),
             training_secs: secs_per_image * num_images as f64
-                + costs.to_latents * num_encoded(config, planned, num_images)?,
+                + costs.of_constants((config, &config_of_model), planned, num_images),
             encoding_secs: 0.,
             preview_secs: num_previews as f64 * costs.of_preview(config, planned),
         };
@@ -196,19 +199,6 @@ fn measure_pictures(config: &TrainConfig, trainer: &mut Trainer) -> Result<(f64,
     Ok((secs / count as f64, (kept * stage.accumulate).checked_div(count).unwrap_or(0)))
 }
 
-/// Returns how many of the pictures of the first stage are encoded to latents, in a model on latents: a measured step finds them
-/// where they were kept.
-fn num_encoded(config: &TrainConfig, planned: Planned, num_images: usize) -> Result<f64> {
-    let (Some(settings), Some(sizes)) = (&config.spatial_net, config.spatial_config()?) else { return Ok(0.) };
-    let bytes = sizes.latent_shape().iter().product::<usize>() * size_of::<f32>();
-    let num_kept = settings.max_cached_bytes().checked_div(bytes).unwrap_or(0);
-    if num_kept == 0 {
-        return Ok(0.);
-    }
-    let variants = if config.data.flip > 0. { 2 } else { 1 };
-    Ok(num_computed(num_images, variants * planned.num_train, num_kept))
-}
-
 /// Durations of the model's calls, in seconds.
 struct Costs {
     /// Encoding of a picture.
@@ -219,6 +209,8 @@ struct Costs {
     to_latents: f64,
     /// Decoding of a picture from its latents, in a model on latents.
     from_latents: f64,
+    /// Whether results of networks that are not trained are kept: on a CPU.
+    keeps_results: bool,
 }
 
 impl Costs {
@@ -253,7 +245,29 @@ impl Costs {
             (0., 0.)
         };
         let decoding = (both - 2. * from_latents).max(0.) / (2 * steps) as f64;
-        Ok(Self { encoding, decoding, to_latents, from_latents })
+        Ok(Self { encoding, decoding, to_latents, from_latents, keeps_results: model.device().is_cpu() })
+    }
+
+    /// Estimates the seconds that networks which are not trained take in the first stage on a CPU, where a measured step finds their
+    /// results kept.
+    fn of_constants(&self, (config, model): (&TrainConfig, &ModelConfig), planned: Planned, num_images: usize) -> f64 {
+        if !self.keeps_results {
+            return 0.;
+        }
+        let variants = if config.data.flip > 0. { 2 } else { 1 };
+        let secs = |of_one: f64, max_bytes: usize, num_values: usize| {
+            let num_kept = max_bytes.checked_div(num_values * size_of::<f32>()).unwrap_or(0);
+            let computed = num_computed(num_images, variants * planned.num_train, num_kept);
+            // Where nothing may be kept, the measured step has computed it.
+            if max_bytes == 0 { 0. } else { of_one * computed }
+        };
+        let max_cached = config.spatial_net.as_ref().map_or(0, SpatialSettings::max_cached_bytes);
+        let latents = model
+            .spatial()
+            .map_or(0., |sizes| secs(self.to_latents, max_cached, sizes.latent_shape().iter().product()));
+        let frozen = model.encoder().and_then(SemanticConfig::frozen);
+        let codes = frozen.map_or(0., |frozen| secs(self.encoding, MAX_CODE_BYTES, frozen.network.width()));
+        latents + codes
     }
 
     /// Estimates the seconds of a preview of the first stage, with its validation.

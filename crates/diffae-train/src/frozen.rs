@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use diffae_data::{Overwrite, write_atomically};
 use diffae_infer::ModelSource;
@@ -25,7 +25,7 @@ const PREFIX: &str = "encoder.";
 
 /// The encoder of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", expecting = "expected trained, dinov2-s, dinov2-b or dinov2-l")]
 pub enum EncoderKind {
     /// The encoder of the paper, trained with the decoder.
     #[default]
@@ -53,6 +53,8 @@ impl TrainConfig {
         let has_encoder = matches!(self.model.kind, Kind::Autoencoder | Kind::LatentAutoencoder);
         let expected = "trained, unless model.kind is autoencoder or latent-autoencoder";
         require(has_encoder, "model.encoder", network, expected)?;
+        let expected = "trained, where a decoder is distilled or polished";
+        require(!self.is_of_decoder(), "model.encoder", network, expected)?;
         let expected = match network {
             FrozenNetwork::DinoV2Small => "384, the number of features of dinov2-s",
             FrozenNetwork::DinoV2Base => "768, the number of features of dinov2-b",
@@ -76,7 +78,7 @@ pub(crate) fn given(config: &TrainConfig, notes: &Notes) -> Result<BTreeMap<Stri
         }
         (None, Some(path)) => of_model(network, path),
         (None, None) => {
-            let expected = "the path of the network's weights, for model.encoder";
+            let expected = "the path of the network's weights, or a model to begin with that has them";
             Err(Error::Setting { key: "encoder_weights", got: "nothing".to_owned(), expected })
         }
     }
@@ -93,14 +95,15 @@ fn of_model(network: FrozenNetwork, path: &Path) -> Result<BTreeMap<String, Tens
     Ok(model.networks(DType::F32)?.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect())
 }
 
-/// Reads the pretrained encoder of a run, under its names in a model; the run keeps a copy of what it was given.
+/// Reads the pretrained encoder of a run, under its names in a model. A run that was begun has a copy of what it was given, and one
+/// that was not may be given another.
 pub(crate) fn of_run(folder: &RunFolder) -> Result<HashMap<String, Tensor>> {
     let config = folder.config();
     if config.model.encoder.frozen().is_none() {
         return Ok(HashMap::new());
     }
     let path = folder.path().join(FILE);
-    if path.exists() {
+    if path.exists() && folder.is_begun() {
         let failed = |source| diffae_infer::Error::Weights { path: path.clone(), source };
         return Ok(read_state_dict(&path).map_err(failed)?.0.into_iter().collect());
     }
@@ -120,12 +123,7 @@ pub(crate) fn constant(
     given: HashMap<String, Tensor>,
     (seed, compute): (u64, &Compute),
 ) -> Result<(FrozenEncoder, BTreeMap<String, Tensor>)> {
-    let tensors: BTreeMap<String, Tensor> = if given.is_empty() {
-        let build = |vb: &VarBuilder<'_>| Ok(FrozenEncoder::new(config, &vb.pp("encoder"))?);
-        Parameters::build((seed, &Device::Cpu), given, build)?.1.averages()?
-    } else {
-        given.into_iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?))).collect::<Result<_>>()?
-    };
+    let tensors = Parameters::constants(seed, given, |vb| Ok(FrozenEncoder::new(config, &vb.pp("encoder"))?))?;
     let vb = VarBuilder::from_tensors(tensors.clone().into_iter().collect(), DType::F32, &compute.device);
     Ok((FrozenEncoder::new(config, &vb.pp("encoder"))?, tensors))
 }

@@ -200,6 +200,10 @@ pub fn train_in_group(
     }
     check_data(&config, &missing, (&data.train, labels.as_ref()))?;
     check_parts(&config, &missing, group.size())?;
+    if missing.contains(&Stage::Autoencoder) {
+        // What cannot be used is told now, not after the stage before.
+        group.agree(frozen::of_run(folder))?;
+    }
     for stage in missing.iter().copied() {
         let lacks_spatial = stage == Stage::Autoencoder && config.spatial.is_some() && !folder.is_done(Stage::Spatial);
         let notes = folder.notes();

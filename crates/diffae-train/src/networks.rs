@@ -21,7 +21,7 @@ use crate::random::{below, normal, stream};
 use crate::spatial::SpatialModel;
 
 /// Maximum number of bytes of codes of a frozen encoder that are kept: those of 100,000 pictures at least.
-const MAX_CODE_BYTES: usize = 1 << 29;
+pub(crate) const MAX_CODE_BYTES: usize = 1 << 29;
 
 /// Networks that the first stage trains.
 pub(crate) trait ImageModel: Sync {
@@ -92,7 +92,7 @@ pub(crate) struct DiffusionModel {
     /// Codes of pictures, where the encoder is frozen.
     codes: PictureCache,
     /// Makes the latents that the diffusion runs on, in place of images; it is never trained along with the rest.
-    spatial: Option<(SpatialAutoencoder, PictureCache)>,
+    spatial: Option<Box<(SpatialAutoencoder, PictureCache)>>,
     /// Computes an `x_T` from `z_sem`, in a model that is to be polished.
     endpoint: Option<Box<EndpointNet>>,
     unet: Box<Unet>,
@@ -140,9 +140,9 @@ impl Networks {
         let trained = trained.map(|encoder| SemanticNetwork::Trained(Box::new(encoder)));
         let endpoint = model.endpoint().map(|endpoint| EndpointNet::new(endpoint, &vb.pp("endpoint")));
         Ok(Self::Diffusion(DiffusionModel {
-            encoder: trained.or(frozen.map(SemanticNetwork::Frozen)),
+            encoder: trained.or(frozen.map(|frozen| SemanticNetwork::Frozen(Box::new(frozen)))),
             codes: PictureCache::new(MAX_CODE_BYTES),
-            spatial,
+            spatial: spatial.map(Box::new),
             endpoint: endpoint.transpose()?.map(Box::new),
             unet: Box::new(Unet::new(unet, &vb.pp("unet"))?),
             diffusion: Diffusion { schedule: diffusion.noise_schedule()?, prediction: diffusion.prediction },
@@ -200,7 +200,7 @@ impl DiffusionModel {
 
     /// Returns what the diffusion runs on: images, or their latents.
     pub(crate) fn states(&self, x_0: &Tensor) -> Result<Tensor> {
-        match &self.spatial {
+        match self.spatial.as_deref() {
             Some((net, cache)) => cache.results(x_0, |x_0| net.latents(x_0)),
             None => Ok(x_0.clone()),
         }

@@ -121,6 +121,18 @@ impl Parameters {
         Ok((built, Self { by_name, device }))
     }
 
+    /// Returns the parameters of a network that is not trained, on the CPU: those given, or for a trial without any random ones.
+    pub(crate) fn constants<M>(
+        seed: u64,
+        given: HashMap<String, Tensor>,
+        build: impl FnOnce(&VarBuilder<'_>) -> Result<M>,
+    ) -> Result<BTreeMap<String, Tensor>> {
+        if given.is_empty() {
+            return Self::build((seed, &Device::Cpu), given, build)?.1.averages();
+        }
+        given.into_iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?))).collect()
+    }
+
     /// Returns the device of the parameters.
     pub(crate) fn device(&self) -> &Device {
         &self.device

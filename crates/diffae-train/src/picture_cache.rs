@@ -1,4 +1,4 @@
-//! What networks that are not trained have computed of pictures that were seen before.
+//! Results of networks that are not trained, for pictures that were seen before.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -80,8 +80,8 @@ fn checksum(picture: &Tensor) -> Result<String> {
     Ok(Fingerprint::of(&float_bytes(&values)))
 }
 
-/// Returns how many of `num_images` pictures in the order of training have their latents computed, where `num_pictures` different
-/// ones are seen equally often, and so many latents are kept.
+/// Returns how many of `num_images` pictures in the order of training are computed, where `num_pictures` different ones are seen
+/// equally often, and the results of `num_kept` are kept.
 pub(crate) fn num_computed(num_images: usize, num_pictures: usize, num_kept: usize) -> f64 {
     let num_pictures = num_pictures.max(1);
     let num_kept = num_kept.min(num_pictures);

@@ -138,6 +138,11 @@ impl RunFolder {
         if let Some(part) = notes.freeze.iter().find(|part| !["encoder", "unet"].contains(&part.as_str())) {
             return Err(Error::Setting { key: "freeze", got: part.clone(), expected: "encoder or unet" });
         }
+        let freezes = |part: &str| notes.freeze.iter().any(|frozen| frozen == part);
+        if config.model.encoder.frozen().is_some() && (freezes("encoder") || freezes("unet")) {
+            let expected = "nothing: a pretrained encoder is never trained, and the decoder is all that is";
+            return Err(Error::Setting { key: "freeze", got: notes.freeze.join(", "), expected });
+        }
         config.check_uses(notes)?;
         if path.join(CONFIG_FILE).exists() {
             let run = Self::open(path)?;
@@ -259,7 +264,7 @@ impl RunFolder {
     }
 
     /// Returns whether anything has been trained.
-    fn is_begun(&self) -> bool {
+    pub(crate) fn is_begun(&self) -> bool {
         let has_checkpoint = |stage: &Stage| Checkpoints::new(&self.path, stage.name(), 1).any();
         !self.notes.done.is_empty() || Stage::ALL.iter().any(has_checkpoint)
     }

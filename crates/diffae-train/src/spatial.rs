@@ -333,12 +333,7 @@ pub(crate) fn constant(
     given: HashMap<String, Tensor>,
     (seed, compute): (u64, &Compute),
 ) -> Result<(Option<SpatialAutoencoder>, BTreeMap<String, Tensor>)> {
-    let tensors: BTreeMap<String, Tensor> = if given.is_empty() {
-        let build = |vb: &VarBuilder<'_>| Ok(SpatialAutoencoder::new(sizes, &vb.pp("spatial"))?);
-        Parameters::build((seed, &Device::Cpu), given, build)?.1.averages()?
-    } else {
-        given.into_iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?))).collect::<Result<_>>()?
-    };
+    let tensors = Parameters::constants(seed, given, |vb| Ok(SpatialAutoencoder::new(sizes, &vb.pp("spatial"))?))?;
     let vb = VarBuilder::from_tensors(tensors.clone().into_iter().collect(), compute.dtype, &compute.device);
     let mut net = SpatialAutoencoder::new(sizes, &vb.pp("spatial"))?;
     net.freeze(Winograd::Process);

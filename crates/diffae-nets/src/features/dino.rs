@@ -225,7 +225,8 @@ impl Dino {
         for block in &self.blocks {
             x = block.forward(&x)?;
         }
-        self.norm.forward(&x.i((.., 0))?)
+        // The sums of a norm may be taken in another order where rows do not follow each other, which depends on N.
+        self.norm.forward(&x.i((.., 0))?.contiguous()?)
     }
 }
 
