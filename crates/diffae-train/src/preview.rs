@@ -90,7 +90,8 @@ impl Preview {
 }
 
 impl Preview {
-    /// Draws the sheet of a spatial autoencoder: pictures, and their latents decoded.
+    /// Draws the sheet of a spatial autoencoder: pictures, and their latents decoded, with the mean of their peak signal-to-noise
+    /// ratios, which no later stage exceeds.
     fn write_spatial(&self, averages: BTreeMap<String, Tensor>, images: usize) -> Result<()> {
         let Some(config) = self.config.spatial_config()? else { return Ok(()) };
         let on_device = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(&self.device)?));
@@ -98,10 +99,19 @@ impl Preview {
         let vb = VarBuilder::from_tensors(tensors, DType::F32, &self.device);
         let net = SpatialAutoencoder::new(&config, &vb.pp("spatial"))?;
         let decoded = net.pictures(&net.latents(&self.x_0)?)?;
-        let sheet = Sheet::new().with_title(format!("spatial autoencoder after {images} images"));
+        let ratio = mean_ratio(&self.x_0, &decoded)?;
+        let sheet = Sheet::new().with_title(format!("spatial autoencoder after {images} images: {ratio:.1} dB"));
         let rows = [("original", self.x_0.clone()), ("from latents", decoded)];
         write_sheet(&self.run.join("previews"), &format!("spatial-{images:09}.png"), sheet, &rows)
     }
+}
+
+/// Computes the mean over pictures of `10 log10(4 / mean((x - y)^2))`, y being clipped to the range of x, `[-1, 1]`; in dB.
+fn mean_ratio(x: &Tensor, y: &Tensor) -> Result<f64> {
+    let squares = (x - y.clamp(-1f32, 1f32)?)?.sqr()?.flatten_from(1)?.mean(1)?;
+    let squares: Vec<f32> = squares.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1()?;
+    let ratios = squares.iter().map(|&square| 10. * (4. / f64::from(square).max(f64::MIN_POSITIVE)).log10());
+    Ok(ratios.sum::<f64>() / squares.len().max(1) as f64)
 }
 
 /// Builds the settings of previews: few steps, or those of a distilled or polished decoder, and noise by the seed of the run.
@@ -149,4 +159,20 @@ fn write_sheet(folder: &Path, name: &str, mut sheet: Sheet, rows: &[(&str, Tenso
     let path = folder.join(name);
     let bytes = png_bytes(&sheet.draw(), &[], &path)?;
     Ok(write_atomically(&path, &bytes, Overwrite::Replace)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_means_over_pictures_of_what_is_shown() {
+        let x = Tensor::zeros((2, 3, 4, 4), DType::F32, &Device::Cpu).unwrap();
+        let moved = |item, by: f64| (x.narrow(0, item, 1).unwrap() + by).unwrap();
+        let y = Tensor::cat(&[moved(0, 0.2), moved(1, 0.02)], 0);
+        // 20 dB and 40 dB.
+        assert!((mean_ratio(&x, &y.unwrap()).unwrap() - 30.).abs() < 1e-3);
+        let (white, beyond) = ((&x + 1.).unwrap(), (&x + 3.).unwrap());
+        assert!(mean_ratio(&white, &beyond).unwrap() > 300., "pictures are clipped");
+    }
 }
