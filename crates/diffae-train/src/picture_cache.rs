@@ -66,8 +66,8 @@ impl PictureCache {
         let num_bytes = result.elem_count() * result.dtype().size_in_bytes();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.num_bytes + num_bytes <= self.max_bytes && !kept.by_picture.contains_key(key) {
-            // A copy, since a view would keep the others of its batch.
-            kept.by_picture.insert(key.to_owned(), result.copy()?);
+            // A view would keep the whole batch, and so would a `copy` of it.
+            kept.by_picture.insert(key.to_owned(), result.force_contiguous()?);
             kept.num_bytes += num_bytes;
         }
         Ok(())
@@ -144,6 +144,12 @@ mod tests {
         assert_eq!((latents(0, 3), computed.get()), (first, 4), "the last one again");
         let kept = cache.kept.lock().unwrap();
         assert_eq!((kept.by_picture.len(), kept.num_bytes), (2, 2048));
+        // Of the batch of three that they come from, nothing else is in memory.
+        for result in kept.by_picture.values() {
+            let (storage, _) = result.storage_and_layout();
+            let candle_core::Storage::Cpu(storage) = &*storage else { panic!("not on the CPU") };
+            assert_eq!(storage.as_slice::<f32>().unwrap().len(), 256);
+        }
     }
 
     #[test]
