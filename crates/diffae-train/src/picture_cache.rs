@@ -1,6 +1,6 @@
 //! Results of networks that are not trained, for pictures that were seen before.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Tensor};
@@ -23,7 +23,7 @@ pub(crate) struct PictureCache {
 /// Results by the checksum of their picture.
 #[derive(Debug, Default)]
 struct Kept {
-    by_picture: HashMap<String, Tensor>,
+    by_picture: BTreeMap<String, Tensor>,
     num_bytes: usize,
 }
 
