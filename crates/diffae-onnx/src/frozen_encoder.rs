@@ -1,12 +1,11 @@
 //! The graph of a pretrained encoder: `x_0 -> z_sem`.
 
-use candle_core::Tensor;
 use diffae_nets::FrozenEncoderConfig;
 use diffae_nets::features::VisionTransformer;
 use diffae_nets::weights::Weights;
 
-use crate::error::{Error, Result};
-use crate::graph::{Graph, GraphBuilder, Precision, Value, integer, integers, signed};
+use crate::error::Result;
+use crate::graph::{Graph, GraphBuilder, Precision, Value, computed, integer, integers, signed, values};
 
 /// Builds the graph from the weights below `encoder.`.
 pub(crate) fn frozen_encoder(config: &FrozenEncoderConfig, weights: &Weights, precision: Precision) -> Result<Graph> {
@@ -84,8 +83,8 @@ fn norm(graph: &mut GraphBuilder<'_>, path: &str, x: &Value, sizes: &VisionTrans
 
 /// Fully connected layer on the last axis of `[N, T, I]`.
 fn layer(graph: &mut GraphBuilder<'_>, path: &str, x: &Value) -> Result<Value> {
-    let transposed = graph.weight_in_f32(&format!("{path}.weight"))?.t().map_err(failed)?;
-    let (inputs, outputs) = transposed.dims2().map_err(failed)?;
+    let transposed = computed(graph.weight_in_f32(&format!("{path}.weight"))?.t())?;
+    let (inputs, outputs) = computed(transposed.dims2())?;
     let weight = graph.numbers(path, "weight", (&values(&transposed)?, &[inputs, outputs]))?;
     let bias = graph.weight(&format!("{path}.bias"))?;
     let y = graph.node(path, "MatMul", &[x, &weight], vec![]);
@@ -134,12 +133,4 @@ fn gelu(graph: &mut GraphBuilder<'_>, path: &str, x: &Value) -> Result<Value> {
     let gate = graph.one_plus(path, &erf)?;
     let gate = graph.node(path, "Mul", &[&gate, &half], vec![]);
     Ok(graph.node(path, "Mul", &[x, &gate], vec![]))
-}
-
-fn values(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor.flatten_all().and_then(|tensor| tensor.to_vec1()).map_err(failed)
-}
-
-fn failed(source: candle_core::Error) -> Error {
-    Error::Tensor { part: "exporting the encoder", source }
 }

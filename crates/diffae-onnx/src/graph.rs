@@ -321,6 +321,19 @@ pub(crate) fn integer(name: &str, value: i64) -> AttributeProto {
     AttributeProto { i: Some(value), ..attribute(name, AttributeType::Int) }
 }
 
+/// Returns the values of a weight, for constants that are computed from it.
+///
+/// # Errors
+/// [`Error::Tensor`] if it is not f32.
+pub(crate) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    computed(tensor.flatten_all().and_then(|tensor| tensor.to_vec1()))
+}
+
+/// Converts a failure of the arithmetic on weights.
+pub(crate) fn computed<T>(result: candle_core::Result<T>) -> Result<T> {
+    result.map_err(|source| Error::Tensor { part: "computing constants of weights", source })
+}
+
 /// Creates an attribute that is a list of integers.
 pub(crate) fn integers(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto { ints: values.to_vec(), ..attribute(name, AttributeType::Ints) }

@@ -1,11 +1,10 @@
 //! The graphs of the spatial autoencoder: `x_0 -> latents` and back.
 
-use candle_core::Tensor;
 use diffae_nets::weights::Weights;
 use diffae_nets::{ResPlan, Resample, SpatialAutoencoder, SpatialConfig};
 
-use crate::error::{Error, Result};
-use crate::graph::{Graph, GraphBuilder, Precision, Value, integers};
+use crate::error::Result;
+use crate::graph::{Graph, GraphBuilder, Precision, Value, computed, integers, values};
 use crate::layers::Map;
 
 /// Mean and standard deviation of each channel of latents.
@@ -53,7 +52,7 @@ fn encode(graph: &mut GraphBuilder<'_>, config: &SpatialConfig, statistics: &Sta
     let count = config.latent_channels;
     let part = |name: &str| {
         let tensor = graph.weight_in_f32(&format!("spatial.to_moments.{name}"))?;
-        values(&tensor.narrow(0, 0, count).map_err(failed)?)
+        values(&computed(tensor.narrow(0, 0, count))?)
     };
     let (weight, bias) = (part("weight")?, part("bias")?);
     let by_row = |idx: usize| idx.checked_div(2 * count).unwrap_or(0);
@@ -164,12 +163,4 @@ fn pointwise(
     let bias = graph.numbers(path, "bias", (bias, &[*outputs]))?;
     let attributes = vec![integers("kernel_shape", &[1; 2]), integers("pads", &[0; 4])];
     Ok(graph.node(path, "Conv", &[x, &weight, &bias], attributes))
-}
-
-fn values(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor.flatten_all().and_then(|tensor| tensor.to_vec1()).map_err(failed)
-}
-
-fn failed(source: candle_core::Error) -> Error {
-    Error::Tensor { part: "exporting the spatial autoencoder", source }
 }
