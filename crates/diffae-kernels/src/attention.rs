@@ -8,7 +8,7 @@ use crate::cpu::matrix::{Matrix, multiply, multiply_alone};
 use crate::cpu::softmax;
 use crate::cuda;
 use crate::operation::{Operation, View, apply};
-use crate::storage::with_all_floats;
+use crate::storage::{image_dims, with_all_floats};
 
 /// Computes self-attention over the pixels of each image, head by head.
 ///
@@ -17,17 +17,26 @@ use crate::storage::with_all_floats;
 ///
 /// # Shapes
 /// - `qkv`: `[N, 3C, H, W]`, the channels in order head, then q, k, v, then C / heads; result: `[N, C, H, W]`, dtype of
-///   `qkv`, heads side by side.
+///   `qkv`, heads side by side. Of volumes, `[N, 3C, D, H, W]`, all voxels attend to one another.
 /// # Errors
 /// If the channels cannot be split into q, k and v of that many heads.
 /// # Source
 /// Vaswani et al. 2017 (arXiv:1706.03762), Eq. 1.
 pub fn attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
-    let (_, channels, _, _) = qkv.dims4()?;
+    let (_, channels, ..) = image_dims(qkv.dims())?;
     if num_heads == 0 || channels % (3 * num_heads) != 0 {
         bail!("{channels} channels cannot be cut into q, k and v of {num_heads} heads")
     }
     apply([qkv], Attention { num_heads })
+}
+
+/// Dimensions of the result for those of q, k and v.
+fn output_dims(qkv: &[usize]) -> Vec<usize> {
+    let mut dims = qkv.to_vec();
+    if let Some(channels) = dims.get_mut(1) {
+        *channels = channels.checked_div(3).unwrap_or(0);
+    }
+    dims
 }
 
 /// Queries, keys and values of all images and heads in tensors, for the composed backend.
@@ -46,7 +55,7 @@ struct Composed {
 
 impl Composed {
     fn new(qkv: &Tensor, num_heads: usize) -> Result<Self> {
-        let (n, channels, h, w) = qkv.dims4()?;
+        let (n, channels, h, w) = image_dims(qkv.dims())?;
         let (heads, length) = (n * num_heads, h * w);
         let width = channels.checked_div(3 * num_heads).unwrap_or(0);
         let qkv = qkv.reshape((heads, 3 * width, length))?;
@@ -86,7 +95,7 @@ struct Parts {
 
 impl Parts {
     fn new(qkv: &Tensor, num_heads: usize) -> Result<Self> {
-        let (n, channels, h, w) = qkv.dims4()?;
+        let (n, channels, h, w) = image_dims(qkv.dims())?;
         let width = channels.checked_div(3 * num_heads).unwrap_or(0);
         let qkv = qkv.contiguous()?.reshape((n * num_heads, 3 * width, h * w))?;
         let part = |i: usize| qkv.narrow(1, i * width, width);
@@ -185,7 +194,7 @@ fn part(values: &[f32], parts: usize, i: usize) -> &[f32] {
 
 impl Operation<1> for Attention {
     fn forward(&self, [(qkv, dims)]: [View<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
-        let (n, channels, h, w) = Shape::from(dims).dims4()?;
+        let (n, _, h, w) = image_dims(dims)?;
         let (heads, length) = (n * self.num_heads, h * w);
         let mut y = vec![0f32; qkv.len().checked_div(3).unwrap_or(0)];
         for_each_head(&mut y, heads, |multiply, i, y| {
@@ -194,14 +203,14 @@ impl Operation<1> for Attention {
             head.weights(multiply, &mut weights)?;
             multiply(head.v, Matrix::new(&weights, length, length)?.transposed(), y)
         })?;
-        Ok((y, Shape::from((n, channels.checked_div(3).unwrap_or(0), h, w))))
+        Ok((y, Shape::from(output_dims(dims))))
     }
 
     fn gradients(&self, [qkv]: [&Tensor; 1], [wanted]: [bool; 1], dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
         if !wanted {
             return Ok([None]);
         }
-        let (n, _, h, w) = qkv.dims4()?;
+        let (n, _, h, w) = image_dims(qkv.dims())?;
         let (heads, length) = (n * self.num_heads, h * w);
         let gradient = with_all_floats([qkv, dy], |[values, dy]| {
             let mut gradient = vec![0f32; values.len()];
@@ -229,10 +238,9 @@ impl Operation<1> for Attention {
         if !is_for_cards(qkv) {
             return Ok(None);
         }
-        let (n, channels, h, w) = qkv.dims4()?;
         let parts = Parts::new(qkv, self.num_heads)?;
         let Some(weights) = parts.weights(cuda::softmax)? else { return Ok(None) };
-        parts.output(&weights)?.reshape((n, channels.checked_div(3).unwrap_or(0), h, w)).map(Some)
+        parts.output(&weights)?.reshape(output_dims(qkv.dims())).map(Some)
     }
 
     fn gradients_on_card(
@@ -251,10 +259,9 @@ impl Operation<1> for Attention {
     }
 
     fn composed(&self, [qkv]: [&Tensor; 1]) -> Result<Tensor> {
-        let (n, channels, h, w) = qkv.dims4()?;
         let Composed { v, weights, .. } = Composed::new(qkv, self.num_heads)?;
         let y = v.matmul(&transposed(&weights.to_dtype(v.dtype())?)?)?;
-        y.reshape((n, channels.checked_div(3).unwrap_or(0), h, w))
+        y.reshape(output_dims(qkv.dims()))
     }
 
     fn composed_gradients(&self, [qkv]: [&Tensor; 1], [wanted]: [bool; 1], dy: &Tensor) -> Result<[Option<Tensor>; 1]> {

@@ -10,7 +10,7 @@ use crate::cpu::group_norm::{Backward, Moments};
 use crate::cpu::planes::Planes;
 use crate::cuda;
 use crate::operation::{self, Operation, View};
-use crate::storage::with_all_floats;
+use crate::storage::{as_images, image_dims, with_all_floats};
 use crate::tape;
 
 /// A group norm, its affine map and its activation.
@@ -53,13 +53,13 @@ impl GroupNorm<'_> {
 /// The backward pass saves `x` only.
 ///
 /// # Shapes
-/// - `x`: `[N, C, H, W]`; result: as `x`, of its dtype.
+/// - `x`: `[N, C, H, W]`, or volumes, `[N, C, D, H, W]`; result: as `x`, of its dtype.
 /// # Errors
 /// If shapes do not fit.
 /// # Source
 /// Wu and He 2018 (arXiv:1803.08494).
 pub fn group_norm(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor> {
-    let (images, channels, _, _) = x.dims4()?;
+    let (images, channels, ..) = image_dims(x.dims())?;
     norm.check(images, channels)?;
     let GroupNorm { num_groups, scale, shift, activation } = *norm;
     operation::apply([x, scale, shift], NormOp { num_groups, activation })
@@ -91,7 +91,7 @@ pub(crate) struct NormOp {
 impl Operation<3> for NormOp {
     fn forward(&self, [(x, dims), (scale, _), (shift, _)]: [View<'_>; 3]) -> Result<(Vec<f32>, Shape)> {
         let shape = Shape::from(dims);
-        let (images, channels, height, width) = shape.dims4()?;
+        let (images, channels, height, width) = image_dims(dims)?;
         let planes = Planes::new(x, [images, channels, height, width])?;
         let folded = Moments::new(&planes, self.num_groups)?.fold(scale, shift)?;
         Ok((cpu::apply(&planes.with_affine(folded.affine(self.activation))?), shape))
@@ -103,7 +103,7 @@ impl Operation<3> for NormOp {
         wanted: [bool; 3],
         dy: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
-        let (images, channels, height, width) = x.dims4()?;
+        let (images, channels, height, width) = image_dims(x.dims())?;
         let (d_x, sums) = with_all_floats([x, dy, scale, shift], |[x, dy, scale, shift]| {
             let planes = Planes::new(x, [images, channels, height, width])?;
             let moments = Moments::new(&planes, self.num_groups)?;
@@ -133,13 +133,13 @@ impl Operation<3> for NormOp {
     }
 
     fn composed(&self, [x, scale, shift]: [&Tensor; 3]) -> Result<Tensor> {
-        let Composed { x_hat, scale, shift, .. } = Composed::new(x, [scale, shift], self.num_groups)?;
+        let Composed { x_hat, scale, shift, .. } = Composed::new(&as_images(x)?, [scale, shift], self.num_groups)?;
         let u = x_hat.broadcast_mul(&scale)?.broadcast_add(&shift)?;
         let y = match self.activation {
             Activation::Identity => u,
             Activation::Silu => u.silu()?,
         };
-        y.to_dtype(x.dtype())
+        y.to_dtype(x.dtype())?.reshape(x.shape())
     }
 
     /// With `u = x_hat scale + shift` and `du` the gradient w.r.t. it, `d_shift = sum du`, `d_scale = sum du x_hat`, and
@@ -150,9 +150,10 @@ impl Operation<3> for NormOp {
         wanted: [bool; 3],
         dy: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
-        let (images, channels, height, width) = x.dims4()?;
-        let Composed { x_hat, inv_deviation, scale, shift } = Composed::new(x, [of_scale, of_shift], self.num_groups)?;
-        let dy = dy.to_dtype(x_hat.dtype())?;
+        let (images, channels, height, width) = image_dims(x.dims())?;
+        let Composed { x_hat, inv_deviation, scale, shift } =
+            Composed::new(&as_images(x)?, [of_scale, of_shift], self.num_groups)?;
+        let dy = as_images(dy)?.to_dtype(x_hat.dtype())?;
         let du = match self.activation {
             Activation::Identity => dy,
             Activation::Silu => {
@@ -167,7 +168,7 @@ impl Operation<3> for NormOp {
         let sums = Tensor::stack(&[by_channel(&(&du * &x_hat)?)?, by_channel(&du)?], 0)?; // [2, N, C]
         let d_x = || {
             if self.num_groups == 0 {
-                return du.broadcast_mul(&scale)?.to_dtype(x.dtype());
+                return du.broadcast_mul(&scale)?.reshape(x.shape())?.to_dtype(x.dtype());
             }
             let by_group = |t: &Tensor| t.reshape((images, self.num_groups, ()));
             let (g, x_hat) = (by_group(&du.broadcast_mul(&scale)?)?, by_group(&x_hat)?);
@@ -197,7 +198,7 @@ struct Composed {
 impl Composed {
     fn new(x: &Tensor, affine: [&Tensor; 2], num_groups: usize) -> Result<Self> {
         let statistics = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-        let (images, channels, _, _) = x.dims4()?;
+        let (images, channels, ..) = image_dims(x.dims())?;
         let (x_hat, inv_deviation) = if num_groups == 0 {
             (x.to_dtype(statistics)?, Tensor::ones((1, 1, 1), statistics, x.device())?)
         } else {

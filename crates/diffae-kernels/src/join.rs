@@ -4,7 +4,7 @@ use candle_core::{Result, Shape, Tensor, bail};
 
 use crate::cpu::elementwise;
 use crate::operation::{Operation, View, apply};
-use crate::storage::sum;
+use crate::storage::{image_dims, sum};
 use crate::tape;
 
 /// Adds two tensors elementwise, on all threads: `a + b`.
@@ -25,12 +25,12 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// Concatenates two tensors along the channels, on all threads: `[a, b]`.
 ///
 /// # Shapes
-/// - `a`: `[N, A, H, W]`; `b`: `[N, B, H, W]`; result: `[N, A + B, H, W]`.
+/// - `a`: `[N, A, H, W]`; `b`: `[N, B, H, W]`; result: `[N, A + B, H, W]`; or volumes, `[N, .., D, H, W]`.
 /// # Errors
 /// If the other axes differ.
 pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let ((n, _, h, w), (n_b, _, h_b, w_b)) = (a.dims4()?, b.dims4()?);
-    if (n, h, w) != (n_b, h_b, w_b) {
+    image_dims(a.dims())?;
+    if a.rank() != b.rank() || a.dim(0)? != b.dim(0)? || a.dims()[2..] != b.dims()[2..] {
         bail!("tensors of shape {:?} and {:?} cannot be put side by side", a.dims(), b.dims())
     }
     apply([a, b], ConcatChannels)
@@ -41,10 +41,12 @@ struct ConcatChannels;
 
 impl Operation<2> for ConcatChannels {
     fn forward(&self, [(a, a_dims), (b, b_dims)]: [View<'_>; 2]) -> Result<(Vec<f32>, Shape)> {
-        let ((n, c_a, h, w), c_b) = (Shape::from(a_dims).dims4()?, b_dims.get(1).copied().unwrap_or(0));
+        let ((n, c_a, h, w), c_b) = (image_dims(a_dims)?, b_dims.get(1).copied().unwrap_or(0));
         let area = h * w;
         let both = elementwise::interleave(a, b, n, [c_a * area, c_b * area])?;
-        Ok((both, Shape::from((n, c_a + c_b, h, w))))
+        let mut dims = a_dims.to_vec();
+        dims[1] = c_a + c_b;
+        Ok((both, Shape::from(dims)))
     }
 
     fn gradients(&self, [a, b]: [&Tensor; 2], wanted: [bool; 2], dy: &Tensor) -> Result<[Option<Tensor>; 2]> {

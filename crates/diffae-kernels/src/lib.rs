@@ -6,7 +6,7 @@
 //!
 //! | operation | why it is here |
 //! |---|---|
-//! | [`conv2d`], [`ConvWeight`] | Candle's is 4 to 12 times slower, backward more so; a layer fuses norm, activation, skip connection and residual |
+//! | [`conv2d`], [`conv3d`], [`ConvWeight`] | Candle has none in three dimensions; in two, its is 4 to 12 times slower, backward more so; a layer fuses norm, activation, skip connection and residual |
 //! | [`group_norm`], [`attention`], [`linear`], [`add`], [`concat_channels`] | Candle's are several passes over memory on one thread |
 //! | [`upsample_nearest_2x`] | Candle's `upsample_nearest2d` loses gradients when its input has a second consumer |
 //! | [`average_pool_2x`] | the adjoint of the former; Candle's runs on one thread |
@@ -59,7 +59,7 @@ mod work;
 
 pub use attention::attention;
 pub use cast::cast;
-pub use conv2d::{ConvInput, ConvWeight, conv2d};
+pub use conv2d::{ConvInput, ConvWeight, conv2d, conv3d};
 pub use cuda::{cuda_device, cudnn_plans, cudnn_problem, num_cuda_devices};
 pub use depthwise::depthwise_conv2d;
 pub use dispatch::{

@@ -1,44 +1,49 @@
-//! Resampling of the last two axes by a factor of two: nearest-neighbor up, 2x2 mean down.
+//! Resampling of all axes but the first two by a factor of two: nearest-neighbor up, mean of neighbors down.
 //!
-//! The two are adjoint up to a factor of four, `<up(x), y> = 4 <x, down(y)>`, so each is the other's
-//! backward pass.
+//! The two are adjoint up to a factor of four, `<up(x), y> = 4 <x, down(y)>`, of eight in volumes, so each is the other's backward
+//! pass. Slices of volumes are resampled as images, then doubled, or averaged in pairs.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
 use crate::cuda::{self, Resample};
 use crate::dispatch::{KernelSet, kernel_set};
+use crate::storage::image_dims;
 use crate::tape;
 
-/// Upsamples images by a factor of two with nearest neighbors.
+/// Upsamples images or volumes by a factor of two with nearest neighbors.
 ///
 /// `y[.., 2i + a, 2j + b] = x[.., i, j]`, `a, b` in `{0, 1}`.
 ///
 /// # Shapes
-/// - `x`: `[N, C, H, W]`, any float dtype; result: `[N, C, 2H, 2W]`, same dtype.
+/// - `x`: `[N, C, H, W]`, any float dtype; result: `[N, C, 2H, 2W]`, same dtype; or `[N, C, D, H, W]` and `[N, C, 2D, 2H, 2W]`.
 /// # Errors
-/// If `x` does not have four axes or is not a float tensor.
+/// If `x` has neither four nor five axes or is not a float tensor.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
-    let y = upsample(&x.detach(), None)?;
+    let y = upsample(&x.detach(), 1.)?;
     tape::push(&[x], &y, |dy, _| Ok(vec![Some(pool(dy, Window::Sum)?)]))?;
     Ok(y)
 }
 
-/// Downsamples images by a factor of two with means over disjoint 2x2 windows.
+/// Downsamples images or volumes by a factor of two with means over disjoint windows of 2x2 pixels or 2x2x2 voxels.
 ///
 /// `y[.., i, j] = mean of x[.., 2i..2i+2, 2j..2j+2]`.
 ///
 /// # Shapes
-/// - `x`: `[N, C, H, W]`, any float dtype, H and W even; result: `[N, C, H/2, W/2]`, same dtype.
+/// - `x`: `[N, C, H, W]`, any float dtype, H and W even; result: `[N, C, H/2, W/2]`, same dtype; or `[N, C, D, H, W]`, D even too, and
+///   `[N, C, D/2, H/2, W/2]`.
 /// # Errors
-/// If `x` does not have four axes, is not a float tensor, or H or W is odd.
+/// If `x` has neither four nor five axes, is not a float tensor, or a side is odd.
 pub fn average_pool_2x(x: &Tensor) -> Result<Tensor> {
-    let (_, _, h, w) = x.dims4()?;
-    if h % 2 != 0 || w % 2 != 0 {
-        bail!("2x2 mean needs an even height and width, got {h}x{w}")
+    image_dims(x.dims())?;
+    let sides = &x.dims()[2..];
+    if sides.iter().any(|side| side % 2 != 0) {
+        let sides: Vec<String> = sides.iter().map(usize::to_string).collect();
+        bail!("a mean of neighbors needs even sides, got {}", sides.join("x"))
     }
+    let factor = if sides.len() == 3 { 0.125 } else { 0.25 };
     let y = pool(&x.detach(), Window::Mean)?;
-    tape::push(&[x], &y, |dy, _| Ok(vec![Some(upsample(dy, Some(0.25))?)]))?;
+    tape::push(&[x], &y, move |dy, _| Ok(vec![Some(upsample(dy, factor)?)]))?;
     Ok(y)
 }
 
@@ -48,8 +53,16 @@ fn has_kernel(x: &Tensor) -> bool {
 }
 
 /// Upsamples, and multiplies by a factor, without recording.
-fn upsample(x: &Tensor, factor: Option<f32>) -> Result<Tensor> {
-    if let Some(y) = cuda::resample(x, Resample::Up(factor.unwrap_or(1.)))? {
+fn upsample(x: &Tensor, factor: f32) -> Result<Tensor> {
+    let &[n, c, d, h, w] = x.dims() else { return upsample_images(x, factor) };
+    let y = upsample_images(&x.reshape((n, c * d, h, w))?, factor)?; // [N, C D, 2H, 2W]
+    let twice = y.reshape((n * c, d, 1, 4 * h * w))?.broadcast_as((n * c, d, 2, 4 * h * w))?;
+    twice.contiguous()?.reshape((n, c, 2 * d, 2 * h, 2 * w))
+}
+
+/// Upsamples images, and multiplies by a factor, without recording.
+fn upsample_images(x: &Tensor, factor: f32) -> Result<Tensor> {
+    if let Some(y) = cuda::resample(x, Resample::Up(factor))? {
         return Ok(y);
     }
     let y = if has_kernel(x) {
@@ -59,18 +72,31 @@ fn upsample(x: &Tensor, factor: Option<f32>) -> Result<Tensor> {
         let copies = x.reshape((n, c, h, 1, w, 1))?.broadcast_as((n, c, h, 2, w, 2))?;
         copies.contiguous()?.reshape((n, c, 2 * h, 2 * w))?
     };
-    factor.map_or_else(|| Ok(y.clone()), |factor| &y * f64::from(factor))
+    if factor == 1. { Ok(y) } else { y * f64::from(factor) }
 }
 
-/// Reduction of a 2x2 window.
+/// Reduction of a window.
 #[derive(Debug, Clone, Copy)]
 enum Window {
     Mean,
     Sum,
 }
 
-/// Reduces 2x2 windows, without recording.
+/// Reduces windows, without recording.
 fn pool(x: &Tensor, window: Window) -> Result<Tensor> {
+    let &[n, c, d, h, w] = x.dims() else { return pool_images(x, window) };
+    let y = pool_images(&x.contiguous()?.reshape((n, c * d, h, w))?, window)?; // [N, C D, H/2, W/2]
+    let pairs = y.reshape((n * c, d >> 1, 2, ()))?;
+    let sum = (pairs.narrow(2, 0, 1)? + pairs.narrow(2, 1, 1)?)?;
+    let y = match window {
+        Window::Mean => (sum * 0.5)?,
+        Window::Sum => sum,
+    };
+    y.reshape((n, c, d >> 1, h >> 1, w >> 1))
+}
+
+/// Reduces 2x2 windows of images, without recording.
+fn pool_images(x: &Tensor, window: Window) -> Result<Tensor> {
     let factor = match window {
         Window::Mean => 0.25,
         Window::Sum => 1.,

@@ -19,6 +19,26 @@ pub(crate) fn runs_here<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> bo
     kernel_set() != KernelSet::Candle && tensors.into_iter().all(fits)
 }
 
+/// Returns the sizes of images, `[N, C, H, W]`, or of volumes, `[N, C, D, H, W]`, whose slices stand below one another.
+///
+/// # Errors
+/// If there are neither four nor five axes.
+pub(crate) fn image_dims(dims: &[usize]) -> Result<(usize, usize, usize, usize)> {
+    match *dims {
+        [images, channels, height, width] => Ok((images, channels, height, width)),
+        [volumes, channels, depth, height, width] => Ok((volumes, channels, depth * height, width)),
+        _ => bail!("expected images [N, C, H, W] or volumes [N, C, D, H, W], got {dims:?}"),
+    }
+}
+
+/// Views volumes as images, their slices below one another; images stay.
+///
+/// # Errors
+/// If they are neither.
+pub(crate) fn as_images(x: &Tensor) -> Result<Tensor> {
+    if x.rank() == 4 { Ok(x.clone()) } else { x.reshape(image_dims(x.dims())?) }
+}
+
 /// Returns the elements of a contiguous f32 storage.
 ///
 /// # Errors

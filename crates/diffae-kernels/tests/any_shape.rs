@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor, Var};
 use diffae_kernels::{
     Activation, ActivationStorage, AdamConfig, AdamStep, ConvInput, ConvWeight, Dropout, Gradients, GroupNorm,
     KernelSet, ParameterState, ParameterUpdate, StatePart, adam_step, adam_steps, add, attention, average_pool_2x,
-    concat_channels, differentiable, dropout, force_kernel_set, group_norm, linear, max_pool_2x, no_gradients,
+    Winograd, concat_channels, conv3d, differentiable, dropout, force_kernel_set, group_norm, linear, max_pool_2x, no_gradients,
     record_with, sums_of_squares, upsample_nearest_2x,
 };
 use proptest::prelude::*;
@@ -72,6 +72,40 @@ proptest! {
     }
 
     #[test]
+    fn layers_of_volumes((n, c, skip, o) in (1..3_usize, 1..40_usize, 0..20_usize, 1..40_usize),
+                         (d, h, w) in (1..6_usize, 1..14_usize, 1..14_usize), is_three in any::<bool>()) {
+        let (kernel, channels) = (if is_three { 3 } else { 1 }, c + skip);
+        let mut args = vec![
+            values(&[n, c, d, h, w], 1.), values(&[n, channels], 2.), values(&[channels], 3.),
+            values(&[o, channels, kernel, kernel, kernel], 4.), values(&[o], 5.), values(&[n, o, d, h, w], 6.),
+        ];
+        if skip > 0 {
+            args.push(values(&[n, skip, d, h, w], 7.));
+        }
+        compare(&args, &|args| {
+            // Without normalization, volumes of few voxels have gradients, too.
+            let norm = GroupNorm { num_groups: 0, scale: &args[1], shift: &args[2], activation: Activation::Silu };
+            let input = ConvInput { x: &args[0], skip: args.get(6), norm: Some(&norm), residual: Some(&args[5]) };
+            ConvWeight::new(args[3].clone(), args[4].clone())?.apply(&input)
+        });
+        let args = [values(&[n, 4 * c, d, h, w + 1], 1.), values(&[n, 4 * c], 2.), values(&[4 * c], 3.)];
+        compare(&args, &|args| {
+            let norm = GroupNorm { num_groups: c, scale: &args[1], shift: &args[2], activation: Activation::Silu };
+            group_norm(&args[0], &norm)
+        });
+    }
+
+    #[test]
+    fn other_operations_on_volumes((n, a, b) in (1..3_usize, 1..6_usize, 1..6_usize),
+                                   (d, h, w) in (1..4_usize, 1..5_usize, 1..5_usize)) {
+        let (first, second) = (values(&[n, a, 2 * d, 2 * h, 2 * w], 1.), values(&[n, b, 2 * d, 2 * h, 2 * w], 2.));
+        compare(&[first.clone(), second], &|args| concat_channels(&args[0], &args[1]));
+        compare(std::slice::from_ref(&first), &|args| upsample_nearest_2x(&args[0]));
+        compare(std::slice::from_ref(&first), &|args| average_pool_2x(&args[0]));
+        compare(&[values(&[n, 3 * a, d, h, w], 1.)], &|args| attention(&args[0], 1));
+    }
+
+    #[test]
     fn batches_of_one_to_seventeen(n in 1..18_usize) {
         let args = [values(&[n, 16, 9, 9], 1.), values(&[17, 16, 3, 3], 2.), values(&[17], 3.)];
         compare(&args, &|args| ConvWeight::new(args[1].clone(), args[2].clone())?.apply(&ConvInput::plain(&args[0])));
@@ -109,6 +143,68 @@ proptest! {
         compare(&[odd], &|args| max_pool_2x(&args[0]));
         compare(&[first], &|args| dropout(&args[0], Dropout { probability: 0.3, seed }));
     }
+}
+
+/// Elements of a tensor in f64, by their index along five axes.
+fn at(x: &Tensor, idx: [usize; 5]) -> f64 {
+    idx.iter().try_fold(x.clone(), |x, &i| x.get(i)).unwrap().to_scalar::<f32>().unwrap().into()
+}
+
+/// Computes a convolution of volumes by its definition, sum by sum.
+fn defined_conv3d(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Vec<f32> {
+    let ((n, channels, d, h, w), (outputs, .., kernel)) = (x.dims5().unwrap(), weight.dims5().unwrap());
+    let bias = bias.to_vec1::<f32>().unwrap();
+    let mut y = vec![];
+    for (item, o) in (0..n).flat_map(|item| (0..outputs).map(move |o| (item, o))) {
+        for (z, (row, column)) in (0..d).flat_map(|z| (0..h).flat_map(move |i| (0..w).map(move |j| (z, (i, j))))) {
+            let mut sum = f64::from(bias[o]);
+            for tap in 0..kernel.pow(3) * channels {
+                let (c, tap) = (tap.div_euclid(kernel.pow(3)), tap % kernel.pow(3));
+                let offsets = [tap.div_euclid(kernel * kernel), tap.div_euclid(kernel) % kernel, tap % kernel];
+                let from = [z, row, column].into_iter().zip(offsets).zip([d, h, w]);
+                let from: Option<Vec<usize>> = from
+                    .map(|((at, offset), side)| (at + offset).checked_sub(kernel >> 1).filter(|&at| at < side))
+                    .collect();
+                if let Some(from) = from {
+                    let value = at(x, [item, c, from[0], from[1], from[2]]);
+                    sum += value * at(weight, [o, c, offsets[0], offsets[1], offsets[2]]);
+                }
+            }
+            y.push(sum as f32);
+        }
+    }
+    y
+}
+
+#[test]
+fn a_convolution_of_volumes_is_its_definition() {
+    let _turn = turn();
+    for (dims, outputs, kernel) in [([2, 3, 4, 9, 10], 5, 3), ([1, 17, 1, 4, 3], 2, 3), ([1, 2, 3, 3, 3], 2, 5)] {
+        let x = values(&dims, 1.);
+        let (weight, bias) = (values(&[outputs, dims[1], kernel, kernel, kernel], 2.), values(&[outputs], 3.));
+        let expected = defined_conv3d(&x, &weight, &bias);
+        for set in KernelSet::available() {
+            force_kernel_set(set).unwrap();
+            let mut layer = ConvWeight::new(weight.clone(), bias.clone()).unwrap();
+            let trainable = layer.apply(&ConvInput::plain(&x)).unwrap();
+            layer.freeze(Winograd::Process);
+            let frozen = layer.apply(&ConvInput::plain(&x)).unwrap();
+            for y in [conv3d(&x, &weight, &bias).unwrap(), trainable, frozen] {
+                assert_eq!(y.dims(), [dims[0], outputs, dims[2], dims[3], dims[4]]);
+                let y = y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let worst = largest(y.iter().zip(&expected).map(|(a, b)| a - b));
+                assert!(worst < 1e-4, "{}, kernel {kernel}: {worst}", set.name());
+            }
+        }
+    }
+    let (image, volume) = (values(&[1, 2, 4, 4], 1.), values(&[1, 2, 4, 4, 4], 1.));
+    let bias = values(&[3], 3.);
+    let layer = |dims: &[usize], x: &Tensor| {
+        ConvWeight::new(values(dims, 2.), bias.clone()).unwrap().apply(&ConvInput::plain(x)).unwrap_err().to_string()
+    };
+    assert!(layer(&[3, 2, 3, 3], &volume).contains("along 2 axes"), "{}", layer(&[3, 2, 3, 3], &volume));
+    assert!(layer(&[3, 2, 3, 3, 3], &image).contains("along 3 axes"));
+    assert!(conv3d(&image, &values(&[3, 2, 1], 2.), &bias).is_err());
 }
 
 /// Makes three steps of Adam on some elements of a parameter; returns it with its state.
@@ -205,6 +301,27 @@ fn composed_gradients_are_those_of_differences() {
             group_norm(&concat_channels(&args[0], &args[1])?, &norm)
         });
     }
+    for kernel in [1, 3, 5] {
+        let args = [
+            values(&[2, 2, 3, 4, 2], 1.),
+            values(&[2, 2, 3, 4, 2], 2.),
+            values(&[2, 4], 3.),
+            values(&[4], 4.),
+            values(&[3, 4, kernel, kernel, kernel], 5.),
+            values(&[3], 6.),
+            values(&[2, 3, 3, 4, 2], 7.),
+        ];
+        check_differences(&args, &|args| {
+            let activation = Activation::Silu;
+            let norm = GroupNorm { num_groups: 2, scale: &args[2], shift: &args[3], activation };
+            let input = ConvInput { x: &args[0], skip: Some(&args[1]), norm: Some(&norm), residual: Some(&args[6]) };
+            ConvWeight::new(args[4].clone(), args[5].clone())?.apply(&input)
+        });
+    }
+    let volume = values(&[2, 3, 2, 4, 2], 1.);
+    check_differences(std::slice::from_ref(&volume), &|args| average_pool_2x(&args[0]));
+    check_differences(std::slice::from_ref(&volume), &|args| upsample_nearest_2x(&args[0]));
+    check_differences(&[volume], &|args| attention(&args[0], 1));
     check_differences(&[values(&[2, 12, 3, 2], 1.)], &|args| attention(&args[0], 2));
     check_differences(&[values(&[3, 4], 1.), values(&[2, 4], 2.), values(&[2], 3.)], &|args| {
         linear(&args[0], &args[1], &args[2])

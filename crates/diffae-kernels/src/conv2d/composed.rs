@@ -2,17 +2,57 @@
 //!
 //! Both gradients are convolutions themselves, which Candle has faster than its transposed ones: that w.r.t. the input with the
 //! kernel turned by half a turn, that w.r.t. the weight with images and channels changing places.
+//!
+//! A convolution of volumes is one of their slices, each with its neighbors as further channels ([`slices`]).
 
 use candle_core::{Result, Tensor, bail};
 
 use super::sizes::WeightSizes;
 use crate::cuda::{self, Direction};
+use crate::storage::as_images;
 
 /// Computes `y[n, o] = bias[o] + residual[n, o] + sum over c of x[n, c] * weight[o, c]`.
 ///
 /// # Errors
 /// If shapes do not fit.
 pub(super) fn convolve(x: &Tensor, weight: &Tensor, bias: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+    if x.rank() == 4 {
+        return convolve_images(x, weight, bias, residual);
+    }
+    let WeightSizes { outputs, inputs, kernel, .. } = WeightSizes::of_dims(weight.dims())?;
+    let mut dims = x.dims().to_vec();
+    dims[1] = outputs;
+    if kernel == 1 {
+        let residual = residual.map(as_images).transpose()?;
+        return convolve_images(&as_images(x)?, weight, bias, residual.as_ref())?.reshape(dims);
+    }
+    let weight = weight.transpose(1, 2)?.contiguous()?.reshape((outputs, kernel * inputs, kernel, kernel))?;
+    let y = volumes(&convolve_images(&slices(x, kernel)?, &weight, bias, None)?, &dims)?;
+    residual.map_or_else(|| Ok(y.clone()), |residual| &y + residual)
+}
+
+/// Takes the slices of volumes `[N, C, D, H, W]` as images with the channels of `taps` slices, `[N D, K C, H, W]`: channel `k C + c`
+/// is channel c of slice `d + k - (K - 1) / 2`, zero beyond the volume.
+fn slices(x: &Tensor, taps: usize) -> Result<Tensor> {
+    let (items, channels, depth, height, width) = x.dims5()?;
+    let images = x.transpose(1, 2)?.contiguous()?; // [N, D, C, H, W]
+    let images = if taps == 1 {
+        images
+    } else {
+        let padded = images.pad_with_zeros(1, taps >> 1, taps >> 1)?;
+        let tap = |tap: usize| padded.narrow(1, tap, depth);
+        Tensor::cat(&(0..taps).map(tap).collect::<Result<Vec<_>>>()?, 2)?
+    };
+    images.reshape((items * depth, taps * channels, height, width))
+}
+
+/// Puts slices `[N D, O, H, W]` together to volumes of these dimensions, `[N, O, D, H, W]`.
+fn volumes(y: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    let &[items, channels, depth, height, width] = dims else { bail!("volumes of shape {dims:?}") };
+    y.reshape((items, depth, channels, height, width))?.transpose(1, 2)?.contiguous()
+}
+
+fn convolve_images(x: &Tensor, weight: &Tensor, bias: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
     let (weight, kernel) = square(weight)?;
     let y = match cuda::convolution(Direction::Forward, kernel, [x, &weight])? {
         Some(y) => y,
@@ -30,6 +70,22 @@ pub(super) fn convolve(x: &Tensor, weight: &Tensor, bias: &Tensor, residual: Opt
 /// # Errors
 /// If shapes do not fit.
 pub(super) fn input_gradient(weight: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    if dy.rank() == 4 {
+        return input_gradient_of_images(weight, dy);
+    }
+    let WeightSizes { outputs, inputs, kernel, .. } = WeightSizes::of_dims(weight.dims())?;
+    let mut dims = dy.dims().to_vec();
+    dims[1] = inputs;
+    if kernel == 1 {
+        return input_gradient_of_images(weight, &as_images(dy)?)?.reshape(dims);
+    }
+    // Turned around along the slices here, along the other axes below.
+    let weight = weight.flip(&[2])?.permute((2, 0, 1, 3, 4))?.contiguous()?;
+    let weight = weight.reshape((kernel * outputs, inputs, kernel, kernel))?;
+    volumes(&input_gradient_of_images(&weight, &slices(dy, kernel)?)?, &dims)
+}
+
+fn input_gradient_of_images(weight: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let (weight, kernel) = square(weight)?;
     if let Some(d_x) = cuda::convolution(Direction::Input, kernel, [&weight, dy])? {
         return Ok(d_x);
@@ -44,13 +100,24 @@ pub(super) fn input_gradient(weight: &Tensor, dy: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If shapes do not fit.
 pub(super) fn weight_gradient(x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    let WeightSizes { kernel, .. } = WeightSizes::of_dims(weight.dims())?;
+    let WeightSizes { outputs, inputs, kernel, .. } = WeightSizes::of_dims(weight.dims())?;
+    if x.rank() == 4 {
+        return weight_gradient_of_images(x, dy, kernel)?.reshape(weight.shape());
+    }
+    if kernel == 1 {
+        return weight_gradient_of_images(&as_images(x)?, &as_images(dy)?, 1)?.reshape(weight.shape());
+    }
+    let d_weight = weight_gradient_of_images(&slices(x, kernel)?, &slices(dy, 1)?, kernel)?; // [O, K C, K, K]
+    d_weight.reshape((outputs, kernel, inputs, kernel, kernel))?.transpose(1, 2)?.contiguous()
+}
+
+fn weight_gradient_of_images(x: &Tensor, dy: &Tensor, kernel: usize) -> Result<Tensor> {
     if let Some(d_weight) = cuda::convolution(Direction::Weight, kernel, [x, dy])? {
-        return d_weight.reshape(weight.shape());
+        return Ok(d_weight);
     }
     let turned = |t: &Tensor| t.transpose(0, 1)?.contiguous();
     let d_weight = weight_gradient_in_parts(x, dy, kernel, images_at_once(x, kernel)?)?; // [C, O, K, K]
-    turned(&d_weight)?.reshape(weight.shape())
+    turned(&d_weight)
 }
 
 /// Sums up the gradient w.r.t. the weight over parts of the images: `[C, O, K, K]`.
@@ -112,13 +179,14 @@ fn images_at_once(x: &Tensor, kernel: usize) -> Result<usize> {
 /// # Errors
 /// If the device fails.
 pub(super) fn bias_gradient(bias: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    let sums = cuda::sum_channels(dy)?.map_or_else(|| dy.sum((0, 2, 3)), Ok)?;
+    let dy = as_images(dy)?;
+    let sums = cuda::sum_channels(&dy)?.map_or_else(|| dy.sum((0, 2, 3)), Ok)?;
     sums.reshape(bias.shape())
 }
 
 /// Returns a weight as `[O, C, K, K]`, and K.
 fn square(weight: &Tensor) -> Result<(Tensor, usize)> {
-    let WeightSizes { outputs, inputs, kernel } = WeightSizes::of_dims(weight.dims())?;
+    let WeightSizes { outputs, inputs, kernel, .. } = WeightSizes::of_dims(weight.dims())?;
     Ok((weight.reshape((outputs, inputs, kernel, kernel))?, kernel))
 }
 

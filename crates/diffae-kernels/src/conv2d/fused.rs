@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Tensor};
 
 use super::composed;
 use super::input::{ConvInput, with_optional, with_planes};
-use super::sizes::{Sizes, WeightSizes, convolve};
+use super::sizes::{Sizes, WeightSizes};
 use crate::cpu::algorithm::Algorithm;
 use crate::cpu::group_norm::{Backward, Moments};
 use crate::cpu::planes::{Activation, Planes};
@@ -29,7 +29,7 @@ pub(super) fn apply(input: &ConvInput<'_>, [weight, bias]: [&Tensor; 2]) -> Resu
         let (y, moments) = with_planes(input, &sizes, |planes, moments| {
             with_all_floats([weight, bias], |[weight, bias]| {
                 with_optional(input.residual, |residual| {
-                    Ok((convolve(planes, &sizes.pack(weight)?, Some(bias), residual)?, moments.cloned()))
+                    Ok((sizes.convolve(planes, &sizes.pack(weight)?, Some(bias), residual)?, moments.cloned()))
                 })
             })
         })?;
@@ -214,7 +214,6 @@ impl Saved {
     /// Computes the gradients w.r.t. `[x, skip]`, and w.r.t. scale and shift by image and channel, from `gradient`, that
     /// w.r.t. the input of the convolution.
     fn norm_gradients(&self, planes: Planes<'_>, mut gradient: Vec<f32>) -> Result<(Tensor, Option<Vec<f32>>)> {
-        let Sizes { images, inputs, height, width, .. } = self.sizes;
         let sums = self.norm_with_moments().map(|(norm, moments)| {
             with_all_floats([&norm.scale, &norm.shift], |[scale, shift]| {
                 let backward = Backward::new(planes, moments, scale, shift, norm.activation)?;
@@ -222,6 +221,6 @@ impl Saved {
             })
         });
         let sums = sums.transpose()?;
-        Ok((Tensor::from_vec(gradient, (images, inputs, height, width), &Device::Cpu)?, sums))
+        Ok((Tensor::from_vec(gradient, self.sizes.input_shape(), &Device::Cpu)?, sums))
     }
 }

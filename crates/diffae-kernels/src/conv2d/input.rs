@@ -6,18 +6,18 @@ use super::sizes::{Sizes, WeightSizes};
 use crate::cpu::group_norm::Moments;
 use crate::cpu::planes::Planes;
 use crate::group_norm::GroupNorm;
-use crate::storage::{with_all_floats, with_floats};
+use crate::storage::{image_dims, with_all_floats, with_floats};
 
-/// Input of a convolution layer, which computes `conv(act(norm([x, skip]))) + residual`.
+/// Input of a convolution layer, which computes `conv(act(norm([x, skip]))) + residual`, of images or of volumes.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvInput<'a> {
-    /// Input, `[N, C_x, H, W]`.
+    /// Input, `[N, C_x, H, W]` or `[N, C_x, D, H, W]`.
     pub x: &'a Tensor,
-    /// Skip connection, `[N, C - C_x, H, W]`: its channels follow those of `x`.
+    /// Skip connection, `[N, C - C_x, ..]`: its channels follow those of `x`.
     pub skip: Option<&'a Tensor>,
     /// Norm and activation applied to the concatenated input.
     pub norm: Option<&'a GroupNorm<'a>>,
-    /// Residual that is added to the result, `[N, O, H, W]`.
+    /// Residual that is added to the result, `[N, O, ..]`.
     pub residual: Option<&'a Tensor>,
 }
 
@@ -39,22 +39,32 @@ impl<'a> ConvInput<'a> {
     /// # Errors
     /// If a shape does not fit.
     pub(super) fn check(&self, weight: WeightSizes) -> Result<Sizes> {
-        let WeightSizes { outputs, inputs, kernel } = weight;
+        let WeightSizes { outputs, inputs, kernel, axes } = weight;
         let ConvInput { x, skip, norm, residual } = *self;
-        let (images, x_channels, height, width) = x.dims4()?;
+        let (images, x_channels, ..) = image_dims(x.dims())?;
+        let (depth, height, width) = match *x.dims() {
+            [_, _, depth, height, width] => (Some(depth), height, width),
+            [.., height, width] => (None, height, width),
+            _ => (None, 0, 0),
+        };
         let skip_channels = skip.map_or(Ok(0), |skip| skip.dim(1))?;
-        let skip_fits = skip.is_none_or(|skip| skip.dims() == [images, skip_channels, height, width]);
-        let residual_fits = residual.is_none_or(|residual| residual.dims() == [images, outputs, height, width]);
-        if x_channels + skip_channels != inputs || !skip_fits || !residual_fits {
+        let is_like_x = |tensor: &Tensor, channels| {
+            tensor.dims().get(..2) == Some(&[images, channels]) && tensor.dims().get(2..) == x.dims().get(2..)
+        };
+        let skip_fits = skip.is_none_or(|skip| is_like_x(skip, skip_channels));
+        let residual_fits = residual.is_none_or(|residual| is_like_x(residual, outputs));
+        let axes_fit = axes.is_none_or(|axes| axes + 2 == x.rank());
+        if x_channels + skip_channels != inputs || !skip_fits || !residual_fits || !axes_fit {
             let (skip, residual) = (skip.map(Tensor::dims), residual.map(Tensor::dims));
             bail!(
                 "an input of shape {:?}, skip {skip:?} and residual {residual:?} do not fit a convolution from \
-                 {inputs} to {outputs} channels",
-                x.dims()
+                 {inputs} to {outputs} channels{}",
+                x.dims(),
+                axes.map_or_else(String::new, |axes| format!(" along {axes} axes"))
             )
         }
         norm.map(|norm| norm.check(images, inputs)).transpose()?;
-        Ok(Sizes { images, inputs, outputs, height, width, kernel })
+        Ok(Sizes { images, inputs, outputs, depth, height, width, kernel })
     }
 }
 

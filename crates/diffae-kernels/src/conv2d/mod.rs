@@ -1,4 +1,4 @@
-//! Two-dimensional convolution.
+//! Convolution in two dimensions, and in three.
 
 mod composed;
 mod fused;
@@ -11,7 +11,7 @@ use candle_core::{Device, Result, Shape, Tensor};
 pub use input::ConvInput;
 pub use weight::ConvWeight;
 
-use self::sizes::{Sizes, convolve};
+use self::sizes::Sizes;
 use crate::cpu::algorithm::Algorithm;
 use crate::operation::{Operation, View, apply};
 use crate::storage::with_all_floats;
@@ -31,23 +31,44 @@ use crate::storage::with_all_floats;
 /// # Source
 /// Winograd 1980, Lavin and Gray 2015 (arXiv:1509.09308).
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    x.dims4()?;
+    convolve(x, weight, bias)
+}
+
+/// Convolves volumes with stride 1 and zero padding that keeps their size.
+///
+/// `y[n, o] = bias[o] + sum over c of x[n, c] * weight[o, c]`, where `*` is the three-dimensional cross-correlation.
+///
+/// Each slice is convolved in two dimensions, as [`conv2d`] does, with its neighbors as further channels: the kernels of the CPU read
+/// them where they are, other devices side by side.
+///
+/// # Shapes
+/// - `x`: `[N, C, D, H, W]`; `weight`: `[O, C, K, K, K]`, K odd, or `[O, C, 1]`; `bias`: `[O]`; result: `[N, O, D, H, W]`.
+/// # Errors
+/// If shapes, number types or devices do not fit.
+pub fn conv3d(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    x.dims5()?;
+    convolve(x, weight, bias)
+}
+
+fn convolve(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let sizes = Sizes::new(x, weight, bias)?;
-    apply([x, weight, bias], Conv2d { has_kernel: Algorithm::supports(sizes.kernel) })
+    apply([x, weight, bias], Conv { has_kernel: Algorithm::supports(sizes.kernel) })
 }
 
 /// Convolution of an input with a weight and a bias.
-struct Conv2d {
+struct Conv {
     has_kernel: bool,
 }
 
-impl Operation<3> for Conv2d {
+impl Operation<3> for Conv {
     fn has_kernel(&self) -> bool {
         self.has_kernel
     }
 
     fn forward(&self, [(x, x_dims), (weight, weight_dims), (bias, _)]: [View<'_>; 3]) -> Result<(Vec<f32>, Shape)> {
         let sizes = Sizes::of_dims(x_dims, weight_dims)?;
-        let y = convolve(sizes.input_planes(x, None)?, &sizes.pack(weight)?, Some(bias), None)?;
+        let y = sizes.convolve(sizes.input_planes(x, None)?, &sizes.pack(weight)?, Some(bias), None)?;
         Ok((y, sizes.output_shape()))
     }
 

@@ -6,7 +6,7 @@ use candle_core::{Device, Result, Tensor, bail};
 
 use super::fused;
 use super::input::{ConvInput, with_optional, with_planes};
-use super::sizes::{Sizes, WeightSizes, convolve};
+use super::sizes::{Sizes, WeightSizes};
 use crate::cast::cast;
 use crate::cpu::algorithm::Algorithm;
 use crate::cpu::pack::Packed;
@@ -71,7 +71,7 @@ impl Frozen {
 }
 
 impl ConvWeight {
-    /// Makes a trainable layer of `weight`, `[O, C, K, K]`, K odd, or `[O, C, 1]`, and `bias`, `[O]`.
+    /// Makes a trainable layer of `weight`, `[O, C, K, K]` or `[O, C, K, K, K]`, K odd, or `[O, C, 1]`, and `bias`, `[O]`.
     ///
     /// # Errors
     /// If the shapes do not fit each other.
@@ -112,7 +112,7 @@ impl ConvWeight {
     /// Computes `conv(act(norm([x, skip]))) + residual`.
     ///
     /// # Shapes
-    /// - result: `[N, O, H, W]`, dtype of x.
+    /// - result: `[N, O, H, W]` or `[N, O, D, H, W]`, dtype of x.
     /// # Errors
     /// If shapes do not fit, or gradients are asked of frozen weights.
     pub fn apply(&self, input: &ConvInput<'_>) -> Result<Tensor> {
@@ -141,7 +141,7 @@ impl ConvWeight {
         let packed = frozen.packed(&sizes)?;
         let y = with_planes(input, &sizes, |planes, _| {
             with_floats(&self.bias, |bias| {
-                with_optional(input.residual, |residual| convolve(planes, packed, Some(bias), residual))
+                with_optional(input.residual, |residual| sizes.convolve(planes, packed, Some(bias), residual))
             })
         })?;
         Tensor::from_vec(y, sizes.output_shape(), &Device::Cpu)

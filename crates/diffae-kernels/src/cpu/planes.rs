@@ -26,6 +26,10 @@ pub(crate) struct Affine<'a> {
 
 /// A tensor `[N, C, H, W]`, or two that stand for their concatenation along the channels.
 ///
+/// A volume `[N, C, D, H, W]` may be viewed as N D images, its slices, that have the channels of their neighbors, too: channel
+/// `k C + c` is channel c of slice `d + k - (K - 1) / 2`, and zero beyond the volume, K being the number of taps. So a convolution
+/// in three dimensions is one in two with K times the channels.
+///
 /// The slices have the lengths that the sizes ask for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Planes<'a> {
@@ -33,8 +37,14 @@ pub(crate) struct Planes<'a> {
     first_channels: usize,
     /// Values of the channels from `first_channels` on.
     second: Option<&'a [f32]>,
-    images: usize,
-    channels: usize,
+    /// Number of images or volumes.
+    items: usize,
+    /// Number of channels of an item.
+    item_channels: usize,
+    /// Number of slices of an item, D; 1 for an image.
+    slices: usize,
+    /// Number of slices whose channels an image has, K.
+    taps: usize,
     height: usize,
     width: usize,
     affine: Option<Affine<'a>>,
@@ -86,7 +96,18 @@ impl<'a> Planes<'a> {
             None => channels,
         };
         check_length("the first tensor of planes", first.len(), &[images, first_channels, height, width])?;
-        Ok(Self { first, first_channels, second, images, channels, height, width, affine: None })
+        let [items, item_channels] = [images, channels];
+        Ok(Self { first, first_channels, second, items, item_channels, slices: 1, taps: 1, height, width, affine: None })
+    }
+
+    /// Views images whose height is cut into slices as volumes: N D images with the channels of `taps` slices, an odd number.
+    ///
+    /// # Errors
+    /// If the height cannot be cut so.
+    pub(crate) fn in_slices(self, slices: usize, taps: usize) -> LengthResult<Self> {
+        let height = self.height.checked_div(slices).unwrap_or(0);
+        check_length("the rows of a volume", self.height, &[slices, height])?;
+        Ok(Self { slices: self.slices * slices, taps, height, ..self })
     }
 
     /// Applies an affine map and an activation wherever the planes are read.
@@ -94,19 +115,24 @@ impl<'a> Planes<'a> {
     /// # Errors
     /// If scale or shift is not `[N, C]`.
     pub(crate) fn with_affine(self, affine: Affine<'a>) -> LengthResult<Self> {
-        check_length("the scale of planes", affine.scale.len(), &[self.images, self.channels])?;
-        check_length("the shift of planes", affine.shift.len(), &[self.images, self.channels])?;
+        check_length("the scale of planes", affine.scale.len(), &[self.items, self.item_channels])?;
+        check_length("the shift of planes", affine.shift.len(), &[self.items, self.item_channels])?;
         Ok(Self { affine: Some(affine), ..self })
     }
 
-    /// Number of images, N.
+    /// Number of images, N, or of slices of all volumes.
     pub(crate) fn images(&self) -> usize {
-        self.images
+        self.items * self.slices
     }
 
-    /// Number of channels of both tensors, C.
+    /// Number of channels of both tensors, C, or of all taps.
     pub(crate) fn channels(&self) -> usize {
-        self.channels
+        self.item_channels * self.taps
+    }
+
+    /// Number of slices of an item, D; 1 for an image.
+    pub(crate) fn slices(&self) -> usize {
+        self.slices
     }
 
     /// Height of an image, H.
@@ -135,14 +161,43 @@ impl<'a> Planes<'a> {
     /// If there is no such image or channel: a fault of a kernel, as an index out of range is.
     #[inline(always)]
     pub(crate) fn plane(&self, image: usize, channel: usize) -> &'a [f32] {
+        self.slice(image, 0, channel)
+    }
+
+    /// Values of one channel of one slice of an item.
+    #[inline(always)]
+    fn slice(&self, item: usize, slice: usize, channel: usize) -> &'a [f32] {
         let (base, channels, channel) = match self.second {
             Some(second) if channel >= self.first_channels => {
-                (second, self.channels - self.first_channels, channel - self.first_channels)
+                (second, self.item_channels - self.first_channels, channel - self.first_channels)
             }
             _ => (self.first, self.first_channels, channel),
         };
         let area = self.area();
-        &base[(image * channels + channel) * area..][..area]
+        &base[((item * channels + channel) * self.slices + slice) * area..][..area]
+    }
+
+    /// Splits the number of an image into those of the item and of its slice.
+    #[inline(always)]
+    fn item_of(&self, image: usize) -> (usize, usize) {
+        if self.slices == 1 { (image, 0) } else { (image / self.slices, image % self.slices) }
+    }
+
+    /// Lists sixteen channels of an image, of which there are `present`, with the place of each in scale and shift; none for those
+    /// beyond the volume.
+    #[inline(always)]
+    fn lanes(&self, image: usize, channel: usize, present: usize) -> [Option<(&'a [f32], usize)>; LANES] {
+        let (item, slice) = self.item_of(image);
+        let mut lanes = [None; LANES];
+        for (i, lane) in lanes.iter_mut().enumerate().take(present) {
+            let (tap, channel) = match self.taps {
+                1 => (0, channel + i),
+                _ => ((channel + i) / self.item_channels, (channel + i) % self.item_channels),
+            };
+            let neighbor = (slice + tap).checked_sub(self.taps >> 1).filter(|&slice| slice < self.slices);
+            *lane = neighbor.map(|slice| (self.slice(item, slice, channel), item * self.item_channels + channel));
+        }
+        lanes
     }
 
     /// Writes rows `rows` of sixteen channels from `channel` on as rows of channels; rows beyond the edges of the image
@@ -187,33 +242,38 @@ impl<'a> Planes<'a> {
     /// That of [`Self::write_rows`], and `rows` lies in `0..H`.
     #[inline(always)]
     unsafe fn copy_inside<S: Simd>(&self, image: usize, channel: usize, rows: std::ops::Range<usize>, out: Rows) {
-        let present = LANES.min(self.channels - channel);
-        let mut planes: [&[f32]; LANES] = [&[]; LANES];
-        for i in 0..present {
-            planes[i] = self.plane(image, channel + i);
-        }
+        let present = LANES.min(self.channels() - channel);
+        let found = self.lanes(image, channel, present);
+        let is_full = found.iter().all(Option::is_some);
+        let planes: [&[f32]; LANES] = found.map(|lane| lane.map_or(&[][..], |(plane, _)| plane));
         let (mut pixel, end) = (rows.start * self.width, rows.end * self.width);
         let (mut column, mut to) = (0, out.to);
-        // SAFETY: `pixel + count <= end <= H * W`, the length of each plane, and the first `present` planes are read
-        // only; scale and shift have `present` values. Every pixel goes to its own place in `out`.
+        // SAFETY: `pixel + count <= end <= H * W`, the length of each plane, and only planes that were found are read; scales and
+        // shifts have sixteen values. Every pixel goes to its own place in `out`.
         unsafe {
             let mut affine = None;
             if let Some(Affine { scale, shift, activation }) = self.affine {
-                let at = image * self.channels + channel;
-                let (scale, shift) = (&scale[at..at + present], &shift[at..at + present]);
-                let scale = S::load_first(scale.as_ptr(), present);
-                affine = Some((scale, S::load_first(shift.as_ptr(), present), activation));
+                let (mut scales, mut shifts) = ([0f32; LANES], [0f32; LANES]);
+                for (i, lane) in found.iter().enumerate() {
+                    if let Some((_, at)) = *lane {
+                        (scales[i], shifts[i]) = (scale[at], shift[at]);
+                    }
+                }
+                // Where there is no plane, the result is the activation of zero, which is zero.
+                affine = Some((S::load(scales.as_ptr()), S::load(shifts.as_ptr()), activation));
             }
             while pixel < end {
                 let count = LANES.min(end - pixel);
                 let mut lanes = [S::splat(0.); LANES];
-                if count == LANES && present == LANES {
+                if count == LANES && is_full {
                     for i in 0..LANES {
                         lanes[i] = S::load(planes[i].as_ptr().add(pixel));
                     }
                 } else {
                     for i in 0..present {
-                        lanes[i] = S::load_first(planes[i].as_ptr().add(pixel), count);
+                        if !planes[i].is_empty() {
+                            lanes[i] = S::load_first(planes[i].as_ptr().add(pixel), count);
+                        }
                     }
                 }
                 S::transpose(&mut lanes);
@@ -257,25 +317,26 @@ unsafe fn zero_pixels<S: Simd>(to: *mut f32, count: usize, out: &Rows) {
     }
 }
 
-/// Planes that are written: `y = products + bias + residual`, `[N, C, area]`.
+/// Planes that are written: `y = products + bias + residual`, `[N, C, D, area]`, of which an image is a slice.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PlanesOut<'a> {
     to: Shared<'a, f32>,
     channels: usize,
+    slices: usize,
     area: usize,
     bias: Option<&'a [f32]>,
     residual: Option<&'a [f32]>,
 }
 
 impl<'a> PlanesOut<'a> {
-    /// Views `to` as `[N, C, area]`. `bias`: `[C]`; `residual`: as `to`.
+    /// Views `to` as `[N, C, D, area]`, D being 1 for images. `bias`: `[C]`; `residual`: as `to`.
     pub(crate) fn new(
         to: Shared<'a, f32>,
-        [channels, area]: [usize; 2],
+        [channels, slices, area]: [usize; 3],
         bias: Option<&'a [f32]>,
         residual: Option<&'a [f32]>,
     ) -> Self {
-        Self { to, channels, area, bias, residual }
+        Self { to, channels, slices, area, bias, residual }
     }
 
     /// Writes `count` pixels of sixteen channels from a place on, from rows of channels.
@@ -294,12 +355,14 @@ impl<'a> PlanesOut<'a> {
         pixel_stride: usize,
     ) {
         let present = LANES.min(self.channels - channel);
-        let start = (image * self.channels + channel) * self.area + pixel;
-        let len = (present - 1) * self.area + count;
+        let (item, slice) = if self.slices == 1 { (image, 0) } else { (image / self.slices, image % self.slices) };
+        let start = ((item * self.channels + channel) * self.slices + slice) * self.area + pixel;
+        let stride = self.slices * self.area;
+        let len = (present - 1) * stride + count;
         let to = self.to.part(start, len);
         let residual = self.residual.map(|residual| &residual[start..start + len]);
         // SAFETY: the caller vouches for `from`. Channel `i < present`, pixel `done + some <= count` lies at
-        // `i * area + done < len` of `to` and of `residual`, which have `len` elements.
+        // `i * stride + done < len` of `to` and of `residual`, which have `len` elements.
         unsafe {
             let bias = match self.bias {
                 Some(bias) => S::load_first(bias[channel..channel + present].as_ptr(), present),
@@ -314,7 +377,7 @@ impl<'a> PlanesOut<'a> {
                 }
                 S::transpose(&mut lanes);
                 for i in 0..present {
-                    let at = i * self.area + done;
+                    let at = i * stride + done;
                     let mut value = lanes[i];
                     if some == LANES {
                         if let Some(residual) = residual {

@@ -4,6 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::Card;
 use super::plan::{Argument, Element, Launch, MAX_THREADS, Module, blocks, threads, width};
+use crate::storage::image_dims;
 
 /// Maximum number of blocks that share the elements of a tensor: enough for any card.
 const MAX_BLOCKS: usize = 4096;
@@ -87,7 +88,7 @@ pub(super) fn plan_dropout(element: Element, count: usize, mask: &DropoutMask) -
 
 /// Returns images, channels and pixels of `[N, C, H, W]`.
 fn sizes_of(x: &Tensor) -> Result<[usize; 3]> {
-    let (images, channels, height, width) = x.dims4()?;
+    let (images, channels, height, width) = image_dims(x.dims())?;
     Ok([images, channels, height * width])
 }
 

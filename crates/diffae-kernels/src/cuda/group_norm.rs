@@ -6,6 +6,7 @@ use super::Card;
 use super::plan::{Argument, Element, Launch, MAX_THREADS, Module, blocks, threads, width};
 use crate::cpu::group_norm::NORM_EPS;
 use crate::cpu::planes::Activation;
+use crate::storage::image_dims;
 
 /// Elements of a group that a block sums, about. It does not depend on the number of images, nor do the bits.
 const PART: usize = 4096;
@@ -116,7 +117,7 @@ struct Norm {
 
 impl Norm {
     fn new([x, scale, shift]: [&Tensor; 3], groups: usize, activation: Activation, element: Element) -> Result<Self> {
-        let (images, channels, height, width) = x.dims4()?;
+        let (images, channels, height, width) = image_dims(x.dims())?;
         // Scale and shift may differ in whether they are the same for all images.
         let by_image = images > 1 && [scale, shift].iter().any(|t| t.elem_count() != channels);
         let rows = if by_image { images } else { 1 };

@@ -58,7 +58,8 @@ impl<'a> Convolution<'a> {
 
     /// Computes the convolution, `[N, O, H, W]`.
     pub(crate) fn to_vec(self) -> Vec<f32> {
-        let (len, shape) = (self.output_len(), [self.weight.outputs(), self.input.area()]);
+        let shape = [self.weight.outputs(), self.input.slices(), self.input.area()];
+        let len = self.output_len();
         if len == 0 {
             return Vec::new();
         }
