@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use candle_core::{DType, Device, Tensor};
-use diffae_data::{Overwrite, is_picture_name, png_bytes, rgb_from_tensor};
+use diffae_data::{Input, Overwrite, PictureFormat, is_picture_name, png_bytes, rgb_from_tensor};
 use diffae_infer::{PartialFolder, Resume, Settings};
 use diffae_nets::weights::{SafetensorsFile, TensorSource, safetensors_bytes};
 use image::RgbImage;
@@ -23,12 +23,22 @@ pub(crate) struct Record {
     pub(crate) name: String,
     /// Settings that are noted for this picture only.
     pub(crate) note: Settings,
+    /// Picture that it was made of; a volume takes its place in space from there.
+    pub(crate) origin: Option<Input>,
 }
 
 impl Record {
-    /// Records a picture without settings of its own.
-    pub(crate) fn plain(name: &str) -> Self {
-        Self { name: name.to_owned(), note: Settings::new() }
+    /// Records the result of a picture, under its name and without settings of its own.
+    pub(crate) fn of(input: &Input) -> Self {
+        Self { name: input.name.clone(), note: Settings::new(), origin: Some(input.clone()) }
+    }
+
+    /// Encodes all numbers of the result, where no picture file can hold them.
+    fn numbers(&self, x: &Tensor, format: PictureFormat) -> Result<Option<(String, Vec<u8>)>> {
+        let Some(ending) = format.ending_of_numbers() else { return Ok(None) };
+        let origin = self.origin.as_ref().filter(|_| format.shape.size.is_volume());
+        let geometry = origin.map(|input| input.read_with_geometry(format)).transpose()?.and_then(|(_, place)| place);
+        Ok(Some((format!("{}.{ending}", self.name), format.encode_numbers(x, geometry)?)))
     }
 }
 
@@ -58,6 +68,8 @@ pub(crate) struct PictureOutput {
     settings: Settings,
     provenance: Provenance,
     num_items: usize,
+    /// Form of the model's pictures, once it is known.
+    format: Option<PictureFormat>,
 }
 
 #[derive(Debug)]
@@ -85,6 +97,9 @@ struct ReportedPicture<'a> {
     note: &'a Settings,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
+    /// File of all numbers, of a volume, for instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    numbers: Option<PathBuf>,
 }
 
 impl PictureOutput {
@@ -113,14 +128,20 @@ impl PictureOutput {
         let partial = PartialFolder::open(out, command)?;
         let (settings, provenance) = (Settings::new(), Provenance::without_model());
         let out = out.to_owned();
-        Ok(Self { out, command, records, sheets, overwrite, kind, partial, settings, provenance, num_items: 0 })
+        let (num_items, format) = (0, None);
+        Ok(Self { out, command, records, sheets, overwrite, kind, partial, settings, provenance, num_items, format })
     }
 
     /// Starts the work on `num_items` items, or resumes an interrupted run: returns how many items are finished.
     /// `public` settings go into results, the `hidden` ones decide with them whether a run can be resumed.
     pub(crate) fn begin(&mut self, begin: Begin) -> Result<usize> {
-        let Begin { public, hidden, num_items, resume } = begin;
-        self.num_items = num_items;
+        let Begin { public, hidden, num_items, resume, format } = begin;
+        (self.num_items, self.format) = (num_items, Some(format));
+        if let (Kind::Pictures, Some(ending)) = (&self.kind, format.ending_of_numbers()) {
+            for record in &self.records {
+                refuse_existing(&self.out.join(format!("{}.{ending}", record.name)), self.overwrite)?;
+            }
+        }
         self.provenance = Provenance::without_model().with_all(&public);
         let mut decisive: Settings =
             public.iter().chain(&hidden).map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -132,14 +153,18 @@ impl PictureOutput {
         Ok(num_kept)
     }
 
-    /// Adds a batch `[N, C, H, W]`, one picture for each record.
+    /// Adds a batch `[N, C, ..]`, one picture for each record; where no picture file holds all numbers, a file of these, too.
     pub(crate) fn write(&mut self, x_0: &Tensor, records: &[&Record]) -> Result<()> {
         match &mut self.kind {
             Kind::Tensors(batches) => batches.push(x_0.to_device(&Device::Cpu)?),
             Kind::Pictures => {
                 for (idx, record) in records.iter().enumerate() {
-                    let provenance = self.provenance.clone().with_all(&record.note);
-                    self.write_png(&record.name, &rgb_from_tensor(&x_0.get(idx)?)?, &provenance)?;
+                    let (provenance, x) = (self.provenance.clone().with_all(&record.note), x_0.get(idx)?);
+                    let numbers = self.format.map(|format| record.numbers(&x, format)).transpose()?;
+                    if let Some((name, bytes)) = numbers.flatten() {
+                        self.partial.write(&name, &bytes)?;
+                    }
+                    self.write_png(&record.name, &rgb_from_tensor(&x)?, &provenance)?;
                 }
             }
         }
@@ -193,7 +218,7 @@ impl PictureOutput {
 
     /// Moves all files to their final places, and returns a summary.
     pub(crate) fn commit(self) -> Result<Written> {
-        let Self { out, command, records, sheets, overwrite, kind, partial, settings, provenance, .. } = self;
+        let Self { out, command, records, sheets, overwrite, kind, partial, settings, provenance, format, .. } = self;
         match kind {
             Kind::Pictures => partial.commit(overwrite)?,
             Kind::Tensors(_) => {
@@ -203,7 +228,8 @@ impl PictureOutput {
                 partial.discard();
             }
         }
-        Ok(Written { out, command, records, sheets, settings })
+        let ending = format.and_then(PictureFormat::ending_of_numbers);
+        Ok(Written { out, command, records, sheets, settings, ending })
     }
 }
 
@@ -215,6 +241,8 @@ pub(crate) struct Begin {
     pub(crate) hidden: Settings,
     pub(crate) num_items: usize,
     pub(crate) resume: Resume,
+    /// Form of the model's pictures.
+    pub(crate) format: PictureFormat,
 }
 
 /// Results in their final places.
@@ -224,6 +252,8 @@ pub(crate) struct Written {
     records: Vec<Record>,
     sheets: Vec<String>,
     settings: Settings,
+    /// Ending of the files of all numbers beside the pictures.
+    ending: Option<&'static str>,
 }
 
 impl Written {
@@ -231,12 +261,15 @@ impl Written {
     pub(crate) fn say_json(&self) -> Result<()> {
         let is_file = is_safetensors(&self.out);
         let file = |name: &str| self.out.join(png_name(name));
-        let pictures = self.records.iter().map(|Record { name, note }| {
-            let file = (!is_file).then(|| file(name));
-            ReportedPicture { name, note, file }
+        let numbers = |name: &str| Some(self.out.join(format!("{name}.{}", self.ending?)));
+        let pictures = self.records.iter().map(|Record { name, note, .. }| {
+            let (file, numbers) = (!is_file).then(|| (file(name), numbers(name))).unzip();
+            ReportedPicture { name, note, file, numbers: numbers.flatten() }
         });
         let named = self.records.iter().map(|record| &record.name).chain(&self.sheets);
-        let files = if is_file { vec![self.out.clone()] } else { named.map(|name| file(name)).collect() };
+        let of_numbers = self.records.iter().filter_map(|record| numbers(&record.name));
+        let files =
+            if is_file { vec![self.out.clone()] } else { named.map(|name| file(name)).chain(of_numbers).collect() };
         say_json(&Report {
             command: self.command,
             settings: &self.settings,

@@ -144,7 +144,7 @@ impl Session {
 
     /// Reads pictures.
     pub(crate) fn read(&self, inputs: &[Input]) -> Result<Tensor> {
-        Ok(read_batch(inputs, self.model().image_shape(), self.model().device())?)
+        Ok(read_batch(inputs, self.model().picture_format(), self.model().device())?)
     }
 
     /// Returns whether the model decodes in one step.

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use diffae_data::{Crop, Drawn, Loader, LoaderSettings, Pictures};
+use diffae_data::{Crop, Drawn, Loader, LoaderSettings, PictureFormat, Pictures};
 
 const BATCH: usize = 16;
 
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pictures = Pictures::all(Path::new(&data), Crop::Center)?;
     let count = pictures.len();
     let settings =
-        LoaderSettings { channels: 3, image_size: 64, batch_size: BATCH, workers: 2, prefetch: 4, first_batch: 0 };
+        LoaderSettings { format: PictureFormat::new(3, 64), batch_size: BATCH, workers: 2, prefetch: 4, first_batch: 0 };
     // The caller decides the order by the place in the sequence: here every second pass is mirrored.
     let draw = move |place: usize| Drawn { idx: place % count, is_mirrored: (place.div_euclid(count)) % 2 == 1 };
     let mut loader = Loader::new(pictures, settings, draw);

@@ -98,8 +98,8 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Pictures of a channel count that files cannot hold.
-    #[error("pictures of {channels} channels cannot be {action}; use .safetensors files")]
+    /// Pictures that a kind of file cannot hold.
+    #[error("pictures of {channels} channels cannot be {action}; use .npy or .safetensors files")]
     Channels {
         /// The channel count.
         channels: usize,
@@ -118,6 +118,14 @@ pub enum Error {
     /// A safetensors file lacks a tensor or holds one of another kind.
     #[error("{}: {problem}", path.display())]
     Tensors {
+        /// The file.
+        path: PathBuf,
+        /// A description of the problem.
+        problem: String,
+    },
+    /// A file that should hold arrays of `NumPy`.
+    #[error("{}: {problem}", path.display())]
+    Array {
         /// The file.
         path: PathBuf,
         /// A description of the problem.

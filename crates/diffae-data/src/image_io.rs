@@ -3,12 +3,15 @@
 use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use fast_image_resize as fir;
 use image::{DynamicImage, RgbImage};
 
 use crate::error::{Error, Result, computing};
+use crate::format::PictureFormat;
+use crate::geometry::Geometry;
 use crate::picture_file::{MAX_DECODED_BYTES, decode};
+use crate::raster::{Raster, is_raster};
 use crate::resample::{self, BoxedError};
 
 /// Reads a picture file as the reference model sees it: upright, on white where it is transparent, its shorter side
@@ -17,14 +20,19 @@ use crate::resample::{self, BoxedError};
 /// Of an animation the first frame is read. 16-bit pictures keep their precision; floats, which TIFFs may hold, are kept to
 /// 16 bits.
 ///
+/// Pictures of other channel counts, volumes, and numbers that a window maps, are those of array files (`.npy`, `.npz`), TIFFs of
+/// several pages, `NIfTI` and DICOM files, which are resized by the same rule. The slices of a volume become as many as the format
+/// asks for by the same filter, without cropping.
+///
 /// # Shapes
-/// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU; C is 1 (gray) or 3 (RGB).
+/// - result: `[C, H, W]` or `[C, D, H, W]` as the format says, f32 in `[-1, 1]`, on the CPU; C is 1 (gray) or 3 (RGB) for formats
+///   for the eye.
 /// # Errors
-/// [`Error::Io`]; [`Error::UnreadPicture`], [`Error::DamagedPicture`] or [`Error::Image`] if the file is no picture, is not
-/// whole, or holds what would be lost; [`Error::Channels`] if C is neither 1 nor 3.
-pub fn read_image(path: &Path, channels: usize, image_size: usize) -> Result<Tensor> {
+/// [`Error::Io`]; [`Error::UnreadPicture`], [`Error::DamagedPicture`] or [`Error::Image`] if the file is no picture of that format,
+/// is not whole, or holds what would be lost.
+pub fn read_image(path: &Path, format: impl Into<PictureFormat>) -> Result<Tensor> {
     let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    picture_from_bytes(&bytes, path, (channels, image_size), None)
+    picture_from_bytes(&bytes, path, format, None)
 }
 
 /// Reads a picture file at its own size: upright, on white where it is transparent, the first frame of an animation.
@@ -61,17 +69,53 @@ pub struct CropBox {
 /// if `crop` is set.
 ///
 /// # Shapes
-/// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU.
+/// - result: `[C, H, W]` or `[C, D, H, W]` as the format says, f32 in `[-1, 1]`, on the CPU.
 /// # Errors
 /// As [`read_image`]; [`Error::UnreadPicture`], too, if the part reaches over the edge.
 pub fn picture_from_bytes(
     bytes: &[u8],
     path: &Path,
-    (channels, image_size): (usize, usize),
+    format: impl Into<PictureFormat>,
     crop: Option<CropBox>,
 ) -> Result<Tensor> {
-    let picture = cut_out(decode(bytes, path)?, path, crop)?;
-    tensor_of(on_white(picture), path, (channels, image_size))
+    picture_with_geometry(bytes, path, format, crop).map(|(picture, _)| picture)
+}
+
+/// Decodes a picture as [`picture_from_bytes`], and returns also the place in space of the voxels that it has then, where the file
+/// tells it.
+///
+/// # Errors
+/// As [`picture_from_bytes`].
+pub fn picture_with_geometry(
+    bytes: &[u8],
+    path: &Path,
+    format: impl Into<PictureFormat>,
+    crop: Option<CropBox>,
+) -> Result<(Tensor, Option<Geometry>)> {
+    let format = format.into();
+    match format.shape.size.square() {
+        Some(size) if format.is_plain() && !is_raster(bytes, path) => {
+            let picture = cut_out(decode(bytes, path)?, path, crop)?;
+            Ok((tensor_of(on_white(picture), path, (format.shape.channels, size))?, None))
+        }
+        _ => Raster::decode(bytes, path, format)?.into_tensor(path, format, crop),
+    }
+}
+
+/// Returns whether a file holds numbers that only a model gives a meaning: arrays, volumes, and pages of a TIFF.
+pub(crate) fn is_numbers(bytes: &[u8], path: &Path) -> bool {
+    is_raster(bytes, path) || decode(bytes, path).is_err() && Raster::has_pages(bytes)
+}
+
+/// Fails if an encoded picture in memory cannot be read.
+///
+/// # Errors
+/// As [`rgb_from_bytes`].
+pub(crate) fn check_picture(bytes: &[u8], path: &Path) -> Result<()> {
+    match rgb_from_bytes(bytes, path) {
+        Err(_) if is_numbers(bytes, path) => Ok(()),
+        read => read.map(drop),
+    }
 }
 
 /// A filter for downsizing pictures.
@@ -143,32 +187,37 @@ fn unit_range(sample: u8) -> f32 {
 /// Converts a picture in memory to the tensor that [`read_image`] would read from its file.
 ///
 /// # Shapes
-/// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU; C is 1 (gray) or 3 (RGB).
+/// - result: `[C, H, W]` as the format says, f32 in `[-1, 1]`, on the CPU; C is 1 (gray) or 3 (RGB).
 /// # Errors
-/// [`Error::Channels`] if C is neither 1 nor 3; [`Error::Resize`] if the picture is empty.
-pub fn tensor_from_rgb(picture: &RgbImage, channels: usize, image_size: usize) -> Result<Tensor> {
-    tensor_of(DynamicImage::ImageRgb8(picture.clone()), Path::new("a picture in memory"), (channels, image_size))
+/// [`Error::UnreadPicture`] if the format has other channels or is one of volumes; [`Error::Resize`] if the picture is empty.
+pub fn tensor_from_rgb(picture: &RgbImage, format: impl Into<PictureFormat>) -> Result<Tensor> {
+    let (format, path) = (format.into(), Path::new("a picture in memory"));
+    let picture = DynamicImage::ImageRgb8(picture.clone());
+    match format.shape.size.square() {
+        Some(size) if format.is_plain() => tensor_of(picture, path, (format.shape.channels, size)),
+        _ => Ok(Raster::of_picture(&picture, format.shape.channels).into_tensor(path, format, None)?.0),
+    }
 }
 
 /// Converts the pixels of a picture to the tensor that [`tensor_from_rgb`] would make of it; pixels of a color picture at
 /// that size are read where they are.
 ///
 /// # Shapes
-/// - `pixels`: `[height, width, 3]`, a byte per channel; result: `[C, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU.
+/// - `pixels`: `[height, width, 3]`, a byte per channel; result: `[C, H, W]` as the format says, f32 in `[-1, 1]`, on the CPU.
 /// # Errors
 /// As [`tensor_from_rgb`]; [`Error::OutOfRange`] unless there are as many pixels.
 pub fn tensor_from_pixels(
     pixels: &[u8],
     [height, width]: [usize; 2],
-    channels: usize,
-    image_size: usize,
+    format: impl Into<PictureFormat>,
 ) -> Result<Tensor> {
+    let format = format.into();
     if pixels.len() != height * width * 3 {
         let got = format!("{} bytes for {height} by {width} pixels", pixels.len());
         return Err(Error::OutOfRange { what: "the size of a picture", got, expected: "three bytes for each pixel" });
     }
-    if [height, width, channels] == [image_size, image_size, 3] {
-        return planes_of(pixels.iter().map(|&sample| unit_range(sample)).collect(), image_size, channels);
+    if format.is_plain() && [3, height, width] == format.shape.dims()[..] {
+        return planes_of(pixels.iter().map(|&sample| unit_range(sample)).collect(), height, 3);
     }
     let side = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let picture = RgbImage::from_raw(side(width), side(height), pixels.to_vec()).ok_or_else(|| Error::OutOfRange {
@@ -176,40 +225,7 @@ pub fn tensor_from_pixels(
         got: format!("{width}x{height}"),
         expected: "sides below 2^32",
     })?;
-    tensor_from_rgb(&picture, channels, image_size)
-}
-
-/// Converts a tensor to a picture: `round((x + 1) * 127.5)`, clamped to bytes. Gray tensors become gray pictures.
-///
-/// # Shapes
-/// - `x`: `[C, H, W]`, f32 in `[-1, 1]`, C 1 or 3.
-/// # Errors
-/// [`Error::NotFinite`] if it holds NaN; [`Error::Channels`] if C is neither 1 nor 3.
-pub fn rgb_from_tensor(x: &Tensor) -> Result<RgbImage> {
-    let failed = |source| Error::Tensor { part: "reading a picture from a tensor", source };
-    let (channels, height, width) = x.dims3().map_err(failed)?;
-    if !matches!(channels, 1 | 3) {
-        return Err(Error::Channels { channels, action: "written as image files" });
-    }
-    let planes = x.to_dtype(DType::F32).and_then(|x| x.flatten_all()?.to_vec1::<f32>()).map_err(failed)?;
-    if planes.iter().any(|value| value.is_nan()) {
-        return Err(Error::NotFinite { what: "a decoded picture".to_owned() });
-    }
-    let plane = height * width;
-    let pixel = |i: usize| [0, 1, 2].map(|c| byte(planes[(c % channels) * plane + i]));
-    let bytes: Vec<u8> = (0..plane).flat_map(pixel).collect();
-    let side = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
-    RgbImage::from_raw(side(width), side(height), bytes).ok_or_else(|| Error::OutOfRange {
-        what: "the size of a picture",
-        got: format!("{width}x{height}"),
-        expected: "sides below 2^32",
-    })
-}
-
-fn byte(value: f32) -> u8 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=255")]
-    let byte = ((value + 1.) * 127.5).round().clamp(0., 255.) as u8;
-    byte
+    tensor_from_rgb(&picture, format)
 }
 
 /// Encodes a PNG with text entries, such as the command that generated it.
@@ -234,7 +250,7 @@ pub fn png_bytes(picture: &RgbImage, text: &[(String, String)], path: &Path) -> 
 }
 
 /// Composites a picture with transparency on white.
-fn on_white(picture: DynamicImage) -> DynamicImage {
+pub(crate) fn on_white(picture: DynamicImage) -> DynamicImage {
     if !picture.color().has_alpha() {
         return picture;
     }
@@ -328,11 +344,16 @@ fn half_to_even(n: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::views::rgb_from_tensor;
     use image::{ImageBuffer, ImageFormat, Luma, Rgb, Rgba};
     use std::io::Cursor;
 
     fn folder() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
+    }
+
+    fn rgb(image_size: usize) -> PictureFormat {
+        PictureFormat::new(3, image_size)
     }
 
     fn values(tensor: &Tensor) -> Vec<f32> {
@@ -343,11 +364,11 @@ mod tests {
     fn pictures_that_would_fill_the_memory_are_refused() {
         // A screen of 65535 by 65535 pixels, and nothing on it.
         let gif = [&b"GIF89a"[..], &[0xff; 4], &[0, 0, 0, 0x3b]].concat();
-        assert!(picture_from_bytes(&gif, Path::new("a.gif"), (3, 64), None).is_err());
+        assert!(picture_from_bytes(&gif, Path::new("a.gif"), rgb(64), None).is_err());
         let narrow = RgbImage::new(1, 20_000);
-        let error = tensor_from_rgb(&narrow, 3, 256).unwrap_err();
+        let error = tensor_from_rgb(&narrow, rgb(256)).unwrap_err();
         assert!(format!("{error:?}").contains("too narrow"), "{error:?}");
-        assert!(tensor_from_rgb(&narrow, 3, 4).is_ok());
+        assert!(tensor_from_rgb(&narrow, rgb(4)).is_ok());
     }
 
     #[test]
@@ -358,11 +379,11 @@ mod tests {
                 Rgb([x, y, x ^ y])
             });
             let sides = [height as usize, width as usize];
-            let in_place = tensor_from_pixels(picture.as_raw(), sides, channels, size).unwrap();
-            assert_eq!(values(&in_place), values(&tensor_from_rgb(&picture, channels, size).unwrap()));
+            let in_place = tensor_from_pixels(picture.as_raw(), sides, PictureFormat::new(channels, size)).unwrap();
+            assert_eq!(values(&in_place), values(&tensor_from_rgb(&picture, PictureFormat::new(channels, size)).unwrap()));
         }
-        assert!(matches!(tensor_from_pixels(&[0; 11], [2, 2], 3, 2), Err(Error::OutOfRange { .. })));
-        assert!(matches!(tensor_from_pixels(&[], [0, 0], 3, 2), Err(Error::Resize { .. })));
+        assert!(matches!(tensor_from_pixels(&[0; 11], [2, 2], rgb(2)), Err(Error::OutOfRange { .. })));
+        assert!(matches!(tensor_from_pixels(&[], [0, 0], rgb(2)), Err(Error::Resize { .. })));
     }
 
     #[test]
@@ -371,7 +392,7 @@ mod tests {
         let picture = RgbImage::from_fn(16, 16, |x, y| Rgb([u8::try_from(x * 16 + y).unwrap(), 255, 0]));
         let path = folder.path().join("a.png");
         picture.save(&path).unwrap();
-        let tensor = read_image(&path, 3, 16).unwrap();
+        let tensor = read_image(&path, rgb(16)).unwrap();
         assert_eq!(rgb_from_tensor(&tensor).unwrap(), picture);
     }
 
@@ -382,8 +403,8 @@ mod tests {
         let path = folder.path().join("a.png");
         picture.save(&path).unwrap();
         let expected = 1000. / 32767.5 - 1.;
-        assert!(values(&read_image(&path, 1, 4).unwrap()).iter().all(|v| (v - expected).abs() < 1e-6));
-        assert!(values(&read_image(&path, 3, 4).unwrap()).iter().all(|v| (v - expected).abs() < 1e-6));
+        assert!(values(&read_image(&path, PictureFormat::new(1, 4)).unwrap()).iter().all(|v| (v - expected).abs() < 1e-6));
+        assert!(values(&read_image(&path, rgb(4)).unwrap()).iter().all(|v| (v - expected).abs() < 1e-6));
     }
 
     #[test]
@@ -392,7 +413,7 @@ mod tests {
         let picture: ImageBuffer<Rgba<u8>, _> = ImageBuffer::from_pixel(4, 4, Rgba([10, 20, 30, 0]));
         let path = folder.path().join("a.png");
         picture.save(&path).unwrap();
-        assert!(values(&read_image(&path, 3, 4).unwrap()).iter().all(|&v| (v - 1.).abs() < 1e-6));
+        assert!(values(&read_image(&path, rgb(4)).unwrap()).iter().all(|&v| (v - 1.).abs() < 1e-6));
     }
 
     #[test]
@@ -401,7 +422,7 @@ mod tests {
         let picture = RgbImage::from_fn(32, 8, |x, _| Rgb([if (12..20).contains(&x) { 255 } else { 0 }; 3]));
         let path = folder.path().join("a.bmp");
         picture.save(&path).unwrap();
-        assert!(values(&read_image(&path, 3, 8).unwrap()).iter().all(|&v| (v - 1.).abs() < 1e-6));
+        assert!(values(&read_image(&path, rgb(8)).unwrap()).iter().all(|&v| (v - 1.).abs() < 1e-6));
     }
 
     #[test]
@@ -412,7 +433,7 @@ mod tests {
         let (bytes, path) = (bytes.into_inner(), Path::new("a.png"));
         let square = |filter| square_from_bytes(&bytes, path, 16, None, filter).unwrap();
         let bilinear = square(ResizeFilter::Bilinear);
-        assert_eq!(bilinear, rgb_from_tensor(&picture_from_bytes(&bytes, path, (3, 16), None).unwrap()).unwrap());
+        assert_eq!(bilinear, rgb_from_tensor(&picture_from_bytes(&bytes, path, rgb(16), None).unwrap()).unwrap());
         let red = |picture: &RgbImage| picture.pixels().map(|pixel| pixel[0]).collect::<Vec<_>>();
         assert!(red(&bilinear).iter().all(|red| (50..=200).contains(red)));
         assert!(red(&square(ResizeFilter::Lanczos)).iter().any(|red| !(45..=205).contains(red)));
@@ -423,7 +444,7 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("a.png");
         RgbImage::from_pixel(1, 1, Rgb([255, 0, 0])).save(&path).unwrap();
-        assert_eq!(read_image(&path, 3, 8).unwrap().dims(), [3, 8, 8]);
+        assert_eq!(read_image(&path, rgb(8)).unwrap().dims(), [3, 8, 8]);
     }
 
     #[test]
@@ -431,7 +452,7 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("a.png");
         fs::write(&path, "hello").unwrap();
-        assert!(matches!(read_image(&path, 3, 8), Err(Error::UnreadPicture { .. })));
+        assert!(matches!(read_image(&path, rgb(8)), Err(Error::UnreadPicture { .. })));
     }
 
     #[test]

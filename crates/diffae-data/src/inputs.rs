@@ -10,9 +10,11 @@ use image::RgbImage;
 use indexmap::IndexSet;
 use rayon::prelude::*;
 
-use crate::error::{Error, Result, computing};
+use crate::error::{Error, Result, at, computing};
 use crate::fingerprint::Fingerprint;
-use crate::image_io::{picture_from_bytes, read_image, read_rgb, rgb_from_bytes};
+use crate::format::PictureFormat;
+use crate::geometry::Geometry;
+use crate::image_io::{check_picture, picture_with_geometry, read_rgb, rgb_from_bytes};
 use crate::search::{FoundBelow, found_below, found_in};
 use crate::source::{Item, Source, stamp};
 use crate::tensors::{Tensors, is_tensors};
@@ -39,15 +41,22 @@ impl Input {
     /// Reads the picture.
     ///
     /// # Shapes
-    /// - result: `[C, H, W]`, f32 in `[-1, 1]`, on the CPU; `image_shape` is `[C, H, W]` with H = W.
+    /// - result: `[C, H, W]` or `[C, D, H, W]` as the format says, f32 in `[-1, 1]`, on the CPU.
     /// # Errors
-    /// As [`read_image`]; [`Error::Mismatch`] if a tensor has another shape.
-    pub fn read(&self, image_shape: [usize; 3]) -> Result<Tensor> {
-        let (channels, image_size) = (image_shape[0], image_shape[1]);
+    /// As [`read_image`](crate::read_image); [`Error::Mismatch`] if a tensor has another shape.
+    pub fn read(&self, format: impl Into<PictureFormat>) -> Result<Tensor> {
+        self.read_with_geometry(format).map(|(picture, _)| picture)
+    }
+
+    /// Reads the picture as [`read`](Self::read), with the place in space of its voxels, where the file tells it.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_with_geometry(&self, format: impl Into<PictureFormat>) -> Result<(Tensor, Option<Geometry>)> {
         match &self.source {
-            InputSource::File(path) => read_image(path, channels, image_size),
-            InputSource::Stored(item) => picture_from_bytes(&item.bytes()?, &item.path(), (channels, image_size), None),
-            InputSource::Tensor { tensors, idx } => tensors.read(*idx, (channels, image_size), None),
+            InputSource::File(path) => picture_with_geometry(&fs::read(path).map_err(at(path))?, path, format, None),
+            InputSource::Stored(item) => picture_with_geometry(&item.bytes()?, &item.path(), format, None),
+            InputSource::Tensor { tensors, idx } => Ok((tensors.read(*idx, format.into(), None)?, None)),
         }
     }
 
@@ -66,8 +75,8 @@ impl Input {
     /// Fails if the picture cannot be read; tensors are checked when they are opened.
     fn check(&self) -> Result<()> {
         match &self.source {
-            InputSource::File(path) => read_rgb(path).map(drop),
-            InputSource::Stored(item) => rgb_from_bytes(&item.bytes()?, &item.path()).map(drop),
+            InputSource::File(path) => check_picture(&fs::read(path).map_err(at(path))?, path),
+            InputSource::Stored(item) => check_picture(&item.bytes()?, &item.path()),
             InputSource::Tensor { tensors, idx } => tensors.check(*idx),
         }
     }
@@ -149,11 +158,12 @@ pub fn inputs_fingerprint(inputs: &[Input]) -> Result<String> {
 /// Reads and stacks inputs into one batch.
 ///
 /// # Shapes
-/// - result: `[N, C, H, W]`, f32, on `device`.
+/// - result: `[N, C, H, W]`, or volumes, `[N, C, D, H, W]`, f32, on `device`.
 /// # Errors
 /// As [`Input::read`].
-pub fn read_batch(inputs: &[Input], image_shape: [usize; 3], device: &Device) -> Result<Tensor> {
-    let pictures: Vec<Tensor> = inputs.iter().map(|input| input.read(image_shape)).collect::<Result<_>>()?;
+pub fn read_batch(inputs: &[Input], format: impl Into<PictureFormat>, device: &Device) -> Result<Tensor> {
+    let format = format.into();
+    let pictures: Vec<Tensor> = inputs.iter().map(|input| input.read(format)).collect::<Result<_>>()?;
     computing("stacking pictures", Tensor::stack(&pictures, 0).and_then(|batch| batch.to_device(device)))
 }
 
@@ -166,15 +176,22 @@ pub struct BrokenInput {
     pub error: Error,
 }
 
-/// Finds the inputs that cannot be read, by decoding all files, several at a time.
+/// Finds the inputs that cannot be read, by decoding all files, several at a time. Whether numbers are those of a picture, a model
+/// decides when they are read.
 #[must_use]
 pub fn broken_inputs(inputs: &[Input]) -> Vec<BrokenInput> {
     let check = |(place, input): (usize, &Input)| Some(BrokenInput { place, error: input.check().err()? });
     inputs.par_iter().enumerate().filter_map(check).collect()
 }
 
+/// Returns the name of a file without its ending, `.nii.gz` being one.
 fn stem(path: &Path) -> String {
-    path.file_stem().map_or_else(|| "picture".to_owned(), |stem| stem.to_string_lossy().into_owned())
+    let stem = path.file_stem().map_or_else(|| "picture".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    let is_packed = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
+    match stem.len().checked_sub(4).and_then(|length| stem.split_at_checked(length)) {
+        Some((name, ending)) if is_packed && ending.eq_ignore_ascii_case(".nii") => name.to_owned(),
+        _ => stem,
+    }
 }
 
 /// Names reserved for sheets, which no picture of the same folder may have.
@@ -271,7 +288,7 @@ mod tests {
             let inputs = list_inputs(&[path.to_owned()]).unwrap();
             assert!(broken_inputs(&inputs).is_empty());
             let shade = |input: &Input| {
-                let x = input.read([3, 4, 4]).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let x = input.read(PictureFormat::new(3, 4)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 (input.name.clone(), input.read_rgb().unwrap().get_pixel(0, 0).0[0], (x[0] * 127.5 + 127.5).round())
             };
             let found: Vec<(String, u8, f32)> = inputs.iter().map(shade).collect();

@@ -13,15 +13,16 @@
 //!
 //! ```
 //! use std::path::Path;
-//! use diffae_data::{Crop, Pictures};
+//! use diffae_data::{Crop, PictureFormat, Pictures};
 //!
 //! let pictures = Pictures::all(Path::new("../../tests/fixtures/photographs"), Crop::Center)?;
 //! assert!(!pictures.is_empty());
-//! assert_eq!(pictures.read(0, 3, 64)?.dims(), [3, 64, 64]); // [C, H, W], in [-1, 1]
+//! assert_eq!(pictures.read(0, PictureFormat::new(3, 64))?.dims(), [3, 64, 64]); // [C, H, W], in [-1, 1]
 //! # Ok::<(), diffae_data::Error>(())
 //! ```
 //!
 //! # Features
+//! - `dicom`: DICOM files and series.
 //! - `parquet`: pictures in Parquet files, as Hugging Face data sets store them.
 
 mod align;
@@ -33,7 +34,9 @@ mod error;
 mod file_kind;
 mod files;
 mod fingerprint;
+mod format;
 mod found;
+mod geometry;
 mod image_io;
 mod inputs;
 mod label_table;
@@ -44,19 +47,24 @@ mod lmdb;
 mod loader;
 mod names;
 mod notices;
+mod npy;
+mod numbers_file;
 mod picture_file;
 mod picture_folder;
 mod picture_set;
 mod pictures;
+mod raster;
 mod resample;
 mod samples;
 mod search;
+mod series;
 mod shard;
 mod source;
 mod tables;
 mod tar_members;
 mod tensors;
 mod unreadable;
+mod views;
 mod walk;
 
 pub use align::{AlignedFace, FaceBox, FaceBoxes, FaceCrop, FacePlace, ShapePredictor, align_face};
@@ -69,8 +77,10 @@ pub use files::{
     write_together,
 };
 pub use fingerprint::Fingerprint;
+pub use format::{MAX_CHANNELS, PictureFormat, Window};
+pub use geometry::Geometry;
 pub use image_io::{
-    CropBox, ResizeFilter, picture_from_bytes, png_bytes, read_image, read_rgb, rgb_from_bytes, rgb_from_tensor,
+    CropBox, ResizeFilter, picture_from_bytes, picture_with_geometry, png_bytes, read_image, read_rgb, rgb_from_bytes,
     square_from_bytes, tensor_from_pixels, tensor_from_rgb,
 };
 pub use inputs::{
@@ -82,6 +92,8 @@ pub use lmdb::{Lmdb, LmdbWriter};
 pub use loader::{Batch, Drawn, Loader, LoaderSettings};
 pub use names::is_picture_name;
 pub use notices::warn_once;
+pub use npy::{Array, NpzFile, npy_bytes};
+pub use numbers_file::{ARRAY_ENDING, VOLUME_ENDING};
 pub use picture_folder::{no_pictures, picture_files};
 pub use picture_set::PictureSet;
 pub use pictures::{CELEBA_BOX, Crop, FindSettings, Pictures, Split, is_validation};
@@ -89,3 +101,4 @@ pub use shard::Shard;
 pub use source::{Source, stamp};
 pub use tensors::read_tensor;
 pub use unreadable::Unreadable;
+pub use views::rgb_from_tensor;

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result, computing};
+use crate::format::PictureFormat;
 use crate::pictures::Pictures;
 
 /// One batch of pictures.
 #[derive(Debug)]
 pub struct Batch {
-    /// The pictures, `[N, C, H, W]`, f32 in `[-1, 1]`, on the CPU.
+    /// The pictures, `[N, C, H, W]`, or volumes, `[N, C, D, H, W]`, f32 in `[-1, 1]`, on the CPU.
     pub x_0: Tensor,
     /// Indices of the pictures.
     pub indices: Vec<usize>,
@@ -32,12 +33,10 @@ pub struct Drawn {
 }
 
 /// Settings of a [`Loader`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoaderSettings {
-    /// Channels of pictures: 1 or 3.
-    pub channels: usize,
-    /// Height and width of pictures.
-    pub image_size: usize,
+    /// The form of pictures.
+    pub format: PictureFormat,
     /// Pictures per batch.
     pub batch_size: usize,
     /// Number of reading threads.
@@ -136,7 +135,7 @@ impl Loader {
 
 impl Reader {
     fn batch(&self, number: usize) -> Result<Batch> {
-        let LoaderSettings { channels, image_size, batch_size, .. } = self.settings;
+        let LoaderSettings { format, batch_size, .. } = self.settings;
         let first = number * batch_size;
         let (mut values, mut indices) = (vec![], vec![]);
         for place in first..first + batch_size {
@@ -144,22 +143,22 @@ impl Reader {
             values.extend(picture);
             indices.push(idx);
         }
-        let shape = (batch_size, channels, image_size, image_size);
+        let shape = format.shape.of_batch(batch_size);
         Ok(Batch { x_0: computing("making a batch", Tensor::from_vec(values, shape, &Device::Cpu))?, indices })
     }
 
     /// Reads the picture at a place in the sequence; if it is unreadable, the next readable one in the data.
     fn picture(&self, place: usize) -> Result<(usize, Vec<f32>)> {
-        let LoaderSettings { channels, image_size, .. } = self.settings;
+        let format = self.settings.format;
         let count = self.pictures.len();
         let Drawn { idx: start, is_mirrored } = (self.draw)(place);
         for ahead in 0..count {
             let idx = (start + ahead) % count;
-            let Some(picture) = self.pictures.read_or_leave_out(idx, channels, image_size)? else { continue };
+            let Some(picture) = self.pictures.read_or_leave_out(idx, format)? else { continue };
             let values = picture.flatten_all().and_then(|values| values.to_vec1::<f32>());
             let mut values = computing("reading a picture", values)?;
             if is_mirrored {
-                values.chunks_mut(image_size).for_each(<[f32]>::reverse);
+                values.chunks_mut(format.shape.size.width()).for_each(<[f32]>::reverse);
             }
             return Ok((idx, values));
         }
@@ -185,7 +184,7 @@ mod tests {
         let settings = FindSettings { max_broken_share: 0.1, ..FindSettings::default() };
         let pictures = Pictures::find(folder.path(), &settings, Split::Train).unwrap();
         let count = pictures.len();
-        let settings = LoaderSettings { channels: 3, image_size: 16, batch_size: 4, workers, prefetch: 2, first_batch };
+        let settings = LoaderSettings { format: PictureFormat::new(3, 16), batch_size: 4, workers, prefetch: 2, first_batch };
         Loader::new(pictures, settings, move |place| Drawn { idx: place * 7 % count, is_mirrored: place % 2 == 1 })
     }
 

@@ -1,4 +1,4 @@
-//! Pictures and archives by the endings of their names, and files without an ending by their first bytes.
+//! Pictures, arrays and archives by the endings of their names, and files without an ending by their first bytes.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,10 +7,14 @@ use std::path::Path;
 use crate::picture_file::begins_like_a_picture;
 
 /// Endings of files that a search takes for pictures.
-const PICTURE_ENDINGS: [&str; 20] = [
+const PICTURE_ENDINGS: [&str; 25] = [
     "png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "bmp", "dib", "gif", "tif", "tiff", "tga", "qoi",
-    "ppm", "pgm", "pbm", "pnm", "pam",
+    "ppm", "pgm", "pbm", "pnm", "pam", "npy", "npz", "nii", "dcm", "dicom",
 ];
+/// Ending of packed volumes.
+const PACKED_VOLUME: &str = ".nii.gz";
+/// Endings of the names of DICOM files.
+const DICOM_ENDINGS: [&str; 2] = ["dcm", "dicom"];
 /// File name endings of archives.
 const ARCHIVE_ENDINGS: [&str; 12] = [
     ".tar",
@@ -27,13 +31,26 @@ const ARCHIVE_ENDINGS: [&str; 12] = [
     ".tar.lz4",
 ];
 /// Number of bytes to inspect of a file without an ending.
-const BEGINNING_BYTES: u64 = 16;
+const BEGINNING_BYTES: u64 = 132;
 
 /// Returns whether a file is taken for a picture by the ending of its name.
 #[must_use]
 pub fn is_picture_name(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
-    ending.is_some_and(|ending| PICTURE_ENDINGS.contains(&ending.as_str()))
+    let is_packed = || path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase().ends_with(PACKED_VOLUME);
+    ending.is_some_and(|ending| PICTURE_ENDINGS.contains(&ending.as_str())) || is_packed()
+}
+
+/// Returns whether a file that was taken for a picture is a DICOM file, by its name or, without an ending, by its content.
+pub(crate) fn may_be_dicom(path: &Path) -> bool {
+    match path.extension() {
+        Some(ending) => DICOM_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)),
+        None => beginning_of(path).is_some_and(|bytes| is_dicom(&bytes)),
+    }
+}
+
+fn is_dicom(beginning: &[u8]) -> bool {
+    beginning.get(128..132) == Some(b"DICM")
 }
 
 /// Returns whether a file is taken for a picture by its first bytes, as files without an ending are.
@@ -42,9 +59,13 @@ pub(crate) fn has_picture_without_ending(path: &Path) -> bool {
 }
 
 fn file_begins_like_a_picture(path: &Path) -> bool {
+    beginning_of(path).is_some_and(|bytes| begins_like_a_picture(&bytes) || is_dicom(&bytes))
+}
+
+fn beginning_of(path: &Path) -> Option<Vec<u8>> {
     let mut beginning = vec![];
-    let read = File::open(path).and_then(|file| file.take(BEGINNING_BYTES).read_to_end(&mut beginning));
-    read.is_ok() && begins_like_a_picture(&beginning)
+    File::open(path).and_then(|file| file.take(BEGINNING_BYTES).read_to_end(&mut beginning)).ok()?;
+    Some(beginning)
 }
 
 /// Returns whether the ending of a file's name is that of an archive.

@@ -18,6 +18,17 @@ use crate::error::{Error, Result};
 use crate::notices::warn_once;
 
 pub(crate) use file_kind::{begins_like_a_picture, unread_format};
+pub(crate) use tiff_file::TiffDecoder;
+
+/// Opens a TIFF, with the limits of pictures.
+///
+/// # Errors
+/// A sentence.
+pub(crate) fn open_tiff(bytes: &[u8]) -> std::result::Result<TiffDecoder<'_>, String> {
+    tiff_file::open(bytes).map_err(|problem| match problem {
+        Problem::Damaged(problem) | Problem::Unread(problem) => problem,
+    })
+}
 
 /// Maximum width or height of a picture.
 const MAX_PIXELS_PER_SIDE: u32 = 1 << 15;

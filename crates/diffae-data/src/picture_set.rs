@@ -9,11 +9,9 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result, computing};
 use crate::fingerprint::Fingerprint;
+use crate::format::PictureFormat;
 use crate::inputs::BrokenInput;
 use crate::pictures::{Crop, FindSettings, Pictures, Split};
-
-/// Side that pictures are resized to when they are opened only to check that they can be read.
-const CHECKED_SIZE: usize = 64;
 
 /// The pictures of a data set, or the first of them, in a fixed order and under unique names.
 #[derive(Debug)]
@@ -99,19 +97,12 @@ impl PictureSet {
     /// Reads pictures by their indices.
     ///
     /// # Shapes
-    /// - result: `[N, C, H, W]`, f32 in `[-1, 1]`, on the CPU; `image_shape` is `[C, H, W]` with H = W.
+    /// - result: `[N, C, H, W]` or `[N, C, D, H, W]` as the format says, f32 in `[-1, 1]`, on the CPU.
     /// # Errors
-    /// As [`Pictures::read`]; [`Error::Mismatch`] if `image_shape` is no square.
-    pub fn read(&self, indices: impl Iterator<Item = usize>, image_shape: [usize; 3]) -> Result<Tensor> {
-        let [channels, height, width] = image_shape;
-        if height != width {
-            return Err(Error::Mismatch {
-                what: "the shape of pictures".to_owned(),
-                got: format!("{height} by {width} pixels"),
-                expected: "squares".to_owned(),
-            });
-        }
-        let pictures = indices.map(|idx| self.pictures.read(idx, channels, height)).collect::<Result<Vec<_>>>()?;
+    /// As [`Pictures::read`].
+    pub fn read(&self, indices: impl Iterator<Item = usize>, format: impl Into<PictureFormat>) -> Result<Tensor> {
+        let format = format.into();
+        let pictures = indices.map(|idx| self.pictures.read(idx, format)).collect::<Result<Vec<_>>>()?;
         computing("stacking pictures", Tensor::stack(&pictures, 0))
     }
 
@@ -119,7 +110,7 @@ impl PictureSet {
     #[must_use]
     pub fn broken(&self) -> Vec<BrokenInput> {
         let check = |idx| {
-            let error = self.pictures.read(idx, 3, CHECKED_SIZE).err()?;
+            let error = self.pictures.check(idx).err()?;
             Some(BrokenInput { place: idx, error })
         };
         (0..self.count).into_par_iter().filter_map(check).collect()
@@ -173,8 +164,7 @@ mod tests {
         set.retain(|idx| !broken.contains(&idx));
         assert_eq!((0..set.len()).map(|idx| set.name(idx)).collect::<Vec<_>>(), ["a.png", "c.png"]);
         assert_ne!(set.fingerprint().unwrap(), before);
-        assert_eq!(set.read(0..2, [3, 8, 8]).unwrap().dims(), [2, 3, 8, 8]);
-        assert!(set.read(0..2, [3, 8, 4]).is_err());
+        assert_eq!(set.read(0..2, PictureFormat::new(3, 8)).unwrap().dims(), [2, 3, 8, 8]);
     }
 
     #[test]

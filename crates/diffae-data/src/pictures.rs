@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::image_io::CropBox;
+use crate::image_io::{CropBox, is_numbers};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::format::PictureFormat;
 use crate::found::Found;
 use crate::source::{Items, Source};
 use crate::tensors::{Tensors, is_tensors};
@@ -15,6 +16,9 @@ use crate::unreadable::Unreadable;
 
 /// The part of aligned `CelebA` pictures that the paper uses.
 pub const CELEBA_BOX: CropBox = CropBox { left: 25, top: 57, width: 128, height: 128 };
+
+/// Side that pictures are resized to when they are opened only to check that they can be read.
+const CHECKED_SIZE: usize = 64;
 
 /// The part of a picture that is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,12 +189,21 @@ impl Pictures {
     /// Reads a picture.
     ///
     /// # Shapes
-    /// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`.
+    /// - result: `[C, H, W]` or `[C, D, H, W]` as the format says, f32 in `[-1, 1]`.
     /// # Errors
-    /// If it cannot be read, or is no picture.
-    pub fn read(&self, idx: usize, channels: usize, image_size: usize) -> Result<Tensor> {
+    /// If it cannot be read, or is no picture of that format.
+    pub fn read(&self, idx: usize, format: impl Into<PictureFormat>) -> Result<Tensor> {
         let crop = (self.crop == Crop::Celeba).then_some(CELEBA_BOX);
-        self.source.read(self.known(idx)?, (channels, image_size), crop)
+        self.source.read(self.known(idx)?, format.into(), crop)
+    }
+
+    /// Fails if a picture cannot be read; whether numbers are those of a picture, a model decides.
+    ///
+    /// # Errors
+    /// As [`Pictures::read`].
+    pub fn check(&self, idx: usize) -> Result<()> {
+        let (bytes, path) = (self.source.bytes(self.known(idx)?)?, self.path(idx));
+        if is_numbers(&bytes, &path) { Ok(()) } else { self.read(idx, PictureFormat::new(3, CHECKED_SIZE)).map(drop) }
     }
 
     /// Computes a checksum of names, files and crop of some pictures, by which caches know the data that they were made of.
@@ -205,12 +218,12 @@ impl Pictures {
     /// Reads a picture; returns `None`, with a warning for the first time, if it cannot be read.
     ///
     /// # Shapes
-    /// - result: `[C, image_size, image_size]`, f32 in `[-1, 1]`.
+    /// - result: `[C, H, W]` or `[C, D, H, W]` as the format says, f32 in `[-1, 1]`.
     /// # Errors
     /// [`Error::TooManyBroken`] if more pictures are unreadable than the settings allow; [`Error::Mismatch`] and
     /// [`Error::Tensors`] if tensors are of another size than the model's, or are to be cropped.
-    pub fn read_or_leave_out(&self, idx: usize, channels: usize, image_size: usize) -> Result<Option<Tensor>> {
-        match self.read(idx, channels, image_size) {
+    pub fn read_or_leave_out(&self, idx: usize, format: impl Into<PictureFormat>) -> Result<Option<Tensor>> {
+        match self.read(idx, format) {
             Ok(picture) => self.unreadable.remove(|| self.path(idx)).map(|()| Some(picture)),
             // All tensors of a file are of one size.
             Err(error @ (Error::Mismatch { .. } | Error::Tensors { .. })) => Err(error),
@@ -304,7 +317,7 @@ mod tests {
         for root in [folder.path().to_owned(), folder.path().join("000.tar")] {
             let pictures = Pictures::find(&root, &settings(0.), Split::Train).unwrap();
             assert_eq!((pictures.len(), pictures.name(1)), (2, "b/1.png".to_owned()));
-            let shade = |idx| pictures.read(idx, 1, 4).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let shade = |idx| pictures.read(idx, PictureFormat::new(1, 4)).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!((shade(0) - (10. / 127.5 - 1.)).abs() < 1e-6 && (shade(1) - (250. / 127.5 - 1.)).abs() < 1e-6);
         }
     }
@@ -348,7 +361,7 @@ mod tests {
         let pictures = Pictures::find(&root, &settings(0.), Split::Train).unwrap();
         let names: Vec<String> = (0..pictures.len()).map(|idx| pictures.name(idx)).collect();
         assert_eq!(names, ["cat/0.png", "dog/1.png", "dog/deep/2.png", "lost.png"]);
-        assert!(pictures.read(3, 3, 4).is_err(), "a link that leads nowhere cannot be read");
+        assert!(pictures.read(3, crate::PictureFormat::new(3, 4)).is_err(), "a link that leads nowhere cannot be read");
     }
 
     /// Pipes, which nobody writes into, would be waited for forever.

@@ -2,7 +2,7 @@
 
 use fast_image_resize as fir;
 use fir::PixelTrait;
-use fir::pixels::{U8, U8x3, U16, U16x3};
+use fir::pixels::{F32, U8, U8x3, U16, U16x3};
 
 /// An error of `fast_image_resize`, which has one type per cause.
 pub(crate) type BoxedError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,6 +41,25 @@ pub(crate) fn resize_rgb8(
 ) -> Result<(), BoxedError> {
     let view = fir::images::TypedImageRef::from_buffer(from.width(), from.height(), from.as_raw())?;
     resize_typed::<U8x3>(Some(view), to, filter)
+}
+
+/// Resizes a plane of numbers with the bilinear filter. Sides are height and width.
+///
+/// # Errors
+///
+/// There are fewer numbers than pixels, or no pixels.
+pub(crate) fn resize_f32(
+    from: &[f32],
+    [height, width]: [usize; 2],
+    [new_height, new_width]: [usize; 2],
+) -> Result<Vec<f32>, BoxedError> {
+    let pixels: Vec<F32> = from.iter().map(|&value| F32::new(value)).collect();
+    let from = fir::images::TypedImageRef::new(width.try_into()?, height.try_into()?, &pixels)?;
+    let mut to = fir::images::TypedImage::<F32>::new(new_width.try_into()?, new_height.try_into()?);
+    let algorithm = fir::ResizeAlg::Convolution(fir::FilterType::Bilinear);
+    let options = fir::ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
+    fir::Resizer::new().resize_typed(&from, &mut to, &options)?;
+    Ok(to.pixels().iter().map(|pixel| pixel.0).collect())
 }
 
 fn resize_typed<P: PixelTrait>(

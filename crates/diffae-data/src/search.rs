@@ -8,6 +8,7 @@ use crate::found::Found;
 use crate::listing::Listing;
 use crate::names::{is_archive_name, is_picture_name};
 use crate::samples::one_a_sample;
+use crate::series::{Grouped, grouped};
 use crate::source::{Item, Place};
 use crate::{archives, lmdb, tables};
 
@@ -33,9 +34,10 @@ impl Found {
             // A link that leads nowhere is a picture that cannot be read.
             listing.pictures.extend(listing.dangling.iter().filter(|path| is_picture_name(path)).cloned());
             listing.pictures.sort();
+            let Grouped { alone, volumes } = grouped(root, std::mem::take(&mut listing.pictures));
             let item =
                 |file: &PathBuf| Item { name: relative(root, file), file: file.as_path().into(), place: Place::File };
-            let mut found = Self::from(listing.pictures.iter().map(item).collect::<Vec<_>>());
+            let mut found = Self::from(alone.iter().map(item).chain(volumes).collect::<Vec<_>>());
             let stored = stored(listing, picture_key, root)?;
             found.items.extend(stored.items);
             Ok(Self { left_out: stored.left_out, ..found })
@@ -61,9 +63,10 @@ impl Found {
 /// [`Error::NoPictures`] or [`Error::OnlyUnreadPictures`] if there are none; as [`Pictures::find`](crate::Pictures::find).
 pub(crate) fn found_below(folder: &Path, picture_key: &str) -> Result<FoundBelow> {
     let mut listing = Listing::of(folder)?;
-    let files = std::mem::take(&mut listing.pictures);
+    let Grouped { alone: files, volumes } = grouped(folder, std::mem::take(&mut listing.pictures));
     listing.warn_of_dangling(folder);
-    let Found { items: stored, left_out } = stored(listing, picture_key, folder)?;
+    let Found { items, left_out } = stored(listing, picture_key, folder)?;
+    let stored: Vec<Item> = volumes.into_iter().chain(items).collect();
     if files.is_empty() && stored.is_empty() {
         return Err(left_out.no_pictures(folder));
     }

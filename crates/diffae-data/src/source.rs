@@ -10,7 +10,9 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result, at};
 use crate::fingerprint::Fingerprint;
+use crate::format::PictureFormat;
 use crate::image_io::{CropBox, picture_from_bytes, rgb_from_bytes};
+use crate::raster::series_bytes;
 use crate::tar_members;
 
 /// An indexed collection of encoded pictures, in a fixed order.
@@ -44,11 +46,11 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// Decodes a picture as [`picture_from_bytes`].
     ///
     /// # Shapes
-    /// - result: `[channels, image_size, image_size]`, f32 in `[-1, 1]`, on the CPU.
+    /// - result: `[C, H, W]` or `[C, D, H, W]` as the format says, f32 in `[-1, 1]`, on the CPU.
     /// # Errors
-    /// If it cannot be read, or is no picture.
-    fn read(&self, idx: usize, size: (usize, usize), crop: Option<CropBox>) -> Result<Tensor> {
-        picture_from_bytes(&self.bytes(idx)?, &self.path(idx), size, crop)
+    /// If it cannot be read, or is no picture of that format.
+    fn read(&self, idx: usize, format: PictureFormat, crop: Option<CropBox>) -> Result<Tensor> {
+        picture_from_bytes(&self.bytes(idx)?, &self.path(idx), format, crop)
     }
 
     /// Decodes a picture at its own size, as bytes.
@@ -127,6 +129,8 @@ pub(crate) enum Place {
     Part { unpacked: Option<Arc<NamedTempFile>>, offset: u64, length: usize },
     /// The value of the item's name in a database.
     Value(Arc<dyn Values>),
+    /// Several files, the slices of a DICOM series.
+    Series(Vec<PathBuf>),
 }
 
 /// Pictures of files, archives, tables and databases.
@@ -137,7 +141,7 @@ impl Item {
     /// Returns the name of the picture in messages.
     pub(crate) fn path(&self) -> PathBuf {
         match self.place {
-            Place::File => self.file.to_path_buf(),
+            Place::File | Place::Series(_) => self.file.to_path_buf(),
             Place::Part { .. } | Place::Value(_) => self.file.join(&self.name),
         }
     }
@@ -154,6 +158,10 @@ impl Item {
                 tar_members::read_part(file, *offset, *length).map_err(at(self.path()))
             }
             Place::Value(values) => values.value(&self.name),
+            Place::Series(files) => {
+                let files = files.iter().map(|file| std::fs::read(file).map_err(at(file)));
+                Ok(series_bytes(&files.collect::<Result<Vec<_>>>()?))
+            }
         }
     }
 
@@ -162,7 +170,14 @@ impl Item {
     /// # Errors
     /// [`Error::Io`] if the file is gone.
     pub(crate) fn stamp(&self) -> Result<String> {
-        Ok(format!("{} of {}", self.path().display(), stamp(&self.file)?))
+        let mut stamps = match &self.place {
+            Place::Series(files) => files.iter().map(|file| stamp(file)).collect::<Result<Vec<_>>>()?,
+            Place::File | Place::Part { .. } | Place::Value(_) => vec![stamp(&self.file)?],
+        };
+        if stamps.len() > 1 {
+            stamps = vec![Fingerprint::new().update(stamps.join("\n").as_bytes()).digits()];
+        }
+        Ok(format!("{} of {}", self.path().display(), stamps.concat()))
     }
 }
 
@@ -192,6 +207,10 @@ impl Source for Items {
             });
         };
         item.bytes()
+    }
+
+    fn stamp(&self, idx: usize) -> Result<String> {
+        self.0.get(idx).map_or_else(|| Ok(String::new()), Item::stamp)
     }
 }
 
@@ -244,7 +263,7 @@ mod tests {
         for pictures in [&train, &validation] {
             for idx in 0..pictures.len() {
                 let number: f32 = pictures.name(idx).trim_end_matches(".png").parse().unwrap();
-                let value = pictures.read(idx, 3, 8).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                let value = pictures.read(idx, PictureFormat::new(3, 8)).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
                 assert!((value - (number * 5. / 127.5 - 1.)).abs() < 1e-6, "{number}");
             }
         }

@@ -1,4 +1,4 @@
-//! Pictures in `.safetensors` files.
+//! Pictures and volumes in `.safetensors` files.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -8,18 +8,21 @@ use diffae_nets::weights::{SafetensorsFile, StoredTensor, TensorSource};
 use image::RgbImage;
 
 use crate::error::{Error, Result, computing};
-use crate::image_io::{CropBox, rgb_from_tensor};
+use crate::format::PictureFormat;
+use crate::image_io::CropBox;
 use crate::source::Source;
+use crate::views::rgb_from_tensor;
 
 /// Tolerance of values of `x` beyond `[-1, 1]`, for rounding.
 const ROUNDING: f32 = 1e-3;
 
-/// The pictures `x` `[N, C, H, W]` of a safetensors file, floats in `[-1, 1]`, each read when it is asked for.
+/// The pictures `x` `[N, C, H, W]`, or volumes `[N, C, D, H, W]`, of a safetensors file, floats in `[-1, 1]`, each read when it is asked for.
 #[derive(Debug)]
 pub(crate) struct Tensors {
     file: SafetensorsFile,
     dtype: DType,
-    shape: [usize; 4],
+    /// `[N, C, ..]`
+    shape: Vec<usize>,
     /// Name of the file without its ending, and the number of the picture.
     names: Vec<String>,
 }
@@ -37,18 +40,18 @@ impl Tensors {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = SafetensorsFile::open(path).map_err(|source| Error::Weights { path: path.to_owned(), source })?;
         let (dtype, shape) = {
-            let stored = stored(&file, "x", &[4])?;
+            let stored = stored(&file, "x", &[4, 5])?;
             (stored.dtype, stored.shape)
         };
-        let [count, channels, height, width] = shape[..] else { return Err(no_pictures(path)) };
+        let Some(&count) = shape.first() else { return Err(no_pictures(path)) };
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let names = (0..count).map(|idx| format!("{stem}_{idx:04}")).collect();
-        let tensors = Self { file, dtype, shape: [count, channels, height, width], names };
+        let tensors = Self { file, dtype, shape, names };
         tensors.check_range()?;
         Ok(tensors)
     }
 
-    /// Reads a picture as it is stored, `[C, H, W]`.
+    /// Reads a picture as it is stored, `[C, ..]`.
     fn row(&self, idx: usize) -> Result<StoredTensor<'_>> {
         let failed = |source| Error::Weights { path: self.file.path().to_owned(), source };
         let all = self.file.read("x").map_err(failed)?;
@@ -95,7 +98,7 @@ fn no_pictures(path: &Path) -> Error {
 
 impl Source for Tensors {
     fn len(&self) -> usize {
-        self.shape[0]
+        self.names.len()
     }
 
     fn name(&self, idx: usize) -> &str {
@@ -110,18 +113,18 @@ impl Source for Tensors {
         self.file.path().join(self.name(idx))
     }
 
-    /// Reads the numbers as they are stored, `[C, H, W]`.
+    /// Reads the numbers as they are stored, `[C, ..]`.
     fn bytes(&self, idx: usize) -> Result<Vec<u8>> {
         Ok(self.row(idx)?.bytes.into_owned())
     }
 
     /// Reads a picture, which is neither resized nor cropped.
-    fn read(&self, idx: usize, (channels, image_size): (usize, usize), crop: Option<CropBox>) -> Result<Tensor> {
+    fn read(&self, idx: usize, format: PictureFormat, crop: Option<CropBox>) -> Result<Tensor> {
         if crop.is_some() {
             let problem = "tensors are not cropped; leave the crop at `center`".to_owned();
             return Err(Error::Tensors { path: self.file.path().to_owned(), problem });
         }
-        let expected = [channels, image_size, image_size];
+        let expected = format.shape.dims();
         if self.shape[1..] != expected {
             return Err(Error::Mismatch {
                 what: format!("the shape of {}", self.name(idx)),
@@ -197,12 +200,12 @@ mod tests {
         written(&path, &[-1., -0.5, 0., 0.5, 1.0005, 0.25, 0.125, 0.]);
         let pictures = Pictures::all(&path, Crop::Center).unwrap();
         assert_eq!((pictures.len(), pictures.name(1)), (2, "made_0001".to_owned()));
-        let read = |idx| pictures.read(idx, 1, 2).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let read = |idx| pictures.read(idx, PictureFormat::new(1, 2)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!([read(0), read(1)], [[-1., -0.5, 0., 0.5], [1., 0.25, 0.125, 0.]]);
-        let other_size = pictures.read(0, 3, 2).unwrap_err().to_string();
+        let other_size = pictures.read(0, PictureFormat::new(3, 2)).unwrap_err().to_string();
         assert!(other_size.contains("made_0000") && other_size.contains("[1, 2, 2]"), "{other_size}");
         let celeba = Pictures::all(&path, Crop::Celeba).unwrap();
-        assert!(celeba.read(0, 1, 2).unwrap_err().to_string().contains("not cropped"));
+        assert!(celeba.read(0, PictureFormat::new(1, 2)).unwrap_err().to_string().contains("not cropped"));
         let first = pictures.fingerprint(&[0]).unwrap();
         assert_ne!(first, pictures.fingerprint(&[1]).unwrap());
         assert_ne!(first, celeba.fingerprint(&[0]).unwrap());

@@ -19,14 +19,14 @@ impl ImagePairs {
     /// Reads and checks both batches.
     ///
     /// # Shapes
-    /// - `x`, `y`: `[N, C, H, W]`, f32, in `[0, 1]`.
+    /// - `x`, `y`: `[N, C, H, W]`, or volumes, `[N, C, D, H, W]`, whose slices are channels here; f32, in `[0, 1]`.
     ///
     /// # Errors
     /// Every variant of [`Error`]; of several faults, one of the shape is reported before one of the values, and
     /// one of `x` before one of `y`.
     pub(crate) fn new(x: &Tensor, y: &Tensor) -> Result<Self> {
         for (batch, tensor) in [("x", x), ("y", y)] {
-            if tensor.rank() != 4 {
+            if !matches!(tensor.rank(), 4 | 5) {
                 return Err(Error::Rank { batch, got: tensor.dims().to_vec() });
             }
             if tensor.dtype() != DType::F32 {
@@ -39,7 +39,10 @@ impl ImagePairs {
         if x.elem_count() == 0 {
             return Err(Error::Empty { shape: x.dims().to_vec() });
         }
-        let (_, num_channels, height, width) = x.dims4().map_err(|source| Error::Tensor { batch: "x", source })?;
+        let &[_, ref channels @ .., height, width] = x.dims() else {
+            return Err(Error::Rank { batch: "x", got: x.dims().to_vec() });
+        };
+        let num_channels: usize = channels.iter().product();
         let num_values = num_channels * height * width;
         Ok(Self { x: read("x", x, num_values)?, y: read("y", y, num_values)?, num_channels, height, width })
     }

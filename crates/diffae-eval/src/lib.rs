@@ -81,7 +81,6 @@ mod linear_probe;
 mod manifold;
 pub mod measures;
 mod moments;
-mod npz;
 mod pixel_error;
 mod plot;
 mod report;

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use diffae_data::NpzFile;
 use faer::Mat;
 
 use crate::error::{Error, Result};
-use crate::npz::Npz;
 
 /// Name of the mean's array in a `.npz` file, as in pytorch-fid's files.
 const MEAN: &str = "mu";
@@ -33,14 +33,18 @@ impl Moments {
     /// [`Error::StatisticsFile`] if it cannot be read, or lacks an array, or holds other shapes or values that are not finite.
     pub fn read_npz(path: &Path) -> Result<Self> {
         let failed = |problem: String| Error::StatisticsFile { path: PathBuf::from(path), problem };
-        let mut file = Npz::open(path).map_err(failed)?;
+        let unread = |error: diffae_data::Error| match error {
+            diffae_data::Error::Array { problem, .. } => failed(problem),
+            other => other.into(),
+        };
+        let mut file = NpzFile::open(path).map_err(unread)?;
         let names = file.names();
         let mut read = |name: &str| {
             let lacks = || {
                 let there = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
                 failed(format!("there is no array {name}; expected {MEAN} [D] and {COVARIANCE} [D, D], got {there}"))
             };
-            file.read(name).map_err(failed)?.ok_or_else(lacks)
+            file.read(name).map_err(unread)?.ok_or_else(lacks)
         };
         let (mean, covariance) = (read(MEAN)?, read(COVARIANCE)?);
         let count = read(COUNT).ok().and_then(|count| count.values.first().copied());

@@ -237,9 +237,9 @@ impl Codes {
         let read =
             |name: &str, num_axes: &[usize]| file.shape(name).map(|_| read_tensor(&file, name, num_axes)).transpose();
         // A one-shot autoencoder's noise is a vector.
-        let (z_sem, x_terminal) = (read(Z_SEM, &[2])?, read(X_TERMINAL, &[2, 4])?);
+        let (z_sem, x_terminal) = (read(Z_SEM, &[2])?, read(X_TERMINAL, &[2, 4, 5])?);
         let CodesHeader { chain: settings, names, fingerprint, .. } = CodesHeader::of(&file, path)?;
-        let chain = match (read(RESIDUAL, &[4])?, settings) {
+        let chain = match (read(RESIDUAL, &[4, 5])?, settings) {
             (Some(tensor), _) if x_terminal.as_ref().is_none_or(|x_terminal| x_terminal.dims() != tensor.dims()) => {
                 return Err(problem(format!("its residual of shape {:?} does not fit its x_T", tensor.dims())));
             }

@@ -87,7 +87,7 @@ impl Model {
     pub fn x_terminal_shape(&self) -> Vec<usize> {
         match self.config().one_shot() {
             Some(compact) => vec![1 + compact.noise_channels],
-            None => self.config().state_shape().unwrap_or_else(|| self.image_shape()).to_vec(),
+            None => self.config().state_shape().unwrap_or_else(|| self.image_shape()).dims(),
         }
     }
 

@@ -78,10 +78,10 @@ mod tests {
     fn the_built_in_model_tells_cartoon_faces_from_photographs() {
         let model = Model::load(Path::new(BUILT_IN_MODEL), &LoadOptions::cpu()).unwrap();
         let faces = built_in_pictures().unwrap();
-        let faces = faces.iter().map(|(_, face)| tensor_from_rgb(face, 3, 64).unwrap());
+        let faces = faces.iter().map(|(_, face)| tensor_from_rgb(face, model.picture_format()).unwrap());
         let photographs = ["astronaut", "cat"].map(|name| {
             let path = Path::new("../../tests/fixtures/photographs").join(name).with_extension("jpg");
-            read_image(&path, 3, 64).unwrap()
+            read_image(&path, model.picture_format()).unwrap()
         });
         let x_0 = Tensor::stack(&faces.chain(photographs).collect::<Vec<_>>(), 0).unwrap();
         let z_sem = model.encode_semantic(&x_0).unwrap();

@@ -23,8 +23,7 @@
 //!
 //! let fixtures = Path::new("../../tests/fixtures");
 //! let model = Model::load(&fixtures.join("golden/autoenc16_latent/last.ckpt"), &LoadOptions::cpu())?;
-//! let [channels, size, _] = model.image_shape();
-//! let x_0 = read_image(&fixtures.join("photographs/cat.jpg"), channels, size)?.unsqueeze(0)?;
+//! let x_0 = read_image(&fixtures.join("photographs/cat.jpg"), model.picture_format())?.unsqueeze(0)?;
 //! let z_sem = model.encode_semantic(&x_0)?;
 //! let x_terminal = model.invert(&x_0, Some(&z_sem), 5, &mut no_callback)?; // 250 steps for good results
 //! let decoded =

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use diffae_data::PictureFormat;
 use diffae_nets::weights::{ArchitectureHints, LatentMoments, Weights};
 use diffae_nets::{
-    AttributeClassifier, CompactDecoder, CompactEncoder, EndpointNet, LatentNet, SemanticNetwork, SpatialAutoencoder,
+    ImageShape,     AttributeClassifier, CompactDecoder, CompactEncoder, EndpointNet, LatentNet, SemanticNetwork, SpatialAutoencoder,
     Unet, UnetReplays, Winograd,
 };
 use diffae_schedule::{Clip, NoiseSchedule, PredictionTarget};
@@ -147,10 +148,16 @@ impl Model {
         &self.decoder
     }
 
-    /// Returns the shape of the model's pictures, `[C, H, W]`.
+    /// Returns the shape of the model's pictures, `[C, H, W]`, or volumes, `[C, D, H, W]`.
     #[must_use]
-    pub fn image_shape(&self) -> [usize; 3] {
+    pub fn image_shape(&self) -> ImageShape {
         self.config.image_shape()
+    }
+
+    /// Returns the form in which the model's pictures are read.
+    #[must_use]
+    pub fn picture_format(&self) -> PictureFormat {
+        self.config.picture_format()
     }
 
     /// Returns whether pictures have a semantic code; they have none in a plain DDPM.

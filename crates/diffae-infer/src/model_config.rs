@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use diffae_data::{MAX_CHANNELS, PictureFormat, Window};
 use diffae_nets::weights::{Architecture, DiffusionFacts};
 use diffae_nets::{
     AutoencoderConfig, Check, ClassifierConfig, CompactConfig, EncoderConfig, EndpointConfig, FrozenEncoderConfig,
-    LatentNetConfig, SemanticConfig, SpatialConfig, UnetConfig, Valid,
+    ImageShape, ImageSize, LatentNetConfig, SemanticConfig, SpatialConfig, UnetConfig, Valid,
 };
 use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget, Sampler, Spacing};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -192,6 +193,8 @@ pub enum RawModelConfig {
         diffusion: DiffusionConfig,
         /// Chains that belong to the model.
         chains: ChainsConfig,
+        /// Window of the values of pictures, if they are numbers without a scale.
+        window: Option<Window>,
     },
     /// A diffusion autoencoder.
     Autoencoder {
@@ -206,6 +209,8 @@ pub enum RawModelConfig {
         endpoint: Option<EndpointConfig>,
         /// Parts on top of `z_sem`.
         z_sem: ZSemConfig,
+        /// Window of the values of pictures, if they are numbers without a scale.
+        window: Option<Window>,
     },
     /// A compact autoencoder, which decodes in one shot.
     OneShot {
@@ -213,6 +218,8 @@ pub enum RawModelConfig {
         networks: CompactConfig,
         /// Parts on top of `z_sem`.
         z_sem: ZSemConfig,
+        /// Window of the values of pictures, if they are numbers without a scale.
+        window: Option<Window>,
     },
 }
 
@@ -239,22 +246,32 @@ impl RawModelConfig {
         }
     }
 
-    /// Returns the shape of pictures, `[C, H, W]`.
+    /// Returns the shape of pictures, `[C, H, W]`, or of volumes, `[C, D, H, W]`.
     #[must_use]
-    pub fn image_shape(&self) -> [usize; 3] {
-        let (channels, size) = match self {
-            Self::Ddpm { unet, .. } => (unet.in_channels, unet.image_size),
-            Self::Autoencoder { networks, .. } => (networks.encoder().in_channels(), networks.encoder().image_size()),
-            Self::OneShot { networks, .. } => (networks.image_channels, networks.image_size),
-        };
-        [channels, size, size]
+    pub fn image_shape(&self) -> ImageShape {
+        match self {
+            Self::Ddpm { unet, .. } => unet.image_size.with_channels(unet.in_channels),
+            Self::Autoencoder { networks, .. } => {
+                networks.encoder().image_size().with_channels(networks.encoder().in_channels())
+            }
+            Self::OneShot { networks, .. } => {
+                ImageSize::from(networks.image_size).with_channels(networks.image_channels)
+            }
+        }
     }
 
-    /// Returns the shape of the states of the diffusion over pictures, `[C, H, W]`: that of pictures, or of latents where there
-    /// is a spatial autoencoder. A one-shot autoencoder has none.
+    /// Returns the form in which pictures are read: their shape, and the window of their values.
     #[must_use]
-    pub fn state_shape(&self) -> Option<[usize; 3]> {
-        self.unet().map(|unet| [unet.in_channels, unet.image_size, unet.image_size])
+    pub fn picture_format(&self) -> PictureFormat {
+        let (Self::Ddpm { window, .. } | Self::Autoencoder { window, .. } | Self::OneShot { window, .. }) = self;
+        PictureFormat { window: *window, ..self.image_shape().into() }
+    }
+
+    /// Returns the shape of the states of the diffusion over pictures: that of pictures, or of latents where there is a spatial
+    /// autoencoder. A one-shot autoencoder has none.
+    #[must_use]
+    pub fn state_shape(&self) -> Option<ImageShape> {
+        self.unet().map(|unet| unet.image_size.with_channels(unet.in_channels))
     }
 
     /// Returns the width of `z_sem`, if the model has one.
@@ -446,6 +463,11 @@ impl Check for RawModelConfig {
         if let (Some(chains), Some(diffusion)) = (self.chains(), self.diffusion()) {
             chains.check(diffusion)?;
         }
+        let channels = self.image_shape().channels;
+        if channels > MAX_CHANNELS {
+            let (network, field) = ("model", "number of channels of pictures");
+            return Err(diffae_nets::Error::FieldTooLarge { network, field, got: channels, most: MAX_CHANNELS });
+        }
         let Some(width) = self.z_channels() else { return Ok(()) };
         let fits = |what, got: Option<usize>| match got {
             Some(got) if got != width => {
@@ -457,7 +479,9 @@ impl Check for RawModelConfig {
         fits("z_channels of the classifier", self.classifier().map(|classifier| classifier.z_channels))?;
         let Some(endpoint) = self.endpoint() else { return Ok(()) };
         fits("z_channels of the endpoint network", Some(endpoint.z_channels))?;
-        let [channels, size, _] = self.state_shape().unwrap_or_else(|| self.image_shape());
+        let ImageShape { channels, size } = self.state_shape().unwrap_or_else(|| self.image_shape());
+        let part = "an endpoint network";
+        let size = size.square().ok_or(diffae_nets::Error::NotForVolumes { part, got: size })?;
         for (what, got, of, expected) in [
             ("image_channels of the endpoint network", endpoint.image_channels, "the channels of x_T", channels),
             ("image_size of the endpoint network", endpoint.image_size, "the size of x_T", size),
@@ -497,6 +521,8 @@ struct ConfigFile {
     classifier: Option<ClassifierConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     domain: Option<PictureDomain>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    window: Option<Window>,
 }
 
 impl Default for ConfigFile {
@@ -515,6 +541,7 @@ impl Default for ConfigFile {
             latent: None,
             classifier: None,
             domain: None,
+            window: None,
         }
     }
 }
@@ -525,7 +552,7 @@ impl TryFrom<ConfigFile> for RawModelConfig {
     fn try_from(file: ConfigFile) -> diffae_nets::Result<Self> {
         let ConfigFile { unet, encoder, frozen_encoder, spatial, diffusion, chains, endpoint, compact, latent, .. } =
             file;
-        let (classifier, domain) = (file.classifier, file.domain);
+        let (classifier, domain, window) = (file.classifier, file.domain, file.window);
         let encoder = match (encoder, frozen_encoder) {
             (Some(_), Some(_)) => return Err(diffae_nets::Error::NotOneModel),
             (trained, frozen) => trained.map(SemanticConfig::from).or(frozen.map(SemanticConfig::from)),
@@ -541,15 +568,15 @@ impl TryFrom<ConfigFile> for RawModelConfig {
             (Some(_), None, Some(_), None) if z_sem != ZSemConfig::default() => {
                 Err(diffae_nets::Error::NeedsZSem { part: "latent net, a classifier or a domain" })
             }
-            (Some(unet), None, Some(diffusion), None) => Ok(Self::Ddpm { unet, diffusion, chains }),
+            (Some(unet), None, Some(diffusion), None) => Ok(Self::Ddpm { unet, diffusion, chains, window }),
             (Some(unet), Some(encoder), Some(diffusion), None) => {
                 let networks = match spatial {
                     Some(spatial) => AutoencoderConfig::on_latents(encoder, spatial, unet)?,
                     None => AutoencoderConfig::new(encoder, unet)?,
                 };
-                Ok(Self::Autoencoder { networks, diffusion, chains, endpoint, z_sem })
+                Ok(Self::Autoencoder { networks, diffusion, chains, endpoint, z_sem, window })
             }
-            (None, None, None, Some(networks)) => Ok(Self::OneShot { networks, z_sem }),
+            (None, None, None, Some(networks)) => Ok(Self::OneShot { networks, z_sem, window }),
             _ => Err(diffae_nets::Error::NotOneModel),
         }
     }
@@ -570,6 +597,7 @@ impl From<RawModelConfig> for ConfigFile {
             latent,
             classifier,
             domain,
+            window: config.picture_format().window,
             ..Self::default()
         }
     }

@@ -202,9 +202,9 @@ impl ModelSource {
             |diffusion: Option<&DiffusionConfig>| diffusion.map(|diffusion| diffusion.beta_schedule.to_string());
         let (unet, diffusion) = (config.unet(), config.diffusion());
         let encoder = config.encoder().and_then(SemanticConfig::trained);
-        let [_, image_size, _] = config.image_shape();
+        let image_size = config.image_shape().size;
         for (option, given, told) in [
-            ("--image-size", text(hints.image_size), text(Some(image_size))),
+            ("--image-size", text(hints.image_size), Some(image_size.to_string())),
             ("--num-heads", text(hints.num_heads), text(unet.map(|unet| unet.num_heads))),
             (
                 "--encoder-res-blocks",

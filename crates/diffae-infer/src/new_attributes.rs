@@ -134,7 +134,7 @@ mod tests {
             noise_levels: 10,
         })
         .unwrap();
-        let config = RawModelConfig::OneShot { networks: compact, z_sem: ZSemConfig::default() };
+        let config = RawModelConfig::OneShot { networks: compact, z_sem: ZSemConfig::default(), window: None };
         let config = ModelConfig::new(config).unwrap();
         ModelSource::from_networks(config, BTreeMap::new())
     }

@@ -1,5 +1,6 @@
 //! Settings of the calls of a pipeline, with their defaults.
 
+use diffae_nets::ImageShape;
 use diffae_schedule::{Clip, ExactWeights, Sampler, Spacing};
 
 use crate::codes::Codes;
@@ -207,7 +208,7 @@ impl Default for PipelineSettings {
 /// Returns the batch size for which about twelve activations of the widest level fit in memory.
 fn default_batch_size(config: &ModelConfig) -> usize {
     let first = |channel_mult: &[usize], model_channels| channel_mult.first().copied().unwrap_or(1) * model_channels;
-    let values = |channels: usize, [_, height, width]: [usize; 3]| channels * height * width;
+    let values = |channels: usize, shape: ImageShape| channels * shape.size.num_pixels();
     let of_unet = config.unet().zip(config.state_shape());
     let of_unet = of_unet.map(|(unet, shape)| values(first(&unet.channel_mult, unet.model_channels), shape));
     // Pictures are larger than the states of a diffusion on latents.

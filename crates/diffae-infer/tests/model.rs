@@ -33,7 +33,7 @@ fn complete(model: &str) -> ModelSource {
 }
 
 fn noise(seed: u64, indices: std::ops::Range<u64>, model: &Model) -> Tensor {
-    NoiseSource::new(seed).batch(NoisePurpose::XTerminal, indices, &model.image_shape(), &Device::Cpu).unwrap()
+    NoiseSource::new(seed).batch(NoisePurpose::XTerminal, indices, &model.image_shape().dims(), &Device::Cpu).unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -299,7 +299,8 @@ fn codes_survive_the_round_trip_and_mismatched_counts_do_not() {
 
 /// Adds an endpoint network whose parameters are small waves.
 fn with_endpoint(source: &ModelSource, factor: f32) -> ModelSource {
-    let [channels, size, _] = source.config().image_shape();
+    let shape = source.config().image_shape();
+    let (channels, size) = (shape.channels, shape.size.square().unwrap());
     let z_channels = source.config().z_channels().unwrap();
     let raw = RawEndpointConfig { image_size: size, image_channels: channels, z_channels, model_channels: 8 };
     let endpoint = EndpointConfig::new(raw).unwrap();

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use diffae_kernels::{Activation, ConvInput, attention};
 
-use crate::conv::Conv2d;
+use crate::conv::Conv;
 use crate::init;
 use crate::norm::GroupNorm;
 
@@ -12,8 +12,8 @@ use crate::norm::GroupNorm;
 #[derive(Debug, Clone)]
 pub(crate) struct AttentionBlock {
     norm: GroupNorm,
-    qkv: Conv2d,
-    proj_out: Conv2d,
+    qkv: Conv,
+    proj_out: Conv,
     num_heads: usize,
 }
 
@@ -45,8 +45,8 @@ impl AttentionBlock {
         let qkv_init = init::uniform_by_fan_in(channels);
         Ok(Self {
             norm,
-            qkv: Conv2d::from_pointwise_conv1d(channels, 3 * channels, &vb.pp("qkv"), qkv_init)?,
-            proj_out: Conv2d::from_pointwise_conv1d(channels, channels, &vb.pp("proj_out"), init::ZERO)?,
+            qkv: Conv::from_pointwise_conv1d(channels, 3 * channels, &vb.pp("qkv"), qkv_init)?,
+            proj_out: Conv::from_pointwise_conv1d(channels, channels, &vb.pp("proj_out"), init::ZERO)?,
             num_heads,
         })
     }
@@ -64,7 +64,7 @@ impl AttentionBlock {
         self.proj_out.apply(&ConvInput { residual: Some(x), ..ConvInput::plain(&y) })
     }
 
-    pub(crate) fn convs_mut(&mut self) -> [&mut Conv2d; 2] {
+    pub(crate) fn convs_mut(&mut self) -> [&mut Conv; 2] {
         [&mut self.qkv, &mut self.proj_out]
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 use crate::frozen_encoder::SemanticConfig;
+use crate::image_size::ImageSize;
 use crate::plan::{InputPlan, OutputStage, Trunk, at_most, output_blocks, positive};
 use crate::spatial::SpatialConfig;
 
@@ -76,8 +77,8 @@ pub enum Conditioning {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawUnetConfig {
-    /// Height and width of pictures.
-    pub image_size: usize,
+    /// Height and width of pictures, or depth, height and width of volumes.
+    pub image_size: ImageSize,
     /// Channels of `x_t`.
     pub in_channels: usize,
     /// Channels of `eps`.
@@ -164,8 +165,8 @@ impl Check for RawUnetConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawEncoderConfig {
-    /// Height and width of pictures.
-    pub image_size: usize,
+    /// Height and width of pictures, or depth, height and width of volumes.
+    pub image_size: ImageSize,
     /// Channels of `x_0`.
     pub in_channels: usize,
     /// Width of `z_sem`, D.
@@ -234,7 +235,7 @@ impl AutoencoderConfig {
     /// [`Error::NoZSem`] if the `UNet` has no semantic code.
     pub fn new(encoder: impl Into<SemanticConfig>, unet: UnetConfig) -> Result<Self> {
         let encoder = encoder.into();
-        check_width("image size of the encoder", encoder.image_size(), "that of the unet", unet.image_size)?;
+        check_size("image size of the encoder", encoder.image_size(), "that of the unet", unet.image_size)?;
         check_width("in_channels of the encoder", encoder.in_channels(), "that of the unet", unet.in_channels)?;
         Self::joined(encoder, None, unet)
     }
@@ -247,9 +248,9 @@ impl AutoencoderConfig {
     pub fn on_latents(encoder: impl Into<SemanticConfig>, spatial: SpatialConfig, unet: UnetConfig) -> Result<Self> {
         let (encoder, [channels, size, _]) = (encoder.into(), spatial.latent_shape());
         let of = "that of the spatial autoencoder";
-        check_width("image size of the encoder", encoder.image_size(), of, spatial.image_size)?;
+        check_size("image size of the encoder", encoder.image_size(), of, spatial.image_size.into())?;
         check_width("in_channels of the encoder", encoder.in_channels(), of, spatial.image_channels)?;
-        check_width("image size of the unet", unet.image_size, "that of latents", size)?;
+        check_size("image size of the unet", unet.image_size, "that of latents", size.into())?;
         check_width("in_channels of the unet", unet.in_channels, "the number of channels of latents", channels)?;
         Self::joined(encoder, Some(spatial), unet)
     }
@@ -387,13 +388,18 @@ pub(crate) fn check_width(what: &'static str, got: usize, of: &'static str, expe
     if got == expected { Ok(()) } else { Err(Error::WidthMismatch { what, got, of, expected }) }
 }
 
+/// Checks that the sizes of pictures of two parts agree.
+fn check_size(what: &'static str, got: ImageSize, of: &'static str, expected: ImageSize) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::SizeMismatch { what, got, of, expected }) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn unet() -> RawUnetConfig {
         RawUnetConfig {
-            image_size: 32,
+            image_size: 32.into(),
             in_channels: 3,
             out_channels: 3,
             model_channels: 32,
@@ -410,7 +416,7 @@ mod tests {
 
     fn encoder() -> RawEncoderConfig {
         RawEncoderConfig {
-            image_size: 32,
+            image_size: 32.into(),
             in_channels: 3,
             out_channels: 48,
             model_channels: 32,
@@ -452,7 +458,7 @@ mod tests {
 
     #[test]
     fn an_image_that_cannot_be_halved_often_enough_is_rejected() {
-        let text = message(UnetConfig::new(RawUnetConfig { image_size: 33, ..unet() }));
+        let text = message(UnetConfig::new(RawUnetConfig { image_size: 33.into(), ..unet() }));
         assert!(text.contains("33"), "{text}");
     }
 

@@ -1,4 +1,4 @@
-//! Two-dimensional convolution of stride 1 with "same" padding.
+//! Convolution of stride 1 with "same" padding, of pictures or of volumes.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -6,48 +6,59 @@ use diffae_kernels::{ConvInput, ConvWeight, Winograd};
 
 use crate::init;
 
-/// Convolution `y = conv(x, weight) + bias` with an odd square kernel and padding that keeps H and W.
+/// Convolution `y = conv(x, weight) + bias` with an odd square or cubic kernel and padding that keeps the size.
 #[derive(Debug, Clone)]
-pub(crate) struct Conv2d(ConvWeight);
+pub(crate) struct Conv(ConvWeight);
 
-/// Sizes of a [`Conv2d`].
+/// Sizes of a [`Conv`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Conv2dConfig {
+pub(crate) struct ConvConfig {
     /// Channels of the input.
     pub(crate) in_channels: usize,
     /// Channels of the result.
     pub(crate) out_channels: usize,
-    /// Height and width of the kernel; odd.
+    /// Sides of the kernel; odd.
     pub(crate) kernel_size: usize,
+    /// Number of axes that the kernel moves along: 2, or 3 in volumes.
+    pub(crate) axes: usize,
 }
 
-impl Conv2dConfig {
+impl ConvConfig {
     /// Returns the sizes of a 3x3 convolution.
     pub(crate) fn three(in_channels: usize, out_channels: usize) -> Self {
-        Self { in_channels, out_channels, kernel_size: 3 }
+        Self { in_channels, out_channels, kernel_size: 3, axes: 2 }
     }
 
     /// Returns the sizes of a 1x1 convolution.
     pub(crate) fn one(in_channels: usize, out_channels: usize) -> Self {
-        Self { in_channels, out_channels, kernel_size: 1 }
+        Self { in_channels, out_channels, kernel_size: 1, axes: 2 }
+    }
+
+    /// Returns the sizes of the same convolution along 2 or 3 axes.
+    pub(crate) fn along(self, axes: usize) -> Self {
+        Self { axes, ..self }
+    }
+
+    fn kernel_dims(self) -> Vec<usize> {
+        vec![self.kernel_size; self.axes]
     }
 }
 
-impl Conv2d {
-    /// Reads `weight` `[C_out, C_in, K, K]` and `bias` `[C_out]` below `vb`.
+impl Conv {
+    /// Reads `weight` `[C_out, C_in, K, K]`, or `[C_out, C_in, K, K, K]`, and `bias` `[C_out]` below `vb`.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
-    pub(crate) fn new(config: Conv2dConfig, vb: &VarBuilder<'_>) -> Result<Self> {
-        let fan_in = config.in_channels * config.kernel_size * config.kernel_size;
+    pub(crate) fn new(config: ConvConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let fan_in = config.in_channels * config.kernel_dims().iter().product::<usize>();
         Self::with_init(config, vb, init::uniform_by_fan_in(fan_in), init::uniform_by_fan_in(fan_in))
     }
 
-    /// Reads the layer like [`Conv2d::new`], starting from zeros where there are no weights to read yet.
+    /// Reads the layer like [`Conv::new`], starting from zeros where there are no weights to read yet.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
-    pub(crate) fn zero_initialized(config: Conv2dConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+    pub(crate) fn zero_initialized(config: ConvConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         Self::with_init(config, vb, init::ZERO, init::ZERO)
     }
 
@@ -69,7 +80,7 @@ impl Conv2d {
     /// Applies the convolution.
     ///
     /// # Shapes
-    /// - `x`: `[N, C_in, H, W]`; result: `[N, C_out, H, W]`, dtype of `x`.
+    /// - `x`: `[N, C_in, H, W]` or `[N, C_in, D, H, W]`; result: the same with `C_out`, dtype of `x`.
     /// # Errors
     /// If the channel count differs.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -94,10 +105,10 @@ impl Conv2d {
         self.0.num_bytes()
     }
 
-    fn with_init(config: Conv2dConfig, vb: &VarBuilder<'_>, weight_init: Init, bias_init: Init) -> Result<Self> {
-        let Conv2dConfig { in_channels, out_channels, kernel_size } = config;
-        let weight = vb.get_with_hints((out_channels, in_channels, kernel_size, kernel_size), "weight", weight_init)?;
-        let bias = vb.get_with_hints(out_channels, "bias", bias_init)?;
+    fn with_init(config: ConvConfig, vb: &VarBuilder<'_>, weight_init: Init, bias_init: Init) -> Result<Self> {
+        let dims: Vec<usize> = [config.out_channels, config.in_channels].into_iter().chain(config.kernel_dims()).collect();
+        let weight = vb.get_with_hints(dims, "weight", weight_init)?;
+        let bias = vb.get_with_hints(config.out_channels, "bias", bias_init)?;
         ConvWeight::new(weight, bias).map(Self)
     }
 }

@@ -1,10 +1,12 @@
 //! Multiply-adds of the networks, computed from their configs, for estimates of time.
 
 use crate::config::{RawEncoderConfig, RawLatentNetConfig, RawUnetConfig};
-use crate::plan::{ResPlan, Resample, Trunk};
+use crate::plan::{ResPlan, Trunk};
 
-/// Number of taps of a 3x3 convolution.
-const TAPS: u64 = 9;
+/// Number of taps of a 3x3 convolution, or of one of 3x3x3 voxels.
+fn taps(axes: usize) -> u64 {
+    if axes == 3 { 27 } else { 9 }
+}
 
 impl RawUnetConfig {
     /// Returns the multiply-adds of the convolutions and of attention in one call for one picture, counted as plain
@@ -15,7 +17,7 @@ impl RawUnetConfig {
         let input = trunk.input_plan();
         let [first, inputs, outputs] =
             [input.first_channels, self.in_channels, self.out_channels].map(|channels| channels as u64);
-        let ends = TAPS * area(trunk, 0) * first * (inputs + outputs);
+        let ends = taps(self.image_size.axes()) * area(trunk, 0) * first * (inputs + outputs);
         let descending = input.stages.iter().map(|stage| {
             let area = area(trunk, stage.level);
             conditioned(stage.res, area) + if stage.attention { attention(stage.res, area) } else { 0 }
@@ -39,7 +41,7 @@ impl RawEncoderConfig {
     pub fn num_multiply_adds(&self) -> u64 {
         let trunk = self.trunk();
         let input = trunk.input_plan();
-        let first = TAPS * area(trunk, 0) * (self.in_channels * input.first_channels) as u64;
+        let first = taps(self.image_size.axes()) * area(trunk, 0) * (self.in_channels * input.first_channels) as u64;
         let stages = input.stages.iter().map(|stage| {
             let area = area(trunk, stage.level);
             plain(stage.res, area) + if stage.attention { attention(stage.res, area) } else { 0 }
@@ -62,13 +64,14 @@ impl RawLatentNetConfig {
     }
 }
 
+/// Pixels or voxels of a level.
 fn area(trunk: Trunk<'_>, level: usize) -> u64 {
-    (trunk.resolution(level) as u64).pow(2)
+    trunk.image_size.sides().into_iter().map(|side| (side >> level) as u64).product()
 }
 
 fn middle_block(trunk: Trunk<'_>) -> ResPlan {
     let channels = trunk.width(trunk.last_level());
-    ResPlan { in_channels: channels, out_channels: channels, resample: Resample::Keep }
+    trunk.keeping(channels, channels)
 }
 
 /// Counts a block of the encoder: a 3x3 convolution, and a 1x1 one where the channels change. `area`: pixels of
@@ -76,12 +79,12 @@ fn middle_block(trunk: Trunk<'_>) -> ResPlan {
 fn plain(res: ResPlan, area: u64) -> u64 {
     let channels = (res.in_channels * res.out_channels) as u64;
     let shortcut = if res.in_channels == res.out_channels { 0 } else { channels };
-    area * (TAPS * channels + shortcut)
+    area * (taps(res.axes) * channels + shortcut)
 }
 
 /// Counts a block of the `UNet`: one 3x3 convolution more than in the encoder.
 fn conditioned(res: ResPlan, area: u64) -> u64 {
-    plain(res, area) + TAPS * area * (res.out_channels as u64).pow(2)
+    plain(res, area) + taps(res.axes) * area * (res.out_channels as u64).pow(2)
 }
 
 /// Counts attention after a block: two 1x1 convolutions, of 3C and C channels, and two products over all pixel pairs.

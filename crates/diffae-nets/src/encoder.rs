@@ -6,9 +6,8 @@ use diffae_kernels::{Activation, Winograd, cast, differentiable, run_in_pool};
 
 use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::EncoderConfig;
-use crate::conv::{Conv2d, Conv2dConfig};
+use crate::conv::{Conv, ConvConfig};
 use crate::norm::GroupNorm;
-use crate::plan::{ResPlan, Resample};
 use crate::precision::compute_dtype;
 use crate::res_block::PlainResBlock;
 
@@ -19,11 +18,11 @@ use crate::res_block::PlainResBlock;
 #[derive(Debug, Clone)]
 pub struct SemanticEncoder {
     config: EncoderConfig,
-    first: Conv2d,
+    first: Conv,
     stages: Vec<(PlainResBlock, Option<AttentionBlock>)>,
     middle: (PlainResBlock, AttentionBlock, PlainResBlock),
     out_norm: GroupNorm,
-    out_conv: Conv2d,
+    out_conv: Conv,
     dtype: DType,
 }
 
@@ -45,11 +44,12 @@ impl SemanticEncoder {
             stages.push((block, attention));
         }
         let channels = config.trunk().width(config.trunk().last_level());
-        let keep = ResPlan { in_channels: channels, out_channels: channels, resample: Resample::Keep };
+        let keep = config.trunk().keeping(channels, channels);
+        let axes = config.image_size.axes();
         let middle = vb.pp("middle_block");
         Ok(Self {
-            first: Conv2d::new(
-                Conv2dConfig::three(config.in_channels, plan.first_channels),
+            first: Conv::new(
+                ConvConfig::three(config.in_channels, plan.first_channels).along(axes),
                 &vb.pp("input_blocks.0.0"),
             )?,
             stages,
@@ -59,7 +59,7 @@ impl SemanticEncoder {
                 PlainResBlock::new(keep, &middle.pp("2"))?,
             ),
             out_norm: GroupNorm::new(channels, &vb.pp("out.0"))?,
-            out_conv: Conv2d::new(Conv2dConfig::one(channels, config.out_channels), &vb.pp("out.3"))?,
+            out_conv: Conv::new(ConvConfig::one(channels, config.out_channels).along(axes), &vb.pp("out.3"))?,
             dtype: compute_dtype(vb.dtype(), vb.device()),
             config: config.clone(),
         })
@@ -74,8 +74,8 @@ impl SemanticEncoder {
     /// Encodes pictures.
     ///
     /// # Shapes
-    /// - `x_0`: `[N, C, H, W]`, f32 in `[-1, 1]`, H and W the configured image size; result: `z_sem` `[N, D]`, dtype
-    ///   of `x_0`.
+    /// - `x_0`: `[N, C, H, W]`, or volumes, `[N, C, D, H, W]`, f32 in `[-1, 1]`, of the configured image size; result: `z_sem`
+    ///   `[N, D]`, dtype of `x_0`.
     /// # Errors
     /// If the shape does not fit.
     pub fn forward(&self, x_0: &Tensor) -> Result<Tensor> {
@@ -94,7 +94,10 @@ impl SemanticEncoder {
         let (first, attention, second) = &self.middle;
         h = second.forward(&attention.forward(&first.forward(&h)?)?)?;
         h = self.out_norm.forward(&h, Activation::Silu)?;
-        h = differentiable([&h], |[h]| h.mean_keepdim((2, 3)))?; // [N, C, 1, 1]
+        h = differentiable([&h], |[h]| match h.rank() {
+            4 => h.mean_keepdim((2, 3)),             // [N, C, 1, 1]
+            _ => h.flatten_from(3)?.mean_keepdim((2, 3))?.unsqueeze(4), // [N, C, 1, 1, 1]
+        })?;
         h = self.out_conv.forward(&h)?;
         differentiable([&h], |[h]| h.flatten_from(1)?.to_dtype(x_0.dtype())) // [N, D]
     }

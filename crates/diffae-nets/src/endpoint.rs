@@ -6,7 +6,7 @@ use diffae_kernels::{Activation, Winograd, cast, differentiable, run_in_pool};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Valid};
-use crate::conv::{Conv2d, Conv2dConfig};
+use crate::conv::{Conv, ConvConfig};
 use crate::error::Result as NetsResult;
 use crate::linear::Linear;
 use crate::norm::GroupNorm;
@@ -61,8 +61,8 @@ impl RawEndpointConfig {
         let mut blocks = vec![];
         for (level, (_, out_channels)) in levels.into_iter().enumerate() {
             let resample = if level == 0 { Resample::Keep } else { Resample::Up };
-            let second = ResPlan { in_channels: out_channels, out_channels, resample: Resample::Keep };
-            blocks.push([ResPlan { in_channels, out_channels, resample }, second]);
+            let second = ResPlan { in_channels: out_channels, out_channels, resample: Resample::Keep, axes: 2 };
+            blocks.push([ResPlan { in_channels, resample, ..second }, second]);
             in_channels = out_channels;
         }
         blocks
@@ -98,7 +98,7 @@ pub struct EndpointNet {
     first: Linear,
     levels: Vec<[PlainResBlock; 2]>,
     out_norm: GroupNorm,
-    out_conv: Conv2d,
+    out_conv: Conv,
     dtype: DType,
 }
 
@@ -120,7 +120,7 @@ impl EndpointNet {
             first,
             levels,
             out_norm: GroupNorm::new(channels, &vb.pp("out.0"))?,
-            out_conv: Conv2d::zero_initialized(Conv2dConfig::three(channels, config.image_channels), &vb.pp("out.2"))?,
+            out_conv: Conv::zero_initialized(ConvConfig::three(channels, config.image_channels), &vb.pp("out.2"))?,
             dtype: compute_dtype(vb.dtype(), vb.device()),
             config: config.clone(),
         })

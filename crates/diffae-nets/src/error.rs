@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::counted::counted;
+use crate::image_size::ImageSize;
 use crate::weights::{FileKind, TorchError};
 
 /// Result type of this crate.
@@ -53,7 +54,7 @@ pub enum Error {
         /// Name of the network.
         network: &'static str,
         /// Image size of the config.
-        image_size: usize,
+        image_size: ImageSize,
         /// Two to the power of the number of halvings.
         factor: usize,
     },
@@ -155,6 +156,26 @@ pub enum Error {
         of: &'static str,
         /// Value of the second size.
         expected: usize,
+    },
+    /// The sizes of the pictures of two parts that must agree differ.
+    #[error("{what} is {got}, {of} is {expected}")]
+    SizeMismatch {
+        /// Name of the first size.
+        what: &'static str,
+        /// Value of the first size.
+        got: ImageSize,
+        /// Name of the second size.
+        of: &'static str,
+        /// Value of the second size.
+        expected: ImageSize,
+    },
+    /// A part that knows pictures only, in a model of volumes.
+    #[error("{part} is for pictures, not for volumes; the image size is {got}")]
+    NotForVolumes {
+        /// Name of the part.
+        part: &'static str,
+        /// Image size of the model.
+        got: ImageSize,
     },
     /// An encoder is joined with a `UNet` without semantic code.
     #[error("the unet is conditioned on time alone, so it cannot be joined with an encoder")]

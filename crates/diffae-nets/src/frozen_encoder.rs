@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Check, EncoderConfig, Valid};
 use crate::encoder::SemanticEncoder;
 use crate::error::{Error, Result as NetsResult};
+use crate::image_size::ImageSize;
 use crate::features::{Dino, DinoSizes, VisionTransformer};
 use crate::plan::{at_most, positive};
 use crate::weights::{TensorMap, Weights};
@@ -176,10 +177,10 @@ pub enum SemanticConfig {
 impl SemanticConfig {
     /// Returns height and width of pictures.
     #[must_use]
-    pub fn image_size(&self) -> usize {
+    pub fn image_size(&self) -> ImageSize {
         match self {
             Self::Trained(config) => config.image_size,
-            Self::Frozen(config) => config.image_size,
+            Self::Frozen(config) => config.image_size.into(),
         }
     }
 

@@ -24,7 +24,7 @@
 //! use diffae_nets::{Conditioning, RawUnetConfig, Unet, UnetConfig};
 //!
 //! let config = UnetConfig::new(RawUnetConfig {
-//!     image_size: 8,
+//!     image_size: 8.into(),
 //!     in_channels: 3,
 //!     out_channels: 3,
 //!     model_channels: 32,
@@ -69,6 +69,7 @@ mod encoder;
 mod endpoint;
 mod error;
 mod frozen_encoder;
+mod image_size;
 mod init;
 mod latent_net;
 mod linear;
@@ -99,6 +100,7 @@ pub use error::{Error, Result};
 pub use frozen_encoder::{
     FrozenEncoder, FrozenEncoderConfig, FrozenNetwork, RawFrozenEncoderConfig, SemanticConfig, SemanticNetwork,
 };
+pub use image_size::{ImageShape, ImageSize};
 pub use latent_net::LatentNet;
 pub use norm::num_groups;
 pub use plan::{InputPlan, InputStage, OutputStage, ResPlan, Resample};

@@ -4,7 +4,7 @@ use candle_core::{D, Result, Tensor};
 use candle_nn::VarBuilder;
 use diffae_kernels::{Activation, ConvInput, NORM_EPS, cast, conditional_affine, differentiable, group_norm};
 
-use crate::conv::Conv2d;
+use crate::conv::Conv;
 use crate::init;
 use crate::precision::{like, statistics_dtype};
 
@@ -130,7 +130,7 @@ impl AffineNorm {
     ///
     /// # Errors
     /// If shapes do not fit.
-    pub(crate) fn then(&self, conv: &Conv2d, input: &ConvInput<'_>, activation: Activation) -> Result<Tensor> {
+    pub(crate) fn then(&self, conv: &Conv, input: &ConvInput<'_>, activation: Activation) -> Result<Tensor> {
         self.with(input.x, activation, |norm| conv.apply(&ConvInput { norm: Some(norm), ..*input }))
     }
 }

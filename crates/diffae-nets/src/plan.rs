@@ -3,16 +3,17 @@
 //! Configs are checked against the plan, and networks are built from it, so the two cannot disagree.
 
 use crate::error::{Error, Result};
+use crate::image_size::ImageSize;
 use crate::norm::num_groups;
 
-/// Resampling of height and width in a residual block.
+/// Resampling of height and width, and of the depth of volumes, in a residual block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resample {
-    /// Keeps height and width.
+    /// Keeps the size.
     Keep,
-    /// Doubles height and width, nearest neighbor.
+    /// Doubles every side, nearest neighbor.
     Up,
-    /// Halves height and width, 2x2 mean.
+    /// Halves every side, mean of 2x2 pixels or 2x2x2 voxels.
     Down,
 }
 
@@ -25,6 +26,8 @@ pub struct ResPlan {
     pub out_channels: usize,
     /// Resampling, before the first convolution.
     pub resample: Resample,
+    /// Number of axes that convolutions move along: 2, or 3 in volumes.
+    pub axes: usize,
 }
 
 /// Plan of `input_blocks.k`, k >= 1.
@@ -65,7 +68,7 @@ pub struct InputPlan {
 pub(crate) struct Trunk<'a> {
     /// Name for messages, `"unet"` or `"encoder"`.
     pub(crate) network: &'static str,
-    pub(crate) image_size: usize,
+    pub(crate) image_size: ImageSize,
     pub(crate) model_channels: usize,
     pub(crate) channel_mult: &'a [usize],
     pub(crate) num_res_blocks: usize,
@@ -74,9 +77,14 @@ pub(crate) struct Trunk<'a> {
 }
 
 impl Trunk<'_> {
-    /// Returns height and width at `level`.
+    /// Returns the resolution at `level`: the width, and the height of pictures.
     pub(crate) fn resolution(&self, level: usize) -> usize {
-        self.image_size >> level
+        self.image_size.width() >> level
+    }
+
+    /// Returns the plan of a block that keeps the size.
+    pub(crate) fn keeping(&self, in_channels: usize, out_channels: usize) -> ResPlan {
+        ResPlan { in_channels, out_channels, resample: Resample::Keep, axes: self.image_size.axes() }
     }
 
     pub(crate) fn attends(&self, level: usize) -> bool {
@@ -97,12 +105,12 @@ impl Trunk<'_> {
         let mut channels = self.width(0);
         for level in 0..self.channel_mult.len() {
             for _ in 0..self.num_res_blocks {
-                let res = ResPlan { in_channels: channels, out_channels: self.width(level), resample: Resample::Keep };
+                let res = self.keeping(channels, self.width(level));
                 stages.push(InputStage { level, res, attention: self.attends(level) });
                 channels = res.out_channels;
             }
             if level < self.last_level() {
-                let res = ResPlan { in_channels: channels, out_channels: channels, resample: Resample::Down };
+                let res = ResPlan { resample: Resample::Down, ..self.keeping(channels, channels) };
                 stages.push(InputStage { level: level + 1, res, attention: false });
             }
         }
@@ -124,10 +132,10 @@ impl Trunk<'_> {
             for block in 0..=num_res_blocks {
                 let skip = skips[level].pop();
                 let in_channels = channels + skip.unwrap_or(0);
-                let res = ResPlan { in_channels, out_channels: self.width(level), resample: Resample::Keep };
+                let res = self.keeping(in_channels, self.width(level));
                 channels = res.out_channels;
                 let ends_level = block == num_res_blocks && level > 0;
-                let up = ResPlan { in_channels: channels, out_channels: channels, resample: Resample::Up };
+                let up = ResPlan { resample: Resample::Up, ..self.keeping(channels, channels) };
                 stages.push(OutputStage {
                     skip: skip.map(|_| level),
                     res,
@@ -143,7 +151,7 @@ impl Trunk<'_> {
     pub(crate) fn check(&self) -> Result<()> {
         let network = self.network;
         for (field, value) in [
-            ("image_size", self.image_size),
+            ("image_size", self.image_size.shortest()),
             ("model_channels", self.model_channels),
             ("num_res_blocks", self.num_res_blocks),
             ("num_heads", self.num_heads),
@@ -153,7 +161,7 @@ impl Trunk<'_> {
             positive(network, field, value)?;
         }
         for (field, value, most) in [
-            ("image_size", self.image_size, 1 << 14),
+            ("image_size", self.image_size.longest(), 1 << 14),
             ("model_channels", self.model_channels, 1 << 14),
             ("num_res_blocks", self.num_res_blocks, 1 << 8),
             ("number of channel_mult entries", self.channel_mult.len(), 16),

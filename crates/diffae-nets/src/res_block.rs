@@ -6,7 +6,7 @@ use diffae_kernels::{
     Activation, ConvInput, Dropout, average_pool_2x, checkpoint, concat_channels, upsample_nearest_2x,
 };
 
-use crate::conv::{Conv2d, Conv2dConfig};
+use crate::conv::{Conv, ConvConfig};
 use crate::linear::Linear;
 use crate::norm::{GroupNorm, Modulation};
 use crate::plan::{ResPlan, Resample};
@@ -25,8 +25,8 @@ impl Resample {
 #[derive(Debug, Clone)]
 struct Stem {
     norm: GroupNorm,
-    conv: Conv2d,
-    skip: Option<Conv2d>,
+    conv: Conv,
+    skip: Option<Conv>,
     resample: Resample,
 }
 
@@ -36,13 +36,13 @@ impl Stem {
     }
 
     fn with_norm(norm: GroupNorm, plan: ResPlan, vb: &VarBuilder<'_>) -> Result<Self> {
-        let ResPlan { in_channels, out_channels, resample } = plan;
+        let ResPlan { in_channels, out_channels, resample, axes } = plan;
         let skip = (in_channels != out_channels)
-            .then(|| Conv2d::new(Conv2dConfig::one(in_channels, out_channels), &vb.pp("skip_connection")))
+            .then(|| Conv::new(ConvConfig::one(in_channels, out_channels).along(axes), &vb.pp("skip_connection")))
             .transpose()?;
         Ok(Self {
             norm,
-            conv: Conv2d::new(Conv2dConfig::three(in_channels, out_channels), &vb.pp("in_layers.2"))?,
+            conv: Conv::new(ConvConfig::three(in_channels, out_channels).along(axes), &vb.pp("in_layers.2"))?,
             skip,
             resample,
         })
@@ -67,7 +67,7 @@ impl Stem {
         }
     }
 
-    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv> {
         std::iter::once(&mut self.conv).chain(&mut self.skip)
     }
 }
@@ -107,7 +107,7 @@ impl PlainResBlock {
         self.0.forward(input, Some(&self.0.shortcut(input)?))
     }
 
-    pub(crate) fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+    pub(crate) fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv> {
         self.0.convs_mut()
     }
 }
@@ -118,7 +118,7 @@ impl PlainResBlock {
 pub(crate) struct TwoConvBlock {
     stem: Stem,
     out_norm: GroupNorm,
-    out_conv: Conv2d,
+    out_conv: Conv,
 }
 
 impl TwoConvBlock {
@@ -126,12 +126,13 @@ impl TwoConvBlock {
     /// they do not normalize.
     pub(crate) fn new(plan: ResPlan, num_groups: usize, vb: &VarBuilder<'_>) -> Result<Self> {
         let norm = |channels: usize, name| GroupNorm::with_groups((channels, num_groups.min(channels)), &vb.pp(name));
-        let (sizes, vb_of_conv) = (Conv2dConfig::three(plan.out_channels, plan.out_channels), vb.pp("out_layers.3"));
+        let sizes = ConvConfig::three(plan.out_channels, plan.out_channels).along(plan.axes);
+        let vb_of_conv = vb.pp("out_layers.3");
         // Zero at first, as a diffusion's, only where no norm keeps the activations from growing from block to block. The original
         // has norms.
         let out_conv = match num_groups {
-            0 => Conv2d::zero_initialized(sizes, &vb_of_conv)?,
-            _ => Conv2d::new(sizes, &vb_of_conv)?,
+            0 => Conv::zero_initialized(sizes, &vb_of_conv)?,
+            _ => Conv::new(sizes, &vb_of_conv)?,
         };
         Ok(Self {
             stem: Stem::with_norm(norm(plan.in_channels, "in_layers.0")?, plan, vb)?,
@@ -149,7 +150,7 @@ impl TwoConvBlock {
         self.out_norm.plain().then(&self.out_conv, &input, Activation::Silu)
     }
 
-    pub(crate) fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+    pub(crate) fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv> {
         self.stem.convs_mut().chain(std::iter::once(&mut self.out_conv))
     }
 }
@@ -164,7 +165,7 @@ pub(crate) struct ResBlock {
     project_t: Linear,
     project_z: Option<Linear>,
     out_norm: GroupNorm,
-    out_conv: Conv2d,
+    out_conv: Conv,
 }
 
 /// Conditioning of one block.
@@ -194,7 +195,8 @@ impl ResBlock {
         let channels = plan.out_channels;
         let project_z =
             widths.z_sem.map(|width| Linear::new(width, channels, &vb.pp("cond_emb_layers.1"))).transpose()?;
-        let out_conv = Conv2d::zero_initialized(Conv2dConfig::three(channels, channels), &vb.pp("out_layers.3"))?;
+        let sizes = ConvConfig::three(channels, channels).along(plan.axes);
+        let out_conv = Conv::zero_initialized(sizes, &vb.pp("out_layers.3"))?;
         Ok(Self {
             stem: Stem::new(plan, vb)?,
             project_t: Linear::new(widths.time, 2 * channels, &vb.pp("emb_layers.1"))?,
@@ -255,7 +257,7 @@ impl ResBlock {
         }
     }
 
-    pub(crate) fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+    pub(crate) fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv> {
         self.stem.convs_mut().chain(std::iter::once(&mut self.out_conv))
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::{Check, Valid};
-use crate::conv::{Conv2d, Conv2dConfig};
+use crate::conv::{Conv, ConvConfig};
 use crate::error::{Error, Result as NetsResult};
 use crate::init;
 use crate::norm::GroupNorm;
@@ -104,7 +104,7 @@ impl Check for RawSpatialConfig {
         }
         let (image_size, factor) = (self.image_size, self.factor());
         if !image_size.is_multiple_of(factor) {
-            return Err(Error::ImageNotDivisible { network: NETWORK, image_size, factor });
+            return Err(Error::ImageNotDivisible { network: NETWORK, image_size: image_size.into(), factor });
         }
         self.widths().into_iter().try_for_each(|channels| {
             let groups = self.num_groups.min(channels);
@@ -169,9 +169,9 @@ pub struct SpatialAutoencoder {
     config: SpatialConfig,
     encoder: Down,
     /// 1x1 convolution to mean and log-variance.
-    to_moments: Conv2d,
+    to_moments: Conv,
     /// 1x1 convolution of latents.
-    from_latents: Conv2d,
+    from_latents: Conv,
     decoder: Up,
     /// Mean of each channel of latents, `[1, c, 1, 1]`.
     mean: Tensor,
@@ -183,21 +183,21 @@ pub struct SpatialAutoencoder {
 /// The downsampling half.
 #[derive(Debug, Clone)]
 struct Down {
-    first: Conv2d,
+    first: Conv,
     levels: Vec<Level>,
     middle: Middle,
     norm: GroupNorm,
-    last: Conv2d,
+    last: Conv,
 }
 
 /// The upsampling half.
 #[derive(Debug, Clone)]
 struct Up {
-    first: Conv2d,
+    first: Conv,
     middle: Middle,
     levels: Vec<Level>,
     norm: GroupNorm,
-    last: Conv2d,
+    last: Conv,
 }
 
 /// Blocks at the smallest resolution.
@@ -222,7 +222,7 @@ impl Width {
 
     /// Builds a block from this width to another number of channels, which is the width from then on.
     fn block(&mut self, out_channels: usize, vb: &VarBuilder<'_>) -> Result<TwoConvBlock> {
-        let plan = ResPlan { in_channels: self.channels, out_channels, resample: Resample::Keep };
+        let plan = ResPlan { in_channels: self.channels, out_channels, resample: Resample::Keep, axes: 2 };
         self.channels = out_channels;
         TwoConvBlock::new(plan, self.num_groups, vb)
     }
@@ -251,14 +251,14 @@ impl Middle {
         self.second.forward(&h)
     }
 
-    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv> {
         let attention = self.attention.iter_mut().flat_map(AttentionBlock::convs_mut);
         self.first.convs_mut().chain(attention).chain(self.second.convs_mut())
     }
 }
 
 /// Blocks at one resolution, and the convolution that belongs to the change to the next.
-type Level = (Vec<TwoConvBlock>, Option<Conv2d>);
+type Level = (Vec<TwoConvBlock>, Option<Conv>);
 
 /// Builds levels of the given channels in the order of computation, each of so many blocks; `resample` names the convolutions between
 /// them.
@@ -274,7 +274,7 @@ fn levels(
         let block = |idx: usize| width.block(channels, &vb.pp("blocks").pp(idx));
         let blocks = (0..num_blocks).map(block).collect::<Result<_>>()?;
         let is_last = level + 1 == count;
-        let conv = (!is_last).then(|| Conv2d::new(Conv2dConfig::three(channels, channels), &vb.pp(resample)));
+        let conv = (!is_last).then(|| Conv::new(ConvConfig::three(channels, channels), &vb.pp(resample)));
         levels.push((blocks, conv.transpose()?));
     }
     Ok(levels)
@@ -285,14 +285,14 @@ impl Down {
         let widths = config.widths();
         let channels = widths.first().copied().unwrap_or_default();
         let mut width = Width { channels, num_groups: config.num_groups };
-        let first = Conv2d::new(Conv2dConfig::three(config.image_channels, channels), &vb.pp("first"))?;
+        let first = Conv::new(ConvConfig::three(config.image_channels, channels), &vb.pp("first"))?;
         let levels = levels(widths, config.num_res_blocks, &mut width, ("down", vb))?;
         Ok(Self {
             first,
             levels,
             middle: Middle::new(width, config, &vb.pp("middle"))?,
             norm: width.norm(&vb.pp("out.0"))?,
-            last: Conv2d::new(Conv2dConfig::three(width.channels, 2 * config.latent_channels), &vb.pp("out.2"))?,
+            last: Conv::new(ConvConfig::three(width.channels, 2 * config.latent_channels), &vb.pp("out.2"))?,
         })
     }
 
@@ -308,7 +308,7 @@ impl Down {
         self.last.forward(&self.norm.forward(&h, Activation::Silu)?)
     }
 
-    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv> {
         [&mut self.first, &mut self.last].into_iter().chain(of_levels(&mut self.levels)).chain(self.middle.convs_mut())
     }
 }
@@ -318,7 +318,7 @@ impl Up {
         let widths = config.widths().into_iter().rev().collect::<Vec<_>>();
         let channels = widths.first().copied().unwrap_or_default();
         let mut width = Width { channels, num_groups: config.num_groups };
-        let first = Conv2d::new(Conv2dConfig::three(config.latent_channels, channels), &vb.pp("first"))?;
+        let first = Conv::new(ConvConfig::three(config.latent_channels, channels), &vb.pp("first"))?;
         let middle = Middle::new(width, config, &vb.pp("middle"))?;
         let levels = levels(widths, config.num_res_blocks + 1, &mut width, ("up", vb))?;
         Ok(Self {
@@ -326,9 +326,9 @@ impl Up {
             middle,
             levels,
             norm: width.norm(&vb.pp("out.0"))?,
-            last: match (Conv2dConfig::three(width.channels, config.image_channels), config.shortcut) {
-                (sizes, true) => Conv2d::zero_initialized(sizes, &vb.pp("out.2"))?,
-                (sizes, false) => Conv2d::new(sizes, &vb.pp("out.2"))?,
+            last: match (ConvConfig::three(width.channels, config.image_channels), config.shortcut) {
+                (sizes, true) => Conv::zero_initialized(sizes, &vb.pp("out.2"))?,
+                (sizes, false) => Conv::new(sizes, &vb.pp("out.2"))?,
             },
         })
     }
@@ -344,12 +344,12 @@ impl Up {
         self.last.forward(&self.norm.forward(&h, Activation::Silu)?)
     }
 
-    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv> {
         [&mut self.first, &mut self.last].into_iter().chain(of_levels(&mut self.levels)).chain(self.middle.convs_mut())
     }
 }
 
-fn of_levels(levels: &mut [Level]) -> impl Iterator<Item = &mut Conv2d> {
+fn of_levels(levels: &mut [Level]) -> impl Iterator<Item = &mut Conv> {
     levels.iter_mut().flat_map(|(blocks, conv)| blocks.iter_mut().flat_map(TwoConvBlock::convs_mut).chain(conv))
 }
 
@@ -393,8 +393,8 @@ impl SpatialAutoencoder {
         let statistics = |name: &str, init| vb.get_with_hints(c, name, init)?.reshape((1, c, 1, 1));
         Ok(Self {
             encoder: Down::new(config, &vb.pp("encoder"))?,
-            to_moments: Conv2d::new(Conv2dConfig::one(2 * c, 2 * c), &vb.pp("to_moments"))?,
-            from_latents: Conv2d::new(Conv2dConfig::one(c, c), &vb.pp("from_latents"))?,
+            to_moments: Conv::new(ConvConfig::one(2 * c, 2 * c), &vb.pp("to_moments"))?,
+            from_latents: Conv::new(ConvConfig::one(c, c), &vb.pp("from_latents"))?,
             decoder: Up::new(config, &vb.pp("decoder"))?,
             mean: statistics(mean, init::ZERO)?.detach(),
             std: statistics(std, init::ONE)?.detach(),

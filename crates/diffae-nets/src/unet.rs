@@ -6,9 +6,10 @@ use diffae_kernels::{Activation, ConvInput, Dropout, Winograd, cast, differentia
 
 use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::UnetConfig;
-use crate::conv::{Conv2d, Conv2dConfig};
+use crate::image_size::ImageSize;
+use crate::conv::{Conv, ConvConfig};
 use crate::norm::GroupNorm;
-use crate::plan::{ResPlan, Resample};
+use crate::plan::ResPlan;
 use crate::precision::compute_dtype;
 use crate::res_block::{BlockCondition, BlockInput, ConditionWidths, ResBlock};
 use crate::time_embedding::{TimeEmbedding, TimeEmbeddingConfig, silu};
@@ -28,12 +29,12 @@ use crate::time_embedding::{TimeEmbedding, TimeEmbeddingConfig, silu};
 pub struct Unet {
     config: UnetConfig,
     time_embedding: TimeEmbedding,
-    first: Conv2d,
+    first: Conv,
     input: Vec<Stage>,
     middle: (ResBlock, AttentionBlock, ResBlock),
     output: Vec<Stage>,
     out_norm: GroupNorm,
-    out_conv: Conv2d,
+    out_conv: Conv,
     dtype: DType,
 }
 
@@ -72,13 +73,17 @@ impl Unet {
     pub fn new(config: &UnetConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let builder = StageBuilder { config, vb };
         let channels = config.trunk().width(config.trunk().last_level());
-        let keep = ResPlan { in_channels: channels, out_channels: channels, resample: Resample::Keep };
+        let keep = config.trunk().keeping(channels, channels);
+        let axes = config.image_size.axes();
         let (first_channels, input) = builder.input()?;
         let time =
             TimeEmbeddingConfig { sinusoid_channels: config.model_channels, embed_channels: config.embed_channels };
         Ok(Self {
             time_embedding: TimeEmbedding::new(time, &vb.pp("time_embed"))?,
-            first: Conv2d::new(Conv2dConfig::three(config.in_channels, first_channels), &vb.pp("input_blocks.0.0"))?,
+            first: Conv::new(
+                ConvConfig::three(config.in_channels, first_channels).along(axes),
+                &vb.pp("input_blocks.0.0"),
+            )?,
             input,
             middle: (
                 builder.res_block(keep, "middle_block.0")?,
@@ -87,8 +92,8 @@ impl Unet {
             ),
             output: builder.output()?,
             out_norm: GroupNorm::new(first_channels, &vb.pp("out.0"))?,
-            out_conv: Conv2d::zero_initialized(
-                Conv2dConfig::three(first_channels, config.out_channels),
+            out_conv: Conv::zero_initialized(
+                ConvConfig::three(first_channels, config.out_channels).along(axes),
                 &vb.pp("out.2"),
             )?,
             dtype: compute_dtype(vb.dtype(), vb.device()),
@@ -105,8 +110,8 @@ impl Unet {
     /// Predicts the noise in `x_t`.
     ///
     /// # Shapes
-    /// - `x_t`: `[N, C, H, W]`; `timesteps`: one number in `0..T` for the whole batch, or N; `z_sem`: `[N, D]`, given
-    ///   exactly if the model has one; result: `[N, C_out, H, W]`, dtype of `x_t`.
+    /// - `x_t`: `[N, C, H, W]`, or volumes, `[N, C, D, H, W]`; `timesteps`: one number in `0..T` for the whole batch, or N; `z_sem`:
+    ///   `[N, D]`, given exactly if the model has one; result: as `x_t` with `C_out` channels, dtype of `x_t`.
     /// # Errors
     /// If shapes do not fit, or `z_sem` is missing or not expected.
     pub fn forward(&self, x_t: &Tensor, timesteps: &[f32], z_sem: Option<&Tensor>) -> Result<Tensor> {
@@ -237,7 +242,7 @@ impl Unet {
         self.convs_mut().map(|conv| conv.num_bytes()).sum()
     }
 
-    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv> {
         let (first, attention, second) = &mut self.middle;
         let middle = first.convs_mut().chain(attention.convs_mut()).chain(second.convs_mut());
         let stages = self.input.iter_mut().chain(&mut self.output).flat_map(Stage::convs_mut);
@@ -301,7 +306,7 @@ impl Stage {
         std::iter::once(&self.res).chain(&self.up)
     }
 
-    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv> {
         let attention = self.attention.iter_mut().flat_map(AttentionBlock::convs_mut);
         self.res.convs_mut().chain(attention).chain(self.up.iter_mut().flat_map(ResBlock::convs_mut))
     }
@@ -373,10 +378,14 @@ impl StageBuilder<'_> {
     }
 }
 
-/// Checks that `x` is `[N, channels, size, size]`.
-pub(crate) fn check_images(x: &Tensor, channels: usize, size: usize) -> Result<()> {
+/// Checks that `x` is a batch of pictures or volumes of a size.
+pub(crate) fn check_images(x: &Tensor, channels: usize, size: impl Into<ImageSize>) -> Result<()> {
+    let expected = size.into().with_channels(channels).dims();
     match x.dims() {
-        [_, c, h, w] if (*c, *h, *w) == (channels, size, size) => Ok(()),
-        dims => bail!("pictures have shape {dims:?}, the model expects [N, {channels}, {size}, {size}]"),
+        [_, dims @ ..] if dims == expected => Ok(()),
+        dims => {
+            let expected: Vec<String> = expected.iter().map(usize::to_string).collect();
+            bail!("pictures have shape {dims:?}, the model expects [N, {}]", expected.join(", "))
+        }
     }
 }

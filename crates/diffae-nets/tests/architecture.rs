@@ -65,6 +65,6 @@ fn an_image_size_that_was_given_goes_before_the_one_that_was_found() {
     let path = without_hyper_parameters("ddpm16", folder.path());
     let hints = ArchitectureHints { image_size: Some(32), ..ArchitectureHints::default() };
     let architecture = Checkpoint::open(&path, ParameterSet::Ema, &hints).unwrap().architecture;
-    assert_eq!(architecture.unet.image_size, 32);
+    assert_eq!(architecture.unet.image_size, 32.into());
     assert_eq!(architecture.unet.attention_resolutions, [16]);
 }

@@ -23,7 +23,7 @@ fn networks_take_as_many_multiply_adds_as_predicted() {
         [(None, vec![1, 2], vec![8]), (Some(1), vec![1, 2, 2], vec![16, 4])]
     {
         let unet = UnetConfig::new(RawUnetConfig {
-            image_size: 16,
+            image_size: 16.into(),
             in_channels: 3,
             out_channels: 3,
             model_channels: 32,
@@ -47,7 +47,7 @@ fn networks_take_as_many_multiply_adds_as_predicted() {
     }
 
     let encoder = EncoderConfig::new(RawEncoderConfig {
-        image_size: 16,
+        image_size: 16.into(),
         in_channels: 3,
         out_channels: 24,
         model_channels: 32,

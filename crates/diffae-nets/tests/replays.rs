@@ -9,7 +9,7 @@ use diffae_nets::{Conditioning, RawUnetConfig, Unet, UnetConfig, UnetReplays};
 
 fn config(conditioning: Conditioning) -> UnetConfig {
     UnetConfig::new(RawUnetConfig {
-        image_size: 16,
+        image_size: 16.into(),
         in_channels: 3,
         out_channels: 3,
         model_channels: 32,

@@ -9,7 +9,7 @@ use crate::layers::Map;
 
 /// Builds the graph from the weights below `encoder.`.
 pub(crate) fn encoder(config: &EncoderConfig, weights: &Weights, precision: Precision) -> Result<Graph> {
-    let (channels, size) = (config.in_channels, config.image_size);
+    let (channels, size) = (config.in_channels, config.image_size.width());
     let mut graph = GraphBuilder::new(weights, precision);
     let x_0 = graph.input("x_0", &[channels, size, size]);
     let value = graph.in_precision(&x_0, "encoder");
@@ -23,7 +23,7 @@ pub(crate) fn encoder(config: &EncoderConfig, weights: &Weights, precision: Prec
         }
     }
     let channels = plan.last_channels();
-    let keep = ResPlan { in_channels: channels, out_channels: channels, resample: Resample::Keep };
+    let keep = ResPlan { in_channels: channels, out_channels: channels, resample: Resample::Keep, axes: 2 };
     h = graph.plain_block("encoder.middle_block.0", keep, &h)?;
     h = graph.attention("encoder.middle_block.1", config.num_heads, &h)?;
     h = graph.plain_block("encoder.middle_block.2", keep, &h)?;

@@ -36,9 +36,13 @@ impl Export {
     /// Exports a model. Every tensor of its networks becomes part of exactly one graph.
     ///
     /// # Errors
-    /// [`Error::Infer`] if the model cannot be loaded; [`Error::Nets`] if a number does not fit the precision;
+    /// [`Error::Infer`] if the model cannot be loaded; [`Error::Nets`] if it is one of volumes, or a number does not fit the precision;
     /// [`Error::TooLarge`] if a graph is larger than its format allows.
     pub fn new(source: &ModelSource, precision: Precision) -> Result<Self> {
+        let got = source.config().image_shape().size;
+        if got.is_volume() {
+            return Err(diffae_nets::Error::NotForVolumes { part: "the export", got }.into());
+        }
         let model = source.build(&LoadOptions::cpu())?;
         let weights = Weights::new(Arc::new(TensorMap(source.networks(DType::F32)?)));
         let attributes = directions::editable(&model)?;

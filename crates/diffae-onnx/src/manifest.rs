@@ -30,7 +30,7 @@ pub struct Manifest {
     /// Version of the operators.
     pub opset: u32,
     /// Shape of pictures, `[C, H, W]`; values are in `[-1, 1]`.
-    pub image_shape: [usize; 3],
+    pub image_shape: Vec<usize>,
     /// Shape of the `x_T` of one picture.
     pub x_terminal_shape: Vec<usize>,
     /// Width of `z_sem`, D; absent in a plain DDPM.
@@ -191,7 +191,7 @@ impl Manifest {
             kind: config.kind(),
             precision,
             opset: OPSET,
-            image_shape: config.image_shape(),
+            image_shape: config.image_shape().dims(),
             x_terminal_shape: model.x_terminal_shape(),
             z_channels: config.z_channels(),
             graphs,

@@ -123,7 +123,7 @@ fn decode(graph: &mut GraphBuilder<'_>, config: &SpatialConfig, statistics: &Sta
 }
 
 fn block(graph: &mut GraphBuilder<'_>, path: &str, out_channels: usize, x: &Map) -> Result<Map> {
-    let plan = ResPlan { in_channels: x.channels, out_channels, resample: Resample::Keep };
+    let plan = ResPlan { in_channels: x.channels, out_channels, resample: Resample::Keep, axes: 2 };
     graph.two_conv_block(path, plan, x)
 }
 

@@ -10,7 +10,7 @@ use crate::res_block::Conditions;
 
 /// Builds the graph from the weights below `unet.`.
 pub(crate) fn unet(config: &UnetConfig, weights: &Weights, precision: Precision) -> Result<Graph> {
-    let (channels, size) = (config.in_channels, config.image_size);
+    let (channels, size) = (config.in_channels, config.image_size.width());
     let mut graph = GraphBuilder::new(weights, precision);
     let x_t = graph.input("x_t", &[channels, size, size]);
     let timestep = graph.input("timestep", &[]);
@@ -53,7 +53,7 @@ fn descend(
 }
 
 fn middle(graph: &mut GraphBuilder<'_>, config: &UnetConfig, (h, conditions): (Map, &Conditions)) -> Result<Map> {
-    let keep = ResPlan { in_channels: h.channels, out_channels: h.channels, resample: Resample::Keep };
+    let keep = ResPlan { in_channels: h.channels, out_channels: h.channels, resample: Resample::Keep, axes: 2 };
     let h = graph.conditioned_block("unet.middle_block.0", keep, (&h, conditions))?;
     let h = graph.attention("unet.middle_block.1", config.num_heads, &h)?;
     graph.conditioned_block("unet.middle_block.2", keep, (&h, conditions))

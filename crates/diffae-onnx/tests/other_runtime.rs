@@ -100,7 +100,7 @@ fn a_graph_that_gives_nan_does_not_agree() {
 fn check_all(source: &ModelSource, precision: Precision) {
     let options = LoadOptions { dtype: precision.dtype(), ..LoadOptions::cpu() };
     let (graphs, model) = (Graphs::of(source, precision), source.build(&options).unwrap());
-    let shape = model.image_shape();
+    let shape = model.image_shape().dims();
     let (x_0, timesteps) =
         (noise(1, &shape).clamp(-1f32, 1f32).unwrap(), Tensor::new(&TIMESTEPS, &Device::Cpu).unwrap());
     let unet = model.unet().unwrap();
@@ -196,7 +196,7 @@ fn with_random_weights(config: &serde_json::Value, vars: &VarMap) -> (tempfile::
 #[test]
 fn unusual_options_agree() {
     let unet = RawUnetConfig {
-        image_size: 8,
+        image_size: 8.into(),
         in_channels: 2,
         out_channels: 2,
         model_channels: 8,
@@ -210,7 +210,7 @@ fn unusual_options_agree() {
         conditioning: Conditioning::TimeAndZSem,
     };
     let encoder = RawEncoderConfig {
-        image_size: 8,
+        image_size: 8.into(),
         in_channels: 2,
         out_channels: 20,
         model_channels: 6,
@@ -251,7 +251,7 @@ fn unusual_options_agree() {
 #[test]
 fn a_pretrained_encoder_agrees() {
     let unet = RawUnetConfig {
-        image_size: 8,
+        image_size: 8.into(),
         in_channels: 1,
         out_channels: 1,
         model_channels: 8,
@@ -297,7 +297,7 @@ fn models_on_latents_agree() {
 fn model_on_latents_agrees(spatial: &RawSpatialConfig) {
     let channels = spatial.latent_channels;
     let unet = RawUnetConfig {
-        image_size: 8,
+        image_size: 8.into(),
         in_channels: channels,
         out_channels: channels,
         model_channels: 8,
@@ -311,7 +311,7 @@ fn model_on_latents_agrees(spatial: &RawSpatialConfig) {
         conditioning: Conditioning::TimeAndZSem,
     };
     let encoder = RawEncoderConfig {
-        image_size: 16,
+        image_size: 16.into(),
         in_channels: 3,
         out_channels: 12,
         model_channels: 8,
@@ -355,7 +355,7 @@ fn a_one_shot_autoencoder_agrees() {
     CompactDecoder::new(&networks, &vb.pp("decoder")).unwrap();
     let (_folder, source) = with_random_weights(&json!({ "format_version": 1, "compact": raw }), &vars);
     let model = source.build(&LoadOptions::cpu()).unwrap();
-    let x_0 = noise(1, &model.image_shape()).clamp(-1f32, 1f32).unwrap();
+    let x_0 = noise(1, &model.image_shape().dims()).clamp(-1f32, 1f32).unwrap();
     let z_sem = model.encode_semantic(&x_0).unwrap();
     let x_terminal = model.random_x_terminal(NoiseSource::new(4), 0..2).unwrap();
     let options = diffae_infer::DecodeOptions::ddim(1);

@@ -363,15 +363,14 @@ impl Model {
 
     /// Shape of the model's pictures: channels, height, width.
     #[getter]
-    fn image_shape(&self) -> (usize, usize, usize) {
-        let [channels, height, width] = self.pipeline.model().image_shape();
-        (channels, height, width)
+    fn image_shape<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyTuple>> {
+        Ok(PyTuple::new(py, self.pipeline.model().image_shape().dims())?)
     }
 
     fn __repr__(&self) -> String {
-        let [channels, height, width] = self.pipeline.model().image_shape();
+        let shape = self.pipeline.model().image_shape();
         let device = self.pipeline.model().device().location();
-        format!("<diffae.Model {}: [{channels}, {height}, {width}], {device:?}>", self.path.display())
+        format!("<diffae.Model {}: {shape}, {device:?}>", self.path.display())
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyTuple>> {

@@ -80,9 +80,9 @@ impl Encoding<'_> {
 
     fn read(self, range: Range<usize>) -> Result<Tensor> {
         let model = self.pipeline.model();
-        let [channels, size, _] = model.image_shape();
+        let format = model.picture_format();
         let sides = self.pixels.sides();
-        let read = |pixels: &[u8]| Ok(tensor_from_pixels(pixels, sides, channels, size)?);
+        let read = |pixels: &[u8]| Ok(tensor_from_pixels(pixels, sides, format)?);
         let pictures = self.pixels.of(range).map(read).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::stack(&pictures, 0)?.to_device(model.device())?)
     }

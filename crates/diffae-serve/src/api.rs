@@ -140,7 +140,7 @@ async fn model(State(app): State<App>) -> Result<Json<Value>> {
     Ok(Json(json!({
         "model": app.model.as_ref(),
         "fingerprint": model.fingerprint(),
-        "image_shape": model.image_shape(),
+        "image_shape": model.image_shape().dims(),
         "attributes": attributes.collect::<Result<Vec<_>>>()?,
         "has_z_sem": model.has_z_sem(),
         "can_sample": !model.has_z_sem() || model.latent_net().is_ok(),

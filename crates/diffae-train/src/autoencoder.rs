@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 use diffae_data::{Batch, Loader};
+use diffae_nets::ImageSize;
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoints;
@@ -157,8 +158,8 @@ fn warn_of_unused_z(z_usage: Option<f64>, images: usize) {
 }
 
 /// Returns the number of pictures in validation, of a split of so many.
-pub(crate) fn num_validated(num_pictures: usize, image_size: usize) -> usize {
-    let most = MAX_VALIDATED_PIXELS.checked_div(image_size * image_size).unwrap_or(1).clamp(1, MAX_VALIDATED);
+pub(crate) fn num_validated(num_pictures: usize, image_size: ImageSize) -> usize {
+    let most = MAX_VALIDATED_PIXELS.checked_div(image_size.num_pixels()).unwrap_or(1).clamp(1, MAX_VALIDATED);
     num_pictures.min(most)
 }
 
@@ -168,8 +169,8 @@ pub(crate) fn watched(data: &Data, config: &TrainConfig) -> Result<Tensor> {
         // Spread over the whole split, since names often sort by kind.
         let count = num_validated(pictures.len(), config.model.image_size);
         let spread = (0..count).map(|i| (i * pictures.len()).checked_div(count).unwrap_or(0));
-        let (channels, image_size) = (config.model.image_channels, config.model.image_size);
-        let picture = |idx| pictures.read_or_leave_out(idx, channels, image_size).transpose();
+        let format = config.picture_format();
+        let picture = |idx| pictures.read_or_leave_out(idx, format).transpose();
         let read: Vec<Tensor> = spread.filter_map(picture).collect::<diffae_data::Result<_>>()?;
         if !read.is_empty() {
             return Ok(Tensor::stack(&read, 0)?);

@@ -57,10 +57,10 @@ impl Encoding<'_> {
         fingerprint.digits()
     }
 
-    /// Reads pictures, `[C, H, W]` each, with their numbers; unreadable ones are left out.
+    /// Reads pictures, `[C, ..]` each, with their numbers; unreadable ones are left out.
     fn read(&self, some: &[usize]) -> Result<(Vec<Tensor>, Vec<u32>)> {
-        let [channels, image_size, _] = self.model.image_shape();
-        let read = some.par_iter().map(|&idx| Ok((idx, self.pictures.read_or_leave_out(idx, channels, image_size)?)));
+        let format = self.model.picture_format();
+        let read = some.par_iter().map(|&idx| Ok((idx, self.pictures.read_or_leave_out(idx, format)?)));
         let read = read.collect::<Result<Vec<(usize, Option<Tensor>)>>>()?;
         let present = read.into_iter().filter_map(|(idx, x)| Some((x?, u32::try_from(idx).unwrap_or(u32::MAX))));
         Ok(present.unzip())

@@ -1,14 +1,14 @@
 //! The config of a run, in TOML; unknown keys are refused.
 
-use diffae_data::{Crop, FindSettings};
+use diffae_data::{Crop, FindSettings, MAX_CHANNELS, PictureFormat, Window};
 use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig};
 use diffae_nets::{
-    AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, FrozenEncoderConfig, LatentNetConfig,
+    AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, FrozenEncoderConfig, ImageSize, LatentNetConfig,
     RawCompactConfig, RawEncoderConfig, RawFrozenEncoderConfig, RawLatentNetConfig, RawUnetConfig, SemanticConfig,
     UnetConfig,
 };
 use diffae_schedule::{PredictionTarget, StepChain, StepSequence};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::assignment::assign;
 use crate::distillation_settings::DistillationSettings;
@@ -78,9 +78,9 @@ pub enum EditDirections {
 pub struct ModelSettings {
     /// Kind of model.
     pub kind: Kind,
-    /// Height and width of pictures.
-    pub image_size: usize,
-    /// Channels of pictures.
+    /// Height and width of pictures, or `[depth, height, width]` of volumes.
+    pub image_size: ImageSize,
+    /// Channels of pictures, 1 to 32.
     pub image_channels: usize,
     /// M, the base number of channels.
     pub model_channels: usize,
@@ -156,6 +156,11 @@ pub struct DataSettings {
     /// every picture) or a column of Parquet files. If it is empty, the obvious one.
     #[serde(default)]
     pub picture_key: String,
+    /// Values that become -1 and 1, `[low, high]`, for numbers whose scale a file does not tell: `[-1000.0, 400.0]` Hounsfield units,
+    /// for instance. Lesser and larger ones are clamped. If it is empty, integers of 8 and 16 bits fill the range and floats lie in
+    /// it.
+    #[serde(default, serialize_with = "write_window", deserialize_with = "read_window")]
+    pub window: Option<Window>,
 }
 
 impl DataSettings {
@@ -370,23 +375,26 @@ impl TrainConfig {
     pub fn model_config(&self) -> Result<ModelConfig> {
         let ModelSettings { kind, image_size, image_channels, model_channels, z_channels, num_heads, .. } = self.model;
         let model = &self.model;
+        let window = self.data.window;
         if kind == Kind::Compact {
             let compact = CompactConfig::new(RawCompactConfig {
-                image_size,
+                image_size: only_pictures("a compact autoencoder", image_size)?,
                 image_channels,
                 model_channels,
                 z_channels,
                 noise_channels: model.noise_channels,
                 noise_levels: model.noise_levels,
             })?;
-            let config = RawModelConfig::OneShot { networks: compact, z_sem: ZSemConfig::default() };
+            let config = RawModelConfig::OneShot { networks: compact, z_sem: ZSemConfig::default(), window };
             return Ok(ModelConfig::new(config)?);
         }
         let with_encoder = kind != Kind::Ddpm;
         let spatial = self.spatial_config()?;
-        let [state_channels, state_size, _] =
-            spatial.as_ref().map_or([image_channels, image_size, image_size], |spatial| spatial.latent_shape());
-        let [of_unet, of_encoder] = self.attention_resolutions(state_size);
+        let (state_channels, state_size) = spatial.as_ref().map_or((image_channels, image_size), |spatial| {
+            let [channels, size, _] = spatial.latent_shape();
+            (channels, size.into())
+        });
+        let [of_unet, of_encoder] = self.attention_resolutions(state_size.width());
         let unet = UnetConfig::new(RawUnetConfig {
             image_size: state_size,
             in_channels: state_channels,
@@ -403,6 +411,7 @@ impl TrainConfig {
         })?;
         let encoder = with_encoder.then(|| -> diffae_nets::Result<SemanticConfig> {
             if let Some(network) = model.encoder.frozen() {
+                let image_size = only_pictures("a pretrained encoder", image_size)?;
                 let frozen = RawFrozenEncoderConfig { network, image_size, in_channels: image_channels };
                 return Ok(FrozenEncoderConfig::new(frozen)?.into());
             }
@@ -426,11 +435,19 @@ impl TrainConfig {
                     None => AutoencoderConfig::new(encoder, unet)?,
                 };
                 let endpoint = self.polish.as_ref().map(|polish| polish.endpoint(model)).transpose()?;
-                RawModelConfig::Autoencoder { networks, diffusion, chains, endpoint, z_sem: ZSemConfig::default() }
+                let z_sem = ZSemConfig::default();
+                RawModelConfig::Autoencoder { networks, diffusion, chains, endpoint, z_sem, window }
             }
-            None => RawModelConfig::Ddpm { unet, diffusion, chains },
+            None => RawModelConfig::Ddpm { unet, diffusion, chains, window },
         };
         Ok(ModelConfig::new(config)?)
+    }
+
+    /// Returns the form in which pictures are read.
+    #[must_use]
+    pub fn picture_format(&self) -> PictureFormat {
+        let shape = self.model.image_size.with_channels(self.model.image_channels);
+        PictureFormat { window: self.data.window, ..shape.into() }
     }
 
     /// Builds the config of the latent net.
@@ -482,7 +499,7 @@ impl TrainConfig {
         if self.objective.adversarial_weight > 0. {
             let size = self.model.image_size;
             require(
-                size >= 8 && size.is_power_of_two(),
+                size.square().is_some_and(|size| size >= 8 && size.is_power_of_two()),
                 "model.image_size",
                 size,
                 "a power of two, 8 at least, for the discriminator",
@@ -493,7 +510,7 @@ impl TrainConfig {
         require(workers > 0, "data.workers", workers, "at least 1")?;
         require(self.run.keep > 0, "run.keep", self.run.keep, "at least 1")?;
         let channels = self.model.image_channels;
-        require(matches!(channels, 1 | 3), "model.image_channels", channels, "1 (gray) or 3 (RGB)")?;
+        require((1..=MAX_CHANNELS).contains(&channels), "model.image_channels", channels, "1 to 32")?;
         let secs = self.run.save_every_secs;
         require((0. ..=1e9).contains(&secs), "run.save_every_secs", secs, "seconds from 0 to 1e9")?;
         self.check_previews()?;
@@ -627,4 +644,23 @@ mod tests {
         assert!(stage.lr_at(0) < stage.lr && (stage.lr_at(1000) - stage.lr).abs() < 1e-12);
         assert!((stage.ema_decay_at(0) - 0.1).abs() < 1e-12);
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, clippy::ref_option, reason = "serde passes references")]
+fn write_window<S: Serializer>(window: &Option<Window>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_seq(window.iter().flat_map(|&window| <[f64; 2]>::from(window)))
+}
+
+fn read_window<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Window>, D::Error> {
+    let ends = Vec::<f64>::deserialize(deserializer)?;
+    match ends[..] {
+        [] => Ok(None),
+        [low, high] => Window::new(low, high).map(Some).map_err(serde::de::Error::custom),
+        _ => Err(serde::de::Error::invalid_length(ends.len(), &"two numbers, the lesser first, or none")),
+    }
+}
+
+/// Returns the side of pictures, for a part that knows no volumes.
+pub(crate) fn only_pictures(part: &'static str, size: ImageSize) -> diffae_nets::Result<usize> {
+    size.square().ok_or(diffae_nets::Error::NotForVolumes { part, got: size })
 }

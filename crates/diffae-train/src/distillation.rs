@@ -127,10 +127,11 @@ fn repeat_rows(rows: &Tensor, count: usize) -> Result<Tensor> {
     Ok(Tensor::stack(&vec![rows; count], 1)?.flatten(0, 1)?)
 }
 
-/// Selects the last of each `count` rows in a row: `[N count, C, H, W]` to `[N, C, H, W]`.
+/// Selects the last of each `count` rows in a row: `[N count, ..]` to `[N, ..]`.
 fn last_of_each(rows: &Tensor, count: usize) -> candle_core::Result<Tensor> {
-    let (_, channels, height, width) = rows.dims4()?;
-    rows.reshape(((), count, channels, height, width))?.narrow(1, count - 1, 1)?.squeeze(1)
+    let num_rows = rows.dim(0)?.checked_div(count).unwrap_or(0);
+    let dims: Vec<usize> = [num_rows, count].into_iter().chain(rows.dims().iter().skip(1).copied()).collect();
+    rows.reshape(dims)?.narrow(1, count - 1, 1)?.squeeze(1)
 }
 
 impl ImageModel for Distillation {

@@ -192,8 +192,8 @@ impl Estimate {
 fn measure_pictures(config: &TrainConfig, trainer: &mut Trainer) -> Result<(f64, usize)> {
     let stage = &config.autoencoder;
     let count = stage.batch_size.min(MAX_MEASURED.max(stage.accumulate)).next_multiple_of(stage.accumulate);
-    let size = config.model.image_size;
-    let x_0 = Tensor::zeros((count, config.model.image_channels, size, size), DType::F32, &Device::Cpu)?;
+    let shape = config.picture_format().shape.of_batch(count);
+    let x_0 = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
     let kept = trainer.step(&x_0)?.activation_bytes; // what a first step takes longer
     let secs = repeated(&mut || trainer.step(&x_0).map(drop))?;
     Ok((secs / count as f64, (kept * stage.accumulate).checked_div(count).unwrap_or(0)))
@@ -215,8 +215,7 @@ struct Costs {
 
 impl Costs {
     fn measure(config: &TrainConfig, model: &Model) -> Result<Self> {
-        let size = config.model.image_size;
-        let shape = (2, config.model.image_channels, size, size);
+        let shape = config.picture_format().shape.of_batch(2);
         let x_0 = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
         let encoding = if model.has_z_sem() {
             model.encode_semantic(&x_0)?;

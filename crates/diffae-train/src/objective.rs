@@ -1,6 +1,6 @@
 //! Noising, regression targets and losses of the first stage.
 
-use candle_core::{Device, Tensor};
+use candle_core::{D, Device, Tensor};
 use diffae_kernels::differentiable;
 use diffae_schedule::{NoiseSchedule, PredictionTarget, Timestep};
 
@@ -99,7 +99,7 @@ impl Diffusion {
         let weights = noised.timesteps.iter().map(at).collect::<Result<Vec<f32>>>()?;
         let weights = Tensor::from_vec(weights, noised.timesteps.len(), predicted.device())?;
         let target = &noised.target;
-        let (_, _, height, width) = target.dims4()?;
+        let (width, height) = (target.dim(D::Minus1)?, target.dim(D::Minus2)?);
         let focus = pixel_weights(objective, (height, width), target.device())?;
         Ok(differentiable([predicted], |[predicted]| {
             let squares = (target - predicted)?.sqr()?;
@@ -108,7 +108,7 @@ impl Diffusion {
         })?)
     }
 
-    /// Computes the images implied by the network's predictions (`x_0` estimates), `[N, C, H, W]`.
+    /// Computes the images implied by the network's predictions (`x_0` estimates), `[N, C, ..]`.
     pub(crate) fn x_0_estimates(&self, noised: &Noised, predicted: &Tensor) -> Result<Tensor> {
         let (mut of_x_t, mut of_predicted) = (vec![], vec![]);
         for &t in &noised.timesteps {
@@ -124,7 +124,9 @@ impl Diffusion {
         }
         let column = |values: Vec<f64>| {
             let count = values.len();
-            Tensor::from_vec(values, (count, 1, 1, 1), &Device::Cpu)?
+            let mut shape = vec![1; predicted.rank()];
+            shape[0] = count;
+            Tensor::from_vec(values, shape, &Device::Cpu)?
                 .to_dtype(predicted.dtype())?
                 .to_device(predicted.device())
         };
@@ -134,7 +136,7 @@ impl Diffusion {
     }
 }
 
-/// Computes the loss weights of pixels, `[H, W]`, of mean 1; `None` if all are equal. A pixel is in focus if its center is.
+/// Computes the loss weights of pixels of a picture or of each slice, `[H, W]`, of mean 1; `None` if all are equal. A pixel is in focus if its center is.
 #[expect(clippy::cast_possible_truncation, reason = "losses are f32")]
 fn pixel_weights(
     objective: &ObjectiveSettings,

@@ -16,8 +16,7 @@ const MAX_KEPT: usize = 8;
 pub(crate) fn loader(pictures: Pictures, config: &TrainConfig, (share, step): (Share, usize)) -> Loader {
     let part_size = config.autoencoder.part_size();
     let settings = LoaderSettings {
-        channels: config.model.image_channels,
-        image_size: config.model.image_size,
+        format: config.picture_format(),
         batch_size: part_size,
         workers: config.data.workers,
         // As many pictures as in so many batches.

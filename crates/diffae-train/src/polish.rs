@@ -180,7 +180,10 @@ impl TrainConfig {
         require(is_weight, "polish.pixel_weight", pixel_weight, "a weight of at least 0")?;
         let least = LpipsNetwork::MIN_SIDE;
         let size = self.model.image_size;
-        require(size >= least, "model.image_size", size, "at least 32 pixels, for LPIPS")?;
+        let fits = size.square().is_some_and(|size| size >= least);
+        require(fits, "model.image_size", size, "at least 32 pixels, of pictures, for LPIPS")?;
+        let channels = self.model.image_channels;
+        require(matches!(channels, 1 | 3), "model.image_channels", channels, "1 or 3, for LPIPS")?;
         let spacing = chain.spacing;
         let fits = spacing != Spacing::Tuned;
         require(fits, "polish.chain.spacing", spacing, "a spacing that follows from the schedule")?;

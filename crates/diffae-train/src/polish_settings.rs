@@ -4,7 +4,7 @@ use diffae_infer::{ChainsConfig, DistilledChain};
 use diffae_nets::{EndpointConfig, RawEndpointConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::config::ModelSettings;
+use crate::config::{ModelSettings, only_pictures};
 use crate::error::Result;
 
 /// Polishing of a decoder and its endpoint network: the chain that both are trained through, and the loss of its pictures.
@@ -30,7 +30,7 @@ impl PolishSettings {
     /// Returns the config of the endpoint network.
     pub(crate) fn endpoint(&self, model: &ModelSettings) -> Result<EndpointConfig> {
         Ok(EndpointConfig::new(RawEndpointConfig {
-            image_size: model.image_size,
+            image_size: only_pictures("an endpoint network", model.image_size)?,
             image_channels: model.image_channels,
             z_channels: model.z_channels,
             model_channels: self.endpoint_channels,

@@ -145,6 +145,6 @@ mod tests {
         let config = config("bedroom128_autoenc", &[]).unwrap();
         assert_eq!(config.autoencoder.images, 120_000_000); // its own
         assert_eq!((config.latent.batch_size, config.latent_net.num_layers), (2048, 20)); // of Horse
-        assert_eq!((config.autoencoder.batch_size, config.model.image_size), (128, 128)); // of FFHQ
+        assert_eq!((config.autoencoder.batch_size, config.model.image_size), (128, 128.into())); // of FFHQ
     }
 }

@@ -46,11 +46,8 @@ impl Preview {
         Ok(Self { run, config, stage, x_0: x_0.to_device(&device)?, device })
     }
 
-    /// Draws the sheet of a model after a number of images. Pictures with other than one or three channels are not shown.
+    /// Draws the sheet of a model after a number of images.
     pub(crate) fn write(&self, averages: BTreeMap<String, Tensor>, images: usize) -> Result<()> {
-        if !matches!(self.config.model.image_channels, 1 | 3) {
-            return Ok(());
-        }
         if self.stage == Stage::Spatial {
             return self.write_spatial(averages, images);
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use diffae_data::{Overwrite, Pictures, write_atomically};
+use diffae_data::{Overwrite, PictureFormat, Pictures, write_atomically};
 use diffae_infer::ModelSource;
 use diffae_kernels::{differentiable, no_gradients};
 use diffae_nets::features::LpipsNetwork;
@@ -16,7 +16,7 @@ use diffae_nets::{
 
 use crate::collective::Group;
 use crate::compute::Compute;
-use crate::config::{ObjectiveSettings, TrainConfig};
+use crate::config::{ObjectiveSettings, TrainConfig, only_pictures};
 use crate::error::{Error, Result};
 use crate::frozen;
 use crate::networks::ImageModel;
@@ -26,7 +26,7 @@ use crate::perceptual::{color, open_perceptual};
 use crate::preview::Preview;
 use crate::random::{Purpose, below, normal, stream};
 use crate::run::{Notes, RunFolder, Stage};
-use crate::spatial_settings::{PixelLoss, SpatialSettings};
+use crate::spatial_settings::{PART, PixelLoss, SpatialSettings};
 use crate::trainer::Trainer;
 use crate::{Data, OnStep, Outcome, TrainOptions, autoencoder};
 
@@ -215,7 +215,7 @@ pub(crate) fn run(
     };
     if group.is_first() {
         let device = &options.compute.device;
-        let weights = measured(SpatialWeights { config: sizes, tensors }, (&data.train, device))?;
+        let weights = measured(SpatialWeights { config: sizes, tensors }, (&data.train, config.picture_format()), device)?;
         write_atomically(&path(folder.path()), &weights.to_bytes()?, Overwrite::Replace)?;
         let watched = autoencoder::watched(data, config)?;
         let preview = Preview::new((folder.path(), device), (config, Stage::Spatial), &watched)?;
@@ -238,7 +238,7 @@ fn named(tensors: BTreeMap<String, Tensor>) -> HashMap<String, Tensor> {
 /// latents keep their statistics.
 fn given(config: &TrainConfig, notes: &Notes) -> Result<Option<BTreeMap<String, Tensor>>> {
     let (weights, path) = match (&notes.spatial_weights, &notes.init_from) {
-        (Some(path), _) => (of_file(path, config.model.image_size)?, path),
+        (Some(path), _) => (of_file(path, only_pictures(PART, config.model.image_size)?)?, path),
         (None, Some(path)) => (of_model(path)?, path),
         (None, None) => return Ok(None),
     };
@@ -254,7 +254,7 @@ fn fitting(weights: SpatialWeights, config: &TrainConfig, path: &Path) -> Result
     let channels = weights.config.image_channels;
     let problem = if channels != config.model.image_channels {
         format!("the spatial autoencoder of {} is for pictures of {channels} channels", path.display())
-    } else if weights.config.image_size != config.model.image_size {
+    } else if config.model.image_size != weights.config.image_size.into() {
         let size = weights.config.image_size;
         format!("the model {} is for pictures of {size} pixels: --set model.image_size={size}", path.display())
     } else {
@@ -308,7 +308,11 @@ pub fn check_given_weights(config: &TrainConfig, notes: &Notes) -> Result<()> {
 }
 
 /// Completes weights with the statistics of the latents of training pictures, unless they have some.
-fn measured(weights: SpatialWeights, (pictures, device): (&Pictures, &Device)) -> Result<SpatialWeights> {
+fn measured(
+    weights: SpatialWeights,
+    pictures: (&Pictures, PictureFormat),
+    device: &Device,
+) -> Result<SpatialWeights> {
     let SpatialWeights { config, mut tensors } = weights;
     let [mean_name, std_name] = SpatialAutoencoder::STATISTICS;
     if tensors.contains_key(mean_name) {
@@ -320,7 +324,7 @@ fn measured(weights: SpatialWeights, (pictures, device): (&Pictures, &Device)) -
     let vb = VarBuilder::from_tensors(tensors.clone().into_iter().collect(), DType::F32, device);
     let mut net = SpatialAutoencoder::new(&config, &vb)?;
     net.freeze(Winograd::Process);
-    let (mean, std) = statistics(&net, (pictures, device))?;
+    let (mean, std) = statistics(&net, pictures, device)?;
     tensors.insert(mean_name.to_owned(), Tensor::from_vec(mean, channels, &Device::Cpu)?);
     tensors.insert(std_name.to_owned(), Tensor::from_vec(std, channels, &Device::Cpu)?);
     Ok(SpatialWeights { config, tensors })
@@ -346,13 +350,17 @@ fn path(run: &Path) -> PathBuf {
 
 /// Computes mean and standard deviation of each channel of the latents of training pictures, spread over all.
 #[expect(clippy::cast_possible_truncation, reason = "parameters are f32")]
-fn statistics(net: &SpatialAutoencoder, (pictures, device): (&Pictures, &Device)) -> Result<(Vec<f32>, Vec<f32>)> {
-    let &RawSpatialConfig { latent_channels: channels, image_channels, image_size, .. } = &**net.config();
+fn statistics(
+    net: &SpatialAutoencoder,
+    (pictures, format): (&Pictures, PictureFormat),
+    device: &Device,
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let channels = net.config().latent_channels;
     let (mut sums, mut squares, mut count) = (vec![0f64; channels], vec![0f64; channels], 0f64);
     let num_pictures = pictures.len().min(MAX_MEASURED);
     for place in 0..num_pictures {
         let idx = (place * pictures.len()).checked_div(num_pictures).unwrap_or(0);
-        let read = pictures.read_or_leave_out(idx, image_channels, image_size)?;
+        let read = pictures.read_or_leave_out(idx, format)?;
         let Some(x_0) = read else { continue };
         let latents = net.latents(&x_0.unsqueeze(0)?.to_device(device)?)?;
         let rows = latents.get(0)?.flatten_from(1)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
@@ -379,7 +387,7 @@ pub(crate) fn finished(folder: &RunFolder) -> Result<HashMap<String, Tensor>> {
     }
     let path = path(folder.path());
     let failed = |source| diffae_infer::Error::Weights { path: path.clone(), source };
-    let weights = SpatialWeights::read(&path, config.model.image_size).map_err(failed)?;
+    let weights = SpatialWeights::read(&path, only_pictures(PART, config.model.image_size)?).map_err(failed)?;
     fitting(weights, config, &path).map(named)
 }
 

@@ -3,9 +3,12 @@
 use diffae_nets::{RawSpatialConfig, SpatialConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Kind, ModelSettings, ObjectiveSettings, TrainConfig, require};
+use crate::config::{Kind, ModelSettings, ObjectiveSettings, TrainConfig, only_pictures, require};
 use crate::error::Result;
 use crate::run::{Notes, Stage};
+
+/// Name of the network in messages.
+pub(crate) const PART: &str = "a spatial autoencoder";
 
 /// Sizes of a spatial autoencoder, and the loss that it is trained with:
 /// `d(x_0, x) + p LPIPS(x_0, x) + k KL + a adversarial(x)`, where d is the mean [difference](PixelLoss), x is decoded from latents
@@ -74,7 +77,7 @@ impl SpatialSettings {
     /// Returns the sizes of the network for pictures of a model.
     pub(crate) fn config(&self, model: &ModelSettings) -> Result<SpatialConfig> {
         Ok(SpatialConfig::new(RawSpatialConfig {
-            image_size: model.image_size,
+            image_size: only_pictures(PART, model.image_size)?,
             image_channels: model.image_channels,
             latent_channels: self.latent_channels,
             model_channels: self.model_channels,
@@ -105,7 +108,7 @@ impl SpatialSettings {
 
     /// Returns the side of the pictures that a step trains on.
     pub(crate) fn trained_size(&self, model: &ModelSettings) -> usize {
-        if self.crop_size == 0 { model.image_size } else { self.crop_size }
+        if self.crop_size == 0 { model.image_size.width() } else { self.crop_size }
     }
 }
 
@@ -165,7 +168,7 @@ impl TrainConfig {
         }
         let occurs =
             |size: usize, levels: &[usize], wanted: usize| (0..levels.len()).any(|level| size >> level == wanted);
-        let in_encoder = |wanted: usize| occurs(*image_size, &self.model.encoder_channel_mult, wanted);
+        let in_encoder = |wanted: usize| occurs(image_size.width(), &self.model.encoder_channel_mult, wanted);
         let in_unet = |wanted: usize| occurs(state_size, &self.model.channel_mult, wanted) || !in_encoder(wanted);
         [
             all.iter().copied().filter(|&wanted| in_unet(wanted)).collect(),
@@ -194,7 +197,7 @@ impl TrainConfig {
         };
         stage.check()?;
         let config = settings.config(&self.model)?;
-        let (crop, size) = (settings.crop_size, self.model.image_size);
+        let (crop, size) = (settings.crop_size, self.model.image_size.width());
         require(
             crop <= size && crop.is_multiple_of(config.factor()),
             "spatial_net.crop_size",

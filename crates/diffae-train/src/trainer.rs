@@ -7,13 +7,13 @@ use candle_nn::VarBuilder;
 use diffae_infer::{Model, ModelConfig};
 use diffae_kernels::{ActivationStorage, differentiable, no_gradients, run_in_pool};
 use diffae_nets::features::LpipsNetwork;
-use diffae_nets::{BatchMoments, Discriminator, SemanticConfig, SpatialAutoencoder, TrainingMode};
+use diffae_nets::{BatchMoments, Discriminator, ImageShape, ImageSize, SemanticConfig, SpatialAutoencoder, TrainingMode};
 use diffae_schedule::Timestep;
 
 use crate::adversarial::{discriminator_loss, generator_loss};
 use crate::collective::Group;
 use crate::compute::Compute;
-use crate::config::{Activations, ObjectiveSettings, TrainConfig};
+use crate::config::{Activations, ObjectiveSettings, TrainConfig, only_pictures};
 use crate::distillation::Distillation;
 use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
@@ -105,18 +105,18 @@ impl Trainer {
             None => (None, BTreeMap::new()),
         };
         constant.extend(of_frozen.unwrap_or_default());
-        let [channels, size, _] = model.image_shape();
+        let compared = model.image_shape();
         let max_bytes = config.spatial_net.as_ref().map_or(0, SpatialSettings::max_cached_bytes);
         let spatial = spatial.map(|net| (net, PictureCache::new(max_bytes)));
         let networks = |vb: &VarBuilder<'_>| Networks::new(model, (frozen, spatial), vb);
-        Ok(Self { constant, ..Self::built((config, [channels, size]), &compute, given, networks)? })
+        Ok(Self { constant, ..Self::built((config, compared), &compute, given, networks)? })
     }
 
     /// Builds the spatial autoencoder of a model on latents; `config` is that of its stage.
     pub(crate) fn of_spatial(config: &TrainConfig, notes: &Notes, compute: &Compute) -> Result<Self> {
         let perceptual = spatial::perceptual(config, notes.lpips_weights.as_deref(), &compute.device)?;
         let size = config.spatial_net.as_ref().map_or(0, |settings| settings.trained_size(&config.model));
-        let compared = [config.model.image_channels, size];
+        let compared = ImageSize::from(size).with_channels(config.model.image_channels);
         let mut trainer = Self::built((config, compared), compute, spatial::initial(config)?, |vb| {
             Ok(Networks::Spatial(Box::new(SpatialModel::new(config, perceptual, vb)?)))
         })?;
@@ -129,14 +129,16 @@ impl Trainer {
 
     /// Builds networks, and a discriminator where there is an adversarial term: of so many channels and pixels.
     fn built(
-        (config, [channels, size]): (&TrainConfig, [usize; 2]),
+        (config, compared): (&TrainConfig, ImageShape),
         compute: &Compute,
         given: HashMap<String, Tensor>,
         networks: impl FnOnce(&VarBuilder<'_>) -> Result<Networks>,
     ) -> Result<Self> {
         let device = &compute.device;
-        let discriminator = |vb: &VarBuilder<'_>| {
-            Discriminator::new(channels, size, config.objective.discriminator_channels, &vb.pp("discriminator"))
+        let discriminator = |vb: &VarBuilder<'_>| -> Result<Discriminator> {
+            let size = only_pictures("the discriminator", compared.size)?;
+            let width = config.objective.discriminator_channels;
+            Ok(Discriminator::new(compared.channels, size, width, &vb.pp("discriminator"))?)
         };
         let is_adversarial = config.objective.adversarial_weight > 0.;
         let ((networks, trained), parameters) = Parameters::build((config.seed, compute), given, |vb| {

@@ -20,7 +20,7 @@ const BF16_TOLERANCE: f64 = 0.02;
 
 fn config() -> AutoencoderConfig {
     let unet = UnetConfig::new(RawUnetConfig {
-        image_size: 8,
+        image_size: 8.into(),
         in_channels: 2,
         out_channels: 2,
         model_channels: 4,
@@ -34,7 +34,7 @@ fn config() -> AutoencoderConfig {
         conditioning: Conditioning::TimeAndZSem,
     });
     let encoder = EncoderConfig::new(RawEncoderConfig {
-        image_size: 8,
+        image_size: 8.into(),
         in_channels: 2,
         out_channels: 6,
         model_channels: 4,

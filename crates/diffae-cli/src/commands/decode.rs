@@ -33,7 +33,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
     let chosen = Chosen { codes, indices };
     let record = |&idx: &usize| {
         let note = Settings::from([("index".to_owned(), idx.into())]);
-        Record { name: chosen.codes.names[idx].clone(), note }
+        Record { name: chosen.codes.names[idx].clone(), note, origin: None }
     };
     let records: Vec<Record> = chosen.indices.iter().map(record).collect();
     let mut output = PictureOutput::open(OutputPlan {
@@ -63,7 +63,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
         diffae_infer::list_subjects(std::slice::from_ref(&args.codes))?.fingerprint()?.into(),
     );
     let resume = args.resume.mode(&args.out.force);
-    let num_kept = output.begin(Begin { public, hidden, num_items: records.len(), resume })?;
+    let num_kept = output.begin(Begin { public, hidden, num_items: records.len(), resume, format: session.model().picture_format() })?;
     let decoded =
         Decode { session: &session, args, settings, chosen: &chosen, records: &records }.run(&mut output, num_kept);
     output.guard(decoded)?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
-use diffae_data::rgb_from_tensor;
+use diffae_data::{Input, rgb_from_tensor};
 use diffae_infer::{
     AttributeEdit, CodesBatch, CodesNeed, LoadOptions, ModelSource, PipelineSettings, Resume, Settings, Sheet,
     Subjects, USUAL_EDIT_STRENGTH, keep_residual, rounded_full_strength,
@@ -69,7 +69,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
     let editing = Editing::new(&session, args, &plan, &subjects)?;
     let hidden = editing.hidden_settings(global)?;
     let resume: Resume = args.resume.mode(&args.force);
-    let begin = Begin { public: editing.public_settings(), hidden, num_items: subjects.len(), resume };
+    let begin = Begin { public: editing.public_settings(), hidden, num_items: subjects.len(), resume, format: session.model().picture_format() };
     let num_kept = output.begin(begin)?;
     let edited = editing.edit(&records, &mut output, num_kept);
     output.guard(edited)?;
@@ -123,7 +123,7 @@ impl Plan {
 
     /// Returns the records of the results of each subject.
     fn records(&self, subjects: &Subjects) -> Vec<Vec<Record>> {
-        let of_one = |name: &str| {
+        let of_one = |name: &str, origin: Option<&Input>| {
             let record = |strengths: &Vec<f64>| {
                 let parts = self.wanted.iter().zip(strengths);
                 let parts = parts.map(|(wanted, strength)| format!("{}_{strength:+}", file_part(&wanted.attribute)));
@@ -133,11 +133,13 @@ impl Plan {
                 if let [strength] = strengths[..] {
                     note.insert("strength".to_owned(), strength.into());
                 }
-                Record { name: format!("{name}_{}", shortened(&parts.collect::<Vec<_>>().join("_"))), note }
+                let name = format!("{name}_{}", shortened(&parts.collect::<Vec<_>>().join("_")));
+                Record { name, note, origin: origin.cloned() }
             };
             self.versions.iter().map(record).collect()
         };
-        subjects.all().iter().map(|subject| of_one(&subject.name)).collect()
+        let all = subjects.all().iter().enumerate();
+        all.map(|(idx, subject)| of_one(&subject.name, subjects.picture(idx))).collect()
     }
 
     /// Returns the names of the strips, one per subject.

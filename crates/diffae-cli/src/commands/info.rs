@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, ModelKind, ModelSource};
-use diffae_nets::SemanticConfig;
+use diffae_data::Window;
+use diffae_nets::{ImageShape, ImageSize, SemanticConfig};
 use serde::Serialize;
 
 use crate::args::{GlobalArgs, InfoArgs};
@@ -13,8 +14,10 @@ use crate::session::architecture_hints;
 #[derive(Debug, Serialize)]
 struct Info {
     kind: ModelKind,
-    image_size: usize,
+    image_size: ImageSize,
     channels: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<Window>,
     /// `[c, h, w]` of a model on latents.
     latent_shape: Option<[usize; 3]>,
     z_sem_width: Option<usize>,
@@ -63,12 +66,13 @@ impl Info {
                 .map(|prefix| source.num_parameters(prefix));
         let total = unet + decoder + encoder + spatial + endpoint + latent_net;
         let classifier = config.classifier();
-        let [channels, image_size, _] = config.image_shape();
+        let ImageShape { channels, size: image_size } = config.image_shape();
         let has_moments = source.latent_moments().is_some();
         Ok(Self {
             kind: config.kind(),
             image_size,
             channels,
+            window: config.picture_format().window,
             latent_shape: config.spatial().map(|spatial| spatial.latent_shape()),
             z_sem_width: config.z_channels(),
             encoder: config.encoder().and_then(SemanticConfig::frozen).map(|frozen| frozen.network.name()),
@@ -97,7 +101,10 @@ impl Info {
         let Self { image_size, channels, parameters, .. } = self;
         let can = |able: bool, otherwise: &'static str| if able { "yes" } else { otherwise };
         say(&format!("kind         {kind}"))?;
-        say(&format!("pictures     {image_size}x{image_size}, {channels} channels"))?;
+        let kind_of_data = if image_size.is_volume() { "volumes " } else { "pictures" };
+        let sides: Vec<String> = image_size.sides().iter().map(usize::to_string).collect();
+        let window = self.window.map(|window| format!(", values from {window}")).unwrap_or_default();
+        say(&format!("{kind_of_data}     {}, {channels} channels{window}", sides.join("x")))?;
         if let Some([channels, height, width]) = self.latent_shape {
             say(&format!("latents      {height}x{width}, {channels} channels, of a spatial autoencoder"))?;
         }

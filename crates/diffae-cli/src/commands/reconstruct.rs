@@ -37,7 +37,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     let mut output = PictureOutput::open(OutputPlan {
         out: &args.out.out,
         command: COMMAND,
-        records: inputs.iter().map(|input| Record::plain(&input.name)).collect(),
+        records: inputs.iter().map(Record::of).collect(),
         sheets: vec![SHEET.to_owned()],
         overwrite: args.out.force.overwrite(),
     })?;
@@ -70,7 +70,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     hidden.extend(session.endpoint_settings(&settings)?);
     hidden.insert("inputs".to_owned(), fingerprint.into());
     let resume = args.resume.mode(&args.out.force);
-    let num_kept = output.begin(Begin { public, hidden, num_items: inputs.len(), resume })?;
+    let num_kept = output.begin(Begin { public, hidden, num_items: inputs.len(), resume, format: session.model().picture_format() })?;
     let reconstructed =
         Reconstruction { session: &session, args, settings, inputs: &inputs }.run(&mut output, num_kept);
     output.guard(reconstructed)?;
@@ -128,7 +128,7 @@ impl Reconstruction<'_> {
                 numbers: &numbers,
             };
             let decoded = pipeline.decode_batch(codes, &settings, &mut progress.observer())?;
-            let records: Vec<Record> = inputs.iter().map(|input| Record::plain(&input.name)).collect();
+            let records: Vec<Record> = inputs.iter().map(Record::of).collect();
             output.write(&decoded, &records.iter().collect::<Vec<_>>())?;
             let names: Vec<String> = inputs.iter().map(|input| input.name.clone()).collect();
             output.keep(batch.end, serde_json::to_value(measure(&x_0, &decoded, &names)?)?)?;
@@ -166,7 +166,7 @@ fn side_by_side(session: &Session, inputs: &[Input], output: &PictureOutput) -> 
             sheet.leave_out(inputs.len() - shown);
             break;
         }
-        let x_0 = input.read(session.model().image_shape())?;
+        let x_0 = input.read(session.model().picture_format())?;
         sheet.push(&input.name, vec![rgb_from_tensor(&x_0)?, output.picture(&input.name)?]);
     }
     Ok(sheet)

@@ -44,7 +44,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &SampleArgs) -> Result<()> {
     let indices = indices(args, &given)?;
     let record = |&idx: &u64| {
         let note = Settings::from([("index".to_owned(), idx.into())]);
-        Record { name: format!("sample_{idx:05}"), note }
+        Record { name: format!("sample_{idx:05}"), note, origin: None }
     };
     let records: Vec<Record> = indices.iter().map(record).collect();
     // A sheet shows a sample of the seed; single pictures are wanted alone.
@@ -130,7 +130,8 @@ impl Sampling<'_> {
             let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.clone(), source })?;
             hidden.insert("noise".to_owned(), blake3::hash(&bytes).to_string().into());
         }
-        Ok(Begin { public, hidden, num_items: self.records.len(), resume: args.resume.mode(&args.out.force) })
+        let (num_items, resume) = (self.records.len(), args.resume.mode(&args.out.force));
+        Ok(Begin { public, hidden, num_items, resume, format: self.session.model().picture_format() })
     }
 
     /// Samples the remaining pictures, batch by batch.
@@ -180,7 +181,7 @@ impl GivenNoise {
         let read =
             |name: &str, num_axes: &[usize]| file.shape(name).map(|_| read_tensor(&file, name, num_axes)).transpose();
         // A one-shot autoencoder's noise is a vector.
-        let (z_terminal, x_terminal) = (read("z_T", &[2])?, read("x_T", &[2, 4])?);
+        let (z_terminal, x_terminal) = (read("z_T", &[2])?, read("x_T", &[2, 4, 5])?);
         let counts: Vec<usize> =
             [&z_terminal, &x_terminal].into_iter().flatten().map(|tensor| tensor.dims()[0]).collect();
         match counts[..] {

@@ -28,10 +28,11 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
     let subjects = list_readable_subjects(&args.input.input, &args.input.reading)?;
     let chosen = chosen(args)?;
     let each = |subject: usize| {
-        let name = &subjects.all()[subject].name;
+        let (name, origin) = (&subjects.all()[subject].name, subjects.picture(subject));
         let chosen = chosen.iter().map(move |&idx| {
             let note = Settings::from([("index".to_owned(), idx.into())]);
-            Variation { subject, idx, record: Record { name: format!("{name}_variation_{idx:03}"), note } }
+            let name = format!("{name}_variation_{idx:03}");
+            Variation { subject, idx, record: Record { name, note, origin: origin.cloned() } }
         });
         chosen.collect::<Vec<_>>()
     };
@@ -60,7 +61,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
     hidden.insert("inputs".to_owned(), subjects.fingerprint()?.into());
     hidden.insert("variations".to_owned(), format!("{chosen:?} of {}", args.count).into());
     let resume = args.resume.mode(&args.out.force);
-    let num_kept = output.begin(Begin { public, hidden, num_items: variations.len(), resume })?;
+    let num_kept = output.begin(Begin { public, hidden, num_items: variations.len(), resume, format: session.model().picture_format() })?;
     let varying = Varying { session: &session, args, settings, subjects: &subjects, variations: &variations };
     let varied = varying.run(&mut output, num_kept);
     output.guard(varied)?;
@@ -148,12 +149,11 @@ impl Varying<'_> {
             }
             let mut row = vec![];
             if let Some(input) = subjects.picture(subject) {
-                row.push(rgb_from_tensor(&input.read(session.model().image_shape())?)?);
+                row.push(rgb_from_tensor(&input.read(session.model().picture_format())?)?);
             } else if has_pictures {
                 // Of codes alone there is no original to show.
-                let [_, height, width] = session.model().image_shape();
-                let side = |side| u32::try_from(side).unwrap_or(1);
-                row.push(RgbImage::from_pixel(side(width), side(height), image::Rgb([255; 3])));
+                let (width, height) = output.picture(&of_one[0].record.name)?.dimensions();
+                row.push(RgbImage::from_pixel(width, height, image::Rgb([255; 3])));
             }
             for variation in of_one {
                 row.push(output.picture(&variation.record.name)?);

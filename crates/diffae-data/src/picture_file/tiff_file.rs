@@ -19,7 +19,7 @@ const ROUNDING: f32 = 1e-3;
 const MIN_OF_BYTES: f32 = 32.;
 
 /// A TIFF in memory.
-pub(super) type TiffDecoder<'a> = Decoder<Cursor<&'a [u8]>>;
+pub(crate) type TiffDecoder<'a> = Decoder<Cursor<&'a [u8]>>;
 
 /// A TIFF, decoded if `image` does not read it.
 #[derive(Debug)]

@@ -7,7 +7,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use diffae_data::{Crop, Overwrite, PictureSet, write_atomically};
+use diffae_data::{Crop, Overwrite, PictureFormat, PictureSet, write_atomically};
+use diffae_nets::{ImageShape, ImageSize};
 use diffae_infer::{LatentMethod, Settings};
 use diffae_schedule::{Sampler, Spacing};
 
@@ -296,13 +297,13 @@ impl<'a> Fid<'a> {
         let &Self { real, features, ref options, .. } = self;
         let overwrite = evaluation.overwrite();
         let common = |settings: Settings| features.settings.clone().into_iter().chain(settings).collect::<Settings>();
-        let given = options.size.map(|size| [3, size, size]);
+        let given = options.size.map(|size| ImageSize::from(size).with_channels(3));
         let image_size = generator.model().map(|model| model.model().image_shape()).or(given);
         let of_real = |pictures: &PictureSet| -> Result<Settings> {
             Ok(Settings::from([
                 ("data".to_owned(), pictures.fingerprint()?.into()),
                 ("flips".to_owned(), self.is_reference().into()),
-                ("image_shape".to_owned(), image_size.map(Vec::from).into()),
+                ("image_shape".to_owned(), image_size.map(ImageShape::dims).into()),
                 ("seed".to_owned(), evaluation.seed().into()),
             ]))
         };
@@ -377,7 +378,7 @@ impl<'a> Fid<'a> {
     ) -> Result<Vec<Tensor>> {
         let x = match (model, self.options.size) {
             (Some(model), _) => model.read(pictures, range.clone())?,
-            (None, Some(size)) => pictures.read(range.clone(), [3, size, size])?,
+            (None, Some(size)) => pictures.read(range.clone(), PictureFormat::new(3, size))?,
             (None, None) => return as_they_are(pictures, range),
         };
         let x = eight_bits(&x)?;

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use diffae_data::PictureSet;
+use diffae_data::{PictureFormat, PictureSet};
 use diffae_infer::Settings;
 use image::ImageReader;
 
@@ -139,7 +139,7 @@ pub(super) fn read_pair(x: &PictureSet, y: &PictureSet, (of_x, of_y): (usize, us
     if width != height {
         return Err(unsuitable(format!("{name} has {width} by {height} pixels, expected a square")));
     }
-    let shape = [3, height as usize, width as usize];
-    let read = |pictures: &PictureSet, idx: usize| to_unit(&pictures.read(std::iter::once(idx), shape)?);
+    let format = PictureFormat::new(3, height as usize);
+    let read = |pictures: &PictureSet, idx: usize| to_unit(&pictures.read(std::iter::once(idx), format)?);
     Ok([read(x, of_x)?, read(y, of_y)?])
 }

@@ -16,11 +16,11 @@ impl Pipeline {
     /// Reads pictures of a set at the model's size, to its device.
     ///
     /// # Shapes
-    /// - result: `[N, C, H, W]`, f32 in `[-1, 1]`.
+    /// - result: `[N, C, H, W]`, or volumes, `[N, C, D, H, W]`, f32 in `[-1, 1]`.
     /// # Errors
     /// As [`PictureSet::read`].
     pub fn read_batch(&self, pictures: &PictureSet, indices: impl Iterator<Item = usize>) -> Result<Tensor> {
-        let x_0 = pictures.read(indices, self.model().image_shape())?;
+        let x_0 = pictures.read(indices, self.model().picture_format())?;
         computing("moving pictures", x_0.to_device(self.model().device()))
     }
 
@@ -212,8 +212,8 @@ impl Pipeline {
     /// # Errors
     /// [`Error::OutOfRange`] without pictures.
     pub fn tensor_of(&self, pictures: &[RgbImage]) -> Result<Tensor> {
-        let [channels, size, _] = self.model().image_shape();
-        let read = |picture: &RgbImage| Ok(tensor_from_rgb(picture, channels, size)?);
+        let format = self.model().picture_format();
+        let read = |picture: &RgbImage| Ok(tensor_from_rgb(picture, format)?);
         let pictures = pictures.iter().map(read).collect::<Result<Vec<_>>>()?;
         check_count("pictures", pictures.len())?;
         computing("stacking pictures", Tensor::stack(&pictures, 0))

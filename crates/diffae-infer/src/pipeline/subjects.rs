@@ -31,7 +31,7 @@ impl Subjects {
         let computed = if inputs.is_empty() {
             Encoded { z_sem: None, x_terminal: None, chain: None, x_0: None }
         } else {
-            let x_0 = read_batch(&inputs, model.image_shape(), model.device())?;
+            let x_0 = read_batch(&inputs, model.picture_format(), model.device())?;
             pipeline.encode_batch(&x_0, need, settings, observer)?
         };
         let are_all_samples = self.are_all_samples();

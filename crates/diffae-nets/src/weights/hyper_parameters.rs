@@ -200,7 +200,7 @@ impl<'a> HyperParameters<'a> {
         let attention = self.counts("attention_resolutions", "net_attn")?;
         UnetConfig::new(RawUnetConfig {
             attention_resolutions: occurring(attention, image_size, channel_mult.len(), "unet"),
-            image_size,
+            image_size: image_size.into(),
             in_channels: self.optional_count("in_channels", "in_channels")?.unwrap_or(3),
             out_channels: self.optional_count("out_channels", "out_channels")?.unwrap_or(3),
             model_channels: self.count("model_channels", "net_ch")?,
@@ -226,7 +226,7 @@ impl<'a> HyperParameters<'a> {
         };
         EncoderConfig::new(RawEncoderConfig {
             attention_resolutions: occurring(attention, image_size, channel_mult.len(), "encoder"),
-            image_size,
+            image_size: image_size.into(),
             in_channels: self.optional_count("in_channels", "in_channels")?.unwrap_or(3),
             out_channels: self.count("enc_out_channels", "style_ch")?,
             model_channels: self.count("model_channels", "net_ch")?,

@@ -71,7 +71,7 @@ impl Shapes<'_> {
         let conditioned = self.has("unet.middle_block.0.cond_emb_layers.1.weight");
         let num_res_blocks = blocks_up.saturating_sub(1);
         UnetConfig::new(RawUnetConfig {
-            image_size,
+            image_size: image_size.into(),
             in_channels: self.axis("unet.input_blocks.0.0.weight", 1)?,
             out_channels: self.axis("unet.out.2.weight", 0)?,
             model_channels,
@@ -111,7 +111,7 @@ impl Shapes<'_> {
             in_channels: self.axis("encoder.input_blocks.0.0.weight", 1)?,
             out_channels: self.axis("encoder.out.3.weight", 0)?,
             model_channels: unet.model_channels,
-            attention_resolutions: levels.attention(unet.image_size),
+            attention_resolutions: levels.attention(unet.image_size.width()),
             channel_mult: levels.channel_mult,
             num_res_blocks,
             num_heads: unet.num_heads,

@@ -61,10 +61,10 @@ impl Model {
     ) -> Result<Vec<u8>> {
         warn(py, codes.foreign_noise_warning("the codes")?)?;
         let pipeline = &self.pipeline;
-        let [_, height, width] = pipeline.model().image_shape();
+        let size = pipeline.model().image_shape().size;
         let work = (NetworkCall::Decoder, codes.len() * pipeline.num_decoding_calls(&settings));
         counted(py, keywords, work, |counter| {
-            let mut bytes = Vec::with_capacity(codes.len() * height * width * 3);
+            let mut bytes = Vec::with_capacity(codes.len() * size.num_pixels() * 3);
             for batch in pipeline.decode_batches(codes, numbers, &settings, &mut |event| counter.count(event)) {
                 let (range, x_0) = batch?;
                 for idx in 0..range.len() {
@@ -77,8 +77,8 @@ impl Model {
 
     /// Hands the pixels of pictures over to an array, `[.., H, W, 3]`.
     pub(super) fn array(&self, py: Python<'_>, pixels: Vec<u8>, counts: &[usize]) -> Result<PictureArray> {
-        let [_, height, width] = self.pipeline.model().image_shape();
-        array_from(py, pixels, &[counts, &[height, width, 3]].concat())
+        let size = self.pipeline.model().image_shape().size;
+        array_from(py, pixels, &[counts, &[size.height(), size.width(), 3]].concat())
     }
 
     /// Completes settings of decoding, and fails if there is no chain of so many steps.

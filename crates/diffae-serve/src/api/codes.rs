@@ -69,8 +69,8 @@ pub(super) async fn encode(
     check_pixels(&body)?;
     let id = id_of(&app, &name, &body);
     // Decoding takes the time of a step; the worker does not wait for it.
-    let (label, shape) = (name.clone(), app.pipeline.model().image_shape());
-    let decode = move || picture_from_bytes(&body, FilePath::new(&label), (shape[0], shape[1]), None);
+    let (label, format) = (name.clone(), app.pipeline.model().picture_format());
+    let decode = move || picture_from_bytes(&body, FilePath::new(&label), format, None);
     let x_0 = tokio::task::spawn_blocking(decode).await.map_or(Err(Error::Fault), |decoded| Ok(decoded?))?;
     encode_picture(&app, upload.client.lane("encode"), (id, name), x_0).await
 }
@@ -97,8 +97,8 @@ pub(super) async fn encode_face(
     Query(client): Query<Client>,
 ) -> Result<Json<Described>> {
     let (name, picture) = known_face(&app, idx)?.clone();
-    let [channels, size, _] = app.pipeline.model().image_shape();
-    let (id, x_0) = (id_of(&app, &name, picture.as_raw()), tensor_from_rgb(&picture, channels, size)?);
+    let x_0 = tensor_from_rgb(&picture, app.pipeline.model().picture_format())?;
+    let id = id_of(&app, &name, picture.as_raw());
     encode_picture(&app, client.lane("encode"), (id, name), x_0).await
 }
 

@@ -252,8 +252,7 @@ pub(crate) fn memory_of_a_loaded_model() -> Result<String> {
 pub(crate) fn held_bytes(model: &std::path::Path) -> Result<u64> {
     let idle = machine::resident_bytes()?;
     let model = diffae_infer::Model::load(model, &diffae_infer::LoadOptions::cpu())?;
-    let [channels, size, _] = model.image_shape();
-    let x = Tensor::zeros((1, channels, size, size), DType::F32, &Device::Cpu)?;
+    let x = Tensor::zeros(model.image_shape().of_batch(1), DType::F32, &Device::Cpu)?;
     for _ in 0..2 {
         let z_sem = model.encode_semantic(&x)?;
         model.unet()?.forward(&model.states(&x)?, &[TIMESTEP], Some(&z_sem))?;

@@ -200,6 +200,7 @@ impl Preset {
             chains,
             endpoint: None,
             z_sem,
+            window: None,
         })?)
     }
 
@@ -223,7 +224,7 @@ impl Preset {
     /// Returns the config of the networks.
     pub(crate) fn config(&self) -> Result<AutoencoderConfig> {
         let unet = UnetConfig::new(RawUnetConfig {
-            image_size: self.image_size,
+            image_size: self.image_size.into(),
             in_channels: 3,
             out_channels: 3,
             model_channels: self.model_channels,
@@ -237,7 +238,7 @@ impl Preset {
             conditioning: Conditioning::TimeAndZSem,
         })?;
         let encoder = EncoderConfig::new(RawEncoderConfig {
-            image_size: self.image_size,
+            image_size: self.image_size.into(),
             in_channels: 3,
             out_channels: self.embed_channels,
             model_channels: self.model_channels,

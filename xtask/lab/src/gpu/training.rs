@@ -34,7 +34,7 @@ pub(super) fn steps(card: &Card, scale: &Scale, rows: &mut Rows) -> Result<()> {
         let settings: Vec<String> = settings.iter().map(|&text| text.to_owned()).collect();
         let config = presets::config(preset, &settings)?;
         let model = config.model_config()?;
-        let size = config.model.image_size;
+        let shape = model.image_shape().of_batch(batch);
         let steps = |device: &Device| -> Result<(Vec<f64>, Trainer)> {
             // A CPU computes in f32, and has no matrix product for bf16.
             let dtype = if device.is_cpu() { DType::F32 } else { dtype };
@@ -42,7 +42,7 @@ pub(super) fn steps(card: &Card, scale: &Scale, rows: &mut Rows) -> Result<()> {
             let mut trainer = Trainer::of_model((&model, compute), &config, HashMap::new())?;
             let mut figures = vec![];
             for step in 0..NUM_STEPS {
-                let x = values(&[batch, 3, size, size], step)?;
+                let x = values(&shape, step)?;
                 let result = if kind == "compact" {
                     trainer.step(&x)?
                 } else {

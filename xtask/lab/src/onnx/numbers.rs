@@ -21,7 +21,7 @@ pub(super) fn numbers(pipeline: &Pipeline) -> Result<Numbers> {
     let model = pipeline.model();
     let settings = PipelineSettings::of_model(model.config());
     let mut numbers = Numbers::new();
-    let x_0 = (drawn(NoisePurpose::Step, &model.image_shape())? * 0.5)?.clamp(-1f32, 1f32)?;
+    let x_0 = (drawn(NoisePurpose::Step, &model.image_shape().dims())? * 0.5)?.clamp(-1f32, 1f32)?;
     let x_terminal = model.random_x_terminal(NoiseSource::new(SEED), 0..COUNT)?;
     let encoded = pipeline.encode_batch(&x_0, CodesNeed::Both, &settings, &mut no_observer)?;
     let z_sem = encoded.z_sem.as_ref();

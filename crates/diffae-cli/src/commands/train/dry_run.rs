@@ -145,8 +145,8 @@ fn open_pictures(config: &TrainConfig, splits: [&Pictures; 2], refusals: &mut Re
         }
         let Some(&(pictures, idx)) = all.get(place) else { break };
         opened += 1;
-        match pictures.read(idx, config.model.image_channels, size) {
-            Ok(_) => enlarged += usize::from(is_smaller(pictures, idx, size)),
+        match pictures.read(idx, config.picture_format()) {
+            Ok(_) => enlarged += usize::from(size.square().is_some_and(|size| is_smaller(pictures, idx, size))),
             Err(error) => broken.push(one_sentence(&error.into())),
         }
     }

@@ -117,7 +117,7 @@ pub(in crate::commands::dataset) fn colors(
     let bytes = pictures.bytes(idx).unwrap();
     let side = image::load_from_memory(&bytes).unwrap().width() as usize;
     assert_eq!(side, size, "the picture is stored in the size that was wanted");
-    let planes = pictures.read(idx, 3, size).unwrap().to_vec3::<f32>().unwrap();
+    let planes = pictures.read(idx, diffae_data::PictureFormat::new(3, size)).unwrap().to_vec3::<f32>().unwrap();
     let at = |&(x, y): &(usize, usize)| [0, 1, 2].map(|channel: usize| (planes[channel][y][x] + 1.) * 127.5);
     pixels.iter().map(at).collect()
 }

@@ -1,32 +1,47 @@
-//! Reads arrays from `NumPy`'s `.npz` archives: any byte order, either memory order, compressed or not.
+//! Arrays of `NumPy`, alone (`.npy`) or in archives (`.npz`): any byte order, either memory order, compressed or not.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
-use std::path::Path;
+use std::io::{BufReader, Cursor, Read, Seek};
+use std::path::{Path, PathBuf};
 
 use half::f16;
 use zip::ZipArchive;
 
-/// First bytes of each array of an archive.
-const MAGIC: &[u8] = b"\x93NUMPY";
+use crate::error::{Error, Result as DataResult};
+use crate::raster::MAX_VALUES;
+
+/// First bytes of each array.
+pub(crate) const MAGIC: &[u8] = b"\x93NUMPY";
 /// Upper bound of a header's length; `NumPy`'s own are below 200 bytes.
 const MAX_HEADER_BYTES: usize = 1 << 16;
 
-/// An open `.npz` archive, whose errors are sentences without the path.
-pub(crate) struct Npz {
-    archive: ZipArchive<BufReader<File>>,
+/// An open `.npz` archive of arrays.
+#[derive(Debug)]
+pub struct NpzFile {
+    path: PathBuf,
+    archive: Npz<BufReader<File>>,
+}
+
+/// An archive, whose errors are sentences without the path.
+#[derive(Debug)]
+struct Npz<R> {
+    archive: ZipArchive<R>,
 }
 
 /// An array, its values in C order whatever the order in the file.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Array {
-    pub(crate) shape: Vec<usize>,
-    pub(crate) values: Vec<f64>,
+pub struct Array {
+    /// Sizes of the axes.
+    pub shape: Vec<usize>,
+    /// Values, the last axis innermost.
+    pub values: Vec<f64>,
+    /// Number type in the file.
+    pub(crate) number: Number,
 }
 
 /// A number type of `NumPy` that fits into f64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Number {
+pub(crate) struct Number {
     kind: Kind,
     size: usize,
     order: ByteOrder,
@@ -53,22 +68,45 @@ struct Header {
     shape: Vec<usize>,
 }
 
-impl Npz {
-    pub(crate) fn open(path: &Path) -> Result<Self, String> {
-        let file = File::open(path).map_err(|error| error.to_string())?;
-        let archive = ZipArchive::new(BufReader::new(file))
+impl NpzFile {
+    /// Opens an archive.
+    ///
+    /// # Errors
+    /// [`Error::Array`] if it is none.
+    pub fn open(path: &Path) -> DataResult<Self> {
+        let failed = |problem: String| Error::Array { path: path.to_owned(), problem };
+        let file = File::open(path).map_err(|error| failed(error.to_string()))?;
+        Ok(Self { path: path.to_owned(), archive: Npz::new(BufReader::new(file)).map_err(failed)? })
+    }
+
+    /// Returns the names of the arrays, in the order of the archive.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.archive.names()
+    }
+
+    /// Reads an array by its name; `None` if the archive lacks it.
+    ///
+    /// # Errors
+    /// [`Error::Array`] if it is damaged, or holds something else than real numbers.
+    pub fn read(&mut self, name: &str) -> DataResult<Option<Array>> {
+        self.archive.read(name).map_err(|problem| Error::Array { path: self.path.clone(), problem })
+    }
+}
+
+impl<R: Read + Seek> Npz<R> {
+    fn new(source: R) -> Result<Self, String> {
+        let archive = ZipArchive::new(source)
             .map_err(|error| format!("this is not an .npz archive, which numpy.savez writes ({error})"))?;
         Ok(Self { archive })
     }
 
-    /// Returns the names of the arrays, in the order of the archive.
-    pub(crate) fn names(&self) -> Vec<String> {
+    fn names(&self) -> Vec<String> {
         let names = self.archive.file_names().filter_map(std::result::Result::ok);
         names.map(|name| name.trim_end_matches(".npy").to_owned()).collect()
     }
 
-    /// Reads an array by its name; `None` if the archive lacks it.
-    pub(crate) fn read(&mut self, name: &str) -> Result<Option<Array>, String> {
+    fn read(&mut self, name: &str) -> Result<Option<Array>, String> {
         if !self.names().iter().any(|there| there == name) {
             return Ok(None);
         }
@@ -78,10 +116,38 @@ impl Npz {
     }
 }
 
-fn read_array(source: &mut impl Read) -> Result<Array, String> {
+/// Reads the only array of an archive.
+pub(crate) fn only_array(bytes: &[u8]) -> Result<Array, String> {
+    let mut archive = Npz::new(Cursor::new(bytes))?;
+    match archive.names().as_slice() {
+        [name] => archive.read(name)?.ok_or_else(|| format!("there is no array {name}")),
+        names => Err(format!("it holds {} arrays ({}), and a picture is one", names.len(), names.join(", "))),
+    }
+}
+
+/// Encodes an array of f32 as a `.npy` file.
+#[must_use]
+pub fn npy_bytes(shape: &[usize], values: &[f32]) -> Vec<u8> {
+    let sides: String = shape.iter().map(|side| format!("{side}, ")).collect();
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", sides.trim_end());
+    // The values begin at a multiple of 64 bytes.
+    let before = MAGIC.len() + 4;
+    let padded = (before + header.len() + 1).next_multiple_of(64) - before;
+    header.extend(std::iter::repeat_n(' ', padded - header.len() - 1));
+    header.push('\n');
+    let length = u16::try_from(header.len()).unwrap_or(u16::MAX).to_le_bytes();
+    let mut bytes = [MAGIC, &[1, 0], &length, header.as_bytes()].concat();
+    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    bytes
+}
+
+pub(crate) fn read_array(source: &mut impl Read) -> Result<Array, String> {
     let Header { number, is_fortran, shape } = read_header(source)?;
     let too_large = || format!("shape {shape:?} is too large");
     let count = shape.iter().try_fold(1_usize, |count, &side| count.checked_mul(side)).ok_or_else(too_large)?;
+    if count > MAX_VALUES {
+        return Err(too_large());
+    }
     let num_bytes = count.checked_mul(number.size).ok_or_else(too_large)?;
     let mut bytes = vec![];
     // One byte more than there should be, so that the end is reached and the checksum compared.
@@ -93,7 +159,7 @@ fn read_array(source: &mut impl Read) -> Result<Array, String> {
     }
     let values: Vec<f64> = bytes.chunks_exact(number.size).map(|bytes| number.value(bytes)).collect();
     let values = if is_fortran { to_c_order(&shape, &values) } else { values };
-    Ok(Array { shape, values })
+    Ok(Array { shape, values, number: number.in_little_endian() })
 }
 
 fn read_header(source: &mut impl Read) -> Result<Header, String> {
@@ -140,6 +206,18 @@ fn parse_header(text: &str) -> Result<Header, String> {
 }
 
 impl Number {
+    pub(crate) const UINT8: Self = Self { kind: Kind::Unsigned, size: 1, order: ByteOrder::Little };
+    pub(crate) const UINT16: Self = Self { kind: Kind::Unsigned, size: 2, order: ByteOrder::Little };
+
+    pub(crate) fn is_float(self) -> bool {
+        self.kind == Kind::Float
+    }
+
+    /// Returns the same type, whatever the byte order of the file.
+    fn in_little_endian(self) -> Self {
+        Self { order: ByteOrder::Little, ..self }
+    }
+
     /// Reads `<f8`, `>f4`, `|u1` and the like.
     fn parse(descr: &str) -> Result<Self, String> {
         let unknown = || match descr.trim_start_matches(['<', '>', '=', '|']) {
@@ -243,6 +321,18 @@ mod tests {
         assert_eq!(cube.values, [0., 1., 2., 3., 4., 5., 6., 7.]);
         let scalar = read("|u1", "True, 'shape': ()", &[9]).unwrap();
         assert_eq!((scalar.shape, scalar.values), (vec![], vec![9.]));
+    }
+
+    #[test]
+    fn arrays_that_are_written_are_read() {
+        for shape in [vec![], vec![2], vec![3, 1, 2]] {
+            let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|i| i as f32 - 1.5).collect();
+            let bytes = npy_bytes(&shape, &values);
+            assert_eq!((bytes.len() - 4 * values.len()) % 64, 0);
+            let array = read_array(&mut &bytes[..]).unwrap();
+            assert_eq!(array.values, values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>());
+            assert_eq!(array.shape, shape);
+        }
     }
 
     #[test]
