@@ -37,3 +37,4 @@ mod served;
 mod shards;
 mod support;
 mod training;
+mod volumes;

@@ -13,8 +13,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = std::env::args().nth(1).ok_or("usage: batches DATA (a folder, an archive or an LMDB)")?;
     let pictures = Pictures::all(Path::new(&data), Crop::Center)?;
     let count = pictures.len();
-    let settings =
-        LoaderSettings { format: PictureFormat::new(3, 64), batch_size: BATCH, workers: 2, prefetch: 4, first_batch: 0 };
+    let settings = LoaderSettings {
+        format: PictureFormat::new(3, 64),
+        batch_size: BATCH,
+        workers: 2,
+        prefetch: 4,
+        first_batch: 0,
+    };
     // The caller decides the order by the place in the sequence: here every second pass is mirrored.
     let draw = move |place: usize| Drawn { idx: place % count, is_mirrored: (place.div_euclid(count)) % 2 == 1 };
     let mut loader = Loader::new(pictures, settings, draw);

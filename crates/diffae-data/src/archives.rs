@@ -200,7 +200,8 @@ mod tests {
             assert_eq!(names(&fixture(file)).unwrap(), expected, "{file}");
             let settings = FindSettings::default();
             let pictures = Pictures::find(&fixture(file), &settings, Split::Train).unwrap();
-            (0..pictures.len()).for_each(|idx| assert!(pictures.read(idx, crate::PictureFormat::new(3, 16)).is_ok(), "{file} {idx}"));
+            (0..pictures.len())
+                .for_each(|idx| assert!(pictures.read(idx, crate::PictureFormat::new(3, 16)).is_ok(), "{file} {idx}"));
         }
         let error = names(&fixture("pictures.tar.xz")).unwrap_err();
         assert!(error.contains("an xz file") && error.contains("xz --decompress"), "{error}");

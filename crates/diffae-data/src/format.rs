@@ -35,6 +35,7 @@ impl Window {
 
     /// Brings a value to `[-1, 1]`.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "networks compute in f32")]
     pub fn to_unit(self, value: f64) -> f32 {
         let x = (2. * (value - self.low) / (self.high - self.low) - 1.) as f32;
         x.clamp(-1., 1.)
@@ -42,8 +43,9 @@ impl Window {
 
     /// Brings a number in `[-1, 1]` back to the value that it stands for.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "as many digits as x has")]
     pub fn value_of(self, x: f32) -> f32 {
-        (self.low + (f64::from(x) + 1.) / 2. * (self.high - self.low)) as f32
+        (self.low + (f64::from(x) + 1.) * 0.5 * (self.high - self.low)) as f32
     }
 }
 
@@ -106,7 +108,10 @@ mod tests {
             assert!((window.to_unit(value) - x).abs() < 1e-6, "{value}");
         }
         assert!((window.value_of(0.5) - 50.).abs() < 1e-3);
-        assert_eq!((serde_json::to_string(&window).unwrap(), window.to_string()), ("[-1000.0,400.0]".into(), "[-1000, 400]".into()));
+        assert_eq!(
+            (serde_json::to_string(&window).unwrap(), window.to_string()),
+            ("[-1000.0,400.0]".into(), "[-1000, 400]".into())
+        );
         for wrong in ["[1, 1]", "[2, 1]", "[0]", "[0, 1, 2]"] {
             assert!(serde_json::from_str::<Window>(wrong).is_err(), "{wrong}");
         }

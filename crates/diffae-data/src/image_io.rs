@@ -380,7 +380,10 @@ mod tests {
             });
             let sides = [height as usize, width as usize];
             let in_place = tensor_from_pixels(picture.as_raw(), sides, PictureFormat::new(channels, size)).unwrap();
-            assert_eq!(values(&in_place), values(&tensor_from_rgb(&picture, PictureFormat::new(channels, size)).unwrap()));
+            assert_eq!(
+                values(&in_place),
+                values(&tensor_from_rgb(&picture, PictureFormat::new(channels, size)).unwrap())
+            );
         }
         assert!(matches!(tensor_from_pixels(&[0; 11], [2, 2], rgb(2)), Err(Error::OutOfRange { .. })));
         assert!(matches!(tensor_from_pixels(&[], [0, 0], rgb(2)), Err(Error::Resize { .. })));
@@ -403,7 +406,9 @@ mod tests {
         let path = folder.path().join("a.png");
         picture.save(&path).unwrap();
         let expected = 1000. / 32767.5 - 1.;
-        assert!(values(&read_image(&path, PictureFormat::new(1, 4)).unwrap()).iter().all(|v| (v - expected).abs() < 1e-6));
+        assert!(
+            values(&read_image(&path, PictureFormat::new(1, 4)).unwrap()).iter().all(|v| (v - expected).abs() < 1e-6)
+        );
         assert!(values(&read_image(&path, rgb(4)).unwrap()).iter().all(|v| (v - expected).abs() < 1e-6));
     }
 

@@ -354,7 +354,13 @@ mod tests {
         ] {
             let [first, second] = [(); 2].map(|()| Pictures::find(folder, &settings, Split::Train).unwrap());
             assert_eq!((0..first.len()).map(|idx| first.name(idx)).collect::<Vec<_>>(), names);
-            let values = second.read(0, crate::PictureFormat::new(3, 4)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let values = second
+                .read(0, crate::PictureFormat::new(3, 4))
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
             assert!(values.iter().all(|value| (value - (shade / 127.5 - 1.)).abs() < 1e-6), "{values:?}");
             assert!(!folder.join("lock.mdb").exists() || std::fs::remove_file(folder.join("lock.mdb")).is_ok());
         }
@@ -370,7 +376,13 @@ mod tests {
         write(&folder, &[&entries[..], &[("info", b"text".to_vec())]].concat());
         let names = |path: &Path| {
             let pictures = Pictures::find(path, &settings, Split::Train).unwrap();
-            let values = pictures.read(0, crate::PictureFormat::new(3, 4)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let values = pictures
+                .read(0, crate::PictureFormat::new(3, 4))
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
             assert!(values.iter().all(|value| (value - (10. / 127.5 - 1.)).abs() < 1e-6), "{values:?}");
             (0..pictures.len()).map(|idx| pictures.name(idx)).collect::<Vec<_>>()
         };

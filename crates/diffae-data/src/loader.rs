@@ -184,7 +184,8 @@ mod tests {
         let settings = FindSettings { max_broken_share: 0.1, ..FindSettings::default() };
         let pictures = Pictures::find(folder.path(), &settings, Split::Train).unwrap();
         let count = pictures.len();
-        let settings = LoaderSettings { format: PictureFormat::new(3, 16), batch_size: 4, workers, prefetch: 2, first_batch };
+        let settings =
+            LoaderSettings { format: PictureFormat::new(3, 16), batch_size: 4, workers, prefetch: 2, first_batch };
         Loader::new(pictures, settings, move |place| Drawn { idx: place * 7 % count, is_mirrored: place % 2 == 1 })
     }
 

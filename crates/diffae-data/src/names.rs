@@ -37,7 +37,8 @@ const BEGINNING_BYTES: u64 = 132;
 #[must_use]
 pub fn is_picture_name(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
-    let is_packed = || path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase().ends_with(PACKED_VOLUME);
+    let is_packed =
+        || path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase().ends_with(PACKED_VOLUME);
     ending.is_some_and(|ending| PICTURE_ENDINGS.contains(&ending.as_str())) || is_packed()
 }
 

@@ -128,8 +128,8 @@ pub(crate) fn only_array(bytes: &[u8]) -> Result<Array, String> {
 /// Encodes an array of f32 as a `.npy` file.
 #[must_use]
 pub fn npy_bytes(shape: &[usize], values: &[f32]) -> Vec<u8> {
-    let sides: String = shape.iter().map(|side| format!("{side}, ")).collect();
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", sides.trim_end());
+    let sides: Vec<String> = shape.iter().map(|side| format!("{side},")).collect();
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", sides.join(" "));
     // The values begin at a multiple of 64 bytes.
     let before = MAGIC.len() + 4;
     let padded = (before + header.len() + 1).next_multiple_of(64) - before;

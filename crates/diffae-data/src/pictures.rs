@@ -317,7 +317,9 @@ mod tests {
         for root in [folder.path().to_owned(), folder.path().join("000.tar")] {
             let pictures = Pictures::find(&root, &settings(0.), Split::Train).unwrap();
             assert_eq!((pictures.len(), pictures.name(1)), (2, "b/1.png".to_owned()));
-            let shade = |idx| pictures.read(idx, PictureFormat::new(1, 4)).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let shade = |idx| {
+                pictures.read(idx, PictureFormat::new(1, 4)).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+            };
             assert!((shade(0) - (10. / 127.5 - 1.)).abs() < 1e-6 && (shade(1) - (250. / 127.5 - 1.)).abs() < 1e-6);
         }
     }

@@ -106,14 +106,17 @@ enum Kind {
 impl Kind {
     /// Detects the kind by the first bytes, and that of compressed files by the ending of the name.
     fn of(bytes: &[u8], path: &Path) -> Option<Self> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        let ends_with = |ending: &str| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+            name.ends_with(ending)
+        };
         if bytes.starts_with(SERIES_MAGIC) {
             Some(Self::Series)
         } else if bytes.starts_with(npy::MAGIC) {
             Some(Self::Npy)
-        } else if bytes.starts_with(b"PK") && name.ends_with(".npz") {
+        } else if bytes.starts_with(b"PK") && ends_with(".npz") {
             Some(Self::Npz)
-        } else if nifti::is_nifti(bytes) || (bytes.starts_with(b"\x1f\x8b") && name.ends_with(".nii.gz")) {
+        } else if nifti::is_nifti(bytes) || (bytes.starts_with(b"\x1f\x8b") && ends_with(".nii.gz")) {
             Some(Self::Nifti)
         } else if bytes.get(128..132) == Some(b"DICM") {
             Some(Self::Dicom)
@@ -182,6 +185,7 @@ impl Raster {
         if values.is_empty() {
             return Err(format!("it is an array of shape {shape:?}, which is empty"));
         }
+        #[expect(clippy::cast_possible_truncation, reason = "networks compute in f32")]
         let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
         let (values, sides) = match *shape.as_slice() {
             ref sides if sides.len() == axes && channels == 1 => (values, sides.to_vec()),
@@ -227,7 +231,7 @@ impl Raster {
     ///
     /// # Errors
     /// A sentence if their scale is not known, or they are not finite.
-    fn to_unit(&mut self, format: PictureFormat) -> std::result::Result<(), String> {
+    fn scale_to_unit(&mut self, format: PictureFormat) -> std::result::Result<(), String> {
         let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
         for &value in &self.values {
             if !value.is_finite() {
@@ -285,7 +289,7 @@ impl Raster {
         if let Some(crop) = crop {
             self = self.cut_out(crop).map_err(unread)?;
         }
-        self.to_unit(format).map_err(unread)?;
+        self.scale_to_unit(format).map_err(unread)?;
         let fitted = resampled::fit(self, format.shape.size)
             .map_err(|source| Error::Resize { path: path.to_owned(), source })?;
         let tensor = Tensor::from_vec(fitted.values, format.shape.dims(), &Device::Cpu);

@@ -29,7 +29,9 @@ pub(crate) fn grouped(root: &Path, files: Vec<PathBuf>) -> Grouped {
         }
     }
     let mut num_series: BTreeMap<PathBuf, usize> = BTreeMap::new();
-    by_series.keys().for_each(|(folder, _)| *num_series.entry(folder.clone()).or_default() += 1);
+    for (folder, _) in by_series.keys() {
+        *num_series.entry(folder.clone()).or_default() += 1;
+    }
     let mut volumes = vec![];
     for ((folder, series), mut files) in by_series {
         if files.len() == 1 {
@@ -37,7 +39,7 @@ pub(crate) fn grouped(root: &Path, files: Vec<PathBuf>) -> Grouped {
             continue;
         }
         let relative = folder.strip_prefix(root).unwrap_or(&folder);
-        let own = if relative.as_os_str().is_empty() { root.file_name().map(Path::new).unwrap_or(root) } else { relative };
+        let own = if relative.as_os_str().is_empty() { root.file_name().map_or(root, Path::new) } else { relative };
         let mut parts: Vec<String> = own.iter().map(|part| part.to_string_lossy().into_owned()).collect();
         if num_series.get(&folder).is_some_and(|&count| count > 1) {
             parts.push(series);

@@ -263,7 +263,13 @@ mod tests {
         for pictures in [&train, &validation] {
             for idx in 0..pictures.len() {
                 let number: f32 = pictures.name(idx).trim_end_matches(".png").parse().unwrap();
-                let value = pictures.read(idx, PictureFormat::new(3, 8)).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                let value = pictures
+                    .read(idx, PictureFormat::new(3, 8))
+                    .unwrap()
+                    .max_all()
+                    .unwrap()
+                    .to_scalar::<f32>()
+                    .unwrap();
                 assert!((value - (number * 5. / 127.5 - 1.)).abs() < 1e-6, "{number}");
             }
         }

@@ -349,7 +349,15 @@ mod tests {
                 let pictures = Pictures::find(root, &settings, Split::Train).unwrap();
                 // A null is no picture.
                 assert_eq!((pictures.len(), pictures.name(1)), (2, format!("{ending}/00000002")));
-                let largest = |idx| pictures.read(idx, crate::PictureFormat::new(1, 4)).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                let largest = |idx| {
+                    pictures
+                        .read(idx, crate::PictureFormat::new(1, 4))
+                        .unwrap()
+                        .max_all()
+                        .unwrap()
+                        .to_scalar::<f32>()
+                        .unwrap()
+                };
                 assert!((largest(0) - (10. / 127.5 - 1.)).abs() < 1e-6, "{ending}");
                 assert!((largest(1) - (250. / 127.5 - 1.)).abs() < 1e-6, "{ending}");
                 assert_eq!(pictures.file(0), table);
@@ -375,7 +383,8 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/datasets").join(name);
         let settings = FindSettings { picture_key: key, ..FindSettings::default() };
         let pictures = Pictures::find(&path, &settings, Split::Train).map_err(|error| error.to_string())?;
-        (0..pictures.len()).for_each(|idx| assert!(pictures.read(idx, crate::PictureFormat::new(3, 16)).is_ok(), "{name} {idx}"));
+        (0..pictures.len())
+            .for_each(|idx| assert!(pictures.read(idx, crate::PictureFormat::new(3, 16)).is_ok(), "{name} {idx}"));
         Ok((0..pictures.len()).map(|idx| pictures.name(idx)).collect())
     }
 

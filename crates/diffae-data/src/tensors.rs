@@ -200,7 +200,9 @@ mod tests {
         written(&path, &[-1., -0.5, 0., 0.5, 1.0005, 0.25, 0.125, 0.]);
         let pictures = Pictures::all(&path, Crop::Center).unwrap();
         assert_eq!((pictures.len(), pictures.name(1)), (2, "made_0001".to_owned()));
-        let read = |idx| pictures.read(idx, PictureFormat::new(1, 2)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let read = |idx| {
+            pictures.read(idx, PictureFormat::new(1, 2)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
         assert_eq!([read(0), read(1)], [[-1., -0.5, 0., 0.5], [1., 0.25, 0.125, 0.]]);
         let other_size = pictures.read(0, PictureFormat::new(3, 2)).unwrap_err().to_string();
         assert!(other_size.contains("made_0000") && other_size.contains("[1, 2, 2]"), "{other_size}");

@@ -54,18 +54,17 @@ pub fn rgb_from_tensor(x: &Tensor) -> Result<RgbImage> {
 impl Stack {
     fn of(x: &Tensor) -> Result<Self> {
         let failed = |source| Error::Tensor { part: "reading a picture from a tensor", source };
-        let (channels, sides) = match *x.dims() {
-            [channels, depth, height, width] => (channels, [depth, height, width]),
-            _ => {
-                let (channels, height, width) = x.dims3().map_err(failed)?;
-                (channels, [1, height, width])
-            }
+        let (channels, sides) = if let [channels, depth, height, width] = *x.dims() {
+            (channels, [depth, height, width])
+        } else {
+            let (channels, height, width) = x.dims3().map_err(failed)?;
+            (channels, [1, height, width])
         };
         let values = x.to_dtype(DType::F32).and_then(|x| x.flatten_all()?.to_vec1::<f32>()).map_err(failed)?;
         if values.iter().any(|value| value.is_nan()) {
             return Err(Error::NotFinite { what: "a decoded picture".to_owned() });
         }
-        let values = values.into_iter().map(|value| ((value + 1.) / 2.).clamp(0., 1.)).collect();
+        let values = values.into_iter().map(|value| ((value + 1.) * 0.5).clamp(0., 1.)).collect();
         Ok(Self { values, channels, sides })
     }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use diffae_data::{
-    Crop, FindSettings, NpzFile, PictureFormat, Pictures, Split, Window, list_inputs, npy_bytes,
-    picture_with_geometry, read_image, rgb_from_tensor,
+    Crop, FindSettings, NpzFile, PictureFormat, Pictures, Split, Window, list_inputs, npy_bytes, picture_with_geometry,
+    read_image, rgb_from_tensor,
 };
 use diffae_nets::ImageSize;
 
@@ -53,9 +53,12 @@ fn assert_close(x: &Tensor, expected: &[f32]) {
 
 #[test]
 fn nifti_volumes_are_turned_to_one_view_with_their_place_in_space() {
-    for (file, name, channels, sides) in [("scaled.nii.gz", "scaled", 2, [5, 6, 4]), ("rotated.nii", "rotated", 1, [5, 4, 3])] {
+    for (file, name, channels, sides) in
+        [("scaled.nii.gz", "scaled", 2, [5, 6, 4]), ("rotated.nii", "rotated", 1, [5, 4, 3])]
+    {
         let path = fixture(file);
-        let (x, geometry) = picture_with_geometry(&fs::read(&path).unwrap(), &path, volume(channels, sides), None).unwrap();
+        let (x, geometry) =
+            picture_with_geometry(&fs::read(&path).unwrap(), &path, volume(channels, sides), None).unwrap();
         assert_eq!(x.dims(), [channels, sides[0], sides[1], sides[2]], "{file}");
         assert_close(&x, &expected(&format!("{name}.npy"), x.elem_count()));
         let affine: Vec<f64> = geometry.unwrap().affine.concat();
@@ -102,7 +105,8 @@ fn files_of_a_dicom_series_are_one_volume() {
     let error = pictures.read(0, format).unwrap_err().to_string();
     assert!(error.contains("5 mm apart") && error.contains("missing"), "{error}");
     // A single slice is a picture.
-    let alone = read_image(&fixture("series/0.dcm"), PictureFormat { window: Some(window()), ..PictureFormat::new(1, 5) });
+    let alone =
+        read_image(&fixture("series/0.dcm"), PictureFormat { window: Some(window()), ..PictureFormat::new(1, 5) });
     assert_eq!(alone.unwrap().dims(), [1, 5, 5]);
 }
 

@@ -19,7 +19,8 @@ const EXACT_STEPS: usize = 200;
 fn main() -> Result<(), Box<dyn Error>> {
     let model = ModelSource::built_in()?.build(&LoadOptions::cpu())?;
     let faces = built_in_pictures()?;
-    let faces = faces.iter().map(|(_, face)| tensor_from_rgb(face, model.picture_format())).collect::<Result<Vec<_>, _>>()?;
+    let faces =
+        faces.iter().map(|(_, face)| tensor_from_rgb(face, model.picture_format())).collect::<Result<Vec<_>, _>>()?;
     let x_0 = Tensor::stack(&faces, 0)?;
     let z_sem = model.encode_semantic(&x_0)?;
     let x_terminal = model.random_x_terminal(NoiseSource::new(0), 0..faces.len() as u64)?;

@@ -8,8 +8,8 @@ use candle_nn::VarBuilder;
 use diffae_data::PictureFormat;
 use diffae_nets::weights::{ArchitectureHints, LatentMoments, Weights};
 use diffae_nets::{
-    ImageShape,     AttributeClassifier, CompactDecoder, CompactEncoder, EndpointNet, LatentNet, SemanticNetwork, SpatialAutoencoder,
-    Unet, UnetReplays, Winograd,
+    AttributeClassifier, CompactDecoder, CompactEncoder, EndpointNet, ImageShape, LatentNet, SemanticNetwork,
+    SpatialAutoencoder, Unet, UnetReplays, Winograd,
 };
 use diffae_schedule::{Clip, NoiseSchedule, PredictionTarget};
 

@@ -20,7 +20,7 @@ use crate::tape;
 /// # Errors
 /// If `x` has neither four nor five axes or is not a float tensor.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
-    let y = upsample(&x.detach(), 1.)?;
+    let y = upsample(&x.detach(), None)?;
     tape::push(&[x], &y, |dy, _| Ok(vec![Some(pool(dy, Window::Sum)?)]))?;
     Ok(y)
 }
@@ -43,7 +43,7 @@ pub fn average_pool_2x(x: &Tensor) -> Result<Tensor> {
     }
     let factor = if sides.len() == 3 { 0.125 } else { 0.25 };
     let y = pool(&x.detach(), Window::Mean)?;
-    tape::push(&[x], &y, move |dy, _| Ok(vec![Some(upsample(dy, factor)?)]))?;
+    tape::push(&[x], &y, move |dy, _| Ok(vec![Some(upsample(dy, Some(factor))?)]))?;
     Ok(y)
 }
 
@@ -53,7 +53,7 @@ fn has_kernel(x: &Tensor) -> bool {
 }
 
 /// Upsamples, and multiplies by a factor, without recording.
-fn upsample(x: &Tensor, factor: f32) -> Result<Tensor> {
+fn upsample(x: &Tensor, factor: Option<f32>) -> Result<Tensor> {
     let &[n, c, d, h, w] = x.dims() else { return upsample_images(x, factor) };
     let y = upsample_images(&x.reshape((n, c * d, h, w))?, factor)?; // [N, C D, 2H, 2W]
     let twice = y.reshape((n * c, d, 1, 4 * h * w))?.broadcast_as((n * c, d, 2, 4 * h * w))?;
@@ -61,8 +61,8 @@ fn upsample(x: &Tensor, factor: f32) -> Result<Tensor> {
 }
 
 /// Upsamples images, and multiplies by a factor, without recording.
-fn upsample_images(x: &Tensor, factor: f32) -> Result<Tensor> {
-    if let Some(y) = cuda::resample(x, Resample::Up(factor))? {
+fn upsample_images(x: &Tensor, factor: Option<f32>) -> Result<Tensor> {
+    if let Some(y) = cuda::resample(x, Resample::Up(factor.unwrap_or(1.)))? {
         return Ok(y);
     }
     let y = if has_kernel(x) {
@@ -72,7 +72,7 @@ fn upsample_images(x: &Tensor, factor: f32) -> Result<Tensor> {
         let copies = x.reshape((n, c, h, 1, w, 1))?.broadcast_as((n, c, h, 2, w, 2))?;
         copies.contiguous()?.reshape((n, c, 2 * h, 2 * w))?
     };
-    if factor == 1. { Ok(y) } else { y * f64::from(factor) }
+    factor.map_or_else(|| Ok(y.clone()), |factor| &y * f64::from(factor))
 }
 
 /// Reduction of a window.

@@ -106,7 +106,8 @@ impl Conv {
     }
 
     fn with_init(config: ConvConfig, vb: &VarBuilder<'_>, weight_init: Init, bias_init: Init) -> Result<Self> {
-        let dims: Vec<usize> = [config.out_channels, config.in_channels].into_iter().chain(config.kernel_dims()).collect();
+        let dims: Vec<usize> =
+            [config.out_channels, config.in_channels].into_iter().chain(config.kernel_dims()).collect();
         let weight = vb.get_with_hints(dims, "weight", weight_init)?;
         let bias = vb.get_with_hints(config.out_channels, "bias", bias_init)?;
         ConvWeight::new(weight, bias).map(Self)

@@ -95,7 +95,7 @@ impl SemanticEncoder {
         h = second.forward(&attention.forward(&first.forward(&h)?)?)?;
         h = self.out_norm.forward(&h, Activation::Silu)?;
         h = differentiable([&h], |[h]| match h.rank() {
-            4 => h.mean_keepdim((2, 3)),             // [N, C, 1, 1]
+            4 => h.mean_keepdim((2, 3)),                                // [N, C, 1, 1]
             _ => h.flatten_from(3)?.mean_keepdim((2, 3))?.unsqueeze(4), // [N, C, 1, 1, 1]
         })?;
         h = self.out_conv.forward(&h)?;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Check, EncoderConfig, Valid};
 use crate::encoder::SemanticEncoder;
 use crate::error::{Error, Result as NetsResult};
-use crate::image_size::ImageSize;
 use crate::features::{Dino, DinoSizes, VisionTransformer};
+use crate::image_size::ImageSize;
 use crate::plan::{at_most, positive};
 use crate::weights::{TensorMap, Weights};
 

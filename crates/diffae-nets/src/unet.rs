@@ -6,8 +6,8 @@ use diffae_kernels::{Activation, ConvInput, Dropout, Winograd, cast, differentia
 
 use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::UnetConfig;
-use crate::image_size::ImageSize;
 use crate::conv::{Conv, ConvConfig};
+use crate::image_size::ImageSize;
 use crate::norm::GroupNorm;
 use crate::plan::ResPlan;
 use crate::precision::compute_dtype;

@@ -68,7 +68,9 @@ fn networks_of_volumes_are_those_of_pytorch() {
     let fixture = fixture();
     let vars: HashMap<String, Var> = fixture
         .iter()
-        .filter_map(|(name, tensor)| Some((name.strip_prefix("weight.")?.to_owned(), Var::from_tensor(tensor).unwrap())))
+        .filter_map(|(name, tensor)| {
+            Some((name.strip_prefix("weight.")?.to_owned(), Var::from_tensor(tensor).unwrap()))
+        })
         .collect();
     let weights: HashMap<String, Tensor> =
         vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();

@@ -1,6 +1,6 @@
 //! The config of a run, in TOML; unknown keys are refused.
 
-use diffae_data::{Crop, FindSettings, MAX_CHANNELS, PictureFormat, Window};
+use diffae_data::{MAX_CHANNELS, PictureFormat};
 use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig};
 use diffae_nets::{
     AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, FrozenEncoderConfig, ImageSize, LatentNetConfig,
@@ -8,9 +8,10 @@ use diffae_nets::{
     UnetConfig,
 };
 use diffae_schedule::{PredictionTarget, StepChain, StepSequence};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::assignment::assign;
+use crate::data_settings::DataSettings;
 use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
 use crate::frozen::EncoderKind;
@@ -134,42 +135,6 @@ pub enum Kind {
     /// A compact autoencoder, which decodes in one shot. It uses only `image_size`, `image_channels`,
     /// `model_channels`, `z_channels`, `noise_channels` and `noise_levels` of the sizes.
     Compact,
-}
-
-/// Selection and reading of pictures.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataSettings {
-    /// Crop of a picture, applied before it is resized.
-    pub crop: Crop,
-    /// Probability of a random horizontal flip.
-    pub flip: f64,
-    /// Share of pictures that are held out for validation, by a hash of their names.
-    pub validation_share: f64,
-    /// Maximum share of unreadable pictures among all that a run reads.
-    pub max_broken_share: f64,
-    /// Number of threads that read pictures.
-    pub workers: usize,
-    /// Number of batches that are read ahead.
-    pub prefetch: usize,
-    /// Picture of a sample: a key of a `WebDataset` (`jpg`, `seg.png`; `;` between alternatives; `*` for
-    /// every picture) or a column of Parquet files. If it is empty, the obvious one.
-    #[serde(default)]
-    pub picture_key: String,
-    /// Values that become -1 and 1, `[low, high]`, for numbers whose scale a file does not tell: `[-1000.0, 400.0]` Hounsfield units,
-    /// for instance. Lesser and larger ones are clamped. If it is empty, integers of 8 and 16 bits fill the range and floats lie in
-    /// it.
-    #[serde(default, serialize_with = "write_window", deserialize_with = "read_window")]
-    pub window: Option<Window>,
-}
-
-impl DataSettings {
-    /// Returns the settings that decide which pictures belong to a run.
-    #[must_use]
-    pub fn find_settings(&self) -> FindSettings<'_> {
-        let &Self { crop, validation_share, max_broken_share, .. } = self;
-        FindSettings { crop, validation_share, max_broken_share, picture_key: &self.picture_key }
-    }
 }
 
 /// Length and optimizer of a stage.
@@ -603,10 +568,16 @@ pub(crate) fn require(holds: bool, key: &'static str, got: impl ToString, expect
     if holds { Ok(()) } else { Err(Error::Setting { key, got: got.to_string(), expected }) }
 }
 
+/// Returns the side of pictures, for a part that knows no volumes.
+pub(crate) fn only_pictures(part: &'static str, size: ImageSize) -> diffae_nets::Result<usize> {
+    size.square().ok_or(diffae_nets::Error::NotForVolumes { part, got: size })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::presets;
+    use diffae_data::Crop;
 
     fn smoke(assignments: &[&str]) -> Result<TrainConfig> {
         let assignments: Vec<String> = assignments.iter().map(|&text| text.to_owned()).collect();
@@ -644,23 +615,4 @@ mod tests {
         assert!(stage.lr_at(0) < stage.lr && (stage.lr_at(1000) - stage.lr).abs() < 1e-12);
         assert!((stage.ema_decay_at(0) - 0.1).abs() < 1e-12);
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, clippy::ref_option, reason = "serde passes references")]
-fn write_window<S: Serializer>(window: &Option<Window>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    serializer.collect_seq(window.iter().flat_map(|&window| <[f64; 2]>::from(window)))
-}
-
-fn read_window<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Window>, D::Error> {
-    let ends = Vec::<f64>::deserialize(deserializer)?;
-    match ends[..] {
-        [] => Ok(None),
-        [low, high] => Window::new(low, high).map(Some).map_err(serde::de::Error::custom),
-        _ => Err(serde::de::Error::invalid_length(ends.len(), &"two numbers, the lesser first, or none")),
-    }
-}
-
-/// Returns the side of pictures, for a part that knows no volumes.
-pub(crate) fn only_pictures(part: &'static str, size: ImageSize) -> diffae_nets::Result<usize> {
-    size.square().ok_or(diffae_nets::Error::NotForVolumes { part, got: size })
 }

@@ -3,7 +3,8 @@
 use diffae_infer::{ChainsConfig, ModelConfig};
 use diffae_nets::{RawUnetConfig, SemanticConfig, UnetConfig};
 
-use crate::config::{DataSettings, Kind, LossWeight, ModelSettings, ObjectiveSettings, TrainConfig};
+use crate::config::{Kind, LossWeight, ModelSettings, ObjectiveSettings, TrainConfig};
+use crate::data_settings::DataSettings;
 use crate::distillation_settings::DistillationSettings;
 use crate::error::{Error, Result};
 use crate::polish_settings::PolishSettings;

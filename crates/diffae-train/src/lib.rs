@@ -35,6 +35,7 @@ mod codes;
 mod collective;
 mod compute;
 mod config;
+mod data_settings;
 mod distillation;
 mod distillation_settings;
 mod edit_direction;
@@ -88,9 +89,10 @@ pub use collective::{
 };
 pub use compute::Compute;
 pub use config::{
-    Activations, DataSettings, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings,
-    OptimizerKind, RunSettings, StageSettings, TrainConfig,
+    Activations, EditDirections, Kind, LatentNetSettings, LossWeight, ModelSettings, ObjectiveSettings, OptimizerKind,
+    RunSettings, StageSettings, TrainConfig,
 };
+pub use data_settings::DataSettings;
 pub use distillation_settings::DistillationSettings;
 pub use edit_direction::{NUM_VALIDATIONS, OtherCodes, PairedCodes, fit_edit_direction};
 pub use error::{Error, Result};

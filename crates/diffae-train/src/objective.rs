@@ -126,9 +126,7 @@ impl Diffusion {
             let count = values.len();
             let mut shape = vec![1; predicted.rank()];
             shape[0] = count;
-            Tensor::from_vec(values, shape, &Device::Cpu)?
-                .to_dtype(predicted.dtype())?
-                .to_device(predicted.device())
+            Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(predicted.dtype())?.to_device(predicted.device())
         };
         let (of_x_t, of_predicted) = (column(of_x_t)?, column(of_predicted)?);
         let from_x_t = noised.x_t.broadcast_mul(&of_x_t)?;

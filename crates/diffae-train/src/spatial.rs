@@ -215,7 +215,8 @@ pub(crate) fn run(
     };
     if group.is_first() {
         let device = &options.compute.device;
-        let weights = measured(SpatialWeights { config: sizes, tensors }, (&data.train, config.picture_format()), device)?;
+        let weights =
+            measured(SpatialWeights { config: sizes, tensors }, (&data.train, config.picture_format()), device)?;
         write_atomically(&path(folder.path()), &weights.to_bytes()?, Overwrite::Replace)?;
         let watched = autoencoder::watched(data, config)?;
         let preview = Preview::new((folder.path(), device), (config, Stage::Spatial), &watched)?;
@@ -308,11 +309,7 @@ pub fn check_given_weights(config: &TrainConfig, notes: &Notes) -> Result<()> {
 }
 
 /// Completes weights with the statistics of the latents of training pictures, unless they have some.
-fn measured(
-    weights: SpatialWeights,
-    pictures: (&Pictures, PictureFormat),
-    device: &Device,
-) -> Result<SpatialWeights> {
+fn measured(weights: SpatialWeights, pictures: (&Pictures, PictureFormat), device: &Device) -> Result<SpatialWeights> {
     let SpatialWeights { config, mut tensors } = weights;
     let [mean_name, std_name] = SpatialAutoencoder::STATISTICS;
     if tensors.contains_key(mean_name) {

@@ -7,7 +7,9 @@ use candle_nn::VarBuilder;
 use diffae_infer::{Model, ModelConfig};
 use diffae_kernels::{ActivationStorage, differentiable, no_gradients, run_in_pool};
 use diffae_nets::features::LpipsNetwork;
-use diffae_nets::{BatchMoments, Discriminator, ImageShape, ImageSize, SemanticConfig, SpatialAutoencoder, TrainingMode};
+use diffae_nets::{
+    BatchMoments, Discriminator, ImageShape, ImageSize, SemanticConfig, SpatialAutoencoder, TrainingMode,
+};
 use diffae_schedule::Timestep;
 
 use crate::adversarial::{discriminator_loss, generator_loss};

@@ -63,7 +63,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &DecodeArgs) -> Result<()> {
         diffae_infer::list_subjects(std::slice::from_ref(&args.codes))?.fingerprint()?.into(),
     );
     let resume = args.resume.mode(&args.out.force);
-    let num_kept = output.begin(Begin { public, hidden, num_items: records.len(), resume, format: session.model().picture_format() })?;
+    let num_kept = output.begin(Begin {
+        public,
+        hidden,
+        num_items: records.len(),
+        resume,
+        format: session.model().picture_format(),
+    })?;
     let decoded =
         Decode { session: &session, args, settings, chosen: &chosen, records: &records }.run(&mut output, num_kept);
     output.guard(decoded)?;

@@ -216,7 +216,9 @@ impl Demo<'_> {
             let face = (0..pictures.len()).min_by(|a, b| of(a).total_cmp(&of(b))).unwrap_or(0);
             let one = codes.select(&[face])?;
             let mut row = vec![pictures[face].clone()];
-            let x_0 = tensor_from_rgb(&pictures[face], pipeline.model().picture_format())?.unsqueeze(0)?.to_device(decoded.device())?;
+            let x_0 = tensor_from_rgb(&pictures[face], pipeline.model().picture_format())?
+                .unsqueeze(0)?
+                .to_device(decoded.device())?;
             let decoded = decoded.narrow(0, face, 1)?;
             let full_strength =
                 classifier.full_strength(attribute_idx)?.context("the model does not know how far to go")?;

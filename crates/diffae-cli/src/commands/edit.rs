@@ -69,7 +69,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &EditArgs) -> Result<()> {
     let editing = Editing::new(&session, args, &plan, &subjects)?;
     let hidden = editing.hidden_settings(global)?;
     let resume: Resume = args.resume.mode(&args.force);
-    let begin = Begin { public: editing.public_settings(), hidden, num_items: subjects.len(), resume, format: session.model().picture_format() };
+    let begin = Begin {
+        public: editing.public_settings(),
+        hidden,
+        num_items: subjects.len(),
+        resume,
+        format: session.model().picture_format(),
+    };
     let num_kept = output.begin(begin)?;
     let edited = editing.edit(&records, &mut output, num_kept);
     output.guard(edited)?;

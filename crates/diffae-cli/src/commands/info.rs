@@ -1,8 +1,8 @@
 //! `diffae info MODEL`
 
 use anyhow::Result;
-use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, ModelKind, ModelSource};
 use diffae_data::Window;
+use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, ModelKind, ModelSource};
 use diffae_nets::{ImageShape, ImageSize, SemanticConfig};
 use serde::Serialize;
 

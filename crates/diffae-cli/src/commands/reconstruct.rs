@@ -70,7 +70,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &ReconstructArgs) -> Result<()> {
     hidden.extend(session.endpoint_settings(&settings)?);
     hidden.insert("inputs".to_owned(), fingerprint.into());
     let resume = args.resume.mode(&args.out.force);
-    let num_kept = output.begin(Begin { public, hidden, num_items: inputs.len(), resume, format: session.model().picture_format() })?;
+    let num_kept = output.begin(Begin {
+        public,
+        hidden,
+        num_items: inputs.len(),
+        resume,
+        format: session.model().picture_format(),
+    })?;
     let reconstructed =
         Reconstruction { session: &session, args, settings, inputs: &inputs }.run(&mut output, num_kept);
     output.guard(reconstructed)?;

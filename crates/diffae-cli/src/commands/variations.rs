@@ -61,7 +61,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &VariationsArgs) -> Result<()> {
     hidden.insert("inputs".to_owned(), subjects.fingerprint()?.into());
     hidden.insert("variations".to_owned(), format!("{chosen:?} of {}", args.count).into());
     let resume = args.resume.mode(&args.out.force);
-    let num_kept = output.begin(Begin { public, hidden, num_items: variations.len(), resume, format: session.model().picture_format() })?;
+    let num_kept = output.begin(Begin {
+        public,
+        hidden,
+        num_items: variations.len(),
+        resume,
+        format: session.model().picture_format(),
+    })?;
     let varying = Varying { session: &session, args, settings, subjects: &subjects, variations: &variations };
     let varied = varying.run(&mut output, num_kept);
     output.guard(varied)?;

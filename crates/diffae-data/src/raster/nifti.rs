@@ -49,16 +49,22 @@ fn decode_unpacked(bytes: &[u8]) -> Result<Raster, String> {
     let header = NiftiHeader::from_reader(bytes).map_err(|error| format!("its header is damaged: {error}"))?;
     let dims = header.dim().map_err(|error| format!("its header is damaged: {error}"))?;
     let dims: Vec<usize> = dims.iter().map(|&side| usize::from(side)).collect();
-    let count = dims.iter().try_fold(1_usize, |count, &side| count.checked_mul(side)).filter(|&count| count <= MAX_VALUES);
+    let count =
+        dims.iter().try_fold(1_usize, |count, &side| count.checked_mul(side)).filter(|&count| count <= MAX_VALUES);
     let Some(count) = count.filter(|&count| count > 0) else {
         return Err(format!("it has {dims:?} voxels, too many or none"));
     };
     let stored = header.data_type().map_err(|error| format!("its header is damaged: {error}"))?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an offset below 2^24, checked against the file")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an offset below 2^24, checked against the file"
+    )]
     let start = (header.vox_offset.max(0.) as usize).max(HEADER_BYTES);
     let len = count * stored.size_of();
     let volume = bytes.get(start..).and_then(|rest| rest.get(..len));
-    let volume = volume.ok_or_else(|| format!("it is cut off: {dims:?} voxels of {} bytes each are more", stored.size_of()))?;
+    let volume =
+        volume.ok_or_else(|| format!("it is cut off: {dims:?} voxels of {} bytes each are more", stored.size_of()))?;
     let volume = InMemNiftiVolume::from_raw_data(&header, volume.to_vec()).and_then(IntoNdArray::into_ndarray::<f32>);
     let volume = volume.map_err(|error| format!("its values are no real numbers: {error}"))?;
     // The first axis is the innermost in the file: [channels, z, y, x].
@@ -80,7 +86,7 @@ fn decode_unpacked(bytes: &[u8]) -> Result<Raster, String> {
 fn geometry(header: &NiftiHeader) -> Option<Geometry> {
     if header.sform_code > 0 {
         let affine = [header.srow_x, header.srow_y, header.srow_z].map(|line| line.map(f64::from));
-        return Some(Geometry { affine }).filter(|geometry| geometry.is_regular());
+        return Some(Geometry { affine }).filter(Geometry::is_regular);
     }
     (header.qform_code > 0).then(|| rotated(header)).filter(Geometry::is_regular)
 }

@@ -54,7 +54,7 @@ pub(super) fn decode(bytes: &[u8], format: PictureFormat) -> Result<Option<Raste
         }
         decoder.next_image().map_err(failed)?;
     }
-    stacked(pages, format).map(Some)
+    stacked(&pages, format).map(Some)
 }
 
 /// Returns whether a page is gray or in color, in numbers that need no window.
@@ -106,7 +106,7 @@ fn numbers(samples: DecodingResult) -> (Vec<f32>, Scale) {
 }
 
 /// Stacks pages to slices, or to channels.
-fn stacked(pages: Vec<Page>, format: PictureFormat) -> Result<Raster, String> {
+fn stacked(pages: &[Page], format: PictureFormat) -> Result<Raster, String> {
     let Some(first) = pages.first() else { return Err("it holds no page that is a picture".to_owned()) };
     let (count, [height, width], num_samples, scale) =
         (pages.len(), first.size, first.num_samples, first.scale.clone());

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use diffae_data::{Crop, Overwrite, PictureFormat, PictureSet, write_atomically};
-use diffae_nets::{ImageShape, ImageSize};
 use diffae_infer::{LatentMethod, Settings};
+use diffae_nets::{ImageShape, ImageSize};
 use diffae_schedule::{Sampler, Spacing};
 
 use self::generator::{Generator, as_they_are, eight_bits};

@@ -97,7 +97,18 @@ impl<'a> Planes<'a> {
         };
         check_length("the first tensor of planes", first.len(), &[images, first_channels, height, width])?;
         let [items, item_channels] = [images, channels];
-        Ok(Self { first, first_channels, second, items, item_channels, slices: 1, taps: 1, height, width, affine: None })
+        Ok(Self {
+            first,
+            first_channels,
+            second,
+            items,
+            item_channels,
+            slices: 1,
+            taps: 1,
+            height,
+            width,
+            affine: None,
+        })
     }
 
     /// Views images whose height is cut into slices as volumes: N D images with the channels of `taps` slices, an odd number.
