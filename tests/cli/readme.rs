@@ -96,13 +96,17 @@ fn shortened(mut arguments: Vec<String>) -> Vec<String> {
         _ => &[],
     };
     let is_new_run = arguments[0] == "train" && !is("--resume");
-    let is_on_latents = is("latent256");
+    let (is_on_latents, is_of_volumes) = (is("latent256"), is("volumes32"));
     let more: Vec<&[&str; 2]> = quick.iter().filter(|option| !is(option[0])).collect();
     arguments.extend(more.into_iter().flatten().map(|&word| word.to_owned()));
     if is_new_run {
         let of_latents = if is_on_latents { &SHORT_SPATIAL_TRAINING[..] } else { &[] };
         let settings = SHORT_TRAINING.iter().chain(of_latents);
-        arguments.extend(settings.flat_map(|setting| ["--set".to_owned(), (*setting).to_owned()]));
+        let of_kind = |setting: &str| match setting {
+            "model.image_size=16" if is_of_volumes => "model.image_size=[4, 16, 16]".to_owned(),
+            other => other.to_owned(),
+        };
+        arguments.extend(settings.flat_map(|setting| ["--set".to_owned(), of_kind(setting)]));
     }
     // Frames of an animation are enlarged, and their colors chosen, at 512 pixels.
     if let Some(at) = arguments.iter().position(|argument| argument == "--frames") {
@@ -129,6 +133,10 @@ fn prepare(workspace: &Workspace) {
     };
     for name in ["me.jpg", "a.jpg", "b.jpg"] {
         copy(if name == "b.jpg" { "photographs/cat.jpg" } else { "photographs/astronaut.jpg" }, name);
+    }
+    for number in 0..10_u8 {
+        let values: Vec<f32> = (0..4 * 16 * 16).map(|place| (place as f32 * 0.1 + f32::from(number)).sin()).collect();
+        fs::write(path(&format!("scans/{number}.npy")), diffae_data::npy_bytes(&[4, 16, 16], &values)).unwrap();
     }
     let mut labels = BTreeMap::from([
         ("attributes.csv", "file,Red,Dark\n".to_owned()),

@@ -77,6 +77,17 @@ fn shards_merge_to_the_codes_of_one_run_to_the_bit() {
         to_parquet(&[&third, &first], "bad.parquet").fails_with("of 3 shards 2 are missing");
     }
     to_parquet(&["merged.safetensors"], "merged.csv").fails_with("expected a name that ends in .parquet");
+    // A CSV has every digit, and `encode` writes the same at once.
+    let to_csv = ["codes", "to-csv", &third, &first, &second, "--out", "shards.csv"];
+    workspace.run(&to_csv).succeeds();
+    encode(&workspace, &data, "at_once.csv", &[]);
+    let [joined, at_once] = ["shards.csv", "at_once.csv"].map(|name| std::fs::read_to_string(workspace.path(name)).unwrap());
+    assert!(joined == at_once && joined.lines().count() == 9 && joined.starts_with("name,z_0,z_1,"), "{joined}");
+    let numbers = joined.lines().skip(1).flat_map(|line| line.split(',').skip(1));
+    let bytes: Vec<u8> = numbers.flat_map(|number| number.parse::<f32>().unwrap().to_le_bytes()).collect();
+    assert!(bytes == contents(&whole).tensors["z_sem"].1);
+    let args = ["encode", "--model", "toonheads", &data, "--out", "part.csv", "--shard", "1/2"];
+    workspace.run(&args).fails_with("--out ends in .safetensors");
     // What is missing or twice there is named, and nothing is written.
     merge(&[&third, &first], "bad.safetensors").fails_with("of 3 shards 2 are missing");
     merge(&[&third, &first, &first], "bad.safetensors").fails_with("it is shard 1/3, and so is");

@@ -9,7 +9,7 @@ use xtask::repository;
 /// Names under which Chromium is installed.
 const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 /// The packages and features of all steps of the gate, so that nothing is compiled twice.
-const SAME_BUILD: [&str; 4] = ["--workspace", "--features", "parquet,toonheads", "--locked"];
+const SAME_BUILD: [&str; 4] = ["--workspace", "--features", "parquet,toonheads,dicom", "--locked"];
 
 /// Arguments of the command.
 #[derive(Debug, Default, clap::Args)]

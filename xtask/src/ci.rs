@@ -58,14 +58,14 @@ fn steps(test_command: String) -> [Step<Action>; 12] {
         Step {
             name: "clippy",
             action: Action::Cargo(
-                "clippy --workspace --all-targets --features parquet,toonheads --locked -- -D warnings",
+                "clippy --workspace --all-targets --features parquet,toonheads,dicom --locked -- -D warnings",
             ),
         },
         // Targets that `cargo test` leaves out are not among "all targets".
         Step {
             name: "clippy of the browser tests",
             action: Action::Cargo(
-                "clippy --workspace --test browser --features parquet,toonheads --locked -- -D warnings",
+                "clippy --workspace --test browser --features parquet,toonheads,dicom --locked -- -D warnings",
             ),
         },
         Step { name: "test", action: Action::Shell(test_command) },
@@ -73,7 +73,7 @@ fn steps(test_command: String) -> [Step<Action>; 12] {
         Step { name: "wheel", action: Action::Wheel },
         Step { name: "mpi", action: Action::Mpi },
         Step { name: "cuda", action: Action::CheckCuda },
-        Step { name: "doc", action: Action::Cargo("doc --workspace --no-deps --features parquet,toonheads --locked") },
+        Step { name: "doc", action: Action::Cargo("doc --workspace --no-deps --features parquet,toonheads,dicom --locked") },
         Step { name: "deny", action: Action::Deny },
     ]
 }
@@ -138,7 +138,7 @@ fn with_mpi(root: &Path) -> Result<Outcome> {
     if !is_there("mpicc") || !is_there("mpirun") || !has_libclang() {
         return Ok(Outcome::Skipped("the feature mpi was not tested, for there is no mpicc, no mpirun or no libclang"));
     }
-    let arguments = "test --workspace --features parquet,toonheads,mpi --locked --test cli -- clusters::mpirun";
+    let arguments = "test --workspace --features parquet,toonheads,dicom,mpi --locked --test cli -- clusters::mpirun";
     println!("cargo {arguments}");
     succeed(repository::cargo(root).args(arguments.split(' ')))
 }

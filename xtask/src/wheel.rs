@@ -149,7 +149,7 @@ fn test(root: &Path, program: &Path, wheel: &Path, args: &Args) -> Result<()> {
 /// Builds the program that results are compared with, with the features that the gate builds it with.
 fn program(root: &Path, target: &Path, profile: Profile) -> Result<PathBuf> {
     let mut cargo = repository::cargo(root);
-    cargo.args(["build", "--quiet", "--locked", "--workspace", "--bin", "diffae", "--features", "parquet,toonheads"]);
+    cargo.args(["build", "--quiet", "--locked", "--workspace", "--bin", "diffae", "--features", "parquet,toonheads,dicom"]);
     let folder = match profile {
         Profile::Dev => "debug",
         Profile::Release => {
@@ -194,7 +194,7 @@ mod tests {
         };
         let module = tree(&["--package", "diffae-python", "--features", "parquet"], "normal,no-proc-macro");
         // What tests need decides features, too.
-        let all = tree(&["--workspace", "--features", "parquet,toonheads"], "normal,dev,no-proc-macro");
+        let all = tree(&["--workspace", "--features", "parquet,toonheads,dicom"], "normal,dev,no-proc-macro");
         let own = module.difference(&all).collect::<Vec<_>>();
         assert!(module.len() > 100 && own.is_empty(), "{own:?}");
     }

@@ -1,10 +1,10 @@
-//! Codes as a Parquet table, for data frames and databases: `name`, `z_sem` and `fingerprint`.
+//! Codes as a table, for data frames, statistics and databases: Parquet or CSV.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::Error;
-use crate::files::Overwrite;
+use crate::files::{Overwrite, write_atomically_with};
 
 /// Rows of a table of codes.
 #[derive(Debug, Clone)]
@@ -15,8 +15,25 @@ pub struct CodeRows {
     pub z_sem: Vec<f32>,
 }
 
-/// Writes a table of codes: columns `name` (string), `z_sem` (list of `width` f32, of fixed size where readers know that) and
-/// `fingerprint` (string, of the model). `text` becomes key-value metadata. Rows are written in groups of 65,536.
+/// Returns whether a file is one of those that [`write_code_table`] writes, by the ending of its name.
+#[must_use]
+pub fn is_code_table(path: &Path) -> bool {
+    is_csv(path) || ends_in(path, "parquet")
+}
+
+fn is_csv(path: &Path) -> bool {
+    ends_in(path, "csv")
+}
+
+fn ends_in(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(ending))
+}
+
+/// Writes a table of codes, by the ending of the name.
+///
+/// Parquet: columns `name` (string), `z_sem` (list of `width` f32, of fixed size where readers know that) and `fingerprint`
+/// (string, of the model); `text` becomes key-value metadata; rows are written in groups of 65,536. CSV: columns `name` and `z_0` to
+/// `z_(width - 1)`, with as many digits as tell f32 apart.
 ///
 /// # Errors
 /// [`Error::Data`] if rows do not fit the width, or this crate is built without Parquet; [`Error::Exists`] or [`Error::Io`] if
@@ -27,7 +44,34 @@ pub fn write_code_table<E: From<Error>>(
     text: &BTreeMap<String, String>,
     rows: impl IntoIterator<Item = std::result::Result<CodeRows, E>>,
 ) -> std::result::Result<(), E> {
-    pack::write(to, columns, text, rows)
+    if is_csv(to.0) { write_csv(to, columns.0, rows) } else { pack::write(to, columns, text, rows) }
+}
+
+/// Writes a CSV.
+fn write_csv<E: From<Error>>(
+    (path, overwrite): (&Path, Overwrite),
+    width: usize,
+    rows: impl IntoIterator<Item = std::result::Result<CodeRows, E>>,
+) -> std::result::Result<(), E> {
+    let problem = |error: &dyn std::error::Error| Error::Data { path: path.to_owned(), problem: error.to_string() };
+    write_atomically_with(path, overwrite, |file| {
+        let mut table = csv::Writer::from_writer(file);
+        let header = std::iter::once("name".to_owned()).chain((0..width).map(|idx| format!("z_{idx}")));
+        table.write_record(header).map_err(|error| problem(&error))?;
+        for rows in rows {
+            let CodeRows { names, z_sem } = rows?;
+            if z_sem.len() != names.len() * width {
+                let problem = format!("{} codes with {} values, expected {width} each", names.len(), z_sem.len());
+                return Err(Error::Data { path: path.to_owned(), problem }.into());
+            }
+            for (name, code) in names.iter().zip(z_sem.chunks(width.max(1))) {
+                let record = std::iter::once(name.clone()).chain(code.iter().map(ToString::to_string));
+                table.write_record(record).map_err(|error| problem(&error))?;
+            }
+        }
+        table.flush().map_err(|error| problem(&error))?;
+        Ok(())
+    })
 }
 
 #[cfg(not(feature = "parquet"))]
@@ -62,8 +106,7 @@ mod pack {
     use parquet::file::properties::WriterProperties;
     use parquet::schema::types::ColumnPath;
 
-    use super::{BTreeMap, CodeRows, Error, Overwrite, Path};
-    use crate::files::write_atomically_with;
+    use super::{BTreeMap, CodeRows, Error, Overwrite, Path, write_atomically_with};
 
     /// Writes the table, see [`write_code_table`](super::write_code_table).
     ///

@@ -54,7 +54,7 @@ impl Foreign {
     const RAR: Self = foreign("a RAR file", "unpack it first: unrar x FILE");
     const HDF5: Self = foreign("an HDF5 file", "write its pictures as files first");
     const ARROW: Self = foreign("an Arrow file", "save it as Parquet first");
-    const NUMPY: Self = foreign("a NumPy array", "write its pictures as files first");
+    const NUMPY: Self = foreign("an array of NumPy", "name the folder of such arrays, each a picture");
     /// Any other packed file.
     pub(crate) const PACKED: Self = foreign("a packed file", "unpack it first");
 

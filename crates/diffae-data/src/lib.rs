@@ -70,7 +70,7 @@ mod walk;
 pub use align::{AlignedFace, FaceBox, FaceBoxes, FaceCrop, FacePlace, ShapePredictor, align_face};
 pub use attribute_names::is_same_attribute;
 pub use attribute_pairs::{AttributePairs, OtherPictures};
-pub use code_table::{CodeRows, write_code_table};
+pub use code_table::{CodeRows, is_code_table, write_code_table};
 pub use error::{Error, Result};
 pub use files::{
     Overwrite, PARTIAL_PREFIX, check_writable, is_stale_file, same_owner, write_atomically, write_atomically_with,

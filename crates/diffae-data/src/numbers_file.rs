@@ -74,7 +74,9 @@ fn volume_bytes(
 
 #[expect(clippy::cast_possible_truncation, reason = "the numbers of the format are f32")]
 fn header(geometry: Option<Geometry>) -> NiftiHeader {
-    let Some(geometry) = geometry else { return NiftiHeader::default() };
+    // The default header claims a place in space, the first voxel at its origin.
+    let nowhere = NiftiHeader { sform_code: 0, qform_code: 0, ..NiftiHeader::default() };
+    let Some(geometry) = geometry else { return nowhere };
     let [srow_x, srow_y, srow_z] = geometry.affine.map(|line| line.map(|value| value as f32));
     let [z, y, x] = geometry.spacing().map(|length| length as f32);
     NiftiHeader {
@@ -84,6 +86,6 @@ fn header(geometry: Option<Geometry>) -> NiftiHeader {
         srow_z,
         pixdim: [1., x, y, z, 1., 1., 1., 1.],
         xyzt_units: MILLIMETERS,
-        ..NiftiHeader::default()
+        ..nowhere
     }
 }

@@ -86,7 +86,8 @@ pub(crate) fn found_in(path: &Path, picture_key: &str) -> Result<Option<Vec<Item
         let kind = if path.is_file() { file_kind(path).unwrap_or(FileKind::Unknown) } else { FileKind::Unknown };
         let is_stored =
             matches!(kind, FileKind::Tar | FileKind::Gzip | FileKind::Zstd | FileKind::Parquet | FileKind::Lmdb);
-        if !is_stored && !is_archive_name(path) {
+        let is_volume = kind == FileKind::Gzip && is_picture_name(path);
+        if is_volume || !is_stored && !is_archive_name(path) {
             return Ok(None);
         }
         of_file(path, picture_key)?

@@ -37,6 +37,12 @@ pub enum Error {
         /// The minimum length of a token.
         min_chars: usize,
     },
+    /// The model's pictures cannot be shown as they are.
+    #[error("the page shows pictures in gray or color, and those of this model have the shape {shape:?}")]
+    NotShown {
+        /// Channels, and sides.
+        shape: Vec<usize>,
+    },
     /// The request comes without the token, or with another.
     #[error("the token is missing or wrong")]
     Unauthorized,
@@ -113,6 +119,7 @@ impl Error {
             Self::Listen { .. }
             | Self::System(_)
             | Self::TokenMissing { .. }
+            | Self::NotShown { .. }
             | Self::Fault
             | Self::Model(diffae_infer::Error::Tensor { .. }) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,

@@ -90,13 +90,18 @@ impl Server {
     /// Listens on the address of the options.
     ///
     /// # Errors
-    /// [`Error::TokenMissing`] if the address is not of this machine alone and there is no token; [`Error::Listen`].
+    /// [`Error::TokenMissing`] if the address is not of this machine alone and there is no token; [`Error::NotShown`] for a model
+    /// of volumes, or of other than one or three channels; [`Error::Listen`].
     pub fn bind(pipeline: Pipeline, options: ServeOptions) -> Result<Self> {
         let ServeOptions { address, token, model, faces, settings } = options;
         let is_loopback = address.ip().is_loopback();
         let is_short = token.as_ref().is_none_or(|token| token.chars().count() < MIN_TOKEN_CHARS);
         if is_short && (!is_loopback || token.is_some()) {
             return Err(Error::TokenMissing { address, min_chars: MIN_TOKEN_CHARS });
+        }
+        let shape = pipeline.model().image_shape();
+        if !shape.is_visible() {
+            return Err(Error::NotShown { shape: shape.dims() });
         }
         let listener = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         let address = listener.local_addr().map_err(Error::System)?;

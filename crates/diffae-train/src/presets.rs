@@ -15,7 +15,7 @@ pub struct Preset {
 }
 
 /// All presets: small ones first, then those of the paper.
-pub static PRESETS: [Preset; 16] = [
+pub static PRESETS: [Preset; 17] = [
     preset("smoke", "16 pixels: for tests, and for a look at what a run makes", include_str!("../presets/smoke.toml")),
     preset(
         "small32",
@@ -28,6 +28,7 @@ pub static PRESETS: [Preset; 16] = [
     preset("latent256", "256 pixels, without a GPU, on latents of 64", include_str!("../presets/latent256.toml")),
     preset("latent512", "512 pixels, on latents of 64", include_str!("../presets/latent512.toml")),
     preset("toonheads256", "cartoon faces of 256 pixels, on latents", include_str!("../presets/toonheads256.toml")),
+    preset("volumes32", "volumes of 32 voxels a side, without a GPU", include_str!("../presets/volumes32.toml")),
     preset("compact64", "64 pixels, decodes in one shot, without a GPU", include_str!("../presets/compact64.toml")),
     preset("ffhq64_autoenc", "the paper's FFHQ at 64 pixels", include_str!("../presets/ffhq64_autoenc.toml")),
     preset("celeba64_autoenc", "the paper's CelebA at 64 pixels", include_str!("../presets/celeba64_autoenc.toml")),

@@ -26,6 +26,8 @@ pub(crate) enum CodesCommand {
     Info(CodesInfoArgs),
     /// Write z_sem as a Parquet table, for data frames and databases: columns name, z_sem, fingerprint
     ToParquet(CodesJoinArgs),
+    /// Write z_sem as a CSV table, for statistics: columns name, z_0, z_1, ..
+    ToCsv(CodesJoinArgs),
 }
 
 #[derive(Debug, Args)]

@@ -120,9 +120,10 @@ const PAGES: &[Page] = &[
         &[
             "diffae encode --model ffhq256 photos --out codes.safetensors",
             "diffae encode --model ffhq256 photos --out codes.safetensors --shard 3/8",
+            "diffae encode --model ffhq256 photos --out codes.csv",
         ],
     )
-    .out("File NAME.safetensors to write the codes into"),
+    .out("File NAME.safetensors to write the codes into, or NAME.csv or NAME.parquet for z_sem as a table"),
     page(&["codes"], &["diffae codes info codes.safetensors"]).without(&COMPUTING),
     page(
         &["codes", "merge"],
@@ -133,6 +134,9 @@ const PAGES: &[Page] = &[
     page(&["codes", "info"], &["diffae codes info codes.safetensors"]).without(&COMPUTING),
     page(&["codes", "to-parquet"], &["diffae codes to-parquet codes.safetensors --out codes.parquet"])
         .out("File NAME.parquet to write the table into")
+        .without(&COMPUTING),
+    page(&["codes", "to-csv"], &["diffae codes to-csv codes.safetensors --out codes.csv"])
+        .out("File NAME.csv to write the table into")
         .without(&COMPUTING),
     page(&["decode"], &["diffae decode --model ffhq256 codes.safetensors --out decoded"])
         .out("Folder to write the PNGs into, or a file NAME.safetensors for x [N, C, H, W] in [-1, 1]"),

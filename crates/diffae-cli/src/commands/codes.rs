@@ -1,10 +1,10 @@
-//! `diffae codes merge|info|to-parquet FILES..`
+//! `diffae codes merge|info|to-parquet|to-csv FILES..`
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use candle_core::DType;
-use diffae_data::{CodeRows, write_code_table};
+use diffae_data::{CodeRows, Overwrite, write_code_table};
 use diffae_infer::CodesHeader;
 use diffae_nets::weights::{SafetensorsFile, TensorSource};
 use serde_json::{Value, json};
@@ -18,7 +18,8 @@ pub(crate) fn run(args: &CodesFilesArgs) -> Result<()> {
     match &args.command {
         CodesCommand::Merge(args) => merge(args),
         CodesCommand::Info(args) => info(args),
-        CodesCommand::ToParquet(args) => to_parquet(args),
+        CodesCommand::ToParquet(args) => to_table(args, "parquet"),
+        CodesCommand::ToCsv(args) => to_table(args, "csv"),
     }
 }
 
@@ -46,19 +47,31 @@ fn merge(args: &CodesJoinArgs) -> Result<()> {
 /// Rows of codes that are read at once.
 const ROWS_AT_ONCE: usize = 1 << 14;
 
-fn to_parquet(args: &CodesJoinArgs) -> Result<()> {
+fn to_table(args: &CodesJoinArgs, ending: &str) -> Result<()> {
     let (out, overwrite) = (&args.out.out, args.out.force.overwrite());
-    if out.extension().is_none_or(|extension| extension != "parquet") {
-        bail!("--out is {}, expected a name that ends in .parquet", out.display())
+    if out.extension().is_none_or(|extension| extension != ending) {
+        bail!("--out is {}, expected a name that ends in .{ending}", out.display())
     }
     refuse_existing(out, overwrite)?;
-    let (paths, header) = CodesHeader::joined(headers(&args.files)?)?;
+    let (paths, mut header) = CodesHeader::joined(headers(&args.files)?)?;
+    header.text.extend(Provenance::without_model().entries().iter().cloned());
+    write_table((&paths, &header), out, overwrite)?;
+    let count = header.names.len();
+    let report = json!({ "command": format!("codes to-{ending}"), "out": out, "files": [out], "count": count });
+    let text = format!("wrote z_sem of {} to {}", Noun::Pictures.counted(count), out.display());
+    say_either(&args.json, &report, &text)
+}
+
+/// Writes the `z_sem` of files, which a header describes together, as a table.
+pub(super) fn write_table(
+    (paths, header): (&[PathBuf], &CodesHeader),
+    out: &Path,
+    overwrite: Overwrite,
+) -> Result<()> {
     let Some(&[_, width]) = header.shapes.get("z_sem").map(Vec::as_slice) else {
         bail!("{} holds no z_sem, of which a table is made", paths[0].display())
     };
     make_parents(out)?;
-    let mut text = header.text.clone();
-    text.extend(Provenance::without_model().entries().iter().cloned());
     let mut names = header.names.iter().cloned();
     let parts = paths.iter().flat_map(|path| match ZSemRows::open(path, width) {
         Ok(rows) => Box::new(rows) as Box<dyn Iterator<Item = Result<Vec<f32>>>>,
@@ -69,11 +82,7 @@ fn to_parquet(args: &CodesJoinArgs) -> Result<()> {
         let count = z_sem.len().checked_div(width).unwrap_or(0);
         Ok::<_, anyhow::Error>(CodeRows { names: names.by_ref().take(count).collect(), z_sem })
     });
-    write_code_table((out, overwrite), (width, &header.fingerprint), &text, rows)?;
-    let count = header.names.len();
-    let report = json!({ "command": "codes to-parquet", "out": out, "files": [out], "count": count });
-    let text = format!("wrote z_sem of {} to {}", Noun::Pictures.counted(count), out.display());
-    say_either(&args.json, &report, &text)
+    write_code_table((out, overwrite), (width, &header.fingerprint), &header.text, rows)
 }
 
 /// Rows of `z_sem` of a file, some at a time.

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
-use diffae_data::Input;
+use diffae_data::{Input, is_code_table};
 use diffae_infer::{CodesHeader, CodesNeed, Encoded, PartialFolder, PipelineSettings, Settings};
 use diffae_nets::weights::safetensors_bytes;
 use serde_json::{Value, json};
 
+use super::codes::write_table;
 use crate::args::{EncodeArgs, GlobalArgs};
 use crate::output::{Provenance, is_safetensors, make_parents, refuse_existing, say, say_json};
 use crate::picture_output::{part_name, part_paths, tell_going_on, tell_kept};
@@ -31,8 +32,13 @@ struct Encoding<'a> {
 /// Encodes all pictures into one file.
 pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     let (out, overwrite) = (&args.out.out, args.out.force.overwrite());
-    if !is_safetensors(out) {
-        bail!("--out is {}, expected a name that ends in .safetensors", out.display())
+    let is_table = is_code_table(out);
+    if !is_safetensors(out) && !is_table {
+        let endings = ".safetensors, or in .csv or .parquet for a table of z_sem";
+        bail!("--out is {}, expected a name that ends in {endings}", out.display())
+    }
+    if let (true, Some(shard)) = (is_table, args.shard) {
+        bail!("shard {shard} writes codes, which `diffae codes` joins and makes a table of: --out ends in .safetensors")
     }
     let out = &args.shard.map_or_else(|| out.clone(), |shard| shard.path(out));
     refuse_existing(out, overwrite)?;
@@ -40,10 +46,11 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
         list_readable(&args.pictures.input, &args.pictures.reading, args.shard)?;
     let mut partial = PartialFolder::open(out, COMMAND)?;
     let session = Session::open(global, &args.model, &args.batch)?;
-    if args.semantic_only && !session.has_z_sem() {
+    let is_semantic = args.semantic_only || is_table;
+    if is_semantic && !session.has_z_sem() {
         bail!("{} is a plain DDPM, which has no semantic code", args.model.model.display())
     }
-    let is_inverted = !args.semantic_only && !session.is_one_shot();
+    let is_inverted = !is_semantic && !session.is_one_shot();
     let pipeline_settings = args.settings(session.config())?;
     let mut settings = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
     if is_inverted {
@@ -72,7 +79,14 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
         shapes: BTreeMap::new(),
     };
     make_parents(out)?;
-    header.write_parts(&part_paths(&partial)?, out, overwrite)?;
+    let parts = part_paths(&partial)?;
+    if is_table {
+        let width = session.config().z_channels().unwrap_or(0);
+        let shapes = BTreeMap::from([("z_sem".to_owned(), vec![header.names.len(), width])]);
+        write_table((&parts, &CodesHeader { shapes, ..header.clone() }), out, overwrite)?;
+    } else {
+        header.write_parts(&parts, out, overwrite)?;
+    }
     partial.discard();
     if args.json.json {
         let files = [out];

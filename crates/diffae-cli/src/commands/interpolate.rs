@@ -29,6 +29,14 @@ enum FrameOutput {
     Folder(OutputDir),
 }
 
+/// A picture of the path; where no picture file holds all numbers, with a file of these.
+#[derive(Clone)]
+struct Frame {
+    picture: RgbImage,
+    /// Ending and contents.
+    numbers: Option<(&'static str, Vec<u8>)>,
+}
+
 /// A path through pictures.
 struct Route<'a> {
     session: &'a Session,
@@ -60,11 +68,15 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
     let need = if subjects.num_pictures() > 0 { CodesNeed::Both } else { CodesNeed::ZSem };
     session.check_chains(&settings, need)?;
     let route = Route { session: &session, subjects: &subjects, frames: &frames, settings };
+    let ending = session.model().picture_format().ending_of_numbers();
+    if let (FrameOutput::Folder(_), Some(ending)) = (&output, ending) {
+        names.iter().try_for_each(|name| refuse_existing(&path.join(with_ending(name, ending)), overwrite))?;
+    }
     let pictures = route.pictures()?;
     let mut public = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
     public.extend(chain_settings(&settings, if settings.chain().is_some() { CodesNeed::Both } else { need }));
     let provenance = Provenance::without_model().with_all(&public);
-    let files = Film { path, pictures: &pictures, names: &names, provenance, rate }.write(output, overwrite)?;
+    let files = Film { path, frames: &pictures, names: &names, provenance, rate }.write(output, overwrite)?;
     if args.json.json {
         let stops: Vec<&str> = subjects.all().iter().map(|subject| subject.name.as_str()).collect();
         let report =
@@ -79,7 +91,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
 /// Frames, with the settings of their display.
 struct Film<'a> {
     path: &'a Path,
-    pictures: &'a [RgbImage],
+    frames: &'a [Frame],
     names: &'a [String],
     provenance: Provenance,
     rate: FrameRate,
@@ -88,21 +100,33 @@ struct Film<'a> {
 impl Film<'_> {
     /// Writes the frames, and returns the files.
     fn write(&self, output: FrameOutput, overwrite: Overwrite) -> Result<Vec<PathBuf>> {
-        let Self { path, pictures, names, provenance, rate } = self;
+        let Self { path, frames, names, provenance, rate } = self;
+        let pictures = || frames.iter().map(|frame| frame.picture.clone()).collect::<Vec<_>>();
         let bytes = match output {
-            FrameOutput::Strip => png_bytes(&sheet(&[pictures.to_vec()]), provenance.entries(), path)?,
-            FrameOutput::Animation => animation_bytes(pictures, *rate, path)?,
+            FrameOutput::Strip => png_bytes(&sheet(&[pictures()]), provenance.entries(), path)?,
+            FrameOutput::Animation => animation_bytes(&pictures(), *rate, path)?,
             FrameOutput::Folder(folder) => {
-                for (name, picture) in names.iter().zip(*pictures) {
+                let mut files = vec![];
+                for (name, Frame { picture, numbers }) in names.iter().zip(*frames) {
                     folder.write_png(name, picture, provenance)?;
+                    files.push(path.join(name));
+                    if let Some((ending, bytes)) = numbers {
+                        folder.write(&with_ending(name, ending), bytes)?;
+                        files.push(path.join(with_ending(name, ending)));
+                    }
                 }
                 folder.commit()?;
-                return Ok(names.iter().map(|name| path.join(name)).collect());
+                return Ok(files);
             }
         };
         write_file(path, &bytes, overwrite)?;
         Ok(vec![path.to_path_buf()])
     }
+}
+
+/// Returns the name of the file of numbers beside a PNG.
+fn with_ending(name: &str, ending: &str) -> String {
+    format!("{}.{ending}", name.trim_end_matches(".png"))
 }
 
 fn frame_output(path: &Path, names: &[String], overwrite: Overwrite) -> Result<FrameOutput> {
@@ -124,7 +148,7 @@ fn frame_output(path: &Path, names: &[String], overwrite: Overwrite) -> Result<F
 
 impl Route<'_> {
     /// Decodes the pictures of all frames; frames that come twice are decoded once.
-    fn pictures(&self) -> Result<Vec<RgbImage>> {
+    fn pictures(&self) -> Result<Vec<Frame>> {
         let Self { session, subjects, settings, .. } = *self;
         let pipeline = &session.pipeline;
         let mut distinct: Vec<PathFrame> = vec![];
@@ -143,6 +167,8 @@ impl Route<'_> {
         let num_items = distinct.len();
         let progress = session.progress(Job { label: COMMAND, noun: Noun::Frames, num_items, num_kept: 0, work });
         let codes = self.codes(&progress)?;
+        let format = session.model().picture_format();
+        let ending = format.ending_of_numbers();
         let mut decoded = Vec::with_capacity(distinct.len());
         for batch in pipeline.batches(0..distinct.len(), &settings) {
             let frames = &distinct[batch.clone()];
@@ -154,7 +180,9 @@ impl Route<'_> {
             let codes = CodesBatch { x_terminal: &x_terminal, chain, z_sem, numbers: &numbers };
             let x_0 = pipeline.decode_batch(codes, &settings, &mut progress.observer())?;
             for idx in 0..frames.len() {
-                decoded.push(rgb_from_tensor(&x_0.get(idx)?)?);
+                let x = x_0.get(idx)?;
+                let numbers = ending.map(|ending| Ok::<_, anyhow::Error>((ending, format.encode_numbers(&x, None)?)));
+                decoded.push(Frame { picture: rgb_from_tensor(&x)?, numbers: numbers.transpose()? });
             }
             progress.done(frames.len());
         }
