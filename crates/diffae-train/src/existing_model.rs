@@ -53,7 +53,7 @@ impl TrainConfig {
             },
             diffusion: diffusion.clone(),
             // What the model was trained on is as it is given, for all that is known.
-            data: DataSettings { flip: 0., ..base.data },
+            data: DataSettings { flip: 0., window: networks.picture_format().window, ..base.data },
             objective: ObjectiveSettings { loss_weight: LossWeight::Uniform, ..base.objective },
             ..base
         })
