@@ -81,7 +81,8 @@ fn shards_merge_to_the_codes_of_one_run_to_the_bit() {
     let to_csv = ["codes", "to-csv", &third, &first, &second, "--out", "shards.csv"];
     workspace.run(&to_csv).succeeds();
     encode(&workspace, &data, "at_once.csv", &[]);
-    let [joined, at_once] = ["shards.csv", "at_once.csv"].map(|name| std::fs::read_to_string(workspace.path(name)).unwrap());
+    let [joined, at_once] =
+        ["shards.csv", "at_once.csv"].map(|name| std::fs::read_to_string(workspace.path(name)).unwrap());
     assert!(joined == at_once && joined.lines().count() == 9 && joined.starts_with("name,z_0,z_1,"), "{joined}");
     let numbers = joined.lines().skip(1).flat_map(|line| line.split(',').skip(1));
     let bytes: Vec<u8> = numbers.flat_map(|number| number.parse::<f32>().unwrap().to_le_bytes()).collect();

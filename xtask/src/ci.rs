@@ -73,7 +73,10 @@ fn steps(test_command: String) -> [Step<Action>; 12] {
         Step { name: "wheel", action: Action::Wheel },
         Step { name: "mpi", action: Action::Mpi },
         Step { name: "cuda", action: Action::CheckCuda },
-        Step { name: "doc", action: Action::Cargo("doc --workspace --no-deps --features parquet,toonheads,dicom --locked") },
+        Step {
+            name: "doc",
+            action: Action::Cargo("doc --workspace --no-deps --features parquet,toonheads,dicom --locked"),
+        },
         Step { name: "deny", action: Action::Deny },
     ]
 }

@@ -149,7 +149,16 @@ fn test(root: &Path, program: &Path, wheel: &Path, args: &Args) -> Result<()> {
 /// Builds the program that results are compared with, with the features that the gate builds it with.
 fn program(root: &Path, target: &Path, profile: Profile) -> Result<PathBuf> {
     let mut cargo = repository::cargo(root);
-    cargo.args(["build", "--quiet", "--locked", "--workspace", "--bin", "diffae", "--features", "parquet,toonheads,dicom"]);
+    cargo.args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--workspace",
+        "--bin",
+        "diffae",
+        "--features",
+        "parquet,toonheads,dicom",
+    ]);
     let folder = match profile {
         Profile::Dev => "debug",
         Profile::Release => {

@@ -85,8 +85,9 @@ impl PictureFormat {
         size.into().with_channels(channels).into()
     }
 
-    /// Returns whether files of pictures are decoded as they are: to one or three channels that fill their range.
-    pub(crate) fn is_plain(self) -> bool {
+    /// Returns whether picture files hold all of such a picture: it has one or three channels, which fill their range.
+    #[must_use]
+    pub fn is_plain(self) -> bool {
         self.shape.is_visible() && self.window.is_none()
     }
 }

@@ -102,19 +102,18 @@ pub fn picture_with_geometry(
     }
 }
 
-/// Returns whether a file holds numbers that only a model gives a meaning: arrays, volumes, and pages of a TIFF.
-pub(crate) fn is_numbers(bytes: &[u8], path: &Path) -> bool {
-    is_raster(bytes, path) || decode(bytes, path).is_err() && Raster::has_pages(bytes)
-}
-
-/// Fails if an encoded picture in memory cannot be read.
+/// Fails if an encoded picture in memory cannot be read. Numbers of arrays, volumes and pages of a TIFF are to be decoded; whether
+/// they are those of a picture, a model decides.
 ///
 /// # Errors
 /// As [`rgb_from_bytes`].
 pub(crate) fn check_picture(bytes: &[u8], path: &Path) -> Result<()> {
+    if is_raster(bytes, path) {
+        return Raster::check_file(bytes, path).unwrap_or(Ok(()));
+    }
     match rgb_from_bytes(bytes, path) {
-        Err(_) if is_numbers(bytes, path) => Ok(()),
-        read => read.map(drop),
+        Err(error) => Raster::check_file(bytes, path).filter(Result::is_ok).unwrap_or(Err(error)),
+        Ok(_) => Ok(()),
     }
 }
 
@@ -195,7 +194,7 @@ pub fn tensor_from_rgb(picture: &RgbImage, format: impl Into<PictureFormat>) -> 
     let picture = DynamicImage::ImageRgb8(picture.clone());
     match format.shape.size.square() {
         Some(size) if format.is_plain() => tensor_of(picture, path, (format.shape.channels, size)),
-        _ => Ok(Raster::of_picture(&picture, format.shape.channels).into_tensor(path, format, None)?.0),
+        _ => Ok(Raster::of_picture(picture, format.shape.channels).into_tensor(path, format, None)?.0),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::format::PictureFormat;
 use crate::geometry::Geometry;
 use crate::image_io::{check_picture, picture_with_geometry, read_rgb, rgb_from_bytes};
 use crate::search::{FoundBelow, found_below, found_in};
-use crate::source::{Item, Source, stamp};
+use crate::source::{Item, Place, Source, stamp};
 use crate::tensors::{Tensors, is_tensors};
 
 /// Maximum length of a name; longer ones are cut, so that endings can be added.
@@ -55,7 +55,11 @@ impl Input {
     pub fn read_with_geometry(&self, format: impl Into<PictureFormat>) -> Result<(Tensor, Option<Geometry>)> {
         match &self.source {
             InputSource::File(path) => picture_with_geometry(&fs::read(path).map_err(at(path))?, path, format, None),
-            InputSource::Stored(item) => picture_with_geometry(&item.bytes()?, &item.path(), format, None),
+            InputSource::Stored(item) => {
+                let format = format.into();
+                let (bytes, path) = item.bytes_for(format)?;
+                picture_with_geometry(&bytes, &path, format, None)
+            }
             InputSource::Tensor { tensors, idx } => Ok((tensors.read(*idx, format.into(), None)?, None)),
         }
     }
@@ -137,7 +141,12 @@ pub fn list_inputs_with(paths: &[PathBuf], picture_key: &str) -> Result<Vec<Inpu
             add(stem(&file), InputSource::File(file));
         }
         for item in stored {
-            add(stem(Path::new(&item.name)), InputSource::Stored(item));
+            let name = match item.place {
+                // That of a folder, in which dots mean nothing.
+                Place::Series(_) => item.name.clone(),
+                _ => stem(Path::new(&item.name)),
+            };
+            add(name, InputSource::Stored(item));
         }
     }
     Ok(file_names(stems).into_iter().zip(sources).map(|(name, source)| Input { name, source }).collect())
@@ -185,7 +194,7 @@ pub fn broken_inputs(inputs: &[Input]) -> Vec<BrokenInput> {
 }
 
 /// Returns the name of a file without its ending, `.nii.gz` being one.
-fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     let stem = path.file_stem().map_or_else(|| "picture".to_owned(), |stem| stem.to_string_lossy().into_owned());
     let is_packed = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
     match stem.len().checked_sub(4).and_then(|length| stem.split_at_checked(length)) {

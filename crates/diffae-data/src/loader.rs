@@ -90,7 +90,13 @@ impl Loader {
             thread::spawn(move || {
                 loop {
                     let number = reader.next.fetch_add(1, Ordering::Relaxed);
-                    if sender.send((number, reader.batch(number))).is_err() {
+                    // A batch that never comes would be waited for.
+                    let batch = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reader.batch(number)));
+                    let fault = || {
+                        let problem = "the program has a fault in reading one of its pictures".to_owned();
+                        Error::Data { path: reader.pictures.root().to_owned(), problem }
+                    };
+                    if sender.send((number, batch.unwrap_or_else(|_panic| Err(fault())))).is_err() {
                         return; // nobody waits any more
                     }
                 }

@@ -13,6 +13,8 @@ const PICTURE_ENDINGS: [&str; 25] = [
 ];
 /// Ending of packed volumes.
 const PACKED_VOLUME: &str = ".nii.gz";
+/// Endings of files that hold numbers, rather than pictures for the eye.
+const ARRAY_ENDINGS: [&str; 6] = [".npy", ".npz", ".nii", ".nii.gz", ".dcm", ".dicom"];
 /// Endings of the names of DICOM files.
 const DICOM_ENDINGS: [&str; 2] = ["dcm", "dicom"];
 /// File name endings of archives.
@@ -40,6 +42,12 @@ pub fn is_picture_name(path: &Path) -> bool {
     let is_packed =
         || path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase().ends_with(PACKED_VOLUME);
     ending.is_some_and(|ending| PICTURE_ENDINGS.contains(&ending.as_str())) || is_packed()
+}
+
+/// Returns whether a file is taken for an array or a scan by the ending of its name.
+pub(crate) fn is_array_name(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    ARRAY_ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 /// Returns whether a file that was taken for a picture is a DICOM file, by its name or, without an ending, by its content.

@@ -14,6 +14,8 @@ use crate::raster::MAX_VALUES;
 pub(crate) const MAGIC: &[u8] = b"\x93NUMPY";
 /// Upper bound of a header's length; `NumPy`'s own are below 200 bytes.
 const MAX_HEADER_BYTES: usize = 1 << 16;
+/// Maximum size of an array, in bytes.
+const MAX_BYTES: usize = 1 << 30;
 
 /// An open `.npz` archive of arrays.
 #[derive(Debug)]
@@ -145,7 +147,7 @@ pub(crate) fn read_array(source: &mut impl Read) -> Result<Array, String> {
     let Header { number, is_fortran, shape } = read_header(source)?;
     let too_large = || format!("shape {shape:?} is too large");
     let count = shape.iter().try_fold(1_usize, |count, &side| count.checked_mul(side)).ok_or_else(too_large)?;
-    if count > MAX_VALUES {
+    if count > MAX_VALUES || count.saturating_mul(number.size) > MAX_BYTES {
         return Err(too_large());
     }
     let num_bytes = count.checked_mul(number.size).ok_or_else(too_large)?;

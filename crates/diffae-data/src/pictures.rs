@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::image_io::{CropBox, is_numbers};
+use crate::image_io::CropBox;
+use crate::raster::Raster;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -202,8 +203,13 @@ impl Pictures {
     /// # Errors
     /// As [`Pictures::read`].
     pub fn check(&self, idx: usize) -> Result<()> {
-        let (bytes, path) = (self.source.bytes(self.known(idx)?)?, self.path(idx));
-        if is_numbers(&bytes, &path) { Ok(()) } else { self.read(idx, PictureFormat::new(3, CHECKED_SIZE)).map(drop) }
+        match self.read(idx, PictureFormat::new(3, CHECKED_SIZE)) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let (bytes, path) = (self.source.bytes(self.known(idx)?)?, self.path(idx));
+                Raster::check_file(&bytes, &path).unwrap_or(Err(error))
+            }
+        }
     }
 
     /// Computes a checksum of names, files and crop of some pictures, by which caches know the data that they were made of.

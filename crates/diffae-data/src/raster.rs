@@ -148,21 +148,34 @@ impl Raster {
             Some(Kind::Series) => series_files(bytes).and_then(|files| decode_dicom(&files)),
             Some(Kind::Tiff) => match pages::decode(bytes, format) {
                 Ok(Some(stack)) => Ok(stack),
-                Ok(None) => return Ok(Self::of_picture(&on_white(decode(bytes, path)?), format.shape.channels)),
+                Ok(None) => return Ok(Self::of_picture(decode(bytes, path)?, format.shape.channels)),
                 Err(problem) => Err(problem),
             },
-            None => return Ok(Self::of_picture(&on_white(decode(bytes, path)?), format.shape.channels)),
+            None => return Ok(Self::of_picture(decode(bytes, path)?, format.shape.channels)),
         };
         raster.map_err(unread)
     }
 
-    /// Returns whether a file is a TIFF whose pages are read together.
-    pub(crate) fn has_pages(bytes: &[u8]) -> bool {
-        matches!(pages::decode(bytes, PictureFormat::new(MAX_CHANNELS, 1)), Ok(Some(_)))
+    /// Fails if a file of numbers cannot be decoded; whether they are those of a picture, a format decides. `None` if it is none.
+    pub(crate) fn check_file(bytes: &[u8], path: &Path) -> Option<Result<()>> {
+        let checked = match Kind::of(bytes, path)? {
+            Kind::Npy => npy::read_array(&mut &bytes[..]).map(drop),
+            Kind::Npz => npy::only_array(bytes).map(drop),
+            Kind::Nifti => nifti::decode(bytes).map(drop),
+            Kind::Dicom => decode_dicom(&[bytes]).map(drop),
+            Kind::Series => series_files(bytes).and_then(|files| decode_dicom(&files)).map(drop),
+            Kind::Tiff => match pages::decode(bytes, PictureFormat::new(MAX_CHANNELS, 1)) {
+                Ok(None) => return None,
+                decoded => decoded.map(drop),
+            },
+        };
+        Some(checked.map_err(|problem| Error::UnreadPicture { path: path.to_owned(), problem }))
     }
 
     /// Takes the samples of a picture: gray for one channel, otherwise in color.
-    pub(crate) fn of_picture(picture: &DynamicImage, channels: usize) -> Self {
+    pub(crate) fn of_picture(picture: DynamicImage, channels: usize) -> Self {
+        let has_bytes = picture.color().bytes_per_pixel() == picture.color().channel_count();
+        let picture = on_white(picture);
         let sides = [1, picture.height() as usize, picture.width() as usize];
         let is_deep = picture.color().bytes_per_pixel() > picture.color().channel_count();
         let is_gray = channels == 1 || !picture.color().has_color();
@@ -172,8 +185,14 @@ impl Raster {
             (false, false) => (picture.to_rgb8().into_raw().into_iter().map(f32::from).collect(), 3),
             (false, true) => (picture.to_rgb16().into_raw().into_iter().map(f32::from).collect(), 3),
         };
-        let values = planes(&samples, channels);
-        let scale = Scale::UpTo(if is_deep { 65535. } else { 255. });
+        let mut values = planes(&samples, channels);
+        if has_bytes && is_deep {
+            // What was blended with white has 16 bits for 8.
+            for value in &mut values {
+                *value /= 257.;
+            }
+        }
+        let scale = Scale::UpTo(if is_deep && !has_bytes { 65535. } else { 255. });
         Self { values, channels, sides, scale, geometry: None }
     }
 
@@ -242,7 +261,8 @@ impl Raster {
         let needs_window = |kind: &str| {
             format!(
                 "its values are {kind}, from {low} to {high}, whose scale is not known; set the values that become -1 and 1, as \
-                 data.window = [{low}, {high}]"
+                 data.window = [{low}, {}]",
+                if low < high { high } else { low + 1. }
             )
         };
         let unit: Box<dyn Fn(f32) -> f32> = match (format.window, &self.scale) {
@@ -266,7 +286,10 @@ impl Raster {
         }
         match format.shape.size.is_volume() {
             true if depth == 1 => Err("it is a single slice, and the model is for volumes".to_owned()),
-            false if depth > 1 => Err(format!("it is a volume of {depth} slices, and the model is for pictures")),
+            false if depth > 1 => Err(format!(
+                "it is a volume of {depth} slices, and the model is for pictures; name a single file of a series, or save its \
+                 slices one by one"
+            )),
             _ if self.values.is_empty() => Err("it is empty".to_owned()),
             _ => Ok(()),
         }
@@ -288,6 +311,7 @@ impl Raster {
         self.check(format).map_err(unread)?;
         if let Some(crop) = crop {
             self = self.cut_out(crop).map_err(unread)?;
+            self.check(format).map_err(unread)?;
         }
         self.scale_to_unit(format).map_err(unread)?;
         let fitted = resampled::fit(self, format.shape.size)
@@ -328,7 +352,8 @@ impl Raster {
     /// rows towards the back, slices towards the head, as far as axes of the volume run along those. Volumes of other orders and of
     /// other formats become alike.
     fn oriented(self) -> Self {
-        let Some(geometry) = self.geometry else { return self };
+        // A single slice is a picture, in the plane that it was taken in.
+        let Some(geometry) = self.geometry.filter(|_| self.sides[0] > 1) else { return self };
         // Axes of the volume: 0 columns, 1 rows, 2 slices.
         let order = geometry.axes_along();
         let sides_by_axis = [self.sides[2], self.sides[1], self.sides[0]];

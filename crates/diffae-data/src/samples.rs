@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::names::is_array_name;
 use crate::notices::{counted, inform_once, warn_once};
 use crate::source::Item;
 
@@ -25,10 +26,22 @@ pub(crate) fn one_a_sample(items: Vec<Item>, setting: &str, root: &Path) -> Resu
     if items.is_empty() || setting == EVERY {
         return Ok(items);
     }
+    let items = if setting.is_empty() { without_arrays_beside(items) } else { items };
     let samples = Samples::new(&items);
     let chosen = if setting.is_empty() { samples.choose(root)? } else { samples.with_key(setting, root)? };
     let is_chosen = |(idx, _): &(usize, Item)| chosen.contains(idx);
     Ok(items.into_iter().enumerate().filter(is_chosen).map(|(_, item)| item).collect())
+}
+
+/// Leaves out the arrays of samples that have a picture for the eye.
+fn without_arrays_beside(items: Vec<Item>) -> Vec<Item> {
+    let sample = |item: &Item| (item.file.clone(), split(&item.name).0.to_owned());
+    let is_array = |item: &Item| is_array_name(Path::new(&item.name));
+    if !items.iter().any(is_array) {
+        return items;
+    }
+    let with_picture: BTreeSet<_> = items.iter().filter(|item| !is_array(item)).map(sample).collect();
+    items.into_iter().filter(|item| !is_array(item) || !with_picture.contains(&sample(item))).collect()
 }
 
 /// A picture of an archive, by its sample and key.

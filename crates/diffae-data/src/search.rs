@@ -8,7 +8,7 @@ use crate::found::Found;
 use crate::listing::Listing;
 use crate::names::{is_archive_name, is_picture_name};
 use crate::samples::one_a_sample;
-use crate::series::{Grouped, grouped};
+use crate::series::{Forms, Grouped, grouped};
 use crate::source::{Item, Place};
 use crate::{archives, lmdb, tables};
 
@@ -34,9 +34,15 @@ impl Found {
             // A link that leads nowhere is a picture that cannot be read.
             listing.pictures.extend(listing.dangling.iter().filter(|path| is_picture_name(path)).cloned());
             listing.pictures.sort();
-            let Grouped { alone, volumes } = grouped(root, std::mem::take(&mut listing.pictures));
-            let item =
-                |file: &PathBuf| Item { name: relative(root, file), file: file.as_path().into(), place: Place::File };
+            let Forms { files, mut numbers, left_out } = Forms::of(std::mem::take(&mut listing.pictures));
+            for file in &left_out {
+                listing.left_out.add(file);
+            }
+            let Grouped { alone, volumes } = grouped(root, files);
+            let item = |file: &PathBuf| {
+                let place = numbers.remove(file).map_or(Place::File, Place::View);
+                Item { name: relative(root, file), file: file.as_path().into(), place }
+            };
             let mut found = Self::from(alone.iter().map(item).chain(volumes).collect::<Vec<_>>());
             let stored = stored(listing, picture_key, root)?;
             found.items.extend(stored.items);
@@ -63,10 +69,19 @@ impl Found {
 /// [`Error::NoPictures`] or [`Error::OnlyUnreadPictures`] if there are none; as [`Pictures::find`](crate::Pictures::find).
 pub(crate) fn found_below(folder: &Path, picture_key: &str) -> Result<FoundBelow> {
     let mut listing = Listing::of(folder)?;
-    let Grouped { alone: files, volumes } = grouped(folder, std::mem::take(&mut listing.pictures));
+    let Forms { files, mut numbers, left_out } = Forms::of(std::mem::take(&mut listing.pictures));
+    for file in &left_out {
+        listing.left_out.add(file);
+    }
+    let Grouped { alone, volumes } = grouped(folder, files);
     listing.warn_of_dangling(folder);
     let Found { items, left_out } = stored(listing, picture_key, folder)?;
-    let stored: Vec<Item> = volumes.into_iter().chain(items).collect();
+    let (shown, files): (Vec<PathBuf>, Vec<PathBuf>) = alone.into_iter().partition(|file| numbers.contains_key(file));
+    let view = |file: PathBuf| {
+        let place = Place::View(numbers.remove(&file)?);
+        Some(Item { name: relative(folder, &file), file: file.into(), place })
+    };
+    let stored: Vec<Item> = shown.into_iter().filter_map(view).chain(volumes).chain(items).collect();
     if files.is_empty() && stored.is_empty() {
         return Err(left_out.no_pictures(folder));
     }

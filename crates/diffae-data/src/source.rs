@@ -131,6 +131,8 @@ pub(crate) enum Place {
     Value(Arc<dyn Values>),
     /// Several files, the slices of a DICOM series.
     Series(Vec<PathBuf>),
+    /// The whole file, a picture of the numbers that another file holds.
+    View(PathBuf),
 }
 
 /// Pictures of files, archives, tables and databases.
@@ -141,7 +143,7 @@ impl Item {
     /// Returns the name of the picture in messages.
     pub(crate) fn path(&self) -> PathBuf {
         match self.place {
-            Place::File | Place::Series(_) => self.file.to_path_buf(),
+            Place::File | Place::Series(_) | Place::View(_) => self.file.to_path_buf(),
             Place::Part { .. } | Place::Value(_) => self.file.join(&self.name),
         }
     }
@@ -152,7 +154,7 @@ impl Item {
     /// If it cannot be read.
     pub(crate) fn bytes(&self) -> Result<Vec<u8>> {
         match &self.place {
-            Place::File => std::fs::read(&self.file).map_err(at(&*self.file)),
+            Place::File | Place::View(_) => std::fs::read(&self.file).map_err(at(&*self.file)),
             Place::Part { unpacked, offset, length } => {
                 let file = unpacked.as_ref().map_or(&*self.file, |unpacked| unpacked.path());
                 tar_members::read_part(file, *offset, *length).map_err(at(self.path()))
@@ -165,6 +167,19 @@ impl Item {
         }
     }
 
+    /// Reads the file of the picture that a format asks for, with its path: that of its numbers, where the picture is one of them.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn bytes_for(&self, format: PictureFormat) -> Result<(Vec<u8>, PathBuf)> {
+        match &self.place {
+            Place::View(numbers) if !format.is_plain() => {
+                Ok((std::fs::read(numbers).map_err(at(numbers))?, numbers.clone()))
+            }
+            _ => Ok((self.bytes()?, self.path())),
+        }
+    }
+
     /// Returns the stamp of the picture, as [`Source::stamp`].
     ///
     /// # Errors
@@ -172,12 +187,23 @@ impl Item {
     pub(crate) fn stamp(&self) -> Result<String> {
         let mut stamps = match &self.place {
             Place::Series(files) => files.iter().map(|file| stamp(file)).collect::<Result<Vec<_>>>()?,
+            Place::View(numbers) => vec![stamp(&self.file)?, stamp(numbers)?],
             Place::File | Place::Part { .. } | Place::Value(_) => vec![stamp(&self.file)?],
         };
         if stamps.len() > 1 {
             stamps = vec![Fingerprint::new().update(stamps.join("\n").as_bytes()).digits()];
         }
         Ok(format!("{} of {}", self.path().display(), stamps.concat()))
+    }
+}
+
+impl Items {
+    fn item(&self, idx: usize) -> Result<&Item> {
+        self.0.get(idx).ok_or_else(|| Error::OutOfRange {
+            what: "the index of a picture",
+            got: idx.to_string(),
+            expected: "below the number of pictures",
+        })
     }
 }
 
@@ -199,14 +225,12 @@ impl Source for Items {
     }
 
     fn bytes(&self, idx: usize) -> Result<Vec<u8>> {
-        let Some(item) = self.0.get(idx) else {
-            return Err(Error::OutOfRange {
-                what: "the index of a picture",
-                got: idx.to_string(),
-                expected: "below the number of pictures",
-            });
-        };
-        item.bytes()
+        self.item(idx)?.bytes()
+    }
+
+    fn read(&self, idx: usize, format: PictureFormat, crop: Option<CropBox>) -> Result<Tensor> {
+        let (bytes, path) = self.item(idx)?.bytes_for(format)?;
+        picture_from_bytes(&bytes, &path, format, crop)
     }
 
     fn stamp(&self, idx: usize) -> Result<String> {

@@ -11,8 +11,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A batch does not have the four axes N, C, H and W.
-    #[error("image batch {batch} has shape {got:?}, expected four axes [N, C, H, W]")]
+    /// A batch has neither the axes N, C, H and W nor, for measures that take volumes, N, C, D, H and W.
+    #[error("image batch {batch} has shape {got:?}, expected four axes [N, C, H, W], or of volumes five")]
     Rank {
         /// The parameter at fault.
         batch: &'static str,

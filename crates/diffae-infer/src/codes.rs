@@ -150,7 +150,7 @@ impl Codes {
         // A one-shot autoencoder's is no map, and holds its level, too.
         let is_foreign =
             self.fingerprint.is_empty() && self.chain.as_ref().is_none_or(|chain| chain.settings.is_sampled());
-        let own = |x_terminal: &&Tensor| is_foreign && x_terminal.rank() == 4;
+        let own = |x_terminal: &&Tensor| is_foreign && x_terminal.rank() > 2;
         let warning = |x_terminal: &Tensor| noise_warning(&format!("x_T of {name}"), x_terminal);
         Ok(self.x_terminal.as_ref().filter(own).map(warning).transpose()?.flatten())
     }

@@ -384,6 +384,10 @@ impl ModelSource {
         let config = json.map_err(|source| Error::Config { path: self.path.clone(), source })?;
         // Models had no other prediction once, and keep their names.
         fingerprint.update(config.replace(r#","prediction":"eps""#, "").as_bytes());
+        // In another window, a picture has other codes.
+        if let Some(window) = self.config.picture_format().window {
+            fingerprint.update(window.to_string().as_bytes());
+        }
         // Codes may be of a tuned chain, so other timesteps make another model.
         for TunedChain { timesteps, .. } in self.config.chains().iter().flat_map(|chains| &chains.tuned) {
             fingerprint.update(format!("{timesteps:?}").as_bytes());

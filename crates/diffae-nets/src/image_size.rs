@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// Networks of volumes convolve along all three axes, and halve and double all three from level to level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a whole number, or [depth, height, width] of volumes")]
 pub enum ImageSize {
     /// Height and width of pictures.
     Square(usize),

@@ -92,10 +92,11 @@ impl Model {
         let options = LoadOptions { device: opened, dtype, ..LoadOptions::cpu() };
         let load = || diffae_infer::Model::load(path, &options).map_err(|error| Error::from(error).of_input());
         let pipeline = Pipeline::new(on_pool(py, None, load)?);
-        let shape = pipeline.model().image_shape();
-        if !shape.is_visible() {
-            let expected = "one of pictures in gray or color, which are the arrays of this module";
-            return Err(Error::argument("the model", format!("one of the shape {shape}"), expected));
+        let format = pipeline.model().picture_format();
+        if !format.is_plain() {
+            let window = format.window.map(|window| format!(" in the window {window}")).unwrap_or_default();
+            let expected = "one of pictures of bytes in gray or color, which are the arrays of this module";
+            return Err(Error::argument("the model", format!("one of the shape {}{window}", format.shape), expected));
         }
         Ok(Self { pipeline, path: absolute(path, BUILT_IN_MODEL)?, device: device.to_owned(), number_type, options })
     }

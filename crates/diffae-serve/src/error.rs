@@ -38,7 +38,9 @@ pub enum Error {
         min_chars: usize,
     },
     /// The model's pictures cannot be shown as they are.
-    #[error("the page shows pictures in gray or color, and those of this model have the shape {shape:?}")]
+    #[error(
+        "the page shows pictures of bytes in gray or color, and those of this model are others, of shape {shape:?}"
+    )]
     NotShown {
         /// Channels, and sides.
         shape: Vec<usize>,

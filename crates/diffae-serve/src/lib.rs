@@ -91,7 +91,7 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::TokenMissing`] if the address is not of this machine alone and there is no token; [`Error::NotShown`] for a model
-    /// of volumes, or of other than one or three channels; [`Error::Listen`].
+    /// of volumes, of other than one or three channels, or of values in a window; [`Error::Listen`].
     pub fn bind(pipeline: Pipeline, options: ServeOptions) -> Result<Self> {
         let ServeOptions { address, token, model, faces, settings } = options;
         let is_loopback = address.ip().is_loopback();
@@ -99,9 +99,9 @@ impl Server {
         if is_short && (!is_loopback || token.is_some()) {
             return Err(Error::TokenMissing { address, min_chars: MIN_TOKEN_CHARS });
         }
-        let shape = pipeline.model().image_shape();
-        if !shape.is_visible() {
-            return Err(Error::NotShown { shape: shape.dims() });
+        let format = pipeline.model().picture_format();
+        if !format.is_plain() {
+            return Err(Error::NotShown { shape: format.shape.dims() });
         }
         let listener = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         let address = listener.local_addr().map_err(Error::System)?;

@@ -73,9 +73,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use diffae_data::{Fingerprint, Labels, Overwrite, Pictures, Split};
-use diffae_infer::ModelSource;
-use diffae_nets::EndpointConfig;
+use diffae_data::{Fingerprint, Labels, Overwrite, Pictures, Split, Window};
+use diffae_infer::{ModelConfig, ModelSource};
 use diffae_nets::weights::ArchitectureHints;
 
 pub use checkpoint::wait_for_checkpoint;
@@ -396,7 +395,7 @@ impl Trainer {
     ) -> Result<Self> {
         let compute = compute.into();
         let model = config.model_config()?;
-        let given = notes.init_from.as_deref().map(|path| parameters_of(path, model.endpoint())).transpose()?;
+        let given = notes.init_from.as_deref().map(|path| parameters_of(path, &model)).transpose()?;
         // An endpoint network may be new.
         let names =
             |of: &mut dyn Iterator<Item = String>| of.filter(|name| !is_of_endpoint(name)).collect::<BTreeSet<_>>();
@@ -442,10 +441,16 @@ fn check_names(given: &BTreeSet<String>, of_networks: &BTreeSet<String>) -> Resu
     Err(Error::OtherNetworks { problem })
 }
 
-/// Reads the parameters of a model's encoder and decoder, and those of its endpoint network if it is `endpoint`.
-fn parameters_of(model: &Path, endpoint: Option<&EndpointConfig>) -> Result<HashMap<String, Tensor>> {
-    let source = ModelSource::open(model, &ArchitectureHints::default())?;
-    let has_endpoint = source.config().endpoint() == endpoint;
+/// Reads the parameters of a model's encoder and decoder, and those of its endpoint network if it is that of another config.
+fn parameters_of(path: &Path, model: &ModelConfig) -> Result<HashMap<String, Tensor>> {
+    let source = ModelSource::open(path, &ArchitectureHints::default())?;
+    let [given, own] = [source.config(), model].map(|config| config.picture_format().window);
+    if given != own {
+        let text = |window: Option<Window>| window.map_or_else(|| "[]".to_owned(), |window| window.to_string());
+        let problem = format!("the model {} is of another window: --set data.window={}", path.display(), text(given));
+        return Err(Error::OtherNetworks { problem });
+    }
+    let has_endpoint = source.config().endpoint() == model.endpoint();
     let is_wanted = |name: &str| !name.starts_with("latent_net.") && (has_endpoint || !is_of_endpoint(name));
     Ok(source.networks(DType::F32)?.into_iter().filter(|(name, _)| is_wanted(name)).collect())
 }

@@ -212,6 +212,9 @@ impl TrainConfig {
         ] {
             require(weight >= 0. && weight.is_finite(), key, weight, "a weight of at least 0")?;
         }
+        let channels = self.model.image_channels;
+        let is_seen = settings.perceptual_weight <= 0. || matches!(channels, 1 | 3);
+        require(is_seen, "model.image_channels", channels, "1 or 3, for LPIPS")?;
         let is_large = settings.perceptual_weight <= 0. || side >= diffae_nets::features::LpipsNetwork::MIN_SIDE;
         require(is_large, "spatial_net.crop_size", side, "at least 32 pixels, for LPIPS")?;
         let suits = settings.adversarial_weight <= 0. || (side >= 8 && side.is_power_of_two());

@@ -63,11 +63,7 @@ fn to_table(args: &CodesJoinArgs, ending: &str) -> Result<()> {
 }
 
 /// Writes the `z_sem` of files, which a header describes together, as a table.
-pub(super) fn write_table(
-    (paths, header): (&[PathBuf], &CodesHeader),
-    out: &Path,
-    overwrite: Overwrite,
-) -> Result<()> {
+pub(super) fn write_table((paths, header): (&[PathBuf], &CodesHeader), out: &Path, overwrite: Overwrite) -> Result<()> {
     let Some(&[_, width]) = header.shapes.get("z_sem").map(Vec::as_slice) else {
         bail!("{} holds no z_sem, of which a table is made", paths[0].display())
     };

@@ -1,6 +1,7 @@
 //! `diffae encode --model MODEL INPUT.. --out codes.safetensors`
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
@@ -36,6 +37,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
     if !is_safetensors(out) && !is_table {
         let endings = ".safetensors, or in .csv or .parquet for a table of z_sem";
         bail!("--out is {}, expected a name that ends in {endings}", out.display())
+    }
+    if is_table && !is_csv(out) && !cfg!(feature = "parquet") {
+        bail!("this build writes no Parquet tables; build with `--features parquet`, or let --out end in .csv")
+    }
+    if is_table && (args.reference || args.inversion.is_some() || args.steps.is_some() || args.spacing.is_some()) {
+        bail!("a table holds z_sem alone; options of the inversion to x_T go with --out NAME.safetensors")
     }
     if let (true, Some(shard)) = (is_table, args.shard) {
         bail!("shard {shard} writes codes, which `diffae codes` joins and makes a table of: --out ends in .safetensors")
@@ -99,6 +106,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &EncodeArgs) -> Result<()> {
         return say_json(&report);
     }
     say(&format!("wrote the codes of {} to {}", Noun::Pictures.counted(header.names.len()), out.display()))
+}
+
+fn is_csv(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"))
 }
 
 impl Encoding<'_> {

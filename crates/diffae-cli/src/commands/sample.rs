@@ -215,7 +215,7 @@ impl GivenNoise {
             }
         }
         // A one-shot autoencoder's holds its level, too.
-        let x_terminal = self.x_terminal.as_ref().filter(|x_terminal| x_terminal.rank() == 4);
+        let x_terminal = self.x_terminal.as_ref().filter(|x_terminal| x_terminal.rank() > 2);
         for (name, noise) in [("x_T", x_terminal), ("z_T", self.z_terminal.as_ref())] {
             if let Some(warning) = noise.map(|noise| noise_warning(name, noise)).transpose()?.flatten() {
                 tracing::warn!("{warning}");

@@ -1,7 +1,7 @@
 //! DICOM files, alone or as the slices of a series.
 
 use dicom_object::{DefaultDicomObject, OpenFileOptions, Tag};
-use dicom_pixeldata::{PhotometricInterpretation, PixelDecoder};
+use dicom_pixeldata::{PhotometricInterpretation, PixelDecoder, PixelRepresentation};
 
 use super::{MAX_VALUES, Raster, Scale, planes};
 use crate::geometry::Geometry;
@@ -18,6 +18,12 @@ const NUMBER: Tag = Tag(0x0020, 0x0013);
 const PIXEL_SPACING: Tag = Tag(0x0028, 0x0030);
 const THICKNESS: Tag = Tag(0x0018, 0x0050);
 const SLICE_SPACING: Tag = Tag(0x0018, 0x0088);
+const ROWS: Tag = Tag(0x0028, 0x0010);
+const COLUMNS: Tag = Tag(0x0028, 0x0011);
+const SAMPLES: Tag = Tag(0x0028, 0x0002);
+const FRAMES: Tag = Tag(0x0028, 0x0008);
+const BITS_ALLOCATED: Tag = Tag(0x0028, 0x0100);
+const BITS_STORED: Tag = Tag(0x0028, 0x0101);
 const PIXELS: Tag = Tag(0x7FE0, 0x0010);
 
 /// Pixels of one file, and its place.
@@ -87,8 +93,8 @@ pub(super) fn decode(files: &[&[u8]]) -> Result<Raster, String> {
     }
     let Some(first) = slices.first() else { return Err("it holds no slices".to_owned()) };
     let (num_samples, sides, scale) = (first.num_samples, first.sides, first.scale.clone());
-    if slices.iter().any(|slice| slice.sides != sides || slice.num_samples != num_samples) {
-        return Err("its slices differ in their sizes".to_owned());
+    if slices.iter().any(|slice| slice.sides != sides || slice.num_samples != num_samples || slice.scale != scale) {
+        return Err("its slices differ in their sizes or in the scale of their pixels".to_owned());
     }
     let is_placed = slices.iter().all(|slice| slice.place.is_some());
     let key = |slice: &Slice| slice.place.filter(|_| is_placed).map_or(slice.number, |place| place.depth());
@@ -117,6 +123,13 @@ fn geometry(slices: &[Slice]) -> Result<Option<Geometry>, String> {
     } else {
         let steps = (places.len() - 1) as f64;
         let mean = (last.depth() - first.depth()) / steps;
+        let turned = |place: &Place| {
+            let pairs = place.along.iter().flatten().zip(first.along.iter().flatten());
+            pairs.into_iter().any(|(a, b)| (a - b).abs() > 1e-3)
+        };
+        if places.iter().any(turned) || mean <= 0. {
+            return Err("its slices are not parallel, or lie at one place: it is no volume".to_owned());
+        }
         for pair in places.windows(2) {
             let step = pair[1].depth() - pair[0].depth();
             if (step - mean).abs() > MAX_UNEVENNESS * mean.abs() {
@@ -136,12 +149,37 @@ fn geometry(slices: &[Slice]) -> Result<Option<Geometry>, String> {
     Ok(Some(Geometry { affine: [line(0), line(1), line(2)] }))
 }
 
+/// Fails if a file claims more pixels than it may have, or bits that its decoders do not take.
+fn check_sizes(object: &DefaultDicomObject) -> Result<(), String> {
+    let number = |tag: Tag, usual: f64| numbers(object, tag).first().copied().unwrap_or(usual);
+    let sizes = [number(ROWS, 0.), number(COLUMNS, 0.), number(SAMPLES, 1.), number(FRAMES, 1.)];
+    let count: f64 = sizes.iter().product();
+    if !(1. ..=MAX_VALUES as f64).contains(&count) || sizes.iter().any(|&size| size < 1.) {
+        return Err(format!("it has {sizes:?} rows, columns, samples and frames, too many or none"));
+    }
+    let [stored, allocated] = [number(BITS_STORED, 0.), number(BITS_ALLOCATED, 0.)];
+    if !(1. ..=16.).contains(&stored)
+        || ![8., 16.].iter().any(|bits| (allocated - bits).abs() < 0.5)
+        || stored > allocated
+    {
+        return Err(format!("its pixels have {stored} of {allocated} bits, expected 8 or 16"));
+    }
+    Ok(())
+}
+
 fn decode_file(bytes: &[u8]) -> Result<Slice, String> {
     let failed = |error: &dyn std::error::Error| format!("it is no DICOM file that is read: {error}");
     let object = OpenFileOptions::new().from_reader(bytes.get(PREAMBLE..).unwrap_or_default());
     let object = object.map_err(|error| failed(&error))?;
-    let pixels = object.decode_pixel_data().map_err(|error| failed(&error))?;
-    let values: Vec<f32> = pixels.to_vec().map_err(|error| failed(&error))?;
+    check_sizes(&object)?;
+    // The decoders trust what compressed pixels say of themselves.
+    let decode = || -> Result<_, String> {
+        let pixels = object.decode_pixel_data().map_err(|error| failed(&error))?;
+        let values: Vec<f32> = pixels.to_vec().map_err(|error| failed(&error))?;
+        Ok((pixels, values))
+    };
+    let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
+    let (pixels, values) = decoded.map_err(|_panic| "its pixels are damaged".to_owned())??;
     let is_rescaled = pixels
         .rescale()
         .map_err(|error| failed(&error))?
@@ -151,12 +189,15 @@ fn decode_file(bytes: &[u8]) -> Result<Slice, String> {
     let values = match pixels.photometric_interpretation() {
         PhotometricInterpretation::Monochrome2 | PhotometricInterpretation::Rgb => values,
         // White is zero.
-        PhotometricInterpretation::Monochrome1 if !is_rescaled => {
+        PhotometricInterpretation::Monochrome1
+            if !is_rescaled && pixels.pixel_representation() == PixelRepresentation::Unsigned =>
+        {
             values.into_iter().map(|value| most as f32 - value).collect()
         }
         other => return Err(format!("its pixels are {other}, expected gray or RGB")),
     };
-    let is_full = pixels.bits_stored() == 8 && !is_rescaled;
+    let is_signed = pixels.pixel_representation() == PixelRepresentation::Signed;
+    let is_full = pixels.bits_stored() == 8 && !is_rescaled && !is_signed;
     Ok(Slice {
         values,
         num_samples: pixels.samples_per_pixel().into(),

@@ -13,7 +13,7 @@ const HEADER_BYTES: usize = 348;
 /// Number of bytes of a header of version 2.
 const HEADER_BYTES_2: i32 = 540;
 /// Maximum size of an unpacked file.
-const MAX_BYTES: u64 = 1 << 32;
+const MAX_BYTES: u64 = 1 << 31;
 
 /// Returns whether a file begins as one of version 1 or 2.
 pub(super) fn is_nifti(bytes: &[u8]) -> bool {
@@ -46,7 +46,11 @@ fn decode_unpacked(bytes: &[u8]) -> Result<Raster, String> {
                     version 1"
             .to_owned());
     }
-    let header = NiftiHeader::from_reader(bytes).map_err(|error| format!("its header is damaged: {error}"))?;
+    let mut header = NiftiHeader::from_reader(bytes).map_err(|error| format!("its header is damaged: {error}"))?;
+    if !header.scl_slope.is_finite() || !header.scl_inter.is_finite() {
+        // As other readers have it: no scale.
+        (header.scl_slope, header.scl_inter) = (0., 0.);
+    }
     let dims = header.dim().map_err(|error| format!("its header is damaged: {error}"))?;
     let dims: Vec<usize> = dims.iter().map(|&side| usize::from(side)).collect();
     let count =
@@ -78,7 +82,13 @@ fn decode_unpacked(bytes: &[u8]) -> Result<Raster, String> {
         NiftiType::Uint8 => Scale::UpTo(255.),
         _ => Scale::Unknown("integers"),
     };
-    let raster = Raster { values, channels, sides: [side(2), side(1), side(0)], scale, geometry: geometry(&header) };
+    let raster = Raster {
+        values,
+        channels,
+        sides: [side(2), side(1), side(0)],
+        scale,
+        geometry: geometry(&header).map(|place| in_millimeters(place, &header)),
+    };
     Ok(raster.oriented())
 }
 
@@ -86,9 +96,22 @@ fn decode_unpacked(bytes: &[u8]) -> Result<Raster, String> {
 fn geometry(header: &NiftiHeader) -> Option<Geometry> {
     if header.sform_code > 0 {
         let affine = [header.srow_x, header.srow_y, header.srow_z].map(|line| line.map(f64::from));
-        return Some(Geometry { affine }).filter(Geometry::is_regular);
+        let told = Geometry { affine };
+        if told.is_regular() {
+            return Some(told);
+        }
     }
     (header.qform_code > 0).then(|| rotated(header)).filter(Geometry::is_regular)
+}
+
+/// Converts a geometry in the unit of a header, meters or microns; without one, in millimeters.
+fn in_millimeters(geometry: Geometry, header: &NiftiHeader) -> Geometry {
+    let factor = match header.xyzt_units & 7 {
+        1 => 1e3,
+        3 => 1e-3,
+        _ => return geometry,
+    };
+    Geometry { affine: geometry.affine.map(|line| line.map(|value| value * factor)) }
 }
 
 /// Computes the affine map of a unit quaternion `(a, b, c, d)`, of which b, c and d are stored, and of the sizes of voxels.

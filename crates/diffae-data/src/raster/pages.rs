@@ -32,6 +32,7 @@ pub(super) fn decode(bytes: &[u8], format: PictureFormat) -> Result<Option<Raste
     let mut decoder = open_tiff(bytes)?;
     let mut pages: Vec<Page> = vec![];
     let mut num_values = 0;
+    let described = description(&mut decoder).and_then(|text| number_in(&text, "images"));
     loop {
         let kind = decoder.find_tag_unsigned::<u32>(Tag::NewSubfileType).ok().flatten().unwrap_or(0);
         if kind & ASIDE == 0 {
@@ -39,13 +40,21 @@ pub(super) fn decode(bytes: &[u8], format: PictureFormat) -> Result<Option<Raste
             if is_only && is_for_the_eye(&mut decoder, format).map_err(failed)? {
                 return Ok(None);
             }
+            if let Some(description) = description(&mut decoder) {
+                check_description(&description)?;
+            }
             let page = read_page(&mut decoder)?;
             num_values += page.samples.len();
             if num_values > MAX_VALUES {
                 return Err("it has too many pixels in all its pages".to_owned());
             }
-            if pages.first().is_some_and(|first| first.size != page.size || first.num_samples != page.num_samples) {
-                return Err("its pages differ in their sizes; save each picture as a file of its own".to_owned());
+            let differs = |first: &Page| {
+                first.size != page.size || first.num_samples != page.num_samples || first.scale != page.scale
+            };
+            if pages.first().is_some_and(differs) {
+                return Err(
+                    "its pages differ in size or number type; save each picture as a file of its own".to_owned()
+                );
             }
             pages.push(page);
         }
@@ -54,7 +63,36 @@ pub(super) fn decode(bytes: &[u8], format: PictureFormat) -> Result<Option<Raste
         }
         decoder.next_image().map_err(failed)?;
     }
+    if let Some(count) = described.filter(|&count| count != pages.len()) {
+        return Err(format!(
+            "it says that it holds {count} pictures, and has {} pages; save each as a page",
+            pages.len()
+        ));
+    }
     stacked(&pages, format).map(Some)
+}
+
+fn description(decoder: &mut TiffDecoder<'_>) -> Option<String> {
+    decoder.find_tag(Tag::ImageDescription).ok().flatten()?.into_string().ok()
+}
+
+/// Returns a number of a description by `ImageJ`: `images=10`.
+fn number_in(description: &str, key: &str) -> Option<usize> {
+    let lines = description.strip_prefix("ImageJ=")?.lines();
+    lines.filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).find_map(|number| number.trim().parse().ok())
+}
+
+/// Fails for stacks of `ImageJ` along several axes, whose pages are neither slices alone nor channels alone.
+fn check_description(description: &str) -> Result<(), String> {
+    let axes = ["channels", "slices", "frames"].map(|key| number_in(description, key).unwrap_or(1));
+    if axes.iter().filter(|&&count| count > 1).count() > 1 {
+        let [channels, slices, frames] = axes;
+        return Err(format!(
+            "its pages are {channels} channels, {slices} slices and {frames} frames; save it with one of these axes alone, or as \
+             an array of NumPy"
+        ));
+    }
+    Ok(())
 }
 
 /// Returns whether a page is gray or in color, in numbers that need no window.
@@ -63,8 +101,9 @@ fn is_for_the_eye(decoder: &mut TiffDecoder<'_>, format: PictureFormat) -> TiffR
     let is_unsigned = formats.is_none_or(|formats| formats.iter().all(|&format| format == 1));
     let color = decoder.colortype()?;
     let is_color = !matches!(color, ColorType::Multiband { .. });
+    let is_one = description(decoder).and_then(|text| number_in(&text, "images")).is_none_or(|count| count == 1);
     let takes_colors = format.shape.is_visible();
-    Ok(is_color && takes_colors && (format.window.is_none() || is_unsigned && color.bit_depth() <= 16))
+    Ok(is_color && is_one && takes_colors && (format.window.is_none() || is_unsigned && color.bit_depth() <= 16))
 }
 
 fn read_page(decoder: &mut TiffDecoder<'_>) -> Result<Page, String> {

@@ -11,8 +11,19 @@ use crate::resample::{self, BoxedError};
 /// # Errors
 /// If the sizes are too different.
 pub(super) fn fit(raster: Raster, size: ImageSize) -> Result<Raster, BoxedError> {
-    let (height, width) = (size.height(), size.width());
-    along_depth(within_slices(raster, height, width)?, size.depth())
+    let (height, width, depth) = (size.height(), size.width(), size.depth());
+    let [old_depth, old_height, old_width] = raster.sides;
+    // The smaller of the two results in between.
+    let between =
+        [old_depth.saturating_mul(height).saturating_mul(width), depth.saturating_mul(old_height * old_width)];
+    if between[0].min(between[1]).saturating_mul(raster.channels) > super::MAX_VALUES {
+        return Err(format!("{old_depth} slices of {old_width}x{old_height} pixels are too different in size").into());
+    }
+    if between[0] <= between[1] {
+        along_depth(within_slices(raster, height, width)?, depth)
+    } else {
+        within_slices(along_depth(raster, depth)?, height, width)
+    }
 }
 
 /// Resizes and crops every slice.

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use diffae_data::PictureSet;
 use diffae_infer::{
     CallEvent, ChainSettings, CodeChain, ExactSettings, FixedPointSettings, NoiseSource, Pipeline, PipelineSettings,
@@ -378,11 +378,11 @@ fn standard_deviations(x: &Tensor) -> Result<Vec<f64>> {
 /// Computes the autocorrelation of neighbors in a row: mean product of neighbors over the variance.
 fn lag_1(x: &Tensor) -> Result<Vec<f64>> {
     let x = centered(x)?;
-    let width = x.dim(3)?;
+    let (axis, width) = (x.rank() - 1, x.dim(D::Minus1)?);
     if width < 2 {
         return Err(unsuitable("pictures of one column have no neighbors in a row"));
     }
-    let products = (x.narrow(3, 0, width - 1)? * x.narrow(3, 1, width - 1)?)?;
+    let products = (x.narrow(axis, 0, width - 1)? * x.narrow(axis, 1, width - 1)?)?;
     let variances = means(&x.sqr()?)?;
     // A constant map is correlated with anything, or nothing.
     let ratio = |(product, variance): (f64, f64)| if variance > 0. { product / variance } else { 0. };
