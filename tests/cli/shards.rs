@@ -80,7 +80,10 @@ fn shards_merge_to_the_codes_of_one_run_to_the_bit() {
     // A CSV has every digit, and `encode` writes the same at once.
     let to_csv = ["codes", "to-csv", &third, &first, &second, "--out", "shards.csv"];
     workspace.run(&to_csv).succeeds();
-    encode(&workspace, &data, "at_once.csv", &[]);
+    let model = checkpoint("autoenc16_latent");
+    workspace.run(&["encode", "--model", &model, &data, "--out", "at_once.csv"]).succeeds();
+    let with_steps = ["encode", "--model", &model, &data, "--out", "steps.csv", "--steps", "3"];
+    workspace.run(&with_steps).fails_with("a table holds z_sem alone");
     let [joined, at_once] =
         ["shards.csv", "at_once.csv"].map(|name| std::fs::read_to_string(workspace.path(name)).unwrap());
     assert!(joined == at_once && joined.lines().count() == 9 && joined.starts_with("name,z_0,z_1,"), "{joined}");
