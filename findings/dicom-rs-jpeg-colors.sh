@@ -29,7 +29,7 @@ use dicom_pixeldata::PixelDecoder;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for path in std::env::args().skip(1) {
         let pixels = dicom_object::open_file(&path)?.decode_pixel_data()?.to_vec::<f32>()?;
-        let mean = pixels.iter().sum::<f32>() / pixels.len() as f32;
+        let mean = pixels.iter().map(|&value| f64::from(value)).sum::<f64>() / pixels.len() as f64;
         println!("{:?} mean {mean:.0}", &pixels[..3]);
     }
     Ok(())

@@ -181,7 +181,7 @@ impl TrainConfig {
         let least = LpipsNetwork::MIN_SIDE;
         let size = self.model.image_size;
         let fits = size.square().is_some_and(|size| size >= least);
-        require(fits, "model.image_size", size, "at least 32 pixels, of pictures, for LPIPS")?;
+        require(fits, "model.image_size", size, "pictures of at least 32 pixels, for LPIPS")?;
         let channels = self.model.image_channels;
         require(matches!(channels, 1 | 3), "model.image_channels", channels, "1 or 3, for LPIPS")?;
         let spacing = chain.spacing;
