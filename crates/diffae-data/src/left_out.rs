@@ -172,7 +172,7 @@ mod tests {
             [
                 "1 AVIF picture and 2 HEIC pictures (c.avif, b/1.HEIC, a.heic); convert them to PNG or JPEG first, as by: \
                  magick mogrify -format png *.avif",
-                "2 .npy files (0.npy, 1.npy); write their pictures as files first",
+                "2 .npy files (0.npy, 1.npy); name the folder of such arrays, each a picture",
                 "1 .zip file (z.zip); unpack it first: unzip FILE -d FOLDER",
             ]
         );
