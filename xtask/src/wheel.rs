@@ -201,7 +201,7 @@ mod tests {
             let text = String::from_utf8(output.stdout).unwrap();
             text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
         };
-        let module = tree(&["--package", "diffae-python", "--features", "parquet"], "normal,no-proc-macro");
+        let module = tree(&["--package", "diffae-python", "--features", "parquet,dicom"], "normal,no-proc-macro");
         // What tests need decides features, too.
         let all = tree(&["--workspace", "--features", "parquet,toonheads,dicom"], "normal,dev,no-proc-macro");
         let own = module.difference(&all).collect::<Vec<_>>();
