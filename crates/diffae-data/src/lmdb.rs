@@ -330,6 +330,13 @@ mod tests {
         bytes.into_inner()
     }
 
+    /// Checks that every pixel of the first picture has a shade of gray, of 255.
+    fn assert_first_shade(pictures: &Pictures, shade: f32) {
+        let picture = pictures.read(0, crate::PictureFormat::new(3, 4)).unwrap();
+        let values = picture.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!(values.iter().all(|value| (value - (shade / 127.5 - 1.)).abs() < 1e-6), "{values:?}");
+    }
+
     #[test]
     fn the_released_layouts_are_read() {
         let settings = FindSettings::default();
@@ -354,14 +361,7 @@ mod tests {
         ] {
             let [first, second] = [(); 2].map(|()| Pictures::find(folder, &settings, Split::Train).unwrap());
             assert_eq!((0..first.len()).map(|idx| first.name(idx)).collect::<Vec<_>>(), names);
-            let values = second
-                .read(0, crate::PictureFormat::new(3, 4))
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1::<f32>()
-                .unwrap();
-            assert!(values.iter().all(|value| (value - (shade / 127.5 - 1.)).abs() < 1e-6), "{values:?}");
+            assert_first_shade(&second, shade);
             assert!(!folder.join("lock.mdb").exists() || std::fs::remove_file(folder.join("lock.mdb")).is_ok());
         }
     }
@@ -376,14 +376,7 @@ mod tests {
         write(&folder, &[&entries[..], &[("info", b"text".to_vec())]].concat());
         let names = |path: &Path| {
             let pictures = Pictures::find(path, &settings, Split::Train).unwrap();
-            let values = pictures
-                .read(0, crate::PictureFormat::new(3, 4))
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1::<f32>()
-                .unwrap();
-            assert!(values.iter().all(|value| (value - (10. / 127.5 - 1.)).abs() < 1e-6), "{values:?}");
+            assert_first_shade(&pictures, 10.);
             (0..pictures.len()).map(|idx| pictures.name(idx)).collect::<Vec<_>>()
         };
         assert_eq!(names(&folder), ["00c1", "7b", "ff0a"]);

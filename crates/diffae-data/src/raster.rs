@@ -116,7 +116,10 @@ impl Kind {
             Some(Self::Npy)
         } else if bytes.starts_with(b"PK") && ends_with(".npz") {
             Some(Self::Npz)
-        } else if nifti::is_nifti(bytes) || (bytes.starts_with(b"\x1f\x8b") && ends_with(".nii.gz")) {
+        } else if nifti::is_nifti(bytes)
+            || (nifti::has_length_of_header(bytes) && ends_with(".nii"))
+            || (bytes.starts_with(b"\x1f\x8b") && ends_with(".nii.gz"))
+        {
             Some(Self::Nifti)
         } else if bytes.get(128..132) == Some(b"DICM") {
             Some(Self::Dicom)

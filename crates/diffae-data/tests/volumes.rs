@@ -103,7 +103,7 @@ fn files_of_a_dicom_series_are_one_volume() {
     let pictures = Pictures::all(folder.path(), Crop::Center).unwrap();
     assert_ne!(before, pictures.fingerprint(&[0]).unwrap());
     let error = pictures.read(0, format).unwrap_err().to_string();
-    assert!(error.contains("5 mm apart") && error.contains("missing"), "{error}");
+    assert!(error.contains("2.500 mm apart and all 3.750 mm") && error.contains("missing"), "{error}");
     // A single slice is a picture.
     let alone =
         read_image(&fixture("series/0.dcm"), PictureFormat { window: Some(window()), ..PictureFormat::new(1, 5) });
@@ -203,6 +203,7 @@ fn what_is_no_such_picture_is_said() {
     assert!(error(&write("d.npy", &npy_bytes(&[4, 4], &[0.; 16])[..150]), picture).contains("fewer bytes"));
     let whole = fs::read(fixture("rotated.nii")).unwrap();
     assert!(error(&write("e.nii", &whole[..500]), cube).contains("cut off"));
+    assert!(error(&write("e.nii", &whole[..200]), cube).contains("cut off within its header"));
     assert!(error(&write("f.nii.gz", b"\x1f\x8b\x08\x00"), cube).contains("unpacked"));
     let pages = fs::read(fixture("pages.tif")).unwrap();
     assert!(read_image(&write("g.tif", &pages[..900]), PictureFormat::new(5, 6)).is_err());

@@ -136,7 +136,8 @@ fn instead(bytes: &[u8], path: &Path) -> Result<ImageFormat, Problem> {
     let by_name = ImageFormat::from_path(path).ok().filter(|format| *format == ImageFormat::Tga);
     let unknown = || {
         let text = if is_text(bytes) { "it is text" } else { "its content is of no format that is read" };
-        Problem::Unread(format!("{text}; PNG, JPEG, WebP, TIFF, GIF, BMP, QOI, TGA and PNM are read"))
+        let volumes = if cfg!(feature = "dicom") { "NumPy, NIfTI and DICOM" } else { "NumPy and NIfTI" };
+        Problem::Unread(format!("{text}; PNG, JPEG, WebP, TIFF, GIF, BMP, QOI, TGA, PNM, {volumes} are read"))
     };
     by_name.ok_or_else(unknown)
 }
@@ -206,6 +207,7 @@ mod tests {
             (b"version https://git-lfs.github.com/spec/v1", "a.png", "Git LFS"),
             (b"hello", "a.png", "it is text"),
             (b"\x01\x02\x03\x04", "a.png", "no format that is read"),
+            (b"\x01\x02\x03\x04", "a.png", "PNM, NumPy"),
             (b"", "a.png", "it is empty"),
             (&[0; 64], "a.png", "zeros alone"),
             (b"II*\0\x10\0\0\0CR\x02\0", "a.cr2", "a camera's raw file"),

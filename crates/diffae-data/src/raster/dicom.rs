@@ -134,7 +134,7 @@ fn geometry(slices: &[Slice]) -> Result<Option<Geometry>, String> {
             let step = pair[1].depth() - pair[0].depth();
             if (step - mean).abs() > MAX_UNEVENNESS * mean.abs() {
                 return Err(format!(
-                    "two of its slices are {step} mm apart and all {mean:.3} mm in the mean: some are missing, or of another volume"
+                    "two of its slices are {step:.3} mm apart and all {mean:.3} mm in the mean: some are missing, or of another volume"
                 ));
             }
         }

@@ -11,16 +11,25 @@ use crate::geometry::Geometry;
 /// Number of bytes of a header, which its first four bytes say.
 const HEADER_BYTES: usize = 348;
 /// Number of bytes of a header of version 2.
-const HEADER_BYTES_2: i32 = 540;
+const HEADER_BYTES_2: usize = 540;
 /// Maximum size of an unpacked file.
 const MAX_BYTES: u64 = 1 << 31;
 
 /// Returns whether a file begins as one of version 1 or 2.
 pub(super) fn is_nifti(bytes: &[u8]) -> bool {
-    let Some(&[a, b, c, d]) = bytes.first_chunk::<4>() else { return false };
-    let size = [i32::from_le_bytes([a, b, c, d]), i32::from_be_bytes([a, b, c, d])];
-    let is_first = size.contains(&348) && matches!(bytes.get(344..348), Some(b"n+1\0" | b"ni1\0"));
-    is_first || size.contains(&HEADER_BYTES_2) && bytes.get(4..8) == Some(b"n+2\0")
+    let is_second = begins_with(bytes, HEADER_BYTES_2) && bytes.get(4..8) == Some(b"n+2\0");
+    is_second || has_length_of_header(bytes) && matches!(bytes.get(344..348), Some(b"n+1\0" | b"ni1\0"))
+}
+
+/// Returns whether a file begins with the length of a header of version 1, as one does that is cut off within the header.
+pub(super) fn has_length_of_header(bytes: &[u8]) -> bool {
+    begins_with(bytes, HEADER_BYTES)
+}
+
+/// Returns whether a file begins with a number of 32 bits, in any order of bytes.
+fn begins_with(bytes: &[u8], number: usize) -> bool {
+    let Some(&first) = bytes.first_chunk() else { return false };
+    [u32::from_le_bytes(first), u32::from_be_bytes(first)].iter().any(|&found| found as usize == number)
 }
 
 /// Decodes a file, `.nii` or `.nii.gz`, its slices turned to the view of a radiologist ([`Raster::oriented`]).
@@ -39,7 +48,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Raster, String> {
 
 fn decode_unpacked(bytes: &[u8]) -> Result<Raster, String> {
     if !is_nifti(bytes) {
-        return Err("it is no NIfTI file".to_owned());
+        let is_cut = has_length_of_header(bytes) && bytes.len() < HEADER_BYTES;
+        let problem =
+            if is_cut { "it is a NIfTI file that is cut off within its header" } else { "it is no NIfTI file" };
+        return Err(problem.to_owned());
     }
     if bytes.get(344..348) != Some(b"n+1\0") {
         return Err("it is a NIfTI file of version 2, or a header without its volume; save it as .nii or .nii.gz of \
