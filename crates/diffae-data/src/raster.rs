@@ -24,6 +24,7 @@ use crate::error::{Error, Result, computing};
 use crate::format::{MAX_CHANNELS, PictureFormat};
 use crate::geometry::Geometry;
 use crate::image_io::{CropBox, on_white};
+use crate::notices::counted;
 use crate::npy::{self, Number};
 use crate::picture_file::decode;
 
@@ -285,7 +286,7 @@ impl Raster {
     fn check(&self, format: PictureFormat) -> std::result::Result<(), String> {
         let (channels, depth) = (format.shape.channels, self.sides[0]);
         if self.channels != channels {
-            return Err(format!("it has {} channels, the model expects {channels}", self.channels));
+            return Err(format!("it has {}, the model expects {channels}", counted(self.channels, "channel")));
         }
         match format.shape.size.is_volume() {
             true if depth == 1 => Err("it is a single slice, and the model is for volumes".to_owned()),
