@@ -70,7 +70,7 @@ fn volumes_are_trained_on_encoded_and_decoded() {
     let preview = image::open(workspace.path("run/previews/images-000000032.png")).unwrap();
     assert!(preview.width() > 2 * 16 * 8, "a sheet of the views of volumes");
     let info = workspace.run(&["info", "run"]).succeeds().stdout();
-    assert!(info.contains("volumes") && info.contains("4x16x16, 1 channels, values from [-1000, 1000]"), "{info}");
+    assert!(info.contains("volumes") && info.contains("4x16x16, 1 channel, values from [-1000, 1000]"), "{info}");
     let json = workspace.run(&["info", "run", "--json"]).succeeds().json();
     assert_eq!(json["image_size"], serde_json::json!(SIDES));
 

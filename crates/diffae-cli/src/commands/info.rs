@@ -104,9 +104,9 @@ impl Info {
         let kind_of_data = if image_size.is_volume() { "volumes " } else { "pictures" };
         let sides: Vec<String> = image_size.sides().iter().map(usize::to_string).collect();
         let window = self.window.map(|window| format!(", values from {window}")).unwrap_or_default();
-        say(&format!("{kind_of_data}     {}, {channels} channels{window}", sides.join("x")))?;
+        say(&format!("{kind_of_data}     {}, {}{window}", sides.join("x"), counted(*channels, "channel")))?;
         if let Some([channels, height, width]) = self.latent_shape {
-            say(&format!("latents      {height}x{width}, {channels} channels, of a spatial autoencoder"))?;
+            say(&format!("latents      {height}x{width}, {}, of a spatial autoencoder", counted(channels, "channel")))?;
         }
         if let Some(width) = self.z_sem_width {
             let of_network = self.encoder.map(|name| format!(", the features of {name}"));

@@ -43,6 +43,8 @@ struct Route<'a> {
     subjects: &'a Subjects,
     frames: &'a [PathFrame],
     settings: PipelineSettings,
+    /// Ending of the files of numbers to write beside pictures.
+    ending: Option<&'static str>,
 }
 
 /// Encodes pictures and decodes codes interpolated between theirs.
@@ -67,11 +69,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
     let settings = args.decoding.with_inversion(&args.inversion, bases, &args.batch, Some(&subjects))?;
     let need = if subjects.num_pictures() > 0 { CodesNeed::Both } else { CodesNeed::ZSem };
     session.check_chains(&settings, need)?;
-    let route = Route { session: &session, subjects: &subjects, frames: &frames, settings };
-    let ending = session.model().picture_format().ending_of_numbers();
-    if let (FrameOutput::Folder(_), Some(ending)) = (&output, ending) {
+    let is_folder = matches!(output, FrameOutput::Folder(_));
+    let ending = session.model().picture_format().ending_of_numbers().filter(|_| is_folder);
+    if let Some(ending) = ending {
         names.iter().try_for_each(|name| refuse_existing(&path.join(with_ending(name, ending)), overwrite))?;
     }
+    let route = Route { session: &session, subjects: &subjects, frames: &frames, settings, ending };
     let pictures = route.pictures()?;
     let mut public = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
     public.extend(chain_settings(&settings, if settings.chain().is_some() { CodesNeed::Both } else { need }));
@@ -149,7 +152,7 @@ fn frame_output(path: &Path, names: &[String], overwrite: Overwrite) -> Result<F
 impl Route<'_> {
     /// Decodes the pictures of all frames; frames that come twice are decoded once.
     fn pictures(&self) -> Result<Vec<Frame>> {
-        let Self { session, subjects, settings, .. } = *self;
+        let Self { session, subjects, settings, ending, .. } = *self;
         let pipeline = &session.pipeline;
         let mut distinct: Vec<PathFrame> = vec![];
         let mut places = vec![];
@@ -168,7 +171,6 @@ impl Route<'_> {
         let progress = session.progress(Job { label: COMMAND, noun: Noun::Frames, num_items, num_kept: 0, work });
         let codes = self.codes(&progress)?;
         let format = session.model().picture_format();
-        let ending = format.ending_of_numbers();
         let mut decoded = Vec::with_capacity(distinct.len());
         for batch in pipeline.batches(0..distinct.len(), &settings) {
             let frames = &distinct[batch.clone()];
