@@ -60,6 +60,10 @@ class _Inverting(_Decoding, total=False):
     check_domain: bool | None
     """Whether pictures that the model was not made for are warned of; by default they are, for two network calls each."""
 
+class _Changing(_Inverting, total=False):
+    levels: Sequence[int] | None
+    """Levels of a hierarchical z_sem to change, from 0, the finest; by default all. The rest stays that of the (first) picture."""
+
 class _Sampling(_Decoding, total=False):
     latent_steps: int | None
     """Steps of the latent diffusion; by default 20."""
@@ -203,17 +207,17 @@ class Model:
     def decode(self, codes: Codes, **settings: Unpack[_Decode]) -> _Pictures:
         """Decodes Codes to pictures, uint8 [N, H, W, 3], along the chain that made them; of samples, settings may name another."""
     def edit(
-        self, pictures_or_codes: _Pictures | Codes, edits: _Strengths, **settings: Unpack[_Inverting]
+        self, pictures_or_codes: _Pictures | Codes, edits: _Strengths, **settings: Unpack[_Changing]
     ) -> _Pictures:
         """Edits attributes of pictures, or of Codes, and decodes the result: uint8 [N, H, W, 3]."""
-    def edit_codes(self, codes: Codes, edits: _Strengths) -> Codes:
-        """Edits attributes of Codes, without decoding: their z_sem moves, the rest stays."""
+    def edit_codes(self, codes: Codes, edits: _Strengths, levels: Sequence[int] | None = None) -> Codes:
+        """Edits attributes of Codes, without decoding: their z_sem moves, at all levels or those given, the rest stays."""
     def interpolate(
         self,
         codes_a: _Pictures | Codes,
         codes_b: _Pictures | Codes,
         frames: int,
-        **settings: Unpack[_Inverting],
+        **settings: Unpack[_Changing],
     ) -> _Pictures:
         """Interpolates between one picture, or the Codes of one, and another: uint8 [frames, H, W, 3] with both ends."""
     def sample(self, n: int, **settings: Unpack[_Sampling]) -> _Pictures:

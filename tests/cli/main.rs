@@ -38,3 +38,4 @@ mod shards;
 mod support;
 mod training;
 mod volumes;
+mod z_levels;

@@ -33,8 +33,8 @@ pub(crate) use eval::{
 pub(crate) use help::command;
 
 pub(crate) use pictures::{
-    DecodeArgs, EditArgs, EncodeArgs, InterpolateArgs, JsonArgs, ReconstructArgs, ReconstructionNoise, SampleArgs,
-    VariationsArgs, XTerminalChoice,
+    DecodeArgs, EditArgs, EncodeArgs, InterpolateArgs, JsonArgs, LevelsArgs, ReconstructArgs, ReconstructionNoise,
+    SampleArgs, VariationsArgs, XTerminalChoice,
 };
 pub(crate) use training::{
     ConnectionChoice, DecoderArgs, DecoderRunArgs, DirectionChoice, DistillArgs, FitAttributesArgs, FitEditsArgs,

@@ -141,6 +141,14 @@ impl Codes {
         })
     }
 
+    /// Repeats the codes of the first picture.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] without pictures.
+    pub fn first_repeated(&self, count: usize) -> Result<Self> {
+        self.at_frames(&vec![PathFrame { from: 0, to: 0, alpha: 0. }; count])
+    }
+
     /// Returns a warning if `x_T` is of another program, made along no chain that is known, and not close to the noise that models
     /// expect; see [`noise_warning`].
     ///

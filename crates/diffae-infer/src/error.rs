@@ -223,6 +223,19 @@ pub enum Error {
         /// The name of the value.
         what: String,
     },
+    /// Levels of `z_sem`, of a model that has one code for all resolutions.
+    #[error(
+        "z_sem of this model has no levels: it is one code for all resolutions. A model is trained with levels by model.z_levels"
+    )]
+    NoLevels,
+    /// A level of `z_sem` that the model does not have.
+    #[error("there is no level {got} of z_sem: the model has {num_levels}, from 0, the finest resolution")]
+    UnknownLevel {
+        /// The level.
+        got: usize,
+        /// Number of levels of the model.
+        num_levels: usize,
+    },
     /// A number outside its range.
     #[error("{what} is {got}, expected {expected}")]
     OutOfRange {

@@ -127,6 +127,34 @@ impl Model {
     }
 }
 
+impl Model {
+    /// Fails if the model has no levels of `z_sem`, or lacks one of these.
+    ///
+    /// # Errors
+    /// [`Error::NoLevels`], [`Error::UnknownLevel`].
+    pub fn check_levels(&self, levels: &[usize]) -> Result<()> {
+        let known = self.config().z_levels();
+        if known.is_empty() {
+            return Err(Error::NoLevels);
+        }
+        match levels.iter().find(|&&level| level >= known.len()) {
+            Some(&got) => Err(Error::UnknownLevel { got, num_levels: known.len() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the parts of a hierarchical `z_sem` at some levels from other codes, such as edited ones.
+    ///
+    /// # Shapes
+    /// - `z_sem`, `others`, result: `[N, D]`.
+    /// # Errors
+    /// As [`Model::check_levels`]; [`Error::Tensor`] if the shapes differ.
+    pub fn with_levels_of(&self, z_sem: &Tensor, others: &Tensor, levels: &[usize]) -> Result<Tensor> {
+        self.check_levels(levels)?;
+        computing("joining levels of z_sem", self.config().z_levels().replaced(z_sem, others, levels))
+    }
+}
+
 fn attribute_position(known: &[String], name: &str) -> Result<usize> {
     if let Some(exact) = known.iter().position(|attribute| attribute == name) {
         return Ok(exact);

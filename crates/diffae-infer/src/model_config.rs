@@ -6,7 +6,7 @@ use diffae_data::{MAX_CHANNELS, PictureFormat, Window};
 use diffae_nets::weights::{Architecture, DiffusionFacts};
 use diffae_nets::{
     AutoencoderConfig, Check, ClassifierConfig, CompactConfig, EncoderConfig, EndpointConfig, FrozenEncoderConfig,
-    ImageShape, ImageSize, LatentNetConfig, SemanticConfig, SpatialConfig, UnetConfig, Valid,
+    ImageShape, ImageSize, LatentNetConfig, SemanticConfig, SpatialConfig, UnetConfig, Valid, ZLevels,
 };
 use diffae_schedule::{BetaSchedule, NoiseSchedule, PredictionTarget, Sampler, Spacing};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -282,6 +282,13 @@ impl RawModelConfig {
             Self::Autoencoder { networks, .. } => Some(networks.encoder().out_channels()),
             Self::OneShot { networks, .. } => Some(networks.z_channels),
         }
+    }
+
+    /// Returns the parts of a hierarchical `z_sem`; none if it is one code for all resolutions.
+    #[must_use]
+    pub fn z_levels(&self) -> &ZLevels {
+        static ONE_CODE: ZLevels = ZLevels::NONE;
+        self.unet().map_or(&ONE_CODE, |unet| &unet.z_levels)
     }
 
     /// Returns the config of the `UNet`; a one-shot autoencoder has none.

@@ -13,6 +13,7 @@ use crate::frozen_encoder::SemanticConfig;
 use crate::image_size::ImageSize;
 use crate::plan::{InputPlan, OutputStage, Trunk, at_most, output_blocks, positive};
 use crate::spatial::SpatialConfig;
+use crate::z_levels::ZLevels;
 
 /// Maximum of channel counts and widths that are not multiples of `model_channels`.
 const MAX_CHANNELS: usize = 1 << 16;
@@ -102,6 +103,9 @@ pub struct RawUnetConfig {
     pub dropout: f64,
     /// Conditioning: the timestep alone, or also a semantic code.
     pub conditioning: Conditioning,
+    /// Width of the part of `z_sem` that the blocks of each level see, E together; none if all see the whole code.
+    #[serde(default, skip_serializing_if = "ZLevels::is_empty")]
+    pub z_levels: ZLevels,
 }
 
 /// Validated config of a [`Unet`](crate::Unet).
@@ -155,6 +159,12 @@ impl Check for RawUnetConfig {
         }
         at_most("unet", "num_res_blocks", self.num_res_blocks, MAX_LAYERS)?;
         check_dropout("unet", self.dropout)?;
+        self.z_levels.check("unet", self.channel_mult.len(), self.embed_channels)?;
+        let smallest_part = self.z_levels.widths().iter().copied().min().unwrap_or(1);
+        positive("unet", "smallest z_levels entry", smallest_part)?;
+        if !self.z_levels.is_empty() && !self.has_z_sem() {
+            return Err(Error::NeedsZSem { part: "hierarchy of codes (z_levels)" });
+        }
         let input = trunk.input_plan();
         let output = trunk.output_plan(&input, self.num_res_blocks);
         trunk.check_blocks(input.blocks().chain(output_blocks(&output)))
@@ -181,6 +191,10 @@ pub struct RawEncoderConfig {
     pub attention_resolutions: Vec<usize>,
     /// Number of heads of every attention block.
     pub num_heads: usize,
+    /// Width of the part of `z_sem` that is computed from the features of each level, D together, 0 where there is none; the last
+    /// from those behind the middle blocks. Empty if all of `z_sem` is.
+    #[serde(default, skip_serializing_if = "ZLevels::is_empty")]
+    pub z_levels: ZLevels,
 }
 
 /// Validated config of a [`SemanticEncoder`](crate::SemanticEncoder).
@@ -214,6 +228,9 @@ impl Check for RawEncoderConfig {
             positive("encoder", field, value)?;
             at_most("encoder", field, value, MAX_CHANNELS)?;
         }
+        self.z_levels.check("encoder", self.channel_mult.len(), self.out_channels)?;
+        let last_part = self.z_levels.widths().last().copied().unwrap_or(1);
+        positive("encoder", "last z_levels entry", last_part)?;
         trunk.check_blocks(trunk.input_plan().blocks())
     }
 }
@@ -261,6 +278,7 @@ impl AutoencoderConfig {
         }
         check_width("width of z_sem", encoder.out_channels(), "embed_channels of the unet", unet.embed_channels)?;
         check_width("out_channels of the unet", unet.out_channels, "its in_channels", unet.in_channels)?;
+        check_levels(&encoder, &unet)?;
         Ok(Self { encoder, spatial, unet })
     }
 
@@ -388,6 +406,19 @@ pub(crate) fn check_width(what: &'static str, got: usize, of: &'static str, expe
     if got == expected { Ok(()) } else { Err(Error::WidthMismatch { what, got, of, expected }) }
 }
 
+/// Checks that each part of `z_sem` is computed at the resolution of the blocks that see it; the last at the end of the encoder.
+fn check_levels(encoder: &SemanticConfig, unet: &UnetConfig) -> Result<()> {
+    let levels = match encoder {
+        SemanticConfig::Trained(encoder) => encoder.z_levels.clone(),
+        SemanticConfig::Frozen(_) => ZLevels::NONE,
+    };
+    let offset = (encoder.image_size().width() / unet.image_size.width().max(1)).max(1).ilog2() as usize;
+    if levels == unet.z_levels.at_levels_of(offset, levels.len().max(offset + unet.z_levels.len()))? {
+        return Ok(());
+    }
+    Err(Error::ZLevelsDiffer { encoder: levels.to_string(), unet: unet.z_levels.to_string() })
+}
+
 /// Checks that the sizes of pictures of two parts agree.
 fn check_size(what: &'static str, got: ImageSize, of: &'static str, expected: ImageSize) -> Result<()> {
     if got == expected { Ok(()) } else { Err(Error::SizeMismatch { what, got, of, expected }) }
@@ -411,6 +442,7 @@ mod tests {
             num_heads: 2,
             dropout: 0.1,
             conditioning: Conditioning::TimeAndZSem,
+            z_levels: ZLevels::NONE,
         }
     }
 
@@ -424,6 +456,7 @@ mod tests {
             num_res_blocks: 1,
             attention_resolutions: vec![8],
             num_heads: 1,
+            z_levels: ZLevels::NONE,
         }
     }
 

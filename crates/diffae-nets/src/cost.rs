@@ -22,11 +22,9 @@ impl RawUnetConfig {
             let area = area(trunk, stage.level);
             conditioned(stage.res, area) + if stage.attention { attention(stage.res, area) } else { 0 }
         });
-        let blocks_a_level = self.num_res_blocks + 1;
-        let ascending = self.output_plan().into_iter().enumerate().map(|(idx, stage)| {
-            let level = trunk.last_level().saturating_sub(idx.checked_div(blocks_a_level).unwrap_or(0));
-            let up = stage.up.map_or(0, |up| conditioned(up, area(trunk, level.saturating_sub(1))));
-            let area = area(trunk, level);
+        let ascending = self.output_plan().into_iter().map(|stage| {
+            let up = stage.up.map_or(0, |up| conditioned(up, area(trunk, stage.level.saturating_sub(1))));
+            let area = area(trunk, stage.level);
             conditioned(stage.res, area) + if stage.attention { attention(stage.res, area) } else { 0 } + up
         });
         let (middle, smallest) = (middle_block(trunk), area(trunk, trunk.last_level()));
@@ -47,9 +45,12 @@ impl RawEncoderConfig {
             plain(stage.res, area) + if stage.attention { attention(stage.res, area) } else { 0 }
         });
         let (middle, smallest) = (middle_block(trunk), area(trunk, trunk.last_level()));
-        let last = (middle.out_channels * self.out_channels) as u64;
+        let heads: usize = match self.z_levels.is_empty() {
+            true => middle.out_channels * self.out_channels,
+            false => self.z_levels.occupied().map(|(level, width)| trunk.width(level) * width).sum(),
+        };
         let middle = 2 * plain(middle, smallest) + attention(middle, smallest);
-        first + stages.sum::<u64>() + middle + last
+        first + stages.sum::<u64>() + middle + heads as u64
     }
 }
 

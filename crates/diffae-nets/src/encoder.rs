@@ -19,11 +19,44 @@ use crate::res_block::PlainResBlock;
 pub struct SemanticEncoder {
     config: EncoderConfig,
     first: Conv,
-    stages: Vec<(PlainResBlock, Option<AttentionBlock>)>,
+    stages: Vec<Stage>,
     middle: (PlainResBlock, AttentionBlock, PlainResBlock),
-    out_norm: GroupNorm,
-    out_conv: Conv,
+    /// Head behind the middle blocks: all of `z_sem`, or its coarsest part.
+    out: Head,
     dtype: DType,
+}
+
+/// One stage, `input_blocks.k`.
+#[derive(Debug, Clone)]
+struct Stage {
+    block: PlainResBlock,
+    attention: Option<AttentionBlock>,
+    /// Head of a part of `z_sem`, at the end of a level.
+    head: Option<Head>,
+}
+
+/// The end of the encoder: `conv(mean(SiLU(GN(h))))`, the mean over all pixels.
+#[derive(Debug, Clone)]
+struct Head {
+    norm: GroupNorm,
+    conv: Conv,
+}
+
+impl Head {
+    fn new(config: ConvConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        Ok(Self { norm: GroupNorm::new(config.in_channels, &vb.pp("0"))?, conv: Conv::new(config, &vb.pp("3"))? })
+    }
+
+    /// Applies the layers to `h`, `[N, C, ..]`; result: `[N, D]`.
+    fn forward(&self, h: &Tensor) -> Result<Tensor> {
+        let h = self.norm.forward(h, Activation::Silu)?;
+        let h = differentiable([&h], |[h]| match h.rank() {
+            4 => h.mean_keepdim((2, 3)),                                // [N, C, 1, 1]
+            _ => h.flatten_from(3)?.mean_keepdim((2, 3))?.unsqueeze(4), // [N, C, 1, 1, 1]
+        })?;
+        let h = self.conv.forward(&h)?;
+        differentiable([&h], |[h]| h.flatten_from(1)) // [N, D]
+    }
 }
 
 impl SemanticEncoder {
@@ -36,16 +69,23 @@ impl SemanticEncoder {
         let attention = |channels, vb: &VarBuilder<'_>| {
             AttentionBlock::new(AttentionConfig { channels, num_heads: config.num_heads }, vb)
         };
+        let axes = config.image_size.axes();
+        let (num_levels, width) = (config.channel_mult.len(), config.out_channels);
         let mut stages = Vec::with_capacity(plan.stages.len());
         for (i, stage) in plan.stages.iter().enumerate() {
+            let ends_level = plan.stages.get(i + 1).is_some_and(|next| next.level > stage.level);
+            let part = config.z_levels.range(stage.level, width).len();
+            let has_head = ends_level && !config.z_levels.is_empty() && part > 0;
+            let sizes = ConvConfig::one(stage.res.out_channels, part).along(axes);
+            let head = has_head.then(|| Head::new(sizes, &vb.pp("z_levels").pp(stage.level))).transpose()?;
             let vb = vb.pp("input_blocks").pp(i + 1);
             let block = PlainResBlock::new(stage.res, &vb.pp("0"))?;
             let attention = stage.attention.then(|| attention(stage.res.out_channels, &vb.pp("1"))).transpose()?;
-            stages.push((block, attention));
+            stages.push(Stage { block, attention, head });
         }
         let channels = config.trunk().width(config.trunk().last_level());
         let keep = config.trunk().keeping(channels, channels);
-        let axes = config.image_size.axes();
+        let last_part = config.z_levels.range(num_levels - 1, width).len();
         let middle = vb.pp("middle_block");
         Ok(Self {
             first: Conv::new(
@@ -58,8 +98,7 @@ impl SemanticEncoder {
                 attention(channels, &middle.pp("1"))?,
                 PlainResBlock::new(keep, &middle.pp("2"))?,
             ),
-            out_norm: GroupNorm::new(channels, &vb.pp("out.0"))?,
-            out_conv: Conv::new(ConvConfig::one(channels, config.out_channels).along(axes), &vb.pp("out.3"))?,
+            out: Head::new(ConvConfig::one(channels, last_part).along(axes), &vb.pp("out"))?,
             dtype: compute_dtype(vb.dtype(), vb.device()),
             config: config.clone(),
         })
@@ -85,21 +124,20 @@ impl SemanticEncoder {
 
     fn run(&self, x_0: &Tensor) -> Result<Tensor> {
         let mut h = self.first.forward(&cast(x_0, self.dtype)?)?;
-        for (block, attention) in &self.stages {
+        let mut finer = None; // [N, D of the levels so far]
+        for Stage { block, attention, head } in &self.stages {
             h = block.forward(&h)?;
             if let Some(attention) = attention {
                 h = attention.forward(&h)?;
             }
+            if let Some(head) = head {
+                finer = Some(beside(finer, head.forward(&h)?)?);
+            }
         }
         let (first, attention, second) = &self.middle;
         h = second.forward(&attention.forward(&first.forward(&h)?)?)?;
-        h = self.out_norm.forward(&h, Activation::Silu)?;
-        h = differentiable([&h], |[h]| match h.rank() {
-            4 => h.mean_keepdim((2, 3)),                                // [N, C, 1, 1]
-            _ => h.flatten_from(3)?.mean_keepdim((2, 3))?.unsqueeze(4), // [N, C, 1, 1, 1]
-        })?;
-        h = self.out_conv.forward(&h)?;
-        differentiable([&h], |[h]| h.flatten_from(1)?.to_dtype(x_0.dtype())) // [N, D]
+        let z_sem = beside(finer, self.out.forward(&h)?)?;
+        differentiable([&z_sem], |[z_sem]| z_sem.to_dtype(x_0.dtype()))
     }
 
     /// Freezes the encoder for inference: no gradients may be requested afterwards; see
@@ -108,10 +146,19 @@ impl SemanticEncoder {
         let (first, attention, second) = &mut self.middle;
         let middle = first.convs_mut().chain(attention.convs_mut()).chain(second.convs_mut());
         let stages = self.stages.iter_mut();
-        let stages = stages.flat_map(|(block, attention)| {
-            block.convs_mut().chain(attention.iter_mut().flat_map(AttentionBlock::convs_mut))
+        let stages = stages.flat_map(|Stage { block, attention, head }| {
+            let attention = attention.iter_mut().flat_map(AttentionBlock::convs_mut);
+            block.convs_mut().chain(attention).chain(head.iter_mut().map(|head| &mut head.conv))
         });
-        let all = [&mut self.first, &mut self.out_conv].into_iter().chain(middle).chain(stages);
+        let all = [&mut self.first, &mut self.out.conv].into_iter().chain(middle).chain(stages);
         all.for_each(|conv| conv.freeze(winograd));
+    }
+}
+
+/// Puts a part of `z_sem` beside those before it.
+fn beside(before: Option<Tensor>, part: Tensor) -> Result<Tensor> {
+    match before {
+        None => Ok(part),
+        Some(before) => differentiable([&before, &part], |[before, part]| Tensor::cat(&[before, part], 1)),
     }
 }

@@ -177,6 +177,39 @@ pub enum Error {
         /// Image size of the model.
         got: ImageSize,
     },
+    /// Parts of a hierarchical `z_sem` that the levels of a network, or the width of the whole code, do not allow.
+    #[error(
+        "{network}: z_levels is {got:?}, expected one width for each of {num_levels} levels, and {width} together, the width of \
+         z_sem"
+    )]
+    ZLevelsDoNotFit {
+        /// Name of the network.
+        network: &'static str,
+        /// Widths of the config.
+        got: Vec<usize>,
+        /// Number of levels of the network.
+        num_levels: usize,
+        /// Width of `z_sem`.
+        width: usize,
+    },
+    /// An encoder that does not reach the resolutions of the parts of `z_sem`.
+    #[error("the encoder has {got} levels, and needs {needed}, one for each resolution that has a part of z_sem")]
+    ZLevelWithoutResolution {
+        /// Number of levels that are needed.
+        needed: usize,
+        /// Number of levels of the encoder.
+        got: usize,
+    },
+    /// Parts of `z_sem` that are not computed where they are used.
+    #[error(
+        "z_levels of the encoder are [{encoder}], which are not those of the unet, [{unet}], at the same resolutions"
+    )]
+    ZLevelsDiffer {
+        /// Widths of the encoder, one for each of its levels.
+        encoder: String,
+        /// Widths of the `UNet`.
+        unet: String,
+    },
     /// An encoder is joined with a `UNet` without semantic code.
     #[error("the unet is conditioned on time alone, so it cannot be joined with an encoder")]
     NoZSem,

@@ -21,7 +21,7 @@
 //! ```
 //! use candle_core::{DType, Device, Tensor};
 //! use candle_nn::{VarBuilder, VarMap};
-//! use diffae_nets::{Conditioning, RawUnetConfig, Unet, UnetConfig};
+//! use diffae_nets::{Conditioning, RawUnetConfig, Unet, UnetConfig, ZLevels};
 //!
 //! let config = UnetConfig::new(RawUnetConfig {
 //!     image_size: 8.into(),
@@ -36,6 +36,7 @@
 //!     num_heads: 2,
 //!     dropout: 0.1,
 //!     conditioning: Conditioning::TimeAndZSem,
+//!     z_levels: ZLevels::NONE, // all blocks see the whole code
 //! })?;
 //! let vars = VarMap::new();
 //! let unet = Unet::new(&config, &VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
@@ -81,6 +82,7 @@ mod spatial;
 mod time_embedding;
 mod unet;
 mod unet_replay;
+mod z_levels;
 
 pub use diffae_kernels::Winograd;
 
@@ -109,3 +111,4 @@ pub use spatial::{Posterior, RawSpatialConfig, SpatialAutoencoder, SpatialConfig
 pub use time_embedding::{timestep_embedding, timestep_frequencies};
 pub use unet::{TimeProjections, TrainingMode, Unet, ZSemProjections};
 pub use unet_replay::{ChainConditions, UnetReplays};
+pub use z_levels::ZLevels;

@@ -44,6 +44,8 @@ pub struct InputStage {
 /// Plan of `output_blocks.k`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputStage {
+    /// Level of `res`; `up` leads to the one below it.
+    pub level: usize,
     /// Level of the skip connection that is concatenated to the input, where one is left.
     pub skip: Option<usize>,
     /// The residual block.
@@ -137,6 +139,7 @@ impl Trunk<'_> {
                 let ends_level = block == num_res_blocks && level > 0;
                 let up = ResPlan { resample: Resample::Up, ..self.keeping(channels, channels) };
                 stages.push(OutputStage {
+                    level,
                     skip: skip.map(|_| level),
                     res,
                     attention: self.attends(level),

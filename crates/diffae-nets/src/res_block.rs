@@ -1,9 +1,11 @@
 //! Residual blocks: the conditioned one of the `UNet`, the plain one of the semantic encoder, that of the spatial autoencoder.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use diffae_kernels::{
-    Activation, ConvInput, Dropout, average_pool_2x, checkpoint, concat_channels, upsample_nearest_2x,
+    Activation, ConvInput, Dropout, average_pool_2x, checkpoint, concat_channels, differentiable, upsample_nearest_2x,
 };
 
 use crate::conv::{Conv, ConvConfig};
@@ -163,7 +165,8 @@ impl TwoConvBlock {
 pub(crate) struct ResBlock {
     stem: Stem,
     project_t: Linear,
-    project_z: Option<Linear>,
+    /// Projection of a part of `z_sem`, with the components that it sees.
+    project_z: Option<(Linear, Range<usize>)>,
     out_norm: GroupNorm,
     out_conv: Conv,
 }
@@ -182,25 +185,26 @@ pub(crate) struct BlockCondition<'a> {
 }
 
 /// Widths of the conditioning vectors of the blocks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct ConditionWidths {
     /// Width of the time embedding, E.
     pub(crate) time: usize,
-    /// Width of `z_sem`, D, where there is one.
-    pub(crate) z_sem: Option<usize>,
+    /// Components of `z_sem` that the block sees, where there is one.
+    pub(crate) z_sem: Option<Range<usize>>,
 }
 
 impl ResBlock {
     pub(crate) fn new(plan: ResPlan, widths: ConditionWidths, vb: &VarBuilder<'_>) -> Result<Self> {
         let channels = plan.out_channels;
-        let project_z =
-            widths.z_sem.map(|width| Linear::new(width, channels, &vb.pp("cond_emb_layers.1"))).transpose()?;
+        let project_z = |part: Range<usize>| {
+            Ok::<_, candle_core::Error>((Linear::new(part.len(), channels, &vb.pp("cond_emb_layers.1"))?, part))
+        };
         let sizes = ConvConfig::three(channels, channels).along(plan.axes);
         let out_conv = Conv::zero_initialized(sizes, &vb.pp("out_layers.3"))?;
         Ok(Self {
             stem: Stem::new(plan, vb)?,
             project_t: Linear::new(widths.time, 2 * channels, &vb.pp("emb_layers.1"))?,
-            project_z,
+            project_z: widths.z_sem.map(project_z).transpose()?,
             out_norm: GroupNorm::new(channels, &vb.pp("out_layers.0"))?,
             out_conv,
         })
@@ -215,7 +219,12 @@ impl ResBlock {
     /// Projects the semantic code. `silu_z_sem`: SiLU of the code, `[N, D]`; result: `[N, C]`, `None` in a model
     /// without `z_sem`.
     pub(crate) fn project_z_sem(&self, silu_z_sem: &Tensor) -> Option<Result<Tensor>> {
-        self.project_z.as_ref().map(|linear| linear.forward(silu_z_sem))
+        self.project_z.as_ref().map(|(linear, part)| match silu_z_sem.dim(1)? {
+            width if width == part.len() => linear.forward(silu_z_sem),
+            _ => {
+                linear.forward(&differentiable([silu_z_sem], |[z]| z.narrow(1, part.start, part.len())?.contiguous())?)
+            }
+        })
     }
 
     /// Applies the block. `input`: `[N, C_in, H, W]` together; result: `[N, C_out, H', W']`.

@@ -72,7 +72,8 @@ impl Unet {
     /// If a tensor is missing or has another shape.
     pub fn new(config: &UnetConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let builder = StageBuilder { config, vb };
-        let channels = config.trunk().width(config.trunk().last_level());
+        let last = config.trunk().last_level();
+        let channels = config.trunk().width(last);
         let keep = config.trunk().keeping(channels, channels);
         let axes = config.image_size.axes();
         let (first_channels, input) = builder.input()?;
@@ -86,9 +87,9 @@ impl Unet {
             )?,
             input,
             middle: (
-                builder.res_block(keep, "middle_block.0")?,
+                builder.res_block((keep, last), "middle_block.0")?,
                 builder.attention(channels, "middle_block.1")?,
-                builder.res_block(keep, "middle_block.2")?,
+                builder.res_block((keep, last), "middle_block.2")?,
             ),
             output: builder.output()?,
             out_norm: GroupNorm::new(first_channels, &vb.pp("out.0"))?,
@@ -342,7 +343,7 @@ impl StageBuilder<'_> {
             let attention = stage.attention.then(|| self.attention(stage.res.out_channels, &format!("{path}.1")));
             Ok(Stage {
                 level: Some(stage.level),
-                res: self.res_block(stage.res, &format!("{path}.0"))?,
+                res: self.res_block((stage.res, stage.level), &format!("{path}.0"))?,
                 attention: attention.transpose()?,
                 up: None,
             })
@@ -357,19 +358,19 @@ impl StageBuilder<'_> {
             let up_path = if stage.attention { format!("{path}.2") } else { format!("{path}.1") };
             Ok(Stage {
                 level: stage.skip,
-                res: self.res_block(stage.res, &format!("{path}.0"))?,
+                res: self.res_block((stage.res, stage.level), &format!("{path}.0"))?,
                 attention: attention.transpose()?,
-                up: stage.up.map(|plan| self.res_block(plan, &up_path)).transpose()?,
+                up: stage.up.map(|plan| self.res_block((plan, stage.level - 1), &up_path)).transpose()?,
             })
         };
         self.config.output_plan().into_iter().enumerate().map(stage).collect()
     }
 
-    fn res_block(&self, plan: ResPlan, path: &str) -> Result<ResBlock> {
-        let widths = ConditionWidths {
-            time: self.config.embed_channels,
-            z_sem: self.config.has_z_sem().then_some(self.config.embed_channels),
-        };
+    /// Builds a block whose result has the resolution of `level`.
+    fn res_block(&self, (plan, level): (ResPlan, usize), path: &str) -> Result<ResBlock> {
+        let width = self.config.embed_channels;
+        let z_sem = self.config.has_z_sem().then(|| self.config.z_levels.range(level, width));
+        let widths = ConditionWidths { time: width, z_sem };
         ResBlock::new(plan, widths, &self.vb.pp(path))
     }
 

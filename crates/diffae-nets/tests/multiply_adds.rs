@@ -6,7 +6,7 @@ use candle_nn::{VarBuilder, VarMap};
 use diffae_kernels::num_multiply_adds;
 use diffae_nets::{
     Conditioning, EncoderConfig, LatentNet, LatentNetConfig, RawEncoderConfig, RawLatentNetConfig, RawUnetConfig,
-    SemanticEncoder, Unet, UnetConfig,
+    SemanticEncoder, Unet, UnetConfig, ZLevels,
 };
 
 fn counted(f: impl FnOnce()) -> u64 {
@@ -35,6 +35,7 @@ fn networks_take_as_many_multiply_adds_as_predicted() {
             num_heads: 2,
             dropout: 0.,
             conditioning: Conditioning::TimeAndZSem,
+            z_levels: ZLevels::NONE,
         })
         .unwrap();
         let name = format!("unet{}", unet.channel_mult.len());
@@ -46,20 +47,24 @@ fn networks_take_as_many_multiply_adds_as_predicted() {
         assert_eq!(got, 3 * unet.num_multiply_adds());
     }
 
-    let encoder = EncoderConfig::new(RawEncoderConfig {
-        image_size: 16.into(),
-        in_channels: 3,
-        out_channels: 24,
-        model_channels: 32,
-        channel_mult: vec![1, 2],
-        num_res_blocks: 1,
-        attention_resolutions: vec![8],
-        num_heads: 1,
-    })
-    .unwrap();
-    let network = SemanticEncoder::new(&encoder, &vb.pp("encoder")).unwrap();
-    let x = Tensor::zeros((2, 3, 16, 16), DType::F32, &Device::Cpu).unwrap();
-    assert_eq!(counted(|| drop(network.forward(&x).unwrap())), 2 * encoder.num_multiply_adds());
+    for z_levels in [vec![], vec![10, 14]] {
+        let name = format!("encoder{}", z_levels.len());
+        let encoder = EncoderConfig::new(RawEncoderConfig {
+            image_size: 16.into(),
+            in_channels: 3,
+            out_channels: 24,
+            model_channels: 32,
+            channel_mult: vec![1, 2],
+            num_res_blocks: 1,
+            attention_resolutions: vec![8],
+            num_heads: 1,
+            z_levels: z_levels.into(),
+        })
+        .unwrap();
+        let network = SemanticEncoder::new(&encoder, &vb.pp(name)).unwrap();
+        let x = Tensor::zeros((2, 3, 16, 16), DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(counted(|| drop(network.forward(&x).unwrap())), 2 * encoder.num_multiply_adds());
+    }
 
     let latent = LatentNetConfig::new(RawLatentNetConfig {
         z_channels: 24,

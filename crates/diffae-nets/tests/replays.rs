@@ -5,7 +5,7 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use diffae_kernels::{KernelSet, Replay, force_cuda_kernels, force_kernel_set};
-use diffae_nets::{Conditioning, RawUnetConfig, Unet, UnetConfig, UnetReplays};
+use diffae_nets::{Conditioning, RawUnetConfig, Unet, UnetConfig, UnetReplays, ZLevels};
 
 fn config(conditioning: Conditioning) -> UnetConfig {
     UnetConfig::new(RawUnetConfig {
@@ -21,6 +21,7 @@ fn config(conditioning: Conditioning) -> UnetConfig {
         num_heads: 2,
         dropout: 0.,
         conditioning,
+        z_levels: ZLevels::NONE,
     })
     .unwrap()
 }

@@ -12,7 +12,7 @@ use candle_nn::VarBuilder;
 use diffae_kernels::{Gradients, differentiable, record};
 use diffae_nets::{
     Conditioning, EncoderConfig, ImageSize, RawEncoderConfig, RawUnetConfig, SemanticEncoder, Unet, UnetConfig,
-    Winograd,
+    Winograd, ZLevels,
 };
 
 const TIMESTEPS: [f32; 2] = [3., 712.];
@@ -33,6 +33,7 @@ fn unet_config() -> UnetConfig {
         num_heads: 2,
         dropout: 0.,
         conditioning: Conditioning::TimeAndZSem,
+        z_levels: ZLevels::NONE,
     })
     .unwrap()
 }
@@ -47,6 +48,7 @@ fn encoder_config() -> EncoderConfig {
         num_res_blocks: 1,
         attention_resolutions: vec![4],
         num_heads: 2,
+        z_levels: ZLevels::NONE,
     })
     .unwrap()
 }

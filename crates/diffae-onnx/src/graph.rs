@@ -147,11 +147,20 @@ impl<'a> GraphBuilder<'a> {
         value: &Value,
         (axis, lengths): (i64, [usize; COUNT]),
     ) -> [Value; COUNT] {
-        let lengths = self.integers(path, "lengths", &lengths.map(signed));
+        let mut parts = self.split_all(path, value, (axis, &lengths)).into_iter();
+        // As many parts as lengths.
+        std::array::from_fn(|_| parts.next().unwrap_or_else(|| value.clone()))
+    }
+
+    /// Splits a value along an axis into any number of parts.
+    pub(crate) fn split_all(&mut self, path: &str, value: &Value, (axis, lengths): (i64, &[usize])) -> Vec<Value> {
+        let num_parts = lengths.len();
+        let lengths: Vec<i64> = lengths.iter().copied().map(signed).collect();
+        let lengths = self.integers(path, "lengths", &lengths);
         let name = self.unique(&format!("{path}/Split"));
-        let outputs: [String; COUNT] = std::array::from_fn(|part| format!("{name}/{part}"));
-        self.push(name, "Split", &[value, &lengths], (vec![integer("axis", axis)], outputs.to_vec()));
-        outputs.map(Value)
+        let outputs: Vec<String> = (0..num_parts).map(|part| format!("{name}/{part}")).collect();
+        self.push(name, "Split", &[value, &lengths], (vec![integer("axis", axis)], outputs.clone()));
+        outputs.into_iter().map(Value).collect()
     }
 
     fn push(

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use diffae_data::Window;
 use diffae_infer::{
     DiffusionConfig, Inversion, Model, ModelKind, PictureDomain, PipelineSettings, rounded_full_strength,
 };
+use diffae_nets::ZLevels;
 use diffae_schedule::{Clip, ExactChain, ExactCoefficients, NoiseSchedule, Sampler, Spacing, StepChain};
 use serde::Serialize;
 
@@ -33,8 +35,14 @@ pub struct Manifest {
     pub image_shape: Vec<usize>,
     /// Shape of the `x_T` of one picture.
     pub x_terminal_shape: Vec<usize>,
+    /// Values that become -1 and 1, of pictures that are read so; absent where those of 8 or 16 bits are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
     /// Width of `z_sem`, D; absent in a plain DDPM.
     pub z_channels: Option<usize>,
+    /// Widths of the parts of a hierarchical `z_sem`, from the finest resolution to the coarsest; absent if it is one code.
+    #[serde(skip_serializing_if = "ZLevels::is_empty")]
+    pub z_levels: ZLevels,
     /// The graphs by their part: `encoder`, `decoder_step` or `decoder`, `to_latents` and `from_latents`, `endpoint`, `latent`,
     /// `directions`. Where there are `to_latents` and `from_latents`, the states of the diffusion over pictures are latents, from
     /// `x_T` to the end of the chain.
@@ -193,7 +201,9 @@ impl Manifest {
             opset: OPSET,
             image_shape: config.image_shape().dims(),
             x_terminal_shape: model.x_terminal_shape(),
+            window: config.picture_format().window,
             z_channels: config.z_channels(),
+            z_levels: config.z_levels().clone(),
             graphs,
             diffusion: config
                 .diffusion()

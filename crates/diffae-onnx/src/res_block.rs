@@ -11,8 +11,22 @@ use crate::layers::Map;
 pub(crate) struct Conditions {
     /// SiLU of the time embedding, `[N, E]`.
     pub(crate) time: Value,
-    /// SiLU of `z_sem`, `[N, D]`; absent in a plain DDPM.
-    pub(crate) z_sem: Option<Value>,
+    /// SiLU of `z_sem`, `[N, D]`, or of its part for each level; none in a plain DDPM.
+    pub(crate) z_sem: Vec<Value>,
+}
+
+/// Conditions of one block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockConditions<'a> {
+    time: &'a Value,
+    z_sem: Option<&'a Value>,
+}
+
+impl Conditions {
+    /// Returns the conditions of a block whose result has the resolution of `level`.
+    pub(crate) fn at(&self, level: usize) -> BlockConditions<'_> {
+        BlockConditions { time: &self.time, z_sem: self.z_sem.get(level).or(self.z_sem.first()) }
+    }
 }
 
 impl GraphBuilder<'_> {
@@ -39,7 +53,7 @@ impl GraphBuilder<'_> {
         &mut self,
         path: &str,
         plan: ResPlan,
-        (x, conditions): (&Map, &Conditions),
+        (x, conditions): (&Map, BlockConditions<'_>),
     ) -> Result<Map> {
         let h = self.stem(path, plan, x)?;
         let h = self.adaptive_norm(path, &h, conditions)?;
@@ -67,20 +81,20 @@ impl GraphBuilder<'_> {
 
     /// Adaptive group norm, `((x_hat * weight + bias) * (1 + scale_t) + shift_t) * (1 + scale_z)`, with the affine maps
     /// folded into one per picture and channel.
-    fn adaptive_norm(&mut self, path: &str, x: &Map, conditions: &Conditions) -> Result<Map> {
+    fn adaptive_norm(&mut self, path: &str, x: &Map, conditions: BlockConditions<'_>) -> Result<Map> {
         let norm = format!("{path}.out_layers.0");
         let x_hat = self.standardize(&norm, x)?;
         let row = [1, x.channels];
         let weight = self.weight_as(&format!("{norm}.weight"), &row)?;
         let bias = self.weight_as(&format!("{norm}.bias"), &row)?;
         let time = format!("{path}.emb_layers.1");
-        let projected = self.linear(&time, &conditions.time)?;
+        let projected = self.linear(&time, conditions.time)?;
         let [scale_t, shift_t] = self.split(&time, &projected, (1, [x.channels; 2]));
         let gain = self.one_plus(&time, &scale_t)?;
         let mut scale = self.node(&norm, "Mul", &[&gain, &weight], vec![]); // [N, C]
         let shifted = self.node(&norm, "Mul", &[&gain, &bias], vec![]);
         let mut shift = self.add(&norm, &shifted, &shift_t);
-        if let Some(z_sem) = &conditions.z_sem {
+        if let Some(z_sem) = conditions.z_sem {
             let path = format!("{path}.cond_emb_layers.1");
             let scale_z = self.linear(&path, z_sem)?;
             let gain = self.one_plus(&path, &scale_z)?;

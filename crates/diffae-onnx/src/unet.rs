@@ -17,8 +17,13 @@ pub(crate) fn unet(config: &UnetConfig, weights: &Weights, precision: Precision)
     let z_sem = config.has_z_sem().then(|| graph.input("z_sem", &[config.embed_channels]));
     let z_sem = z_sem.map(|z_sem| {
         let z_sem = graph.in_precision(&z_sem, "unet");
-        graph.silu("unet", &z_sem)
+        let silu = graph.silu("unet", &z_sem);
+        match config.z_levels.widths() {
+            [] | [_] => vec![silu],
+            widths => graph.split_all("unet.z_levels", &silu, (1, widths)),
+        }
     });
+    let z_sem = z_sem.unwrap_or_default();
     let time = graph.time_embedding("unet.time_embed", &timestep, config.model_channels)?;
     let conditions = Conditions { time, z_sem };
     let value = graph.in_precision(&x_t, "unet");
@@ -43,7 +48,7 @@ fn descend(
     skips[0].push(h.clone());
     for (number, stage) in (1..).zip(&config.input_plan().stages) {
         let path = format!("unet.input_blocks.{number}");
-        h = graph.conditioned_block(&format!("{path}.0"), stage.res, (&h, conditions))?;
+        h = graph.conditioned_block(&format!("{path}.0"), stage.res, (&h, conditions.at(stage.level)))?;
         if stage.attention {
             h = graph.attention(&format!("{path}.1"), config.num_heads, &h)?;
         }
@@ -54,6 +59,7 @@ fn descend(
 
 fn middle(graph: &mut GraphBuilder<'_>, config: &UnetConfig, (h, conditions): (Map, &Conditions)) -> Result<Map> {
     let keep = ResPlan { in_channels: h.channels, out_channels: h.channels, resample: Resample::Keep, axes: 2 };
+    let conditions = conditions.at(config.channel_mult.len() - 1);
     let h = graph.conditioned_block("unet.middle_block.0", keep, (&h, conditions))?;
     let h = graph.attention("unet.middle_block.1", config.num_heads, &h)?;
     graph.conditioned_block("unet.middle_block.2", keep, (&h, conditions))
@@ -71,13 +77,13 @@ fn ascend(
             let value = graph.concat(&path, &h.value, &skip.value);
             h = Map { value, channels: h.channels + skip.channels, ..h };
         }
-        h = graph.conditioned_block(&format!("{path}.0"), stage.res, (&h, conditions))?;
+        h = graph.conditioned_block(&format!("{path}.0"), stage.res, (&h, conditions.at(stage.level)))?;
         if stage.attention {
             h = graph.attention(&format!("{path}.1"), config.num_heads, &h)?;
         }
         if let Some(up) = stage.up {
             let place = if stage.attention { 2 } else { 1 };
-            h = graph.conditioned_block(&format!("{path}.{place}"), up, (&h, conditions))?;
+            h = graph.conditioned_block(&format!("{path}.{place}"), up, (&h, conditions.at(stage.level - 1)))?;
         }
     }
     Ok(h)

@@ -13,7 +13,7 @@ use diffae_nets::{
     CompactConfig, CompactDecoder, CompactEncoder, Conditioning, EncoderConfig, EndpointConfig, EndpointNet,
     FrozenEncoder, FrozenEncoderConfig, FrozenNetwork, LatentNet, LatentNetConfig, RawCompactConfig, RawEncoderConfig,
     RawEndpointConfig, RawFrozenEncoderConfig, RawLatentNetConfig, RawSpatialConfig, RawUnetConfig, SemanticEncoder,
-    SpatialAutoencoder, SpatialConfig, Unet, UnetConfig,
+    SpatialAutoencoder, SpatialConfig, Unet, UnetConfig, ZLevels,
 };
 use diffae_onnx::{Export, Precision};
 use rten::ValueOrView;
@@ -192,7 +192,7 @@ fn with_random_weights(config: &serde_json::Value, vars: &VarMap) -> (tempfile::
 }
 
 /// Options that no golden model has: an odd width of sinusoids, four heads, fewer blocks on the way down, attention at two levels, a
-/// prediction of `x_0`, an endpoint network.
+/// prediction of `x_0`, an endpoint network, a hierarchical `z_sem`.
 #[test]
 fn unusual_options_agree() {
     let unet = RawUnetConfig {
@@ -208,6 +208,7 @@ fn unusual_options_agree() {
         num_heads: 4,
         dropout: 0.3,
         conditioning: Conditioning::TimeAndZSem,
+        z_levels: vec![7, 13].into(),
     };
     let encoder = RawEncoderConfig {
         image_size: 8.into(),
@@ -218,6 +219,7 @@ fn unusual_options_agree() {
         num_res_blocks: 2,
         attention_resolutions: vec![8],
         num_heads: 2,
+        z_levels: vec![7, 13].into(),
     };
     let net = RawLatentNetConfig {
         z_channels: 20,
@@ -263,6 +265,7 @@ fn a_pretrained_encoder_agrees() {
         num_heads: 1,
         dropout: 0.,
         conditioning: Conditioning::TimeAndZSem,
+        z_levels: ZLevels::NONE,
     };
     let frozen = RawFrozenEncoderConfig { network: FrozenNetwork::DinoV2Small, image_size: 8, in_channels: 1 };
     let config = json!({
@@ -296,6 +299,8 @@ fn models_on_latents_agree() {
 
 fn model_on_latents_agrees(spatial: &RawSpatialConfig) {
     let channels = spatial.latent_channels;
+    // Codes of latents of 8 and 4 pixels.
+    let z_levels = ZLevels::from(vec![5, 7]);
     let unet = RawUnetConfig {
         image_size: 8.into(),
         in_channels: channels,
@@ -309,16 +314,18 @@ fn model_on_latents_agrees(spatial: &RawSpatialConfig) {
         num_heads: 1,
         dropout: 0.,
         conditioning: Conditioning::TimeAndZSem,
+        z_levels: z_levels.clone(),
     };
     let encoder = RawEncoderConfig {
         image_size: 16.into(),
         in_channels: 3,
         out_channels: 12,
         model_channels: 8,
-        channel_mult: vec![1, 1],
+        channel_mult: vec![1, 1, 1],
         num_res_blocks: 1,
         attention_resolutions: vec![8],
         num_heads: 1,
+        z_levels: z_levels.at_levels_of(1, 3).unwrap(),
     };
     let config = json!({
         "format_version": 1, "unet": unet, "encoder": encoder, "spatial": spatial,

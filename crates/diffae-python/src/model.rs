@@ -26,6 +26,9 @@ use crate::evaluation;
 use crate::settings::{Group, Keywords};
 use crate::subject::{Subject, repeated};
 
+/// Description of `levels` for messages.
+const LEVELS: &str = "whole numbers, 0 the finest resolution";
+
 type PictureArray = Py<PyArrayDyn<u8>>;
 
 /// Names of number types.
@@ -207,7 +210,7 @@ impl Model {
     /// Edits attributes of pictures, or of Codes, and decodes the result: uint8 [N, H, W, 3].
     ///
     /// edits is a dict of attributes with their strengths; None is a full edit, or 0.3 where none is known, and negative strengths
-    /// remove the attribute. Raises InvalidInput for attributes that the model does not have.
+    /// remove the attribute. levels are those of a hierarchical z_sem to edit, by default all. Raises InvalidInput for attributes and levels that the model does not have.
     #[pyo3(signature = (pictures_or_codes, edits, **settings))]
     fn edit(
         &self,
@@ -217,30 +220,42 @@ impl Model {
         settings: Option<&Bound<'_, PyDict>>,
     ) -> Result<PictureArray> {
         let groups = [Group::Decoding, Group::Inverting];
-        let keywords = Keywords::new("edit()", settings, &groups, &["check_domain"])?;
+        let keywords = Keywords::new("edit()", settings, &groups, &["check_domain", "levels"])?;
         // Before the long inversion.
         let strengths = self.strengths(edits)?;
+        let levels = self.levels(keywords.get("levels", LEVELS)?)?;
         let subject = Subject::new(pictures_or_codes, &self.pipeline)?;
         let settings = self.settings_of(&[&subject], PipelineSettings::REFERENCE_EDITS, &keywords)?;
         let codes = self.codes_of(py, &subject, settings, &keywords)?;
-        let edited = on_pool(py, keywords.threads()?, || self.with_noise(self.edited(&codes, &strengths)?))?;
+        let edited = on_pool(py, keywords.threads()?, || {
+            self.with_noise(self.edited(&codes, &strengths, levels.as_deref())?)
+        })?;
         let numbers: Vec<u64> = (0..edited.len() as u64).collect();
         let pictures = self.decoded(py, (&edited, &numbers), settings, &keywords)?;
         self.array(py, pictures, &[edited.len()])
     }
 
-    /// Edits attributes of Codes, without decoding: their z_sem moves, the rest stays. See edit.
-    fn edit_codes(&self, py: Python<'_>, codes: &Bound<'_, Codes>, edits: &Bound<'_, PyMapping>) -> Result<Codes> {
+    /// Edits attributes of Codes, without decoding: their z_sem moves, at all levels or those given, the rest stays. See edit.
+    #[pyo3(signature = (codes, edits, levels=None))]
+    fn edit_codes(
+        &self,
+        py: Python<'_>,
+        codes: &Bound<'_, Codes>,
+        edits: &Bound<'_, PyMapping>,
+        levels: Option<Vec<usize>>,
+    ) -> Result<Codes> {
         let codes = codes.get();
         codes.check(self.pipeline.model())?;
         let strengths = self.strengths(edits)?;
-        let edited = on_pool(py, None, || self.edited(codes.inner(), &strengths))?;
+        let levels = self.levels(levels)?;
+        let edited = on_pool(py, None, || self.edited(codes.inner(), &strengths, levels.as_deref()))?;
         Ok(Codes::new(edited).with_notes(codes.notes().to_vec()))
     }
 
     /// Interpolates between one picture, or the Codes of one, and another: uint8 [frames, H, W, 3] with both ends.
     ///
-    /// Raises InvalidInput unless each is one, and there are two frames or more.
+    /// levels are those of a hierarchical z_sem to interpolate, while all else stays that of the first; by default all is
+    /// interpolated. Raises InvalidInput unless each is one, and there are two frames or more.
     #[pyo3(signature = (codes_a, codes_b, frames, **settings))]
     fn interpolate(
         &self,
@@ -251,7 +266,8 @@ impl Model {
         settings: Option<&Bound<'_, PyDict>>,
     ) -> Result<PictureArray> {
         let groups = [Group::Decoding, Group::Inverting];
-        let keywords = Keywords::new("interpolate()", settings, &groups, &["check_domain"])?;
+        let keywords = Keywords::new("interpolate()", settings, &groups, &["check_domain", "levels"])?;
+        let levels = self.levels(keywords.get("levels", LEVELS)?)?;
         let [from, to] = [codes_a, codes_b].map(|end| Subject::new(end, &self.pipeline));
         let (from, to) = (from?, to?);
         // As the library says it, but before the long inversion.
@@ -262,7 +278,13 @@ impl Model {
         let settings = self.settings_of(&[&from, &to], PipelineSettings::REFERENCE, &keywords)?;
         let from = self.codes_of(py, &from, settings, &keywords)?;
         let to = self.codes_of(py, &to, settings, &keywords)?;
-        let path = || Ok(self.pipeline.interpolate(&self.with_noise(from)?, &self.with_noise(to)?, frames)?);
+        let path = || {
+            let path = self.pipeline.interpolate(&self.with_noise(from)?, &self.with_noise(to)?, frames)?;
+            match levels {
+                None => Ok(path),
+                Some(levels) => Ok(self.pipeline.with_levels_of(&path.first_repeated(frames)?, &path, &levels)?),
+            }
+        };
         let path = on_pool(py, keywords.threads()?, path)?;
         let numbers: Vec<u64> = (0..path.len() as u64).collect();
         let pictures = self.decoded(py, (&path, &numbers), settings, &keywords)?;

@@ -5,7 +5,7 @@ use diffae_infer::{DiffusionConfig, LatentConfig, ModelConfig, RawModelConfig, Z
 use diffae_nets::{
     AutoencoderConfig, CompactConfig, Conditioning, EncoderConfig, FrozenEncoderConfig, ImageSize, LatentNetConfig,
     RawCompactConfig, RawEncoderConfig, RawFrozenEncoderConfig, RawLatentNetConfig, RawUnetConfig, SemanticConfig,
-    UnetConfig,
+    UnetConfig, ZLevels,
 };
 use diffae_schedule::{PredictionTarget, StepChain, StepSequence};
 use serde::{Deserialize, Serialize};
@@ -98,6 +98,10 @@ pub struct ModelSettings {
     pub encoder_res_blocks: usize,
     /// D, the width of `z_sem` and of the time embedding.
     pub z_channels: usize,
+    /// Hierarchical `z_sem`: the width of its part for each level of `channel_mult`, D together, computed and used at the
+    /// resolution of the level. Empty for one code that all levels use.
+    #[serde(default)]
+    pub z_levels: ZLevels,
     /// Resolutions that have attention blocks.
     pub attention_resolutions: Vec<usize>,
     /// Number of heads in each attention block.
@@ -373,6 +377,7 @@ impl TrainConfig {
             num_heads,
             dropout: model.dropout,
             conditioning: if with_encoder { Conditioning::TimeAndZSem } else { Conditioning::Time },
+            z_levels: model.z_levels.clone(),
         })?;
         let encoder = with_encoder.then(|| -> diffae_nets::Result<SemanticConfig> {
             if let Some(network) = model.encoder.frozen() {
@@ -380,6 +385,7 @@ impl TrainConfig {
                 let frozen = RawFrozenEncoderConfig { network, image_size, in_channels: image_channels };
                 return Ok(FrozenEncoderConfig::new(frozen)?.into());
             }
+            let offset = (image_size.width() / state_size.width().max(1)).max(1).ilog2() as usize;
             let trained = EncoderConfig::new(RawEncoderConfig {
                 image_size,
                 in_channels: image_channels,
@@ -389,6 +395,7 @@ impl TrainConfig {
                 num_res_blocks: model.encoder_res_blocks,
                 attention_resolutions: of_encoder,
                 num_heads,
+                z_levels: model.z_levels.at_levels_of(offset, model.encoder_channel_mult.len())?,
             })?;
             Ok(trained.into())
         });

@@ -46,6 +46,7 @@ impl TrainConfig {
                     .map_or_else(|| base.model.encoder_channel_mult.clone(), |encoder| encoder.channel_mult.clone()),
                 encoder_res_blocks: encoder.map_or(base.model.encoder_res_blocks, |encoder| encoder.num_res_blocks),
                 z_channels: unet.embed_channels,
+                z_levels: unet.z_levels.clone(),
                 attention_resolutions: unet.attention_resolutions.clone(),
                 num_heads: unet.num_heads,
                 dropout: 0.,

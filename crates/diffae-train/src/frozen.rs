@@ -49,8 +49,13 @@ impl EncoderKind {
 impl TrainConfig {
     /// Checks that a pretrained encoder fits the rest.
     pub(crate) fn check_encoder(&self) -> Result<()> {
-        let Some(network) = self.model.encoder.frozen() else { return Ok(()) };
+        let has_levels = !self.model.z_levels.is_empty();
+        let expected = "none, unless model.kind is autoencoder or latent-autoencoder";
         let has_encoder = matches!(self.model.kind, Kind::Autoencoder | Kind::LatentAutoencoder);
+        require(!has_levels || has_encoder, "model.z_levels", &self.model.z_levels, expected)?;
+        let Some(network) = self.model.encoder.frozen() else { return Ok(()) };
+        let expected = "none, where z_sem are the features of a pretrained network";
+        require(!has_levels, "model.z_levels", &self.model.z_levels, expected)?;
         let expected = "trained, unless model.kind is autoencoder or latent-autoencoder";
         require(has_encoder, "model.encoder", network, expected)?;
         let expected = "trained, where a decoder is distilled or polished";

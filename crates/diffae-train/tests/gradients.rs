@@ -6,7 +6,7 @@ use candle_nn::{VarBuilder, VarMap};
 use diffae_kernels::{ActivationStorage, Gradients, differentiable, no_gradients, record, record_with};
 use diffae_nets::{
     AutoencoderConfig, Conditioning, DiffusionAutoencoder, EncoderConfig, RawEncoderConfig, RawUnetConfig,
-    TrainingMode, UnetConfig,
+    TrainingMode, UnetConfig, ZLevels,
 };
 
 /// Step of the differences: rounding in f64 is about 1e-16 / STEP, the neglected term about STEP^2.
@@ -18,7 +18,7 @@ const F32_TOLERANCE: f64 = 1e-5;
 /// Of activations rounded to eight bits, relative to the norm of the whole gradient.
 const BF16_TOLERANCE: f64 = 0.02;
 
-fn config() -> AutoencoderConfig {
+fn config(z_levels: &ZLevels) -> AutoencoderConfig {
     let unet = UnetConfig::new(RawUnetConfig {
         image_size: 8.into(),
         in_channels: 2,
@@ -32,6 +32,7 @@ fn config() -> AutoencoderConfig {
         num_heads: 2,
         dropout: 0.25,
         conditioning: Conditioning::TimeAndZSem,
+        z_levels: z_levels.clone(),
     });
     let encoder = EncoderConfig::new(RawEncoderConfig {
         image_size: 8.into(),
@@ -42,6 +43,7 @@ fn config() -> AutoencoderConfig {
         num_res_blocks: 1,
         attention_resolutions: vec![4],
         num_heads: 1,
+        z_levels: z_levels.clone(),
     });
     AutoencoderConfig::new(encoder.unwrap(), unet.unwrap()).unwrap()
 }
@@ -55,8 +57,12 @@ fn numbers(shape: &[usize], seed: f64) -> Tensor {
 
 /// A model over variables whose values look random, sorted by name.
 fn model(dtype: DType) -> (DiffusionAutoencoder, Vec<(String, Var)>) {
+    model_of(&config(&ZLevels::NONE), dtype)
+}
+
+fn model_of(config: &AutoencoderConfig, dtype: DType) -> (DiffusionAutoencoder, Vec<(String, Var)>) {
     let vars = VarMap::new();
-    let model = DiffusionAutoencoder::new(&config(), &VarBuilder::from_varmap(&vars, dtype, &Device::Cpu)).unwrap();
+    let model = DiffusionAutoencoder::new(config, &VarBuilder::from_varmap(&vars, dtype, &Device::Cpu)).unwrap();
     let mut named: Vec<(String, Var)> = vars.data().lock().unwrap().clone().into_iter().collect();
     named.sort_by(|a, b| a.0.cmp(&b.0));
     for (i, (name, var)) in named.iter().enumerate() {
@@ -102,23 +108,43 @@ fn modes() -> [TrainingMode; 3] {
 fn the_autoencoder_has_the_gradients_that_differences_show() {
     let (model, named) = model(DType::F64);
     for mode in modes() {
-        let gradients = gradients(&model, DType::F64, mode);
-        let value = || no_gradients(|| loss(&model, DType::F64, mode)).unwrap().to_scalar::<f64>().unwrap();
-        for (name, var) in &named {
-            let gradient = values(&gradients, var);
-            let original = var.flatten_all().unwrap().to_vec1::<f64>().unwrap();
-            for at in [0, original.len() >> 1] {
-                let moved_by = |by: f64| {
-                    let mut values = original.clone();
-                    values[at] += by;
-                    var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
-                    value()
-                };
-                let expected = (moved_by(STEP) - moved_by(-STEP)) / (2. * STEP);
-                moved_by(0.);
-                let difference = (gradient[at] - expected).abs();
-                assert!(difference < TOLERANCE, "{name}[{at}], {mode:?}: {} instead of {expected}", gradient[at]);
-            }
+        compare_with_differences(&model, named.iter(), mode);
+    }
+}
+
+/// The parts of a hierarchical code have gradients, too: those of the encoder's heads, and of the layers that see a part.
+#[test]
+fn parts_of_a_hierarchical_code_have_the_gradients_that_differences_show() {
+    let (model, named) = model_of(&config(&ZLevels::from(vec![2, 4])), DType::F64);
+    let is_of_code = |name: &str| {
+        ["z_levels", "cond_emb_layers", "encoder.out", "encoder.input_blocks"].iter().any(|part| name.contains(part))
+    };
+    let chosen: Vec<_> = named.iter().filter(|(name, _)| is_of_code(name)).collect();
+    assert!(chosen.iter().any(|(name, _)| name == "encoder.z_levels.0.3.weight"));
+    compare_with_differences(&model, chosen.into_iter(), TrainingMode::default());
+}
+
+fn compare_with_differences<'a>(
+    model: &DiffusionAutoencoder,
+    named: impl Iterator<Item = &'a (String, Var)>,
+    mode: TrainingMode,
+) {
+    let gradients = gradients(model, DType::F64, mode);
+    let value = || no_gradients(|| loss(model, DType::F64, mode)).unwrap().to_scalar::<f64>().unwrap();
+    for (name, var) in named {
+        let gradient = values(&gradients, var);
+        let original = var.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        for at in [0, original.len() >> 1] {
+            let moved_by = |by: f64| {
+                let mut values = original.clone();
+                values[at] += by;
+                var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
+                value()
+            };
+            let expected = (moved_by(STEP) - moved_by(-STEP)) / (2. * STEP);
+            moved_by(0.);
+            let difference = (gradient[at] - expected).abs();
+            assert!(difference < TOLERANCE, "{name}[{at}], {mode:?}: {} instead of {expected}", gradient[at]);
         }
     }
 }

@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use candle_core::Tensor;
 use clap::{Args, ValueEnum};
 use diffae_data::Shard;
-use diffae_infer::{GivenSettings, Inversion, ModelConfig, PipelineSettings, Resume, XTerminalSource};
+use diffae_infer::{GivenSettings, Inversion, Model, ModelConfig, PipelineSettings, Resume, XTerminalSource};
 use diffae_schedule::Spacing;
 
 use super::chain::InversionName;
@@ -218,6 +219,33 @@ pub(crate) struct ReconstructArgs {
     pub(crate) resume: ResumeArgs,
 }
 
+/// Levels of a hierarchical `z_sem`.
+#[derive(Debug, Args)]
+pub(crate) struct LevelsArgs {
+    /// Levels of a hierarchical z_sem to change, from 0, the finest resolution: comma-separated; all else stays that of the (first)
+    /// image [default: all]
+    #[arg(long, value_name = "LEVELS", value_delimiter = ',')]
+    pub(crate) levels: Vec<usize>,
+}
+
+impl LevelsArgs {
+    /// Fails if the model lacks a level that was given.
+    pub(crate) fn check(&self, model: &Model) -> diffae_infer::Result<()> {
+        if self.levels.is_empty() { Ok(()) } else { model.check_levels(&self.levels) }
+    }
+
+    /// Takes from changed codes what was asked for: the parts at the levels, or all if none were given.
+    pub(crate) fn of_changed(&self, model: &Model, z_sem: &Tensor, changed: Tensor) -> diffae_infer::Result<Tensor> {
+        if self.levels.is_empty() { Ok(changed) } else { model.with_levels_of(z_sem, &changed, &self.levels) }
+    }
+
+    /// Adds the levels to the settings of a result, if some were given.
+    pub(crate) fn settings(&self) -> Option<(String, serde_json::Value)> {
+        let joined = || self.levels.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        (!self.levels.is_empty()).then(|| ("levels".to_owned(), joined().into()))
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct InterpolateArgs {
     #[command(flatten)]
@@ -233,6 +261,8 @@ pub(crate) struct InterpolateArgs {
     /// Frames per second of a .gif, up to 50 [default: 10]
     #[arg(long, value_name = "F")]
     pub(crate) fps: Option<f64>,
+    #[command(flatten)]
+    pub(crate) levels: LevelsArgs,
     /// Return to the first image without repeating its frame; two images give a path there and back
     #[arg(long = "loop")]
     pub(crate) is_loop: bool,
@@ -278,6 +308,8 @@ pub(crate) struct EditArgs {
     /// Several values of --strength, such as -0.3,0,0.3: also writes a strip for each image
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true, conflicts_with = "strength")]
     pub(crate) strengths: Vec<f64>,
+    #[command(flatten)]
+    pub(crate) levels: LevelsArgs,
     #[command(flatten)]
     pub(crate) decoding: DecodingArgs,
     /// Add back what decoding loses, so that unedited parts stay as they are; decodes once more. Exact codes of

@@ -191,6 +191,7 @@ impl<'a> Editing<'a> {
         };
         let edits: Vec<Vec<AttributeEdit>> = plan.versions.iter().map(edits).collect();
         edits.iter().try_for_each(|edits| session.model().check_edits(edits))?;
+        args.levels.check(session.model())?;
         let known = &session.model().classifier()?.config().attributes;
         let names = indices.iter().map(|&idx| known[idx].clone()).collect();
         subjects.check(session.model(), CodesNeed::Both)?;
@@ -211,6 +212,7 @@ impl<'a> Editing<'a> {
             ("attribute".to_owned(), self.names.join(", ").into()),
             ("keep_residual".to_owned(), self.args.keep_residual.into()),
         ]);
+        settings.extend(self.args.levels.settings());
         let has_chain = self.settings.chain().is_some();
         settings.extend(chain_settings(&self.settings, if has_chain { CodesNeed::Both } else { CodesNeed::ZSem }));
         if let Some(num_steps) = first.filter(|_| !has_chain && (0..self.subjects.len()).all(is_one)) {
@@ -292,6 +294,7 @@ impl<'a> Editing<'a> {
         let mut strips: Vec<Vec<RgbImage>> = vec![Vec::new(); batch.len()];
         for (version, edits) in self.edits.iter().enumerate() {
             let edited = session.model().edit_many(&z_sem, edits)?;
+            let edited = self.args.levels.of_changed(session.model(), &z_sem, edited)?;
             let mut decoded = decode(&edited)?;
             if let Some((x_0, decoded_original)) = &original {
                 decoded = keep_residual(&decoded, x_0, decoded_original)?;

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use diffae_data::Window;
-use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, ModelKind, ModelSource};
-use diffae_nets::{ImageShape, ImageSize, SemanticConfig};
+use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, ModelConfig, ModelKind, ModelSource};
+use diffae_nets::{ImageShape, ImageSize, SemanticConfig, ZLevels};
 use serde::Serialize;
 
 use crate::args::{GlobalArgs, InfoArgs};
@@ -21,6 +21,11 @@ struct Info {
     /// `[c, h, w]` of a model on latents.
     latent_shape: Option<[usize; 3]>,
     z_sem_width: Option<usize>,
+    /// Widths of the parts of a hierarchical `z_sem`, and the widths of the maps that each conditions.
+    #[serde(skip_serializing_if = "ZLevels::is_empty")]
+    z_levels: ZLevels,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    z_resolutions: Vec<usize>,
     /// Pretrained network that is the encoder.
     encoder: Option<&'static str>,
     parameters: Parameters,
@@ -75,6 +80,8 @@ impl Info {
             window: config.picture_format().window,
             latent_shape: config.spatial().map(|spatial| spatial.latent_shape()),
             z_sem_width: config.z_channels(),
+            z_levels: config.z_levels().clone(),
+            z_resolutions: resolutions_of_levels(config),
             encoder: config.encoder().and_then(SemanticConfig::frozen).map(|frozen| frozen.network.name()),
             parameters: Parameters { total, unet, decoder, encoder, spatial, endpoint, latent_net },
             num_train_timesteps: config.diffusion().map(|diffusion| diffusion.num_train_timesteps),
@@ -110,7 +117,10 @@ impl Info {
         }
         if let Some(width) = self.z_sem_width {
             let of_network = self.encoder.map(|name| format!(", the features of {name}"));
-            say(&format!("z_sem        {width} numbers{}", of_network.unwrap_or_default()))?;
+            let has_levels = !self.z_levels.is_empty();
+            let sides = || self.z_resolutions.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+            let of_levels = has_levels.then(|| format!(": {} for maps of {} pixels", self.z_levels, sides()));
+            say(&format!("z_sem        {width} numbers{}", of_network.or(of_levels).unwrap_or_default()))?;
         }
         say(&format!("parameters   {} ({})", grouped(parameters.total), parts(parameters)))?;
         if let (Some(schedule), Some(timesteps)) = (&self.beta_schedule, self.num_train_timesteps) {
@@ -138,6 +148,12 @@ impl Info {
         }
         say(&format!("fingerprint  {}", self.fingerprint))
     }
+}
+
+/// Returns the widths of the maps of the `UNet` that see each level of `z_sem`; none if it has no levels.
+fn resolutions_of_levels(config: &ModelConfig) -> Vec<usize> {
+    let width = config.unet().map_or(0, |unet| unet.image_size.width());
+    (0..config.z_levels().len()).map(|level| width >> level).collect()
 }
 
 fn missing_of_edits(source: &ModelSource) -> &'static str {

@@ -12,7 +12,7 @@ use diffae_infer::{
 use image::RgbImage;
 use serde_json::{Value, json};
 
-use crate::args::{GlobalArgs, InterpolateArgs, chain_settings};
+use crate::args::{GlobalArgs, InterpolateArgs, LevelsArgs, chain_settings};
 use crate::output::{OutputDir, Provenance, refuse_existing, say, say_json, write_file};
 use crate::pictures::list_readable_subjects;
 use crate::progress::{Job, Noun, Progress, Work};
@@ -43,6 +43,7 @@ struct Route<'a> {
     subjects: &'a Subjects,
     frames: &'a [PathFrame],
     settings: PipelineSettings,
+    levels: &'a LevelsArgs,
     /// Ending of the files of numbers to write beside pictures.
     ending: Option<&'static str>,
 }
@@ -69,14 +70,17 @@ pub(crate) fn run(global: &GlobalArgs, args: &InterpolateArgs) -> Result<()> {
     let settings = args.decoding.with_inversion(&args.inversion, bases, &args.batch, Some(&subjects))?;
     let need = if subjects.num_pictures() > 0 { CodesNeed::Both } else { CodesNeed::ZSem };
     session.check_chains(&settings, need)?;
+    args.levels.check(session.model())?;
     let is_folder = matches!(output, FrameOutput::Folder(_));
     let ending = session.model().picture_format().ending_of_numbers().filter(|_| is_folder);
     if let Some(ending) = ending {
         names.iter().try_for_each(|name| refuse_existing(&path.join(with_ending(name, ending)), overwrite))?;
     }
-    let route = Route { session: &session, subjects: &subjects, frames: &frames, settings, ending };
+    let route =
+        Route { session: &session, subjects: &subjects, frames: &frames, settings, levels: &args.levels, ending };
     let pictures = route.pictures()?;
     let mut public = Settings::from([("model".to_owned(), session.model().fingerprint().into())]);
+    public.extend(args.levels.settings());
     public.extend(chain_settings(&settings, if settings.chain().is_some() { CodesNeed::Both } else { need }));
     let provenance = Provenance::without_model().with_all(&public);
     let files = Film { path, frames: &pictures, names: &names, provenance, rate }.write(output, overwrite)?;
@@ -174,7 +178,12 @@ impl Route<'_> {
         let mut decoded = Vec::with_capacity(distinct.len());
         for batch in pipeline.batches(0..distinct.len(), &settings) {
             let frames = &distinct[batch.clone()];
-            let between = codes.at_frames(frames)?;
+            let mut between = codes.at_frames(frames)?;
+            if !self.levels.levels.is_empty() {
+                // The first picture, but for what was asked for.
+                let first = codes.first_repeated(frames.len())?;
+                between = pipeline.with_levels_of(&first, &between, &self.levels.levels)?;
+            }
             let missing = diffae_infer::Error::MissingPart { part: "x_T", hint: "it decides what frames look like" };
             let x_terminal = between.x_terminal.ok_or(missing)?;
             let numbers: Vec<u64> = (batch.start as u64..batch.end as u64).collect();

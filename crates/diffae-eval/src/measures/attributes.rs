@@ -20,7 +20,7 @@ const DISENTANGLEMENT: &str = "disentanglement";
 type ScoreMeasure = fn(&[f64], &[bool]) -> Result<f64>;
 
 /// Accuracy of linear probes of attributes on `z_sem`: AUROC and average precision, cross-validated, or fitted to other
-/// pictures.
+/// pictures. Of a hierarchical `z_sem` also on each of its levels alone.
 #[derive(Debug)]
 pub struct Attributes<'a> {
     /// The model; it must have a `z_sem`.
@@ -79,7 +79,18 @@ impl Measure for Attributes<'_> {
         let codes = labeled.codes(evaluation, model, (NAME, settings))?;
         let train = train
             .map(|train| Ok::<_, Error>((train.encode(evaluation, model, &folder)?, train.present_as(&codes.names)?)));
-        let figures = figures(evaluation, &codes, options, train.transpose()?.as_ref())?;
+        let train = train.transpose()?;
+        let mut figures = figures(evaluation, (&codes, None), options, train.as_ref())?;
+        let z_levels = model.model().config().z_levels();
+        for level in 0..z_levels.len() {
+            let part = |z_sem: &Tensor| {
+                let part = z_levels.range(level, z_sem.dim(1)?);
+                z_sem.narrow(1, part.start, part.len())?.contiguous()
+            };
+            let codes = LabeledCodes { z_sem: part(&codes.z_sem)?, ..codes.clone() };
+            let train = train.as_ref().map(|(z_sem, present)| Ok::<_, Error>((part(z_sem)?, present.clone())));
+            figures.extend(self::figures(evaluation, (&codes, Some(level)), options, train.transpose()?.as_ref())?);
+        }
         Report::new(NAME, codes.settings, figures).written(evaluation)
     }
 }
@@ -160,10 +171,11 @@ pub(super) fn checked_penalty(value: f64) -> Result<f64> {
     Err(Error::OutOfRange { what: "the inverse penalty", got: value.to_string(), expected: "a number above 0" })
 }
 
-/// Computes the figures of the probes: fitted to `train` and scored on `labeled`, or cross-validated without `train`.
+/// Computes the figures of the probes: fitted to `train` and scored on `labeled`, or cross-validated without `train`. They are
+/// named after the level, if the codes are of one alone.
 fn figures(
     evaluation: &Evaluation<'_>,
-    labeled: &LabeledCodes,
+    (labeled, level): (&LabeledCodes, Option<usize>),
     options: &AttributesOptions,
     train: Option<&(Tensor, Vec<Vec<bool>>)>,
 ) -> Result<Vec<Figure>> {
@@ -173,6 +185,10 @@ fn figures(
     let constant = |name: &str, data: &str| {
         tracing::warn!("attribute {name} is (nearly) constant over {data} and is left out");
     };
+    let level = level.map(|level| level.to_string());
+    let of =
+        |attribute| std::iter::once(("attribute", attribute)).chain(level.as_deref().map(|level| ("level", level)));
+    let of = |attribute| of(attribute).collect::<Vec<(&str, &str)>>();
     let stage = evaluation.stage("probe", labeled.names.len(), 1);
     for (attribute, (name, present)) in labeled.names.iter().zip(&labeled.present).enumerate() {
         stage.check(1)?;
@@ -199,7 +215,7 @@ fn figures(
                 let (logits, present): (Vec<_>, Vec<_>) = items.iter().filter_map(pick).unzip();
                 measure(&logits, &present).ok()
             };
-            figures.extend(Figure::of_items(measure_name, &[("attribute", name)], logits.len(), seed, of_items));
+            figures.extend(Figure::of_items(measure_name, &of(name), logits.len(), seed, of_items));
         }
     }
     stage.finish();
@@ -208,7 +224,7 @@ fn figures(
     }
     for (measure_name, _) in MEASURES {
         let values: Vec<f64> = figures.iter().filter(|f| f.name == measure_name).map(|f: &Figure| f.value).collect();
-        figures.extend(Figure::mean(measure_name, &[("attribute", "(mean)")], &values, seed));
+        figures.extend(Figure::mean(measure_name, &of("(mean)"), &values, seed));
         // Weighted by how often the attribute is there.
         let weighted = |items: &[usize]| {
             let pairs = || items.iter().filter_map(|&item| Some((values.get(item)?, shares.get(item)?)));
@@ -216,13 +232,7 @@ fn figures(
                 pairs().map(|(value, share)| value * share).sum::<f64>() / pairs().map(|(_, share)| share).sum::<f64>(),
             )
         };
-        figures.extend(Figure::of_items(
-            measure_name,
-            &[("attribute", "(weighted mean)")],
-            values.len(),
-            seed,
-            weighted,
-        ));
+        figures.extend(Figure::of_items(measure_name, &of("(weighted mean)"), values.len(), seed, weighted));
     }
     Ok(figures)
 }

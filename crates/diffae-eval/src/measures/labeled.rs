@@ -24,6 +24,7 @@ pub struct LabeledPictures<'a> {
 }
 
 /// Codes of labeled pictures.
+#[derive(Clone)]
 pub(super) struct LabeledCodes {
     /// Codes, `[N, D]`, on the CPU.
     pub(super) z_sem: Tensor,

@@ -88,6 +88,19 @@ impl Pipeline {
         Ok(Codes { z_sem: Some(self.model().edit_many(&z_sem, &edits)?), ..codes.clone() })
     }
 
+    /// Takes the parts of a hierarchical `z_sem` at some levels from other codes, and all else, `x_T` included, from `codes`: with
+    /// edited codes, an edit of these levels alone; with those of other pictures, coarse features of one and fine ones of another.
+    /// Level 0 is that of the finest resolution.
+    ///
+    /// # Errors
+    /// [`Error::NoLevels`], [`Error::UnknownLevel`]; [`Error::MissingPart`] if codes have no `z_sem`; [`Error::Tensor`] unless both
+    /// are of as many pictures.
+    pub fn with_levels_of(&self, codes: &Codes, others: &Codes, levels: &[usize]) -> Result<Codes> {
+        let here = |codes| computing("moving codes", z_sem_of(codes)?.to_device(self.model().device()));
+        let z_sem = self.model().with_levels_of(&here(codes)?, &here(others)?, levels)?;
+        Ok(Codes { z_sem: Some(z_sem), ..codes.clone() })
+    }
+
     /// Returns the calibrated full-edit strength of an attribute for [`Pipeline::edit`], `|w| / sqrt(D)`, if its
     /// direction is a difference of codes, as in the built-in model and after `diffae fit-edits`. Along a classifier's
     /// weights, as in released checkpoints, 0.3 is a good first try.

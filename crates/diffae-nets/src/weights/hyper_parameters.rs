@@ -8,6 +8,7 @@ use crate::config::{
 };
 use crate::error::{Error, Result};
 use crate::weights::architecture::{Architecture, ArchitectureHints, LatentArchitecture, Parts};
+use crate::z_levels::ZLevels;
 
 /// Sizes that a `UNet` needs besides those of the hints, by their keys in `model_conf` and as `net_*`.
 const UNET_SIZES: [(&str, &str); 5] = [
@@ -211,6 +212,7 @@ impl<'a> HyperParameters<'a> {
             num_heads: hints.num_heads.unwrap_or(1),
             dropout: self.get("dropout", "dropout").and_then(Value::as_f64).unwrap_or(0.),
             conditioning,
+            z_levels: ZLevels::NONE,
         })
     }
 
@@ -236,6 +238,7 @@ impl<'a> HyperParameters<'a> {
                 None => self.count("enc_num_res_block", "net_enc_num_res_blocks")?,
             },
             num_heads: hints.num_heads.unwrap_or(1),
+            z_levels: ZLevels::NONE,
         })
     }
 

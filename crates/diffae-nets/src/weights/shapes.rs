@@ -7,6 +7,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::weights::architecture::{Architecture, ArchitectureHints, LatentArchitecture, Parts};
 use crate::weights::source::TensorSource;
+use crate::z_levels::ZLevels;
 
 /// Maximum number of blocks or layers: far more than any network has, so that a hostile file cannot loop long.
 const MAX_BLOCKS: usize = 1 << 12;
@@ -83,6 +84,7 @@ impl Shapes<'_> {
             num_heads,
             dropout: 0.,
             conditioning: if conditioned { Conditioning::TimeAndZSem } else { Conditioning::Time },
+            z_levels: ZLevels::NONE,
         })
     }
 
@@ -115,6 +117,7 @@ impl Shapes<'_> {
             channel_mult: levels.channel_mult,
             num_res_blocks,
             num_heads: unet.num_heads,
+            z_levels: ZLevels::NONE,
         })
     }
 

@@ -176,13 +176,27 @@ impl Model {
         Ok(strengths)
     }
 
+    /// Edits codes, at all levels of `z_sem` or at some.
     pub(super) fn edited(
         &self,
         codes: &diffae_infer::Codes,
         strengths: &[(String, f64)],
+        levels: Option<&[usize]>,
     ) -> Result<diffae_infer::Codes> {
         let edits: Vec<(&str, f64)> = strengths.iter().map(|(name, strength)| (name.as_str(), *strength)).collect();
-        Ok(self.pipeline.edit_many(codes, &edits)?)
+        let edited = self.pipeline.edit_many(codes, &edits)?;
+        match levels {
+            None => Ok(edited),
+            Some(levels) => Ok(self.pipeline.with_levels_of(codes, &edited, levels)?),
+        }
+    }
+
+    /// Returns levels of `z_sem` that were given; fails if the model lacks one.
+    pub(super) fn levels(&self, given: Option<Vec<usize>>) -> Result<Option<Vec<usize>>> {
+        if let Some(levels) = &given {
+            self.pipeline.model().check_levels(levels)?;
+        }
+        Ok(given)
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use diffae_infer::{ChainsConfig, DiffusionConfig, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig};
 use diffae_nets::{
     AutoencoderConfig, Conditioning, EncoderConfig, LatentNetConfig, RawEncoderConfig, RawLatentNetConfig,
-    RawUnetConfig, UnetConfig,
+    RawUnetConfig, UnetConfig, ZLevels,
 };
 use diffae_schedule::{BetaSchedule, PredictionTarget};
 use serde::Serialize;
@@ -236,6 +236,7 @@ impl Preset {
             num_heads: 1,
             dropout: 0.,
             conditioning: Conditioning::TimeAndZSem,
+            z_levels: ZLevels::NONE,
         })?;
         let encoder = EncoderConfig::new(RawEncoderConfig {
             image_size: self.image_size.into(),
@@ -246,6 +247,7 @@ impl Preset {
             num_res_blocks: self.num_res_blocks,
             attention_resolutions: vec![16],
             num_heads: 1,
+            z_levels: ZLevels::NONE,
         })?;
         Ok(AutoencoderConfig::new(encoder, unet)?)
     }
