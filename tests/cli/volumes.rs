@@ -8,6 +8,7 @@ use diffae_nets::ImageSize;
 
 use candle_core::{Device, Tensor};
 
+use crate::polish::write_vgg;
 use crate::support::Workspace;
 use crate::training::set;
 
@@ -112,6 +113,15 @@ fn volumes_are_trained_on_encoded_and_decoded() {
     workspace.run(&["sample", "-m", "run", "-n", "2", "--steps", "2", "-o", "x.safetensors"]).succeeds();
     workspace.run(&["encode", "-m", "run", "x.safetensors", "-o", "z.csv", "--semantic-only"]).succeeds();
     assert_eq!(fs::read_to_string(workspace.path("z.csv")).unwrap().lines().count(), 3);
+
+    // Reconstructions are measured, but not by networks that know photographs.
+    let eval = ["eval", "recon", "--model", "run", "--data", "data", "--limit", "2", "--out", "recon"];
+    let eval = [&eval[..], &["--steps", "2", "--invert-steps", "2"]].concat();
+    write_vgg(&workspace.path("vgg16.safetensors"));
+    let lpips = ["--lpips-weights", "vgg16.safetensors", "--lpips-backbone", "vgg"];
+    workspace.run(&[&eval[..], &lpips].concat()).fails_with("this model is of volumes");
+    assert!(!workspace.path("recon").exists());
+    workspace.run(&eval).succeeds();
 
     // What volumes have no meaning for is said.
     image::RgbImage::new(16, 16).save(workspace.path("shot.png")).unwrap();

@@ -73,7 +73,7 @@ proptest! {
 
     #[test]
     fn layers_of_volumes((n, c, skip, o) in (1..3_usize, 1..40_usize, 0..20_usize, 1..40_usize),
-                         (d, h, w) in (1..6_usize, 1..14_usize, 1..14_usize), is_three in any::<bool>()) {
+                         (d, h, w) in (1..12_usize, 1..14_usize, 1..14_usize), is_three in any::<bool>()) {
         let (kernel, channels) = (if is_three { 3 } else { 1 }, c + skip);
         let mut args = vec![
             values(&[n, c, d, h, w], 1.), values(&[n, channels], 2.), values(&[channels], 3.),
@@ -145,15 +145,35 @@ proptest! {
     }
 }
 
-/// Elements of a tensor in f64, by their index along five axes.
-fn at(x: &Tensor, idx: [usize; 5]) -> f64 {
-    idx.iter().try_fold(x.clone(), |x, &i| x.get(i)).unwrap().to_scalar::<f32>().unwrap().into()
+#[test]
+fn layers_of_large_slices() {
+    for [depth, height, width] in [[5, 34, 33], [20, 24, 24], [1, 40, 36]] {
+        let args = [
+            values(&[2, 16, depth, height, width], 1.),
+            values(&[2, 20], 2.),
+            values(&[20], 3.),
+            values(&[17, 20, 3, 3, 3], 4.),
+            values(&[17], 5.),
+            values(&[2, 4, depth, height, width], 7.),
+        ];
+        compare(&args, &|args| {
+            let norm = GroupNorm { num_groups: 0, scale: &args[1], shift: &args[2], activation: Activation::Silu };
+            let input = ConvInput { x: &args[0], skip: args.get(5), norm: Some(&norm), residual: None };
+            ConvWeight::new(args[3].clone(), args[4].clone())?.apply(&input)
+        });
+    }
 }
 
 /// Computes a convolution of volumes by its definition, sum by sum.
 fn defined_conv3d(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Vec<f64> {
     let ((n, channels, d, h, w), (outputs, .., kernel)) = (x.dims5().unwrap(), weight.dims5().unwrap());
-    let bias = bias.to_vec1::<f32>().unwrap();
+    let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (x, weight, bias) = (flat(x), flat(weight), flat(bias));
+    // Elements by their index along five axes.
+    let at = |values: &[f32], idx: [usize; 5], sides: [usize; 5]| {
+        let place = idx.into_iter().zip(sides).fold(0, |place, (idx, side)| place * side + idx);
+        f64::from(values[place])
+    };
     let mut y = vec![];
     for (item, o) in (0..n).flat_map(|item| (0..outputs).map(move |o| (item, o))) {
         for (z, (row, column)) in (0..d).flat_map(|z| (0..h).flat_map(move |i| (0..w).map(move |j| (z, (i, j))))) {
@@ -166,8 +186,9 @@ fn defined_conv3d(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Vec<f64> {
                     .map(|((at, offset), side)| (at + offset).checked_sub(kernel >> 1).filter(|&at| at < side))
                     .collect();
                 if let Some(from) = from {
-                    let value = at(x, [item, c, from[0], from[1], from[2]]);
-                    sum += value * at(weight, [o, c, offsets[0], offsets[1], offsets[2]]);
+                    let value = at(&x, [item, c, from[0], from[1], from[2]], [n, channels, d, h, w]);
+                    let [i, j, k] = offsets;
+                    sum += value * at(&weight, [o, c, i, j, k], [outputs, channels, kernel, kernel, kernel]);
                 }
             }
             y.push(sum);
@@ -179,7 +200,10 @@ fn defined_conv3d(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Vec<f64> {
 #[test]
 fn a_convolution_of_volumes_is_its_definition() {
     let _turn = turn();
-    for (dims, outputs, kernel) in [([2, 3, 4, 9, 10], 5, 3), ([1, 17, 1, 4, 3], 2, 3), ([1, 2, 3, 3, 3], 2, 5)] {
+    let small = [([2, 3, 4, 9, 10], 5, 3), ([1, 17, 1, 4, 3], 2, 3), ([1, 2, 3, 3, 3], 2, 5)];
+    // Slices that Winograd's algorithm takes one by one, and several at once.
+    let large = [([1, 17, 7, 12, 9], 18, 3), ([1, 16, 9, 5, 4], 65, 3), ([1, 16, 3, 33, 34], 16, 3)];
+    for (dims, outputs, kernel) in small.into_iter().chain(large) {
         let x = values(&dims, 1.);
         let (weight, bias) = (values(&[outputs, dims[1], kernel, kernel, kernel], 2.), values(&[outputs], 3.));
         let expected = defined_conv3d(&x, &weight, &bias);

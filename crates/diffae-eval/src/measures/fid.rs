@@ -213,6 +213,9 @@ impl Measure for Fid<'_> {
                 "the reference's protocol (`--protocol reference`) needs the features of inception, not of {kind}"
             )));
         }
+        if let FidSubject::Model { model, .. } = &self.subject {
+            model.check_is_of_photographs(&format!("the network of {kind}"))?;
+        }
         check_at_least("the size of KID's subsets", options.kid_subset, 2)?;
         check_at_least("the number of KID's subsets", options.kid_subsets, 1)?;
         check_at_least("the number of neighbors", options.neighbors, 1)?;

@@ -67,6 +67,7 @@ impl Measure for Ppl<'_> {
         let Self { model, pictures, lpips, options } = self;
         let &PplOptions { pairs, epsilon, steps, invert_steps, sampler, chain } = options;
         self.check()?;
+        model.check_is_of_photographs("LPIPS")?;
         check_at_least("the number of pairs", pairs.unwrap_or(1), 1)?;
         let count = pairs.unwrap_or_else(|| pictures.len().div_euclid(2));
         let seed = evaluation.seed();

@@ -185,7 +185,10 @@ impl Measure for Recon<'_> {
             return Err(unsuitable("the protocol dbae has LPIPS of AlexNet: give its weights"));
         }
         match &self.subject {
-            ReconSubject::Model(model) => self.run_model(evaluation, model),
+            ReconSubject::Model(model) => {
+                self.lpips.map_or(Ok(()), |_| model.check_is_of_photographs("LPIPS"))?;
+                self.run_model(evaluation, model)
+            }
             ReconSubject::Pictures { pictures, made_with } => self.run_pictures(evaluation, pictures, *made_with),
         }
     }

@@ -117,8 +117,14 @@ impl Sizes {
     }
 
     fn algorithm_with(&self, winograd: Winograd) -> Result<Algorithm> {
-        let (channels, sides) = ([self.outputs, self.inputs * self.slice_taps()], [self.height, self.width]);
-        match Algorithm::pick(self.kernel, channels, sides, winograd) {
+        let channels = [self.outputs, self.inputs];
+        let algorithm = match self.depth {
+            Some(depth) => {
+                Algorithm::pick_for_volumes(self.kernel, channels, [depth, self.height, self.width], winograd)
+            }
+            None => Algorithm::pick(self.kernel, channels, [self.height, self.width], winograd),
+        };
+        match algorithm {
             Some(algorithm) => Ok(algorithm),
             None => bail!("there is no kernel for {0}x{0} convolutions", self.kernel),
         }

@@ -18,6 +18,9 @@ pub(crate) enum Algorithm {
 /// Minimum number of channels, in and out, for which the transforms of Winograd's algorithm pay.
 const MIN_WINOGRAD_CHANNELS: usize = 16;
 
+/// Minimum number of tiles of a volume for which transformed weights pay.
+const MIN_VOLUME_TILES: usize = 32;
+
 impl Algorithm {
     /// Picks the fastest algorithm for a K x K kernel on images of one size, if there is one for that K.
     ///
@@ -38,6 +41,24 @@ impl Algorithm {
             3 if side < 32 => Some(Self::Winograd2),
             3 => Some(Self::Winograd4),
             _ => None,
+        }
+    }
+
+    /// Picks the fastest algorithm for a kernel of K x K x K on volumes, as [`pick`](Self::pick) does for images. Weights that are
+    /// read for all slices pay where those for one small image do not.
+    pub(crate) fn pick_for_volumes(
+        kernel: usize,
+        channels: [usize; 2],
+        [depth, height, width]: [usize; 3],
+        winograd: Winograd,
+    ) -> Option<Self> {
+        let tiles = depth * height.div_ceil(2) * width.div_ceil(2);
+        let is_small = channels.into_iter().min() < Some(MIN_WINOGRAD_CHANNELS) || tiles < MIN_VOLUME_TILES;
+        match kernel {
+            3 if !winograd.is_allowed() || is_small || height.min(width) < 4 => Some(Self::Direct3),
+            3 if height.min(width) < 32 => Some(Self::Winograd2),
+            3 => Some(Self::Winograd4),
+            _ => Self::pick(kernel, channels, [height, width], winograd),
         }
     }
 

@@ -141,6 +141,16 @@ impl<'a> Planes<'a> {
         self.item_channels * self.taps
     }
 
+    /// Number of slices whose channels an image has, K; 1 for images.
+    pub(crate) fn taps(&self) -> usize {
+        self.taps
+    }
+
+    /// Views slices with their own channels alone.
+    pub(crate) fn without_neighbors(self) -> Self {
+        Self { taps: 1, ..self }
+    }
+
     /// Number of slices of an item, D; 1 for an image.
     pub(crate) fn slices(&self) -> usize {
         self.slices

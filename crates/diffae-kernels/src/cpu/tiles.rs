@@ -42,6 +42,56 @@ impl<const M: usize> TileGrid<M> {
     }
 }
 
+/// Slices of a volume in a ring of a few places, in which a kernel goes through a volume: what it has made of a slice stays until
+/// the neighbors have used it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SliceRing {
+    /// Number of places.
+    pub(crate) places: usize,
+}
+
+/// Slices one after the other that lie so in a [`SliceRing`], too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SliceRun {
+    /// First of the slices.
+    pub(crate) slice: usize,
+    /// Its place.
+    pub(crate) place: usize,
+    pub(crate) count: usize,
+}
+
+impl SliceRing {
+    /// Place of a slice.
+    pub(crate) fn place(self, slice: usize) -> usize {
+        slice.checked_rem(self.places).unwrap_or(0)
+    }
+
+    /// Splits slices, of which the ring holds all at once, into runs.
+    pub(crate) fn runs(self, slices: std::ops::Range<usize>) -> impl Iterator<Item = SliceRun> {
+        let mut slice = slices.start;
+        std::iter::from_fn(move || {
+            let place = self.place(slice);
+            let count = (self.places - place).min(slices.end.saturating_sub(slice));
+            let run = SliceRun { slice, place, count };
+            slice += count;
+            (count > 0).then_some(run)
+        })
+    }
+}
+
+/// Slices of a result and the neighbors that they read: of `slices`, those with a neighbor `tap - taps / 2` further within
+/// `0..depth`; also returns that neighbor of the first.
+pub(crate) fn with_neighbor(
+    slices: std::ops::Range<usize>,
+    (tap, taps): (usize, usize),
+    depth: usize,
+) -> (std::ops::Range<usize>, usize) {
+    let before = taps >> 1;
+    let start = slices.start.max(before.saturating_sub(tap));
+    let end = slices.end.min((depth + before).saturating_sub(tap));
+    (start..end.max(start), (start + tap).saturating_sub(before))
+}
+
 /// Layout of transformed tiles: position p of tile t at `p * position_stride + t * tile_stride`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Transformed {

@@ -4,6 +4,7 @@
 //! steps stays in its core's second-level cache. On small images the steps are parallel one after the other.
 
 mod direct;
+mod volumes;
 mod winograd;
 
 use self::direct::Direct;

@@ -11,16 +11,16 @@ use crate::cpu::tiles::{ChannelTiles, TileGrid, Transformed, transform_inputs};
 use crate::cpu::winograd::{Tiles, both_ways};
 
 /// Number of tiles that a task takes through all steps at once.
-const WINOGRAD_TILES: usize = 48;
+pub(super) const WINOGRAD_TILES: usize = 48;
 
 /// Number of tiles that the parallel steps take at once, where a task does not take its own.
 const PHASED_TILES: usize = 512;
 
 /// A convolution by Winograd's algorithm `W`, with output tiles of M x M from input tiles of T x T.
 pub(super) struct Winograd<'a, W, const T: usize, const M: usize> {
-    conv: &'a Convolution<'a>,
+    pub(super) conv: &'a Convolution<'a>,
     output: PlanesOut<'a>,
-    grid: TileGrid<M>,
+    pub(super) grid: TileGrid<M>,
     channels: usize,
     tiles: std::marker::PhantomData<W>,
 }
@@ -34,7 +34,7 @@ impl<W, const T: usize, const M: usize> Clone for Winograd<'_, W, T, M> {
 impl<W, const T: usize, const M: usize> Copy for Winograd<'_, W, T, M> {}
 
 impl<'a, W: Tiles<T, M>, const T: usize, const M: usize> Winograd<'a, W, T, M> {
-    const POSITIONS: usize = T * T;
+    pub(super) const POSITIONS: usize = T * T;
 
     pub(super) fn new(conv: &'a Convolution<'a>, output: PlanesOut<'a>) -> Self {
         let grid = TileGrid::new(conv.input.height(), conv.input.width());
@@ -49,6 +49,9 @@ impl<'a, W: Tiles<T, M>, const T: usize, const M: usize> Winograd<'a, W, T, M> {
 
     /// Computes the convolution, of which no axis is empty.
     pub(super) fn run(self) {
+        if self.conv.input.taps() > 1 {
+            return self.run_volumes();
+        }
         let tile_rows = self.conv.input.images() * self.grid.down;
         let tiles = tile_rows * self.grid.across;
         if tiles >= 2 * WINOGRAD_TILES * num_threads() {
@@ -155,7 +158,7 @@ impl<'a, W: Tiles<T, M>, const T: usize, const M: usize> Winograd<'a, W, T, M> {
     /// tiles, `M * across * M` pixels of sixteen values. Nobody else writes `pixels` or these pixels of the output. The
     /// instruction set is available.
     #[inline(always)]
-    unsafe fn store<S: Simd>(
+    pub(super) unsafe fn store<S: Simd>(
         &self,
         rows: std::ops::Range<usize>,
         channel: usize,

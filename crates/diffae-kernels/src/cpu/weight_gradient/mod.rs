@@ -6,6 +6,7 @@
 //! Tasks own output and input channels, never a part of the sum, so the result does not depend on timing.
 
 mod direct;
+mod volumes;
 mod winograd;
 
 use super::algorithm::Algorithm;
@@ -66,6 +67,8 @@ impl<'a> WeightGradient<'a> {
         let sums = sums.share();
         match algorithm {
             Algorithm::Direct1 | Algorithm::Direct3 => self.direct(sums),
+            Algorithm::Winograd2 if self.input.taps() > 1 => self.volumes::<F2, 4, 2>(sums),
+            Algorithm::Winograd4 if self.input.taps() > 1 => self.volumes::<F4, 6, 4>(sums),
             Algorithm::Winograd2 => self.winograd::<F2, 4, 2>(sums),
             Algorithm::Winograd4 => self.winograd::<F4, 6, 4>(sums),
         }

@@ -4,7 +4,7 @@ use super::WeightGradient;
 use crate::cpu::convolve::pieces;
 use crate::cpu::pack::{num_panels, panel_width, row_channels};
 use crate::cpu::parallel::{Shared, for_each, num_threads};
-use crate::cpu::planes::Rows;
+use crate::cpu::planes::{Planes, Rows};
 use crate::cpu::product::{Accumulate, PANEL, Product, ProductTask};
 use crate::cpu::scratch::Scratch;
 use crate::cpu::simd::{LANES, Simd, Task, run};
@@ -12,7 +12,7 @@ use crate::cpu::tiles::{ChannelTiles, TileGrid, Transformed, transform_inputs};
 use crate::cpu::winograd::{Tiles, both_ways};
 
 /// Number of tiles whose transforms are in memory at once.
-const BLOCK_TILES: usize = 384;
+pub(super) const BLOCK_TILES: usize = 384;
 
 impl WeightGradient<'_> {
     /// Sums up the products of transformed tiles, block by block of tiles.
@@ -39,12 +39,11 @@ impl WeightGradient<'_> {
                 let halo_len = grid.halo_len(rows.len());
                 let mut halo = Scratch::take(halo_len);
                 let (side, group, tiles) = if i < x_groups {
-                    (Side::Input, i, layout(x, x_stride))
+                    (Side::Input(self.input), i, layout(x, x_stride))
                 } else {
-                    (Side::Output, i - x_groups, layout(y, y_stride))
+                    (Side::Output(self.output), i - x_groups, layout(y, y_stride))
                 };
                 let task = TransformTask::<W, T, M> {
-                    gradient: self,
                     grid,
                     rows: rows.clone(),
                     group,
@@ -88,22 +87,25 @@ impl WeightGradient<'_> {
 }
 
 /// Side of a weight gradient: the input, or the gradient w.r.t. the output.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Input,
-    Output,
+#[derive(Clone, Copy)]
+pub(super) enum Side<'a> {
+    Input(Planes<'a>),
+    Output(Planes<'a>),
 }
 
 /// Transform of the tiles of sixteen channels.
-struct TransformTask<'a, W, const T: usize, const M: usize> {
-    gradient: WeightGradient<'a>,
-    grid: TileGrid<M>,
-    rows: std::ops::Range<usize>,
-    group: usize,
-    halo: *mut f32,
-    tiles: Transformed,
-    side: Side,
-    algorithm: std::marker::PhantomData<W>,
+pub(super) struct TransformTask<'a, W, const T: usize, const M: usize> {
+    pub(super) side: Side<'a>,
+    pub(super) grid: TileGrid<M>,
+    /// Rows of tiles of all images, one after the other.
+    pub(super) rows: std::ops::Range<usize>,
+    /// Number of the group of channels.
+    pub(super) group: usize,
+    /// Scratch of [`TileGrid::halo_len`].
+    pub(super) halo: *mut f32,
+    /// Transformed tiles of `rows`, of all channels.
+    pub(super) tiles: Transformed,
+    pub(super) algorithm: std::marker::PhantomData<W>,
 }
 
 impl<W: Tiles<T, M>, const T: usize, const M: usize> Task for TransformTask<'_, W, T, M> {
@@ -111,17 +113,20 @@ impl<W: Tiles<T, M>, const T: usize, const M: usize> Task for TransformTask<'_, 
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { gradient, grid, rows, group, halo, tiles, side, .. } = self;
+        let Self { side, grid, rows, group, halo, tiles, .. } = self;
         let channel = group * LANES;
         let out = Transformed { base: tiles.base.wrapping_add(channel), ..tiles };
         // SAFETY: `tiles` has room for sixteen channels from `channel` on of each position of each tile of `rows`, `halo`
         // for the pixels of a run of them.
         unsafe {
-            if side == Side::Input {
-                let tiles = ChannelTiles { channel, rows };
-                transform_inputs::<S, W, T, M>(&gradient.input, grid, tiles, halo, out);
-                return;
-            }
+            let output = match side {
+                Side::Input(input) => {
+                    let tiles = ChannelTiles { channel, rows };
+                    transform_inputs::<S, W, T, M>(&input, grid, tiles, halo, out);
+                    return;
+                }
+                Side::Output(output) => output,
+            };
             let padded = grid.across * M * LANES;
             for (image, first, count, before) in grid.runs(rows) {
                 let start = (first * M).cast_signed();
@@ -133,7 +138,7 @@ impl<W: Tiles<T, M>, const T: usize, const M: usize> Task for TransformTask<'_, 
                     before: 0,
                     after: grid.across * M - grid.width,
                 };
-                gradient.output.write_rows::<S>(image, channel, start..start + (count * M).cast_signed(), to);
+                output.write_rows::<S>(image, channel, start..start + (count * M).cast_signed(), to);
                 for row in 0..count {
                     for column in 0..grid.across {
                         let corner = halo.add(row * M * padded + column * M * LANES);
