@@ -65,17 +65,17 @@ impl EvaluatedModel {
         self.model().has_z_sem()
     }
 
-    /// Fails before any work if pretrained networks, which know photographs alone, cannot judge what the model makes.
+    /// Fails before any work where pretrained networks of photographs have no meaning for what the model makes.
     ///
     /// # Errors
     /// [`Error::Unsuitable`](crate::Error::Unsuitable) for volumes, and for channels other than 1 and 3.
-    pub(crate) fn check_is_of_photographs(&self, judge: &str) -> Result<()> {
+    pub(crate) fn check_is_of_photographs(&self, network: &str) -> Result<()> {
         let shape = self.model().config().image_shape();
         if !shape.size.is_volume() && matches!(shape.channels, 1 | 3) {
             return Ok(());
         }
         let of = if shape.size.is_volume() { "volumes".to_owned() } else { format!("{} channels", shape.channels) };
-        Err(unsuitable(format!("{judge} knows pictures of 1 or 3 channels; this model is of {of}")))
+        Err(unsuitable(format!("{network} knows pictures of 1 or 3 channels; this model is of {of}")))
     }
 
     /// Returns the chain of a distilled decoder.

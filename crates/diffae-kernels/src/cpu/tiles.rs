@@ -55,7 +55,7 @@ pub(crate) struct SliceRing {
 pub(crate) struct SliceRun {
     /// First of the slices.
     pub(crate) slice: usize,
-    /// Its place.
+    /// Place of the first.
     pub(crate) place: usize,
     pub(crate) count: usize,
 }
