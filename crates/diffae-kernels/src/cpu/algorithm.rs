@@ -52,11 +52,14 @@ impl Algorithm {
         [depth, height, width]: [usize; 3],
         winograd: Winograd,
     ) -> Option<Self> {
-        let tiles = depth * height.div_ceil(2) * width.div_ceil(2);
-        let is_small = channels.into_iter().min() < Some(MIN_WINOGRAD_CHANNELS) || tiles < MIN_VOLUME_TILES;
+        let tiles = |side: usize| height.div_ceil(side) * width.div_ceil(side);
+        let is_small =
+            channels.into_iter().min() < Some(MIN_WINOGRAD_CHANNELS) || depth * tiles(2) < MIN_VOLUME_TILES;
+        // Products of a pair of channels and a slice.
+        let [products_2, products_4] = [tiles(2) * 16, tiles(4) * 36];
         match kernel {
             3 if !winograd.is_allowed() || is_small || height.min(width) < 4 => Some(Self::Direct3),
-            3 if height.min(width) < 32 => Some(Self::Winograd2),
+            3 if depth * tiles(4) < MIN_VOLUME_TILES || products_4 * 4 > products_2 * 3 => Some(Self::Winograd2),
             3 => Some(Self::Winograd4),
             _ => Self::pick(kernel, channels, [height, width], winograd),
         }
