@@ -292,7 +292,7 @@ pub(crate) struct EditArgs {
     #[command(flatten)]
     pub(crate) force: ForceArgs,
     /// List the attributes of the model, with calibrated full-edit strengths where available
-    #[arg(long, conflicts_with_all = ["input", "out", "attribute", "strength", "strengths"])]
+    #[arg(long, conflicts_with_all = ["input", "out", "attribute", "strength", "strengths", "levels"])]
     pub(crate) list: bool,
     /// Print the list, or the files written and the settings, as JSON
     #[arg(long)]

@@ -53,8 +53,7 @@ impl Algorithm {
         winograd: Winograd,
     ) -> Option<Self> {
         let tiles = |side: usize| height.div_ceil(side) * width.div_ceil(side);
-        let is_small =
-            channels.into_iter().min() < Some(MIN_WINOGRAD_CHANNELS) || depth * tiles(2) < MIN_VOLUME_TILES;
+        let is_small = channels.into_iter().min() < Some(MIN_WINOGRAD_CHANNELS) || depth * tiles(2) < MIN_VOLUME_TILES;
         // Products of a pair of channels and a slice.
         let [products_2, products_4] = [tiles(2) * 16, tiles(4) * 36];
         match kernel {

@@ -50,6 +50,17 @@ pub(crate) struct Planes<'a> {
     affine: Option<Affine<'a>>,
 }
 
+/// Sixteen channels of one image.
+struct Lanes<'a> {
+    /// Plane of each channel, empty where there is none.
+    planes: [&'a [f32]; LANES],
+    /// Scale and shift of each channel, zeros without an affine map.
+    scale: [f32; LANES],
+    shift: [f32; LANES],
+    /// True if there are planes of all channels.
+    all: bool,
+}
+
 /// First pixel of sixteen channels of one image.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
@@ -204,19 +215,35 @@ impl<'a> Planes<'a> {
         if self.slices == 1 { (image, 0) } else { (image / self.slices, image % self.slices) }
     }
 
-    /// Lists sixteen channels of an image, of which there are `present`, with the place of each in scale and shift; none for those
-    /// beyond the volume.
+    /// Finds sixteen channels of an image, of which there are `present`: their planes, and scale and shift of each. Those of slices
+    /// beyond the volume have no plane, and zeros, which any activation leaves as they are.
     #[inline(always)]
-    fn lanes(&self, image: usize, channel: usize, present: usize) -> [Option<(&'a [f32], usize)>; LANES] {
+    fn lanes(&self, image: usize, channel: usize, present: usize) -> Lanes<'a> {
         let (item, slice) = self.item_of(image);
-        let mut lanes = [None; LANES];
-        for (i, lane) in lanes.iter_mut().enumerate().take(present) {
-            let (tap, channel) = match self.taps {
-                1 => (0, channel + i),
-                _ => ((channel + i) / self.item_channels, (channel + i) % self.item_channels),
-            };
+        let mut lanes = Lanes { planes: [&[]; LANES], scale: [0.; LANES], shift: [0.; LANES], all: present == LANES };
+        if self.taps == 1 {
+            for i in 0..present {
+                lanes.planes[i] = self.slice(item, slice, channel + i);
+            }
+            if let Some(Affine { scale, shift, .. }) = self.affine {
+                let at = item * self.item_channels + channel;
+                lanes.scale[..present].copy_from_slice(&scale[at..][..present]);
+                lanes.shift[..present].copy_from_slice(&shift[at..][..present]);
+            }
+            return lanes;
+        }
+        for i in 0..present {
+            let (tap, channel) = ((channel + i) / self.item_channels, (channel + i) % self.item_channels);
             let neighbor = (slice + tap).checked_sub(self.taps >> 1).filter(|&slice| slice < self.slices);
-            *lane = neighbor.map(|slice| (self.slice(item, slice, channel), item * self.item_channels + channel));
+            let Some(slice) = neighbor else {
+                lanes.all = false;
+                continue;
+            };
+            lanes.planes[i] = self.slice(item, slice, channel);
+            if let Some(Affine { scale, shift, .. }) = self.affine {
+                let at = item * self.item_channels + channel;
+                (lanes.scale[i], lanes.shift[i]) = (scale[at], shift[at]);
+            }
         }
         lanes
     }
@@ -264,29 +291,18 @@ impl<'a> Planes<'a> {
     #[inline(always)]
     unsafe fn copy_inside<S: Simd>(&self, image: usize, channel: usize, rows: std::ops::Range<usize>, out: Rows) {
         let present = LANES.min(self.channels() - channel);
-        let found = self.lanes(image, channel, present);
-        let is_full = found.iter().all(Option::is_some);
-        let planes: [&[f32]; LANES] = found.map(|lane| lane.map_or(&[][..], |(plane, _)| plane));
+        let Lanes { planes, scale, shift, all } = self.lanes(image, channel, present);
         let (mut pixel, end) = (rows.start * self.width, rows.end * self.width);
         let (mut column, mut to) = (0, out.to);
         // SAFETY: `pixel + count <= end <= H * W`, the length of each plane, and only planes that were found are read; scales and
         // shifts have sixteen values. Every pixel goes to its own place in `out`.
         unsafe {
-            let mut affine = None;
-            if let Some(Affine { scale, shift, activation }) = self.affine {
-                let (mut scales, mut shifts) = ([0f32; LANES], [0f32; LANES]);
-                for (i, lane) in found.iter().enumerate() {
-                    if let Some((_, at)) = *lane {
-                        (scales[i], shifts[i]) = (scale[at], shift[at]);
-                    }
-                }
-                // Where there is no plane, the result is the activation of zero, which is zero.
-                affine = Some((S::load(scales.as_ptr()), S::load(shifts.as_ptr()), activation));
-            }
+            let affine =
+                self.affine.map(|affine| (S::load(scale.as_ptr()), S::load(shift.as_ptr()), affine.activation));
             while pixel < end {
                 let count = LANES.min(end - pixel);
                 let mut lanes = [S::splat(0.); LANES];
-                if count == LANES && is_full {
+                if count == LANES && all {
                     for i in 0..LANES {
                         lanes[i] = S::load(planes[i].as_ptr().add(pixel));
                     }

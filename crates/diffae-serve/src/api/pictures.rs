@@ -34,12 +34,16 @@ pub(super) struct EditRequest {
     codes: String,
     /// Strength of each attribute by its name.
     edits: IndexMap<String, f64>,
+    /// Levels of a hierarchical `z_sem` to edit; absent for all.
+    levels: Option<Vec<usize>>,
 }
 
 pub(super) async fn edit(State(app): State<App>, Body(request): Body<EditRequest>) -> Result<Response> {
     let (entry, settings) = (app.store.get(&request.codes)?, app.settings);
     let edited = app.worker.run(request.client.lane("picture"), move |pipeline, observer| {
-        decode_one(pipeline, (&edited(pipeline, &entry.codes, &request.edits)?, entry.drawn), &settings, observer)
+        let edited = edited(pipeline, &entry.codes, &request.edits)?;
+        let edited = at_levels(pipeline, (&entry.codes, edited), request.levels.as_deref())?;
+        decode_one(pipeline, (&edited, entry.drawn), &settings, observer)
     });
     png(&edited.await?)
 }
@@ -50,6 +54,14 @@ fn edited(pipeline: &Pipeline, codes: &Codes, edits: &IndexMap<String, f64>) -> 
     }
     let edits: Vec<(&str, f64)> = edits.iter().map(|(name, strength)| (name.as_str(), *strength)).collect();
     Ok(pipeline.edit_many(codes, &edits)?)
+}
+
+/// Takes some levels of `z_sem` alone from changed codes, where they are given.
+fn at_levels(pipeline: &Pipeline, (codes, changed): (&Codes, Codes), levels: Option<&[usize]>) -> Result<Codes> {
+    match levels {
+        None => Ok(changed),
+        Some(levels) => Ok(pipeline.with_levels_of(codes, &changed, levels)?),
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,16 +97,19 @@ pub(super) struct BlendRequest {
     to: String,
     /// Place between them, 0 to 1.
     alpha: f64,
+    /// Levels of a hierarchical `z_sem` to blend, while all else stays that of the first; absent for all.
+    levels: Option<Vec<usize>>,
 }
 
 pub(super) async fn blend(State(app): State<App>, Body(request): Body<BlendRequest>) -> Result<Response> {
-    let BlendRequest { client, from, to, alpha } = request;
+    let BlendRequest { client, from, to, alpha, levels } = request;
     if !(0.0..=1.0).contains(&alpha) {
         return Err(Error::Request { problem: format!("alpha is {alpha}, expected 0 to 1") });
     }
     let (from, to, settings) = (app.store.get(&from)?, app.store.get(&to)?, app.settings);
     let blended = app.worker.run(client.lane("picture"), move |pipeline, observer| {
-        let codes = pipeline.blend(&from.codes, &to.codes, alpha)?;
+        let blended = pipeline.blend(&from.codes, &to.codes, alpha)?;
+        let codes = at_levels(pipeline, (&from.codes, blended), levels.as_deref())?;
         decode_one(pipeline, (&codes, from.drawn), &settings, observer)
     });
     png(&blended.await?)

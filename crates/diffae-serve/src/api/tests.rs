@@ -127,6 +127,13 @@ async fn what_cannot_be_done_is_a_sentence_with_its_status() {
     let refused = |path: &'static str, body: Value| api.refused("POST", path, body.to_string());
     let (status, said) = refused("/api/edit", json!({ "codes": id, "edits": { "Halo": 1.0 } })).await;
     assert!(status == 422 && said.contains("Smiling"), "{said}");
+    for (route, body) in [
+        ("/api/edit", json!({ "codes": id, "edits": { "Smiling": 0.1 }, "levels": [0] })),
+        ("/api/blend", json!({ "from": id, "to": id, "alpha": 0.5, "levels": [0] })),
+    ] {
+        let (status, said) = refused(route, body).await;
+        assert!(status == 400 && said.contains("has no levels"), "{status} {said}");
+    }
     let (status, said) = refused("/api/blend", json!({ "from": id, "to": id, "alpha": 1.5 })).await;
     assert!(status == 400 && said.contains("alpha is 1.5"), "{said}");
     assert_eq!(refused("/api/film", json!({ "from": id, "to": id, "frames": 61 })).await.0, 400);
