@@ -63,6 +63,26 @@ fn levels_of_a_code_are_edited_blended_and_probed_apart() {
     let levels: Vec<_> = figures.map(|figure| figure["of"]["level"].clone()).collect();
     assert_eq!(levels, [json!(null), json!("0"), json!("1")]);
 
+    // Edits of a level are measured, too.
+    for kind in ["without", "with"] {
+        let from = if kind == "with" { "disc" } else { "square" };
+        fs::create_dir_all(workspace.path("pairs/disc").join(kind)).unwrap();
+        for name in ["00.png", "01.png", "02.png"] {
+            let to = format!("pairs/disc/{kind}/{name}");
+            fs::copy(workspace.path(&format!("shapes/{from}/{name}")), workspace.path(&to)).unwrap();
+        }
+    }
+    let eval =
+        ["eval", "edits", "--model", "run", "--pairs", "pairs", "--exact-steps", "3", "--strength", "40", "--json"];
+    let measured = |out: &str, levels: &str| {
+        let report = workspace.run(&[&eval[..], &["--out", out, "--levels", levels]].concat()).succeeds().json();
+        let figures = report["figures"].as_array().unwrap().clone();
+        figures.into_iter().find(|figure| figure["name"] == "rmse_edited").unwrap()["value"].clone()
+    };
+    assert_ne!(measured("edits0", "0"), measured("edits1", "1"));
+    let wrong = [&eval[..], &["--out", "no", "--levels", "2"]].concat();
+    workspace.run(&wrong).fails_with("there is no level 2");
+
     // Codes and pictures of chance work as with any model.
     workspace.run(&["sample", "-m", "run", "-n", "2", "--steps", "2", "--latent-steps", "2", "-o", "new"]).succeeds();
     workspace.run(&["export", "run", "--onnx", "onnx"]).succeeds();

@@ -427,6 +427,9 @@ pub(crate) struct EditsArgs {
     /// Edit as `diffae edit --keep-residual` does
     #[arg(long)]
     pub(crate) keep_residual: bool,
+    /// Levels of a hierarchical z_sem to edit, from 0, the finest resolution: comma-separated [default: all]
+    #[arg(long, value_name = "LEVELS", value_delimiter = ',')]
+    pub(crate) levels: Vec<usize>,
 }
 
 #[derive(Debug, Args)]

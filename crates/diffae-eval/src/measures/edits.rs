@@ -76,6 +76,8 @@ pub struct EditsOptions {
     pub sampler: Sampler,
     /// Whether the reconstruction residual is added to the edit; see [`keep_residual`]. Default: no.
     pub keep_residual: bool,
+    /// Levels of a hierarchical `z_sem` that are edited; empty for all. Default: all.
+    pub levels: Vec<usize>,
 }
 
 impl Default for EditsOptions {
@@ -88,6 +90,7 @@ impl Default for EditsOptions {
             drop_residual: false,
             sampler: Sampler::DDIM,
             keep_residual: false,
+            levels: vec![],
         }
     }
 }
@@ -99,6 +102,9 @@ impl Measure for Edits<'_> {
 
     fn run(&self, evaluation: &Evaluation<'_>) -> Result<Report> {
         let Self { model, options, .. } = self;
+        if !options.levels.is_empty() {
+            model.model().check_levels(&options.levels)?;
+        }
         let all = self.known_pairs()?;
         let both = all.iter().flat_map(|pairs| [&pairs.without, &pairs.with]);
         let fingerprints = both.map(PictureSet::fingerprint).collect::<diffae_data::Result<Vec<String>>>()?;
@@ -134,6 +140,8 @@ impl Measure for Edits<'_> {
         let chain = options.chain.or_else(|| decoding.chain());
         settings.extend(chain.map(|chain| ("chain".to_owned(), chain.to_string().into())));
         settings.extend(options.drop_residual.then(|| ("drop_residual".to_owned(), true.into())));
+        let levels = (!options.levels.is_empty()).then(|| options.levels.clone());
+        settings.extend(levels.map(|levels| ("levels".to_owned(), levels.into())));
         let mut journal = Journal::of(evaluation, NAME, &settings)?;
         // The pictures of the sheet are not in the journal: they are made again, unless there is nothing left to do.
         let is_known = |pairs: &AttributePairs| {
@@ -330,6 +338,10 @@ fn measure_pairs(
         let moved = match edit {
             Edit::Along { attribute_idx, strength } => model.model().edit(&z_sem, *attribute_idx, *strength)?,
             Edit::By(difference) => z_sem.broadcast_add(difference)?,
+        };
+        let moved = match options.levels[..] {
+            [] => moved,
+            ref levels => model.model().with_levels_of(&z_sem, &moved, levels)?,
         };
         let decode = |z_sem: &Tensor| model.decode_code((&code, Some(z_sem)), batch.start, settings, stage);
         let mut edited = decode(&moved)?;

@@ -132,7 +132,7 @@ async fn what_cannot_be_done_is_a_sentence_with_its_status() {
         ("/api/blend", json!({ "from": id, "to": id, "alpha": 0.5, "levels": [0] })),
     ] {
         let (status, said) = refused(route, body).await;
-        assert!(status == 400 && said.contains("has no levels"), "{status} {said}");
+        assert!(status == 422 && said.contains("has no levels"), "{status} {said}");
     }
     let (status, said) = refused("/api/blend", json!({ "from": id, "to": id, "alpha": 1.5 })).await;
     assert!(status == 400 && said.contains("alpha is 1.5"), "{said}");

@@ -99,6 +99,7 @@ impl EditsArgs {
             drop_residual: self.x_t_alone,
             sampler: self.sampler.get()?,
             keep_residual: self.keep_residual,
+            levels: self.levels.clone(),
         })
     }
 }
