@@ -412,7 +412,7 @@ fn check_levels(encoder: &SemanticConfig, unet: &UnetConfig) -> Result<()> {
         SemanticConfig::Trained(encoder) => encoder.z_levels.clone(),
         SemanticConfig::Frozen(_) => ZLevels::NONE,
     };
-    let offset = (encoder.image_size().width() / unet.image_size.width().max(1)).max(1).ilog2() as usize;
+    let offset = ZLevels::first_level(encoder.image_size(), unet.image_size);
     if levels == unet.z_levels.at_levels_of(offset, levels.len().max(offset + unet.z_levels.len()))? {
         return Ok(());
     }

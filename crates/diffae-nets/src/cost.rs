@@ -45,9 +45,10 @@ impl RawEncoderConfig {
             plain(stage.res, area) + if stage.attention { attention(stage.res, area) } else { 0 }
         });
         let (middle, smallest) = (middle_block(trunk), area(trunk, trunk.last_level()));
-        let heads: usize = match self.z_levels.is_empty() {
-            true => middle.out_channels * self.out_channels,
-            false => self.z_levels.occupied().map(|(level, width)| trunk.width(level) * width).sum(),
+        let heads: usize = if self.z_levels.is_empty() {
+            middle.out_channels * self.out_channels
+        } else {
+            self.z_levels.occupied().map(|(level, width)| trunk.width(level) * width).sum()
         };
         let middle = 2 * plain(middle, smallest) + attention(middle, smallest);
         first + stages.sum::<u64>() + middle + heads as u64

@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result as NetsResult};
+use crate::image_size::ImageSize;
 
 /// Widths of the parts of a hierarchical `z_sem`, one for each level of a network, from the finest resolution to the coarsest;
 /// none if `z_sem` is one code for all levels.
@@ -69,6 +70,13 @@ impl ZLevels {
             source.narrow(1, start, end - start)
         };
         Tensor::cat(&(0..self.len()).map(part).collect::<Result<Vec<_>>>()?, 1)
+    }
+
+    /// Returns the level of an encoder of pictures that has the resolution of the first level of a `UNet`: 0, but where the `UNet`
+    /// runs on latents.
+    #[must_use]
+    pub fn first_level(encoder: ImageSize, unet: ImageSize) -> usize {
+        encoder.width().checked_div(unet.width()).unwrap_or(1).max(1).ilog2() as usize
     }
 
     /// Returns the widths at the levels of a network whose level `offset` has the resolution of level 0 here. The coarsest part

@@ -385,7 +385,7 @@ impl TrainConfig {
                 let frozen = RawFrozenEncoderConfig { network, image_size, in_channels: image_channels };
                 return Ok(FrozenEncoderConfig::new(frozen)?.into());
             }
-            let offset = (image_size.width() / state_size.width().max(1)).max(1).ilog2() as usize;
+            let offset = ZLevels::first_level(image_size, state_size);
             let trained = EncoderConfig::new(RawEncoderConfig {
                 image_size,
                 in_channels: image_channels,

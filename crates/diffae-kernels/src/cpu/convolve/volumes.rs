@@ -23,7 +23,7 @@ struct Part {
     rows: std::ops::Range<usize>,
 }
 
-impl<'a, W: Tiles<T, M>, const T: usize, const M: usize> Winograd<'a, W, T, M> {
+impl<W: Tiles<T, M>, const T: usize, const M: usize> Winograd<'_, W, T, M> {
     /// Computes a convolution of volumes, of which no axis is empty.
     pub(super) fn run_volumes(self) {
         let depth = self.conv.input.slices();
