@@ -176,7 +176,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(drawings, tmp_path):
     for device, message in [("cuda", "no CUDA backend"), ("gpu", "\"gpu\" is not a device"), (3, "device is 3")]:
         with pytest.raises(diffae.InvalidInput, match=message):
             diffae.train("smoke", device=device, **run)
-    for dtype, message in [("bf16", "dtype is bf16, expected f32 on a CPU"), ("f16", "dtype is f16"), ("f8", "dtype is \"f8\"")]:
+    for dtype, message in [("bf16", "dtype is bf16, expected f32 on a CPU"), ("f16", "dtype is f16, expected f32 on a CPU"), ("f8", "dtype is \"f8\"")]:
         with pytest.raises(diffae.InvalidInput, match=message):
             diffae.train("smoke", dtype=dtype, **run)
     with pytest.raises(diffae.InvalidInput, match="out is None"):

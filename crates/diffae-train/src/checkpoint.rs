@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, at};
+use crate::loss_scale::LossScale;
 use crate::parameters::Parameters;
 
 const STATE_FILE: &str = "state.json";
@@ -35,8 +36,20 @@ pub fn wait_for_checkpoint(patience: Duration) {
 struct State {
     /// Number of optimizer steps made.
     step: usize,
+    /// Scale of the loss of the next step, in training that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<LossScale>,
     /// Checksum of the tensor file.
     blake3: String,
+}
+
+/// How far a stage is: all that a checkpoint holds besides tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// Number of optimizer steps made.
+    pub(crate) step: usize,
+    /// Scale of the loss of the next step; `None` for number types that need none.
+    pub(crate) loss_scale: Option<LossScale>,
 }
 
 /// The checkpoints of one stage, in folders named `STAGE-STEP`.
@@ -71,7 +84,8 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint atomically (temporary name, sync, rename), and removes the oldest.
-    pub(crate) fn save(&self, parameters: &Parameters, step: usize) -> Result<()> {
+    pub(crate) fn save(&self, parameters: &Parameters, progress: Progress) -> Result<()> {
+        let Progress { step, loss_scale } = progress;
         let _saving = SAVING.lock().unwrap_or_else(PoisonError::into_inner);
         fs::create_dir_all(&self.folder).map_err(at(&self.folder))?;
         let prepared =
@@ -79,7 +93,7 @@ impl Checkpoints {
         let tensors = prepared.path().join(TENSORS_FILE);
         parameters.save(&tensors)?;
         sync(&tensors)?;
-        let state = State { step, blake3: checksum(&tensors)? };
+        let state = State { step, loss_scale, blake3: checksum(&tensors)? };
         let text = serde_json::to_string_pretty(&state).unwrap_or_default();
         let state_path = prepared.path().join(STATE_FILE);
         fs::write(&state_path, text).map_err(at(&state_path))?;
@@ -107,10 +121,10 @@ impl Checkpoints {
     ///
     /// # Errors
     /// If there is no complete checkpoint.
-    pub(crate) fn load_newest(&self, parameters: &mut Parameters) -> Result<usize> {
+    pub(crate) fn load_newest(&self, parameters: &mut Parameters) -> Result<Progress> {
         for (step, path) in self.list().iter().rev() {
             match load(path, *step, parameters) {
-                Ok(()) => return Ok(*step),
+                Ok(progress) => return Ok(progress),
                 Err(error) => tracing::warn!("{} is broken and passed over: {error}", path.display()),
             }
         }
@@ -144,7 +158,7 @@ impl Checkpoints {
     }
 }
 
-fn load(path: &Path, step: usize, parameters: &mut Parameters) -> Result<()> {
+fn load(path: &Path, step: usize, parameters: &mut Parameters) -> Result<Progress> {
     let broken = |problem: &str| Error::Run { path: path.to_owned(), problem: problem.to_owned() };
     let text = fs::read_to_string(path.join(STATE_FILE)).map_err(at(path.join(STATE_FILE)))?;
     let state: State = serde_json::from_str(&text).map_err(|error| broken(&error.to_string()))?;
@@ -152,7 +166,8 @@ fn load(path: &Path, step: usize, parameters: &mut Parameters) -> Result<()> {
     if state.step != step || checksum(&tensors)? != state.blake3 {
         return Err(broken("its contents do not match their checksum"));
     }
-    parameters.load(&tensors)
+    parameters.load(&tensors)?;
+    Ok(Progress { step, loss_scale: state.loss_scale })
 }
 
 fn checksum(path: &Path) -> Result<String> {
@@ -169,6 +184,7 @@ fn sync(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::DType;
     use candle_nn::{Init, VarBuilder};
     use std::collections::HashMap;
 
@@ -187,7 +203,8 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::new(run.path(), "autoencoder", 2);
         for step in [1, 2, 3] {
-            checkpoints.save(&parameters(step as u64), step).unwrap();
+            let loss_scale = (step > 1).then(|| LossScale::first(DType::F16)).flatten();
+            checkpoints.save(&parameters(step as u64), Progress { step, loss_scale }).unwrap();
         }
         assert_eq!(checkpoints.list().len(), 2);
         // The newest is cut short, as a full disk or a crash would leave it.
@@ -195,7 +212,8 @@ mod tests {
         let bytes = fs::read(&newest).unwrap();
         fs::write(&newest, &bytes[..bytes.len() - 4]).unwrap();
         let mut loaded = parameters(9);
-        assert_eq!(checkpoints.load_newest(&mut loaded).unwrap(), 2);
+        let expected = Progress { step: 2, loss_scale: LossScale::first(DType::F16) };
+        assert_eq!(checkpoints.load_newest(&mut loaded).unwrap(), expected);
         assert_eq!(values(&loaded), values(&parameters(2)));
     }
 
@@ -203,7 +221,7 @@ mod tests {
     fn what_a_killed_process_left_is_not_a_checkpoint() {
         let run = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::new(run.path(), "autoencoder", 2);
-        checkpoints.save(&parameters(1), 1).unwrap();
+        checkpoints.save(&parameters(1), Progress { step: 1, loss_scale: None }).unwrap();
         let partial = run.path().join("checkpoints").join(".partial-abc");
         fs::create_dir(&partial).unwrap();
         assert_eq!(checkpoints.list().len(), 1);

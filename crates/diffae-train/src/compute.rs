@@ -9,10 +9,12 @@ use crate::error::{Error, Result};
 pub struct Compute {
     /// The device of parameters, optimizer state and arithmetic.
     pub device: Device,
-    /// The number type of activations and of the weights that layers read: f32, or bf16 on a GPU (f64 for checks).
+    /// The number type of activations and of the weights that layers read: f32, or bf16 or f16 on a GPU (f64 for checks).
     ///
     /// Parameters themselves, their gradients, moments and averages are f32 in any case, and so are statistics of norms,
-    /// softmax, losses, compact models and discriminators. The range of bf16 is that of f32, so that losses are not scaled.
+    /// softmax, losses, compact models, discriminators, and the second and third stage. The range of bf16 is that of f32. For
+    /// f16 the loss is scaled by a power of two, which falls when a gradient overflows (such steps are skipped) and rises after
+    /// 2,000 steps without; it is part of checkpoints.
     pub dtype: DType,
 }
 
@@ -20,16 +22,14 @@ impl Compute {
     /// Returns a device with a number type for training on it.
     ///
     /// # Errors
-    /// [`Error::Setting`] for f16, for which gradients are too small, and for bf16 on a CPU, which Candle has no products for.
+    /// [`Error::Setting`] for bf16 and f16 on a CPU, where they take longer than f32.
     pub fn new(device: Device, dtype: DType) -> Result<Self> {
-        let expected = match dtype {
-            DType::F16 => "f32, or bf16 on a GPU: gradients are too small for f16",
-            DType::BF16 if device.is_cpu() => {
-                "f32 on a CPU; objective.activations=bf16 saves activations for the backward pass in half the memory"
-            }
-            _ => return Ok(Self { device, dtype }),
-        };
-        Err(Error::Setting { key: "dtype", got: dtype.as_str().to_owned(), expected })
+        if device.is_cpu() && [DType::BF16, DType::F16].contains(&dtype) {
+            let expected =
+                "f32 on a CPU; objective.activations=bf16 saves activations for the backward pass in half the memory";
+            return Err(Error::Setting { key: "dtype", got: dtype.as_str().to_owned(), expected });
+        }
+        Ok(Self { device, dtype })
     }
 }
 
@@ -56,7 +56,7 @@ mod tests {
         assert_eq!(of_cpu(DType::F32).unwrap().dtype, DType::F32);
         assert_eq!(of_cpu(DType::F64).unwrap().dtype, DType::F64);
         let problem = |dtype| of_cpu(dtype).unwrap_err().to_string();
-        assert!(problem(DType::F16).starts_with("dtype is f16, expected f32, or bf16 on a GPU"));
+        assert!(problem(DType::F16).starts_with("dtype is f16, expected f32 on a CPU"));
         assert!(problem(DType::BF16).starts_with("dtype is bf16, expected f32 on a CPU"));
     }
 }

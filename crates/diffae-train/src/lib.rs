@@ -44,6 +44,7 @@ mod estimate;
 mod existing_model;
 mod frozen;
 mod latent;
+mod loss_scale;
 mod networks;
 mod objective;
 mod optimization;

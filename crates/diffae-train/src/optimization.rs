@@ -4,15 +4,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
-use candle_core::{Device, Tensor, TensorId};
+use candle_core::{DType, Device, Tensor, TensorId};
 use diffae_kernels::{ActivationStorage, Gradients, StatePart, differentiable, record_with, run_in_pool};
 use diffae_nets::BatchMoments;
 
-use crate::checkpoint::Checkpoints;
-use crate::collective::{Collective, Group, Reduction, count_of, garbled};
+use crate::checkpoint::{Checkpoints, Progress};
+use crate::collective::{Collective, Group, Reduction, garbled};
 use crate::config::StageSettings;
-use crate::error::Result;
-use crate::parameters::{Norms, Parameters, Part, require_finite};
+use crate::error::{Error, Result};
+use crate::loss_scale::LossScale;
+use crate::parameters::{GRADIENT_NORM, Norms, Parameters, Part, require_finite};
 use crate::part_report::PartReport;
 use crate::reduce::{Delivery, Event, Share, sum_up};
 use crate::sharding::{Destination, Shards};
@@ -26,6 +27,10 @@ pub(crate) struct TrainState {
     pub(crate) parameters: Parameters,
     /// Number of optimizer steps made.
     pub(crate) step: usize,
+    /// Scale of the loss; `None` for number types that need none.
+    loss_scale: Option<LossScale>,
+    /// Whether a gradient of this step has overflowed, so that some parameters were not updated.
+    has_overflowed: bool,
     /// The division of the optimizer state, if other processes hold some of it.
     shards: Option<Shards>,
 }
@@ -33,6 +38,8 @@ pub(crate) struct TrainState {
 /// The backward passes of a micro-batch.
 pub(crate) struct Backpropagation<'a> {
     step: usize,
+    /// Factor of the gradients.
+    loss_scale: f64,
     to: To<'a>,
     /// Bytes of activations saved for the last backward pass.
     pub(crate) activation_bytes: usize,
@@ -68,7 +75,24 @@ pub(crate) struct Stepped {
 impl TrainState {
     /// Starts at step 0.
     pub(crate) fn new(parameters: Parameters) -> Self {
-        Self { parameters, step: 0, shards: None }
+        Self { parameters, step: 0, loss_scale: None, has_overflowed: false, shards: None }
+    }
+
+    /// Scales losses as activations of a number type need it.
+    pub(crate) fn scaled_for(self, dtype: DType) -> Self {
+        Self { loss_scale: LossScale::first(dtype), ..self }
+    }
+
+    /// Returns the factor of the loss in the backward pass; `None` if it has none.
+    pub(crate) fn loss_scale(&self) -> Option<f64> {
+        self.loss_scale.map(LossScale::factor)
+    }
+
+    /// Counts a step whose parts have been updated.
+    pub(crate) fn count_step(&mut self) {
+        self.step += 1;
+        let has_overflowed = std::mem::take(&mut self.has_overflowed);
+        self.loss_scale = self.loss_scale.map(|scale| scale.after(has_overflowed));
     }
 
     /// Returns the device of the parameters.
@@ -98,7 +122,7 @@ impl TrainState {
             let device = self.device().clone();
             grad_norm = run_in_pool(&device, || self.update(group, Part::Model, &gradients, settings))?.whole;
         }
-        self.step += 1;
+        self.count_step();
         Ok(Stepped { loss, grad_norm, num_samples })
     }
 
@@ -118,9 +142,9 @@ impl TrainState {
         if share.len() == 0 {
             return Ok(None);
         }
-        let step = self.step;
+        let at = (self.progress(), self.device());
         if share.count == 1 {
-            let (reports, gradients) = all_here((step, self.device()), (share, &AtomicBool::new(true)), compute)?;
+            let (reports, gradients) = all_here(at, (share, &AtomicBool::new(true)), compute)?;
             return Ok(Some(Accumulated { gradients, reports }));
         }
         let (collective, reduction, device) = (&mut *group.collective, group.reduction, self.device());
@@ -135,7 +159,7 @@ impl TrainState {
                 is_wanted.store(sums.is_ok(), Ordering::Relaxed);
                 sums
             });
-            let outcome = compute_all((step, device), (share, reduction), (&events, &is_wanted), compute);
+            let outcome = compute_all(at, (share, reduction), (&events, &is_wanted), compute);
             // Without it the exchange does not wait for gradients that a failure has prevented.
             drop(events);
             (outcome, exchange.join())
@@ -145,10 +169,11 @@ impl TrainState {
         Ok(Some(Accumulated { gradients, reports }))
     }
 
-    /// Clips the gradients and updates one part of the parameters. The step is not counted yet: other parts may follow.
+    /// Clips the gradients and updates one part of the parameters. The step is not counted yet: other parts may follow. Where the
+    /// loss is scaled and a gradient is not finite, the part stays as it is, and the norms are not finite.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if a gradient is not finite; as [`Collective::exchange`](crate::Collective::exchange).
+    /// [`Error::Diverged`] if a gradient is not finite and the loss is not scaled, or cannot be scaled less; as [`Collective::exchange`](crate::Collective::exchange).
     pub(crate) fn update(
         &mut self,
         group: &mut Group,
@@ -156,12 +181,23 @@ impl TrainState {
         gradients: &Gradients,
         settings: &StageSettings,
     ) -> Result<Norms> {
-        match &self.shards {
-            None => self.parameters.update(part, gradients, settings, self.step),
+        let (at, gradients) = ((part, self.step), (gradients, self.loss_scale().unwrap_or(1.)));
+        let updated = match &self.shards {
+            None => self.parameters.update(at, gradients, settings),
             Some(shards) => {
                 let collective: &mut dyn Collective = &mut *group.collective;
-                self.parameters.update_shards((shards, collective), (part, self.step), gradients, settings)
+                self.parameters.update_shards((shards, collective), at, gradients, settings)
             }
+        };
+        match updated {
+            // All processes have the same norms, and skip the same steps.
+            Err(Error::Diverged { quantity: GRADIENT_NORM, value, .. })
+                if self.loss_scale.is_some_and(LossScale::can_fall) =>
+            {
+                self.has_overflowed = true;
+                Ok(Norms { whole: value, encoder: value, unet: value })
+            }
+            other => other,
         }
     }
 
@@ -179,8 +215,9 @@ impl TrainState {
         let share = Share::new((group.rank(), group.size()), num_parts);
         let is_divided = group.shards_state && share.count > 1 && share.len() > 0;
         self.shards = is_divided.then(|| Shards::new(share.rank, self.parameters.plan(share.count)));
-        let step = group.collective.broadcast(&(self.step as u64).to_le_bytes())?;
-        self.step = count_of(step.try_into().ok().ok_or_else(garbled)?)?;
+        let progress = serde_json::to_vec(&self.progress()).map_err(|_| garbled())?;
+        let progress = serde_json::from_slice(&group.collective.broadcast(&progress)?).map_err(|_| garbled())?;
+        self.go_on_from(progress);
         if !group.is_first() {
             self.keep_held()?;
         }
@@ -214,13 +251,24 @@ impl TrainState {
 
     /// Loads the newest whole checkpoint.
     pub(crate) fn load_newest(&mut self, checkpoints: &Checkpoints) -> Result<()> {
-        self.step = checkpoints.load_newest(&mut self.parameters)?;
+        let progress = checkpoints.load_newest(&mut self.parameters)?;
+        self.go_on_from(progress);
         Ok(())
     }
 
     /// Saves a checkpoint.
     pub(crate) fn save(&self, checkpoints: &Checkpoints) -> Result<()> {
-        checkpoints.save(&self.parameters, self.step)
+        checkpoints.save(&self.parameters, self.progress())
+    }
+
+    fn progress(&self) -> Progress {
+        Progress { step: self.step, loss_scale: self.loss_scale }
+    }
+
+    /// Goes on from a checkpoint, perhaps of another number type.
+    fn go_on_from(&mut self, Progress { step, loss_scale }: Progress) {
+        self.step = step;
+        self.loss_scale = self.loss_scale.map(|first| loss_scale.unwrap_or(first));
     }
 }
 
@@ -229,14 +277,16 @@ pub(crate) type Compute<'a> = dyn FnMut(usize, &mut Backpropagation<'_>) -> Resu
 
 /// Computes a micro-batch, and returns the gradients that stay here.
 fn computed(
-    (step, device): (usize, &Device),
+    (progress, device): (Progress, &Device),
     part: usize,
     to: To<'_>,
     compute: &mut Compute<'_>,
 ) -> Result<(PartReport, Gradients)> {
     // The tape belongs to the thread that records it, so a whole micro-batch runs on one of the pool.
     run_in_pool(device, || {
-        let mut to = Backpropagation { step, to, activation_bytes: 0 };
+        let Progress { step, loss_scale } = progress;
+        let loss_scale = loss_scale.map_or(1., LossScale::factor);
+        let mut to = Backpropagation { step, loss_scale, to, activation_bytes: 0 };
         let report = compute(part, &mut to)?;
         Ok((report, if let To::Here(gradients) = to.to { gradients } else { Gradients::default() }))
     })
@@ -244,7 +294,7 @@ fn computed(
 
 /// Computes the micro-batches of a process, as long as they are wanted, and adds up their gradients.
 fn all_here(
-    at: (usize, &Device),
+    at: (Progress, &Device),
     (share, is_wanted): (Share, &AtomicBool),
     compute: &mut Compute<'_>,
 ) -> Result<(Vec<PartReport>, Gradients)> {
@@ -259,7 +309,7 @@ fn all_here(
 
 /// Computes the micro-batches of a process, whose gradients leave for the exchange, as long as it wants them.
 fn compute_all(
-    at: (usize, &Device),
+    at: (Progress, &Device),
     (share, reduction): (Share, Reduction),
     (events, is_wanted): (&SyncSender<Event>, &AtomicBool),
     compute: &mut Compute<'_>,
@@ -287,14 +337,21 @@ fn compute_all(
 
 /// Scales the loss of a micro-batch, so that the losses of all add up to a mean.
 pub(crate) fn share_of(loss: &Tensor, num_parts: usize) -> Result<Tensor> {
-    if num_parts == 1 {
+    scaled_by(1. / num_parts as f64, loss)
+}
+
+/// Multiplies a loss.
+#[expect(clippy::float_cmp, reason = "1 is exact")]
+fn scaled_by(factor: f64, loss: &Tensor) -> Result<Tensor> {
+    if factor == 1. {
         return Ok(loss.clone());
     }
-    Ok(differentiable([loss], |[loss]| loss * (1. / num_parts as f64))?)
+    Ok(differentiable([loss], |[loss]| loss * factor)?)
 }
 
 impl Backpropagation<'_> {
-    /// Records `forward`, whose first result is a scalar loss, and runs the backward pass of that loss, which it returns.
+    /// Records `forward`, whose first result is a scalar loss, and runs the backward pass of that loss, which it returns; gradients
+    /// are those of the scaled loss.
     ///
     /// # Errors
     /// [`Error::Diverged`] if the loss is not finite; as `forward`.
@@ -303,14 +360,62 @@ impl Backpropagation<'_> {
         storage: ActivationStorage,
         forward: impl FnOnce() -> Result<(Tensor, T)>,
     ) -> Result<(f64, T)> {
-        let ((loss, rest), tape) = record_with(storage, forward)?;
+        let ((loss, scaled, rest), tape) = record_with(storage, || {
+            let (loss, rest) = forward()?;
+            Ok::<_, Error>((loss.clone(), scaled_by(self.loss_scale, &loss)?, rest))
+        })?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         require_finite("loss", value, self.step)?;
         self.activation_bytes = tape.num_kept_bytes();
         match &mut self.to {
-            To::Here(gradients) => tape.backward(&loss, gradients)?,
-            To::Away(leave) => tape.backward_with(&loss, leave)?,
+            To::Here(gradients) => tape.backward(&scaled, gradients)?,
+            To::Away(leave) => tape.backward_with(&scaled, leave)?,
         }
         Ok((value, rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    use candle_nn::{Init, VarBuilder};
+
+    #[test]
+    fn gradients_that_overflow_at_any_scale_end_the_training() {
+        let build = |vb: &VarBuilder<'_>| Ok(vb.get_with_hints(2, "unet.weight", Init::Const(0.))?);
+        let (weight, parameters) = Parameters::build((1, &Device::Cpu), HashMap::new(), build).unwrap();
+        let settings = crate::presets::config("smoke", &[]).unwrap().autoencoder;
+        let mut state = TrainState::new(parameters).scaled_for(DType::F16);
+        // The loss is finite, its gradient infinite.
+        let mut step = || {
+            let loss = |_| Ok(differentiable([&weight], |[weight]| weight.sqrt()?.sum_all())?);
+            let stepped = state.minimize((&settings, &mut Group::alone()), (1, 1), loss);
+            (stepped, state.step, state.loss_scale())
+        };
+        for number in 1..=16 {
+            let (stepped, steps, scale) = step();
+            assert!(!stepped.unwrap().grad_norm.is_finite());
+            assert_eq!((steps, scale), (number, Some(2f64.powi(16 - i32::try_from(number).unwrap()))));
+        }
+        let error = step().0.unwrap_err().to_string();
+        assert!(error.contains("norm of the gradient is inf at step 16"), "{error}");
+        assert_eq!(state.parameters.current().unwrap()["unet.weight"].to_vec1::<f32>().unwrap(), [0., 0.]);
+    }
+
+    #[test]
+    fn a_run_may_change_its_number_type() {
+        let build = |vb: &VarBuilder<'_>| Ok(vb.get_with_hints(1, "unet.weight", Init::Const(0.))?);
+        let state = || TrainState::new(Parameters::build((1, &Device::Cpu), HashMap::new(), build).unwrap().1);
+        let fallen = LossScale::first(DType::F16).map(|scale| scale.after(true));
+        let after = |dtype: DType, loss_scale: Option<LossScale>| {
+            let mut state = state().scaled_for(dtype);
+            state.go_on_from(Progress { step: 3, loss_scale });
+            (state.step, state.loss_scale())
+        };
+        assert_eq!(after(DType::F16, fallen), (3, Some(32768.)));
+        assert_eq!(after(DType::F16, None), (3, Some(65536.)));
+        assert_eq!(after(DType::F32, fallen), (3, None));
     }
 }

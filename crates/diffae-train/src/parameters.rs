@@ -186,23 +186,22 @@ impl Parameters {
         Ok(())
     }
 
-    /// Clips the gradients of a part and applies an optimizer step, counted from 0. Parameters without a gradient are left
+    /// Clips the gradients of a part, which are `loss_scale` times those of the loss, and applies an optimizer step, counted from 0. Parameters without a gradient are left
     /// alone.
     ///
     /// # Errors
     /// [`Error::Diverged`] if a gradient is NaN or infinite: parameters and moments stay as they are.
     pub(crate) fn update(
         &mut self,
-        part: Part,
-        gradients: &Gradients,
+        (part, step): (Part, usize),
+        (gradients, loss_scale): (&Gradients, f64),
         settings: &StageSettings,
-        step: usize,
     ) -> Result<Norms> {
         let of = |parameter: &Parameter| Some((parameter.var.id(), gradients.get(&parameter.var)?));
         let (ids, with): (Vec<_>, Vec<_>) = self.trained(part).filter_map(|(_, parameter)| of(parameter)).unzip();
         let squares = ids.into_iter().zip(sums_of_squares(&with)?).collect();
-        let norms = self.norms(part, &squares);
-        self.apply((part, step), gradients, settings, norms)?;
+        let norms = self.norms(part, &squares, loss_scale);
+        self.apply((part, step), (gradients, loss_scale), settings, norms)?;
         Ok(norms)
     }
 
@@ -211,8 +210,8 @@ impl Parameters {
         self.by_name.iter().filter(move |(name, parameter)| !parameter.frozen && Part::of(name) == part)
     }
 
-    /// Computes norms of the sums of squares of all gradients.
-    fn norms(&self, part: Part, squares: &HashMap<TensorId, f64>) -> Norms {
+    /// Computes norms of gradients from the sums of squares of scaled ones.
+    fn norms(&self, part: Part, squares: &HashMap<TensorId, f64>, loss_scale: f64) -> Norms {
         let (mut whole, mut encoder, mut unet) = (0f64, 0f64, 0f64);
         for (name, parameter) in self.trained(part) {
             if let Some(sum) = squares.get(&parameter.var.id()) {
@@ -222,14 +221,15 @@ impl Parameters {
                 unet += if begins(&["unet.", "decoder.", "spatial.decoder."]) { *sum } else { 0. };
             }
         }
-        Norms { whole: whole.sqrt(), encoder: encoder.sqrt(), unet: unet.sqrt() }
+        let [whole, encoder, unet] = [whole, encoder, unet].map(|squares| squares.sqrt() / loss_scale);
+        Norms { whole, encoder, unet }
     }
 
     /// Applies an optimizer step to the elements whose state is here.
     fn apply(
         &mut self,
         (part, step): (Part, usize),
-        gradients: &Gradients,
+        (gradients, loss_scale): (&Gradients, f64),
         settings: &StageSettings,
         Norms { whole: grad_norm, .. }: Norms,
     ) -> Result<()> {
@@ -246,7 +246,7 @@ impl Parameters {
             weight_decay,
             ema_decay: settings.ema_decay_at(step),
         };
-        let update = AdamStep { config, step_idx: step, gradient_scale };
+        let update = AdamStep { config, step_idx: step, gradient_scale: gradient_scale / loss_scale };
         let mut updates = vec![];
         for (_, parameter) in self.by_name.iter_mut().filter(|(name, p)| !p.frozen && Part::of(name) == part) {
             if let Some(gradient) = gradients.get(&parameter.var) {
@@ -428,7 +428,7 @@ mod tests {
         let mut gradients = Gradients::default();
         tape.backward(&loss, &mut gradients).unwrap();
         let settings = crate::presets::config("smoke", &[]).unwrap().autoencoder;
-        let error = parameters.update(Part::Model, &gradients, &settings, 7).unwrap_err().to_string();
+        let error = parameters.update((Part::Model, 7), (&gradients, 1.), &settings).unwrap_err().to_string();
         assert!(error.contains("norm of the gradient is inf at step 7"), "{error}");
         assert_eq!(parameters.current().unwrap()["unet.weight"].to_vec1::<f32>().unwrap(), [0., 0.]);
         assert_eq!(parameters.averages().unwrap()["unet.weight"].to_vec1::<f32>().unwrap(), [0., 0.]);

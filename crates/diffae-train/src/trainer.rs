@@ -60,12 +60,14 @@ pub struct StepResult {
     pub loss: f64,
     /// Discriminator loss; `None` without a discriminator, or if no item was below the timestep limit.
     pub loss_discriminator: Option<f64>,
-    /// Norm of the gradient before clipping.
+    /// Norm of the gradient before clipping; not finite if the step was skipped, since a gradient in f16 has overflowed.
     pub grad_norm: f64,
     /// Norm of the encoder's gradient before clipping.
     pub grad_norm_encoder: f64,
     /// Norm of the decoder's gradient before clipping; the decoder of a diffusion is its `UNet`.
     pub grad_norm_unet: f64,
+    /// Factor of the loss in the backward pass; `None` for number types that need none.
+    pub loss_scale: Option<f64>,
     /// Bytes of activations saved for the backward pass of one part of the batch.
     pub activation_bytes: usize,
 }
@@ -151,7 +153,7 @@ impl Trainer {
             Some(trained) => Some((trained, discriminator(&views)?)),
             None => None,
         };
-        let state = TrainState::new(parameters);
+        let state = TrainState::new(parameters).scaled_for(compute.dtype);
         let learning = Learning { config: config.clone(), discriminator, state };
         Ok(Self { networks, learning, constant: BTreeMap::new() })
     }
@@ -387,7 +389,8 @@ impl Learning {
             }
             Ok::<_, Error>(norms)
         })?;
-        self.state.step += 1;
+        let loss_scale = self.state.loss_scale();
+        self.state.count_step();
         let Norms { whole, encoder, unet } = norms;
         let of_discriminator = reports.iter().filter_map(|report| report.loss_discriminator);
         Ok(StepResult {
@@ -396,6 +399,7 @@ impl Learning {
             grad_norm: whole,
             grad_norm_encoder: encoder,
             grad_norm_unet: unet,
+            loss_scale,
             activation_bytes: reports.last().map_or(0, |report| report.activation_bytes),
         })
     }

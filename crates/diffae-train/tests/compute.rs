@@ -1,7 +1,7 @@
 //! Training in other numbers than f32: parameters stay f32, layers read them converted, and gradients come back converted.
 //!
 //! f64 stands for bf16, which Candle does not multiply on a CPU: the conversions are at the same places, and what is computed between
-//! them is that of f32 up to its rounding.
+//! them is that of f32 up to its rounding. f16 has a test of its own, `half`.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic; clippy knows only functions marked as tests")]
 
 mod short_runs;

@@ -21,7 +21,7 @@ impl Parameters {
         &mut self,
         (shards, collective): (&Shards, &mut dyn Collective),
         (part, step): (Part, usize),
-        gradients: &Gradients,
+        (gradients, loss_scale): (&Gradients, f64),
         settings: &StageSettings,
     ) -> Result<Norms> {
         let mut own = HashMap::new();
@@ -31,8 +31,8 @@ impl Parameters {
             }
         }
         let squares = shards.squares(collective, &own)?;
-        let norms = self.norms(part, &squares);
-        self.apply((part, step), gradients, settings, norms)?;
+        let norms = self.norms(part, &squares, loss_scale);
+        self.apply((part, step), (gradients, loss_scale), settings, norms)?;
         let vars: HashMap<TensorId, &Var> =
             self.by_name.values().map(|parameter| (parameter.var.id(), &parameter.var)).collect();
         let flat = |id: TensorId| vars.get(&id).ok_or_else(garbled)?.flatten_all().map_err(Error::from);
