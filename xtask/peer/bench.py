@@ -1,8 +1,9 @@
 """The PyTorch side of `cargo xtask bench --peer`.
 
-Started with the number of threads and, after it, a device other than the CPU.  Each line on standard input is answered by one on standard output: a piece of work
-as JSON builds its model, `run N` does it N times and answers the milliseconds of one, `memory` answers the most bytes that the
-process has held above what it held before the first model.
+Started with the number of threads and, after it, a device other than the CPU.  Each line on standard input is answered by one
+on standard output: a piece of work as JSON builds its model, `run N` does it N times and answers the milliseconds of one,
+`graph N` does so as a CUDA graph, `memory` answers the most bytes that the process has held above what it held before the
+first model; on a card, the most bytes of its memory since the model was built.
 """
 import json
 import sys
@@ -32,9 +33,10 @@ def model_of(preset):
 
 
 class Training:
-    """Forward, backward, clip, Adam, EMA."""
+    """Forward, backward, clip, Adam, EMA; activations in bf16 on request."""
 
-    def __init__(self, model, x):
+    def __init__(self, model, x, dtype):
+        self.autocast = torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32)
         self.model = model.train()
         self.parameters = list(model.parameters())
         self.ema = [p.detach().clone() for p in self.parameters]
@@ -45,8 +47,12 @@ class Training:
 
     def __call__(self):
         self.optimizer.zero_grad(set_to_none=True)
-        loss = (self.model(self.x_t, self.t, self.model.encoder(self.x)) - self.noise).square().mean()
-        loss.backward()
+        with self.autocast:
+            predicted = self.model(self.x_t, self.t, self.model.encoder(self.x))
+        (predicted.float() - self.noise).square().mean().backward()
+        self.update()
+
+    def update(self):
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         with torch.no_grad():
@@ -55,13 +61,22 @@ class Training:
 
 def prepare(work):
     torch.manual_seed(0)
+    # Convolutions and products alike in what PyTorch calls TF32, or in f32.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = work["numbers"] == "tf32"
     preset, batch = work["preset"], work["batch"]
     model = model_of(preset)
     x = torch.randn(batch, 3, preset["image_size"], preset["image_size"], device=DEVICE)
+    dtype = {"f32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}[work["numbers"]]
     if work["kind"] == "train":
-        return Training(model, x)
-    model.eval().requires_grad_(False)
-    z = torch.randn(batch, preset["embed_channels"], device=DEVICE)
+        return Training(model, x, dtype)
+    if work["kind"] == "update":
+        training = Training(model, x, dtype)
+        for parameter in training.parameters:
+            parameter.grad = torch.randn_like(parameter) * 1e-3
+        return training.update
+    model.eval().requires_grad_(False).to(dtype)
+    x = x.to(dtype)
+    z = torch.randn(batch, preset["embed_channels"], device=DEVICE, dtype=dtype)
     t = torch.full((batch,), 500.0, device=DEVICE)
     if work["kind"] == "unet":
         return torch.inference_mode()(lambda: model(x, t, z))
@@ -87,6 +102,20 @@ def prepare(work):
     return torch.inference_mode()(both_ways)
 
 
+def recorded(work):
+    """The work as a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
 def wait():
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
@@ -94,25 +123,30 @@ def wait():
 
 def main():
     torch.set_num_threads(int(sys.argv[1]))
-    # Convolutions and products alike in what PyTorch calls TF32; ours are f32 unless it says otherwise.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     idle = status("VmRSS")
-    work = None
+    work = graph = None
     print("ready", flush=True)
     for line in sys.stdin:
         line = line.strip()
-        if line.startswith("run"):
-            repeats = int(line.split()[1])
+        if line.startswith(("run", "graph")):
+            how, repeats = line.split()
+            if how == "graph" and graph is None:
+                graph = recorded(work)
+            run, repeats = graph if how == "graph" else work, int(repeats)
             wait()
             start = time.perf_counter()
             for _ in range(repeats):
-                work()
+                run()
             wait()
             print((time.perf_counter() - start) * 1e3 / repeats, flush=True)
         elif line == "memory":
-            print(status("VmHWM") - idle, flush=True)
+            on_card = DEVICE.type == "cuda"
+            print(torch.cuda.max_memory_reserved() if on_card else status("VmHWM") - idle, flush=True)
         else:
-            work = None
+            work = graph = None
+            if DEVICE.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
             work = prepare(json.loads(line))
             print("prepared", flush=True)
 

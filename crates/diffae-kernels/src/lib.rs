@@ -79,6 +79,7 @@ pub use optimizer::{
 };
 pub use replay::{Computation, Replay};
 pub use resample::{average_pool_2x, upsample_nearest_2x};
+pub use storage::to_device;
 pub use tape::{Tape, checkpoint, differentiable, no_gradients, record, record_with};
 pub use threads::{run_in_pool, set_num_threads};
 pub use work::num_multiply_adds;

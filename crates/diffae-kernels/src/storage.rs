@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, DType, Device, Error, Layout, Result, Storage, Ten
 
 use crate::cpu::elementwise;
 use crate::cpu::length::LengthError;
+use crate::cuda;
 use crate::dispatch::{KernelSet, kernel_set};
 
 impl From<LengthError> for Error {
@@ -48,6 +49,23 @@ pub(crate) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
         (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
         (CpuStorage::F32(_), None) => bail!("expected a contiguous tensor, got strides {:?}", layout.stride()),
         (other, _) => bail!("expected f32, got {:?}", candle_core::backend::BackendStorage::dtype(other)),
+    }
+}
+
+/// Copies a tensor to a device. Where this crate's kernels for cards are selected, f32 values of the CPU leave through page-locked
+/// memory, so that a card fetches them after the work that was given to it before, and the host does not wait.
+///
+/// # Shapes
+/// - `x`, result: any, the same.
+/// # Errors
+/// If the device fails.
+pub fn to_device(x: &Tensor, device: &Device) -> Result<Tensor> {
+    if !x.device().is_cpu() || x.dtype() != DType::F32 || device.is_cpu() {
+        return x.to_device(device);
+    }
+    match with_floats(x, |values| cuda::upload(values, x.shape(), device))? {
+        Some(on_card) => Ok(on_card),
+        None => x.to_device(device),
     }
 }
 

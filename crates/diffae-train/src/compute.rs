@@ -12,7 +12,7 @@ pub struct Compute {
     /// The number type of activations and of the weights that layers read: f32, or bf16 or f16 on a GPU (f64 for checks).
     ///
     /// Parameters themselves, their gradients, moments and averages are f32 in any case, and so are statistics of norms,
-    /// softmax, losses, compact models, discriminators, and the second and third stage. The range of bf16 is that of f32. For
+    /// softmax, losses, compact models, discriminators and classifiers. The range of bf16 is that of f32. For
     /// f16 the loss is scaled by a power of two, which falls when a gradient overflows (such steps are skipped) and rises after
     /// 2,000 steps without; it is part of checkpoints.
     pub dtype: DType,

@@ -13,9 +13,10 @@ use diffae_schedule::{Clip, Denoiser, ReverseProcess, Sampler, Spacing, Step, St
 use crate::compute::Compute;
 use crate::config::{Kind, ObjectiveSettings, StageSettings, TrainConfig, require};
 use crate::distillation_settings::DistillationSettings;
+use crate::draw::{Draw, Drawing};
 use crate::error::{Error, Result};
 use crate::networks::{DiffusionModel, ImageModel};
-use crate::objective::{Draw, Drawing, Noised};
+use crate::objective::Noised;
 use crate::semantic_loss::SemanticLoss;
 
 /// Clamping of `x_0` estimates along both chains, as in decoding.

@@ -16,8 +16,8 @@ use crate::codes::{CODES_FILE, Codes, VALIDATION_CODES_FILE};
 use crate::collective::Group;
 use crate::compute::Compute;
 use crate::config::StageSettings;
+use crate::draw::{Draw, Drawing, Draws};
 use crate::error::Result;
-use crate::objective::{Draw, Drawing};
 use crate::optimization::TrainState;
 use crate::parameters::Parameters;
 use crate::preview::write_samples;
@@ -123,12 +123,12 @@ pub(crate) fn run(
     let settings = &config.latent;
     let LatentTrainer { net, mut state, schedule, .. } =
         LatentTrainer::new(&latent, settings, (config.seed, compute), HashMap::new())?;
-    let num_samples = codes.indices.len();
+    let (num_samples, draws) = (codes.indices.len(), Draws::default());
     let loss = |first: usize, samples: &[usize]| {
         let rows: Vec<u32> = samples.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
         let z_0 = z.index_select(&Tensor::new(rows.as_slice(), z.device())?, 0)?;
         let how = Drawing::uniform(config.seed, Purpose::LatentNoise, first);
-        let Draw { noise, timesteps } = Draw::new(&schedule, &z_0, how)?;
+        let Draw { noise, timesteps } = draws.next(&schedule, &z_0, how)?;
         latent_loss(&net, &schedule, (&z_0, &noise), &timesteps)
     };
     let validation = if data.validation.is_empty() {

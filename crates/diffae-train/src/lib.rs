@@ -38,6 +38,7 @@ mod config;
 mod data_settings;
 mod distillation;
 mod distillation_settings;
+mod draw;
 mod edit_direction;
 mod error;
 mod estimate;

@@ -41,13 +41,16 @@ impl LossScale {
         self.exponent > 0
     }
 
-    /// Returns the scale of the next step.
-    pub(crate) fn after(self, has_overflowed: bool) -> Self {
-        let Self { exponent, since } = self;
-        match (has_overflowed, since + 1) {
-            (true, _) => Self { exponent: exponent.saturating_sub(1), since: 0 },
-            (false, STEPS_TO_DOUBLE..) => Self { exponent: MAX_EXPONENT.min(exponent + 1), since: 0 },
-            (false, since) => Self { exponent, since },
+    /// Returns the scale after a step whose gradients have overflowed.
+    pub(crate) fn after_overflow(self) -> Self {
+        Self { exponent: self.exponent.saturating_sub(1), since: 0 }
+    }
+
+    /// Returns the scale after any other step.
+    pub(crate) fn after_step(self) -> Self {
+        match self.since + 1 {
+            STEPS_TO_DOUBLE.. => Self { exponent: MAX_EXPONENT.min(self.exponent + 1), since: 0 },
+            since => Self { since, ..self },
         }
     }
 }
@@ -60,14 +63,20 @@ mod tests {
     fn the_scale_falls_with_each_overflow_and_rises_after_two_thousand_steps() {
         assert_eq!([DType::F32, DType::BF16, DType::F64].map(LossScale::first), [None; 3]);
         let first = LossScale::first(DType::F16).unwrap();
-        assert_eq!(first.factor(), 65536.);
-        let after = |scale: LossScale, steps: usize| (0..steps).fold(scale, |scale, _| scale.after(false));
-        assert_eq!(after(first, 1999).factor(), 65536.);
-        assert_eq!(after(first, 2000).factor(), 131_072.);
-        assert_eq!(after(first, 40_000).factor(), 2f64.powi(24));
-        let fallen = after(first, 1999).after(true);
-        assert_eq!((fallen.factor(), after(fallen, 1999).factor()), (32768., 32768.));
-        let least = (0..20).fold(first, |scale, _| scale.after(true));
-        assert_eq!((least.factor(), least.can_fall(), first.can_fall()), (1., false, true));
+        let after = |scale: LossScale, steps: usize| (0..steps).fold(scale, |scale, _| scale.after_step());
+        let fallen = after(first, 1999).after_overflow();
+        let least = (0..20).fold(first, |scale, _| scale.after_overflow());
+        for (scale, expected) in [
+            (first, 65536.),
+            (after(first, 1999), 65536.),
+            (after(first, 2000), 131_072.),
+            (after(first, 40_000), 16_777_216.),
+            (fallen, 32768.),
+            (after(fallen, 1999), 32768.),
+            (least, 1.),
+        ] {
+            assert!((scale.factor() - expected).abs() < f64::EPSILON, "{scale:?} {expected}");
+        }
+        assert_eq!((least.can_fall(), first.can_fall()), (false, true));
     }
 }

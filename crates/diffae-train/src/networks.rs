@@ -13,8 +13,9 @@ use diffae_schedule::{Denoiser, NoiseSchedule, Timestep};
 
 use crate::config::ObjectiveSettings;
 use crate::distillation::Distillation;
+use crate::draw::{Draw, Drawing, Draws};
 use crate::error::{Error, Result};
-use crate::objective::{Diffusion, Draw, Drawing, Noised};
+use crate::objective::{Diffusion, Noised};
 use crate::picture_cache::PictureCache;
 use crate::polish::Polish;
 use crate::random::{below, normal, stream};
@@ -79,7 +80,7 @@ pub(crate) trait ImageModel: Sync {
 #[derive(Debug)]
 pub(crate) enum Networks {
     Diffusion(DiffusionModel),
-    Distilled(Distillation),
+    Distilled(Box<Distillation>),
     Polished(Box<Polish>),
     Spatial(Box<SpatialModel>),
     OneShot(OneShotModel),
@@ -97,6 +98,7 @@ pub(crate) struct DiffusionModel {
     endpoint: Option<Box<EndpointNet>>,
     unet: Box<Unet>,
     diffusion: Diffusion,
+    draws: Draws,
 }
 
 /// An autoencoder that decodes in one pass.
@@ -146,6 +148,7 @@ impl Networks {
             endpoint: endpoint.transpose()?.map(Box::new),
             unet: Box::new(Unet::new(unet, &vb.pp("unet"))?),
             diffusion: Diffusion { schedule: diffusion.noise_schedule()?, prediction: diffusion.prediction },
+            draws: Draws::default(),
         }))
     }
 }
@@ -220,7 +223,7 @@ impl ImageModel for DiffusionModel {
 
     fn draw(&self, x_0: &Tensor, how: Drawing) -> Result<Noised> {
         let states = self.states(x_0)?;
-        let Draw { noise, timesteps } = Draw::new(&self.diffusion.schedule, &states, how)?;
+        let Draw { noise, timesteps } = self.draws.next(&self.diffusion.schedule, &states, how)?;
         self.noised(&states, &noise, &timesteps)
     }
 

@@ -6,7 +6,6 @@ use diffae_schedule::{NoiseSchedule, PredictionTarget, Timestep};
 
 use crate::config::{LossWeight, ObjectiveSettings};
 use crate::error::Result;
-use crate::random::{Purpose, below, normal, stream, unit};
 
 /// The gamma of `min-snr`: upper bound of the signal-to-noise ratio in its weights.
 const MIN_SNR_GAMMA: f64 = 5.;
@@ -27,53 +26,6 @@ pub(crate) struct Noised {
     pub(crate) target: Tensor,
     /// Timestep of each image.
     pub(crate) timesteps: Vec<Timestep>,
-}
-
-/// A random timestep and noise for each sample of a batch.
-#[derive(Debug)]
-pub(crate) struct Draw {
-    /// Standard normal noise, of the shape of the batch.
-    pub(crate) noise: Tensor,
-    pub(crate) timesteps: Vec<Timestep>,
-}
-
-/// The random numbers that a batch takes its timesteps and noise from.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Drawing {
-    pub(crate) seed: u64,
-    pub(crate) purpose: Purpose,
-    /// Place of the batch's first sample in the sequence of all samples.
-    pub(crate) first: usize,
-    /// Number of samples at the beginning of the sequence that get the last timestep.
-    pub(crate) terminal: usize,
-    /// Probability that a later sample gets the last timestep.
-    pub(crate) terminal_share: f64,
-}
-
-impl Drawing {
-    /// Draws every timestep uniformly.
-    pub(crate) fn uniform(seed: u64, purpose: Purpose, first: usize) -> Self {
-        Self { seed, purpose, first, terminal: 0, terminal_share: 0. }
-    }
-}
-
-impl Draw {
-    /// Draws timesteps and noise for `x_0`, `[N, ..]`.
-    pub(crate) fn new(schedule: &NoiseSchedule, x_0: &Tensor, how: Drawing) -> Result<Self> {
-        let count = x_0.dim(0)?;
-        let len = x_0.elem_count().checked_div(count).unwrap_or(0);
-        let (mut noise, mut timesteps) = (Vec::with_capacity(x_0.elem_count()), Vec::with_capacity(count));
-        for idx in how.first..how.first + count {
-            let mut stream = stream(how.seed, how.purpose, idx as u64);
-            let drawn = below(&mut stream, schedule.num_train_timesteps());
-            let last = schedule.num_train_timesteps() - 1;
-            noise.extend(normal(&mut stream, len));
-            // Drawn after the noise, so that the share does not change the noise.
-            let is_terminal = idx < how.terminal || unit(&mut stream) < how.terminal_share;
-            timesteps.push(Timestep::new(if is_terminal { last } else { drawn }));
-        }
-        Ok(Self { noise: Tensor::from_vec(noise, x_0.shape(), x_0.device())?, timesteps })
-    }
 }
 
 impl Noised {
@@ -231,26 +183,5 @@ mod tests {
         let weights = pixel_weights(&objective, (4, 4), &Device::Cpu).unwrap().unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(weights[0], [0.5, 0.5, 4.5, 4.5]);
         assert_eq!(weights[3], [0.5; 4]);
-    }
-
-    #[test]
-    fn noise_depends_on_the_place_in_the_sequence_alone() {
-        let schedule = NoiseSchedule::new(&BetaSchedule::Linear, 1000).unwrap();
-        let x_0 = Tensor::zeros((4, 1, 2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let drawing = |first| Drawing { seed: 1, purpose: Purpose::Noise, first, terminal: 9, terminal_share: 0. };
-        let whole = Draw::new(&schedule, &x_0, drawing(8)).unwrap();
-        let half = Draw::new(&schedule, &x_0.narrow(0, 0, 2).unwrap(), drawing(10)).unwrap();
-        assert_eq!(whole.timesteps[2..], half.timesteps[..]);
-        assert_eq!(whole.timesteps[0], Timestep::new(999));
-        let half_terminal = Draw::new(&schedule, &x_0, Drawing { terminal_share: 0.5, ..drawing(10) }).unwrap();
-        for (drawn, plain) in
-            half_terminal.timesteps.iter().zip(&Draw::new(&schedule, &x_0, drawing(10)).unwrap().timesteps)
-        {
-            assert!(drawn == plain || *drawn == Timestep::new(999));
-        }
-        let all_terminal = Draw::new(&schedule, &x_0, Drawing { terminal_share: 1., ..drawing(10) }).unwrap();
-        assert_eq!(all_terminal.timesteps, [Timestep::new(999); 4]);
-        let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(values(&whole.noise)[8..], values(&half.noise)[..]);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
-use candle_core::{DType, Device, Tensor, TensorId};
+use candle_core::{Device, Tensor, TensorId};
 use diffae_kernels::{ActivationStorage, Gradients, StatePart, differentiable, record_with, run_in_pool};
 use diffae_nets::BatchMoments;
 
@@ -75,12 +75,8 @@ pub(crate) struct Stepped {
 impl TrainState {
     /// Starts at step 0.
     pub(crate) fn new(parameters: Parameters) -> Self {
-        Self { parameters, step: 0, loss_scale: None, has_overflowed: false, shards: None }
-    }
-
-    /// Scales losses as activations of a number type need it.
-    pub(crate) fn scaled_for(self, dtype: DType) -> Self {
-        Self { loss_scale: LossScale::first(dtype), ..self }
+        let loss_scale = LossScale::first(parameters.dtype());
+        Self { parameters, step: 0, loss_scale, has_overflowed: false, shards: None }
     }
 
     /// Returns the factor of the loss in the backward pass; `None` if it has none.
@@ -92,7 +88,8 @@ impl TrainState {
     pub(crate) fn count_step(&mut self) {
         self.step += 1;
         let has_overflowed = std::mem::take(&mut self.has_overflowed);
-        self.loss_scale = self.loss_scale.map(|scale| scale.after(has_overflowed));
+        let next = if has_overflowed { LossScale::after_overflow } else { LossScale::after_step };
+        self.loss_scale = self.loss_scale.map(next);
     }
 
     /// Returns the device of the parameters.
@@ -215,9 +212,9 @@ impl TrainState {
         let share = Share::new((group.rank(), group.size()), num_parts);
         let is_divided = group.shards_state && share.count > 1 && share.len() > 0;
         self.shards = is_divided.then(|| Shards::new(share.rank, self.parameters.plan(share.count)));
-        let progress = serde_json::to_vec(&self.progress()).map_err(|_| garbled())?;
-        let progress = serde_json::from_slice(&group.collective.broadcast(&progress)?).map_err(|_| garbled())?;
-        self.go_on_from(progress);
+        let progress = serde_json::to_vec(&self.progress()).ok().ok_or_else(garbled)?;
+        let progress = group.collective.broadcast(&progress)?;
+        self.go_on_from(serde_json::from_slice(&progress).ok().ok_or_else(garbled)?);
         if !group.is_first() {
             self.keep_held()?;
         }
@@ -364,14 +361,19 @@ impl Backpropagation<'_> {
             let (loss, rest) = forward()?;
             Ok::<_, Error>((loss.clone(), scaled_by(self.loss_scale, &loss)?, rest))
         })?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
-        require_finite("loss", value, self.step)?;
+        // A card computes the backward pass while the host waits for the loss.
+        let is_read_first = loss.device().is_cpu();
+        let read = |loss: &Tensor| {
+            let value = f64::from(loss.to_scalar::<f32>()?);
+            require_finite("loss", value, self.step).map(|()| value)
+        };
+        let early = if is_read_first { Some(read(&loss)?) } else { None };
         self.activation_bytes = tape.num_kept_bytes();
         match &mut self.to {
             To::Here(gradients) => tape.backward(&scaled, gradients)?,
             To::Away(leave) => tape.backward_with(&scaled, leave)?,
         }
-        Ok((value, rest))
+        Ok((early.map_or_else(|| read(&loss), Ok)?, rest))
     }
 }
 
@@ -380,14 +382,18 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
+    use candle_core::DType;
     use candle_nn::{Init, VarBuilder};
+
+    use crate::compute::Compute;
 
     #[test]
     fn gradients_that_overflow_at_any_scale_end_the_training() {
         let build = |vb: &VarBuilder<'_>| Ok(vb.get_with_hints(2, "unet.weight", Init::Const(0.))?);
-        let (weight, parameters) = Parameters::build((1, &Device::Cpu), HashMap::new(), build).unwrap();
+        let compute = Compute { device: Device::Cpu, dtype: DType::F16 };
+        let (weight, parameters) = Parameters::build((1, compute), HashMap::new(), build).unwrap();
         let settings = crate::presets::config("smoke", &[]).unwrap().autoencoder;
-        let mut state = TrainState::new(parameters).scaled_for(DType::F16);
+        let mut state = TrainState::new(parameters);
         // The loss is finite, its gradient infinite.
         let mut step = || {
             let loss = |_| Ok(differentiable([&weight], |[weight]| weight.sqrt()?.sum_all())?);
@@ -407,10 +413,10 @@ mod tests {
     #[test]
     fn a_run_may_change_its_number_type() {
         let build = |vb: &VarBuilder<'_>| Ok(vb.get_with_hints(1, "unet.weight", Init::Const(0.))?);
-        let state = || TrainState::new(Parameters::build((1, &Device::Cpu), HashMap::new(), build).unwrap().1);
-        let fallen = LossScale::first(DType::F16).map(|scale| scale.after(true));
+        let fallen = LossScale::first(DType::F16).map(LossScale::after_overflow);
         let after = |dtype: DType, loss_scale: Option<LossScale>| {
-            let mut state = state().scaled_for(dtype);
+            let compute = Compute { device: Device::Cpu, dtype };
+            let mut state = TrainState::new(Parameters::build((1, compute), HashMap::new(), build).unwrap().1);
             state.go_on_from(Progress { step: 3, loss_scale });
             (state.step, state.loss_scale())
         };

@@ -56,6 +56,8 @@ struct Parameter {
 pub(crate) struct Parameters {
     by_name: BTreeMap<String, Parameter>,
     device: Device,
+    /// Number type in which layers read parameters.
+    dtype: DType,
 }
 
 /// Norms of a gradient before clipping.
@@ -118,7 +120,7 @@ impl Parameters {
             Ok((name, Parameter { var, state, held, frozen: false, place }))
         };
         let by_name = made.into_iter().map(parameter).collect::<Result<_>>()?;
-        Ok((built, Self { by_name, device }))
+        Ok((built, Self { by_name, device, dtype }))
     }
 
     /// Returns the parameters of a network that is not trained, on the CPU: those given, or for a trial without any random ones.
@@ -131,6 +133,11 @@ impl Parameters {
             return Self::build((seed, &Device::Cpu), given, build)?.1.averages();
         }
         given.into_iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?))).collect()
+    }
+
+    /// Returns the number type in which layers read the parameters.
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Returns the device of the parameters.

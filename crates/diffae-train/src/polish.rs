@@ -11,9 +11,10 @@ use diffae_nets::{BatchMoments, EndpointNet, SemanticEncoder, TrainingMode, Unet
 use diffae_schedule::{Clip, DdimSampler, PredictionTarget, Spacing, StepChain, StepIdx};
 
 use crate::config::{Kind, ObjectiveSettings, RunSettings, StageSettings, TrainConfig, require};
+use crate::draw::Drawing;
 use crate::error::{Error, Result};
 use crate::networks::{DiffusionModel, ImageModel, shifted};
-use crate::objective::{Diffusion, Drawing};
+use crate::objective::Diffusion;
 use crate::perceptual::color;
 use crate::polish_settings::PolishSettings;
 

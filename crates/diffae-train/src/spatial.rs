@@ -17,10 +17,10 @@ use diffae_nets::{
 use crate::collective::Group;
 use crate::compute::Compute;
 use crate::config::{ObjectiveSettings, TrainConfig, only_pictures};
+use crate::draw::Drawing;
 use crate::error::{Error, Result};
 use crate::frozen;
 use crate::networks::ImageModel;
-use crate::objective::Drawing;
 use crate::parameters::Parameters;
 use crate::perceptual::{color, open_perceptual};
 use crate::preview::Preview;

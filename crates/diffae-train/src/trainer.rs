@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use diffae_infer::{Model, ModelConfig};
-use diffae_kernels::{ActivationStorage, differentiable, no_gradients, run_in_pool};
+use diffae_kernels::{ActivationStorage, differentiable, no_gradients, run_in_pool, to_device};
 use diffae_nets::features::LpipsNetwork;
 use diffae_nets::{
     BatchMoments, Discriminator, ImageShape, ImageSize, SemanticConfig, SpatialAutoencoder, TrainingMode,
@@ -18,10 +18,10 @@ use crate::compute::Compute;
 use crate::config::{Activations, ObjectiveSettings, TrainConfig, only_pictures};
 use crate::distillation::Distillation;
 use crate::distillation_settings::DistillationSettings;
+use crate::draw::Drawing;
 use crate::error::{Error, Result};
 use crate::frozen;
 use crate::networks::{ImageModel, Networks};
-use crate::objective::Drawing;
 use crate::optimization::{Accumulated, Backpropagation, TrainState, share_of};
 use crate::parameters::{Norms, Parameters, Part, dropout_seed};
 use crate::part_report::PartReport;
@@ -153,7 +153,7 @@ impl Trainer {
             Some(trained) => Some((trained, discriminator(&views)?)),
             None => None,
         };
-        let state = TrainState::new(parameters).scaled_for(compute.dtype);
+        let state = TrainState::new(parameters);
         let learning = Learning { config: config.clone(), discriminator, state };
         Ok(Self { networks, learning, constant: BTreeMap::new() })
     }
@@ -174,7 +174,7 @@ impl Trainer {
         let views = || (state.parameters.views("encoder."), state.device());
         let perceptual = encoder.map(|config| SemanticLoss::new(config, views(), weight)).transpose()?;
         let distillation = Distillation::new(student, teacher, settings, perceptual)?;
-        Ok(Self { networks: Networks::Distilled(distillation), ..self })
+        Ok(Self { networks: Networks::Distilled(Box::new(distillation)), ..self })
     }
 
     /// Trains decoder and endpoint network through the chain of `settings` from now on, in place of the objective of a diffusion;
@@ -242,7 +242,7 @@ impl Trainer {
             next: &'a mut (dyn FnMut() -> Result<Tensor> + Send),
         ) -> impl FnMut(usize) -> Result<(Tensor, M::Input)> + Send + 'a {
             move |part| {
-                let x_0 = next()?.to_device(device)?;
+                let x_0 = to_device(&next()?, device)?;
                 let first = how.first + part * x_0.dim(0)?;
                 let input = model.draw(&x_0, Drawing { first, ..how })?;
                 Ok((x_0, input))
@@ -251,7 +251,10 @@ impl Trainer {
         let (how, device) = (self.learning.drawing(), &self.learning.state.device().clone());
         match &self.networks {
             Networks::Diffusion(model) => self.learning.step(model, group, &mut drawn((model, device, how), next)),
-            Networks::Distilled(model) => self.learning.step(model, group, &mut drawn((model, device, how), next)),
+            Networks::Distilled(model) => {
+                let model = model.as_ref();
+                self.learning.step(model, group, &mut drawn((model, device, how), next))
+            }
             Networks::Polished(model) => {
                 let model = model.as_ref();
                 self.learning.step(model, group, &mut drawn((model, device, how), next))
@@ -306,7 +309,7 @@ impl Trainer {
         let x_0 = &x_0.to_device(self.learning.state.device())?;
         match &self.networks {
             Networks::Diffusion(model) => self.learning.validate(model, x_0),
-            Networks::Distilled(model) => self.learning.validate(model, x_0),
+            Networks::Distilled(model) => self.learning.validate(model.as_ref(), x_0),
             Networks::Polished(model) => self.learning.validate(model.as_ref(), x_0),
             Networks::Spatial(model) => self.learning.validate(model.as_ref(), x_0),
             Networks::OneShot(model) => self.learning.validate(model, x_0),

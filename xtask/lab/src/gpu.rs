@@ -8,6 +8,7 @@
 mod card;
 mod groups;
 mod operations;
+mod precision;
 mod rows;
 mod speed;
 mod training;
@@ -29,6 +30,7 @@ use xtask::repository;
 
 use self::card::Card;
 use self::rows::{Row, Rows, table};
+use crate::bench::work::Numbers;
 
 /// A part of the checks: how it is called, the seconds that it may take, and what it does.
 type Part = (&'static str, u64, fn(&Card, &Scale, &mut Rows) -> Result<()>);
@@ -37,18 +39,24 @@ type Part = (&'static str, u64, fn(&Card, &Scale, &mut Rows) -> Result<()>);
 const KERNELS: [&str; 3] = ["own", "cudnn", "graphs"];
 /// Part of the names of parts that compute in TF32, as PyTorch does beside them; cards of NVIDIA alone have it.
 const TF32: &str = "tf32";
+/// The same, in bf16.
+const BF16: &str = "bf16";
 /// All parts, the most important first.
-const PARTS: [Part; 26] = [
+const PARTS: [Part; 31] = [
     ("operations", 90, operations::check),
     ("networks", 90, whole::networks),
     ("cudnn-operations", 60, operations::check),
     ("cudnn-networks", 90, whole::networks),
     ("graphs-networks", 60, whole::networks),
     ("graphs-tf32-speed", 150, speed::measure),
+    ("graphs-bf16-speed", 150, speed::measure),
     ("samples", 60, whole::samples),
     ("graphs-samples", 60, whole::samples),
     ("codes", 60, whole::codes),
     ("training", 120, training::steps),
+    ("precision", 240, precision::measure),
+    ("cudnn-precision", 180, precision::measure),
+    ("cudnn-tf32-precision", 120, precision::measure),
     ("cudnn-training", 90, training::steps),
     ("resume", 120, training::resume),
     ("cudnn-resume", 120, training::resume),
@@ -57,6 +65,7 @@ const PARTS: [Part; 26] = [
     ("nccl", 60, groups::nccl),
     ("speed", 180, speed::measure),
     ("cudnn-tf32-speed", 150, speed::measure),
+    ("cudnn-bf16-speed", 150, speed::measure),
     ("graphs-speed", 120, speed::measure),
     ("cudnn-speed", 120, speed::measure),
     ("own-operations", 60, operations::check),
@@ -104,6 +113,8 @@ pub(crate) struct Scale {
     quick: bool,
     /// Python and the folder of scripts.
     peer: Option<(PathBuf, PathBuf)>,
+    /// Number type of what is measured.
+    numbers: Numbers,
 }
 
 /// Checks and measures a device, and writes the report.
@@ -113,7 +124,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let (start, mut all) = (Instant::now(), BTreeMap::new());
-    let of_cards = |name: &str| name.contains(TF32) || ["own", "cudnn", "nccl"].iter().any(|it| name.starts_with(it));
+    let of_cards = |name: &str| {
+        [TF32, BF16].iter().any(|it| name.contains(it))
+            || ["own", "cudnn", "nccl"].iter().any(|it| name.starts_with(it))
+    };
     let is_possible = |name: &str| args.device.starts_with("cuda") || !of_cards(name);
     let is_wanted = |name: &str| is_possible(name) && args.only.as_ref().is_none_or(|only| name.contains(only));
     for (place, (name, limit, _)) in PARTS.iter().enumerate().filter(|(_, (name, ..))| is_wanted(name)) {
@@ -147,7 +161,12 @@ fn run_part(args: &Args, name: &str) -> Result<()> {
     // Without cuDNN, convolutions are Candle's: a check of those would say nothing of cuDNN.
     let problem = card.run(|device| Ok(cudnn_problem(device)))?;
     ensure!(problem.is_none(), "cuDNN cannot be checked: {}", problem.unwrap_or_default());
-    let outcome = check(&card, &Scale { quick: args.quick, peer }, &mut rows);
+    let numbers = match name {
+        name if name.contains(TF32) => Numbers::Tf32,
+        name if name.contains(BF16) => Numbers::Bf16,
+        _ => Numbers::F32,
+    };
+    let outcome = check(&card, &Scale { quick: args.quick, peer, numbers }, &mut rows);
     if args.device.starts_with("cuda") && ["cudnn", "graphs"].iter().any(|kernels| name.starts_with(kernels)) {
         let (num_plans, problems) = card.run(|device| Ok(cudnn_plans(device)))?;
         rows.measure("kinds of convolutions by cuDNN", num_plans as f64);
@@ -247,7 +266,7 @@ mod tests {
     #[test]
     #[ignore = "selects the kernels of its process; operations_pass_on_the_composed_backend starts it"]
     fn composed_operations() {
-        let scale = Scale { quick: true, peer: None };
+        let scale = Scale { quick: true, peer: None, numbers: Numbers::F32 };
         let card = Card::open("composed").unwrap();
         let mut rows = Rows::silent();
         operations::check(&card, &scale, &mut rows).unwrap();

@@ -23,6 +23,8 @@ mod plan;
 #[cfg(feature = "cuda")]
 mod recording;
 mod resample;
+#[cfg(feature = "cuda")]
+mod upload;
 
 #[cfg(feature = "cuda")]
 mod card;
@@ -38,7 +40,7 @@ pub(crate) use optimizer::{AdamBuffers, adam_steps, block_squares};
 pub(crate) use resample::{Resample, resample};
 
 #[cfg(not(feature = "cuda"))]
-pub(crate) use card::Recording;
+pub(crate) use card::{Recording, upload};
 #[cfg(not(feature = "cuda"))]
 pub use card::{cuda_device, num_cuda_devices};
 pub use card::{cudnn_plans, cudnn_problem};
@@ -46,6 +48,8 @@ pub use card::{cudnn_plans, cudnn_problem};
 pub use open::{cuda_device, num_cuda_devices};
 #[cfg(feature = "cuda")]
 pub(crate) use recording::Recording;
+#[cfg(feature = "cuda")]
+pub(crate) use upload::upload;
 
 use candle_core::Tensor;
 

@@ -70,6 +70,12 @@ pub fn num_cuda_devices() -> usize {
     0
 }
 
+/// Copies values to a card; there is none.
+#[expect(clippy::unnecessary_wraps, reason = "a card may fail")]
+pub(crate) fn upload(_values: &[f32], _shape: &Shape, _device: &Device) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
 /// Launches that a card starts by one call; there are none.
 pub(crate) enum Recording {}
 

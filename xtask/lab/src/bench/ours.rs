@@ -1,5 +1,6 @@
 //! Our side of the measurement.
 
+use std::collections::HashMap;
 use std::process::Command;
 use std::time::Instant;
 
@@ -7,12 +8,11 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 use diffae_infer::{LatentConfig, LoadOptions, ModelSource, Pipeline, PipelineSettings, no_observer};
-use diffae_kernels::{
-    AdamConfig, AdamStep, Gradients, ParameterState, ParameterUpdate, adam_steps, differentiable, record, run_in_pool,
-    sums_of_squares,
-};
+use diffae_kernels::{AdamConfig, AdamStep, ParameterState, ParameterUpdate, adam_steps, run_in_pool, sums_of_squares};
 use diffae_nets::weights::LatentMoments;
 use diffae_nets::{ChainConditions, DiffusionAutoencoder, LatentNet, UnetReplays};
+use diffae_schedule::Timestep;
+use diffae_train::{Compute, Trainer, presets};
 
 use super::machine;
 use super::work::{Kind, Preset, Work};
@@ -59,6 +59,7 @@ enum Runner {
         numbers: Vec<u64>,
     },
     Train(Box<Training>),
+    Update(Update),
 }
 
 impl Prepared {
@@ -71,14 +72,20 @@ impl Prepared {
     pub(crate) fn new_on(work: &Work, device: &Device) -> Result<Self> {
         let size = work.preset.image_size;
         let x = Tensor::randn(0f32, 1., (work.batch, 3, size, size), device)?;
+        let dtype = work.numbers.dtype();
         if work.kind == Kind::Train {
+            let compute = Compute { device: device.clone(), dtype };
+            return Ok(Self { runner: Runner::Train(Box::new(Training::new(work, compute, x)?)) });
+        }
+        if work.kind == Kind::Update {
             let vars = VarMap::new();
-            let vb = VarBuilder::from_varmap(&vars, DType::F32, device);
-            let model = DiffusionAutoencoder::new(&work.preset.config()?, &vb)?;
-            return Ok(Self { runner: Runner::Train(Box::new(Training::new(model, &vars, x)?)) });
+            DiffusionAutoencoder::new(&work.preset.config()?, &VarBuilder::from_varmap(&vars, DType::F32, device))?;
+            return Ok(Self { runner: Runner::Update(Update::new(&vars)?) });
         }
         let latent = (work.kind == Kind::Sample).then(|| work.preset.latent_model_config()).transpose()?;
-        let pipeline = Pipeline::new(random_source(&work.preset, latent)?.build(&LoadOptions::on(device))?);
+        let pipeline = Pipeline::new(
+            random_source(&work.preset, latent)?.build(&LoadOptions { dtype, ..LoadOptions::on(device) })?,
+        );
         let runner = match work.kind {
             Kind::Encoder => Runner::Encoder { pipeline, x_0: x },
             Kind::Sample => Runner::Sample { pipeline, numbers: (0..work.batch as u64).collect() },
@@ -134,6 +141,7 @@ impl Prepared {
                     pipeline.decode_tensor(&codes, &SETTINGS, &mut no_observer)?;
                 }
                 Runner::Train(training) => training.step()?,
+                Runner::Update(update) => update.step()?,
             }
             Ok(())
         })
@@ -159,48 +167,55 @@ pub(crate) fn random_source(preset: &Preset, latent: Option<LatentConfig>) -> Re
     Ok(source)
 }
 
-/// A model in training.
+/// A model in training, and a batch.
 struct Training {
-    model: DiffusionAutoencoder,
-    parameters: Vec<(Var, ParameterState)>,
+    trainer: Trainer,
     x_0: Tensor,
-    x_t: Tensor,
     noise: Tensor,
-    timesteps: Vec<f32>,
-    step_idx: usize,
+    timesteps: Vec<Timestep>,
 }
 
 impl Training {
-    fn new(model: DiffusionAutoencoder, vars: &VarMap, x_0: Tensor) -> Result<Self> {
-        let state = |var: Var| -> Result<(Var, ParameterState)> {
-            let state = ParameterState::new(&var)?;
-            Ok((var, state))
-        };
-        let noise = x_0.randn_like(0., 1.)?;
-        let x_t = ((&x_0 * 0.8)? + (&noise * 0.6)?)?;
-        let timesteps = (0..x_0.dim(0)?).map(|i| 31. * i as f32).collect();
-        let parameters = vars.all_vars().into_iter().map(state).collect::<Result<_>>()?;
-        Ok(Self { model, parameters, x_0, x_t, noise, timesteps, step_idx: 0 })
+    fn new(work: &Work, compute: Compute, x_0: Tensor) -> Result<Self> {
+        let settings = ["model.kind=autoencoder", "autoencoder.accumulate=1", "autoencoder.clip_norm=1"];
+        let config = presets::config("smoke", &settings.map(str::to_owned))?;
+        let trainer = Trainer::of_model((&work.preset.model_config(None)?, compute), &config, HashMap::new())?;
+        let (noise, timesteps) =
+            (x_0.randn_like(0., 1.)?, (0..x_0.dim(0)?).map(|i| Timestep::new(31 * i % 1000)).collect());
+        Ok(Self { trainer, x_0, noise, timesteps })
     }
 
     fn step(&mut self) -> Result<()> {
-        let (loss, tape) = record(|| -> candle_core::Result<Tensor> {
-            let eps_pred = self.model.forward(&self.x_0, &self.x_t, &self.timesteps)?;
-            differentiable([&eps_pred], |[eps_pred]| (&self.noise - eps_pred)?.sqr()?.mean_all())
-        })?;
-        let mut gradients = Gradients::default();
-        tape.backward(&loss, &mut gradients)?;
-        let of = |(var, _): &(Var, ParameterState)| gradients.get(var).context("a parameter without gradient");
-        let squares: f64 = sums_of_squares(&self.parameters.iter().map(of).collect::<Result<Vec<_>>>()?)?.iter().sum();
-        let scale = (1. / squares.sqrt()).min(1.);
+        self.trainer.step_with(&self.x_0, &self.noise, &self.timesteps)?;
+        Ok(())
+    }
+}
+
+/// Parameters with their gradients.
+struct Update {
+    parameters: Vec<(Var, ParameterState, Tensor)>,
+    step_idx: usize,
+}
+
+impl Update {
+    fn new(vars: &VarMap) -> Result<Self> {
+        let with_gradient = |var: Var| -> Result<(Var, ParameterState, Tensor)> {
+            let (state, gradient) = (ParameterState::new(&var)?, var.randn_like(0., 1e-3)?);
+            Ok((var, state, gradient))
+        };
+        Ok(Self { parameters: vars.all_vars().into_iter().map(with_gradient).collect::<Result<_>>()?, step_idx: 0 })
+    }
+
+    fn step(&mut self) -> Result<()> {
+        let gradients: Vec<&Tensor> = self.parameters.iter().map(|(.., gradient)| gradient).collect();
+        let squares: f64 = sums_of_squares(&gradients)?.iter().sum();
+        let gradient_scale = (1. / squares.sqrt()).min(1.);
         let config =
             AdamConfig { lr: 1e-4, beta_1: 0.9, beta_2: 0.999, eps: 1e-8, weight_decay: 0., ema_decay: 0.9999 };
-        let mut updates = vec![];
-        for (parameter, state) in &mut self.parameters {
-            let gradient = gradients.get(parameter).context("a parameter without gradient")?;
-            updates.push(ParameterUpdate { parameter, first: 0, gradient, state });
-        }
-        adam_steps(&mut updates, &AdamStep { config, step_idx: self.step_idx, gradient_scale: scale })?;
+        let update = |(parameter, state, gradient)| ParameterUpdate { parameter, first: 0, gradient, state };
+        let parts = self.parameters.iter_mut().map(|(var, state, gradient)| (&*var, state, &*gradient));
+        let mut updates: Vec<ParameterUpdate<'_>> = parts.map(update).collect();
+        adam_steps(&mut updates, &AdamStep { config, step_idx: self.step_idx, gradient_scale })?;
         self.step_idx += 1;
         Ok(())
     }

@@ -73,6 +73,18 @@ impl Peer {
         answer.parse().with_context(|| format!("the peer answered {answer:?}"))
     }
 
+    /// Runs the work several times as a CUDA graph; returns the milliseconds of one run.
+    pub(crate) fn graph_ms(&mut self, repeats: usize) -> Result<f64> {
+        let answer = self.ask(&format!("graph {repeats}"))?;
+        answer.parse().with_context(|| format!("the peer answered {answer:?}"))
+    }
+
+    /// Returns the most bytes that the work has held: on a card, of its memory.
+    pub(crate) fn memory(&mut self) -> Result<f64> {
+        let answer = self.ask("memory")?;
+        answer.parse().with_context(|| format!("the peer answered {answer:?}"))
+    }
+
     /// Returns the peak memory of three rounds above the idle process, in a process of its own.
     pub(crate) fn peak_bytes(python: &Path, threads: usize, work: &Work) -> Result<u64> {
         let mut peer = Self::start(python, threads, &[])?;

@@ -1,6 +1,7 @@
 //! Pieces of work that the benchmark measures.
 
 use anyhow::Result;
+use candle_core::DType;
 use diffae_infer::{ChainsConfig, DiffusionConfig, LatentConfig, ModelConfig, RawModelConfig, ZSemConfig};
 use diffae_nets::{
     AutoencoderConfig, Conditioning, EncoderConfig, LatentNetConfig, RawEncoderConfig, RawLatentNetConfig,
@@ -16,6 +17,29 @@ pub(crate) struct Work {
     pub(crate) kind: Kind,
     pub(crate) preset: Preset,
     pub(crate) batch: usize,
+    pub(crate) numbers: Numbers,
+}
+
+/// Number type of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Numbers {
+    /// f32.
+    F32,
+    /// f32, with products and convolutions in TF32.
+    Tf32,
+    /// bf16; parameters under training are f32.
+    Bf16,
+}
+
+impl Numbers {
+    /// Returns Candle's name of the type.
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Self::F32 | Self::Tf32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -37,6 +61,8 @@ pub(crate) enum Kind {
     BuiltInSample,
     /// One training step: forward, backward, clip, Adam, EMA.
     Train,
+    /// The end of a training step alone: clip, Adam, EMA.
+    Update,
 }
 
 /// Sizes of an autoencoder.
@@ -63,13 +89,14 @@ impl Work {
                     Kind::Encoder => "encoder",
                     Kind::Chain => "chain",
                     Kind::Train => "train",
+                    Kind::Update => "update",
                     Kind::Sample => "sample",
                     Kind::Reconstruct => "reconstruct",
                     Kind::BuiltInReconstruct => "reconstruct-built-in",
                     Kind::BuiltInSample => "sample-built-in",
                 };
                 let name = format!("{kind_name}-{label}-b{batch}");
-                all.push(Self { name, kind, preset: preset.clone(), batch });
+                all.push(Self { name, kind, preset: preset.clone(), batch, numbers: Numbers::F32 });
             }
         };
         let (small, p_64, p_128, p_256) = (Preset::small(), Preset::of_64(), Preset::of_128(), Preset::of_256());
@@ -98,28 +125,40 @@ impl Work {
     }
 
     /// Returns the work that is measured on a GPU.
-    pub(crate) fn on_gpu() -> Vec<Self> {
+    pub(crate) fn on_gpu(numbers: Numbers) -> Vec<Self> {
         let (p_64, p_128) = (Preset::of_64(), Preset::of_128());
         let of = |name: &str, kind: Kind, preset: &Preset, batch: usize| Self {
             name: format!("{name}, batch {batch}"),
             kind,
             preset: preset.clone(),
             batch,
+            numbers,
         };
-        vec![
+        let mut all = vec![
             of("UNet of 64 pixels", Kind::Unet, &p_64, 1),
             of("UNet of 64 pixels", Kind::Unet, &p_64, 16),
             of("UNet of 64 pixels", Kind::Unet, &p_64, 64),
-            of("training step of 64 pixels", Kind::Train, &p_64, 16),
             of("training step of 64 pixels", Kind::Train, &p_64, 64),
             of("UNet of 128 pixels", Kind::Unet, &p_128, 16),
-        ]
+        ];
+        match numbers {
+            Numbers::F32 | Numbers::Tf32 => all.push(Self {
+                name: "clipping, Adam and average of the parameters of 64 pixels".to_owned(),
+                ..of("", Kind::Update, &p_64, 1)
+            }),
+            Numbers::Bf16 => all.push(of("training step of 128 pixels", Kind::Train, &p_128, 32)),
+        }
+        all
     }
 
     /// Returns work of the same kinds that a CPU does in a second.
-    pub(crate) fn on_small_gpu() -> Vec<Self> {
-        let of = |kind: Kind| Self { name: format!("{kind:?} of 32 pixels"), kind, preset: Preset::small(), batch: 2 };
-        vec![of(Kind::Unet), of(Kind::Train)]
+    pub(crate) fn on_small_gpu(numbers: Numbers) -> Vec<Self> {
+        let (preset, batch) = (Preset::small(), 2);
+        let of = |kind: Kind| {
+            let (name, preset) = (format!("{kind:?} of 32 pixels"), preset.clone());
+            Self { name, kind, preset, batch, numbers }
+        };
+        vec![of(Kind::Unet), of(Kind::Train), of(Kind::Update)]
     }
 
     /// Returns whether `--quick` leaves this work out.

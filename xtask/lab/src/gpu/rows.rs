@@ -31,6 +31,7 @@ impl Row {
         let number = |value: Option<f64>, digits: usize| match value {
             None => String::new(),
             Some(value) if self.limit.is_some() => format!("{value:.digits$e}"),
+            Some(value) if value.abs() < 0.1 => format!("{value:.2e}"),
             Some(value) => format!("{value:.2}"),
         };
         let verdict = match (self.passed, self.limit) {

@@ -17,18 +17,19 @@ use super::rows::Rows;
 
 /// Largest relative difference of the first loss and gradient, and of later ones: Adam amplifies the rounding of steps before.
 const LIMITS: [f64; 2] = [1e-4, 1e-2];
-/// Largest differences of arithmetic in bf16, with its eight bits of mantissa, from f32.
-const BF16_LIMITS: [f64; 2] = [5e-2, 1e-1];
+/// Largest differences of arithmetic in bf16 and f16, with eight and eleven bits of mantissa, from f32.
+const HALF_LIMITS: [f64; 2] = [5e-2, 1e-1];
 const NUM_STEPS: usize = 4;
 
 /// Compares a few steps with the CPU, and with themselves.
 pub(super) fn steps(card: &Card, scale: &Scale, rows: &mut Rows) -> Result<()> {
     let (preset, batch) = if scale.quick { ("smoke", 4) } else { ("small64", 16) };
-    let kinds: [(&str, &[&str], DType); 4] = [
+    let kinds: [(&str, &[&str], DType); 5] = [
         ("diffusion", &[], DType::F32),
         ("saved in bf16", &["objective.checkpoint_blocks=true", "objective.activations=bf16"], DType::F32),
         ("compact", &["model.kind=compact"], DType::F32),
         ("bf16", &[], DType::BF16),
+        ("f16", &[], DType::F16),
     ];
     for (kind, settings, dtype) in kinds {
         let settings: Vec<String> = settings.iter().map(|&text| text.to_owned()).collect();
@@ -36,7 +37,7 @@ pub(super) fn steps(card: &Card, scale: &Scale, rows: &mut Rows) -> Result<()> {
         let model = config.model_config()?;
         let shape = model.image_shape().of_batch(batch);
         let steps = |device: &Device| -> Result<(Vec<f64>, Trainer)> {
-            // A CPU computes in f32, and has no matrix product for bf16.
+            // The other CPU computes in f32, and none has a matrix product for bf16.
             let dtype = if device.is_cpu() { DType::F32 } else { dtype };
             let compute = Compute { device: device.clone(), dtype };
             let mut trainer = Trainer::of_model((&model, compute), &config, HashMap::new())?;
@@ -55,7 +56,7 @@ pub(super) fn steps(card: &Card, scale: &Scale, rows: &mut Rows) -> Result<()> {
         };
         let [got, expected] = card.run_both(steps)?;
         let error = |place: usize| (got.0[place] - expected.0[place]).abs() / expected.0[place].abs();
-        let limits = if dtype == DType::F32 { LIMITS } else { BF16_LIMITS };
+        let limits = if dtype == DType::F32 { LIMITS } else { HALF_LIMITS };
         rows.compare(&format!("{kind}: loss and gradient of the first step"), error(0).max(error(1)), limits[0]);
         let losses = (0..NUM_STEPS).map(|step| error(2 * step)).fold(0f64, f64::max);
         rows.compare(&format!("{kind}: losses of all steps"), losses, limits[1]);
