@@ -43,7 +43,7 @@ struct State {
     blake3: String,
 }
 
-/// How far a stage is: all that a checkpoint holds besides tensors.
+/// Progress of a stage: all that a checkpoint holds besides tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Progress {
     /// Number of optimizer steps made.

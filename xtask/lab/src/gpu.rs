@@ -39,7 +39,7 @@ type Part = (&'static str, u64, fn(&Card, &Scale, &mut Rows) -> Result<()>);
 const KERNELS: [&str; 3] = ["own", "cudnn", "graphs"];
 /// Part of the names of parts that compute in TF32, as PyTorch does beside them; cards of NVIDIA alone have it.
 const TF32: &str = "tf32";
-/// The same, in bf16.
+/// Part of the names of parts that measure bf16.
 const BF16: &str = "bf16";
 /// All parts, the most important first.
 const PARTS: [Part; 31] = [

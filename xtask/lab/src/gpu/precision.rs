@@ -1,4 +1,4 @@
-//! What number types cost: in codes, in pictures, and in the loss of training.
+//! Costs of number types: in codes, in pictures, and in the loss of training.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::bench::work::{Numbers, Preset};
 
 /// Number of training steps, and of the last ones whose losses are averaged.
 const STEPS: (usize, usize) = (2000, 100);
-const QUICK_STEPS: (usize, usize) = (20, 5);
+const QUICK_STEPS: (usize, usize) = (3, 2);
 /// Number of faces to train on, and of those in a step.
 const FACES: (u64, usize) = (64, 16);
 

@@ -32,6 +32,7 @@ impl Row {
             None => String::new(),
             Some(value) if self.limit.is_some() => format!("{value:.digits$e}"),
             Some(value) if value.abs() < 0.1 => format!("{value:.2e}"),
+            Some(value) if value.abs() < 10. => format!("{value:.4}"),
             Some(value) => format!("{value:.2}"),
         };
         let verdict = match (self.passed, self.limit) {
