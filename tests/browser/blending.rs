@@ -7,6 +7,7 @@ use crate::stage::Stage;
 #[test]
 fn a_blend_has_the_pixels_of_the_command() {
     let stage = Stage::new();
+    assert!(stage.page.holds("document.getElementById('levels').hidden"), "the model has no levels");
     stage.page.take_face(1);
     stage.save("#original", "face_2.png");
     stage.page.browser.click("#keep");

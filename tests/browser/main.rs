@@ -11,6 +11,7 @@ mod gestures;
 #[path = "../cli/http.rs"]
 mod http;
 mod inspection;
+mod levels;
 mod looks;
 mod page;
 #[path = "../cli/served.rs"]

@@ -36,8 +36,12 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let served = Served::start(program(), folder.path(), 0, &[]);
+        Self::in_folder(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// Serves from a folder, with more arguments.
+    pub(crate) fn in_folder(folder: TempDir, more: &[&str]) -> Self {
+        let served = Served::start(program(), folder.path(), 0, more);
         let (page, address) = (Page::open(&served.address, folder.path()), served.address.clone());
         Self { page, served: Some(served), address, folder }
     }

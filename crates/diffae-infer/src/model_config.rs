@@ -291,6 +291,13 @@ impl RawModelConfig {
         self.unet().map_or(&ONE_CODE, |unet| &unet.z_levels)
     }
 
+    /// Returns the width of the maps of the `UNet` that see each level of a hierarchical `z_sem`, in pixels; none without levels.
+    #[must_use]
+    pub fn z_resolutions(&self) -> Vec<usize> {
+        let width = self.unet().map_or(0, |unet| unet.image_size.width());
+        (0..self.z_levels().len()).map(|level| width >> level).collect()
+    }
+
     /// Returns the config of the `UNet`; a one-shot autoencoder has none.
     #[must_use]
     pub fn unet(&self) -> Option<&UnetConfig> {

@@ -143,6 +143,7 @@ async fn model(State(app): State<App>) -> Result<Json<Value>> {
         "image_shape": model.image_shape().dims(),
         "attributes": attributes.collect::<Result<Vec<_>>>()?,
         "has_z_sem": model.has_z_sem(),
+        "z_resolutions": model.config().z_resolutions(),
         "can_sample": !model.has_z_sem() || model.latent_net().is_ok(),
         "faces": app.faces.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "steps": settings.num_steps,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use diffae_data::Window;
-use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, ModelConfig, ModelKind, ModelSource};
+use diffae_infer::{ChainsConfig, DistilledChain, LoadOptions, ModelKind, ModelSource};
 use diffae_nets::{ImageShape, ImageSize, SemanticConfig, ZLevels};
 use serde::Serialize;
 
@@ -81,7 +81,7 @@ impl Info {
             latent_shape: config.spatial().map(|spatial| spatial.latent_shape()),
             z_sem_width: config.z_channels(),
             z_levels: config.z_levels().clone(),
-            z_resolutions: resolutions_of_levels(config),
+            z_resolutions: config.z_resolutions(),
             encoder: config.encoder().and_then(SemanticConfig::frozen).map(|frozen| frozen.network.name()),
             parameters: Parameters { total, unet, decoder, encoder, spatial, endpoint, latent_net },
             num_train_timesteps: config.diffusion().map(|diffusion| diffusion.num_train_timesteps),
@@ -148,12 +148,6 @@ impl Info {
         }
         say(&format!("fingerprint  {}", self.fingerprint))
     }
-}
-
-/// Returns the widths of the maps of the `UNet` that see each level of `z_sem`; none if it has no levels.
-fn resolutions_of_levels(config: &ModelConfig) -> Vec<usize> {
-    let width = config.unet().map_or(0, |unet| unet.image_size.width());
-    (0..config.z_levels().len()).map(|level| width >> level).collect()
 }
 
 fn missing_of_edits(source: &ModelSource) -> &'static str {

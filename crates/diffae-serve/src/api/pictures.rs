@@ -72,15 +72,18 @@ pub(super) struct StripRequest {
     attribute: String,
     /// Strength of each picture, in a row.
     strengths: Vec<f64>,
+    /// Levels of a hierarchical `z_sem` to edit; absent for all.
+    levels: Option<Vec<usize>>,
 }
 
 pub(super) async fn strip(State(app): State<App>, Body(request): Body<StripRequest>) -> Result<Response> {
-    let StripRequest { client, codes, attribute, strengths } = request;
+    let StripRequest { client, codes, attribute, strengths, levels } = request;
     check_count("strengths", strengths.len())?;
     let (entry, settings) = (app.store.get(&codes)?, app.settings);
     let row = app.worker.run(client.lane("strip"), move |pipeline, observer| {
         let of = |&strength: &f64| {
-            let codes = pipeline.edit(&entry.codes, &attribute, strength)?;
+            let edited = pipeline.edit(&entry.codes, &attribute, strength)?;
+            let codes = at_levels(pipeline, (&entry.codes, edited), levels.as_deref())?;
             decode_one(pipeline, (&codes, entry.drawn), &settings, observer)
         };
         strengths.iter().map(of).collect::<Result<Vec<_>>>()
@@ -122,14 +125,17 @@ pub(super) struct FilmRequest {
     from: String,
     to: String,
     frames: usize,
+    /// Levels of a hierarchical `z_sem` to blend, while all else stays that of the first; absent for all.
+    levels: Option<Vec<usize>>,
 }
 
 pub(super) async fn film(State(app): State<App>, Body(request): Body<FilmRequest>) -> Result<Response> {
-    let FilmRequest { client, from, to, frames } = request;
+    let FilmRequest { client, from, to, frames, levels } = request;
     check_count("frames", frames)?;
     let (from, to, settings) = (app.store.get(&from)?, app.store.get(&to)?, app.settings);
     let frames = app.worker.run(client.lane("film"), move |pipeline, observer| {
-        let codes = pipeline.interpolate(&from.codes, &to.codes, frames)?;
+        let between = pipeline.interpolate(&from.codes, &to.codes, frames)?;
+        let codes = at_levels(pipeline, (&from.codes.first_repeated(frames)?, between), levels.as_deref())?;
         Ok(pipeline.decode(&codes, &settings.along(&codes), observer)?)
     });
     let bytes = animation_bytes(&frames.await?, FrameRate::new(12.0)?, FilePath::new("film.gif"))?;

@@ -130,6 +130,8 @@ async fn what_cannot_be_done_is_a_sentence_with_its_status() {
     for (route, body) in [
         ("/api/edit", json!({ "codes": id, "edits": { "Smiling": 0.1 }, "levels": [0] })),
         ("/api/blend", json!({ "from": id, "to": id, "alpha": 0.5, "levels": [0] })),
+        ("/api/strip", json!({ "codes": id, "attribute": "Smiling", "strengths": [0.0, 0.1], "levels": [0] })),
+        ("/api/film", json!({ "from": id, "to": id, "frames": 2, "levels": [0] })),
     ] {
         let (status, said) = refused(route, body).await;
         assert!(status == 422 && said.contains("has no levels"), "{status} {said}");
