@@ -6,7 +6,7 @@ use crate::cpu::elementwise::channel_sums;
 use crate::cpu::linear::{FEW_ROWS, few_rows};
 use crate::cpu::matrix::{Matrix, multiply};
 use crate::operation::{Operation, View, apply};
-use crate::storage::with_all_floats;
+use crate::storage::{sum_over, with_all_floats};
 use crate::tape::is_recording;
 
 /// Applies a fully connected layer, `y = x weight^T + bias`.
@@ -85,7 +85,7 @@ impl Operation<3> for Linear {
     ) -> Result<[Option<Tensor>; 3]> {
         let d_x = x_wanted.then(|| dy.matmul(weight)).transpose()?;
         let d_weight = weight_wanted.then(|| dy.t()?.matmul(x)).transpose()?;
-        Ok([d_x, d_weight, bias_wanted.then(|| dy.sum(0)).transpose()?])
+        Ok([d_x, d_weight, bias_wanted.then(|| sum_over(dy, 0)).transpose()?])
     }
 }
 

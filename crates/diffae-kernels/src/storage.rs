@@ -1,5 +1,6 @@
 //! Conversion between Candle's tensors and slices.
 
+use candle_core::shape::Dims;
 use candle_core::{CpuStorage, DType, Device, Error, Layout, Result, Storage, Tensor, bail};
 
 use crate::cpu::elementwise;
@@ -66,6 +67,18 @@ pub fn to_device(x: &Tensor, device: &Device) -> Result<Tensor> {
     match with_floats(x, |values| cuda::upload(values, x.shape(), device))? {
         Some(on_card) => Ok(on_card),
         None => x.to_device(device),
+    }
+}
+
+/// Sums over axes by Candle's operations: numbers of half precision in f32, since Candle adds f16 up in f16, where a sum of ones ends
+/// at 2048, and bf16 on a CPU in bf16, where it ends at 256.
+///
+/// # Errors
+/// If the device fails.
+pub(crate) fn sum_over(x: &Tensor, axes: impl Dims) -> Result<Tensor> {
+    match x.dtype() {
+        half @ (DType::F16 | DType::BF16) => x.to_dtype(DType::F32)?.sum(axes)?.to_dtype(half),
+        _ => x.sum(axes),
     }
 }
 

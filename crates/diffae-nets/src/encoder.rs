@@ -8,7 +8,7 @@ use crate::attention::{AttentionBlock, AttentionConfig};
 use crate::config::EncoderConfig;
 use crate::conv::{Conv, ConvConfig};
 use crate::norm::GroupNorm;
-use crate::precision::compute_dtype;
+use crate::precision::{compute_dtype, statistics_dtype};
 use crate::res_block::PlainResBlock;
 
 /// Semantic encoder of clean pictures: the downsampling half of a `UNet`, a global mean and a 1x1 convolution.
@@ -50,13 +50,20 @@ impl Head {
     /// Applies the layers to `h`, `[N, C, ..]`; result: `[N, D]`.
     fn forward(&self, h: &Tensor) -> Result<Tensor> {
         let h = self.norm.forward(h, Activation::Silu)?;
-        let h = differentiable([&h], |[h]| match h.rank() {
-            4 => h.mean_keepdim((2, 3)),                                // [N, C, 1, 1]
-            _ => h.flatten_from(3)?.mean_keepdim((2, 3))?.unsqueeze(4), // [N, C, 1, 1, 1]
-        })?;
+        let h = differentiable([&h], |[h]| mean_over_pixels(h))?;
         let h = self.conv.forward(&h)?;
         differentiable([&h], |[h]| h.flatten_from(1)) // [N, D]
     }
+}
+
+/// Averages maps `[N, C, ..]` to `[N, C, 1, ..]`; half precision in f32, since Candle adds f16 up in f16.
+fn mean_over_pixels(h: &Tensor) -> Result<Tensor> {
+    let of_floats = h.to_dtype(statistics_dtype(h.dtype()))?;
+    let mean = match h.rank() {
+        4 => of_floats.mean_keepdim((2, 3))?,                                // [N, C, 1, 1]
+        _ => of_floats.flatten_from(3)?.mean_keepdim((2, 3))?.unsqueeze(4)?, // [N, C, 1, 1, 1]
+    };
+    mean.to_dtype(h.dtype())
 }
 
 impl SemanticEncoder {
@@ -160,5 +167,23 @@ fn beside(before: Option<Tensor>, part: Tensor) -> Result<Tensor> {
     match before {
         None => Ok(part),
         Some(before) => differentiable([&before, &part], |[before, part]| Tensor::cat(&[before, part], 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn the_mean_over_many_pixels_is_added_up_in_f32() {
+        for dtype in [DType::F16, DType::BF16, DType::F32] {
+            for dims in [&[1, 2, 64, 64][..], &[1, 2, 16, 16, 16]] {
+                let mean = mean_over_pixels(&Tensor::ones(dims, dtype, &Device::Cpu).unwrap()).unwrap();
+                assert_eq!((mean.dtype(), mean.rank()), (dtype, dims.len()));
+                let mean = mean.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+                assert_eq!(mean.to_vec1::<f32>().unwrap(), [1.; 2], "{dtype:?}");
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::sizes::WeightSizes;
 use crate::cuda::{self, Direction};
-use crate::storage::as_images;
+use crate::storage::{as_images, sum_over};
 
 /// Computes `y[n, o] = bias[o] + residual[n, o] + sum over c of x[n, c] * weight[o, c]`.
 ///
@@ -180,7 +180,7 @@ fn images_at_once(x: &Tensor, kernel: usize) -> Result<usize> {
 /// If the device fails.
 pub(super) fn bias_gradient(bias: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let dy = as_images(dy)?;
-    let sums = cuda::sum_channels(&dy)?.map_or_else(|| dy.sum((0, 2, 3)), Ok)?;
+    let sums = cuda::sum_channels(&dy)?.map_or_else(|| sum_over(&dy, (0, 2, 3)), Ok)?;
     sums.reshape(bias.shape())
 }
 
@@ -204,6 +204,15 @@ mod tests {
 
     fn difference(a: &Tensor, b: &Tensor) -> f32 {
         (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn gradients_of_biases_are_added_up_in_f32() {
+        for (dtype, count) in [(DType::F16, 4096f32), (DType::BF16, 4096.), (DType::F32, 4096.)] {
+            let (dy, bias) = (Tensor::ones((1, 2, 64, 64), dtype, &Device::Cpu).unwrap(), values(&[2], 0.));
+            let sums = bias_gradient(&bias, &dy).unwrap().to_dtype(DType::F32).unwrap();
+            assert_eq!(sums.to_vec1::<f32>().unwrap(), [count; 2], "{dtype:?}");
+        }
     }
 
     #[test]
