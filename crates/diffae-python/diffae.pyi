@@ -147,8 +147,8 @@ class _Training(TypedDict, total=False):
     """Threads of the call; by default one per core. The same number gives the same bits."""
     device: str | None
     """cpu, which is the default, cuda, cuda:N or metal."""
-    dtype: Literal["f32", "bf16"] | None
-    """Numbers of the arithmetic: f32, which is the default, or on a GPU bf16, with parameters in f32."""
+    dtype: Literal["f32", "bf16", "f16"] | None
+    """Numbers of the arithmetic: f32, which is the default, or on a GPU bf16 or f16, with parameters in f32."""
 
 @final
 class Codes:

@@ -12,8 +12,10 @@ fn stage() -> Stage {
     for (class, color) in [("red", [220, 30, 30]), ("blue", [20, 40, 200])] {
         std::fs::create_dir_all(folder.path().join("colors").join(class)).unwrap();
         for number in 0..8u8 {
-            let shaded =
-                |x: u32, y: u32| color.map(|value: u8| value.saturating_add(number * 3).max((x * y) as u8 / 2));
+            let shaded = |x: u32, y: u32| {
+                let least = u8::try_from(x * y).unwrap_or(u8::MAX) >> 1;
+                color.map(|value: u8| value.saturating_add(number * 3).max(least))
+            };
             let picture = RgbImage::from_fn(16, 16, |x, y| Rgb(shaded(x, y)));
             picture.save(folder.path().join(format!("colors/{class}/{class}{number}.png"))).unwrap();
         }
@@ -49,7 +51,9 @@ fn edits_and_blends_of_single_levels_have_the_pixels_of_the_command() {
     stage.page_and_command_agree();
     let whole = page.picture("after");
     let blended = |boxes: &[&str]| {
-        boxes.iter().for_each(|css| page.browser.click(css));
+        for css in boxes {
+            page.browser.click(css);
+        }
         page.wait();
         stage.page_and_command_agree();
         (page.picture("after"), page.text("#command"))

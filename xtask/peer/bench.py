@@ -5,6 +5,7 @@ on standard output: a piece of work as JSON builds its model, `run N` does it N 
 `graph N` does so as a CUDA graph, `memory` answers the most bytes that the process has held above what it held before the
 first model; on a card, the most bytes of its memory since the model was built.
 """
+import gc
 import json
 import sys
 import time
@@ -121,6 +122,15 @@ def wait():
         torch.cuda.synchronize()
 
 
+def milliseconds(work, repeats):
+    wait()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    wait()
+    return (time.perf_counter() - start) * 1e3 / repeats
+
+
 def main():
     torch.set_num_threads(int(sys.argv[1]))
     idle = status("VmRSS")
@@ -132,19 +142,14 @@ def main():
             how, repeats = line.split()
             if how == "graph" and graph is None:
                 graph = recorded(work)
-            run, repeats = graph if how == "graph" else work, int(repeats)
-            wait()
-            start = time.perf_counter()
-            for _ in range(repeats):
-                run()
-            wait()
-            print((time.perf_counter() - start) * 1e3 / repeats, flush=True)
+            print(milliseconds(graph if how == "graph" else work, int(repeats)), flush=True)
         elif line == "memory":
             on_card = DEVICE.type == "cuda"
             print(torch.cuda.max_memory_reserved() if on_card else status("VmHWM") - idle, flush=True)
         else:
             work = graph = None
             if DEVICE.type == "cuda":
+                gc.collect()
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             work = prepare(json.loads(line))

@@ -82,7 +82,7 @@ class ModelConf:
 def timestep_embedding(t, dim):
     """[cos(t f), sin(t f)] with f_i = 10000^(-i/half), in float32; one zero appended where dim is odd."""
     half = dim // 2
-    freq = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32) / half)
+    freq = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angle = t.to(torch.float32)[:, None] * freq[None]
     out = torch.cat([angle.cos(), angle.sin()], dim=1)
     return F.pad(out, (0, 1)) if dim % 2 else out

@@ -49,7 +49,7 @@ const EXTENDS: &str = "extends";
 /// after each step; False stops, and an exception or Ctrl-C does, too. In all cases the run is saved in the folder out, and
 /// resume=True goes on with it, to the same bits. Other arguments: data, labels, init_from, spatial_weights, encoder_weights,
 /// lpips_weights, freeze, stage, settings (a dict of dotted keys, as --set), threads, device (cpu unless it is given), dtype (of the arithmetic: f32 unless
-/// it is given, or on a GPU bf16). To resume a run takes no more than out; a config changes the settings of it that may change,
+/// it is given, or on a GPU bf16 or f16). To resume a run takes no more than out; a config changes the settings of it that may change,
 /// labels replace those that it has, and what else is given must be what it was started with. Raises InvalidInput for settings that
 /// are wrong and for paths that are not there, Failure if training diverges.
 #[pyfunction]
@@ -73,10 +73,10 @@ pub(crate) fn presets(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 /// Returns the number type of the arithmetic.
 fn dtype(keywords: &Keywords<'_>) -> Result<DType> {
-    let name: Option<String> = keywords.get("dtype", "f32 or bf16")?;
+    let name: Option<String> = keywords.get("dtype", "f32, bf16 or f16")?;
     let Some(name) = name else { return Ok(DType::F32) };
     let known = NUMBER_TYPES.into_iter().find(|(known, _)| *known == name);
-    known.map(|(_, dtype)| dtype).ok_or_else(|| Error::argument("dtype", format!("{name:?}"), "f32 or bf16"))
+    known.map(|(_, dtype)| dtype).ok_or_else(|| Error::argument("dtype", format!("{name:?}"), "f32, bf16 or f16"))
 }
 
 fn trained(

@@ -85,9 +85,6 @@ struct Details {
     grad_norm_unet: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     loss_discriminator: Option<f64>,
-    /// Factor of the loss in the backward pass of this step, in training in f16.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    loss_scale: Option<f64>,
     images_per_sec: f64,
     /// Share of the time that training waited for pictures.
     data_wait: f64,
@@ -113,10 +110,11 @@ impl Learner for FirstStage<'_> {
             batch.extend(indices);
             Ok(x_0)
         };
+        let loss_scale = self.trainer.state().scale();
         let result = self.trainer.step_in_group(group, &mut next)?;
         self.last = Some(result);
         self.meter.images += num_samples;
-        Ok(Stepped { loss: result.loss, grad_norm: result.grad_norm, num_samples })
+        Ok(Stepped { loss: result.loss, grad_norm: result.grad_norm, num_samples, loss_scale })
     }
 
     fn batch(&self) -> String {
@@ -125,18 +123,10 @@ impl Learner for FirstStage<'_> {
     }
 
     fn details(&mut self) -> Option<Details> {
-        let StepResult { grad_norm_encoder, grad_norm_unet, loss_discriminator, loss_scale, .. } = self.last?;
+        let StepResult { grad_norm_encoder, grad_norm_unet, loss_discriminator, .. } = self.last?;
         let (images_per_sec, data_wait) = self.meter.take(self.loader.take_waited());
         let broken = self.loader.pictures().unreadable().len();
-        Some(Details {
-            grad_norm_encoder,
-            grad_norm_unet,
-            loss_discriminator,
-            loss_scale,
-            images_per_sec,
-            data_wait,
-            broken,
-        })
+        Some(Details { grad_norm_encoder, grad_norm_unet, loss_discriminator, images_per_sec, data_wait, broken })
     }
 
     fn is_validated_after(&self, step: usize) -> bool {

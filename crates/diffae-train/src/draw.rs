@@ -10,6 +10,9 @@ use diffae_schedule::{NoiseSchedule, Timestep};
 use crate::error::Result;
 use crate::random::{Purpose, below, normal, stream, unit};
 
+/// Minimum number of values of a batch that is drawn ahead: about a millisecond of work.
+const MIN_AHEAD: usize = 1 << 16;
+
 /// A random timestep and noise for each sample of a batch.
 #[derive(Debug)]
 pub(crate) struct Draw {
@@ -38,7 +41,7 @@ impl Drawing {
     }
 }
 
-/// Draws the batches of a run, those for GPUs ahead: while a card computes a step, a thread draws the batch that follows.
+/// Draws the batches of a training, large ones for GPUs ahead: while a card computes a step, a thread draws the batch that follows.
 ///
 /// What is drawn depends on the place of a batch in the sequence alone, and a guess of the next place that is wrong costs time only.
 #[derive(Debug, Default)]
@@ -112,8 +115,10 @@ impl Draws {
     /// Draws timesteps and noise for `x_0`, `[N, ..]`.
     pub(crate) fn next(&self, schedule: &NoiseSchedule, x_0: &Tensor, how: Drawing) -> Result<Draw> {
         let batch = Batch::new(schedule, x_0, how)?;
-        // On a CPU, its threads have enough to do.
-        let numbers = if x_0.device().is_cpu() { batch.draw() } else { self.numbers(batch) };
+        // On a CPU, its threads have enough to do; a small batch takes no longer than to start one, and validations are far apart.
+        let is_ahead =
+            !x_0.device().is_cpu() && x_0.elem_count() >= MIN_AHEAD && !matches!(how.purpose, Purpose::Preview);
+        let numbers = if is_ahead { self.numbers(batch) } else { batch.draw() };
         Draw::of(numbers, x_0)
     }
 

@@ -23,17 +23,24 @@ pub(crate) struct LossScale {
     exponent: u32,
     /// Number of steps since the scale has changed.
     since: usize,
+    /// Number of steps that were skipped.
+    skipped: usize,
 }
 
 impl LossScale {
     /// Returns the scale to begin with; `None` for number types with the range of f32.
     pub(crate) fn first(dtype: DType) -> Option<Self> {
-        (dtype == DType::F16).then_some(Self { exponent: FIRST_EXPONENT, since: 0 })
+        (dtype == DType::F16).then_some(Self { exponent: FIRST_EXPONENT, since: 0, skipped: 0 })
     }
 
     /// Returns the scale.
     pub(crate) fn factor(self) -> f64 {
         f64::from(self.exponent).exp2()
+    }
+
+    /// Returns the number of steps that were skipped.
+    pub(crate) fn skipped(self) -> usize {
+        self.skipped
     }
 
     /// Returns whether the scale can be halved.
@@ -43,13 +50,13 @@ impl LossScale {
 
     /// Returns the scale after a step whose gradients have overflowed.
     pub(crate) fn after_overflow(self) -> Self {
-        Self { exponent: self.exponent.saturating_sub(1), since: 0 }
+        Self { exponent: self.exponent.saturating_sub(1), since: 0, skipped: self.skipped + 1 }
     }
 
     /// Returns the scale after any other step.
     pub(crate) fn after_step(self) -> Self {
         match self.since + 1 {
-            STEPS_TO_DOUBLE.. => Self { exponent: MAX_EXPONENT.min(self.exponent + 1), since: 0 },
+            STEPS_TO_DOUBLE.. => Self { exponent: MAX_EXPONENT.min(self.exponent + 1), since: 0, ..self },
             since => Self { since, ..self },
         }
     }
@@ -78,5 +85,6 @@ mod tests {
             assert!((scale.factor() - expected).abs() < f64::EPSILON, "{scale:?} {expected}");
         }
         assert_eq!((least.can_fall(), first.can_fall()), (false, true));
+        assert_eq!([first, after(first, 9000), fallen, least].map(LossScale::skipped), [0, 0, 1, 20]);
     }
 }

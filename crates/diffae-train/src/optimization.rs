@@ -13,7 +13,7 @@ use crate::collective::{Collective, Group, Reduction, garbled};
 use crate::config::StageSettings;
 use crate::error::{Error, Result};
 use crate::loss_scale::LossScale;
-use crate::parameters::{GRADIENT_NORM, Norms, Parameters, Part, require_finite};
+use crate::parameters::{GRADIENT_NORM, Measured, Norms, Parameters, Part, require_finite};
 use crate::part_report::PartReport;
 use crate::reduce::{Delivery, Event, Share, sum_up};
 use crate::sharding::{Destination, Shards};
@@ -66,10 +66,12 @@ pub(crate) struct Accumulated {
 pub(crate) struct Stepped {
     /// Loss before the step.
     pub(crate) loss: f64,
-    /// Norm of the gradient before clipping.
+    /// Norm of the gradient before clipping; not finite if the step was skipped.
     pub(crate) grad_norm: f64,
     /// Number of samples in the batch.
     pub(crate) num_samples: usize,
+    /// Scale of the loss in the backward pass; `None` if it has none.
+    pub(crate) loss_scale: Option<LossScale>,
 }
 
 impl TrainState {
@@ -81,7 +83,12 @@ impl TrainState {
 
     /// Returns the factor of the loss in the backward pass; `None` if it has none.
     pub(crate) fn loss_scale(&self) -> Option<f64> {
-        self.loss_scale.map(LossScale::factor)
+        self.scale().map(LossScale::factor)
+    }
+
+    /// Returns the scale of the loss of the next step; `None` if it has none.
+    pub(crate) fn scale(&self) -> Option<LossScale> {
+        self.loss_scale
     }
 
     /// Counts a step whose parts have been updated.
@@ -108,6 +115,7 @@ impl TrainState {
         (num_samples, num_parts): (usize, usize),
         forward: impl Fn(usize) -> Result<Tensor> + Send + Sync,
     ) -> Result<Stepped> {
+        let loss_scale = self.loss_scale;
         let mut part = |part: usize, to: &mut Backpropagation<'_>| {
             let (loss, ()) = to.add(ActivationStorage::F32, || Ok((share_of(&forward(part)?, num_parts)?, ())))?;
             Ok(PartReport { loss, ..PartReport::default() })
@@ -117,10 +125,10 @@ impl TrainState {
         if let Some(Accumulated { gradients, reports }) = accumulated {
             loss = reports.iter().map(|report| report.loss).sum();
             let device = self.device().clone();
-            grad_norm = run_in_pool(&device, || self.update(group, Part::Model, &gradients, settings))?.whole;
+            grad_norm = run_in_pool(&device, || self.update(group, &[Part::Model], &gradients, settings))?.whole;
         }
         self.count_step();
-        Ok(Stepped { loss, grad_norm, num_samples })
+        Ok(Stepped { loss, grad_norm, num_samples, loss_scale })
     }
 
     /// Computes the micro-batches of this process, and sums up the gradients of all in the order of the micro-batches; `None`
@@ -166,36 +174,43 @@ impl TrainState {
         Ok(Some(Accumulated { gradients, reports }))
     }
 
-    /// Clips the gradients and updates one part of the parameters. The step is not counted yet: other parts may follow. Where the
-    /// loss is scaled and a gradient is not finite, the part stays as it is, and the norms are not finite.
+    /// Clips the gradients and updates parts of the parameters; returns the norms of the first part. The step is not counted yet.
+    /// Where the loss is scaled and a gradient is not finite, all stays as it is, and so is the norm that is returned not finite.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if a gradient is not finite and the loss is not scaled, or cannot be scaled less; as [`Collective::exchange`](crate::Collective::exchange).
+    /// [`Error::Diverged`] if a gradient is not finite and the loss is not scaled, or cannot be scaled less; as
+    /// [`Collective::exchange`](crate::Collective::exchange).
     pub(crate) fn update(
         &mut self,
         group: &mut Group,
-        part: Part,
+        parts: &[Part],
         gradients: &Gradients,
         settings: &StageSettings,
     ) -> Result<Norms> {
-        let (at, gradients) = ((part, self.step), (gradients, self.loss_scale().unwrap_or(1.)));
-        let updated = match &self.shards {
-            None => self.parameters.update(at, gradients, settings),
-            Some(shards) => {
-                let collective: &mut dyn Collective = &mut *group.collective;
-                self.parameters.update_shards((shards, collective), at, gradients, settings)
-            }
+        let (step, collective) = (self.step, &mut *group.collective);
+        let scaled = (gradients, self.loss_scale().unwrap_or(1.));
+        let measure = |&part: &Part| match &self.shards {
+            None => self.parameters.measured(part, scaled),
+            Some(shards) => self.parameters.measured_in_shards((shards, &mut *collective), part, scaled),
         };
-        match updated {
-            // All processes have the same norms, and skip the same steps.
-            Err(Error::Diverged { quantity: GRADIENT_NORM, value, .. })
-                if self.loss_scale.is_some_and(LossScale::can_fall) =>
-            {
-                self.has_overflowed = true;
-                Ok(Norms { whole: value, encoder: value, unet: value })
+        let measured = parts.iter().map(measure).collect::<Result<Vec<Measured>>>()?;
+        // All processes have the same norms, and skip the same steps.
+        let overflowed = measured.iter().map(|of_part| of_part.norms).find(|norms| !norms.whole.is_finite());
+        if let Some(norms) = overflowed {
+            if !self.loss_scale.is_some_and(LossScale::can_fall) {
+                require_finite(GRADIENT_NORM, norms.whole, step)?;
             }
-            other => other,
+            self.has_overflowed = true;
+            return Ok(norms);
         }
+        let step_idx = step - self.loss_scale.map_or(0, LossScale::skipped).min(step);
+        for of_part in &measured {
+            self.parameters.apply(of_part, scaled, settings, (step, step_idx))?;
+            if let Some(shards) = &self.shards {
+                self.parameters.share_updated((shards, &mut *group.collective), of_part)?;
+            }
+        }
+        measured.first().map(|first| first.norms).ok_or_else(garbled)
     }
 
     /// Moves running statistics by those of a batch.
@@ -209,6 +224,8 @@ impl TrainState {
         if group.size() == 1 {
             return Ok(());
         }
+        // Gradients of scaled losses and of others would be added up.
+        group.check_same("a number type", self.parameters.dtype().as_str())?;
         let share = Share::new((group.rank(), group.size()), num_parts);
         let is_divided = group.shards_state && share.count > 1 && share.len() > 0;
         self.shards = is_divided.then(|| Shards::new(share.rank, self.parameters.plan(share.count)));

@@ -71,6 +71,15 @@ pub(crate) struct Norms {
     pub(crate) unet: f64,
 }
 
+/// Norms of the gradient of a part, before an update.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    part: Part,
+    /// Sums of squares of the gradients, by parameter.
+    squares: HashMap<TensorId, f64>,
+    pub(crate) norms: Norms,
+}
+
 /// The part of the parameters that an update applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -193,23 +202,12 @@ impl Parameters {
         Ok(())
     }
 
-    /// Clips the gradients of a part, which are `loss_scale` times those of the loss, and applies an optimizer step, counted from 0. Parameters without a gradient are left
-    /// alone.
-    ///
-    /// # Errors
-    /// [`Error::Diverged`] if a gradient is NaN or infinite: parameters and moments stay as they are.
-    pub(crate) fn update(
-        &mut self,
-        (part, step): (Part, usize),
-        (gradients, loss_scale): (&Gradients, f64),
-        settings: &StageSettings,
-    ) -> Result<Norms> {
+    /// Computes sums of squares and norms of the gradients of a part, which are `loss_scale` times those of the loss.
+    pub(crate) fn measured(&self, part: Part, (gradients, loss_scale): (&Gradients, f64)) -> Result<Measured> {
         let of = |parameter: &Parameter| Some((parameter.var.id(), gradients.get(&parameter.var)?));
         let (ids, with): (Vec<_>, Vec<_>) = self.trained(part).filter_map(|(_, parameter)| of(parameter)).unzip();
         let squares = ids.into_iter().zip(sums_of_squares(&with)?).collect();
-        let norms = self.norms(part, &squares, loss_scale);
-        self.apply((part, step), (gradients, loss_scale), settings, norms)?;
-        Ok(norms)
+        Ok(self.with_norms(part, squares, loss_scale))
     }
 
     /// Parameters of a part that are updated.
@@ -218,7 +216,7 @@ impl Parameters {
     }
 
     /// Computes norms of gradients from the sums of squares of scaled ones.
-    fn norms(&self, part: Part, squares: &HashMap<TensorId, f64>, loss_scale: f64) -> Norms {
+    fn with_norms(&self, part: Part, squares: HashMap<TensorId, f64>, loss_scale: f64) -> Measured {
         let (mut whole, mut encoder, mut unet) = (0f64, 0f64, 0f64);
         for (name, parameter) in self.trained(part) {
             if let Some(sum) = squares.get(&parameter.var.id()) {
@@ -229,18 +227,20 @@ impl Parameters {
             }
         }
         let [whole, encoder, unet] = [whole, encoder, unet].map(|squares| squares.sqrt() / loss_scale);
-        Norms { whole, encoder, unet }
+        Measured { part, squares, norms: Norms { whole, encoder, unet } }
     }
 
-    /// Applies an optimizer step to the elements whose state is here.
-    fn apply(
+    /// Clips the gradients of a part, which are `loss_scale` times those of the loss, and applies an optimizer step to the elements
+    /// whose state is here. Parameters without a gradient are left alone. Steps are counted from 0: all of them, and those that
+    /// were not skipped.
+    pub(crate) fn apply(
         &mut self,
-        (part, step): (Part, usize),
+        Measured { part, norms: Norms { whole: grad_norm, .. }, .. }: &Measured,
         (gradients, loss_scale): (&Gradients, f64),
         settings: &StageSettings,
-        Norms { whole: grad_norm, .. }: Norms,
+        (step, step_idx): (usize, usize),
     ) -> Result<()> {
-        require_finite(GRADIENT_NORM, grad_norm, step)?;
+        let (part, grad_norm) = (*part, *grad_norm);
         let clipped = settings.clip_norm > 0. && grad_norm > settings.clip_norm;
         // With the epsilon of the reference's clipping.
         let gradient_scale = if clipped { settings.clip_norm / (grad_norm + 1e-6) } else { 1. };
@@ -253,7 +253,7 @@ impl Parameters {
             weight_decay,
             ema_decay: settings.ema_decay_at(step),
         };
-        let update = AdamStep { config, step_idx: step, gradient_scale: gradient_scale / loss_scale };
+        let update = AdamStep { config, step_idx, gradient_scale: gradient_scale / loss_scale };
         let mut updates = vec![];
         for (_, parameter) in self.by_name.iter_mut().filter(|(name, p)| !p.frozen && Part::of(name) == part) {
             if let Some(gradient) = gradients.get(&parameter.var) {
@@ -426,16 +426,22 @@ mod tests {
     use super::*;
     use diffae_kernels::{differentiable, record};
 
+    use crate::collective::Group;
+    use crate::optimization::TrainState;
+
     #[test]
     fn an_infinite_gradient_changes_no_parameter() {
         let build = |vb: &VarBuilder<'_>| Ok(vb.get_with_hints(2, "unet.weight", Init::Const(0.))?);
-        let (weight, mut parameters) = Parameters::build((0, &Device::Cpu), HashMap::new(), build).unwrap();
+        let (weight, parameters) = Parameters::build((0, &Device::Cpu), HashMap::new(), build).unwrap();
         // The loss is 0 and its gradient infinite.
         let (loss, tape) = record(|| differentiable([&weight], |[weight]| weight.sqrt()?.sum_all())).unwrap();
         let mut gradients = Gradients::default();
         tape.backward(&loss, &mut gradients).unwrap();
         let settings = crate::presets::config("smoke", &[]).unwrap().autoencoder;
-        let error = parameters.update((Part::Model, 7), (&gradients, 1.), &settings).unwrap_err().to_string();
+        let mut state = TrainState::new(parameters);
+        state.step = 7;
+        let updated = state.update(&mut Group::alone(), &[Part::Model], &gradients, &settings);
+        let (error, parameters) = (updated.unwrap_err().to_string(), state.parameters);
         assert!(error.contains("norm of the gradient is inf at step 7"), "{error}");
         assert_eq!(parameters.current().unwrap()["unet.weight"].to_vec1::<f32>().unwrap(), [0., 0.]);
         assert_eq!(parameters.averages().unwrap()["unet.weight"].to_vec1::<f32>().unwrap(), [0., 0.]);

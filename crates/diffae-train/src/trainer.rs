@@ -21,6 +21,7 @@ use crate::distillation_settings::DistillationSettings;
 use crate::draw::Drawing;
 use crate::error::{Error, Result};
 use crate::frozen;
+use crate::loss_scale::LossScale;
 use crate::networks::{ImageModel, Networks};
 use crate::optimization::{Accumulated, Backpropagation, TrainState, share_of};
 use crate::parameters::{Norms, Parameters, Part, dropout_seed};
@@ -214,7 +215,8 @@ impl Trainer {
     /// # Shapes
     /// - `x_0`: `[N, C, H, W]`, in `[-1, 1]`.
     /// # Errors
-    /// [`Error::Diverged`] if a loss or a gradient is NaN or infinite, before the optimizer applies it; [`Error::Setting`]
+    /// [`Error::Diverged`] if a loss or a gradient is NaN or infinite, before the optimizer applies it, but for gradients in f16
+    /// while their loss can be scaled less: such a step is skipped; [`Error::Setting`]
     /// if `autoencoder.accumulate` does not divide N; others if the arithmetic fails.
     pub fn step(&mut self, x_0: &Tensor) -> Result<StepResult> {
         let (mut part, size) = (0, self.learning.part_size(x_0.dim(0)?)?);
@@ -384,15 +386,16 @@ impl Learning {
         let settings = &self.config.autoencoder;
         let state = &mut self.state;
         let device = state.device().clone();
+        let parts: &[Part] =
+            if self.discriminator.is_some() { &[Part::Model, Part::Discriminator] } else { &[Part::Model] };
+        let scale = state.scale();
         let norms = run_in_pool(&device, || {
-            reports.iter().try_for_each(|report| state.move_statistics(&report.moments))?;
-            let norms = state.update(group, Part::Model, &gradients, settings)?;
-            if self.discriminator.is_some() {
-                state.update(group, Part::Discriminator, &gradients, settings)?;
+            let norms = state.update(group, parts, &gradients, settings)?;
+            if norms.whole.is_finite() {
+                reports.iter().try_for_each(|report| state.move_statistics(&report.moments))?;
             }
             Ok::<_, Error>(norms)
         })?;
-        let loss_scale = self.state.loss_scale();
         self.state.count_step();
         let Norms { whole, encoder, unet } = norms;
         let of_discriminator = reports.iter().filter_map(|report| report.loss_discriminator);
@@ -402,7 +405,7 @@ impl Learning {
             grad_norm: whole,
             grad_norm_encoder: encoder,
             grad_norm_unet: unet,
-            loss_scale,
+            loss_scale: scale.map(LossScale::factor),
             activation_bytes: reports.last().map_or(0, |report| report.activation_bytes),
         })
     }

@@ -10,6 +10,7 @@ use crate::checkpoint::Checkpoints;
 use crate::collective::Group;
 use crate::config::{RunSettings, StageSettings};
 use crate::error::{Error, Result};
+use crate::loss_scale::LossScale;
 use crate::optimization::{Stepped, TrainState};
 use crate::parameters::GRADIENT_NORM;
 use crate::run::{Metrics, RunFolder, Stage, ValidationLine};
@@ -62,7 +63,14 @@ struct Line<D> {
     images: usize,
     loss: f64,
     lr: f64,
+    /// Null for a step that was skipped.
     grad_norm: f64,
+    /// Factor of the loss in the backward pass, in training in f16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<f64>,
+    /// Number of steps skipped so far since gradients overflowed, in training in f16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<usize>,
     #[serde(flatten)]
     details: D,
 }
@@ -228,8 +236,10 @@ impl<'a> TrainingLoop<'a> {
         }
         let images = step * self.settings.batch_size;
         let (lr, details) = (self.settings.lr_at(step - 1), learner.details());
-        let &Stepped { loss, grad_norm, .. } = stepped;
-        record.metrics.write(&Line { stage, step, images, loss, lr, grad_norm, details })
+        let &Stepped { loss, grad_norm, loss_scale, .. } = stepped;
+        let skipped = learner.state().scale().map(LossScale::skipped);
+        let loss_scale = loss_scale.map(LossScale::factor);
+        record.metrics.write(&Line { stage, step, images, loss, lr, grad_norm, loss_scale, skipped, details })
     }
 
     /// Validates, and writes the figures to the log.

@@ -5,25 +5,23 @@ use std::collections::HashMap;
 use candle_core::{Tensor, TensorId, Var};
 use diffae_kernels::{Gradients, StatePart, block_squares};
 
-use super::{Norms, Parameter, Parameters, Part};
+use super::{Measured, Parameter, Parameters, Part};
 use crate::collective::{Collective, bytes_of, floats_of, garbled};
-use crate::config::StageSettings;
 use crate::error::{Error, Result};
 use crate::sharding::{Destination, Shards};
 
 impl Parameters {
-    /// Makes the update of [`update`](Self::update) where the optimizer state is divided: each process updates the elements that
-    /// it holds, of which it has the gradients, and the values of all go to all.
+    /// Computes what [`measured`](Self::measured) does where the optimizer state is divided: each process has the gradients of the
+    /// elements that it holds.
     ///
     /// # Errors
-    /// As [`update`](Self::update) and [`Collective::exchange`].
-    pub(crate) fn update_shards(
-        &mut self,
+    /// As [`Collective::exchange`].
+    pub(crate) fn measured_in_shards(
+        &self,
         (shards, collective): (&Shards, &mut dyn Collective),
-        (part, step): (Part, usize),
+        part: Part,
         (gradients, loss_scale): (&Gradients, f64),
-        settings: &StageSettings,
-    ) -> Result<Norms> {
+    ) -> Result<Measured> {
         let mut own = HashMap::new();
         for (_, parameter) in self.trained(part) {
             if let Some(gradient) = gradients.get(&parameter.var) {
@@ -31,8 +29,18 @@ impl Parameters {
             }
         }
         let squares = shards.squares(collective, &own)?;
-        let norms = self.norms(part, &squares, loss_scale);
-        self.apply((part, step), (gradients, loss_scale), settings, norms)?;
+        Ok(self.with_norms(part, squares, loss_scale))
+    }
+
+    /// Gives the values that each process has updated to all.
+    ///
+    /// # Errors
+    /// As [`Collective::exchange`].
+    pub(crate) fn share_updated(
+        &mut self,
+        (shards, collective): (&Shards, &mut dyn Collective),
+        Measured { squares, .. }: &Measured,
+    ) -> Result<()> {
         let vars: HashMap<TensorId, &Var> =
             self.by_name.values().map(|parameter| (parameter.var.id(), &parameter.var)).collect();
         let flat = |id: TensorId| vars.get(&id).ok_or_else(garbled)?.flatten_all().map_err(Error::from);
@@ -49,8 +57,7 @@ impl Parameters {
                 }
                 Ok(())
             },
-        )?;
-        Ok(norms)
+        )
     }
 
     /// Keeps the optimizer state of the elements that this process holds alone.

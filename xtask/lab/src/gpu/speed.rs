@@ -30,6 +30,8 @@ pub(super) fn measure(card: &Card, scale: &Scale, rows: &mut Rows) -> Result<()>
             peer.run_ms(repeats)?;
         }
         once(card)?;
+        // Before a graph, which has memory of its own.
+        let of_peer = peer.as_mut().map(Peer::memory).transpose()?;
         let (mut ours, mut theirs, mut graphs) = (vec![], vec![], vec![]);
         for _ in 0..if scale.quick { 3 } else { NUM_ROUNDS } {
             ours.push(once(card)?);
@@ -49,11 +51,12 @@ pub(super) fn measure(card: &Card, scale: &Scale, rows: &mut Rows) -> Result<()>
             }
         }
         if let Some(memory) = memory_mib() {
-            rows.measure(&format!("{}, memory held so far, MiB", work.name), memory);
+            rows.measure(&format!("{}, memory of this process so far, MiB", work.name), memory);
         }
-        if let Some(peer) = &mut peer {
-            let mib = peer.memory()? / f64::from(1 << 20);
-            rows.measure(&format!("{}, memory of PyTorch, MiB", work.name), mib);
+        // Without what a process on a card has at least, which the row above includes.
+        if let Some(bytes) = of_peer {
+            let what = format!("{}, memory reserved by PyTorch for this work alone, MiB", work.name);
+            rows.measure(&what, bytes / f64::from(1 << 20));
         }
     }
     Ok(())
