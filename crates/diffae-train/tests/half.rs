@@ -5,16 +5,25 @@ mod short_runs;
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::ControlFlow;
+use std::thread;
 
 use candle_core::{DType, Device, Tensor};
 use diffae_kernels::{KernelSet, force_kernel_set};
 use diffae_schedule::Timestep;
-use diffae_train::{Compute, StepResult, Trainer, presets};
+use diffae_train::{
+    Compute, Group, Reduction, RunFolder, StepResult, Threads, TrainOptions, Trainer, presets, train_in_group,
+};
 
 use short_runs::{pictures, trained};
 
 fn compute(dtype: DType) -> Compute {
     Compute { device: Device::Cpu, dtype }
+}
+
+fn values(trainer: &Trainer) -> Vec<f32> {
+    let tensors = trainer.parameters().unwrap();
+    tensors.values().flat_map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
 }
 
 #[test]
@@ -53,10 +62,6 @@ fn a_step_whose_gradients_overflow_is_skipped_and_halves_the_scale_of_the_loss()
     let step = |trainer: &mut Trainer| -> StepResult {
         trainer.step_with(&images(0.5), &images(3000.), &[Timestep::new(500); 2]).unwrap()
     };
-    let values = |trainer: &Trainer| -> Vec<f32> {
-        let tensors = trainer.parameters().unwrap();
-        tensors.values().flat_map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
-    };
     let mut trainer = Trainer::of_model((&model, compute(DType::F16)), &config, HashMap::new()).unwrap();
     let (before, mut scales) = (values(&trainer), vec![]);
     let result = loop {
@@ -76,5 +81,55 @@ fn a_step_whose_gradients_overflow_is_skipped_and_halves_the_scale_of_the_loss()
     assert_eq!(expected.loss_scale, None);
     for (got, expected) in [(result.loss, expected.loss), (result.grad_norm, expected.grad_norm)] {
         assert!((got / expected - 1.).abs() < 0.01, "{got} against {expected}");
+    }
+}
+
+/// Runs `work` in two threads that are a group of processes.
+fn in_group<R: Send>(work: impl Fn(Group) -> R + Sync) -> Vec<R> {
+    let one = |member: Threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        pool.install(|| work(Group::new(Box::new(member), Reduction::Ordered)))
+    };
+    thread::scope(|scope| {
+        let handles: Vec<_> = Threads::group(2).into_iter().map(|member| scope.spawn(|| one(member))).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn a_group_skips_the_steps_that_one_process_would() {
+    force_kernel_set(KernelSet::Candle).unwrap();
+    let settings = ["diffusion.prediction=v", "autoencoder.accumulate=2", "autoencoder.batch_size=2"];
+    let config = presets::config("smoke", &settings.map(str::to_owned)).unwrap();
+    let model = config.model_config().unwrap();
+    // Far from what pictures are: v, which has them in it, is large, and so is the gradient.
+    let part = || Ok(Tensor::full(3000f32, (1, 3, 16, 16), &Device::Cpu)?);
+    let trained = |mut group: Group| {
+        let mut trainer = Trainer::of_model((&model, compute(DType::F16)), &config, HashMap::new()).unwrap();
+        let steps = (0..4).map(|_| trainer.step_in_group(&mut group, &mut || part()).unwrap());
+        let scales: Vec<_> = steps.map(|result| (result.loss_scale, result.grad_norm.to_bits())).collect();
+        (scales, values(&trainer))
+    };
+    let alone = trained(Group::alone());
+    assert!(alone.0[0].0 > alone.0[3].0, "no step was skipped: {:?}", alone.0);
+    for of_process in in_group(trained) {
+        assert!(of_process == alone, "{:?} against {:?}", of_process.0, alone.0);
+    }
+}
+
+#[test]
+fn processes_with_other_number_types_are_no_group() {
+    let parent = tempfile::tempdir().unwrap();
+    let notes = pictures(parent.path());
+    let config = presets::config("smoke", &["autoencoder.accumulate=2".to_owned()]).unwrap();
+    let outcomes = in_group(|mut group| {
+        let open = || RunFolder::open_or_create(&parent.path().join("run"), &config, &notes);
+        let mut folder = RunFolder::open_in_group(&mut group, open).unwrap();
+        let dtype = if group.rank() == 0 { DType::F32 } else { DType::F16 };
+        let options = TrainOptions { compute: compute(dtype), ..TrainOptions::default() };
+        train_in_group(&mut folder, &options, &mut group, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string()
+    });
+    for problem in outcomes {
+        assert!(problem.contains("process 1 has a number type other than process 0"), "{problem}");
     }
 }
