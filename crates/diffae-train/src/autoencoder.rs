@@ -110,7 +110,7 @@ impl Learner for FirstStage<'_> {
             batch.extend(indices);
             Ok(x_0)
         };
-        let loss_scale = self.trainer.state().scale();
+        let loss_scale = self.trainer.state().loss_scale();
         let result = self.trainer.step_in_group(group, &mut next)?;
         self.last = Some(result);
         self.meter.images += num_samples;

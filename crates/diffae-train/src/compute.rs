@@ -22,7 +22,7 @@ impl Compute {
     /// Returns a device with a number type for training on it.
     ///
     /// # Errors
-    /// [`Error::Setting`] for bf16 and f16 on a CPU, where they take longer than f32.
+    /// [`Error::Setting`] for bf16 on a CPU, which Candle has no products for, and f16, which takes longer there than f32.
     pub fn new(device: Device, dtype: DType) -> Result<Self> {
         if device.is_cpu() && [DType::BF16, DType::F16].contains(&dtype) {
             let expected =

@@ -10,7 +10,7 @@ use diffae_schedule::{NoiseSchedule, Timestep};
 use crate::error::Result;
 use crate::random::{Purpose, below, normal, stream, unit};
 
-/// Minimum number of values of a batch that is drawn ahead: about a millisecond of work.
+/// Minimum number of values of a batch that is drawn ahead; with fewer, as of codes, a thread has little to do.
 const MIN_AHEAD: usize = 1 << 16;
 
 /// A random timestep and noise for each sample of a batch.
@@ -115,7 +115,7 @@ impl Draws {
     /// Draws timesteps and noise for `x_0`, `[N, ..]`.
     pub(crate) fn next(&self, schedule: &NoiseSchedule, x_0: &Tensor, how: Drawing) -> Result<Draw> {
         let batch = Batch::new(schedule, x_0, how)?;
-        // On a CPU, its threads have enough to do; a small batch takes no longer than to start one, and validations are far apart.
+        // On a CPU, its threads have enough to do, and validations are far apart.
         let is_ahead =
             !x_0.device().is_cpu() && x_0.elem_count() >= MIN_AHEAD && !matches!(how.purpose, Purpose::Preview);
         let numbers = if is_ahead { self.numbers(batch) } else { batch.draw() };

@@ -81,13 +81,8 @@ impl TrainState {
         Self { parameters, step: 0, loss_scale, has_overflowed: false, shards: None }
     }
 
-    /// Returns the factor of the loss in the backward pass; `None` if it has none.
-    pub(crate) fn loss_scale(&self) -> Option<f64> {
-        self.scale().map(LossScale::factor)
-    }
-
     /// Returns the scale of the loss of the next step; `None` if it has none.
-    pub(crate) fn scale(&self) -> Option<LossScale> {
+    pub(crate) fn loss_scale(&self) -> Option<LossScale> {
         self.loss_scale
     }
 
@@ -188,7 +183,7 @@ impl TrainState {
         settings: &StageSettings,
     ) -> Result<Norms> {
         let (step, collective) = (self.step, &mut *group.collective);
-        let scaled = (gradients, self.loss_scale().unwrap_or(1.));
+        let scaled = (gradients, self.loss_scale.map_or(1., LossScale::factor));
         let measure = |&part: &Part| match &self.shards {
             None => self.parameters.measured(part, scaled),
             Some(shards) => self.parameters.measured_in_shards((shards, &mut *collective), part, scaled),
@@ -415,7 +410,7 @@ mod tests {
         let mut step = || {
             let loss = |_| Ok(differentiable([&weight], |[weight]| weight.sqrt()?.sum_all())?);
             let stepped = state.minimize((&settings, &mut Group::alone()), (1, 1), loss);
-            (stepped, state.step, state.loss_scale())
+            (stepped, state.step, state.loss_scale().map(LossScale::factor))
         };
         for number in 1..=16 {
             let (stepped, steps, scale) = step();
@@ -435,7 +430,7 @@ mod tests {
             let compute = Compute { device: Device::Cpu, dtype };
             let mut state = TrainState::new(Parameters::build((1, compute), HashMap::new(), build).unwrap().1);
             state.go_on_from(Progress { step: 3, loss_scale });
-            (state.step, state.loss_scale())
+            (state.step, state.loss_scale().map(LossScale::factor))
         };
         assert_eq!(after(DType::F16, fallen), (3, Some(32768.)));
         assert_eq!(after(DType::F16, None), (3, Some(65536.)));

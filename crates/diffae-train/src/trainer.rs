@@ -388,7 +388,7 @@ impl Learning {
         let device = state.device().clone();
         let parts: &[Part] =
             if self.discriminator.is_some() { &[Part::Model, Part::Discriminator] } else { &[Part::Model] };
-        let scale = state.scale();
+        let scale = state.loss_scale();
         let norms = run_in_pool(&device, || {
             let norms = state.update(group, parts, &gradients, settings)?;
             if norms.whole.is_finite() {

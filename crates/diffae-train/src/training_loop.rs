@@ -237,7 +237,7 @@ impl<'a> TrainingLoop<'a> {
         let images = step * self.settings.batch_size;
         let (lr, details) = (self.settings.lr_at(step - 1), learner.details());
         let &Stepped { loss, grad_norm, loss_scale, .. } = stepped;
-        let skipped = learner.state().scale().map(LossScale::skipped);
+        let skipped = learner.state().loss_scale().map(LossScale::skipped);
         let loss_scale = loss_scale.map(LossScale::factor);
         record.metrics.write(&Line { stage, step, images, loss, lr, grad_norm, loss_scale, skipped, details })
     }
